@@ -1,0 +1,1 @@
+"""envgym: from your tools to your adapter."""

@@ -1,0 +1,80 @@
+"""The record of one episode: everything that was said, done, sampled and scored, as one plain value.
+
+`play` makes it, the trainer learns from it, `episodes.jsonl` keeps it. A void episode (`failure` is set) has no reward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from envgym.messages import Message
+from envgym.policies import TokenTrace
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How the world broke; the episode counts for nothing but this."""
+
+    kind: str
+    stage: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One episode from `reset` to its end."""
+
+    env_id: str
+    task_id: str
+    """Empty for a foreign Gymnasium environment, which has no tasks of ours."""
+    split: str
+    level: str
+    template: str
+    seed: int
+    """Seed of the policy's sampling; the state's seed belongs to the task."""
+    messages: tuple[Message, ...]
+    tokens: TokenTrace | None
+    """None for policies without tokens."""
+    reward: float | None
+    """Sum of all rewards of the episode; None when void."""
+    reward_parts: dict[str, float | None] = field(default_factory=dict)
+    """Name -> unweighted value of each part of the rubric; None where the part did not apply."""
+    success: bool | None = None
+    """Whether the task was solved; None when void or unknown to the environment."""
+    state_diff: dict[str, Any] = field(default_factory=dict)
+    """What changed in the tables and what should have; see `envgym.state`."""
+    stop_reason: str = ""
+    """Why it ended: `answered`, `closed`, `max_turns`, `length`, `context`, `timeout`, `terminated`, `truncated` or `void`."""
+    terminated: bool = False
+    truncated: bool = False
+    turns: int = 0
+    tool_calls: int = 0
+    tool_errors: int = 0
+    """Calls that were refused: unknown tool, wrong argument, or the tool's own refusal."""
+    parse_modes: dict[str, int] = field(default_factory=dict)
+    """How often each dialect was read from the model's turns: `pythonic`, `hermes`, ..., `none` (plain text), `invalid`."""
+    start_hash: str = ""
+    """Hash of the state at reset; equal within a group."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by place: `policy`, `env`."""
+    failure: Failure | None = None
+
+    @property
+    def void(self) -> bool:
+        return self.failure is not None
+
+    def to_json(self) -> str:
+        """One line of `episodes.jsonl`."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> Episode:
+        plain = json.loads(line)
+        plain["messages"] = tuple(Message.from_dict(message) for message in plain["messages"])
+        tokens = plain["tokens"]
+        plain["tokens"] = TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace))) if tokens else None
+        plain["failure"] = Failure(**plain["failure"]) if plain["failure"] else None
+        return cls(**plain)
