@@ -72,7 +72,9 @@ class Episode:
 
     @classmethod
     def from_json(cls, line: str) -> Episode:
-        plain = json.loads(line)
+        """The episode of such a line; what a log adds in front (`step`, `phase`) is left out."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        plain = {name: value for name, value in json.loads(line).items() if name in names}
         plain["messages"] = tuple(Message.from_dict(message) for message in plain["messages"])
         tokens = plain["tokens"]
         plain["tokens"] = TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace))) if tokens else None
