@@ -1,0 +1,85 @@
+"""Any Gymnasium environment with text observations and actions, as a world to play and train in.
+
+Its tasks are seeds: task `train/seed/17` resets the environment with a seed made from that name, so a group starts from one
+state and no held-out seed is trained on. Left out: environments with other than text observations and actions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+
+from envgym.errors import SpecError, UsageError
+from envgym.spec import EnvSpec
+from envgym.tasks import SPLITS, Split, stable_seed
+
+
+class SeedTasks:
+    """Task ids of an environment that knows no tasks: `split/seed/index`."""
+
+    def __init__(self, spec: EnvSpec):
+        self.spec, self.sizes = spec, {"val": spec.tasks.val, "test": spec.tasks.test}
+
+    def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
+        return [f"{split}/seed/{index}" for index in range(self.sizes[split] if count is None else count)]
+
+    def draw_id(self, split: Split, rng: random.Random, *, levels: Sequence[str] = ()) -> str:
+        return f"train/seed/{rng.randrange(2**31)}" if split == "train" else rng.choice(self.ids(split))
+
+    def seed_of(self, task_id: str) -> int:
+        split, _, index = task_id.partition("/seed/")
+        if split not in SPLITS or not index.isdigit():
+            raise SpecError(f"task '{task_id}': must look like split/seed/index, for example test/seed/0")
+        return stable_seed(self.spec.id, task_id)
+
+
+class ForeignWorld:
+    """A foreign environment's counterpart of `envgym.env.World`."""
+
+    def __init__(self, spec: EnvSpec):
+        self.spec, self.tasks = spec, SeedTasks(spec)
+
+    def env(self, *, split: Split = "train", levels: Sequence[str] = (), render_mode: str | None = None) -> ForeignEnv:
+        assert self.spec.gym is not None
+        try:
+            inner = gymnasium.make(self.spec.gym, render_mode=render_mode)
+        except (gymnasium.error.Error, ImportError) as error:
+            raise SpecError(f"{self.spec.path}: gym: cannot make '{self.spec.gym}': {error}") from error
+        return ForeignEnv(inner, self, split)
+
+    def close(self) -> None:
+        """Nothing is shared between its environments."""
+
+
+class ForeignEnv(gymnasium.Wrapper):
+    """Adds what `play` wants to know: tasks by name, the environment's id, and success at the end."""
+
+    def __init__(self, env: gymnasium.Env, world: ForeignWorld, split: Split):
+        super().__init__(env)
+        self.world, self.split = world, split
+        self._rng, self._total = random.Random(0), 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        options = dict(options or {})
+        split = options.pop("split", self.split)
+        if seed is not None:
+            self._rng = random.Random(seed)
+        task_id = options.pop("task", None) or self.world.tasks.draw_id(split, self._rng)
+        observation, info = self.env.reset(seed=self.world.tasks.seed_of(task_id), options=options or None)
+        self._total = 0.0
+        if not isinstance(observation, str):
+            got = type(observation).__name__
+            raise UsageError(f"environment '{self.world.spec.gym}': observations must be text (str), got {got}")
+        task = {"id": task_id, "split": task_id.split("/")[0], "level": "", "template": "seed"}
+        return observation, info | {"task": task, "env_id": self.world.spec.id}
+
+    def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._total += float(reward)
+        if terminated or truncated:
+            solved = self._total >= self.world.spec.episode.success_reward
+            info = info | {"success": bool(info.get("success", info.get("is_success", solved)))}
+        return observation, float(reward), terminated, truncated, info

@@ -1,0 +1,257 @@
+"""A company's tools and tasks as a Gymnasium text environment.
+
+    reset(seed=, options={"task": "test/set_phone/3"})  ->  the user's message
+    step("update_contact(...)")                         ->  what the tools answered
+    step("Done.")                                       ->  the end, and the reward
+
+An answer without a tool call ends the episode (`terminated`), as does a successful call of a closing tool; the turn limit cuts
+it (`truncated`). When the world breaks, the step is `truncated` with `info["failure"]` set and the reward 0.0 means nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import gymnasium
+
+from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
+from envgym.messages import Message, ToolCall
+from envgym.parsing import explain, parse
+from envgym.rubric import CallRecord, Evidence, Rubric, Score
+from envgym.sandbox import App, Sandbox, Session
+from envgym.sandbox.factory import SandboxOptions, open_sandbox
+from envgym.sources import TaskSource
+from envgym.spaces import UnicodeText
+from envgym.spec import EnvSpec
+from envgym.state import Verdict, diff_rows, judge, primary_keys
+from envgym.tasks import SPLITS, Split, Task
+from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
+
+
+class World:
+    """What all episodes of one environment share: its sandbox, tools, tasks and rubric. Safe to share between threads."""
+
+    def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
+        self.spec = spec
+        self.rubric = Rubric.from_spec(spec)
+        self.tasks = TaskSource(spec)
+        schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
+        self.keys = primary_keys(schema)
+        app = App(spec.root.resolve(), spec.tools, spec.state.schema_file, spec.state.seed)
+        self.sandbox = sandbox or open_sandbox(app, SandboxOptions(**spec.sandbox.model_dump()))
+        self.tools = tools_from(self.sandbox.describe())
+        unknown = [name for name in spec.episode.closes_with if name not in self.tools]
+        if unknown:
+            self.close()
+            hint = did_you_mean(unknown[0], self.tools)
+            raise SpecError(f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; tools: {', '.join(self.tools)}")
+
+    def tools_of(self, task: Task) -> dict[str, Tool]:
+        """The tools that a task offers, in the order of the environment."""
+        if task.tools is None:
+            return self.tools
+        if unknown := [name for name in task.tools if name not in self.tools]:
+            raise SpecError(f"task '{task.id}': no tool '{unknown[0]}'{did_you_mean(unknown[0], self.tools)}")
+        return {name: tool for name, tool in self.tools.items() if name in task.tools}
+
+    def opening(self, task: Task) -> list[Message]:
+        """System and user message of a task."""
+        prompt = self.spec.prompt
+        system = prompt.system.strip().replace("{now}", f"{self.spec.state.now:%A, %Y-%m-%d %H:%M}")
+        if prompt.tools == "compact":
+            listing = render_compact(list(self.tools_of(task).values()))
+            system = f"{system}\n\nTools:\n{listing}\n\n{explain(prompt.dialects[0])}"
+        return [Message("system", system), Message("user", task.prompt)]
+
+    def env(self, **options: Any) -> ToolEnv:
+        """A new environment in this world; options as of `ToolEnv`."""
+        return ToolEnv(self.spec, world=self, **options)
+
+    def close(self) -> None:
+        self.sandbox.close()
+
+
+class ToolEnv(gymnasium.Env[str, str]):
+    """One episode at a time in a `World`.
+
+    Args:
+        spec: the environment's definition.
+        split: where `reset` draws tasks from when it is not told one.
+        levels: only tasks of these levels; empty for all.
+        world: a world shared with other environments; made (and closed) by this one when not given.
+        render_mode: `ansi` makes `render()` give the conversation so far as text.
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium's own convention
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        *,
+        split: Split = "train",
+        levels: Sequence[str] = (),
+        world: World | None = None,
+        render_mode: str | None = None,
+    ):
+        if split not in SPLITS:
+            raise UsageError(f"split is '{split}'{did_you_mean(split, SPLITS)} Available: {', '.join(SPLITS)}")
+        self.observation_space = UnicodeText()
+        self.action_space = UnicodeText()
+        self.render_mode = render_mode
+        self.split, self.levels = split, tuple(levels)
+        self._owned = world is None
+        self.world = world or World(spec)
+        self._session: Session | None = None
+        self._task: Task | None = None
+        self._over = True
+
+    @property
+    def task(self) -> Task | None:
+        """The task being played, hidden truth included: for oracles and graders, never for a model."""
+        return self._task
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Starts an episode.
+
+        Args:
+            seed: seeds the environment's own generator, which draws the task.
+            options: `task` names one task; else `split` and `levels` override where it is drawn from.
+        Returns: the user's message; `info` has `messages`, `tools`, `task` and `state_hash`.
+        Raises: WorldFailure when no session can be opened; SpecError or UsageError for wrong options.
+        """
+        super().reset(seed=seed)
+        self._end_session()
+        self._task = task = self.world.tasks.task(self._pick(options or {}))
+        self._session = self.world.sandbox.open(seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds)
+        self._tools = self.world.tools_of(task)
+        self._messages = self.world.opening(task)
+        self._calls: list[CallRecord] = []
+        self._modes: dict[str, int] = {}
+        self._turns, self._over, self._started = 0, False, time.monotonic()
+        shown = to_openai(list(self._tools.values())) if self.world.spec.prompt.tools == "template" else []
+        return task.prompt, {
+            "messages": [message.to_dict() for message in self._messages],
+            "tools": shown,
+            "task": {"id": task.id, "split": task.split, "level": task.level, "template": task.template},
+            "env_id": self.world.spec.id,
+            "state_hash": self._session.state_hash,
+        }
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Takes one answer of the model.
+
+        Returns: what the tools answered (empty at the end); the reward, which comes at the end only; terminated; truncated;
+            `info` with `messages` (new ones), `parse_mode`, and at the end `reward_parts`, `success`, `state_diff`,
+            `stop_reason`, or `failure` when the world broke.
+        """
+        if self._over or self._session is None:
+            raise gymnasium.error.ResetNeeded("this episode is over: call reset() first")
+        try:
+            return self._take(action, self._session)
+        except WorldFailure as failure:
+            self._finish()
+            told = {"kind": failure.kind, "stage": failure.stage, "message": failure.message}
+            return "", 0.0, False, True, {"messages": [], "failure": told, "stop_reason": "void"}
+
+    def _take(self, action: str, session: Session) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        spec = self.world.spec
+        if spec.episode.timeout_seconds and time.monotonic() - self._started > spec.episode.timeout_seconds:
+            raise WorldFailure("timeout", f"the episode took more than {spec.episode.timeout_seconds:g} s", stage="step")
+        self._turns += 1
+        self._messages.append(Message("assistant", action))
+        parsed = parse(action, spec.prompt.dialects, known=self._tools)
+        self._modes[parsed.mode] = self._modes.get(parsed.mode, 0) + 1
+        if parsed.mode == "none":
+            return self._end("answered", action, parsed.mode, [], session)
+        if parsed.mode == "invalid":
+            answers = [Message("tool", f"error: {parsed.problem}")]
+        else:
+            answers = [self._call(call, session) for call in parsed.calls[: spec.episode.max_calls_per_turn]]
+            if dropped := len(parsed.calls) - len(answers):
+                limit = spec.episode.max_calls_per_turn
+                answers.append(Message("tool", f"error: {dropped} calls were not made; at most {limit} in one turn"))
+        self._messages += answers
+        if any(record.ok and record.call.name in spec.episode.closes_with for record in self._calls):
+            return self._end("closed", "", parsed.mode, answers, session)
+        if self._turns >= spec.episode.max_turns:
+            return self._end("max_turns", "", parsed.mode, answers, session)
+        info = {"messages": [message.to_dict() for message in answers], "parse_mode": parsed.mode}
+        return "\n".join(message.content for message in answers), 0.0, False, False, info
+
+    def _call(self, call: ToolCall, session: Session) -> Message:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return self._answer(call, False, f"error: {unknown_tool(call.name, self._tools)}")
+        if problems := validate(tool, call.arguments):
+            return self._answer(call, False, f"error: {'; '.join(problems)}")
+        spec = self.world.spec
+        now = spec.state.now + timedelta(seconds=spec.state.step_seconds * len(self._calls))
+        result = session.call(call.name, call.arguments, now=now.isoformat(), timeout_seconds=spec.episode.tool_seconds)
+        return self._answer(call, result.ok, result.text if result.ok else f"error: {result.text}", result.seconds)
+
+    def _answer(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
+        limit = self.world.spec.episode.observation_chars
+        if len(text) > limit:
+            text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
+        self._calls.append(CallRecord(self._turns, call, ok, text, seconds))
+        return Message("tool", text, name=call.name)
+
+    def _end(
+        self, reason: str, final: str, mode: str, answers: list[Message], session: Session
+    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        score, verdict = self._score(final, session)
+        self._finish()
+        info = {
+            "messages": [message.to_dict() for message in answers],
+            "parse_mode": mode,
+            "reward_parts": score.parts,
+            "success": score.success,
+            "state_diff": verdict.to_dict(),
+            "stop_reason": reason,
+            "tool_calls": len(self._calls),
+            "tool_errors": sum(not record.ok for record in self._calls),
+        }
+        cut = reason == "max_turns"
+        return "\n".join(message.content for message in answers), score.reward, not cut, cut, info
+
+    def _score(self, final: str, session: Session) -> tuple[Score, Verdict]:
+        state, task = self.world.spec.state, self._task
+        assert task is not None
+        changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
+        rows = diff_rows(changes, self.world.keys, volatile=state.volatile)
+        verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
+        evidence = Evidence(task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes))
+        return self.world.rubric.score(evidence), verdict
+
+    def _pick(self, options: dict[str, Any]) -> str:
+        if unknown := set(options) - {"task", "split", "levels"}:
+            word = sorted(unknown)[0]
+            raise UsageError(f"reset: unknown option '{word}'{did_you_mean(word, ['task', 'split', 'levels'])}")
+        if "task" in options:
+            return options["task"]
+        rng = random.Random(int(self.np_random.integers(2**62)))
+        return self.world.tasks.draw_id(options.get("split", self.split), rng, levels=options.get("levels", self.levels))
+
+    def _finish(self) -> None:
+        self._over = True
+        self._end_session()
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The conversation so far, for render mode `ansi`."""
+        if self.render_mode != "ansi":
+            return None
+        return "\n".join(f"[{message.role}] {message.content}" for message in getattr(self, "_messages", []))
+
+    def close(self) -> None:
+        self._end_session()
+        if self._owned:
+            self.world.close()

@@ -1,0 +1,181 @@
+"""Reads YAML so that every mistake can be told with its file and line, and finds what a reference in it names.
+
+Three steps, used by environments and by the trainer's block alike: `read_yaml` keeps the line of every key, `apply_overrides`
+puts `key.sub=value` on top, `validate` checks against a pydantic model and reports all mistakes at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from envgym.errors import SpecError, did_you_mean
+
+Where = dict[tuple[str | int, ...], str]
+"""Path of keys -> `file:line` (or the override's own text) where its value was written."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
+    """The mapping in a YAML file, and where each of its keys stands. Raises SpecError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file. `envgym list` shows the environments that are known by name.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SpecError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}:1: must hold a mapping of keys to values, got {type(data).__name__}")
+    where: Where = {(): f"{path}:1"}
+    doubled: list[str] = []
+    _walk(node, (), path, where, doubled)
+    if doubled:
+        raise SpecError("\n".join(doubled))
+    return data, where
+
+
+def _walk(node: yaml.Node | None, at: tuple[str | int, ...], path: Path, where: Where, doubled: list[str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*at, key.value)
+            if here in where:
+                doubled.append(f"{path}:{key.start_mark.line + 1}: {dotted(here)}: given twice (first in {where[here]})")
+            where[here] = f"{path}:{key.start_mark.line + 1}"
+            _walk(value, here, path, where, doubled)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            where[(*at, index)] = f"{path}:{value.start_mark.line + 1}"
+            _walk(value, (*at, index), path, where, doubled)
+
+
+def dotted(at: Iterable[str | int]) -> str:
+    return ".".join(map(str, at))
+
+
+def apply_overrides(data: dict[str, Any], where: Where, overrides: Iterable[str]) -> None:
+    """Puts `key.sub=value` settings on top of `data`, in order; values are read as YAML. Raises SpecError."""
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise SpecError(f"override '{text}': must look like key.sub=value, for example train.steps=50")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise SpecError(f"override '{text}': {value!r} is not valid YAML; quote it if it is meant as text") from None
+        *parents, last = path = key.split(".")
+        target = data
+        for depth, name in enumerate(parents):
+            inner = target.setdefault(name, {})
+            if inner is None:
+                inner = target[name] = {}
+            if not isinstance(inner, dict):
+                raise SpecError(f"override '{text}': {dotted(path[: depth + 1])} is a {type(inner).__name__}, it has no keys")
+            target = inner
+        target[last] = parsed
+        where[tuple(path)] = f"override '{text}'"
+
+
+def validate(model: type[Model], data: Mapping[str, Any], where: Where, *, at: tuple[str | int, ...] = ()) -> Model:
+    """`data` as a `model`. Raises SpecError with one `file:line: key: what` for every mistake."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise SpecError("\n".join(explain(model, error, where, at=at))) from None
+
+
+def explain(model: type[BaseModel], error: ValidationError, where: Where, *, at: tuple[str | int, ...] = ()) -> Iterator[str]:
+    """One line for each mistake that pydantic found."""
+    for item in error.errors():
+        path = (*at, *item["loc"])
+        known = next(where[path[:size]] for size in range(len(path), -1, -1) if path[:size] in where or size == 0)
+        yield f"{known}: {dotted(path)}: {_problem(model, item)}"
+
+
+def _problem(model: type[BaseModel], item: Any) -> str:
+    loc, kind, given = item["loc"], item["type"], item["input"]
+    if kind == "extra_forbidden":
+        return "unknown key" + (did_you_mean(loc[-1], _keys_of(model, loc[:-1])) or f"; known: {', '.join(_keys_of(model, loc[:-1]))}")
+    if kind == "missing":
+        return "is required"
+    if kind == "literal_error":
+        expected = item["ctx"]["expected"]
+        options = [option.strip(" '") for option in expected.replace(" or ", ", ").split(", ")]
+        return f"is {given!r}{did_you_mean(given, options)} Available: {expected}".replace("' Available", "'. Available")
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}" + ("" if isinstance(given, dict) else f", got {given!r}")
+
+
+def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
+    """The keys allowed at `loc` inside `model`, by alias."""
+    from typing import get_args
+
+    for step in loc:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            fields = {(info.alias or name): info.annotation for name, info in model.model_fields.items()}
+            model = fields.get(str(step))
+        else:
+            model = next((arg for arg in reversed(get_args(model))), None)
+        model = next((arg for arg in get_args(model) if isinstance(arg, type) and issubclass(arg, BaseModel)), model)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return [info.alias or name for name, info in model.model_fields.items()]
+    return []
+
+
+def load_object(reference: str, root: Path) -> Any:
+    """What `file.py:name` (relative to `root`) or `package.module:name` names. Raises SpecError.
+
+    A file may import its siblings: its folder is put on `sys.path`.
+    """
+    source, colon, name = reference.rpartition(":")
+    if not colon:
+        raise SpecError(f"'{reference}' must look like file.py:name or package.module:name")
+    module = load_file(root / source) if source.endswith(".py") else _import(source, reference)
+    if not hasattr(module, name):
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise SpecError(f"'{reference}': no '{name}' in {source}{did_you_mean(name, public)}")
+    return getattr(module, name)
+
+
+def load_file(path: Path) -> Any:
+    """The module in a Python file, loaded once for each path. Raises SpecError."""
+    path = path.resolve()
+    module_name = f"envgym_file_{path.stem}_{abs(hash(str(path))):x}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    if not path.is_file():
+        raise SpecError(f"{path}: no such file")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise SpecError(f"{path}: fails on import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _import(name: str, reference: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SpecError(f"'{reference}': module '{name}' cannot be imported: {error}") from error

@@ -1,0 +1,175 @@
+"""Plays episodes: the loop of the MDP, as a plain function that a worker thread runs from start to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import gymnasium
+
+from envgym.episode import Episode, Failure
+from envgym.errors import WorldFailure
+from envgym.messages import Message
+from envgym.policies import Policy
+
+
+def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None) -> Episode:
+    """One episode, from reset to its end.
+
+    Args:
+        env: any Gymnasium environment with text observations and actions. Where `info` carries `messages` they are what the
+            policy sees; else the observation is the user's message.
+        seed: of the policy's sampling; also seeds `reset` when no task is named.
+        task: id of the task, for environments that have tasks.
+    Returns: the record. When the world broke it is void: `failure` says how, and there is no reward.
+    """
+    record = _Record(seed)
+    try:
+        return _play(env, policy, seed, task, record)
+    except WorldFailure as failure:
+        return record.void(Failure(failure.kind, failure.stage, failure.message), task)
+    except gymnasium.error.Error:
+        raise
+    finally:
+        record.close()
+
+
+def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, record: _Record) -> Episode:
+    observation, info = record.timed("env", env.reset, seed=None if task else seed, options={"task": task} if task else None)
+    record.opened(observation, info)
+    dialogue = record.dialogue = record.timed(
+        "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)
+    )
+    while True:
+        completion = record.timed("policy", dialogue.reply)
+        if completion.stop_reason == "context":
+            return record.ended("context", terminated=False, truncated=True, info={})
+        observation, reward, terminated, truncated, info = record.timed("env", env.step, completion.text)
+        record.stepped(completion.text, float(reward), observation, info)
+        if failure := info.get("failure"):
+            raise WorldFailure(failure["kind"], failure["message"], stage=failure["stage"])
+        if terminated or truncated:
+            reason = "length" if completion.stop_reason == "length" else "terminated" if terminated else "truncated"
+            return record.ended(info.get("stop_reason", reason), terminated=terminated, truncated=truncated, info=info)
+        record.timed("policy", dialogue.observe, record.answers)
+
+
+@dataclass
+class _Record:
+    """An episode in the making."""
+
+    seed: int
+    messages: list[Message] = field(default_factory=list)
+    answers: list[Message] = field(default_factory=list)
+    task: dict[str, Any] = field(default_factory=dict)
+    reward: float = 0.0
+    turns: int = 0
+    start_hash: str = ""
+    env_id: str = ""
+    parse_modes: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: {"policy": 0.0, "env": 0.0})
+    dialogue: Any = None
+
+    def timed(self, place: str, function: Callable, *arguments: Any, **keywords: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            self.seconds[place] += time.perf_counter() - start
+
+    def opened(self, observation: str, info: dict[str, Any]) -> None:
+        given = info.get("messages")
+        self.messages = [Message.from_dict(m) for m in given] if given else [Message("user", str(observation))]
+        self.task, self.start_hash = info.get("task", {}), info.get("state_hash", "")
+        self.env_id = info.get("env_id", "")
+
+    def stepped(self, text: str, reward: float, observation: str, info: dict[str, Any]) -> None:
+        self.turns += 1
+        self.reward += reward
+        given = info.get("messages")
+        self.answers = [Message.from_dict(m) for m in given] if given is not None else [Message("user", str(observation))]
+        self.messages += [Message("assistant", text), *self.answers]
+        if mode := info.get("parse_mode"):
+            self.parse_modes[mode] = self.parse_modes.get(mode, 0) + 1
+
+    def ended(self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]) -> Episode:
+        unknown = False if reason == "context" else None  # a task given up for lack of room is not solved
+        return self._episode(
+            reward=self.reward, reward_parts=info.get("reward_parts", {}), success=info.get("success", unknown),
+            state_diff=info.get("state_diff", {}), stop_reason=reason, terminated=terminated, truncated=truncated,
+            tool_calls=info.get("tool_calls", 0), tool_errors=info.get("tool_errors", 0),
+        )  # fmt: skip
+
+    def void(self, failure: Failure, task: str | None) -> Episode:
+        self.task = self.task or {"id": task or ""}
+        return self._episode(reward=None, success=None, stop_reason="void", failure=failure)
+
+    def _episode(self, **end: Any) -> Episode:
+        task = self.task
+        return Episode(
+            env_id=self.env_id, task_id=task.get("id", ""), split=task.get("split", ""), level=task.get("level", ""),
+            template=task.get("template", ""), seed=self.seed, messages=tuple(self.messages),
+            tokens=self.dialogue.trace() if self.dialogue is not None else None, turns=self.turns,
+            parse_modes=dict(self.parse_modes), start_hash=self.start_hash, seconds=dict(self.seconds), **end,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        if self.dialogue is not None:
+            self.dialogue.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One episode to be played."""
+
+    task: str
+    seed: int
+
+
+def play_many(
+    make_env: Callable[[], gymnasium.Env],
+    policy: Policy,
+    requests: Sequence[Request],
+    *,
+    workers: int = 64,
+    on_episode: Callable[[Episode], None] = lambda episode: None,
+) -> list[Episode]:
+    """Many episodes at once, in worker threads; none waits for another. A void one is played once more with the same seed.
+
+    Args:
+        make_env: makes one environment for each worker; they may share a world.
+        workers: episodes in flight; with a batching policy this is also its largest batch.
+        on_episode: called in the calling thread as each episode ends.
+    Returns: the episodes in the order of the requests.
+    """
+    idle: SimpleQueue[gymnasium.Env] = SimpleQueue()
+    made: list[gymnasium.Env] = []
+
+    def run(request: Request) -> Episode:
+        try:
+            env = idle.get_nowait()
+        except Empty:
+            made.append(env := make_env())
+        try:
+            episode = play(env, policy, seed=request.seed, task=request.task)
+            return play(env, policy, seed=request.seed, task=request.task) if episode.void else episode
+        finally:
+            idle.put(env)
+
+    pool = ThreadPoolExecutor(max_workers=max(1, min(workers, len(requests))), thread_name_prefix="episode")
+    try:
+        futures = [pool.submit(run, request) for request in requests]
+        pending: set[Future[Episode]] = set(futures)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                on_episode(future.result())
+        return [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for env in made:
+            env.close()

@@ -1,0 +1,49 @@
+"""Rewards grounded in the tables: what the episode changed against what the task asked to change."""
+
+from __future__ import annotations
+
+from envgym.rubric import Evidence
+from envgym.state import RowDiff, same_value
+from envgym.tasks import Change
+
+
+def state_match(evidence: Evidence) -> float:
+    """1.0 when exactly the expected rows changed, exactly as expected, and every fact was told; else 0.0.
+
+    A task that expects no change and no fact can not be met: doing nothing is never rewarded.
+    """
+    from envgym.rewards.speech import facts_told
+
+    if not evidence.task.changes and not evidence.task.facts:
+        return 0.0
+    told = facts_told(evidence)
+    return float(evidence.verdict.exact and told in (None, 1.0))
+
+
+def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
+    """How much of the expected change was made, from 0.0 to 1.0: partial credit for the right row with a wrong value.
+
+    Each expected change gives the share of its columns that came out right in the row that fits best. Every change that
+    nobody asked for costs `per_extra` of one change, so that doing more never pays.
+    """
+    expected = evidence.task.changes
+    if not expected:
+        return 0.0
+    gained = sum(max((_closeness(change, row) for row in evidence.rows), default=0.0) for change in expected)
+    unasked = [row for row in evidence.verdict.extra if not any(_closeness(change, row) > 0 for change in expected)]
+    return max(0.0, gained - per_extra * len(unasked)) / len(expected)
+
+
+def _closeness(change: Change, row: RowDiff) -> float:
+    if (change.kind, change.table) != (row.kind, row.table) or (change.kind != "insert" and change.key != row.key):
+        return 0.0
+    if not change.values:
+        return 1.0
+    right = sum(column in row.after and same_value(row.after[column], value) for column, value in change.values.items())
+    wrong = len(set(row.after) - set(change.values)) if change.kind == "update" else 0
+    return right / (len(change.values) + wrong)
+
+
+def extra_writes(evidence: Evidence) -> float:
+    """How many rows changed that nobody asked for (a metric: give it weight 0, or a negative one)."""
+    return float(len(evidence.verdict.extra))

@@ -1,0 +1,101 @@
+"""Where an environment's tasks come from: templates drawn from a seed, with splits that share neither entities nor wording.
+
+A task is a pure function of its id `split/template/index`. Training tasks are unlimited (any index); validation and test
+are the fixed first `val` and `test` ids, dealt over the templates in turn.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sqlite3
+import threading
+from collections.abc import Sequence
+
+from envgym.errors import SpecError, did_you_mean
+from envgym.loading import load_file, load_object
+from envgym.sandbox.agent import prepare_image
+from envgym.spec import EnvSpec
+from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
+
+ATTEMPTS = 20
+"""States tried before a template that finds no suitable row is an error."""
+
+
+class TaskSource:
+    """The tasks of one environment. Safe to share between threads."""
+
+    def __init__(self, spec: EnvSpec):
+        self.spec, self.sizes = spec, {"val": spec.tasks.val, "test": spec.tasks.test}
+        self.templates = _templates(spec)
+        self._schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
+        self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
+        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self._schema, self._seed, seed))
+        self._lock = threading.Lock()  # templates and seed functions are user code, not asked to be thread-safe
+
+    def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
+        """The first `count` task ids of a split (all of a fixed split by default), dealt over its templates in turn.
+
+        Args:
+            levels: only templates of these levels; empty for all.
+        Raises: SpecError where no template fits.
+        """
+        templates = self._of(split, levels)
+        count = self.sizes[split] if count is None else count
+        return [f"{split}/{templates[i % len(templates)].name}/{i // len(templates)}" for i in range(count)]
+
+    def draw_id(self, split: Split, rng: random.Random, *, levels: Sequence[str] = ()) -> str:
+        """A random task id of a split: fresh for train, one of the fixed ones else."""
+        if split != "train":
+            return rng.choice(self.ids(split, levels=levels))
+        return f"train/{rng.choice(self._of(split, levels)).name}/{rng.randrange(2**31)}"
+
+    def task(self, task_id: str) -> Task:
+        """The task of an id. Raises SpecError for an id that names none."""
+        split, name, index = self._parse(task_id)
+        template = self.templates[name]
+        with self._lock:
+            for attempt in range(ATTEMPTS):
+                try:
+                    return self._make(template, split, index, attempt, task_id)
+                except LookupError as error:
+                    reason = error
+        raise SpecError(f"{self.spec.path}: task '{task_id}': no state fits its template in {ATTEMPTS} attempts: {reason}")
+
+    def _make(self, template: Template, split: Split, index: int, attempt: int, task_id: str) -> Task:
+        seed = stable_seed(self.spec.id, split, template.name, index, attempt, "state")
+        rng = random.Random(stable_seed(self.spec.id, split, template.name, index, attempt, "draw"))
+        db = sqlite3.connect(":memory:")
+        try:
+            db.deserialize(self._image(seed))
+            return template.make(Draw(task_id, template, split, seed, rng, db))
+        finally:
+            db.close()
+
+    def _of(self, split: Split, levels: Sequence[str]) -> list[Template]:
+        wanted = tuple(levels) or self.spec.tasks.levels
+        found = [t for t in self.templates.values() if split in t.splits and (not wanted or t.level in wanted)]
+        if not found:
+            known = sorted({t.level for t in self.templates.values()})
+            raise SpecError(f"{self.spec.path}: no template of split '{split}' has a level in {list(wanted)}; levels: {', '.join(known)}")
+        return found
+
+    def _parse(self, task_id: str) -> tuple[Split, str, int]:
+        parts = task_id.split("/")
+        if len(parts) != 3 or parts[0] not in SPLITS or not parts[2].isdigit():
+            raise SpecError(f"task '{task_id}': must look like split/template/index, for example {self.ids('test', count=1)[0]}")
+        split, name, index = parts
+        if name not in self.templates:
+            raise SpecError(f"task '{task_id}': no template '{name}'{did_you_mean(name, self.templates)}")
+        if split not in self.templates[name].splits:
+            raise SpecError(f"task '{task_id}': template '{name}' belongs to {', '.join(self.templates[name].splits)} only")
+        return split, name, int(index)  # type: ignore[return-value]
+
+
+def _templates(spec: EnvSpec) -> dict[str, Template]:
+    assert spec.tasks.source is not None
+    module = load_file(spec.root / spec.tasks.source)
+    found = {value.name: value for value in vars(module).values() if isinstance(value, Template)}
+    if not found:
+        raise SpecError(f"{spec.root / spec.tasks.source}: holds no task template; mark functions of one Draw with @template(level=...)")
+    return found

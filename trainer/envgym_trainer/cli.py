@@ -1,0 +1,26 @@
+"""The trainer's commands: `envgym train`. Parsing the command line loads neither torch nor transformers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def train(commands: Any) -> None:
+    """Adds `envgym train` (entry-point group `envgym.commands`)."""
+    from envgym.cli import add_command
+
+    parser = add_command(
+        commands, "train", _train, summary="Train a small open model on an environment with GRPO and LoRA.",
+        example="envgym train envs/crm.yaml train.steps=40",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--name", help="name of this run's folder (default: the environment's name)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped, such as runs/crm")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from envgym_trainer.run import start
+
+    return start(arguments.env, arguments.settings, out=arguments.out, name=arguments.name, resume=arguments.resume)

@@ -1,0 +1,108 @@
+"""The `train:` block of an environment's YAML: every setting of the trainer, with units, bounds and defaults.
+
+Importable without torch, so that `envgym schema` and the check of a YAML cost nothing. Settings in `profiles.cpu` and
+`profiles.gpu` go over the others on such a device; settings on the command line go over both.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from envgym.spec import Block
+
+
+class LoraConfig(Block):
+    rank: int = Field(16, ge=1)
+    """Rank of the adapter; vLLM serves 1, 8, 16, 32, 64, 128, 256, 320 and 512."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale: the adapter's output is multiplied by alpha / rank."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Which layers: `all-linear` (all but the output head), or names such as q_proj."""
+
+
+class WarmupConfig(Block):
+    """Supervised fine-tuning on episodes of the oracle, before GRPO; it trains the same adapter."""
+
+    demos: int = Field(0, ge=0)
+    """Oracle episodes to learn from, each a fresh task of the train split; 0 skips the warm start."""
+    demos_per_step: int = Field(16, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+
+
+class EvalConfig(Block):
+    split: Literal["val", "test"] = "test"
+    """Held-out tasks of the table at the end."""
+    tasks: int | None = Field(None, ge=1)
+    """How many of them; all by default."""
+    base: bool = True
+    """Also evaluate the model as it came, before any training."""
+    every: int = Field(0, ge=0)
+    """GRPO steps between evaluations on validation tasks; 0 for none."""
+    val_tasks: int = Field(64, ge=1)
+    """Validation tasks of each of those."""
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+
+
+class TrainConfig(Block):
+    model: str = "smollm2-135m-instruct"
+    """A built-in name (smollm2-135m-instruct, tiny), a Hugging Face id, or a local directory."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen base; auto is float32 on a CPU and bfloat16 on a GPU. The adapter is always float32."""
+    seed: int = Field(0, ge=0)
+    """Fixes the adapter's start, the order of tasks and all sampling."""
+    levels: tuple[str, ...] = ()
+    """Levels of the tasks to train and evaluate on; empty for all of the environment."""
+    lora: LoraConfig = LoraConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    steps: int = Field(50, ge=0)
+    """GRPO steps."""
+    tasks_per_step: int = Field(4, ge=1)
+    """Groups a step, each on a fresh task."""
+    group_size: int = Field(8, ge=2)
+    """Episodes of one task from one identical state, compared with each other."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """AdamW, constant."""
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling, and of scoring what was sampled."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Tokens of one answer."""
+    max_context: int = Field(2048, ge=64)
+    """Tokens of one whole dialogue; an episode that needs more is cut."""
+    scale_by_std: bool = True
+    """Divide advantages by the group's deviation (GRPO); false is Dr. GRPO."""
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.28, gt=0)
+    """Ratio's upper clip; above clip_low it leaves room to explore (DAPO)."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the k3 estimate of KL(policy || base)."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_tokens_per_micro_batch: int = Field(2048, ge=64)
+    """Tokens in one forward pass of training; bounds memory, never changes the gradient."""
+    workers: int = Field(64, ge=1)
+    """Episodes in flight, and rows of the sampler's largest batch."""
+    eval: EvalConfig = EvalConfig()
+    save_every: int = Field(10, ge=0)
+    """GRPO steps between checkpoints; 0 saves at the end only."""
+    profiles: dict[Literal["cpu", "gpu"], dict[str, Any]] = Field(default_factory=dict)
+    """Settings for one kind of device, put over the others there."""
+
+    @model_validator(mode="after")
+    def _profiles_fit(self) -> TrainConfig:
+        for name, settings in self.profiles.items():
+            try:
+                TrainConfig.model_validate(settings)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"profiles.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return self
+
+    @classmethod
+    def of(cls, block: dict[str, Any]) -> TrainConfig:
+        """The settings of a YAML's block, which `load_spec` has already checked."""
+        return cls.model_validate(block)

@@ -1,0 +1,235 @@
+"""The whole training run, told in order: base evaluation, warm start, GRPO, final evaluation, adapter.
+
+Each step plays groups of episodes from identical states, compares the siblings, and makes one update. Everything random is a
+function of (seed, step), so a resumed run goes on exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from envgym.episode import Episode
+from envgym.errors import UsageError
+from envgym.play import Request, play_many
+from envgym.policies import Policy
+from envgym.registration import make_world
+from envgym.report import Outcome
+from envgym.spec import EnvSpec
+from envgym.tasks import stable_seed
+from envgym_trainer import checkpoint
+from envgym_trainer.advantages import group_advantages
+from envgym_trainer.batch import Sample
+from envgym_trainer.chat import Chat
+from envgym_trainer.checkpoint import Progress
+from envgym_trainer.config import TrainConfig
+from envgym_trainer.display import Display
+from envgym_trainer.engine import Engine
+from envgym_trainer.interrupt import Interrupt
+from envgym_trainer.learner import Learner
+from envgym_trainer.lora import attach
+from envgym_trainer.metrics import episode_metrics, eval_metrics
+from envgym_trainer.models import load_model, pick_device
+from envgym_trainer.monitor import Monitor
+from envgym_trainer.policies.demo import DemoPolicy
+from envgym_trainer.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+BASE, WARM, TRAINED = "base model", "warm start", "trained"
+
+
+class Trainer:
+    """One run: owns the world, the model, the sampler and the learner, and closes them.
+
+    Args:
+        spec: the environment.
+        config: its `train:` block, resolved for this device.
+        folder: where everything is written.
+        monitor, display: where numbers go.
+    """
+
+    def __init__(self, spec: EnvSpec, config: TrainConfig, folder: RunFolder, monitor: Monitor, display: Display):
+        self.spec, self.config, self.folder, self.monitor, self.display = spec, config, folder, monitor, display
+        torch.manual_seed(config.seed)
+        self.progress = Progress()
+        self.stop = Interrupt()
+        dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
+        model, self.tokenizer = load_model(config.model, device=pick_device(config.device), dtype=dtype, say=display.note)
+        self.chat = Chat(self.tokenizer, model=model)
+        self.model = attach(
+            model, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed
+        )
+        self.engine = Engine(self.model, self.chat, max_context=config.max_context, max_batch=config.workers)
+        self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
+        self.world = make_world(spec)
+        self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
+        self.total_steps = self.warmup_steps + config.steps
+
+    def run(self) -> dict[str, Outcome]:
+        """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name."""
+        with self.stop:
+            if self.config.eval.base:
+                self.evaluate(BASE)
+            self.warm_up()
+            if self.warmup_steps:
+                self.evaluate(WARM)
+            self.grpo()
+            self.evaluate(TRAINED)
+        return {name: Outcome.from_dict(plain) for name, plain in self.progress.evaluations.items()}
+
+    def warm_up(self) -> None:
+        """Supervised steps on the oracle's episodes, each on fresh tasks of the train split."""
+        for step in range(self.progress.step + 1, self.warmup_steps + 1):
+            self.stop.check()
+            start = time.perf_counter()
+            count = min(self.config.warmup.demos_per_step, self.config.warmup.demos - (step - 1) * self.config.warmup.demos_per_step)
+            demos = self._play(DemoPolicy(self.chat, self.spec.prompt.dialects[0]), self._requests(step, count, 1))
+            metrics = self.learner.sft_step([sample for demo in demos if (sample := _sample(demo, 1.0))])
+            self._report(step, "warmup", metrics | _speed(demos, start))
+        if self.progress.step == self.warmup_steps > 0:
+            self.save()
+
+    def grpo(self) -> None:
+        """Policy-gradient steps on groups of episodes."""
+        config = self.config
+        if self.progress.step == self.warmup_steps:
+            self.learner = self._learner(config.learning_rate)  # another objective: the moments start anew
+        for step in range(self.progress.step + 1, self.total_steps + 1):
+            self.stop.check()
+            start = time.perf_counter()
+            groups = self.sample(step)
+            sampled = time.perf_counter()
+            metrics = episode_metrics(groups) | self.learner.grpo_step(samples_of(groups, scale_by_std=config.scale_by_std))
+            episodes = [episode for group in groups for episode in group]
+            metrics |= _speed(episodes, start) | _time_split(episodes, start, sampled)
+            self.folder.append_episodes(step, episodes)
+            self.monitor.transcripts(step, episodes)
+            self._report(step, "grpo", metrics)
+            done = step - self.warmup_steps
+            if config.eval.every and done % config.eval.every == 0 and step < self.total_steps:
+                self._validate(step)
+            if step == self.total_steps or (config.save_every and done % config.save_every == 0):
+                self.save()
+
+    def sample(self, step: int) -> list[list[Episode]]:
+        """`tasks_per_step` groups of `group_size` episodes, from the adapter as it is now."""
+        config = self.config
+        self.engine.refresh(self.model)
+        policy = self.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        episodes = self._play(policy, self._requests(step, config.tasks_per_step, config.group_size))
+        size = config.group_size
+        return [episodes[start : start + size] for start in range(0, len(episodes), size)]
+
+    def evaluate(self, name: str) -> None:
+        """Held-out success of the adapter as it is now, once; kept in the checkpoint and on the TensorBoard axis."""
+        if name in self.progress.evaluations:
+            return
+        tasks = self.world.tasks.ids(self.config.eval.split, levels=self.config.levels, count=self.config.eval.tasks)
+        episodes = self._held_out(tasks, name)
+        outcome = Outcome.of(name, episodes)
+        self.progress.evaluations[name] = outcome.to_dict()
+        self.folder.append_episodes(self.progress.step, episodes, phase="eval")
+        self.monitor.log(self.progress.step, eval_metrics(episodes), phase="eval")
+        self.display.note(f"{name}: {outcome.line()}")
+        self.save()
+
+    def save(self) -> None:
+        self.folder.save_checkpoint(self.progress.step, lambda folder: checkpoint.save(folder, self.learner, self.progress))
+
+    def resume(self) -> None:
+        """Goes on from the run's last checkpoint. Raises UsageError where there is none."""
+        found = self.folder.latest_checkpoint()
+        if found is None:
+            raise UsageError(f"{self.folder.path} has no checkpoint to resume from; start the run again without --resume")
+        step, path = found
+        if step > self.warmup_steps:
+            self.learner = self._learner(self.config.learning_rate)
+        self.progress = checkpoint.load(path, self.learner)
+        self.folder.truncate_after(step)
+
+    def close(self) -> None:
+        self.engine.close()
+        self.world.close()
+
+    def _learner(self, learning_rate: float) -> Learner:
+        config = self.config
+        return Learner(
+            self.model, learning_rate=learning_rate, max_grad_norm=config.max_grad_norm, temperature=config.temperature,
+            clip_low=config.clip_low, clip_high=config.clip_high, kl_coef=config.kl_coef, weight_decay=config.weight_decay,
+            max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
+        )  # fmt: skip
+
+    def _requests(self, step: int, tasks: int, episodes: int) -> list[Request]:
+        """Fresh training tasks of a step, each to be played `episodes` times from one state with sampling of its own."""
+        rng = random.Random(stable_seed(self.config.seed, step, "tasks"))
+        ids = [self.world.tasks.draw_id("train", rng, levels=self.config.levels) for _ in range(tasks)]
+        return [Request(task, stable_seed(self.config.seed, step, n, g)) for n, task in enumerate(ids) for g in range(episodes)]
+
+    def _play(self, policy: Policy, requests: Sequence[Request], **options: Any) -> list[Episode]:
+        return play_many(self.world.env, policy, requests, workers=self.config.workers, **options)
+
+    def _held_out(self, tasks: Sequence[str], name: str) -> list[Episode]:
+        config = self.config
+        self.engine.refresh(self.model)
+        policy = self.engine.policy(temperature=config.eval.temperature, max_new_tokens=config.max_new_tokens)
+        done: list[Episode] = []
+
+        def show(episode: Episode) -> None:
+            done.append(episode)
+            self.stop.check()
+            if len(done) % max(1, len(tasks) // 10) == 0:
+                self.display.update(f"eval: {name}", len(done), {"success": sum(bool(e.success) for e in done) / len(done)})
+
+        self.display.plan[f"eval: {name}"] = len(tasks)
+        requests = [Request(task, stable_seed(config.seed, task)) for task in tasks]
+        return self._play(policy, requests, on_episode=show)
+
+    def _validate(self, step: int) -> None:
+        tasks = self.world.tasks.ids("val", levels=self.config.levels, count=self.config.eval.val_tasks)
+        episodes = self._held_out(tasks, "validation")
+        self.monitor.log(step, eval_metrics(episodes, prefix="val/"), phase="eval")
+
+    def _report(self, step: int, phase: Any, metrics: dict[str, float]) -> None:
+        self.progress.step = step
+        self.monitor.log(step, metrics, phase=phase)
+        self.display.update(phase, step if phase == "warmup" else step - self.warmup_steps, metrics)
+
+
+def samples_of(groups: Sequence[Sequence[Episode]], *, scale_by_std: bool) -> list[Sample]:
+    """Episodes with tokens and the advantage over their siblings; void ones are left out of their group."""
+    rewards = torch.tensor([[math.nan if e.reward is None else e.reward for e in group] for group in groups])  # (P, G)
+    valid = ~rewards.isnan()
+    advantages = group_advantages(rewards, valid=valid, scale_by_std=scale_by_std)  # (P, G)
+    rows = [(e, float(advantages[p, g])) for p, group in enumerate(groups) for g, e in enumerate(group) if valid[p, g]]
+    return [sample for episode, advantage in rows if (sample := _sample(episode, advantage))]
+
+
+def _sample(episode: Episode, advantage: float) -> Sample | None:
+    trace = episode.tokens
+    if trace is None or episode.void:
+        return None
+    return Sample(trace.token_ids, trace.loss_mask, trace.logprobs, advantage)
+
+
+def _speed(episodes: Sequence[Episode], start: float) -> dict[str, float]:
+    """Sampled (or demonstrated) tokens for each second of the whole step."""
+    tokens = sum(sum(episode.tokens.loss_mask) for episode in episodes if episode.tokens)
+    return {"throughput/tokens_per_second": tokens / (time.perf_counter() - start), "step_time": time.perf_counter() - start}
+
+
+def _time_split(episodes: Sequence[Episode], start: float, sampled: float) -> dict[str, float]:
+    """Where a step's wall seconds went; `time/env` is the share of the rollout that episodes spent in the environment."""
+    waiting, working = (sum(e.seconds.get(place, 0.0) for e in episodes) for place in ("policy", "env"))
+    rollout, env_share = sampled - start, working / max(waiting + working, 1e-9)
+    return {
+        "time/generate": rollout * (1 - env_share),
+        "time/env": rollout * env_share,
+        "time/train": time.perf_counter() - sampled,
+    }
