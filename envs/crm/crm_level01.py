@@ -1,0 +1,186 @@
+"""Levels L0 and L1: one writing call with the id given, and the same after one look-up by name.
+
+All of them offer the same seven tools, so the system prompt is one text that needs to be read only once.
+"""
+
+from __future__ import annotations
+
+import crm_names as names
+import crm_wording as wording
+
+from envgym import Change, Draw, Task, ToolCall, template
+
+TOOLS = ("find_contacts", "find_deals", "update_contact", "update_deal", "assign_owner", "add_note", "log_call")
+NEXT_STAGES = {"new": ("qualified", "lost"), "qualified": ("proposal", "lost"), "proposal": ("negotiation", "lost")}
+OUTCOMES = ("reached", "voicemail", "busy", "callback")
+
+
+@template(level="L0")
+def set_phone(draw: Draw) -> Task:
+    return _set_contact(draw, _any_contact(draw), "phone", _other(draw, names.phone_number), wording.PHONE)
+
+
+@template(level="L0")
+def set_title(draw: Draw) -> Task:
+    return _set_contact(draw, _any_contact(draw), "title", _other(draw, names.job_title), wording.TITLE)
+
+
+@template(level="L0", splits=("test",))
+def set_email(draw: Draw) -> Task:
+    value = names.email_address(names.person_name(draw.rng), names.company_name(draw.rng))
+    return _set_contact(draw, _any_contact(draw), "email", value, wording.EMAIL)
+
+
+@template(level="L0")
+def set_stage(draw: Draw) -> Task:
+    return _set_stage(draw, _any_deal(draw))
+
+
+@template(level="L0")
+def set_amount(draw: Draw) -> Task:
+    return _set_amount(draw, _any_deal(draw))
+
+
+@template(level="L0")
+def assign_deal(draw: Draw) -> Task:
+    return _assign(draw, _any_deal(draw))
+
+
+@template(level="L0")
+def note_on_record(draw: Draw) -> Task:
+    query = draw.rng.choice(("SELECT id FROM contacts", "SELECT id FROM deals", "SELECT id FROM accounts"))
+    record = draw.row(query)["id"]
+    return _note(draw, (record, record, ()))
+
+
+@template(level="L0")
+def log_one_call(draw: Draw) -> Task:
+    return _log_call(draw, _any_contact(draw))
+
+
+@template(level="L1")
+def phone_by_name(draw: Draw) -> Task:
+    return _set_contact(draw, _named_contact(draw), "phone", _other(draw, names.phone_number), wording.PHONE)
+
+
+@template(level="L1")
+def title_by_name(draw: Draw) -> Task:
+    return _set_contact(draw, _named_contact(draw), "title", _other(draw, names.job_title), wording.TITLE)
+
+
+@template(level="L1")
+def stage_by_name(draw: Draw) -> Task:
+    return _set_stage(draw, _named_deal(draw))
+
+
+@template(level="L1", splits=("test",))
+def amount_by_name(draw: Draw) -> Task:
+    return _set_amount(draw, _named_deal(draw))
+
+
+@template(level="L1")
+def owner_by_name(draw: Draw) -> Task:
+    return _assign(draw, _named_deal(draw))
+
+
+@template(level="L1")
+def note_by_name(draw: Draw) -> Task:
+    return _note(draw, _named_contact(draw))
+
+
+@template(level="L1")
+def call_by_name(draw: Draw) -> Task:
+    return _log_call(draw, _named_contact(draw))
+
+
+Subject = tuple[str, str, tuple[ToolCall, ...]]
+"""A record's id, how the request speaks of it, and the look-ups that lead from one to the other."""
+
+
+def _any_contact(draw: Draw) -> Subject:
+    contact = draw.row("SELECT id FROM contacts ORDER BY id")["id"]
+    return contact, draw.rng.choice((contact, contact, f"contact {contact}")), ()
+
+
+def _any_deal(draw: Draw) -> Subject:
+    deal = draw.row("SELECT id FROM deals WHERE stage IN ('new', 'qualified', 'proposal') ORDER BY id")["id"]
+    return deal, draw.rng.choice((deal, deal, f"deal {deal}")), ()
+
+
+def _named_contact(draw: Draw) -> Subject:
+    """Somebody whose name, searched for, finds nobody else."""
+    contact = draw.row(
+        "SELECT id, name FROM contacts AS c WHERE 1 = (SELECT count(*) FROM contacts WHERE instr(lower(name), lower(c.name))) ORDER BY id"
+    )
+    return contact["id"], contact["name"], (ToolCall("find_contacts", {"query": contact["name"]}),)
+
+
+def _named_deal(draw: Draw) -> Subject:
+    """A deal whose name, searched for, finds no other."""
+    deal = draw.row(
+        "SELECT id, name FROM deals AS d WHERE stage IN ('new', 'qualified', 'proposal')"
+        " AND 1 = (SELECT count(*) FROM deals WHERE instr(lower(name), lower(d.name))) ORDER BY id"
+    )
+    spoken = draw.rng.choice((deal["name"], f"the {deal['name']}", f"the {deal['name']} deal"))
+    return deal["id"], spoken, (ToolCall("find_deals", {"query": deal["name"]}),)
+
+
+def _other(draw: Draw, make) -> str:
+    """A fresh value that no contact has yet, so that setting it always changes the row."""
+    while True:
+        value = make(draw.rng)
+        if not draw.rows("SELECT 1 FROM contacts WHERE phone = ? OR title = ?", value, value):
+            return value
+
+
+def _task(draw: Draw, subject: Subject, prompt: str, call: ToolCall, change: Change) -> Task:
+    return draw.task(prompt=prompt, oracle=[*subject[2], call], changes=[change], tools=TOOLS)
+
+
+def _set_contact(draw: Draw, subject: Subject, field: str, value: str, phrasings: tuple[str, ...]) -> Task:
+    contact, spoken, _ = subject
+    prompt = wording.say(draw, phrasings, who=spoken, value=value)
+    call = ToolCall("update_contact", {"contact": contact, "field": field, "value": value})
+    return _task(draw, subject, prompt, call, Change.update("contacts", contact, **{field: value}))
+
+
+def _set_deal(draw: Draw, subject: Subject, field: str, value: str, phrasings: tuple[str, ...]) -> Task:
+    deal, spoken, _ = subject
+    prompt = wording.say(draw, phrasings, what=spoken, value=value)
+    call = ToolCall("update_deal", {"deal": deal, "field": field, "value": value})
+    return _task(draw, subject, prompt, call, Change.update("deals", deal, **{field: int(value) if field == "amount" else value}))
+
+
+def _set_stage(draw: Draw, subject: Subject) -> Task:
+    stage = draw.row("SELECT stage FROM deals WHERE id = ?", subject[0])["stage"]
+    return _set_deal(draw, subject, "stage", draw.rng.choice(NEXT_STAGES[stage]), wording.STAGE)
+
+
+def _set_amount(draw: Draw, subject: Subject) -> Task:
+    old = draw.row("SELECT amount FROM deals WHERE id = ?", subject[0])["amount"]
+    value = draw.rng.choice([amount for amount in range(500, 40_000, 50) if amount != old])
+    return _set_deal(draw, subject, "amount", str(value), wording.AMOUNT)
+
+
+def _assign(draw: Draw, subject: Subject) -> Task:
+    deal, spoken, _ = subject
+    user = draw.row("SELECT id FROM users WHERE id != (SELECT owner_id FROM deals WHERE id = ?) ORDER BY id", deal)["id"]
+    prompt = wording.say(draw, wording.OWNER, what=spoken, user=user)
+    call = ToolCall("assign_owner", {"record": deal, "user": user})
+    return _task(draw, subject, prompt, call, Change.update("deals", deal, owner_id=user))
+
+
+def _note(draw: Draw, subject: Subject) -> Task:
+    record, spoken, _ = subject
+    text = wording.remark(draw.rng)
+    prompt = wording.say(draw, wording.NOTE, who=spoken, value=text)
+    call = ToolCall("add_note", {"record": record, "text": text})
+    return _task(draw, subject, prompt, call, Change.insert("notes", record_id=record, text=text))
+
+
+def _log_call(draw: Draw, subject: Subject) -> Task:
+    contact, spoken, _ = subject
+    outcome = draw.rng.choice(OUTCOMES)
+    prompt = wording.say(draw, wording.CALL, who=spoken, value=outcome)
+    call = ToolCall("log_call", {"contact": contact, "outcome": outcome})
+    return _task(draw, subject, prompt, call, Change.insert("calls", contact_id=contact, outcome=outcome))

@@ -1,0 +1,29 @@
+"""One task: find the hidden number. The oracle halves the range, so that whoever imitates it learns a strategy, not an answer."""
+
+from __future__ import annotations
+
+from envgym import Change, Draw, Task, ToolCall, template
+
+PROMPTS = (
+    "Find it.", "Find the number.", "Guess it.", "Guess the number.", "Go.", "Start.", "Play.", "Your turn.", "Begin.", "Which is it?",
+)  # fmt: skip
+
+
+@template(level="L0")
+def find_number(draw: Draw) -> Task:
+    hidden = draw.row("SELECT number FROM secret")["number"]
+    return draw.task(
+        prompt=draw.wording(PROMPTS),
+        oracle=[ToolCall("guess", {"number": number}) for number in halving(hidden, low=1, high=15)],
+        changes=[Change.insert("guesses", number=hidden)],
+    )
+
+
+def halving(hidden: int, *, low: int, high: int) -> list[int]:
+    """The guesses of a binary search, the hit included: at most 4 for 15 numbers."""
+    guesses = []
+    while not guesses or guesses[-1] != hidden:
+        middle = (low + high) // 2
+        guesses.append(middle)
+        low, high = (middle + 1, high) if hidden > middle else (low, middle - 1)
+    return guesses
