@@ -1,0 +1,117 @@
+"""What `envgym train` does around the training itself: settings, run folder, live display, and the closing words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from envgym.catalog import find_env
+from envgym.errors import UsageError
+from envgym.report import Outcome, outcomes_table
+from envgym.spec import EnvSpec, load_spec
+from envgym_trainer.config import TrainConfig
+from envgym_trainer.runs import RunFolder
+
+
+def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, resume: Path | None) -> int:
+    """Trains, or goes on training, from the command line. Returns the exit code."""
+    console = Console()
+    spec, config, profile = resolve(env, settings)
+    if resume:
+        folder = RunFolder.open(resume)
+        _same_settings(folder, spec)
+    else:
+        folder = RunFolder.create(out, name or find_env(env).stem)
+    console.print(f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · run folder {folder.path}", highlight=False)
+    started = time.monotonic()
+    try:
+        outcomes = train(spec, config, folder, console=console, resume=resume is not None)
+    except KeyboardInterrupt:
+        console.print(f"\nstopped and saved. Go on with:  envgym train {env} {' '.join(settings)} --resume {folder.path}", highlight=False)
+        return 130
+    close(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
+    return 0
+
+
+def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, str]:
+    """The environment and its training settings for the device that is there, and the profile's name (`cpu` or `gpu`)."""
+    from envgym_trainer.models import pick_device
+
+    settings = list(settings)
+    asked = TrainConfig.of(load_spec(env, settings).train).device
+    profile = "gpu" if pick_device(asked).startswith("cuda") else "cpu"
+    spec = load_spec(env, settings, profile=profile)
+    return spec, TrainConfig.of(spec.train), profile
+
+
+def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Console, resume: bool = False) -> dict[str, Outcome]:
+    """One training run into `folder`; returns its evaluations by name. Raises KeyboardInterrupt once all is saved."""
+    import torch
+
+    from envgym_trainer.display import Display
+    from envgym_trainer.export_run import export
+    from envgym_trainer.facts import run_facts
+    from envgym_trainer.models import pick_device
+    from envgym_trainer.monitor import Monitor
+    from envgym_trainer.train import Trainer
+
+    device = pick_device(config.device)
+    place = f"cpu ({torch.get_num_threads()} threads)" if device == "cpu" else torch.cuda.get_device_name(device)
+    if not resume:
+        folder.write_config(resolved_yaml(spec, config))
+        folder.write_facts(run_facts(seeds={"train": config.seed}, device=place, env=str(spec.path), env_id=spec.id))
+    console.print(f"device: {place}")
+    with Monitor(folder) as monitor, Display({"warmup": 0, "grpo": config.steps}, console=console) as display:
+        monitor.config(resolved_yaml(spec, config))
+        trainer = Trainer(spec, config, folder, monitor, display)
+        try:
+            display.plan["warmup"] = trainer.warmup_steps
+            if label := getattr(getattr(trainer.world, "sandbox", None), "label", ""):
+                display.note(f"sandbox: {label}")
+            if resume:
+                trainer.resume()
+            outcomes = trainer.run()
+            export(trainer, outcomes)
+            return outcomes
+        finally:
+            trainer.close()
+
+
+def resolved_yaml(spec: EnvSpec, config: TrainConfig) -> str:
+    """Every setting as it is in force, as YAML."""
+    plain: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude={"train"})
+    plain["train"] = config.model_dump(mode="json", by_alias=True, exclude={"profiles"})
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _same_settings(folder: RunFolder, spec: EnvSpec) -> None:
+    before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8")).get("id")
+    if before != spec.id:
+        raise UsageError(f"{folder.path} is a run of '{before}', not of '{spec.id}'. Resume it with its own environment.")
+
+
+def close(
+    env: str, folder: RunFolder, config: TrainConfig, outcomes: dict[str, Outcome], console: Console, *, seconds: float
+) -> None:
+    """The table before and after, where the adapter lies, and what to do next."""
+    console.print()
+    console.print(outcomes_table(list(outcomes.values())))
+    console.print(f"{seconds / 60:.1f} minutes. The adapter is in {folder.adapter}", highlight=False)
+    console.print("\nNext:")
+    console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
+    console.print(f"  envgym eval {env} --policy adapter:{folder.adapter}", highlight=False)
+    console.print(
+        f"  vllm serve {base_id(folder)} --enable-lora --max-lora-rank {config.lora.rank} --lora-modules {folder.path.name}={folder.adapter}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def base_id(folder: RunFolder) -> str:
+    import json
+
+    return json.loads((folder.adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
