@@ -24,3 +24,20 @@ def _train(arguments: argparse.Namespace) -> int:
     from envgym_trainer.run import start
 
     return start(arguments.env, arguments.settings, out=arguments.out, name=arguments.name, resume=arguments.resume)
+
+
+def model(commands: Any) -> None:
+    """Adds `envgym model`."""
+    from envgym.cli import add_command
+
+    parser = add_command(
+        commands, "model", _model, summary="Fetch a model into the cache, once, and print where it lies.",
+        example="envgym model smollm2-135m-instruct", env=False,
+    )  # fmt: skip
+    parser.add_argument("name", help="a built-in name (smollm2-135m-instruct, tiny), a Hugging Face id, or a directory")
+
+
+def _model(arguments: argparse.Namespace) -> None:
+    from envgym_trainer.models import resolve
+
+    print(resolve(arguments.name, say=print).path)

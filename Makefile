@@ -1,0 +1,42 @@
+# Each target sets itself up on a fresh machine: Debian, Ubuntu or macOS with Python 3.11 or later.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+VENV ?= .venv
+BIN = $(VENV)/bin
+ENV ?= envs/crm.yaml
+MODEL ?= smollm2-135m-instruct
+
+.PHONY: help install model train test check bench clean
+
+help:            ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: $(BIN)/.installed  ## create .venv and install everything
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: install it, or run make PYTHON=/path/to/python3"; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,analysis,test]'
+	@touch $@
+
+model: install   ## fetch the small model once into ~/.cache/envgym
+	$(BIN)/envgym model $(MODEL)
+
+train: model     ## train a small model on the CRM: before, after, adapter
+	$(BIN)/envgym train $(ENV) $(SET)
+
+test: model      ## run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: install   ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: model     ## run the benchmarks and print their tables
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:           ## remove the virtual environment (the model stays in its cache)
+	rm -rf $(VENV)
