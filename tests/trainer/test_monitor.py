@@ -61,8 +61,8 @@ def test_a_resumed_run_goes_on_in_time_and_replaces_later_points(run):
     with Monitor(run) as monitor:
         monitor.log(1, {"reward": 0.1})
         monitor.log(2, {"reward": 0.2})
-    run.metrics_file.write_text(json.dumps({"step": 1, "phase": "grpo", "seconds": 100.0, "reward": 0.1}) + "\n")
-    with Monitor(run) as monitor:
+    with Monitor(run) as monitor:  # opened before the lines are cut, as a resumed run does
+        run.metrics_file.write_text(json.dumps({"step": 1, "phase": "grpo", "seconds": 100.0, "reward": 0.1}) + "\n")
         monitor.log(2, {"reward": 0.9})
     assert run.metrics()[-1]["seconds"] >= 100
     assert [(point.step, pytest.approx(point.value)) for point in events(run).Scalars("reward")] == [(1, 0.1), (2, 0.9)]
@@ -71,6 +71,7 @@ def test_a_resumed_run_goes_on_in_time_and_replaces_later_points(run):
 def test_settings_are_a_file_and_a_text(run):
     with Monitor(run) as monitor:
         monitor.config("train:\n  steps: 3\n")
+        monitor.log(1, {"reward": 0.0})
     assert run.config_file.read_text() == "train:\n  steps: 3\n"
     assert b"steps: 3" in events(run).Tensors("config/text_summary")[0].tensor_proto.string_val[0]
 

@@ -1,14 +1,14 @@
 """Where numbers and transcripts of a run go: `metrics.jsonl` (the truth) and TensorBoard (a view of it).
 
 One step axis for the whole run: warm-up takes steps 1..W, GRPO goes on at W+1. Left out: the terminal (`display.py`).
-TensorBoard is imported when the monitor opens; without it the run goes on with `metrics.jsonl` alone and says so.
+TensorBoard is imported with the first number; without it the run goes on with `metrics.jsonl` alone and says so.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from envgym.episode import Episode
 from envgym_trainer.runs import RunFolder
@@ -32,14 +32,16 @@ class Monitor:
 
     def __init__(self, folder: RunFolder):
         self.folder = folder
-        past = folder.metrics()
-        self._seconds_before = max((line["seconds"] for line in past), default=0.0)
-        self._shares = {name for line in past for name in line if name.startswith(SHARES)}
         self._start = time.monotonic()
-        self.tensorboard = _summary_writer(folder, purge_step=max((line["step"] for line in past), default=-1) + 1)
+        self._seconds_before = 0.0
+        self._shares: set[str] = set()
+        self._texts: dict[str, str] = {}
+        self._open = False
+        self.tensorboard: Any = None
 
     def log(self, step: int, metrics: Mapping[str, float], *, phase: Phase = "grpo") -> dict[str, float | str]:
         """Writes one line and one point of each curve. Returns the line as written."""
+        self._continue()
         numbers = {name: float(value) for name, value in metrics.items()}
         numbers |= {name: 0.0 for name in self._silent_shares(numbers)}
         line = {"step": int(step), "phase": phase, "seconds": round(self.seconds(), 3), **numbers}
@@ -54,6 +56,7 @@ class Monitor:
         self, step: int, episodes: Sequence[Episode], *, decode: Decode | None = None, prefix: str = "transcripts"
     ) -> None:
         """Best, worst and a random episode as text; `decode` turns ids into exact text with the sampled part marked."""
+        self._continue()
         if self.tensorboard is None:
             return
         for name, episode in pick(episodes, seed=step).items():
@@ -61,11 +64,9 @@ class Monitor:
         self.tensorboard.flush()
 
     def config(self, text: str) -> None:
-        """The resolved settings: `config.yaml` and a text in TensorBoard."""
+        """The resolved settings: `config.yaml` at once, and a text in TensorBoard with the first number."""
         self.folder.write_config(text)
-        if self.tensorboard is not None:
-            self.tensorboard.add_text("config", f"```yaml\n{text}\n```", 0)
-            self.tensorboard.flush()
+        self._texts["config"] = f"```yaml\n{text}\n```"
 
     def seconds(self) -> float:
         """Wall seconds of the run so far, over all its sessions."""
@@ -81,6 +82,18 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _continue(self) -> None:
+        """Opens TensorBoard behind the lines that are there. Not before the first number: a resumed run first drops lines."""
+        if self._open:
+            return
+        self._open = True
+        past = self.folder.metrics()
+        self._seconds_before = max((line["seconds"] for line in past), default=0.0)
+        self._shares |= {name for line in past for name in line if name.startswith(SHARES)}
+        self.tensorboard = _summary_writer(self.folder, purge_step=max((line["step"] for line in past), default=-1) + 1)
+        for name, text in self._texts.items() if self.tensorboard is not None else ():
+            self.tensorboard.add_text(name, text, 0)
 
     def _silent_shares(self, numbers: Mapping[str, float]) -> set[str]:
         families = {name.split("/")[0] for name in numbers if name.startswith(SHARES)}
