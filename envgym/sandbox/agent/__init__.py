@@ -1,0 +1,30 @@
+"""Runs a company's tools inside a box: standard library only, started as `python path/to/agent`.
+
+It loads the app once and then answers JSON lines on stdin/stdout, one request a line. With isolation `fork` it is a zygote
+(`zygote.py`): each session is a forked child with a database of its own, tools never run in the agent itself, and a call past
+its deadline ends its child alone. With isolation `state` (`serve.py`) a session is only a database in the agent: the fastest,
+but a stuck tool can then be stopped only by ending the whole box. End of stdin ends everything. What a tool prints goes to
+stderr. Needs Python 3.11 and SQLite 3.37; runs on Linux and macOS.
+
+    -> {"root": "/app", "tools": ["crm/tools.py"], "schema": "crm/schema.sql", "seed": "crm/seed.py:fill",
+        "isolation": "fork", "output_bytes": 65536}
+    <- {"id": 0, "result": [schema of each tool]}
+    -> {"id": 1, "op": "open", "session": "s1", "seed": 7, "timeout": 5}
+    <- {"id": 1, "result": null}
+    -> {"id": 2, "op": "call", "session": "s1", "tool": "greet", "arguments": {}, "now": "2026-03-02", "timeout": 5}
+    <- {"id": 2, "result": {"text": "hi", "ok": true, "seconds": 0.0001}}
+    -> {"id": 3, "op": "diff", "session": "s1", "timeout": 5}       also: ping; close (no answer)
+    <- {"id": 3, "error": {"kind": "timeout", "message": "..."}}
+
+Loading, describing and table images are plain functions, which the host uses as well.
+
+Not covered: hiding one session from a hostile other one (they share a user id), the wall clock, randomness from the kernel.
+"""
+
+from .app import LoadedApp, load_app, load_module
+from .describe import describe_tool
+from .desk import Desk
+from .failures import AppError, BoxError
+from .tables import diff_tables, prepare_image
+
+__all__ = ["AppError", "BoxError", "Desk", "LoadedApp", "describe_tool", "diff_tables", "load_app", "load_module", "prepare_image"]

@@ -1,0 +1,13 @@
+"""Starts the agent from its folder alone, wherever that lies: `python path/to/agent`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+folder = Path(__file__).resolve().parent
+# Python puts a folder that is run on the path; a company's `import app` must not find ours.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
+spec = importlib.util.spec_from_file_location("envgym_agent", folder / "__init__.py")
+package = sys.modules["envgym_agent"] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+spec.loader.exec_module(package)  # type: ignore[union-attr]
+importlib.import_module("envgym_agent.serve").main()

@@ -1,0 +1,125 @@
+"""One session's work place: a private database, and the tools that run on it, one call a transaction.
+
+The same in a forked child, in an agent with isolation `state` and in the host's own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import json
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from .app import LoadedApp
+from .describe import RESERVED
+from .failures import BoxError, tail_of
+from .tables import RowChanges, diff_tables
+
+OUTPUT_BYTES = 64 * 1024
+
+
+class Database(sqlite3.Connection):
+    """A session's database. A call is one transaction of the box; commit and rollback of a tool stay inside it."""
+
+    def begin_call(self) -> None:
+        self.execute("SAVEPOINT envgym_call")
+        self.execute("SAVEPOINT envgym_tool")
+
+    def end_call(self, *, keep: bool) -> None:
+        if not keep:
+            self.execute("ROLLBACK TO envgym_call")
+        self.execute("RELEASE envgym_call")
+
+    def commit(self) -> None:
+        self.execute("RELEASE envgym_tool")
+        self.execute("SAVEPOINT envgym_tool")
+
+    def rollback(self) -> None:
+        self.execute("ROLLBACK TO envgym_tool")
+
+    def __exit__(self, kind, value, trace) -> Literal[False]:
+        self.rollback() if kind else self.commit()
+        return False
+
+
+@functools.cache
+def _injected(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(name for name in RESERVED if name in inspect.signature(function).parameters)
+
+
+class Desk:
+    """One session: a private database and the tools that work on it. For one thread at a time."""
+
+    def __init__(self, app: LoadedApp, image: bytes, seed: int, *, output_bytes: int = OUTPUT_BYTES, fix_random: bool = True):
+        self.app, self.image, self.seed, self.calls = app, image, seed, 0
+        self.output_bytes, self.fix_random = output_bytes, fix_random
+        self.db = sqlite3.connect(":memory:", factory=Database, isolation_level=None, check_same_thread=False)
+        self.db.deserialize(image)
+        self.db.row_factory = sqlite3.Row
+        self.db.execute("PRAGMA foreign_keys = ON")
+
+    def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
+        """Runs a tool; a refused or crashed call leaves the tables as they were. Raises BoxError(`tool_crashed`)."""
+        function = self.app.tools[tool]
+        given = {"db": self.db, "now": now}
+        self.calls += 1
+        if self.fix_random:
+            random.seed(self.seed * 1_000_003 + self.calls)  # siblings that do the same see the same
+        ok, started = True, time.perf_counter()
+        try:
+            self.db.begin_call()
+            try:
+                text = _text(function(**arguments, **{name: given[name] for name in _injected(function)}))
+            except (ValueError, LookupError) as refusal:
+                ok, text = False, _refusal(refusal)
+            seconds = time.perf_counter() - started
+            self._finish(tool, keep=ok)
+        except BaseException as crash:
+            with contextlib.suppress(sqlite3.Error):
+                self.db.end_call(keep=False)
+            raise BoxError("tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)) from None
+        return {"text": self._cut(text), "ok": ok, "seconds": seconds}
+
+    def _finish(self, tool: str, *, keep: bool) -> None:
+        try:
+            self.db.end_call(keep=keep)
+        except sqlite3.OperationalError:
+            # BEGIN, COMMIT and `executescript` end the box's own savepoint, and with it the promise that a refusal changes nothing.
+            advice = "Leave BEGIN, COMMIT and executescript() out of tools; db.commit() and `with db:` are fine."
+            raise BoxError("tool_crashed", f"tool '{tool}' ended the transaction that its call runs in. {advice}") from None
+
+    def _cut(self, text: str) -> str:
+        if len(text) * 4 <= self.output_bytes:
+            return text
+        head = text[: self.output_bytes].encode("utf-8", "surrogatepass")
+        if len(text) <= self.output_bytes and len(head) <= self.output_bytes:
+            return text
+        kept = head[: self.output_bytes].decode("utf-8", "ignore")
+        return f"{kept}\n[output cut: the first {len(kept):,} of {len(text):,} characters are shown]"
+
+    def diff(self) -> RowChanges:
+        """Rows now there and not at the start, and the reverse, of each table that changed."""
+        return diff_tables(self.db, self.image)
+
+    def close(self) -> None:
+        self.db.close()
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "Done."
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return {key: value[key] for key in value.keys()} if isinstance(value, sqlite3.Row) else str(value)  # noqa: SIM118
+
+
+def _refusal(error: Exception) -> str:
+    lone_key = isinstance(error, KeyError) and len(error.args) == 1  # str() of a KeyError puts its message in quotes
+    return str(error.args[0] if lone_key else error) or type(error).__name__

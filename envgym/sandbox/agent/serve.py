@@ -1,0 +1,64 @@
+"""The agent from start to end, and the simple way to serve: every session a database in this very process."""
+
+from __future__ import annotations
+
+import json
+
+from .app import LoadedApp, load_app
+from .describe import describe_tool
+from .desk import Desk
+from .failures import AppError
+from .tables import Images, prepare_image
+from .wire import Request, Wire, answer, attempt, no_session, take_stdio
+from .zygote import Zygote
+
+
+class StateServer:
+    """Answers one request after the other. A stuck tool stops every session; the host then ends the box."""
+
+    def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int):
+        self.app, self.wire, self.output_bytes = app, wire, output_bytes
+        self.images, self.desks = Images(), dict[str, Desk]()
+
+    def serve(self, lines: list[bytes] | None) -> None:
+        """Answers `lines` and all that follow, until stdin ends."""
+        while lines is not None:
+            for line in lines:
+                self._answer(json.loads(line))
+            lines = self.wire.lines()
+
+    def _answer(self, request: Request) -> None:
+        op, desk = request["op"], self.desks.get(request.get("session", ""))
+        if op == "close":
+            if desk:
+                self.desks.pop(request["session"]).close()
+        elif op == "ping":
+            self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks)}})
+        elif op == "open":
+            self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
+        else:
+            self.wire.say(answer(desk, request) if desk else no_session(request))
+
+    def _open(self, session: str, seed: int) -> None:
+        image = self.images.get(seed) or self.images.put(seed, prepare_image(self.app.schema_sql, self.app.seed_function, seed))
+        self.desks[session] = Desk(self.app, image, seed, output_bytes=self.output_bytes)
+
+
+def main() -> None:
+    """The whole life of an agent."""
+    wire = take_stdio()
+    lines = wire.lines()
+    while lines == []:
+        lines = wire.lines()
+    if lines is None:
+        return
+    hello, *rest = lines
+    hello = json.loads(hello)
+    try:
+        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"])
+        server = (Zygote if hello["isolation"] == "fork" else StateServer)(app, wire, output_bytes=hello["output_bytes"])
+    except AppError as error:
+        wire.say({"id": 0, "error": {"kind": "app_error", "message": str(error)}})
+        return
+    wire.say({"id": 0, "result": [describe_tool(tool) for tool in app.tools.values()]})
+    server.serve(rest)

@@ -1,0 +1,295 @@
+"""Serves each session from a forked child, so that a tool which hangs, crashes or eats memory harms its own session only.
+
+The agent itself runs no tool and no seed function and never waits for a child: it watches all of them at once, passes lines
+on, and kills a child at its deadline. A state that is not cached is built in a child too; sessions for the same seed wait for
+that one. Grandchildren that leave their process group live on until the box ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import math
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .app import LoadedApp
+from .desk import Desk
+from .failures import AppError, tail_of
+from .tables import Images, prepare_image
+from .wire import Request, Wire, answer, encode, failed, no_session
+
+SEND_SECONDS = 1.0
+"""A child reads whenever it has nothing to do; one that takes longer than this to accept a request is stuck."""
+ANSWER_BYTES = 64 * 2**20
+"""A child that says more than this in one answer is out of its mind."""
+REAP_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(eq=False)
+class Child:
+    """A forked process that works on one request at a time: the agent's end of it."""
+
+    pid: int
+    socket: socket.socket
+    name: str | int
+    """Session of a desk, seed of a builder."""
+    waiting: list[Request]
+    """Requests that its next answer settles: one for a desk, any number for a builder."""
+    deadline: float = math.inf
+    heard: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_builder(self) -> bool:
+        return isinstance(self.name, int)
+
+
+class Zygote:
+    """Answers the protocol from forked children. Raises AppError where the app has started threads: a fork would lose them."""
+
+    def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int):
+        if threading.active_count() > 1:
+            raise AppError("the app's files start a thread when imported, which a fork would lose. Start it in the tool, "
+                           "or set sandbox.isolation=state.")  # fmt: skip
+        self.app, self.wire, self.output_bytes = app, wire, output_bytes
+        self.images = Images()
+        self.children: set[Child] = set()
+        self.sessions: dict[str, Child] = {}
+        self.builders: dict[int, Child] = {}
+        self.selector = selectors.DefaultSelector()
+        self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        gc.collect()
+        gc.freeze()  # what is loaded now stays shared with all children: their collector never touches it
+
+    # --- the loop ---
+
+    def serve(self, lines: list[bytes]) -> None:
+        """Answers `lines` and all that follow, until stdin ends; then kills every child."""
+        self.selector.register(self.wire.source, selectors.EVENT_READ)
+        try:
+            for line in lines:
+                self._answer(json.loads(line), line)
+            while self._turn():
+                self._expire()
+                self._reap_orphans()
+        finally:
+            for child in self.children:
+                _kill(child.pid)
+
+    def _turn(self) -> bool:
+        """Handles what has happened since the last turn; False when stdin has ended."""
+        for key, _ in self.selector.select(self._patience()):
+            if isinstance(key.data, Child):
+                if key.data in self.children:  # not ended by an earlier event of this turn
+                    self._hear(key.data)
+                continue
+            lines = self.wire.lines()
+            if lines is None:
+                return False
+            for line in lines:
+                self._answer(json.loads(line), line)
+        return True
+
+    def _patience(self) -> float | None:
+        nearest = min((child.deadline for child in self.children), default=math.inf)
+        if os.getpid() == 1:
+            nearest = min(nearest, time.monotonic() + REAP_SECONDS)
+        return None if nearest == math.inf else max(0.0, nearest - time.monotonic())
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for child in [child for child in self.children if child.deadline <= now]:
+            self._settle(child, "timeout", f"not done after {child.waiting[0]['timeout']:g} s; its process was killed")
+
+    def _reap_orphans(self) -> None:
+        """As pid 1 of a container the agent inherits every process whose parent is gone, and must wait for it."""
+        if os.getpid() != 1:
+            return
+        known = {child.pid for child in self.children}
+        with contextlib.suppress(ChildProcessError):
+            while (info := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and info.si_pid not in known:
+                os.waitpid(info.si_pid, 0)
+
+    # --- requests of the host ---
+
+    def _answer(self, request: Request, line: bytes) -> None:
+        op = request["op"]
+        child = self.sessions.get(request.get("session", ""))
+        if op == "ping":
+            self.wire.say({"id": request["id"], "result": {"sessions": len(self.sessions)}})
+        elif op == "open":
+            self._open(request)
+        elif op == "close":
+            if child:
+                self._settle(child, "sandbox_lost", "the session was closed during the call")
+        elif child is None:
+            self.wire.say(no_session(request))
+        elif child.waiting:
+            self.wire.say(failed(request, "sandbox_lost", "the session is busy with another call"))
+        else:
+            self._pass_to(child, request, line)
+
+    def _pass_to(self, child: Child, request: Request, line: bytes) -> None:
+        child.waiting, child.deadline = [request], time.monotonic() + request["timeout"]
+        try:
+            child.socket.sendall(line + b"\n")
+        except OSError as error:
+            self._settle(child, "sandbox_lost", f"the session's process takes no request: {error}")
+
+    def _open(self, request: Request) -> None:
+        seed = request["seed"]
+        if image := self.images.get(seed):
+            self._start_session(request, image)
+        elif builder := self.builders.get(seed):
+            builder.waiting.append(request)
+        elif child := self._fork(seed, request, lambda end: self._build(seed, end)):
+            self.builders[seed] = child
+
+    def _start_session(self, request: Request, image: bytes) -> None:
+        if child := self._fork(request["session"], request, lambda end: self._work(request, image, end)):
+            self.sessions[request["session"]] = child
+
+    # --- what children say ---
+
+    def _hear(self, child: Child) -> None:
+        try:
+            data = child.socket.recv(1 << 18)
+        except OSError:
+            data = b""
+        child.heard += data
+        if not data:
+            self._ended(child)
+        elif len(child.heard) > ANSWER_BYTES:
+            self._settle(child, "tool_crashed", f"the session's process said more than {ANSWER_BYTES >> 20} MiB in one answer")
+        elif not child.is_builder and data.endswith(b"\n"):
+            self._pass_back(child)
+
+    def _pass_back(self, child: Child) -> None:
+        line, child.heard = bytes(child.heard), bytearray()
+        try:
+            right = bool(child.waiting) and json.loads(line)["id"] == child.waiting[0]["id"]
+        except (ValueError, TypeError, LookupError):
+            right = False
+        if not right:  # a tool that got hold of the socket; never let it speak for other sessions
+            self._settle(child, "sandbox_lost", "the session's process broke the protocol")
+            return
+        child.waiting, child.deadline = [], math.inf
+        self.wire.pass_on(line)
+
+    def _ended(self, child: Child) -> None:
+        requests, child.waiting = child.waiting, []
+        how = _how_it_ended(self._drop(child))
+        if not child.is_builder:
+            for request in requests:
+                kind = "tool_crashed" if request["op"] == "call" else "sandbox_lost"
+                self.wire.say(failed(request, kind, f"the session's process ended: {how}"))
+            return
+        status, _, body = bytes(child.heard).partition(b"\n")
+        if status == b"image" and how == "exit status 0":
+            image = self.images.put(int(child.name), body)
+            for request in requests:
+                self._start_session(request, image)
+        else:
+            message = body.decode() if status == b"error" else f"the process that builds the state ended: {how}"
+            for request in requests:
+                self.wire.say(failed(request, "seed_crashed", message))
+
+    def _settle(self, child: Child, kind: str, message: str) -> None:
+        """Ends a child and answers what it still owed."""
+        requests, child.waiting = child.waiting, []
+        self._drop(child)
+        for request in requests:
+            self.wire.say(failed(request, kind, message))
+
+    def _drop(self, child: Child) -> int:
+        """Ends a child for good; returns its wait status."""
+        self.children.discard(child)
+        self.sessions.pop(str(child.name), None) if not child.is_builder else self.builders.pop(int(child.name), None)
+        self.selector.unregister(child.socket)
+        child.socket.close()
+        _kill(child.pid)
+        return os.waitpid(child.pid, 0)[1]
+
+    # --- children ---
+
+    def _fork(self, name: str | int, request: Request, work: Callable[[socket.socket], None]) -> Child | None:
+        """A child that does `work` with its end of a socket; None where the box is full, which the host is told."""
+        ours, theirs = socket.socketpair()
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            sessions = len(self.sessions)
+            self.wire.say(failed(request, "sandbox_full", f"no process is left in this box, which has {sessions} sessions: {error}"))
+            return None
+        if pid == 0:
+            self._become_child(parent, ours, lambda: work(theirs))
+        theirs.close()
+        ours.settimeout(SEND_SECONDS)
+        child = Child(pid, ours, name, [request], time.monotonic() + request["timeout"])
+        self.children.add(child)
+        self.selector.register(ours, selectors.EVENT_READ, child)
+        return child
+
+    def _become_child(self, parent: int, ours: socket.socket, work: Callable[[], None]) -> None:
+        status = 1
+        try:
+            os.setsid()  # a group of its own, so that one kill ends the tool and what it started
+            if self.libc:
+                self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != parent:
+                    return
+            self.selector.close()
+            for end in (ours, *(child.socket for child in self.children)):
+                end.close()
+            os.close(self.wire.source)
+            os.close(self.wire.sink)
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+    def _build(self, seed: int, end: socket.socket) -> None:
+        try:
+            image = prepare_image(self.app.schema_sql, self.app.seed_function, seed)
+        except Exception as error:
+            end.sendall(b"error\n" + (str(error) if isinstance(error, AppError) else tail_of(error)).encode("utf-8", "replace"))
+        else:
+            end.sendall(b"image\n" + image)
+
+    def _work(self, opening: Request, image: bytes, end: socket.socket) -> None:
+        desk = Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes)
+        end.sendall(encode({"id": opening["id"], "result": None}))
+        with end.makefile("rb") as requests:
+            for line in requests:
+                end.sendall(encode(answer(desk, json.loads(line))))
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # the group may not exist yet, a moment after the fork
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
+
+
+def _how_it_ended(status: int) -> str:
+    # The agent kills a child's group before it waits, so SIGKILL of a child that ended by itself is not seen here.
+    code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGKILL:
+        return "killed (out of memory?)"
+    return f"signal {-code}" if code < 0 else f"exit status {code}"

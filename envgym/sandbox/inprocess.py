@@ -1,0 +1,101 @@
+"""No box at all: tools run in this very process. For tests, and for debugging a tool with breakpoints.
+
+Covered: private tables for each session, refusals, crashes, deadlines as far as Python can keep them.
+Not covered: everything else. A tool can read and end this process; one past its deadline is abandoned, not stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from envgym.errors import SpecError, Stage, UsageError, WorldFailure
+from envgym.sandbox import App, RowChanges, ToolResult
+from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
+from envgym.sandbox.agent.failures import tail_of
+from envgym.sandbox.agent.tables import Images
+
+
+class NoSandbox:
+    """Runs an app in this process. Raises SpecError for an app that cannot be loaded."""
+
+    label = "none: tools run inside this process, nothing is isolated"
+
+    def __init__(self, app: App, *, output_bytes: int = 65536):
+        try:
+            self._app = load_app(app.root, app.tools, app.schema, app.seed)
+        except AppError as error:
+            raise SpecError(str(error)) from None
+        self._output_bytes, self._closed = output_bytes, False
+        self._images, self._lock = Images(), threading.Lock()
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [describe_tool(tool) for tool in self._app.tools.values()]
+
+    def open(self, *, seed: int, timeout_seconds: float) -> InProcessSession:
+        if self._closed:
+            raise UsageError("this sandbox is closed; open another one with open_sandbox()")
+        image = within(timeout_seconds, "open", lambda: self._image(seed))
+        # The generator of `random` belongs to the whole process: a session must not turn it back.
+        return InProcessSession(Desk(self._app, image, seed, output_bytes=self._output_bytes, fix_random=False))
+
+    def _image(self, seed: int) -> bytes:
+        with self._lock:  # seed functions are user code, not asked to be thread-safe
+            return self._images.get(seed) or self._images.put(seed, prepare_image(self._app.schema_sql, self._app.seed_function, seed))
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class InProcessSession:
+    """One episode's tables; the `Session` of envgym.sandbox."""
+
+    def __init__(self, desk: Desk):
+        self._desk, self._lock, self._lost = desk, threading.Lock(), ""
+
+    def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
+        return ToolResult(**self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now)))
+
+    def diff(self, *, timeout_seconds: float) -> RowChanges:
+        return self._do("diff", timeout_seconds, self._desk.diff)
+
+    def close(self) -> None:
+        if not self._lost:
+            self._lost = "the session is closed"
+            with self._lock:
+                self._desk.close()
+
+    def _do(self, stage: Stage, timeout_seconds: float, work: Callable[[], Any]) -> Any:
+        with self._lock:
+            if self._lost:
+                raise WorldFailure("sandbox_lost", self._lost, stage=stage)
+            try:
+                return within(timeout_seconds, stage, work)
+            except WorldFailure as failure:
+                if failure.kind == "timeout":
+                    self._lost = "an earlier call did not end in time and may still be running"
+                raise
+
+
+def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any:
+    """What `work` returns, done in a thread that is left behind at the deadline. Raises WorldFailure."""
+    done: SimpleQueue[tuple[Any, WorldFailure | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BoxError as error:
+            done.put((None, WorldFailure(error.kind, str(error), stage=stage)))
+        except BaseException as error:
+            done.put((None, WorldFailure("seed_crashed" if stage == "open" else "tool_crashed", tail_of(error), stage=stage)))
+
+    threading.Thread(target=run, name="envgym-tool", daemon=True).start()
+    try:
+        result, failure = done.get(timeout=timeout_seconds)
+    except Empty:
+        raise WorldFailure("timeout", f"not done after {timeout_seconds:g} s; its thread was left behind", stage=stage) from None
+    if failure:
+        raise failure
+    return result
