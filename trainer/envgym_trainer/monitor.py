@@ -101,7 +101,7 @@ class Monitor:
         return {name for name in self._shares if name not in numbers and name.split("/")[0] in families}
 
 
-def _summary_writer(folder: RunFolder, *, purge_step: int):
+def _summary_writer(folder: RunFolder, *, purge_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
