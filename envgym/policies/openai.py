@@ -1,0 +1,271 @@
+"""Any OpenAI-compatible chat server as a policy: vLLM, SGLang, llama.cpp, Ollama, OpenAI itself.
+
+Tool calls that come structured are written into the answer in the hermes dialect, malformed ones as they came, so that the
+environment parses and counts them like any other. Left out: token ids and logprobs; such a policy is for evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym.messages import Message
+from envgym.policies import Completion
+from envgym.tasks import Task
+
+RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
+"""HTTP states that may pass."""
+LONGEST_WAIT_SECONDS = 30.0
+
+
+class OpenAIPolicy:
+    """Plays through `POST {base_url}/chat/completions`. Safe to share between threads.
+
+    Args:
+        base_url: such as `http://localhost:8000/v1`; a bare host gets `/v1`.
+        model: name of the model; None takes the server's only one.
+        api_key: None takes OPENAI_API_KEY from the environment, and none at all where that is unset.
+        temperature: of sampling.
+        max_tokens: most tokens of one answer.
+        timeout_seconds: for one request.
+        retries: further attempts after a failure that may pass (timeouts, 429, 5xx).
+        backoff_seconds: wait before the first retry; it doubles each time, and the server's Retry-After goes first.
+        extra_body: further fields of the request, such as `{"chat_template_kwargs": {...}}`; None removes a field.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        *,
+        api_key: str | None = None,
+        temperature: float = 0.0,
+        max_tokens: int = 512,
+        timeout_seconds: float = 120.0,
+        retries: int = 3,
+        backoff_seconds: float = 0.5,
+        extra_body: dict[str, Any] | None = None,
+    ):
+        self.base_url, self._model = _api_root(base_url), model
+        self.temperature, self.max_tokens = temperature, max_tokens
+        self.retries, self.backoff_seconds, self.extra_body = retries, backoff_seconds, dict(extra_body or {})
+        key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
+        # One connection an episode in flight; httpx's own limit of 100 would make the others wait.
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=timeout_seconds,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+        )
+        self._lock, self._answered = threading.Lock(), False
+
+    @classmethod
+    def from_argument(cls, text: str, **options: Any) -> OpenAIPolicy:
+        """The policy that `openai:URL` or `openai:URL#MODEL` means; options as of the constructor. Raises UsageError."""
+        url, _, model = text.removeprefix("openai:").partition("#")
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"policy '{text}': needs a URL, as in openai:http://localhost:8000/v1#MODEL")
+        return cls(url, model or None, **options)
+
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+    ) -> OpenAIDialogue:
+        return OpenAIDialogue(self, messages, tools, seed)
+
+    def close(self) -> None:
+        self._client.close()
+
+    @property
+    def model(self) -> str:
+        """Name of the model. Raises UsageError where the server has several and none was named."""
+        with self._lock:
+            if self._model is None:
+                self._model = self._only_model()
+            return self._model
+
+    def _only_model(self) -> str:
+        names = self._models()
+        if len(names) != 1:
+            listed = ", ".join(names) or "none it would tell"
+            raise UsageError(f"{self.base_url} has these models: {listed}. Name one: openai:{self.base_url}#MODEL")
+        return names[0]
+
+    def _models(self) -> list[str]:
+        return [str(entry.get("id")) for entry in self.request("GET", "/models").get("data", [])]
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0) -> dict[str, Any]:
+        """One request with its retries.
+
+        Raises:
+            UsageError: 401, 403 or 404: no attempt can succeed.
+            PrerequisiteError: nothing has ever answered at this address.
+            ContextFull: the conversation is longer than the model's context.
+            WorldFailure: kind `policy_failed`, for all else.
+        """
+        jitter, problem = random.Random(seed), ""
+        for attempt in range(self.retries + 1):
+            waited = self.backoff_seconds * 2**attempt * (1 + jitter.random())
+            try:
+                response = self._client.request(method, self.base_url + path, json=body)
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+                self._answered |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            else:
+                self._answered = True
+                if response.is_success:
+                    return _json_of(response)
+                problem = self._refusal(response, path)
+                waited = _retry_after(response) or waited
+                if response.status_code not in RETRIED:
+                    break
+            if attempt < self.retries:
+                time.sleep(min(waited, LONGEST_WAIT_SECONDS))
+        if not self._answered:
+            raise PrerequisiteError(f"no server answers at {self.base_url} ({problem}). Start one, for example: vllm serve MODEL")
+        raise WorldFailure("policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy")
+
+    def _refusal(self, response: httpx.Response, path: str) -> str:
+        """The server's own words. Raises where no further attempt can help."""
+        status, words = response.status_code, " ".join(response.text[:300].split())
+        if status in (401, 403):
+            raise UsageError(f"{self.base_url} refused the key (HTTP {status}: {words}). Set OPENAI_API_KEY to a valid one.")
+        if status == 404:
+            raise UsageError(f"{self.base_url}{path}: HTTP 404: {words}. {self._way_out_of_404(path)}")
+        if status in (400, 413, 422) and _is_context_full(response.text):
+            raise ContextFull(words)
+        return f"HTTP {status}: {words}"
+
+    def _way_out_of_404(self, path: str) -> str:
+        try:
+            names = self._models() if path != "/models" else []
+        except (UsageError, PrerequisiteError, WorldFailure):
+            names = []
+        if names:
+            return f"Models there: {', '.join(names)}. Name one: openai:{self.base_url}#MODEL"
+        return "The base URL usually ends with /v1, and the model must be one that the server knows."
+
+
+class ContextFull(Exception):
+    """The conversation no longer fits into the model's context."""
+
+
+class OpenAIDialogue:
+    """One conversation, kept as the message list that each request sends."""
+
+    def __init__(self, policy: OpenAIPolicy, messages: Sequence[Message], tools: Sequence[dict[str, Any]], seed: int):
+        self._policy, self._tools, self._seed = policy, list(tools), seed
+        self._messages: list[dict[str, Any]] = []
+        self._open_calls: list[str] = []
+        self.observe(messages)
+
+    def reply(self) -> Completion:
+        """Raises UsageError, PrerequisiteError, WorldFailure as `OpenAIPolicy.request` does."""
+        try:
+            answer = self._policy.request("POST", "/chat/completions", self._body(), seed=self._seed)
+        except ContextFull:
+            return Completion("", stop_reason="context")
+        choice = _first_choice(answer)
+        message = choice["message"]
+        calls = message.get("tool_calls") or []
+        self._messages.append(_assistant(message, calls))
+        self._open_calls = [call.get("id") or f"call_{index}" for index, call in enumerate(calls)]
+        return Completion(action_text(message.get("content"), calls), stop_reason=_stop_reason(choice))
+
+    def observe(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._messages.append(self._plain(message))
+        while self._open_calls:  # servers refuse a conversation in which a call has no answer
+            self._messages.append({"role": "tool", "tool_call_id": self._open_calls.pop(0), "content": "error: not called"})
+
+    def trace(self) -> None:
+        return None
+
+    def close(self) -> None:
+        """The connection belongs to the policy."""
+
+    def _plain(self, message: Message) -> dict[str, Any]:
+        if message.role != "tool":
+            return {"role": message.role, "content": message.content}
+        if self._open_calls:
+            return {"role": "tool", "tool_call_id": self._open_calls.pop(0), "content": message.content}
+        # The call was written in text, so there is no id to answer to; this is the form that Hermes and Qwen know.
+        return {"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"}
+
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self._policy.model,
+            "messages": self._messages,
+            "temperature": self._policy.temperature,
+            "max_tokens": self._policy.max_tokens,
+            "seed": self._seed,
+        }
+        if self._tools:
+            body["tools"] = self._tools
+        body |= self._policy.extra_body
+        return {key: value for key, value in body.items() if value is not None}
+
+
+def action_text(content: str | None, calls: Sequence[dict[str, Any]]) -> str:
+    """What the environment gets: the text, then each structured call in the hermes dialect.
+
+    Arguments are copied as the model wrote them, so malformed JSON stays malformed; only "no text at all", which
+    servers send for a call without arguments, is written as `{}`.
+    """
+    functions = [call.get("function", {}) for call in calls]
+    blocks = [
+        f'<tool_call>\n{{"name": {json.dumps(f.get("name"))}, "arguments": {f.get("arguments") or "{}"}}}\n</tool_call>'
+        for f in functions
+    ]
+    return "\n".join([*([content] if content else []), *blocks])
+
+
+def _assistant(message: dict[str, Any], calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": "assistant", "content": message.get("content") or ""}
+    if calls:
+        plain["tool_calls"] = [call | {"id": call.get("id") or f"call_{index}"} for index, call in enumerate(calls)]
+    return plain
+
+
+def _first_choice(answer: dict[str, Any]) -> dict[str, Any]:
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0].get("message"), dict):
+        raise WorldFailure("policy_failed", f"the server's answer holds no message: {str(answer)[:200]}", stage="policy")
+    return choices[0]
+
+
+def _stop_reason(choice: dict[str, Any]):
+    return "length" if choice.get("finish_reason") == "length" else "stop"
+
+
+def _json_of(response: httpx.Response) -> dict[str, Any]:
+    try:
+        plain = response.json()
+    except ValueError:
+        plain = None
+    if not isinstance(plain, dict):
+        raise WorldFailure("policy_failed", f"the server's answer is no JSON object: {response.text[:200]!r}", stage="policy")
+    return plain
+
+
+def _is_context_full(words: str) -> bool:
+    words = words.lower()
+    return "context_length_exceeded" in words or ("context" in words and ("maximum" in words or "exceed" in words))
+
+
+def _retry_after(response: httpx.Response) -> float:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", "")))
+    except ValueError:
+        return 0.0
+
+
+def _api_root(url: str) -> str:
+    url = url.rstrip("/").removesuffix("/chat/completions")
+    return url if httpx.URL(url).path.strip("/") else f"{url}/v1"
