@@ -8,23 +8,29 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from envgym.messages import Message, ToolCall
 from envgym.registration import make, make_world, register, register_bundled_with_gymnasium
-from envgym.tasks import Change, Draw, Task, Template, template
 
 if TYPE_CHECKING:
     from envgym.env import ToolEnv, World
     from envgym.episode import Episode
+    from envgym.messages import Message, ToolCall
     from envgym.play import Request, play, play_many
     from envgym.rubric import Evidence
     from envgym.spec import EnvSpec, load_spec
+    from envgym.tasks import Change, Draw, Task, Template, template
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "Episode": "envgym.episode", "EnvSpec": "envgym.spec", "Evidence": "envgym.rubric", "Request": "envgym.play",
-    "ToolEnv": "envgym.env", "World": "envgym.env", "load_spec": "envgym.spec", "play": "envgym.play", "play_many": "envgym.play",
-}  # fmt: skip
+_HOMES = {
+    "envgym.env": ("ToolEnv", "World"),
+    "envgym.episode": ("Episode",),
+    "envgym.messages": ("Message", "ToolCall"),
+    "envgym.play": ("Request", "play", "play_many"),
+    "envgym.rubric": ("Evidence",),
+    "envgym.spec": ("EnvSpec", "load_spec"),
+    "envgym.tasks": ("Change", "Draw", "Task", "Template", "template"),
+}
+_LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Change", "Draw", "EnvSpec", "Episode", "Evidence", "Message", "Request", "Task", "Template", "ToolCall", "ToolEnv", "World",

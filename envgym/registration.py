@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -102,16 +100,18 @@ def register_bundled_with_gymnasium() -> None:
     if "gymnasium" in sys.modules:
         register_bundled()
     elif not any(isinstance(finder, _AfterGymnasium) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterGymnasium())
+        sys.meta_path.insert(0, _AfterGymnasium())  # type: ignore[arg-type]
 
 
-class _AfterGymnasium(importlib.abc.MetaPathFinder):
+class _AfterGymnasium:
     """Waits for the first import of `gymnasium`, steps aside, and has the environments registered right after it."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != "gymnasium":
             return None
-        sys.meta_path.remove(self)
+        import importlib.util
+
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
         spec = importlib.util.find_spec("gymnasium")
         if spec is None or spec.loader is None:
             return spec
