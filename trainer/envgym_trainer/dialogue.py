@@ -1,0 +1,81 @@
+"""The policy and the dialogues that an engine serves; one dialogue belongs to one worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envgym.errors import UsageError
+from envgym.messages import Message
+from envgym.policies import Completion, TokenTrace
+from envgym.tasks import Task
+from envgym_trainer.scheduler import Track, Turn
+
+if TYPE_CHECKING:
+    from envgym_trainer.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePolicy:
+    """Samples on an engine; safe to share between threads."""
+
+    engine: Engine
+    temperature: float
+    max_new_tokens: int
+    """Limit of one turn."""
+
+    def open(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, seed: int, task: Task | None = None
+    ) -> EngineDialogue:
+        """Starts a conversation; see `envgym.policies.Policy`. The task is not looked at."""
+        return EngineDialogue(self, messages, tools, seed=seed)
+
+
+class EngineDialogue:
+    """One conversation. The engine keeps its keys and values from turn to turn."""
+
+    def __init__(self, policy: EnginePolicy, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int):
+        self._policy, self._engine, self._tools = policy, policy.engine, tools
+        chat = self._engine.chat
+        ids = chat.open(messages, tools)
+        # At least one id stays outside the segment: a pass over the dialogue's own row must give the first logits.
+        self._track = Track(ids, min(chat.shared(messages, tools), len(ids) - 1), seed)
+        self._history = list(messages)
+        self._may_reply = True
+
+    def reply(self) -> Completion:
+        """Samples the next assistant message; blocks until it is finished.
+
+        Raises: WorldFailure (`policy_failed`) when the engine fails or is closed. UsageError for a second reply without an
+            observation in between.
+        """
+        if not self._may_reply:
+            raise UsageError("this dialogue has replied already: observe() what the environment answered first.")
+        track, start = self._track, len(self._track.ids)
+        if start >= self._engine.max_context:
+            return Completion("", stop_reason="context")
+        turn = Turn(track, self._policy.temperature, self._policy.max_new_tokens)
+        self._engine.submit(turn)
+        stop_reason = turn.future.result()
+        self._may_reply = False
+        text = self._engine.chat.decode(track.ids[start:])
+        self._history.append(Message("assistant", text))
+        return Completion(text, tuple(track.ids[start:]), tuple(track.logprobs[start:]), stop_reason)
+
+    def observe(self, messages: Sequence[Message]) -> None:
+        """Appends what the environment answered."""
+        closed = self._track.mask[-1] and self._track.ids[-1] in self._engine.stop_ids
+        chat = self._engine.chat
+        self._track.extend(chat.observe(messages, closed=closed, history=self._history, tools=self._tools))
+        self._history += messages
+        self._may_reply = True
+
+    def trace(self) -> TokenTrace:
+        """All tokens so far, as the model saw or sampled them."""
+        return TokenTrace(tuple(self._track.ids), tuple(self._track.mask), tuple(self._track.logprobs))
+
+    def close(self) -> None:
+        """Frees what the dialogue holds. Safe to call twice."""
+        if not self._track.closed:
+            self._engine.release(self._track)

@@ -1,0 +1,268 @@
+"""Samples for many dialogues at once, in process, from the very weights that are trained.
+
+Worker threads block in `Dialogue.reply`; one engine thread batches all of them. At each step every active dialogue adds its
+new tokens (one while it decodes, more after a prompt or an observation) to one forward pass, so dialogues join and leave at
+any step. Keys and values stay from turn to turn; a system message is stored once for all who share it, and a group's
+prompt is computed once and copied.
+Left out: several devices, speculative decoding, CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from envgym.errors import UsageError, WorldFailure
+from envgym_trainer import attention, sampling
+from envgym_trainer.chat import Chat
+from envgym_trainer.dialogue import EnginePolicy
+from envgym_trainer.kv import KeyValues
+from envgym_trainer.layout import Work, lay_out
+from envgym_trainer.replica import Replica
+from envgym_trainer.scheduler import Planned, Scheduler, Track, Turn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the engine has done since it was made."""
+
+    prefill_tokens: int = 0
+    """Prompt and observation tokens computed; shared and copied ones are not counted again."""
+    decoded_tokens: int = 0
+    """Tokens sampled."""
+    steps: int = 0
+    seconds_busy: float = 0.0
+    """Wall seconds inside forward passes and sampling."""
+
+
+class Engine:
+    """The in-process sampler. Safe to share between threads; close it, or use it in a `with`.
+
+    Args:
+        model: a causal language model, with or without an adapter; never written. Sampling starts from its base weights,
+            `refresh` takes an adapter over.
+        chat: turns messages into ids for this model.
+        max_context: tokens of a whole dialogue; at most what the model was made for.
+        max_batch: dialogues whose keys and values are kept; more are served in turn, at the price of computing theirs again.
+        max_step_tokens: new tokens in one forward pass; bounds the memory of a long prompt.
+    Raises: UsageError for a model whose attention the sampler does not reproduce.
+    """
+
+    def __init__(self, model: Any, chat: Chat, *, max_context: int, max_batch: int = 64, max_step_tokens: int = 2048):
+        self.chat, self.max_context = chat, max_context
+        self._replica = Replica(model)
+        self._model = self._replica.model
+        self._device = self._model.get_input_embeddings().weight.device
+        self.stop_ids = chat.stop_ids | _eos_ids(self._model)
+        _check_supported(self._model.config, max_context)
+        self._rows, self._shared_rows, self._max_step_tokens = max_batch, 2 * max_batch, max_step_tokens
+        self._make_stores()
+        self._scheduler = Scheduler(rows=self._rows, shared_rows=self._shared_rows, copy=self._copy)
+        self._wake = threading.Condition()
+        self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
+        self._stats, self._closed = Stats(), False
+        self._prove()
+        self._thread = threading.Thread(target=self._run, name="envgym-engine", daemon=True)
+        self._thread.start()
+
+    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, greedy: bool = False) -> EnginePolicy:
+        """A policy on this engine.
+
+        Args:
+            temperature: of sampling, at least 0; 0 is greedy.
+            max_new_tokens: limit of one turn.
+            greedy: the same as temperature 0.
+        """
+        if temperature < 0 or max_new_tokens < 1:
+            raise UsageError(
+                f"temperature must be at least 0 and max_new_tokens at least 1, got {temperature} and {max_new_tokens}."
+            )
+        return EnginePolicy(self, temperature=0.0 if greedy else temperature, max_new_tokens=max_new_tokens)
+
+    def refresh(self, peft_model: Any = None) -> None:
+        """Samples from now on with this adapter as it is now; None: with the base alone.
+
+        Waits for the step in progress. All keys and values are dropped, so a dialogue that is open goes on under the new
+        weights, its past computed anew.
+        """
+
+        def take_over() -> None:
+            self._replica.refresh(peft_model)
+            self._scheduler.forget()
+
+        self._command(take_over)
+
+    @property
+    def stats(self) -> Stats:
+        return self._stats
+
+    def close(self) -> None:
+        """Ends the thread; a dialogue that waits gets a WorldFailure. Safe to call twice."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        self._thread.join()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def submit(self, turn: Turn) -> None:
+        """Queues a turn; its future gets the completion. For dialogues."""
+        with self._wake:
+            if self._closed:
+                raise WorldFailure("policy_failed", "the engine is closed", stage="policy")
+            self._scheduler.turns.append(turn)
+            self._wake.notify_all()
+
+    def release(self, track: Track) -> None:
+        """Frees what a dialogue holds. For dialogues."""
+        with self._wake:
+            self._scheduler.release(track)
+
+    def _command(self, action: Callable[[], None]) -> None:
+        """Runs on the engine thread between two steps; returns when it is done, raises what it raised."""
+        future: Future[None] = Future()
+        with self._wake:
+            if self._closed:
+                raise UsageError("the engine is closed.")
+            self._commands.append((action, future))
+            self._wake.notify_all()
+        future.result()
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._wait():
+                self._obey()
+                try:
+                    self._step()
+                except Exception as error:  # whatever broke, nobody may wait for ever
+                    log.exception("the sampling engine failed; its dialogues are void")
+                    self._fail(f"{type(error).__name__}: {error}")
+        self._fail("the engine was closed")
+
+    def _wait(self) -> bool:
+        """Until there is something to do; False when closed."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._closed or self._commands or self._scheduler.turns)
+            return not self._closed
+
+    def _obey(self) -> None:
+        while self._commands:
+            action, future = self._commands.popleft()
+            try:
+                with torch.inference_mode(False):  # weights must stay ordinary tensors
+                    future.set_result(action())
+            except Exception as error:
+                future.set_exception(error)
+
+    def _step(self) -> None:
+        """One forward pass: plan, compute, sample, and hand finished turns back."""
+        with self._wake:
+            plan = self._scheduler.plan(self._max_step_tokens)
+        if not plan:
+            return
+        started = time.perf_counter()
+        turns = [item.turn for item in plan if item.turn is not None]
+        due = [index for index, item in enumerate(plan) if item.turn is not None]
+        sampled = self._sample(self._forward([item.work for item in plan], due), turns)
+        self._count(plan, len(turns), time.perf_counter() - started)
+        with self._wake:
+            self._scheduler.done(plan)
+            for turn, token, logprob in zip(turns, *sampled, strict=True):
+                if reason := turn.take(token, logprob, self.stop_ids, self.max_context):
+                    self._scheduler.finish(turn)
+                    turn.future.set_result(reason)
+
+    def _forward(self, works: list[Work], due: list[int]) -> torch.Tensor:
+        """Logits of the last token of the works in `due`, (len(due), V)."""
+        packed = lay_out(works, self._own, self._shared, self._device)
+        return self._model(
+            input_ids=packed.ids, position_ids=packed.positions, use_cache=False, logits_to_keep=packed.last[due],
+            envgym_layout=packed.layout,
+        ).logits[0]  # fmt: skip
+
+    def _sample(self, logits: torch.Tensor, turns: list[Turn]) -> tuple[list[int], list[float]]:
+        if not turns:
+            return [], []
+        temperatures = torch.tensor([turn.temperature for turn in turns], device=self._device)
+        uniforms = torch.tensor([turn.track.random() for turn in turns], dtype=torch.float64, device=self._device)
+        ids, logprobs = sampling.sample(logits, temperatures, uniforms)
+        return ids.tolist(), logprobs.tolist()
+
+    def _count(self, plan: list[Planned], sampled: int, seconds: float) -> None:
+        old = self._stats
+        prefilled = sum(len(item.work.ids) for item in plan if item.turn is None or not item.turn.count)
+        self._stats = Stats(old.prefill_tokens + prefilled, old.decoded_tokens + sampled, old.steps + 1, old.seconds_busy + seconds)
+
+    def _fail(self, message: str) -> None:
+        """Voids every waiting turn. The stores may be half written, so they are made anew."""
+        with self._wake:
+            for turn in list(self._scheduler.turns):
+                self._scheduler.finish(turn)
+                turn.future.set_exception(WorldFailure("policy_failed", message, stage="policy"))
+            while self._commands:
+                self._commands.popleft()[1].set_exception(UsageError(message))
+            self._scheduler.forget()
+            self._make_stores()
+
+    def _make_stores(self) -> None:
+        config = self._model.config
+        heads = config.num_key_value_heads or config.num_attention_heads
+        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self._own, self._shared = (
+            KeyValues(
+                layers=config.num_hidden_layers, rows=rows, heads=heads, dim=dim, dtype=self._model.dtype, device=self._device
+            )
+            for rows in (self._rows, self._shared_rows)
+        )
+
+    def _copy(self, source: int, target: int, count: int) -> None:
+        self._own.copy(source, target, count)
+
+    @torch.inference_mode()
+    def _prove(self) -> None:
+        """Compares the sampler's way through the model with the model's own, on one short text in three parts."""
+        ids = [index % self._model.config.vocab_size for index in (3, 1, 4, 1, 5, 9, 2)]
+        expected = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False).logits[0, -1]
+        self._model.config._attn_implementation = attention.NAME
+        for work in (Work(ids[:3], 0, 0, own=False), Work(ids[3:6], 0, 0, 0, 3), Work(ids[6:], 0, 3, 0, 3)):
+            found = self._forward([work], [0])[0]
+        gap = (found - expected).abs().max().item() / expected.abs().max().item()
+        if not gap < (1e-3 if self._model.dtype == torch.float32 else 0.1):
+            name = type(self._model).__name__
+            raise UsageError(f"{name}: the sampler's attention gives other logits than the model's own (relative gap {gap:.2g}).")
+
+
+def _eos_ids(model: Any) -> frozenset[int]:
+    """All ids that the model's generation config takes as an end."""
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    return frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
+
+
+def _check_supported(config: Any, max_context: int) -> None:
+    name = config.model_type
+    if max_context > (limit := getattr(config, "max_position_embeddings", max_context)):
+        raise UsageError(
+            f"max_context is {max_context}, but this {name} model knows {limit} positions. Set max_context to {limit} or less."
+        )
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or not hasattr(config, "num_key_value_heads"):
+        raise UsageError(
+            f"model type '{name}' has layers of kind {sorted(kinds)}; the sampler knows plain full attention (Llama, Qwen, Mistral)."
+        )
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in ("dynamic", "longrope"):
+        raise UsageError(f"model type '{name}' has '{rope}' positions, which change with the length; stored keys would be wrong.")

@@ -1,0 +1,85 @@
+"""The adapter: attached with PEFT, read out, and added to fresh copies of the base weights.
+
+Left out: everything a LoRA server refuses (DoRA, biases, `modules_to_save`, an adapted `lm_head`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envgym.errors import UsageError
+
+
+def attach(model: Any, *, rank: int, alpha: float, dropout: float = 0.0, targets: str | list[str] = "all-linear", seed: int) -> Any:
+    """The model with a new adapter, whose product is zero until it is trained.
+
+    Args:
+        model: a causal language model; PEFT wraps its linear layers in place and freezes everything else.
+        rank: of the two factors.
+        alpha: the adapter counts `alpha / rank` times.
+        dropout: of the adapter's input while training; 0 keeps sampled and trained logprobs equal.
+        targets: `all-linear` (all linear layers but `lm_head`) or names of modules.
+        seed: fixes the first factor; the global random state is left as it was.
+    Returns: a `peft.PeftModel`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def lora_state(model: Any) -> dict[str, Tensor]:
+    """The adapter's tensors by the names that its file uses, detached copies on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    return {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def lora_layers(model: Any) -> dict[str, Any]:
+    """PEFT's LoRA layers by their name in the base model.
+
+    Raises: UsageError for an adapter that W + scale * B @ A does not describe.
+    """
+    from peft.tuners.lora import Linear, LoraLayer
+
+    found = {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+    for name, layer in found.items():
+        if not isinstance(layer, Linear) or layer.lora_variant or any(layer.lora_bias.values()):
+            raise UsageError(
+                f"{name}: only plain LoRA on linear layers can be sampled from, not {type(layer).__name__} with a variant."
+            )
+        if layer.merged or len(layer.active_adapters) != 1:
+            raise UsageError(
+                f"{name}: expected one active, unmerged adapter; merged: {layer.merged}, active: {layer.active_adapters}."
+            )
+    if not found:
+        raise UsageError("this model has no LoRA layer. Attach an adapter first: lora.attach(model, rank=16, alpha=32, seed=0).")
+    return found
+
+
+@torch.no_grad()
+def merge(layer: Any, *, out: Tensor | None = None) -> Tensor:
+    """W + scale * B @ A of one layer, in W's dtype; W itself is only read.
+
+    Args:
+        layer: a LoRA layer of PEFT over a linear layer of weight (n, m).
+        out: (n, m) tensor to write into; None makes one.
+    """
+    name = layer.active_adapters[0]
+    weight, a, b = layer.get_base_layer().weight, layer.lora_A[name].weight, layer.lora_B[name].weight
+    out = torch.empty_like(weight) if out is None else out
+    if weight.dtype == b.dtype:
+        return torch.addmm(weight, b, a, alpha=layer.scaling[name], out=out)
+    return out.copy_(torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name]))  # rounded once, at the end
+
+
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name of the weight in the base model, merged weight) of every adapted layer, each freshly made."""
+    for name, layer in lora_layers(model).items():
+        yield f"{name}.weight", merge(layer)

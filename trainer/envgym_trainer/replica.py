@@ -1,0 +1,72 @@
+"""The sampler's copy of the model: same modules, same frozen tensors, but its own adapted weights.
+
+The base is never written. Merging into it and taking the adapter out again would drift it a little each time
+(huggingface/trl#6688); here W + scale * B @ A is made anew from W at every refresh.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from envgym.errors import UsageError
+from envgym_trainer import lora
+
+
+class Replica:
+    """A second model over the first one's tensors.
+
+    Args:
+        model: a causal language model, with or without an adapter of PEFT in it; only read.
+    """
+
+    def __init__(self, model: Any):
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._base = {name: module.weight for name, module in _linears(base).items()}
+        shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
+        self.model: Any = _without_adapters(copy.deepcopy(base, shared)).eval()
+
+    @torch.no_grad()
+    def refresh(self, peft_model: Any = None) -> None:
+        """Takes over the adapter's present values; None goes back to the base."""
+        layers = {} if peft_model is None else lora.lora_layers(peft_model)
+        if missing := layers.keys() - self._base.keys():
+            raise UsageError(f"the adapter belongs to another model: no linear layer named {min(missing)} in the sampler's.")
+        for name, module in _linears(self.model).items():
+            base = self._base[name]
+            if name not in layers:
+                module.weight = base
+                continue
+            if layers[name].get_base_layer().weight is not base:
+                raise UsageError(f"{name}: the adapter's base weight is not the tensor that the sampler was made from.")
+            if module.weight is base:
+                module.weight = nn.Parameter(torch.empty_like(base), requires_grad=False)
+            lora.merge(layers[name], out=module.weight)
+
+
+def _linears(model: nn.Module) -> dict[str, Any]:
+    """Linear layers by their name without an adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            found[name] = module.get_base_layer()
+        elif isinstance(module, nn.Linear) and ".lora_" not in name and not name.endswith(".base_layer"):
+            found[name] = module
+    return found
+
+
+def _without_adapters(model: nn.Module) -> nn.Module:
+    """Puts each adapted layer's own linear layer back in its place."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    return model
