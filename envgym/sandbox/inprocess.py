@@ -16,6 +16,7 @@ from envgym.sandbox import App, RowChanges, ToolResult
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
 from envgym.sandbox.agent.failures import tail_of
 from envgym.sandbox.agent.tables import Images
+from envgym.sandbox.options import SandboxOptions
 
 
 class NoSandbox:
@@ -23,12 +24,12 @@ class NoSandbox:
 
     label = "none: tools run inside this process, nothing is isolated"
 
-    def __init__(self, app: App, *, output_bytes: int = 65536):
+    def __init__(self, app: App, options: SandboxOptions | None = None):
         try:
             self._app = load_app(app.root, app.tools, app.schema, app.seed)
         except AppError as error:
             raise SpecError(str(error)) from None
-        self._output_bytes, self._closed = output_bytes, False
+        self._output_bytes, self._closed = (options or SandboxOptions()).output_bytes, False
         self._images, self._lock = Images(), threading.Lock()
 
     def describe(self) -> list[dict[str, Any]]:
@@ -43,7 +44,8 @@ class NoSandbox:
 
     def _image(self, seed: int) -> bytes:
         with self._lock:  # seed functions are user code, not asked to be thread-safe
-            return self._images.get(seed) or self._images.put(seed, prepare_image(self._app.schema_sql, self._app.seed_function, seed))
+            image = self._images.get(seed)
+            return image or self._images.put(seed, prepare_image(self._app.schema_sql, self._app.seed_function, seed))
 
     def close(self) -> None:
         self._closed = True

@@ -13,15 +13,14 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from typing import Any
 
-from envgym.sandbox import App, Isolation
-from envgym.sandbox.stdio import BoxSandbox, Tail
+from envgym.sandbox import App
+from envgym.sandbox.options import SandboxOptions
+from envgym.sandbox.parcel import AGENT
+from envgym.sandbox.stdio import FIXED_VARIABLES, BoxSandbox, Tail
 
-AGENT = Path(__file__).parent / "agent"
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-FIXED_VARIABLES = {"TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-"""What a tool could read differently in two boxes: the time zone, the order of a set, the encoding of text."""
 
 
 class LocalTransport:
@@ -35,49 +34,61 @@ class LocalTransport:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
             env=environment, cwd="/", start_new_session=True,
         )  # fmt: skip
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
-        self._tail, self._ending = Tail(), threading.Lock()
+        self._stdin: Any = self._process.stdin
+        self._stdout: Any = self._process.stdout
+        self._stderr: Any = self._process.stderr
+        self._tail, self._sending, self._ending = Tail(), threading.Lock(), threading.Lock()
         self._selector = selectors.DefaultSelector()
         for stream in (self._stdout, self._stderr):
             self._selector.register(stream, selectors.EVENT_READ)
 
     def send(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._stdin.fileno(), data) :]
+        with self._sending:
+            if self._stdin.closed:
+                raise BrokenPipeError("the process has ended")
+            while data:
+                data = data[self._stdin.write(data) :]
 
     def receive(self) -> bytes:
         while True:
-            ready = {key.fd for key, _ in self._selector.select()}
-            if self._stderr.fileno() in ready:
+            ready = {key.fileobj for key, _ in self._selector.select()}
+            if self._stderr in ready:
                 self._hear_stderr()
-            if self._stdout.fileno() in ready:
-                return os.read(self._stdout.fileno(), 1 << 18)
+            if self._stdout in ready:
+                return self._stdout.read(1 << 18) or self._hang_up()
 
     def _hear_stderr(self) -> None:
-        data = os.read(self._stderr.fileno(), 1 << 16)
+        data = self._stderr.read(1 << 16)
         self._tail.add(data)
         if not data:
             self._selector.unregister(self._stderr)
+
+    def _hang_up(self) -> bytes:
+        """Closes the reading ends, by the thread that reads; what stderr still holds are the last words."""
+        os.set_blocking(self._stderr.fileno(), False)  # a grandchild may hold the other end open
+        self._tail.add(self._stderr.read() or b"")
+        self._selector.close()
+        self._stdout.close()
+        self._stderr.close()
+        return b""
 
     def last_words(self) -> str:
         return self._tail.text()
 
     def kill(self) -> None:
         with self._ending:
-            if self._process.poll() is not None:
-                return
-            with contextlib.suppress(OSError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            if self._process.poll() is None:
+                with contextlib.suppress(OSError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
+        with self._sending:  # a sender that is stuck in a full pipe fails now, and lets go
+            self._stdin.close()
 
 
 class LocalSandbox(BoxSandbox):
-    """Runs an app in a local process; arguments as the fields of `SandboxOptions`."""
+    """Runs an app in a local process."""
 
-    def __init__(self, app: App, *, isolation: Isolation = "fork", output_bytes: int = 65536, open_seconds: float = 30.0):
-        label = f"local process, isolation {isolation}: no file or network isolation"
-        super().__init__(
-            app, LocalTransport, root=str(app.root.resolve()), isolation=isolation, output_bytes=output_bytes, label=label,
-            start_seconds=open_seconds,
-        )  # fmt: skip
+    def __init__(self, app: App, options: SandboxOptions | None = None):
+        options = options or SandboxOptions()
+        label = f"local process, isolation {options.isolation}: no file or network isolation"
+        super().__init__(app, LocalTransport, root=str(app.root.resolve()), options=options, label=label)

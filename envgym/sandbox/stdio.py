@@ -18,7 +18,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from envgym.errors import SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import App, Isolation, RowChanges, ToolResult
+from envgym.sandbox import App, RowChanges, ToolResult
+from envgym.sandbox.options import SandboxOptions
 
 GRACE_SECONDS = {"fork": 10.0, "state": 0.05}
 """How long past its deadline a request is waited for. With `fork` the agent enforces deadlines itself, so silence beyond
@@ -26,6 +27,8 @@ this means that the agent is gone; with `state` nobody else does."""
 LINE_BYTES = 128 * 2**20
 """A box that sends this much without an end of line is out of its mind."""
 STDERR_BYTES = 4096
+FIXED_VARIABLES = {"TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+"""Environment of every agent: what a tool could read differently in two boxes (time zone, order of a set, text encoding)."""
 
 
 class Transport(Protocol):
@@ -86,7 +89,8 @@ class Box:
                 self._waiting[number] = answer
         if self.lost is not None:
             raise WorldFailure("sandbox_lost", self.lost, stage=stage)
-        return self._exchange(number, {"id": number, "op": op, "timeout": timeout_seconds, **fields}, answer, stage, timeout_seconds)
+        message = {"id": number, "op": op, "timeout": timeout_seconds, **fields}
+        return self._exchange(number, message, answer, stage, timeout_seconds)
 
     def tell(self, op: str, **fields: Any) -> None:
         """Sends what needs no answer; a lost box is no trouble."""
@@ -182,19 +186,16 @@ class BoxSandbox:
     """A sandbox of one box at a time, started when it is first needed and again after it was lost.
 
     Args:
-        start: gives a freshly started agent; `root` is the app's folder as the agent sees it.
+        start: gives a freshly started agent.
+        root: the app's folder as the agent sees it.
         label: what people are told about the isolation in force.
-        start_seconds: time for a box to start and to load the app.
     """
 
-    def __init__(
-        self, app: App, start: Callable[[], Transport], *, root: str, isolation: Isolation, output_bytes: int, label: str,
-        start_seconds: float,
-    ):  # fmt: skip
+    def __init__(self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, label: str):
         self.label = label
         self._hello = {"root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
-                       "isolation": isolation, "output_bytes": output_bytes}  # fmt: skip
-        self._start, self._start_seconds = start, start_seconds
+                       "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
+        self._start, self._start_seconds = start, options.open_seconds
         self._names = itertools.count(1)
         self._closed = False
         self._forget_boxes()

@@ -8,51 +8,26 @@ that one. Grandchildren that leave their process group live on until the box end
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import math
 import os
 import selectors
-import signal
 import socket
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from .app import LoadedApp
+from .children import Child, fork
 from .desk import Desk
 from .failures import AppError, tail_of
 from .tables import Images, prepare_image
 from .wire import Request, Wire, answer, encode, failed, no_session
 
-SEND_SECONDS = 1.0
-"""A child reads whenever it has nothing to do; one that takes longer than this to accept a request is stuck."""
 ANSWER_BYTES = 64 * 2**20
 """A child that says more than this in one answer is out of its mind."""
 REAP_SECONDS = 1.0
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-
-@dataclass(eq=False)
-class Child:
-    """A forked process that works on one request at a time: the agent's end of it."""
-
-    pid: int
-    socket: socket.socket
-    name: str | int
-    """Session of a desk, seed of a builder."""
-    waiting: list[Request]
-    """Requests that its next answer settles: one for a desk, any number for a builder."""
-    deadline: float = math.inf
-    heard: bytearray = field(default_factory=bytearray)
-
-    @property
-    def is_builder(self) -> bool:
-        return isinstance(self.name, int)
 
 
 class Zygote:
@@ -68,7 +43,6 @@ class Zygote:
         self.sessions: dict[str, Child] = {}
         self.builders: dict[int, Child] = {}
         self.selector = selectors.DefaultSelector()
-        self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         gc.collect()
         gc.freeze()  # what is loaded now stays shared with all children: their collector never touches it
 
@@ -85,7 +59,7 @@ class Zygote:
                 self._reap_orphans()
         finally:
             for child in self.children:
-                _kill(child.pid)
+                child.kill()
 
     def _turn(self) -> bool:
         """Handles what has happened since the last turn; False when stdin has ended."""
@@ -189,7 +163,7 @@ class Zygote:
 
     def _ended(self, child: Child) -> None:
         requests, child.waiting = child.waiting, []
-        how = _how_it_ended(self._drop(child))
+        how = self._drop(child)
         if not child.is_builder:
             for request in requests:
                 kind = "tool_crashed" if request["op"] == "call" else "sandbox_lost"
@@ -212,58 +186,27 @@ class Zygote:
         for request in requests:
             self.wire.say(failed(request, kind, message))
 
-    def _drop(self, child: Child) -> int:
-        """Ends a child for good; returns its wait status."""
+    def _drop(self, child: Child) -> str:
+        """Ends a child for good; returns how it ended."""
         self.children.discard(child)
         self.sessions.pop(str(child.name), None) if not child.is_builder else self.builders.pop(int(child.name), None)
         self.selector.unregister(child.socket)
-        child.socket.close()
-        _kill(child.pid)
-        return os.waitpid(child.pid, 0)[1]
+        return child.end()
 
-    # --- children ---
+    # --- what children do ---
 
     def _fork(self, name: str | int, request: Request, work: Callable[[socket.socket], None]) -> Child | None:
-        """A child that does `work` with its end of a socket; None where the box is full, which the host is told."""
-        ours, theirs = socket.socketpair()
-        parent = os.getpid()
+        """A child at work for a request; None where the box is full, which the host is told."""
+        private = [self.wire.source, self.wire.sink, *(child.socket.fileno() for child in self.children)]
         try:
-            pid = os.fork()
+            child = fork(name, request, work, private=private)
         except OSError as error:
-            ours.close()
-            theirs.close()
-            sessions = len(self.sessions)
-            self.wire.say(failed(request, "sandbox_full", f"no process is left in this box, which has {sessions} sessions: {error}"))
+            message = f"no process is left in this box, which has {len(self.sessions)} sessions: {error}"
+            self.wire.say(failed(request, "sandbox_full", message))
             return None
-        if pid == 0:
-            self._become_child(parent, ours, lambda: work(theirs))
-        theirs.close()
-        ours.settimeout(SEND_SECONDS)
-        child = Child(pid, ours, name, [request], time.monotonic() + request["timeout"])
         self.children.add(child)
-        self.selector.register(ours, selectors.EVENT_READ, child)
+        self.selector.register(child.socket, selectors.EVENT_READ, child)
         return child
-
-    def _become_child(self, parent: int, ours: socket.socket, work: Callable[[], None]) -> None:
-        status = 1
-        try:
-            os.setsid()  # a group of its own, so that one kill ends the tool and what it started
-            if self.libc:
-                self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != parent:
-                    return
-            self.selector.close()
-            for end in (ours, *(child.socket for child in self.children)):
-                end.close()
-            os.close(self.wire.source)
-            os.close(self.wire.sink)
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
 
     def _build(self, seed: int, end: socket.socket) -> None:
         try:
@@ -279,17 +222,3 @@ class Zygote:
         with end.makefile("rb") as requests:
             for line in requests:
                 end.sendall(encode(answer(desk, json.loads(line))))
-
-
-def _kill(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # the group may not exist yet, a moment after the fork
-        with contextlib.suppress(OSError):
-            kill(pid, signal.SIGKILL)
-
-
-def _how_it_ended(status: int) -> str:
-    # The agent kills a child's group before it waits, so SIGKILL of a child that ended by itself is not seen here.
-    code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGKILL:
-        return "killed (out of memory?)"
-    return f"signal {-code}" if code < 0 else f"exit status {code}"

@@ -1,0 +1,73 @@
+"""Packs the agent and an app's files into the tar archive that a container gets.
+
+A copy rather than a mount of the folder: it works with engines on other machines, whatever the files' modes are, and all boxes
+of a sandbox run the files as they were when it was opened. Packed are the folders in which the app's files lie.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from envgym.errors import SpecError
+from envgym.sandbox import App
+
+AGENT = Path(__file__).parent / "agent"
+MOST_FILES, MOST_BYTES = 5000, 64 * 2**20
+LEFT_OUT = ("__pycache__", "node_modules")
+
+
+def pack(app: App) -> bytes:
+    """A tar archive with `agent/` and `app/`, readable for everyone, writable for root alone. Raises SpecError."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file in sorted(AGENT.glob("*.py")):
+            _add(archive, f"agent/{file.name}", file.read_bytes())
+        size = 0
+        for count, file in enumerate(_files(app)):
+            data = file.read_bytes()
+            size += len(data)
+            if count >= MOST_FILES or size > MOST_BYTES:
+                limits = f"{MOST_FILES} files or {MOST_BYTES >> 20} MiB"
+                advice = "Put tools, schema and seed into a folder of their own."
+                raise SpecError(f"{app.root}: the folders of the app's files hold more than {limits}. {advice}")
+            _add(archive, f"app/{file.relative_to(app.root).as_posix()}", data)
+    return buffer.getvalue()
+
+
+def _files(app: App) -> Iterator[Path]:
+    references = [*app.tools, *filter(None, (app.schema, app.seed))]
+    for reference in references:
+        path = PurePosixPath(reference)
+        if path.is_absolute() or ".." in path.parts:
+            raise SpecError(f"{reference}: lies outside of {app.root}; a container gets files below that folder only")
+    folders = {app.root / PurePosixPath(reference.partition(":")[0]).parent for reference in references}
+    for folder in sorted(folders):
+        if not any(parent in folders for parent in folder.parents):
+            yield from _below(folder)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise SpecError(f"{folder}: no such folder")
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(".") or entry.name in LEFT_OUT:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _below(entry)
+        elif entry.is_file():
+            yield entry
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    # Folders stand in the archive too: one that the engine makes up takes the mode it likes.
+    for parent in reversed(PurePosixPath(name).parents[:-1]):
+        if str(parent) not in archive.getnames():
+            folder = tarfile.TarInfo(str(parent))
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(folder)
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), 0o644
+    archive.addfile(entry, io.BytesIO(data))
