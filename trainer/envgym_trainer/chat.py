@@ -11,14 +11,13 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from envgym.errors import UsageError, did_you_mean
 from envgym.messages import Message
-from envgym.policies import TokenTrace
 from envgym_trainer.chat_template import Encode, OwnTemplate
 
 TemplateName = Literal["auto", "chatml", "model"]
@@ -34,18 +33,17 @@ class Chat:
     Args:
         tokenizer: a Hugging Face tokenizer; copied, so that nobody else changes its settings.
         template: `chatml` (ours), `model` (the tokenizer's own), or `auto`: ChatML where the tokenizer has its two tokens.
-        eos_ids: more ids that end a turn, such as those of the model's generation config.
+        model: every end-of-sequence id of its generation config ends a turn, too.
     Raises: UsageError for a tokenizer without what the template needs.
     """
 
-    def __init__(self, tokenizer: Any, template: TemplateName = "auto", *, eos_ids: Iterable[int] = ()):
+    def __init__(self, tokenizer: Any, template: TemplateName = "auto", *, model: Any = None):
         self.tokenizer = copy.deepcopy(tokenizer)
         self._lock = threading.Lock()
         self.template = _choose(template, tokenizer)
         style = ChatML if self.template == "chatml" else OwnTemplate
         self._style = style(self.tokenizer, self._encode)
-        own = self.tokenizer.eos_token_id
-        self.stop_ids = frozenset(eos_ids) | {self._style.end_id} | ({own} if own is not None else set())
+        self.stop_ids = frozenset([self._style.end_id, *_ids(self.tokenizer), *_ids(getattr(model, "generation_config", None))])
         """Ids that end a turn, each of them sampled and trained on."""
 
     def open(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
@@ -72,21 +70,6 @@ class Chat:
     def answer(self, text: str) -> list[int]:
         """The ids of an assistant turn with this text, its end included; for demonstrations, never for sampled turns."""
         return [*self._encode(text), self._style.end_id]
-
-    def demonstration(self, messages: Sequence[Message], tools: Tools = ()) -> TokenTrace:
-        """A finished conversation as a trace to imitate: `loss_mask` is True on the assistant's turns and their ends."""
-        turns = [index for index, message in enumerate(messages) if message.role == "assistant"]
-        if not turns:
-            raise UsageError("a demonstration needs at least one assistant message.")
-        ids = self.open(messages[: turns[0]], tools)
-        mask = [False] * len(ids)
-        for turn, following in zip(turns, [*turns[1:], None], strict=True):
-            ids += (answer := self.answer(messages[turn].content))
-            mask += [True] * len(answer)
-            if following is not None:
-                seen = self.observe(messages[turn + 1 : following], closed=True, history=messages[: turn + 1], tools=tools)
-                ids, mask = ids + seen, mask + [False] * len(seen)
-        return TokenTrace(tuple(ids), tuple(mask), (0.0,) * len(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens; a stop id at the end is left out even where it is an ordinary token."""
@@ -149,6 +132,12 @@ def _tools_text(tools: Tools) -> str:
     return "\n".join([usage, "<tools>", *lines, "</tools>"])
 
 
+def _ids(source: Any) -> list[int]:
+    """The end-of-sequence ids that a tokenizer or a generation config names: none, one or a list."""
+    ids = getattr(source, "eos_token_id", None)
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+
+
 def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
     has_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_vocab().keys()
     if template not in ("auto", "chatml", "model"):
@@ -162,5 +151,5 @@ def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
     if template == "chatml" or (template == "auto" and has_chatml):
         return "chatml"
     if not tokenizer.chat_template:
-        raise UsageError("this tokenizer has neither ChatML tokens nor a chat template of its own. Take an instruct (chat) model.")
+        raise UsageError("this tokenizer has neither ChatML tokens nor a chat template. Take an instruct (chat) model.")
     return "model"

@@ -65,7 +65,7 @@ class EngineDialogue:
 
     def observe(self, messages: Sequence[Message]) -> None:
         """Appends what the environment answered."""
-        closed = self._track.mask[-1] and self._track.ids[-1] in self._engine.stop_ids
+        closed = self._track.mask[-1] and self._track.ids[-1] in self._engine.chat.stop_ids
         chat = self._engine.chat
         self._track.extend(chat.observe(messages, closed=closed, history=self._history, tools=self._tools))
         self._history += messages

@@ -63,7 +63,6 @@ class Engine:
         self._replica = Replica(model)
         self._model = self._replica.model
         self._device = self._model.get_input_embeddings().weight.device
-        self.stop_ids = chat.stop_ids | _eos_ids(self._model)
         _check_supported(self._model.config, max_context)
         self._rows, self._shared_rows, self._max_step_tokens = max_batch, 2 * max_batch, max_step_tokens
         self._make_stores()
@@ -182,7 +181,7 @@ class Engine:
         with self._wake:
             self._scheduler.done(plan)
             for turn, token, logprob in zip(turns, *sampled, strict=True):
-                if reason := turn.take(token, logprob, self.stop_ids, self.max_context):
+                if reason := turn.take(token, logprob, self.chat.stop_ids, self.max_context):
                     self._scheduler.finish(turn)
                     turn.future.set_result(reason)
 
@@ -246,12 +245,6 @@ class Engine:
             raise UsageError(f"{name}: the sampler's attention gives other logits than the model's own (relative gap {gap:.2g}).")
 
 
-def _eos_ids(model: Any) -> frozenset[int]:
-    """All ids that the model's generation config takes as an end."""
-    eos = getattr(model.generation_config, "eos_token_id", None)
-    return frozenset([] if eos is None else [eos] if isinstance(eos, int) else eos)
-
-
 def _check_supported(config: Any, max_context: int) -> None:
     name = config.model_type
     if max_context > (limit := getattr(config, "max_position_embeddings", max_context)):
@@ -265,4 +258,4 @@ def _check_supported(config: Any, max_context: int) -> None:
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in ("dynamic", "longrope"):
-        raise UsageError(f"model type '{name}' has '{rope}' positions, which change with the length; stored keys would be wrong.")
+        raise UsageError(f"model '{name}' has '{rope}' positions, which change with the length: stored keys would go stale")

@@ -210,7 +210,8 @@ class Scheduler:
             return True
         if leader.cached < count:
             return False
-        assert leader.row is not None and track.row is not None
+        assert leader.row is not None
+        assert track.row is not None
         self._copy(leader.row, track.row, count)
         track.cached = count
         return True

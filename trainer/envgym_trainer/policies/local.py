@@ -62,4 +62,4 @@ def base_of(folder: Path) -> str:
 
 def _engine(model: Any, tokenizer: Any, template: TemplateName, max_context: int | None) -> Engine:
     limit = min(getattr(model.config, "max_position_embeddings", 8192), 8192)
-    return Engine(model, Chat(tokenizer, template), max_context=max_context or limit)
+    return Engine(model, Chat(tokenizer, template, model=model), max_context=max_context or limit)
