@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import crm_names as names
 import crm_wording as wording
+from crm_parts import NEXT_STAGES, find, fresh, fresh_phone, lone_contact, lone_deal
 
 from envgym import Change, Draw, Task, ToolCall, template
 
 TOOLS = ("find_contacts", "find_deals", "update_contact", "update_deal", "assign_owner", "add_note", "log_call")
-NEXT_STAGES = {"new": ("qualified", "lost"), "qualified": ("proposal", "lost"), "proposal": ("negotiation", "lost")}
+EARLY = "('new', 'qualified', 'proposal')"
+"""SQL list of the stages that have a next one."""
 OUTCOMES = ("reached", "voicemail", "busy", "callback")
 
 
 @template(level="L0")
 def set_phone(draw: Draw) -> Task:
-    return _set_contact(draw, _any_contact(draw), "phone", _other(draw, names.phone_number), wording.PHONE)
+    return _set_contact(draw, _any_contact(draw), "phone", fresh_phone(draw), wording.PHONE)
 
 
 @template(level="L0")
 def set_title(draw: Draw) -> Task:
-    return _set_contact(draw, _any_contact(draw), "title", _other(draw, names.job_title), wording.TITLE)
+    return _set_contact(draw, _any_contact(draw), "title", fresh(draw, names.job_title), wording.TITLE)
 
 
 @template(level="L0", splits=("test",))
@@ -60,12 +62,12 @@ def log_one_call(draw: Draw) -> Task:
 
 @template(level="L1")
 def phone_by_name(draw: Draw) -> Task:
-    return _set_contact(draw, _named_contact(draw), "phone", _other(draw, names.phone_number), wording.PHONE)
+    return _set_contact(draw, _named_contact(draw), "phone", fresh_phone(draw), wording.PHONE)
 
 
 @template(level="L1")
 def title_by_name(draw: Draw) -> Task:
-    return _set_contact(draw, _named_contact(draw), "title", _other(draw, names.job_title), wording.TITLE)
+    return _set_contact(draw, _named_contact(draw), "title", fresh(draw, names.job_title), wording.TITLE)
 
 
 @template(level="L1")
@@ -103,34 +105,19 @@ def _any_contact(draw: Draw) -> Subject:
 
 
 def _any_deal(draw: Draw) -> Subject:
-    deal = draw.row("SELECT id FROM deals WHERE stage IN ('new', 'qualified', 'proposal') ORDER BY id")["id"]
+    deal = draw.row(f"SELECT id FROM deals WHERE stage IN {EARLY} ORDER BY id")["id"]
     return deal, draw.rng.choice((deal, deal, f"deal {deal}")), ()
 
 
 def _named_contact(draw: Draw) -> Subject:
-    """Somebody whose name, searched for, finds nobody else."""
-    contact = draw.row(
-        "SELECT id, name FROM contacts AS c WHERE 1 = (SELECT count(*) FROM contacts WHERE instr(lower(name), lower(c.name))) ORDER BY id"
-    )
-    return contact["id"], contact["name"], (ToolCall("find_contacts", {"query": contact["name"]}),)
+    contact = lone_contact(draw)
+    return contact["id"], contact["name"], (find("contacts", contact["name"]),)
 
 
 def _named_deal(draw: Draw) -> Subject:
-    """A deal whose name, searched for, finds no other."""
-    deal = draw.row(
-        "SELECT id, name FROM deals AS d WHERE stage IN ('new', 'qualified', 'proposal')"
-        " AND 1 = (SELECT count(*) FROM deals WHERE instr(lower(name), lower(d.name))) ORDER BY id"
-    )
+    deal = lone_deal(draw, f"stage IN {EARLY}")
     spoken = draw.rng.choice((deal["name"], f"the {deal['name']}", f"the {deal['name']} deal"))
-    return deal["id"], spoken, (ToolCall("find_deals", {"query": deal["name"]}),)
-
-
-def _other(draw: Draw, make) -> str:
-    """A fresh value that no contact has yet, so that setting it always changes the row."""
-    while True:
-        value = make(draw.rng)
-        if not draw.rows("SELECT 1 FROM contacts WHERE phone = ? OR title = ?", value, value):
-            return value
+    return deal["id"], spoken, (find("deals", deal["name"]),)
 
 
 def _task(draw: Draw, subject: Subject, prompt: str, call: ToolCall, change: Change) -> Task:

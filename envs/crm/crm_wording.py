@@ -185,8 +185,8 @@ CALL = (
 )
 
 REMARK_HEADS = (
-    "wants", "asked for", "needs", "likes", "prefers", "waits for", "expects", "refused", "ordered", "returned", "praised", "tested",
-    "lost", "found", "compares", "postponed", "cancelled", "recommends", "dislikes", "checks",
+    "wants", "asked for", "needs", "likes", "prefers", "waits for", "expects", "refused", "ordered", "returned", "praised",
+    "tested", "lost", "found", "compares", "postponed", "cancelled", "recommends", "dislikes", "checks",
 )  # fmt: skip
 REMARK_MIDDLES = ("", "", "the ", "a new ", "our ", "more ", "the old ", "two ", "cheaper ", "last year's ", "the blue ", "better ")
 REMARK_TAILS = (

@@ -136,7 +136,7 @@ def list_notes(db: sqlite3.Connection, record: str, page: int = 1) -> str:
 
 
 def get_policy(db: sqlite3.Connection, topic: Topic) -> str:
-    """Read the written rule on a topic
+    """Read the written rule that must be obeyed
 
     Args:
         topic: what the rule is about.

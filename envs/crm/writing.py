@@ -86,9 +86,7 @@ def add_task(db: sqlite3.Connection, now: str, record: str, title: str, due: str
     return "ok"
 
 
-def log_call(
-    db: sqlite3.Connection, now: str, contact: str, outcome: Literal["reached", "voicemail", "busy", "callback"]
-) -> str:
+def log_call(db: sqlite3.Connection, now: str, contact: str, outcome: Literal["reached", "voicemail", "busy", "callback"]) -> str:
     """Record a phone call
 
     Args:
@@ -171,7 +169,7 @@ def merge_contacts(db: sqlite3.Connection, now: str, keep: str, drop: str) -> st
 def close_request(
     db: sqlite3.Connection, now: str, outcome: Literal["done", "answered", "partly", "refused"], reason: str = "", answer: str = ""
 ) -> str:
-    """End the request
+    """End every request with this; a refusal names its rule
 
     Args:
         outcome: how it ended.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from envgym import Change, Draw, Task, ToolCall, template
 
 PROMPTS = (
-    "Find it.", "Find the number.", "Guess it.", "Guess the number.", "Go.", "Start.", "Play.", "Your turn.", "Begin.", "Which is it?",
+    "Find it.", "Find the number.", "Guess it.", "Guess the number.", "Go.", "Start.", "Play.", "Your turn.", "Begin.",
+    "Which is it?",
 )  # fmt: skip
 
 
