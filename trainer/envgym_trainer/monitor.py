@@ -92,8 +92,9 @@ class Monitor:
         self._seconds_before = max((line["seconds"] for line in past), default=0.0)
         self._shares |= {name for line in past for name in line if name.startswith(SHARES)}
         self.tensorboard = _summary_writer(self.folder, purge_step=max((line["step"] for line in past), default=-1) + 1)
-        for name, text in self._texts.items() if self.tensorboard is not None else ():
-            self.tensorboard.add_text(name, text, 0)
+        if self.tensorboard is not None:
+            for name, text in self._texts.items():
+                self.tensorboard.add_text(name, text, 0)
 
     def _silent_shares(self, numbers: Mapping[str, float]) -> set[str]:
         families = {name.split("/")[0] for name in numbers if name.startswith(SHARES)}
