@@ -80,7 +80,7 @@ def create(api: Any, options: SandboxOptions) -> str:
     )
     # The low-level call with detach=False sets StdinOnce: when our end of stdin goes, the agent's end closes.
     return api.create_container(
-        options.image, entrypoint=["python", "-s", "-P", f"{HOME}/agent"], command=[], user=NOBODY, working_dir="/tmp",
+        options.image, entrypoint=["python", "-s", f"{HOME}/agent"], command=[], user=NOBODY, working_dir="/tmp",
         stdin_open=True, detach=False, tty=False, hostname="box", labels=labels(), host_config=limits,
         environment=FIXED_VARIABLES | {"HOME": "/tmp"},
     )["Id"]  # fmt: skip

@@ -60,8 +60,9 @@ def ensure_image(api: Any, image: str) -> None:
             trouble = event.get("error", trouble)
         api.inspect_image(image)
     except (docker.errors.DockerException, OSError) as error:
+        why = trouble or _short(error)
         way_out = f"Build it (docker build -t {image} ...), name another one with sandbox.image=..., {NOW_LOCAL}"
-        raise PrerequisiteError(f"the engine has no image '{image}' and cannot pull it ({trouble or _short(error)}). {way_out}") from None
+        raise PrerequisiteError(f"the engine has no image '{image}' and cannot pull it ({why}). {way_out}") from None
 
 
 def _short(error: Exception) -> str:

@@ -55,7 +55,7 @@ class InProcessSession:
     """One episode's tables; the `Session` of envgym.sandbox."""
 
     def __init__(self, desk: Desk):
-        self._desk, self._lock, self._lost = desk, threading.Lock(), ""
+        self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
 
     def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
         return ToolResult(**self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now)))
@@ -64,13 +64,15 @@ class InProcessSession:
         return self._do("diff", timeout_seconds, self._desk.diff)
 
     def close(self) -> None:
-        if not self._lost:
-            self._lost = "the session is closed"
+        self._closed = True
+        if not self._lost:  # else a call that was left behind may still use the tables
             with self._lock:
                 self._desk.close()
 
     def _do(self, stage: Stage, timeout_seconds: float, work: Callable[[], Any]) -> Any:
         with self._lock:
+            if self._closed:
+                raise UsageError("this session is closed; open another one with Sandbox.open()")
             if self._lost:
                 raise WorldFailure("sandbox_lost", self._lost, stage=stage)
             try:

@@ -30,7 +30,7 @@ class LocalTransport:
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | FIXED_VARIABLES
         # A process group of its own: Ctrl-C in a terminal is for the owner to handle, who then closes the box.
         self._process = subprocess.Popen(
-            [sys.executable, "-s", "-P", str(AGENT)],
+            [sys.executable, "-s", str(AGENT)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
             env=environment, cwd="/", start_new_session=True,
         )  # fmt: skip

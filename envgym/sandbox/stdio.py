@@ -17,7 +17,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from envgym.errors import SpecError, Stage, UsageError, WorldFailure
+from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
 from envgym.sandbox import App, RowChanges, ToolResult
 from envgym.sandbox.options import SandboxOptions
 
@@ -67,7 +67,7 @@ class Tail:
 class Box:
     """One running agent, asked by many threads.
 
-    Raises: SpecError for an app that cannot be loaded; WorldFailure(`sandbox_lost`, stage `open`) for a box that does not start.
+    Raises: SpecError for an app that cannot be loaded; WorldFailure(stage `open`) for a box that does not start.
     """
 
     def __init__(self, transport: Transport, hello: dict[str, Any], *, timeout_seconds: float):
@@ -97,21 +97,16 @@ class Box:
         with contextlib.suppress(OSError):
             self._send({"op": op, **fields})
 
-    def end(self, reason: str) -> None:
-        """Kills the box; whoever still waits gets `sandbox_lost`."""
-        self._lose(reason)
-
     def _exchange(self, number: int, message: dict[str, Any], answer: SimpleQueue, stage: Stage, timeout_seconds: float) -> Any:
         try:
             self._send(message)
             reply = answer.get(timeout=timeout_seconds + self._grace)
         except OSError as error:
-            self._lose(f"the box takes no request: {error}")
+            self.end(f"the box takes no request: {error}")
             reply = answer.get()
         except Empty:
-            kind = "timeout"
-            self._lose(f"the box gave no answer within {timeout_seconds:g} s to '{message.get('op', 'start')}' and was ended")
-            raise WorldFailure(kind, self.lost or "", stage=stage) from None
+            self.end(f"the box gave no answer to '{message.get('op', 'start')}' within {timeout_seconds:g} s and was ended")
+            raise WorldFailure("timeout", self.lost or "", stage=stage) from None
         finally:
             self._waiting.pop(number, None)
         if error := reply.get("error"):
@@ -142,13 +137,14 @@ class Box:
         except (ValueError, TypeError, KeyError) as error:
             reason = f"the box broke the protocol: {error}"
         words = self._transport.last_words()
-        self._lose(reason + (f"; its last words:\n{words}" if words else ""))
+        self.end(reason + (f"; its last words:\n{words}" if words else ""))
 
     def _deliver(self, reply: dict[str, Any]) -> None:
         if answer := self._waiting.pop(reply["id"], None):
             answer.put(reply)
 
-    def _lose(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """Kills the box; whoever still waits gets `sandbox_lost`."""
         with self._state:
             self.lost = self.lost or reason
             waiting, self._waiting = self._waiting, {}
@@ -197,7 +193,7 @@ class BoxSandbox:
                        "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
         self._start, self._start_seconds = start, options.open_seconds
         self._names = itertools.count(1)
-        self._closed = False
+        self._closed = self._has_worked = False
         self._forget_boxes()
 
     def _forget_boxes(self) -> None:
@@ -225,5 +221,15 @@ class BoxSandbox:
             if self._closed:
                 raise UsageError("this sandbox is closed; open another one with open_sandbox()")
             if self._box is None or self._box.lost is not None:
-                self._box = Box(self._start(), self._hello, timeout_seconds=self._start_seconds)
+                self._box = self._new_box()
             return self._box
+
+    def _new_box(self) -> Box:
+        try:
+            box = Box(self._start(), self._hello, timeout_seconds=self._start_seconds)
+        except WorldFailure as failure:
+            if self._has_worked:
+                raise
+            raise PrerequisiteError(f"the sandbox does not start ({self.label}): {failure.message}") from None
+        self._has_worked = True
+        return box

@@ -4,6 +4,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
+if sys.version_info < (3, 11):  # noqa: UP036 - an image may bring any Python
+    sys.exit(f"envgym's agent needs Python 3.11 or later, this is {sys.version.split()[0]}. Take another sandbox.image.")
+
 folder = Path(__file__).resolve().parent
 # Python puts a folder that is run on the path; a company's `import app` must not find ours.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
