@@ -9,6 +9,7 @@ from tiny_lora import random_samples, tiny_model
 from envgym_trainer.batch import Sample, flat_batch
 from envgym_trainer.learner import Learner
 from envgym_trainer.tree import split_samples, tree_batch
+from envgym_trainer.tree_attention import attention_blocks
 
 
 def sample(ids, first_sampled, advantage=1.0):
@@ -39,15 +40,20 @@ def test_shared_prompts_and_shared_sampled_prefixes_are_read_once():
     assert (batch.num_tokens, batch.num_flat_tokens) == (6, 11)
 
 
-def test_a_token_sees_its_ancestors_and_itself_and_nothing_else():
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_a_token_sees_its_ancestors_and_itself_and_nothing_else(size):
     batch = tree_batch([sample([1, 2, 3, 9], 1), sample([1, 4, 5, 9], 1)])  # row: 1 2 3 4 5
-    assert batch.attention_mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 0, 0, 1, 0],
-        [1, 0, 0, 1, 1],
+    seen = [
+        batch.input_ids[0, block.keys][row].tolist()
+        for block in attention_blocks(batch.subtree_end, size=size)
+        for row in block.mask
     ]
+    assert seen == [[1], [1, 2], [1, 2, 3], [1, 4], [1, 4, 5]]
+
+
+def test_a_block_leaves_out_what_none_of_its_tokens_sees():
+    batch = tree_batch([sample([1, 2, 3, 4, 9], 1), sample([1, 5, 6, 7, 9], 1)])  # row: 1 2 3 4 | 5 6 7
+    assert [block.keys.tolist() for block in attention_blocks(batch.subtree_end, size=4)] == [[0, 1, 2, 3], [0, 4, 5, 6]]
 
 
 def test_an_id_that_several_siblings_sampled_after_the_same_history_is_scored_once():

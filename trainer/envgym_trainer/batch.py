@@ -68,8 +68,10 @@ class Batch:
     """(B, S) int64."""
     position_ids: Tensor
     """(B, S) int64, depth in the conversation."""
-    attention_mask: Tensor
-    """(B, S) bool, True for real tokens, causality implied; or (1, 1, S, S) bool, True where a row may look."""
+    attention_mask: Tensor | None
+    """(B, S) bool, True for real tokens, causality implied; None in a tree."""
+    subtree_end: Tensor | None
+    """(S,) int64, in a tree: one past the last descendant of each token, so q sees k exactly where k <= q < subtree_end[k]."""
     score_rows: Tensor
     """(N,) int64 row of the hidden state that predicts."""
     score_positions: Tensor
@@ -112,6 +114,7 @@ def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
         input_ids=torch.tensor(rows),
         position_ids=positions.expand(len(rows), width),
         attention_mask=positions < torch.tensor(lengths)[:, None],  # (B, S)
+        subtree_end=None,
         num_tokens=sum(lengths),
         num_flat_tokens=sum(lengths),
         **entries(samples, [[(row, t) for t in range(length)] for row, length in enumerate(lengths)]),

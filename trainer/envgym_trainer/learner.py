@@ -10,6 +10,7 @@ Left out: sampling (`engine.py`), advantages (`advantages.py`), files (`checkpoi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -17,6 +18,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from envgym.errors import UsageError
+from envgym_trainer import tree_attention
 from envgym_trainer.batch import Batch, Sample, flat_batch
 from envgym_trainer.logprobs import action_logprobs
 from envgym_trainer.losses import LossOutput
@@ -66,6 +68,8 @@ class Learner:
         self.temperature, self.kl_coef, self.max_tokens = temperature, kl_coef, max_tokens_per_micro_batch
         self.clip_low, self.clip_high = clip_low, clip_high
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=weight_decay)
+        # Measured on 2 cores with 1,000-2,000 tokens: 128 is best, 64 and 256 are 5 % behind. A GPU wants few big calls.
+        self.attention_block = 128 if self.head_weight.device.type == "cpu" else 1024
         self.updates = 0
         """Optimiser steps made so far."""
         self.skipped_steps = 0
@@ -112,9 +116,11 @@ class Learner:
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Current logprobs and entropy of the batch's nodes, (N,) each; gradients flow to the adapter."""
-        hidden = self.decoder(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state  # (B, S, d)
+        with _attention(self.decoder, "sdpa" if batch.subtree_end is None else tree_attention.NAME):
+            hidden = self.decoder(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.attention_mask, use_cache=False,
+                **self._blocks(batch),
+            ).last_hidden_state  # (B, S, d)  # fmt: skip
         predictors = hidden[batch.score_rows, batch.score_positions]  # (N, d)
         return action_logprobs(predictors, self.head_weight, batch.score_ids, temperature=self.temperature)
 
@@ -171,6 +177,12 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return {"grad_norm": norm, "learning_rate": rate, "skipped_steps": float(self.skipped_steps)}
 
+    def _blocks(self, batch: Batch) -> dict[str, Any]:
+        """What the tree's attention needs besides the model's own arguments."""
+        if batch.subtree_end is None:
+            return {}
+        return {"envgym_blocks": tree_attention.attention_blocks(batch.subtree_end, size=self.attention_block)}
+
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch) -> Tensor:
         """(E,) logprobs of the batch's entries with the adapter off."""
@@ -214,6 +226,17 @@ class _Tally:
 
 def _total_weight(samples: Sequence[Sample]) -> float:
     return sum(sample.num_actions * sample.weight for sample in samples) or 1.0
+
+
+@contextmanager
+def _attention(decoder: Any, name: str) -> Iterator[None]:
+    """The decoder with this attention, for one forward; the sampler may share its config and keeps its own."""
+    config, before = decoder.config, decoder.config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def _body_and_head(model: PeftModel) -> tuple[torch.nn.Module, Tensor]:

@@ -6,9 +6,9 @@ every gradient, equals that of the flat layout (`batch.py`).
 
 Two facts keep this short. Sorting the samples by their ids puts siblings next to each other, and what a sample shares with
 *any* earlier one it shares with the one just before it. And in depth-first order the descendants of a token lie directly
-behind it, so "is an ancestor of" is an interval test on `subtree_end`.
+behind it, so "is an ancestor of" is an interval test on `subtree_end` (`tree_attention.py` computes with it).
 
-Left out: sliding-window attention, recurrent layers, and anything whose next state depends on more than the ancestors.
+Left out: recurrent layers, and anything else whose next state depends on more than the ancestors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from envgym_trainer.batch import Batch, Sample, entries
 
@@ -45,21 +44,12 @@ def tree_batch(samples: Sequence[Sample]) -> Batch:
     return Batch(
         input_ids=torch.tensor([token_ids]),
         position_ids=torch.tensor([depths]),
-        attention_mask=ancestor_mask(torch.tensor(subtree_end))[None, None],
+        attention_mask=None,
+        subtree_end=torch.tensor(subtree_end),
         num_tokens=len(token_ids),
         num_flat_tokens=sum(map(len, inputs)),
         **entries(samples, [[(0, position) for position in path] for path in paths]),
     )
-
-
-def ancestor_mask(subtree_end: Tensor) -> Tensor:
-    """Who may look at whom.
-
-    Args: subtree_end (S,): one past the last descendant of each token, in depth-first order.
-    Returns: (S, S) bool, [q, k] is True where k is q or an ancestor of q.
-    """
-    index = torch.arange(len(subtree_end))
-    return (index <= index[:, None]) & (index[:, None] < subtree_end)
 
 
 def split_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[list[int]]:
