@@ -1,0 +1,416 @@
+"""The sampler: the same tokens and logprobs as the plain model, whoever else is in the batch."""
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from small_models import byte_tokenizer, small_llama
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from envgym.errors import UsageError, WorldFailure
+from envgym.messages import Message
+from envgym.policies import Dialogue, Policy
+from envgym_trainer.chat import Chat
+from envgym_trainer.engine import Engine
+from envgym_trainer.lora import attach
+
+SYSTEM = Message("system", "You are a calculator. " * 3)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer()
+
+
+@pytest.fixture
+def model(tokenizer):
+    return small_llama(tokenizer)
+
+
+@pytest.fixture
+def engine(model, tokenizer):
+    with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=8) as engine:
+        yield engine
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def talk(policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about") -> Dialogue:
+    """A whole dialogue whose observations differ in length from turn to turn and from seed to seed."""
+    dialogue = policy.open(opening or [SYSTEM, user(f"{words} {seed}")], (), seed=seed)
+    for turn in range(turns):
+        dialogue.reply()
+        if turn < turns - 1:
+            dialogue.observe([Message("tool", f"{seed} " * (1 + (seed + turn) % 5))])
+    return dialogue
+
+
+def together(job, count: int) -> list:
+    """Runs job(0) .. job(count - 1) at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(job, range(count)))
+
+
+def failure_of(job) -> WorldFailure:
+    """What the job raises."""
+    with pytest.raises(WorldFailure) as caught:
+        job()
+    return caught.value
+
+
+def turns_of(trace) -> list[tuple[int, int]]:
+    """(start, end) of each run of sampled tokens."""
+    edges = [i for i, (a, b) in enumerate(zip((False, *trace.loss_mask), (*trace.loss_mask, False), strict=True)) if a != b]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+@torch.no_grad()
+def fresh_logprobs(model, trace, temperature: float = 1.0) -> torch.Tensor:
+    """(T,) of each token under one plain forward pass; the first is 0."""
+    ids = torch.tensor([trace.token_ids])
+    logprobs = (model(ids).logits[0, :-1].float() / temperature).log_softmax(-1)
+    return torch.cat([torch.zeros(1), logprobs.gather(1, ids[0, 1:, None])[:, 0]])
+
+
+def gap(model, trace, temperature: float = 1.0) -> float:
+    """Largest difference between the sampler's logprobs and a fresh forward's, over sampled tokens."""
+    mask = torch.tensor(trace.loss_mask)
+    return (torch.tensor(trace.logprobs) - fresh_logprobs(model, trace, temperature))[mask].abs().max().item()
+
+
+def assert_greedy_as_generate(model, trace, *, limit: int) -> None:
+    """Each sampled turn is what `generate` makes of the ids before it."""
+    for start, end in turns_of(trace):
+        before = torch.tensor([trace.token_ids[:start]])
+        out = model.generate(before, attention_mask=torch.ones_like(before), max_new_tokens=limit, do_sample=False)
+        assert out[0, start:].tolist() == list(trace.token_ids[start:end])
+
+
+def test_the_policy_and_its_dialogues_keep_the_contract(engine):
+    policy = engine.policy()
+    assert isinstance(policy, Policy)
+    assert isinstance(policy.open([user("x")], (), seed=0), Dialogue)
+
+
+def test_greedy_turns_equal_generate_token_for_token_in_ragged_batches(model, engine):
+    policy = engine.policy(greedy=True, max_new_tokens=9)
+    for dialogue in together(lambda n: talk(policy, seed=n, words="long " * n), 8):
+        assert len(turns_of(dialogue.trace())) == 3
+        assert_greedy_as_generate(model, dialogue.trace(), limit=9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampled_logprobs_equal_a_fresh_forward_over_all_turns(model, engine, temperature):
+    policy = engine.policy(temperature=temperature, max_new_tokens=12)
+    for dialogue in together(lambda n: talk(policy, seed=n), 8):
+        assert gap(model, dialogue.trace(), temperature) < 1e-4
+
+
+def test_qwen3_samples_as_its_own_forward_does(tokenizer):
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=512, initializer_range=0.2, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config).eval()
+    with Engine(model, Chat(tokenizer, model=model), max_context=512) as engine:
+        for dialogue in together(lambda n: talk(engine.policy(max_new_tokens=10), seed=n), 4):
+            assert gap(model, dialogue.trace()) < 1e-4
+
+
+def test_who_else_is_in_the_batch_changes_no_token(model, tokenizer, engine):
+    policy = engine.policy(max_new_tokens=12)
+    crowd = together(lambda n: talk(policy, seed=n, words="long " * n).trace().token_ids, 8)
+    with Engine(model, Chat(tokenizer, model=model), max_context=600) as other:
+        alone = [talk(other.policy(max_new_tokens=12), seed=n, words="long " * n).trace().token_ids for n in range(8)]
+    assert crowd == alone
+
+
+def test_the_seed_decides_what_is_sampled(engine):
+    policy = engine.policy(max_new_tokens=12)
+    opening = [SYSTEM, user("the same")]
+    ids = [talk(policy, seed=seed, opening=opening, turns=1).trace().token_ids for seed in (1, 1, 2)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_groups_prompt_is_computed_once(engine):
+    opening = [SYSTEM, user("a task of some length, the same for the whole group")]
+    together(lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8)
+    prompt = len(engine.chat.open(opening))
+    # All of it once, and its last token again for each of the seven who copied the rest.
+    assert engine.stats.prefill_tokens <= prompt + 7
+
+
+def test_the_system_message_is_computed_once_for_different_tasks(engine):
+    for n in range(4):
+        talk(engine.policy(max_new_tokens=2), seed=n, turns=1).close()
+    shared = engine.chat.shared([SYSTEM, user("")])
+    own = sum(len(engine.chat.open([SYSTEM, user(f"tell me about {n}")])) - shared for n in range(4))
+    assert engine.stats.prefill_tokens == shared + own
+
+
+def test_a_second_turn_computes_only_what_is_new(engine):
+    dialogue = engine.policy(max_new_tokens=5).open([SYSTEM, user("x")], (), seed=3)
+    first = dialogue.reply()
+    before, length = engine.stats.prefill_tokens, len(dialogue.trace().token_ids)
+    dialogue.observe([Message("tool", "42")])
+    dialogue.reply()
+    observed = turns_of(dialogue.trace())[1][0] - length
+    assert engine.stats.prefill_tokens - before == observed + 1  # the last sampled token is read together with them
+    assert first.token_ids
+
+
+def test_dialogues_without_a_system_message_and_with_different_ones_share_a_batch(model, engine):
+    openings = [[user("no system")], [SYSTEM, user("one")], [Message("system", "Another."), user("two")], [user("none again")]]
+    policy = engine.policy(max_new_tokens=10)
+    for dialogue in together(lambda n: talk(policy, seed=n, opening=openings[n % 4]), 8):
+        assert gap(model, dialogue.trace()) < 1e-4
+
+
+def test_more_dialogues_than_rows_are_served_in_turn_and_stay_right(model, tokenizer):
+    with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=3) as engine:
+        policy = engine.policy(max_new_tokens=6)
+        dialogues = [policy.open([SYSTEM, user(str(n))], (), seed=n) for n in range(7)]
+        for _ in range(2):  # one thread, so all seven stay open and four of them lose their rows
+            for dialogue in dialogues:
+                dialogue.reply()
+                dialogue.observe([Message("tool", "ok")])
+        assert max(gap(model, dialogue.trace()) for dialogue in dialogues) < 1e-4
+
+
+def test_a_prompt_longer_than_a_step_is_computed_in_parts(model, tokenizer):
+    with Engine(model, Chat(tokenizer, model=model), max_context=1000, max_step_tokens=50) as engine:
+        policy = engine.policy(max_new_tokens=6)
+        for dialogue in together(lambda n: talk(policy, seed=n, opening=[SYSTEM, user("word " * 30 * (n + 1))], turns=2), 4):
+            assert gap(model, dialogue.trace()) < 1e-4
+
+
+def test_a_turn_ends_at_its_stop_token_which_is_part_of_what_was_sampled(model, engine):
+    completions = together(lambda n: engine.policy(max_new_tokens=400).open([user(f"{n}")], (), seed=n).reply(), 8)
+    stopped = [completion for completion in completions if completion.stop_reason == "stop"]
+    assert stopped
+    assert all(completion.token_ids[-1] in engine.chat.stop_ids for completion in stopped)
+    assert all("<|im_end|>" not in completion.text for completion in stopped)
+    assert all(len(completion.token_ids) == len(completion.logprobs) for completion in completions)
+
+
+def test_a_turn_cut_by_its_length_is_ended_with_a_token_that_is_not_trained(engine):
+    dialogue = engine.policy(greedy=True, max_new_tokens=3).open([user("x")], (), seed=0)
+    assert dialogue.reply().stop_reason == "length"
+    dialogue.observe([user("y")])
+    trace = dialogue.trace()
+    ((_, end),) = turns_of(trace)
+    assert engine.chat.decode(trace.token_ids[end : end + 1]) == ""
+    assert trace.token_ids[end] in engine.chat.stop_ids
+    assert not any(trace.loss_mask[end:])
+
+
+def test_the_sampled_ids_stand_in_the_trace_unchanged(engine):
+    dialogue = engine.policy(max_new_tokens=8).open([SYSTEM, user("x")], (), seed=5)
+    said = [dialogue.reply()]
+    dialogue.observe([Message("tool", "y")])
+    said.append(dialogue.reply())
+    trace = dialogue.trace()
+    found = [(trace.token_ids[a:b], trace.logprobs[a:b]) for a, b in turns_of(trace)]
+    assert found == [(completion.token_ids, completion.logprobs) for completion in said]
+
+
+def test_a_dialogue_stops_where_its_context_ends(model, tokenizer):
+    with Engine(model, Chat(tokenizer, model=model), max_context=60) as engine:
+        dialogue = engine.policy(greedy=True, max_new_tokens=500).open([user("x")], (), seed=0)
+        assert dialogue.reply().stop_reason == "context"
+        assert len(dialogue.trace().token_ids) == 60
+        dialogue.observe([user("y")])
+        assert dialogue.reply().stop_reason == "context"
+        assert engine.policy().open([user("x" * 99)], (), seed=0).reply().token_ids == ()
+
+
+def test_a_second_reply_without_an_observation_is_refused(engine):
+    dialogue = engine.policy(max_new_tokens=2).open([user("x")], (), seed=0)
+    dialogue.reply()
+    with pytest.raises(UsageError, match="observe"):
+        dialogue.reply()
+
+
+def test_two_hundred_interleaved_dialogues_do_not_cross(model, tokenizer):
+    with Engine(model, Chat(tokenizer, model=model), max_context=400, max_batch=16) as engine:
+        policy, clock = engine.policy(max_new_tokens=4), random.Random(0)
+        pauses = [clock.random() / 200 for _ in range(200)]
+
+        def play(n: int):
+            nonce = f"nonce-{n:03d}-{n * 7919 % 1000:03d}"
+            dialogue = policy.open([SYSTEM, user(nonce)], (), seed=n)
+            for _ in range(2):
+                dialogue.reply()
+                threading.Event().wait(pauses[n])
+                dialogue.observe([Message("tool", nonce)])
+            dialogue.close()
+            return nonce, dialogue.trace()
+
+        with ThreadPoolExecutor(24) as pool:
+            played = list(pool.map(play, range(200)))
+    for nonce, trace in played:
+        assert tokenizer.decode(trace.token_ids).count(nonce) == 3
+        assert gap(model, trace) < 1e-4
+
+
+def test_closed_dialogues_give_their_rows_back(model, tokenizer):
+    with Engine(model, Chat(tokenizer, model=model), max_context=400, max_batch=2) as engine:
+        for n in range(10):
+            dialogue = talk(engine.policy(max_new_tokens=2), seed=n, turns=1)
+            dialogue.close()
+            dialogue.close()
+        assert engine._scheduler._free == [0, 1]
+
+
+def with_adapter(model, *, seed: int = 0):
+    adapted = attach(model, rank=4, alpha=8, seed=seed)
+    scramble(adapted, seed)
+    return adapted
+
+
+def scramble(adapted, seed: int) -> None:
+    """Another adapter in the same place."""
+    torch.manual_seed(seed)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+
+
+def test_a_refreshed_adapter_is_sampled_from_and_equals_pefts_own_logits(model, tokenizer):
+    adapted = with_adapter(model)
+    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+        policy = engine.policy(max_new_tokens=10)
+        opening = [SYSTEM, user("x")]
+        base = talk(policy, seed=1, opening=opening).trace()
+        with adapted.disable_adapter():
+            assert gap(adapted, base) < 1e-4
+        traces = [base]
+        for seed in (1, 2):
+            scramble(adapted, seed)
+            engine.refresh(adapted)
+            traces.append(talk(policy, seed=1, opening=opening).trace())
+            assert gap(adapted, traces[-1]) < 1e-4
+            assert gap(adapted, base) > 1e-2
+        assert len({trace.token_ids for trace in traces}) == 3
+        engine.refresh()
+        assert talk(policy, seed=1, opening=opening).trace() == base
+
+
+def test_a_dialogue_that_is_open_across_a_refresh_goes_on_under_the_new_weights(model, tokenizer):
+    adapted = with_adapter(model)
+    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+        dialogue = engine.policy(max_new_tokens=6).open([SYSTEM, user("x")], (), seed=1)
+        dialogue.reply()
+        engine.refresh(adapted)
+        dialogue.observe([user("y")])
+        dialogue.reply()
+        trace = dialogue.trace()
+        start, end = turns_of(trace)[1]
+        assert (torch.tensor(trace.logprobs) - fresh_logprobs(adapted, trace))[start:end].abs().max() < 1e-4
+
+
+def test_fifty_refreshes_leave_the_base_bit_for_bit_as_it_was(model, tokenizer):
+    adapted = with_adapter(model)
+    before = {name: weight.clone() for name, weight in model.state_dict().items() if "lora_" not in name}
+    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+        for seed in range(50):
+            scramble(adapted, seed)
+            engine.refresh(adapted)
+    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
+
+
+def test_the_sampler_shares_what_no_adapter_touches(model, tokenizer):
+    adapted = with_adapter(model)
+    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+        engine.refresh(adapted)
+        theirs = {weight.data_ptr() for weight in adapted.parameters()}
+        own = [name for name, weight in engine._model.named_parameters() if weight.data_ptr() not in theirs]
+    assert len(own) == 2 * 7
+    assert all(name.endswith("proj.weight") for name in own)
+
+
+def test_the_learners_model_keeps_its_own_attention_and_gradients(model, tokenizer):
+    adapted = with_adapter(model)
+    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+        engine.refresh(adapted)
+        talk(engine.policy(max_new_tokens=3), seed=0)
+        adapted(torch.tensor([[3, 4, 5]])).logits.sum().backward()
+    assert all(weight.grad is not None for name, weight in adapted.named_parameters() if "lora_" in name)
+
+
+def test_an_adapter_of_another_model_is_refused(model, tokenizer, engine):
+    with pytest.raises(UsageError, match="not the tensor"):
+        engine.refresh(with_adapter(small_llama(tokenizer, seed=1)))
+
+
+def test_a_failing_forward_voids_who_waits_and_the_engine_goes_on(model, engine, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    policy = engine.policy(greedy=True, max_new_tokens=4)
+    survivor = policy.open([SYSTEM, user("survivor")], (), seed=0)
+    survivor.reply()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_forward", broken)
+        for failure in together(lambda n: failure_of(lambda: talk(policy, seed=n)), 4):
+            assert (failure.kind, failure.stage) == ("policy_failed", "policy")
+            assert "out of memory" in failure.message
+    survivor.observe([user("again")])
+    survivor.reply()
+    assert gap(model, survivor.trace()) < 1e-4
+
+
+def test_closing_the_engine_frees_who_waits(model, tokenizer):
+    engine = Engine(model, Chat(tokenizer, model=model), max_context=2000)
+    policy = engine.policy(max_new_tokens=1900)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(lambda n=n: policy.open([user("x")], (), seed=n).reply()) for n in range(2)]
+        while not engine.stats.steps:
+            threading.Event().wait(0.005)
+        engine.close()
+        for future in waiting:
+            error = future.exception(timeout=30)
+            assert error is None or (isinstance(error, WorldFailure) and error.kind == "policy_failed")
+    with pytest.raises(WorldFailure, match="closed"):
+        policy.open([user("x")], (), seed=0).reply()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}, "dynamic"),
+        ({"max_position_embeddings": 128}, "max_context is 600, but this llama model knows 128"),
+    ],
+)
+def test_a_model_that_the_sampler_would_get_wrong_is_refused(tokenizer, change, message):
+    with pytest.raises(UsageError, match=message):
+        Engine(small_llama(tokenizer, **change), Chat(tokenizer), max_context=600)
+
+
+def test_a_sliding_window_is_refused(tokenizer):
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, use_sliding_window=True, sliding_window=8, max_window_layers=1,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="sliding_attention"):
+        Engine(Qwen3ForCausalLM(config), Chat(tokenizer), max_context=100)
+
+
+@pytest.mark.model
+def test_the_real_model_answers_as_generate_does_and_knows_its_logprobs():
+    from envgym_trainer.models import load_model
+
+    model, tokenizer = load_model("smollm2-135m-instruct", device="cpu")
+    with Engine(model, Chat(tokenizer, model=model), max_context=512) as engine:
+        opening = [[Message("system", "Answer briefly."), user(text)] for text in ("The capital of France?", "Count to three.")]
+        for policy, check in (
+            (engine.policy(greedy=True, max_new_tokens=10), lambda trace: assert_greedy_as_generate(model, trace, limit=10)),
+            (engine.policy(max_new_tokens=10), lambda trace: gap(model, trace) < 1e-4 or pytest.fail("logprobs differ")),
+        ):
+            for dialogue in together(lambda n, p=policy: talk(p, seed=n, opening=opening[n % 2], turns=2), 4):
+                check(dialogue.trace())
