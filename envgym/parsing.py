@@ -111,7 +111,8 @@ def render_call(call: ToolCall, dialect: str) -> str:
 
 def explain(dialect: str) -> str:
     """Tells a model how to call a tool, by an example with a made-up one."""
-    example = render_call(ToolCall("look_up", {"id": "A1", "limit": 2}), dialect)
+    # No number and no name in it: either could be the answer of some task.
+    example = render_call(ToolCall("look_up", {"word": "tree"}), dialect)
     alone = "with nothing but" if dialect in ("bare", "pythonic") else "with"
     return f"To call a tool, answer {alone}:{' ' if dialect in ('bare', 'pythonic') else chr(10)}{example}"
 

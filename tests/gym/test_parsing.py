@@ -239,4 +239,4 @@ def test_a_dialect_function_raises_where_it_was_tried_in_vain():
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_explanation_shows_the_very_form_that_is_read(dialect):
-    assert parse(explain(dialect).partition(":")[2].strip(), [dialect]).calls == (LOOK_UP,)
+    assert parse(explain(dialect).partition(":")[2].strip(), [dialect]).calls == (ToolCall("look_up", {"word": "tree"}),)

@@ -1,0 +1,176 @@
+"""What the checks share: a world, the tasks under test, ways to play them, and a look at what single calls change."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from envgym.env import World
+from envgym.episode import Episode
+from envgym.loading import load_object
+from envgym.messages import ToolCall
+from envgym.parsing import render_call
+from envgym.play import Request, play_many
+from envgym.policies import Policy
+from envgym.policies.scripted import ScriptDialogue
+from envgym.sandbox import Session
+from envgym.sandbox.agent import prepare_image
+from envgym.state import diff_rows, matches
+from envgym.tasks import Task
+
+WORKERS = 16
+EXTRA_TURNS = 8
+"""Turns added to the limit where a check adds calls to the oracle's, so that it tests the grader and not the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check found."""
+
+    id: str
+    """Name of the check, after OpenEnv RFC 008 where it has one."""
+    passed: bool
+    detail: str
+    """Numbers when it passed; the first offenders when it failed."""
+
+
+def verdict(check: str, offenders: Sequence[str], passed: str) -> CheckResult:
+    """Passed when nobody offended; otherwise the detail names the first three."""
+    if not offenders:
+        return CheckResult(check, True, passed)
+    more = f"; and {len(offenders) - 3} more" if len(offenders) > 3 else ""
+    return CheckResult(check, False, "; ".join(offenders[:3]) + more)
+
+
+@dataclass
+class Bench:
+    """A world on the test bench."""
+
+    world: World
+    tasks: dict[str, list[Task]]
+    """Split -> its tasks under test."""
+    on_episode: Callable[[Episode], None] = lambda episode: None
+    oracle: dict[str, Episode] = field(default_factory=dict)
+    """Task id -> the oracle's episode, once `oracle_max` has played them."""
+
+    @property
+    def all_tasks(self) -> list[Task]:
+        return [task for tasks in self.tasks.values() for task in tasks]
+
+    @property
+    def dialect(self) -> str:
+        return self.world.spec.prompt.dialects[0]
+
+    def sample(self, count: int) -> list[Task]:
+        """At most `count` tasks of each split, spread evenly; tasks are dealt over templates, so every template is there."""
+        return [task for tasks in self.tasks.values() for task in spread(tasks, count)]
+
+    def play(self, policy: Policy, tasks: Sequence[Task], *, workers: int = WORKERS) -> list[Episode]:
+        """One episode a task, under the environment's own limits; seed 0."""
+        requests = [Request(task.id, 0) for task in tasks]
+        return play_many(self.world.env, policy, requests, workers=workers, on_episode=self.on_episode)
+
+    def play_variants(self, variants: Sequence[Variant]) -> list[Episode]:
+        """One episode a variant, with room for the turns that it adds."""
+        spec = self.world.spec
+        episode = spec.episode.model_copy(update={"max_turns": spec.episode.max_turns + EXTRA_TURNS})
+        roomy = World(spec.model_copy(update={"episode": episode}), sandbox=self.world.sandbox)
+        requests = [Request(variant.task.id, index) for index, variant in enumerate(variants)]
+        policy = _Variants(variants, self.dialect)
+        return play_many(roomy.env, policy, requests, workers=WORKERS, on_episode=self.on_episode)
+
+    @contextmanager
+    def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:
+        """A session on the task's starting tables, outside any episode; tables in `free` (patterns) do not count."""
+        session = self.world.sandbox.open(seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds)
+        try:
+            yield Probe(self.world, session, free)
+        finally:
+            session.close()
+
+    def writing_calls(self, task: Task) -> list[int]:
+        """Indices of the oracle's calls that change a table."""
+        with self.probe(task) as probe:
+            return [index for index, call in enumerate(task.oracle) if probe.changes(call)]
+
+    def tables(self, task: Task) -> sqlite3.Connection:
+        """A private copy of the tables the task starts with."""
+        spec = self.world.spec
+        schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
+        fill = load_object(spec.state.seed, spec.root) if spec.state.seed else None
+        db = sqlite3.connect(":memory:")
+        db.deserialize(prepare_image(schema, fill, task.seed))
+        return db
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The oracle's way through a task, altered."""
+
+    task: Task
+    calls: tuple[ToolCall, ...]
+    what: str
+    """How it was altered, for the report."""
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """Plays the variant whose index is the seed."""
+
+    variants: Sequence[Variant]
+    dialect: str
+
+    def open(self, messages: Any, tools: Any, *, seed: int, task: Task | None = None) -> ScriptDialogue:
+        variant = self.variants[seed]
+        texts = [render_call(call, self.dialect) for call in variant.calls]
+        return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else variant.task.final)
+
+
+class Probe:
+    """Makes calls in a session and says what each of them changed, with no grader between."""
+
+    def __init__(self, world: World, session: Session, free: Sequence[str]):
+        self._world, self._session, self._free = world, session, free
+        self._rows, self._made = self._changed_rows(), 0
+
+    def changes(self, call: ToolCall) -> set[tuple[str, str]]:
+        """Rows (table, key) that this call changed in a way it had not been changed before; empty for a read or a refusal.
+
+        Volatile columns do not count. Raises WorldFailure when the tool crashes.
+        """
+        self.ok(call)
+        before, self._rows = self._rows, self._changed_rows()
+        return {key for key, row in self._rows.items() if before.get(key) != row} | (before.keys() - self._rows.keys())
+
+    def ok(self, call: ToolCall) -> bool:
+        """Makes the call; whether the tool accepted it."""
+        spec = self._world.spec
+        now = spec.state.now + timedelta(seconds=spec.state.step_seconds * self._made)
+        self._made += 1
+        return self._session.call(call.name, call.arguments, now=now.isoformat(), timeout_seconds=spec.episode.tool_seconds).ok
+
+    def _changed_rows(self) -> dict[tuple[str, str], str]:
+        spec = self._world.spec
+        changes = self._session.diff(timeout_seconds=spec.episode.tool_seconds)
+        rows = diff_rows(changes, self._world.keys, volatile=spec.state.volatile)
+        # Rows of a table without a primary key have no name but their content.
+        named = [((row.table, repr(row.key if row.key is not None else row.after)), row) for row in rows]
+        return {name: repr((row.kind, row.after)) for name, row in named if not matches(row.table, self._free)}
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items at even distances."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def told(episode: Episode) -> str:
+    """An episode in a few words, for a report."""
+    if episode.failure is not None:
+        return f"{episode.task_id}: void, {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message[-160:]}"
+    return f"{episode.task_id}: reward {episode.reward:g}, {episode.stop_reason}"
