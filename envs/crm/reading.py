@@ -114,7 +114,9 @@ def get_record(db: sqlite3.Connection, record: str) -> str:
         record: an id such as A38, C417, D305, K290, L52, P24, Q811 or U17.
     """
     row = crm_rows.fetch(db, crm_rows.table_of(record), record)
-    shown = [f"{key.removesuffix('_id')}: {row[key]}" for key in row.keys() if key not in ("id", "updated_at", "created_at")]  # noqa: SIM118
+    hidden = ("id", "updated_at", "created_at")
+    filled = {key: "none" if value in (None, "") else value for key, value in dict(row).items() if key not in hidden}
+    shown = [f"{key.removesuffix('_id')}: {value}" for key, value in filled.items()]
     if record[0] == "D":
         for quote in db.execute("SELECT id, discount, status FROM quotes WHERE deal_id = ? ORDER BY id", (record,)):
             shown.append(f"quote {quote['id']}: {quote['discount']}% {quote['status']}")
