@@ -18,8 +18,9 @@ def sample(ids, first_sampled, advantage=1.0):
 
 
 def gradients(model, batches):
-    """Gradient of a sum in which every entry has a pull of its own."""
+    """Gradient of a sum in which every entry has a pull of its own; small attention blocks, so that a tree has many."""
     learner = Learner(model)
+    learner.attention_block = 7
     for batch in batches:
         logprobs, _ = learner.score(batch)
         (logprobs[batch.entry_nodes] * (batch.advantages * batch.weights).double() / 7).sum().backward()
@@ -43,11 +44,8 @@ def test_shared_prompts_and_shared_sampled_prefixes_are_read_once():
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
 def test_a_token_sees_its_ancestors_and_itself_and_nothing_else(size):
     batch = tree_batch([sample([1, 2, 3, 9], 1), sample([1, 4, 5, 9], 1)])  # row: 1 2 3 4 5
-    seen = [
-        batch.input_ids[0, block.keys][row].tolist()
-        for block in attention_blocks(batch.subtree_end, size=size)
-        for row in block.mask
-    ]
+    blocks = attention_blocks(batch.subtree_end, size=size)
+    seen = [batch.input_ids[0, block.keys][row].tolist() for block in blocks for row in block.mask]
     assert seen == [[1], [1, 2], [1, 2, 3], [1, 4], [1, 4, 5]]
 
 
@@ -74,6 +72,7 @@ def test_tree_and_flat_have_equal_logprobs_and_gradients(seed):
     flat, tree = flat_batch(samples), tree_batch(samples)
     assert tree.num_tokens < flat.num_tokens
     learner = Learner(model)
+    learner.attention_block = 5
     with torch.no_grad():
         scored = [learner.score(batch)[0][batch.entry_nodes] for batch in (flat, tree)]
     assert torch.allclose(*scored, rtol=0, atol=1e-9)
