@@ -56,7 +56,7 @@ def model_card(facts: CardFacts) -> str:
         f"## How it was made\n\n{_table(facts.recipe)}\n\nLoRA rank {facts.rank}, alpha {facts.alpha:g}, seed {facts.seed}.",
         _use(facts),
         f"## Versions\n\n{_table(facts.versions)}" if facts.versions else "",
-        "## Limits\n\nMeasured on tasks of this environment and on nothing else; other abilities of the base model were not checked.",
+        "## Limits\n\nMeasured on tasks of this environment and on nothing else; other abilities of the base model were not.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
