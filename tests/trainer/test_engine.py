@@ -13,6 +13,7 @@ from envgym.errors import UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import Dialogue, Policy
 from envgym_trainer.chat import Chat
+from envgym_trainer.dialogue import EngineDialogue
 from envgym_trainer.engine import Engine
 from envgym_trainer.lora import attach
 
@@ -39,7 +40,7 @@ def user(text: str) -> Message:
     return Message("user", text)
 
 
-def talk(policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about") -> Dialogue:
+def talk(policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about") -> EngineDialogue:
     """A whole dialogue whose observations differ in length from turn to turn and from seed to seed."""
     dialogue = policy.open(opening or [SYSTEM, user(f"{words} {seed}")], (), seed=seed)
     for turn in range(turns):

@@ -38,7 +38,9 @@ def lora_state(model: Any) -> dict[str, Tensor]:
     """The adapter's tensors by the names that its file uses, detached copies on the CPU."""
     from peft import get_peft_model_state_dict
 
-    return {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+    # Left to itself PEFT asks the hub whether the vocabulary has grown; embeddings are never adapted here.
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def lora_layers(model: Any) -> dict[str, Any]:

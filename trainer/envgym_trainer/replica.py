@@ -69,4 +69,6 @@ def _without_adapters(model: nn.Module) -> nn.Module:
         if isinstance(module, LoraLayer):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config  # so that PEFT takes it for the plain model that it is
     return model
