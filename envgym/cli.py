@@ -27,7 +27,13 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    # Settings may stand anywhere on the line; argparse itself takes them only in one place.
+    if not hasattr(arguments, "settings") or any(word.startswith("-") or "=" not in word for word in rest):
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    else:
+        arguments.settings += rest
     try:
         return arguments.run(arguments) or 0
     except EnvgymError as error:

@@ -54,7 +54,6 @@ def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Con
     import torch
 
     from envgym_trainer.display import Display
-    from envgym_trainer.export_run import export
     from envgym_trainer.facts import run_facts
     from envgym_trainer.models import pick_device
     from envgym_trainer.monitor import Monitor
@@ -76,7 +75,7 @@ def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Con
             if resume:
                 trainer.resume()
             outcomes = trainer.run()
-            export(trainer, outcomes)
+            trainer.export(outcomes)
             return outcomes
         finally:
             trainer.close()

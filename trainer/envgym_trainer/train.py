@@ -20,7 +20,7 @@ from envgym.errors import UsageError
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.registration import make_world
-from envgym.report import Outcome
+from envgym.report import Outcome, to_markdown
 from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer import checkpoint
@@ -31,11 +31,12 @@ from envgym_trainer.checkpoint import Progress
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.display import Display
 from envgym_trainer.engine import Engine
+from envgym_trainer.export import save_adapter
 from envgym_trainer.interrupt import Interrupt
 from envgym_trainer.learner import Learner
 from envgym_trainer.lora import attach
 from envgym_trainer.metrics import episode_metrics, eval_metrics
-from envgym_trainer.models import load_model, pick_device
+from envgym_trainer.models import load_model, pick_device, resolve
 from envgym_trainer.monitor import Monitor
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.runs import RunFolder
@@ -139,6 +140,14 @@ class Trainer:
         self.monitor.log(self.progress.step, eval_metrics(episodes), phase="eval")
         self.display.note(f"{name}: {outcome.line()}")
         self.save()
+
+    def export(self, outcomes: dict[str, Outcome]) -> None:
+        """Writes `adapter/`: what PEFT and vLLM load, with a model card that holds the table."""
+        base = resolve(self.config.model).public_id
+        card = to_markdown(list(outcomes.values()))
+        self.folder.save_adapter(
+            lambda folder: save_adapter(self.model, self.tokenizer, self.chat, folder, base_id=base, card=card)
+        )
 
     def save(self) -> None:
         self.folder.save_checkpoint(self.progress.step, lambda folder: checkpoint.save(folder, self.learner, self.progress))
