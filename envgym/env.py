@@ -86,7 +86,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         render_mode: `ansi` makes `render()` give the conversation so far as text.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium's own convention
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own convention
 
     def __init__(
         self,
