@@ -3,6 +3,7 @@
 Run directly on SQLite, without environment or sandbox: those have tests of their own.
 """
 
+import dataclasses
 import inspect
 import re
 import sqlite3
@@ -232,7 +233,7 @@ def test_one_write_more_or_one_value_wrong_is_not_solved(name):
     *others, last = task.changes
     column, wanted = next(iter(last.values.items()))
     wrong = Change(last.kind, last.table, last.key, {**last.values, column: f"{wanted}x"})
-    spoilt = Task(**{field: getattr(task, field) for field in Task.__slots__} | {"changes": (*others, wrong)})
+    spoilt = dataclasses.replace(task, changes=(*others, wrong))
     assert not play(spoilt, task.oracle)[0]
 
 
