@@ -1,8 +1,8 @@
 """Boxes that are Docker containers: one long-lived container, many sessions, spoken to over its attached stdio.
 
-Covered: no network, a read-only file system with a small /tmp, no capabilities, a user without rights, limits on memory,
-processors, processes and output, and an end together with the owner even when that is killed: the engine closes stdin, the
-agent ends, the engine removes the container. Files come as a copy (`parcel.py`), never as a mount of a host's folder.
+Covered: no network, a read-only file system but for a small /tmp and /dev/shm, no capabilities, a user without rights, limits
+on memory, processors, processes and output, and an end together with the owner even when that is killed: the engine closes
+stdin, the agent ends, the engine removes the container. Files come as a copy (`parcel.py`), not as a mount of a host's folder.
 Not covered: a hostile kernel exploit; sessions of one box that attack each other, as they share a user id. `docker exec` is
 never used: it costs 100 ms where a line over stdio costs a quarter of one.
 """
@@ -31,14 +31,10 @@ STDOUT = 1
 
 
 class DockerSandbox(BoxSandbox):
-    """Runs an app in a container. Raises PrerequisiteError for no engine or no image, SpecError for files out of reach.
+    """Runs an app in a container. Raises PrerequisiteError for no engine or no image, SpecError for files out of reach."""
 
-    Args:
-        api: a connected `docker.APIClient`; found by `engine.connect` when not given.
-    """
-
-    def __init__(self, app: App, options: SandboxOptions, *, api: Any = None):
-        self._api = api or connect()
+    def __init__(self, app: App, options: SandboxOptions):
+        self._api = connect()
         ensure_image(self._api, options.image)
         self._parcel, self._options = pack(app), options
         shared = "user id" if options.isolation == "fork" else "process"
@@ -48,6 +44,13 @@ class DockerSandbox(BoxSandbox):
                   f"sessions of one box share a {shared}",
         )  # fmt: skip
         reap_orphans(self._api)
+
+    def _after_fork(self) -> None:
+        self._api = connect()  # two processes must not speak over one pooled connection
+
+    def close(self) -> None:
+        super().close()
+        self._api.close()
 
     def _start_container(self) -> DockerTransport:
         import docker.errors
@@ -71,6 +74,7 @@ def create(api: Any, options: SandboxOptions) -> str:
         mounts=[Mount(HOME, None, type="volume", no_copy=True)],
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
+        shm_size=f"{options.tmpfs_mb}m",
         pids_limit=options.pids,
         mem_limit=f"{options.memory_mb}m",
         memswap_limit=f"{options.memory_mb}m",  # equal to memory: no swap
@@ -82,7 +86,7 @@ def create(api: Any, options: SandboxOptions) -> str:
     return api.create_container(
         options.image, entrypoint=["python", "-s", f"{HOME}/agent"], command=[], user=NOBODY, working_dir="/tmp",
         stdin_open=True, detach=False, tty=False, hostname="box", labels=labels(), host_config=limits,
-        environment=FIXED_VARIABLES | {"HOME": "/tmp"},
+        environment=FIXED_VARIABLES | {"HOME": "/tmp", "ENVGYM_SCRATCH": "/tmp"},
     )["Id"]  # fmt: skip
 
 
@@ -117,12 +121,22 @@ class DockerTransport:
             if header[0] == STDOUT:
                 return payload
             self._tail.add(payload)
+        self._hang_up()
         return b""
+
+    def _hang_up(self) -> None:
+        """Closes our end, by the thread that reads: stream, socket and response hold each other and would stay open."""
+        for part in (self._stream, self._socket, getattr(self._stream, "_response", None)):
+            with contextlib.suppress(OSError, AttributeError):
+                part.close()  # type: ignore[union-attr]
 
     def _exactly(self, size: int) -> bytes:
         """The next `size` bytes; empty when the stream ends before."""
         while len(self._data) < size:
-            more = self._socket.recv(1 << 18)
+            try:
+                more = self._socket.recv(1 << 18)
+            except OSError:  # shut down by `kill`, or reset by an engine that went away
+                more = b""
             if not more:
                 return b""
             self._data += more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def ensure_image(api: Any, image: str) -> None:
         return
     except docker.errors.ImageNotFound:
         pass
+    logging.getLogger("envgym").warning("pulling the image %s, once", image)
     trouble = ""
     try:
         repository, tag = parse_repository_tag(image)

@@ -1,6 +1,7 @@
 """Boxes that are local processes: the embedded default, where no container engine is at hand.
 
-Covered: a clean environment (no secrets of the caller), crashes, hangs and floods of tools, an end together with its owner.
+Covered: a clean environment (no secrets of the caller), crashes, hangs and floods of tools, an end together with its owner, a
+folder for each session that is wiped with it.
 Not covered: the box sees the files and the network of the user who runs it. For tools that run code a model wrote, take Docker.
 """
 
@@ -9,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import Any
 
@@ -28,6 +31,8 @@ class LocalTransport:
 
     def __init__(self) -> None:
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | FIXED_VARIABLES
+        self._scratch = tempfile.mkdtemp(prefix="envgym-")
+        environment["ENVGYM_SCRATCH"] = self._scratch
         # A process group of its own: Ctrl-C in a terminal is for the owner to handle, who then closes the box.
         self._process = subprocess.Popen(
             [sys.executable, "-s", str(AGENT)],
@@ -81,6 +86,7 @@ class LocalTransport:
                 with contextlib.suppress(OSError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)  # the agent does so too, for an owner that was killed
         with self._sending:  # a sender that is stuck in a full pipe fails now, and lets go
             self._stdin.close()
 

@@ -24,7 +24,7 @@ class SandboxOptions:
     pids: int = 256
     """Processes and threads that a container may hold."""
     tmpfs_mb: int = 32
-    """Size of /tmp, a container's only writable folder, MiB; it counts as memory."""
+    """Size of /tmp and of /dev/shm, all that a container can write, MiB each; they count as memory."""
     output_bytes: int = 65536
     """Output of one tool call that is kept, bytes."""
     open_seconds: float = 30.0

@@ -199,6 +199,9 @@ class BoxSandbox:
     def _forget_boxes(self) -> None:
         self._process, self._lock, self._box = os.getpid(), threading.Lock(), None
 
+    def _after_fork(self) -> None:
+        """For what else a backend must not share with its parent process."""
+
     def describe(self) -> list[dict[str, Any]]:
         return self._ready_box().tools
 
@@ -217,6 +220,7 @@ class BoxSandbox:
     def _ready_box(self) -> Box:
         if self._process != os.getpid():  # after a fork of the host: the box, and maybe a held lock, belong to the parent
             self._forget_boxes()
+            self._after_fork()
         with self._lock:
             if self._closed:
                 raise UsageError("this sandbox is closed; open another one with open_sandbox()")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from shop import NOW, SHOP
+from kiosk import KIOSK, NOW
 
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, load_module, prepare_image
 from envgym.sandbox.agent.tables import Images
@@ -203,7 +203,7 @@ def fill(db, seed):
 
 
 def changed_by(*statements: str) -> dict[str, Any]:
-    desk = Desk(load_app(SHOP.root, SHOP.tools), prepare_image(SCHEMA, fill, 5), 5)
+    desk = Desk(load_app(KIOSK.root, KIOSK.tools), prepare_image(SCHEMA, fill, 5), 5)
     for statement in statements:
         desk.db.execute(statement)
     return desk.diff()

@@ -1,13 +1,17 @@
 """What every sandbox promises, whichever backend and isolation it has."""
 
+import gc
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from shop import EVERY, FORK, LOCAL, NOW, SHOP, call, options
+from kiosk import EVERY, FORK, KIOSK, LOCAL, NOW, call, options
 
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.sandbox import App
@@ -16,7 +20,7 @@ from envgym.sandbox.factory import open_sandbox
 
 @pytest.fixture(scope="module", params=EVERY)
 def sandbox(request):
-    with_boxes = open_sandbox(SHOP, options(request.param))
+    with_boxes = open_sandbox(KIOSK, options(request.param))
     yield with_boxes
     with_boxes.close()
 
@@ -212,12 +216,19 @@ def test_the_label_says_what_is_not_isolated(sandbox):
     ] in sandbox.label
 
 
+def wait_until(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.05)
+
+
 # --- what only processes of their own can promise ---
 
 
 @pytest.fixture(scope="module", params=FORK)
 def forking(request):
-    sandbox = open_sandbox(SHOP, options(request.param))
+    sandbox = open_sandbox(KIOSK, options(request.param))
     yield sandbox
     sandbox.close()
 
@@ -251,6 +262,16 @@ def test_a_tool_that_ends_its_process_ends_its_session_alone(forking):
     well.close()
 
 
+def test_files_that_a_tool_leaves_are_seen_by_its_session_alone(forking):
+    for _ in range(2):  # the second session, with or without the first one's end, finds a clean folder
+        sessions = [forking.open(seed=7, timeout_seconds=20) for _ in range(2)]
+        for session in sessions:
+            files = json.loads(call(session, "leave_files").text)
+            assert [name[:17] for name in files] == ["left_as_temporary", "left_at_home", "left_here"]
+        for session in sessions:
+            session.close()
+
+
 def test_a_tool_finds_stdin_empty(forking):
     session = forking.open(seed=7, timeout_seconds=20)
     assert call(session, "read_stdin").text == "''"
@@ -282,7 +303,7 @@ def test_a_group_that_opens_one_new_seed_at_once_gets_one_state(forking):
 
 @pytest.mark.parametrize("kind", FORK)
 def test_a_killed_box_loses_its_sessions_at_once_and_the_next_open_starts_a_fresh_one(kind):
-    sandbox = open_sandbox(SHOP, options(kind))
+    sandbox = open_sandbox(KIOSK, options(kind))
     try:
         session, waiting = (sandbox.open(seed=7, timeout_seconds=20) for _ in range(2))
         failures = []
@@ -308,8 +329,27 @@ def _kill_box(sandbox, session) -> None:
         failure_of(lambda: call(session, "kill_parent"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc")
+@pytest.mark.parametrize("kind", FORK)
+def test_lost_and_closed_boxes_leave_no_descriptor_and_no_thread_behind(kind):
+    def lose_one() -> tuple[int, int]:
+        threads = threading.active_count()
+        sandbox = open_sandbox(KIOSK, options(kind))
+        _kill_box(sandbox, sandbox.open(seed=7, timeout_seconds=30))
+        while sandbox._box.lost is None:
+            time.sleep(0.01)
+        sandbox.describe()
+        sandbox.close()
+        wait_until(lambda: threading.active_count() <= threads)
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    lose_one()
+    gc.collect()  # what earlier tests have left
+    assert lose_one() == lose_one() == lose_one()
+
+
 def test_garbage_on_the_wire_loses_the_box():
-    sandbox = open_sandbox(SHOP, options(("local", "fork")))
+    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
     session = sandbox.open(seed=7, timeout_seconds=20)
     sandbox._box._deliver = lambda reply: (_ for _ in ()).throw(ValueError("not a reply"))
     failure = failure_of(lambda: call(session, "echo", text="x"))
@@ -320,7 +360,7 @@ def test_garbage_on_the_wire_loses_the_box():
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_after_close_nothing_opens(kind):
-    sandbox = open_sandbox(SHOP, options(kind))
+    sandbox = open_sandbox(KIOSK, options(kind))
     sandbox.close()
     sandbox.close()
     with pytest.raises(UsageError, match="sandbox is closed"):
@@ -350,7 +390,7 @@ def test_an_app_without_tables_works(kind, tmp_path):
 @pytest.mark.parametrize("kind", LOCAL)
 def test_a_local_box_gets_no_secrets_of_its_owner(kind, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "secret")
-    sandbox = open_sandbox(SHOP, options(kind))
+    sandbox = open_sandbox(KIOSK, options(kind))
     environment = json.loads(call(sandbox.open(seed=7, timeout_seconds=20), "environment").text)
     assert "MY_API_KEY" not in environment
     assert environment["TZ"] == "UTC"
@@ -358,7 +398,7 @@ def test_a_local_box_gets_no_secrets_of_its_owner(kind, monkeypatch):
 
 
 def test_closing_a_session_ends_its_process_and_what_that_started():
-    sandbox = open_sandbox(SHOP, options(("local", "fork")))
+    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
     session = sandbox.open(seed=7, timeout_seconds=20)
     pid = int(call(session, "process_id").text)
     caller = threading.Thread(target=lambda: failure_of(lambda: call(session, "hang_with_child")))
@@ -366,14 +406,53 @@ def test_closing_a_session_ends_its_process_and_what_that_started():
     time.sleep(0.3)
     session.close()
     caller.join(timeout=10)
-    sandbox.open(seed=7, timeout_seconds=20)  # the box answers in order: by now the close is done
-    with pytest.raises(ProcessLookupError):
-        os.killpg(pid, 0)
+    wait_until(lambda: not _living_of_group(pid))
+    sandbox.close()
+
+
+def _living_of_group(group: int) -> list[str]:
+    lines = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if line.split()[0] == str(group) and "Z" not in line]
+
+
+def test_a_closed_session_leaves_no_file_and_a_closed_sandbox_no_folder():
+    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
+    session = sandbox.open(seed=7, timeout_seconds=20)
+    scratch = Path(json.loads(call(session, "environment").text)["TMPDIR"]).parent
+    call(session, "leave_files")
+    assert len(list(scratch.rglob("left*"))) == 3
+    session.close()
+    sandbox.open(seed=7, timeout_seconds=20)  # answered in order: by now the close is done
+    assert not list(scratch.rglob("left*"))
+    sandbox.close()
+    assert not scratch.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc")
+def test_a_hundred_episodes_leave_no_descriptor_thread_or_process_behind():
+    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
+
+    def held() -> tuple[int, ...]:
+        sandbox._box.request("ping", stage="open", timeout_seconds=20)
+        agent = sandbox._box._transport._process.pid
+        children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+        return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{agent}/fd")), threading.active_count(), len(children)
+
+    def episodes(count: int) -> None:
+        for seed in range(count):
+            session = sandbox.open(seed=seed % 5, timeout_seconds=20)
+            call(session, "set_stock", item_id="I1", stock=1)
+            session.close()
+
+    episodes(10)
+    before = held()
+    episodes(100)
+    assert held() == before
     sandbox.close()
 
 
 def test_a_forked_owner_gets_a_box_of_its_own():
-    sandbox = open_sandbox(SHOP, options(("local", "fork")))
+    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
     session = sandbox.open(seed=7, timeout_seconds=20)
     pid = os.fork()
     if pid == 0:
@@ -386,7 +465,7 @@ def test_a_forked_owner_gets_a_box_of_its_own():
 
 
 def test_a_signal_for_the_terminals_group_does_not_reach_the_box():
-    sandbox = open_sandbox(SHOP, options(("local", "fork")))
+    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
     sandbox.describe()
     assert os.getpgid(sandbox._box._transport._process.pid) != os.getpgid(0)
     sandbox.close()

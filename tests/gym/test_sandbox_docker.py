@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from shop import SHOP, call, need_docker, options
+from kiosk import KIOSK, call, need_docker, options
 
 from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox.factory import open_sandbox
@@ -29,7 +29,7 @@ def api():
 
 @pytest.fixture(scope="module")
 def sandbox():
-    sandbox = open_sandbox(SHOP, options(FORK, memory_mb=128, tmpfs_mb=8, pids=64))
+    sandbox = open_sandbox(KIOSK, options(FORK, memory_mb=128, tmpfs_mb=8, pids=64))
     yield sandbox
     sandbox.close()
 
@@ -60,7 +60,7 @@ def test_the_file_system_is_read_only(session, path):
     assert result.text in ("Read-only file system", "Permission denied")
 
 
-@pytest.mark.parametrize("path", ["/envgym/x", "/envgym/app/shop/tools.py", "/envgym/agent/desk.py"])
+@pytest.mark.parametrize("path", ["/envgym/x", "/envgym/app/kiosk/tools.py", "/envgym/agent/desk.py"])
 def test_a_tool_cannot_change_its_own_files_or_the_agents(session, path):
     assert call(session, "write_file", path=path).text == "Permission denied"
 
@@ -92,7 +92,7 @@ def test_a_tool_that_eats_all_memory_ends_its_session_alone(sandbox, session):
 
 
 def test_a_full_box_says_so_and_keeps_serving(api):
-    sandbox = open_sandbox(SHOP, options(FORK, pids=8))
+    sandbox = open_sandbox(KIOSK, options(FORK, pids=8))
     try:
         sessions = [sandbox.open(seed=7, timeout_seconds=20) for _ in range(7)]  # and the agent makes 8
         with pytest.raises(WorldFailure, match="sandbox_full in open: no process is left in this box, which has 7 sessions"):
@@ -118,7 +118,7 @@ def test_the_engine_is_told_all_limits(api, sandbox, session):
 
 def test_the_same_calls_give_the_same_bytes_as_in_a_local_process():
     def story(kind) -> list:
-        sandbox = open_sandbox(SHOP, options(kind))
+        sandbox = open_sandbox(KIOSK, options(kind))
         session = sandbox.open(seed=5, timeout_seconds=20)
         said = [call(session, "get_item", item_id=f"I{index}").text for index in range(20)]
         said += [call(session, "set_stock", item_id="I3", stock=value).text for value in (7, -7)]
@@ -134,7 +134,7 @@ def test_the_same_calls_give_the_same_bytes_as_in_a_local_process():
 
 
 def test_closing_removes_the_container_and_its_volume(api):
-    sandbox = open_sandbox(SHOP, options(FORK))
+    sandbox = open_sandbox(KIOSK, options(FORK))
     sandbox.describe()
     container = api.inspect_container(sandbox._box._transport.container)
     volume = container["Mounts"][0]["Name"]
@@ -146,10 +146,10 @@ def test_closing_removes_the_container_and_its_volume(api):
 OWNER = f"""
 import sys, threading
 sys.path.insert(0, {str(HERE)!r})
-from shop import SHOP, call, options
+from kiosk import KIOSK, call, options
 from envgym.sandbox.factory import open_sandbox
 from envgym.sandbox.owner import labels, RUN_LABEL
-sandbox = open_sandbox(SHOP, options(("docker", sys.argv[1])))
+sandbox = open_sandbox(KIOSK, options(("docker", sys.argv[1])))
 sessions = [sandbox.open(seed=7, timeout_seconds=60) for _ in range(4)]
 if sys.argv[1] == "fork":
     for session in sessions:
@@ -188,7 +188,7 @@ def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_ar
         api.remove_container(mine, force=True)
 
 
-def wait_until(condition, seconds: float = 5.0) -> None:
+def wait_until(condition, seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not so after {seconds} s"
@@ -201,7 +201,7 @@ def wait_until(condition, seconds: float = 5.0) -> None:
 def test_an_image_that_is_neither_there_nor_to_be_had_is_a_missing_prerequisite():
     need_docker()
     with pytest.raises(PrerequisiteError, match=r"no image 'envgym-test/absent:1' and cannot pull it .*sandbox.backend=local"):
-        open_sandbox(SHOP, options(FORK, image="envgym-test/absent:1"))
+        open_sandbox(KIOSK, options(FORK, image="envgym-test/absent:1"))
 
 
 def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
@@ -216,7 +216,7 @@ def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
         return create(api, options)
 
     monkeypatch.setattr(backend, "create", without_python)
-    sandbox = open_sandbox(SHOP, options(FORK))
+    sandbox = open_sandbox(KIOSK, options(FORK))
     with pytest.raises(PrerequisiteError, match=r"the sandbox does not start \(docker \(python:3.12-slim\)(.|\n)*no-python-here"):
         sandbox.describe()
     sandbox.close()

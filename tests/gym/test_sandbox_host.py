@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from shop import SHOP, call
+from kiosk import KIOSK, call
 
 from envgym.errors import PrerequisiteError, SpecError, UsageError
 from envgym.sandbox import App
@@ -27,7 +27,7 @@ def no_engine(monkeypatch, tmp_path):
 
 
 def test_auto_without_an_engine_takes_a_local_process_and_says_why(no_engine):
-    sandbox = open_sandbox(SHOP, SandboxOptions())
+    sandbox = open_sandbox(KIOSK, SandboxOptions())
     assert sandbox.label.startswith("local process, isolation fork: no file or network isolation (not docker: no Docker engine")
     assert call(sandbox.open(seed=7, timeout_seconds=20), "echo", text="x").text == "x"
     sandbox.close()
@@ -35,12 +35,12 @@ def test_auto_without_an_engine_takes_a_local_process_and_says_why(no_engine):
 
 def test_docker_without_an_engine_is_a_missing_prerequisite_with_the_way_out(no_engine):
     with pytest.raises(PrerequisiteError, match=r"no Docker engine answers at unix://.*Start Docker, .* sandbox.backend=local"):
-        open_sandbox(SHOP, SandboxOptions(backend="docker"))
+        open_sandbox(KIOSK, SandboxOptions(backend="docker"))
 
 
 def test_a_misspelt_backend_is_answered_with_the_right_one():
     with pytest.raises(UsageError, match=r"sandbox.backend is 'dokcer', did you mean 'docker'"):
-        open_sandbox(SHOP, SandboxOptions(backend="dokcer"))  # type: ignore[arg-type]
+        open_sandbox(KIOSK, SandboxOptions(backend="dokcer"))  # type: ignore[arg-type]
 
 
 def test_opening_a_local_sandbox_does_not_import_the_docker_sdk():
@@ -112,27 +112,29 @@ def test_an_ended_process_that_nobody_waited_for_is_gone():
 OWNER = f"""
 import sys, threading
 sys.path.insert(0, {str(HERE)!r})
-from shop import SHOP, call, options
+from kiosk import KIOSK, call, options
 from envgym.sandbox.factory import open_sandbox
-sandbox = open_sandbox(SHOP, options(("local", "fork")))
+sandbox = open_sandbox(KIOSK, options(("local", "fork")))
 sessions = [sandbox.open(seed=7, timeout_seconds=60) for _ in range(3)]
-print(sandbox._box._transport._process.pid, *(call(session, "process_id").text for session in sessions), flush=True)
+agent = sandbox._box._transport
+print(agent._scratch, agent._process.pid, *(call(session, "process_id").text for session in sessions), flush=True)
 for session in sessions:
     threading.Thread(target=call, args=(session, "hang", 60), kwargs=dict(seconds=60), daemon=True).start()
 threading.Event().wait()
 """
 
 
-def test_an_owner_killed_by_sigkill_leaves_no_local_process():
+def test_an_owner_killed_by_sigkill_leaves_no_local_process_and_no_file():
     process = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    pids = [int(pid) for pid in process.stdout.readline().split()]
+    scratch, *pids = process.stdout.readline().split()
     assert len(pids) == 4
+    assert Path(scratch).is_dir()
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 5
-    while any(_is_running(pid) for pid in pids):
-        assert time.monotonic() < deadline, "processes are left 5 s after their owner's end"
+    while any(_is_running(int(pid)) for pid in pids) or Path(scratch).exists():
+        assert time.monotonic() < deadline, "processes or files are left 5 s after their owner's end"
         time.sleep(0.05)
 
 

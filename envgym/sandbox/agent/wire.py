@@ -58,7 +58,8 @@ def failed(request: Request, kind: str, message: str) -> Reply:
 
 
 def no_session(request: Request) -> Reply:
-    return failed(request, "sandbox_lost", f"the box has no session '{request.get('session')}' (closed, or ended after a timeout)")
+    why = "closed, timed out, or its process ended"
+    return failed(request, "sandbox_lost", f"the box has no session '{request.get('session')}' ({why})")
 
 
 def attempt(request: Request, work: Callable[[], Any]) -> Reply:

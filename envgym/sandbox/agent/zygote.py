@@ -2,7 +2,8 @@
 
 The agent itself runs no tool and no seed function and never waits for a child: it watches all of them at once, passes lines
 on, and kills a child at its deadline. A state that is not cached is built in a child too; sessions for the same seed wait for
-that one. Grandchildren that leave their process group live on until the box ends.
+that one. Each session has a folder of its own to work in (current folder, TMPDIR, HOME), which is wiped when it ends.
+Grandchildren that leave their process group live on until the box ends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import json
 import math
 import os
 import selectors
+import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +42,7 @@ class Zygote:
                            "or set sandbox.isolation=state.")  # fmt: skip
         self.app, self.wire, self.output_bytes = app, wire, output_bytes
         self.images = Images()
+        self.scratch = os.environ.get("ENVGYM_SCRATCH") or tempfile.mkdtemp(prefix="envgym-")
         self.children: set[Child] = set()
         self.sessions: dict[str, Child] = {}
         self.builders: dict[int, Child] = {}
@@ -60,6 +64,7 @@ class Zygote:
         finally:
             for child in self.children:
                 child.kill()
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _turn(self) -> bool:
         """Handles what has happened since the last turn; False when stdin has ended."""
@@ -189,9 +194,17 @@ class Zygote:
     def _drop(self, child: Child) -> str:
         """Ends a child for good; returns how it ended."""
         self.children.discard(child)
-        self.sessions.pop(str(child.name), None) if not child.is_builder else self.builders.pop(int(child.name), None)
         self.selector.unregister(child.socket)
-        return child.end()
+        how = child.end()
+        if child.is_builder:
+            self.builders.pop(int(child.name), None)
+        else:
+            self.sessions.pop(str(child.name), None)
+            shutil.rmtree(self._folder(str(child.name)), ignore_errors=True)
+        return how
+
+    def _folder(self, session: str) -> str:
+        return os.path.join(self.scratch, session)
 
     # --- what children do ---
 
@@ -217,8 +230,16 @@ class Zygote:
             end.sendall(b"image\n" + image)
 
     def _work(self, opening: Request, image: bytes, end: socket.socket) -> None:
+        _live_in(self._folder(opening["session"]))
         desk = Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes)
         end.sendall(encode({"id": opening["id"], "result": None}))
         with end.makefile("rb") as requests:
             for line in requests:
                 end.sendall(encode(answer(desk, json.loads(line))))
+
+
+def _live_in(folder: str) -> None:
+    os.mkdir(folder, 0o700)
+    os.chdir(folder)
+    os.environ["TMPDIR"] = os.environ["HOME"] = folder
+    tempfile.tempdir = None  # what it may have found before

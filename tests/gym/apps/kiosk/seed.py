@@ -1,4 +1,4 @@
-"""Fills the shop for a seed."""
+"""Fills the kiosk for a seed."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Tools of a tiny shop, some of which behave as badly as tools can."""
+"""Tools of a tiny kiosk, some of which behave as badly as tools can."""
 
 import os
 import random
@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Literal
 
@@ -13,7 +14,7 @@ from names import NAMES
 
 
 def get_item(db, item_id: str) -> dict:
-    """One item of the shop.
+    """One item of the kiosk.
 
     Args:
         item_id: Id such as I3.
@@ -143,6 +144,13 @@ def write_file(path: str) -> str:
     except OSError as error:
         raise ValueError(error.strerror) from None
     return "written"
+
+
+def leave_files() -> list[str]:
+    """Writes files where programs do, and lists the folder."""
+    with open("left_here", "w"), open(os.path.expanduser("~/left_at_home"), "w"):
+        tempfile.mkstemp(prefix="left_as_temporary")
+    return sorted(os.listdir("."))
 
 
 def connect(host: str) -> str:
