@@ -1,7 +1,7 @@
 """Where tools run: the contract between an environment and its boxes.
 
 A `Sandbox` owns one or more boxes (an operating-system process or a container), in each of which the same stdlib-only
-`agent.py` runs; a `Session` is one episode's share of a box: a private copy of the state and the tools that work on it.
+`agent/` runs; a `Session` is one episode's share of a box: a private copy of the state and the tools that work on it.
 
     with open_sandbox(app, options) as sandbox:          # sandbox/factory.py
         session = sandbox.open(seed=7, timeout_seconds=10)
@@ -92,7 +92,12 @@ class Sandbox(Protocol):
         ...
 
     def open(self, *, seed: int, timeout_seconds: float) -> Session:
-        """A session on a fresh state made from `seed`. Raises WorldFailure(stage="open")."""
+        """A session on a fresh state made from `seed`.
+
+        Raises: WorldFailure(stage="open"), kind `sandbox_lost`, `timeout`, `seed_crashed` (the seed function raised) or
+            `sandbox_full` (no process is left in the box); PrerequisiteError where the very first box does not start;
+            SpecError for an app that cannot be loaded.
+        """
         ...
 
     def close(self) -> None:
