@@ -209,6 +209,14 @@ def test_other_families_train_on_the_tree_as_on_padded_rows(family):
     assert losses[0] == pytest.approx(losses[1], abs=1e-9)
 
 
+def test_a_window_shorter_than_the_conversation_is_refused_on_the_tree_and_served_by_padded_rows():
+    config = MistralConfig(**FAMILY, sliding_window=4)
+    model = get_peft_model(MistralForCausalLM(config), LoraConfig(r=4, target_modules=LINEARS))
+    with pytest.raises(UsageError, match=r"a window of 4 tokens.*layout='flat'"):
+        Learner(model).sft_step(random_samples(18))
+    assert Learner(model, layout="flat").sft_step(random_samples(18))["loss"] > 0
+
+
 def test_metrics_tell_how_much_was_shared():
     samples = random_samples(17)
     metrics = Learner(tiny_model()).sft_step(samples)

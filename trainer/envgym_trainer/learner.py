@@ -152,6 +152,7 @@ class Learner:
         """Forward and backward over all micro-batches, then one update."""
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
+        self.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left a part of its gradient
         self.model.eval()  # LoRA dropout would make the logprobs differ from those of sampling
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)

@@ -43,14 +43,16 @@ class _ActionLogprobs(torch.autograd.Function):
             rows = slice(start, start + chunk)
             ids = token_ids[rows, None]
             logits = (hidden[rows] @ head_weight.T).to(dtype).div_(temperature)  # (chunk, V)
-            normaliser = logits.logsumexp(dim=-1)
-            logprobs[rows] = logits.gather(1, ids).squeeze(1) - normaliser
-            probabilities = (logits - normaliser[:, None]).exp_()
-            entropy[rows] = normaliser - torch.linalg.vecdot(probabilities, logits)
+            logits -= logits.amax(dim=-1, keepdim=True)
+            scores = logits.exp()  # probabilities but for their sum, which is divided out of small results only
+            total = scores.sum(dim=-1)
+            logprobs[rows] = logits.gather(1, ids).squeeze(1) - total.log()
+            # Entropy = -sum p log p, with log p = logits - log total. As an einsum it is one pass over memory.
+            entropy[rows] = total.log() - torch.einsum("nv,nv->n", scores, logits) / total
             if slope is not None:
                 # d logprob / d hidden = (W[id] - sum_v p_v W[v]) / temperature
-                mean = probabilities.to(head_weight.dtype) @ head_weight
-                slope[rows] = (head_weight[token_ids[rows]] - mean).div_(temperature)
+                mean = scores.to(head_weight.dtype) @ head_weight / total[:, None]
+                slope[rows] = (head_weight[token_ids[rows]] - mean).div_(temperature).to(slope.dtype)
         if slope is not None:
             ctx.save_for_backward(slope)
         ctx.mark_non_differentiable(entropy)

@@ -74,10 +74,12 @@ def attend(
     Raises: UsageError for kinds of attention that a tree cannot serve.
     """
     window = options.get("sliding_window")
-    if options.get("softcap") is not None or options.get("s_aux") is not None or (window and query.shape[2] > window):
+    if window and max(int(block.mask.sum(dim=1).max()) for block in envgym_blocks) <= window:
+        window = None  # wider than the longest conversation: as good as none
+    if window or options.get("softcap") is not None or options.get("s_aux") is not None:
         raise UsageError(
             f"{type(module).__name__} asks for soft caps, sinks or a window of {window} tokens, which the prefix tree does not "
-            "know. Train it on padded rows: train.layout=flat"
+            "know. Train it on padded rows: Learner(..., layout='flat')."
         )
     # On CUDA a mask together with grouped heads falls back to the slow kernel; repeating the heads does not.
     repeats = query.shape[1] // key.shape[1] if query.is_cuda else 1
