@@ -138,7 +138,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             "tools": shown,
             "task": {"id": task.id, "split": task.split, "level": task.level, "template": task.template},
             "env_id": self.world.spec.id,
-            "state_hash": getattr(self._session, "state_hash", ""),
+            "state_hash": self._session.state_hash,
         }
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

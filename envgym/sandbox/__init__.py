@@ -58,6 +58,9 @@ Tables without a change are left out. A changed row stands in both lists; `envgy
 class Session(Protocol):
     """One episode's share of a box."""
 
+    state_hash: str
+    """Names the state it started from: equal for equal tables, whatever the backend."""
+
     def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
         """Runs one tool.
 

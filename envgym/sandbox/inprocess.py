@@ -55,6 +55,7 @@ class InProcessSession:
     """One episode's tables; the `Session` of envgym.sandbox."""
 
     def __init__(self, desk: Desk):
+        self.state_hash = desk.state_hash
         self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
 
     def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:

@@ -156,7 +156,8 @@ class Box:
 class BoxSession:
     """One episode's share of a box; the `Session` of envgym.sandbox."""
 
-    def __init__(self, box: Box, name: str):
+    def __init__(self, box: Box, name: str, state_hash: str):
+        self.state_hash = state_hash
         self._box, self._name, self._lock, self._closed = box, name, threading.Lock(), False
 
     def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
@@ -207,8 +208,8 @@ class BoxSandbox:
 
     def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
         box, name = self._ready_box(), f"s{next(self._names)}"
-        box.request("open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed)
-        return BoxSession(box, name)
+        state_hash = box.request("open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed)
+        return BoxSession(box, name, state_hash)
 
     def close(self) -> None:
         self._closed = True

@@ -108,7 +108,7 @@ def test_sessions_do_not_see_each_other(sandbox, session):
 def test_the_same_seed_gives_the_same_state_and_another_seed_another(sandbox):
     def items(seed: int) -> list[str]:
         session = sandbox.open(seed=seed, timeout_seconds=20)
-        texts = [call(session, "get_item", item_id=f"I{index}").text for index in range(20)]
+        texts = [session.state_hash, *(call(session, "get_item", item_id=f"I{index}").text for index in range(20))]
         session.close()
         return texts
 

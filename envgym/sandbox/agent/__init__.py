@@ -10,7 +10,7 @@ stderr. Needs Python 3.11 and SQLite 3.37; runs on Linux and macOS.
         "isolation": "fork", "output_bytes": 65536}
     <- {"id": 0, "result": [schema of each tool]}
     -> {"id": 1, "op": "open", "session": "s1", "seed": 7, "timeout": 5}
-    <- {"id": 1, "result": null}
+    <- {"id": 1, "result": "5f0c..."}                                hash of the state it starts from
     -> {"id": 2, "op": "call", "session": "s1", "tool": "greet", "arguments": {}, "now": "2026-03-02", "timeout": 5}
     <- {"id": 2, "result": {"text": "hi", "ok": true, "seconds": 0.0001}}
     -> {"id": 3, "op": "diff", "session": "s1", "timeout": 5}       also: ping; close (no answer)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from .app import LoadedApp
 from .describe import RESERVED
 from .failures import BoxError, tail_of
-from .tables import RowChanges, diff_tables
+from .tables import RowChanges, diff_tables, image_hash
 
 OUTPUT_BYTES = 64 * 1024
 
@@ -58,6 +58,7 @@ class Desk:
     def __init__(self, app: LoadedApp, image: bytes, seed: int, *, output_bytes: int = OUTPUT_BYTES, fix_random: bool = True):
         self.app, self.image, self.seed, self.calls = app, image, seed, 0
         self.output_bytes, self.fix_random = output_bytes, fix_random
+        self.state_hash = image_hash(image)
         self.db = sqlite3.connect(":memory:", factory=Database, isolation_level=None, check_same_thread=False)
         self.db.deserialize(image)
         self.db.row_factory = sqlite3.Row

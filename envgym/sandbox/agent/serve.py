@@ -39,9 +39,10 @@ class StateServer:
         else:
             self.wire.say(answer(desk, request) if desk else no_session(request))
 
-    def _open(self, session: str, seed: int) -> None:
+    def _open(self, session: str, seed: int) -> str:
         image = self.images.get(seed) or self.images.put(seed, prepare_image(self.app.schema_sql, self.app.seed_function, seed))
-        self.desks[session] = Desk(self.app, image, seed, output_bytes=self.output_bytes)
+        desk = self.desks[session] = Desk(self.app, image, seed, output_bytes=self.output_bytes)
+        return desk.state_hash
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ primary key and volatile columns (`envgym/state.py`), views, virtual tables.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -36,6 +37,14 @@ def prepare_image(schema_sql: str | None, seed_function: Callable[[sqlite3.Conne
             table, row, target, _ = lost
             raise AppError(f"state of seed {seed}: row {row} of table '{table}' refers to a row of '{target}' that is not there")
         return db.serialize()
+
+
+def image_hash(image: bytes) -> str:
+    """Names the state that a session starts from: 16 hexadecimal digits, equal for equal tables.
+
+    The first 100 bytes are left out: SQLite keeps a change counter and its own version there.
+    """
+    return hashlib.sha256(image[100:]).hexdigest()[:16]
 
 
 class Images:

@@ -232,7 +232,7 @@ class Zygote:
     def _work(self, opening: Request, image: bytes, end: socket.socket) -> None:
         _live_in(self._folder(opening["session"]))
         desk = Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes)
-        end.sendall(encode({"id": opening["id"], "result": None}))
+        end.sendall(encode({"id": opening["id"], "result": desk.state_hash}))
         with end.makefile("rb") as requests:
             for line in requests:
                 end.sendall(encode(answer(desk, json.loads(line))))
