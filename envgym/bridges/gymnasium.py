@@ -45,7 +45,7 @@ class ForeignWorld:
     def env(self, *, split: Split = "train", levels: Sequence[str] = (), render_mode: str | None = None) -> ForeignEnv:
         assert self.spec.gym is not None
         try:
-            inner = gymnasium.make(self.spec.gym, render_mode=render_mode)
+            inner = gymnasium.make(self.spec.gym, **({} if render_mode is None else {"render_mode": render_mode}))
         except (gymnasium.error.Error, ImportError) as error:
             raise SpecError(f"{self.spec.path}: gym: cannot make '{self.spec.gym}': {error}") from error
         return ForeignEnv(inner, self, split)
