@@ -58,6 +58,13 @@ class World:
             raise SpecError(f"task '{task.id}': no tool '{unknown[0]}'{did_you_mean(unknown[0], self.tools)}")
         return {name: tool for name, tool in self.tools.items() if name in task.tools}
 
+    def turn_limit(self, task: Task) -> int:
+        """Answers after which an episode of this task is cut."""
+        limits = self.spec.episode
+        if limits.spare_turns is None or not task.oracle:
+            return limits.max_turns
+        return min(limits.max_turns, len(task.oracle) + 1 + limits.spare_turns)
+
     def opening(self, task: Task) -> list[Message]:
         """System and user message of a task."""
         prompt = self.spec.prompt
@@ -132,6 +139,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._calls: list[CallRecord] = []
         self._modes: dict[str, int] = {}
         self._turns, self._over, self._started = 0, False, time.monotonic()
+        self._turn_limit = self.world.turn_limit(task)
         shown = to_openai(list(self._tools.values())) if self.world.spec.prompt.tools == "template" else []
         return task.prompt, {
             "messages": [message.to_dict() for message in self._messages],
@@ -177,7 +185,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._messages += answers
         if any(record.ok and record.call.name in spec.episode.closes_with for record in self._calls):
             return self._end("closed", "", parsed.mode, answers, session)
-        if self._turns >= spec.episode.max_turns:
+        if self._turns >= self._turn_limit:
             return self._end("max_turns", "", parsed.mode, answers, session)
         info = {"messages": [message.to_dict() for message in answers], "parse_mode": parsed.mode}
         return "\n".join(message.content for message in answers), 0.0, False, False, info

@@ -91,7 +91,8 @@ class _Record:
         self.turns += 1
         self.reward += reward
         given = info.get("messages")
-        self.answers = [Message.from_dict(m) for m in given] if given is not None else [Message("user", str(observation))]
+        said = [Message("user", str(observation))] if str(observation) else []
+        self.answers = [Message.from_dict(m) for m in given] if given is not None else said
         self.messages += [Message("assistant", text), *self.answers]
         if mode := info.get("parse_mode"):
             self.parse_modes[mode] = self.parse_modes.get(mode, 0) + 1

@@ -99,6 +99,8 @@ class PartSpec(Block):
 class EpisodeSpec(Block):
     max_turns: int = Field(8, ge=1)
     """Answers of the model after which the episode is cut (truncated)."""
+    spare_turns: int | None = Field(None, ge=0)
+    """Answers allowed beyond those that the task's oracle needs, where it has one; none for `max_turns` alone."""
     max_calls_per_turn: int = Field(4, ge=1)
     """Tool calls that one answer may hold."""
     closes_with: tuple[str, ...] = ()

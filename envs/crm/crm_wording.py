@@ -22,6 +22,14 @@ CLOSINGS = (
     "Much obliged.", "All the best.", "Done by noon, please.", "Kind regards.", "See you.",
 )  # fmt: skip
 
+def rotated(places: int, *phrasings: str) -> tuple[str, ...]:
+    """The phrasings, begun elsewhere. The last ones are held out, so each kind of request holds out other frames.
+
+    A held-out task is worded as no request of its kind was in training; the bare pattern may have been met in another kind.
+    """
+    return phrasings[places:] + phrasings[:places]
+
+
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -49,7 +57,8 @@ def expand(phrasing: str, rng: random.Random) -> str:
     return _ALTERNATIVES.sub(lambda found: rng.choice(found.group(1).split("|")), phrasing)
 
 
-PHONE = (
+PHONE = rotated(
+    0,
     "[Set|Change|Update] the phone of {who} to {value}.",
     "{who} has a new [phone|phone number|number]: {value}.",
     "[Please |]put {value} as the [phone|number] for {who}.",
@@ -79,7 +88,8 @@ EMAIL = (
     "For {who}, replace the email with {value}",
     "Email of {who} changed to {value}",
 )
-TITLE = (
+TITLE = rotated(
+    3,
     "[Set|Change|Update] the title of {who} to {value}.",
     "{who} is now {value}, [change the title|update the title].",
     "[Please |]put {value} as the [title|job title] for {who}.",
@@ -97,7 +107,8 @@ TITLE = (
     "{value} is the new title of {who}.",
     "{who} works as {value} now, [update the title|change the title].",
 )
-STAGE = (
+STAGE = rotated(
+    6,
     "[Set|Change|Update] the stage of {what} to {value}.",
     "[Move|Put] {what} to [stage|the stage] {value}.",
     "{what} is now in stage {value}.",
@@ -115,7 +126,8 @@ STAGE = (
     "Make {value} the stage of {what}.",
     "We have {what} at {value} now, [update it|change it].",
 )
-AMOUNT = (
+AMOUNT = rotated(
+    9,
     "[Set|Change|Update] the amount of {what} to {value}.",
     "{what} is now worth {value}, [change the amount|update the amount].",
     "New amount for {what}: {value}.",
@@ -132,7 +144,8 @@ AMOUNT = (
     "{what} should be at {value} dollars, [update the amount|change the amount].",
     "Make {value} the amount of {what}.",
 )
-OWNER = (
+OWNER = rotated(
+    12,
     "[Give|Hand] {what} to {user}.",
     "[Assign|Reassign] {what} to {user}.",
     "{user} [takes over|takes] {what}.",
@@ -149,7 +162,8 @@ OWNER = (
     "{what} should be owned by {user}.",
     "[Transfer|Pass] {what} to {user}.",
 )
-NOTE = (
+NOTE = rotated(
+    4,
     '[Add|Write] a note [on|to] {who}: "{value}".',
     '[Add|Put] the note "{value}" [on|to] {who}.',
     'Note for {who}: "{value}".',
@@ -166,7 +180,8 @@ NOTE = (
     '[Attach|Pin] this note to {who}: "{value}".',
     '"{value}", that is a note for {who}.',
 )
-CALL = (
+CALL = rotated(
+    8,
     "[Log|Record] a call with {who}: {value}.",
     "I called {who}: {value}. [Log it|Record it].",
     "Log my call [with|to] {who} as {value}.",

@@ -232,3 +232,12 @@ def test_render_gives_the_conversation(world):
     env.reset(options={"task": "test/reprice/0"})
     env.step("tell(text='hi')")
     assert "[assistant] tell(text='hi')\n[tool] 2026-01-05T09:00:00 hi" in env.render()
+
+
+def test_spare_turns_go_beyond_what_the_oracle_needs(tmp_path):
+    world = World(shop(tmp_path, "episode.spare_turns=0"))
+    env = world.env()
+    env.reset(options={"task": "test/reprice/0"})  # its oracle calls once and then says Done.
+    assert env.step("price(item='I0')")[3] is False
+    assert env.step("price(item='I0')")[3] is True
+    world.close()

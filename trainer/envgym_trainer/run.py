@@ -98,16 +98,16 @@ def close(
     env: str, folder: RunFolder, config: TrainConfig, outcomes: dict[str, Outcome], console: Console, *, seconds: float
 ) -> None:
     """The table before and after, where the adapter lies, and what to do next."""
+    from envgym_trainer.card import serve_command
+
     console.print()
     console.print(outcomes_table(list(outcomes.values())))
     console.print(f"{seconds / 60:.1f} minutes. The adapter is in {folder.adapter}", highlight=False)
     console.print("\nNext:")
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
     console.print(f"  envgym eval {env} --policy adapter:{folder.adapter}", highlight=False)
-    console.print(
-        f"  vllm serve {base_id(folder)} --enable-lora --max-lora-rank {config.lora.rank} --lora-modules {folder.path.name}={folder.adapter}",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    serve = serve_command(base_id(folder), folder.path.name, str(folder.adapter), rank=config.lora.rank)
+    console.print(f"  {serve}", highlight=False, soft_wrap=True)
 
 
 def base_id(folder: RunFolder) -> str:

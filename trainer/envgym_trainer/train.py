@@ -20,18 +20,20 @@ from envgym.errors import UsageError
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.registration import make_world
-from envgym.report import Outcome, to_markdown
+from envgym.report import Outcome
 from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer import checkpoint
 from envgym_trainer.advantages import group_advantages
 from envgym_trainer.batch import Sample
+from envgym_trainer.card import CardFacts, model_card
 from envgym_trainer.chat import Chat
 from envgym_trainer.checkpoint import Progress
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.display import Display
 from envgym_trainer.engine import Engine
 from envgym_trainer.export import save_adapter
+from envgym_trainer.facts import versions
 from envgym_trainer.interrupt import Interrupt
 from envgym_trainer.learner import Learner
 from envgym_trainer.lora import attach
@@ -144,10 +146,23 @@ class Trainer:
     def export(self, outcomes: dict[str, Outcome]) -> None:
         """Writes `adapter/`: what PEFT and vLLM load, with a model card that holds the table."""
         base = resolve(self.config.model).public_id
-        card = to_markdown(list(outcomes.values()))
+        card = model_card(self._card_facts(base, list(outcomes.values())))
         self.folder.save_adapter(
             lambda folder: save_adapter(self.model, self.tokenizer, self.chat, folder, base_id=base, card=card)
         )
+
+    def _card_facts(self, base: str, outcomes: list[Outcome]) -> CardFacts:
+        config, spec = self.config, self.spec
+        levels = f", levels {', '.join(config.levels)}" if config.levels else ""
+        grpo = f"{config.steps} steps of {config.tasks_per_step} tasks x {config.group_size} episodes"
+        recipe = {"warm start": f"{config.warmup.demos} oracle episodes, learning rate {config.warmup.learning_rate:g}"}
+        return CardFacts(
+            name=self.folder.path.name, base_model=base, env_id=spec.id, env_description=spec.description.strip(),
+            outcomes=outcomes, eval_tasks=f"held-out tasks of split {config.eval.split}{levels}",
+            reward={name: part.weight for name, part in spec.reward.items()},
+            recipe=recipe | {"GRPO": f"{grpo}, learning rate {config.learning_rate:g}", "seed": config.seed},
+            rank=config.lora.rank, alpha=config.lora.alpha, versions=versions(),
+        )  # fmt: skip
 
     def save(self) -> None:
         self.folder.save_checkpoint(self.progress.step, lambda folder: checkpoint.save(folder, self.learner, self.progress))
