@@ -8,10 +8,12 @@ to be evaluated. Never raised, whatever the text: RecursionError, MemoryError, S
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import keyword
 import math
 import re
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,6 +25,7 @@ MAX_DEPTH = 32
 
 DOTTED_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 
+_ONE_PARSER = threading.RLock()
 _SPACE = re.compile(r"\s*")
 # Python only warns of these, and a warning cannot be caught per thread.
 _BAD_ESCAPE = re.compile(r"\\(?:([^\n\r\\'\"abfnrtvx0-7NuU])|[4-7][0-7]{2}|.)", re.DOTALL)
@@ -173,11 +176,23 @@ def _parse(text: str) -> ast.Module:
         if escape.group(1) or (escape.group()[1] in "4567" and len(escape.group()) == 4):
             raise MalformedCall(f"{escape.group()} is no escape in Python; write a backslash as \\\\")
     try:
-        return ast.parse(text)
+        return _syntax_tree(text)
     except SyntaxError as problem:
         raise MalformedCall(_syntax_message(text, problem)) from None
     except ValueError:  # NUL bytes, half surrogate pairs
         raise MalformedCall("the call holds a character that Python refuses") from None
+
+
+def _syntax_tree(text: str) -> ast.Module:
+    """`ast.parse`, one thread at a time.
+
+    CPython up to 3.12 counts the depth of the tree it builds in one place for all threads, and two that parse at once end in
+    `SystemError: AST constructor recursion depth mismatch`. The lock keeps our own threads apart, the retry all others.
+    """
+    for _ in range(100):
+        with _ONE_PARSER, contextlib.suppress(SystemError):
+            return ast.parse(text)
+    raise RuntimeError("Python's parser was disturbed by other threads a hundred times in a row")
 
 
 def _syntax_message(text: str, problem: SyntaxError) -> str:

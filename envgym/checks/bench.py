@@ -56,6 +56,8 @@ class Bench:
     on_episode: Callable[[Episode], None] = lambda episode: None
     oracle: dict[str, Episode] = field(default_factory=dict)
     """Task id -> the oracle's episode, once `oracle_max` has played them."""
+    writers: set[str] = field(default_factory=set)
+    """Tools that were seen to change a table."""
 
     @property
     def all_tasks(self) -> list[Task]:
@@ -88,14 +90,14 @@ class Bench:
         """A session on the task's starting tables, outside any episode; tables in `free` (patterns) do not count."""
         session = self.world.sandbox.open(seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds)
         try:
-            yield Probe(self.world, session, free)
+            yield Probe(self, session, free)
         finally:
             session.close()
 
     def writing_calls(self, task: Task) -> list[int]:
         """Indices of the oracle's calls that change a table."""
         with self.probe(task) as probe:
-            return [index for index, call in enumerate(task.oracle) if probe.changes(call)]
+            return [index for index, call in enumerate(task.oracle) if probe.make(call).rows]
 
     def tables(self, task: Task) -> sqlite3.Connection:
         """A private copy of the tables the task starts with."""
@@ -130,28 +132,33 @@ class _Variants:
         return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else variant.task.final)
 
 
-class Probe:
-    """Makes calls in a session and says what each of them changed, with no grader between."""
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one call did."""
 
-    def __init__(self, world: World, session: Session, free: Sequence[str]):
-        self._world, self._session, self._free = world, session, free
+    ok: bool
+    """Whether the tool accepted it."""
+    rows: set[tuple[str, str]]
+    """(table, key) of the rows that it changed; empty for a read or a refusal. Volatile columns do not count."""
+
+
+class Probe:
+    """Makes calls in a session and says what each of them did, with no grader between."""
+
+    def __init__(self, bench: Bench, session: Session, free: Sequence[str]):
+        self._bench, self._world, self._session, self._free = bench, bench.world, session, free
         self._rows, self._made = self._changed_rows(), 0
 
-    def changes(self, call: ToolCall) -> set[tuple[str, str]]:
-        """Rows (table, key) that this call changed in a way it had not been changed before; empty for a read or a refusal.
-
-        Volatile columns do not count. Raises WorldFailure when the tool crashes.
-        """
-        self.ok(call)
-        before, self._rows = self._rows, self._changed_rows()
-        return {key for key, row in self._rows.items() if before.get(key) != row} | (before.keys() - self._rows.keys())
-
-    def ok(self, call: ToolCall) -> bool:
-        """Makes the call; whether the tool accepted it."""
+    def make(self, call: ToolCall) -> Effect:
+        """Raises WorldFailure when the tool crashes."""
         spec = self._world.spec
-        now = spec.state.now + timedelta(seconds=spec.state.step_seconds * self._made)
-        self._made += 1
-        return self._session.call(call.name, call.arguments, now=now.isoformat(), timeout_seconds=spec.episode.tool_seconds).ok
+        now = (spec.state.now + timedelta(seconds=spec.state.step_seconds * self._made)).isoformat()
+        result = self._session.call(call.name, call.arguments, now=now, timeout_seconds=spec.episode.tool_seconds)
+        before, self._rows, self._made = self._rows, self._changed_rows(), self._made + 1
+        changed = {name for name, row in self._rows.items() if before.get(name) != row} | (before.keys() - self._rows.keys())
+        if changed:
+            self._bench.writers.add(call.name)
+        return Effect(result.ok, changed)
 
     def _changed_rows(self) -> dict[tuple[str, str], str]:
         spec = self._world.spec

@@ -40,16 +40,17 @@ def seed_control(world: Any) -> CheckResult:
         one.close()
         other.close()
     offenders = [f"reset(seed={seed}) gave two different beginnings" for seed in first if first[seed] != again[seed]]
-    if len(set(first.values())) == 1:
+    seen = {observation for observation, _ in first.values()}
+    if len(seen) == 1:
         offenders.append(f"{SEEDS} different seeds gave one and the same beginning")
-    return verdict(
-        "seed_control", offenders, f"{SEEDS} seeds, {len(set(first.values()))} different beginnings, each the same twice"
-    )
+    return verdict("seed_control", offenders, f"{SEEDS} seeds, {len(seen)} different beginnings, each the same twice")
 
 
-def _opening(env: Any, seed: int) -> str:
+def _opening(env: Any, seed: int) -> tuple[str, str]:
+    """What is seen first, and that together with what is known of it."""
     observation, info = env.reset(seed=seed)
-    return json.dumps([observation, info.get("messages"), info.get("task"), info.get("state_hash")], ensure_ascii=False)
+    known = [observation, info.get("messages"), info.get("task"), info.get("state_hash")]
+    return observation, json.dumps(known, ensure_ascii=False)
 
 
 def episode_determinism(spec: EnvSpec, world: Any, ids: Sequence[str]) -> list[CheckResult]:
@@ -82,10 +83,14 @@ def replay(world: Any, ids: Sequence[str], *, workers: int) -> Digests:
     for name, policy in _policies(world).items():
         requests = [Request(task, 0) for task in ids]
         for episode in play_many(world.env, policy, requests, workers=workers):
-            key, digest = f"{name} {episode.task_id}", (_digest(_said(episode)), _digest(_scores(episode)))
-            same = digests.setdefault(key, digest) == digest
-            digests[key] = digest if same else ("differs from itself", "differs from itself")
+            key, found = f"{name} {episode.task_id}", (_digest(_said(episode)), _digest(_scores(episode)))
+            digests[key] = _agreed(found, digests.get(key, found))
     return digests
+
+
+def _agreed(found: tuple[str, str], other: tuple[str, str]) -> tuple[str, str]:
+    said, scored = (one if one == two else "differs from itself" for one, two in zip(found, other, strict=True))
+    return said, scored
 
 
 def _policies(world: Any) -> dict[str, Policy]:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from envgym.checks.bench import Bench, CheckResult, Probe, Variant, told, verdict
+from envgym.checks.bench import Bench, CheckResult, Variant, told, verdict
 from envgym.errors import WorldFailure
 from envgym.messages import ToolCall
 from envgym.policies.scripted import random_call
@@ -134,8 +134,8 @@ def _extra_write(bench: Bench, task: Task) -> Variant | None:
     at = _before_closing(bench, task)
     try:
         with bench.probe(task, free=bench.world.spec.state.allow) as probe:
-            done = set().union(*(probe.changes(call) for call in task.oracle[:at]))
-            extra = next((call for call in _candidates(bench, task) if probe.changes(call) - done), None)
+            done = set().union(*(probe.make(call).rows for call in task.oracle[:at]))
+            extra = next((call for call in _candidates(bench, task) if probe.make(call).rows - done), None)
     except WorldFailure:
         return None  # a tool that crashes is told by tool_declaration_accuracy
     if extra is None:
@@ -144,22 +144,23 @@ def _extra_write(bench: Bench, task: Task) -> Variant | None:
 
 
 def _with_reads(bench: Bench, task: Task) -> Variant | None:
-    """The oracle's calls after at most two that change nothing."""
+    """The oracle's calls after at most two that a tool accepts and that change nothing.
+
+    Only tools that never wrote: in tables that the probe has changed, an update to the same value looks like a read.
+    """
     reads: list[ToolCall] = []
     try:
         with bench.probe(task) as probe:
             for call in _candidates(bench, task):
-                if len(reads) < 2 and _is_read(probe, call):
-                    reads.append(call)
+                if len(reads) < 2 and call.name not in bench.writers:
+                    effect = probe.make(call)
+                    if effect.rows:
+                        return None
+                    reads += [call] if effect.ok else []
     except WorldFailure:
         return None
     names = ", ".join(f"{call.name} {call.arguments}" for call in reads)
     return Variant(task, (*reads, *task.oracle), f"only {names} was read first") if reads else None
-
-
-def _is_read(probe: Probe, call: ToolCall) -> bool:
-    """Whether the tool accepts the call and no table changes by it."""
-    return not probe.changes(call) and probe.ok(call) and not probe.changes(call)
 
 
 def _before_closing(bench: Bench, task: Task) -> int:

@@ -1,6 +1,9 @@
 """Parsing: what counts as a call, what is plain text, what is a malformed attempt, and that nothing crashes."""
 
+import gc
 import json
+import threading
+import time
 import warnings
 
 import pytest
@@ -212,6 +215,40 @@ def test_hostile_text_is_invalid_and_never_a_crash(text):
 @pytest.mark.parametrize("piece", ["x", " ", "\n", "a ", "a.", "`", "```\n", "<think", "\\", "é"])
 def test_a_megabyte_of_prose_is_plain_text_and_quick(piece):
     assert parse(("." + piece * 1_000_000)[:1_000_000], known=["f"]).mode == "none"
+
+
+class SlowGarbage:
+    """A cycle whose end lets other threads run, wherever the collector happens to meet it."""
+
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        time.sleep(0.0001)
+
+
+def test_many_threads_parse_at_once():
+    # Without its lock: "SystemError: AST constructor recursion depth mismatch", when one thread's collector runs amid a parse.
+    text, wrong, threshold = 'f(a=[1, [2, {"x": [3, 4]}]], b="c")\n' * 30, [], gc.get_threshold()
+
+    def work():
+        try:
+            for _ in range(40):
+                SlowGarbage()
+                wrong.extend([] if parse(text, ["pythonic"]).mode == "pythonic" else ["not read"])
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    gc.set_threshold(60)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*threshold)
+    assert wrong == []
 
 
 def test_nothing_is_evaluated(tmp_path):
