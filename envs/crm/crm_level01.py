@@ -1,17 +1,17 @@
 """Levels L0 and L1: one writing call with the id given, and the same after one look-up by name.
 
-All of them offer the same seven tools, so the system prompt is one text that needs to be read only once.
+All of them offer the same five tools, so the system prompt is one text that needs to be read only once.
 """
 
 from __future__ import annotations
 
 import crm_names as names
 import crm_wording as wording
-from crm_parts import NEXT_STAGES, find, fresh, fresh_phone, lone_contact, lone_deal
+from crm_parts import NEXT_STAGES, find, fresh, fresh_phone, lone_contact
 
 from envgym import Change, Draw, Task, ToolCall, template
 
-TOOLS = ("find_contacts", "find_deals", "update_contact", "update_deal", "assign_owner", "add_note", "log_call")
+TOOLS = ("find_contacts", "update_contact", "update_deal", "add_note", "log_call")
 EARLY = "('new', 'qualified', 'proposal')"
 """SQL list of the stages that have a next one."""
 OUTCOMES = ("reached", "voicemail", "busy", "callback")
@@ -29,8 +29,7 @@ def set_title(draw: Draw) -> Task:
 
 @template(level="L0", splits=("test",))
 def set_email(draw: Draw) -> Task:
-    value = names.email_address(names.person_name(draw.rng), names.company_name(draw.rng))
-    return _set_contact(draw, _any_contact(draw), "email", value, wording.EMAIL)
+    return _set_email(draw, _any_contact(draw))
 
 
 @template(level="L0")
@@ -41,11 +40,6 @@ def set_stage(draw: Draw) -> Task:
 @template(level="L0")
 def set_amount(draw: Draw) -> Task:
     return _set_amount(draw, _any_deal(draw))
-
-
-@template(level="L0")
-def assign_deal(draw: Draw) -> Task:
-    return _assign(draw, _any_deal(draw))
 
 
 @template(level="L0")
@@ -70,19 +64,9 @@ def title_by_name(draw: Draw) -> Task:
     return _set_contact(draw, _named_contact(draw), "title", fresh(draw, names.job_title), wording.TITLE)
 
 
-@template(level="L1")
-def stage_by_name(draw: Draw) -> Task:
-    return _set_stage(draw, _named_deal(draw))
-
-
 @template(level="L1", splits=("test",))
-def amount_by_name(draw: Draw) -> Task:
-    return _set_amount(draw, _named_deal(draw))
-
-
-@template(level="L1")
-def owner_by_name(draw: Draw) -> Task:
-    return _assign(draw, _named_deal(draw))
+def email_by_name(draw: Draw) -> Task:
+    return _set_email(draw, _named_contact(draw))
 
 
 @template(level="L1")
@@ -114,12 +98,6 @@ def _named_contact(draw: Draw) -> Subject:
     return contact["id"], contact["name"], (find("contacts", contact["name"]),)
 
 
-def _named_deal(draw: Draw) -> Subject:
-    deal = lone_deal(draw, f"stage IN {EARLY}")
-    spoken = draw.rng.choice((deal["name"], f"the {deal['name']}", f"the {deal['name']} deal"))
-    return deal["id"], spoken, (find("deals", deal["name"]),)
-
-
 def _task(draw: Draw, subject: Subject, prompt: str, call: ToolCall, change: Change) -> Task:
     return draw.task(prompt=prompt, oracle=[*subject[2], call], changes=[change], tools=TOOLS)
 
@@ -129,6 +107,11 @@ def _set_contact(draw: Draw, subject: Subject, field: str, value: str, phrasings
     prompt = wording.say(draw, phrasings, who=spoken, value=value)
     call = ToolCall("update_contact", {"contact": contact, "field": field, "value": value})
     return _task(draw, subject, prompt, call, Change.update("contacts", contact, **{field: value}))
+
+
+def _set_email(draw: Draw, subject: Subject) -> Task:
+    value = names.email_address(names.person_name(draw.rng), names.company_name(draw.rng))
+    return _set_contact(draw, subject, "email", value, wording.EMAIL)
 
 
 def _set_deal(draw: Draw, subject: Subject, field: str, value: str, phrasings: tuple[str, ...]) -> Task:
@@ -147,14 +130,6 @@ def _set_amount(draw: Draw, subject: Subject) -> Task:
     old = draw.row("SELECT amount FROM deals WHERE id = ?", subject[0])["amount"]
     value = draw.rng.choice([amount for amount in range(500, 40_000, 50) if amount != old])
     return _set_deal(draw, subject, "amount", str(value), wording.AMOUNT)
-
-
-def _assign(draw: Draw, subject: Subject) -> Task:
-    deal, spoken, _ = subject
-    user = draw.row("SELECT id FROM users WHERE id != (SELECT owner_id FROM deals WHERE id = ?) ORDER BY id", deal)["id"]
-    prompt = wording.say(draw, wording.OWNER, what=spoken, user=user)
-    call = ToolCall("assign_owner", {"record": deal, "user": user})
-    return _task(draw, subject, prompt, call, Change.update("deals", deal, owner_id=user))
 
 
 def _note(draw: Draw, subject: Subject) -> Task:

@@ -144,24 +144,6 @@ AMOUNT = rotated(
     "{what} should be at {value} dollars, [update the amount|change the amount].",
     "Make {value} the amount of {what}.",
 )
-OWNER = rotated(
-    12,
-    "[Give|Hand] {what} to {user}.",
-    "[Assign|Reassign] {what} to {user}.",
-    "{user} [takes over|takes] {what}.",
-    "[Make|Set] {user} the owner of {what}.",
-    "The owner of {what} is now {user}.",
-    "New owner for {what}: {user}.",
-    "[Please |]put {user} in charge of {what}.",
-    "From now on {what} belongs to {user}.",
-    "Owner of {what} changed to {user}.",
-    "{user} will look after {what}, [change the owner|assign it].",
-    "{what} goes to {user}.",
-    "For {what}, [replace|change] the owner to {user}.",
-    "[Can|Could] you [assign|give] {what} to {user}?",
-    "{what} should be owned by {user}.",
-    "[Transfer|Pass] {what} to {user}.",
-)
 NOTE = rotated(
     4,
     '[Add|Write] a note [on|to] {who}: "{value}".',
