@@ -96,10 +96,8 @@ def test_the_tokenizer_beside_it_renders_what_was_trained(trained, tmp_path):
     assert ids == chat.open([SYSTEM, USER])
 
 
-def test_the_card_is_kept_with_the_base_for_the_hub(trained, tmp_path):
-    text = (save(trained, tmp_path) / "README.md").read_text()
-    assert text.startswith("---\nbase_model: org/base\n")
-    assert "# What it learned" in text
+def test_the_card_is_kept_beside_it(trained, tmp_path):
+    assert (save(trained, tmp_path) / "README.md").read_text() == "# What it learned"
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "chat_template.jinja", "adapter_config.json"])

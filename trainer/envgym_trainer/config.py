@@ -66,7 +66,9 @@ class TrainConfig(Block):
     group_size: int = Field(8, ge=2)
     """Episodes of one task from one identical state, compared with each other."""
     learning_rate: float = Field(1e-4, gt=0)
-    """AdamW, constant."""
+    """AdamW, constant after `lr_warmup_steps`."""
+    lr_warmup_steps: int = Field(4, ge=0)
+    """Updates over which the learning rate rises from 0, in the warm start and again in GRPO."""
     temperature: float = Field(1.0, gt=0)
     """Of sampling, and of scoring what was sampled."""
     max_new_tokens: int = Field(64, ge=1)

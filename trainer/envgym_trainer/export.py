@@ -33,7 +33,7 @@ def save_adapter(peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, b
         peft_model: with the trained adapter active.
         tokenizer: of the base model; saved with the chat's template.
         base_id: the base model's public id.
-        card: text of README.md; an envelope of YAML for the hub is put before it.
+        card: text of README.md (`card.model_card`).
     """
     from safetensors.torch import save_file
 
@@ -46,9 +46,7 @@ def save_adapter(peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, b
     own = copy.deepcopy(tokenizer)
     own.chat_template = chat.jinja
     own.save_pretrained(folder)
-    (folder / "README.md").write_text(
-        f"---\nbase_model: {base_id}\nlibrary_name: peft\ntags: [lora, envgym]\n---\n\n{card.strip()}\n"
-    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
     _write_manifest(folder, base_id, chat)
     return folder
 

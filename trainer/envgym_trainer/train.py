@@ -187,6 +187,7 @@ class Trainer:
         return Learner(
             self.model, learning_rate=learning_rate, max_grad_norm=config.max_grad_norm, temperature=config.temperature,
             clip_low=config.clip_low, clip_high=config.clip_high, kl_coef=config.kl_coef, weight_decay=config.weight_decay,
+            warmup_steps=config.lr_warmup_steps,
             max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
         )  # fmt: skip
 
