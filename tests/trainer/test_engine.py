@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from dialogues import SYSTEM, assert_greedy_as_generate, failure_of, gap, talk, together, turns_of, user
 from small_models import byte_tokenizer, small_llama
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -13,11 +14,7 @@ from envgym.errors import UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import Dialogue, Policy
 from envgym_trainer.chat import Chat
-from envgym_trainer.dialogue import EngineDialogue
 from envgym_trainer.engine import Engine
-from envgym_trainer.lora import attach
-
-SYSTEM = Message("system", "You are a calculator. " * 3)
 
 
 @pytest.fixture(scope="module")
@@ -34,61 +31,6 @@ def model(tokenizer):
 def engine(model, tokenizer):
     with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=8) as engine:
         yield engine
-
-
-def user(text: str) -> Message:
-    return Message("user", text)
-
-
-def talk(policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about") -> EngineDialogue:
-    """A whole dialogue whose observations differ in length from turn to turn and from seed to seed."""
-    dialogue = policy.open(opening or [SYSTEM, user(f"{words} {seed}")], (), seed=seed)
-    for turn in range(turns):
-        dialogue.reply()
-        if turn < turns - 1:
-            dialogue.observe([Message("tool", f"{seed} " * (1 + (seed + turn) % 5))])
-    return dialogue
-
-
-def together(job, count: int) -> list:
-    """Runs job(0) .. job(count - 1) at the same time."""
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(job, range(count)))
-
-
-def failure_of(job) -> WorldFailure:
-    """What the job raises."""
-    with pytest.raises(WorldFailure) as caught:
-        job()
-    return caught.value
-
-
-def turns_of(trace) -> list[tuple[int, int]]:
-    """(start, end) of each run of sampled tokens."""
-    edges = [i for i, (a, b) in enumerate(zip((False, *trace.loss_mask), (*trace.loss_mask, False), strict=True)) if a != b]
-    return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-@torch.no_grad()
-def fresh_logprobs(model, trace, temperature: float = 1.0) -> torch.Tensor:
-    """(T,) of each token under one plain forward pass; the first is 0."""
-    ids = torch.tensor([trace.token_ids])
-    logprobs = (model(ids).logits[0, :-1].float() / temperature).log_softmax(-1)
-    return torch.cat([torch.zeros(1), logprobs.gather(1, ids[0, 1:, None])[:, 0]])
-
-
-def gap(model, trace, temperature: float = 1.0) -> float:
-    """Largest difference between the sampler's logprobs and a fresh forward's, over sampled tokens."""
-    mask = torch.tensor(trace.loss_mask)
-    return (torch.tensor(trace.logprobs) - fresh_logprobs(model, trace, temperature))[mask].abs().max().item()
-
-
-def assert_greedy_as_generate(model, trace, *, limit: int) -> None:
-    """Each sampled turn is what `generate` makes of the ids before it."""
-    for start, end in turns_of(trace):
-        before = torch.tensor([trace.token_ids[:start]])
-        out = model.generate(before, attention_mask=torch.ones_like(before), max_new_tokens=limit, do_sample=False)
-        assert out[0, start:].tolist() == list(trace.token_ids[start:end])
 
 
 def test_the_policy_and_its_dialogues_keep_the_contract(engine):
@@ -138,12 +80,13 @@ def test_the_seed_decides_what_is_sampled(engine):
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_a_groups_prompt_is_computed_once(engine):
+def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
     opening = [SYSTEM, user("a task of some length, the same for the whole group")]
-    together(lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8)
+    group = together(lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8)
     prompt = len(engine.chat.open(opening))
     # All of it once, and its last token again for each of the seven who copied the rest.
     assert engine.stats.prefill_tokens <= prompt + 7
+    assert max(gap(model, dialogue.trace()) for dialogue in group) < 1e-4
 
 
 def test_the_system_message_is_computed_once_for_different_tasks(engine):
@@ -266,87 +209,6 @@ def test_closed_dialogues_give_their_rows_back(model, tokenizer):
             dialogue.close()
             dialogue.close()
         assert engine._scheduler._free == [0, 1]
-
-
-def with_adapter(model, *, seed: int = 0):
-    adapted = attach(model, rank=4, alpha=8, seed=seed)
-    scramble(adapted, seed)
-    return adapted
-
-
-def scramble(adapted, seed: int) -> None:
-    """Another adapter in the same place."""
-    torch.manual_seed(seed)
-    for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.3)
-
-
-def test_a_refreshed_adapter_is_sampled_from_and_equals_pefts_own_logits(model, tokenizer):
-    adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
-        policy = engine.policy(max_new_tokens=10)
-        opening = [SYSTEM, user("x")]
-        base = talk(policy, seed=1, opening=opening).trace()
-        with adapted.disable_adapter():
-            assert gap(adapted, base) < 1e-4
-        traces = [base]
-        for seed in (1, 2):
-            scramble(adapted, seed)
-            engine.refresh(adapted)
-            traces.append(talk(policy, seed=1, opening=opening).trace())
-            assert gap(adapted, traces[-1]) < 1e-4
-            assert gap(adapted, base) > 1e-2
-        assert len({trace.token_ids for trace in traces}) == 3
-        engine.refresh()
-        assert talk(policy, seed=1, opening=opening).trace() == base
-
-
-def test_a_dialogue_that_is_open_across_a_refresh_goes_on_under_the_new_weights(model, tokenizer):
-    adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
-        dialogue = engine.policy(max_new_tokens=6).open([SYSTEM, user("x")], (), seed=1)
-        dialogue.reply()
-        engine.refresh(adapted)
-        dialogue.observe([user("y")])
-        dialogue.reply()
-        trace = dialogue.trace()
-        start, end = turns_of(trace)[1]
-        assert (torch.tensor(trace.logprobs) - fresh_logprobs(adapted, trace))[start:end].abs().max() < 1e-4
-
-
-def test_fifty_refreshes_leave_the_base_bit_for_bit_as_it_was(model, tokenizer):
-    adapted = with_adapter(model)
-    before = {name: weight.clone() for name, weight in model.state_dict().items() if "lora_" not in name}
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
-        for seed in range(50):
-            scramble(adapted, seed)
-            engine.refresh(adapted)
-    assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
-
-
-def test_the_sampler_shares_what_no_adapter_touches(model, tokenizer):
-    adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
-        engine.refresh(adapted)
-        theirs = {weight.data_ptr() for weight in adapted.parameters()}
-        own = [name for name, weight in engine._model.named_parameters() if weight.data_ptr() not in theirs]
-    assert len(own) == 2 * 7
-    assert all(name.endswith("proj.weight") for name in own)
-
-
-def test_the_learners_model_keeps_its_own_attention_and_gradients(model, tokenizer):
-    adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
-        engine.refresh(adapted)
-        talk(engine.policy(max_new_tokens=3), seed=0)
-        adapted(torch.tensor([[3, 4, 5]])).logits.sum().backward()
-    assert all(weight.grad is not None for name, weight in adapted.named_parameters() if "lora_" in name)
-
-
-def test_an_adapter_of_another_model_is_refused(model, tokenizer, engine):
-    with pytest.raises(UsageError, match="not the tensor"):
-        engine.refresh(with_adapter(small_llama(tokenizer, seed=1)))
 
 
 def test_a_failing_forward_voids_who_waits_and_the_engine_goes_on(model, engine, monkeypatch):

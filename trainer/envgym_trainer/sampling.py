@@ -24,27 +24,30 @@ def sample(logits: Tensor, temperatures: Tensor, uniforms: Tensor) -> tuple[Tens
     """
     greedy = temperatures == 0
     scaled = logits.float() / torch.where(greedy, 1.0, temperatures).unsqueeze(1)  # (B, V)
-    weights = (scaled - scaled.amax(1, keepdim=True)).exp_()
-    ids = torch.where(greedy, logits.argmax(1), _inverse_cdf(weights, uniforms))
+    weights = scaled.sub_(scaled.amax(1, keepdim=True)).exp_()
+    ids, total = _inverse_cdf(weights, uniforms)
+    if greedy.any():
+        ids = torch.where(greedy, logits.argmax(1), ids)
     chosen = weights.gather(1, ids.unsqueeze(1)).squeeze(1)
-    return ids, chosen.log() - weights.sum(1).log()
+    return ids, chosen.log() - total.log().float()
 
 
-def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The first token whose cumulated weight exceeds `uniform * total`; never one of weight 0.
+def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """The first token whose cumulated weight exceeds `uniform * total`, never one of weight 0; and the total, (B,).
 
-    In two levels, blocks and then tokens of one block, in float64: cheaper than cumulating the whole vocabulary, and
-    exact where float32 would have lost the tail.
+    In two levels, blocks and then tokens of one block, cumulated in float64: cheaper than cumulating the whole vocabulary,
+    and exact where float32 would have lost the tail.
     """
     rows, vocabulary = weights.shape
     if short := -vocabulary % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, short))
     blocks = weights.view(rows, -1, BLOCK)
-    sums = blocks.sum(2, dtype=torch.float64)  # (B, V / BLOCK)
-    block, rest = _first_above(sums, uniforms.unsqueeze(1) * sums.sum(1, keepdim=True))
+    sums = blocks.sum(2).double()  # (B, V / BLOCK)
+    total = sums.sum(1)
+    block, rest = _first_above(sums, (uniforms * total).unsqueeze(1))
     inside = blocks[torch.arange(rows, device=weights.device), block].double()  # (B, BLOCK)
     token, _ = _first_above(inside, rest)
-    return block * BLOCK + token
+    return block * BLOCK + token, total
 
 
 def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
