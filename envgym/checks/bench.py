@@ -79,7 +79,7 @@ class Bench:
     def play_variants(self, variants: Sequence[Variant]) -> list[Episode]:
         """One episode a variant, with room for the turns that it adds."""
         spec = self.world.spec
-        episode = spec.episode.model_copy(update={"max_turns": spec.episode.max_turns + EXTRA_TURNS})
+        episode = spec.episode.model_copy(update={"max_turns": spec.episode.max_turns + EXTRA_TURNS, "spare_turns": None})
         roomy = World(spec.model_copy(update={"episode": episode}), sandbox=self.world.sandbox)
         requests = [Request(variant.task.id, index) for index, variant in enumerate(variants)]
         policy = _Variants(variants, self.dialect)

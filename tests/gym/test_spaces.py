@@ -10,7 +10,7 @@ import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector.utils import batch_space
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envgym.spaces import UnicodeText
@@ -40,6 +40,7 @@ def _registered():
     del gym.registry["envgym-test/Echo-v0"]
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_every_string_is_inside(text):
     assert text in UnicodeText()

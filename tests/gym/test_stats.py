@@ -1,7 +1,7 @@
 """Intervals: against the tables printed in Newcombe's two papers of 1998."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envgym.stats import intervals_overlap, newcombe_difference, wilson_interval
@@ -35,6 +35,7 @@ def test_newcombe_gives_the_printed_values(counts, low, high):
     assert newcombe_difference(*counts) == pytest.approx((low, high), abs=5e-5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
 def test_the_interval_holds_the_rate_and_stays_between_0_and_1(counts):
     successes, trials = counts
