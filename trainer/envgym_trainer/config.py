@@ -36,8 +36,8 @@ class EvalConfig(Block):
     """Held-out tasks of the table at the end."""
     tasks: int | None = Field(None, ge=1)
     """How many of them; all by default."""
-    base: bool = True
-    """Also evaluate the model as it came, before any training."""
+    base_tasks: int | None = Field(None, ge=0)
+    """How many for the model as it came, before any training; as many as `tasks` by default, 0 for none."""
     every: int = Field(0, ge=0)
     """GRPO steps between evaluations on validation tasks; 0 for none."""
     val_tasks: int = Field(64, ge=1)
@@ -65,6 +65,8 @@ class TrainConfig(Block):
     """Groups a step, each on a fresh task."""
     group_size: int = Field(8, ge=2)
     """Episodes of one task from one identical state, compared with each other."""
+    updates_per_step: int = Field(1, ge=1)
+    """Optimiser updates made of one step's groups, each on its own share of them; more learns faster, slightly off-policy."""
     learning_rate: float = Field(1e-4, gt=0)
     """AdamW, constant after `lr_warmup_steps`."""
     lr_warmup_steps: int = Field(4, ge=0)

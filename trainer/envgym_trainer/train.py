@@ -11,6 +11,7 @@ import math
 import random
 import time
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
 import torch
@@ -78,8 +79,8 @@ class Trainer:
     def run(self) -> dict[str, Outcome]:
         """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name."""
         with self.stop:
-            if self.config.eval.base:
-                self.evaluate(BASE)
+            if self.config.eval.base_tasks != 0:
+                self.evaluate(BASE, tasks=self.config.eval.base_tasks)
             self.warm_up()
             if self.warmup_steps:
                 self.evaluate(WARM)
@@ -109,7 +110,7 @@ class Trainer:
             start = time.perf_counter()
             groups = self.sample(step)
             sampled = time.perf_counter()
-            metrics = episode_metrics(groups) | self.learner.grpo_step(samples_of(groups, scale_by_std=config.scale_by_std))
+            metrics = episode_metrics(groups) | self.learn(groups)
             episodes = [episode for group in groups for episode in group]
             metrics |= _speed(episodes, start) | _time_split(episodes, start, sampled)
             self.folder.append_episodes(step, episodes)
@@ -130,12 +131,19 @@ class Trainer:
         size = config.group_size
         return [episodes[start : start + size] for start in range(0, len(episodes), size)]
 
-    def evaluate(self, name: str) -> None:
+    def learn(self, groups: list[list[Episode]]) -> dict[str, float]:
+        """`updates_per_step` updates, each on its own share of the groups; the metrics are their means."""
+        shares = [groups[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(groups)))]
+        rounds = [self.learner.grpo_step(samples_of(share, scale_by_std=self.config.scale_by_std)) for share in shares]
+        names = dict.fromkeys(name for metrics in rounds for name in metrics)
+        return {name: mean(metrics[name] for metrics in rounds if name in metrics) for name in names}
+
+    def evaluate(self, name: str, *, tasks: int | None = None) -> None:
         """Held-out success of the adapter as it is now, once; kept in the checkpoint and on the TensorBoard axis."""
         if name in self.progress.evaluations:
             return
-        tasks = self.world.tasks.ids(self.config.eval.split, levels=self.config.levels, count=self.config.eval.tasks)
-        episodes = self._held_out(tasks, name)
+        count = self.config.eval.tasks if tasks is None else tasks
+        episodes = self._held_out(self.world.tasks.ids(self.config.eval.split, levels=self.config.levels, count=count), name)
         outcome = Outcome.of(name, episodes)
         self.progress.evaluations[name] = outcome.to_dict()
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
@@ -176,6 +184,8 @@ class Trainer:
         if step > self.warmup_steps:
             self.learner = self._learner(self.config.learning_rate)
         self.progress = checkpoint.load(path, self.learner)
+        if step < self.total_steps:  # the run was finished with fewer steps, and now goes further
+            self.progress.evaluations.pop(TRAINED, None)
         self.folder.truncate_after(step)
 
     def close(self) -> None:
