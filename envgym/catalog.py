@@ -40,4 +40,6 @@ def find_env(name: str | Path) -> Path:
         return by_id[str(name)]
     if path.suffix in {".yaml", ".yml"}:
         raise SpecError(f"{path}: no such file{did_you_mean(path.stem, known)}. Shipped environments: {', '.join(known)}")
-    raise SpecError(f"no environment '{name}'{did_you_mean(name, known)}. Shipped: {', '.join(known)}; or give the path of a YAML file.")
+    raise SpecError(
+        f"no environment '{name}'{did_you_mean(name, known)}. Shipped: {', '.join(known)}; or give the path of a YAML file."
+    )

@@ -73,12 +73,18 @@ class _Version(argparse.Action):
 def add_command(commands: Any, name: str, run: Any, *, summary: str, example: str, env: bool = True) -> argparse.ArgumentParser:
     """A sub-command with one real example in its help; `env` adds the environment and its `key=value` settings."""
     parser = commands.add_parser(
-        name, help=summary, description=summary, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=run)
     if env:
         parser.add_argument("env", help="a YAML file, or the name or id of an environment (see `envgym list`)")
-        parser.add_argument("settings", nargs="*", metavar="key=value", help="settings over those of the YAML, such as sandbox.backend=local")
+        parser.add_argument(
+            "settings", nargs="*", metavar="key=value", help="settings over those of the YAML, such as sandbox.backend=local"
+        )
     return parser
 
 
@@ -106,7 +112,9 @@ def _add_play(commands: Any) -> None:
     parser = add_command(commands, "play", _play, summary="Play an episode yourself.", example="envgym play crm --split test")
     parser.add_argument("--task", help="id of a task, such as test/set_phone/3; a random one by default")
     parser.add_argument("--split", default="train", choices=["train", "val", "test"])
-    parser.add_argument("--policy", default="human", help="who plays: human (default), oracle, noop, random, ... as of `envgym eval`")
+    parser.add_argument(
+        "--policy", default="human", help="who plays: human (default), oracle, noop, random, ... as of `envgym eval`"
+    )
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -182,16 +190,24 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from envgym.checks import print_checks, run_checks
     from envgym.spec import load_spec
 
-    results = run_checks(load_spec(arguments.env, arguments.settings), tasks_per_split=arguments.tasks)
+    spec = load_spec(arguments.env, arguments.settings)
+    with Console(stderr=True).status("checking") as status:  # shows on a terminal only
+        results = run_checks(
+            spec, tasks_per_split=arguments.tasks, progress=lambda check, played: status.update(f"{check}: {played} episodes")
+        )
     print_checks(results, as_json=arguments.json)
     return 0 if all(result.passed for result in results) else 1
 
 
 def _add_schema(commands: Any) -> None:
-    add_command(commands, "schema", _schema, summary="Print the JSON schema of an environment's YAML.", example="envgym schema", env=False)
+    add_command(
+        commands, "schema", _schema, summary="Print the JSON schema of an environment's YAML.", example="envgym schema", env=False
+    )
 
 
 def _schema(arguments: argparse.Namespace) -> None:

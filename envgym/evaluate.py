@@ -46,7 +46,7 @@ def evaluate(
     return Outcome.of(name, episodes)
 
 
-class _bar:  # noqa: N801 - reads as a function where it is used
+class _bar:
     """A progress bar on stderr that also shows the success so far."""
 
     def __init__(self, title: str, total: int):

@@ -110,7 +110,9 @@ def explain(model: type[BaseModel], error: ValidationError, where: Where, *, at:
 def _problem(model: type[BaseModel], item: Any) -> str:
     loc, kind, given = item["loc"], item["type"], item["input"]
     if kind == "extra_forbidden":
-        return "unknown key" + (did_you_mean(loc[-1], _keys_of(model, loc[:-1])) or f"; known: {', '.join(_keys_of(model, loc[:-1]))}")
+        return "unknown key" + (
+            did_you_mean(loc[-1], _keys_of(model, loc[:-1])) or f"; known: {', '.join(_keys_of(model, loc[:-1]))}"
+        )
     if kind == "missing":
         return "is required"
     if kind == "literal_error":

@@ -1,8 +1,8 @@
 """Makes environments: from a YAML directly, or by id through Gymnasium.
 
-    import envgym, gymnasium as gym
-    env = gym.make("envgym/crm-v0", split="val")
-    env = gym.make(envgym.register("my/own.yaml"))
+import envgym, gymnasium as gym
+env = gym.make("envgym/crm-v0", split="val")
+env = gym.make(envgym.register("my/own.yaml"))
 """
 
 from __future__ import annotations

@@ -115,7 +115,9 @@ def find_part(source: str, spec: EnvSpec) -> Callable[..., float | None]:
         return load_object(source, spec.root)
     shipped = shipped_parts()
     if source not in shipped:
-        raise SpecError(f"{spec.path}: reward: no part '{source}'{did_you_mean(source, shipped)}. Shipped: {', '.join(sorted(shipped))}")
+        raise SpecError(
+            f"{spec.path}: reward: no part '{source}'{did_you_mean(source, shipped)}. Shipped: {', '.join(sorted(shipped))}"
+        )
     return shipped[source]
 
 

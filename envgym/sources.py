@@ -77,7 +77,9 @@ class TaskSource:
         found = [t for t in self.templates.values() if split in t.splits and (not wanted or t.level in wanted)]
         if not found:
             known = sorted({t.level for t in self.templates.values()})
-            raise SpecError(f"{self.spec.path}: no template of split '{split}' has a level in {list(wanted)}; levels: {', '.join(known)}")
+            raise SpecError(
+                f"{self.spec.path}: no template of split '{split}' has a level in {list(wanted)}; levels: {', '.join(known)}"
+            )
         return found
 
     def _parse(self, task_id: str) -> tuple[Split, str, int]:
@@ -97,5 +99,7 @@ def _templates(spec: EnvSpec) -> dict[str, Template]:
     module = load_file(spec.root / spec.tasks.source)
     found = {value.name: value for value in vars(module).values() if isinstance(value, Template)}
     if not found:
-        raise SpecError(f"{spec.root / spec.tasks.source}: holds no task template; mark functions of one Draw with @template(level=...)")
+        raise SpecError(
+            f"{spec.root / spec.tasks.source}: holds no task template; mark functions of one Draw with @template(level=...)"
+        )
     return found

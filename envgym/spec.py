@@ -21,8 +21,6 @@ from envgym.loading import Where, apply_overrides, read_yaml, validate
 from envgym.parsing import Dialect
 
 
-
-
 class Block(BaseModel):
     """A part of the YAML: unknown keys are refused, values are frozen, and a docstring under a field describes it."""
 

@@ -144,7 +144,9 @@ class Draw:
         fifth = max(1, len(options) // 5)
         cut_test, cut_val = len(options) - fifth, len(options) - 2 * fifth
         if cut_val < 1:
-            raise ValueError(f"template '{self.template.name}': wording() needs at least 3 options to split them, got {len(options)}")
+            raise ValueError(
+                f"template '{self.template.name}': wording() needs at least 3 options to split them, got {len(options)}"
+            )
         own = {"train": options[:cut_val], "val": options[cut_val:cut_test], "test": options[cut_test:]}[self.split]
         return self.rng.choice(list(own))
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from envgym.errors import UsageError, did_you_mean
+from envgym.errors import PrerequisiteError, UsageError, did_you_mean
 from envgym.messages import ToolCall
 from envgym.policies import Policy
 
@@ -25,7 +25,10 @@ def open_policy(text: str, world: Any) -> Policy:
         raise UsageError(f"no policy '{text}'{did_you_mean(name, known)}. Available: {', '.join(known)}")
     if not argument:
         raise UsageError(f"policy '{name}' needs to know which: {name}:SOMETHING, for example {EXAMPLES.get(name, name + ':NAME')}")
-    return points[name].load()(argument)
+    try:
+        return points[name].load()(argument)
+    except ImportError as error:
+        raise PrerequisiteError(f"policy '{name}' needs {error.name or error}. Install it: pip install 'envgym[train]'") from error
 
 
 EXAMPLES = {"adapter": "adapter:runs/crm/adapter", "model": "model:smollm2-135m-instruct"}
@@ -52,7 +55,7 @@ def _refuse(argument: str, world: Any) -> Policy:
 def _random(argument: str, world: Any) -> Policy:
     from envgym.policies.scripted import RandomPolicy
 
-    return RandomPolicy(list(getattr(world, "tools", {}).values()), world.spec.prompt.dialects[0])
+    return RandomPolicy(list(getattr(world, "tools", {}).values()), dialect=world.spec.prompt.dialects[0])
 
 
 def _human(argument: str, world: Any) -> Policy:

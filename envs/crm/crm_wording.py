@@ -22,6 +22,7 @@ CLOSINGS = (
     "Much obliged.", "All the best.", "Done by noon, please.", "Kind regards.", "See you.",
 )  # fmt: skip
 
+
 def rotated(places: int, *phrasings: str) -> tuple[str, ...]:
     """The phrasings, begun elsewhere. The last ones are held out, so each kind of request holds out other frames.
 

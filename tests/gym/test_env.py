@@ -146,7 +146,9 @@ def test_stepping_after_the_end_asks_for_a_reset(env):
 
 
 def test_the_same_task_starts_from_the_same_state_and_another_from_another(env):
-    hashes = [env.reset(options={"task": task})[1]["state_hash"] for task in ("train/reprice/1", "train/reprice/1", "train/reprice/2")]
+    hashes = [
+        env.reset(options={"task": task})[1]["state_hash"] for task in ("train/reprice/1", "train/reprice/1", "train/reprice/2")
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert all(hashes)
 

@@ -136,7 +136,10 @@ def test_foreign_tasks_are_named_and_split(foreign):
 
 
 def test_a_foreign_environment_that_is_not_there_or_not_text_is_told(tmp_path):
-    for gym_id, message in (("no_such_module:X-v0", "cannot make 'no_such_module:X-v0'"), ("CartPole-v1", "observations must be text")):
+    for gym_id, message in (
+        ("no_such_module:X-v0", "cannot make 'no_such_module:X-v0'"),
+        ("CartPole-v1", "observations must be text"),
+    ):
         path = tmp_path / "foreign.yaml"
         path.write_text(FOREIGN.format(gym=gym_id))
         with pytest.raises((SpecError, UsageError), match=message):

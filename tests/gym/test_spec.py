@@ -74,7 +74,9 @@ def test_broken_yaml_is_told_with_its_line(tmp_path):
 
 def test_overrides_go_over_the_file_and_are_named_in_mistakes(tmp_path):
     assert load_spec(write(tmp_path), ["episode.max_turns=7", "prompt.tools=template"]).episode.max_turns == 7
-    assert mistakes(tmp_path, GOOD, ["episode.max_turn=7"])[0].startswith("override 'episode.max_turn=7': episode.max_turn: unknown key")
+    assert mistakes(tmp_path, GOOD, ["episode.max_turn=7"])[0].startswith(
+        "override 'episode.max_turn=7': episode.max_turn: unknown key"
+    )
     assert "must look like key.sub=value" in mistakes(tmp_path, GOOD, ["episode.max_turns"])[0]
 
 

@@ -66,7 +66,12 @@ def test_a_run_folder_holds_everything(finished):
 def test_warm_start_and_grpo_stand_on_one_axis(finished):
     _, folder = finished
     lines = folder.metrics()
-    assert [(m["step"], m["phase"]) for m in lines if m["phase"] != "eval"] == [(1, "warmup"), (2, "warmup"), (3, "grpo"), (4, "grpo")]
+    assert [(m["step"], m["phase"]) for m in lines if m["phase"] != "eval"] == [
+        (1, "warmup"),
+        (2, "warmup"),
+        (3, "grpo"),
+        (4, "grpo"),
+    ]
     last = lines[-2]
     assert {"reward", "frac_reward_zero_std", "success", "episode/turns", "time/generate", "time/env", "time/train"} <= set(last)
     assert {m["step"] for m in lines if "eval/success" in m} == {0, 2, 4}
@@ -140,8 +145,22 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path):
 
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
-    command = [sys.executable, "-m", "envgym.cli", "train", "guess", *SMALL, "train.steps=400", "--out", str(tmp_path), "--name", "r"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "300"})
+    command = [
+        sys.executable,
+        "-m",
+        "envgym.cli",
+        "train",
+        "guess",
+        *SMALL,
+        "train.steps=400",
+        "--out",
+        str(tmp_path),
+        "--name",
+        "r",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "300"}
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "r/checkpoints/step-000005").exists():
         assert process.poll() is None, process.stdout.read()

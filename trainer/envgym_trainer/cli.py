@@ -21,6 +21,12 @@ def train(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from envgym.errors import PrerequisiteError
+
+    try:
+        import torch  # noqa: F401 - said here, once, rather than deep inside
+    except ImportError:
+        raise PrerequisiteError("training needs torch and what goes with it: pip install 'envgym[train]'") from None
     from envgym_trainer.run import start
 
     return start(arguments.env, arguments.settings, out=arguments.out, name=arguments.name, resume=arguments.resume)

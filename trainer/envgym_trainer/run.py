@@ -32,7 +32,8 @@ def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, res
     try:
         outcomes = train(spec, config, folder, console=console, resume=resume is not None)
     except KeyboardInterrupt:
-        console.print(f"\nstopped and saved. Go on with:  envgym train {env} {' '.join(settings)} --resume {folder.path}", highlight=False)
+        again = " ".join(["envgym train", env, *settings, "--resume", str(folder.path)])
+        console.print(f"\nstopped and saved. Go on with:  {again}", highlight=False, soft_wrap=True)
         return 130
     close(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
     return 0

@@ -67,9 +67,7 @@ class Trainer:
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         model, self.tokenizer = load_model(config.model, device=pick_device(config.device), dtype=dtype, say=display.note)
         self.chat = Chat(self.tokenizer, model=model)
-        self.model = attach(
-            model, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed
-        )
+        self.model = attach(model, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
         self.engine = Engine(self.model, self.chat, max_context=config.max_context, max_batch=config.workers)
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         self.world = make_world(spec)
@@ -90,10 +88,11 @@ class Trainer:
 
     def warm_up(self) -> None:
         """Supervised steps on the oracle's episodes, each on fresh tasks of the train split."""
+        warmup = self.config.warmup
         for step in range(self.progress.step + 1, self.warmup_steps + 1):
             self.stop.check()
             start = time.perf_counter()
-            count = min(self.config.warmup.demos_per_step, self.config.warmup.demos - (step - 1) * self.config.warmup.demos_per_step)
+            count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
             demos = self._play(DemoPolicy(self.chat, self.spec.prompt.dialects[0]), self._requests(step, count, 1))
             metrics = self.learner.sft_step([sample for demo in demos if (sample := _sample(demo, 1.0))])
             self._report(step, "warmup", metrics | _speed(demos, start))
