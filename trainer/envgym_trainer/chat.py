@@ -141,9 +141,8 @@ def _ids(source: Any) -> list[int]:
 def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
     has_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_vocab().keys()
     if template not in ("auto", "chatml", "model"):
-        raise UsageError(
-            f"chat template '{template}' is unknown{did_you_mean(template, ('auto', 'chatml', 'model'))} Take auto, chatml or model."
-        )
+        hint = did_you_mean(template, ("auto", "chatml", "model")) or "."
+        raise UsageError(f"chat template '{template}' is unknown{hint} Take auto, chatml or model.")
     if template == "chatml" and not has_chatml:
         raise UsageError(
             "chat template 'chatml' needs the tokens <|im_start|> and <|im_end|>, which this tokenizer lacks. Take 'model'."

@@ -254,7 +254,7 @@ def _check_supported(config: Any, max_context: int) -> None:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or not hasattr(config, "num_key_value_heads"):
         raise UsageError(
-            f"model type '{name}' has layers of kind {sorted(kinds)}; the sampler knows plain full attention (Llama, Qwen, Mistral)."
+            f"model type '{name}' has layers of kind {sorted(kinds)}; the sampler knows full attention alone (Llama, Qwen)."
         )
     rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in ("dynamic", "longrope"):

@@ -91,7 +91,7 @@ def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
     if Path(name).expanduser().is_dir():
         return _local(Path(name).expanduser())
     if "/" not in name or name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        hint = did_you_mean(name, BUILT_IN)
+        hint = did_you_mean(name, BUILT_IN) or "."
         raise UsageError(
             f"model '{name}' is neither a directory nor a Hugging Face id (org/name){hint} Built in: {', '.join(BUILT_IN)}."
         )
