@@ -33,7 +33,7 @@ test: model      ## run every test
 check: install   ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: model     ## run the benchmarks and print their tables
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

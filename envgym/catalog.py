@@ -41,5 +41,5 @@ def find_env(name: str | Path) -> Path:
     if path.suffix in {".yaml", ".yml"}:
         raise SpecError(f"{path}: no such file{did_you_mean(path.stem, known)}. Shipped environments: {', '.join(known)}")
     raise SpecError(
-        f"no environment '{name}'{did_you_mean(name, known)}. Shipped: {', '.join(known)}; or give the path of a YAML file."
+        f"no environment '{name}'{did_you_mean(str(name), known)}. Shipped: {', '.join(known)}; or give the path of a YAML file."
     )

@@ -54,12 +54,13 @@ class TaskSource:
         """The task of an id. Raises SpecError for an id that names none."""
         split, name, index = self._parse(task_id)
         template = self.templates[name]
+        reason = ""
         with self._lock:
             for attempt in range(ATTEMPTS):
                 try:
                     return self._make(template, split, index, attempt, task_id)
                 except LookupError as error:
-                    reason = error
+                    reason = str(error)
         raise SpecError(f"{self.spec.path}: task '{task_id}': no state fits its template in {ATTEMPTS} attempts: {reason}")
 
     def _make(self, template: Template, split: Split, index: int, attempt: int, task_id: str) -> Task:

@@ -32,18 +32,18 @@ class PromptSpec(Block):
     """System message; `{now}` becomes the episode's date."""
     tools: Literal["compact", "template"] = "compact"
     """`compact`: one line a tool in the system message; `template`: given to the model's chat template as JSON schemas."""
-    dialects: tuple[Dialect, ...] = Field(("hermes", "fenced", "bare", "pythonic"), min_length=1)
+    dialects: tuple[Dialect, ...] = Field(default=("hermes", "fenced", "bare", "pythonic"), min_length=1)
     """Ways of writing a tool call that are understood; the first is the one the model is shown."""
 
 
 class StateSpec(Block):
-    schema_file: str | None = Field(None, alias="schema")
+    schema_file: str | None = Field(default=None, alias="schema")
     """SQL file with the tables of one episode; none for an episode without tables."""
     seed: str | None = None
     """`file.py:function(db, seed)` that fills the tables."""
     now: datetime = datetime(2026, 1, 5, 9, 0)
     """Where the episode's clock starts; tools see no other."""
-    step_seconds: float = Field(60.0, ge=0)
+    step_seconds: float = Field(default=60.0, ge=0)
     """Seconds by which the clock moves at each tool call."""
     volatile: tuple[str, ...] = ()
     """`table.column` patterns that no comparison looks at, such as `*.updated_at`."""
@@ -60,28 +60,28 @@ class SandboxSpec(Block):
     """What separates two episodes of one box: their tables only, or a process each."""
     image: str = "python:3.12-slim"
     """Container image; needs Python 3.11 or later."""
-    memory_mb: int = Field(512, ge=32)
+    memory_mb: int = Field(default=512, ge=32)
     """Memory limit of a container, MiB."""
-    cpus: float = Field(1.0, gt=0)
+    cpus: float = Field(default=1.0, gt=0)
     """CPU limit of a container, cores."""
-    pids: int = Field(256, ge=16)
+    pids: int = Field(default=256, ge=16)
     """Processes and threads that a container may hold."""
-    tmpfs_mb: int = Field(32, ge=1)
+    tmpfs_mb: int = Field(default=32, ge=1)
     """Size of a container's only writable folder, /tmp, MiB."""
-    output_bytes: int = Field(65536, ge=256)
+    output_bytes: int = Field(default=65536, ge=256)
     """Output of one tool call that is kept, bytes."""
-    open_seconds: float = Field(30.0, gt=0)
+    open_seconds: float = Field(default=30.0, gt=0)
     """Time allowed to start a box, and to open an episode in it."""
 
 
 class TasksSpec(Block):
-    source: str | None = Field(None, alias="from")
+    source: str | None = Field(default=None, alias="from")
     """Python file whose templates make the tasks; none for a foreign environment, whose tasks are seeds."""
     levels: tuple[str, ...] = ()
     """Only templates of these levels; empty for all."""
-    val: int = Field(100, ge=1)
+    val: int = Field(default=100, ge=1)
     """Number of validation tasks."""
-    test: int = Field(200, ge=1)
+    test: int = Field(default=200, ge=1)
     """Number of test tasks."""
 
 
@@ -95,19 +95,19 @@ class PartSpec(Block):
 
 
 class EpisodeSpec(Block):
-    max_turns: int = Field(8, ge=1)
+    max_turns: int = Field(default=8, ge=1)
     """Answers of the model after which the episode is cut (truncated)."""
-    spare_turns: int | None = Field(None, ge=0)
+    spare_turns: int | None = Field(default=None, ge=0)
     """Answers allowed beyond those that the task's oracle needs, where it has one; none for `max_turns` alone."""
-    max_calls_per_turn: int = Field(4, ge=1)
+    max_calls_per_turn: int = Field(default=4, ge=1)
     """Tool calls that one answer may hold."""
     closes_with: tuple[str, ...] = ()
     """Tools whose successful call ends the episode."""
-    tool_seconds: float = Field(10.0, gt=0)
+    tool_seconds: float = Field(default=10.0, gt=0)
     """Time allowed to one tool call."""
-    timeout_seconds: float | None = Field(None, gt=0)
+    timeout_seconds: float | None = Field(default=None, gt=0)
     """Wall time allowed to a whole episode, sampling included; beyond it the episode is void."""
-    observation_chars: int = Field(2000, ge=64)
+    observation_chars: int = Field(default=2000, ge=64)
     """Characters of one tool's answer that the model is shown; the rest is cut with a marker."""
     success_reward: float = 1.0
     """For a foreign Gymnasium environment (`gym:`) that reports no success: the total reward that counts as one."""
@@ -126,15 +126,15 @@ class EnvSpec(Block):
     """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one."""
     state: StateSpec = StateSpec()
     sandbox: SandboxSpec = SandboxSpec()
-    tasks: TasksSpec = TasksSpec()  # type: ignore[call-arg]
-    reward: dict[str, PartSpec] = Field(default_factory=lambda: {"solved": PartSpec(source="state_match")})
+    tasks: TasksSpec = TasksSpec()
+    reward: dict[str, PartSpec] = Field(default_factory=lambda: {"solved": PartSpec.model_validate({"from": "state_match"})})
     """Named parts; the reward of an episode is their weighted sum."""
     success: str = "solved"
     """The part that says whether a task was solved (value 1)."""
     episode: EpisodeSpec = EpisodeSpec()
     train: dict[str, Any] = Field(default_factory=dict)
     """Settings of the trainer; `envgym schema` shows them where the trainer is installed."""
-    path: Path = Field(Path(), exclude=True)
+    path: Path = Field(default=Path(), exclude=True)
     """The YAML file itself (filled in by `load_spec`)."""
 
     @property
@@ -176,7 +176,7 @@ def apply_profile(data: dict[str, Any], where: Where, profile: str) -> None:
     """Puts the settings of `train.profiles.NAME` over those of `train:`; each keeps its own line."""
     train = data.get("train")
     settings = ((train if isinstance(train, dict) else {}).get("profiles") or {}).get(profile)
-    if isinstance(settings, dict):
+    if isinstance(train, dict) and isinstance(settings, dict):
         _merge(train, settings, where, ("train",), ("train", "profiles", profile))
 
 

@@ -44,8 +44,9 @@ class ForeignWorld:
 
     def env(self, *, split: Split = "train", levels: Sequence[str] = (), render_mode: str | None = None) -> ForeignEnv:
         assert self.spec.gym is not None
+        options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         try:
-            inner = gymnasium.make(self.spec.gym, **({} if render_mode is None else {"render_mode": render_mode}))
+            inner = gymnasium.make(self.spec.gym, **options)
         except (gymnasium.error.Error, ImportError) as error:
             raise SpecError(f"{self.spec.path}: gym: cannot make '{self.spec.gym}': {error}") from error
         return ForeignEnv(inner, self, split)

@@ -14,9 +14,9 @@ from envgym.spec import Block
 
 
 class LoraConfig(Block):
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Rank of the adapter; vLLM serves 1, 8, 16, 32, 64, 128, 256, 320 and 512."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """Scale: the adapter's output is multiplied by alpha / rank."""
     targets: str | tuple[str, ...] = "all-linear"
     """Which layers: `all-linear` (all but the output head), or names such as q_proj."""
@@ -25,24 +25,24 @@ class LoraConfig(Block):
 class WarmupConfig(Block):
     """Supervised fine-tuning on episodes of the oracle, before GRPO; it trains the same adapter."""
 
-    demos: int = Field(0, ge=0)
+    demos: int = Field(default=0, ge=0)
     """Oracle episodes to learn from, each a fresh task of the train split; 0 skips the warm start."""
-    demos_per_step: int = Field(16, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
+    demos_per_step: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
 
 
 class EvalConfig(Block):
     split: Literal["val", "test"] = "test"
     """Held-out tasks of the table at the end."""
-    tasks: int | None = Field(None, ge=1)
+    tasks: int | None = Field(default=None, ge=1)
     """How many of them; all by default."""
-    base_tasks: int | None = Field(None, ge=0)
+    base_tasks: int | None = Field(default=None, ge=0)
     """How many for the model as it came, before any training; as many as `tasks` by default, 0 for none."""
-    every: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
     """GRPO steps between evaluations on validation tasks; 0 for none."""
-    val_tasks: int = Field(64, ge=1)
+    val_tasks: int = Field(default=64, ge=1)
     """Validation tasks of each of those."""
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(default=0.0, ge=0)
     """0 is greedy."""
 
 
@@ -53,45 +53,45 @@ class TrainConfig(Block):
     """auto, cpu, cuda or cuda:N."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base; auto is float32 on a CPU and bfloat16 on a GPU. The adapter is always float32."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Fixes the adapter's start, the order of tasks and all sampling."""
     levels: tuple[str, ...] = ()
     """Levels of the tasks to train and evaluate on; empty for all of the environment."""
     lora: LoraConfig = LoraConfig()
     warmup: WarmupConfig = WarmupConfig()
-    steps: int = Field(50, ge=0)
+    steps: int = Field(default=50, ge=0)
     """GRPO steps."""
-    tasks_per_step: int = Field(4, ge=1)
+    tasks_per_step: int = Field(default=4, ge=1)
     """Groups a step, each on a fresh task."""
-    group_size: int = Field(8, ge=2)
+    group_size: int = Field(default=8, ge=2)
     """Episodes of one task from one identical state, compared with each other."""
-    updates_per_step: int = Field(1, ge=1)
+    updates_per_step: int = Field(default=1, ge=1)
     """Optimiser updates made of one step's groups, each on its own share of them; more learns faster, slightly off-policy."""
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     """AdamW, constant after `lr_warmup_steps`."""
-    lr_warmup_steps: int = Field(4, ge=0)
+    lr_warmup_steps: int = Field(default=4, ge=0)
     """Updates over which the learning rate rises from 0, in the warm start and again in GRPO."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Of sampling, and of scoring what was sampled."""
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     """Tokens of one answer."""
-    max_context: int = Field(2048, ge=64)
+    max_context: int = Field(default=2048, ge=64)
     """Tokens of one whole dialogue; an episode that needs more is cut."""
     scale_by_std: bool = True
     """Divide advantages by the group's deviation (GRPO); false is Dr. GRPO."""
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.28, gt=0)
+    clip_low: float = Field(default=0.2, gt=0)
+    clip_high: float = Field(default=0.28, gt=0)
     """Ratio's upper clip; above clip_low it leaves room to explore (DAPO)."""
-    kl_coef: float = Field(0.0, ge=0)
+    kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the k3 estimate of KL(policy || base)."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_tokens_per_micro_batch: int = Field(2048, ge=64)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_tokens_per_micro_batch: int = Field(default=2048, ge=64)
     """Tokens in one forward pass of training; bounds memory, never changes the gradient."""
-    workers: int = Field(64, ge=1)
+    workers: int = Field(default=64, ge=1)
     """Episodes in flight, and rows of the sampler's largest batch."""
     eval: EvalConfig = EvalConfig()
-    save_every: int = Field(10, ge=0)
+    save_every: int = Field(default=10, ge=0)
     """GRPO steps between checkpoints; 0 saves at the end only."""
     profiles: dict[Literal["cpu", "gpu"], dict[str, Any]] = Field(default_factory=dict)
     """Settings for one kind of device, put over the others there."""

@@ -67,7 +67,7 @@ class Trainer:
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         model, self.tokenizer = load_model(config.model, device=pick_device(config.device), dtype=dtype, say=display.note)
         self.chat = Chat(self.tokenizer, model=model)
-        self.model = attach(model, rank=config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets, seed=config.seed)
+        self.model = attach(model, rank=config.lora.rank, alpha=config.lora.alpha, targets=_targets(config), seed=config.seed)
         self.engine = Engine(self.model, self.chat, max_context=config.max_context, max_batch=config.workers)
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         self.world = make_world(spec)
@@ -234,6 +234,11 @@ class Trainer:
         self.progress.step = step
         self.monitor.log(step, metrics, phase=phase)
         self.display.update(phase, step if phase == "warmup" else step - self.warmup_steps, metrics)
+
+
+def _targets(config: TrainConfig) -> str | list[str]:
+    targets = config.lora.targets
+    return targets if isinstance(targets, str) else list(targets)
 
 
 def samples_of(groups: Sequence[Sequence[Episode]], *, scale_by_std: bool) -> list[Sample]:
