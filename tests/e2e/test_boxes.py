@@ -1,0 +1,75 @@
+"""Whole episodes through real boxes: the same in every backend, and nothing left when the trainer is killed."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from envgym.env import World
+from envgym.play import Request, play_many
+from envgym.policies.scripted import OraclePolicy, RandomPolicy
+from envgym.sandbox.engine import connect
+from envgym.spec import load_spec
+
+LEVELS = ("L0", "L1", "L2", "L3")
+
+
+def engine():
+    try:
+        return connect()
+    except Exception as error:
+        pytest.skip(f"no Docker engine answers: {error}")
+
+
+def records(backend):
+    world = World(load_spec("crm", [f"sandbox.backend={backend}"]))
+    try:
+        requests = [Request(task, seed) for seed, task in enumerate(world.tasks.ids("test", levels=LEVELS, count=34))]
+        policies = OraclePolicy("pythonic"), RandomPolicy(list(world.tools.values()), dialect="pythonic")
+        return [dataclasses.replace(e, seconds={}) for policy in policies for e in play_many(world.env, policy, requests, workers=4)]
+    finally:
+        world.close()
+
+
+@pytest.mark.docker
+def test_episodes_are_the_same_byte_for_byte_through_local_and_docker():
+    engine()
+    through = {backend: [episode.to_json() for episode in records(backend)] for backend in ("local", "docker")}
+    assert through["local"] == through["docker"]
+    assert len(set(through["local"])) == 68
+
+
+def test_every_oracle_of_every_level_solves_its_task_in_a_real_box():
+    solved = [episode.success for episode in records("local")[:34]]
+    assert solved == [True] * 34
+
+
+@pytest.mark.docker
+def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
+    api = engine()
+
+    def boxes():
+        return {c["Id"] for c in api.containers(all=True, filters={"label": "envgym.run"})}
+
+    before = boxes()
+    command = [sys.executable, "-m", "envgym.cli", "train", "guess", "sandbox.backend=docker", "train.steps=1000", "--out", str(tmp_path)]
+    trainer = subprocess.Popen([*command, "train.warmup.demos=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
+    try:
+        wait_until(lambda: boxes() - before or trainer.poll() is not None, seconds=120)
+        assert boxes() - before, trainer.stdout.read().decode()
+        time.sleep(2)  # in the middle of its episodes
+    finally:
+        trainer.send_signal(signal.SIGKILL)
+        trainer.wait()
+    wait_until(lambda: not boxes() - before, seconds=10)
+    assert not boxes() - before
+
+
+def wait_until(done, *, seconds):
+    deadline = time.monotonic() + seconds
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.2)
