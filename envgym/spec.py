@@ -128,7 +128,7 @@ class EnvSpec(Block):
     sandbox: SandboxSpec = SandboxSpec()
     tasks: TasksSpec = TasksSpec()
     reward: dict[str, PartSpec] = Field(default_factory=lambda: {"solved": PartSpec.model_validate({"from": "state_match"})})
-    """Named parts; the reward of an episode is their weighted sum."""
+    """Named parts; the reward of an episode is their weighted sum. `solved` is `state_match` unless it is said otherwise."""
     success: str = "solved"
     """The part that says whether a task was solved (value 1)."""
     episode: EpisodeSpec = EpisodeSpec()
@@ -141,6 +141,14 @@ class EnvSpec(Block):
     def root(self) -> Path:
         """Folder to which the files named in the YAML are relative."""
         return self.path.parent
+
+    @model_validator(mode="before")
+    @classmethod
+    def _solved_by_default(cls, data: Any) -> Any:
+        """A YAML that only adds parts keeps `solved`."""
+        if isinstance(data, dict) and isinstance(data.get("reward"), dict) and "success" not in data:
+            return data | {"reward": {"solved": {"from": "state_match"}} | data["reward"]}
+        return data
 
     @model_validator(mode="after")
     def _complete(self) -> EnvSpec:

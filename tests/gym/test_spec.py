@@ -112,3 +112,9 @@ def test_the_schema_covers_the_trainers_block_and_describes_its_fields():
 @pytest.mark.parametrize("name", bundled_envs())
 def test_every_shipped_environment_loads(name):
     assert load_spec(name).id.startswith("envgym/")
+
+
+def test_adding_a_reward_part_keeps_solved(tmp_path):
+    spec = load_spec(write(tmp_path), ["reward.turns={from: turns, weight: 0.0}"])
+    assert {name: part.weight for name, part in spec.reward.items()} == {"solved": 1.0, "turns": 0.0}
+    assert "success: is 'done', which is no part" in mistakes(tmp_path, GOOD, ["success=done"])[0]
