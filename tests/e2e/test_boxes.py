@@ -30,7 +30,9 @@ def records(backend):
     try:
         requests = [Request(task, seed) for seed, task in enumerate(world.tasks.ids("test", levels=LEVELS, count=34))]
         policies = OraclePolicy("pythonic"), RandomPolicy(list(world.tools.values()), dialect="pythonic")
-        return [dataclasses.replace(e, seconds={}) for policy in policies for e in play_many(world.env, policy, requests, workers=4)]
+        return [
+            dataclasses.replace(e, seconds={}) for policy in policies for e in play_many(world.env, policy, requests, workers=4)
+        ]
     finally:
         world.close()
 
@@ -56,7 +58,17 @@ def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
         return {c["Id"] for c in api.containers(all=True, filters={"label": "envgym.run"})}
 
     before = boxes()
-    command = [sys.executable, "-m", "envgym.cli", "train", "guess", "sandbox.backend=docker", "train.steps=1000", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "envgym.cli",
+        "train",
+        "guess",
+        "sandbox.backend=docker",
+        "train.steps=1000",
+        "--out",
+        str(tmp_path),
+    ]
     trainer = subprocess.Popen([*command, "train.warmup.demos=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
     try:
         wait_until(lambda: boxes() - before or trainer.poll() is not None, seconds=120)

@@ -74,7 +74,7 @@ from envgym import Change, Draw, ToolCall, template
 def reprice(draw: Draw):
     item, price = draw.row("SELECT * FROM items"), draw.rng.randrange(100, 200)
     return draw.task(
-        prompt=draw.wording([f"{item['id']} to {price}.", f"{item['id']} costs {price} now.", f"New price of {item['id']}: {price}."]),
+        prompt=draw.wording([f"{item['id']} to {price}.", f"{item['id']} costs {price}.", f"Price of {item['id']}: {price}."]),
         oracle=[ToolCall("set_price", {"item": item["id"], "price": price})],
         changes=[Change.update("items", item["id"], price=price)],
     )
