@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ENV ?= envs/crm.yaml
 MODEL ?= smollm2-135m-instruct
+RUNS ?= $(patsubst %/,%,$(wildcard runs/*/))
 
 .PHONY: help install model train test check bench clean
 
@@ -35,8 +36,9 @@ check: install   ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: model     ## run the benchmarks and print their tables
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: install   ## draw the learning curve of the runs in runs/ and print their held-out table
+	@test -n "$(RUNS)" || { echo "no run in runs/ yet: make train first"; exit 3; }
+	$(BIN)/python benchmarks/learning_curve.py $(RUNS) --out runs/curve.png
 
 clean:           ## remove the virtual environment (the model stays in its cache)
 	rm -rf $(VENV)
