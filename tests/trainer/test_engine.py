@@ -85,9 +85,37 @@ def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
     opening = [SYSTEM, user("a task of some length, the same for the whole group")]
     group = together(lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8)
     prompt = len(engine.chat.open(opening))
-    # All of it once, and its last token again for each of the seven who copied the rest.
+    # All of it once, and its last token again for each of the seven who came too late to draw from the first one's logits.
     assert engine.stats.prefill_tokens <= prompt + 7
     assert max(gap(model, dialogue.trace()) for dialogue in group) < 1e-4
+
+
+def test_a_group_is_computed_once_for_as_long_as_its_members_say_the_same(model, engine):
+    def play(n: int):
+        dialogue = talk(engine.policy(max_new_tokens=12, greedy=n < 7), seed=n, opening=[SYSTEM, user("the same")], turns=1)
+        dialogue.observe([Message("tool", "the same answer")])
+        dialogue.reply()
+        return dialogue
+
+    *alike, other = together(play, 8)
+    traces = [dialogue.trace() for dialogue in alike]
+    assert len({trace.token_ids for trace in traces}) == 1 != len({traces[0].token_ids, other.trace().token_ids})
+    assert max(gap(model, trace) for trace in (*traces, other.trace())) < 1e-4
+    said = len(traces[0].token_ids) - len(traces[0].loss_mask[: traces[0].loss_mask.index(True)])
+    assert engine.stats.computed_tokens - engine.stats.prefill_tokens < 8 * said / 2  # the seven are one, but for who came late
+
+
+def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
+    policy, opening = engine.policy(max_new_tokens=30, greedy=True), [SYSTEM, user("the same")]
+    long = together(lambda n: _cut(policy if n else engine.policy(max_new_tokens=8, greedy=True), opening), 6)
+    assert {len(trace.token_ids) for trace in long} != {len(long[0].token_ids)}
+    assert max(gap(model, trace) for trace in long) < 1e-4
+
+
+def _cut(policy, opening):
+    dialogue = talk(policy, seed=0, opening=opening, turns=1)
+    dialogue.close()
+    return dialogue.trace()
 
 
 def test_the_system_message_is_computed_once_for_different_tasks(engine):
@@ -209,6 +237,7 @@ def test_closed_dialogues_give_their_rows_back(model, tokenizer):
             dialogue = talk(engine.policy(max_new_tokens=2), seed=n, turns=1)
             dialogue.close()
             dialogue.close()
+        assert engine._scheduler.plan(100) == []  # rows are taken back between two passes
         assert engine._scheduler._free == [0, 1]
 
 

@@ -2,8 +2,8 @@
 
 Worker threads block in `Dialogue.reply`; one engine thread batches all of them. At each step every active dialogue adds its
 new tokens (one while it decodes, more after a prompt or an observation) to one forward pass, so dialogues join and leave at
-any step. Keys and values stay from turn to turn; a system message is stored once for all who share it, and a group's
-prompt is computed once and copied.
+any step. Keys and values stay from turn to turn; a system message is stored once for all who share it, and a group is
+computed once for as long as its members say the same.
 Left out: several devices, speculative decoding, CUDA graphs.
 """
 
@@ -40,6 +40,8 @@ class Stats:
     """Prompt and observation tokens computed; shared and copied ones are not counted again."""
     decoded_tokens: int = 0
     """Tokens sampled."""
+    computed_tokens: int = 0
+    """Tokens that went through the model; what siblings sampled alike counts once."""
     steps: int = 0
     seconds_busy: float = 0.0
     """Wall seconds inside forward passes and sampling."""
@@ -72,7 +74,10 @@ class Engine:
         self._stats, self._closed = Stats(), False
         self._prove()
         self._thread = threading.Thread(target=self._run, name="envgym-engine", daemon=True)
+        every = torch.get_num_threads()
         self._thread.start()
+        self._command(self._tune)
+        torch.set_num_threads(every)  # for threads to come; that of the engine keeps its own number
 
     def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, greedy: bool = False) -> EnginePolicy:
         """A policy on this engine.
@@ -174,9 +179,11 @@ class Engine:
         if not plan:
             return
         started = time.perf_counter()
-        turns = [item.turn for item in plan if item.turn is not None]
-        due = [index for index, item in enumerate(plan) if item.turn is not None]
-        sampled = self._sample(self._forward([item.work for item in plan], due), turns)
+        turns = [turn for item in plan for turn in item.turns]
+        due = [index for index, item in enumerate(plan) if item.turns]
+        logits = self._forward([item.work for item in plan], due)  # (len(due), V)
+        whose = [row for row, index in enumerate(due) for _ in plan[index].turns]
+        sampled = self._sample(logits[whose], turns)
         self._count(plan, len(turns), time.perf_counter() - started)
         with self._wake:
             self._scheduler.done(plan)
@@ -203,8 +210,12 @@ class Engine:
 
     def _count(self, plan: list[Planned], sampled: int, seconds: float) -> None:
         old = self._stats
-        prefilled = sum(len(item.work.ids) for item in plan if item.turn is None or not item.turn.count)
-        self._stats = Stats(old.prefill_tokens + prefilled, old.decoded_tokens + sampled, old.steps + 1, old.seconds_busy + seconds)
+        computed = sum(len(item.work.ids) for item in plan)
+        prefilled = sum(len(item.work.ids) for item in plan if not any(turn.count for turn in item.turns))
+        self._stats = Stats(
+            prefill_tokens=old.prefill_tokens + prefilled, decoded_tokens=old.decoded_tokens + sampled,
+            computed_tokens=old.computed_tokens + computed, steps=old.steps + 1, seconds_busy=old.seconds_busy + seconds,
+        )  # fmt: skip
 
     def _fail(self, message: str) -> None:
         """Voids every waiting turn. The stores may be half written, so they are made anew."""
@@ -228,8 +239,24 @@ class Engine:
             for rows in (self._rows, self._shared_rows)
         )
 
-    def _copy(self, source: int, target: int, count: int) -> None:
-        self._own.copy(source, target, count)
+    def _copy(self, source: int, target: int, start: int, stop: int) -> None:
+        self._own.copy(source, target, start, stop)
+
+    @torch.inference_mode()
+    def _tune(self) -> None:
+        """Settles on one thread or all for this engine's passes. A pass that decodes is many small operations, and where
+        cores share a host, waking the others for each of them can cost more than they bring.
+        """
+        if self._device.type != "cpu" or torch.get_num_threads() == 1:
+            return
+        works = [Work([0], row, 0) for row in range(min(16, self._rows))]
+        seconds: dict[int, list[float]] = {1: [], torch.get_num_threads(): []}
+        for threads in list(seconds) * 4:
+            torch.set_num_threads(threads)
+            started = time.perf_counter()
+            self._forward(works, [0])
+            seconds[threads].append(time.perf_counter() - started)
+        torch.set_num_threads(min(seconds, key=lambda threads: min(seconds[threads])))
 
     @torch.inference_mode()
     def _prove(self) -> None:

@@ -41,7 +41,7 @@ class KeyValues:
                 new[:, :, :length] = old
                 tensors[layer] = new
 
-    def copy(self, source: int, target: int, count: int) -> None:
-        """Copies the first `count` tokens of one row to another."""
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Copies the tokens from `start` to `stop` of one row to another."""
         for tensor in (*self.keys, *self.values):
-            tensor[target, :, :count] = tensor[source, :, :count]
+            tensor[target, :, start:stop] = tensor[source, :, start:stop]

@@ -1,5 +1,9 @@
 """Who computes what at the next step: rows, shared segments and the queue of turns, in plain Python.
 
+Nothing is computed twice. A segment is stored once for all who begin with it. Siblings, dialogues of one prompt, are computed
+once for as long as they say the same: one of them works, the others draw their own token from its logits, and whoever
+departs from it copies what it has stored. A sharp policy departs late, so most of a group's tokens cost nothing.
+
 Holds no tensor. The engine calls it under its lock, asks for a plan, computes it, and reports it done.
 """
 
@@ -14,6 +18,7 @@ import numpy as np
 
 from envgym.policies import StopReason
 from envgym_trainer.layout import Work
+from envgym_trainer.tree import common_prefix
 
 
 @dataclass(eq=False, slots=True)
@@ -93,8 +98,10 @@ class Planned:
 
     work: Work
     owner: Track | Segment
-    turn: Turn | None = None
-    """The turn that samples after this work; None for a segment and for a part of a long prompt."""
+    complete: bool = False
+    """Whether it ends with the owner's last id; not so for a segment and for a part of a long prompt."""
+    turns: list[Turn] = field(default_factory=list)
+    """Who samples after it: the owner's turn, and those of siblings that have said the same so far."""
 
 
 class Scheduler:
@@ -102,28 +109,34 @@ class Scheduler:
 
     Args:
         rows: dialogues that can be stored. shared_rows: segments that can.
-        copy: copies the first n tokens of one row to another.
+        copy: copies the tokens from `start` to `stop` of one row to another: copy(source, target, start, stop).
     """
 
-    def __init__(self, *, rows: int, shared_rows: int, copy: Callable[[int, int, int], None]):
+    def __init__(self, *, rows: int, shared_rows: int, copy: Callable[[int, int, int, int], None]):
         self.turns: list[Turn] = []
         self._copy = copy
         self._free, self._free_shared = list(range(rows)), list(range(shared_rows))
         self._placed: dict[int, Track] = {}
+        self._siblings: dict[tuple[int, ...], list[Track]] = {}
+        """Placed dialogues by their prompt."""
         self._segments: dict[tuple[int, ...], Segment] = {}
-        self._leaders: dict[tuple[int, ...], Track] = {}
+        self._ended: list[Track] = []
+        """Closed dialogues that still hold what they held."""
         self._tick = 0
 
     def plan(self, limit: int) -> list[Planned]:
         """What to compute next, at most `limit` tokens; dialogues that decode come before prompts."""
         self._tick += 1
-        planned: dict[Segment | Track, Planned] = {}
+        self._sweep()
+        planned: dict[Segment | tuple[int, ...], Planned] = {}
         for turn in sorted(self.turns, key=lambda turn: turn.track.missing > 1):
-            if limit < 1:
-                break
-            if (item := self._next(turn, limit)) is not None and item.owner not in planned:
-                planned[item.owner] = item
+            track = turn.track
+            ids = tuple(track.ids)
+            if ids not in planned and limit > 0 and (item := self._next(track, limit)) is not None:
+                planned.setdefault(ids if item.owner is track else item.owner, item)  # type: ignore[arg-type]
                 limit -= len(item.work.ids)
+            if ids in planned and planned[ids].complete:
+                planned[ids].turns.append(turn)
         return list(planned.values())
 
     def done(self, plan: list[Planned]) -> None:
@@ -138,24 +151,30 @@ class Scheduler:
             self.release(turn.track)
 
     def release(self, track: Track) -> None:
-        """A dialogue has ended."""
+        """A dialogue has ended. The next plan takes its row: until then a pass may be at work on it."""
         track.closed = True
-        if any(turn.track is track for turn in self.turns):
-            return  # `finish` comes back here
-        self._evict(track)
-        if track.segment is not None:
-            track.segment.users -= 1
-            track.segment = None
+        if not any(turn.track is track for turn in self.turns):  # else `finish` comes back here
+            self._ended.append(track)
 
     def forget(self) -> None:
         """Nothing stored is valid any more."""
         for holder in (*self._placed.values(), *self._segments.values()):
             holder.cached = 0
-        self._leaders.clear()
 
-    def _next(self, turn: Turn, limit: int) -> Planned | None:
-        """The next work of this turn, that of its segment first; None while it must wait for others."""
-        track = turn.track
+    def _sweep(self) -> None:
+        """Takes from dialogues that have ended what they held, once their siblings have copied what they need of it."""
+        for track in self._ended:
+            for turn in self.turns:
+                if turn.track.row is not None and turn.track.prompt == track.prompt:
+                    self._borrow(turn.track)
+            self._evict(track)
+            if track.segment is not None:
+                track.segment.users -= 1
+                track.segment = None
+        self._ended.clear()
+
+    def _next(self, track: Track, limit: int) -> Planned | None:
+        """The next work of this dialogue, that of its segment first; None while no row is free."""
         if track.shared and track.segment is None:
             track.segment = self._segment(tuple(track.ids[: track.shared]))
             track.shared = len(track.segment.ids) if track.segment else 0
@@ -163,13 +182,14 @@ class Scheduler:
         if segment is not None and segment.cached < len(segment.ids):
             ids = segment.ids[segment.cached : segment.cached + limit]
             return Planned(Work(ids, segment.row, segment.cached, own=False), segment)
-        if not (self._place(track) and self._follow(track)):
+        if not self._place(track):
             return None
         assert track.row is not None
+        self._borrow(track)
         first = track.shared + track.cached
         ids = track.ids[first : first + limit]
         work = Work(ids, track.row, track.cached, segment.row if segment else 0, track.shared)
-        return Planned(work, track, turn if first + len(ids) == len(track.ids) else None)
+        return Planned(work, track, complete=first + len(ids) == len(track.ids))
 
     def _segment(self, ids: tuple[int, ...]) -> Segment | None:
         """The segment with these ids, new or known; None where every row is in use."""
@@ -197,33 +217,32 @@ class Scheduler:
             self._evict(min(idle, key=lambda other: other.used))
         track.row = heapq.heappop(self._free)
         self._placed[track.row] = track
+        self._siblings.setdefault(track.prompt, []).append(track)
         return True
 
-    def _follow(self, track: Track) -> bool:
-        """Takes the prompt from a sibling that has computed it; False while a sibling is at it."""
-        count = len(track.prompt) - track.shared - 1  # the last one is computed again: its logits are needed
-        if track.cached or count < 1:
-            return True
-        leader = self._leaders.get(track.prompt)
-        if leader is None or leader is track or leader.shared != track.shared or not self._is_alive(leader, count):
-            self._leaders[track.prompt] = track
-            return True
-        if leader.cached < count:
-            return False
-        assert leader.row is not None
-        assert track.row is not None
-        self._copy(leader.row, track.row, count)
-        track.cached = count
-        return True
-
-    def _is_alive(self, leader: Track, count: int) -> bool:
-        """Whether the leader has the prompt or is about to."""
-        return leader.row is not None and (leader.cached >= count or any(turn.track is leader for turn in self.turns))
+    def _borrow(self, track: Track) -> None:
+        """Copies what a sibling has stored of the ids that this one lacks; the last id is computed, for its logits."""
+        if track.missing <= 1:
+            return
+        end = len(track.ids) - 1
+        sources = [
+            (common_prefix(track.ids[:end], other.ids[: other.shared + other.cached]), other)
+            for other in self._siblings[track.prompt]
+            if other is not track and other.segment is track.segment
+        ]
+        reach, source = max(sources, key=lambda found: found[0], default=(0, track))
+        if reach - track.shared > track.cached:
+            assert source.row is not None
+            assert track.row is not None
+            self._copy(source.row, track.row, track.cached, reach - track.shared)
+            track.cached = reach - track.shared
 
     def _evict(self, track: Track) -> None:
         if track.row is not None:
             del self._placed[track.row]
             heapq.heappush(self._free, track.row)
-        if self._leaders.get(track.prompt) is track:
-            del self._leaders[track.prompt]
+            siblings = self._siblings[track.prompt]
+            siblings.remove(track)
+            if not siblings:
+                del self._siblings[track.prompt]
         track.row, track.cached = None, 0
