@@ -249,7 +249,7 @@ def test_a_failing_forward_voids_who_waits_and_the_engine_goes_on(model, engine,
     survivor = policy.open([SYSTEM, user("survivor")], (), seed=0)
     survivor.reply()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_forward", broken)
+        patch.setattr(engine._passes, "logits", broken)
         for failure in together(lambda n: failure_of(lambda: talk(policy, seed=n)), 4):
             assert (failure.kind, failure.stage) == ("policy_failed", "policy")
             assert "out of memory" in failure.message

@@ -122,6 +122,7 @@ def test_plain_peft_finds_the_trainers_own_logits(finished):
     assert all(torch.equal(mine[name], state[name]) for name in mine)
     card = (folder.adapter / "README.md").read_text()
     assert "| base model | warm start | trained |" in card
+    assert "| base weights | built |" in card
     assert json.loads((folder.adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
 
 

@@ -4,7 +4,7 @@ Worker threads block in `Dialogue.reply`; one engine thread batches all of them.
 new tokens (one while it decodes, more after a prompt or an observation) to one forward pass, so dialogues join and leave at
 any step. Keys and values stay from turn to turn; a system message is stored once for all who share it, and a group is
 computed once for as long as its members say the same.
-Left out: several devices, speculative decoding, CUDA graphs.
+Left out: speculative decoding.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from typing import Any
 import torch
 
 from envgym.errors import UsageError, WorldFailure
-from envgym_trainer import attention, sampling
+from envgym_trainer import sampling
 from envgym_trainer.chat import Chat
 from envgym_trainer.dialogue import EnginePolicy
-from envgym_trainer.kv import KeyValues
-from envgym_trainer.layout import Work, lay_out
+from envgym_trainer.passes import Passes
 from envgym_trainer.replica import Replica
 from envgym_trainer.scheduler import Planned, Scheduler, Track, Turn
 
@@ -63,21 +62,18 @@ class Engine:
     def __init__(self, model: Any, chat: Chat, *, max_context: int, max_batch: int = 64, max_step_tokens: int = 2048):
         self.chat, self.max_context = chat, max_context
         self._replica = Replica(model)
-        self._model = self._replica.model
-        self._device = self._model.get_input_embeddings().weight.device
-        _check_supported(self._model.config, max_context)
-        self._rows, self._shared_rows, self._max_step_tokens = max_batch, 2 * max_batch, max_step_tokens
-        self._make_stores()
-        self._scheduler = Scheduler(rows=self._rows, shared_rows=self._shared_rows, copy=self._copy)
+        _check_supported(self._replica.model.config, max_context)
+        self._passes = Passes(self._replica.model, rows=max_batch, shared_rows=2 * max_batch)
+        self._scheduler = Scheduler(rows=max_batch, shared_rows=2 * max_batch, copy=self._passes.copy)
+        self._max_step_tokens = max_step_tokens
         self._wake = threading.Condition()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._stats, self._closed = Stats(), False
-        self._prove()
         self._thread = threading.Thread(target=self._run, name="envgym-engine", daemon=True)
         every = torch.get_num_threads()
         self._thread.start()
-        self._command(self._tune)
-        torch.set_num_threads(every)  # for threads to come; that of the engine keeps its own number
+        self._command(self._passes.tune)
+        torch.set_num_threads(every)  # for threads to come; the engine's keep their own number
 
     def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, greedy: bool = False) -> EnginePolicy:
         """A policy on this engine.
@@ -116,6 +112,7 @@ class Engine:
             self._closed = True
             self._wake.notify_all()
         self._thread.join()
+        self._passes.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -181,7 +178,7 @@ class Engine:
         started = time.perf_counter()
         turns = [turn for item in plan for turn in item.turns]
         due = [index for index, item in enumerate(plan) if item.turns]
-        logits = self._forward([item.work for item in plan], due)  # (len(due), V)
+        logits = self._passes.logits([item.work for item in plan], due)  # (len(due), V)
         whose = [row for row, index in enumerate(due) for _ in plan[index].turns]
         sampled = self._sample(logits[whose], turns)
         self._count(plan, len(turns), time.perf_counter() - started)
@@ -192,19 +189,11 @@ class Engine:
                     self._scheduler.finish(turn)
                     turn.future.set_result(reason)
 
-    def _forward(self, works: list[Work], due: list[int]) -> torch.Tensor:
-        """Logits of the last token of the works in `due`, (len(due), V)."""
-        packed = lay_out(works, self._own, self._shared, self._device)
-        return self._model(
-            input_ids=packed.ids, position_ids=packed.positions, use_cache=False, logits_to_keep=packed.last[due],
-            envgym_layout=packed.layout,
-        ).logits[0]  # fmt: skip
-
     def _sample(self, logits: torch.Tensor, turns: list[Turn]) -> tuple[list[int], list[float]]:
         if not turns:
             return [], []
-        temperatures = torch.tensor([turn.temperature for turn in turns], device=self._device)
-        uniforms = torch.tensor([turn.track.random() for turn in turns], dtype=torch.float64, device=self._device)
+        temperatures = torch.tensor([turn.temperature for turn in turns], device=self._passes.device)
+        uniforms = torch.tensor([turn.track.random() for turn in turns], dtype=torch.float64, device=self._passes.device)
         ids, logprobs = sampling.sample(logits, temperatures, uniforms)
         return ids.tolist(), logprobs.tolist()
 
@@ -226,50 +215,7 @@ class Engine:
             while self._commands:
                 self._commands.popleft()[1].set_exception(UsageError(message))
             self._scheduler.forget()
-            self._make_stores()
-
-    def _make_stores(self) -> None:
-        config = self._model.config
-        heads = config.num_key_value_heads or config.num_attention_heads
-        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._own, self._shared = (
-            KeyValues(
-                layers=config.num_hidden_layers, rows=rows, heads=heads, dim=dim, dtype=self._model.dtype, device=self._device
-            )
-            for rows in (self._rows, self._shared_rows)
-        )
-
-    def _copy(self, source: int, target: int, start: int, stop: int) -> None:
-        self._own.copy(source, target, start, stop)
-
-    @torch.inference_mode()
-    def _tune(self) -> None:
-        """Settles on one thread or all for this engine's passes. A pass that decodes is many small operations, and where
-        cores share a host, waking the others for each of them can cost more than they bring.
-        """
-        if self._device.type != "cpu" or torch.get_num_threads() == 1:
-            return
-        works = [Work([0], row, 0) for row in range(min(16, self._rows))]
-        seconds: dict[int, list[float]] = {1: [], torch.get_num_threads(): []}
-        for threads in list(seconds) * 4:
-            torch.set_num_threads(threads)
-            started = time.perf_counter()
-            self._forward(works, [0])
-            seconds[threads].append(time.perf_counter() - started)
-        torch.set_num_threads(min(seconds, key=lambda threads: min(seconds[threads])))
-
-    @torch.inference_mode()
-    def _prove(self) -> None:
-        """Compares the sampler's way through the model with the model's own, on one short text in three parts."""
-        ids = [index % self._model.config.vocab_size for index in (3, 1, 4, 1, 5, 9, 2)]
-        expected = self._model(input_ids=torch.tensor([ids], device=self._device), use_cache=False).logits[0, -1]
-        self._model.config._attn_implementation = attention.NAME
-        for work in (Work(ids[:3], 0, 0, own=False), Work(ids[3:6], 0, 0, 0, 3), Work(ids[6:], 0, 3, 0, 3)):
-            found = self._forward([work], [0])[0]
-        gap = (found - expected).abs().max().item() / expected.abs().max().item()
-        if not gap < (1e-3 if self._model.dtype == torch.float32 else 0.1):
-            name = type(self._model).__name__
-            raise UsageError(f"{name}: the sampler's attention gives other logits than the model's own (relative gap {gap:.2g}).")
+            self._passes.forget()
 
 
 def _check_supported(config: Any, max_context: int) -> None:

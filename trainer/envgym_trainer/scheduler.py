@@ -133,8 +133,10 @@ class Scheduler:
             track = turn.track
             ids = tuple(track.ids)
             if ids not in planned and limit > 0 and (item := self._next(track, limit)) is not None:
-                planned.setdefault(ids if item.owner is track else item.owner, item)  # type: ignore[arg-type]
-                limit -= len(item.work.ids)
+                key = item.owner if isinstance(item.owner, Segment) else ids
+                if key not in planned:
+                    planned[key] = item
+                    limit -= len(item.work.ids)
             if ids in planned and planned[ids].complete:
                 planned[ids].turns.append(turn)
         return list(planned.values())

@@ -39,7 +39,7 @@ from envgym_trainer.interrupt import Interrupt
 from envgym_trainer.learner import Learner
 from envgym_trainer.lora import attach
 from envgym_trainer.metrics import episode_metrics, eval_metrics
-from envgym_trainer.models import load_model, pick_device, resolve
+from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
 from envgym_trainer.monitor import Monitor
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.runs import RunFolder
@@ -152,22 +152,24 @@ class Trainer:
 
     def export(self, outcomes: dict[str, Outcome]) -> None:
         """Writes `adapter/`: what PEFT and vLLM load, with a model card that holds the table."""
-        base = resolve(self.config.model).public_id
+        base = resolve(self.config.model)
         card = model_card(self._card_facts(base, list(outcomes.values())))
         self.folder.save_adapter(
-            lambda folder: save_adapter(self.model, self.tokenizer, self.chat, folder, base_id=base, card=card)
+            lambda folder: save_adapter(self.model, self.tokenizer, self.chat, folder, base_id=base.public_id, card=card)
         )
 
-    def _card_facts(self, base: str, outcomes: list[Outcome]) -> CardFacts:
+    def _card_facts(self, base: ResolvedModel, outcomes: list[Outcome]) -> CardFacts:
         config, spec = self.config, self.spec
         levels = f", levels {', '.join(config.levels)}" if config.levels else ""
         grpo = f"{config.steps} steps of {config.tasks_per_step} tasks x {config.group_size} episodes"
+        rounded = " (a 4-bit GGUF made float again: the published weights differ a little)" if base.is_quantized else ""
         recipe = {"warm start": f"{config.warmup.demos} oracle episodes, learning rate {config.warmup.learning_rate:g}"}
         return CardFacts(
-            name=self.folder.path.name, base_model=base, env_id=spec.id, env_description=spec.description.strip(),
+            name=self.folder.path.name, base_model=base.public_id, env_id=spec.id, env_description=spec.description.strip(),
             outcomes=outcomes, eval_tasks=f"held-out tasks of split {config.eval.split}{levels}",
             reward={name: part.weight for name, part in spec.reward.items()},
-            recipe=recipe | {"GRPO": f"{grpo}, learning rate {config.learning_rate:g}", "seed": config.seed},
+            recipe=recipe | {"GRPO": f"{grpo}, learning rate {config.learning_rate:g}", "base weights": base.source + rounded},
+            seed=config.seed,
             rank=config.lora.rank, alpha=config.lora.alpha, versions=versions(),
         )  # fmt: skip
 
