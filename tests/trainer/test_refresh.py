@@ -89,7 +89,7 @@ def test_the_sampler_shares_what_no_adapter_touches(model, tokenizer):
     with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         engine.refresh(adapted)
         theirs = {weight.data_ptr() for weight in adapted.parameters()}
-        own = [name for name, weight in engine._model.named_parameters() if weight.data_ptr() not in theirs]
+        own = [name for name, weight in engine._replica.model.named_parameters() if weight.data_ptr() not in theirs]
     assert len(own) == 2 * 7
     assert all(name.endswith("proj.weight") for name in own)
 
