@@ -23,7 +23,7 @@ from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
 from envgym.rubric import CallRecord, Evidence, Rubric, Score
 from envgym.sandbox import App, Sandbox, Session
-from envgym.sandbox.factory import SandboxOptions, open_sandbox
+from envgym.sandbox.factory import open_sandbox
 from envgym.sources import TaskSource
 from envgym.spaces import UnicodeText
 from envgym.spec import EnvSpec
@@ -42,7 +42,7 @@ class World:
         schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
         self.keys = primary_keys(schema)
         app = App(spec.root.resolve(), spec.tools, spec.state.schema_file, spec.state.seed)
-        self.sandbox = sandbox or open_sandbox(app, SandboxOptions(**spec.sandbox.model_dump()))
+        self.sandbox = sandbox or open_sandbox(app, spec.sandbox)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
         if unknown:

@@ -13,18 +13,14 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
+from envgym.block import Block
 from envgym.catalog import find_env
 from envgym.errors import SpecError
 from envgym.loading import Where, apply_overrides, read_yaml, validate
 from envgym.parsing import Dialect
-
-
-class Block(BaseModel):
-    """A part of the YAML: unknown keys are refused, values are frozen, and a docstring under a field describes it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+from envgym.sandbox.options import SandboxOptions
 
 
 class PromptSpec(Block):
@@ -51,27 +47,6 @@ class StateSpec(Block):
     """Tables (patterns) in which changes beyond the expected ones are free, such as `audit_log`."""
     forbid: tuple[str, ...] = ()
     """Tables (patterns) in which any change that is not expected makes the whole reward 0."""
-
-
-class SandboxSpec(Block):
-    backend: Literal["auto", "docker", "local", "none"] = "auto"
-    """`auto` takes Docker where an engine answers, else a local process; `none` runs tools in this very process."""
-    isolation: Literal["state", "fork"] = "fork"
-    """What separates two episodes of one box: their tables only, or a process each."""
-    image: str = "python:3.12-slim"
-    """Container image; needs Python 3.11 or later."""
-    memory_mb: int = Field(default=512, ge=32)
-    """Memory limit of a container, MiB."""
-    cpus: float = Field(default=1.0, gt=0)
-    """CPU limit of a container, cores."""
-    pids: int = Field(default=256, ge=16)
-    """Processes and threads that a container may hold."""
-    tmpfs_mb: int = Field(default=32, ge=1)
-    """Size of a container's only writable folder, /tmp, MiB."""
-    output_bytes: int = Field(default=65536, ge=256)
-    """Output of one tool call that is kept, bytes."""
-    open_seconds: float = Field(default=30.0, gt=0)
-    """Time allowed to start a box, and to open an episode in it."""
 
 
 class TasksSpec(Block):
@@ -125,7 +100,7 @@ class EnvSpec(Block):
     tools: tuple[str, ...] = ()
     """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one."""
     state: StateSpec = StateSpec()
-    sandbox: SandboxSpec = SandboxSpec()
+    sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
     reward: dict[str, PartSpec] = Field(default_factory=lambda: {"solved": PartSpec.model_validate({"from": "state_match"})})
     """Named parts; the reward of an episode is their weighted sum. `solved` is `state_match` unless it is said otherwise."""

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Backend = Literal["auto", "docker", "local", "none"]
-Isolation = Literal["state", "fork"]
+Backend = Literal["auto", "docker", "bubblewrap", "local", "none"]
+Isolation = Literal["state", "fork", "namespaces", "container"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,31 +1,83 @@
-"""How an app is to be isolated."""
+"""The `sandbox:` block of an environment: which boxes its tools get, how sessions are kept apart, and how many there are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Literal
 
+from pydantic import Field, model_validator
+
+from envgym.block import Block
 from envgym.sandbox import Backend, Isolation
 
+FOR_CODE: tuple[Isolation, ...] = ("namespaces", "container")
+"""Levels that hold code which a model wrote."""
 
-@dataclass(frozen=True, slots=True)
-class SandboxOptions:
-    """Which boxes an app gets; the `sandbox:` block of an environment has the same fields."""
 
+class RecycleOptions(Block):
+    """When a box is replaced by a fresh one; a box that broke the protocol or is not clean always is."""
+
+    episodes: int = Field(default=1000, ge=1)
+    """After it has served this many episodes."""
+    seconds: float = Field(default=3600.0, gt=0)
+    """After it has run for so long."""
+    growth_mb: int = Field(default=256, ge=1)
+    """After its memory has grown by this much while it was idle, MiB."""
+
+
+class PoolOptions(Block):
+    """How many boxes there are. One that is to go gets no new session and is replaced in the background."""
+
+    boxes: int | None = Field(default=None, ge=1)
+    """Most boxes at once; by default 2, and 16 with isolation `container`."""
+    sessions: int = Field(default=32, ge=1)
+    """Sessions that one box serves at once; the next box starts when all are full. 1 with isolation `container`."""
+    ready: int = Field(default=2, ge=0)
+    """Fresh boxes kept ready for the next sessions, with isolation `container`."""
+    creators: int = Field(default=2, ge=1)
+    """Boxes started at the same time; more than there are processors gain nothing."""
+    recycle: RecycleOptions = RecycleOptions()
+
+
+class SandboxOptions(Block):
     backend: Backend = "auto"
     """`auto` takes Docker where an engine answers, else a local process; `none` runs tools in this very process."""
-    isolation: Isolation = "fork"
-    """What separates two sessions of one box: their tables only (`state`), or a process each (`fork`)."""
+    isolation: Literal["auto"] | Isolation = "auto"
+    """What separates two episodes: their tables only (`state`), a process each (`fork`), namespaces each (`namespaces`), or a
+    fresh box each (`container`). `auto` is `fork`, and `container` where tools execute code. Given as asked, or refused."""
+    executes_code: bool = False
+    """Tools run code that the model wrote (a shell, Python): asks for isolation `namespaces` or `container`."""
     image: str = "python:3.12-slim"
     """Container image; needs Python 3.11 or later as `python`."""
-    memory_mb: int = 512
+    memory_mb: int = Field(default=512, ge=32)
     """Memory limit of a container, MiB, swap included."""
-    cpus: float = 1.0
+    cpus: float = Field(default=1.0, gt=0)
     """CPU limit of a container, cores."""
-    pids: int = 256
-    """Processes and threads that a container may hold."""
-    tmpfs_mb: int = 32
+    pids: int = Field(default=256, ge=16)
+    """Processes and threads that a container may hold; a session in namespaces may hold half of them."""
+    tmpfs_mb: int = Field(default=32, ge=1)
     """Size of /tmp and of /dev/shm, all that a container can write, MiB each; they count as memory."""
-    output_bytes: int = 65536
+    output_bytes: int = Field(default=65536, ge=256)
     """Output of one tool call that is kept, bytes."""
-    open_seconds: float = 30.0
-    """Time allowed to start a box and load the app."""
+    open_seconds: float = Field(default=30.0, gt=0)
+    """Time allowed to start a box, and to open an episode in it."""
+    pool: PoolOptions = PoolOptions()
+
+    @property
+    def level(self) -> Isolation:
+        """The isolation that is asked for."""
+        if self.isolation != "auto":
+            return self.isolation
+        return "container" if self.executes_code else "fork"
+
+    @property
+    def most_boxes(self) -> int:
+        return self.pool.boxes or (16 if self.level == "container" else 2)
+
+    @model_validator(mode="after")
+    def _code_is_held(self) -> SandboxOptions:
+        if self.executes_code and self.level not in FOR_CODE:
+            raise ValueError(
+                f"isolation: '{self.isolation}' does not hold code that a model wrote (executes_code). "
+                f"Available: {' or '.join(FOR_CODE)}; leave it out for 'container'"
+            )
+        return self

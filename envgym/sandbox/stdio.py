@@ -1,9 +1,9 @@
-"""The host's end of the agent's protocol: a `Box` that many threads may ask at once, and the sandbox made of it.
+"""The host's end of the agent's protocol: a `Box` that many threads may ask at once, and a session in it.
 
 One reader thread a box gives each answer to the thread that waits for it, by request id. A box that ends, or says what is no
-answer, is lost: every waiting request fails with `sandbox_lost`, and the next `open` starts a fresh box.
+answer, is lost: every waiting request fails with `sandbox_lost`.
 
-Left out: how the box is started and reached, which is a `Transport` (`local.py`, `docker.py`).
+Left out: how the box is started and reached, which is a `Transport` (`local.py`, `docker.py`), and how many there are (`pool.py`).
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import App, RowChanges, ToolResult
-from envgym.sandbox.options import SandboxOptions
+from envgym.sandbox import RowChanges, ToolResult
+from envgym.sandbox.statistics import Statistics
 
-GRACE_SECONDS = {"fork": 10.0, "state": 0.05}
-"""How long past its deadline a request is waited for. With `fork` the agent enforces deadlines itself, so silence beyond
-this means that the agent is gone; with `state` nobody else does."""
+GRACE_SECONDS, GRACE_SECONDS_STATE = 10.0, 0.05
+"""How long past its deadline a request is waited for. The agent enforces deadlines itself, so silence beyond this means that
+it is gone; with isolation `state` nobody else does."""
+PING_SECONDS = 5.0
 LINE_BYTES = 128 * 2**20
 """A box that sends this much without an end of line is out of its mind."""
 STDERR_BYTES = 4096
@@ -67,19 +68,27 @@ class Tail:
 class Box:
     """One running agent, asked by many threads.
 
-    Raises: SpecError for an app that cannot be loaded; WorldFailure(stage `open`) for a box that does not start.
+    Raises: SpecError for an app that cannot be loaded; PrerequisiteError for a level of isolation that it cannot give;
+        WorldFailure(stage `open`) for a box that does not start.
     """
 
-    def __init__(self, transport: Transport, hello: dict[str, Any], *, timeout_seconds: float):
-        self._transport, self._grace = transport, GRACE_SECONDS[hello["isolation"]]
+    def __init__(self, transport: Transport, hello: dict[str, Any], *, timeout_seconds: float, statistics: Statistics):
+        self.transport, self._statistics = transport, statistics
+        self._grace = GRACE_SECONDS_STATE if hello["isolation"] == "state" else GRACE_SECONDS
         self._ids = itertools.count(1)
         self._sending, self._state = threading.Lock(), threading.Lock()
         self._waiting: dict[int, SimpleQueue[dict[str, Any]]] = {}
         self.lost: str | None = None
         """Why the box is gone; None while it is well."""
+        self.on_dirty: Callable[[str], None] = lambda message: None
+        """Called, by the thread that reads, when a session left what the agent cannot remove."""
         ready = self._waiting[0] = SimpleQueue()
         threading.Thread(target=self._read, name="envgym-box", daemon=True).start()
-        self.tools: list[dict[str, Any]] = self._exchange(0, hello, ready, "open", timeout_seconds)
+        try:
+            self.tools: list[dict[str, Any]] = self._exchange(0, hello, ready, "open", timeout_seconds)
+        except BaseException:
+            self.end("the box did not start")
+            raise
 
     def request(self, op: str, *, stage: Stage, timeout_seconds: float, **fields: Any) -> Any:
         """Sends a request and waits for its result. Raises WorldFailure."""
@@ -91,6 +100,10 @@ class Box:
             raise WorldFailure("sandbox_lost", self.lost, stage=stage)
         message = {"id": number, "op": op, "timeout": timeout_seconds, **fields}
         return self._exchange(number, message, answer, stage, timeout_seconds)
+
+    def memory(self) -> int:
+        """Memory that the box uses, bytes. Raises WorldFailure."""
+        return self.request("ping", stage="open", timeout_seconds=PING_SECONDS)["memory"]
 
     def tell(self, op: str, **fields: Any) -> None:
         """Sends what needs no answer; a lost box is no trouble."""
@@ -112,20 +125,27 @@ class Box:
         if error := reply.get("error"):
             if error["kind"] == "app_error":
                 raise SpecError(error["message"])
+            if error["kind"] == "level_refused":
+                raise PrerequisiteError(
+                    f"this box cannot give isolation '{message['isolation']}': {error['message']}. Take isolation=container or "
+                    "fork, or see `envgym sandbox doctor`"
+                )
             raise WorldFailure(error["kind"], error["message"], stage=stage)
         return reply["result"]
 
     def _send(self, message: dict[str, Any]) -> None:
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        self._statistics.count("bytes/sent", len(line))
         with self._sending:
-            self._transport.send(line)
+            self.transport.send(line)
 
     def _read(self) -> None:
         reason = "the box ended"
         try:
             rest = bytearray()
-            while data := self._transport.receive():
+            while data := self.transport.receive():
                 rest += data
+                self._statistics.count("bytes/received", len(data))
                 if b"\n" in data:
                     *lines, rest = rest.split(b"\n")
                     for line in lines:
@@ -136,11 +156,13 @@ class Box:
             reason = f"the connection to the box broke: {error}"
         except (ValueError, TypeError, KeyError) as error:
             reason = f"the box broke the protocol: {error}"
-        words = self._transport.last_words()
+        words = self.transport.last_words()
         self.end(reason + (f"; its last words:\n{words}" if words else ""))
 
     def _deliver(self, reply: dict[str, Any]) -> None:
-        if answer := self._waiting.pop(reply["id"], None):
+        if reply.get("event") == "dirty":
+            self.on_dirty(reply["message"])
+        elif answer := self._waiting.pop(reply["id"], None):
             answer.put(reply)
 
     def end(self, reason: str) -> None:
@@ -150,91 +172,47 @@ class Box:
             waiting, self._waiting = self._waiting, {}
         for answer in waiting.values():
             answer.put({"error": {"kind": "sandbox_lost", "message": self.lost}})
-        self._transport.kill()
+        self.transport.kill()
 
 
 class BoxSession:
-    """One episode's share of a box; the `Session` of envgym.sandbox."""
+    """One episode's share of a box; the `Session` of envgym.sandbox.
 
-    def __init__(self, box: Box, name: str, state_hash: str):
+    Args:
+        on_close: called once, when the session has ended.
+    """
+
+    def __init__(self, box: Box, name: str, state_hash: str, *, statistics: Statistics, on_close: Callable[[], None]):
         self.state_hash = state_hash
-        self._box, self._name, self._lock, self._closed = box, name, threading.Lock(), False
+        self._box, self._name, self._statistics, self._on_close = box, name, statistics, on_close
+        self._lock, self._closing, self._closed = threading.Lock(), threading.Lock(), False
 
     def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
-        result = self._request("call", "call", timeout_seconds, tool=tool, arguments=arguments, now=now)
-        return ToolResult(**result)
+        started = time.perf_counter()
+        result = ToolResult(**self._request("call", "call", timeout_seconds, tool=tool, arguments=arguments, now=now))
+        self._statistics.time("call", time.perf_counter() - started)
+        self._statistics.time("call_overhead", time.perf_counter() - started - result.seconds)
+        return result
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
-        return self._request("diff", "diff", timeout_seconds)
+        with self._statistics.timed("diff"):
+            return self._request("diff", "diff", timeout_seconds)
 
     def close(self) -> None:
-        if not self._closed:
+        with self._closing:
+            if self._closed:
+                return
             self._closed = True
+        with self._statistics.timed("close"):
             self._box.tell("close", session=self._name)
+        self._on_close()
 
     def _request(self, op: str, stage: Stage, timeout_seconds: float, **fields: Any) -> Any:
         with self._lock:  # one call at a time: they share a database
             if self._closed:
                 raise UsageError("this session is closed; open another one with Sandbox.open()")
-            return self._box.request(op, stage=stage, timeout_seconds=timeout_seconds, session=self._name, **fields)
-
-
-class BoxSandbox:
-    """A sandbox of one box at a time, started when it is first needed and again after it was lost.
-
-    Args:
-        start: gives a freshly started agent.
-        root: the app's folder as the agent sees it.
-        label: what people are told about the isolation in force.
-    """
-
-    def __init__(self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, label: str):
-        self.label = label
-        self._hello = {"root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
-                       "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
-        self._start, self._start_seconds = start, options.open_seconds
-        self._names = itertools.count(1)
-        self._closed = self._has_worked = False
-        self._forget_boxes()
-
-    def _forget_boxes(self) -> None:
-        self._process, self._lock, self._box = os.getpid(), threading.Lock(), None
-
-    def _after_fork(self) -> None:
-        """For what else a backend must not share with its parent process."""
-
-    def describe(self) -> list[dict[str, Any]]:
-        return self._ready_box().tools
-
-    def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
-        box, name = self._ready_box(), f"s{next(self._names)}"
-        state_hash = box.request("open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed)
-        return BoxSession(box, name, state_hash)
-
-    def close(self) -> None:
-        self._closed = True
-        with self._lock:
-            if self._box and self._process == os.getpid():
-                self._box.end("the sandbox was closed")
-            self._box = None
-
-    def _ready_box(self) -> Box:
-        if self._process != os.getpid():  # after a fork of the host: the box, and maybe a held lock, belong to the parent
-            self._forget_boxes()
-            self._after_fork()
-        with self._lock:
-            if self._closed:
-                raise UsageError("this sandbox is closed; open another one with open_sandbox()")
-            if self._box is None or self._box.lost is not None:
-                self._box = self._new_box()
-            return self._box
-
-    def _new_box(self) -> Box:
-        try:
-            box = Box(self._start(), self._hello, timeout_seconds=self._start_seconds)
-        except WorldFailure as failure:
-            if self._has_worked:
+            try:
+                return self._box.request(op, stage=stage, timeout_seconds=timeout_seconds, session=self._name, **fields)
+            except WorldFailure as failure:
+                self._statistics.count(f"failures/{failure.kind}")
                 raise
-            raise PrerequisiteError(f"the sandbox does not start ({self.label}): {failure.message}") from None
-        self._has_worked = True
-        return box

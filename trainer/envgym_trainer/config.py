@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from envgym.spec import Block
+from envgym.block import Block
 
 
 class LoraConfig(Block):

@@ -1,9 +1,8 @@
-"""Forked children of the agent: how they start apart from it, and how they end."""
+"""Forked children of the agent: how they start apart from it, how they end, and what they must not leave behind."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import math
 import os
 import signal
@@ -14,13 +13,11 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from .namespaces import SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, prctl
 from .wire import Request
 
 SEND_SECONDS = 1.0
 """A child reads whenever it has nothing to do; one that takes longer than this to accept a request is stuck."""
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(eq=False)
@@ -42,25 +39,34 @@ class Child:
 
     def kill(self) -> None:
         """Ends the process and all of its group."""
-        for kill in (os.killpg, os.kill):  # the group may not exist yet, a moment after the fork
-            with contextlib.suppress(OSError):
-                kill(self.pid, signal.SIGKILL)
+        kill_group(self.pid)
 
-    def end(self) -> str:
-        """Kills, waits, and says how the process had ended by itself, if it had."""
+    def end(self) -> int:
+        """Kills, waits, and gives its exit code as of `subprocess`: negative for a signal."""
         self.socket.close()
         self.kill()
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        if code == -signal.SIGKILL:
-            return "killed (out of memory?)"
-        return f"signal {-code}" if code < 0 else f"exit status {code}"
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def fork(name: str | int, request: Request, work: Callable[[socket.socket], None], *, private: Iterable[int]) -> Child:
+def kill_group(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # the group may not exist, or not yet, a moment after the fork
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
+
+
+def fork(
+    name: str | int,
+    request: Request,
+    work: Callable[[socket.socket], None],
+    *,
+    private: Iterable[int],
+    enter: Callable[[], None] = lambda: None,
+) -> Child:
     """A child that does `work` with its end of a socket, then ends.
 
     Args:
         private: file descriptors that the child must not keep.
+        enter: called first in the child, to set it apart further.
     Raises: OSError where no process can be had.
     """
     ours, theirs = socket.socketpair()
@@ -72,23 +78,26 @@ def fork(name: str | int, request: Request, work: Callable[[socket.socket], None
         theirs.close()
         raise
     if pid == 0:
-        _live_as_child(parent, (ours.fileno(), *private), lambda: work(theirs))
+        _live_as_child(parent, (ours.fileno(), *private), enter, lambda: work(theirs))
     theirs.close()
     ours.settimeout(SEND_SECONDS)
     return Child(pid, ours, name, [request], time.monotonic() + request["timeout"])
 
 
-def _live_as_child(parent: int, private: Iterable[int], work: Callable[[], None]) -> None:
+def _live_as_child(parent: int, private: Iterable[int], enter: Callable[[], None], work: Callable[[], None]) -> None:
     status = 1
     try:
         os.setsid()  # a group of its own, so that one kill ends the tool and what it started
-        if _libc:
-            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                return  # it died before the line above
+        prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != parent:
+            return  # it died before the line above
         for descriptor in private:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+        prctl(SET_DUMPABLE, 1)  # else its own entries in /proc would belong to root
+        enter()
+        prctl(SET_SUBREAPER, 1)  # who leaves the group stays below this process, and comes to the agent when it ends
+        prctl(SET_DUMPABLE, 0)  # no process of the same user may look into this one, or trace it
         work()
         status = 0
     except BaseException:

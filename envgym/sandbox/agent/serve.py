@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 from .app import LoadedApp, load_app
+from .cleaning import memory_bytes
 from .describe import describe_tool
 from .desk import Desk
-from .failures import AppError
+from .failures import AppError, BoxError
+from .namespaces import Limits
 from .tables import Images, prepare_image
 from .wire import Request, Wire, answer, attempt, no_session, take_stdio
 from .zygote import Zygote
@@ -33,7 +35,7 @@ class StateServer:
             if desk:
                 self.desks.pop(request["session"]).close()
         elif op == "ping":
-            self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks)}})
+            self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks), "memory": memory_bytes()}})
         elif op == "open":
             self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
         else:
@@ -57,9 +59,19 @@ def main() -> None:
     hello = json.loads(hello)
     try:
         app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"])
-        server = (Zygote if hello["isolation"] == "fork" else StateServer)(app, wire, output_bytes=hello["output_bytes"])
+        server = _server(app, wire, hello)
     except AppError as error:
         wire.say({"id": 0, "error": {"kind": "app_error", "message": str(error)}})
         return
+    except BoxError as error:
+        wire.say({"id": 0, "error": {"kind": error.kind, "message": str(error)}})
+        return
     wire.say({"id": 0, "result": [describe_tool(tool) for tool in app.tools.values()]})
     server.serve(rest)
+
+
+def _server(app: LoadedApp, wire: Wire, hello: Request) -> Zygote | StateServer:
+    if hello["isolation"] == "state":
+        return StateServer(app, wire, output_bytes=hello["output_bytes"])
+    apart = Limits(**hello["session"]) if hello["isolation"] == "namespaces" else None
+    return Zygote(app, wire, output_bytes=hello["output_bytes"], apart=apart)

@@ -2,8 +2,9 @@
 
 The agent itself runs no tool and no seed function and never waits for a child: it watches all of them at once, passes lines
 on, and kills a child at its deadline. A state that is not cached is built in a child too; sessions for the same seed wait for
-that one. Each session has a folder of its own to work in (current folder, TMPDIR, HOME), which is wiped when it ends.
-Grandchildren that leave their process group live on until the box ends.
+that one. Each session has a folder of its own to work in (current folder, TMPDIR, HOME), which is wiped when it ends, together
+with every process it left; what stays all the same is told to the host, which takes the box out of service.
+With isolation `namespaces` the child lives apart from all others as well (`namespaces.py`).
 """
 
 from __future__ import annotations
@@ -23,30 +24,43 @@ from collections.abc import Callable
 
 from .app import LoadedApp
 from .children import Child, fork
+from .cleaning import Traces, adopt_orphans, end_strays, ended_how, has_stray, killed_for_memory, memory_bytes
 from .desk import Desk
-from .failures import AppError, tail_of
+from .failures import AppError, BoxError, tail_of
+from .namespaces import SET_DUMPABLE, Limits, enter, prctl
 from .tables import Images, prepare_image
 from .wire import Request, Wire, answer, encode, failed, no_session
 
 ANSWER_BYTES = 64 * 2**20
 """A child that says more than this in one answer is out of its mind."""
-REAP_SECONDS = 1.0
+TRIAL_SECONDS = 5.0
 
 
 class Zygote:
-    """Answers the protocol from forked children. Raises AppError where the app has started threads: a fork would lose them."""
+    """Answers the protocol from forked children.
 
-    def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int):
+    Args:
+        apart: limits of a session in namespaces of its own; None for a process alone.
+    Raises: AppError where the app has started threads: a fork would lose them. BoxError(`level_refused`) where sessions
+        cannot have namespaces, with the reason.
+    """
+
+    def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int, apart: Limits | None = None):
         if threading.active_count() > 1:
             raise AppError("the app's files start a thread when imported, which a fork would lose. Start it in the tool, "
                            "or set sandbox.isolation=state.")  # fmt: skip
-        self.app, self.wire, self.output_bytes = app, wire, output_bytes
+        self.app, self.wire, self.output_bytes, self.apart = app, wire, output_bytes, apart
         self.images = Images()
         self.scratch = os.environ.get("ENVGYM_SCRATCH") or tempfile.mkdtemp(prefix="envgym-")
+        self.traces, self.memory_kills = Traces(self.scratch), killed_for_memory()
+        adopt_orphans()
+        prctl(SET_DUMPABLE, 0)  # no session may look into this process, or trace it
         self.children: set[Child] = set()
         self.sessions: dict[str, Child] = {}
         self.builders: dict[int, Child] = {}
         self.selector = selectors.DefaultSelector()
+        if apart:
+            self._try_apart(apart)
         gc.collect()
         gc.freeze()  # what is loaded now stays shared with all children: their collector never touches it
 
@@ -60,7 +74,6 @@ class Zygote:
                 self._answer(json.loads(line), line)
             while self._turn():
                 self._expire()
-                self._reap_orphans()
         finally:
             for child in self.children:
                 child.kill()
@@ -82,8 +95,6 @@ class Zygote:
 
     def _patience(self) -> float | None:
         nearest = min((child.deadline for child in self.children), default=math.inf)
-        if os.getpid() == 1:
-            nearest = min(nearest, time.monotonic() + REAP_SECONDS)
         return None if nearest == math.inf else max(0.0, nearest - time.monotonic())
 
     def _expire(self) -> None:
@@ -91,22 +102,13 @@ class Zygote:
         for child in [child for child in self.children if child.deadline <= now]:
             self._settle(child, "timeout", f"not done after {child.waiting[0]['timeout']:g} s; its process was killed")
 
-    def _reap_orphans(self) -> None:
-        """As pid 1 of a container the agent inherits every process whose parent is gone, and must wait for it."""
-        if os.getpid() != 1:
-            return
-        known = {child.pid for child in self.children}
-        with contextlib.suppress(ChildProcessError):
-            while (info := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and info.si_pid not in known:
-                os.waitpid(info.si_pid, 0)
-
     # --- requests of the host ---
 
     def _answer(self, request: Request, line: bytes) -> None:
         op = request["op"]
         child = self.sessions.get(request.get("session", ""))
         if op == "ping":
-            self.wire.say({"id": request["id"], "result": {"sessions": len(self.sessions)}})
+            self.wire.say({"id": request["id"], "result": {"sessions": len(self.sessions), "memory": memory_bytes()}})
         elif op == "open":
             self._open(request)
         elif op == "close":
@@ -171,7 +173,7 @@ class Zygote:
         how = self._drop(child)
         if not child.is_builder:
             for request in requests:
-                kind = "tool_crashed" if request["op"] == "call" else "sandbox_lost"
+                kind = "out_of_memory" if "memory" in how else "tool_crashed" if request["op"] == "call" else "sandbox_lost"
                 self.wire.say(failed(request, kind, f"the session's process ended: {how}"))
             return
         status, _, body = bytes(child.heard).partition(b"\n")
@@ -192,16 +194,25 @@ class Zygote:
             self.wire.say(failed(request, kind, message))
 
     def _drop(self, child: Child) -> str:
-        """Ends a child for good; returns how it ended."""
+        """Ends a child for good with all that it left; returns how it ended."""
         self.children.discard(child)
         self.selector.unregister(child.socket)
-        how = child.end()
+        code, kills = child.end(), killed_for_memory()
+        how, self.memory_kills = ended_how(code, for_memory=kills > self.memory_kills), kills
         if child.is_builder:
             self.builders.pop(int(child.name), None)
         else:
             self.sessions.pop(str(child.name), None)
             shutil.rmtree(self._folder(str(child.name)), ignore_errors=True)
+        self._prove_clean()
         return how
+
+    def _prove_clean(self) -> None:
+        """Ends what a session left running; tells the host of anything that is still there."""
+        own = {child.pid for child in self.children}
+        end_strays(own)
+        if left := [*(["a process that cannot be ended"] if has_stray(own) else []), *self.traces.new(self.sessions)]:
+            self.wire.say({"event": "dirty", "message": f"a session left {', '.join(left[:5])}"})
 
     def _folder(self, session: str) -> str:
         return os.path.join(self.scratch, session)
@@ -212,7 +223,7 @@ class Zygote:
         """A child at work for a request; None where the box is full, which the host is told."""
         private = [self.wire.source, self.wire.sink, *(child.socket.fileno() for child in self.children)]
         try:
-            child = fork(name, request, work, private=private)
+            child = fork(name, request, work, private=private, enter=self._enter)
         except OSError as error:
             message = f"no process is left in this box, which has {len(self.sessions)} sessions: {error}"
             self.wire.say(failed(request, "sandbox_full", message))
@@ -220,6 +231,31 @@ class Zygote:
         self.children.add(child)
         self.selector.register(child.socket, selectors.EVENT_READ, child)
         return child
+
+    def _enter(self) -> None:
+        if self.apart:
+            enter(self.apart, self.scratch)
+
+    def _try_apart(self, apart: Limits) -> None:
+        """One child in namespaces of its own, so that a box which cannot give them says so at its start."""
+
+        def work(end: socket.socket) -> None:
+            try:
+                enter(apart, self.scratch)
+            except OSError as error:
+                end.sendall(str(error).encode())
+            else:
+                end.sendall(b"apart" if os.getpid() == 1 else b"not process 1 of its namespace")
+
+        child = fork("", {"timeout": 0}, work, private=())
+        child.socket.settimeout(TRIAL_SECONDS)
+        try:
+            said = child.socket.recv(1 << 12).decode() or "the trial process ended"
+        except OSError as error:
+            said = str(error)
+        child.end()
+        if said != "apart":
+            raise BoxError("level_refused", said)
 
     def _build(self, seed: int, end: socket.socket) -> None:
         try:

@@ -1,0 +1,128 @@
+"""After a session: ends what it left running, and proves that nothing else of it stays in the box.
+
+Each session's process adopts those that leave its group (a subreaper), and the agent adopts them when that process ends. So
+whatever is a child of the agent without being one of its own is a leftover, whichever way it tried to get away.
+
+Not covered: macOS, which has no way to ask; there a process that leaves its group lives on until it ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Container
+from pathlib import Path
+
+from .children import kill_group
+from .namespaces import SET_SUBREAPER, prctl
+
+SHARED_FOLDERS = ("/dev/shm", "/dev/mqueue")
+SHARED_MEMORY = ("/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg")
+ROUNDS = 200
+"""Leftovers that start others while they are ended come one generation a round."""
+
+
+def adopt_orphans() -> None:
+    """From now on every process below this one whose parent ends becomes its child."""
+    prctl(SET_SUBREAPER, 1)
+
+
+def end_strays(own: Container[int]) -> int:
+    """Kills and reaps all children of this process that are not its own, and theirs; returns how many there were.
+
+    Args:
+        own: process ids that are looked after elsewhere.
+    """
+    ended = 0
+    for _ in range(ROUNDS):
+        strays = [pid for pid in _children() if pid not in own]
+        if not strays:
+            return ended
+        for pid in strays:
+            kill_group(pid)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        ended += len(strays)
+    return ended
+
+
+def _children() -> list[int]:
+    """Process ids of all children, zombies included; empty where the system does not say."""
+    if sys.platform != "linux":
+        return []
+    try:
+        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _parent(pid) == os.getpid()]
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+def has_stray(own: Container[int]) -> bool:
+    return any(pid not in own for pid in _children())
+
+
+class Traces:
+    """What sessions of a box can leave outside of their folders: files in shared folders, System V memory.
+
+    Args:
+        scratch: where sessions have their folders.
+    """
+
+    def __init__(self, scratch: str):
+        self._scratch = scratch
+        self._shared = SHARED_FOLDERS if os.getpid() == 1 else ()  # on a machine of many, others use them too
+        self._before = self._look()
+
+    def new(self, sessions: Container[str]) -> list[str]:
+        """What is there now and was not at the start, folders of living sessions left out."""
+        return sorted(trace for trace in self._look() - self._before if os.path.basename(trace) not in sessions)
+
+    def _look(self) -> set[str]:
+        found = set()
+        for folder in (self._scratch, *self._shared):
+            with contextlib.suppress(OSError):
+                found |= {os.path.join(folder, name) for name in os.listdir(folder)}
+        if self._shared:
+            found |= {f"{file} {line.split()[1]}" for file in SHARED_MEMORY for line in _lines(file)[1:]}
+        return found
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def killed_for_memory() -> int:
+    """How many processes of this box's control group the kernel has killed for want of memory; 0 where it does not say."""
+    for file, word in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill")):
+        for line in _lines(file):
+            name, _, count = line.partition(" ")
+            if name == word:
+                return int(count)
+    return 0
+
+
+def memory_bytes() -> int:
+    """Memory that the box uses, bytes: of its control group in a container, else of this process."""
+    for file in ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"):
+        if os.getpid() == 1 and (lines := _lines(file)):
+            return int(lines[0])
+    pages = _lines("/proc/self/statm")
+    return int(pages[0].split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+
+
+def ended_how(code: int, *, for_memory: bool) -> str:
+    """How a process ended, for people; `code` as of `subprocess`."""
+    if code == -signal.SIGKILL:
+        return "killed for want of memory" if for_memory else "killed"
+    return f"signal {-code}" if code < 0 else f"exit status {code}"

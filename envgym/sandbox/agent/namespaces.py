@@ -1,0 +1,126 @@
+"""Puts a session into Linux namespaces of its own: it sees, signals, reaches and writes nothing of another session.
+
+`enter` is called in a freshly forked child and returns in a grandchild, which is process 1 of a new process namespace with an
+empty /tmp and /dev/shm, a /proc of its own, no network but loopback, and no capability. What it starts dies with it. It needs a
+kernel that lets users make user namespaces, a seccomp profile that permits `unshare` and `mount` (ours, `seccomp.json`), and a
+/proc that nothing is mounted over.
+
+Not covered: the file system below / stays the box's own; the box makes it read-only.
+Sources: user_namespaces(7), pid_namespaces(7), mount_namespaces(7), proc(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+
+# <linux/sched.h>
+NEW_MOUNTS, NEW_HOSTNAME, NEW_IPC, NEW_USERS, NEW_PROCESSES, NEW_NETWORK = (
+    0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
+)  # fmt: skip
+# <linux/mount.h>
+NO_SUID, NO_DEVICES, NO_EXEC, RECURSIVE, PRIVATE = 2, 4, 8, 0x4000, 1 << 18
+# <linux/prctl.h>, <linux/capability.h>
+SET_DEATH_SIGNAL, SET_DUMPABLE, DROP_FROM_BOUNDING_SET, SET_SUBREAPER, SET_NO_NEW_PRIVILEGES = 1, 4, 24, 36, 38
+CAPABILITY_VERSION_3 = 0x20080522
+# <linux/sockios.h>, <net/if.h>
+SET_INTERFACE_FLAGS, INTERFACE_UP = 0x8914, 1
+
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one session in namespaces may use."""
+
+    tmpfs_mb: int
+    """Size of its /tmp and of its /dev/shm, MiB each."""
+    processes: int
+    """Processes and threads; counted for each session since Linux 5.14."""
+    network: bool = False
+    """Keep the box's network instead of an empty one."""
+
+
+def prctl(option: int, value: int = 0) -> None:
+    """One setting of this process; without effect where there is no `prctl`."""
+    if _libc:
+        _libc.prctl(option, value, 0, 0, 0)
+
+
+def enter(limits: Limits, scratch: str) -> None:
+    """Returns in a grandchild that lives apart; the child itself waits for it and ends as it does.
+
+    Args:
+        scratch: folder of all sessions, which is replaced by an empty one.
+    Raises: OSError naming the step that the kernel or the box refuses.
+    """
+    if _libc is None:
+        raise OSError("namespaces exist on Linux only")
+    user, group = os.getuid(), os.getgid()
+    network = 0 if limits.network else NEW_NETWORK
+    _check(_libc.unshare(NEW_USERS | NEW_MOUNTS | NEW_PROCESSES | NEW_IPC | NEW_HOSTNAME | network), "unshare")
+    for file, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        _write(f"/proc/self/{file}", text)
+    _check(_libc.mount(b"none", b"/", b"none", RECURSIVE | PRIVATE, None), "mount / private")
+    for folder in dict.fromkeys((os.path.realpath(scratch), "/tmp", "/dev/shm", "/dev/mqueue")):
+        if os.path.isdir(folder):
+            _mount("tmpfs", folder, NO_SUID | NO_DEVICES, f"size={limits.tmpfs_mb}m,mode=1777")
+    if not limits.network:
+        _raise_loopback()
+    if pid := os.fork():
+        _end_like(pid)
+    prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
+    _mount("proc", "/proc", NO_SUID | NO_DEVICES | NO_EXEC, "")
+    _write("/proc/sys/user/max_user_namespaces", "0")  # what runs here cannot begin anew and get its capabilities back
+    resource.setrlimit(resource.RLIMIT_NPROC, (limits.processes, limits.processes))
+    _give_up_capabilities()
+
+
+def _end_like(pid: int) -> None:
+    """Waits for a process and ends in the way it did."""
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code < 0:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _mount(kind: str, folder: str, flags: int, options: str) -> None:
+    assert _libc
+    _check(_libc.mount(kind.encode(), folder.encode(), kind.encode(), flags, options.encode()), f"mount {kind} on {folder}")
+
+
+def _write(file: str, text: str) -> None:
+    with open(file, "w") as stream:
+        stream.write(text)
+
+
+def _check(result: int, step: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{step}: {os.strerror(code)}")
+
+
+def _raise_loopback() -> None:
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SET_INTERFACE_FLAGS, struct.pack("16sh22x", b"lo", INTERFACE_UP))
+
+
+def _give_up_capabilities() -> None:
+    assert _libc
+    prctl(SET_NO_NEW_PRIVILEGES, 1)
+    capability = 0
+    while _libc.prctl(DROP_FROM_BOUNDING_SET, capability, 0, 0, 0) == 0:
+        capability += 1
+    header, nothing = struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", *[0] * 6)
+    _check(_libc.capset(header, nothing), "capset")

@@ -1,0 +1,110 @@
+"""A sandbox made of boxes: sessions in a pool, with a proof at each opening that the state is the one it should be."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from envgym.errors import PrerequisiteError, WorldFailure
+from envgym.sandbox import App, Isolation
+from envgym.sandbox.options import SandboxOptions
+from envgym.sandbox.pool import Pool, Slot
+from envgym.sandbox.statistics import Statistics
+from envgym.sandbox.stdio import Box, BoxSession, Transport
+
+KNOWN_STATES = 4096
+
+
+class BoxSandbox:
+    """A sandbox of a pool of boxes, started when they are first needed.
+
+    Args:
+        start: gives a freshly started agent.
+        root: the app's folder as the agent sees it.
+        within: how sessions are kept apart inside a box; for isolation `container` that is a second wall.
+        label: what people are told about the isolation in force.
+    """
+
+    def __init__(
+        self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, within: Isolation, label: str
+    ):
+        self.label, self._options = label, options
+        self._hello = {
+            "root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
+            "isolation": within, "output_bytes": options.output_bytes,
+            "session": {"tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2},
+        }  # fmt: skip
+        self._start = start
+        self._names = itertools.count(1)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self.statistics = Statistics()
+        self._states: OrderedDict[int, str] = OrderedDict()
+        self.pool = Pool(self._new_box, self._options, self.statistics)
+
+    def _after_fork(self) -> None:
+        """For what else a backend must not share with its parent process."""
+
+    def describe(self) -> list[dict]:
+        self._belong_to_this_process()
+        return self.pool.any_box(timeout_seconds=self._options.open_seconds).tools
+
+    def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
+        self._belong_to_this_process()
+        started, name = time.perf_counter(), f"s{next(self._names)}"
+        while True:
+            left = timeout_seconds - (time.perf_counter() - started)
+            slot = self.pool.lease(timeout_seconds=left)
+            try:
+                state_hash = slot.box.request("open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed)
+                self._prove_state(slot, seed, state_hash)
+            except BaseException as failure:
+                slot.box.tell("close", session=name)
+                self.pool.release(slot)
+                if not isinstance(failure, WorldFailure):
+                    raise
+                self.statistics.count(f"failures/{failure.kind}")
+                if failure.kind != "sandbox_full":
+                    raise
+                self.pool.is_full(slot)  # another box may have room, or this one in a moment
+                continue
+            self.statistics.time("open", time.perf_counter() - started)
+            return BoxSession(
+                slot.box, name, state_hash, statistics=self.statistics, on_close=lambda: self.pool.release(slot)
+            )  # fmt: skip
+
+    def close(self) -> None:
+        if self._process == os.getpid():
+            self.pool.close()
+        else:  # the boxes belong to the parent process
+            self._set_up()
+            self.pool.close()
+
+    def _prove_state(self, slot: Slot, seed: int, state_hash: str) -> None:
+        with self._lock:
+            known = self._states.setdefault(seed, state_hash)
+            if len(self._states) > KNOWN_STATES:
+                self._states.popitem(last=False)
+        if known != state_hash:
+            self.pool.retire(slot, "dirty")
+            message = f"seed {seed} gave state {state_hash} after {known}: a box is not clean, or the seed function is not a function"
+            raise WorldFailure("state_differs", message, stage="open")
+
+    def _belong_to_this_process(self) -> None:
+        if self._process != os.getpid():  # after a fork of the host: boxes, threads and maybe a held lock are the parent's
+            self._set_up()
+            self._after_fork()
+
+    def _new_box(self) -> Box:
+        try:
+            return Box(self._start(), self._hello, timeout_seconds=self._options.open_seconds, statistics=self.statistics)
+        except WorldFailure as failure:
+            if self.pool.has_worked:
+                raise
+            raise PrerequisiteError(f"the sandbox does not start ({self.label}): {failure.message}") from None
