@@ -1,15 +1,13 @@
 """A whole run, small: the tiny model on the guessing game. What it leaves behind, how it goes on, what it hands over."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import yaml
+from processes import train_guess
 from rich.console import Console
 
 from envgym.episode import Episode
@@ -146,22 +144,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path):
 
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "envgym.cli",
-        "train",
-        "guess",
-        *SMALL,
-        "train.steps=400",
-        "--out",
-        str(tmp_path),
-        "--name",
-        "r",
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "300"}
-    )
+    process = train_guess(*SMALL, "train.steps=400", "--out", tmp_path, "--name", "r")
     deadline = time.monotonic() + 120
     while not (tmp_path / "r/checkpoints/step-000005").exists():
         assert process.poll() is None, process.stdout.read()
