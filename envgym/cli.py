@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from envgym.errors import EnvgymError, PrerequisiteError
+from envgym.errors import EnvgymError, PrerequisiteError, TooManyFailures
 
 EXAMPLES = """examples:
   envgym list                                   the environments that ship
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments) or 0
     except EnvgymError as error:
         print(f"envgym: {error}", file=sys.stderr)
-        return 3 if isinstance(error, PrerequisiteError) else 2
+        return 3 if isinstance(error, PrerequisiteError) else 1 if isinstance(error, TooManyFailures) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

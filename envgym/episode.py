@@ -61,10 +61,17 @@ class Episode:
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds by place: `policy`, `env`."""
     failure: Failure | None = None
+    first_failure: Failure | None = None
+    """How the first attempt broke, when this is the second one at the same task with the same seed (`play_many`)."""
 
     @property
     def void(self) -> bool:
         return self.failure is not None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every failure of the world on the way to this record: of the first attempt, and of the second."""
+        return tuple(failure for failure in (self.first_failure, self.failure) if failure is not None)
 
     def to_json(self) -> str:
         """One line of `episodes.jsonl`."""
@@ -78,5 +85,6 @@ class Episode:
         plain["messages"] = tuple(Message.from_dict(message) for message in plain["messages"])
         tokens = plain["tokens"]
         plain["tokens"] = TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace))) if tokens else None
-        plain["failure"] = Failure(**plain["failure"]) if plain["failure"] else None
+        for name in ("failure", "first_failure"):
+            plain[name] = Failure(**plain[name]) if plain.get(name) else None
         return cls(**plain)

@@ -4,11 +4,12 @@
     ├── SpecError          a YAML file, an override or a reference in it is wrong (the user's mistake)
     ├── PrerequisiteError  something must be installed, started or fetched first
     ├── UsageError         a command or function was called in a way it cannot serve
+    ├── TooManyFailures    the world broke so often that going on would be a waste
     └── WorldFailure       the world broke: box lost, tool crashed, grader raised, host too slow
 
-The CLI shows the first three without a traceback and exits with 2 (3 for a prerequisite). A `WorldFailure` never
-reaches the user: `play` turns it into `Episode.failure`, and the episode is void. What a *model* does wrong is no error at
-all: it is an observation.
+The CLI shows the first four without a traceback and exits with 2 (3 for a prerequisite, 1 for too many failures). A
+`WorldFailure` never reaches the user: `play` turns it into `Episode.failure`, and the episode is void. What a *model* does
+wrong is no error at all: it is an observation.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class PrerequisiteError(EnvgymError, RuntimeError):
 
 class UsageError(EnvgymError, ValueError):
     """Called in a way that cannot work; the message says what would."""
+
+
+class TooManyFailures(EnvgymError, RuntimeError):
+    """More episodes were void than `episode.max_void` allows; the message holds the share, an example and the way out."""
 
 
 class WorldFailure(EnvgymError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.episode import Episode
+from envgym.failures import FailureCap
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.report import Outcome
@@ -33,17 +34,31 @@ def evaluate(
         world: what `envgym.make_world` gave.
         tasks: how many; all of the split by default (100 for train, which has no end).
         progress: show a progress bar on a terminal.
-        episodes_file: every episode is appended to it as a JSON line.
+        episodes_file: every episode is appended to it as a JSON line, those before a failure or Ctrl-C too.
+    Raises: TooManyFailures when more episodes are void than `episode.max_void` allows.
     """
     count = tasks if tasks is not None else (100 if split == "train" else None)
     ids = world.tasks.ids(split, levels=levels, count=count)
     requests = [Request(task, stable_seed(seed, task)) for task in ids]
-    with _bar(name, len(ids)) if progress else nullcontext(lambda episode: None) as on_episode:
-        episodes = play_many(world.env, policy, requests, workers=workers, on_episode=on_episode)
-    if episodes_file:
-        with Path(episodes_file).open("a", encoding="utf-8") as stream:
-            stream.writelines(episode.to_json() + "\n" for episode in episodes)
-    return Outcome.of(name, episodes)
+    logged = f"Every episode is in {episodes_file}." if episodes_file else "To keep every episode: --episodes FILE."
+    cap, played = FailureCap(world.spec.episode.max_void, logged=logged), []
+    try:
+        with _bar(name, len(ids)) if progress else nullcontext(lambda episode: None) as tick:
+
+            def on_episode(episode: Episode) -> None:
+                played.append(episode)
+                tick(episode)
+
+            played = play_many(world.env, policy, requests, workers=workers, on_episode=on_episode, cap=cap)
+    finally:
+        if episodes_file:
+            _append(Path(episodes_file), played)
+    return Outcome.of(name, played)
+
+
+def _append(file: Path, episodes: Sequence[Episode]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.writelines(episode.to_json() + "\n" for episode in episodes)
 
 
 class _bar:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,6 +14,7 @@ import gymnasium
 
 from envgym.episode import Episode, Failure
 from envgym.errors import WorldFailure
+from envgym.failures import FailureCap
 from envgym.messages import Message
 from envgym.policies import Policy
 
@@ -138,14 +140,18 @@ def play_many(
     *,
     workers: int = 64,
     on_episode: Callable[[Episode], None] = lambda episode: None,
+    cap: FailureCap | None = None,
 ) -> list[Episode]:
-    """Many episodes at once, in worker threads; none waits for another. A void one is played once more with the same seed.
+    """Many episodes at once, in worker threads; none waits for another. A void one is played once more with the same seed,
+    and says so (`first_failure`).
 
     Args:
         make_env: makes one environment for each worker; they may share a world.
         workers: episodes in flight; with a batching policy this is also its largest batch.
         on_episode: called in the calling thread as each episode ends.
+        cap: how many void ones are put up with, over this and other calls; None for any number.
     Returns: the episodes in the order of the requests.
+    Raises: TooManyFailures, of the cap; `on_episode` has been told of every episode up to then.
     """
     idle: SimpleQueue[gymnasium.Env] = SimpleQueue()
     made: list[gymnasium.Env] = []
@@ -156,8 +162,11 @@ def play_many(
         except Empty:
             made.append(env := make_env())
         try:
-            episode = play(env, policy, seed=request.seed, task=request.task)
-            return play(env, policy, seed=request.seed, task=request.task) if episode.void else episode
+            first = play(env, policy, seed=request.seed, task=request.task)
+            if not first.void:
+                return first
+            again = play(env, policy, seed=request.seed, task=request.task)
+            return dataclasses.replace(again, first_failure=first.failure)
         finally:
             idle.put(env)
 
@@ -169,6 +178,8 @@ def play_many(
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
                 on_episode(future.result())
+                if cap is not None:
+                    cap.count(future.result())
         return [future.result() for future in futures]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -169,6 +169,8 @@ def episode_lines(episode: Episode) -> list[str]:
     reward = "" if episode.reward is None else f" · reward {episode.reward:.3g}"
     calls = f"{episode.turns} turns · {episode.tool_calls} tool calls, {episode.tool_errors} refused"
     lines = [f"{result}{reward} · {episode.stop_reason} · {calls}"]
+    if first := episode.first_failure:
+        lines.append(f"  second attempt; the first was void: {first.kind} in {first.stage}")
     lines += [f"  {name}: {'did not apply' if value is None else f'{value:.3g}'}" for name, value in episode.reward_parts.items()]
     lines += [f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}"] if episode.state_diff else []
     return lines

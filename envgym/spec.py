@@ -82,6 +82,8 @@ class EpisodeSpec(Block):
     """Time allowed to one tool call."""
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Wall time allowed to a whole episode, sampling included; beyond it the episode is void."""
+    max_void: float = Field(default=0.25, ge=0, le=1)
+    """Share of the last episodes (16 to 64, second attempts included) that may be void; beyond it a run or an evaluation stops."""
     observation_chars: int = Field(default=2000, ge=64)
     """Characters of one tool's answer that the model is shown; the rest is cut with a marker."""
     success_reward: float = 1.0

@@ -101,6 +101,7 @@ class DockerTransport:
         self._api, self.container = api, container
         self._tail, self._data, self._ending = Tail(), b"", threading.Lock()
         self._stream: Any = None
+        self._killed = False
         try:
             api.put_archive(container, HOME, files)
             streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
@@ -127,7 +128,7 @@ class DockerTransport:
     def _hang_up(self) -> None:
         """Closes our end, by the thread that reads: stream, socket and response hold each other and would stay open."""
         for part in (self._stream, self._socket, getattr(self._stream, "_response", None)):
-            with contextlib.suppress(OSError, AttributeError):
+            with contextlib.suppress(OSError, AttributeError, ValueError):  # ValueError: closed with the one before
                 part.close()  # type: ignore[union-attr]
 
     def _exactly(self, size: int) -> bytes:
@@ -150,6 +151,9 @@ class DockerTransport:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)  # the agent sees the end of its stdin and ends everything
         with self._ending:
+            if self._killed:  # a request after the client was closed would open a connection that nobody closes
+                return
+            self._killed = True
             # For an agent that is stuck in a tool (isolation `state`), and for an engine that has not noticed yet.
             self._quietly(lambda: self._api.kill(self.container))
 

@@ -1,13 +1,11 @@
 """Whole episodes through real boxes: the same in every backend, and nothing left when the trainer is killed."""
 
 import dataclasses
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from processes import train_guess
 
 from envgym.env import World
 from envgym.play import Request, play_many
@@ -58,21 +56,10 @@ def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
         return {c["Id"] for c in api.containers(all=True, filters={"label": "envgym.run"})}
 
     before = boxes()
-    command = [
-        sys.executable,
-        "-m",
-        "envgym.cli",
-        "train",
-        "guess",
-        "sandbox.backend=docker",
-        "train.steps=1000",
-        "--out",
-        str(tmp_path),
-    ]
-    trainer = subprocess.Popen([*command, "train.warmup.demos=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ)
+    trainer = train_guess("sandbox.backend=docker", "train.steps=1000", "train.warmup.demos=0", "--out", tmp_path)
     try:
         wait_until(lambda: boxes() - before or trainer.poll() is not None, seconds=120)
-        assert boxes() - before, trainer.stdout.read().decode()
+        assert boxes() - before, trainer.stdout.read()
         time.sleep(2)  # in the middle of its episodes
     finally:
         trainer.send_signal(signal.SIGKILL)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 
 import pytest
 
-from envgym.errors import PrerequisiteError
+from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox import App
 from envgym.sandbox.options import SandboxOptions
 
@@ -47,3 +48,16 @@ def _why_no_docker() -> str:
 
 def call(session, tool: str, timeout_seconds: float = 20, **arguments):
     return session.call(tool, arguments, now=NOW, timeout_seconds=timeout_seconds)
+
+
+def failure_of(work) -> WorldFailure:
+    with pytest.raises(WorldFailure) as caught:
+        work()
+    return caught.value
+
+
+def wait_until(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.05)

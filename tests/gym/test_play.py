@@ -11,6 +11,7 @@ from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.play import Request, play, play_many
 from envgym.policies.scripted import NoopPolicy, OraclePolicy, ScriptedPolicy
+from envgym.report import episode_lines
 from envgym.spec import load_spec
 
 CRASH_ONCE = "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n        1 / 0\n    return 'fine'"
@@ -75,12 +76,15 @@ def test_an_episode_over_its_time_is_void(tmp_path):
     world.close()
 
 
-def test_a_void_episode_is_played_once_more(tmp_path):
+def test_a_void_episode_is_played_once_more_and_says_how_the_first_attempt_broke(tmp_path):
     tools = TOOLS.replace("    return 1 / 0", CRASH_ONCE.replace("FLAG", str(tmp_path / "flag")))
     world = World(shop(tmp_path, tools=tools))
     (episode,) = play_many(world.env, scripted("crash()", "Done."), [Request("test/reprice/0", 0)])
     world.close()
     assert not episode.void
+    assert [(f.kind, f.stage) for f in episode.failures] == [("tool_crashed", "call")]
+    assert Episode.from_json(episode.to_json()) == episode
+    assert "  second attempt; the first was void: tool_crashed in call" in episode_lines(episode)
 
 
 def test_one_failure_costs_no_other_episode_and_order_is_kept(world):

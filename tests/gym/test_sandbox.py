@@ -1,19 +1,13 @@
 """What every sandbox promises, whichever backend and isolation it has."""
 
-import gc
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from kiosk import EVERY, FORK, KIOSK, LOCAL, NOW, call, options
+from kiosk import EVERY, KIOSK, NOW, call, failure_of, options
 
-from envgym.errors import SpecError, UsageError, WorldFailure
+from envgym.errors import SpecError, UsageError
 from envgym.sandbox import App
 from envgym.sandbox.factory import open_sandbox
 
@@ -30,12 +24,6 @@ def session(sandbox):
     session = sandbox.open(seed=7, timeout_seconds=20)
     yield session
     session.close()
-
-
-def failure_of(work) -> WorldFailure:
-    with pytest.raises(WorldFailure) as caught:
-        work()
-    return caught.value
 
 
 def test_it_describes_every_public_documented_function_and_hides_what_the_box_injects(sandbox):
@@ -216,151 +204,6 @@ def test_the_label_says_what_is_not_isolated(sandbox):
     ] in sandbox.label
 
 
-def wait_until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
-        time.sleep(0.05)
-
-
-# --- what only processes of their own can promise ---
-
-
-@pytest.fixture(scope="module", params=FORK)
-def forking(request):
-    sandbox = open_sandbox(KIOSK, options(request.param))
-    yield sandbox
-    sandbox.close()
-
-
-def test_each_session_runs_in_a_process_of_its_own(forking):
-    sessions = [forking.open(seed=7, timeout_seconds=20) for _ in range(3)]
-    assert len({call(session, "process_id").text for session in sessions}) == 3
-    for session in sessions:
-        session.close()
-
-
-def test_a_stuck_neighbour_neither_slows_nor_harms_others(forking):
-    stuck, well = forking.open(seed=7, timeout_seconds=20), forking.open(seed=7, timeout_seconds=20)
-    call(well, "set_stock", item_id="I1", stock=1234)
-    hanging = threading.Thread(target=lambda: failure_of(lambda: call(stuck, "hang_with_child", 1.0)))
-    hanging.start()
-    started = time.monotonic()
-    for _ in range(10):
-        assert json.loads(call(well, "get_item", item_id="I1").text)["stock"] == 1234
-    assert time.monotonic() - started < 0.9, "the neighbour waited for the stuck tool"
-    hanging.join()
-    assert json.loads(call(well, "get_item", item_id="I1").text)["stock"] == 1234
-    well.close()
-
-
-def test_a_tool_that_ends_its_process_ends_its_session_alone(forking):
-    doomed, well = forking.open(seed=7, timeout_seconds=20), forking.open(seed=7, timeout_seconds=20)
-    failure = failure_of(lambda: call(doomed, "end_process", code=4))
-    assert (failure.kind, failure.message) == ("tool_crashed", "the session's process ended: exit status 4")
-    assert call(well, "echo", text="well").text == "well"
-    well.close()
-
-
-def test_files_that_a_tool_leaves_are_seen_by_its_session_alone(forking):
-    for _ in range(2):  # the second session, with or without the first one's end, finds a clean folder
-        sessions = [forking.open(seed=7, timeout_seconds=20) for _ in range(2)]
-        for session in sessions:
-            files = json.loads(call(session, "leave_files").text)
-            assert [name[:17] for name in files] == ["left_as_temporary", "left_at_home", "left_here"]
-        for session in sessions:
-            session.close()
-
-
-def test_a_tool_finds_stdin_empty(forking):
-    session = forking.open(seed=7, timeout_seconds=20)
-    assert call(session, "read_stdin").text == "''"
-    session.close()
-
-
-def test_chance_is_the_same_for_siblings_that_do_the_same(forking):
-    def throws() -> list[str]:
-        session = forking.open(seed=7, timeout_seconds=20)
-        texts = [call(session, "dice", kind="d20").text for _ in range(10)]
-        session.close()
-        return texts
-
-    first = throws()
-    assert first == throws()
-    assert len(set(first)) > 1
-
-
-def test_a_group_that_opens_one_new_seed_at_once_gets_one_state(forking):
-    with ThreadPoolExecutor(8) as pool:
-        sessions = list(pool.map(lambda _: forking.open(seed=424242, timeout_seconds=60), range(8)))
-    assert len({call(session, "get_item", item_id="I5").text for session in sessions}) == 1
-    for session in sessions:
-        session.close()
-
-
-# --- a box that goes away ---
-
-
-@pytest.mark.parametrize("kind", FORK)
-def test_a_killed_box_loses_its_sessions_at_once_and_the_next_open_starts_a_fresh_one(kind):
-    sandbox = open_sandbox(KIOSK, options(kind))
-    try:
-        session, waiting = (sandbox.open(seed=7, timeout_seconds=20) for _ in range(2))
-        failures = []
-        caller = threading.Thread(target=lambda: failures.append(failure_of(lambda: call(waiting, "hang", seconds=30))))
-        caller.start()
-        time.sleep(0.2)
-        _kill_box(sandbox, session)
-        caller.join(timeout=10)
-        assert [failure.kind for failure in failures] == ["sandbox_lost"]
-        assert failure_of(lambda: call(session, "echo", text="x")).kind == "sandbox_lost"
-        assert failure_of(lambda: session.diff(timeout_seconds=5)).stage == "diff"
-        session.close()
-        assert call(sandbox.open(seed=7, timeout_seconds=30), "echo", text="back").text == "back"
-    finally:
-        sandbox.close()
-
-
-def _kill_box(sandbox, session) -> None:
-    transport = sandbox._box._transport
-    if hasattr(transport, "container"):  # pid 1 is out of reach of its children
-        transport._api.kill(transport.container)
-    else:
-        failure_of(lambda: call(session, "kill_parent"))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc")
-@pytest.mark.parametrize("kind", FORK)
-def test_lost_and_closed_boxes_leave_no_descriptor_and_no_thread_behind(kind):
-    def lose_one() -> None:
-        sandbox = open_sandbox(KIOSK, options(kind))
-        _kill_box(sandbox, sandbox.open(seed=7, timeout_seconds=30))
-        while sandbox._box.lost is None:
-            time.sleep(0.01)
-        sandbox.describe()
-        sandbox.close()
-
-    def held() -> tuple[int, int]:
-        gc.collect()
-        return len(os.listdir("/proc/self/fd")), threading.active_count()
-
-    lose_one()  # what is opened once, as the connection to the engine
-    descriptors, threads = held()
-    for _ in range(4):
-        lose_one()
-    wait_until(lambda: held()[0] <= descriptors and held()[1] <= threads)
-
-
-def test_garbage_on_the_wire_loses_the_box():
-    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    sandbox._box._deliver = lambda reply: (_ for _ in ()).throw(ValueError("not a reply"))
-    failure = failure_of(lambda: call(session, "echo", text="x"))
-    assert failure.kind == "sandbox_lost"
-    assert "broke the protocol" in failure.message
-    sandbox.close()
-
-
 @pytest.mark.parametrize("kind", EVERY)
 def test_after_close_nothing_opens(kind):
     sandbox = open_sandbox(KIOSK, options(kind))
@@ -384,91 +227,4 @@ def test_an_app_without_tables_works(kind, tmp_path):
     session = sandbox.open(seed=0, timeout_seconds=20)
     assert call(session, "up", text="a").text == "A"
     assert session.diff(timeout_seconds=20) == {}
-    sandbox.close()
-
-
-# --- local processes ---
-
-
-@pytest.mark.parametrize("kind", LOCAL)
-def test_a_local_box_gets_no_secrets_of_its_owner(kind, monkeypatch):
-    monkeypatch.setenv("MY_API_KEY", "secret")
-    sandbox = open_sandbox(KIOSK, options(kind))
-    environment = json.loads(call(sandbox.open(seed=7, timeout_seconds=20), "environment").text)
-    assert "MY_API_KEY" not in environment
-    assert environment["TZ"] == "UTC"
-    sandbox.close()
-
-
-def test_closing_a_session_ends_its_process_and_what_that_started():
-    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    pid = int(call(session, "process_id").text)
-    caller = threading.Thread(target=lambda: failure_of(lambda: call(session, "hang_with_child")))
-    caller.start()
-    time.sleep(0.3)
-    session.close()
-    caller.join(timeout=10)
-    wait_until(lambda: not _living_of_group(pid))
-    sandbox.close()
-
-
-def _living_of_group(group: int) -> list[str]:
-    lines = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in lines if line.split()[0] == str(group) and "Z" not in line]
-
-
-def test_a_closed_session_leaves_no_file_and_a_closed_sandbox_no_folder():
-    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    scratch = Path(json.loads(call(session, "environment").text)["TMPDIR"]).parent
-    call(session, "leave_files")
-    assert len(list(scratch.rglob("left*"))) == 3
-    session.close()
-    sandbox.open(seed=7, timeout_seconds=20)  # answered in order: by now the close is done
-    assert not list(scratch.rglob("left*"))
-    sandbox.close()
-    assert not scratch.exists()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc")
-def test_a_hundred_episodes_leave_no_descriptor_thread_or_process_behind():
-    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
-
-    def held() -> tuple[int, ...]:
-        sandbox._box.request("ping", stage="open", timeout_seconds=20)
-        agent = sandbox._box._transport._process.pid
-        children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-        return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{agent}/fd")), threading.active_count(), len(children)
-
-    def episodes(count: int) -> None:
-        for seed in range(count):
-            session = sandbox.open(seed=seed % 5, timeout_seconds=20)
-            call(session, "set_stock", item_id="I1", stock=1)
-            session.close()
-
-    episodes(10)
-    before = held()
-    episodes(100)
-    assert held() == before
-    sandbox.close()
-
-
-def test_a_forked_owner_gets_a_box_of_its_own():
-    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    pid = os.fork()
-    if pid == 0:
-        text = call(sandbox.open(seed=7, timeout_seconds=20), "echo", text="child").text
-        sandbox.close()
-        os._exit(0 if text == "child" else 1)
-    assert os.waitpid(pid, 0)[1] == 0
-    assert call(session, "echo", text="parent").text == "parent"
-    sandbox.close()
-
-
-def test_a_signal_for_the_terminals_group_does_not_reach_the_box():
-    sandbox = open_sandbox(KIOSK, options(("local", "fork")))
-    sandbox.describe()
-    assert os.getpgid(sandbox._box._transport._process.pid) != os.getpgid(0)
     sandbox.close()

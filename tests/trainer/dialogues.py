@@ -1,5 +1,7 @@
 """What the sampler's tests do with dialogues: hold them, hold many at once, and compare them with plain forward passes."""
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -32,6 +34,23 @@ def together(job, count: int) -> list:
         return list(pool.map(job, range(count)))
 
 
+def in_one_step(engine, job, count: int) -> list:
+    """Like `together`; the sampler begins when the first turns of all of them have come, so who computes is no matter of luck."""
+    held, turns = threading.Event(), engine._scheduler.turns
+
+    def hold() -> None:
+        held.set()
+        while len(turns) < count:
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(1) as holder:
+        holding = holder.submit(engine._command, hold)
+        held.wait()
+        results = together(job, count)
+        holding.result()
+    return results
+
+
 def failure_of(job) -> WorldFailure:
     """What the job raises."""
     with pytest.raises(WorldFailure) as caught:
@@ -43,6 +62,11 @@ def turns_of(trace) -> list[tuple[int, int]]:
     """(start, end) of each run of sampled tokens."""
     edges = [i for i, (a, b) in enumerate(zip((False, *trace.loss_mask), (*trace.loss_mask, False), strict=True)) if a != b]
     return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def least_work(traces) -> int:
+    """Tokens that must be read to sample these: every prefix once, and no trace's last token, after which nothing is sampled."""
+    return len({trace.token_ids[:end] for trace in traces for end in range(1, len(trace.token_ids))})
 
 
 @torch.no_grad()

@@ -2,11 +2,12 @@
 
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from dialogues import SYSTEM, assert_greedy_as_generate, failure_of, gap, talk, together, turns_of, user
+from dialogues import SYSTEM, assert_greedy_as_generate, failure_of, gap, in_one_step, least_work, talk, together, turns_of, user
 from small_models import byte_tokenizer, small_llama
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -91,31 +92,40 @@ def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
 
 
 def test_a_group_is_computed_once_for_as_long_as_its_members_say_the_same(model, engine):
-    def play(n: int):
-        dialogue = talk(engine.policy(max_new_tokens=12, greedy=n < 7), seed=n, opening=[SYSTEM, user("the same")], turns=1)
-        dialogue.observe([Message("tool", "the same answer")])
-        dialogue.reply()
-        return dialogue
+    opening = [SYSTEM, user("the same")]
+    policies = [engine.policy(max_new_tokens=12, greedy=n < 7) for n in range(8)]
+    dialogues = in_one_step(engine, lambda n: talk(policies[n], seed=n, opening=opening, turns=1), 8)
 
-    *alike, other = together(play, 8)
-    traces = [dialogue.trace() for dialogue in alike]
-    assert len({trace.token_ids for trace in traces}) == 1 != len({traces[0].token_ids, other.trace().token_ids})
-    assert max(gap(model, trace) for trace in (*traces, other.trace())) < 1e-4
-    said = len(traces[0].token_ids) - len(traces[0].loss_mask[: traces[0].loss_mask.index(True)])
-    assert engine.stats.computed_tokens - engine.stats.prefill_tokens < 8 * said / 2  # the seven are one, but for who came late
+    def second_turn(n: int):
+        dialogues[n].observe([Message("tool", "the same answer")])
+        dialogues[n].reply()
+
+    in_one_step(engine, second_turn, 8)
+    *alike, other = traces = [dialogue.trace() for dialogue in dialogues]
+    assert len({trace.token_ids for trace in alike}) == 1 != len({alike[0].token_ids, other.token_ids})
+    assert max(gap(model, trace) for trace in traces) < 1e-4
+    assert engine.stats.computed_tokens == least_work(traces)
 
 
 def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
-    policy, opening = engine.policy(max_new_tokens=30, greedy=True), [SYSTEM, user("the same")]
-    long = together(lambda n: _cut(policy if n else engine.policy(max_new_tokens=8, greedy=True), opening), 6)
-    assert {len(trace.token_ids) for trace in long} != {len(long[0].token_ids)}
-    assert max(gap(model, trace) for trace in long) < 1e-4
+    opening = [SYSTEM, user("the same")]
+    talk(engine.policy(), seed=0, turns=1).close()  # leaves the system message, so that nobody but the first needs a pass for it
+    before = engine.stats.computed_tokens
+    first = engine.policy(max_new_tokens=8, greedy=True).open(opening, (), seed=0)
 
+    def play(n: int):
+        if n == 0:
+            first.reply()
+            return first.trace()
+        while not engine._scheduler.turns:  # the first to come is the one who computes
+            time.sleep(0.001)
+        first.close()  # while it speaks, so that it is gone with its last token
+        return talk(engine.policy(max_new_tokens=30, greedy=True), seed=0, opening=opening, turns=1).trace()
 
-def _cut(policy, opening):
-    dialogue = talk(policy, seed=0, opening=opening, turns=1)
-    dialogue.close()
-    return dialogue.trace()
+    traces = in_one_step(engine, play, 6)
+    assert [sum(trace.loss_mask) for trace in traces] == [8] + [30] * 5
+    assert max(gap(model, trace) for trace in traces) < 1e-4
+    assert engine.stats.computed_tokens - before == least_work(traces) - engine.chat.shared(opening)
 
 
 def test_the_system_message_is_computed_once_for_different_tasks(engine):

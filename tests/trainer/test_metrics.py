@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from envgym.episode import Episode, Failure
@@ -37,7 +39,20 @@ def test_a_void_member_is_counted_and_left_out_of_every_mean():
 
 
 def test_a_step_of_nothing_but_void_episodes_has_no_reward():
-    assert episode_metrics([[void(), void()]]) == {"episode/n": 0, "episode/void": 2}
+    metrics = episode_metrics([[void(), void()]])
+    assert (metrics["episode/n"], metrics["episode/void"], metrics["group/void_members"]) == (0, 2, 1.0)
+    assert "reward" not in metrics
+
+
+def test_failures_are_counted_by_kind_and_stage_with_those_of_first_attempts():
+    crash = Failure("tool_crashed", "call", "1 / 0")
+    saved, lost = episode(1.0, first_failure=crash), dataclasses.replace(void(), first_failure=crash)
+    metrics = episode_metrics([[saved, lost], [episode(0.0), episode(1.0)]])
+    assert (metrics["failures/tool_crashed"], metrics["failures/sandbox_lost"], metrics["failures/stage/call"]) == (2, 1, 3)
+    assert (metrics["episode/retried"], metrics["episode/void"], metrics["episode/n"]) == (2, 1, 3)
+    assert metrics["group/void_members"] == 0.25  # half of the first group, none of the second
+    evaluated = eval_metrics([saved, lost])
+    assert (evaluated["eval/failures/tool_crashed"], evaluated["eval/episode/retried"]) == (2, 2)
 
 
 def test_success_is_reported_by_level():

@@ -47,6 +47,15 @@ def test_numbers_can_be_read_while_the_run_goes_on(run):
     monitor.close()
 
 
+@pytest.mark.parametrize("prefix", ["", "eval/"])
+def test_a_kind_of_failure_that_did_not_happen_again_is_logged_as_zero(run, prefix):
+    with Monitor(run) as monitor:
+        monitor.log(1, {prefix + "episode/void": 1, prefix + "failures/timeout": 2})
+        monitor.log(2, {prefix + "episode/void": 0})
+        monitor.log(3, {"loss": 0.5})  # tells nothing of episodes
+    assert [point.value for point in events(run).Scalars(prefix + "failures/timeout")] == [2, 0]
+
+
 def test_a_share_that_is_gone_is_logged_as_zero(run):
     with Monitor(run) as monitor:
         monitor.log(1, {"stop/answered": 0.5, "stop/length": 0.5})

@@ -1,11 +1,14 @@
+"""Shares of the rows on threads: the same logits, about the same work each, and the faster way on this machine."""
+
 import threading
+import time
 
 import pytest
 import torch
 from small_models import byte_tokenizer, small_llama
 
 from envgym_trainer.layout import Work
-from envgym_trainer.passes import LEAST_TOKENS, Passes, _single_threads, split
+from envgym_trainer.passes import LEAST_TOKENS, MOST_SHARES, Passes, _single_threads, split
 
 EVERY = torch.get_num_threads()
 
@@ -63,24 +66,33 @@ def test_a_share_that_fails_fails_the_pass_after_the_others_have_ended(in_shares
 
 
 @pytest.mark.parametrize(
-    ("tokens", "shares"),
-    [([1] * 64, 4), ([1] * (2 * LEAST_TOKENS - 1), 2), ([200, 1, 1, 1], 3), ([40, 30, 30, 20, 1, 1], 2), ([1], 2)],
+    ("tokens", "shares", "sizes"),
+    [
+        ([1] * 64, 4, [16, 16, 16, 16]),
+        ([1] * (2 * LEAST_TOKENS - 1), 2, [31]),  # too few for two
+        ([200, 1, 1, 1], 3, [1, 2, 200]),
+        ([40, 30, 30, 20, 1, 1], 2, [61, 61]),
+        ([1], 2, [1]),
+    ],
 )
-def test_shares_hold_every_work_once_and_weigh_about_the_same(tokens, shares):
+def test_shares_hold_every_work_once_and_weigh_about_the_same(tokens, shares, sizes):
     parts = split(tokens, shares)
     assert sorted(index for part in parts for index in part) == list(range(len(tokens)))
-    assert len(parts) <= shares
-    sizes = [sum(tokens[index] for index in part) for part in parts]
-    assert max(sizes) - min(sizes) <= max(tokens)
-    assert len(parts) == 1 or sum(sizes) >= LEAST_TOKENS * len(parts)
+    assert sorted(sum(tokens[index] for index in part) for part in parts) == sizes
 
 
 @pytest.mark.skipif(EVERY == 1, reason="there is one way only with one thread")
-def test_the_faster_way_is_kept_for_the_thread_that_computes():
-    found = {}
+@pytest.mark.parametrize("slow", ["shares", "whole"])
+def test_the_faster_way_is_kept_for_the_thread_that_computes(monkeypatch, slow):
+    found, plain = {}, Passes._pass
+
+    def slowed(passes, works, due):
+        time.sleep(0.05 * ((torch.get_num_threads() == 1) == (slow == "shares")))
+        return plain(passes, works, due)
 
     def compute():
         passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4)
+        monkeypatch.setattr(Passes, "_pass", slowed)
         passes.tune()
         found.update(threads=torch.get_num_threads(), shares=passes._shares)
         passes.close()
@@ -88,6 +100,6 @@ def test_the_faster_way_is_kept_for_the_thread_that_computes():
     thread = threading.Thread(target=compute)
     thread.start()
     thread.join()
-    assert (found["threads"] == 1) == (found["shares"] > 1)
+    assert found == ({"threads": EVERY, "shares": 1} if slow == "shares" else {"threads": 1, "shares": min(EVERY, MOST_SHARES)})
     assert torch.get_num_threads() == EVERY
     torch.set_num_threads(EVERY)  # for threads to come

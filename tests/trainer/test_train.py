@@ -1,19 +1,19 @@
 """A whole run, small: the tiny model on the guessing game. What it leaves behind, how it goes on, what it hands over."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 import yaml
+from processes import train_guess
 from rich.console import Console
+from shop import TOOLS
+from shop import write as write_shop
 
 from envgym.episode import Episode
-from envgym.errors import UsageError
+from envgym.errors import TooManyFailures, UsageError
 from envgym.spec import load_spec
 from envgym_trainer.checkpoint import Progress
 from envgym_trainer.config import TrainConfig
@@ -145,25 +145,18 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path):
     assert [m["step"] for m in halves.metrics() if m["phase"] == "grpo"] == [3, 4]
 
 
+def steps_of(path):
+    """GRPO steps that a run has finished."""
+    if not (path / "metrics.jsonl").exists():
+        return []
+    return [m["step"] for m in RunFolder.open(path).metrics() if m["phase"] == "grpo"]
+
+
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "envgym.cli",
-        "train",
-        "guess",
-        *SMALL,
-        "train.steps=400",
-        "--out",
-        str(tmp_path),
-        "--name",
-        "r",
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "300"}
-    )
+    settings = [*SMALL, "train.save_every=0", "train.eval.every=0"]
+    process = train_guess(*settings, "train.steps=400", "--out", tmp_path, "--name", "r")
     deadline = time.monotonic() + 120
-    while not (tmp_path / "r/checkpoints/step-000005").exists():
+    while len(steps_of(tmp_path / "r")) < 3:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -172,10 +165,61 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     assert process.returncode == 130
     assert f"--resume {tmp_path / 'r'}" in said
     assert "Traceback" not in said
-    done = RunFolder.open(tmp_path / "r").latest_checkpoint()[0]
-    assert start("guess", [*SMALL, f"train.steps={done}"], out=tmp_path, name=None, resume=tmp_path / "r") == 0
-    steps = [m["step"] for m in RunFolder.open(tmp_path / "r").metrics() if m["phase"] == "grpo"]
-    assert steps == sorted(set(steps))
+    done, before = RunFolder.open(tmp_path / "r").latest_checkpoint()[0], steps_of(tmp_path / "r")
+    assert done == before[-1]  # with no checkpoint due before the end, every step is saved all the same
+    assert start("guess", [*settings, f"train.steps={done}"], out=tmp_path, name=None, resume=tmp_path / "r") == 0
+    assert steps_of(tmp_path / "r") == list(range(3, done + 3))
+
+
+BREAKS_LATE = """\
+from pathlib import Path
+
+def breaks_late(evidence):
+    scored = Path(__file__).with_name("scored")
+    with scored.open("a") as stream:
+        stream.write(".")
+    if scored.stat().st_size > 8 and not Path(__file__).with_name("repaired").exists():
+        raise RuntimeError("grader down")
+    return 0.0
+"""
+
+
+def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_once_it_is_repaired(tmp_path, capsys):
+    (tmp_path / "rewards.py").write_text(BREAKS_LATE)
+    settings = [
+        *SMALL, "train.warmup.demos=0", "train.steps=3", "train.eval.base_tasks=0", "train.eval.every=0", "train.save_every=0",
+        "reward.late={from: rewards.py:breaks_late}",
+    ]  # fmt: skip
+    env, out = str(write_shop(tmp_path)), tmp_path / "runs"
+    assert start(env, settings, out=out, name="r", resume=None) == 1
+    said = capsys.readouterr().out
+    for words in (
+        "episode.max_void allows 25%",
+        "reward_raised in score",
+        "grader down",
+        "episodes.jsonl",
+        f"--resume {out / 'r'}",
+    ):
+        assert words in said
+    folder = RunFolder.open(out / "r")
+    assert folder.latest_checkpoint()[0] == 1  # the first step had its eight episodes; nothing of it is lost
+    last = folder.metrics()[-1]
+    assert (last["step"], last["failures/reward_raised"]) == (2, 2 * last["episode/void"])
+    assert [e.void for step, _, e in folder.episodes() if step == 2] == [True] * int(last["episode/void"])
+    (tmp_path / "repaired").touch()
+    assert start(env, settings, out=out, name=None, resume=folder.path) == 0
+    assert steps_of(folder.path) == [1, 2, 3]
+
+
+def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
+    crash = TOOLS.replace('    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n")
+    env = write_shop(tmp_path, tools=crash)
+    with pytest.raises(TooManyFailures, match="tool_crashed in call"):
+        run(tmp_path / "r", "train.warmup.demos=80", "train.warmup.demos_per_step=8", "train.eval.base_tasks=0", env=env)
+    folder = RunFolder.open(tmp_path / "r")
+    lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
+    assert folder.latest_checkpoint()[0] == len(lines) - 1  # the last line tells of the step that was given up
+    assert sum(m.get("failures/stage/call", 0) for m in lines) >= 5  # more than a quarter of sixteen attempts
 
 
 def test_a_foreign_gymnasium_environment_trains(tmp_path):
@@ -203,9 +247,12 @@ def test_void_members_are_left_out_of_their_group():
         trace = TokenTrace((1, 2), (False, True), (0.0, -0.5))
         return Episode("e", "t", "train", "", "", 0, (), trace, reward, failure=failure)
 
-    group = [episode(1.0), episode(0.0), episode(None, Failure("sandbox_lost", "call", ""))]
-    samples = samples_of([group], scale_by_std=False)
+    void = episode(None, Failure("sandbox_lost", "call", ""))
+    samples = samples_of([[episode(1.0), episode(0.0), void]], scale_by_std=False)
     assert [sample.advantage for sample in samples] == [0.5, -0.5]
+    for scale in (True, False):  # one that is left has nobody to be compared with
+        assert [sample.advantage for sample in samples_of([[episode(1.0), void, void]], scale_by_std=scale)] == [0.0]
+        assert samples_of([[void, void, void]], scale_by_std=scale) == []
 
 
 def test_the_profile_of_the_device_is_taken_and_the_command_line_goes_over_it():

@@ -6,6 +6,10 @@ import signal
 import threading
 
 
+class StopAsked(KeyboardInterrupt):
+    """The first Ctrl-C, at a safe point: between two updates, where everything can be saved."""
+
+
 class Interrupt:
     """Catches SIGINT and SIGTERM while in its `with` block (in the main thread; elsewhere it leaves signals alone)."""
 
@@ -24,9 +28,9 @@ class Interrupt:
         self._before = {}
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt at a safe point when one was asked for."""
+        """Raises StopAsked, at a safe point, when one was asked for."""
         if self.asked:
-            raise KeyboardInterrupt
+            raise StopAsked
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked:

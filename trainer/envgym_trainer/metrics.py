@@ -1,13 +1,14 @@
 """Episodes -> the numbers that are logged. Plain Python: no torch, so that a report can use it anywhere.
 
 TRL's names where TRL has the quantity, so that existing dashboards fit; ours where it has none. A void episode (the world
-broke, not the model) is left out of every number but `episode/void`.
+broke, not the model) is left out of every number but those about failures.
 
     reward, reward_std, frac_reward_zero_std, rewards/NAME/mean, rewards/NAME/std                  as in TRL
     completions/{mean,min,max}_length, completions/clipped_ratio                                   sampled tokens an episode
     tools/call_frequency, tools/failure_frequency                                                  calls an episode, refused a call
     success, success/LEVEL, episode/{n,turns,void,seconds_policy,seconds_env}                      ours
     group/frac_all_zero, group/frac_all_one                                                        groups with nothing to learn
+    failures/KIND, failures/stage/STAGE, episode/retried, group/void_members                       how the world broke
     parse/MODE, stop/REASON                                                                        shares, each family adds up to 1
 """
 
@@ -36,10 +37,9 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
     Returns: name -> number. A name whose quantity does not exist (no level, no tokens, no group of two) is left out.
     """
     groups = list(groups)
-    everyone = [episode for group in groups for episode in group]
     counted = [[episode for episode in group if not episode.void] for group in groups]
     episodes = [episode for group in counted for episode in group]
-    out: Metrics = {"episode/n": float(len(episodes)), "episode/void": float(len(everyone) - len(episodes))}
+    out: Metrics = {"episode/n": float(len(episodes))} | failure_metrics(groups)
     if not episodes:
         return out
     return out | reward_metrics(episodes) | success_metrics(episodes) | group_metrics(counted) | behaviour_metrics(episodes)
@@ -54,6 +54,21 @@ def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metri
         numbers[f"n/{level}"] = float(sum(1 for episode in episodes if episode.level == level and not episode.void))
     about_groups = ("group/", "reward_std", "frac_reward_zero_std")  # an evaluation has one episode a task
     return {prefix + name: value for name, value in numbers.items() if not name.startswith(about_groups)}
+
+
+def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") -> Metrics:
+    """How often the world broke, by kind and by stage, first attempts included; episodes that were played a second time, those
+    that broke again (void), and the mean share of its members that a group lost."""
+    groups = [group for group in groups if group]
+    episodes = [episode for group in groups for episode in group]
+    failures = [failure for episode in episodes for failure in episode.failures]
+    counts = Counter(name for failure in failures for name in (f"failures/{failure.kind}", f"failures/stage/{failure.stage}"))
+    out: Metrics = {
+        "episode/void": float(sum(episode.void for episode in episodes)),
+        "episode/retried": float(sum(episode.first_failure is not None for episode in episodes)),
+        "group/void_members": _mean([sum(episode.void for episode in group) / len(group) for group in groups]),
+    }
+    return {prefix + name: value for name, value in (_existing(out) | {n: float(c) for n, c in sorted(counts.items())}).items()}
 
 
 def reward_metrics(episodes: Sequence[Episode]) -> Metrics:

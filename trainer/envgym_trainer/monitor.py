@@ -18,6 +18,8 @@ Phase = Literal["warmup", "grpo", "eval"]
 
 SHARES = ("stop/", "parse/")
 """Families of shares: a member not named at a step was 0 there, and a curve must say so."""
+COUNTS = ("failures/", "eval/failures/", "val/failures/")
+"""Families of counts: the same, at every step that tells of void episodes."""
 
 
 class Monitor:
@@ -90,16 +92,17 @@ class Monitor:
         self._open = True
         past = self.folder.metrics()
         self._seconds_before = max((line["seconds"] for line in past), default=0.0)
-        self._shares |= {name for line in past for name in line if name.startswith(SHARES)}
+        self._shares |= {name for line in past for name in line if name.startswith(SHARES + COUNTS)}
         self.tensorboard = _summary_writer(self.folder, purge_step=max((line["step"] for line in past), default=-1) + 1)
         if self.tensorboard is not None:
             for name, text in self._texts.items():
                 self.tensorboard.add_text(name, text, 0)
 
     def _silent_shares(self, numbers: Mapping[str, float]) -> set[str]:
-        families = {name.split("/")[0] for name in numbers if name.startswith(SHARES)}
-        self._shares |= {name for name in numbers if name.startswith(SHARES)}
-        return {name for name in self._shares if name not in numbers and name.split("/")[0] in families}
+        families = {name.split("/")[0] + "/" for name in numbers if name.startswith(SHARES)}
+        families |= {family for family in COUNTS if family.replace("failures/", "episode/void") in numbers}
+        self._shares |= {name for name in numbers if name.startswith(SHARES + COUNTS)}
+        return {name for name in self._shares if name not in numbers and name.startswith(tuple(families))}
 
 
 def _summary_writer(folder: RunFolder, *, purge_step: int) -> Any:

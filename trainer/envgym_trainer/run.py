@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from envgym.catalog import find_env
-from envgym.errors import UsageError
+from envgym.errors import TooManyFailures, UsageError
 from envgym.report import Outcome, outcomes_table
 from envgym.spec import EnvSpec, load_spec
 from envgym_trainer.config import TrainConfig
@@ -31,10 +31,12 @@ def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, res
     started = time.monotonic()
     try:
         outcomes = train(spec, config, folder, console=console, resume=resume is not None)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TooManyFailures) as stop:
+        if isinstance(stop, TooManyFailures):
+            console.print(f"\n{stop}", highlight=False, markup=False, soft_wrap=True)
         again = " ".join(["envgym train", env, *settings, "--resume", str(folder.path)])
         console.print(f"\nstopped and saved. Go on with:  {again}", highlight=False, soft_wrap=True)
-        return 130
+        return 1 if isinstance(stop, TooManyFailures) else 130
     close(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
     return 0
 
@@ -51,7 +53,8 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
 
 
 def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Console, resume: bool = False) -> dict[str, Outcome]:
-    """One training run into `folder`; returns its evaluations by name. Raises KeyboardInterrupt once all is saved."""
+    """One training run into `folder`; returns its evaluations by name. Raises KeyboardInterrupt or TooManyFailures once all
+    is saved."""
     import torch
 
     from envgym_trainer.display import Display

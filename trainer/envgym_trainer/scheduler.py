@@ -164,22 +164,34 @@ class Scheduler:
             holder.cached = 0
 
     def _sweep(self) -> None:
-        """Takes from dialogues that have ended what they held, once their siblings have copied what they need of it."""
+        """Takes from dialogues that have ended what they held, once a sibling has copied what they need of it."""
         for track in self._ended:
-            for turn in self.turns:
-                if turn.track.row is not None and turn.track.prompt == track.prompt:
-                    self._borrow(turn.track)
+            self._hand_on(track)
             self._evict(track)
             if track.segment is not None:
                 track.segment.users -= 1
                 track.segment = None
         self._ended.clear()
 
-    def _next(self, track: Track, limit: int) -> Planned | None:
-        """The next work of this dialogue, that of its segment first; None while no row is free."""
+    def _hand_on(self, track: Track) -> None:
+        """Gives what an ended dialogue has stored to the sibling that shares most of it; the others can copy it from there."""
+        heirs = [turn.track for turn in self.turns if turn.track.prompt == track.prompt]
+        if track.row is None or not heirs:
+            return
+        heir = max(heirs, key=lambda other: common_prefix(other.ids, track.ids))
+        self._join(heir)
+        if self._place(heir):
+            self._borrow(heir)
+
+    def _join(self, track: Track) -> None:
+        """Finds the dialogue its segment; without one it stores all of its ids itself."""
         if track.shared and track.segment is None:
             track.segment = self._segment(tuple(track.ids[: track.shared]))
             track.shared = len(track.segment.ids) if track.segment else 0
+
+    def _next(self, track: Track, limit: int) -> Planned | None:
+        """The next work of this dialogue, that of its segment first; None while no row is free."""
+        self._join(track)
         segment = track.segment
         if segment is not None and segment.cached < len(segment.ids):
             ids = segment.ids[segment.cached : segment.cached + limit]

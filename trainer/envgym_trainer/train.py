@@ -10,14 +10,15 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any
 
 import torch
 
 from envgym.episode import Episode
-from envgym.errors import UsageError
+from envgym.errors import TooManyFailures, UsageError
+from envgym.failures import FailureCap
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.registration import make_world
@@ -35,12 +36,12 @@ from envgym_trainer.display import Display
 from envgym_trainer.engine import Engine
 from envgym_trainer.export import save_adapter
 from envgym_trainer.facts import versions
-from envgym_trainer.interrupt import Interrupt
+from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.learner import Learner
 from envgym_trainer.lora import attach
-from envgym_trainer.metrics import episode_metrics, eval_metrics
+from envgym_trainer.metrics import episode_metrics, eval_metrics, failure_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
-from envgym_trainer.monitor import Monitor
+from envgym_trainer.monitor import Monitor, Phase
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.runs import RunFolder
 
@@ -64,6 +65,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.progress = Progress()
         self.stop = Interrupt()
+        self.cap = FailureCap(spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}.")
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         model, self.tokenizer = load_model(config.model, device=pick_device(config.device), dtype=dtype, say=display.note)
         self.chat = Chat(self.tokenizer, model=model)
@@ -75,16 +77,26 @@ class Trainer:
         self.total_steps = self.warmup_steps + config.steps
 
     def run(self) -> dict[str, Outcome]:
-        """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name."""
+        """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
+
+        Raises: KeyboardInterrupt, TooManyFailures; all that was learned is saved before.
+        """
         with self.stop:
-            if self.config.eval.base_tasks != 0:
-                self.evaluate(BASE, tasks=self.config.eval.base_tasks)
-            self.warm_up()
-            if self.warmup_steps:
-                self.evaluate(WARM)
-            self.grpo()
-            self.evaluate(TRAINED)
+            try:
+                self._story()
+            except (StopAsked, TooManyFailures):  # both come between two updates
+                self.save()
+                raise
         return {name: Outcome.from_dict(plain) for name, plain in self.progress.evaluations.items()}
+
+    def _story(self) -> None:
+        if self.config.eval.base_tasks != 0:
+            self.evaluate(BASE, tasks=self.config.eval.base_tasks)
+        self.warm_up()
+        if self.warmup_steps:
+            self.evaluate(WARM)
+        self.grpo()
+        self.evaluate(TRAINED)
 
     def warm_up(self) -> None:
         """Supervised steps on the oracle's episodes, each on fresh tasks of the train split."""
@@ -93,9 +105,10 @@ class Trainer:
             self.stop.check()
             start = time.perf_counter()
             count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
-            demos = self._play(DemoPolicy(self.chat, self.spec.prompt.dialects[0]), self._requests(step, count, 1))
+            policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
+            demos = self._play(policy, self._requests(step, count, 1), step=step, phase="warmup")
             metrics = self.learner.sft_step([sample for demo in demos if (sample := _sample(demo, 1.0))])
-            self._report(step, "warmup", metrics | _speed(demos, start))
+            self._report(step, "warmup", metrics | failure_metrics([demos]) | _speed(demos, start))
         if self.progress.step == self.warmup_steps > 0:
             self.save()
 
@@ -126,7 +139,7 @@ class Trainer:
         config = self.config
         self.engine.refresh(self.model)
         policy = self.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-        episodes = self._play(policy, self._requests(step, config.tasks_per_step, config.group_size))
+        episodes = self._play(policy, self._requests(step, config.tasks_per_step, config.group_size), step=step, phase="grpo")
         size = config.group_size
         return [episodes[start : start + size] for start in range(0, len(episodes), size)]
 
@@ -208,8 +221,24 @@ class Trainer:
         ids = [self.world.tasks.draw_id("train", rng, levels=self.config.levels) for _ in range(tasks)]
         return [Request(task, stable_seed(self.config.seed, step, n, g)) for n, task in enumerate(ids) for g in range(episodes)]
 
-    def _play(self, policy: Policy, requests: Sequence[Request], **options: Any) -> list[Episode]:
-        return play_many(self.world.env, policy, requests, workers=self.config.workers, **options)
+    def _play(
+        self, policy: Policy, requests: Sequence[Request], *, step: int, phase: Phase,
+        on_episode: Callable[[Episode], None] = lambda episode: None,
+    ) -> list[Episode]:  # fmt: skip
+        """Plays the requests; what was played before the run is stopped for its failures is kept, for people to read."""
+        played: list[Episode] = []
+
+        def keep(episode: Episode) -> None:
+            played.append(episode)
+            on_episode(episode)
+
+        try:
+            return play_many(self.world.env, policy, requests, workers=self.config.workers, on_episode=keep, cap=self.cap)
+        except TooManyFailures:
+            prefix = "eval/" if phase == "eval" else ""
+            self.folder.append_episodes(step, played, phase=phase)
+            self.monitor.log(step, failure_metrics([played], prefix=prefix), phase=phase)
+            raise
 
     def _held_out(self, tasks: Sequence[str], name: str) -> list[Episode]:
         config = self.config
@@ -225,7 +254,7 @@ class Trainer:
 
         self.display.plan[f"eval: {name}"] = len(tasks)
         requests = [Request(task, stable_seed(config.seed, task)) for task in tasks]
-        return self._play(policy, requests, on_episode=show)
+        return self._play(policy, requests, step=self.progress.step, phase="eval", on_episode=show)
 
     def _validate(self, step: int) -> None:
         tasks = self.world.tasks.ids("val", levels=self.config.levels, count=self.config.eval.val_tasks)
