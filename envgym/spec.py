@@ -53,25 +53,46 @@ class StateSpec(Block):
     """Tables (patterns) in which any change that is not expected makes the whole reward 0."""
 
 
+class BuildSpec(Block):
+    context: str = "."
+    """Folder of the files that the Dockerfile may copy, relative to this YAML."""
+    dockerfile: str = "Dockerfile"
+    """The Dockerfile, relative to the context."""
+
+
 class SandboxSpec(Block):
-    backend: Literal["auto", "docker", "local", "none"] = "auto"
-    """`auto` takes Docker where an engine answers, else a local process; `none` runs tools in this very process."""
+    backend: Literal["auto", "docker", "podman", "local", "none"] = "auto"
+    """`auto` takes Docker (or podman) where an engine answers, else a local process; `none` runs tools in this very process."""
     isolation: Literal["state", "fork"] = "fork"
     """What separates two episodes of one box: their tables only, or a process each."""
     image: str = "python:3.12-slim"
-    """Container image; needs Python 3.11 or later."""
+    """Container image; needs Python 3.11 or later as `python`."""
+    build: BuildSpec | None = None
+    """Builds the image from a Dockerfile, once, instead of taking `image`."""
+    runtime: str | None = Field(default=None, min_length=1)
+    """Runtime that the engine shall use, such as `runsc` (gVisor); the engine's own choice by default."""
+    network: str = Field(default="none", min_length=1)
+    """`none`, or the name of a network of the engine that the container joins."""
     memory_mb: int = Field(default=512, ge=32)
     """Memory limit of a container, MiB."""
     cpus: float = Field(default=1.0, gt=0)
     """CPU limit of a container, cores."""
     pids: int = Field(default=256, ge=16)
     """Processes and threads that a container may hold."""
+    nofile: int = Field(default=1024, ge=64)
+    """Files that one process of a container may hold open."""
     tmpfs_mb: int = Field(default=32, ge=1)
     """Size of a container's only writable folder, /tmp, MiB."""
     output_bytes: int = Field(default=65536, ge=256)
     """Output of one tool call that is kept, bytes."""
     open_seconds: float = Field(default=30.0, gt=0)
     """Time allowed to start a box, and to open an episode in it."""
+
+    @model_validator(mode="after")
+    def _one_image(self) -> SandboxSpec:
+        if self.build and "image" in self.model_fields_set:
+            raise ValueError("image and build exclude each other: leave out the one that is not meant")
+        return self
 
 
 class TasksSpec(Block):
@@ -224,6 +245,8 @@ def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
         file = (reference or "").split(":")[0]
         if file.endswith((".py", ".sql")) and not (spec.root / file).is_file():
             yield at, file
+    if (build := spec.sandbox.build) and not (spec.root / build.context / build.dockerfile).is_file():
+        yield ("sandbox", "build"), f"{build.context}/{build.dockerfile}"
 
 
 @functools.cache

@@ -18,7 +18,7 @@ def open_sandbox(app: App, options: SandboxOptions | None = None) -> Sandbox:
     Boxes start when they are first needed. Raises: PrerequisiteError where Docker is asked for and there is no engine or image.
     """
     options = options or SandboxOptions()
-    known = {"auto": _auto, "docker": _docker, "local": _local, "none": _none}
+    known = {"auto": _auto, "docker": _docker, "podman": _docker, "local": _local, "none": _none}
     if options.backend not in known:
         hint = did_you_mean(options.backend, known)
         raise UsageError(f"sandbox.backend is '{options.backend}'{hint} Available: {', '.join(known)}")
@@ -26,7 +26,9 @@ def open_sandbox(app: App, options: SandboxOptions | None = None) -> Sandbox:
 
 
 def _auto(app: App, options: SandboxOptions) -> Sandbox:
-    """Docker where it can be had; the label of what is taken instead says why not."""
+    """An engine where it can be had; the label of what is taken instead says why not."""
+    if options.build or options.runtime or options.network != "none":
+        return _docker(app, options)  # what was asked for is an engine's alone, and is never silently left out
     try:
         return _docker(app, options)
     except PrerequisiteError as missing:

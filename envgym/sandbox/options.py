@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from envgym.sandbox import Backend, Isolation
+
+
+class Build(TypedDict, total=False):
+    """What an image is built from."""
+
+    context: str
+    """Folder of the files that the Dockerfile may copy, relative to the environment's YAML."""
+    dockerfile: str
+    """The Dockerfile, relative to the context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,17 +22,25 @@ class SandboxOptions:
     """Which boxes an app gets; the `sandbox:` block of an environment has the same fields."""
 
     backend: Backend = "auto"
-    """`auto` takes Docker where an engine answers, else a local process; `none` runs tools in this very process."""
+    """`auto` takes Docker (or podman) where an engine answers, else a local process; `none` runs tools in this very process."""
     isolation: Isolation = "fork"
     """What separates two sessions of one box: their tables only (`state`), or a process each (`fork`)."""
     image: str = "python:3.12-slim"
     """Container image; needs Python 3.11 or later as `python`."""
+    build: Build | None = None
+    """Builds the image, once, instead of taking `image`."""
+    runtime: str | None = None
+    """Runtime that the engine shall use, such as `runsc` (gVisor); None for the engine's own choice."""
+    network: str = "none"
+    """`none`, or the name of a network of the engine that the container joins."""
     memory_mb: int = 512
     """Memory limit of a container, MiB, swap included."""
     cpus: float = 1.0
     """CPU limit of a container, cores."""
     pids: int = 256
     """Processes and threads that a container may hold."""
+    nofile: int = 1024
+    """Files that one process of a container may hold open."""
     tmpfs_mb: int = 32
     """Size of /tmp and of /dev/shm, all that a container can write, MiB each; they count as memory."""
     output_bytes: int = 65536

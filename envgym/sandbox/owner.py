@@ -7,14 +7,17 @@ process id nor another container on this machine is taken for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+Fate = Literal["alive", "gone", "unknown"]
+"""Of an owner; `unknown` where it lives in another process namespace, or perhaps on another machine."""
 RUN_LABEL, OWNER_LABEL = "envgym.run", "envgym.owner"
 
 
@@ -33,8 +36,8 @@ def owner() -> str:
     return f"{_boot()}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
 
 
-def is_gone(label: str, *, engine_is_local: bool) -> bool:
-    """Whether the process of an owner label has ended for certain; False where that cannot be known from here.
+def fate(label: str, *, engine_is_local: bool) -> Fate:
+    """What became of the process of an owner label.
 
     Args:
         engine_is_local: the engine serves this machine only, so an owner of another boot ended with that boot.
@@ -42,10 +45,24 @@ def is_gone(label: str, *, engine_is_local: bool) -> bool:
     try:
         boot, namespace, pid, started = label.split(":")
     except ValueError:
-        return False
+        return "unknown"
     if boot != _boot():
-        return engine_is_local
-    return namespace == _namespace() and _started(int(pid)) != started
+        return "gone" if engine_is_local else "unknown"
+    if namespace != _namespace():
+        return "unknown"
+    return "alive" if _started(int(pid)) == started else "gone"
+
+
+def is_gone(label: str, *, engine_is_local: bool) -> bool:
+    """Whether the process of an owner label has ended for certain; False where that cannot be known from here."""
+    return fate(label, engine_is_local=engine_is_local) == "gone"
+
+
+def owned(api: Any) -> list[dict[str, Any]]:
+    """Envgym's containers as the engine lists them, in any state, each with the fate of its owner as `Fate`."""
+    local = str(api.base_url).startswith("http+docker://")
+    found = api.containers(all=True, filters={"label": OWNER_LABEL})
+    return [each | {"Fate": fate(each["Labels"][OWNER_LABEL], engine_is_local=local)} for each in found]
 
 
 def reap_orphans(api: Any) -> list[str]:
@@ -57,15 +74,24 @@ def reap_orphans(api: Any) -> list[str]:
     """
     import docker.errors
 
-    local, removed = str(api.base_url).startswith("http+docker://"), []
-    for container in api.containers(all=True, filters={"label": OWNER_LABEL}):
-        if is_gone(container["Labels"][OWNER_LABEL], engine_is_local=local):
+    removed = []
+    for container in owned(api):
+        if container["Fate"] == "gone":
             try:
                 api.remove_container(container["Id"], force=True, v=True)
             except docker.errors.APIError:
                 continue  # going by itself, or taken by another reaper
             removed.append(container["Id"])
     return removed
+
+
+def reap_quietly(api: Any) -> None:
+    """`reap_orphans` where it is a favour to others: an engine that went away is no trouble."""
+    import docker.errors
+    import requests
+
+    with contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError):
+        reap_orphans(api)
 
 
 @functools.cache

@@ -36,7 +36,8 @@ def need_docker() -> None:
 
 @functools.cache
 def _why_no_docker() -> str:
-    from envgym.sandbox.engine import connect, ensure_image
+    from envgym.sandbox.engine import connect
+    from envgym.sandbox.images import ensure_image
 
     try:
         ensure_image(connect(), SandboxOptions().image)
