@@ -1,8 +1,9 @@
 """Boxes that are containers of Docker or podman: one long-lived container, many sessions, spoken to over its attached stdio.
 
-Covered: no network unless one is named, a read-only file system but for a small /tmp and /dev/shm, no capabilities, a user without rights, limits
-on memory, processors, processes and output, and an end together with the owner even when that is killed: the engine closes
-stdin, the agent ends, the engine removes the container. Files come as a copy (`parcel.py`), not as a mount of a host's folder.
+Covered: no network unless one is named, a read-only file system but for a small /tmp and /dev/shm, no capabilities, a user
+without rights, limits on memory, processors, processes and output, and an end together with the owner even when that is killed:
+the engine closes stdin, the agent ends, the engine removes the container. Files come as a copy (`parcel.py`), not as a mount of
+a host's folder.
 Not covered: a hostile kernel exploit; sessions of one box that attack each other, as they share a user id. `docker exec` is
 never used: it costs 100 ms where a line over stdio costs a quarter of one.
 """
@@ -19,7 +20,8 @@ from typing import Any
 
 from envgym.errors import WorldFailure
 from envgym.sandbox import App
-from envgym.sandbox.engine import EngineName, check_network, check_runtime, connect, find_engine, is_podman, refused_runtime, short
+from envgym.sandbox.addresses import EngineName, short
+from envgym.sandbox.engine import check_network, check_runtime, connect, find_engine, is_podman, refused_runtime
 from envgym.sandbox.images import image_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.owner import labels, reap_quietly

@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import logging
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from envgym.errors import PrerequisiteError, SpecError
-from envgym.sandbox.engine import NOW_LOCAL, short
+from envgym.sandbox.addresses import NOW_LOCAL, short
 from envgym.sandbox.options import Build, SandboxOptions
 
 BUILD_SECONDS = 1800
@@ -90,7 +91,7 @@ def build_image(api: Any, build: Build, *, root: Path) -> str:
     return tag
 
 
-def pack_context(context: Path, dockerfile: Path, archive: BinaryIO) -> str:
+def pack_context(context: Path, dockerfile: Path, archive: io.BufferedRandom) -> str:
     """Writes the files of a build as a tar archive that is the same for the same files; returns the Dockerfile's name in it."""
     inside = dockerfile.resolve().is_relative_to(context)
     name = dockerfile.resolve().relative_to(context).as_posix() if inside else OUTSIDE
@@ -122,7 +123,7 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
         tar.addfile(entry, data)
 
 
-def _hash_of(archive: BinaryIO, dockerfile: str) -> str:
+def _hash_of(archive: io.BufferedRandom, dockerfile: str) -> str:
     archive.seek(0)
     digest = hashlib.file_digest(archive, "sha256")
     digest.update(dockerfile.encode())
@@ -139,7 +140,7 @@ def _alone(tag: str) -> Iterator[None]:
         yield
 
 
-def _build(api: Any, tag: str, archive: BinaryIO, name: str, dockerfile: Path) -> None:
+def _build(api: Any, tag: str, archive: io.BufferedRandom, name: str, dockerfile: Path) -> None:
     import docker.errors
     import requests
 
@@ -155,5 +156,6 @@ def _build(api: Any, tag: str, archive: BinaryIO, name: str, dockerfile: Path) -
         trouble = short(error)
     if trouble or not has_image(api, tag):
         end = "\n".join(f"  {line}" for line in "".join(log).splitlines()[-LOG_LINES:])
-        raise PrerequisiteError(f"sandbox.build: {dockerfile} cannot be built ({trouble or 'the engine made no image'}). The end of "
-                                f"its log:\n{end}\nCorrect it, name an image with sandbox.image=..., {NOW_LOCAL}")  # fmt: skip
+        why = trouble or "the engine made no image"
+        raise PrerequisiteError(f"sandbox.build: {dockerfile} cannot be built ({why}). The end of its log:"
+                                f"\n{end}\nCorrect it, name an image with sandbox.image=..., {NOW_LOCAL}")  # fmt: skip
