@@ -43,9 +43,13 @@ class DockerSandbox(BoxSandbox):
         self._engine_name: EngineName = "podman" if options.backend == "podman" else "docker"
         engine = find_engine(self._engine_name)
         self._api = engine.api
-        check_network(self._api, options.network)
-        check_runtime(self._api, options.runtime)
-        image = image_of(self._api, options, root=app.root)
+        try:
+            check_network(self._api, options.network)
+            check_runtime(self._api, options.runtime)
+            image = image_of(self._api, options, root=app.root)
+        except BaseException:
+            self._api.close()
+            raise
         self._parcel, self._options = pack(app), dataclasses.replace(options, image=image, build=None)
         shared = "user id" if options.isolation == "fork" else "process"
         network = "no network" if options.network == "none" else f"the network '{options.network}' is open"
