@@ -115,8 +115,6 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 
 def _add_doctor(commands: Any) -> None:
-    from envgym.sandbox import Backend
-
     parser = _add(
         commands, "doctor", _doctor, summary="Try which backends and isolation levels can be had here, and why not the others.",
         example="envgym sandbox doctor --backend docker --image acme/crm:1.4",

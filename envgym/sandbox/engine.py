@@ -6,6 +6,7 @@ One SDK (`docker`) speaks to both. Where an engine is looked for: `addresses.py`
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +48,7 @@ def find_engine(backend: EngineName = "docker") -> Engine:
         try:
             engine = _engine_at(address)
         except (docker.errors.DockerException, OSError) as error:
-            silent.append(f"{address.url} ({address.found}: {short(error)})")
+            silent.append(f"{address.url} ({address.found}: {short(error)}{_bundle_hint(address)})")
             continue
         if backend == "podman" and engine.name != "podman":
             engine.api.close()
@@ -89,6 +90,12 @@ def refused_runtime(api: Any, runtime: str, why: str) -> PrerequisiteError:
     known = ", ".join(sorted(api.info().get("Runtimes") or {}))
     return PrerequisiteError(f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: {known}. "
                              "Install it and name it in the engine's configuration, or leave sandbox.runtime out")  # fmt: skip
+
+
+def _bundle_hint(address: Address) -> str:
+    """A bundle named in the environment goes before the session's own CA. https://github.com/psf/requests/issues/3829"""
+    name = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None)
+    return f"; {name} is set and goes before the engine's own CA, unset it" if address.tls and name else ""
 
 
 def _engine_at(address: Address) -> Engine:

@@ -84,7 +84,7 @@ def build_image(api: Any, build: Build, *, root: Path) -> str:
                         "`dockerfile` to the context")  # fmt: skip
     with tempfile.TemporaryFile() as archive:
         name = pack_context(context, dockerfile, archive)
-        tag = f"envgym-build:{_hash_of(archive, name)}"
+        tag = tag_of(archive, name)
         with _alone(tag):
             if not has_image(api, tag):
                 _build(api, tag, archive, name, dockerfile)
@@ -123,12 +123,13 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
         tar.addfile(entry, data)
 
 
-def _hash_of(archive: io.BufferedRandom, dockerfile: str) -> str:
+def tag_of(archive: io.BufferedRandom, dockerfile: str) -> str:
+    """The tag of what is built from an archive by the Dockerfile of that name in it."""
     archive.seek(0)
     digest = hashlib.file_digest(archive, "sha256")
     digest.update(dockerfile.encode())
     archive.seek(0)
-    return digest.hexdigest()[:16]
+    return f"envgym-build:{digest.hexdigest()[:16]}"
 
 
 @contextlib.contextmanager
