@@ -76,7 +76,8 @@ class DockerSandbox(BoxSandbox):
         try:
             return DockerTransport(self._api, create(self._api, self._options), self._parcel)
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise WorldFailure("sandbox_lost", f"the engine could not start a container: {error}", stage="open") from None
+            hint = "`envgym sandbox doctor` shows what can run here"
+            raise WorldFailure("sandbox_lost", f"the engine could not start a container: {error}. {hint}", stage="open") from None
 
 
 def create(api: Any, options: SandboxOptions) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Fate = Literal["alive", "gone", "unknown"]
-"""Of an owner; `unknown` where it lives in another process namespace, or perhaps on another machine."""
+"""Of an owner; `unknown` in another process namespace, perhaps on another machine, or hidden from this user."""
 RUN_LABEL, OWNER_LABEL = "envgym.run", "envgym.owner"
 
 
@@ -50,7 +50,8 @@ def fate(label: str, *, engine_is_local: bool) -> Fate:
         return "gone" if engine_is_local else "unknown"
     if namespace != _namespace():
         return "unknown"
-    return "alive" if _started(int(pid)) == started else "gone"
+    now = _started(int(pid))
+    return "unknown" if now is None else "alive" if now == started else "gone"
 
 
 def is_gone(label: str, *, engine_is_local: bool) -> bool:
@@ -105,16 +106,29 @@ def _namespace() -> str:
     return str(os.stat("/proc/self/ns/pid").st_ino) if sys.platform == "linux" else "0"
 
 
-def _started(pid: int) -> str:
-    """When a process started, in an opaque unit; empty where there is none."""
+def _started(pid: int) -> str | None:
+    """When a process started, in an opaque unit; empty where there is none, None where this user may not see it."""
     if sys.platform != "linux":
         return _said_by("ps", "-o", "lstart=", "-p", str(pid)).replace(":", ".").replace(" ", "_")
     try:
         # The second field is the program's name in brackets and may hold anything; field 22 is the start time.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except PermissionError:
+        return None
     except (FileNotFoundError, ProcessLookupError):
-        return ""
+        return None if _is_hidden(pid) else ""
     return "" if fields[0] in "ZX" else fields[19]
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether a process of another user is there that /proc does not show (its mount option hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except ProcessLookupError:
+        pass
+    return False
 
 
 def _said_by(*command: str) -> str:

@@ -16,7 +16,7 @@ from kiosk import KIOSK, call, need_docker, options
 
 from envgym.errors import PrerequisiteError, SpecError
 from envgym.sandbox import App, addresses
-from envgym.sandbox.engine import connect, find_engine
+from envgym.sandbox.engine import connect, find_engine, is_podman
 from envgym.sandbox.factory import SandboxOptions, open_sandbox
 from envgym.sandbox.images import ensure_image
 
@@ -140,7 +140,7 @@ def test_a_usual_socket_that_does_not_answer_is_passed_over(tmp_path, monkeypatc
     listed = [addresses.Address(silent, "first"), addresses.Address(real, "second")]
     monkeypatch.setattr("envgym.sandbox.engine.addresses", lambda backend: listed)
     engine = find_engine()
-    assert (engine.address.found, engine.name) == ("second", "docker")
+    assert engine.address.found == "second"
     engine.api.close()
 
 
@@ -337,6 +337,8 @@ def test_a_network_of_others_is_refused(app, network):
 
 @pytest.mark.docker
 def test_a_runtime_is_passed_through_and_told_in_the_label(api):
+    if is_podman(api):
+        pytest.skip("NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused")
     name = api.info()["DefaultRuntime"]
     sandbox = open_sandbox(KIOSK, options(("docker", "fork"), runtime=name))
     sandbox.describe()
@@ -347,6 +349,8 @@ def test_a_runtime_is_passed_through_and_told_in_the_label(api):
 
 @pytest.mark.docker
 def test_a_runtime_that_the_engine_refuses_is_told_with_those_that_it_has(api, app):
+    if is_podman(api):
+        pytest.skip("NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused")
     told = refusal(lambda: ask(app, "interfaces", runtime="no-such-runtime"))
     assert "sandbox.runtime: the engine refused 'no-such-runtime'" in told
     assert f"Runtimes of this engine: {', '.join(sorted(api.info()['Runtimes']))}" in told

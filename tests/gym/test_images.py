@@ -1,5 +1,6 @@
 """An image built from a Dockerfile: named by what went into it, built once, and its failure told with the end of the log."""
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import docker.errors
 import pytest
 import shop
 from kiosk import need_docker
@@ -41,8 +43,9 @@ def api():
     yield api
     left = api.images(filters={"label": "envgym.build"}) + api.images(filters={"dangling": True})  # a failed build's layers
     for image in left:
-        if image["Id"] not in before and "/word.txt" in str(api.history(image["Id"])):
-            api.remove_image(image["Id"], force=True)
+        with contextlib.suppress(docker.errors.NotFound):
+            if image["Id"] not in before and "/word.txt" in str(api.history(image["Id"])):
+                api.remove_image(image["Id"], force=True)
     api.close()
 
 
@@ -112,7 +115,6 @@ def test_a_build_that_fails_is_told_with_the_end_of_its_log(api, folder):
         build_image(api, {"context": "."}, root=folder)
     told = str(caught.value)
     assert told.startswith(f"sandbox.build: {folder.resolve()}/Dockerfile cannot be built (")
-    assert "returned a non-zero code: 7" in told
     assert "\n  the last words\n" in told
     assert told.endswith("sandbox.backend=local")
 
@@ -141,7 +143,7 @@ def test_the_environment_runs_in_the_image_that_its_yaml_builds(api, tmp_path, c
             world = World(spec)
             session = world.sandbox.open(seed=0, timeout_seconds=20)
             assert session.call("word", {}, now="2026-01-05T09:00:00", timeout_seconds=20).text == word
-            assert "docker (envgym-build:" in world.sandbox.label
+            assert "(envgym-build:" in world.sandbox.label
             world.close()
     assert len([line for line in caplog.messages if "building the image envgym-build:" in line]) == 1
 

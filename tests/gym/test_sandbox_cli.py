@@ -77,9 +77,10 @@ def test_ls_shows_a_container_with_its_image_state_age_owner_and_run(api, capsys
     sandbox.describe()
     identity = sandbox._box._transport.container[:12]
     (row,) = [row for row in shown(capsys, "ls") if row["id"] == identity]
-    age = row.pop("age_seconds")
+    age, image = row.pop("age_seconds"), row.pop("image")
+    assert image.endswith("python:3.12-slim")  # podman puts localhost/ before it
     mine = {"owner_pid": pid_of(labels()[OWNER_LABEL]), "owner": "alive", "run": labels()[RUN_LABEL]}
-    assert row == {"id": identity, "image": "python:3.12-slim", "state": "running"} | mine
+    assert row == {"id": identity, "state": "running"} | mine
     assert 0 <= age < 300
     (line,) = [line for line in run(capsys, "ls")[1].splitlines() if line.startswith(identity)]
     assert "running" in line
@@ -110,7 +111,8 @@ def test_gc_removes_what_a_killed_owner_left_and_says_so_and_keeps_what_the_livi
     end(owner)
     code, said = run(capsys, "gc")
     assert code == 0
-    assert f"removed {owner.container[:12]}: python:3.12-slim, created, owner {owner.pid} is gone" in said
+    (line,) = [line for line in said.splitlines() if line.startswith(f"removed {owner.container[:12]}: ")]
+    assert line.endswith(f"python:3.12-slim, created, owner {owner.pid} is gone")
     assert owner.container not in containers(api)
     assert call(session, "echo", text="well").text == "well"
     sandbox.close()

@@ -11,6 +11,7 @@ import pytest
 from kiosk import KIOSK, call, need_docker, options
 
 from envgym.errors import PrerequisiteError, WorldFailure
+from envgym.sandbox.engine import is_podman
 from envgym.sandbox.factory import open_sandbox
 from envgym.sandbox.owner import OWNER_LABEL, RUN_LABEL, labels, owner, reap_orphans
 
@@ -106,7 +107,8 @@ def test_the_engine_is_told_all_limits(api, sandbox, session):
     container = api.inspect_container(sandbox._box._transport.container)
     limits = container["HostConfig"]
     assert limits["NetworkMode"] == "none"
-    assert limits["ReadonlyRootfs"] is limits["AutoRemove"] is container["Config"]["StdinOnce"] is True
+    assert limits["ReadonlyRootfs"] is limits["AutoRemove"] is True
+    assert container["Config"]["StdinOnce"] is True or is_podman(api)  # podman keeps the rule and does not show it
     assert limits["CapDrop"] == ["ALL"]
     assert limits["SecurityOpt"] == ["no-new-privileges:true"]
     assert limits["Memory"] == limits["MemorySwap"] == 128 * 2**20
@@ -147,6 +149,7 @@ OWNER = f"""
 import sys, threading
 sys.path.insert(0, {str(HERE)!r})
 from kiosk import KIOSK, call, options
+from envgym.sandbox.engine import is_podman
 from envgym.sandbox.factory import open_sandbox
 from envgym.sandbox.owner import labels, RUN_LABEL
 sandbox = open_sandbox(KIOSK, options(("docker", sys.argv[1])))
@@ -217,6 +220,8 @@ def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
 
     monkeypatch.setattr(backend, "create", without_python)
     sandbox = open_sandbox(KIOSK, options(FORK))
-    with pytest.raises(PrerequisiteError, match=r"the sandbox does not start \(docker \(python:3.12-slim\)(.|\n)*no-python-here"):
+    with pytest.raises(
+        PrerequisiteError, match=r"the sandbox does not start \((docker|podman) \(python:3.12-slim\)(.|\n)*no-python-here"
+    ):
         sandbox.describe()
     sandbox.close()

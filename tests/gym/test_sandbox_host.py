@@ -109,6 +109,31 @@ def test_an_ended_process_that_nobody_waited_for_is_gone():
     process.communicate()
 
 
+HIDDEN = """
+import os
+from envgym.sandbox.owner import fate, owner
+label = owner()
+if child := os.fork():
+    os.waitpid(child, 0)
+else:
+    os.setgroups([])
+    os.setgid(65534)  # group 0 sees all
+    os.setuid(65534)
+    boot, namespace, _, _ = label.split(":")
+    print(fate(label, engine_is_local=True), fate(f"{boot}:{namespace}:99999:1", engine_is_local=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="NOT TESTED: only root can mount a /proc that hides")
+def test_an_owner_that_proc_hides_from_this_user_is_not_taken_for_dead():
+    mount = "mount -t proc -o hidepid=2 proc /proc"  # of a process namespace of its own: the machine's stays as it is
+    command = ["unshare", "--pid", "--fork", "--mount", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, HIDDEN]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "Operation not permitted" in done.stderr and not done.stdout:
+        pytest.skip(f"NOT TESTED: {done.stderr}")
+    assert done.stdout == "unknown gone\n", done.stderr
+
+
 OWNER = f"""
 import sys, threading
 sys.path.insert(0, {str(HERE)!r})
