@@ -104,11 +104,12 @@ def test_a_full_box_says_so_and_keeps_serving(api):
 
 
 def test_the_engine_is_told_all_limits(api, sandbox, session):
+    if is_podman(api):
+        pytest.skip("NOT TESTED: podman shows them in other words; test_podman.py proves them from inside")
     container = api.inspect_container(sandbox._box._transport.container)
     limits = container["HostConfig"]
     assert limits["NetworkMode"] == "none"
-    assert limits["ReadonlyRootfs"] is limits["AutoRemove"] is True
-    assert container["Config"]["StdinOnce"] is True or is_podman(api)  # podman keeps the rule and does not show it
+    assert limits["ReadonlyRootfs"] is limits["AutoRemove"] is container["Config"]["StdinOnce"] is True
     assert limits["CapDrop"] == ["ALL"]
     assert limits["SecurityOpt"] == ["no-new-privileges:true"]
     assert limits["Memory"] == limits["MemorySwap"] == 128 * 2**20
@@ -220,8 +221,6 @@ def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
 
     monkeypatch.setattr(backend, "create", without_python)
     sandbox = open_sandbox(KIOSK, options(FORK))
-    with pytest.raises(
-        PrerequisiteError, match=r"the sandbox does not start \((docker|podman) \(python:3.12-slim\)(.|\n)*no-python-here"
-    ):
+    with pytest.raises(PrerequisiteError, match=r"the sandbox does not start \(\w+ \(python:3.12-slim\)(.|\n)*no-python-here"):
         sandbox.describe()
     sandbox.close()
