@@ -201,6 +201,8 @@ def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
         file = (reference or "").split(":")[0]
         if file.endswith((".py", ".sql")) and not (spec.root / file).is_file():
             yield at, file
+    if (build := spec.sandbox.build) and not (spec.root / build.context / build.dockerfile).is_file():
+        yield ("sandbox", "build"), f"{build.context}/{build.dockerfile}"
 
 
 @functools.cache

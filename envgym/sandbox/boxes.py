@@ -8,6 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox import App, Isolation
@@ -36,7 +37,10 @@ class BoxSandbox:
         self._hello = {
             "root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
             "isolation": within, "output_bytes": options.output_bytes,
-            "session": {"tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2},
+            "session": {
+                "tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2, "network": options.network != "none",
+            },
+            "second_wall": options.level == "container",
         }  # fmt: skip
         self._start = start
         self._names = itertools.count(1)
@@ -58,9 +62,9 @@ class BoxSandbox:
     def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
         self._belong_to_this_process()
         started, name = time.perf_counter(), f"s{next(self._names)}"
+        full: WorldFailure | None = None
         while True:
-            left = timeout_seconds - (time.perf_counter() - started)
-            slot = self.pool.lease(timeout_seconds=left)
+            slot = self._lease(timeout_seconds - (time.perf_counter() - started), full)
             try:
                 state_hash = slot.box.request("open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed)
                 self._prove_state(slot, seed, state_hash)
@@ -72,12 +76,20 @@ class BoxSandbox:
                 self.statistics.count(f"failures/{failure.kind}")
                 if failure.kind != "sandbox_full":
                     raise
+                full = failure
                 self.pool.is_full(slot)  # another box may have room, or this one in a moment
                 continue
             self.statistics.time("open", time.perf_counter() - started)
-            return BoxSession(
-                slot.box, name, state_hash, statistics=self.statistics, on_close=lambda: self.pool.release(slot)
-            )  # fmt: skip
+            release = partial(self.pool.release, slot)
+            return BoxSession(slot.box, name, state_hash, statistics=self.statistics, on_close=release)
+
+    def _lease(self, timeout_seconds: float, full: WorldFailure | None) -> Slot:
+        """A box with room; at the deadline a box that was `full` says so itself."""
+        try:
+            return self.pool.lease(timeout_seconds=timeout_seconds)
+        except WorldFailure as failure:
+            self.statistics.count(f"failures/{failure.kind}")
+            raise full or failure from None
 
     def close(self) -> None:
         if self._process == os.getpid():
@@ -93,8 +105,8 @@ class BoxSandbox:
                 self._states.popitem(last=False)
         if known != state_hash:
             self.pool.retire(slot, "dirty")
-            message = f"seed {seed} gave state {state_hash} after {known}: a box is not clean, or the seed function is not a function"
-            raise WorldFailure("state_differs", message, stage="open")
+            why = "a box is not clean, or the seed function does not depend on its seed alone"
+            raise WorldFailure("state_differs", f"seed {seed} gave state {state_hash} after {known}: {why}", stage="open")
 
     def _belong_to_this_process(self) -> None:
         if self._process != os.getpid():  # after a fork of the host: boxes, threads and maybe a held lock are the parent's

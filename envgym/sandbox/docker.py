@@ -1,55 +1,82 @@
-"""Boxes that are Docker containers: one long-lived container, many sessions, spoken to over its attached stdio.
+"""Boxes that are containers of Docker or podman: one long-lived container, many sessions, spoken to over its attached stdio.
 
-Covered: no network, a read-only file system but for a small /tmp and /dev/shm, no capabilities, a user without rights, limits
-on memory, processors, processes and output, and an end together with the owner even when that is killed: the engine closes
-stdin, the agent ends, the engine removes the container. Files come as a copy (`parcel.py`), not as a mount of a host's folder.
-Not covered: a hostile kernel exploit; sessions of one box that attack each other, as they share a user id. `docker exec` is
-never used: it costs 100 ms where a line over stdio costs a quarter of one.
+Covered: no network unless one is named, a read-only file system but for a small /tmp and /dev/shm, no capabilities, a user
+without rights, limits on memory, processors, processes and output, and an end together with the owner even when that is killed:
+the engine closes stdin, the agent ends, the engine removes the container. Files come as a copy (`parcel.py`), not as a mount of
+a host's folder.
+Not covered: a hostile kernel exploit; with isolation `fork`, sessions of one box that attack each other, as they share a user
+id. `docker exec` is never used: it costs 100 ms where a line over stdio costs a quarter of one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import resource
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from envgym.errors import WorldFailure
-from envgym.sandbox import App
-from envgym.sandbox.engine import connect, ensure_image
+from envgym.sandbox import App, Isolation
+from envgym.sandbox.addresses import EngineName, short
+from envgym.sandbox.boxes import BoxSandbox
+from envgym.sandbox.engine import check_network, check_runtime, connect, find_engine, is_podman, refused_runtime
+from envgym.sandbox.images import image_of
 from envgym.sandbox.options import SandboxOptions
-from envgym.sandbox.owner import labels, reap_orphans
+from envgym.sandbox.owner import labels, reap_quietly
 from envgym.sandbox.parcel import pack
-from envgym.sandbox.stdio import FIXED_VARIABLES, BoxSandbox, Tail
+from envgym.sandbox.stdio import FIXED_VARIABLES, Tail
 
 HOME = "/envgym"
 """A volume of the container's own, which only root may write: `agent/` and `app/`."""
 NOBODY = "65534:65534"
-OPEN_FILES = 1024
+MOST_PROCESSES = 2**15
+"""For all boxes of podman together, as they share a user id; podman's service lowers its own limit to this number."""
 STDOUT = 1
+SECCOMP = Path(__file__).parent / "seccomp.json"
+"""The system calls that a box with namespaces may make: those of ordinary programs, and what begins a namespace."""
+SAID: dict[Isolation, str] = {
+    "state": "sessions of one box share a process",
+    "fork": "sessions of one box share a user id",
+    "namespaces": "sessions of one box share its kernel and its memory limit alone",
+    "container": "a fresh container for each episode, in namespaces of its own where the engine permits it",
+}
+"""What sessions have in common, at each level."""
 
 
 class DockerSandbox(BoxSandbox):
     """Runs an app in a container. Raises PrerequisiteError for no engine or no image, SpecError for files out of reach."""
 
     def __init__(self, app: App, options: SandboxOptions):
-        self._api = connect()
-        ensure_image(self._api, options.image)
-        self._parcel, self._options = pack(app), options
-        shared = "user id" if options.isolation == "fork" else "process"
+        self._engine_name: EngineName = "podman" if options.backend == "podman" else "docker"
+        engine = find_engine(self._engine_name)
+        self._api = engine.api
+        try:
+            check_network(self._api, options.network)
+            check_runtime(self._api, options.runtime)
+            image = image_of(self._api, options, root=app.root)
+        except BaseException:
+            self._api.close()
+            raise
+        self._parcel, self._image = pack(app), image
+        network = "no network" if options.network == "none" else f"the network '{options.network}' is open"
+        runtime = f", runtime {options.runtime}" if options.runtime else ""
         super().__init__(
             app, self._start_container, root=f"{HOME}/app", options=options,
-            label=f"docker ({options.image}), isolation {options.isolation}: no network, read-only files; "
-                  f"sessions of one box share a {shared}",
+            within="namespaces" if needs_namespaces(options) else options.level,
+            label=f"{engine.name} ({image}{runtime}), isolation {options.level}: {network}, read-only files; {SAID[options.level]}",
         )  # fmt: skip
-        reap_orphans(self._api)
+        reap_quietly(self._api)
 
     def _after_fork(self) -> None:
-        self._api = connect()  # two processes must not speak over one pooled connection
+        self._api = connect(self._engine_name)  # two processes must not speak over one pooled connection
 
     def close(self) -> None:
         super().close()
+        reap_quietly(self._api)
         self._api.close()
 
     def _start_container(self) -> DockerTransport:
@@ -57,37 +84,79 @@ class DockerSandbox(BoxSandbox):
         import requests
 
         try:
-            return DockerTransport(self._api, create(self._api, self._options), self._parcel)
+            return DockerTransport(self._api, create(self._api, self._image, self._options), self._parcel)
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise WorldFailure("sandbox_lost", f"the engine could not start a container: {error}", stage="open") from None
+            hint = "`envgym sandbox doctor` shows what can run here"
+            raise WorldFailure("sandbox_lost", f"the engine could not start a container: {error}. {hint}", stage="open") from None
 
 
-def create(api: Any, options: SandboxOptions) -> str:
-    """Creates a hardened container that is not started yet; returns its id."""
-    from docker.types import LogConfig, Mount, Ulimit
+def needs_namespaces(options: SandboxOptions) -> bool:
+    """Whether sessions live in namespaces inside of the container; with level `container` that is a second wall."""
+    return options.level in ("namespaces", "container")
 
+
+def create(api: Any, image: str, options: SandboxOptions) -> str:
+    """Creates a hardened container that is not started yet; returns its id.
+
+    Raises: PrerequisiteError where the engine refuses `options.runtime`; docker.errors.APIError for other refusals.
+    """
+    import docker.errors
+    from docker.types import LogConfig, Mount
+
+    podman = is_podman(api)
+    # podman gives a volume to the user of the container, who could then put other files in place of these; mounted read-only it
+    # still takes them from outside, before the start. Docker leaves it to root, and fills no volume that is mounted read-only.
+    home = Mount(HOME, None, type="volume", no_copy=True, read_only=podman)
     limits = api.create_host_config(
         auto_remove=True,
-        network_mode="none",
+        network_mode=options.network,
+        runtime=options.runtime,
         read_only=True,
         tmpfs={"/tmp": f"size={options.tmpfs_mb}m,mode=1777,nosuid,nodev,noexec"},
-        mounts=[Mount(HOME, None, type="volume", no_copy=True)],
+        mounts=[home],
         cap_drop=["ALL"],
-        security_opt=["no-new-privileges:true"],
+        security_opt=["no-new-privileges:true", *(_for_namespaces(api) if needs_namespaces(options) else [])],
         shm_size=f"{options.tmpfs_mb}m",
         pids_limit=options.pids,
         mem_limit=f"{options.memory_mb}m",
         memswap_limit=f"{options.memory_mb}m",  # equal to memory: no swap
         nano_cpus=int(options.cpus * 1e9),
-        ulimits=[Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES), Ulimit(name="core", soft=0, hard=0)],
+        ulimits=_ulimits(options, podman=podman),
         log_config=LogConfig(type="none"),  # what tools print would fill the engine's disk; attached streams do not need it
     )
-    # The low-level call with detach=False sets StdinOnce: when our end of stdin goes, the agent's end closes.
-    return api.create_container(
-        options.image, entrypoint=["python", "-s", f"{HOME}/agent"], command=[], user=NOBODY, working_dir="/tmp",
-        stdin_open=True, detach=False, tty=False, hostname="box", labels=labels(), host_config=limits,
-        environment=FIXED_VARIABLES | {"HOME": "/tmp", "ENVGYM_SCRATCH": "/tmp"},
-    )["Id"]  # fmt: skip
+    if needs_namespaces(options):
+        # The kernel lets nobody mount a /proc of their own while parts of the one they see are covered. What is uncovered is
+        # root's alone, and the box has no root.
+        limits |= {"MaskedPaths": [], "ReadonlyPaths": []}
+    try:
+        # The low-level call with detach=False sets StdinOnce: when our end of stdin goes, the agent's end closes.
+        return api.create_container(
+            image, entrypoint=["python", "-s", f"{HOME}/agent"], command=[], user=NOBODY, working_dir="/tmp",
+            stdin_open=True, detach=False, tty=False, hostname="box", labels=labels(), host_config=limits,
+            environment=FIXED_VARIABLES | {"HOME": "/tmp", "ENVGYM_SCRATCH": "/tmp"},
+        )["Id"]  # fmt: skip
+    except docker.errors.APIError as error:
+        if options.runtime and "runtime" in str(error).lower():
+            raise refused_runtime(api, options.runtime, short(error)) from None
+        raise
+
+
+def _for_namespaces(api: Any) -> list[str]:
+    """Our seccomp profile in place of the engine's, which forbids namespaces; AppArmor's, where there is one, forbids mounts."""
+    profile = json.dumps(json.loads(SECCOMP.read_text(encoding="utf-8")), separators=(",", ":"))
+    has_apparmor = any("name=apparmor" in option for option in api.info().get("SecurityOptions") or ())
+    return [f"seccomp={profile}", *(["apparmor=unconfined"] if has_apparmor else [])]
+
+
+def _ulimits(options: SandboxOptions, *, podman: bool) -> list[Any]:
+    from docker.types import Ulimit
+
+    limits = {"nofile": options.nofile, "core": 0}
+    if podman:
+        # podman asks for a million where nothing is said, which a service without the right to raise limits cannot grant.
+        most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        limits["nproc"] = MOST_PROCESSES if most == resource.RLIM_INFINITY else min(most, MOST_PROCESSES)
+    return [Ulimit(name=name, soft=limit, hard=limit) for name, limit in limits.items()]
 
 
 class DockerTransport:

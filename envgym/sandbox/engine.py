@@ -1,71 +1,126 @@
-"""Finds a Docker engine and an image in it, quickly and with a clear word where there is none."""
+"""Reaches a container engine, Docker or podman, quickly and with a clear word where there is none or where it refuses.
+
+One SDK (`docker`) speaks to both. Where an engine is looked for: `addresses.py`. Images: `images.py`.
+"""
 
 from __future__ import annotations
 
-import logging
+import importlib.util
 import os
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from envgym.errors import PrerequisiteError
+from envgym.errors import PrerequisiteError, SpecError
+from envgym.sandbox.addresses import NOW_LOCAL, START_DOCKER, START_PODMAN, Address, EngineName, addresses, short
 
 ANSWER_SECONDS = 2
 """An engine that has not answered by then is none."""
 WORK_SECONDS = 120
 """Time for one request once the engine is known to be there."""
-NOW_LOCAL = "or run without it: sandbox.backend=local"
 
 
-def address() -> str | None:
-    """Where an engine should listen: DOCKER_HOST, or the first socket found in the usual places."""
-    if host := os.environ.get("DOCKER_HOST"):
-        return host
-    rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nowhere")) / "docker.sock"
-    desktops = (Path.home() / ".docker/run/docker.sock", Path.home() / ".colima/default/docker.sock")
-    usual = (Path("/var/run/docker.sock"), rootless, *desktops)
-    return next((f"unix://{path}" for path in usual if path.exists()), None)
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine that answers."""
+
+    api: Any
+    """A `docker.APIClient`."""
+    address: Address
+    name: EngineName
+    version: str
 
 
-def connect() -> Any:
-    """A `docker.APIClient` of an engine that answers. Raises PrerequisiteError."""
-    where = address()
-    if where is None:
-        raise PrerequisiteError(f"no Docker engine: DOCKER_HOST is not set and no socket was found. Start Docker, {NOW_LOCAL}")
-    import docker
+def connect(backend: EngineName = "docker") -> Any:
+    """A `docker.APIClient` of the engine that `find_engine` finds. Raises PrerequisiteError."""
+    return find_engine(backend).api
+
+
+def find_engine(backend: EngineName = "docker") -> Engine:
+    """The first engine that answers. Raises PrerequisiteError with the way out.
+
+    Args:
+        backend: `docker` takes any engine that speaks Docker's API, podman's too; `podman` takes podman alone.
+    """
     import docker.errors
-    from docker.utils import kwargs_from_env
 
-    try:
-        settings = kwargs_from_env() | ({} if "DOCKER_HOST" in os.environ else {"base_url": where})
-        api = docker.APIClient(version="auto", timeout=ANSWER_SECONDS, max_pool_size=32, **settings)
-    except (docker.errors.DockerException, OSError) as error:
-        raise PrerequisiteError(f"no Docker engine answers at {where} ({_short(error)}). Start Docker, {NOW_LOCAL}") from None
-    api.timeout = WORK_SECONDS
-    return api
+    silent = []
+    for address in addresses(backend):
+        try:
+            engine = _engine_at(address)
+        except (docker.errors.DockerException, OSError) as error:
+            silent.append(f"{address.url} ({address.found}: {short(error)}{_bundle_hint(address)})")
+            continue
+        if backend == "podman" and engine.name != "podman":
+            engine.api.close()
+            raise PrerequisiteError(f"what answers at {address.url} ({address.found}) is Docker, not podman. Take "
+                                    f"sandbox.backend=docker, or start podman's service: {START_PODMAN}")  # fmt: skip
+        return engine
+    raise PrerequisiteError(_no_engine(backend, silent))
 
 
-def ensure_image(api: Any, image: str) -> None:
-    """Pulls an image that the engine does not have. Raises PrerequisiteError."""
-    import docker.errors
-    from docker.utils import parse_repository_tag
+def is_podman(api: Any) -> bool:
+    """Whether a `docker.APIClient` speaks to podman."""
+    return _name_and_version(api)[0] == "podman"
 
-    try:
-        api.inspect_image(image)
+
+def check_network(api: Any, network: str) -> None:
+    """Raises PrerequisiteError for a network that the engine does not have, SpecError for the host's own."""
+    if network == "none":
         return
-    except docker.errors.ImageNotFound:
-        pass
-    logging.getLogger("envgym").warning("pulling the image %s, once", image)
-    trouble = ""
-    try:
-        repository, tag = parse_repository_tag(image)
-        for event in api.pull(repository, tag=tag or "latest", stream=True, decode=True):
-            trouble = event.get("error", trouble)
-        api.inspect_image(image)
-    except (docker.errors.DockerException, OSError) as error:
-        why = trouble or _short(error)
-        way_out = f"Build it (docker build -t {image} ...), name another one with sandbox.image=..., {NOW_LOCAL}"
-        raise PrerequisiteError(f"the engine has no image '{image}' and cannot pull it ({why}). {way_out}") from None
+    if network == "host" or network.startswith("container:"):
+        raise SpecError(f"sandbox.network: '{network}' is no network of the box's own and is refused. Take none, or create one: "
+                        "docker network create NAME")  # fmt: skip
+    known = sorted({each["Name"] for each in api.networks()} - {"host", "none"})
+    if network not in known:
+        raise PrerequisiteError(f"sandbox.network: the engine has no network '{network}'; it has: {', '.join(known) or 'none'}. "
+                                f"Create it (docker network create {network}), or take sandbox.network=none")  # fmt: skip
 
 
-def _short(error: Exception) -> str:
-    return str(error).splitlines()[0][:200]
+def check_runtime(api: Any, runtime: str | None) -> None:
+    """Raises PrerequisiteError for a runtime that podman would silently ignore; Docker itself refuses when it creates a box."""
+    default = api.info().get("DefaultRuntime") if runtime and is_podman(api) else runtime
+    if default != runtime:
+        raise PrerequisiteError(f"sandbox.runtime: podman's service runs every container with '{default}' and ignores "
+                                f"'{runtime}'. Set runtime=\"{runtime}\" under [engine] in containers.conf and restart the "
+                                "service, or leave sandbox.runtime out")  # fmt: skip
+
+
+def refused_runtime(api: Any, runtime: str, why: str) -> PrerequisiteError:
+    """What to tell people when the engine refused a runtime; it lists those that the engine has."""
+    known = ", ".join(sorted(api.info().get("Runtimes") or {}))
+    return PrerequisiteError(f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: {known}. "
+                             "Install it and name it in the engine's configuration, or leave sandbox.runtime out")  # fmt: skip
+
+
+def _bundle_hint(address: Address) -> str:
+    """A bundle named in the environment goes before the session's own CA. https://github.com/psf/requests/issues/3829"""
+    name = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None)
+    return f"; {name} is set and goes before the engine's own CA, unset it" if address.tls and name else ""
+
+
+def _engine_at(address: Address) -> Engine:
+    if address.url.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
+        raise PrerequisiteError(f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]'; {NOW_LOCAL}")
+    import docker
+
+    where = {"base_url": address.url, "tls": address.tls or False}
+    api = docker.APIClient(**where, version="auto", timeout=ANSWER_SECONDS, max_pool_size=32)
+    api.timeout = WORK_SECONDS
+    return Engine(api, address, *_name_and_version(api))
+
+
+def _name_and_version(api: Any) -> tuple[EngineName, str]:
+    said = api.version()
+    components = {each.get("Name"): each for each in said.get("Components") or []}
+    podman = components.get("Podman Engine")
+    return ("podman", podman["Version"]) if podman else ("docker", said.get("Version", "of unknown version"))
+
+
+def _no_engine(backend: EngineName, silent: list[str]) -> str:
+    if backend == "podman":
+        what = f"no podman engine answers at {'; '.join(silent)}" if silent else "no podman engine: no socket of podman was found"
+        return f"{what}. Start its service: {START_PODMAN}; CONTAINER_HOST names another address; {NOW_LOCAL}"
+    if silent:
+        return f"no Docker engine answers at {'; '.join(silent)}. {START_DOCKER}, {NOW_LOCAL}"
+    nowhere = "DOCKER_HOST is not set, there is no Docker context and no socket was found"
+    return f"no Docker engine: {nowhere}. {START_DOCKER}, {NOW_LOCAL}"

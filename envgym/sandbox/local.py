@@ -16,32 +16,40 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from envgym.sandbox import App
+from envgym.sandbox.boxes import BoxSandbox
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.parcel import AGENT
-from envgym.sandbox.stdio import FIXED_VARIABLES, BoxSandbox, Tail
+from envgym.sandbox.stdio import FIXED_VARIABLES, Tail
 
 KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-class LocalTransport:
-    """An agent as a child process, with pipes."""
+def clean_environment() -> dict[str, str]:
+    """What an agent on this machine gets of the caller's environment: nothing that could be a secret."""
+    return {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | FIXED_VARIABLES
 
-    def __init__(self) -> None:
-        environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | FIXED_VARIABLES
-        self._scratch = tempfile.mkdtemp(prefix="envgym-")
-        environment["ENVGYM_SCRATCH"] = self._scratch
+
+class ProcessTransport:
+    """An agent as a child process, with pipes.
+
+    Args:
+        scratch: folder of the box, removed with it; None where it has none on this machine.
+    """
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], *, scratch: str | None = None):
+        self.scratch = scratch
         # A process group of its own: Ctrl-C in a terminal is for the owner to handle, who then closes the box.
-        self._process = subprocess.Popen(
-            [sys.executable, "-s", str(AGENT)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
             env=environment, cwd="/", start_new_session=True,
         )  # fmt: skip
-        self._stdin: Any = self._process.stdin
-        self._stdout: Any = self._process.stdout
-        self._stderr: Any = self._process.stderr
+        self._stdin: Any = self.process.stdin
+        self._stdout: Any = self.process.stdout
+        self._stderr: Any = self.process.stderr
         self._tail, self._sending, self._ending = Tail(), threading.Lock(), threading.Lock()
         self._selector = selectors.DefaultSelector()
         for stream in (self._stdout, self._stderr):
@@ -82,19 +90,26 @@ class LocalTransport:
 
     def kill(self) -> None:
         with self._ending:
-            if self._process.poll() is None:
+            if self.process.poll() is None:
                 with contextlib.suppress(OSError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)  # the agent does so too, for an owner that was killed
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        if self.scratch:
+            shutil.rmtree(self.scratch, ignore_errors=True)  # the agent does so too, for an owner that was killed
         with self._sending:  # a sender that is stuck in a full pipe fails now, and lets go
             self._stdin.close()
+
+
+def start_locally() -> ProcessTransport:
+    """An agent in a folder of its own, started with the Python that runs this."""
+    scratch = tempfile.mkdtemp(prefix="envgym-")
+    environment = clean_environment() | {"ENVGYM_SCRATCH": scratch}
+    return ProcessTransport([sys.executable, "-s", str(AGENT)], environment, scratch=scratch)
 
 
 class LocalSandbox(BoxSandbox):
     """Runs an app in a local process."""
 
-    def __init__(self, app: App, options: SandboxOptions | None = None):
-        options = options or SandboxOptions()
-        label = f"local process, isolation {options.isolation}: no file or network isolation"
-        super().__init__(app, LocalTransport, root=str(app.root.resolve()), options=options, label=label)
+    def __init__(self, app: App, options: SandboxOptions):
+        label = f"local process, isolation {options.level}: no file or network isolation"
+        super().__init__(app, start_locally, root=str(app.root.resolve()), options=options, within=options.level, label=label)

@@ -27,6 +27,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 30.0
 """Between two attempts to start a box after one that failed; doubled each time."""
 LOOK_EVERY = 64
 """Episodes of a box between two looks at its memory."""
+CLOSE_SECONDS = 20.0
 
 
 @dataclass(eq=False)
@@ -59,7 +60,7 @@ class Pool:
         self._sessions = 1 if self._alone else options.pool.sessions
         self._changed = threading.Condition()
         self._slots: list[Slot] = []
-        self._starting = self._waiting = 0
+        self._starting = self._ending = self._waiting = 0
         self._trouble: EnvgymError | None = None
         self._pause, self._not_before = FIRST_PAUSE_SECONDS, 0.0
         self.has_worked = self._closed = False
@@ -67,7 +68,7 @@ class Pool:
     def lease(self, *, timeout_seconds: float) -> Slot:
         """A box with room for one more session; waits for one.
 
-        Raises: PrerequisiteError or SpecError where the very first box does not start; WorldFailure(`sandbox_full` or
+        Raises: PrerequisiteError or SpecError where the very first box does not start; WorldFailure(`timeout` or
             `sandbox_lost`, stage `open`) at the deadline; UsageError for a pool that is closed.
         """
         with self._changed:
@@ -109,8 +110,10 @@ class Pool:
     def close(self) -> None:
         with self._changed:
             self._closed = True
-            slots, self._slots = self._slots, []
             self._changed.notify_all()
+            # Boxes that are being started or ended still need the engine.
+            self._changed.wait_for(lambda: not self._starting and not self._ending, timeout=CLOSE_SECONDS)
+            slots, self._slots = self._slots, []
         for slot in slots:
             slot.box.end("the sandbox was closed")
 
@@ -135,9 +138,7 @@ class Pool:
             self._slots.remove(slot)
             self._statistics.count("recycled/lost")
         now = time.monotonic()
-        open_ones = [
-            slot for slot in self._slots if not slot.leaving and slot.sessions < self._sessions and slot.full_until <= now
-        ]
+        open_ones = [slot for slot in self._slots if not slot.leaving and slot.sessions < self._sessions and slot.full_until <= now]
         return max(open_ones, key=lambda slot: slot.sessions, default=None)
 
     def _wait_for_room(self, timeout_seconds: float) -> Slot:
@@ -163,7 +164,7 @@ class Pool:
         elif self._trouble:
             raise WorldFailure("sandbox_lost", f"no box can be started: {self._trouble}", stage="open")
         else:
-            raise WorldFailure("sandbox_full", f"none of {len(self._slots)} boxes had room in time", stage="open")
+            raise WorldFailure("timeout", f"none of {len(self._slots)} boxes had room in time", stage="open")
 
     def _staff(self) -> None:
         """Starts as many creators as there are boxes missing."""
@@ -188,6 +189,8 @@ class Pool:
             trouble = error
         except Exception as error:  # never leave those who wait without an answer
             trouble = WorldFailure("sandbox_lost", f"{type(error).__name__}: {error}", stage="open")
+        if slot and self._closed:
+            slot.box.end("the sandbox was closed")
         with self._changed:
             self._starting -= 1
             self._trouble = trouble
@@ -196,13 +199,10 @@ class Pool:
                 self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             else:
                 self._pause, self.has_worked = FIRST_PAUSE_SECONDS, True
-                if not self._closed:
-                    slot.box.on_dirty = lambda _: self.retire(slot, "dirty")
-                    self._slots.append(slot)
+                slot.box.on_dirty = lambda _: self.retire(slot, "dirty")
+                self._slots.append(slot)
                 self._staff()
             self._changed.notify_all()
-        if slot and self._closed:
-            slot.box.end("the sandbox was closed")
 
     def _retire_if_due(self, slot: Slot) -> None:
         rules = self._rules.recycle
@@ -218,8 +218,15 @@ class Pool:
         if slot.leaving and slot.sessions == 0 and slot in self._slots:
             self._slots.remove(slot)
             # Ending a container takes a tenth of a second, which no session should wait for.
-            threading.Thread(target=slot.box.end, args=(f"the box was retired: {slot.leaving}",), daemon=True).start()
+            self._ending += 1
+            threading.Thread(target=self._end, args=(slot,), name="envgym-retire", daemon=True).start()
             self._staff()
+
+    def _end(self, slot: Slot) -> None:
+        slot.box.end(f"the box was retired: {slot.leaving}")
+        with self._changed:
+            self._ending -= 1
+            self._changed.notify_all()
 
     def _look_at_memory(self, slot: Slot) -> None:
         try:

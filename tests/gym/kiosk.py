@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import time
 from pathlib import Path
 
@@ -15,18 +16,27 @@ from envgym.sandbox.options import SandboxOptions
 KIOSK = App(Path(__file__).parent / "apps", ("kiosk/tools.py",), "kiosk/schema.sql", "kiosk/seed.py:fill")
 NOW = "2026-03-02T09:00:00"
 
-DOCKER = [pytest.param(("docker", "state"), id="docker-state", marks=pytest.mark.docker),
-          pytest.param(("docker", "fork"), id="docker-fork", marks=pytest.mark.docker)]  # fmt: skip
-LOCAL = [pytest.param(("local", "state"), id="local-state"), pytest.param(("local", "fork"), id="local-fork")]
-NONE = [pytest.param(("none", "state"), id="none")]
-FORK = [LOCAL[1], DOCKER[1]]
-EVERY = NONE + LOCAL + DOCKER
+
+def _kind(backend: str, level: str):
+    marks = [pytest.mark.docker] if backend == "docker" else []
+    return pytest.param((backend, level), id=f"{backend}-{level}", marks=marks)
+
+
+DOCKER = [_kind("docker", level) for level in ("state", "fork", "namespaces", "container")]
+BUBBLEWRAP = [_kind("bubblewrap", level) for level in ("state", "fork", "container")]
+LOCAL = [_kind("local", level) for level in ("state", "fork")]
+NONE = [_kind("none", "state")]
+FORK = [LOCAL[1], BUBBLEWRAP[1], *DOCKER[1:]]
+"""Where every session has a process of its own."""
+EVERY = NONE + LOCAL + BUBBLEWRAP + DOCKER
 
 
 def options(kind: tuple, **more) -> SandboxOptions:
     backend, isolation = kind
     if backend == "docker":
         need_docker()
+    if backend == "bubblewrap" and shutil.which("bwrap") is None:
+        pytest.skip("NOT TESTED, no bubblewrap: install the package `bubblewrap`")
     return SandboxOptions(backend=backend, isolation=isolation, **more)
 
 
@@ -37,7 +47,8 @@ def need_docker() -> None:
 
 @functools.cache
 def _why_no_docker() -> str:
-    from envgym.sandbox.engine import connect, ensure_image
+    from envgym.sandbox.engine import connect
+    from envgym.sandbox.images import ensure_image
 
     try:
         ensure_image(connect(), SandboxOptions().image)

@@ -11,6 +11,7 @@ import pytest
 from kiosk import KIOSK, call, need_docker, options
 
 from envgym.errors import PrerequisiteError, WorldFailure
+from envgym.sandbox.engine import is_podman
 from envgym.sandbox.factory import open_sandbox
 from envgym.sandbox.owner import OWNER_LABEL, RUN_LABEL, labels, owner, reap_orphans
 
@@ -62,7 +63,7 @@ def test_the_file_system_is_read_only(session, path):
 
 @pytest.mark.parametrize("path", ["/envgym/x", "/envgym/app/kiosk/tools.py", "/envgym/agent/desk.py"])
 def test_a_tool_cannot_change_its_own_files_or_the_agents(session, path):
-    assert call(session, "write_file", path=path).text == "Permission denied"
+    assert call(session, "write_file", path=path).text in ("Permission denied", "Read-only file system")
 
 
 def test_there_is_a_small_tmp(session):
@@ -86,24 +87,26 @@ def test_no_variable_of_the_owner_is_in_the_box(session, monkeypatch):
 
 def test_a_tool_that_eats_all_memory_ends_its_session_alone(sandbox, session):
     greedy = sandbox.open(seed=7, timeout_seconds=20)
-    with pytest.raises(WorldFailure, match=r"tool_crashed(.|\n)*(killed \(out of memory\?\)|MemoryError)"):
+    with pytest.raises(WorldFailure, match=r"out_of_memory in call: the session's process ended: killed for want of memory"):
         call(greedy, "grab_memory", megabytes=512)
     assert call(session, "echo", text="well").text == "well"
 
 
 def test_a_full_box_says_so_and_keeps_serving(api):
-    sandbox = open_sandbox(KIOSK, options(FORK, pids=8))
+    sandbox = open_sandbox(KIOSK, options(FORK, pids=16, pool={"boxes": 1}))
     try:
-        sessions = [sandbox.open(seed=7, timeout_seconds=20) for _ in range(7)]  # and the agent makes 8
-        with pytest.raises(WorldFailure, match="sandbox_full in open: no process is left in this box, which has 7 sessions"):
-            sandbox.open(seed=7, timeout_seconds=20)
+        sessions = [sandbox.open(seed=7, timeout_seconds=20) for _ in range(15)]  # and the agent makes 16
+        with pytest.raises(WorldFailure, match="sandbox_full in open: no process is left in this box, which has 15 sessions"):
+            sandbox.open(seed=7, timeout_seconds=1)
         assert call(sessions[0], "echo", text="well").text == "well"
     finally:
         sandbox.close()
 
 
 def test_the_engine_is_told_all_limits(api, sandbox, session):
-    container = api.inspect_container(sandbox._box._transport.container)
+    if is_podman(api):
+        pytest.skip("NOT TESTED: podman shows them in other words; test_podman.py proves them from inside")
+    container = api.inspect_container(sandbox.pool.boxes[0].transport.container)
     limits = container["HostConfig"]
     assert limits["NetworkMode"] == "none"
     assert limits["ReadonlyRootfs"] is limits["AutoRemove"] is container["Config"]["StdinOnce"] is True
@@ -136,7 +139,7 @@ def test_the_same_calls_give_the_same_bytes_as_in_a_local_process():
 def test_closing_removes_the_container_and_its_volume(api):
     sandbox = open_sandbox(KIOSK, options(FORK))
     sandbox.describe()
-    container = api.inspect_container(sandbox._box._transport.container)
+    container = api.inspect_container(sandbox.pool.boxes[0].transport.container)
     volume = container["Mounts"][0]["Name"]
     sandbox.close()
     wait_until(lambda: container["Id"] not in {each["Id"] for each in api.containers(all=True)})
@@ -147,6 +150,7 @@ OWNER = f"""
 import sys, threading
 sys.path.insert(0, {str(HERE)!r})
 from kiosk import KIOSK, call, options
+from envgym.sandbox.engine import is_podman
 from envgym.sandbox.factory import open_sandbox
 from envgym.sandbox.owner import labels, RUN_LABEL
 sandbox = open_sandbox(KIOSK, options(("docker", sys.argv[1])))
@@ -209,14 +213,14 @@ def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
 
     create = backend.create
 
-    def without_python(api, options):
+    def without_python(api, image, options):
         monkeypatch.setattr(backend, "HOME", "/envgym")
         kept = api.create_container
         monkeypatch.setattr(api, "create_container", lambda *a, **k: kept(*a, **k | {"entrypoint": ["no-python-here"]}))
-        return create(api, options)
+        return create(api, image, options)
 
     monkeypatch.setattr(backend, "create", without_python)
     sandbox = open_sandbox(KIOSK, options(FORK))
-    with pytest.raises(PrerequisiteError, match=r"the sandbox does not start \(docker \(python:3.12-slim\)(.|\n)*no-python-here"):
+    with pytest.raises(PrerequisiteError, match=r"the sandbox does not start \(\w+ \(python:3.12-slim\)(.|\n)*no-python-here"):
         sandbox.describe()
     sandbox.close()

@@ -20,7 +20,7 @@ def forking(request):
 
 def test_each_session_runs_in_a_process_of_its_own(forking):
     sessions = [forking.open(seed=7, timeout_seconds=20) for _ in range(3)]
-    assert len({call(session, "process_id").text for session in sessions}) == 3
+    assert len({call(session, "process_identity").text for session in sessions}) == 3
     for session in sessions:
         session.close()
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from kiosk import KIOSK, call
 
-from envgym.errors import PrerequisiteError, SpecError, UsageError
+from envgym.errors import PrerequisiteError, SpecError
 from envgym.sandbox import App
 from envgym.sandbox import parcel as parcels
 from envgym.sandbox.factory import SandboxOptions, open_sandbox
 from envgym.sandbox.owner import is_gone, owner
 from envgym.sandbox.parcel import pack
+from envgym.spec import load_spec
 
 HERE = Path(__file__).parent
 
@@ -39,8 +40,27 @@ def test_docker_without_an_engine_is_a_missing_prerequisite_with_the_way_out(no_
 
 
 def test_a_misspelt_backend_is_answered_with_the_right_one():
-    with pytest.raises(UsageError, match=r"sandbox.backend is 'dokcer', did you mean 'docker'"):
-        open_sandbox(KIOSK, SandboxOptions(backend="dokcer"))  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"sandbox.backend: is 'dokcer', did you mean 'docker'"):
+        load_spec("guess", ["sandbox.backend=dokcer"])
+
+
+@pytest.mark.parametrize(("backend", "level"), [("local", "namespaces"), ("local", "container"), ("none", "fork"),
+                                                ("bubblewrap", "namespaces")])  # fmt: skip
+def test_a_level_that_a_backend_cannot_give_is_refused_with_the_reason_and_the_way_out(backend, level):
+    with pytest.raises(PrerequisiteError, match=rf"'{backend}' cannot give isolation '{level}': .*Take sandbox.backend=docker"):
+        open_sandbox(KIOSK, SandboxOptions(backend=backend, isolation=level))
+
+
+def test_tools_that_execute_code_get_a_container_or_namespaces_and_nothing_less():
+    assert SandboxOptions(executes_code=True).level == "container"
+    with pytest.raises(SpecError, match=r"'fork' does not hold code that a model wrote .*Available: namespaces or container"):
+        load_spec("guess", ["sandbox.executes_code=true", "sandbox.isolation=fork"])
+
+
+def test_tools_that_execute_code_are_refused_where_nothing_holds_them(no_engine, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(PrerequisiteError, match=r"'container' cannot be had here \(not docker: .*bubblewrap"):
+        open_sandbox(KIOSK, SandboxOptions(executes_code=True))
 
 
 def test_opening_a_local_sandbox_does_not_import_the_docker_sdk():
@@ -109,6 +129,31 @@ def test_an_ended_process_that_nobody_waited_for_is_gone():
     process.communicate()
 
 
+HIDDEN = """
+import os
+from envgym.sandbox.owner import fate, owner
+label = owner()
+if child := os.fork():
+    os.waitpid(child, 0)
+else:
+    os.setgroups([])
+    os.setgid(65534)  # group 0 sees all
+    os.setuid(65534)
+    boot, namespace, _, _ = label.split(":")
+    print(fate(label, engine_is_local=True), fate(f"{boot}:{namespace}:99999:1", engine_is_local=True))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="NOT TESTED: only root can mount a /proc that hides")
+def test_an_owner_that_proc_hides_from_this_user_is_not_taken_for_dead():
+    mount = "mount -t proc -o hidepid=2 proc /proc"  # of a process namespace of its own: the machine's stays as it is
+    command = ["unshare", "--pid", "--fork", "--mount", "sh", "-c", f'{mount} && exec "$0" -c "$1"', sys.executable, HIDDEN]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "Operation not permitted" in done.stderr and not done.stdout:
+        pytest.skip(f"NOT TESTED: {done.stderr}")
+    assert done.stdout == "unknown gone\n", done.stderr
+
+
 OWNER = f"""
 import sys, threading
 sys.path.insert(0, {str(HERE)!r})
@@ -116,8 +161,8 @@ from kiosk import KIOSK, call, options
 from envgym.sandbox.factory import open_sandbox
 sandbox = open_sandbox(KIOSK, options(("local", "fork")))
 sessions = [sandbox.open(seed=7, timeout_seconds=60) for _ in range(3)]
-agent = sandbox._box._transport
-print(agent._scratch, agent._process.pid, *(call(session, "process_id").text for session in sessions), flush=True)
+agent = sandbox.pool.boxes[0].transport
+print(agent.scratch, agent.process.pid, *(call(session, "process_id").text for session in sessions), flush=True)
 for session in sessions:
     threading.Thread(target=call, args=(session, "hang", 60), kwargs=dict(seconds=60), daemon=True).start()
 threading.Event().wait()

@@ -60,8 +60,8 @@ def test_a_hundred_episodes_leave_no_descriptor_thread_or_process_behind():
     sandbox = open_sandbox(KIOSK, options(("local", "fork")))
 
     def held() -> tuple[int, ...]:
-        sandbox._box.request("ping", stage="open", timeout_seconds=20)
-        agent = sandbox._box._transport._process.pid
+        sandbox.pool.boxes[0].request("ping", stage="open", timeout_seconds=20)
+        agent = sandbox.pool.boxes[0].transport.process.pid
         children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
         return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{agent}/fd")), threading.active_count(), len(children)
 
@@ -94,5 +94,5 @@ def test_a_forked_owner_gets_a_box_of_its_own():
 def test_a_signal_for_the_terminals_group_does_not_reach_the_box():
     sandbox = open_sandbox(KIOSK, options(("local", "fork")))
     sandbox.describe()
-    assert os.getpgid(sandbox._box._transport._process.pid) != os.getpgid(0)
+    assert os.getpgid(sandbox.pool.boxes[0].transport.process.pid) != os.getpgid(0)
     sandbox.close()

@@ -94,7 +94,6 @@ def _live_as_child(parent: int, private: Iterable[int], enter: Callable[[], None
         for descriptor in private:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-        prctl(SET_DUMPABLE, 1)  # else its own entries in /proc would belong to root
         enter()
         prctl(SET_SUBREAPER, 1)  # who leaves the group stays below this process, and comes to the agent when it ends
         prctl(SET_DUMPABLE, 0)  # no process of the same user may look into this one, or trace it

@@ -64,6 +64,7 @@ def enter(limits: Limits, scratch: str) -> None:
     if _libc is None:
         raise OSError("namespaces exist on Linux only")
     user, group = os.getuid(), os.getgid()
+    prctl(SET_DUMPABLE, 1)  # else its own entries in /proc would belong to root
     network = 0 if limits.network else NEW_NETWORK
     _check(_libc.unshare(NEW_USERS | NEW_MOUNTS | NEW_PROCESSES | NEW_IPC | NEW_HOSTNAME | network), "unshare")
     for file, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):

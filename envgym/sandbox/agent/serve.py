@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 from .app import LoadedApp, load_app
 from .cleaning import memory_bytes
@@ -57,6 +58,8 @@ def main() -> None:
         return
     hello, *rest = lines
     hello = json.loads(hello)
+    if limits := hello.get("limits"):
+        _limit(**limits)
     try:
         app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"])
         server = _server(app, wire, hello)
@@ -74,4 +77,20 @@ def _server(app: LoadedApp, wire: Wire, hello: Request) -> Zygote | StateServer:
     if hello["isolation"] == "state":
         return StateServer(app, wire, output_bytes=hello["output_bytes"])
     apart = Limits(**hello["session"]) if hello["isolation"] == "namespaces" else None
-    return Zygote(app, wire, output_bytes=hello["output_bytes"], apart=apart)
+    try:
+        return Zygote(app, wire, output_bytes=hello["output_bytes"], apart=apart)
+    except BoxError:
+        if not hello["second_wall"]:  # else the box itself is the wall that was promised
+            raise
+        return Zygote(app, wire, output_bytes=hello["output_bytes"])
+
+
+def _limit(*, memory_mb: int, processes: int, files: int) -> None:
+    """Limits of each process of a box that has no container around it; memory counts data, in MiB."""
+    for kind, most in (
+        (resource.RLIMIT_DATA, memory_mb * 2**20),
+        (resource.RLIMIT_NPROC, processes),
+        (resource.RLIMIT_NOFILE, files),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (most, most))

@@ -9,7 +9,6 @@ With isolation `namespaces` the child lives apart from all others as well (`name
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import math

@@ -125,6 +125,11 @@ def process_id() -> int:
     return os.getpid()
 
 
+def process_identity() -> str:
+    """The id of the process that runs tools, and on Linux the namespace in which that id counts."""
+    return f"{os.getpid()} {os.readlink('/proc/self/ns/pid') if sys.platform == 'linux' else ''}"
+
+
 def environment() -> dict:
     """The environment variables."""
     return dict(os.environ)

@@ -1,0 +1,109 @@
+"""Boxes that are local processes inside bubblewrap: a wall of namespaces without a container engine, on Linux.
+
+Covered: only the system's programs, this Python and a copy of the app's files can be seen, all read-only; no network; an empty
+/tmp; processes, files and memory of each process limited; an end together with the owner.
+Not covered: memory and processors of a box as a whole (no control group), a hostile kernel exploit. A session cannot have
+namespaces of its own, as bubblewrap covers parts of /proc: for code that a model wrote take isolation `container`, a fresh
+bubblewrap for each episode.
+Source: bwrap(1), https://github.com/containers/bubblewrap.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from envgym.errors import PrerequisiteError
+from envgym.sandbox import App
+from envgym.sandbox.boxes import BoxSandbox
+from envgym.sandbox.local import ProcessTransport, clean_environment
+from envgym.sandbox.options import SandboxOptions
+from envgym.sandbox.owner import is_gone, owner
+from envgym.sandbox.parcel import pack
+
+HOME = "/envgym"
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/certs")
+FOLDER = "envgym-app-"
+
+
+class BubblewrapSandbox(BoxSandbox):
+    """Runs an app in bubblewrap. Raises PrerequisiteError where there is no `bwrap`."""
+
+    def __init__(self, app: App, options: SandboxOptions):
+        self._command = find_bubblewrap()
+        remove_orphans()
+        self._files = unpack(app)
+        shared = "a fresh one for each episode" if options.level == "container" else "sessions of one box share a user id"
+        super().__init__(
+            app, self._start_box, root=f"{HOME}/app", options=options,
+            within="fork" if options.level == "container" else options.level,
+            label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; no memory limit for a whole box",
+        )  # fmt: skip
+        self._hello["limits"] = {"memory_mb": options.memory_mb, "processes": options.pids, "files": options.nofile}
+
+    def close(self) -> None:
+        super().close()
+        if self._process == os.getpid():
+            shutil.rmtree(self._files, ignore_errors=True)
+
+    def _start_box(self) -> ProcessTransport:
+        size = str(self._options.tmpfs_mb * 2**20)
+        command = [
+            self._command, "--unshare-all", "--die-with-parent", "--as-pid-1", "--new-session", "--cap-drop", "ALL",
+            "--uid", "65534", "--gid", "65534", "--hostname", "box", "--proc", "/proc", "--dev", "/dev",
+            "--perms", "1777", "--size", size, "--tmpfs", "/tmp", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm",
+            *_system(), "--ro-bind", self._files, HOME, "--chdir", "/tmp",
+            sys.executable, "-s", f"{HOME}/agent",
+        ]  # fmt: skip
+        environment = clean_environment() | {"HOME": "/tmp", "TMPDIR": "/tmp", "ENVGYM_SCRATCH": "/tmp"}
+        # "Parent" in --die-with-parent is the thread that starts it: one that lives as long as this process.
+        return _starter(os.getpid()).submit(ProcessTransport, command, environment).result()
+
+
+@functools.cache
+def _starter(_pid: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="envgym-bubblewrap")
+
+
+def find_bubblewrap() -> str:
+    """Path of `bwrap`. Raises PrerequisiteError."""
+    if sys.platform != "linux":
+        raise PrerequisiteError("bubblewrap exists on Linux only. Take sandbox.backend=docker")
+    if command := shutil.which("bwrap"):
+        return command
+    raise PrerequisiteError("no `bwrap` on this machine. Install the package bubblewrap, or take sandbox.backend=docker")
+
+
+def _system() -> list[str]:
+    """Arguments that show the system's programs and this Python, read-only."""
+    shown = []
+    for path in map(Path, SYSTEM):
+        if path.is_symlink():
+            shown += ["--symlink", os.readlink(path), str(path)]
+        elif path.exists():
+            shown += ["--ro-bind", str(path), str(path)]
+    pythons = dict.fromkeys(os.path.realpath(prefix) for prefix in (sys.base_prefix, sys.prefix))
+    pythons |= dict.fromkeys((sys.base_prefix, sys.prefix))  # both the way that leads there and the place itself
+    return shown + [word for path in pythons if not path.startswith("/usr/") for word in ("--ro-bind", path, path)]
+
+
+def unpack(app: App) -> str:
+    """A copy of the agent and of the app's files, in a folder that names its owner."""
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER}{owner()}-")
+    with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def remove_orphans() -> None:
+    """Removes the copies of owners that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        if is_gone(folder.name.removeprefix(FOLDER).rpartition("-")[0], engine_is_local=True):
+            shutil.rmtree(folder, ignore_errors=True)
