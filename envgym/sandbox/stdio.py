@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
 from envgym.sandbox import App, RowChanges, ToolResult
+from envgym.sandbox.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 
 GRACE_SECONDS = {"fork": 10.0, "state": 0.05}
@@ -191,7 +192,8 @@ class BoxSandbox:
     def __init__(self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, label: str):
         self.label = label
         self._hello = {"root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
-                       "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
+                       "isolation": options.isolation, "output_bytes": options.output_bytes,
+                       "documents": documents_of(app)}  # fmt: skip
         self._start, self._start_seconds = start, options.open_seconds
         self._names = itertools.count(1)
         self._closed = self._has_worked = False
