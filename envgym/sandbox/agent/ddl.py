@@ -39,7 +39,7 @@ def _check(column: Column, name: str) -> str:
         return f"{name} IN (0, 1)"
     if column.kind == "JSON":
         return ""
-    if "enum" in schema:
+    if all(isinstance(value, str | int | float | None) for value in schema.get("enum", [[]])):
         return f"{name} IN ({', '.join(_literal(value) for value in schema['enum'] if value is not None)})"
     bounds = (("minimum", ">="), ("maximum", "<="), ("exclusiveMinimum", ">"), ("exclusiveMaximum", "<"))
     numeric = column.kind in ("INTEGER", "REAL")

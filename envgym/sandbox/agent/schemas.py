@@ -36,6 +36,23 @@ def plain_schema(schema: Schema) -> Schema:
     return plain
 
 
+_NUMBER = (int, float)
+_SHAPES: dict[str, Any] = {
+    "type": (str, list), "enum": list, "format": str, "description": str, "minimum": _NUMBER, "maximum": _NUMBER,
+    "exclusiveMinimum": _NUMBER, "exclusiveMaximum": _NUMBER, "minLength": int, "maxLength": int, "minItems": int, "maxItems": int,
+    "properties": dict, "anyOf": list, "oneOf": list, "allOf": list,
+}  # fmt: skip
+
+
+def _check_shape(schema: Schema) -> None:
+    """What is read later must be what it says. Raises AppError."""
+    for key, kinds in _SHAPES.items():
+        if key in schema and not isinstance(schema[key], kinds):
+            raise AppError(f"a schema's '{key}' cannot be {str(schema[key])[:60]!r}")
+    if any(not isinstance(kind, str) for kind in schema.get("type", ())):
+        raise AppError(f"a schema's 'type' cannot be {str(schema['type'])[:60]!r}")
+
+
 class Reader:
     """Follows references inside one document."""
 
@@ -77,6 +94,7 @@ class Reader:
             beside = {key: value for key, value in schema.items() if key != "$ref"}
             mark = {COMPONENT: reference.rpartition("/")[2]}
             return self.resolve(target, (*seen, reference)) | self.resolve(beside, seen) | mark
+        _check_shape(schema)
         own = {key: value for key, value in schema.items() if key in _PLAIN or key in ("readOnly", "writeOnly") or key[:2] == "x-"}
         if not isinstance(own.get("required", []), list):
             del own["required"]  # the habit of Swagger 1, `required: true` on a property, means nothing here
