@@ -58,10 +58,10 @@ class OpenApiTools(Block):
 
 
 def _kind_of_tools(value: Any) -> str:
-    return "openapi" if isinstance(value, dict | OpenApiTools) else "file"
+    return "live" if isinstance(value, dict | OpenApiTools) else "file"
 
 
-ToolSource = Annotated[Annotated[str, Tag("file")] | Annotated[OpenApiTools, Tag("openapi")], Discriminator(_kind_of_tools)]
+ToolSource = Annotated[Annotated[str, Tag("file")] | Annotated[OpenApiTools, Tag("live")], Discriminator(_kind_of_tools)]
 
 
 class StateSpec(Block):

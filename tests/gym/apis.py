@@ -101,7 +101,8 @@ def fill(db, seed):
     db.execute("INSERT INTO authors VALUES ('A7', 'Ann')")
     for n, title in enumerate(("Rivers", "Hills", "Sea Hills", "Stars"), start=9):
         row = (f"B{n:03}", title, "novel", 100 + n, 0, "A7" if n < 11 else None, "hush", "2026-01-01")
-        db.execute("INSERT INTO books (id, title, kind, pages, lent, author_id, secret, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        columns = "id, title, kind, pages, lent, author_id, secret, added_at"
+        db.execute(f"INSERT INTO books ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     db.execute("INSERT INTO book_copies (number, shelf, book_id) VALUES (4, 'left', 'B009')")
 """
 
