@@ -22,11 +22,11 @@ from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
 from envgym.rubric import CallRecord, Evidence, Rubric, Score
-from envgym.sandbox import App, Sandbox, Session
+from envgym.sandbox import Sandbox, Session
 from envgym.sandbox.factory import open_sandbox
-from envgym.sources import TaskSource
+from envgym.sources import TaskSource, app_of
 from envgym.spaces import UnicodeText
-from envgym.spec import EnvSpec
+from envgym.spec import EnvSpec, OpenApiTools
 from envgym.state import Verdict, diff_rows, judge, primary_keys
 from envgym.tasks import SPLITS, Split, Task
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
@@ -39,10 +39,8 @@ class World:
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
         self.tasks = TaskSource(spec)
-        schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
-        self.keys = primary_keys(schema)
-        app = App(spec.root.resolve(), spec.tools, spec.state.schema_file, spec.state.seed)
-        self.sandbox = sandbox or open_sandbox(app, spec.sandbox)
+        self.keys = primary_keys(self.tasks.schema_sql)
+        self.sandbox = sandbox or _open(spec)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
         if unknown:
@@ -80,6 +78,15 @@ class World:
 
     def close(self) -> None:
         self.sandbox.close()
+
+
+def _open(spec: EnvSpec) -> Sandbox:
+    """Boxes for the environment's own tools, or the live API that its only tool source names."""
+    if isinstance(spec.tools[0], OpenApiTools):
+        from envgym.sandbox.live import open_live
+
+        return open_live(spec.root, spec.tools[0])
+    return open_sandbox(app_of(spec), spec.sandbox)
 
 
 class ToolEnv(gymnasium.Env[str, str]):

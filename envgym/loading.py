@@ -125,18 +125,21 @@ def _problem(model: type[BaseModel], item: Any) -> str:
 
 def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
     """The keys allowed at `loc` inside `model`, by alias."""
+    model = _model_in(model)
+    for step in loc:
+        fields = {(info.alias or name): info.annotation for name, info in model.model_fields.items()} if model else {}
+        # A step that is no field is an index, a free key or the tag of a union: the model below it is known already.
+        model = _model_in(fields[str(step)]) if str(step) in fields else model
+    return [info.alias or name for name, info in model.model_fields.items()] if model else []
+
+
+def _model_in(hint: Any) -> type[BaseModel] | None:
+    """The model that a type hint holds, such as `dict[str, Model]` or `tuple[str | Model, ...]`."""
     from typing import get_args
 
-    for step in loc:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            fields = {(info.alias or name): info.annotation for name, info in model.model_fields.items()}
-            model = fields.get(str(step))
-        else:
-            model = next((arg for arg in reversed(get_args(model))), None)
-        model = next((arg for arg in get_args(model) if isinstance(arg, type) and issubclass(arg, BaseModel)), model)
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [info.alias or name for name, info in model.model_fields.items()]
-    return []
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return hint
+    return next((found for arg in get_args(hint) if (found := _model_in(arg))), None)
 
 
 def load_object(reference: str, root: Path) -> Any:

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 
 from envgym.errors import SpecError, did_you_mean
 from envgym.loading import load_file, load_object
+from envgym.sandbox import App
 from envgym.sandbox.agent import prepare_image
-from envgym.spec import EnvSpec
+from envgym.sandbox.documents import schema_sql
+from envgym.spec import EnvSpec, OpenApiTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 
 ATTEMPTS = 20
@@ -28,9 +30,9 @@ class TaskSource:
     def __init__(self, spec: EnvSpec):
         self.spec, self.sizes = spec, {"val": spec.tasks.val, "test": spec.tasks.test}
         self.templates = _templates(spec)
-        self._schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
+        self.schema_sql = schema_sql(app_of(spec))
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
-        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self._schema, self._seed, seed))
+        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self.schema_sql, self._seed, seed))
         self._lock = threading.Lock()  # templates and seed functions are user code, not asked to be thread-safe
 
     def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
@@ -93,6 +95,12 @@ class TaskSource:
         if split not in self.templates[name].splits:
             raise SpecError(f"task '{task_id}': template '{name}' belongs to {', '.join(self.templates[name].splits)} only")
         return split, name, int(index)  # type: ignore[return-value]
+
+
+def app_of(spec: EnvSpec) -> App:
+    """What an environment's boxes load. A live API counts as its document, whose tables are those of its dump."""
+    tools = tuple(tool.openapi if isinstance(tool, OpenApiTools) else tool for tool in spec.tools)
+    return App(spec.root.resolve(), tools, spec.state.schema_file, spec.state.seed)
 
 
 def _templates(spec: EnvSpec) -> dict[str, Template]:

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
 from envgym.block import Block
 from envgym.catalog import find_env
@@ -30,6 +30,34 @@ class PromptSpec(Block):
     """`compact`: one line a tool in the system message; `template`: given to the model's chat template as JSON schemas."""
     dialects: tuple[Dialect, ...] = Field(default=("hermes", "fenced", "bare", "pythonic"), min_length=1)
     """Ways of writing a tool call that are understood; the first is the one the model is shown."""
+
+
+class OperationCall(Block):
+    operation: str
+    """Name of an operation, in snake_case."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class OpenApiTools(Block):
+    """A live API as tools: calls go from this machine to `base_url`, and nowhere else."""
+
+    openapi: str
+    """OpenAPI 3 document, `orders/openapi.yaml` for every operation or `orders/openapi.yaml:name` for one."""
+    base_url: str = Field(pattern=r"^https?://[^/\s]+")
+    """Where the server is; its host is the only one that is called."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Sent with every call; `env:NAME` takes the value from an environment variable, `{session}` names the episode."""
+    reset: OperationCall | None = None
+    """Called when an episode opens, with the episode's `seed` where it takes one. Hidden from the model."""
+    dump: str | None = None
+    """Operation that answers {table: [row, ...]}, from which the state's hash and diff are made. Hidden from the model."""
+
+
+def _kind_of_tools(value: Any) -> str:
+    return "live" if isinstance(value, dict | OpenApiTools) else "file"
+
+
+ToolSource = Annotated[Annotated[str, Tag("file")] | Annotated[OpenApiTools, Tag("live")], Discriminator(_kind_of_tools)]
 
 
 class StateSpec(Block):
@@ -99,8 +127,9 @@ class EnvSpec(Block):
     gym: str | None = None
     """Id of a foreign Gymnasium text environment (`package:Env-v0`) to use instead of tools and tasks of our own."""
     prompt: PromptSpec = PromptSpec()
-    tools: tuple[str, ...] = ()
-    """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one."""
+    tools: tuple[ToolSource, ...] = ()
+    """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one; OpenAPI documents likewise,
+    whose operations work on simulated tables; or one `{openapi: ..., base_url: ...}`, a live API."""
     state: StateSpec = StateSpec()
     sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
@@ -133,6 +162,10 @@ class EnvSpec(Block):
             return self
         if not self.tools:
             raise ValueError("tools: at least one file with tools is required (or `gym:` for a foreign environment)")
+        if len(self.tools) > 1 and any(isinstance(tool, OpenApiTools) for tool in self.tools):
+            raise ValueError(
+                "tools: a live API (`base_url`) must be the only entry; leave the others out, or simulate the document"
+            )
         if self.tasks.source is None:
             raise ValueError("tasks.from: is required (or `gym:` for a foreign environment)")
         if self.success not in self.reward:
@@ -193,13 +226,13 @@ def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
 
 
 def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
-    named = [(("tools",), tool) for tool in spec.tools]
+    named = [(("tools",), tool.openapi if isinstance(tool, OpenApiTools) else tool) for tool in spec.tools]
     named += [(("state", "schema"), spec.state.schema_file), (("state", "seed"), spec.state.seed)]
     named += [(("tasks", "from"), spec.tasks.source)]
     named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]
     for at, reference in named:
         file = (reference or "").split(":")[0]
-        if file.endswith((".py", ".sql")) and not (spec.root / file).is_file():
+        if file.endswith((".py", ".sql", ".yaml", ".yml", ".json")) and not (spec.root / file).is_file():
             yield at, file
     if (build := spec.sandbox.build) and not (spec.root / build.context / build.dockerfile).is_file():
         yield ("sandbox", "build"), f"{build.context}/{build.dockerfile}"

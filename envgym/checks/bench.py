@@ -102,10 +102,9 @@ class Bench:
     def tables(self, task: Task) -> sqlite3.Connection:
         """A private copy of the tables the task starts with."""
         spec = self.world.spec
-        schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
         fill = load_object(spec.state.seed, spec.root) if spec.state.seed else None
         db = sqlite3.connect(":memory:")
-        db.deserialize(prepare_image(schema, fill, task.seed))
+        db.deserialize(prepare_image(self.world.tasks.schema_sql, fill, task.seed))
         return db
 
 

@@ -29,7 +29,7 @@ class App:
     root: Path
     """Folder that the box can read (mounted read-only in a container); the paths below are relative to it."""
     tools: tuple[str, ...]
-    """Python files, `crm/tools.py` (every public function) or `crm/tools.py:name`."""
+    """Python files, `crm/tools.py` (every public function) or `crm/tools.py:name`, and OpenAPI documents, likewise."""
     schema: str | None = None
     """SQL file with the tables, or None for an episode without tables."""
     seed: str | None = None

@@ -12,6 +12,7 @@ from functools import partial
 
 from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox import App, Isolation
+from envgym.sandbox.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.pool import Pool, Slot
 from envgym.sandbox.statistics import Statistics
@@ -36,7 +37,7 @@ class BoxSandbox:
         self.label, self._options = label, options
         self._hello = {
             "root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
-            "isolation": within, "output_bytes": options.output_bytes,
+            "isolation": within, "output_bytes": options.output_bytes, "documents": documents_of(app),
             "session": {
                 "tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2, "network": options.network != "none",
             },

@@ -16,6 +16,7 @@ from envgym.sandbox import App, RowChanges, ToolResult
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
 from envgym.sandbox.agent.failures import tail_of
 from envgym.sandbox.agent.tables import Images
+from envgym.sandbox.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 
 
@@ -26,7 +27,7 @@ class NoSandbox:
 
     def __init__(self, app: App, options: SandboxOptions | None = None):
         try:
-            self._app = load_app(app.root, app.tools, app.schema, app.seed)
+            self._app = load_app(app.root, app.tools, app.schema, app.seed, documents_of(app))
         except AppError as error:
             raise SpecError(str(error)) from None
         self._output_bytes, self._closed = (options or SandboxOptions()).output_bytes, False

@@ -7,7 +7,7 @@ but a stuck tool can then be stopped only by ending the whole box. End of stdin 
 stderr. Needs Python 3.11 and SQLite 3.37; runs on Linux and macOS.
 
     -> {"root": "/app", "tools": ["crm/tools.py"], "schema": "crm/schema.sql", "seed": "crm/seed.py:fill",
-        "isolation": "fork", "output_bytes": 65536}
+        "isolation": "fork", "output_bytes": 65536, "documents": {"orders/openapi.yaml": {...}}}
     <- {"id": 0, "result": [schema of each tool]}
     -> {"id": 1, "op": "open", "session": "s1", "seed": 7, "timeout": 5}
     <- {"id": 1, "result": "5f0c..."}                                hash of the state it starts from
@@ -21,10 +21,13 @@ Loading, describing and table images are plain functions, which the host uses as
 Not covered: hiding one session from a hostile other one (they share a user id), the wall clock, randomness from the kernel.
 """
 
-from .app import LoadedApp, load_app, load_module
+from .app import LoadedApp, is_document, load_app, load_module, schema_sql
 from .describe import describe_tool
 from .desk import Desk
 from .failures import AppError, BoxError
 from .tables import diff_tables, prepare_image
 
-__all__ = ["AppError", "BoxError", "Desk", "LoadedApp", "describe_tool", "diff_tables", "load_app", "load_module", "prepare_image"]
+__all__ = [
+    "AppError", "BoxError", "Desk", "LoadedApp", "describe_tool", "diff_tables", "is_document", "load_app", "load_module",
+    "prepare_image", "schema_sql",
+]  # fmt: skip

@@ -1,6 +1,7 @@
-"""Loads an app: files of tools, a schema, a seed function.
+"""Loads an app: files of tools, OpenAPI documents, a schema, a seed function.
 
-Left out: reading YAML, and references to installed packages (`package.module:name`); an app is a folder of files.
+Left out: reading YAML (the host hands parsed documents over), and references to installed packages (`package.module:name`);
+an app is a folder of files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .ddl import schema_sql as tables_sql
 from .describe import describe_tool
+from .documents import Documents, check_tables, document_functions, read_documents
 from .failures import AppError, tail_of
 from .tables import prepare_image
 
@@ -32,24 +35,38 @@ class LoadedApp:
     seed_function: Callable[[sqlite3.Connection, int], Any] | None
 
 
-def load_app(root: str | Path, tools: Sequence[str], schema: str | None = None, seed: str | None = None) -> LoadedApp:
-    """Imports the app's files; arguments as the fields of `envgym.sandbox.App`. Raises AppError."""
+def load_app(
+    root: str | Path, tools: Sequence[str], schema: str | None = None, seed: str | None = None, documents: Documents | None = None
+) -> LoadedApp:
+    """Imports the app's files; arguments as the fields of `envgym.sandbox.App`, `documents` parsed, by file. Raises AppError."""
     root = Path(root)
-    found: dict[str, Callable[..., Any]] = {}
-    for reference in tools:
+    written: dict[str, Callable[..., Any]] = {}
+    for reference in [reference for reference in tools if not is_document(reference)]:
         for function in _tools_in(root, reference):
-            if found.setdefault(function.__name__, function) is not function:
+            if written.setdefault(function.__name__, function) is not function:
                 raise AppError(f"{reference}: two files define a tool named '{function.__name__}'; rename one of them")
+    apis = read_documents(documents or {})
+    found = document_functions(apis, [reference for reference in tools if is_document(reference)], written)
+    found |= {name: function for name, function in written.items() if name not in found}
     for function in found.values():
         describe_tool(function)  # so that a mistake shows when the box starts, not at the first call
-    app = LoadedApp(found, _schema_sql(root, schema), _function_at(root, seed) if seed else None)
-    prepare_image(app.schema_sql, None, 0)
+    app = LoadedApp(found, schema_sql(root, schema, documents), _function_at(root, seed) if seed else None)
+    check_tables(prepare_image(app.schema_sql, None, 0), apis)
     return app
 
 
-def _schema_sql(root: Path, schema: str | None) -> str | None:
-    if schema is None:
-        return None
+def is_document(reference: str) -> bool:
+    """Whether a reference in `tools` names an OpenAPI document and no Python file."""
+    return reference.partition(":")[0].endswith((".yaml", ".yml", ".json"))
+
+
+def schema_sql(root: Path, schema: str | None, documents: Documents | None = None) -> str:
+    """The SQL of all tables of an app: its schema file, then what its documents speak of. Raises AppError."""
+    generated = [tables_sql(api) for api in read_documents(documents or {}).values()]
+    return "\n".join([*([_schema_file(root, schema)] if schema else []), *generated])
+
+
+def _schema_file(root: Path, schema: str) -> str:
     try:
         return (root / schema).read_text(encoding="utf-8")
     except OSError as error:

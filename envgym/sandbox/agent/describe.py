@@ -27,8 +27,11 @@ def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
     """A function as an OpenAI function schema: name, description, parameters.
 
     Types come from annotations (str, int, float, bool, Literal, list, dict, `X | None`), words from a Google docstring.
+    A function with a `tool_schema` (an operation of an OpenAPI document) brings its own.
     Raises: AppError naming function, parameter and file for anything else.
     """
+    if ready := getattr(function, "tool_schema", None):
+        return ready
     where = f"{inspect.getsourcefile(function)}: tool '{function.__name__}'"
     if inspect.iscoroutinefunction(function):
         raise AppError(f"{where}: is async; tools are plain functions")

@@ -61,7 +61,7 @@ def main() -> None:
     if limits := hello.get("limits"):
         _limit(**limits)
     try:
-        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"])
+        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], hello["documents"])
         server = _server(app, wire, hello)
     except AppError as error:
         wire.say({"id": 0, "error": {"kind": "app_error", "message": str(error)}})
