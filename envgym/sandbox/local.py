@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import threading
 from typing import Any
 
 from envgym.sandbox import App
+from envgym.sandbox.agent.tree import wipe
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.parcel import AGENT
 from envgym.sandbox.stdio import FIXED_VARIABLES, BoxSandbox, Tail
@@ -86,7 +86,7 @@ class LocalTransport:
                 with contextlib.suppress(OSError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)  # the agent does so too, for an owner that was killed
+        wipe(self._scratch)  # the agent does so too, for an owner that was killed
         with self._sending:  # a sender that is stuck in a full pipe fails now, and lets go
             self._stdin.close()
 

@@ -27,5 +27,7 @@ class SandboxOptions:
     """Size of /tmp and of /dev/shm, all that a container can write, MiB each; they count as memory."""
     output_bytes: int = 65536
     """Output of one tool call that is kept, bytes."""
+    executes_code: bool = False
+    """Tools run code that the model wrote (a shell, an interpreter)."""
     open_seconds: float = 30.0
     """Time allowed to start a box and load the app."""

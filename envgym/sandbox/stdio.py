@@ -13,12 +13,12 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import App, RowChanges, ToolResult
+from envgym.sandbox import App, RowChanges, ToolResult, Verification
 from envgym.sandbox.options import SandboxOptions
 
 GRACE_SECONDS = {"fork": 10.0, "state": 0.05}
@@ -27,6 +27,8 @@ this means that the agent is gone; with `state` nobody else does."""
 LINE_BYTES = 128 * 2**20
 """A box that sends this much without an end of line is out of its mind."""
 STDERR_BYTES = 4096
+VERIFY_SECONDS = 10.0
+"""Time to take the final files out of a session and put them before a check, beside the check's own."""
 FIXED_VARIABLES = {"TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """Environment of every agent: what a tool could read differently in two boxes (time zone, order of a set, text encoding)."""
 
@@ -167,6 +169,13 @@ class BoxSession:
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         return self._request("diff", "diff", timeout_seconds)
 
+    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+        final = self._request("tree", "score", VERIFY_SECONDS)
+        if final["problem"]:
+            return Verification(None, final["problem"])
+        work = {"tree": final["tree"], "files": files, "command": list(command), "seconds": timeout_seconds}
+        return Verification(**self._request("verify", "score", timeout_seconds + VERIFY_SECONDS, **work))
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -190,7 +199,7 @@ class BoxSandbox:
 
     def __init__(self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, label: str):
         self.label = label
-        self._hello = {"root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
+        self._hello = {"root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed, "files": app.files,
                        "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
         self._start, self._start_seconds = start, options.open_seconds
         self._names = itertools.count(1)

@@ -23,6 +23,7 @@ from typing import Any
 from .describe import describe_tool
 from .failures import AppError, tail_of
 from .tables import prepare_image
+from .tree import LayOut
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,12 @@ class LoadedApp:
     tools: dict[str, Callable[..., Any]]
     schema_sql: str | None
     seed_function: Callable[[sqlite3.Connection, int], Any] | None
+    lay_out: LayOut | None = None
 
 
-def load_app(root: str | Path, tools: Sequence[str], schema: str | None = None, seed: str | None = None) -> LoadedApp:
+def load_app(
+    root: str | Path, tools: Sequence[str], schema: str | None = None, seed: str | None = None, files: str | None = None
+) -> LoadedApp:
     """Imports the app's files; arguments as the fields of `envgym.sandbox.App`. Raises AppError."""
     root = Path(root)
     found: dict[str, Callable[..., Any]] = {}
@@ -42,7 +46,10 @@ def load_app(root: str | Path, tools: Sequence[str], schema: str | None = None, 
                 raise AppError(f"{reference}: two files define a tool named '{function.__name__}'; rename one of them")
     for function in found.values():
         describe_tool(function)  # so that a mistake shows when the box starts, not at the first call
-    app = LoadedApp(found, _schema_sql(root, schema), _function_at(root, seed) if seed else None)
+        if not files and "folder" in inspect.signature(function).parameters:
+            raise AppError(f"tool '{function.__name__}' asks for 'folder', the work folder, which needs state.files in the YAML")
+    seed_function, lay_out = (_function_at(root, reference) if reference else None for reference in (seed, files))
+    app = LoadedApp(found, _schema_sql(root, schema), seed_function, lay_out)
     prepare_image(app.schema_sql, None, 0)
     return app
 

@@ -26,7 +26,8 @@ from .children import Child, fork
 from .desk import Desk
 from .failures import AppError, tail_of
 from .tables import Images, prepare_image
-from .wire import Request, Wire, answer, encode, failed, no_session
+from .tree import wipe
+from .wire import Request, Wire, answer, answer_verify, attempt, encode, failed, no_session
 
 ANSWER_BYTES = 64 * 2**20
 """A child that says more than this in one answer is out of its mind."""
@@ -112,6 +113,8 @@ class Zygote:
         elif op == "close":
             if child:
                 self._settle(child, "sandbox_lost", "the session was closed during the call")
+        elif op == "verify":
+            self._start_check(request, child)
         elif child is None:
             self.wire.say(no_session(request))
         elif child.waiting:
@@ -138,6 +141,13 @@ class Zygote:
     def _start_session(self, request: Request, image: bytes) -> None:
         if child := self._fork(request["session"], request, lambda end: self._work(request, image, end)):
             self.sessions[request["session"]] = child
+
+    def _start_check(self, request: Request, child: Child | None) -> None:
+        """The session ends, with all it started; a fresh process under its name does the check and ends in turn."""
+        if child:
+            self._settle(child, "sandbox_lost", "the session was ended by its check")
+        if checker := self._fork(request["session"], request, lambda end: self._check(request, end)):
+            self.sessions[request["session"]] = checker
 
     # --- what children say ---
 
@@ -200,7 +210,7 @@ class Zygote:
             self.builders.pop(int(child.name), None)
         else:
             self.sessions.pop(str(child.name), None)
-            shutil.rmtree(self._folder(str(child.name)), ignore_errors=True)
+            wipe(self._folder(str(child.name)))
         return how
 
     def _folder(self, session: str) -> str:
@@ -231,11 +241,25 @@ class Zygote:
 
     def _work(self, opening: Request, image: bytes, end: socket.socket) -> None:
         _live_in(self._folder(opening["session"]))
-        desk = Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes)
-        end.sendall(encode({"id": opening["id"], "result": desk.state_hash}))
+        desks: list[Desk] = []
+        end.sendall(encode(attempt(opening, lambda: self._open_desk(opening, image, desks))))
+        if not desks:
+            return
+        (desk,) = desks
         with end.makefile("rb") as requests:
             for line in requests:
                 end.sendall(encode(answer(desk, json.loads(line))))
+
+    def _open_desk(self, opening: Request, image: bytes, desks: list[Desk]) -> str:
+        place = self._folder(opening["session"])
+        desks.append(desk := Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes, place=place))
+        if desk.work:
+            os.chdir(desk.work.path)
+        return desk.state_hash
+
+    def _check(self, request: Request, end: socket.socket) -> None:
+        _live_in(self._folder(request["session"]))
+        end.sendall(encode(answer_verify(request, self._folder(request["session"]))))
 
 
 def _live_in(folder: str) -> None:
