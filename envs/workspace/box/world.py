@@ -8,6 +8,7 @@ here knows what is right: the mended program and the mended JSON are the tasks' 
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -23,18 +24,18 @@ def lay_out(folder: Path, seed: int) -> None:
     """Fills an empty folder; the same seed gives the same files everywhere."""
     rng = random.Random(seed)
     files = _logs(rng) | _tables(rng) | _settings(rng) | _notes(rng) | _reports(rng) | _programs(rng)
+    for name in sorted({path.partition("/")[0] for path in files}):
+        os.mkdir(folder / name)
+        os.chmod(folder / name, 0o755)
     for path, text in files.items():
-        _put(folder, path, text)
+        _put(f"{folder}/{path}", text)
     _loosen(folder, rng, [path for path in files if path.startswith("shared/")])
 
 
-def _put(folder: Path, path: str, text: str, mode: int = 0o644) -> None:
-    place = folder / path
-    for parent in [parent for parent in reversed(place.parents) if folder in parent.parents and not parent.exists()]:
-        parent.mkdir()
-        parent.chmod(0o755)
-    place.write_text(text, encoding="utf-8")
-    place.chmod(mode)
+def _put(path: str, text: str) -> None:
+    with open(path, "wb") as file:
+        file.write(text.encode())
+        os.fchmod(file.fileno(), 0o644)
 
 
 def _loosen(folder: Path, rng: random.Random, shared: list[str]) -> None:
