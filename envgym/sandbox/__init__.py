@@ -21,6 +21,8 @@ from typing import Any, Literal, Protocol
 
 Backend = Literal["auto", "docker", "local", "none"]
 Isolation = Literal["state", "fork"]
+VERIFY_SECONDS = 10.0
+"""Time to take the final files out of a session and put them before a check, beside the check's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from envgym.errors import SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import App, RowChanges, ToolResult, Verification
+from envgym.sandbox import VERIFY_SECONDS, App, RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
 from envgym.sandbox.agent.failures import tail_of
 from envgym.sandbox.agent.tables import Images
 from envgym.sandbox.agent.tree import folder_for_now, fresh_folder, from_plain
 from envgym.sandbox.agent.verify import verify
 from envgym.sandbox.options import SandboxOptions
-
-VERIFY_SECONDS = 10.0
-"""Time to put the final files before a check, beside the check's own."""
 
 
 class NoSandbox:

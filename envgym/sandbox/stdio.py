@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import App, RowChanges, ToolResult, Verification
+from envgym.sandbox import VERIFY_SECONDS, App, RowChanges, ToolResult, Verification
 from envgym.sandbox.options import SandboxOptions
 
 GRACE_SECONDS = {"fork": 10.0, "state": 0.05}
@@ -27,8 +27,6 @@ this means that the agent is gone; with `state` nobody else does."""
 LINE_BYTES = 128 * 2**20
 """A box that sends this much without an end of line is out of its mind."""
 STDERR_BYTES = 4096
-VERIFY_SECONDS = 10.0
-"""Time to take the final files out of a session and put them before a check, beside the check's own."""
 FIXED_VARIABLES = {"TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """Environment of every agent: what a tool could read differently in two boxes (time zone, order of a set, text encoding)."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from kiosk import DOCKER, LOCAL, NONE, call, options
+from shop import YAML, shop
 
 from envgym.errors import SpecError, WorldFailure
 from envgym.sandbox import App
@@ -27,6 +28,7 @@ from envgym.sandbox.agent.tree import (
     write_tree,
 )
 from envgym.sandbox.factory import open_sandbox
+from envgym.state import keys_of
 
 FOLDER = App(Path(__file__).parent / "apps", ("folder/tools.py",), files="folder/world.py:lay_out")
 PASS, FAIL = "print('well done')", "print('not done'); raise SystemExit(3)"
@@ -122,7 +124,7 @@ def test_wiping_removes_deep_nests_and_folders_without_rights(tmp_path):
 
 
 def test_a_starting_tree_beyond_the_limits_is_the_apps_mistake(tmp_path):
-    with pytest.raises(AppError, match="state.files lays out more than 2,000 files"):
+    with pytest.raises(AppError, match=r"state\.files lays out more than 2,000 files"):
         WorkFolder(lambda folder, seed: [(folder / str(n)).touch() for n in range(MOST_ENTRIES + 1)], tmp_path, 1)
 
 
@@ -194,7 +196,10 @@ def test_every_box_names_the_same_state_alike(session):
 def test_what_the_model_may_not_read_is_compared_all_the_same(session):
     sh(session, "echo more >> notes/a.txt; chmod 000 notes/a.txt notes")
     changes = diff(session)["added"]
-    assert [(row["path"], row["mode"], row["text"]) for row in changes] == [("notes", "0", ""), ("notes/a.txt", "0", "seed 7\nmore\n")]
+    assert [(row["path"], row["mode"], row["text"]) for row in changes] == [
+        ("notes", "0", ""),
+        ("notes/a.txt", "0", "seed 7\nmore\n"),
+    ]
     assert sh(session, "stat -c %a notes") == "0\n"
 
 
@@ -315,11 +320,11 @@ def test_what_the_session_left_running_is_ended_before_the_check(sandbox, sessio
 
 
 def test_the_check_ends_the_session_and_leaves_nothing(sandbox):
+    if "none" in sandbox.label:
+        pytest.skip("without a box the session lives on")
     session = sandbox.open(seed=7, timeout_seconds=20)
     assert verify(session).passed
-    with pytest.raises(WorldFailure):
-        if "none" in sandbox.label:
-            pytest.skip("without a box the session lives on")
+    with pytest.raises(WorldFailure, match="has no session"):
         call(session, "here")
     session.close()
 
@@ -333,6 +338,17 @@ def test_two_sessions_are_checked_at_once(sandbox):
 
 
 # --- mistakes of the app ---
+
+
+def test_a_table_named_files_is_refused_beside_files(tmp_path):
+    spec = shop(tmp_path, "state.files=layout.py:lay_out", schema="CREATE TABLE files (id);", yaml=YAML, layout="")
+    with pytest.raises(SpecError, match="has a table 'files', the name under which files stand"):
+        keys_of(spec)
+
+
+def test_a_layout_that_is_not_there_is_told_with_its_line(tmp_path):
+    with pytest.raises(SpecError, match=r"state.files: no such file"):
+        shop(tmp_path, "state.files=nowhere.py:lay_out")
 
 
 def test_a_tool_that_asks_for_a_folder_needs_one():

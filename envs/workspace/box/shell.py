@@ -37,7 +37,9 @@ def run(folder: Path, command: str) -> str:
         raise ValueError(f"cannot be started: {error.strerror}") from None
     said, size, in_time = _listen(process, time.monotonic() + SECONDS)
     # The folder lies somewhere else in each episode; what is printed must not tell.
-    text = said.decode("utf-8", "replace").replace(f"{folder}/", "").replace(str(folder), ".")
+    text = said.decode("utf-8", "replace")
+    for place in (os.path.realpath(folder), str(folder)):
+        text = text.replace(f"{place}/", "").replace(place, ".")
     if size > len(said):
         text += f"\n[output cut: the first {len(said):,} of {'more than ' if size > MOST_BYTES else ''}{size:,} bytes are shown]"
     text += "" if not text or text.endswith("\n") else "\n"
