@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from envgym.play import Request, play, play_many
     from envgym.rubric import Evidence
     from envgym.spec import EnvSpec, load_spec
-    from envgym.tasks import Change, Draw, Task, Template, template
+    from envgym.tasks import ANY, Change, Check, Draw, Task, Template, template
 
 __version__ = "0.1.0"
 
@@ -28,13 +28,13 @@ _HOMES = {
     "envgym.play": ("Request", "play", "play_many"),
     "envgym.rubric": ("Evidence",),
     "envgym.spec": ("EnvSpec", "load_spec"),
-    "envgym.tasks": ("Change", "Draw", "Task", "Template", "template"),
+    "envgym.tasks": ("ANY", "Change", "Check", "Draw", "Task", "Template", "template"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "Change", "Draw", "EnvSpec", "Episode", "Evidence", "Message", "Request", "Task", "Template", "ToolCall", "ToolEnv", "World",
-    "load_spec", "make", "make_world", "play", "play_many", "register", "template",
+    "ANY", "Change", "Check", "Draw", "EnvSpec", "Episode", "Evidence", "Message", "Request", "Task", "Template", "ToolCall",
+    "ToolEnv", "World", "load_spec", "make", "make_world", "play", "play_many", "register", "template",
 ]  # fmt: skip
 
 

@@ -22,13 +22,13 @@ from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
 from envgym.rubric import CallRecord, Evidence, Rubric, Score
-from envgym.sandbox import Sandbox, Session
+from envgym.sandbox import Sandbox, Session, Verification
 from envgym.sandbox.factory import open_sandbox
 from envgym.sources import TaskSource, app_of
 from envgym.spaces import UnicodeText
 from envgym.spec import EnvSpec, OpenApiTools
-from envgym.state import Verdict, diff_rows, judge, primary_keys
-from envgym.tasks import SPLITS, Split, Task
+from envgym.state import FILES, Verdict, diff_rows, judge, keys_of
+from envgym.tasks import SPLITS, Check, Split, Task
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
 
@@ -39,7 +39,8 @@ class World:
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
         self.tasks = TaskSource(spec)
-        self.keys = primary_keys(self.tasks.schema_sql)
+        self.keys = keys_of(spec, self.tasks.schema_sql)
+        self.exact = (FILES,) if spec.state.files else ()
         self.sandbox = sandbox or _open(spec)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
@@ -161,7 +162,7 @@ class ToolEnv(gymnasium.Env[str, str]):
 
         Returns: what the tools answered (empty at the end); the reward, which comes at the end only; terminated; truncated;
             `info` with `messages` (new ones), `parse_mode`, and at the end `reward_parts`, `success`, `state_diff`,
-            `stop_reason`, or `failure` when the world broke.
+            `verification` (exit code and output of the task's hidden test), `stop_reason`, or `failure` when the world broke.
         """
         if self._over or self._session is None:
             raise gymnasium.error.ResetNeeded("this episode is over: call reset() first")
@@ -218,14 +219,16 @@ class ToolEnv(gymnasium.Env[str, str]):
     def _end(
         self, reason: str, final: str, mode: str, answers: list[Message], session: Session
     ) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        score, verdict = self._score(final, session)
+        score, verdict, verification = self._score(final, session)
         self._finish()
+        checked = {"verification": {"exit_code": verification.exit_code}} if verification else {}
         info = {
             "messages": [message.to_dict() for message in answers],
             "parse_mode": mode,
             "reward_parts": score.parts,
             "success": score.success,
-            "state_diff": verdict.to_dict(),
+            "state_diff": verdict.to_dict() | checked,
+            "verification": verification and {"exit_code": verification.exit_code, "output": verification.output},
             "stop_reason": reason,
             "tool_calls": len(self._calls),
             "tool_errors": sum(not record.ok for record in self._calls),
@@ -233,14 +236,18 @@ class ToolEnv(gymnasium.Env[str, str]):
         cut = reason == "max_turns"
         return "\n".join(message.content for message in answers), score.reward, not cut, cut, info
 
-    def _score(self, final: str, session: Session) -> tuple[Score, Verdict]:
+    def _score(self, final: str, session: Session) -> tuple[Score, Verdict, Verification | None]:
         state, task = self.world.spec.state, self._task
         assert task is not None
         changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
-        rows = diff_rows(changes, self.world.keys, volatile=state.volatile)
+        rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
         verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
-        evidence = Evidence(task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes))
-        return self.world.rubric.score(evidence), verdict
+        verification = self._verify(task.check, session) if task.check else None
+        evidence = Evidence(task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes), verification)
+        return self.world.rubric.score(evidence), verdict, verification
+
+    def _verify(self, check: Check, session: Session) -> Verification:
+        return session.verify(check.files, check.command, timeout_seconds=check.timeout_seconds)
 
     def _pick(self, options: dict[str, Any]) -> str:
         if unknown := set(options) - {"task", "split", "levels"}:

@@ -19,6 +19,7 @@ import envgym.rewards
 from envgym.errors import SpecError, WorldFailure, did_you_mean
 from envgym.loading import load_object
 from envgym.messages import ToolCall
+from envgym.sandbox import Verification
 from envgym.spec import EnvSpec
 from envgym.state import RowDiff, Verdict
 from envgym.tasks import Task
@@ -52,6 +53,8 @@ class Evidence:
     turns: int
     parse_modes: dict[str, int]
     """How often each dialect was read from the turns; `none` is plain text, `invalid` a malformed call."""
+    verification: Verification | None = None
+    """What the task's hidden test command said; None for a task without one."""
 
 
 Part = Callable[[Evidence], float | None]

@@ -9,13 +9,16 @@ from __future__ import annotations
 import functools
 import random
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from envgym.errors import SpecError, did_you_mean
 from envgym.loading import load_file, load_object
 from envgym.sandbox import App
 from envgym.sandbox.agent import prepare_image
+from envgym.sandbox.agent.tree import LayOut, row, starting_tree
 from envgym.sandbox.documents import schema_sql
 from envgym.spec import EnvSpec, OpenApiTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
@@ -33,6 +36,8 @@ class TaskSource:
         self.schema_sql = schema_sql(app_of(spec))
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
         self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self.schema_sql, self._seed, seed))
+        self._lay_out = load_object(spec.state.files, spec.root) if spec.state.files else None
+        self._files = functools.lru_cache(maxsize=64)(self._starting_files)
         self._lock = threading.Lock()  # templates and seed functions are user code, not asked to be thread-safe
 
     def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
@@ -71,9 +76,15 @@ class TaskSource:
         db = sqlite3.connect(":memory:")
         try:
             db.deserialize(self._image(seed))
-            return template.make(Draw(task_id, template, split, seed, rng, db))
+            rows = self._files(seed)
+            files = {row["path"]: row["text"] for row in rows if row["kind"] == "file"}
+            modes = {row["path"]: row["mode"] for row in rows}
+            return template.make(Draw(task_id, template, split, seed, rng, db, files, modes))
         finally:
             db.close()
+
+    def _starting_files(self, seed: int) -> tuple[dict[str, str], ...]:
+        return tuple(file_rows(self._lay_out, seed))
 
     def _of(self, split: Split, levels: Sequence[str]) -> list[Template]:
         wanted = tuple(levels) or self.spec.tasks.levels
@@ -100,7 +111,15 @@ class TaskSource:
 def app_of(spec: EnvSpec) -> App:
     """What an environment's boxes load. A live API counts as its document, whose tables are those of its dump."""
     tools = tuple(tool.openapi if isinstance(tool, OpenApiTools) else tool for tool in spec.tools)
-    return App(spec.root.resolve(), tools, spec.state.schema_file, spec.state.seed)
+    return App(spec.root.resolve(), tools, spec.state.schema_file, spec.state.seed, spec.state.files)
+
+
+def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:
+    """The files that an episode starts with, as rows of the table `files`. Raises AppError for too many of them."""
+    if lay_out is None:
+        return []
+    with tempfile.TemporaryDirectory(prefix="envgym-") as folder:
+        return [row(path, entry) for path, entry in sorted(starting_tree(lay_out, Path(folder), seed).items())]
 
 
 def _templates(spec: EnvSpec) -> dict[str, Template]:

@@ -65,6 +65,8 @@ class StateSpec(Block):
     """SQL file with the tables of one episode; none for an episode without tables."""
     seed: str | None = None
     """`file.py:function(db, seed)` that fills the tables."""
+    files: str | None = None
+    """`file.py:function(folder, seed)` that lays out an episode's work folder; its files are compared like a table `files`."""
     now: datetime = datetime(2026, 1, 5, 9, 0)
     """Where the episode's clock starts; tools see no other."""
     step_seconds: float = Field(default=60.0, ge=0)
@@ -228,6 +230,7 @@ def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
 def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
     named = [(("tools",), tool.openapi if isinstance(tool, OpenApiTools) else tool) for tool in spec.tools]
     named += [(("state", "schema"), spec.state.schema_file), (("state", "seed"), spec.state.seed)]
+    named += [(("state", "files"), spec.state.files)]
     named += [(("tasks", "from"), spec.tasks.source)]
     named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]
     for at, reference in named:

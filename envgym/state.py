@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from envgym.errors import SpecError
 from envgym.sandbox import RowChanges
-from envgym.tasks import Change
+from envgym.sandbox.agent.tree import TABLE as FILES
+from envgym.spec import EnvSpec
+from envgym.tasks import ANY, Change
 
 Row = dict[str, Any]
 Keys = dict[str, tuple[str, ...]]
@@ -36,6 +39,8 @@ class RowDiff:
     """The changed columns of an update, all columns of a delete, empty for an insert."""
     after: Row
     """The changed columns of an update, all columns of an insert, empty for a delete."""
+    exact_text: bool = False
+    """Whether expected text must be met to the letter, as in files; else case and white space are free."""
 
     def to_dict(self) -> dict[str, Any]:
         return {"kind": self.kind, "table": self.table, "key": self.key, "before": self.before, "after": self.after}
@@ -67,7 +72,8 @@ class Verdict:
 
 
 def _plain(change: Change) -> dict[str, Any]:
-    return {"kind": change.kind, "table": change.table, "key": change.key, "values": change.values}
+    values = {column: repr(value) if value is ANY else value for column, value in change.values.items()}
+    return {"kind": change.kind, "table": change.table, "key": change.key, "values": values}
 
 
 def primary_keys(schema_sql: str) -> Keys:
@@ -80,8 +86,25 @@ def primary_keys(schema_sql: str) -> Keys:
     return {table: tuple(c[1] for c in sorted((c for c in cols if c[5]), key=lambda c: c[5])) for table, cols in columns.items()}
 
 
-def diff_rows(changes: RowChanges, keys: Keys, *, volatile: Sequence[str] = ()) -> list[RowDiff]:
-    """Pairs the rows that went and came by primary key. A row whose volatile columns alone changed is left out."""
+def keys_of(spec: EnvSpec, schema_sql: str) -> Keys:
+    """The keys of an environment's tables, its files among them. Raises SpecError where both have the same name."""
+    keys = primary_keys(schema_sql)
+    if spec.state.files and FILES in keys:
+        raise SpecError(f"{spec.path}: state.files: a table is called '{FILES}', the name under which files stand; rename it")
+    return keys | {FILES: ("path",)} if spec.state.files else keys
+
+
+def diff_rows(changes: RowChanges, keys: Keys, *, volatile: Sequence[str] = (), exact: Sequence[str] = ()) -> list[RowDiff]:
+    """Pairs the rows that went and came by primary key. A row whose volatile columns alone changed is left out.
+
+    Args:
+        exact: tables whose text an expected change must meet to the letter.
+    """
+    rows = _paired(changes, keys, volatile)
+    return [replace(row, exact_text=True) if row.table in exact else row for row in rows]
+
+
+def _paired(changes: RowChanges, keys: Keys, volatile: Sequence[str]) -> list[RowDiff]:
     rows: list[RowDiff] = []
     for table, change in sorted(changes.items()):
         key_columns = keys.get(table, ())
@@ -148,7 +171,12 @@ def satisfies(row: RowDiff, change: Change) -> bool:
         return False
     if change.kind == "update" and set(row.after) - set(change.values):
         return False
-    return all(column in row.after and same_value(row.after[column], value) for column, value in change.values.items())
+    return all(column in row.after and fits(row, column, value) for column, value in change.values.items())
+
+
+def fits(row: RowDiff, column: str, expected: Any) -> bool:
+    """Whether a cell of a changed row has the value that a `Change` asks for."""
+    return expected is ANY or same_value(row.after[column], expected, exact_text=row.exact_text)
 
 
 def _matching(candidates: list[list[int]]) -> dict[int, int]:

@@ -23,12 +23,25 @@ import random
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from envgym.messages import ToolCall
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class _Any:
+    def __repr__(self) -> str:
+        return "ANY"
+
+    def __reduce__(self) -> str:  # there is one of it, in every process
+        return "ANY"
+
+
+ANY: Any = _Any()
+"""In a `Change`: this column must have changed, to whatever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +55,7 @@ class Change:
     values: dict[str, Any] = field(default_factory=dict)
     """Column -> value it must have. An update must change these columns and no others; an insert may set more.
 
-    Numbers compare by value, strings without regard to case and outer or repeated white space.
+    Numbers compare by value, strings without regard to case and outer or repeated white space (files: to the letter).
     """
 
     @classmethod
@@ -56,6 +69,33 @@ class Change:
     @classmethod
     def delete(cls, table: str, key: Any) -> Change:
         return cls("delete", table, key)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A hidden test: a command that is run on the final files, out of the model's reach; exit code 0 is success.
+
+        Check(files={"tests/test_hidden.py": "..."}, command=("python", "-I", "tests/test_hidden.py"))
+
+    A test that runs code of the model should start it as a program and judge what it prints: code that is imported could end
+    the test with exit code 0. It should delete its own file first, so that what it starts cannot read it.
+    """
+
+    files: dict[str, str]
+    """Relative path -> text, put into a copy of the final folder; they win over what lies there."""
+    command: tuple[str, ...]
+    """Program and arguments, run in that folder without a shell; `python` is the interpreter of the box."""
+    timeout_seconds: float = 10.0
+    """After this the test has failed."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "command", tuple(self.command))
+        if not self.command or self.timeout_seconds <= 0:
+            raise ValueError("a Check needs a command and a timeout_seconds above 0")
+        for name in self.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
+                raise ValueError(f"a Check's file '{name}' must be a plain relative path such as 'tests/test_hidden.py'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +122,8 @@ class Task:
     """Hidden: exactly the rows that must have changed."""
     facts: tuple[str, ...] = ()
     """Hidden: strings that the final message must contain."""
+    check: Check | None = None
+    """Hidden: a test command on the final files."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Hidden: anything a custom reward needs."""
 
@@ -122,6 +164,10 @@ class Draw:
     rng: random.Random
     db: sqlite3.Connection
     """The starting tables (read only in spirit: a private copy)."""
+    files: dict[str, str] = field(default_factory=dict)
+    """The starting files: relative path -> text (`sha256:...` for what is not UTF-8); folders and links are left out."""
+    modes: dict[str, str] = field(default_factory=dict)
+    """Relative path -> octal permissions, such as `644`, of all starting files, folders and links."""
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         """All rows of a query, in its order, as dicts."""
@@ -159,13 +205,14 @@ class Draw:
         changes: Iterable[Change] = (),
         facts: Iterable[str] = (),
         tools: Iterable[str] | None = None,
+        check: Check | None = None,
         **extra: Any,
     ) -> Task:
         """The finished task; fields as in `Task`."""
         return Task(
             id=self.id, prompt=prompt, seed=self.seed, split=self.split, template=self.template.name,
             level=self.template.level, tools=None if tools is None else tuple(tools), oracle=tuple(oracle),
-            final=final, changes=tuple(changes), facts=tuple(facts), extra=extra,
+            final=final, changes=tuple(changes), facts=tuple(facts), check=check, extra=extra,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from envgym.checks.bench import Bench, CheckResult, verdict
 from envgym.env import World
 from envgym.errors import EnvgymError
 from envgym.state import same_value
-from envgym.tasks import SPLITS, Task
+from envgym.tasks import ANY, SPLITS, Task
 
 TRAIN_TASKS = 100
 """Training tasks that are checked when no number is given; they have no end."""
@@ -99,7 +99,7 @@ def _solution(task: Task) -> Iterator[str]:
     yield from task.facts
     for change in task.changes:
         for value in (change.key, *change.values.values()):
-            if value not in (None, "") and not isinstance(value, bool):
+            if value not in (None, "", ANY) and not isinstance(value, bool):
                 yield str(value)
 
 

@@ -1,14 +1,14 @@
-"""Rewards grounded in the tables: what the episode changed against what the task asked to change."""
+"""Rewards grounded in tables and files: what the episode changed against what was asked, and what a hidden test says of it."""
 
 from __future__ import annotations
 
 from envgym.rubric import Evidence
-from envgym.state import RowDiff, same_value
+from envgym.state import RowDiff, fits
 from envgym.tasks import Change
 
 
 def state_match(evidence: Evidence) -> float:
-    """1.0 when exactly the expected rows changed, exactly as expected, and every fact was told; else 0.0.
+    """1.0 when exactly the expected rows changed, exactly as expected, every fact was told and the check passed; else 0.0.
 
     A task that expects no change and no fact can not be met: doing nothing is never rewarded.
     """
@@ -17,7 +17,14 @@ def state_match(evidence: Evidence) -> float:
     if not evidence.task.changes and not evidence.task.facts:
         return 0.0
     told = facts_told(evidence)
-    return float(evidence.verdict.exact and told in (None, 1.0))
+    return float(evidence.verdict.exact and told in (None, 1.0) and tests_pass(evidence) in (None, 1.0))
+
+
+def tests_pass(evidence: Evidence) -> float | None:
+    """1.0 when the task's hidden test command ended with exit code 0, else 0.0; None for a task without one."""
+    if evidence.verification is None:
+        return None
+    return float(evidence.verification.passed)
 
 
 def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
@@ -39,7 +46,7 @@ def _closeness(change: Change, row: RowDiff) -> float:
         return 0.0
     if not change.values:
         return 1.0
-    right = sum(column in row.after and same_value(row.after[column], value) for column, value in change.values.items())
+    right = sum(column in row.after and fits(row, column, value) for column, value in change.values.items())
     wrong = len(set(row.after) - set(change.values)) if change.kind == "update" else 0
     return right / (len(change.values) + wrong)
 

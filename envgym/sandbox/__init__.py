@@ -14,12 +14,15 @@ Failures of the box raise `WorldFailure`; what a tool refuses is a `ToolResult(o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 Backend = Literal["auto", "docker", "podman", "bubblewrap", "local", "none"]
 Isolation = Literal["state", "fork", "namespaces", "container"]
+VERIFY_SECONDS = 10.0
+"""Time to take the final files out of a session and put them before a check, beside the check's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class App:
     """SQL file with the tables, or None for an episode without tables."""
     seed: str | None = None
     """`file.py:function(db, seed)` that fills the tables; the same seed must give the same rows."""
+    files: str | None = None
+    """`file.py:function(folder, seed)` that lays out a session's work folder; the same seed must give the same files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,25 @@ class ToolResult:
     """Time inside the tool, measured in the box."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a task's hidden test command said about the final files."""
+
+    exit_code: int | None
+    """Of the command, negative for a signal; None where it did not end in time, did not start, or had no tree to look at."""
+    output: str
+    """The end of what it printed, or why there is no exit code."""
+
+    @property
+    def passed(self) -> bool:
+        return self.exit_code == 0
+
+
 RowChanges = dict[str, dict[str, list[dict[str, Any]]]]
 """table -> {"added": [row, ...], "removed": [row, ...]}: rows now there and not at the start, and the reverse.
 
-Tables without a change are left out. A changed row stands in both lists; `envgym.state` pairs them by primary key.
+Files, where an app lays some out, are the table `files` (path, kind, mode, text). Tables without a change are left out. A
+changed row stands in both lists; `envgym.state` pairs them by primary key.
 """
 
 
@@ -77,6 +97,17 @@ class Session(Protocol):
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         """How the tables differ from those the session started with. Raises WorldFailure as `call` does."""
+        ...
+
+    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+        """Ends the session with everything it started, then runs a command on its final files in a fresh process and folder.
+
+        Args:
+            files: hidden files, relative path -> text, that are put into the folder; they win over what lies there.
+            command: program and arguments, run without a shell; `python` is the interpreter of the box.
+            timeout_seconds: the command's; past it the exit code is None.
+        Raises: WorldFailure(stage="score") where the box is lost or does not answer.
+        """
         ...
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ class BoxSandbox:
     ):
         self.label, self._options = label, options
         self._hello = {
-            "root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
+            "root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed, "files": app.files,
             "isolation": within, "output_bytes": options.output_bytes, "documents": documents_of(app),
             "session": {
                 "tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2, "network": options.network != "none",

@@ -1,21 +1,24 @@
 """No box at all: tools run in this very process. For tests, and for debugging a tool with breakpoints.
 
-Covered: private tables for each session, refusals, crashes, deadlines as far as Python can keep them.
-Not covered: everything else. A tool can read and end this process; one past its deadline is abandoned, not stopped.
+Covered: private tables and files for each session, refusals, crashes, deadlines as far as Python can keep them.
+Not covered: everything else. A tool can read and end this process; one past its deadline is abandoned, not stopped. The current
+folder is the caller's, as a process has only one; a check runs beside whatever a tool has left running.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from envgym.errors import SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import App, RowChanges, ToolResult
+from envgym.sandbox import VERIFY_SECONDS, App, RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
 from envgym.sandbox.agent.failures import tail_of
 from envgym.sandbox.agent.tables import Images
+from envgym.sandbox.agent.tree import folder_for_now, fresh_folder, from_plain
+from envgym.sandbox.agent.verify import verify
 from envgym.sandbox.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 
@@ -27,7 +30,7 @@ class NoSandbox:
 
     def __init__(self, app: App, options: SandboxOptions | None = None):
         try:
-            self._app = load_app(app.root, app.tools, app.schema, app.seed, documents_of(app))
+            self._app = load_app(app.root, app.tools, app.schema, app.seed, files=app.files, documents=documents_of(app))
         except AppError as error:
             raise SpecError(str(error)) from None
         self._output_bytes, self._closed = (options or SandboxOptions()).output_bytes, False
@@ -40,8 +43,12 @@ class NoSandbox:
         if self._closed:
             raise UsageError("this sandbox is closed; open another one with open_sandbox()")
         image = within(timeout_seconds, "open", lambda: self._image(seed))
+        return InProcessSession(within(timeout_seconds, "open", lambda: self._desk(image, seed)))
+
+    def _desk(self, image: bytes, seed: int) -> Desk:
+        place = fresh_folder() if self._app.lay_out else ""
         # The generator of `random` belongs to the whole process: a session must not turn it back.
-        return InProcessSession(Desk(self._app, image, seed, output_bytes=self._output_bytes, fix_random=False))
+        return Desk(self._app, image, seed, output_bytes=self._output_bytes, fix_random=False, place=place)
 
     def _image(self, seed: int) -> bytes:
         with self._lock:  # seed functions are user code, not asked to be thread-safe
@@ -65,7 +72,19 @@ class InProcessSession:
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         return self._do("diff", timeout_seconds, self._desk.diff)
 
+    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+        return self._do("score", timeout_seconds + VERIFY_SECONDS, lambda: self._verify(files, list(command), timeout_seconds))
+
+    def _verify(self, files: dict[str, str], command: list[str], seconds: float) -> Verification:
+        final = self._desk.hand_over()
+        if final["problem"]:
+            return Verification(None, final["problem"])
+        with folder_for_now() as place:
+            return Verification(**verify(from_plain(final["tree"]), files, command, seconds, place))
+
     def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         if not self._lost:  # else a call that was left behind may still use the tables
             with self._lock:

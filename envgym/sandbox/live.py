@@ -17,14 +17,14 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure, did_you_mean
-from envgym.sandbox import RowChanges, ToolResult
+from envgym.sandbox import RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import AppError
 from envgym.sandbox.agent.documents import read_documents, selected
 from envgym.sandbox.agent.openapi import Operation
@@ -182,6 +182,9 @@ class LiveSession:
             if added or removed:
                 changes[table] = {"added": added, "removed": removed}
         return changes
+
+    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+        raise UsageError("a live API has no work folder to check: tasks with a `check` need state.files and tools in a box")
 
     def close(self) -> None:
         if not self._closed:

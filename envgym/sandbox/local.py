@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from envgym.sandbox import App
+from envgym.sandbox.agent.tree import wipe
 from envgym.sandbox.boxes import BoxSandbox
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.parcel import AGENT
@@ -95,7 +95,7 @@ class ProcessTransport:
                     os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         if self.scratch:
-            shutil.rmtree(self.scratch, ignore_errors=True)  # the agent does so too, for an owner that was killed
+            wipe(self.scratch)  # the agent does so too, for an owner that was killed
         with self._sending:  # a sender that is stuck in a full pipe fails now, and lets go
             self._stdin.close()
 

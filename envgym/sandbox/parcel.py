@@ -38,7 +38,7 @@ def pack(app: App) -> bytes:
 
 
 def _files(app: App) -> Iterator[Path]:
-    references = [*app.tools, *filter(None, (app.schema, app.seed))]
+    references = [*app.tools, *filter(None, (app.schema, app.seed, app.files))]
     for reference in references:
         path = PurePosixPath(reference)
         if path.is_absolute() or ".." in path.parts:

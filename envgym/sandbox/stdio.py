@@ -13,12 +13,12 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import RowChanges, ToolResult
+from envgym.sandbox import VERIFY_SECONDS, RowChanges, ToolResult, Verification
 from envgym.sandbox.statistics import Statistics
 
 GRACE_SECONDS, GRACE_SECONDS_STATE = 10.0, 0.05
@@ -197,6 +197,13 @@ class BoxSession:
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         with self._statistics.timed("diff"):
             return self._request("diff", "diff", timeout_seconds)
+
+    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+        final = self._request("tree", "score", VERIFY_SECONDS)
+        if final["problem"]:
+            return Verification(None, final["problem"])
+        work = {"tree": final["tree"], "files": files, "command": list(command), "seconds": timeout_seconds}
+        return Verification(**self._request("verify", "score", timeout_seconds + VERIFY_SECONDS, **work))
 
     def close(self) -> None:
         with self._closing:

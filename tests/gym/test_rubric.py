@@ -1,12 +1,16 @@
 """The reward is a weighted sum of named parts; a part that breaks voids the episode instead of inventing a number."""
 
+import dataclasses
+
 import pytest
 
 from envgym.errors import SpecError, WorldFailure
 from envgym.messages import ToolCall
 from envgym.rewards.speech import facts_told, valid_calls
 from envgym.rewards.state import state_match, state_progress
+from envgym.rewards.state import tests_pass as check_part
 from envgym.rubric import CallRecord, Evidence, Rubric, find_part
+from envgym.sandbox import Verification
 from envgym.spec import EnvSpec
 from envgym.state import RowDiff, judge
 from envgym.tasks import Change, Task
@@ -64,6 +68,15 @@ def test_a_task_that_expects_nothing_is_never_solved_by_doing_nothing():
 def test_state_match_wants_every_fact_too():
     assert state_match(evidence([], changes=[], facts=["1,200"], final="It is 1200 euros.")) == 1.0
     assert state_match(evidence([], changes=[], facts=["1200"], final="It is 12001 euros.")) == 0.0
+
+
+def test_a_check_that_failed_takes_a_right_change_back():
+    right = dataclasses.replace(evidence([update(stage="won", amount=5)]), verification=Verification(0, ""))
+    assert (state_match(right), check_part(right)) == (1.0, 1.0)
+    for code in (1, -9, None):
+        wrong = dataclasses.replace(right, verification=Verification(code, ""))
+        assert (state_match(wrong), check_part(wrong)) == (0.0, 0.0)
+    assert check_part(evidence()) is None
 
 
 def test_progress_is_the_share_of_right_columns():

@@ -1,10 +1,13 @@
 """What changed against what should have: order never matters, numbers go by value, and nothing else may have moved."""
 
+import pickle
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from envgym.state import diff_rows, judge, primary_keys, same_value
-from envgym.tasks import Change
+from envgym.tasks import ANY, Change, Check
 
 KEYS = {"deals": ("id",), "log": ()}
 
@@ -35,6 +38,27 @@ def test_numbers_compare_by_value():
 def test_expected_text_may_differ_in_case_and_white_space_but_a_row_may_not_change_by_it():
     assert judge([Change.update("deals", "D1", stage="Closed  Won")], updated(stage="closed won")).exact
     assert updated(stage="Open") != []
+
+
+def test_text_of_an_exact_table_is_met_to_the_letter():
+    changed = {"deals": {"removed": [deal()], "added": [deal(stage="won")]}}
+    rows = diff_rows(changed, KEYS, exact=["deals"])
+    assert judge([Change.update("deals", "D1", stage="won")], rows).exact
+    assert not judge([Change.update("deals", "D1", stage="Won")], rows).exact
+
+
+def test_any_value_will_do_where_any_is_expected_but_it_must_have_changed():
+    expected = [Change.update("deals", "D1", stage=ANY)]
+    assert judge(expected, updated(stage="won")).exact
+    assert not judge(expected, updated(amount=1)).exact
+    assert judge(expected, updated(stage="won")).to_dict()["met"][0]["values"] == {"stage": "ANY"}
+    assert pickle.loads(pickle.dumps(ANY)) is ANY
+
+
+@pytest.mark.parametrize("name", ["../x.py", "/x.py", "a/../x.py", "./x.py", "", "."])
+def test_a_hidden_file_has_a_plain_relative_path(name):
+    with pytest.raises(ValueError, match="plain relative path"):
+        Check(files={name: ""}, command=("python",))
 
 
 def test_a_wrong_value_is_missing_and_extra():

@@ -7,13 +7,13 @@ but a stuck tool can then be stopped only by ending the whole box. End of stdin 
 stderr. Needs Python 3.11 and SQLite 3.37; runs on Linux and macOS.
 
     -> {"root": "/app", "tools": ["crm/tools.py"], "schema": "crm/schema.sql", "seed": "crm/seed.py:fill",
-        "isolation": "fork", "output_bytes": 65536, "documents": {"orders/openapi.yaml": {...}}}
+        "files": null, "isolation": "fork", "output_bytes": 65536, "documents": {"orders/openapi.yaml": {...}}, ...}
     <- {"id": 0, "result": [schema of each tool]}
     -> {"id": 1, "op": "open", "session": "s1", "seed": 7, "timeout": 5}
     <- {"id": 1, "result": "5f0c..."}                                hash of the state it starts from
     -> {"id": 2, "op": "call", "session": "s1", "tool": "greet", "arguments": {}, "now": "2026-03-02", "timeout": 5}
     <- {"id": 2, "result": {"text": "hi", "ok": true, "seconds": 0.0001}}
-    -> {"id": 3, "op": "diff", "session": "s1", "timeout": 5}       also: ping; close (no answer)
+    -> {"id": 3, "op": "diff", "session": "s1", "timeout": 5}       also: tree, verify (ends the session), ping; close (no answer)
     <- {"id": 3, "error": {"kind": "timeout", "message": "..."}}
 
 Loading, describing and table images are plain functions, which the host uses as well.

@@ -26,6 +26,7 @@ from .describe import describe_tool
 from .documents import Documents, check_tables, document_functions, read_documents
 from .failures import AppError, tail_of
 from .tables import prepare_image
+from .tree import LayOut
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,17 @@ class LoadedApp:
     tools: dict[str, Callable[..., Any]]
     schema_sql: str | None
     seed_function: Callable[[sqlite3.Connection, int], Any] | None
+    lay_out: LayOut | None = None
 
 
 def load_app(
-    root: str | Path, tools: Sequence[str], schema: str | None = None, seed: str | None = None, documents: Documents | None = None
+    root: str | Path,
+    tools: Sequence[str],
+    schema: str | None = None,
+    seed: str | None = None,
+    *,
+    files: str | None = None,
+    documents: Documents | None = None,
 ) -> LoadedApp:
     """Imports the app's files; arguments as the fields of `envgym.sandbox.App`, `documents` parsed, by file. Raises AppError."""
     root = Path(root)
@@ -50,7 +58,10 @@ def load_app(
     found |= {name: function for name, function in written.items() if name not in found}
     for function in found.values():
         describe_tool(function)  # so that a mistake shows when the box starts, not at the first call
-    app = LoadedApp(found, schema_sql(root, schema, documents), _function_at(root, seed) if seed else None)
+        if not files and not hasattr(function, "tool_schema") and "folder" in inspect.signature(function).parameters:
+            raise AppError(f"tool '{function.__name__}' asks for 'folder', the work folder, which needs state.files in the YAML")
+    seed_function, lay_out = (_function_at(root, reference) if reference else None for reference in (seed, files))
+    app = LoadedApp(found, schema_sql(root, schema, documents), seed_function, lay_out)
     check_tables(prepare_image(app.schema_sql, None, 0), apis)
     return app
 

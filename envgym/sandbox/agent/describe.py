@@ -16,7 +16,7 @@ from typing import Any
 
 from .failures import AppError
 
-RESERVED = ("db", "now")
+RESERVED = ("db", "now", "folder")
 """Parameters that the box fills in; the model never sees them."""
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}

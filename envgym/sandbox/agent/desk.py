@@ -1,4 +1,6 @@
-"""One session's work place: a private database, and the tools that run on it, one call a transaction.
+"""One session's work place: a private database, a folder where the app lays one out, and the tools that run on them.
+
+A call is one transaction of the database; what a refused call wrote into files stays.
 
 The same in a forked child, in an agent with isolation `state` and in the host's own process.
 """
@@ -19,6 +21,7 @@ from .app import LoadedApp
 from .describe import RESERVED
 from .failures import BoxError, tail_of
 from .tables import RowChanges, diff_tables, image_hash
+from .tree import WorkFolder, wipe
 
 OUTPUT_BYTES = 64 * 1024
 
@@ -53,12 +56,26 @@ def _injected(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 class Desk:
-    """One session: a private database and the tools that work on it. For one thread at a time."""
+    """One session: a private database, its files, and the tools that work on them. For one thread at a time.
 
-    def __init__(self, app: LoadedApp, image: bytes, seed: int, *, output_bytes: int = OUTPUT_BYTES, fix_random: bool = True):
+    Args:
+        place: an empty folder of the session's own; needed where the app lays out files.
+    """
+
+    def __init__(
+        self,
+        app: LoadedApp,
+        image: bytes,
+        seed: int,
+        *,
+        output_bytes: int = OUTPUT_BYTES,
+        fix_random: bool = True,
+        place: str = "",
+    ):
         self.app, self.image, self.seed, self.calls = app, image, seed, 0
-        self.output_bytes, self.fix_random = output_bytes, fix_random
-        self.state_hash = image_hash(image)
+        self.output_bytes, self.fix_random, self.place = output_bytes, fix_random, place
+        self.work = WorkFolder(app.lay_out, place, seed) if app.lay_out else None
+        self.state_hash = self.work.hash_with(image_hash(image)) if self.work else image_hash(image)
         self.db = sqlite3.connect(":memory:", factory=Database, isolation_level=None, check_same_thread=False)
         self.db.deserialize(image)
         self.db.row_factory = sqlite3.Row
@@ -67,7 +84,7 @@ class Desk:
     def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
         """Runs a tool; a refused or crashed call leaves the tables as they were. Raises BoxError(`tool_crashed`)."""
         function = self.app.tools[tool]
-        given = {"db": self.db, "now": now}
+        given = {"db": self.db, "now": now, "folder": self.work and self.work.path}
         self.calls += 1
         if self.fix_random:
             random.seed(self.seed * 1_000_003 + self.calls)  # siblings that do the same see the same
@@ -104,11 +121,17 @@ class Desk:
         return f"{kept}\n[output cut: the first {len(kept):,} of {len(text):,} characters are shown]"
 
     def diff(self) -> RowChanges:
-        """Rows now there and not at the start, and the reverse, of each table that changed."""
-        return diff_tables(self.db, self.image)
+        """Rows now there and not at the start, and the reverse, of each table that changed; files are the table `files`."""
+        return diff_tables(self.db, self.image) | (self.work.diff() if self.work else {})
+
+    def hand_over(self) -> dict[str, Any]:
+        """The final files, for `verify`."""
+        return self.work.hand_over() if self.work else {"tree": {}, "problem": ""}
 
     def close(self) -> None:
         self.db.close()
+        if self.work:
+            wipe(self.place)
 
 
 def _text(value: Any) -> str:

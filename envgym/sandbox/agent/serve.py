@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 
 from .app import LoadedApp, load_app
@@ -12,7 +13,8 @@ from .desk import Desk
 from .failures import AppError, BoxError
 from .namespaces import Limits
 from .tables import Images, prepare_image
-from .wire import Request, Wire, answer, attempt, no_session, take_stdio
+from .tree import folder_for_now, fresh_folder
+from .wire import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
 from .zygote import Zygote
 
 
@@ -29,6 +31,8 @@ class StateServer:
             for line in lines:
                 self._answer(json.loads(line))
             lines = self.wire.lines()
+        for desk in self.desks.values():
+            desk.close()
 
     def _answer(self, request: Request) -> None:
         op, desk = request["op"], self.desks.get(request.get("session", ""))
@@ -39,17 +43,29 @@ class StateServer:
             self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks), "memory": memory_bytes()}})
         elif op == "open":
             self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
+        elif op == "verify":
+            self._verify(request)
         else:
+            if desk and desk.work and desk.work.path.is_dir():
+                os.chdir(desk.work.path)
             self.wire.say(answer(desk, request) if desk else no_session(request))
 
     def _open(self, session: str, seed: int) -> str:
         image = self.images.get(seed) or self.images.put(seed, prepare_image(self.app.schema_sql, self.app.seed_function, seed))
-        desk = self.desks[session] = Desk(self.app, image, seed, output_bytes=self.output_bytes)
+        place = fresh_folder() if self.app.lay_out else ""
+        desk = self.desks[session] = Desk(self.app, image, seed, output_bytes=self.output_bytes, place=place)
         return desk.state_hash
+
+    def _verify(self, request: Request) -> None:
+        if desk := self.desks.pop(request["session"], None):
+            desk.close()
+        with folder_for_now() as place:
+            self.wire.say(answer_verify(request, place))
 
 
 def main() -> None:
     """The whole life of an agent."""
+    os.umask(0o022)  # whoever starts it: a file's mode is part of the state
     wire = take_stdio()
     lines = wire.lines()
     while lines == []:
@@ -61,7 +77,8 @@ def main() -> None:
     if limits := hello.get("limits"):
         _limit(**limits)
     try:
-        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], hello["documents"])
+        documents, files = hello["documents"], hello["files"]
+        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], files=files, documents=documents)
         server = _server(app, wire, hello)
     except AppError as error:
         wire.say({"id": 0, "error": {"kind": "app_error", "message": str(error)}})

@@ -10,6 +10,8 @@ from typing import Any
 
 from .desk import Desk
 from .failures import BoxError, tail_of
+from .tree import from_plain
+from .verify import verify
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -73,7 +75,13 @@ def attempt(request: Request, work: Callable[[], Any]) -> Reply:
 
 
 def answer(desk: Desk, request: Request) -> Reply:
-    """What a session answers to `call` or `diff`."""
+    """What a session answers to `call`, `diff` or `tree`."""
     if request["op"] == "call":
         return attempt(request, lambda: desk.call(request["tool"], request["arguments"], request["now"]))
-    return attempt(request, desk.diff)
+    return attempt(request, desk.hand_over if request["op"] == "tree" else desk.diff)
+
+
+def answer_verify(request: Request, place: str) -> Reply:
+    """What a fresh process answers to `verify`, in an empty folder."""
+    tree = from_plain(request["tree"])
+    return attempt(request, lambda: verify(tree, request["files"], request["command"], request["seconds"], place))

@@ -28,7 +28,8 @@ from .desk import Desk
 from .failures import AppError, BoxError, tail_of
 from .namespaces import SET_DUMPABLE, Limits, enter, prctl
 from .tables import Images, prepare_image
-from .wire import Request, Wire, answer, encode, failed, no_session
+from .tree import wipe
+from .wire import Request, Wire, answer, answer_verify, attempt, encode, failed, no_session
 
 ANSWER_BYTES = 64 * 2**20
 """A child that says more than this in one answer is out of its mind."""
@@ -113,6 +114,8 @@ class Zygote:
         elif op == "close":
             if child:
                 self._settle(child, "sandbox_lost", "the session was closed during the call")
+        elif op == "verify":
+            self._start_check(request, child)
         elif child is None:
             self.wire.say(no_session(request))
         elif child.waiting:
@@ -140,6 +143,13 @@ class Zygote:
         if child := self._fork(request["session"], request, lambda end: self._work(request, image, end)):
             self.sessions[request["session"]] = child
 
+    def _start_check(self, request: Request, child: Child | None) -> None:
+        """The session ends, with all it started; a fresh process under its name does the check and ends in turn."""
+        if child:
+            self._settle(child, "sandbox_lost", "the session was ended by its check")
+        if checker := self._fork(request["session"], request, lambda end: self._check(request, end)):
+            self.sessions[request["session"]] = checker
+
     # --- what children say ---
 
     def _hear(self, child: Child) -> None:
@@ -164,8 +174,11 @@ class Zygote:
         if not right:  # a tool that got hold of the socket; never let it speak for other sessions
             self._settle(child, "sandbox_lost", "the session's process broke the protocol")
             return
+        is_check = child.waiting[0]["op"] == "verify"
         child.waiting, child.deadline = [], math.inf
         self.wire.pass_on(line)
+        if is_check:  # it has said all that it was started for
+            self._drop(child)
 
     def _ended(self, child: Child) -> None:
         requests, child.waiting = child.waiting, []
@@ -202,7 +215,7 @@ class Zygote:
             self.builders.pop(int(child.name), None)
         else:
             self.sessions.pop(str(child.name), None)
-            shutil.rmtree(self._folder(str(child.name)), ignore_errors=True)
+            wipe(self._folder(str(child.name)))
         self._prove_clean()
         return how
 
@@ -266,11 +279,25 @@ class Zygote:
 
     def _work(self, opening: Request, image: bytes, end: socket.socket) -> None:
         _live_in(self._folder(opening["session"]))
-        desk = Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes)
-        end.sendall(encode({"id": opening["id"], "result": desk.state_hash}))
+        desks: list[Desk] = []
+        end.sendall(encode(attempt(opening, lambda: self._open_desk(opening, image, desks))))
+        if not desks:
+            return
+        (desk,) = desks
         with end.makefile("rb") as requests:
             for line in requests:
                 end.sendall(encode(answer(desk, json.loads(line))))
+
+    def _open_desk(self, opening: Request, image: bytes, desks: list[Desk]) -> str:
+        place = self._folder(opening["session"])
+        desks.append(desk := Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes, place=place))
+        if desk.work:
+            os.chdir(desk.work.path)
+        return desk.state_hash
+
+    def _check(self, request: Request, end: socket.socket) -> None:
+        _live_in(self._folder(request["session"]))
+        end.sendall(encode(answer_verify(request, self._folder(request["session"]))))
 
 
 def _live_in(folder: str) -> None:
