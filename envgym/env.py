@@ -18,16 +18,16 @@ from typing import Any
 
 import gymnasium
 
+from envgym.assembly import keys_of, open_tools
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
 from envgym.rubric import CallRecord, Evidence, Rubric, Score
-from envgym.sandbox import App, Sandbox, Session
-from envgym.sandbox.factory import SandboxOptions, open_sandbox
+from envgym.sandbox import Sandbox, Session
 from envgym.sources import TaskSource
 from envgym.spaces import UnicodeText
 from envgym.spec import EnvSpec
-from envgym.state import Verdict, diff_rows, judge, primary_keys
+from envgym.state import Verdict, diff_rows, judge
 from envgym.tasks import SPLITS, Split, Task
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
@@ -38,11 +38,9 @@ class World:
     def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
-        self.tasks = TaskSource(spec)
-        schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
-        self.keys = primary_keys(schema)
-        app = App(spec.root.resolve(), spec.tools, spec.state.schema_file, spec.state.seed)
-        self.sandbox = sandbox or open_sandbox(app, SandboxOptions(**spec.sandbox.model_dump()))
+        self.keys = keys_of(spec)
+        self.sandbox = sandbox or open_tools(spec)
+        self.tasks = TaskSource(spec, self.sandbox)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
         if unknown:

@@ -100,8 +100,9 @@ def validate(model: type[Model], data: Mapping[str, Any], where: Where, *, at: t
 
 
 def explain(model: type[BaseModel], error: ValidationError, where: Where, *, at: tuple[str | int, ...] = ()) -> Iterator[str]:
-    """One line for each mistake that pydantic found."""
+    """One line for each mistake that pydantic found. A step in <angle brackets> is a branch of a union (`Tag`), not a key."""
     for item in error.errors():
+        item["loc"] = tuple(step for step in item["loc"] if not str(step).startswith("<"))
         path = (*at, *item["loc"])
         known = next(where[path[:size]] for size in range(len(path), -1, -1) if path[:size] in where or size == 0)
         yield f"{known}: {dotted(path)}: {_problem(model, item)}"
@@ -125,18 +126,27 @@ def _problem(model: type[BaseModel], item: Any) -> str:
 
 def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
     """The keys allowed at `loc` inside `model`, by alias."""
-    from typing import get_args
+    from typing import get_args, get_origin
 
     for step in loc:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            fields = {(info.alias or name): info.annotation for name, info in model.model_fields.items()}
-            model = fields.get(str(step))
+        if get_origin(model) in (dict, list, tuple):
+            model = get_args(model)[1 if get_origin(model) is dict else 0]
         else:
-            model = next((arg for arg in reversed(get_args(model))), None)
-        model = next((arg for arg in get_args(model) if isinstance(arg, type) and issubclass(arg, BaseModel)), model)
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return [info.alias or name for name, info in model.model_fields.items()]
-    return []
+            model = next((fields[step] for fields in map(_fields, _models_in(model)) if step in fields), None)
+    return [key for found in _models_in(model) for key in _fields(found)]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the branches of a union."""
+    from typing import get_args, get_origin
+
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for branch in get_args(annotation) for model in _models_in(branch)]
+
+
+def _fields(model: type[BaseModel]) -> dict[Any, Any]:
+    return {(info.alias or name): info.annotation for name, info in model.model_fields.items()}
 
 
 def load_object(reference: str, root: Path) -> Any:

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 
 from envgym.errors import SpecError, did_you_mean
 from envgym.loading import load_file, load_object
+from envgym.sandbox import Sandbox, start_tables
 from envgym.sandbox.agent import prepare_image
-from envgym.spec import EnvSpec
+from envgym.sandbox.mcp.dump import fill
+from envgym.spec import EnvSpec, McpTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 
 ATTEMPTS = 20
@@ -23,15 +25,35 @@ ATTEMPTS = 20
 
 
 class TaskSource:
-    """The tasks of one environment. Safe to share between threads."""
+    """The tasks of one environment. Safe to share between threads.
 
-    def __init__(self, spec: EnvSpec):
+    Templates draw from the tables of `state:` and from those that MCP servers tell of themselves (`dump`).
+
+    Args:
+        sandbox: asked for the tables of a dump; not needed without one.
+    """
+
+    def __init__(self, spec: EnvSpec, sandbox: Sandbox | None = None):
         self.spec, self.sizes = spec, {"val": spec.tasks.val, "test": spec.tasks.test}
         self.templates = _templates(spec)
         self._schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
-        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self._schema, self._seed, seed))
+        self._sandbox = sandbox
+        self._dumped = {table: key for tool in spec.tools if isinstance(tool, McpTools) for table, key in tool.mcp.keys.items()}
+        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self._schema, self._fill, seed))
         self._lock = threading.Lock()  # templates and seed functions are user code, not asked to be thread-safe
+
+    def tables(self, seed: int) -> sqlite3.Connection:
+        """A private copy of the tables that an episode of this state seed starts with."""
+        db = sqlite3.connect(":memory:")
+        db.deserialize(self._image(seed))
+        return db
+
+    def _fill(self, db: sqlite3.Connection, seed: int) -> None:
+        if self._seed is not None:
+            self._seed(db, seed)
+        if self._dumped and self._sandbox is not None:
+            fill(db, start_tables(self._sandbox, seed), self._dumped)
 
     def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
         """The first `count` task ids of a split (all of a fixed split by default), dealt over its templates in turn.
@@ -66,9 +88,8 @@ class TaskSource:
     def _make(self, template: Template, split: Split, index: int, attempt: int, task_id: str) -> Task:
         seed = stable_seed(self.spec.id, split, template.name, index, attempt, "state")
         rng = random.Random(stable_seed(self.spec.id, split, template.name, index, attempt, "draw"))
-        db = sqlite3.connect(":memory:")
+        db = self.tables(seed)
         try:
-            db.deserialize(self._image(seed))
             return template.make(Draw(task_id, template, split, seed, rng, db))
         finally:
             db.close()

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from envgym.catalog import find_env
 from envgym.errors import SpecError
@@ -34,6 +34,61 @@ class PromptSpec(Block):
     """`compact`: one line a tool in the system message; `template`: given to the model's chat template as JSON schemas."""
     dialects: tuple[Dialect, ...] = Field(default=("hermes", "fenced", "bare", "pythonic"), min_length=1)
     """Ways of writing a tool call that are understood; the first is the one the model is shown."""
+
+
+class McpReset(Block):
+    tool: str
+    """Tool of the server that makes its state that of a seed; the model never sees it."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Its arguments; `{seed}` and `{now}` in strings are filled in, `"{seed}"` alone becomes a number."""
+
+
+class McpSpec(Block):
+    command: tuple[str, ...] = ()
+    """Starts the server in the box, in the YAML's folder: `[python, notes/server.py]`; `python` is the box's own."""
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    """Instead of a command: a streamable HTTP endpoint, called from the host; the server is not isolated by envgym."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Variables for the command; ENVGYM_SEED (with `reset: restart`) and ENVGYM_NOW come by themselves."""
+    reset: Annotated[
+        Annotated[Literal["restart", "session", "container"], Tag("<word>")] | Annotated[McpReset, Tag("<call>")] | None,
+        Discriminator(lambda value: "<call>" if isinstance(value, dict | McpReset) else "<word>"),
+    ] = None
+    """How an episode starts clean. For a command `restart`, a new process each time (the default), `container`, a fresh box, or
+    `{tool: NAME}`, a call to a server that is kept. For a URL `session`, a new MCP session, or `{tool: NAME}`."""
+    hidden: tuple[str, ...] = ()
+    """Tools that the model never sees."""
+    dump: str | None = None
+    """Tool whose JSON `{table: [row, ...]}` is the whole state: tasks draw from it, and the reward compares it."""
+    keys: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Table of the dump -> columns of its primary key."""
+    sessions: int | None = Field(default=None, ge=1)
+    """Episodes at once, others wait; 1 for a URL, whose episodes may share a state, and no limit for a command."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> McpSpec:
+        if bool(self.command) == bool(self.url):
+            raise ValueError("give either `command` (a server in the box) or `url` (one that runs already)")
+        words = ("session",) if self.url else ("restart", "container")
+        if isinstance(self.reset, str) and self.reset not in words:
+            raise ValueError(f"reset: '{self.reset}' is not for {'a url' if self.url else 'a command'}; {' or '.join(words)} is")
+        if self.url and self.reset is None:
+            raise ValueError(
+                "reset: a server at a URL is not restarted; say `{tool: NAME}`, or `session` where each has its own state"
+            )
+        if self.dump and not self.keys:
+            raise ValueError("keys: name the primary key of each table of the dump, such as `keys: {notes: [id]}`")
+        return self
+
+
+class McpTools(Block):
+    mcp: McpSpec
+
+
+ToolSource = Annotated[
+    Annotated[str, Tag("<file>")] | Annotated[McpTools, Tag("<mcp>")],
+    Discriminator(lambda value: "<mcp>" if isinstance(value, dict | McpTools) else "<file>"),
+]
 
 
 class StateSpec(Block):
@@ -122,8 +177,8 @@ class EnvSpec(Block):
     gym: str | None = None
     """Id of a foreign Gymnasium text environment (`package:Env-v0`) to use instead of tools and tasks of our own."""
     prompt: PromptSpec = PromptSpec()
-    tools: tuple[str, ...] = ()
-    """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one."""
+    tools: tuple[ToolSource, ...] = ()
+    """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one; and MCP servers: `{mcp: ...}`."""
     state: StateSpec = StateSpec()
     sandbox: SandboxSpec = SandboxSpec()
     tasks: TasksSpec = TasksSpec()
@@ -216,7 +271,7 @@ def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
 
 
 def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
-    named = [(("tools",), tool) for tool in spec.tools]
+    named = [(("tools",), tool) for tool in spec.tools if isinstance(tool, str)]
     named += [(("state", "schema"), spec.state.schema_file), (("state", "seed"), spec.state.seed)]
     named += [(("tasks", "from"), spec.tasks.source)]
     named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]

@@ -11,14 +11,12 @@ from typing import Any
 
 from envgym.env import World
 from envgym.episode import Episode
-from envgym.loading import load_object
 from envgym.messages import ToolCall
 from envgym.parsing import render_call
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.policies.scripted import ScriptDialogue
 from envgym.sandbox import Session
-from envgym.sandbox.agent import prepare_image
 from envgym.state import diff_rows, matches
 from envgym.tasks import Task
 
@@ -101,12 +99,7 @@ class Bench:
 
     def tables(self, task: Task) -> sqlite3.Connection:
         """A private copy of the tables the task starts with."""
-        spec = self.world.spec
-        schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
-        fill = load_object(spec.state.seed, spec.root) if spec.state.seed else None
-        db = sqlite3.connect(":memory:")
-        db.deserialize(prepare_image(schema, fill, task.seed))
-        return db
+        return self.world.tasks.tables(task.seed)
 
 
 @dataclass(frozen=True, slots=True)

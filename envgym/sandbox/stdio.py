@@ -9,6 +9,7 @@ Left out: how the box is started and reached, which is a `Transport` (`local.py`
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -167,6 +168,11 @@ class BoxSession:
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         return self._request("diff", "diff", timeout_seconds)
 
+    def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
+        """Lines to an MCP server of the app, and those that came back: as of the agent's `relay.py`. Raises WorldFailure."""
+        patience, limit = timeout_seconds, timeout_seconds + 1.0  # the server is given up before its box is: it has last words
+        return self._request("exchange", "call", limit, server=server, lines=lines, patience=patience)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -191,7 +197,7 @@ class BoxSandbox:
     def __init__(self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, label: str):
         self.label = label
         self._hello = {"root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
-                       "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
+                       "servers": [dataclasses.asdict(server) for server in app.servers], "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
         self._start, self._start_seconds = start, options.open_seconds
         self._names = itertools.count(1)
         self._closed = self._has_worked = False

@@ -30,9 +30,18 @@ class LoadedApp:
     tools: dict[str, Callable[..., Any]]
     schema_sql: str | None
     seed_function: Callable[[sqlite3.Connection, int], Any] | None
+    root: str = "."
+    servers: tuple[dict[str, Any], ...] = ()
+    """MCP servers that a session may run: `name`, `command`, `env` each."""
 
 
-def load_app(root: str | Path, tools: Sequence[str], schema: str | None = None, seed: str | None = None) -> LoadedApp:
+def load_app(
+    root: str | Path,
+    tools: Sequence[str],
+    schema: str | None = None,
+    seed: str | None = None,
+    servers: Sequence[dict[str, Any]] = (),
+) -> LoadedApp:
     """Imports the app's files; arguments as the fields of `envgym.sandbox.App`. Raises AppError."""
     root = Path(root)
     found: dict[str, Callable[..., Any]] = {}
@@ -42,7 +51,7 @@ def load_app(root: str | Path, tools: Sequence[str], schema: str | None = None, 
                 raise AppError(f"{reference}: two files define a tool named '{function.__name__}'; rename one of them")
     for function in found.values():
         describe_tool(function)  # so that a mistake shows when the box starts, not at the first call
-    app = LoadedApp(found, _schema_sql(root, schema), _function_at(root, seed) if seed else None)
+    app = LoadedApp(found, _schema_sql(root, schema), _function_at(root, seed) if seed else None, str(root), tuple(servers))
     prepare_image(app.schema_sql, None, 0)
     return app
 

@@ -56,7 +56,7 @@ def main() -> None:
     hello, *rest = lines
     hello = json.loads(hello)
     try:
-        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"])
+        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], hello.get("servers", ()))
         server = (Zygote if hello["isolation"] == "fork" else StateServer)(app, wire, output_bytes=hello["output_bytes"])
     except AppError as error:
         wire.say({"id": 0, "error": {"kind": "app_error", "message": str(error)}})

@@ -73,7 +73,9 @@ def attempt(request: Request, work: Callable[[], Any]) -> Reply:
 
 
 def answer(desk: Desk, request: Request) -> Reply:
-    """What a session answers to `call` or `diff`."""
+    """What a session answers to `call`, `exchange` or `diff`."""
     if request["op"] == "call":
         return attempt(request, lambda: desk.call(request["tool"], request["arguments"], request["now"]))
+    if request["op"] == "exchange":
+        return attempt(request, lambda: desk.relay(request["server"]).exchange(request["lines"], request["patience"]))
     return attempt(request, desk.diff)
