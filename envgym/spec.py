@@ -178,7 +178,7 @@ class EnvSpec(Block):
     """Id of a foreign Gymnasium text environment (`package:Env-v0`) to use instead of tools and tasks of our own."""
     prompt: PromptSpec = PromptSpec()
     tools: tuple[ToolSource, ...] = ()
-    """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one; and MCP servers: `{mcp: ...}`."""
+    """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one. MCP servers: `{mcp: ...}`."""
     state: StateSpec = StateSpec()
     sandbox: SandboxSpec = SandboxSpec()
     tasks: TasksSpec = TasksSpec()

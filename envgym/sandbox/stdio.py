@@ -197,7 +197,8 @@ class BoxSandbox:
     def __init__(self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, label: str):
         self.label = label
         self._hello = {"root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed,
-                       "servers": [dataclasses.asdict(server) for server in app.servers], "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
+                       "servers": [dataclasses.asdict(server) for server in app.servers],
+                       "isolation": options.isolation, "output_bytes": options.output_bytes}  # fmt: skip
         self._start, self._start_seconds = start, options.open_seconds
         self._names = itertools.count(1)
         self._closed = self._has_worked = False

@@ -2,7 +2,8 @@
 
     dump.py         the tables that a server tells of itself: hash, difference, rows for tasks
     links.py        the way to a server: lines relayed by a box (stdio), or streamable HTTP
-    connection.py   the SDK's client on one event loop, asked by plain threads, with deadlines
+    connection.py   the SDK's client on that loop, asked by plain threads, with deadlines
+    loop.py         the event loop's thread
     content.py      what a call takes and gives
     sandbox.py      `McpSandbox`: sessions, resets, servers that are kept and proven clean
 

@@ -53,7 +53,9 @@ class HttpLink:
     grace_seconds = 0.0
 
     def __init__(self, url: str):
-        self.url, self.failure, self.deadline = url, None, 0.0
+        self.url = url
+        self.failure: WorldFailure | None = None
+        self.deadline = 0.0
 
     def streams(self, portal: BlockingPortal) -> AbstractAsyncContextManager[Any]:
         return streamable_http_client(self.url)

@@ -10,11 +10,10 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure, did_you_mean
 from envgym.sandbox import RowChanges, Sandbox, ToolResult
@@ -24,6 +23,7 @@ from envgym.sandbox.mcp.connection import Connection, Refused
 from envgym.sandbox.mcp.content import filled, text_of
 from envgym.sandbox.mcp.dump import Tables, read_tables, tables_diff, tables_hash
 from envgym.sandbox.mcp.links import BoxLink, Exchanging, HttpLink
+from envgym.sandbox.mcp.loop import start_loop, stop_loop
 from envgym.sandbox.options import SandboxOptions
 
 WAIT_SECONDS = 600.0
@@ -60,7 +60,7 @@ class McpSandbox:
         self._forget()
 
     def _forget(self) -> None:
-        self._process, self._lock, self._stack = os.getpid(), threading.RLock(), ExitStack()
+        self._process, self._lock = os.getpid(), threading.RLock()
         self._loop: BlockingPortal | None = None
         self._idle: list[Connection] = []
         self._turns = threading.Semaphore(self.server.sessions) if self.server.sessions else None
@@ -103,8 +103,9 @@ class McpSandbox:
                 idle, self._idle = self._idle, []
                 for connection in idle:
                     connection.close()
-                self._stack.close()
-                self._loop = None
+                if self._loop is not None:
+                    stop_loop(self._loop)
+                    self._loop = None
         if self._box:
             self._box.close()
 
@@ -149,7 +150,7 @@ class McpSandbox:
     def _portal(self) -> BlockingPortal:
         with self._lock:
             if self._loop is None:
-                self._loop = self._stack.enter_context(start_blocking_portal(name="envgym-mcp"))
+                self._loop = start_loop()
             return self._loop
 
     def _start(self, connection: Connection, seed: int, deadline: float, *, is_new: bool) -> McpSession:
