@@ -43,6 +43,12 @@ class McpReset(Block):
     """Its arguments; `{seed}` and `{now}` in strings are filled in, `"{seed}"` alone becomes a number."""
 
 
+Reset = Annotated[
+    Annotated[Literal["restart", "session", "container"], Tag("<word>")] | Annotated[McpReset, Tag("<call>")],
+    Discriminator(lambda value: "<call>" if isinstance(value, dict | McpReset) else "<word>"),
+]
+
+
 class McpSpec(Block):
     command: tuple[str, ...] = ()
     """Starts the server in the box, in the YAML's folder: `[python, notes/server.py]`; `python` is the box's own."""
@@ -50,10 +56,7 @@ class McpSpec(Block):
     """Instead of a command: a streamable HTTP endpoint, called from the host; the server is not isolated by envgym."""
     env: dict[str, str] = Field(default_factory=dict)
     """Variables for the command; ENVGYM_SEED (with `reset: restart`) and ENVGYM_NOW come by themselves."""
-    reset: Annotated[
-        Annotated[Literal["restart", "session", "container"], Tag("<word>")] | Annotated[McpReset, Tag("<call>")] | None,
-        Discriminator(lambda value: "<call>" if isinstance(value, dict | McpReset) else "<word>"),
-    ] = None
+    reset: Reset | None = None
     """How an episode starts clean. For a command `restart`, a new process each time (the default), `container`, a fresh box, or
     `{tool: NAME}`, a call to a server that is kept. For a URL `session`, a new MCP session, or `{tool: NAME}`."""
     hidden: tuple[str, ...] = ()

@@ -5,20 +5,7 @@ import random
 Row = dict[str, str]
 
 KINDS = ("budget", "launch", "hiring", "office", "summer", "server", "travel", "design", "sales", "safety", "garden", "school")
-THINGS = (
-    "review",
-    "meeting",
-    "lunch",
-    "workshop",
-    "forecast",
-    "checklist",
-    "contract",
-    "survey",
-    "party",
-    "audit",
-    "demo",
-    "visit",
-)
+THINGS = ("review", "meeting", "lunch", "workshop", "forecast", "checklist", "contract", "survey", "party", "audit", "demo", "talk")
 TOPICS = ("prices", "chairs", "badges", "printers", "cables", "keys", "coffee", "parking", "windows", "posters", "tickets", "lamps")
 DOINGS = ("order more", "ask about", "count the", "move the", "pay for", "check all", "return the", "paint the")
 
@@ -48,10 +35,8 @@ def build(seed: int) -> dict[str, list[Row]]:
     rng = random.Random(seed)
     titles = [f"{kind} {thing}" for kind in KINDS for thing in THINGS]
     notes = [{"id": id_, "title": title, "text": text(rng)} for id_, title in _named(rng, "N", titles)]
-    events = [
-        {"id": id_, "title": title, "day": day(rng), "time": time(rng), "room": room(rng)}
-        for id_, title in _named(rng, "E", titles)
-    ]
+    named = _named(rng, "E", titles)
+    events = [{"id": id_, "title": title, "day": day(rng), "time": time(rng), "room": room(rng)} for id_, title in named]
     return {"notes": notes, "events": events}
 
 
