@@ -33,11 +33,14 @@ def open_tools(spec: EnvSpec) -> Sandbox:
 
 
 def keys_of(spec: EnvSpec) -> Keys:
-    """The primary keys of all tables: of the schema, and of the MCP servers' dumps."""
+    """The primary keys of all tables: of the schema, and of the MCP servers' dumps. Raises SpecError for two of one name."""
     schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
     keys = primary_keys(schema)
     for source in spec.tools:
-        keys |= source.mcp.keys if isinstance(source, McpTools) else {}
+        dumped = source.mcp.keys if isinstance(source, McpTools) else {}
+        if shared := keys.keys() & dumped.keys():
+            raise SpecError(f"{spec.path}: two sources have a table named '{min(shared)}'; rename one of them")
+        keys |= dumped
     return keys
 
 

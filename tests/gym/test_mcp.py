@@ -107,9 +107,35 @@ def test_a_server_that_asks_the_client_something_is_told_no_and_goes_on(session)
     assert call(session, "add", name="a").ok
 
 
-def test_what_a_server_prints_between_its_messages_does_no_harm(session):
+@pytest.fixture(scope="module")
+def rude(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rude")
+    world = make_world(folder, command=["python", str(APPS / "mcp/rude.py")])
+    yield world
+    world.close()
+
+
+def test_what_a_server_prints_between_its_messages_does_no_harm(rude):
+    session = rude.sandbox.open(seed=1, timeout_seconds=60)
     assert call(session, "garble").text == "still here"
-    assert call(session, "add", name="a").text == "8"
+    assert call(session, "garble").text == "still here"
+    session.close()
+
+
+def test_arguments_that_the_protocol_refuses_are_the_models_mistake(rude):
+    session = rude.sandbox.open(seed=1, timeout_seconds=60)
+    refused = call(session, "misread")
+    assert (refused.ok, refused.text) == (False, "'a name is missing'")
+    session.close()
+
+
+def test_a_server_that_does_not_stop_talking_is_ended(rude):
+    session = rude.sandbox.open(seed=1, timeout_seconds=60)
+    failure = failure_of(lambda: call(session, "flood", timeout_seconds=60))
+    assert failure.kind == "tool_crashed"
+    assert "said more than 16 MiB" in failure.message
+    assert not failure_of(lambda: call(session, "garble")).message.startswith("timeout")
+    session.close()
 
 
 # --- how servers fail ---
@@ -117,13 +143,9 @@ def test_what_a_server_prints_between_its_messages_does_no_harm(session):
 
 @pytest.mark.parametrize(
     ("tool", "seconds", "kind", "words"),
-    [
-        ("die", 30, "server_lost", "exit status 3"),
-        ("hang", 2, "timeout", "waiting for the moon"),
-        ("flood", 30, "tool_crashed", "16 MiB"),
-    ],
+    [("die", 30, "server_lost", "exit status 3"), ("hang", 2, "timeout", "waiting for the moon")],
 )
-def test_a_server_that_dies_hangs_or_floods_voids_its_own_episode_only(kept, tool, seconds, kind, words):
+def test_a_server_that_dies_or_hangs_voids_its_own_episode_only(kept, tool, seconds, kind, words):
     neighbour, session = (kept.sandbox.open(seed=seed, timeout_seconds=60) for seed in (3, 4))
     failure = failure_of(lambda: call(session, tool, timeout_seconds=seconds))
     assert (failure.kind, failure.stage) == (kind, "call")
@@ -311,7 +333,7 @@ def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
 def test_a_world_that_nobody_closed_does_not_hold_the_program(tmp_path):
     path = write_env(tmp_path, **KEPT)
     code = (
-        f"from envgym import make_world; w = make_world({str(path)!r}); w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
+        f"from envgym import *; w = make_world(load_spec({str(path)!r})); w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "done", done.stderr

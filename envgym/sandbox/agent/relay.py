@@ -21,7 +21,7 @@ from typing import Any
 
 from .failures import BoxError
 
-EXCHANGE_BYTES = 16 * 2**20
+EXCHANGE_BYTES, EXCHANGE_LINES = 16 * 2**20, 10_000
 """A server that says more than this in one exchange is out of its mind."""
 WORDS_BYTES = 2000
 OWN_PYTHON = ("python", "python3")
@@ -74,9 +74,11 @@ class Relay:
             self._write()
             data = self._read(deadline - time.monotonic()) if self._outgoing or self._unanswered else b""
             size += len(data)
-            if size > EXCHANGE_BYTES:
-                self._fail("tool_crashed", f"said more than {EXCHANGE_BYTES >> 20} MiB in one exchange")
-            if self._take(data, incoming):
+            asked = self._take(data, incoming)
+            if size > EXCHANGE_BYTES or len(incoming) > EXCHANGE_LINES:
+                limit = f"{EXCHANGE_BYTES >> 20} MiB or {EXCHANGE_LINES:,} lines"
+                self._fail("tool_crashed", f"said more than {limit} in one exchange")
+            if asked:
                 break
         return incoming
 

@@ -208,9 +208,8 @@ class McpSandbox:
             connection = self._connect(0, deadline)
             found = connection.tools(timeout_seconds=deadline - time.monotonic())
         except WorldFailure as failure:
-            raise PrerequisiteError(
-                f"MCP server '{self.server.name}' cannot be used: {failure.message}. {self._advice()}"
-            ) from None
+            what = f"MCP server '{self.server.name}' cannot be used: {failure.message}"
+            raise PrerequisiteError(f"{what}\n{self._advice()}") from None
         if isinstance(self.server.reset, ResetCall):
             self._idle.append(connection)
         else:

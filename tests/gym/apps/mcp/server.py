@@ -64,20 +64,6 @@ def hang() -> str:
 
 
 @server.tool()
-def flood() -> str:
-    """Never stop."""
-    while True:
-        os.write(1, b'{"jsonrpc": "2.0", "method": "notifications/message"}\n' * 1000)
-
-
-@server.tool()
-def garble() -> str:
-    """Print what is no message."""
-    os.write(1, b'Welcome!\n{"half": \n[1, 2]\n\xff\xfe\n')
-    return "still here"
-
-
-@server.tool()
 def soil() -> str:
     """From now on a reset leaves something behind."""
     stuck.append(1)
@@ -102,5 +88,4 @@ def dump() -> dict[str, list[dict[str, str | int]]]:
 if len(sys.argv) > 1:
     server.run("streamable-http", port=int(sys.argv[1]))
 else:
-    print("a banner that no client asked for", flush=True)
     server.run()
