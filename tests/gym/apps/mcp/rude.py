@@ -12,17 +12,21 @@ def answer(method: str, params: dict) -> dict:
         version = params["protocolVersion"]
         return {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "rude", "version": "1"}}
     if method == "tools/list":
-        return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ("garble", "flood", "misread")]}
+        return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ("garble", "flood", "misread", "ask")]}
     if params["name"] == "flood":
         while True:
             os.write(1, FLOOD)
+    if params["name"] == "ask":
+        os.write(1, b'{"jsonrpc": "2.0", "id": "mine", "method": "roots/list"}\n')
+        told = json.loads(sys.stdin.readline())
+        return {"content": [{"type": "text", "text": f"{told['id']}: {told['error']['message']}"}]}
     if params["name"] == "misread":
         raise KeyError("a name is missing")
     os.write(1, b'Welcome!\n{"half": \n[1, 2]\n\xff\xfe\n')
     return {"content": [{"type": "text", "text": "still here"}]}
 
 
-for line in sys.stdin:
+while line := sys.stdin.readline():
     request = json.loads(line)
     if "id" not in request:
         continue

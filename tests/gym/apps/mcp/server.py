@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-from mcp.server.mcpserver import Context, Image, MCPServer
+from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 
 server = MCPServer("counter", log_level="ERROR")
@@ -31,15 +31,6 @@ def given() -> str:
 def picture() -> list:
     """Text and an image."""
     return ["a dot", Image(data=b"dot", format="png")]
-
-
-@server.tool()
-async def ask(ctx: Context) -> str:
-    """Ask the client for its roots."""
-    try:
-        return str(await ctx.session.list_roots())
-    except Exception as error:
-        return f"refused: {error}"
 
 
 @server.tool()
