@@ -18,16 +18,17 @@ from typing import Any
 
 import gymnasium
 
+from envgym.assembly import keys_of, open_tools
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
 from envgym.rubric import CallRecord, Evidence, Rubric, Score
 from envgym.sandbox import Sandbox, Session, Verification
-from envgym.sandbox.factory import open_sandbox
-from envgym.sources import TaskSource, app_of
+from envgym.sandbox.agent.tree import TABLE as FILES
+from envgym.sources import TaskSource
 from envgym.spaces import UnicodeText
-from envgym.spec import EnvSpec, OpenApiTools
-from envgym.state import FILES, Verdict, diff_rows, judge, keys_of
+from envgym.spec import EnvSpec
+from envgym.state import Verdict, diff_rows, judge
 from envgym.tasks import SPLITS, Check, Split, Task
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
@@ -38,14 +39,20 @@ class World:
     def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
-        self.tasks = TaskSource(spec)
-        self.keys = keys_of(spec, self.tasks.schema_sql)
         self.exact = (FILES,) if spec.state.files else ()
-        self.sandbox = sandbox or _open(spec)
+        self.sandbox = sandbox or open_tools(spec)
+        try:
+            self._read_tasks(spec)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_tasks(self, spec: EnvSpec) -> None:
+        self.tasks = TaskSource(spec, self.sandbox)
+        self.keys = keys_of(spec, self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
         if unknown:
-            self.close()
             hint = did_you_mean(unknown[0], self.tools)
             raise SpecError(f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; tools: {', '.join(self.tools)}")
 
@@ -79,15 +86,6 @@ class World:
 
     def close(self) -> None:
         self.sandbox.close()
-
-
-def _open(spec: EnvSpec) -> Sandbox:
-    """Boxes for the environment's own tools, or the live API that its only tool source names."""
-    if isinstance(spec.tools[0], OpenApiTools):
-        from envgym.sandbox.live import open_live
-
-        return open_live(spec.root, spec.tools[0])
-    return open_sandbox(app_of(spec), spec.sandbox)
 
 
 class ToolEnv(gymnasium.Env[str, str]):

@@ -100,8 +100,9 @@ def validate(model: type[Model], data: Mapping[str, Any], where: Where, *, at: t
 
 
 def explain(model: type[BaseModel], error: ValidationError, where: Where, *, at: tuple[str | int, ...] = ()) -> Iterator[str]:
-    """One line for each mistake that pydantic found."""
+    """One line for each mistake that pydantic found. A step in <angle brackets> is a branch of a union (`Tag`), not a key."""
     for item in error.errors():
+        item["loc"] = tuple(step for step in item["loc"] if not str(step).startswith("<"))
         path = (*at, *item["loc"])
         known = next(where[path[:size]] for size in range(len(path), -1, -1) if path[:size] in where or size == 0)
         yield f"{known}: {dotted(path)}: {_problem(model, item)}"
@@ -125,21 +126,27 @@ def _problem(model: type[BaseModel], item: Any) -> str:
 
 def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
     """The keys allowed at `loc` inside `model`, by alias."""
-    model = _model_in(model)
+    from typing import get_args, get_origin
+
     for step in loc:
-        fields = {(info.alias or name): info.annotation for name, info in model.model_fields.items()} if model else {}
-        # A step that is no field is an index, a free key or the tag of a union: the model below it is known already.
-        model = _model_in(fields[str(step)]) if str(step) in fields else model
-    return [info.alias or name for name, info in model.model_fields.items()] if model else []
+        if get_origin(model) in (dict, list, tuple):
+            model = get_args(model)[1 if get_origin(model) is dict else 0]
+        else:
+            model = next((fields[step] for fields in map(_fields, _models_in(model)) if step in fields), None)
+    return [key for found in _models_in(model) for key in _fields(found)]
 
 
-def _model_in(hint: Any) -> type[BaseModel] | None:
-    """The model that a type hint holds, such as `dict[str, Model]` or `tuple[str | Model, ...]`."""
-    from typing import get_args
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the branches of a union."""
+    from typing import get_args, get_origin
 
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return hint
-    return next((found for arg in get_args(hint) if (found := _model_in(arg))), None)
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for branch in get_args(annotation) for model in _models_in(branch)]
+
+
+def _fields(model: type[BaseModel]) -> dict[Any, Any]:
+    return {(info.alias or name): info.annotation for name, info in model.model_fields.items()}
 
 
 def load_object(reference: str, root: Path) -> Any:

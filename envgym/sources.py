@@ -6,6 +6,7 @@ are the fixed first `val` and `test` ids, dealt over the templates in turn.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import sqlite3
@@ -16,29 +17,51 @@ from pathlib import Path
 
 from envgym.errors import SpecError, did_you_mean
 from envgym.loading import load_file, load_object
-from envgym.sandbox import App
+from envgym.sandbox import App, Sandbox, start_tables
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.tree import LayOut, row, starting_tree
 from envgym.sandbox.documents import schema_sql
-from envgym.spec import EnvSpec, OpenApiTools
+from envgym.sandbox.mcp.dump import fill
+from envgym.spec import EnvSpec
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
+from envgym.tool_sources import McpTools, OpenApiTools
 
 ATTEMPTS = 20
 """States tried before a template that finds no suitable row is an error."""
 
 
 class TaskSource:
-    """The tasks of one environment. Safe to share between threads."""
+    """The tasks of one environment. Safe to share between threads.
 
-    def __init__(self, spec: EnvSpec):
+    Templates draw from the tables of `state:` and from those that MCP servers tell of themselves (`dump`).
+
+    Args:
+        sandbox: asked for the tables of a dump; not needed without one.
+    """
+
+    def __init__(self, spec: EnvSpec, sandbox: Sandbox | None = None):
         self.spec, self.sizes = spec, {"val": spec.tasks.val, "test": spec.tasks.test}
         self.templates = _templates(spec)
-        self.schema_sql = schema_sql(app_of(spec))
+        self.schema_sql = schema_sql(_with_live(spec))
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
-        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self.schema_sql, self._seed, seed))
+        self._sandbox = sandbox
+        self._dumped = {table: key for tool in spec.tools if isinstance(tool, McpTools) for table, key in tool.mcp.keys.items()}
+        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self.schema_sql, self._fill, seed))
         self._lay_out = load_object(spec.state.files, spec.root) if spec.state.files else None
-        self._files = functools.lru_cache(maxsize=64)(self._starting_files)
+        self.files = functools.lru_cache(maxsize=64)(self._starting_files)
         self._lock = threading.Lock()  # templates and seed functions are user code, not asked to be thread-safe
+
+    def tables(self, seed: int) -> sqlite3.Connection:
+        """A private copy of the tables that an episode of this state seed starts with."""
+        db = sqlite3.connect(":memory:")
+        db.deserialize(self._image(seed))
+        return db
+
+    def _fill(self, db: sqlite3.Connection, seed: int) -> None:
+        if self._seed is not None:
+            self._seed(db, seed)
+        if self._dumped and self._sandbox is not None:
+            fill(db, start_tables(self._sandbox, seed), self._dumped)
 
     def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
         """The first `count` task ids of a split (all of a fixed split by default), dealt over its templates in turn.
@@ -73,10 +96,9 @@ class TaskSource:
     def _make(self, template: Template, split: Split, index: int, attempt: int, task_id: str) -> Task:
         seed = stable_seed(self.spec.id, split, template.name, index, attempt, "state")
         rng = random.Random(stable_seed(self.spec.id, split, template.name, index, attempt, "draw"))
-        db = sqlite3.connect(":memory:")
+        db = self.tables(seed)
         try:
-            db.deserialize(self._image(seed))
-            rows = self._files(seed)
+            rows = self.files(seed)
             files = {row["path"]: row["text"] for row in rows if row["kind"] == "file"}
             modes = {row["path"]: row["mode"] for row in rows}
             return template.make(Draw(task_id, template, split, seed, rng, db, files, modes))
@@ -109,9 +131,16 @@ class TaskSource:
 
 
 def app_of(spec: EnvSpec) -> App:
-    """What an environment's boxes load. A live API counts as its document, whose tables are those of its dump."""
-    tools = tuple(tool.openapi if isinstance(tool, OpenApiTools) else tool for tool in spec.tools)
-    return App(spec.root.resolve(), tools, spec.state.schema_file, spec.state.seed, spec.state.files)
+    """What an environment's boxes load."""
+    files = tuple(tool for tool in spec.tools if isinstance(tool, str))
+    return App(spec.root.resolve(), files, spec.state.schema_file, spec.state.seed, spec.state.files)
+
+
+def _with_live(spec: EnvSpec) -> App:
+    """The same with live APIs as documents, whose tables are those of their dump."""
+    live = tuple(tool.openapi for tool in spec.tools if isinstance(tool, OpenApiTools))
+    app = app_of(spec)
+    return dataclasses.replace(app, tools=(*app.tools, *live))
 
 
 def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:

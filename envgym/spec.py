@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from envgym.block import Block
 from envgym.catalog import find_env
@@ -21,6 +21,7 @@ from envgym.errors import SpecError
 from envgym.loading import Where, apply_overrides, read_yaml, validate
 from envgym.parsing import Dialect
 from envgym.sandbox.options import SandboxOptions
+from envgym.tool_sources import OpenApiTools, ToolSource
 
 
 class PromptSpec(Block):
@@ -30,34 +31,6 @@ class PromptSpec(Block):
     """`compact`: one line a tool in the system message; `template`: given to the model's chat template as JSON schemas."""
     dialects: tuple[Dialect, ...] = Field(default=("hermes", "fenced", "bare", "pythonic"), min_length=1)
     """Ways of writing a tool call that are understood; the first is the one the model is shown."""
-
-
-class OperationCall(Block):
-    operation: str
-    """Name of an operation, in snake_case."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-
-class OpenApiTools(Block):
-    """A live API as tools: calls go from this machine to `base_url`, and nowhere else."""
-
-    openapi: str
-    """OpenAPI 3 document, `orders/openapi.yaml` for every operation or `orders/openapi.yaml:name` for one."""
-    base_url: str = Field(pattern=r"^https?://[^/\s]+")
-    """Where the server is; its host is the only one that is called."""
-    headers: dict[str, str] = Field(default_factory=dict)
-    """Sent with every call; `env:NAME` takes the value from an environment variable, `{session}` names the episode."""
-    reset: OperationCall | None = None
-    """Called when an episode opens, with the episode's `seed` where it takes one. Hidden from the model."""
-    dump: str | None = None
-    """Operation that answers {table: [row, ...]}, from which the state's hash and diff are made. Hidden from the model."""
-
-
-def _kind_of_tools(value: Any) -> str:
-    return "live" if isinstance(value, dict | OpenApiTools) else "file"
-
-
-ToolSource = Annotated[Annotated[str, Tag("file")] | Annotated[OpenApiTools, Tag("live")], Discriminator(_kind_of_tools)]
 
 
 class StateSpec(Block):
@@ -130,8 +103,8 @@ class EnvSpec(Block):
     """Id of a foreign Gymnasium text environment (`package:Env-v0`) to use instead of tools and tasks of our own."""
     prompt: PromptSpec = PromptSpec()
     tools: tuple[ToolSource, ...] = ()
-    """Python files with tools: `crm/tools.py` for every public function, `crm/tools.py:name` for one; OpenAPI documents likewise,
-    whose operations work on simulated tables; or one `{openapi: ..., base_url: ...}`, a live API."""
+    """Sources of tools: Python files (`crm/tools.py` for every public function, `crm/tools.py:name` for one), OpenAPI documents
+    likewise, whose operations work on simulated tables, live APIs (`{openapi: ..., base_url: ...}`), MCP servers (`{mcp: ...}`)."""
     state: StateSpec = StateSpec()
     sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
@@ -164,10 +137,6 @@ class EnvSpec(Block):
             return self
         if not self.tools:
             raise ValueError("tools: at least one file with tools is required (or `gym:` for a foreign environment)")
-        if len(self.tools) > 1 and any(isinstance(tool, OpenApiTools) for tool in self.tools):
-            raise ValueError(
-                "tools: a live API (`base_url`) must be the only entry; leave the others out, or simulate the document"
-            )
         if self.tasks.source is None:
             raise ValueError("tasks.from: is required (or `gym:` for a foreign environment)")
         if self.success not in self.reward:
@@ -229,6 +198,7 @@ def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
 
 def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
     named = [(("tools",), tool.openapi if isinstance(tool, OpenApiTools) else tool) for tool in spec.tools]
+    named = [(at, tool) for at, tool in named if isinstance(tool, str)]
     named += [(("state", "schema"), spec.state.schema_file), (("state", "seed"), spec.state.seed)]
     named += [(("state", "files"), spec.state.files)]
     named += [(("tasks", "from"), spec.tasks.source)]

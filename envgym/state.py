@@ -16,10 +16,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from envgym.errors import SpecError
 from envgym.sandbox import RowChanges
-from envgym.sandbox.agent.tree import TABLE as FILES
-from envgym.spec import EnvSpec
 from envgym.tasks import ANY, Change
 
 Row = dict[str, Any]
@@ -84,14 +81,6 @@ def primary_keys(schema_sql: str) -> Keys:
         columns = {table: db.execute(f'PRAGMA table_info("{table}")').fetchall() for table in tables}
     # PRAGMA table_info: (cid, name, type, notnull, default, pk); pk numbers the columns of the key from 1.
     return {table: tuple(c[1] for c in sorted((c for c in cols if c[5]), key=lambda c: c[5])) for table, cols in columns.items()}
-
-
-def keys_of(spec: EnvSpec, schema_sql: str) -> Keys:
-    """The keys of an environment's tables, its files among them. Raises SpecError where both have the same name."""
-    keys = primary_keys(schema_sql)
-    if spec.state.files and FILES in keys:
-        raise SpecError(f"{spec.path}: state.files: a table is called '{FILES}', the name under which files stand; rename it")
-    return keys | {FILES: ("path",)} if spec.state.files else keys
 
 
 def diff_rows(changes: RowChanges, keys: Keys, *, volatile: Sequence[str] = (), exact: Sequence[str] = ()) -> list[RowDiff]:

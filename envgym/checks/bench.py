@@ -11,16 +11,14 @@ from typing import Any
 
 from envgym.env import World
 from envgym.episode import Episode
-from envgym.loading import load_object
 from envgym.messages import ToolCall
 from envgym.parsing import render_call
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.policies.scripted import ScriptDialogue
 from envgym.sandbox import Session
-from envgym.sandbox.agent import prepare_image
-from envgym.sources import file_rows
-from envgym.state import FILES, diff_rows, matches
+from envgym.sandbox.agent.tree import TABLE as FILES
+from envgym.state import diff_rows, matches
 from envgym.tasks import Task
 
 WORKERS = 16
@@ -102,14 +100,11 @@ class Bench:
 
     def tables(self, task: Task) -> sqlite3.Connection:
         """A private copy of the tables the task starts with, its files among them."""
-        spec = self.world.spec
-        fill = load_object(spec.state.seed, spec.root) if spec.state.seed else None
-        db = sqlite3.connect(":memory:")
-        db.deserialize(prepare_image(self.world.tasks.schema_sql, fill, task.seed))
-        if spec.state.files:
+        tasks = self.world.tasks
+        db = tasks.tables(task.seed)
+        if self.world.spec.state.files:
             db.execute(f"CREATE TABLE {FILES} (path TEXT PRIMARY KEY, kind TEXT, mode TEXT, text TEXT)")
-            rows = file_rows(load_object(spec.state.files, spec.root), task.seed)
-            db.executemany(f"INSERT INTO {FILES} VALUES (:path, :kind, :mode, :text)", rows)
+            db.executemany(f"INSERT INTO {FILES} VALUES (:path, :kind, :mode, :text)", tasks.files(task.seed))
         return db
 
 

@@ -26,6 +26,17 @@ VERIFY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """An MCP server that a session of a box can run, spoken to by its JSON-RPC lines (`BoxSession.exchange`)."""
+
+    name: str
+    command: tuple[str, ...]
+    """Run in the app's folder; `python` is the Python that runs the agent."""
+    env: dict[str, str]
+    """Variables on top of the box's own; ENVGYM_SEED, the session's seed, comes by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class App:
     """What is loaded into a box: a folder and the files in it that define tools and state."""
 
@@ -39,6 +50,8 @@ class App:
     """`file.py:function(db, seed)` that fills the tables; the same seed must give the same rows."""
     files: str | None = None
     """`file.py:function(folder, seed)` that lays out a session's work folder; the same seed must give the same files."""
+    servers: tuple[Server, ...] = ()
+    """MCP servers; what their commands name below `root` is loaded with the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +104,8 @@ class Session(Protocol):
             timeout_seconds: after this the call is stopped.
         Raises:
             WorldFailure: kind `sandbox_lost` (box gone or garbled), `tool_crashed` (any exception of the tool but
-                ValueError and LookupError; the message holds the traceback's end), `timeout`.
+                ValueError and LookupError; the message holds the traceback's end), `server_lost` (a foreign server ended or
+                refuses the connection), `timeout`.
         """
         ...
 
@@ -113,6 +127,15 @@ class Session(Protocol):
     def close(self) -> None:
         """Ends the session and wipes what it left. Never raises; safe to call twice."""
         ...
+
+
+def start_tables(sandbox: Sandbox, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """The rows that a session of this seed starts with, in tables that only the sandbox itself knows (a foreign server's dump).
+
+    Empty for a sandbox whose tables all come from the app's schema and seed function. Raises WorldFailure as `open` does.
+    """
+    tables = getattr(sandbox, "tables", None)
+    return tables(seed) if tables else {}
 
 
 class Sandbox(Protocol):

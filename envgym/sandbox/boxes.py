@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import threading
@@ -37,6 +38,7 @@ class BoxSandbox:
         self.label, self._options = label, options
         self._hello = {
             "root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed, "files": app.files,
+            "servers": [dataclasses.asdict(server) for server in app.servers],
             "isolation": within, "output_bytes": options.output_bytes, "documents": documents_of(app),
             "session": {
                 "tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2, "network": options.network != "none",

@@ -32,7 +32,7 @@ from envgym.sandbox.documents import read_document
 from envgym.sandbox.http_call import Call
 
 if TYPE_CHECKING:
-    from envgym.spec import OpenApiTools
+    from envgym.tool_sources import OpenApiTools
 
 NOT_THE_MODELS = {401: "the server does not know us", 408: "the server gave up waiting", 429: "the server is asked too often"}
 """Statuses below 500 that no argument of a model can cause or cure."""

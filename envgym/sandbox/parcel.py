@@ -38,7 +38,7 @@ def pack(app: App) -> bytes:
 
 
 def _files(app: App) -> Iterator[Path]:
-    references = [*app.tools, *filter(None, (app.schema, app.seed, app.files))]
+    references = [*app.tools, *filter(None, (app.schema, app.seed, app.files)), *_files_of_servers(app)]
     for reference in references:
         path = PurePosixPath(reference)
         if path.is_absolute() or ".." in path.parts:
@@ -47,6 +47,13 @@ def _files(app: App) -> Iterator[Path]:
     for folder in sorted(folders):
         if not any(parent in folders for parent in folder.parents):
             yield from _below(folder)
+
+
+def _files_of_servers(app: App) -> Iterator[str]:
+    """The words of the servers' commands that are files of the app; what else they name is the image's own."""
+    for word in (word for server in app.servers for word in server.command):
+        if not PurePosixPath(word).is_absolute() and (app.root / word).is_file():
+            yield word
 
 
 def _below(folder: Path) -> Iterator[Path]:

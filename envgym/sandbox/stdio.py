@@ -205,6 +205,11 @@ class BoxSession:
         work = {"tree": final["tree"], "files": files, "command": list(command), "seconds": timeout_seconds}
         return Verification(**self._request("verify", "score", timeout_seconds + VERIFY_SECONDS, **work))
 
+    def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
+        """Lines to an MCP server of the app, and those that came back: as of the agent's `relay.py`. Raises WorldFailure."""
+        patience, limit = timeout_seconds, timeout_seconds + 1.0  # the server is given up before its box is: it has last words
+        return self._request("exchange", "call", limit, server=server, lines=lines, patience=patience)
+
     def close(self) -> None:
         with self._closing:
             if self._closed:

@@ -10,6 +10,7 @@ import pytest
 from kiosk import DOCKER, LOCAL, NONE, call, options
 from shop import YAML, shop
 
+from envgym.assembly import keys_of
 from envgym.errors import SpecError, WorldFailure
 from envgym.sandbox import App
 from envgym.sandbox.agent import AppError
@@ -28,7 +29,6 @@ from envgym.sandbox.agent.tree import (
     write_tree,
 )
 from envgym.sandbox.factory import open_sandbox
-from envgym.state import keys_of
 
 FOLDER = App(Path(__file__).parent / "apps", ("folder/tools.py",), files="folder/world.py:lay_out")
 PASS, FAIL = "print('well done')", "print('not done'); raise SystemExit(3)"
@@ -342,7 +342,7 @@ def test_two_sessions_are_checked_at_once(sandbox):
 
 def test_a_table_named_files_is_refused_beside_files(tmp_path):
     spec = shop(tmp_path, "state.files=layout.py:lay_out", schema="CREATE TABLE files (id);", yaml=YAML, layout="")
-    with pytest.raises(SpecError, match="a table is called 'files', the name under which files stand"):
+    with pytest.raises(SpecError, match=r"have a table named 'files' \('files' is the name under which files stand\)"):
         keys_of(spec, "CREATE TABLE files (id);")
 
 

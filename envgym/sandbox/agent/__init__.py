@@ -13,8 +13,10 @@ stderr. Needs Python 3.11 and SQLite 3.37; runs on Linux and macOS.
     <- {"id": 1, "result": "5f0c..."}                                hash of the state it starts from
     -> {"id": 2, "op": "call", "session": "s1", "tool": "greet", "arguments": {}, "now": "2026-03-02", "timeout": 5}
     <- {"id": 2, "result": {"text": "hi", "ok": true, "seconds": 0.0001}}
-    -> {"id": 3, "op": "diff", "session": "s1", "timeout": 5}       also: tree, verify (ends the session), ping; close (no answer)
-    <- {"id": 3, "error": {"kind": "timeout", "message": "..."}}
+    -> {"id": 3, "op": "exchange", "session": "s1", "server": "notes", "lines": ["{...}"], "patience": 5, "timeout": 6}
+    <- {"id": 3, "result": ["{...}"]}                                lines of an MCP server of the hello's `servers` (`relay.py`)
+    -> {"id": 4, "op": "diff", "session": "s1", "timeout": 5}       also: tree, verify (ends the session), ping; close (no answer)
+    <- {"id": 4, "error": {"kind": "timeout", "message": "..."}}
 
 Loading, describing and table images are plain functions, which the host uses as well.
 
@@ -23,11 +25,11 @@ Not covered: hiding one session from a hostile other one (they share a user id),
 
 from .app import LoadedApp, is_document, load_app, load_module, schema_sql
 from .describe import describe_tool
-from .desk import Desk
+from .desk import Desk, cut
 from .failures import AppError, BoxError
 from .tables import diff_tables, prepare_image
 
 __all__ = [
-    "AppError", "BoxError", "Desk", "LoadedApp", "describe_tool", "diff_tables", "is_document", "load_app", "load_module",
+    "AppError", "BoxError", "Desk", "LoadedApp", "cut", "describe_tool", "diff_tables", "is_document", "load_app", "load_module",
     "prepare_image", "schema_sql",
 ]  # fmt: skip

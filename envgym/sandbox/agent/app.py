@@ -35,6 +35,9 @@ class LoadedApp:
     schema_sql: str | None
     seed_function: Callable[[sqlite3.Connection, int], Any] | None
     lay_out: LayOut | None = None
+    root: str = "."
+    servers: tuple[dict[str, Any], ...] = ()
+    """MCP servers that a session may run: `name`, `command`, `env` each."""
 
 
 def load_app(
@@ -45,6 +48,7 @@ def load_app(
     *,
     files: str | None = None,
     documents: Documents | None = None,
+    servers: Sequence[dict[str, Any]] = (),
 ) -> LoadedApp:
     """Imports the app's files; arguments as the fields of `envgym.sandbox.App`, `documents` parsed, by file. Raises AppError."""
     root = Path(root)
@@ -61,7 +65,7 @@ def load_app(
         if not files and not hasattr(function, "tool_schema") and "folder" in inspect.signature(function).parameters:
             raise AppError(f"tool '{function.__name__}' asks for 'folder', the work folder, which needs state.files in the YAML")
     seed_function, lay_out = (_function_at(root, reference) if reference else None for reference in (seed, files))
-    app = LoadedApp(found, schema_sql(root, schema, documents), seed_function, lay_out)
+    app = LoadedApp(found, schema_sql(root, schema, documents), seed_function, lay_out, str(root), tuple(servers))
     check_tables(prepare_image(app.schema_sql, None, 0), apis)
     return app
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from .app import LoadedApp
 from .describe import RESERVED
 from .failures import BoxError, tail_of
+from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
 from .tree import WorkFolder, wipe
 
@@ -76,6 +77,7 @@ class Desk:
         self.output_bytes, self.fix_random, self.place = output_bytes, fix_random, place
         self.work = WorkFolder(app.lay_out, place, seed) if app.lay_out else None
         self.state_hash = self.work.hash_with(image_hash(image)) if self.work else image_hash(image)
+        self._relays: dict[str, Relay] = {}
         self.db = sqlite3.connect(":memory:", factory=Database, isolation_level=None, check_same_thread=False)
         self.db.deserialize(image)
         self.db.row_factory = sqlite3.Row
@@ -101,7 +103,7 @@ class Desk:
             with contextlib.suppress(sqlite3.Error):
                 self.db.end_call(keep=False)
             raise BoxError("tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)) from None
-        return {"text": self._cut(text), "ok": ok, "seconds": seconds}
+        return {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
 
     def _finish(self, tool: str, *, keep: bool) -> None:
         try:
@@ -111,14 +113,12 @@ class Desk:
             advice = "Leave BEGIN, COMMIT and executescript() out of tools; db.commit() and `with db:` are fine."
             raise BoxError("tool_crashed", f"tool '{tool}' ended the transaction that its call runs in. {advice}") from None
 
-    def _cut(self, text: str) -> str:
-        if len(text) * 4 <= self.output_bytes:
-            return text
-        head = text[: self.output_bytes].encode("utf-8", "surrogatepass")
-        if len(text) <= self.output_bytes and len(head) <= self.output_bytes:
-            return text
-        kept = head[: self.output_bytes].decode("utf-8", "ignore")
-        return f"{kept}\n[output cut: the first {len(kept):,} of {len(text):,} characters are shown]"
+    def relay(self, name: str) -> Relay:
+        """The session's own run of an MCP server that the app declares, started when it is first asked for."""
+        if name not in self._relays:
+            server = next(server for server in self.app.servers if server["name"] == name)
+            self._relays[name] = Relay(server, self.app.root, self.seed)
+        return self._relays[name]
 
     def diff(self) -> RowChanges:
         """Rows now there and not at the start, and the reverse, of each table that changed; files are the table `files`."""
@@ -129,9 +129,22 @@ class Desk:
         return self.work.hand_over() if self.work else {"tree": {}, "problem": ""}
 
     def close(self) -> None:
+        for relay in self._relays.values():
+            relay.end()
         self.db.close()
         if self.work:
             wipe(self.place)
+
+
+def cut(text: str, most: int) -> str:
+    """The first `most` bytes of a tool's answer, with a marker where there was more."""
+    if len(text) * 4 <= most:
+        return text
+    head = text[:most].encode("utf-8", "surrogatepass")
+    if len(text) <= most and len(head) <= most:
+        return text
+    kept = head[:most].decode("utf-8", "ignore")
+    return f"{kept}\n[output cut: the first {len(kept):,} of {len(text):,} characters are shown]"
 
 
 def _text(value: Any) -> str:

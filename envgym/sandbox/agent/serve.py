@@ -77,8 +77,8 @@ def main() -> None:
     if limits := hello.get("limits"):
         _limit(**limits)
     try:
-        documents, files = hello["documents"], hello["files"]
-        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], files=files, documents=documents)
+        more = {"documents": hello["documents"], "files": hello["files"], "servers": hello["servers"]}
+        app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], **more)
         server = _server(app, wire, hello)
     except AppError as error:
         wire.say({"id": 0, "error": {"kind": "app_error", "message": str(error)}})

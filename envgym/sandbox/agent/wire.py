@@ -75,9 +75,11 @@ def attempt(request: Request, work: Callable[[], Any]) -> Reply:
 
 
 def answer(desk: Desk, request: Request) -> Reply:
-    """What a session answers to `call`, `diff` or `tree`."""
+    """What a session answers to `call`, `exchange`, `diff` or `tree`."""
     if request["op"] == "call":
         return attempt(request, lambda: desk.call(request["tool"], request["arguments"], request["now"]))
+    if request["op"] == "exchange":
+        return attempt(request, lambda: desk.relay(request["server"]).exchange(request["lines"], request["patience"]))
     return attempt(request, desk.hand_over if request["op"] == "tree" else desk.diff)
 
 

@@ -1,0 +1,168 @@
+"""Runs one MCP server beside a session and carries its lines: JSON-RPC, one message a line, over the server's stdin and stdout.
+
+The client is on the host. The box only starts the command that the app declares, writes the client's lines and gives back the
+server's, once all requests are answered or the server asks something itself. Lines of stdout that are no message, and all of
+stderr, go to the box's stderr; the last of them are kept for the report of a failure.
+Left out: what the messages mean, beyond telling requests from answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from .failures import BoxError
+
+EXCHANGE_BYTES, EXCHANGE_LINES = 16 * 2**20, 10_000
+"""A server that says more than this in one exchange is out of its mind."""
+WORDS_BYTES = 2000
+OWN_PYTHON = ("python", "python3")
+"""Commands that stand for the Python which runs the agent."""
+
+
+class Relay:
+    """One running server. For one thread at a time.
+
+    Args:
+        server: `name`, `command` (list of words) and `env` (variables on top of the box's own).
+        root: folder in which the server starts.
+        seed: given to the server as ENVGYM_SEED.
+    """
+
+    def __init__(self, server: dict[str, Any], root: str, seed: int):
+        self.name = server["name"]
+        self._unanswered: set[str] = set()
+        self._outgoing, self._rest, self._words, self._failure = b"", b"", b"", ""
+        program, *arguments = server["command"]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable if program in OWN_PYTHON else program, *arguments],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                cwd=root, env=os.environ | server["env"] | {"ENVGYM_SEED": str(seed)},
+            )  # fmt: skip
+        except OSError as error:
+            raise BoxError("server_lost", f"MCP server '{self.name}' does not start: {error}") from None
+        self._stdin: Any = self._process.stdin
+        self._stdout: Any = self._process.stdout
+        for stream in (self._stdin, self._stdout):
+            os.set_blocking(stream.fileno(), False)
+        self._listener = threading.Thread(target=self._hear_stderr, name="envgym-stderr", daemon=True)
+        self._listener.start()
+
+    def exchange(self, lines: list[str], seconds: float) -> list[str]:
+        """Writes `lines`; returns what came back, once nothing is left to wait for.
+
+        Raises: BoxError `server_lost` (it ended), `timeout`, or `tool_crashed` (it does not stop talking); the server is then
+            ended, and every later exchange fails alike.
+        """
+        if self._failure:
+            raise BoxError("server_lost", self._failure)
+        self._note_requests(lines)
+        self._outgoing += "".join(f"{line}\n" for line in lines).encode()
+        deadline = time.monotonic() + seconds
+        incoming: list[str] = []
+        size = 0
+        while self._outgoing or self._unanswered:
+            self._write()
+            data = self._read(deadline - time.monotonic()) if self._outgoing or self._unanswered else b""
+            size += len(data)
+            asked = self._take(data, incoming)
+            if size > EXCHANGE_BYTES or len(incoming) > EXCHANGE_LINES:
+                limit = f"{EXCHANGE_BYTES >> 20} MiB or {EXCHANGE_LINES:,} lines"
+                self._fail("tool_crashed", f"said more than {limit} in one exchange")
+            if asked:
+                break
+        return incoming
+
+    def _note_requests(self, lines: list[str]) -> None:
+        for message in map(json.loads, lines):
+            if message.get("method") == "notifications/cancelled":
+                self._unanswered.discard(repr(message["params"].get("requestId")))
+            elif "method" in message and "id" in message:
+                self._unanswered.add(repr(message["id"]))
+
+    def _write(self) -> None:
+        """Writes what the server takes without waiting."""
+        try:
+            written = self._stdin.write(self._outgoing) if self._outgoing else 0
+        except OSError:  # its end shows on stdout, where what it said before still is
+            written = len(self._outgoing)
+        self._outgoing = self._outgoing[written or 0 :]
+
+    def _read(self, seconds: float) -> bytes:
+        """What the server has said, as soon as it says something or takes more. Raises BoxError when it does neither."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            if self._outgoing:
+                selector.register(self._stdin, selectors.EVENT_WRITE)
+            ready = {key.fileobj for key, _ in selector.select(max(0.0, seconds))}
+        if not ready:
+            self._fail("timeout", "gave no answer in time")
+        if self._stdout not in ready:
+            return b""
+        data = self._stdout.read(1 << 18)
+        if data == b"":
+            self._fail("server_lost", f"ended ({self._how_it_ended()})")
+        return data or b""
+
+    def _take(self, data: bytes, incoming: list[str]) -> bool:
+        """Sorts the whole lines that have come; True when one of them asks the client something."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        asked = False
+        for line in lines:
+            message = _message(line)
+            if message is None:
+                self._remember(line + b"\n" if line.strip() else b"")
+                continue
+            incoming.append(line.decode())
+            asked |= "method" in message and "id" in message
+            if "method" not in message:
+                self._unanswered.discard(repr(message.get("id")))
+        return asked
+
+    def _fail(self, kind: str, what: str) -> None:
+        self.end()
+        self._listener.join(0.5)
+        words = self._words.decode("utf-8", "replace").strip()
+        self._failure = f"MCP server '{self.name}' {what}" + (f"; its last words:\n{words}" if words else "")
+        raise BoxError(kind, self._failure)
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(0.5)
+        except subprocess.TimeoutExpired:
+            return "it closed its stdout"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def _hear_stderr(self) -> None:
+        stream: Any = self._process.stderr
+        with contextlib.suppress(OSError, ValueError):
+            while data := stream.read(1 << 16):
+                self._remember(data)
+
+    def _remember(self, data: bytes) -> None:
+        self._words = (self._words + data)[-WORDS_BYTES:]
+        with contextlib.suppress(OSError):
+            os.write(2, data)
+
+    def end(self) -> None:
+        """Kills the server; what it has started ends with the session."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    """A JSON-RPC message, or None for anything else that a server prints."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) and message.get("jsonrpc") == "2.0" else None

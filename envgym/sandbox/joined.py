@@ -1,0 +1,108 @@
+"""Several sources of tools as one sandbox: Python files in a box, MCP servers, whatever else keeps the contract.
+
+A session has a session of each part; calls go by the tool's name, changes are those of all parts. Parts know nothing of each
+other: two must not define a tool, or a table, of one name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from envgym.errors import SpecError, WorldFailure
+from envgym.sandbox import RowChanges, Sandbox, Session, ToolResult, Verification, start_tables
+
+
+class JoinedSandbox:
+    """Sandboxes that serve one environment together; they are closed with it."""
+
+    def __init__(self, parts: Sequence[Sandbox]):
+        self.parts = tuple(parts)
+        self.label = "; ".join(part.label for part in self.parts)
+        self._homes: dict[str, int] = {}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The tools of all parts, in their order. Raises SpecError for two of one name."""
+        schemas, homes = [], {}
+        for index, part in enumerate(self.parts):
+            for schema in part.describe():
+                if (other := homes.setdefault(schema["name"], index)) != index:
+                    pair = f"{self.parts[other].label}, and {part.label}"
+                    raise SpecError(f"two sources define a tool named '{schema['name']}' ({pair}); rename or hide one of them")
+                schemas.append(schema)
+        self._homes = homes
+        return schemas
+
+    def open(self, *, seed: int, timeout_seconds: float) -> JoinedSession:
+        homes, deadline = self._homes or self._find_homes(), time.monotonic() + timeout_seconds
+        sessions: list[Session] = []
+        with _all_closed_on_failure(sessions):
+            for part in self.parts:
+                sessions.append(part.open(seed=seed, timeout_seconds=max(0.1, deadline - time.monotonic())))
+        return JoinedSession(sessions, homes)
+
+    def _find_homes(self) -> dict[str, int]:
+        self.describe()
+        return self._homes
+
+    def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
+        """As of `start_tables`, of all parts together."""
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for part in self.parts:
+            told = start_tables(part, seed)
+            _refuse_shared(tables, told)
+            tables |= told
+        return tables
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
+
+class JoinedSession:
+    """One episode's sessions, one a part. When one of them fails, all are closed."""
+
+    def __init__(self, sessions: Sequence[Session], homes: dict[str, int]):
+        joined = hashlib.sha256("\n".join(session.state_hash for session in sessions).encode())
+        self.state_hash = joined.hexdigest()[:16]
+        self._sessions, self._homes = sessions, homes
+
+    def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
+        with _all_closed_on_failure(self._sessions):
+            return self._sessions[self._homes[tool]].call(tool, arguments, now=now, timeout_seconds=timeout_seconds)
+
+    def diff(self, *, timeout_seconds: float) -> RowChanges:
+        changes: RowChanges = {}
+        with _all_closed_on_failure(self._sessions):
+            for session in self._sessions:
+                told = session.diff(timeout_seconds=timeout_seconds)
+                _refuse_shared(changes, told)
+                changes |= told
+        return changes
+
+    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+        """By the first part, which holds the work folder where there is one."""
+        with _all_closed_on_failure(self._sessions):
+            return self._sessions[0].verify(files, command, timeout_seconds=timeout_seconds)
+
+    def close(self) -> None:
+        for session in self._sessions:
+            session.close()
+
+
+@contextlib.contextmanager
+def _all_closed_on_failure(sessions: Sequence[Session]) -> Iterator[None]:
+    try:
+        yield
+    except (WorldFailure, SpecError):
+        for session in sessions:
+            session.close()
+        raise
+
+
+def _refuse_shared(tables: dict[str, Any], more: dict[str, Any]) -> None:
+    if shared := tables.keys() & more.keys():
+        raise SpecError(f"two sources of tools have a table named '{min(shared)}'; rename one of them")

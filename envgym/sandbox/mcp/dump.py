@@ -1,0 +1,89 @@
+"""The state that a foreign server tells of itself: `{table: [row, ...]}` as JSON, from a tool of its own.
+
+Only what the dump shows can be compared, hashed or asked for in a task. Order of tables and rows does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from envgym.sandbox import RowChanges
+
+Tables = dict[str, list[dict[str, Any]]]
+
+
+def read_tables(text: str) -> Tables:
+    """The tables in a dump; a cell that is a list or an object becomes its JSON text. Raises ValueError."""
+    data = json.loads(text)
+    if not isinstance(data, dict) or not all(_are_rows(rows) for rows in data.values()):
+        raise ValueError('a dump must be JSON of the form {"table": [{"column": value, ...}, ...]}')
+    return {table: [{column: _cell(value) for column, value in row.items()} for row in rows] for table, rows in data.items()}
+
+
+def _are_rows(rows: Any) -> bool:
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    return _text(value) if isinstance(value, list | dict) else value
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def tables_hash(tables: Tables, *, volatile: Sequence[str] = ()) -> str:
+    """Names a state: 16 hexadecimal digits, equal for equal rows in any order, without the volatile columns."""
+    rows = {table: sorted(_text(_stable(table, row, volatile)) for row in rows) for table, rows in tables.items()}
+    return hashlib.sha256(_text(rows).encode()).hexdigest()[:16]
+
+
+def _stable(table: str, row: dict[str, Any], volatile: Sequence[str]) -> dict[str, Any]:
+    kept = {name for name in row if not any(fnmatchcase(f"{table}.{name}", pattern) for pattern in volatile)}
+    return {name: row[name] for name in row if name in kept}
+
+
+def tables_diff(start: Tables, now: Tables) -> RowChanges:
+    """Rows that are there now and were not at the start, and the reverse."""
+    changes: RowChanges = {}
+    for table in sorted(start.keys() | now.keys()):
+        added = _without(now.get(table, []), start.get(table, []))
+        removed = _without(start.get(table, []), now.get(table, []))
+        if added or removed:
+            changes[table] = {"added": added, "removed": removed}
+    return changes
+
+
+def _without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    left, kept = Counter(map(_text, others)), []
+    for row in rows:
+        if left[_text(row)] > 0:
+            left[_text(row)] -= 1
+        else:
+            kept.append(row)
+    return kept
+
+
+def fill(db: sqlite3.Connection, tables: Tables, keys: dict[str, tuple[str, ...]]) -> None:
+    """Makes the tables in an SQLite database, for templates to draw from.
+
+    Columns are those of the rows and of the key, without types; a table with neither is left out.
+    """
+    for table, rows in tables.items():
+        columns = list(dict.fromkeys([*keys.get(table, ()), *(column for row in rows for column in row)]))
+        if columns:
+            key = f", PRIMARY KEY ({_names(keys[table])})" if keys.get(table) else ""
+            db.execute(f"CREATE TABLE {_names([table])} ({_names(columns)}{key})")
+            marks = ", ".join("?" * len(columns))
+            values = [[row.get(column) for column in columns] for row in rows]
+            db.executemany(f"INSERT INTO {_names([table])} VALUES ({marks})", values)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join('"' + name.replace('"', '""') + '"' for name in names)
