@@ -165,7 +165,7 @@ from envgym.sandbox.factory import SandboxOptions, open_sandbox
 from envgym.sandbox.owner import labels, RUN_LABEL
 sandbox = open_sandbox(KIOSK, SandboxOptions(backend="podman"))
 session = sandbox.open(seed=7, timeout_seconds=60)
-print(labels()[RUN_LABEL], create(connect("podman"), SandboxOptions()), flush=True)
+print(labels()[RUN_LABEL], create(connect("podman"), SandboxOptions().image, SandboxOptions()), flush=True)
 time.sleep(600)
 """
 
@@ -199,7 +199,7 @@ def test_a_runtime_that_podman_would_silently_ignore_is_refused(podman):
 def test_a_network_is_opened_by_name(api, podman):
     api.create_network("envgym-test-podman", internal=True)
     try:
-        container = create(api, SandboxOptions(network="envgym-test-podman"))
+        container = create(api, SandboxOptions().image, SandboxOptions(network="envgym-test-podman"))
         assert list(api.inspect_container(container)["NetworkSettings"]["Networks"]) == ["envgym-test-podman"]
         api.remove_container(container, force=True, v=True)
     finally:
