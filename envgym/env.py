@@ -32,6 +32,9 @@ from envgym.state import Verdict, diff_rows, judge
 from envgym.tasks import SPLITS, Check, Split, Task
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
+OWN_DOING = ("session_ended", "out_of_memory")
+"""Failures that count as the model's own where tools execute what it wrote."""
+
 
 class World:
     """What all episodes of one environment share: its sandbox, tools, tasks and rubric. Safe to share between threads."""
@@ -168,8 +171,16 @@ class ToolEnv(gymnasium.Env[str, str]):
             return self._take(action, self._session)
         except WorldFailure as failure:
             self._finish()
+            if self.world.spec.sandbox.executes_code and failure.kind in OWN_DOING:
+                return self._broken_off(failure)
             told = {"kind": failure.kind, "stage": failure.stage, "message": failure.message}
             return "", 0.0, False, True, {"messages": [], "failure": told, "stop_reason": "void"}
+
+    def _broken_off(self, failure: WorldFailure) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """The model's own code ended its session: a task not solved. Were it void, a model could call off what goes badly."""
+        info = {"messages": [], "reward_parts": {}, "success": False, "state_diff": {}, "stop_reason": "broken_off"}
+        calls = {"tool_calls": len(self._calls) + 1, "tool_errors": sum(not record.ok for record in self._calls) + 1}
+        return f"error: {failure.message}", 0.0, True, False, info | calls
 
     def _take(self, action: str, session: Session) -> tuple[str, float, bool, bool, dict[str, Any]]:
         spec = self.world.spec

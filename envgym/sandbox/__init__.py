@@ -104,8 +104,8 @@ class Session(Protocol):
             timeout_seconds: after this the call is stopped.
         Raises:
             WorldFailure: kind `sandbox_lost` (box gone or garbled), `tool_crashed` (any exception of the tool but
-                ValueError and LookupError; the message holds the traceback's end), `server_lost` (a foreign server ended or
-                refuses the connection), `timeout`.
+                ValueError and LookupError; the message holds the traceback's end), `session_ended` (its process ended by itself),
+                `out_of_memory` (the kernel ended it), `server_lost` (a foreign server ended or refuses the connection), `timeout`.
         """
         ...
 

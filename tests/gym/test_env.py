@@ -1,6 +1,7 @@
 """The environment keeps Gymnasium's contract, and the three kinds of trouble go three ways."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import warnings
@@ -8,7 +9,7 @@ import warnings
 import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
-from shop import shop, write
+from shop import TOOLS, shop, write
 
 import envgym
 from envgym.env import ToolEnv, World
@@ -95,6 +96,21 @@ def test_the_worlds_failure_is_no_reward_but_a_failure(env):
     env.reset(options={"task": "test/reprice/0"})  # and the next episode is fine
     env.step(solve(env))
     assert env.step("Done.")[1] == 1.0
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="NOT TESTED, no bubblewrap: install the package `bubblewrap`")
+@pytest.mark.parametrize(("executes_code", "void"), [("true", False), ("false", True)])
+def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_cannot_call_it_off(tmp_path, executes_code, void):
+    quitting = TOOLS + '\n\ndef leave() -> str:\n    """Run what the model wrote."""\n    os._exit(3)\n'
+    boxed = ("sandbox.backend=bubblewrap", "sandbox.isolation=container", f"sandbox.executes_code={executes_code}")
+    env = ToolEnv(shop(tmp_path, *boxed, tools=quitting))
+    env.reset(options={"task": "test/reprice/0"})
+    env.step(solve(env))
+    _, reward, terminated, _, info = env.step("leave()")
+    env.close()
+    assert ("failure" in info) is void
+    if not void:
+        assert (reward, terminated, info["success"], info["stop_reason"]) == (0.0, True, False, "broken_off")
 
 
 def test_one_write_too_many_is_not_solved_and_a_forbidden_one_takes_all(env):

@@ -321,6 +321,19 @@ def test_an_episode_on_a_live_api_is_scored_by_what_changed_there(server, tmp_pa
     world.close()
 
 
+def test_a_live_api_stands_beside_python_tools(server, tmp_path):
+    text = YAML.replace("tools: [", "tools: [own.py, ")
+    (tmp_path / "own.py").write_text('def double(number: int) -> int:\n    """Twice as much."""\n    return 2 * number\n')
+    world = World(load_spec(yaml_of(tmp_path, server.url, text), ["sandbox.backend=local"]))
+    assert list(world.tools) == ["double", "list_things", "get_thing", "size_thing", "drop_thing", "do"]
+    session = world.sandbox.open(seed=3, timeout_seconds=20)
+    assert session.call("double", {"number": 4}, now="", timeout_seconds=20).text == "8"
+    assert session.call("drop_thing", {"id": "T0"}, now="", timeout_seconds=20).ok
+    assert list(session.diff(timeout_seconds=20)) == ["things"]
+    session.close()
+    world.close()
+
+
 def play_wrong(world):
     class Wrong:
         def open(self, *_, **__):

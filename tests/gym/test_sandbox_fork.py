@@ -42,7 +42,7 @@ def test_a_stuck_neighbour_neither_slows_nor_harms_others(forking):
 def test_a_tool_that_ends_its_process_ends_its_session_alone(forking):
     doomed, well = forking.open(seed=7, timeout_seconds=20), forking.open(seed=7, timeout_seconds=20)
     failure = failure_of(lambda: call(doomed, "end_process", code=4))
-    assert (failure.kind, failure.message) == ("tool_crashed", "the session's process ended: exit status 4")
+    assert (failure.kind, failure.message) == ("session_ended", "the session's process ended: exit status 4")
     assert call(well, "echo", text="well").text == "well"
     well.close()
 

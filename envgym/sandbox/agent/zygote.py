@@ -185,7 +185,7 @@ class Zygote:
         how = self._drop(child)
         if not child.is_builder:
             for request in requests:
-                kind = "out_of_memory" if "memory" in how else "tool_crashed" if request["op"] == "call" else "sandbox_lost"
+                kind = "out_of_memory" if "memory" in how else "session_ended" if request["op"] == "call" else "sandbox_lost"
                 self.wire.say(failed(request, kind, f"the session's process ended: {how}"))
             return
         status, _, body = bytes(child.heard).partition(b"\n")
