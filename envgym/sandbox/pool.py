@@ -174,7 +174,9 @@ class Pool:
         spare = self._rules.ready if self._alone and self.has_worked else int(self.has_worked and not usable)
         room = sum(self._sessions - slot.sessions for slot in usable) + self._starting * self._sessions
         missing = math.ceil((self._waiting + spare - room) / self._sessions)
-        places = min(self._most - len(self._slots), self._rules.creators) - self._starting
+        # Boxes that only wait for their last sessions may be replaced before they have gone, as many as there are others.
+        room_for_boxes = min(self._most - len(usable), 2 * self._most - len(self._slots))
+        places = min(room_for_boxes, self._rules.creators) - self._starting
         for _ in range(min(missing, places)):
             self._starting += 1
             threading.Thread(target=self._create, name="envgym-creator", daemon=True).start()

@@ -166,8 +166,10 @@ def wipe(folder: str | Path) -> None:
 
     Folders within are moved up beside the first one before they are emptied, so that no path grows. Never raises.
     """
+    top = os.fspath(folder)
+    if not os.path.lexists(top):
+        return
     with contextlib.suppress(OSError):
-        top = os.fspath(folder)
         heap = tempfile.mkdtemp(prefix="wiped-", dir=os.path.dirname(os.path.abspath(top)))
         os.rename(top, os.path.join(heap, "0"))
         names = map(str, itertools.count(1))
