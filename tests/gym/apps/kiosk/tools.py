@@ -172,6 +172,22 @@ def grab_memory(megabytes: int) -> int:
     return len(bytearray(os.urandom(1)) * (megabytes * 2**20))
 
 
+_kept = []
+
+
+def keep_memory(megabytes: int) -> int:
+    """Fills memory and keeps it."""
+    _kept.append(bytearray(os.urandom(1)) * (megabytes * 2**20))
+    return len(_kept)
+
+
+def start_daemon() -> int:
+    """Starts a program that leaves its group and is nobody's child any more; returns its id."""
+    quiet = "start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
+    program = f"import subprocess; print(subprocess.Popen(['sleep', '600'], {quiet}).pid)"
+    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+
 def _helper() -> str:
     """Private, so not a tool."""
     return ""
