@@ -18,6 +18,8 @@ from envgym.sandbox.statistics import Statistics
 from envgym.sandbox.stdio import Box, BoxSession, Transport
 
 KNOWN_STATES = 4096
+LOOK_EVERY = 16
+"""Sessions between two looks at the memory that one takes."""
 
 
 class BoxSandbox:
@@ -61,10 +63,12 @@ class BoxSandbox:
 
     def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
         self._belong_to_this_process()
-        started, name = time.perf_counter(), f"s{next(self._names)}"
+        number = next(self._names)
+        started, name = time.perf_counter(), f"s{number}"
         full: WorldFailure | None = None
         while True:
             slot = self._lease(timeout_seconds - (time.perf_counter() - started), full)
+            leased = time.perf_counter()
             try:
                 state_hash = slot.box.request("open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed)
                 self._prove_state(slot, seed, state_hash)
@@ -79,7 +83,10 @@ class BoxSandbox:
                 full = failure
                 self.pool.is_full(slot)  # another box may have room, or this one in a moment
                 continue
+            self.statistics.time("reset", time.perf_counter() - leased)
             self.statistics.time("open", time.perf_counter() - started)
+            if number % LOOK_EVERY == 0:
+                self.pool.look_at_sessions()
             release = partial(self.pool.release, slot)
             return BoxSession(slot.box, name, state_hash, statistics=self.statistics, on_close=release)
 

@@ -6,7 +6,7 @@ import json
 import resource
 
 from .app import LoadedApp, load_app
-from .cleaning import memory_bytes
+from .cleaning import usage
 from .describe import describe_tool
 from .desk import Desk
 from .failures import AppError, BoxError
@@ -36,7 +36,7 @@ class StateServer:
             if desk:
                 self.desks.pop(request["session"]).close()
         elif op == "ping":
-            self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks), "memory": memory_bytes()}})
+            self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks)} | usage()})
         elif op == "open":
             self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
         else:

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from .app import LoadedApp
 from .children import Child, fork
-from .cleaning import Traces, adopt_orphans, end_strays, ended_how, has_stray, killed_for_memory, memory_bytes
+from .cleaning import Traces, adopt_orphans, end_strays, ended_how, has_stray, killed_for_memory, usage
 from .desk import Desk
 from .failures import AppError, BoxError, tail_of
 from .namespaces import SET_DUMPABLE, Limits, enter, prctl
@@ -107,7 +107,7 @@ class Zygote:
         op = request["op"]
         child = self.sessions.get(request.get("session", ""))
         if op == "ping":
-            self.wire.say({"id": request["id"], "result": {"sessions": len(self.sessions), "memory": memory_bytes()}})
+            self.wire.say({"id": request["id"], "result": {"sessions": len(self.sessions)} | usage()})
         elif op == "open":
             self._open(request)
         elif op == "close":
