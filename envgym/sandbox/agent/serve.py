@@ -77,12 +77,13 @@ def _server(app: LoadedApp, wire: Wire, hello: Request) -> Zygote | StateServer:
     if hello["isolation"] == "state":
         return StateServer(app, wire, output_bytes=hello["output_bytes"])
     apart = Limits(**hello["session"]) if hello["isolation"] == "namespaces" else None
+    settings = {"output_bytes": hello["output_bytes"], "is_single": hello["is_single"]}
     try:
-        return Zygote(app, wire, output_bytes=hello["output_bytes"], apart=apart)
+        return Zygote(app, wire, apart=apart, **settings)
     except BoxError:
-        if not hello["second_wall"]:  # else the box itself is the wall that was promised
+        if not hello["is_single"]:  # else the box itself is the wall that was promised
             raise
-        return Zygote(app, wire, output_bytes=hello["output_bytes"])
+        return Zygote(app, wire, **settings)
 
 
 def _limit(*, memory_mb: int, processes: int, files: int) -> None:

@@ -6,16 +6,20 @@ primary key and volatile columns (`envgym/state.py`), views, virtual tables.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import sqlite3
+import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from .failures import AppError
 
+Image = TypeVar("Image", bytes, str)
+"""As it is, or packed for the wire."""
 RowChanges = dict[str, dict[str, list[dict[str, Any]]]]
 
 
@@ -48,19 +52,28 @@ def image_hash(image: bytes) -> str:
     return hashlib.sha256(image[100:]).hexdigest()[:16]
 
 
-class Images:
+def pack_image(image: bytes) -> str:
+    """An image as it goes through the wire."""
+    return base64.b64encode(zlib.compress(image, level=1)).decode()
+
+
+def unpack_image(packed: str) -> bytes:
+    return zlib.decompress(base64.b64decode(packed))
+
+
+class Images(Generic[Image]):
     """The images of the seeds used last: a group of episodes starts from one seed, and pays for it once."""
 
     def __init__(self, *, most: int = 64, most_bytes: int = 64 * 2**20):
         self.most, self.most_bytes = most, most_bytes
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._kept: OrderedDict[int, Image] = OrderedDict()
 
-    def get(self, seed: int) -> bytes | None:
+    def get(self, seed: int) -> Image | None:
         if seed in self._kept:
             self._kept.move_to_end(seed)
         return self._kept.get(seed)
 
-    def put(self, seed: int, image: bytes) -> bytes:
+    def put(self, seed: int, image: Image) -> Image:
         self._kept[seed] = image
         while len(self._kept) > 1 and (len(self._kept) > self.most or sum(map(len, self._kept.values())) > self.most_bytes):
             self._kept.popitem(last=False)
