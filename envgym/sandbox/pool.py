@@ -66,6 +66,8 @@ class Pool:
         self._ended_cpu_seconds = 0.0
         self._pause, self._not_before = FIRST_PAUSE_SECONDS, 0.0
         self.has_worked = self._closed = False
+        statistics.count("pool/hits", 0)
+        statistics.count("pool/waits", 0)
 
     def lease(self, *, timeout_seconds: float) -> Slot:
         """A box with room for one more session; waits for one.
@@ -74,7 +76,9 @@ class Pool:
             `sandbox_lost`, stage `open`) at the deadline; UsageError for a pool that is closed.
         """
         with self._changed:
+            is_hit = self._best() is not None
             slot = self._wait_for_room(timeout_seconds)
+            self._statistics.count("pool/hits" if is_hit else "pool/waits")
             slot.sessions += 1
             slot.episodes += 1
             self._staff()
@@ -160,15 +164,13 @@ class Pool:
         return max(open_ones, key=lambda slot: slot.sessions, default=None)
 
     def _wait_for_room(self, timeout_seconds: float) -> Slot:
-        deadline, waited = time.monotonic() + timeout_seconds, False
+        deadline = time.monotonic() + timeout_seconds
         self._waiting += 1
         try:
             while True:
                 self._check_open()
                 if slot := self._best():
-                    self._statistics.count("pool/waits" if waited else "pool/hits")
                     return slot
-                waited = True
                 self._staff()
                 self._wait(deadline)
         finally:

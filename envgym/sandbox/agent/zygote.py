@@ -164,6 +164,7 @@ class Zygote:
             ready = b""
         child.socket.settimeout(SEND_SECONDS)
         if ready:
+            self._rehearse()  # here as well: since the fork this process has to copy what it writes to
             return child
         self._drop(child)
         return None
@@ -311,11 +312,19 @@ class Zygote:
 
     def _work_later(self, end: socket.socket) -> None:
         """The work of a spare child, which is told of its session when that is there."""
+        self._rehearse()
         end.sendall(b".")
         with end.makefile("rb") as requests:
             if line := requests.readline():
                 opening = json.loads(line)
                 self._serve(opening, requests.read(opening["image_bytes"]), end, requests)
+
+    def _rehearse(self) -> None:
+        """Opens and compares the empty tables once: a process is slow only the first time, as it gets its memory by then."""
+        image = unpack_image(pack_image(prepare_image(self.app.schema_sql, None, 0)))
+        desk = Desk(self.app, image, 0, output_bytes=self.output_bytes)
+        desk.diff()
+        desk.close()
 
     def _serve(self, opening: Request, image: bytes, end: socket.socket, requests: BinaryIO) -> None:
         _live_in(self._folder(opening["session"]))
