@@ -107,7 +107,7 @@ def test_tensorboard_reads_the_curves_and_the_transcripts(finished):
     assert {"transcripts/best/text_summary", "config/text_summary"} <= set(events.Tags()["tensors"])
 
 
-@pytest.mark.parametrize("prefix, step", [("", 1), ("", 3), ("eval/", 4), ("val/", 3)])
+@pytest.mark.parametrize(("prefix", "step"), [("", 1), ("", 3), ("eval/", 4), ("val/", 3)])
 def test_each_step_and_evaluation_tells_what_the_sandbox_did_in_it(finished, prefix, step):
     (line,) = [m for m in finished[1].metrics() if m["step"] == step and f"{prefix}sandbox/open_ms/p50" in m]
     for operation in ("open", "reset", "diff", "close"):

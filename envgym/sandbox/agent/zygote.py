@@ -113,7 +113,9 @@ class Zygote:
         op = request["op"]
         child = self.sessions.get(request.get("session", ""))
         if op == "ping":
-            self.wire.say({"id": request["id"], "result": {"sessions": len(self.sessions)} | usage()})
+            self.wire.say(
+                {"id": request["id"], "result": {"sessions": len(self.sessions), "processes": len(self.children)} | usage()}
+            )
         elif op == "open":
             self._open(request)
         elif op == "image":
