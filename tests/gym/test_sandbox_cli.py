@@ -19,7 +19,7 @@ import sys, time
 from envgym.sandbox.docker import create
 from envgym.sandbox.engine import connect
 from envgym.sandbox.options import SandboxOptions
-print(create(connect(), SandboxOptions()), flush=True)
+print(create(connect(), SandboxOptions().image, SandboxOptions()), flush=True)
 time.sleep(600)
 """
 
