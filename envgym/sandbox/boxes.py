@@ -13,6 +13,7 @@ from functools import partial
 
 from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox import App, Isolation
+from envgym.sandbox.agent.tables import Images
 from envgym.sandbox.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.pool import Pool, Slot
@@ -20,6 +21,8 @@ from envgym.sandbox.statistics import Statistics
 from envgym.sandbox.stdio import Box, BoxSession, Transport
 
 KNOWN_STATES = 4096
+LOOK_EVERY = 16
+"""Sessions between two looks at the memory that one takes."""
 
 
 class BoxSandbox:
@@ -43,7 +46,7 @@ class BoxSandbox:
             "session": {
                 "tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2, "network": options.network != "none",
             },
-            "second_wall": options.level == "container",
+            "is_single": options.level == "container",
         }  # fmt: skip
         self._start = start
         self._names = itertools.count(1)
@@ -53,6 +56,7 @@ class BoxSandbox:
         self._process, self._lock = os.getpid(), threading.Lock()
         self.statistics = Statistics()
         self._states: OrderedDict[int, str] = OrderedDict()
+        self._images = Images[str]()
         self.pool = Pool(self._new_box, self._options, self.statistics)
 
     def _after_fork(self) -> None:
@@ -64,13 +68,18 @@ class BoxSandbox:
 
     def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
         self._belong_to_this_process()
-        started, name = time.perf_counter(), f"s{next(self._names)}"
+        number = next(self._names)
+        started, name = time.perf_counter(), f"s{number}"
         full: WorldFailure | None = None
         while True:
             slot = self._lease(timeout_seconds - (time.perf_counter() - started), full)
+            leased = time.perf_counter()
             try:
-                state_hash = slot.box.request("open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed)
+                state_hash = slot.box.request(
+                    "open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed, **self._known_image(seed)
+                )
                 self._prove_state(slot, seed, state_hash)
+                self._keep_image(slot, seed, timeout_seconds)
             except BaseException as failure:
                 slot.box.tell("close", session=name)
                 self.pool.release(slot)
@@ -82,7 +91,10 @@ class BoxSandbox:
                 full = failure
                 self.pool.is_full(slot)  # another box may have room, or this one in a moment
                 continue
+            self.statistics.time("reset", time.perf_counter() - leased)
             self.statistics.time("open", time.perf_counter() - started)
+            if number % LOOK_EVERY == 0:
+                self.pool.look_at_sessions()
             release = partial(self.pool.release, slot)
             return BoxSession(slot.box, name, state_hash, statistics=self.statistics, on_close=release)
 
@@ -100,6 +112,20 @@ class BoxSandbox:
         else:  # the boxes belong to the parent process
             self._set_up()
             self.pool.close()
+
+    def _known_image(self, seed: int) -> dict[str, str]:
+        """The state for a box that has built none yet, so that the siblings of a group need not wait for it."""
+        with self._lock:
+            image = self._images.get(seed)
+        return {"image": image} if image else {}
+
+    def _keep_image(self, slot: Slot, seed: int, timeout_seconds: float) -> None:
+        """Keeps a state that a fresh box has just built, before any tool ran in it, for the other boxes of a single session."""
+        if not self._hello["is_single"] or self._known_image(seed):
+            return
+        if image := slot.box.request("image", stage="open", timeout_seconds=timeout_seconds, seed=seed):
+            with self._lock:
+                self._images.put(seed, image)
 
     def _prove_state(self, slot: Slot, seed: int, state_hash: str) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""`envgym sandbox ls|gc|doctor`: what envgym's containers are, the removal of those left over, and what can run here."""
+"""`envgym sandbox ls|gc|doctor|bench`: envgym's containers, the removal of those left over, what can run here and how fast."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   envgym sandbox doctor        which engine, backends and isolation levels can be had here, and why not the others
   envgym sandbox ls            envgym's containers and their owners
   envgym sandbox gc            remove the containers whose owner is gone
+  envgym sandbox bench crm     how fast the sandbox of an environment is, and what it costs
 """
 
 
@@ -21,13 +22,13 @@ def add_sandbox(commands: Any) -> None:
     """Adds `envgym sandbox` and its own sub-commands."""
     parser = commands.add_parser(
         "sandbox",
-        help="Look after containers: ls, gc, doctor.",
-        description="Look after the containers that tools run in, and find out what can run here.",
+        help="Look after containers and measure them: ls, gc, doctor, bench.",
+        description="Look after the containers that tools run in, find out what can run here, and how fast.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_ls, _add_gc, _add_doctor):
+    for add in (_add_ls, _add_gc, _add_doctor, _add_bench):
         add(commands)
 
 
@@ -164,3 +165,36 @@ def _print_doctor(engines: dict[str, dict[str, Any]], found: dict[str, Any]) -> 
     for backend, each in found.items():
         for (possible, reason), same in itertools.groupby(each, key=lambda level: (level.possible, " ".join(level.reason.split()))):
             print(f"{backend:11} {'yes' if possible else 'no':4} {', '.join(level.name for level in same)}: {reason}")
+
+
+def _add_bench(commands: Any) -> None:
+    from envgym.cli import add_command
+
+    parser = add_command(
+        commands, "bench", _bench, summary="Measure the sandbox of an environment, with the calls of its oracle as the work.",
+        example="envgym sandbox bench crm --backend docker --isolation fork --sessions 8 --episodes 200",
+    )  # fmt: skip
+    parser.add_argument("--backend", metavar="NAME", help="in place of the environment's own sandbox.backend")
+    parser.add_argument("--isolation", metavar="LEVEL", help="in place of the environment's own sandbox.isolation")
+    parser.add_argument("--sessions", type=_positive, default=8, help="episodes at once (default: 8)")
+    parser.add_argument("--episodes", type=_positive, default=200, help="episodes in all (default: 200)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from envgym.sandbox.bench import bench, lines
+    from envgym.spec import load_spec
+
+    chosen = {"backend": arguments.backend, "isolation": arguments.isolation}
+    settings = [*arguments.settings, *(f"sandbox.{name}={value}" for name, value in chosen.items() if value)]
+    report = bench(
+        load_spec(arguments.env, settings), sessions=arguments.sessions, episodes=arguments.episodes, progress=not arguments.json
+    )
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else "\n".join(lines(report)))
+    return 1 if report.played.void else 0

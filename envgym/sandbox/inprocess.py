@@ -8,6 +8,7 @@ folder is the caller's, as a process has only one; a check runs beside whatever 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -21,6 +22,7 @@ from envgym.sandbox.agent.tree import folder_for_now, fresh_folder, from_plain
 from envgym.sandbox.agent.verify import verify
 from envgym.sandbox.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
+from envgym.sandbox.statistics import Statistics, counting_failures
 
 
 class NoSandbox:
@@ -35,6 +37,7 @@ class NoSandbox:
             raise SpecError(str(error)) from None
         self._output_bytes, self._closed = (options or SandboxOptions()).output_bytes, False
         self._images, self._lock = Images(), threading.Lock()
+        self.statistics = Statistics()
 
     def describe(self) -> list[dict[str, Any]]:
         return [describe_tool(tool) for tool in self._app.tools.values()]
@@ -42,8 +45,10 @@ class NoSandbox:
     def open(self, *, seed: int, timeout_seconds: float) -> InProcessSession:
         if self._closed:
             raise UsageError("this sandbox is closed; open another one with open_sandbox()")
-        image = within(timeout_seconds, "open", lambda: self._image(seed))
-        return InProcessSession(within(timeout_seconds, "open", lambda: self._desk(image, seed)))
+        with counting_failures(self.statistics), self.statistics.timed("open"), self.statistics.timed("reset"):
+            image = within(timeout_seconds, "open", lambda: self._image(seed))
+            desk = within(timeout_seconds, "open", lambda: self._desk(image, seed))
+        return InProcessSession(desk, self.statistics)
 
     def _desk(self, image: bytes, seed: int) -> Desk:
         place = fresh_folder() if self._app.lay_out else ""
@@ -62,15 +67,19 @@ class NoSandbox:
 class InProcessSession:
     """One episode's tables; the `Session` of envgym.sandbox."""
 
-    def __init__(self, desk: Desk):
-        self.state_hash = desk.state_hash
+    def __init__(self, desk: Desk, statistics: Statistics):
+        self.state_hash, self._statistics = desk.state_hash, statistics
         self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
 
     def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
-        return ToolResult(**self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now)))
+        started = time.perf_counter()
+        result = ToolResult(**self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now)))
+        self._statistics.time_call(time.perf_counter() - started, inside=result.seconds)
+        return result
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
-        return self._do("diff", timeout_seconds, self._desk.diff)
+        with self._statistics.timed("diff"):
+            return self._do("diff", timeout_seconds, self._desk.diff)
 
     def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
         return self._do("score", timeout_seconds + VERIFY_SECONDS, lambda: self._verify(files, list(command), timeout_seconds))
@@ -87,7 +96,7 @@ class InProcessSession:
             return
         self._closed = True
         if not self._lost:  # else a call that was left behind may still use the tables
-            with self._lock:
+            with self._statistics.timed("close"), self._lock:
                 self._desk.close()
 
     def _do(self, stage: Stage, timeout_seconds: float, work: Callable[[], Any]) -> Any:
@@ -97,7 +106,8 @@ class InProcessSession:
             if self._lost:
                 raise WorldFailure("sandbox_lost", self._lost, stage=stage)
             try:
-                return within(timeout_seconds, stage, work)
+                with counting_failures(self._statistics):
+                    return within(timeout_seconds, stage, work)
             except WorldFailure as failure:
                 if failure.kind == "timeout":
                     self._lost = "an earlier call did not end in time and may still be running"

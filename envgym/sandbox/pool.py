@@ -10,6 +10,7 @@ Left out: how a box is started (`local.py`, `docker.py`), what goes over its wir
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -62,8 +63,11 @@ class Pool:
         self._slots: list[Slot] = []
         self._starting = self._ending = self._waiting = 0
         self._trouble: EnvgymError | None = None
+        self._ended_cpu_seconds = 0.0
         self._pause, self._not_before = FIRST_PAUSE_SECONDS, 0.0
         self.has_worked = self._closed = False
+        statistics.count("pool/hits", 0)
+        statistics.count("pool/waits", 0)
 
     def lease(self, *, timeout_seconds: float) -> Slot:
         """A box with room for one more session; waits for one.
@@ -72,7 +76,9 @@ class Pool:
             `sandbox_lost`, stage `open`) at the deadline; UsageError for a pool that is closed.
         """
         with self._changed:
+            is_hit = self._best() is not None
             slot = self._wait_for_room(timeout_seconds)
+            self._statistics.count("pool/hits" if is_hit else "pool/waits")
             slot.sessions += 1
             slot.episodes += 1
             self._staff()
@@ -92,6 +98,16 @@ class Pool:
             look = not slot.leaving and slot.episodes % LOOK_EVERY == 0 and slot.sessions == 0
         if look:
             self._look_at_memory(slot)
+
+    def look_at_sessions(self) -> None:
+        """Notes how much memory a session takes: what its box has grown by, shared out among those that are open in it."""
+        with self._changed:
+            slots = [slot for slot in self._slots if slot.sessions]
+        for slot in slots:
+            with contextlib.suppress(WorldFailure):  # lost, which its sessions see
+                usage, sessions = slot.box.usage(), slot.sessions
+                if usage.is_whole and sessions:
+                    self._statistics.note("session_mb", (usage.memory - slot.memory) / 2**20 / sessions)
 
     def is_full(self, slot: Slot) -> None:
         """The box took no session for want of processes: others are asked first for a while."""
@@ -116,6 +132,12 @@ class Pool:
             slots, self._slots = self._slots, []
         for slot in slots:
             slot.box.end("the sandbox was closed")
+
+    def cpu_seconds(self) -> float:
+        """Processor time inside of all boxes, those that were retired included; waits for those that are just ending."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._ending, timeout=CLOSE_SECONDS)
+        return self._ended_cpu_seconds + sum(box.usage().cpu_seconds for box in self.boxes)
 
     @property
     def boxes(self) -> list[Box]:
@@ -142,15 +164,13 @@ class Pool:
         return max(open_ones, key=lambda slot: slot.sessions, default=None)
 
     def _wait_for_room(self, timeout_seconds: float) -> Slot:
-        deadline, waited = time.monotonic() + timeout_seconds, False
+        deadline = time.monotonic() + timeout_seconds
         self._waiting += 1
         try:
             while True:
                 self._check_open()
                 if slot := self._best():
-                    self._statistics.count("pool/waits" if waited else "pool/hits")
                     return slot
-                waited = True
                 self._staff()
                 self._wait(deadline)
         finally:
@@ -186,7 +206,7 @@ class Pool:
         try:
             with self._statistics.timed("start"):
                 box = self._start()
-            slot = Slot(box, born=time.monotonic(), memory=box.memory())
+            slot = Slot(box, born=time.monotonic(), memory=box.usage().memory)
         except EnvgymError as error:
             trouble = error
         except Exception as error:  # never leave those who wait without an answer
@@ -225,6 +245,8 @@ class Pool:
             self._staff()
 
     def _end(self, slot: Slot) -> None:
+        with contextlib.suppress(WorldFailure):
+            self._ended_cpu_seconds += slot.box.usage().cpu_seconds
         slot.box.end(f"the box was retired: {slot.leaving}")
         with self._changed:
             self._ending -= 1
@@ -232,7 +254,7 @@ class Pool:
 
     def _look_at_memory(self, slot: Slot) -> None:
         try:
-            grown = slot.box.memory() - slot.memory
+            grown = slot.box.usage().memory - slot.memory
         except WorldFailure:
             return  # lost, which the next lease sees
         self._statistics.count("memory/looks")

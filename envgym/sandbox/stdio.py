@@ -14,12 +14,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
 from envgym.sandbox import VERIFY_SECONDS, RowChanges, ToolResult, Verification
-from envgym.sandbox.statistics import Statistics
+from envgym.sandbox.statistics import Statistics, counting_failures
 
 GRACE_SECONDS, GRACE_SECONDS_STATE = 10.0, 0.05
 """How long past its deadline a request is waited for. The agent enforces deadlines itself, so silence beyond this means that
@@ -65,6 +66,18 @@ class Tail:
         return self._kept.decode("utf-8", "replace").strip()
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a box has used."""
+
+    memory: int
+    """Bytes, now."""
+    cpu_seconds: float
+    """Since its start; of processes that have ended, where it is not whole."""
+    is_whole: bool
+    """Of the whole box, as its control group tells; else of the agent's own process."""
+
+
 class Box:
     """One running agent, asked by many threads.
 
@@ -101,9 +114,10 @@ class Box:
         message = {"id": number, "op": op, "timeout": timeout_seconds, **fields}
         return self._exchange(number, message, answer, stage, timeout_seconds)
 
-    def memory(self) -> int:
-        """Memory that the box uses, bytes. Raises WorldFailure."""
-        return self.request("ping", stage="open", timeout_seconds=PING_SECONDS)["memory"]
+    def usage(self) -> Usage:
+        """What the box uses now. Raises WorldFailure."""
+        said = self.request("ping", stage="open", timeout_seconds=PING_SECONDS)
+        return Usage(said["memory"], said["cpu_seconds"], is_whole=said["is_whole"])
 
     def tell(self, op: str, **fields: Any) -> None:
         """Sends what needs no answer; a lost box is no trouble."""
@@ -190,8 +204,7 @@ class BoxSession:
     def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
         started = time.perf_counter()
         result = ToolResult(**self._request("call", "call", timeout_seconds, tool=tool, arguments=arguments, now=now))
-        self._statistics.time("call", time.perf_counter() - started)
-        self._statistics.time("call_overhead", time.perf_counter() - started - result.seconds)
+        self._statistics.time_call(time.perf_counter() - started, inside=result.seconds)
         return result
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
@@ -223,8 +236,5 @@ class BoxSession:
         with self._lock:  # one call at a time: they share a database
             if self._closed:
                 raise UsageError("this session is closed; open another one with Sandbox.open()")
-            try:
+            with counting_failures(self._statistics):
                 return self._box.request(op, stage=stage, timeout_seconds=timeout_seconds, session=self._name, **fields)
-            except WorldFailure as failure:
-                self._statistics.count(f"failures/{failure.kind}")
-                raise

@@ -17,7 +17,10 @@ SMALL = ["train.model=tiny", "train.warmup.demos=4", "train.steps=1", "train.tas
 SMALL += ["train.eval.tasks=2", "train.eval.val_tasks=2", "train.max_new_tokens=8", "train.max_context=2048"]
 ELSEWHERE = ("cd ", "make ", "pip ", "vllm ", "tensorboard ", "pytest")
 """Commands of the README that other tests run (test_install.py), or that need what is not here (a GPU, a browser)."""
-LONG = {"benchmarks/learning_curve.py": "needs finished runs; its own test makes some"}
+LONG = {
+    "benchmarks/learning_curve.py": "needs finished runs; its own test makes some",
+    "benchmarks/sandbox.py": "needs an engine; its own test runs it",
+}
 
 
 def blocks(kind):

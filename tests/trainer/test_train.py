@@ -107,6 +107,26 @@ def test_tensorboard_reads_the_curves_and_the_transcripts(finished):
     assert {"transcripts/best/text_summary", "config/text_summary"} <= set(events.Tags()["tensors"])
 
 
+@pytest.mark.parametrize(("prefix", "step"), [("", 1), ("", 3), ("eval/", 4), ("val/", 3)])
+def test_each_step_and_evaluation_tells_what_the_sandbox_did_in_it(finished, prefix, step):
+    (line,) = [m for m in finished[1].metrics() if m["step"] == step and f"{prefix}sandbox/open_ms/p50" in m]
+    for operation in ("open", "reset", "diff", "close"):
+        name = f"{prefix}sandbox/{operation}_ms"
+        assert 0 < line[f"{name}/p50"] <= line[f"{name}/p99"]
+
+
+def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_failed(tmp_path):
+    crash = TOOLS.replace('    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n")
+    env = write_shop(tmp_path, tools=crash)
+    settings = ["sandbox.backend=local", "train.warmup.demos=8", "train.eval.base_tasks=0", "train.steps=0", "episode.max_void=1.0"]
+    _, folder = run(tmp_path / "r", *settings, env=env)
+    first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
+    for line in (first, second):
+        assert line["sandbox/pool/hits"] + line["sandbox/pool/waits"] == 4 + line["episode/retried"]
+        assert line["sandbox/failures/tool_crashed"] == line["failures/tool_crashed"]
+        assert line["sandbox/bytes/sent"] > 0
+
+
 def test_plain_peft_finds_the_trainers_own_logits(finished):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

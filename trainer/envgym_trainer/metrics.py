@@ -9,6 +9,7 @@ broke, not the model) is left out of every number but those about failures.
     success, success/LEVEL, episode/{n,turns,void,seconds_policy,seconds_env}                      ours
     group/frac_all_zero, group/frac_all_one                                                        groups with nothing to learn
     failures/KIND, failures/stage/STAGE, episode/retried, group/void_members                       how the world broke
+    sandbox/..., as of envgym.sandbox.statistics: open_ms/p50, pool/hits, recycled/dirty, ...         since the last line
     parse/MODE, stop/REASON                                                                        shares, each family adds up to 1
 """
 
@@ -18,6 +19,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from envgym.episode import Episode
 
@@ -69,6 +71,12 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
         "group/void_members": _mean([sum(episode.void for episode in group) / len(group) for group in groups]),
     }
     return {prefix + name: value for name, value in (_existing(out) | {n: float(c) for n, c in sorted(counts.items())}).items()}
+
+
+def sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
+    """What the sandbox of a world did since this was last asked: times, pool, failures, bytes; nothing where it does not tell."""
+    statistics = getattr(getattr(world, "sandbox", None), "statistics", None)
+    return {f"{prefix}sandbox/{name}": number for name, number in statistics.take().items()} if statistics else {}
 
 
 def reward_metrics(episodes: Sequence[Episode]) -> Metrics:

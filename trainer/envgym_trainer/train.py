@@ -39,7 +39,7 @@ from envgym_trainer.facts import versions
 from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.learner import Learner
 from envgym_trainer.lora import attach
-from envgym_trainer.metrics import episode_metrics, eval_metrics, failure_metrics
+from envgym_trainer.metrics import episode_metrics, eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
 from envgym_trainer.monitor import Monitor, Phase
 from envgym_trainer.policies.demo import DemoPolicy
@@ -108,7 +108,7 @@ class Trainer:
             policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
             demos = self._play(policy, self._requests(step, count, 1), step=step, phase="warmup")
             metrics = self.learner.sft_step([sample for demo in demos if (sample := _sample(demo, 1.0))])
-            self._report(step, "warmup", metrics | failure_metrics([demos]) | _speed(demos, start))
+            self._report(step, "warmup", metrics | failure_metrics([demos]) | _speed(demos, start) | sandbox_metrics(self.world))
         if self.progress.step == self.warmup_steps > 0:
             self.save()
 
@@ -124,7 +124,7 @@ class Trainer:
             sampled = time.perf_counter()
             metrics = episode_metrics(groups) | self.learn(groups)
             episodes = [episode for group in groups for episode in group]
-            metrics |= _speed(episodes, start) | _time_split(episodes, start, sampled)
+            metrics |= _speed(episodes, start) | _time_split(episodes, start, sampled) | sandbox_metrics(self.world)
             self.folder.append_episodes(step, episodes)
             self.monitor.transcripts(step, episodes)
             self._report(step, "grpo", metrics)
@@ -159,7 +159,8 @@ class Trainer:
         outcome = Outcome.of(name, episodes)
         self.progress.evaluations[name] = outcome.to_dict()
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
-        self.monitor.log(self.progress.step, eval_metrics(episodes), phase="eval")
+        numbers = eval_metrics(episodes) | sandbox_metrics(self.world, prefix="eval/")
+        self.monitor.log(self.progress.step, numbers, phase="eval")
         self.display.note(f"{name}: {outcome.line()}")
         self.save()
 
@@ -237,7 +238,8 @@ class Trainer:
         except TooManyFailures:
             prefix = "eval/" if phase == "eval" else ""
             self.folder.append_episodes(step, played, phase=phase)
-            self.monitor.log(step, failure_metrics([played], prefix=prefix), phase=phase)
+            numbers = failure_metrics([played], prefix=prefix) | sandbox_metrics(self.world, prefix=prefix)
+            self.monitor.log(step, numbers, phase=phase)
             raise
 
     def _held_out(self, tasks: Sequence[str], name: str) -> list[Episode]:
@@ -259,7 +261,8 @@ class Trainer:
     def _validate(self, step: int) -> None:
         tasks = self.world.tasks.ids("val", levels=self.config.levels, count=self.config.eval.val_tasks)
         episodes = self._held_out(tasks, "validation")
-        self.monitor.log(step, eval_metrics(episodes, prefix="val/"), phase="eval")
+        numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")
+        self.monitor.log(step, numbers, phase="eval")
 
     def _report(self, step: int, phase: Any, metrics: dict[str, float]) -> None:
         self.progress.step = step

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Container
 from pathlib import Path
+from typing import Any
 
 from .children import kill_group
 from .namespaces import SET_SUBREAPER, prctl
@@ -112,13 +113,31 @@ def killed_for_memory() -> int:
     return 0
 
 
-def memory_bytes() -> int:
-    """Memory that the box uses, bytes: of its control group in a container, else of this process."""
+def usage() -> dict[str, Any]:
+    """Memory in bytes and processor time since the start: of the box's control group in a container, else of this process."""
+    memory, cpu = _group_memory(), _group_cpu_seconds()
+    if os.getpid() == 1 and memory is not None and cpu is not None:
+        return {"memory": memory, "cpu_seconds": cpu, "is_whole": True}
+    pages, times = _lines("/proc/self/statm"), os.times()
+    memory = int(pages[0].split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+    return {"memory": memory, "cpu_seconds": sum(times[:4]), "is_whole": False}
+
+
+def _group_memory() -> int | None:
     for file in ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes"):
-        if os.getpid() == 1 and (lines := _lines(file)):
+        if lines := _lines(file):
             return int(lines[0])
-    pages = _lines("/proc/self/statm")
-    return int(pages[0].split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
+    return None
+
+
+def _group_cpu_seconds() -> float | None:
+    if lines := _lines("/sys/fs/cgroup/cpuacct/cpuacct.usage"):  # version 1, nanoseconds
+        return int(lines[0]) / 1e9
+    for line in _lines("/sys/fs/cgroup/cpu.stat"):
+        name, _, count = line.partition(" ")
+        if name == "usage_usec":
+            return int(count) / 1e6
+    return None
 
 
 def ended_how(code: int, *, for_memory: bool) -> str:

@@ -7,7 +7,7 @@ import os
 import resource
 
 from .app import LoadedApp, load_app
-from .cleaning import memory_bytes
+from .cleaning import usage
 from .describe import describe_tool
 from .desk import Desk
 from .failures import AppError, BoxError
@@ -40,7 +40,7 @@ class StateServer:
             if desk:
                 self.desks.pop(request["session"]).close()
         elif op == "ping":
-            self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks), "memory": memory_bytes()}})
+            self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks)} | usage()})
         elif op == "open":
             self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
         elif op == "verify":
@@ -94,12 +94,13 @@ def _server(app: LoadedApp, wire: Wire, hello: Request) -> Zygote | StateServer:
     if hello["isolation"] == "state":
         return StateServer(app, wire, output_bytes=hello["output_bytes"])
     apart = Limits(**hello["session"]) if hello["isolation"] == "namespaces" else None
+    settings = {"output_bytes": hello["output_bytes"], "is_single": hello["is_single"]}
     try:
-        return Zygote(app, wire, output_bytes=hello["output_bytes"], apart=apart)
+        return Zygote(app, wire, apart=apart, **settings)
     except BoxError:
-        if not hello["second_wall"]:  # else the box itself is the wall that was promised
+        if not hello["is_single"]:  # else the box itself is the wall that was promised
             raise
-        return Zygote(app, wire, output_bytes=hello["output_bytes"])
+        return Zygote(app, wire, **settings)
 
 
 def _limit(*, memory_mb: int, processes: int, files: int) -> None:

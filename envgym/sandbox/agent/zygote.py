@@ -4,11 +4,13 @@ The agent itself runs no tool and no seed function and never waits for a child: 
 on, and kills a child at its deadline. A state that is not cached is built in a child too; sessions for the same seed wait for
 that one. Each session has a folder of its own to work in (current folder, TMPDIR, HOME), which is wiped when it ends, together
 with every process it left; what stays all the same is told to the host, which takes the box out of service.
-With isolation `namespaces` the child lives apart from all others as well (`namespaces.py`).
+With isolation `namespaces` the child lives apart from all others as well (`namespaces.py`). A box for a single session has its
+child ready before the session comes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import math
@@ -20,20 +22,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
 from .app import LoadedApp
-from .children import Child, fork
-from .cleaning import Traces, adopt_orphans, end_strays, ended_how, has_stray, killed_for_memory, memory_bytes
+from .children import SEND_SECONDS, Child, fork
+from .cleaning import Traces, adopt_orphans, end_strays, ended_how, has_stray, killed_for_memory, usage
 from .desk import Desk
 from .failures import AppError, BoxError, tail_of
 from .namespaces import SET_DUMPABLE, Limits, enter, prctl
-from .tables import Images, prepare_image
+from .tables import Images, pack_image, prepare_image, unpack_image
 from .tree import wipe
 from .wire import Request, Wire, answer, answer_verify, attempt, encode, failed, no_session
 
 ANSWER_BYTES = 64 * 2**20
 """A child that says more than this in one answer is out of its mind."""
 TRIAL_SECONDS = 5.0
+SPARE = "spare"
+"""Name of the child that waits for its session; those of the host's sessions are others."""
 
 
 class Zygote:
@@ -41,11 +46,12 @@ class Zygote:
 
     Args:
         apart: limits of a session in namespaces of its own; None for a process alone.
+        is_single: the box is for one session, whose process is forked and set apart at once.
     Raises: AppError where the app has started threads: a fork would lose them. BoxError(`level_refused`) where sessions
         cannot have namespaces, with the reason.
     """
 
-    def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int, apart: Limits | None = None):
+    def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int, apart: Limits | None = None, is_single: bool = False):
         if threading.active_count() > 1:
             raise AppError("the app's files start a thread when imported, which a fork would lose. Start it in the tool, "
                            "or set sandbox.isolation=state.")  # fmt: skip
@@ -63,6 +69,7 @@ class Zygote:
             self._try_apart(apart)
         gc.collect()
         gc.freeze()  # what is loaded now stays shared with all children: their collector never touches it
+        self.spare = self._start_spare() if is_single else None
 
     # --- the loop ---
 
@@ -108,9 +115,14 @@ class Zygote:
         op = request["op"]
         child = self.sessions.get(request.get("session", ""))
         if op == "ping":
-            self.wire.say({"id": request["id"], "result": {"sessions": len(self.sessions), "memory": memory_bytes()}})
+            self.wire.say(
+                {"id": request["id"], "result": {"sessions": len(self.sessions), "processes": len(self.children)} | usage()}
+            )
         elif op == "open":
             self._open(request)
+        elif op == "image":
+            image = self.images.get(request["seed"])
+            self.wire.say({"id": request["id"], "result": pack_image(image) if image else None})
         elif op == "close":
             if child:
                 self._settle(child, "sandbox_lost", "the session was closed during the call")
@@ -132,6 +144,8 @@ class Zygote:
 
     def _open(self, request: Request) -> None:
         seed = request["seed"]
+        if packed := request.pop("image", None):
+            self.images.put(seed, unpack_image(packed))
         if image := self.images.get(seed):
             self._start_session(request, image)
         elif builder := self.builders.get(seed):
@@ -140,8 +154,39 @@ class Zygote:
             self.builders[seed] = child
 
     def _start_session(self, request: Request, image: bytes) -> None:
-        if child := self._fork(request["session"], request, lambda end: self._work(request, image, end)):
-            self.sessions[request["session"]] = child
+        session = request["session"]
+        if child := self._give_spare(request, image) or self._fork(session, request, lambda end: self._work(request, image, end)):
+            self.sessions[session] = child
+
+    def _start_spare(self) -> Child | None:
+        """A child for the session to come, forked and set apart by now; None where that fails, as it then does with the session."""
+        child = self._fork(SPARE, {"timeout": TRIAL_SECONDS, "id": 0}, self._work_later)
+        if child is None:
+            return None
+        child.socket.settimeout(TRIAL_SECONDS)
+        try:
+            child.waiting, child.deadline, ready = [], math.inf, child.socket.recv(1)
+        except OSError:
+            ready = b""
+        child.socket.settimeout(SEND_SECONDS)
+        if ready:
+            self._rehearse()  # here as well: since the fork this process has to copy what it writes to
+            return child
+        self._drop(child)
+        return None
+
+    def _give_spare(self, request: Request, image: bytes) -> Child | None:
+        """The spare child, which is now this session's; None where there is none."""
+        child, self.spare = self.spare, None
+        if child is None or child not in self.children:
+            return None
+        child.name, child.waiting, child.deadline = request["session"], [request], time.monotonic() + request["timeout"]
+        try:
+            child.socket.sendall(encode(request | {"image_bytes": len(image)}) + image)
+        except OSError:
+            self._drop(child)
+            return None
+        return child
 
     def _start_check(self, request: Request, child: Child | None) -> None:
         """The session ends, with all it started; a fresh process under its name does the check and ends in turn."""
@@ -278,15 +323,32 @@ class Zygote:
             end.sendall(b"image\n" + image)
 
     def _work(self, opening: Request, image: bytes, end: socket.socket) -> None:
+        with end.makefile("rb") as requests:
+            self._serve(opening, image, end, requests)
+
+    def _work_later(self, end: socket.socket) -> None:
+        """The work of a spare child, which is told of its session when that is there."""
+        self._rehearse()
+        end.sendall(b".")
+        with end.makefile("rb") as requests:
+            if line := requests.readline():
+                opening = json.loads(line)
+                self._serve(opening, requests.read(opening["image_bytes"]), end, requests)
+
+    def _rehearse(self) -> None:
+        """Opens and compares the empty tables once: a process is slow only the first time, as it gets its memory by then."""
+        image = unpack_image(pack_image(prepare_image(self.app.schema_sql, None, 0)))
+        tables_alone = dataclasses.replace(self.app, lay_out=None)
+        desk = Desk(tables_alone, image, 0, output_bytes=self.output_bytes)
+        desk.diff()
+        desk.close()
+
+    def _serve(self, opening: Request, image: bytes, end: socket.socket, requests: BinaryIO) -> None:
         _live_in(self._folder(opening["session"]))
         desks: list[Desk] = []
         end.sendall(encode(attempt(opening, lambda: self._open_desk(opening, image, desks))))
-        if not desks:
-            return
-        (desk,) = desks
-        with end.makefile("rb") as requests:
-            for line in requests:
-                end.sendall(encode(answer(desk, json.loads(line))))
+        for line in requests if desks else ():
+            end.sendall(encode(answer(desks[0], json.loads(line))))
 
     def _open_desk(self, opening: Request, image: bytes, desks: list[Desk]) -> str:
         place = self._folder(opening["session"])
