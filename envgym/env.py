@@ -24,6 +24,7 @@ from envgym.parsing import explain, parse
 from envgym.rubric import CallRecord, Evidence, Rubric, Score
 from envgym.sandbox import App, Sandbox, Session
 from envgym.sandbox.factory import open_sandbox
+from envgym.sandbox.hidden import hidden_files
 from envgym.sources import TaskSource
 from envgym.spaces import UnicodeText
 from envgym.spec import EnvSpec
@@ -41,8 +42,7 @@ class World:
         self.tasks = TaskSource(spec)
         schema = (spec.root / spec.state.schema_file).read_text(encoding="utf-8") if spec.state.schema_file else ""
         self.keys = primary_keys(schema)
-        app = App(spec.root.resolve(), spec.tools, spec.state.schema_file, spec.state.seed)
-        self.sandbox = sandbox or open_sandbox(app, spec.sandbox)
+        self.sandbox = sandbox or open_sandbox(app_of(spec), spec.sandbox)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
         if unknown:
@@ -80,6 +80,17 @@ class World:
 
     def close(self) -> None:
         self.sandbox.close()
+
+
+def app_of(spec: EnvSpec) -> App:
+    """What the boxes of an environment get, and what they must not hold."""
+    root = spec.root.resolve()
+    needed = [*spec.tools, *filter(None, (spec.state.schema_file, spec.state.seed))]
+    secret = [spec.path.name, *(part.source for part in spec.reward.values())]
+    if spec.tasks.source:
+        secret.append(spec.tasks.source)
+    hidden = hidden_files(root, secret=secret, needed=needed)
+    return App(root, spec.tools, spec.state.schema_file, spec.state.seed, hidden=hidden)
 
 
 class ToolEnv(gymnasium.Env[str, str]):

@@ -34,6 +34,9 @@ class App:
     """SQL file with the tables, or None for an episode without tables."""
     seed: str | None = None
     """`file.py:function(db, seed)` that fills the tables; the same seed must give the same rows."""
+    hidden: tuple[str, ...] = ()
+    """Files below `root` that no box may hold, such as the tasks with their hidden truth (`hidden.py`). Kept out of containers and
+    bubblewrap; a local process reads what its user can read."""
 
 
 @dataclass(frozen=True, slots=True)
