@@ -59,10 +59,13 @@ class BubblewrapSandbox(BoxSandbox):
     def _start_box(self) -> ProcessTransport:
         size = str(self._options.tmpfs_mb * 2**20)
         command = [
-            self._command, "--unshare-all", *_no_further_namespaces(self._command), "--die-with-parent", "--as-pid-1", "--new-session", "--cap-drop", "ALL",
-            "--uid", "65534", "--gid", "65534", "--hostname", "box", "--proc", "/proc", "--dev", "/dev",
+            self._command, "--unshare-all", *_no_further_namespaces(self._command), "--die-with-parent", "--as-pid-1",
+            "--new-session", "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "box", "--proc", "/proc", "--dev", "/dev",
+            # Of an owner who is root, bubblewrap leaves the machine's own settings open for writing.
+            "--ro-bind", "/proc/sys", "/proc/sys",
             "--perms", "1777", "--size", size, "--tmpfs", "/tmp", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm",
-            *_system(cover=self._root), "--ro-bind", self._files, HOME, "--chdir", "/tmp",
+            *_system(cover=self._root), "--ro-bind", self._files, HOME,
+            "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp",  # both would take files without a limit
             sys.executable, "-s", f"{HOME}/agent",
         ]  # fmt: skip
         environment = clean_environment() | {"HOME": "/tmp", "TMPDIR": "/tmp", "ENVGYM_SCRATCH": "/tmp"}

@@ -46,8 +46,8 @@ SHARED = {
 
 
 def pool_of(kind: tuple[str, str]) -> dict:
-    """One box for all sessions, where they share any."""
-    return {"boxes": 6, "ready": 0} if kind[1] == "container" else {"boxes": 1}
+    """One box for all, where sessions share any; a second one for when what a neighbour leaves has made the first one dirty."""
+    return {"boxes": 6, "ready": 0} if kind[1] == "container" else {"boxes": 2}
 
 
 def as_program(session, name: str, timeout_seconds: float = 60, **arguments):
@@ -130,15 +130,24 @@ def test_what_tasks_and_rewards_know_is_not_in_the_box(pair):
     assert len(pair.do(pair.spy, "search", names=["schema"])) >= 1, "the search finds nothing at all"
 
 
-@pytest.mark.parametrize("path", ["/x", "/etc/x", "/usr/x", "/envgym/x", "/envgym/app/hostile/tools.py", "/envgym/agent/desk.py",
+@pytest.mark.parametrize("path", ["/x", "/etc/x", "/dev/x", "/usr/x", "/envgym/x", "/envgym/app/hostile/tools.py", "/envgym/agent/desk.py",
                                   "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/kernel/x"])  # fmt: skip
 def test_nothing_can_be_written_beyond_the_sessions_own_folders(pair, path):
     assert pair.do(pair.spy, "write", path=path) in ("EROFS", "EACCES", "EPERM", "ENOENT")
 
 
-@pytest.mark.parametrize("path", ["/root", "/var/run/docker.sock", "/run/docker.sock", "/etc/shadow", "/proc/kcore", str(APPS)])
+@pytest.mark.parametrize(
+    "path",
+    ["/root/.bashrc", "/root/.ssh", "/var/run/docker.sock", "/run/docker.sock", "/etc/shadow", "/proc/kcore", str(APPS)],
+)
 def test_nothing_of_the_host_can_be_read(pair, path):
     assert pair.do(pair.spy, "look", path=path) in ("EACCES", "ENOENT", "EPERM", "ENXIO")
+
+
+def test_no_setting_of_the_kernel_can_be_written(pair):
+    open_to_all = {f"/proc/pressure/{what}" for what in ("cpu", "io", "memory", "irq")}  # who writes sets an alarm of their own
+    open_to_all |= {"/proc/sys/kernel/ns_last_pid"}  # of the process namespace; a write asks for a capability
+    assert set(json.loads(call(pair.spy, "writable_settings", 60).text)) <= open_to_all
 
 
 def test_the_processes_of_the_host_are_not_there(pair):
@@ -159,9 +168,7 @@ def test_nobody_becomes_root_in_a_namespace_of_their_own(pair):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_no_signal_ends_or_stops_process_1(pair, number):
     as_program(pair.spy, "send_signal", pid=1, number=number)
-    session = pair.sandbox.open(seed=7, timeout_seconds=60)
-    assert pair.do(session, "note", text="well") == "noted"
-    session.close()
+    assert pair.do(pair.spy, "note", text="well") == pair.do(pair.neighbour, "note", text="well") == "noted"
 
 
 # --- the verifier: the session's own process, which keeps the tables and tells how they changed ---

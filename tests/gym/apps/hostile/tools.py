@@ -149,7 +149,7 @@ def _vm_read(pid: int) -> None:
 
 
 def _descriptors_of(pid: int) -> None:
-    os.listdir(f"/proc/{pid}/fd")
+    os.readlink(f"/proc/{pid}/fd/0")
 
 
 def _environment(pid: int) -> None:
@@ -159,16 +159,31 @@ def _environment(pid: int) -> None:
 
 def _take_descriptor(pid: int) -> None:
     handle = libc.syscall(OPEN_PROCESS, pid, 0)
-    if handle < 0 or libc.syscall(GET_DESCRIPTOR, handle, 0, 0) < 0:
-        raise OSError(ctypes.get_errno(), "pidfd_getfd")
+    taken = libc.syscall(GET_DESCRIPTOR, handle, 0, 0) if handle >= 0 else -1
+    refused = ctypes.get_errno()
+    for descriptor in (handle, taken):
+        if descriptor >= 0:
+            os.close(descriptor)
+    if taken < 0:
+        raise OSError(refused, "pidfd_getfd")
 
 
 # --- what it writes, and what it reaches ---
 
 
 def write(path: str) -> str:
-    """Writes into a file."""
-    return _outcome(lambda: open(path, "a").write(" was here"))
+    """Opens a file for writing."""
+    return _outcome(lambda: os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)))
+
+
+def writable_settings() -> list[str]:
+    """Files of the kernel that this user may open for writing, those of processes left out; devices cover what is hidden."""
+    found = []
+    for top in ("/proc", "/sys"):
+        for folder, folders, files in os.walk(top):
+            folders[:] = [name for name in folders if not (folder == "/proc" and (name.isdigit() or "self" in name))]
+            found += [path for file in files if os.access(path := os.path.join(folder, file), os.W_OK)]
+    return [path for path in found if os.path.isfile(path) and write(path) == "done"]
 
 
 def reach(host: str, port: int) -> str:
