@@ -60,7 +60,8 @@ class BubblewrapSandbox(BoxSandbox):
         size = str(self._options.tmpfs_mb * 2**20)
         command = [
             self._command, "--unshare-all", *_no_further_namespaces(self._command), "--die-with-parent", "--as-pid-1",
-            "--new-session", "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "box", "--proc", "/proc", "--dev", "/dev",
+            "--new-session", "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "box",
+            "--proc", "/proc", "--dev", "/dev",
             # Of an owner who is root, bubblewrap leaves the machine's own settings open for writing.
             "--ro-bind", "/proc/sys", "/proc/sys",
             "--perms", "1777", "--size", size, "--tmpfs", "/tmp", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm",

@@ -130,8 +130,13 @@ def test_what_tasks_and_rewards_know_is_not_in_the_box(pair):
     assert len(pair.do(pair.spy, "search", names=["schema"])) >= 1, "the search finds nothing at all"
 
 
-@pytest.mark.parametrize("path", ["/x", "/etc/x", "/dev/x", "/usr/x", "/envgym/x", "/envgym/app/hostile/tools.py", "/envgym/agent/desk.py",
-                                  "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/kernel/x"])  # fmt: skip
+OTHERS = (
+    "/x", "/etc/x", "/dev/x", "/usr/x", "/envgym/x", "/envgym/app/hostile/tools.py", "/envgym/agent/desk.py",
+    "/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/sys/kernel/x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", OTHERS)
 def test_nothing_can_be_written_beyond_the_sessions_own_folders(pair, path):
     assert pair.do(pair.spy, "write", path=path) in ("EROFS", "EACCES", "EPERM", "ENOENT")
 
