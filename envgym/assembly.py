@@ -67,7 +67,8 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
-    return McpSandbox(wanted, open_sandbox(App(spec.root.resolve(), (), servers=(wanted.link,)), options), options)
+    box = App(spec.root.resolve(), (), servers=(wanted.link,), hidden=app_of(spec).hidden)
+    return McpSandbox(wanted, open_sandbox(box, options), options)
 
 
 def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:

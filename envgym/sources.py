@@ -21,6 +21,7 @@ from envgym.sandbox import App, Sandbox, start_tables
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.tree import LayOut, row, starting_tree
 from envgym.sandbox.documents import schema_sql
+from envgym.sandbox.hidden import hidden_files
 from envgym.sandbox.mcp.dump import fill
 from envgym.spec import EnvSpec
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
@@ -131,9 +132,14 @@ class TaskSource:
 
 
 def app_of(spec: EnvSpec) -> App:
-    """What an environment's boxes load."""
+    """What an environment's boxes load, and what they must not hold."""
+    root, state = spec.root.resolve(), spec.state
     files = tuple(tool for tool in spec.tools if isinstance(tool, str))
-    return App(spec.root.resolve(), files, spec.state.schema_file, spec.state.seed, spec.state.files)
+    commands = [word for tool in spec.tools if isinstance(tool, McpTools) for word in tool.mcp.command]
+    needed = [*files, *commands, *filter(None, (state.schema_file, state.seed, state.files))]
+    secret = [spec.path.name, *(part.source for part in spec.reward.values()), *filter(None, [spec.tasks.source])]
+    hidden = hidden_files(root, secret=secret, needed=needed)
+    return App(root, files, state.schema_file, state.seed, state.files, hidden=hidden)
 
 
 def _with_live(spec: EnvSpec) -> App:

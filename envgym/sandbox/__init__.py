@@ -52,6 +52,9 @@ class App:
     """`file.py:function(folder, seed)` that lays out a session's work folder; the same seed must give the same files."""
     servers: tuple[Server, ...] = ()
     """MCP servers; what their commands name below `root` is loaded with the rest."""
+    hidden: tuple[str, ...] = ()
+    """Files below `root` that no box may hold, such as the tasks with their hidden truth (`hidden.py`). Kept out of containers and
+    bubblewrap; a local process reads what its user can read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Packs the agent and an app's files into the tar archive that a container gets.
 
 A copy rather than a mount of the folder: it works with engines on other machines, whatever the files' modes are, and all boxes
-of a sandbox run the files as they were when it was opened. Packed are the folders in which the app's files lie.
+of a sandbox run the files as they were when it was opened. Packed are the folders in which the app's files lie, but for what the
+app hides: tasks hold the truth that rewards judge by.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ def _files(app: App) -> Iterator[Path]:
         path = PurePosixPath(reference)
         if path.is_absolute() or ".." in path.parts:
             raise SpecError(f"{reference}: lies outside of {app.root}; a container gets files below that folder only")
+        if reference.partition(":")[0] in app.hidden:
+            advice = "Move what the box runs into a file of its own, or take sandbox.backend=local."
+            raise SpecError(f"{reference}: this file defines tasks or rewards as well, which no container gets. {advice}")
     folders = {app.root / PurePosixPath(reference.partition(":")[0]).parent for reference in references}
     for folder in sorted(folders):
         if not any(parent in folders for parent in folder.parents):
-            yield from _below(folder)
+            yield from (file for file in _below(folder) if file.relative_to(app.root).as_posix() not in app.hidden)
 
 
 def _files_of_servers(app: App) -> Iterator[str]:

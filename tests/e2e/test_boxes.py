@@ -1,10 +1,12 @@
 """Whole episodes through real boxes: the same in every backend, and nothing left when the trainer is killed."""
 
 import dataclasses
+import functools
 import signal
 import time
 
 import pytest
+from kiosk import options
 from processes import train_guess
 
 from envgym.env import World
@@ -23,10 +25,18 @@ def engine():
         pytest.skip(f"no Docker engine answers: {error}")
 
 
-def records(backend):
-    world = World(load_spec("crm", [f"sandbox.backend={backend}"]))
+KINDS = [
+    ("none", "state"), ("local", "state"), ("local", "fork"), ("bubblewrap", "fork"), ("bubblewrap", "container"),
+    ("docker", "state"), ("docker", "fork"), ("docker", "namespaces"), ("docker", "container"),
+]  # fmt: skip
+FEW = 8
+"""Tasks played where each episode starts a box of its own."""
+
+
+def records(backend, isolation="fork", count=34):
+    world = World(load_spec("crm", [f"sandbox.backend={backend}", f"sandbox.isolation={isolation}"]))
     try:
-        requests = [Request(task, seed) for seed, task in enumerate(world.tasks.ids("test", levels=LEVELS, count=34))]
+        requests = [Request(task, seed) for seed, task in enumerate(world.tasks.ids("test", levels=LEVELS, count=count))]
         policies = OraclePolicy("pythonic"), RandomPolicy(list(world.tools.values()), dialect="pythonic")
         return [
             dataclasses.replace(e, seconds={}) for policy in policies for e in play_many(world.env, policy, requests, workers=4)
@@ -35,12 +45,19 @@ def records(backend):
         world.close()
 
 
+@functools.cache
+def transcripts(kind, count):
+    return [episode.to_json() for episode in records(*kind, count=count)]
+
+
 @pytest.mark.docker
-def test_episodes_are_the_same_byte_for_byte_through_local_and_docker():
-    engine()
-    through = {backend: [episode.to_json() for episode in records(backend)] for backend in ("local", "docker")}
-    assert through["local"] == through["docker"]
-    assert len(set(through["local"])) == 68
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_episodes_are_the_same_byte_for_byte_under_every_backend_and_level(kind):
+    options(kind)  # skips where it cannot be had
+    count = FEW if kind[1] == "container" else 34
+    said = transcripts(kind, count)
+    assert said == transcripts(("local", "fork"), count)
+    assert len(set(said)) == 2 * count
 
 
 def test_every_oracle_of_every_level_solves_its_task_in_a_real_box():

@@ -278,7 +278,9 @@ class Zygote:
 
     def _fork(self, name: str | int, request: Request, work: Callable[[socket.socket], None]) -> Child | None:
         """A child at work for a request; None where the box is full, which the host is told."""
-        private = [self.wire.source, self.wire.sink, *(child.socket.fileno() for child in self.children)]
+        # The selector too: who holds it can have the agent wait for what never comes.
+        watched = [self.selector.fileno()] if hasattr(self.selector, "fileno") else []
+        private = [self.wire.source, self.wire.sink, *watched, *(child.socket.fileno() for child in self.children)]
         try:
             child = fork(name, request, work, private=private, enter=self._enter)
         except OSError as error:

@@ -1,0 +1,5 @@
+"""A reward that would tell what it looks for."""
+
+
+def found_out(evidence) -> float:
+    return float("7741" in evidence.final)

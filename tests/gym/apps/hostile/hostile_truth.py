@@ -1,0 +1,3 @@
+"""What only tasks import."""
+
+ANSWER = 7741
