@@ -7,7 +7,7 @@ ENV ?= envs/crm.yaml
 MODEL ?= smollm2-135m-instruct
 RUNS ?= $(patsubst %/,%,$(wildcard runs/*/))
 
-.PHONY: help install model train test check bench clean
+.PHONY: help install model train test campaign check bench clean
 
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -30,6 +30,9 @@ train: model     ## train a small model on the CRM: before, after, adapter
 
 test: model      ## run every test
 	$(BIN)/python -m pytest $(ARGS)
+
+campaign: install  ## minutes of faults and load: killed owners, hostile tools, an engine that restarts, a soak, podman
+	$(BIN)/python -m pytest -m campaign $(ARGS)
 
 check: install   ## ruff and pyright
 	$(BIN)/ruff check .

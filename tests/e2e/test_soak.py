@@ -9,7 +9,7 @@ from envgym.sandbox.factory import open_sandbox
 SHORT = {"boxes": 2, "sessions": 8, "recycle": {"episodes": 30}}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.docker
 @pytest.mark.parametrize("level", ["fork", "namespaces"])
 def test_sixteen_sessions_on_two_boxes_that_are_replaced_see_their_own_marks_alone_and_nothing_grows(level):

@@ -201,7 +201,7 @@ def test_a_program_that_plants_modules_changes_no_verdict(pair, session):
     assert diff_of(session) == before == {"notes": {"added": [{"id": 1, "text": "first"}], "removed": []}}
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, "tool_crashed"), (signal.SIGSTOP, "timeout")])
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, "session_ended"), (signal.SIGSTOP, "timeout")])
 def test_a_program_that_kills_or_stops_the_verifier_makes_the_episode_void_or_fails(pair, session, number, kind):
     pair.do(session, "note", text="first")
     attack = lambda: as_program(session, "kill_parent", 3, number=number)
@@ -252,7 +252,7 @@ def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_ne
         call(neighbour, "note", text="before")
         attack = lambda: as_program(attacker, "kill_all", 5)
         if kind[1] == "fork":
-            assert failure_of(attack).kind == "tool_crashed"
+            assert failure_of(attack).kind == "session_ended"
             assert failure_of(lambda: diff_of(neighbour)).kind == "sandbox_lost"
         else:
             with contextlib.suppress(WorldFailure, ValueError):  # what becomes of the attacker itself is no matter

@@ -10,7 +10,7 @@ from envgym.spec import load_spec
 NOTES = Path(__file__).parents[2] / "envs/notes.yaml"
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_notes_pass_every_check():
     results = run_checks(load_spec(NOTES), tasks_per_split=10)
     assert len(results) == 16

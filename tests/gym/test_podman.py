@@ -19,7 +19,7 @@ from envgym.sandbox.engine import connect, find_engine
 from envgym.sandbox.factory import SandboxOptions, open_sandbox
 from envgym.sandbox.owner import RUN_LABEL, reap_orphans
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.campaign]
 HERE = Path(__file__).parent
 FORK = SandboxOptions(backend="podman")
 START_SECONDS = 20

@@ -78,7 +78,7 @@ def test_a_number_of_sessions_that_cannot_be_is_wrong_use(number, capsys):
 
 
 @pytest.mark.docker
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_script_prints_each_figure_with_its_goal_and_the_peers_beside(tmp_path, capsys):
     need_docker()
     script = runpy.run_path(str(SCRIPT))

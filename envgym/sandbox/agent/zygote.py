@@ -17,6 +17,7 @@ import math
 import os
 import selectors
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -227,7 +228,7 @@ class Zygote:
 
     def _ended(self, child: Child) -> None:
         requests, child.waiting = child.waiting, []
-        how = self._drop(child)
+        how = self._how(self._drop(child))
         if not child.is_builder:
             for request in requests:
                 kind = "out_of_memory" if "memory" in how else "session_ended" if request["op"] == "call" else "sandbox_lost"
@@ -250,19 +251,24 @@ class Zygote:
         for request in requests:
             self.wire.say(failed(request, kind, message))
 
-    def _drop(self, child: Child) -> str:
-        """Ends a child for good with all that it left; returns how it ended."""
+    def _drop(self, child: Child) -> int:
+        """Ends a child for good with all that it left; returns its exit code."""
         self.children.discard(child)
         self.selector.unregister(child.socket)
-        code, kills = child.end(), killed_for_memory()
-        how, self.memory_kills = ended_how(code, for_memory=kills > self.memory_kills), kills
+        code = child.end()
         if child.is_builder:
             self.builders.pop(int(child.name), None)
         else:
             self.sessions.pop(str(child.name), None)
             wipe(self._folder(str(child.name)))
         self._prove_clean()
-        return how
+        return code
+
+    def _how(self, code: int) -> str:
+        """How a process ended by itself; each one that the kernel killed for want of memory is told of once."""
+        for_memory = code == -signal.SIGKILL and killed_for_memory() > self.memory_kills
+        self.memory_kills += for_memory
+        return ended_how(code, for_memory=for_memory)
 
     def _prove_clean(self) -> None:
         """Ends what a session left running; tells the host of anything that is still there."""
