@@ -139,7 +139,11 @@ def app_of(spec: EnvSpec) -> App:
     needed = [*files, *commands, *filter(None, (state.schema_file, state.seed, state.files))]
     secret = [spec.path.name, *(part.source for part in spec.reward.values()), *filter(None, [spec.tasks.source])]
     hidden = hidden_files(root, secret=secret, needed=needed)
-    return App(root, files, state.schema_file, state.seed, state.files, hidden=hidden)
+    is_live = any(isinstance(tool, OpenApiTools) for tool in spec.tools)
+    if is_live and state.schema_file:
+        raise SpecError(f"{spec.path}: state.schema: a live API brings its tables; leave it out, or simulate the document")
+    # Beside a live API the seed function fills the API's tables, for the tasks; the boxes have none.
+    return App(root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden)
 
 
 def _with_live(spec: EnvSpec) -> App:

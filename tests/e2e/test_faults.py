@@ -216,15 +216,17 @@ class PrivateEngine:
     """A second engine of this test's own, which it may stop and start as it likes."""
 
     def __init__(self) -> None:
-        if shutil.which("dockerd") is None or os.getuid() != 0:
-            pytest.skip("NOT TESTED: a private engine needs `dockerd` and root")
+        if not shutil.which("dockerd") or not shutil.which("unshare") or os.getuid() != 0:
+            pytest.skip("NOT TESTED: a private engine needs `dockerd`, `unshare` and root")
         self.folder = Path(tempfile.mkdtemp(prefix="engine-"))
         self.address = f"unix://{self.folder}/docker.sock"
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        command = ["dockerd", "--data-root", self.folder / "data", "--exec-root", self.folder / "exec", "--pidfile",
-                   self.folder / "pid", "--host", self.address, "--bridge=none", "--iptables=false"]  # fmt: skip
+        # In a network of its own: an engine without a bridge removes the bridge of the machine's other engine.
+        places = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
+        command = ["unshare", "--net", "dockerd", "--host", self.address, "--bridge=none", "--iptables=false"]
+        command += [word for option, name in places.items() for word in (option, self.folder / name)]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log)
         deadline = time.monotonic() + 30

@@ -17,6 +17,7 @@ from envgym.env import World
 from envgym.errors import PrerequisiteError, SpecError
 from envgym.sandbox.engine import connect
 from envgym.sandbox.images import build_image, pack_context, tag_of
+from envgym.sandbox.options import BuildOptions
 from envgym.spec import load_spec
 
 DOCKERFILE = "FROM python:3.12-slim\nCOPY word.txt /word.txt\n"
@@ -112,7 +113,7 @@ def test_a_build_that_fails_is_told_with_the_end_of_its_log(api, folder):
     steps = "\n".join(f"RUN echo step-{step}" for step in range(2))
     (folder / "Dockerfile").write_text(f"{DOCKERFILE}{steps}\nRUN echo the last words; exit 7\n")
     with pytest.raises(PrerequisiteError) as caught:
-        build_image(api, {"context": "."}, root=folder)
+        build_image(api, BuildOptions(), root=folder)
     told = str(caught.value)
     assert told.startswith(f"sandbox.build: {folder.resolve()}/Dockerfile cannot be built (")
     assert "\n  the last words\n" in told
@@ -123,7 +124,7 @@ def test_a_build_that_fails_is_told_with_the_end_of_its_log(api, folder):
 def test_a_build_without_end_of_log_shows_the_last_twenty_lines_only(api, folder):
     (folder / "Dockerfile").write_text(f"{DOCKERFILE}RUN seq 1000 1999; exit 1\n")
     with pytest.raises(PrerequisiteError) as caught:
-        build_image(api, {}, root=folder)
+        build_image(api, BuildOptions(), root=folder)
     assert "\n  1999\n" in str(caught.value)
     assert "1900" not in str(caught.value)
 
@@ -152,7 +153,7 @@ def test_the_environment_runs_in_the_image_that_its_yaml_builds(api, tmp_path, c
 def test_a_dockerfile_outside_of_its_context_is_found(api, folder):
     (folder / "box").mkdir()
     (folder / "word.txt").rename(folder / "box/word.txt")
-    built = build_image(api, {"context": "box", "dockerfile": "../Dockerfile"}, root=folder)
+    built = build_image(api, BuildOptions(context="box", dockerfile="../Dockerfile"), root=folder)
     assert api.inspect_image(built)["Config"]["Labels"]["envgym.build"] == built
 
 
@@ -160,8 +161,9 @@ BUILDER = """
 import logging, pathlib, sys
 from envgym.sandbox.engine import connect
 from envgym.sandbox.images import build_image
+from envgym.sandbox.options import BuildOptions
 logging.basicConfig(format="%(message)s")
-print(build_image(connect(), {}, root=pathlib.Path(sys.argv[1])))
+print(build_image(connect(), BuildOptions(), root=pathlib.Path(sys.argv[1])))
 """
 
 
