@@ -208,10 +208,11 @@ def test_a_network_is_opened_by_name(api, podman):
 
 def test_an_image_is_built_from_a_dockerfile(api, podman, tmp_path):
     from envgym.sandbox.images import build_image
+    from envgym.sandbox.options import BuildOptions
 
     (tmp_path / "Dockerfile").write_text("FROM python:3.12-slim\nENV WORD=built\n")
-    built = build_image(api, {}, root=tmp_path)
+    built = build_image(api, BuildOptions(), root=tmp_path)
     assert "WORD=built" in api.inspect_image(built)["Config"]["Env"]
     (tmp_path / "Dockerfile").write_text("FROM python:3.12-slim\nRUN echo the last words; exit 7\n")
     with pytest.raises(PrerequisiteError, match=r"cannot be built \((.|\n)*\n  the last words\n"):
-        build_image(api, {}, root=tmp_path)
+        build_image(api, BuildOptions(), root=tmp_path)
