@@ -45,7 +45,7 @@ COLUMNS = ("episodes", "wrong", "failed", "descriptors", "threads", "processes",
 
 @dataclass(frozen=True)
 class Held:
-    """What this process holds while no session is open."""
+    """What this process holds while no session is open, idle connections to the engine given up."""
 
     descriptors: int
     threads: int
@@ -68,22 +68,22 @@ def grown(rounds: Sequence[Held]) -> list[str]:
 
 def held(sandbox: Any) -> Held:
     """What is held, once threads and boxes that are on their way out have gone."""
-    deadline, last = time.monotonic() + SETTLE_SECONDS, None
+    api, deadline, last = getattr(sandbox, "_api", None), time.monotonic() + SETTLE_SECONDS, None
     while True:
-        now = _counts(sandbox)
+        now = threading.active_count(), _descendants(), _containers(api)
         if (now == last and _is_settled()) or time.monotonic() > deadline:
             break
         last = now
         time.sleep(0.5)
+    if api:
+        api.close()  # it connects again when it is asked: how many connections rest tells only how many threads asked at once
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Held(*now, memory_mb=pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    return Held(len(os.listdir("/proc/self/fd")), *now, memory_mb=pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
 
 
-def _counts(sandbox: Any) -> tuple[int, int, int, int]:
-    api, mine = getattr(sandbox, "_api", None), {"label": f"{RUN_LABEL}={labels()[RUN_LABEL]}"}
-    containers = len(api.containers(all=True, filters=mine)) if api else 0
-    return len(os.listdir("/proc/self/fd")), threading.active_count(), _descendants(), containers
+def _containers(api: Any) -> int:
+    return len(api.containers(all=True, filters={"label": f"{RUN_LABEL}={labels()[RUN_LABEL]}"})) if api else 0
 
 
 def _descendants() -> int:

@@ -106,7 +106,21 @@ def _engine_at(address: Address) -> Engine:
     where = {"base_url": address.url, "tls": address.tls or False}
     api = docker.APIClient(**where, version="auto", timeout=ANSWER_SECONDS, max_pool_size=32)
     api.timeout = WORK_SECONDS
+    _share_connections(api)
     return Engine(api, address, *_name_and_version(api))
+
+
+def _share_connections(api: Any) -> None:
+    """One pool of connections for the whole socket. The SDK has one for each URL, thus for each request about a container: nearly
+    each request connects anew, and the 26th pool closes the oldest under whoever is about to use it.
+    https://github.com/docker/docker-py/blob/7.1.0/docker/transport/unixconn.py
+    """
+    from docker.transport import UnixHTTPAdapter
+
+    adapter = api.get_adapter(api.base_url)
+    if isinstance(adapter, UnixHTTPAdapter):
+        pool_of = adapter.get_connection
+        adapter.get_connection = lambda url, proxies=None: pool_of(api.base_url, proxies)
 
 
 def _name_and_version(api: Any) -> tuple[EngineName, str]:

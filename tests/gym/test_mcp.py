@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from kiosk import NOW, need_docker
+from kiosk import NOW, call, failure_of, need_docker
 
 from envgym.env import World
-from envgym.errors import PrerequisiteError, SpecError, UsageError, WorldFailure
+from envgym.errors import PrerequisiteError, SpecError, UsageError
 from envgym.sandbox.mcp.dump import read_tables, tables_diff, tables_hash
 from envgym.spec import load_spec
 from envgym.tools import validate
@@ -60,20 +60,8 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def session(kept):
-    session = kept.sandbox.open(seed=7, timeout_seconds=60)
-    yield session
-    session.close()
-
-
-def call(session, tool, timeout_seconds=30.0, **arguments):
-    return session.call(tool, arguments, now=NOW, timeout_seconds=timeout_seconds)
-
-
-def failure_of(work) -> WorldFailure:
-    with pytest.raises(WorldFailure) as caught:
-        work()
-    return caught.value
+def sandbox(kept):
+    return kept.sandbox
 
 
 # --- calls ---

@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from kiosk import call
 
 from envgym import ToolCall
 from envgym.env import World
@@ -32,10 +33,6 @@ def session(world):
     session = world.sandbox.open(seed=1, timeout_seconds=20)
     yield session
     session.close()
-
-
-def call(session, tool, **arguments):
-    return session.call(tool, arguments, now="2026-03-02T09:00:00", timeout_seconds=20)
 
 
 def rows(world, query: str, seed: int = 1) -> list[tuple]:

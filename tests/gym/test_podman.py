@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from kiosk import KIOSK, call, need_docker, options
+from kiosk import KIOSK, call, need_docker, options, wait_until
 
 from envgym.cli import main
 from envgym.errors import PrerequisiteError, WorldFailure
@@ -91,24 +91,10 @@ def sandbox(podman):
 
 
 @pytest.fixture
-def session(sandbox):
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    yield session
-    session.close()
-
-
-@pytest.fixture
 def api(podman):
     api = connect("podman")
     yield api
     api.close()
-
-
-def wait_until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
-        time.sleep(0.1)
 
 
 def test_the_engine_and_the_label_say_podman(api, sandbox):

@@ -19,13 +19,6 @@ def sandbox(request):
     with_boxes.close()
 
 
-@pytest.fixture
-def session(sandbox):
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    yield session
-    session.close()
-
-
 def test_it_describes_every_public_documented_function_and_hides_what_the_box_injects(sandbox):
     tools = {tool["name"]: tool for tool in sandbox.describe()}
     assert "get_item" in tools

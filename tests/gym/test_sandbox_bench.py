@@ -77,11 +77,17 @@ def test_a_number_of_sessions_that_cannot_be_is_wrong_use(number, capsys):
 # --- benchmarks/sandbox.py ---
 
 
+@pytest.fixture
+def script(monkeypatch):
+    """The script's names; its own modules lie beside it."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return runpy.run_path(str(SCRIPT))
+
+
 @pytest.mark.docker
 @pytest.mark.campaign
-def test_the_script_prints_each_figure_with_its_goal_and_the_peers_beside(tmp_path, capsys):
+def test_the_script_prints_each_figure_with_its_goal_and_the_peers_beside(script, tmp_path, capsys):
     need_docker()
-    script = runpy.run_path(str(SCRIPT))
     assert script["main"](["--quick", "--json", str(tmp_path / "figures.json")]) == 0
     said = capsys.readouterr().out
     found = json.loads((tmp_path / "figures.json").read_text())
@@ -93,9 +99,9 @@ def test_the_script_prints_each_figure_with_its_goal_and_the_peers_beside(tmp_pa
 
 
 @pytest.mark.docker
-def test_the_script_sees_an_exec_in_a_container_of_ours(tmp_path):
+def test_the_script_sees_an_exec_in_a_container_of_ours(script):
     need_docker()
-    script, since = runpy.run_path(str(SCRIPT)), time.time()
+    since = time.time()
     measured = script["Bench"]("docker", script["QUICK"])
     sandbox = open_sandbox(KIOSK, options(("docker", "fork")))
     sandbox.describe()

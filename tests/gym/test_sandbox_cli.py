@@ -6,11 +6,10 @@ import sys
 import time
 
 import pytest
-from kiosk import KIOSK, call, need_docker, options
+from kiosk import KIOSK, call, options
 
 from envgym.cli import main
 from envgym.sandbox.cli import pid_of
-from envgym.sandbox.engine import connect
 from envgym.sandbox.factory import open_sandbox
 from envgym.sandbox.owner import OWNER_LABEL, RUN_LABEL, labels, reap_quietly
 
@@ -22,14 +21,6 @@ from envgym.sandbox.options import SandboxOptions
 print(create(connect(), SandboxOptions().image, SandboxOptions()), flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture
-def api():
-    need_docker()
-    api = connect()
-    yield api
-    api.close()
 
 
 @pytest.fixture

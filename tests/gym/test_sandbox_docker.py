@@ -4,11 +4,10 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from kiosk import KIOSK, call, need_docker, options
+from kiosk import KIOSK, call, options, wait_until
 
 from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox.engine import is_podman
@@ -21,25 +20,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def api():
-    need_docker()
-    from envgym.sandbox.engine import connect
-
-    return connect()
-
-
-@pytest.fixture(scope="module")
 def sandbox():
     sandbox = open_sandbox(KIOSK, options(FORK, memory_mb=128, tmpfs_mb=8, pids=64))
     yield sandbox
     sandbox.close()
-
-
-@pytest.fixture
-def session(sandbox):
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    yield session
-    session.close()
 
 
 def envgym_containers(api) -> list[dict]:
@@ -192,18 +176,10 @@ def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_ar
         api.remove_container(mine, force=True)
 
 
-def wait_until(condition, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so after {seconds} s"
-        time.sleep(0.1)
-
-
 # --- what is missing is said, with the way out ---
 
 
 def test_an_image_that_is_neither_there_nor_to_be_had_is_a_missing_prerequisite():
-    need_docker()
     with pytest.raises(PrerequisiteError, match=r"no image 'envgym-test/absent:1' and cannot pull it .*sandbox.backend=local"):
         open_sandbox(KIOSK, options(FORK, image="envgym-test/absent:1"))
 

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,15 +43,7 @@ BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
     """A person who chose no engine: no variable, no context, a home and a runtime folder without sockets."""
-    for name in (
-        "DOCKER_HOST",
-        "DOCKER_CONTEXT",
-        "DOCKER_CONFIG",
-        "DOCKER_TLS_VERIFY",
-        "DOCKER_CERT_PATH",
-        "CONTAINER_HOST",
-        *BUNDLES,
-    ):
+    for name in (*VARIABLES, *BUNDLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
@@ -282,14 +275,6 @@ def test_without_the_contexts_certificate_the_same_engine_does_not_answer(contex
 
 
 @pytest.fixture
-def api():
-    need_docker()
-    api = connect()
-    yield api
-    api.close()
-
-
-@pytest.fixture
 def app(tmp_path):
     (tmp_path / "tools.py").write_text(TOOLS)
     return App(tmp_path, ("tools.py",))
@@ -373,3 +358,17 @@ def test_a_refused_option_leaves_no_connection_behind(api, app):
     for _ in range(3):
         refusal(lambda: ask(app, "interfaces", network="crm-net"))
     assert held() <= before
+
+
+@pytest.mark.docker
+def test_requests_about_many_containers_share_connections(api):
+    from docker.errors import NotFound
+
+    def ask_about(name: str) -> None:
+        with pytest.raises(NotFound):
+            api.inspect_container(name)
+
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask_about, [f"no-such-{number}" for number in range(80)]))
+    assert len(os.listdir("/proc/self/fd")) - before <= 4

@@ -138,13 +138,6 @@ def sandbox(request):
     with_boxes.close()
 
 
-@pytest.fixture
-def session(sandbox):
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    yield session
-    session.close()
-
-
 def diff(session) -> dict[str, list[dict]]:
     return session.diff(timeout_seconds=20).get("files", {"added": [], "removed": []})
 

@@ -1,0 +1,106 @@
+"""The pattern of other projects: `docker run` for each episode, `docker exec` for each call, through the Docker SDK."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import statistics
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from envgym.errors import WorldFailure
+from envgym.messages import ToolCall
+from envgym.sandbox import App
+from envgym.sandbox.addresses import EngineName
+from envgym.sandbox.parcel import pack
+from sandboxes.engine import EngineCpu
+
+NOW = "2026-03-02T09:00:00"
+PEER = """
+import json, sqlite3, sys
+sys.path.insert(0, "/peer")
+from agent import load_app
+app = load_app("/peer/app", {tools!r})
+db = sqlite3.connect("/peer/state.db")
+db.row_factory = sqlite3.Row
+tool, arguments, now = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+import inspect
+given = {{"db": db, "now": now}}
+function = app.tools[tool]
+print(function(**arguments, **{{n: given[n] for n in inspect.signature(function).parameters if n in given}}))
+db.commit()
+"""
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Peers:
+    """One episode, played in their way.
+
+    Args:
+        state: the SQLite database that it starts with, as a file.
+        calls: the tools that it calls.
+    """
+
+    backend: EngineName
+    app: App
+    state: bytes
+    calls: Sequence[ToolCall]
+
+    def measure(self, episodes: int) -> Values:
+        """`docker run` for each episode, `docker exec` for each call."""
+        import docker
+
+        from envgym.sandbox.engine import connect
+
+        client = docker.DockerClient.__new__(docker.DockerClient)
+        client.api = connect(self.backend)
+        walls, calls = [], []
+        with EngineCpu() as engine, contextlib.closing(client.api):
+            cpu = time.process_time()
+            for _ in range(episodes):
+                start = time.perf_counter()
+                calls += self._episode(client)
+                walls.append(time.perf_counter() - start)
+            host = time.process_time() - cpu
+        return {
+            "peer episode wall ms": 1000 * statistics.median(walls),
+            "peer call ms": statistics.median(calls),
+            "peer cpu (without boxes)": 1000 * (host + engine.seconds()) / len(walls),
+        }
+
+    def _episode(self, client: Any) -> list[float]:
+        container = client.containers.run("python:3.12-slim", ["sleep", "infinity"], detach=True, network_mode="none")
+        try:
+            container.put_archive("/", self._files())
+            return [_timed(lambda call=call: _exec(container, call)) for call in self.calls]
+        finally:
+            container.remove(force=True)
+
+    def _files(self) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive, tarfile.open(fileobj=io.BytesIO(pack(self.app))) as own:
+            for member in own:
+                member.name = f"peer/{member.name}"
+                archive.addfile(member, own.extractfile(member))
+            for name, data in (("run.py", PEER.format(tools=list(self.app.tools)).encode()), ("state.db", self.state)):
+                entry = tarfile.TarInfo(f"peer/{name}")
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+        return buffer.getvalue()
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - start)
+
+
+def _exec(container: Any, call: Any) -> None:
+    code, said = container.exec_run(["python", "-s", "/peer/run.py", call.name, json.dumps(call.arguments), NOW])
+    if code:
+        raise WorldFailure("tool_crashed", said.decode(errors="replace")[-400:], stage="call")
