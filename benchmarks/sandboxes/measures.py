@@ -24,6 +24,7 @@ from sandboxes.engine import EngineCpu, helper_mb
 from sandboxes.peers import NOW, Peers, Values
 
 CALLS, WRITES = 5, 2
+REST_SECONDS = 0.3
 SPIN = 'def spin() -> str:\n    """Never ends."""\n    while True:\n        pass\n'
 
 
@@ -70,14 +71,18 @@ class Bench:
 
     def cpu_ms(self, sandbox: Any, works: Sequence[Work], sessions: int) -> float:
         """CPU of an episode, host, boxes and engine."""
-        before = sandbox.pool.cpu_seconds()
+        all_before, before = sandbox.pool.cpu_seconds(), {box: box.usage().cpu_seconds for box in sandbox.pool.boxes}
         with EngineCpu() as engine:
             played = play_works(sandbox, works, sessions=sessions, now=NOW)
-            boxes = sandbox.pool.cpu_seconds() - before
+            host = played.host_cpu_seconds - engine.own_seconds
+            boxes = sandbox.pool.cpu_seconds() - all_before  # waits for boxes that are ending
+            time.sleep(REST_SECONDS)  # and for the engine to be done with them
+            if engine.is_readable:  # it has counted those that ended
+                boxes = sum(box.usage().cpu_seconds - before.get(box, 0.0) for box in sandbox.pool.boxes)
         self.engine_read = engine.is_readable
         if played.void:
             raise WorldFailure("sandbox_lost", f"{played.void} of {played.episodes} episodes were void", stage="call")
-        return 1000 * (played.host_cpu_seconds + boxes + engine.seconds()) / played.episodes
+        return 1000 * (host + boxes + engine.seconds()) / played.episodes
 
     def level(self, level: str) -> Values:
         with self.sandbox(level) as sandbox:
@@ -170,4 +175,4 @@ def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
-    time.sleep(0.3)
+    time.sleep(REST_SECONDS)

@@ -70,7 +70,7 @@ class Peers:
         return {
             "peer episode wall ms": 1000 * statistics.median(walls),
             "peer call ms": statistics.median(calls),
-            "peer cpu (without boxes)": 1000 * (host + engine.seconds()) / len(walls),
+            "peer cpu": 1000 * (host - engine.own_seconds + engine.seconds()) / len(walls),
         }
 
     def _episode(self, client: Any) -> list[float]:

@@ -29,6 +29,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 30.0
 LOOK_EVERY = 64
 """Episodes of a box between two looks at its memory."""
 CLOSE_SECONDS = 20.0
+HEAD_START_SECONDS = 0.03
+"""Starting a box takes a whole processor: who just took one opens a session first, unless others wait for a box."""
 
 
 @dataclass(eq=False)
@@ -203,6 +205,8 @@ class Pool:
 
     def _create(self) -> None:
         slot, trouble = None, None
+        if not self._waiting:
+            time.sleep(HEAD_START_SECONDS)
         try:
             with self._statistics.timed("start"):
                 box = self._start()

@@ -16,17 +16,18 @@ import sys
 import threading
 import types
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .ddl import schema_sql as tables_sql
 from .describe import describe_tool
-from .documents import Documents, check_tables, document_functions, read_documents
 from .failures import AppError, tail_of
 from .tables import prepare_image
 from .tree import LayOut
+
+Documents = Mapping[str, Any]
+"""File -> parsed OpenAPI document. What knows them (`documents.py`) is a third of the agent's start, so few apps load it."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def load_app(
         for function in _tools_in(root, reference):
             if written.setdefault(function.__name__, function) is not function:
                 raise AppError(f"{reference}: two files define a tool named '{function.__name__}'; rename one of them")
-    apis = read_documents(documents or {})
-    found = document_functions(apis, [reference for reference in tools if is_document(reference)], written)
+    found = _document_tools(tools, documents, written) if documents else {}
     found |= {name: function for name, function in written.items() if name not in found}
     for function in found.values():
         describe_tool(function)  # so that a mistake shows when the box starts, not at the first call
@@ -66,7 +66,7 @@ def load_app(
             raise AppError(f"tool '{function.__name__}' asks for 'folder', the work folder, which needs state.files in the YAML")
     seed_function, lay_out = (_function_at(root, reference) if reference else None for reference in (seed, files))
     app = LoadedApp(found, schema_sql(root, schema, documents), seed_function, lay_out, str(root), tuple(servers))
-    check_tables(prepare_image(app.schema_sql, None, 0), apis)
+    _check_tables(app.schema_sql, documents or {})
     return app
 
 
@@ -77,8 +77,29 @@ def is_document(reference: str) -> bool:
 
 def schema_sql(root: Path, schema: str | None, documents: Documents | None = None) -> str:
     """The SQL of all tables of an app: its schema file, then what its documents speak of. Raises AppError."""
-    generated = [tables_sql(api) for api in read_documents(documents or {}).values()]
-    return "\n".join([*([_schema_file(root, schema)] if schema else []), *generated])
+    parts = [_schema_file(root, schema)] if schema else []
+    if documents:
+        from .ddl import schema_sql as tables_sql
+        from .documents import read_documents
+
+        parts += [tables_sql(api) for api in read_documents(documents).values()]
+    return "\n".join(parts)
+
+
+def _document_tools(
+    tools: Sequence[str], documents: Documents, written: Mapping[str, Callable[..., Any]]
+) -> dict[str, Callable[..., Any]]:
+    from .documents import document_functions, read_documents
+
+    return document_functions(read_documents(documents), [reference for reference in tools if is_document(reference)], written)
+
+
+def _check_tables(sql: str | None, documents: Documents) -> None:
+    empty = prepare_image(sql, None, 0)
+    if documents:
+        from .documents import check_tables, read_documents
+
+        check_tables(empty, read_documents(documents))
 
 
 def _schema_file(root: Path, schema: str) -> str:

@@ -30,23 +30,21 @@ def adopt_orphans() -> None:
     prctl(SET_SUBREAPER, 1)
 
 
-def end_strays(own: Container[int]) -> int:
-    """Kills and reaps all children of this process that are not its own, and theirs; returns how many there were.
+def end_strays(own: Container[int]) -> bool:
+    """Kills and reaps all children of this process that are not its own, and theirs; returns whether all are gone.
 
     Args:
         own: process ids that are looked after elsewhere.
     """
-    ended = 0
     for _ in range(ROUNDS):
         strays = [pid for pid in _children() if pid not in own]
         if not strays:
-            return ended
+            return True
         for pid in strays:
             kill_group(pid)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-        ended += len(strays)
-    return ended
+    return False
 
 
 def _children() -> list[int]:
@@ -54,7 +52,7 @@ def _children() -> list[int]:
     if sys.platform != "linux":
         return []
     try:
-        return [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+        return [int(pid) for pid in _read(f"/proc/self/task/{os.getpid()}/children").split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _parent(pid) == os.getpid()]
 
@@ -64,10 +62,6 @@ def _parent(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
         return 0
-
-
-def has_stray(own: Container[int]) -> bool:
-    return any(pid not in own for pid in _children())
 
 
 class Traces:
@@ -98,9 +92,21 @@ class Traces:
 
 def _lines(file: str) -> list[str]:
     try:
-        return Path(file).read_text().splitlines()
+        return _read(file).decode().splitlines()
     except OSError:
         return []
+
+
+def _read(file: str) -> bytes:
+    """A small file of the kernel's. Some are read at the end of every session, by half the system calls of `Path.read_text`."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(descriptor, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def killed_for_memory() -> int:

@@ -10,14 +10,12 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .app import Documents
 from .crud import Api, read_api
 from .ddl import quoted
 from .failures import AppError
 from .openapi import Operation, read_operations
 from .store import operation_function
-
-Documents = Mapping[str, Any]
-"""File -> parsed OpenAPI document."""
 
 
 def read_documents(documents: Documents) -> dict[str, Api]:

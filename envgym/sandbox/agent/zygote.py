@@ -27,7 +27,7 @@ from typing import BinaryIO
 
 from .app import LoadedApp
 from .children import SEND_SECONDS, Child, fork
-from .cleaning import Traces, adopt_orphans, end_strays, ended_how, has_stray, killed_for_memory, usage
+from .cleaning import Traces, adopt_orphans, end_strays, ended_how, killed_for_memory, usage
 from .desk import Desk
 from .failures import AppError, BoxError, tail_of
 from .namespaces import SET_DUMPABLE, Limits, enter, prctl
@@ -273,8 +273,8 @@ class Zygote:
     def _prove_clean(self) -> None:
         """Ends what a session left running; tells the host of anything that is still there."""
         own = {child.pid for child in self.children}
-        end_strays(own)
-        if left := [*(["a process that cannot be ended"] if has_stray(own) else []), *self.traces.new(self.sessions)]:
+        immortal = [] if end_strays(own) else ["a process that cannot be ended"]
+        if left := [*immortal, *self.traces.new(self.sessions)]:
             self.wire.say({"event": "dirty", "message": f"a session left {', '.join(left[:5])}"})
 
     def _folder(self, session: str) -> str:
