@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ENV ?= envs/crm.yaml
 MODEL ?= smollm2-135m-instruct
+WORKERS ?= 3
 RUNS ?= $(patsubst %/,%,$(wildcard runs/*/))
 
 .PHONY: help install model train test campaign check bench clean
@@ -28,8 +29,8 @@ model: install   ## fetch the small model once into ~/.cache/envgym
 train: model     ## train a small model on the CRM: before, after, adapter
 	$(BIN)/envgym train $(ENV) $(SET)
 
-test: model      ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+test: model      ## run every test, by several workers: half of the time is waiting
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
 
 campaign: install  ## minutes of faults and load: killed owners, hostile tools, an engine that restarts, a soak, podman
 	$(BIN)/python -m pytest -m campaign $(ARGS)

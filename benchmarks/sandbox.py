@@ -107,6 +107,9 @@ def table(values: Values) -> list[str]:
     peer_cpu = values["peer cpu"]
     rows += [
         "",
+        f"a container that does nothing, started and removed: {values['a container alone']:.0f} ms of the engine's CPU,",
+        f"so no strict level can make more than {1000 / values['a container alone']:.1f} episodes/s and core here",
+        "",
         "peers, one docker run an episode and one docker exec a call, beside ours with isolation fork:",
         f"  a call, ms                {values['peer call ms']:8.0f}{ours_call:8.2f}  {values['peer call ms'] / ours_call:.0f} x",
         f"  CPU of an episode, ms     {peer_cpu:8.0f}{values['cpu fork']:8.1f}  {peer_cpu / values['cpu fork']:.0f} x",

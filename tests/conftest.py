@@ -7,8 +7,11 @@ sys.path.insert(0, str(Path(__file__).parent / "gym"))  # the small shop environ
 
 
 def pytest_collection_modifyitems(config, items):
-    """A campaign takes minutes: it runs when it is asked for, and says so when it is not."""
-    if "campaign" not in config.option.markexpr:
-        for item in items:
-            if "campaign" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="NOT RUN, takes minutes: make campaign"))
+    """A campaign takes minutes: it runs when it is asked for, and says so when it is not.
+
+    With several workers (`make test`), one has all that use the engine, which they share and look into; files stay together else.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("engine" if "docker" in item.keywords else item.path.stem))
+        if "campaign" in item.keywords and "campaign" not in config.option.markexpr:
+            item.add_marker(pytest.mark.skip(reason="NOT RUN, takes minutes: make campaign"))

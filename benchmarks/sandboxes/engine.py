@@ -12,6 +12,8 @@ from typing import Any
 ENGINE = ("dockerd", "containerd", "containerd-shim")
 LOOK_SECONDS = 0.05
 """A helper outlives its container by more than that."""
+REST_SECONDS = 0.3
+"""After that it has gone as well."""
 
 
 class EngineCpu:

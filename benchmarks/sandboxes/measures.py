@@ -20,11 +20,10 @@ from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.workload import GROUP, Work, hold_sessions, play_works, works_of
 from envgym.sources import app_of
 from envgym.spec import load_spec
-from sandboxes.engine import EngineCpu, helper_mb
+from sandboxes.engine import REST_SECONDS, EngineCpu, helper_mb
 from sandboxes.peers import NOW, Peers, Values
 
 CALLS, WRITES = 5, 2
-REST_SECONDS = 0.3
 SPIN = 'def spin() -> str:\n    """Never ends."""\n    while True:\n        pass\n'
 
 

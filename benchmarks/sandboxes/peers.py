@@ -17,7 +17,7 @@ from envgym.messages import ToolCall
 from envgym.sandbox import App
 from envgym.sandbox.addresses import EngineName
 from envgym.sandbox.parcel import pack
-from sandboxes.engine import EngineCpu
+from sandboxes.engine import REST_SECONDS, EngineCpu
 
 NOW = "2026-03-02T09:00:00"
 PEER = """
@@ -59,6 +59,9 @@ class Peers:
 
         client = docker.DockerClient.__new__(docker.DockerClient)
         client.api = connect(self.backend)
+        with EngineCpu() as alone:
+            for _ in range(episodes):
+                _run_nothing(client)
         walls, calls = [], []
         with EngineCpu() as engine, contextlib.closing(client.api):
             cpu = time.process_time()
@@ -70,6 +73,7 @@ class Peers:
         return {
             "peer episode wall ms": 1000 * statistics.median(walls),
             "peer call ms": statistics.median(calls),
+            "a container alone": 1000 * alone.seconds() / episodes,
             "peer cpu": 1000 * (host - engine.own_seconds + engine.seconds()) / len(walls),
         }
 
@@ -92,6 +96,13 @@ class Peers:
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
         return buffer.getvalue()
+
+
+def _run_nothing(client: Any) -> None:
+    """A container's life without any work in it."""
+    container = client.containers.run("python:3.12-slim", ["sleep", "infinity"], detach=True, network_mode="none")
+    container.remove(force=True)
+    time.sleep(REST_SECONDS)  # until its helper has gone too
 
 
 def _timed(work: Callable[[], Any]) -> float:
