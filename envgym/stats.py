@@ -1,4 +1,4 @@
-"""How sure a success rate is: intervals for one proportion and for the difference of two. Pure functions of counts.
+"""How sure a success rate is: intervals for one proportion, for the difference of two, and for the mean of several runs.
 
 Left out: paired tests. Two policies judged on the same tasks are treated as independent samples, which is on the safe side
 when their successes go together.
@@ -7,10 +7,17 @@ when their successes go together.
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from statistics import NormalDist
 
 Interval = tuple[float, float]
 """Low and high end, both inside."""
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101,
+    2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""Student's t, 97.5 %, for 1, 2, ... 30 degrees of freedom."""
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
@@ -50,6 +57,24 @@ def newcombe_difference(
         difference - math.hypot(rate - low, other_high - other),
         difference + math.hypot(high - rate, other - other_low),
     )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of a few independent runs, and the low and high end of Student's 95 % interval for it.
+
+    Args:
+        values: one a run, such as one a seed; at most 31.
+    Returns: (mean, low, high); both ends NaN from a single run, which says nothing about the next one.
+    Raises: ValueError for no run, and for more than the table holds.
+    Source: Student 1908; the quantiles are those of any table of t, such as NIST/SEMATECH e-Handbook 1.3.6.7.2.
+    """
+    if not 1 <= len(values) <= len(T_975) + 1:
+        raise ValueError(f"needs 1 to {len(T_975) + 1} values, got {len(values)}")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, math.nan, math.nan
+    spread = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - spread, mean + spread
 
 
 def intervals_overlap(one: Interval, other: Interval) -> bool:

@@ -52,6 +52,8 @@ def shell(line, folder):
     words = shlex.split(line)
     if words[:2] == ["envgym", "train"]:
         words += [*SMALL, "--out", str(folder / "runs")]
+    if words[:2] == ["envgym", "study"]:
+        words += [*SMALL, "--seeds", "1", "--out", str(folder / "study")]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
 

@@ -1,10 +1,12 @@
 """Intervals: against the tables printed in Newcombe's two papers of 1998."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envgym.stats import intervals_overlap, newcombe_difference, wilson_interval
+from envgym.stats import intervals_overlap, mean_interval, newcombe_difference, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,22 @@ def test_counts_that_cannot_be_are_refused(successes, trials):
 def test_a_confidence_in_percent_is_refused():
     with pytest.raises(ValueError, match=r"such as 0\.95, got 95"):
         wilson_interval(1, 2, confidence=95)
+
+
+def test_the_interval_of_a_mean_is_students():
+    mean, low, high = mean_interval([1.0, 2.0, 3.0])  # deviation 1, t(2) = 4.303
+    assert mean == 2.0
+    assert (low, high) == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
+
+
+def test_one_run_says_nothing_about_the_next():
+    mean, low, high = mean_interval([0.4])
+    assert mean == 0.4
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+@pytest.mark.parametrize("values", [[], [0.5] * 32])
+def test_a_mean_of_too_few_or_too_many_runs_is_refused(values):
+    with pytest.raises(ValueError, match="needs 1 to 31 values"):
+        mean_interval(values)

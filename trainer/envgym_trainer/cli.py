@@ -1,4 +1,4 @@
-"""The trainer's commands: `envgym train`. Parsing the command line loads neither torch nor transformers."""
+"""The trainer's commands: `envgym train`, `study` and `model`. Parsing the command line loads neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,45 @@ def train(commands: Any) -> None:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped, such as runs/crm")
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def _need_torch() -> None:
     from envgym.errors import PrerequisiteError
 
     try:
         import torch  # noqa: F401 - said here, once, rather than deep inside
     except ImportError:
         raise PrerequisiteError("training needs torch and what goes with it: pip install 'envgym[train]'") from None
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _need_torch()
     from envgym_trainer.run import start
 
     return start(arguments.env, arguments.settings, out=arguments.out, name=arguments.name, resume=arguments.resume)
+
+
+def study(commands: Any) -> None:
+    """Adds `envgym study`."""
+    from envgym.cli import add_command
+
+    parser = add_command(
+        commands, "study", _study, summary="Train in several ways over several seeds and compare, with intervals.",
+        example="envgym study baselines envs/guess.yaml --seeds 3", env=False,
+    )  # fmt: skip
+    parser.add_argument(
+        "what", choices=["baselines", "algorithms"], help="baselines: base, SFT, GRPO, SFT+GRPO; algorithms: each after one SFT"
+    )
+    parser.add_argument("env", help="a YAML file, or the name or id of an environment")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all runs, such as train.steps=20")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
+    parser.add_argument("--names", default="", metavar="A,B", help="which algorithms, such as grpo,gspo; all by default")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/study-ENV); what is finished there is kept")
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    _need_torch()
+    from envgym_trainer.study import start
+
+    return start(arguments)
 
 
 def model(commands: Any) -> None:

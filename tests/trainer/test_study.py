@@ -1,0 +1,70 @@
+"""Several ways to train, side by side: which runs are made, what is kept, and what the table says."""
+
+import pytest
+from rich.console import Console
+
+from envgym.cli import main
+from envgym.errors import UsageError
+from envgym.report import Count, Outcome
+from envgym_trainer.runs import RunFolder
+from envgym_trainer.study import Arm, Result, Study, baselines, table, to_markdown
+
+SMALL = ["train.warmup.demos=16", "train.steps=1", "train.tasks_per_step=1", "train.group_size=2", "train.eval.tasks=4"]
+
+
+def result(name: str, *solved: int, of: int = 100) -> Result:
+    return Result(Arm(name, name), tuple(Outcome(name, Count(each, of)) for each in solved))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The command's output folder and what it printed."""
+    out = tmp_path_factory.mktemp("study")
+    assert main(["study", "baselines", "guess", *SMALL, "--seeds", "2", "--out", str(out)]) == 0
+    return out
+
+
+def test_baselines_are_two_runs_a_seed(made):
+    runs = sorted(path.name for path in made.iterdir() if path.is_dir())
+    assert runs == ["grpo-seed0", "grpo-seed1", "sft-grpo-seed0", "sft-grpo-seed1"]
+    assert all((made / run / "adapter").is_dir() for run in runs)
+
+
+def test_the_table_stands_beside_the_runs(made):
+    said = (made / "baselines.md").read_text()
+    assert [line.split(" | ")[0] for line in said.splitlines()[2:6]] == ["| base", "| SFT", "| GRPO", "| SFT+GRPO"]
+    assert "Share of 4 held-out tasks solved, mean over 2 seeds" in said
+
+
+def test_finished_runs_are_not_made_again_and_others_go_on(made, capsys):
+    (made / "grpo-seed1/outcomes.json").unlink()  # as if it had been stopped at the very end
+    before = [RunFolder(made / run).metrics() for run in ("sft-grpo-seed0", "grpo-seed1")]
+    assert main(["study", "baselines", "guess", *SMALL, "--seeds", "2", "--out", str(made)]) == 0
+    assert capsys.readouterr().out.count("finished before") == 3
+    assert [RunFolder(made / run).metrics() for run in ("sft-grpo-seed0", "grpo-seed1")] == before
+
+
+def test_runs_of_other_settings_are_never_taken_for_these(made, capsys):
+    assert main(["study", "baselines", "guess", *SMALL, "train.temperature=0.5", "--seeds", "1", "--out", str(made)]) == 2
+    assert "was made with other settings. Name another folder with --out" in capsys.readouterr().err
+
+
+def test_an_arm_that_cannot_be_is_told_before_any_run(tmp_path):
+    study = Study(baselines(), (0,), "guess", ["train.warmup.demos=0"], tmp_path)
+    with pytest.raises(UsageError, match=r"arm 'SFT' needs a warm start.*set train.warmup.demos=64"):
+        study.run(Console())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gains_are_paired_by_seed_and_their_interval_is_students():
+    results = [result("base", 10, 20, 30), result("trained", 40, 50, 60)]
+    assert table(results) == [
+        ("arm", "solved", "more than base", "each seed"),
+        ("base", "20 % (0 to 45)", "", "10 20 30"),
+        ("trained", "50 % (25 to 75)", "+30 % (+30 to +30)", "40 50 60"),
+    ]
+
+
+def test_a_single_seed_has_no_interval():
+    assert table([result("base", 10)])[1] == ("base", "10 %", "", "10")
+    assert "| base | 10 % |  | 10 |" in to_markdown([result("base", 10)])
