@@ -126,9 +126,9 @@ def expand(train: dict[str, Any]) -> dict[str, Any]:
     """
     given = train.get("algorithm")
     given = {"preset": given} if isinstance(given, str) else {} if given is None else given
-    name = given.get("preset", "default") if isinstance(given, dict) else None
-    if not isinstance(given, dict) or name not in get_args(Preset):
+    if not isinstance(given, dict) or given.get("preset", "default") not in get_args(Preset):
         return train | {"algorithm": given}
+    name: str = given.get("preset", "default")
     preset = PRESETS[name]
     algorithm = {key: value for key, value in preset.items() if key not in CLIPS} | given
     if "std" not in given and algorithm.get("advantage", "group") != "group":
@@ -138,8 +138,8 @@ def expand(train: dict[str, Any]) -> dict[str, Any]:
     scaled = algorithm.get("std", "group") != "none"
     if train.get("scale_by_std", scaled) is (not scaled):
         raise ValueError(
-            f"scale_by_std is {str(train['scale_by_std']).lower()}, but algorithm '{name}' has std '{algorithm.get('std', 'group')}'. "
-            "Leave scale_by_std out; algorithm.std says the same and more."
+            f"scale_by_std is {str(train['scale_by_std']).lower()}, but algorithm '{name}' has std "
+            f"'{algorithm.get('std', 'group')}'. Leave scale_by_std out; algorithm.std says the same and more."
         )
     clips = {key: preset[key] for key in CLIPS if key in preset}
     return clips | {"scale_by_std": scaled} | train | {"algorithm": algorithm}

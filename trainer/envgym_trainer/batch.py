@@ -168,5 +168,9 @@ def _scored(samples: Sequence[Sample]) -> Tensor | None:
     rows = [sample.scored_logprobs for sample in samples]
     if any(row is None for row in rows):
         return None
-    pairs = [(value, sampled) for row, sample in zip(rows, samples, strict=True) for value, sampled in zip(row or (), sample.loss_mask, strict=True)]
+    pairs = [
+        (value, sampled)
+        for row, sample in zip(rows, samples, strict=True)
+        for value, sampled in zip(row or (), sample.loss_mask, strict=True)
+    ]
     return torch.tensor([value for value, sampled in pairs if sampled], dtype=torch.float32)

@@ -90,9 +90,7 @@ class Learner:
         pull no gradient and are dropped before the forward pass (unless kl_coef > 0): dropping changes nothing.
         Returns: metrics; with nothing to learn from, no update is made and most are absent.
         """
-        samples, denominator = aggregated(
-            self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length
-        )
+        samples, denominator = aggregated(self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length)
         kept = [sample for sample in samples if sample.has_lesson or self.kl_coef > 0]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
