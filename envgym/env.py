@@ -162,7 +162,8 @@ class ToolEnv(gymnasium.Env[str, str]):
         """Takes one answer of the model.
 
         Returns: what the tools answered (empty at the end); the reward, which comes at the end only; terminated; truncated;
-            `info` with `messages` (new ones), `parse_mode`, and at the end `reward_parts`, `success`, `state_diff`,
+            `info` with `messages` (new ones), `parse_mode`, `mistakes` (refused or unreadable calls of
+            this turn), and at the end `reward_parts`, `success`, `state_diff`,
             `verification` (exit code and output of the task's hidden test), `stop_reason`, or `failure` when the world broke.
         """
         if self._over or self._session is None:
@@ -179,6 +180,7 @@ class ToolEnv(gymnasium.Env[str, str]):
     def _broken_off(self, failure: WorldFailure) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """The model's own code ended its session: a task not solved. Were it void, a model could call off what goes badly."""
         info = {"messages": [], "reward_parts": {}, "success": False, "state_diff": {}, "stop_reason": "broken_off"}
+        info["mistakes"] = self._mistakes("") + 1
         calls = {"tool_calls": len(self._calls) + 1, "tool_errors": sum(not record.ok for record in self._calls) + 1}
         return f"error: {failure.message}", 0.0, True, False, info | calls
 
@@ -205,6 +207,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         if self._turns >= self._turn_limit:
             return self._end("max_turns", "", parsed.mode, answers, session)
         info = {"messages": [message.to_dict() for message in answers], "parse_mode": parsed.mode}
+        info["mistakes"] = self._mistakes(parsed.mode)
         return "\n".join(message.content for message in answers), 0.0, False, False, info
 
     def _call(self, call: ToolCall, session: Session) -> Message:
@@ -225,6 +228,10 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._calls.append(CallRecord(self._turns, call, ok, text, seconds))
         return Message("tool", text, name=call.name)
 
+    def _mistakes(self, mode: str) -> int:
+        """Of the turn that was just taken."""
+        return sum(record.turn == self._turns and not record.ok for record in self._calls) + (mode == "invalid")
+
     def _end(
         self, reason: str, final: str, mode: str, answers: list[Message], session: Session
     ) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -234,6 +241,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         info = {
             "messages": [message.to_dict() for message in answers],
             "parse_mode": mode,
+            "mistakes": self._mistakes(mode),
             "reward_parts": score.parts,
             "success": score.success,
             "state_diff": verdict.to_dict() | checked,

@@ -55,6 +55,10 @@ class Episode:
     tool_calls: int = 0
     tool_errors: int = 0
     """Calls that were refused: unknown tool, wrong argument, or the tool's own refusal."""
+    turn_rewards: tuple[float, ...] = ()
+    """What `step` gave for each turn; they sum to `reward`. Worlds that score at the end give 0 until then."""
+    turn_mistakes: tuple[int, ...] = ()
+    """Refused or unreadable tool calls of each turn, where the environment tells (`info["mistakes"]`)."""
     parse_modes: dict[str, int] = field(default_factory=dict)
     """How often each dialect was read from the model's turns: `pythonic`, `hermes`, ..., `none` (plain text), `invalid`."""
     start_hash: str = ""
@@ -86,6 +90,8 @@ class Episode:
         plain["messages"] = tuple(Message.from_dict(message) for message in plain["messages"])
         tokens = plain["tokens"]
         plain["tokens"] = TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace))) if tokens else None
+        for name in ("turn_rewards", "turn_mistakes"):
+            plain[name] = tuple(plain.get(name, ()))
         for name in ("failure", "first_failure"):
             plain[name] = Failure(**plain[name]) if plain.get(name) else None
         return cls(**plain)

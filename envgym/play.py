@@ -70,6 +70,8 @@ class _Record:
     task: dict[str, Any] = field(default_factory=dict)
     reward: float = 0.0
     turns: int = 0
+    turn_rewards: list[float] = field(default_factory=list)
+    turn_mistakes: list[int] = field(default_factory=list)
     start_hash: str = ""
     env_id: str = ""
     parse_modes: dict[str, int] = field(default_factory=dict)
@@ -92,6 +94,9 @@ class _Record:
     def stepped(self, text: str, reward: float, observation: str, info: dict[str, Any]) -> None:
         self.turns += 1
         self.reward += reward
+        self.turn_rewards.append(reward)
+        mistakes = info.get("mistakes")  # a foreign environment may mean something else by it
+        self.turn_mistakes.append(mistakes if isinstance(mistakes, int) else 0)
         given = info.get("messages")
         said = [Message("user", str(observation))] if str(observation) else []
         self.answers = [Message.from_dict(m) for m in given] if given is not None else said
@@ -117,6 +122,7 @@ class _Record:
             env_id=self.env_id, task_id=task.get("id", ""), split=task.get("split", ""), level=task.get("level", ""),
             template=task.get("template", ""), seed=self.seed, messages=tuple(self.messages),
             tokens=self.dialogue.trace() if self.dialogue is not None else None, turns=self.turns,
+            turn_rewards=tuple(self.turn_rewards), turn_mistakes=tuple(self.turn_mistakes),
             parse_modes=dict(self.parse_modes), start_hash=self.start_hash, seconds=dict(self.seconds), **end,
         )  # fmt: skip
 

@@ -15,11 +15,12 @@ from shop import write as write_shop
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures, UsageError
 from envgym.spec import load_spec
+from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.checkpoint import Progress
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.lessons import samples_of
 from envgym_trainer.run import resolve, start, train
 from envgym_trainer.runs import RunFolder
-from envgym_trainer.train import samples_of
 
 SMALL = [
     "train.model=tiny", "train.device=cpu", "train.warmup.demos=8", "train.warmup.demos_per_step=4", "train.steps=2",
@@ -268,11 +269,12 @@ def test_void_members_are_left_out_of_their_group():
         return Episode("e", "t", "train", "", "", 0, (), trace, reward, failure=failure)
 
     void = episode(None, Failure("sandbox_lost", "call", ""))
-    samples = samples_of([[episode(1.0), episode(0.0), void]], scale_by_std=False)
+    plain, scaled = AlgorithmConfig(std="none"), AlgorithmConfig()
+    samples = samples_of([[episode(1.0), episode(0.0), void]], plain)
     assert [sample.advantage for sample in samples] == [0.5, -0.5]
-    for scale in (True, False):  # one that is left has nobody to be compared with
-        assert [sample.advantage for sample in samples_of([[episode(1.0), void, void]], scale_by_std=scale)] == [0.0]
-        assert samples_of([[void, void, void]], scale_by_std=scale) == []
+    for algorithm in (plain, scaled):  # one that is left has nobody to be compared with
+        assert [sample.advantage for sample in samples_of([[episode(1.0), void, void]], algorithm)] == [0.0]
+        assert samples_of([[void, void, void]], algorithm) == []
 
 
 def test_the_profile_of_the_device_is_taken_and_the_command_line_goes_over_it():

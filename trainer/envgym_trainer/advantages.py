@@ -1,25 +1,35 @@
 """Turns the rewards of a group into advantages: how much better each episode was than its siblings.
 
-Pure functions of tensors. Left out: which episodes form a group (the loop knows), and credit inside an episode.
+Pure functions of tensors. Left out: which episodes form a group (the loop knows), and credit inside an episode
+(`advantages_turns.py`, `advantages_steps.py`).
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+Std = Literal["group", "batch"]
 
-def group_advantages(rewards: Tensor, *, valid: Tensor | None = None, scale_by_std: bool = True, eps: float = 1e-4) -> Tensor:
+
+def group_advantages(
+    rewards: Tensor, *, valid: Tensor | None = None, scale_by_std: bool = True, std: Std = "group", ddof: int = 0, eps: float = 1e-4
+) -> Tensor:
     """How much better than its siblings each episode was.
 
     Args:
         rewards: (P, G) float; anything, NaN included, where `valid` is False.
         valid: (P, G) bool; False for a void episode, which counts neither for the mean nor for the deviation. None: all valid.
-        scale_by_std: divide by the group's deviation (GRPO); False is Dr. GRPO.
+        scale_by_std: divide by the deviation (GRPO); False is Dr. GRPO.
+        std: the deviation inside each group, or "batch": that of all valid rewards of the batch.
+        ddof: 0 divides the squares by n, 1 by n - 1 (TRL, verl).
         eps: added to the deviation, in reward units.
     Returns: (P, G) advantages; zeros for void episodes, for a group that agrees and for one with a single valid member.
     Raises: ValueError for G = 1, which leaves nothing to compare, or for a valid reward that is not finite.
-    Source: DeepSeekMath, arXiv 2402.03300, sec. 4.1.2; Dr. GRPO, arXiv 2503.20783.
+    Source: DeepSeekMath, arXiv 2402.03300, sec. 4.1.2; Dr. GRPO, arXiv 2503.20783; std of the
+        batch: arXiv 2508.08221.
     """
     if rewards.ndim != 2 or rewards.shape[1] < 2:
         raise ValueError(
@@ -32,8 +42,12 @@ def group_advantages(rewards: Tensor, *, valid: Tensor | None = None, scale_by_s
     known = rewards.masked_fill(~valid, 0.0)
     centered = (known - known.sum(dim=-1, keepdim=True) / count).masked_fill(~valid, 0.0)  # (P, G)
     if scale_by_std:
-        # Deviation inside the group, not the batch: tasks differ in difficulty, siblings do not.
-        deviation = (centered.square().sum(dim=-1, keepdim=True) / count).sqrt()
+        # By default inside the group, not the batch: tasks differ in difficulty, siblings do not.
+        squares, freedom = centered.square().sum(dim=-1, keepdim=True), (count - ddof).clamp(min=1)
+        if std == "batch":
+            from_mean = (known - known.sum() / valid.sum().clamp(min=1)).masked_fill(~valid, 0.0)
+            squares, freedom = from_mean.square().sum(), (valid.sum() - ddof).clamp(min=1)
+        deviation = (squares / freedom).sqrt()
         centered = centered / (deviation + eps)
     # Told by comparing, not by a small deviation: the mean of equal floats can miss them by a rounding error.
     return centered.masked_fill(~valid | groups_that_agree(rewards, valid=valid)[:, None], 0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ class Sample:
     """Of the whole episode; ignored by SFT."""
     weight: float = 1.0
     """Factor of each of its tokens, in the loss and in the denominator."""
+    token_advantages: tuple[float, ...] | None = None
+    """(T,) where tokens differ (credit for turns), in place of `advantage`; ignored where `loss_mask` is False."""
+    scored_logprobs: tuple[float, ...] | None = None
+    """(T,) by the trainer before the step's first update; None where nobody asked for a correction (`losses/correction.py`)."""
 
     def __post_init__(self) -> None:
         lengths = len(self.token_ids), len(self.loss_mask), len(self.old_logprobs)
@@ -37,6 +42,9 @@ class Sample:
             raise ValueError(
                 "a sample needs one mask bit and one logprob for every id, got {} ids, {} bits, {} logprobs.".format(*lengths)
             )
+        for name in ("token_advantages", "scored_logprobs"):
+            if (values := getattr(self, name)) is not None and len(values) != lengths[0]:
+                raise ValueError(f"a sample of {lengths[0]} ids needs as many {name}, got {len(values)}.")
         if self.loss_mask and self.loss_mask[0]:
             raise ValueError("the first token of a sample cannot be trained: nothing precedes it to predict it.")
 
@@ -49,6 +57,13 @@ class Sample:
     def num_actions(self) -> int:
         """How many tokens the policy sampled."""
         return sum(self.loss_mask)
+
+    @property
+    def has_lesson(self) -> bool:
+        """Whether any of its sampled tokens has an advantage other than 0."""
+        if self.token_advantages is None:
+            return self.advantage != 0
+        return any(sampled and value != 0 for sampled, value in zip(self.loss_mask, self.token_advantages, strict=True))
 
     @property
     def input_length(self) -> int:
@@ -88,6 +103,8 @@ class Batch:
     """(E,) float32."""
     weights: Tensor
     """(E,) float32."""
+    scored_logprobs: Tensor | None
+    """(E,) float32; None unless every sample has them."""
     num_tokens: int
     """Tokens the model reads, padding left out."""
     num_flat_tokens: int
@@ -121,7 +138,7 @@ def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
     )
 
 
-def entries(samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Tensor]:
+def entries(samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Any]:
     """The scored nodes and the entries that use them, as the fields of `Batch` that begin with score_, entry_, old_logprobs.
 
     Args:
@@ -134,12 +151,26 @@ def entries(samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]
         for t, sampled in enumerate(sample.loss_mask):
             if sampled:
                 node = nodes.setdefault((*path[t - 1], sample.token_ids[t]), len(nodes))
-                table.append((node, index, sample.old_logprobs[t], sample.advantage, sample.weight))
+                advantage = sample.advantage if sample.token_advantages is None else sample.token_advantages[t]
+                table.append((node, index, sample.old_logprobs[t], advantage, sample.weight))
     rows, positions, ids = torch.tensor(list(nodes)).T.contiguous()
     entry_nodes, entry_samples, *floats = zip(*table, strict=True)
     old_logprobs, advantages, weights = torch.tensor(floats, dtype=torch.float32)
     return {
         "score_rows": rows, "score_positions": positions, "score_ids": ids,
         "entry_nodes": torch.tensor(entry_nodes), "entry_samples": torch.tensor(entry_samples),
-        "old_logprobs": old_logprobs, "advantages": advantages, "weights": weights,
+        "old_logprobs": old_logprobs, "advantages": advantages, "weights": weights, "scored_logprobs": _scored(samples),
     }  # fmt: skip
+
+
+def _scored(samples: Sequence[Sample]) -> Tensor | None:
+    """(E,) in the order of the entries."""
+    rows = [sample.scored_logprobs for sample in samples]
+    if any(row is None for row in rows):
+        return None
+    pairs = [
+        (value, sampled)
+        for row, sample in zip(rows, samples, strict=True)
+        for value, sampled in zip(row or (), sample.loss_mask, strict=True)
+    ]
+    return torch.tensor([value for value, sampled in pairs if sampled], dtype=torch.float32)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from envgym.block import Block
+from envgym_trainer.algorithms import AlgorithmConfig, expand
 
 
 class LoraConfig(Block):
@@ -77,13 +78,15 @@ class TrainConfig(Block):
     """Tokens of one answer."""
     max_context: int = Field(default=2048, ge=64)
     """Tokens of one whole dialogue; an episode that needs more is cut."""
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    """The name of a preset, such as `gspo`, or a block of settings."""
     scale_by_std: bool = True
-    """Divide advantages by the group's deviation (GRPO); false is Dr. GRPO."""
+    """Divide advantages by a deviation (GRPO); false is Dr. GRPO. `algorithm.std` says which one."""
     clip_low: float = Field(default=0.2, gt=0)
     clip_high: float = Field(default=0.28, gt=0)
     """Ratio's upper clip; above clip_low it leaves room to explore (DAPO)."""
     kl_coef: float = Field(default=0.0, ge=0)
-    """Weight of the k3 estimate of KL(policy || base)."""
+    """Weight of the estimate of KL(policy || base); `algorithm.kl` and `algorithm.kl_place` say which and where."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_tokens_per_micro_batch: int = Field(default=2048, ge=64)
@@ -95,6 +98,11 @@ class TrainConfig(Block):
     """GRPO steps between checkpoints; 0 saves at the end only."""
     profiles: dict[Literal["cpu", "gpu"], dict[str, Any]] = Field(default_factory=dict)
     """Settings for one kind of device, put over the others there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _algorithm_written_out(cls, data: Any) -> Any:
+        return expand(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _profiles_fit(self) -> TrainConfig:

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from envgym.errors import UsageError
 from envgym_trainer import tree_attention
+from envgym_trainer.aggregation import aggregated
+from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.batch import Batch, Sample, flat_batch
 from envgym_trainer.logprobs import action_logprobs
 from envgym_trainer.losses import LossOutput
-from envgym_trainer.losses.grpo import grpo_loss
 from envgym_trainer.losses.sft import sft_loss
+from envgym_trainer.objective import needs_scoring, policy_loss
+from envgym_trainer.scoring import with_scores
 from envgym_trainer.tree import split_samples, tree_batch
 
 Layout = Literal["tree", "flat"]
@@ -41,6 +44,8 @@ class Learner:
         max_tokens_per_micro_batch: budget of one forward and backward pass; about 2.7 MB a token for a 135M model.
         layout: "tree" shares prefixes, "flat" is the padded reference with the same gradients.
         weight_decay: of AdamW, on the adapter.
+        algorithm: which loss, how tokens add up, which KL and correction; advantages come with the samples.
+        constant_length: of aggregation "constant" where the algorithm names none.
     Raises: UsageError for a model whose head cannot be scored, or that has nothing to train.
     """
 
@@ -58,6 +63,8 @@ class Learner:
         layout: Layout = "tree",
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
+        algorithm: AlgorithmConfig = AlgorithmConfig(),  # noqa: B008 - frozen
+        constant_length: int = 1,
     ):
         self.model, self.layout = model, layout
         self.decoder, self.head_weight = _body_and_head(model)
@@ -67,6 +74,7 @@ class Learner:
         self.learning_rate, self.warmup_steps, self.max_grad_norm = learning_rate, warmup_steps, max_grad_norm
         self.temperature, self.kl_coef, self.max_tokens = temperature, kl_coef, max_tokens_per_micro_batch
         self.clip_low, self.clip_high = clip_low, clip_high
+        self.algorithm, self.constant_length = algorithm, algorithm.constant_length or constant_length
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=weight_decay)
         # Measured on 2 cores with 1,000-2,000 tokens: 128 is best, 64 and 256 are 5 % behind. A GPU wants few big calls.
         self.attention_block = 128 if self.head_weight.device.type == "cpu" else 1024
@@ -78,22 +86,29 @@ class Learner:
     def grpo_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One policy-gradient update.
 
-        The denominator is the weight of *all* sampled tokens given, those of samples with advantage 0 included, although
-        these pull no gradient and are dropped before the forward pass (unless kl_coef > 0): dropping changes nothing.
+        The denominator belongs to *all* samples given (`aggregation.py`), those without an advantage included, although these
+        pull no gradient and are dropped before the forward pass (unless kl_coef > 0): dropping changes nothing.
         Returns: metrics; with nothing to learn from, no update is made and most are absent.
         """
-        kept = [sample for sample in samples if sample.advantage != 0 or self.kl_coef > 0]
+        samples, denominator = aggregated(self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length)
+        kept = [sample for sample in samples if sample.has_lesson or self.kl_coef > 0]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
-            return grpo_loss(
-                logprobs, batch.old_logprobs, batch.advantages, denominator=denominator, weights=batch.weights,
+            return policy_loss(
+                self.algorithm, batch, logprobs, denominator=denominator,
                 clip_low=self.clip_low, clip_high=self.clip_high, kl_coef=self.kl_coef,
                 ref_logprobs=self._reference_logprobs(batch) if self.kl_coef > 0 else None,
             )  # fmt: skip
 
-        denominator = _total_weight(samples)
         metrics = self._step(kept, loss, denominator)
         return metrics | {"frac_samples_dropped": 1 - len(kept) / max(len(samples), 1)}
+
+    def scored(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The samples with the trainer's own logprobs where a correction asks for them and they are not there yet.
+
+        To be called before a step's first update, when several are made of its samples.
+        """
+        return with_scores(self, samples) if needs_scoring(self.algorithm) else samples
 
     def sft_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update towards the samples' own tokens: the weighted mean of their negative log likelihood."""

@@ -26,8 +26,6 @@ from envgym.report import Outcome
 from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer import checkpoint
-from envgym_trainer.advantages import group_advantages
-from envgym_trainer.batch import Sample
 from envgym_trainer.card import CardFacts, model_card
 from envgym_trainer.chat import Chat
 from envgym_trainer.checkpoint import Progress
@@ -38,6 +36,7 @@ from envgym_trainer.export import save_adapter
 from envgym_trainer.facts import versions
 from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.learner import Learner
+from envgym_trainer.lessons import demonstration, lessons_of
 from envgym_trainer.lora import attach
 from envgym_trainer.metrics import episode_metrics, eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
@@ -107,7 +106,7 @@ class Trainer:
             count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
             policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
             demos = self._play(policy, self._requests(step, count, 1), step=step, phase="warmup")
-            metrics = self.learner.sft_step([sample for demo in demos if (sample := _sample(demo, 1.0))])
+            metrics = self.learner.sft_step([sample for demo in demos if (sample := demonstration(demo))])
             self._report(step, "warmup", metrics | failure_metrics([demos]) | _speed(demos, start) | sandbox_metrics(self.world))
         if self.progress.step == self.warmup_steps > 0:
             self.save()
@@ -145,8 +144,10 @@ class Trainer:
 
     def learn(self, groups: list[list[Episode]]) -> dict[str, float]:
         """`updates_per_step` updates, each on its own share of the groups; the metrics are their means."""
-        shares = [groups[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(groups)))]
-        rounds = [self.learner.grpo_step(samples_of(share, scale_by_std=self.config.scale_by_std)) for share in shares]
+        weights = {name: part.weight for name, part in self.spec.reward.items()}
+        lessons = [self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm, weights=weights)]
+        shares = [lessons[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(lessons)))]
+        rounds = [self.learner.grpo_step([sample for group in share for sample in group]) for share in shares]
         names = dict.fromkeys(name for metrics in rounds for name in metrics)
         return {name: mean(metrics[name] for metrics in rounds if name in metrics) for name in names}
 
@@ -214,6 +215,7 @@ class Trainer:
             clip_low=config.clip_low, clip_high=config.clip_high, kl_coef=config.kl_coef, weight_decay=config.weight_decay,
             warmup_steps=config.lr_warmup_steps,
             max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
+            algorithm=config.algorithm, constant_length=config.max_new_tokens,
         )  # fmt: skip
 
     def _requests(self, step: int, tasks: int, episodes: int) -> list[Request]:
@@ -273,22 +275,6 @@ class Trainer:
 def _targets(config: TrainConfig) -> str | list[str]:
     targets = config.lora.targets
     return targets if isinstance(targets, str) else list(targets)
-
-
-def samples_of(groups: Sequence[Sequence[Episode]], *, scale_by_std: bool) -> list[Sample]:
-    """Episodes with tokens and the advantage over their siblings; void ones are left out of their group."""
-    rewards = torch.tensor([[math.nan if e.reward is None else e.reward for e in group] for group in groups])  # (P, G)
-    valid = ~rewards.isnan()
-    advantages = group_advantages(rewards, valid=valid, scale_by_std=scale_by_std)  # (P, G)
-    rows = [(e, float(advantages[p, g])) for p, group in enumerate(groups) for g, e in enumerate(group) if valid[p, g]]
-    return [sample for episode, advantage in rows if (sample := _sample(episode, advantage))]
-
-
-def _sample(episode: Episode, advantage: float) -> Sample | None:
-    trace = episode.tokens
-    if trace is None or episode.void:
-        return None
-    return Sample(trace.token_ids, trace.loss_mask, trace.logprobs, advantage)
 
 
 def _speed(episodes: Sequence[Episode], start: float) -> dict[str, float]:
