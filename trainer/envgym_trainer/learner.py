@@ -4,7 +4,7 @@ The step runs the transformer's body over a prefix tree (or, as the reference, o
 only, and divides by a denominator of the whole step, so no way of cutting it into micro-batches changes the gradient. The
 old logprobs are those of sampling; the reference policy is the same model with its adapter off.
 
-Left out: sampling (`engine.py`), advantages (`advantages.py`), files (`checkpoint.py`), several machines.
+Left out: sampling (`engine.py`), advantages (`advantages.py`), files (`checkpoint.py`); several processes are in `ranks.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from envgym_trainer.logprobs import action_logprobs
 from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.grpo import grpo_loss
 from envgym_trainer.losses.sft import sft_loss
+from envgym_trainer.offpolicy import Check, with_drift
+from envgym_trainer.ranks import Ranks
 from envgym_trainer.tree import split_samples, tree_batch
 
 Layout = Literal["tree", "flat"]
@@ -41,6 +43,7 @@ class Learner:
         max_tokens_per_micro_batch: budget of one forward and backward pass; about 2.7 MB a token for a 135M model.
         layout: "tree" shares prefixes, "flat" is the padded reference with the same gradients.
         weight_decay: of AdamW, on the adapter.
+        ranks: the processes that make each step together, every one with its own samples; by default this one alone.
     Raises: UsageError for a model whose head cannot be scored, or that has nothing to train.
     """
 
@@ -58,12 +61,14 @@ class Learner:
         layout: Layout = "tree",
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
+        ranks: Ranks | None = None,
     ):
-        self.model, self.layout = model, layout
+        self.model, self.layout, self.ranks = model, layout, ranks or Ranks()
         self.decoder, self.head_weight = _body_and_head(model)
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise UsageError("the model has no trainable parameters. Attach a LoRA adapter, or load one with is_trainable=True.")
+        self.ranks.require_equal(self.parameters)
         self.learning_rate, self.warmup_steps, self.max_grad_norm = learning_rate, warmup_steps, max_grad_norm
         self.temperature, self.kl_coef, self.max_tokens = temperature, kl_coef, max_tokens_per_micro_batch
         self.clip_low, self.clip_high = clip_low, clip_high
@@ -75,29 +80,34 @@ class Learner:
         self.skipped_steps = 0
         """Steps left out because the loss or the gradient was not finite."""
 
-    def grpo_step(self, samples: Sequence[Sample]) -> dict[str, float]:
+    def grpo_step(self, samples: Sequence[Sample], *, check: Check | None = None) -> dict[str, float]:
         """One policy-gradient update.
 
         The denominator is the weight of *all* sampled tokens given, those of samples with advantage 0 included, although
         these pull no gradient and are dropped before the forward pass (unless kl_coef > 0): dropping changes nothing.
+        Args:
+            samples: of this rank; the denominator is that of all ranks.
+            check: called with the metrics before the update, where there is one; what it raises forbids the update.
         Returns: metrics; with nothing to learn from, no update is made and most are absent.
         """
         kept = [sample for sample in samples if sample.advantage != 0 or self.kl_coef > 0]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
-            return grpo_loss(
+            output = grpo_loss(
                 logprobs, batch.old_logprobs, batch.advantages, denominator=denominator, weights=batch.weights,
                 clip_low=self.clip_low, clip_high=self.clip_high, kl_coef=self.kl_coef,
                 ref_logprobs=self._reference_logprobs(batch) if self.kl_coef > 0 else None,
             )  # fmt: skip
+            return with_drift(output, logprobs, batch.old_logprobs)
 
-        denominator = _total_weight(samples)
-        metrics = self._step(kept, loss, denominator)
-        return metrics | {"frac_samples_dropped": 1 - len(kept) / max(len(samples), 1)}
+        denominator = self.ranks.total(_total_weight(samples)) or 1.0
+        metrics = self._step(kept, loss, denominator, check)
+        dropped = 1 - self.ranks.total(len(kept)) / max(self.ranks.total(len(samples)), 1)
+        return metrics | {"frac_samples_dropped": dropped}
 
     def sft_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update towards the samples' own tokens: the weighted mean of their negative log likelihood."""
-        denominator = _total_weight(samples)
+        denominator = self.ranks.total(_total_weight(samples)) or 1.0
         return self._step(
             samples, lambda batch, logprobs: sft_loss(logprobs, denominator=denominator, weights=batch.weights), denominator
         )
@@ -148,7 +158,9 @@ class Learner:
         self.updates, self.skipped_steps = state["updates"], state["skipped_steps"]
         torch.set_rng_state(state["torch_rng"])
 
-    def _step(self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float) -> dict[str, float]:
+    def _step(
+        self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float, check: Check | None = None
+    ) -> dict[str, float]:
         """Forward and backward over all micro-batches, then one update."""
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
@@ -160,7 +172,13 @@ class Learner:
             output = loss(batch, logprobs[batch.entry_nodes])
             output.loss.backward()
             tally.add(batch, output, entropy)
-        return tally.metrics(denominator) | self._update(bool(samples), tally.loss)
+        tally = _Tally.merged(self.ranks.gather(tally))
+        metrics = tally.metrics(denominator)
+        if tally.entries:
+            self.ranks.add_gradients(self.parameters.values())
+            if check:
+                check(metrics)
+        return metrics | self._update(tally.entries > 0, tally.loss)
 
     def _update(self, has_gradient: bool, loss: float) -> dict[str, float]:
         """Clips and applies the gradient; leaves weights and optimiser alone where there is none or it is not finite."""
@@ -200,6 +218,17 @@ class _Tally:
         self.maxima: dict[str, float] = {}
         self.entries = self.nodes = self.tokens = self.flat_tokens = 0
 
+    @classmethod
+    def merged(cls, parts: Sequence[_Tally]) -> _Tally:
+        """What several ranks counted, as one."""
+        whole = cls()
+        for part in parts:
+            for name in ("loss", "entries", "nodes", "tokens", "flat_tokens"):
+                setattr(whole, name, getattr(whole, name) + getattr(part, name))
+            whole.sums = {name: whole.sums.get(name, 0.0) + part.sums.get(name, 0.0) for name in whole.sums | part.sums}
+            whole.maxima = {n: max(t.maxima[n] for t in (whole, part) if n in t.maxima) for n in whole.maxima | part.maxima}
+        return whole
+
     def add(self, batch: Batch, output: LossOutput, entropy: Tensor) -> None:
         self.loss += output.loss.item()
         for name, value in (output.sums | {"entropy": entropy[batch.entry_nodes].sum()}).items():
@@ -226,7 +255,7 @@ class _Tally:
 
 
 def _total_weight(samples: Sequence[Sample]) -> float:
-    return sum(sample.num_actions * sample.weight for sample in samples) or 1.0
+    return sum(sample.num_actions * sample.weight for sample in samples)
 
 
 @contextmanager
