@@ -22,12 +22,12 @@ def aggregated(samples: Sequence[Sample], how: Aggregation = "token", *, constan
         how: "token": weight w, divided by the sum of w over all sampled tokens (DAPO, arXiv 2503.14476, eq. 8);
             "sequence": w / |y|, divided by the sum of w over episodes (GRPO, arXiv 2402.03300, eq. 3);
             "constant": w, divided by that sum times `constant_length` (Dr. GRPO, arXiv 2503.20783; with 1, RLOO's sum of tokens).
-    Returns: the samples in their order; a denominator of 1 where nothing was sampled.
+    Returns: the samples in their order; what this share adds to the denominator, 0 where nothing was sampled.
     """
     samples = list(samples)
     episodes = sum(sample.weight for sample in samples if sample.num_actions)
     if how == "token":
-        return samples, sum(sample.num_actions * sample.weight for sample in samples) or 1.0
+        return samples, sum(sample.num_actions * sample.weight for sample in samples)
     if how == "constant":
-        return samples, episodes * constant_length or 1.0
-    return [dataclasses.replace(s, weight=s.weight / max(s.num_actions, 1)) for s in samples], episodes or 1.0
+        return samples, episodes * constant_length
+    return [dataclasses.replace(s, weight=s.weight / max(s.num_actions, 1)) for s in samples], episodes

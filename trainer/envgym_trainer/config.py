@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from envgym.block import Block
 from envgym_trainer.algorithms import AlgorithmConfig, expand
+from envgym_trainer.sampling_config import SamplingConfig
 
 
 class LoraConfig(Block):
@@ -68,12 +69,19 @@ class TrainConfig(Block):
     """Episodes of one task from one identical state, compared with each other."""
     updates_per_step: int = Field(default=1, ge=1)
     """Optimiser updates made of one step's groups, each on its own share of them; more learns faster, slightly off-policy."""
+    epochs_per_step: int = Field(default=1, ge=1)
+    """Times that a step's groups are learned from; from the second on the policy is no longer the one that sampled them, which
+    the clipped ratio allows for and `offpolicy/staleness_mean` shows."""
+    on_mismatch: Literal["warn", "stop"] = "warn"
+    """When sampler and trainer give the same token different probabilities, beyond rounding: say so once and go on, or save and
+    stop before the update. `alarm/mismatch` is 1 at such a step."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """AdamW, constant after `lr_warmup_steps`."""
     lr_warmup_steps: int = Field(default=4, ge=0)
     """Updates over which the learning rate rises from 0, in the warm start and again in GRPO."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling, and of scoring what was sampled."""
+    sampling: SamplingConfig = SamplingConfig()
     max_new_tokens: int = Field(default=64, ge=1)
     """Tokens of one answer."""
     max_context: int = Field(default=2048, ge=64)

@@ -4,7 +4,7 @@ The step runs the transformer's body over a prefix tree (or, as the reference, o
 only, and divides by a denominator of the whole step, so no way of cutting it into micro-batches changes the gradient. The
 old logprobs are those of sampling; the reference policy is the same model with its adapter off.
 
-Left out: sampling (`engine.py`), advantages (`advantages.py`), files (`checkpoint.py`), several machines.
+Left out: sampling (`engine.py`), advantages (`advantages.py`), files (`checkpoint.py`); several processes are in `ranks.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from envgym_trainer.logprobs import action_logprobs
 from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.sft import sft_loss
 from envgym_trainer.objective import needs_scoring, policy_loss
+from envgym_trainer.offpolicy import Check, with_drift
+from envgym_trainer.ranks import Ranks
 from envgym_trainer.scoring import with_scores
 from envgym_trainer.tree import split_samples, tree_batch
 
@@ -46,6 +48,7 @@ class Learner:
         weight_decay: of AdamW, on the adapter.
         algorithm: which loss, how tokens add up, which KL and correction; advantages come with the samples.
         constant_length: of aggregation "constant" where the algorithm names none.
+        ranks: the processes that make each step together, every one with its own samples; by default this one alone.
     Raises: UsageError for a model whose head cannot be scored, or that has nothing to train.
     """
 
@@ -65,12 +68,14 @@ class Learner:
         warmup_steps: int = 0,
         algorithm: AlgorithmConfig = AlgorithmConfig(),  # noqa: B008 - frozen
         constant_length: int = 1,
+        ranks: Ranks | None = None,
     ):
-        self.model, self.layout = model, layout
+        self.model, self.layout, self.ranks = model, layout, ranks or Ranks()
         self.decoder, self.head_weight = _body_and_head(model)
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise UsageError("the model has no trainable parameters. Attach a LoRA adapter, or load one with is_trainable=True.")
+        self.ranks.require_equal(self.parameters)
         self.learning_rate, self.warmup_steps, self.max_grad_norm = learning_rate, warmup_steps, max_grad_norm
         self.temperature, self.kl_coef, self.max_tokens = temperature, kl_coef, max_tokens_per_micro_batch
         self.clip_low, self.clip_high = clip_low, clip_high
@@ -83,25 +88,31 @@ class Learner:
         self.skipped_steps = 0
         """Steps left out because the loss or the gradient was not finite."""
 
-    def grpo_step(self, samples: Sequence[Sample]) -> dict[str, float]:
+    def grpo_step(self, samples: Sequence[Sample], *, check: Check | None = None) -> dict[str, float]:
         """One policy-gradient update.
 
         The denominator belongs to *all* samples given (`aggregation.py`), those without an advantage included, although these
         pull no gradient and are dropped before the forward pass (unless kl_coef > 0): dropping changes nothing.
+        Args:
+            samples: of this rank; the denominator is that of all ranks.
+            check: called with the metrics before the update, where there is one; what it raises forbids the update.
         Returns: metrics; with nothing to learn from, no update is made and most are absent.
         """
-        samples, denominator = aggregated(self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length)
+        samples, share = aggregated(self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length)
+        denominator = self.ranks.total(share) or 1.0
         kept = [sample for sample in samples if sample.has_lesson or self.kl_coef > 0]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
-            return policy_loss(
+            output = policy_loss(
                 self.algorithm, batch, logprobs, denominator=denominator,
                 clip_low=self.clip_low, clip_high=self.clip_high, kl_coef=self.kl_coef,
                 ref_logprobs=self._reference_logprobs(batch) if self.kl_coef > 0 else None,
             )  # fmt: skip
+            return with_drift(output, logprobs, batch.old_logprobs)
 
-        metrics = self._step(kept, loss, denominator)
-        return metrics | {"frac_samples_dropped": 1 - len(kept) / max(len(samples), 1)}
+        metrics = self._step(kept, loss, denominator, check)
+        dropped = 1 - self.ranks.total(len(kept)) / max(self.ranks.total(len(samples)), 1)
+        return metrics | {"frac_samples_dropped": dropped}
 
     def scored(self, samples: Sequence[Sample]) -> Sequence[Sample]:
         """The samples with the trainer's own logprobs where a correction asks for them and they are not there yet.
@@ -112,7 +123,7 @@ class Learner:
 
     def sft_step(self, samples: Sequence[Sample]) -> dict[str, float]:
         """One update towards the samples' own tokens: the weighted mean of their negative log likelihood."""
-        denominator = _total_weight(samples)
+        denominator = self.ranks.total(_total_weight(samples)) or 1.0
         return self._step(
             samples, lambda batch, logprobs: sft_loss(logprobs, denominator=denominator, weights=batch.weights), denominator
         )
@@ -163,7 +174,9 @@ class Learner:
         self.updates, self.skipped_steps = state["updates"], state["skipped_steps"]
         torch.set_rng_state(state["torch_rng"])
 
-    def _step(self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float) -> dict[str, float]:
+    def _step(
+        self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float, check: Check | None = None
+    ) -> dict[str, float]:
         """Forward and backward over all micro-batches, then one update."""
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
@@ -175,7 +188,13 @@ class Learner:
             output = loss(batch, logprobs[batch.entry_nodes])
             output.loss.backward()
             tally.add(batch, output, entropy)
-        return tally.metrics(denominator) | self._update(bool(samples), tally.loss)
+        tally = _Tally.merged(self.ranks.gather(tally))
+        metrics = tally.metrics(denominator)
+        if tally.entries:
+            self.ranks.add_gradients(self.parameters.values())
+            if check:
+                check(metrics)
+        return metrics | self._update(tally.entries > 0, tally.loss)
 
     def _update(self, has_gradient: bool, loss: float) -> dict[str, float]:
         """Clips and applies the gradient; leaves weights and optimiser alone where there is none or it is not finite."""
@@ -215,6 +234,17 @@ class _Tally:
         self.maxima: dict[str, float] = {}
         self.entries = self.nodes = self.tokens = self.flat_tokens = 0
 
+    @classmethod
+    def merged(cls, parts: Sequence[_Tally]) -> _Tally:
+        """What several ranks counted, as one."""
+        whole = cls()
+        for part in parts:
+            for name in ("loss", "entries", "nodes", "tokens", "flat_tokens"):
+                setattr(whole, name, getattr(whole, name) + getattr(part, name))
+            whole.sums = {name: whole.sums.get(name, 0.0) + part.sums.get(name, 0.0) for name in whole.sums | part.sums}
+            whole.maxima = {n: max(t.maxima[n] for t in (whole, part) if n in t.maxima) for n in whole.maxima | part.maxima}
+        return whole
+
     def add(self, batch: Batch, output: LossOutput, entropy: Tensor) -> None:
         self.loss += output.loss.item()
         for name, value in (output.sums | {"entropy": entropy[batch.entry_nodes].sum()}).items():
@@ -241,7 +271,7 @@ class _Tally:
 
 
 def _total_weight(samples: Sequence[Sample]) -> float:
-    return sum(sample.num_actions * sample.weight for sample in samples) or 1.0
+    return sum(sample.num_actions * sample.weight for sample in samples)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ broke, not the model) is left out of every number but those about failures.
     group/frac_all_zero, group/frac_all_one                                                        groups with nothing to learn
     failures/KIND, failures/stage/STAGE, episode/retried, group/void_members                       how the world broke
     sandbox/..., as of envgym.sandbox.statistics: open_ms/p50, pool/hits, recycled/dirty, ...         since the last line
+    offpolicy/{mismatch,staleness}_{mean,max}, offpolicy/ess, alarm/mismatch                       of `offpolicy.py`, in nats
     parse/MODE, stop/REASON                                                                        shares, each family adds up to 1
 """
 

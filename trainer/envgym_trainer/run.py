@@ -20,6 +20,9 @@ from envgym_trainer.runs import RunFolder
 
 def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, resume: Path | None) -> int:
     """Trains, or goes on training, from the command line. Returns the exit code."""
+    from envgym_trainer.ranks import refuse_launcher
+
+    refuse_launcher()
     console = Console()
     spec, config, profile = resolve(env, settings)
     if resume:

@@ -11,7 +11,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from statistics import mean
 from typing import Any
 
 import torch
@@ -41,6 +40,7 @@ from envgym_trainer.lora import attach
 from envgym_trainer.metrics import episode_metrics, eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
 from envgym_trainer.monitor import Monitor, Phase
+from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, inner_updates
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.runs import RunFolder
 
@@ -71,6 +71,7 @@ class Trainer:
         self.model = attach(model, rank=config.lora.rank, alpha=config.lora.alpha, targets=_targets(config), seed=config.seed)
         self.engine = Engine(self.model, self.chat, max_context=config.max_context, max_batch=config.workers)
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
+        self.watch = MismatchWatch(dtype=model.dtype, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
@@ -78,12 +79,12 @@ class Trainer:
     def run(self) -> dict[str, Outcome]:
         """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
 
-        Raises: KeyboardInterrupt, TooManyFailures; all that was learned is saved before.
+        Raises: KeyboardInterrupt, TooManyFailures, SamplerMismatch; all that was learned is saved before.
         """
         with self.stop:
             try:
                 self._story()
-            except (StopAsked, TooManyFailures):  # both come between two updates
+            except (StopAsked, TooManyFailures, SamplerMismatch):  # all come between two updates
                 self.save()
                 raise
         return {name: Outcome.from_dict(plain) for name, plain in self.progress.evaluations.items()}
@@ -143,13 +144,12 @@ class Trainer:
         return [episodes[start : start + size] for start in range(0, len(episodes), size)]
 
     def learn(self, groups: list[list[Episode]]) -> dict[str, float]:
-        """`updates_per_step` updates, each on its own share of the groups; the metrics are their means."""
+        """`updates_per_step` updates, each on its own share of the groups, `epochs_per_step` times over."""
         weights = {name: part.weight for name, part in self.spec.reward.items()}
         lessons = [self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm, weights=weights)]
         shares = [lessons[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(lessons)))]
-        rounds = [self.learner.grpo_step([sample for group in share for sample in group]) for share in shares]
-        names = dict.fromkeys(name for metrics in rounds for name in metrics)
-        return {name: mean(metrics[name] for metrics in rounds if name in metrics) for name in names}
+        samples = [[sample for group in share for sample in group] for share in shares]
+        return inner_updates(self.learner, samples, epochs=self.config.epochs_per_step, watch=self.watch)
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
         """Held-out success of the adapter as it is now, once; kept in the checkpoint and on the TensorBoard axis."""
