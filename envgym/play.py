@@ -48,7 +48,9 @@ def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = No
 
 
 def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, record: _Record) -> Episode:
-    observation, info = record.world("open", env.reset, seed=None if task else seed, options={"task": task} if task else None)
+    observation, info = record.world(
+        "open", _values, 2, env.reset, seed=None if task else seed, options={"task": task} if task else None
+    )
     record.opened(observation, info)
     dialogue = record.dialogue = record.timed(
         "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)
@@ -57,7 +59,7 @@ def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, recor
         completion = record.timed("policy", dialogue.reply)
         if completion.stop_reason == "context":
             return record.ended("context", terminated=False, truncated=True, info={})
-        observation, reward, terminated, truncated, info = record.world("step", env.step, completion.text)
+        observation, reward, terminated, truncated, info = record.world("step", _values, 5, env.step, completion.text)
         record.stepped(completion.text, _number(reward), observation, info)
         if failure := info.get("failure"):
             raise WorldFailure(failure["kind"], failure["message"], stage=failure["stage"])
@@ -139,6 +141,14 @@ class _Record:
     def close(self) -> None:
         if self.dialogue is not None:
             self.dialogue.close()
+
+
+def _values(count: int, function: Callable, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
+    """What reset (2 values) or step (5) gives."""
+    values = function(*arguments, **keywords)
+    if not isinstance(values, tuple) or len(values) != count:
+        raise TypeError(f"{getattr(function, '__name__', function)} must return {count} values, got {values!r}")
+    return values
 
 
 def _number(reward: Any) -> float:
