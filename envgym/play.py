@@ -48,9 +48,8 @@ def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = No
 
 
 def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, record: _Record) -> Episode:
-    observation, info = record.world(
-        "open", _values, 2, env.reset, seed=None if task else seed, options={"task": task} if task else None
-    )
+    options = {"task": task} if task else None
+    observation, info = record.world("open", _values, 2, env.reset, seed=None if task else seed, options=options)
     record.opened(observation, info)
     dialogue = record.dialogue = record.timed(
         "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)

@@ -85,6 +85,15 @@ def test_what_was_seen_at_a_turn_is_a_prefix_of_what_is_seen_at_the_next_and_equ
         assert ids[: len(seen)] == seen
 
 
+@pytest.mark.trap(2)
+def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_way_out(monkeypatch):
+    chat = family("strips")
+    with Engine(small_llama(chat.tokenizer), chat, max_context=600) as engine:
+        say(monkeypatch, chat.answer("<think>hm</think>42") * 2)
+        with pytest.raises(UsageError, match=r"rewrites earlier text at assistant turn 1, once a user follows.*template 'chatml'"):
+            play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
+
+
 @pytest.mark.trap(3)
 def test_a_turn_trains_as_many_tokens_as_were_drawn_for_it_and_the_end_added_by_us_is_none_of_them():
     _, engine = byte_engine()

@@ -124,10 +124,7 @@ def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_
     resumed.load_state_dict(torch.load(tmp_path / "half.pt", weights_only=True))
     whole, halves = learn(learner(), steps), learn(resumed, steps[2:])
     assert all(torch.equal(whole.parameters[name], halves.parameters[name]) for name in whole.parameters)
-    assert (whole.updates, whole.optimizer.state_dict()["state"][0]["step"]) == (
-        4,
-        halves.optimizer.state_dict()["state"][0]["step"],
-    )
+    assert whole.updates == halves.updates == 4
 
 
 # --- faults -------------------------------------------------------------------------------------------------------------
@@ -244,10 +241,17 @@ def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp
 # --- long answers of tools ----------------------------------------------------------------------------------------------
 
 
+FLOOD = '''
+def flood(db) -> str:
+    """Talk."""
+    db.execute("UPDATE items SET price = 7 WHERE id = 'I1'")
+    return "z" * 5000
+'''
+
+
 @pytest.mark.trap(29)
 def test_a_tool_output_beyond_the_budget_is_cut_with_a_marker_in_the_tokens_and_its_side_effect_stays(tmp_path, monkeypatch):
-    chatty = '\ndef flood(db) -> str:\n    """Talk."""\n    db.execute("UPDATE items SET price = 7 WHERE id = \'I1\'")\n    return "z" * 5000\n'
-    world = World(shop(tmp_path, tools=TOOLS + chatty))
+    world = World(shop(tmp_path, tools=TOOLS + FLOOD))
     _, engine = byte_engine(max_context=2000)
     with engine:
         say(monkeypatch, [*engine.chat.answer("flood()"), *engine.chat.answer("Done.")])
