@@ -75,7 +75,7 @@ MUTANTS = [
            "            self._replica.refresh(peft_model)\n"),
     Mutant(7, "one kind of module is left out in silence", "T/replica.py",
            "            if name not in layers:\n", "            if name not in layers or name.endswith(\"up_proj\"):\n"),
-    Mutant(8, "keys and values are kept in less than the model's precision", "T/passes.py",
+    Mutant(8, "keys and values are kept in another precision than the model", "T/passes.py",
            "dim=dim, dtype=self.model.dtype, device=self.device)", "dim=dim, dtype=torch.float32, device=self.device)"),
     Mutant(8, "the sampler's own proof accepts anything", "T/passes.py",
            "        if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):\n", "        if not gap < 1e9:\n"),
@@ -235,7 +235,7 @@ def killed(tree: Path, mutant: Mutant) -> bool:
         code, said = run(tree, trap=mutant.trap)
     finally:
         file.write_text(text, encoding="utf-8")
-    first = next((line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))), said[-300:])
+    first = next((line for line in said.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))), said[-300:])
     verdict = {FAILED: "killed by", PASSED: "SURVIVED:"}.get(code, f"NOT TESTED (pytest exit {code}):")
     test = first.split(" - ")[0].rpartition("::")[2] or first
     print(f"{mutant.trap:2} {time.monotonic() - started:5.1f} s  {mutant.what}: {verdict} {test}", flush=True)

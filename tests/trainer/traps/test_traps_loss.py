@@ -117,9 +117,9 @@ def test_a_ragged_batch_gives_each_token_the_logprob_that_its_sample_has_alone(m
 @pytest.mark.trap(17)
 @pytest.mark.parametrize("make", [flat_batch, tree_batch])
 def test_another_sample_in_the_pack_leaves_a_samples_logprobs_unchanged_to_the_bit(make):
-    mine = sample([1, 2, 3, 4, 5], [0, 0, 1, 1, 1])
+    mine = sample([1, 15, 3, 4, 5], [0, 0, 1, 1, 1])  # in the middle of a tree, whose branches are sorted by their ids
     before, after = (
-        scores([sample([1, 9, *other, 8], [0, 0, 1, 1, 1]), mine, sample([2, *other, 3], [0, 1, 1, 1])], make=make)
+        scores([sample([1, 9, *other, 8], [0, 0, 1, 1, 1]), mine, sample([1, 16, *other, 3], [0, 0, 1, 1, 1])], make=make)
         for other in ([6, 7], [20, 21])
     )
     assert torch.equal(before[1], after[1])
