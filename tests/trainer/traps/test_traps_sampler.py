@@ -208,5 +208,6 @@ def test_two_hundred_interleaved_episodes_do_not_cross():
 
 @pytest.mark.trap(30)
 @pytest.mark.campaign
+@pytest.mark.timeout(3600)
 def test_ten_thousand_interleaved_episodes_do_not_cross():
     interleaved(10_000, workers=64, delay=0.01, checked=500)
