@@ -8,7 +8,7 @@ MODEL ?= smollm2-135m-instruct
 WORKERS ?= 3
 RUNS ?= $(patsubst %/,%,$(wildcard runs/*/))
 
-.PHONY: help install model train test campaign check bench clean
+.PHONY: help install model train test campaign mutants check bench clean
 
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ test: model      ## run every test, by several workers: half of the time is wait
 
 campaign: install  ## minutes of faults and load: killed owners, hostile tools, an engine that restarts, a soak, podman
 	$(BIN)/python -m pytest -m campaign $(ARGS)
+
+mutants: install ## break each of the thirty traps on purpose and see its tests fail: make mutants TRAPS="9 15"
+	$(BIN)/python tests/mutants.py $(TRAPS)
 
 check: install   ## ruff and pyright
 	$(BIN)/ruff check .

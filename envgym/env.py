@@ -280,9 +280,9 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._end_session()
 
     def _end_session(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        session, self._session = self._session, None  # forgotten first: one that cannot be closed must not spoil the next episode
+        if session is not None:
+            session.close()
 
     def render(self) -> str | None:  # type: ignore[override]
         """The conversation so far, for render mode `ansi`."""

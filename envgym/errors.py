@@ -44,7 +44,8 @@ class WorldFailure(EnvgymError):
     """The world, not the model, failed: the episode is void and has no reward.
 
     Args:
-        kind: short machine-readable name, such as `sandbox_lost`, `tool_crashed`, `reward_raised`, `timeout`.
+        kind: short machine-readable name, such as `sandbox_lost`, `tool_crashed`, `reward_raised`, `env_raised`,
+            `timeout`.
         message: what happened, for people.
         stage: the part of the episode in which it happened.
     """

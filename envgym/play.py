@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,10 +15,16 @@ from typing import Any
 import gymnasium
 
 from envgym.episode import Episode, Failure
-from envgym.errors import WorldFailure
+from envgym.errors import EnvgymError, Stage, WorldFailure
 from envgym.failures import FailureCap
 from envgym.messages import Message
 from envgym.policies import Policy
+from envgym.sandbox.agent.failures import tail_of
+
+log = logging.getLogger(__name__)
+
+ENV_RAISED = "env_raised"
+"""Kind of failure: an environment's own code raised something that is none of our errors."""
 
 
 def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None) -> Episode:
@@ -27,21 +35,21 @@ def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = No
             policy sees; else the observation is the user's message.
         seed: of the policy's sampling; also seeds `reset` when no task is named.
         task: id of the task, for environments that have tasks.
-    Returns: the record. When the world broke it is void: `failure` says how, and there is no reward.
+    Returns: the record. When the world broke it is void: `failure` says how, and there is no reward. Whatever the environment
+        raises counts as that, but for the errors of `envgym.errors` that are a user's.
     """
     record = _Record(seed)
     try:
         return _play(env, policy, seed, task, record)
     except WorldFailure as failure:
         return record.void(Failure(failure.kind, failure.stage, failure.message), task)
-    except gymnasium.error.Error:
-        raise
     finally:
         record.close()
 
 
 def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, record: _Record) -> Episode:
-    observation, info = record.timed("env", env.reset, seed=None if task else seed, options={"task": task} if task else None)
+    options = {"task": task} if task else None
+    observation, info = record.world("open", _values, 2, env.reset, seed=None if task else seed, options=options)
     record.opened(observation, info)
     dialogue = record.dialogue = record.timed(
         "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)
@@ -50,8 +58,8 @@ def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, recor
         completion = record.timed("policy", dialogue.reply)
         if completion.stop_reason == "context":
             return record.ended("context", terminated=False, truncated=True, info={})
-        observation, reward, terminated, truncated, info = record.timed("env", env.step, completion.text)
-        record.stepped(completion.text, float(reward), observation, info)
+        observation, reward, terminated, truncated, info = record.world("step", _values, 5, env.step, completion.text)
+        record.stepped(completion.text, _number(reward), observation, info)
         if failure := info.get("failure"):
             raise WorldFailure(failure["kind"], failure["message"], stage=failure["stage"])
         if terminated or truncated:
@@ -84,6 +92,15 @@ class _Record:
             return function(*arguments, **keywords)
         finally:
             self.seconds[place] += time.perf_counter() - start
+
+    def world(self, stage: Stage, function: Callable, *arguments: Any, **keywords: Any) -> Any:
+        """`timed`, for code of the environment. Raises WorldFailure for whatever that raises but our own errors."""
+        try:
+            return self.timed("env", function, *arguments, **keywords)
+        except EnvgymError:
+            raise
+        except Exception as error:
+            raise WorldFailure(ENV_RAISED, tail_of(error), stage=stage) from error
 
     def opened(self, observation: str, info: dict[str, Any]) -> None:
         given = info.get("messages")
@@ -131,6 +148,25 @@ class _Record:
             self.dialogue.close()
 
 
+def _values(count: int, function: Callable, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
+    """What reset (2 values) or step (5) gives."""
+    values = function(*arguments, **keywords)
+    if not isinstance(values, tuple) or len(values) != count:
+        raise TypeError(f"{getattr(function, '__name__', function)} must return {count} values, got {values!r}")
+    return values
+
+
+def _number(reward: Any) -> float:
+    """Raises WorldFailure for what is no finite number: a NaN would spoil the whole group, and nothing is made up instead."""
+    try:
+        value = float(reward)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise WorldFailure("reward_raised", f"step gave the reward {reward!r}, which is no finite number", stage="score")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One episode to be played."""
@@ -159,22 +195,13 @@ def play_many(
     Returns: the episodes in the order of the requests.
     Raises: TooManyFailures, of the cap; `on_episode` has been told of every episode up to then.
     """
-    idle: SimpleQueue[gymnasium.Env] = SimpleQueue()
-    made: list[gymnasium.Env] = []
+    envs = _Envs(make_env)
 
     def run(request: Request) -> Episode:
-        try:
-            env = idle.get_nowait()
-        except Empty:
-            made.append(env := make_env())
-        try:
-            first = play(env, policy, seed=request.seed, task=request.task)
-            if not first.void:
-                return first
-            again = play(env, policy, seed=request.seed, task=request.task)
-            return dataclasses.replace(again, first_failure=first.failure)
-        finally:
-            idle.put(env)
+        first = envs.play(policy, request)
+        if not first.void:
+            return first
+        return dataclasses.replace(envs.play(policy, request), first_failure=first.failure)
 
     pool = ThreadPoolExecutor(max_workers=max(1, min(workers, len(requests))), thread_name_prefix="episode")
     try:
@@ -189,5 +216,43 @@ def play_many(
         return [future.result() for future in futures]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        for env in made:
-            env.close()
+        envs.close()
+
+
+class _Envs:
+    """The environments of one `play_many`: made when needed, used again, and given up once their own code has raised."""
+
+    def __init__(self, make_env: Callable[[], gymnasium.Env]):
+        self._make, self._idle = make_env, SimpleQueue[gymnasium.Env]()
+
+    def play(self, policy: Policy, request: Request) -> Episode:
+        record = _Record(request.seed)
+        try:
+            env = record.world("open", self._take)
+        except WorldFailure as failure:
+            return record.void(Failure(failure.kind, failure.stage, failure.message), request.task)
+        broken = True
+        try:
+            episode = play(env, policy, seed=request.seed, task=request.task)
+            broken = episode.failure is not None and episode.failure.kind == ENV_RAISED
+            return episode
+        finally:
+            _close(env) if broken else self._idle.put(env)
+
+    def close(self) -> None:
+        """Closes those that wait; call it once nobody plays."""
+        while not self._idle.empty():
+            _close(self._idle.get_nowait())
+
+    def _take(self) -> gymnasium.Env:
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            return self._make()
+
+
+def _close(env: gymnasium.Env) -> None:
+    try:
+        env.close()
+    except Exception:  # its episodes are played and kept: no reason to lose them
+        log.warning("an environment could not be closed", exc_info=True)

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "gym"))  # the small shop environment that many tests use
+for folder in ("gym", "trainer"):  # the small shop, the tiny models: what tests in other folders use too
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 
 def pytest_collection_modifyitems(config, items):
