@@ -19,7 +19,7 @@ from envgym.messages import Message
 from envgym.policies import Policy
 
 
-def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None) -> Episode:
+def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None, max_turns: int | None = None) -> Episode:
     """One episode, from reset to its end.
 
     Args:
@@ -27,11 +27,12 @@ def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = No
             policy sees; else the observation is the user's message.
         seed: of the policy's sampling; also seeds `reset` when no task is named.
         task: id of the task, for environments that have tasks.
+        max_turns: cuts the episode before its own limit (`truncated`, stop reason `horizon`), for environments of ours.
     Returns: the record. When the world broke it is void: `failure` says how, and there is no reward.
     """
     record = _Record(seed)
     try:
-        return _play(env, policy, seed, task, record)
+        return _play(env, policy, seed, task, max_turns, record)
     except WorldFailure as failure:
         return record.void(Failure(failure.kind, failure.stage, failure.message), task)
     except gymnasium.error.Error:
@@ -40,8 +41,11 @@ def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = No
         record.close()
 
 
-def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, record: _Record) -> Episode:
-    observation, info = record.timed("env", env.reset, seed=None if task else seed, options={"task": task} if task else None)
+def _play(
+    env: gymnasium.Env, policy: Policy, seed: int, task: str | None, max_turns: int | None, record: _Record
+) -> Episode:  # fmt: skip
+    options = ({"task": task} if task else {}) | ({"max_turns": max_turns} if max_turns else {})
+    observation, info = record.timed("env", env.reset, seed=None if task else seed, options=options or None)
     record.opened(observation, info)
     dialogue = record.dialogue = record.timed(
         "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)
@@ -131,6 +135,8 @@ class Request:
 
     task: str
     seed: int
+    max_turns: int | None = None
+    """As of `play`; None for the environment's own limit."""
 
 
 def play_many(
@@ -162,10 +168,10 @@ def play_many(
         except Empty:
             made.append(env := make_env())
         try:
-            first = play(env, policy, seed=request.seed, task=request.task)
+            first = play(env, policy, seed=request.seed, task=request.task, max_turns=request.max_turns)
             if not first.void:
                 return first
-            again = play(env, policy, seed=request.seed, task=request.task)
+            again = play(env, policy, seed=request.seed, task=request.task, max_turns=request.max_turns)
             return dataclasses.replace(again, first_failure=first.failure)
         finally:
             idle.put(env)
