@@ -151,7 +151,7 @@ def scripted_run(sampler, steps):
     tasks = []
     for step in steps:
         ids = drawn(sampler, [step], tasks=5)
-        tasks.append(ids)
+        tasks.append((ids, sampler.horizon.turns(step)))
         groups = [group(template_of(i), sampler.templates[template_of(i)], *(hash_bit(i, g) for g in range(4))) for i in ids]
         sampler.observe(groups)
         if step % 3 == 0:
