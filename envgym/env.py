@@ -5,7 +5,8 @@
     step("Done.")                                       ->  the end, and the reward
 
 An answer without a tool call ends the episode (`terminated`), as does a successful call of a closing tool; the turn limit cuts
-it (`truncated`). When the world breaks, the step is `truncated` with `info["failure"]` set and the reward 0.0 means nothing.
+it (`truncated`), and so does a shorter horizon that `reset` is given. When the world breaks, the step is `truncated` with
+`info["failure"]` set and the reward 0.0 means nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_to
 
 OWN_DOING = ("session_ended", "out_of_memory")
 """Failures that count as the model's own where tools execute what it wrote."""
+RESET_OPTIONS = ("task", "split", "levels", "max_turns")
 
 
 class World:
@@ -135,7 +137,8 @@ class ToolEnv(gymnasium.Env[str, str]):
 
         Args:
             seed: seeds the environment's own generator, which draws the task.
-            options: `task` names one task; else `split` and `levels` override where it is drawn from.
+            options: `task` names one task; else `split` and `levels` override where it is drawn from. `max_turns` cuts the
+                episode earlier than its own limit would (stop reason `horizon`; whether it would have been solved is unknown).
         Returns: the user's message; `info` has `messages`, `tools`, `task` and `state_hash`.
         Raises: WorldFailure when no session can be opened; SpecError or UsageError for wrong options.
         """
@@ -149,6 +152,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._modes: dict[str, int] = {}
         self._turns, self._over, self._started = 0, False, time.monotonic()
         self._turn_limit = self.world.turn_limit(task)
+        self._horizon = (options or {}).get("max_turns", self._turn_limit)
         shown = to_openai(list(self._tools.values())) if self.world.spec.prompt.tools == "template" else []
         return task.prompt, {
             "messages": [message.to_dict() for message in self._messages],
@@ -206,6 +210,8 @@ class ToolEnv(gymnasium.Env[str, str]):
             return self._end("closed", "", parsed.mode, answers, session)
         if self._turns >= self._turn_limit:
             return self._end("max_turns", "", parsed.mode, answers, session)
+        if self._turns >= self._horizon:
+            return self._end("horizon", "", parsed.mode, answers, session)
         info = {"messages": [message.to_dict() for message in answers], "parse_mode": parsed.mode}
         info["mistakes"] = self._mistakes(parsed.mode)
         return "\n".join(message.content for message in answers), 0.0, False, False, info
@@ -243,14 +249,14 @@ class ToolEnv(gymnasium.Env[str, str]):
             "parse_mode": mode,
             "mistakes": self._mistakes(mode),
             "reward_parts": score.parts,
-            "success": score.success,
+            "success": score.success or (None if reason == "horizon" else False),
             "state_diff": verdict.to_dict() | checked,
             "verification": verification and {"exit_code": verification.exit_code, "output": verification.output},
             "stop_reason": reason,
             "tool_calls": len(self._calls),
             "tool_errors": sum(not record.ok for record in self._calls),
         }
-        cut = reason == "max_turns"
+        cut = reason in ("max_turns", "horizon")
         return "\n".join(message.content for message in answers), score.reward, not cut, cut, info
 
     def _score(self, final: str, session: Session) -> tuple[Score, Verdict, Verification | None]:
@@ -267,9 +273,11 @@ class ToolEnv(gymnasium.Env[str, str]):
         return session.verify(check.files, check.command, timeout_seconds=check.timeout_seconds)
 
     def _pick(self, options: dict[str, Any]) -> str:
-        if unknown := set(options) - {"task", "split", "levels"}:
+        if unknown := set(options) - set(RESET_OPTIONS):
             word = sorted(unknown)[0]
-            raise UsageError(f"reset: unknown option '{word}'{did_you_mean(word, ['task', 'split', 'levels'])}")
+            raise UsageError(f"reset: unknown option '{word}'{did_you_mean(word, RESET_OPTIONS)}")
+        if options.get("max_turns", 1) < 1:
+            raise UsageError(f"reset: max_turns is {options['max_turns']}; an episode has at least 1 turn")
         if "task" in options:
             return options["task"]
         rng = random.Random(int(self.np_random.integers(2**62)))

@@ -47,8 +47,8 @@ class Episode:
     state_diff: dict[str, Any] = field(default_factory=dict)
     """What changed in the tables and what should have; see `envgym.state`."""
     stop_reason: str = ""
-    """Why it ended: `answered`, `closed`, `max_turns`, `length`, `context`, `timeout`, `terminated`, `truncated`, `broken_off`
-    (its own code ended the session) or `void`."""
+    """Why it ended: `answered`, `closed`, `max_turns`, `length`, `context`, `timeout`, `terminated`, `truncated`, `horizon` (cut
+    before its own turn limit), `broken_off` (its own code ended the session) or `void`."""
     terminated: bool = False
     truncated: bool = False
     turns: int = 0

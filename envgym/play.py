@@ -27,7 +27,7 @@ ENV_RAISED = "env_raised"
 """Kind of failure: an environment's own code raised something that is none of our errors."""
 
 
-def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None) -> Episode:
+def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None, max_turns: int | None = None) -> Episode:
     """One episode, from reset to its end.
 
     Args:
@@ -35,21 +35,24 @@ def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = No
             policy sees; else the observation is the user's message.
         seed: of the policy's sampling; also seeds `reset` when no task is named.
         task: id of the task, for environments that have tasks.
+        max_turns: cuts the episode before its own limit (`truncated`, stop reason `horizon`), for environments of ours.
     Returns: the record. When the world broke it is void: `failure` says how, and there is no reward. Whatever the environment
         raises counts as that, but for the errors of `envgym.errors` that are a user's.
     """
     record = _Record(seed)
     try:
-        return _play(env, policy, seed, task, record)
+        return _play(env, policy, seed, task, max_turns, record)
     except WorldFailure as failure:
         return record.void(Failure(failure.kind, failure.stage, failure.message), task)
     finally:
         record.close()
 
 
-def _play(env: gymnasium.Env, policy: Policy, seed: int, task: str | None, record: _Record) -> Episode:
-    options = {"task": task} if task else None
-    observation, info = record.world("open", _values, 2, env.reset, seed=None if task else seed, options=options)
+def _play(
+    env: gymnasium.Env, policy: Policy, seed: int, task: str | None, max_turns: int | None, record: _Record
+) -> Episode:  # fmt: skip
+    options = ({"task": task} if task else {}) | ({"max_turns": max_turns} if max_turns else {})
+    observation, info = record.world("open", _values, 2, env.reset, seed=None if task else seed, options=options or None)
     record.opened(observation, info)
     dialogue = record.dialogue = record.timed(
         "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)
@@ -173,6 +176,8 @@ class Request:
 
     task: str
     seed: int
+    max_turns: int | None = None
+    """As of `play`; None for the environment's own limit."""
 
 
 def play_many(
@@ -233,7 +238,7 @@ class _Envs:
             return record.void(Failure(failure.kind, failure.stage, failure.message), request.task)
         broken = True
         try:
-            episode = play(env, policy, seed=request.seed, task=request.task)
+            episode = play(env, policy, seed=request.seed, task=request.task, max_turns=request.max_turns)
             broken = episode.failure is not None and episode.failure.kind == ENV_RAISED
             return episode
         finally:

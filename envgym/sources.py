@@ -12,7 +12,7 @@ import random
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envgym.errors import SpecError, did_you_mean
@@ -71,15 +71,26 @@ class TaskSource:
             levels: only templates of these levels; empty for all.
         Raises: SpecError where no template fits.
         """
-        templates = self._of(split, levels)
+        templates = self.fitting(split, levels=levels)
         count = self.sizes[split] if count is None else count
         return [f"{split}/{templates[i % len(templates)].name}/{i // len(templates)}" for i in range(count)]
 
-    def draw_id(self, split: Split, rng: random.Random, *, levels: Sequence[str] = ()) -> str:
-        """A random task id of a split: fresh for train, one of the fixed ones else."""
+    def draw_id(
+        self, split: Split, rng: random.Random, *, levels: Sequence[str] = (), weights: Mapping[str, float] | None = None
+    ) -> str:
+        """A random task id of a split: fresh for train, one of the fixed ones else.
+
+        Args:
+            weights: template -> how often a train task is drawn from it, in any unit; all alike by default.
+        """
         if split != "train":
             return rng.choice(self.ids(split, levels=levels))
-        return f"train/{rng.choice(self._of(split, levels)).name}/{rng.randrange(2**31)}"
+        templates = self.fitting(split, levels=levels)
+        if weights is None:
+            drawn = rng.choice(templates)
+        else:
+            drawn = rng.choices(templates, [weights[template.name] for template in templates])[0]
+        return f"train/{drawn.name}/{rng.randrange(2**31)}"
 
     def task(self, task_id: str) -> Task:
         """The task of an id. Raises SpecError for an id that names none."""
@@ -109,7 +120,8 @@ class TaskSource:
     def _starting_files(self, seed: int) -> tuple[dict[str, str], ...]:
         return tuple(file_rows(self._lay_out, seed))
 
-    def _of(self, split: Split, levels: Sequence[str]) -> list[Template]:
+    def fitting(self, split: Split, *, levels: Sequence[str] = ()) -> list[Template]:
+        """The templates of a split, of these levels only (empty: of all that the environment is limited to). Raises SpecError."""
         wanted = tuple(levels) or self.spec.tasks.levels
         found = [t for t in self.templates.values() if split in t.splits and (not wanted or t.level in wanted)]
         if not found:

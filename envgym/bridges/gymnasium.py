@@ -62,10 +62,12 @@ class ForeignEnv(gymnasium.Wrapper):
         super().__init__(env)
         self.world, self.split = world, split
         self._rng, self._total = random.Random(0), 0.0
+        self._turns, self._horizon = 0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         options = dict(options or {})
         split = options.pop("split", self.split)
+        self._turns, self._horizon = 0, options.pop("max_turns", None) or 0
         if seed is not None:
             self._rng = random.Random(seed)
         task_id = options.pop("task", None) or self.world.tasks.draw_id(split, self._rng)
@@ -80,7 +82,11 @@ class ForeignEnv(gymnasium.Wrapper):
     def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._total += float(reward)
-        if terminated or truncated:
+        self._turns += 1
+        cut = self._turns == self._horizon and not (terminated or truncated)
+        if terminated or truncated or cut:
             solved = self._total >= self.world.spec.episode.success_reward
             info = info | {"success": bool(info.get("success", info.get("is_success", solved)))}
+        if cut:  # what is not solved yet might have been
+            return observation, float(reward), False, True, info | {"success": info["success"] or None, "stop_reason": "horizon"}
         return observation, float(reward), terminated, truncated, info

@@ -144,6 +144,21 @@ def test_the_turn_limit_truncates_and_still_scores(env):
     assert (terminated, truncated, info["stop_reason"], reward) == (False, True, "max_turns", 1.0)
 
 
+def test_a_horizon_before_the_turn_limit_truncates_and_leaves_open_whether_the_task_would_have_been_solved(env):
+    env.reset(options={"task": "test/reprice/0", "max_turns": 2})
+    assert env.step("tell(text='a')")[2:4] == (False, False)
+    _, reward, terminated, truncated, info = env.step("tell(text='b')")
+    assert (reward, terminated, truncated, info["stop_reason"], info["success"]) == (0.0, False, True, "horizon", None)
+    env.reset(options={"task": "test/reprice/0", "max_turns": 1})
+    assert env.step(solve(env))[4]["success"] is True
+    env.reset(options={"task": "test/reprice/0", "max_turns": 4})
+    assert [env.step("tell(text='a')")[4].get("stop_reason") for _ in range(4)] == [None, None, None, "max_turns"]
+    env.reset(options={"task": "test/reprice/0"})  # the horizon of one episode is not that of the next
+    assert not any(env.step("tell(text='a')")[3] for _ in range(3))
+    with pytest.raises(UsageError, match="max_turns is 0"):
+        env.reset(options={"task": "test/reprice/0", "max_turns": 0})
+
+
 def test_the_clock_is_the_episodes_own_and_moves_with_each_call(env):
     env.reset(options={"task": "test/reprice/0"})
     assert env.step("tell(text='a')")[0] == "2026-01-05T09:00:00 a"

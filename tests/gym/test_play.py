@@ -102,6 +102,13 @@ def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
     assert len(seen) == 20
 
 
+def test_a_request_may_ask_for_a_shorter_horizon(world):
+    requests = [Request("train/reprice/0", 0), Request("train/reprice/0", 0, max_turns=1)]
+    whole, cut = play_many(world.env, ScriptedPolicy(["tell(text='a')", "Done."]), requests)
+    assert (whole.turns, whole.stop_reason, whole.success) == (2, "answered", False)
+    assert (cut.turns, cut.stop_reason, cut.success, cut.truncated) == (1, "horizon", None, True)
+
+
 def test_a_users_mistake_is_raised_not_voided(world):
     with pytest.raises(SpecError):
         play_many(world.env, NoopPolicy(), [Request("test/nothing/0", 0)])
@@ -129,6 +136,12 @@ def test_a_foreign_environment_plays_by_seeds_and_reports_success(foreign):
     assert (episode.reward, episode.success, episode.task_id, episode.stop_reason) == (1.0, True, "test/seed/1", "terminated")
     assert [m.role for m in episode.messages] == ["user", "assistant"]
     assert play(foreign.env(), scripted("wrong", "wrong"), seed=0, task="test/seed/1").success is False
+
+
+def test_a_foreign_environment_is_cut_at_a_horizon_too(foreign):
+    cut, last = (play(foreign.env(), scripted("a", "b"), seed=0, task="test/seed/1", max_turns=turns) for turns in (1, 2))
+    assert (cut.turns, cut.truncated, cut.terminated, cut.stop_reason, cut.success) == (1, True, False, "horizon", None)
+    assert (last.turns, last.stop_reason, last.success) == (2, "truncated", False)  # its own limit came first
 
 
 def test_foreign_tasks_are_named_and_split(foreign):

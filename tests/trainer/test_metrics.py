@@ -30,6 +30,19 @@ def test_groups_that_all_fail_or_all_succeed_are_counted():
     assert (metrics["group/frac_all_zero"], metrics["group/frac_all_one"]) == (0.25, 0.5)
 
 
+def test_groups_that_agree_are_told_by_level_and_by_template():
+    other = dataclasses.replace(episode(1.0, level="L1"), template="u")
+    groups = [[episode(0.0)] * 2, [episode(0.0), episode(1.0)], [other] * 2, [episode(0.0), void()]]
+    metrics = episode_metrics(groups)
+    zero = {name: value for name, value in metrics.items() if name.startswith("group/frac_all_zero")}
+    assert {name.removeprefix("group/frac_all_zero"): value for name, value in zero.items()} == {
+        "": pytest.approx(1 / 3), "/L0": 0.5, "/L1": 0.0, "/template/t": 0.5, "/template/u": 0.0,
+    }  # fmt: skip
+    assert (metrics["group/frac_all_one"], metrics["group/frac_all_one/L0"], metrics["group/frac_all_one/L1"]) == (
+        pytest.approx(1 / 3), 0.0, 1.0,
+    )  # fmt: skip
+
+
 def test_a_void_member_is_counted_and_left_out_of_every_mean():
     metrics = episode_metrics([[episode(1.0), void()], [episode(0.0), episode(1.0)]])
     assert (metrics["episode/void"], metrics["episode/n"]) == (1, 3)

@@ -1,6 +1,6 @@
 """What a run needs to go on exactly where it stopped: the learner's state, and how far the story had come.
 
-Task order and sampling seeds are functions of (seed, step), so there is no other random state to keep.
+Task order and sampling seeds are functions of (seed, step) and of the curriculum's state, so there is no other random state.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ class Progress:
     """Updates made, warm start and GRPO on one axis."""
     evaluations: dict[str, Any] = field(default_factory=dict)
     """Finished evaluations by name (`base`, `warm start`, `trained`), as JSON."""
+    sampler: dict[str, Any] = field(default_factory=dict)
+    """State of the task sampler: pass rates, open levels, horizon."""
 
 
 def save(folder: Path, learner: Learner, progress: Progress) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from envgym.block import Block
 from envgym_trainer.algorithms import AlgorithmConfig, expand
+from envgym_trainer.curriculum_config import CurriculumConfig
 from envgym_trainer.sampling_config import SamplingConfig
 
 
@@ -67,6 +68,9 @@ class TrainConfig(Block):
     """Groups a step, each on a fresh task."""
     group_size: int = Field(default=8, ge=2)
     """Episodes of one task from one identical state, compared with each other."""
+    max_extra_groups: int = Field(default=0, ge=0)
+    """Dynamic sampling (DAPO): groups a step that may be played on top, each to replace one whose rewards all agree; 0 for none."""
+    curriculum: CurriculumConfig = CurriculumConfig()
     updates_per_step: int = Field(default=1, ge=1)
     """Optimiser updates made of one step's groups, each on its own share of them; more learns faster, slightly off-policy."""
     epochs_per_step: int = Field(default=1, ge=1)

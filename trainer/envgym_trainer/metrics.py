@@ -7,7 +7,9 @@ broke, not the model) is left out of every number but those about failures.
     completions/{mean,min,max}_length, completions/clipped_ratio                                   sampled tokens an episode
     tools/call_frequency, tools/failure_frequency                                                  calls an episode, refused a call
     success, success/LEVEL, episode/{n,turns,void,seconds_policy,seconds_env}                      ours
-    group/frac_all_zero, group/frac_all_one                                                        groups with nothing to learn
+    group/frac_all_zero, group/frac_all_one, .../LEVEL, .../template/NAME                          groups with nothing to learn
+    group/{lessons,too_few_valid,mixed_starts,replayed_members}, sampling/...                      as of groups.py
+    curriculum/...                                                                                 as of task_sampler.py
     failures/KIND, failures/stage/STAGE, episode/retried, group/void_members                       how the world broke
     sandbox/..., as of envgym.sandbox.statistics: open_ms/p50, pool/hits, recycled/dirty, ...         since the last line
     offpolicy/{mismatch,staleness}_{mean,max}, offpolicy/ess, alarm/mismatch                       of `offpolicy.py`, in nats
@@ -107,16 +109,29 @@ def group_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
     """
     rewards = [[episode.reward for episode in group if episode.reward is not None] for group in groups]
     deviations = [statistics.stdev(group) for group in rewards if len(group) > 1]
-    solved = [[episode.success for episode in group if episode.success is not None] for group in groups]
-    solved = [group for group in solved if len(group) > 1]
     return _existing(
         {
             "reward_std": _mean(deviations),
             "frac_reward_zero_std": _mean([float(deviation < ZERO_STD) for deviation in deviations]),
-            "group/frac_all_zero": _mean([float(not any(group)) for group in solved]),
-            "group/frac_all_one": _mean([float(all(group)) for group in solved]),
         }
+        | agreement_metrics(groups)
     )
+
+
+def agreement_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
+    """Share of groups in which no member solved its task, and in which every one did: over all, by level, by template.
+
+    Groups with fewer than two members whose success is known are left out.
+    """
+    by_name: dict[str, list[list[bool]]] = {"": []}
+    for group in groups:
+        solved = [bool(episode.success) for episode in group if episode.success is not None]
+        if len(solved) > 1:
+            level, template = (f"/{group[0].level}", f"/template/{group[0].template}")
+            for name in ("", *([level] if group[0].level else []), *([template] if group[0].template else [])):
+                by_name.setdefault(name, []).append(solved)
+    none = {f"group/frac_all_zero{name}": _mean([float(not any(group)) for group in found]) for name, found in by_name.items()}
+    return none | {f"group/frac_all_one{name}": _mean([float(all(group)) for group in found]) for name, found in by_name.items()}
 
 
 def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:

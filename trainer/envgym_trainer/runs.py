@@ -97,9 +97,9 @@ class RunFolder:
         """Adds one line; a number that is not finite becomes null, because JSON has no other word for it."""
         _append(self.metrics_file, [json.dumps({name: _finite(value) for name, value in line.items()}, allow_nan=False)])
 
-    def append_episodes(self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo") -> None:
-        """Adds one line an episode: `Episode.to_json` with the step and phase in front."""
-        head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},'
+    def append_episodes(self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo", left_out: str = "") -> None:
+        """Adds one line an episode: `Episode.to_json` with the step and phase in front, and why it was not learned from."""
+        head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},' + (f'"left_out":{json.dumps(left_out)},' if left_out else "")
         _append(self.episodes_file, [head + episode.to_json()[1:] for episode in episodes])
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -1,16 +1,16 @@
 """The whole training run, told in order: base evaluation, warm start, GRPO, final evaluation, adapter.
 
 Each step plays groups of episodes from identical states, compares the siblings, and makes one update. Everything random is a
-function of (seed, step), so a resumed run goes on exactly where it stopped.
+function of (seed, step) and of what the checkpoint holds, so a resumed run goes on exactly where it stopped.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,16 +33,19 @@ from envgym_trainer.display import Display
 from envgym_trainer.engine import Engine
 from envgym_trainer.export import save_adapter
 from envgym_trainer.facts import versions
+from envgym_trainer.groups import Played, play_groups
 from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.learner import Learner
 from envgym_trainer.lessons import demonstration, lessons_of
 from envgym_trainer.lora import attach
-from envgym_trainer.metrics import episode_metrics, eval_metrics, failure_metrics, sandbox_metrics
+from envgym_trainer.metrics import eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
 from envgym_trainer.monitor import Monitor, Phase
 from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, inner_updates
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.runs import RunFolder
+from envgym_trainer.task_sampler import TaskSampler
+from envgym_trainer.timing import speed, time_split
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +79,17 @@ class Trainer:
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
 
+    @cached_property
+    def sampler(self) -> TaskSampler:
+        """Which tasks each step plays. Raises SpecError, once the trainer is there to be closed."""
+        return TaskSampler(self.spec, self.config, self.world.tasks)
+
     def run(self) -> dict[str, Outcome]:
         """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
 
         Raises: KeyboardInterrupt, TooManyFailures, SamplerMismatch; all that was learned is saved before.
         """
+        _ = self.sampler  # a curriculum that could never act is refused before anything is played
         with self.stop:
             try:
                 self._story()
@@ -106,9 +115,9 @@ class Trainer:
             start = time.perf_counter()
             count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
             policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
-            demos = self._play(policy, self._requests(step, count, 1), step=step, phase="warmup")
+            demos = self._play(policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup")
             metrics = self.learner.sft_step([sample for demo in demos if (sample := demonstration(demo))])
-            self._report(step, "warmup", metrics | failure_metrics([demos]) | _speed(demos, start) | sandbox_metrics(self.world))
+            self._report(step, "warmup", metrics | failure_metrics([demos]) | speed(demos, start) | sandbox_metrics(self.world))
         if self.progress.step == self.warmup_steps > 0:
             self.save()
 
@@ -117,31 +126,37 @@ class Trainer:
         config = self.config
         if self.progress.step == self.warmup_steps:
             self.learner = self._learner(config.learning_rate)  # another objective: the moments start anew
+        if self.sampler.validation_due:  # the run was stopped in the middle of it
+            self._validate(self.sampler.validation_due)
         for step in range(self.progress.step + 1, self.total_steps + 1):
             self.stop.check()
             start = time.perf_counter()
-            groups = self.sample(step)
+            played, done = self.sample(step), step - self.warmup_steps
             sampled = time.perf_counter()
-            metrics = episode_metrics(groups) | self.learn(groups)
-            episodes = [episode for group in groups for episode in group]
-            metrics |= _speed(episodes, start) | _time_split(episodes, start, sampled) | sandbox_metrics(self.world)
-            self.folder.append_episodes(step, episodes)
-            self.monitor.transcripts(step, episodes)
+            metrics = played.metrics() | self.learn(played.comparable) | self.sampler.metrics(done)
+            metrics |= speed(played.episodes, start) | time_split(played.episodes, start, sampled) | sandbox_metrics(self.world)
+            played.write(self.folder, step)
+            self.sampler.observe(played.everything)
+            self.monitor.transcripts(step, played.episodes)
             self._report(step, "grpo", metrics)
-            done = step - self.warmup_steps
             if config.eval.every and done % config.eval.every == 0 and step < self.total_steps:
                 self._validate(step)
             if step == self.total_steps or (config.save_every and done % config.save_every == 0):
                 self.save()
 
-    def sample(self, step: int) -> list[list[Episode]]:
-        """`tasks_per_step` groups of `group_size` episodes, from the adapter as it is now."""
-        config = self.config
+    def sample(self, step: int) -> Played:
+        """`tasks_per_step` groups of `group_size` episodes, from the adapter as it is now, and what was played on the way."""
+        config, earlier = self.config, list[Episode]()
         self.engine.refresh(self.model)
         policy = self.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
-        episodes = self._play(policy, self._requests(step, config.tasks_per_step, config.group_size), step=step, phase="grpo")
-        size = config.group_size
-        return [episodes[start : start + size] for start in range(0, len(episodes), size)]
+
+        def play(requests: Sequence[Request]) -> list[Episode]:
+            episodes = self._play(policy, requests, step=step, phase="grpo", earlier=earlier)
+            earlier.extend(episodes)
+            return episodes
+
+        draws = self.sampler.draws(step, done=step - self.warmup_steps)
+        return play_groups(play, draws, tasks=config.tasks_per_step, size=config.group_size, max_extra=config.max_extra_groups)
 
     def learn(self, groups: list[list[Episode]]) -> dict[str, float]:
         """`updates_per_step` updates, each on its own share of the groups, `epochs_per_step` times over."""
@@ -189,6 +204,7 @@ class Trainer:
         )  # fmt: skip
 
     def save(self) -> None:
+        self.progress.sampler = self.sampler.state_dict()
         self.folder.save_checkpoint(self.progress.step, lambda folder: checkpoint.save(folder, self.learner, self.progress))
 
     def resume(self) -> None:
@@ -200,6 +216,7 @@ class Trainer:
         if step > self.warmup_steps:
             self.learner = self._learner(self.config.learning_rate)
         self.progress = checkpoint.load(path, self.learner)
+        self.sampler.load_state_dict(self.progress.sampler)
         if step < self.total_steps:  # the run was finished with fewer steps, and now goes further
             self.progress.evaluations.pop(TRAINED, None)
         self.folder.truncate_after(step)
@@ -218,18 +235,13 @@ class Trainer:
             algorithm=config.algorithm, constant_length=config.max_new_tokens,
         )  # fmt: skip
 
-    def _requests(self, step: int, tasks: int, episodes: int) -> list[Request]:
-        """Fresh training tasks of a step, each to be played `episodes` times from one state with sampling of its own."""
-        rng = random.Random(stable_seed(self.config.seed, step, "tasks"))
-        ids = [self.world.tasks.draw_id("train", rng, levels=self.config.levels) for _ in range(tasks)]
-        return [Request(task, stable_seed(self.config.seed, step, n, g)) for n, task in enumerate(ids) for g in range(episodes)]
-
     def _play(
         self, policy: Policy, requests: Sequence[Request], *, step: int, phase: Phase,
-        on_episode: Callable[[Episode], None] = lambda episode: None,
+        on_episode: Callable[[Episode], None] = lambda episode: None, earlier: Sequence[Episode] = (),
     ) -> list[Episode]:  # fmt: skip
-        """Plays the requests; what was played before the run is stopped for its failures is kept, for people to read."""
-        played: list[Episode] = []
+        """Plays the requests; what was played before the run is stopped for its failures, `earlier` in the same step too, is
+        kept for people to read."""
+        played = list(earlier)
 
         def keep(episode: Episode) -> None:
             played.append(episode)
@@ -261,10 +273,13 @@ class Trainer:
         return self._play(policy, requests, step=self.progress.step, phase="eval", on_episode=show)
 
     def _validate(self, step: int) -> None:
+        self.sampler.validation_due = step
         tasks = self.world.tasks.ids("val", levels=self.config.levels, count=self.config.eval.val_tasks)
         episodes = self._held_out(tasks, "validation")
         numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")
         self.monitor.log(step, numbers, phase="eval")
+        for line in self.sampler.validated(episodes):
+            self.display.note(line)
 
     def _report(self, step: int, phase: Any, metrics: dict[str, float]) -> None:
         self.progress.step = step
@@ -275,20 +290,3 @@ class Trainer:
 def _targets(config: TrainConfig) -> str | list[str]:
     targets = config.lora.targets
     return targets if isinstance(targets, str) else list(targets)
-
-
-def _speed(episodes: Sequence[Episode], start: float) -> dict[str, float]:
-    """Sampled (or demonstrated) tokens for each second of the whole step."""
-    tokens = sum(sum(episode.tokens.loss_mask) for episode in episodes if episode.tokens)
-    return {"throughput/tokens_per_second": tokens / (time.perf_counter() - start), "step_time": time.perf_counter() - start}
-
-
-def _time_split(episodes: Sequence[Episode], start: float, sampled: float) -> dict[str, float]:
-    """Where a step's wall seconds went; `time/env` is the share of the rollout that episodes spent in the environment."""
-    waiting, working = (sum(e.seconds.get(place, 0.0) for e in episodes) for place in ("policy", "env"))
-    rollout, env_share = sampled - start, working / max(waiting + working, 1e-9)
-    return {
-        "time/generate": rollout * (1 - env_share),
-        "time/env": rollout * env_share,
-        "time/train": time.perf_counter() - sampled,
-    }
