@@ -106,6 +106,11 @@ def close(
 
     console.print()
     console.print(outcomes_table(list(outcomes.values())))
+    if config.lora.export == "none":
+        console.print(
+            f"{seconds / 60:.1f} minutes. No adapter was written (train.lora.export=none); {folder.path}/checkpoints has it"
+        )
+        return
     console.print(f"{seconds / 60:.1f} minutes. The adapter is in {folder.adapter}", highlight=False)
     console.print("\nNext:")
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
