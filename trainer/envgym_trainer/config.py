@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from envgym.block import Block
 from envgym_trainer.serving import refusals
@@ -114,6 +114,9 @@ class TrainConfig(Block):
     workers: int = Field(default=64, ge=1)
     """Episodes in flight, and rows of the sampler's largest batch."""
     eval: EvalConfig = EvalConfig()
+    preflight: Literal["auto", "full", "off"] = "auto"
+    """Before the first step, find out whether the run can learn, and refuse it where it cannot: `auto` takes seconds, `full` does
+    what `envgym doctor` does."""
     save_every: int = Field(default=10, ge=0)
     """GRPO steps between checkpoints; 0 saves at the end only."""
     profiles: dict[Literal["cpu", "gpu"], dict[str, Any]] = Field(default_factory=dict)
@@ -128,6 +131,11 @@ class TrainConfig(Block):
                 first = error.errors()[0]
                 raise ValueError(f"profiles.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
         return self
+
+    @field_validator("preflight", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
 
     @model_validator(mode="after")
     def _reference_is_the_base(self) -> TrainConfig:

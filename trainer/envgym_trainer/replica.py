@@ -70,16 +70,13 @@ def _linears(model: nn.Module) -> dict[str, Any]:
 
 
 def _without_adapters(model: nn.Module) -> nn.Module:
-    """Puts each adapted layer's own linear layer back in its place, and the trained copy in that of a module saved whole."""
+    """Puts each adapted layer's own linear layer back in its place."""
     from peft.tuners.lora import LoraLayer
-    from peft.utils import ModulesToSaveWrapper
 
     for name, module in list(model.named_modules()):
-        parent, _, child = name.rpartition(".")
         if isinstance(module, LoraLayer):
+            parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
-        elif isinstance(module, ModulesToSaveWrapper):
-            setattr(model.get_submodule(parent), child, module.modules_to_save[module.active_adapters[0]])
     if hasattr(model, "peft_config"):
         del model.peft_config  # so that PEFT takes it for the plain model that it is
     return model
