@@ -85,6 +85,8 @@ def _alike(subject: Subject, groups: list[list[Episode]], rewards: list[float]) 
     if rewards and min(rewards) > 0 and all(episode.success for group in groups for episode in group):
         return f"{where} were solved: nothing is left to learn. Train harder tasks (train.levels), or evaluate it as it is"
     worth = f"the reward {rewards[0]:g}" if rewards and max(rewards) - min(rewards) <= ZERO_STD else "their siblings' reward"
-    warm = "a warm start on the oracle (train.warmup.demos=64)" if subject.has_own_tasks else "a stronger model (train.model)"
-    return f"{where} have {worth}, so no step has a gradient. Take {warm}, easier tasks (train.levels, a curriculum), or a reward \
-with steps (a weight on state_progress)"
+    warm, easier = "a warm start on the oracle (train.warmup.demos=64)", "easier tasks (train.levels, a curriculum)"
+    partial = "a reward with steps (a weight on state_progress)"
+    if not subject.has_own_tasks:
+        warm, easier, partial = "a stronger model (train.model)", "easier seeds", "a reward that grows on the way"
+    return f"{where} have {worth}, so no step has a gradient. Take {warm}, {easier}, or {partial}"
