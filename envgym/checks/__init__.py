@@ -122,7 +122,10 @@ def _run(checks: dict[str, Callable[[], Any]], progress: Progress, bench: Bench 
 def print_checks(results: Sequence[CheckResult], *, as_json: bool = False) -> None:
     """A table on the terminal, or JSON."""
     if as_json:
-        plain = [{"id": result.id, "passed": result.passed, "detail": result.detail} for result in results]
+        plain = [
+            {"id": result.id, "passed": result.passed, "detail": result.detail} | ({"warning": True} if result.warning else {})
+            for result in results
+        ]
         print(json.dumps({"passed": all(result.passed for result in results), "checks": plain}, ensure_ascii=False, indent=2))
         return
     from rich.console import Console
@@ -132,6 +135,7 @@ def print_checks(results: Sequence[CheckResult], *, as_json: bool = False) -> No
     table = Table(box=None, show_header=False, pad_edge=False)
     for result in results:
         mark = Text("ok", style="green") if result.passed else Text("FAIL", style="bold red")
+        mark = Text("warn", style="yellow") if result.warning else mark
         table.add_row(mark, Text(result.id, style="bold"), Text(result.detail))
     console = Console()
     console.print(table)

@@ -35,6 +35,8 @@ class CheckResult:
     passed: bool
     detail: str
     """Numbers when it passed; the first offenders when it failed."""
+    warning: bool = False
+    """It passed, but what it found should be read."""
 
 
 def verdict(check: str, offenders: Sequence[str], passed: str) -> CheckResult:

@@ -73,7 +73,9 @@ def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
         return {c["Id"] for c in api.containers(all=True, filters={"label": "envgym.run"})}
 
     before = boxes()
-    trainer = train_guess("sandbox.backend=docker", "train.steps=1000", "train.warmup.demos=0", "--out", tmp_path)
+    trainer = train_guess(
+        "sandbox.backend=docker", "train.steps=1000", "train.warmup.demos=0", "train.preflight=off", "--out", tmp_path
+    )
     try:
         wait_until(lambda: boxes() - before or trainer.poll() is not None, seconds=120)
         assert boxes() - before, trainer.stdout.read()

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL)
 BLOCKS = [match.groupdict() for match in BLOCK.finditer(README)]
 SMALL = ["train.model=tiny", "train.warmup.demos=4", "train.steps=1", "train.tasks_per_step=1", "train.group_size=2"]
-SMALL += ["train.eval.tasks=2", "train.eval.val_tasks=2", "train.max_new_tokens=8", "train.max_context=2048"]
+SMALL += ["train.eval.tasks=2", "train.eval.val_tasks=2", "train.max_new_tokens=8", "train.max_context=2048", "train.preflight=off"]
 ELSEWHERE = ("cd ", "make ", "pip ", "vllm ", "tensorboard ", "pytest")
 """Commands of the README that other tests run (test_install.py), or that need what is not here (a GPU, a browser)."""
 LONG = {

@@ -22,7 +22,7 @@ SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hello")
 def trained():
     """(adapted model, tokenizer), the adapter random as if trained."""
     tokenizer = byte_tokenizer()
-    return randomise(attach(small_llama(tokenizer), rank=4, alpha=8, seed=0)), tokenizer
+    return randomise(attach(small_llama(tokenizer), rank=8, alpha=16, seed=0)), tokenizer
 
 
 def randomise(adapted):
@@ -79,7 +79,7 @@ def test_merged_weights_are_the_base_plus_the_scaled_product(trained):
     a, b = (state[f"base_model.model.{name}.lora_{x}.weight"] for x in "AB")
     base = model.get_base_model().get_submodule(name).base_layer.weight
     assert len(merged) == 14
-    assert torch.allclose(merged[f"{name}.weight"], base + 8 / 4 * b @ a, atol=1e-6)
+    assert torch.allclose(merged[f"{name}.weight"], base + 16 / 8 * b @ a, atol=1e-6)
 
 
 def test_the_base_is_named_by_its_public_id_alone(trained, tmp_path):
@@ -130,6 +130,39 @@ def test_an_adapter_plays_as_a_policy_on_the_base_that_it_names(trained, tmp_pat
     expected = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False)
     assert list(said[1]) == expected[0, prompt.shape[1] :].tolist()
     assert said[0] != said[1]
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"])
+def test_an_adapter_that_was_changed_is_not_opened_and_each_difference_is_told(trained, tmp_path, name):
+    folder = save(trained, tmp_path)
+    (folder / name).write_bytes((folder / name).read_bytes() + b" ")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(UsageError) as told:
+        open_adapter(str(folder), device="cpu")
+    assert f"{name} has changed since it was written (sha256 " in str(told.value)
+    assert "chat_template.jinja is missing" in str(told.value)
+
+
+def test_a_card_may_be_edited_and_an_adapter_of_another_tool_has_no_manifest(trained, tmp_path, caplog):
+    model, tokenizer = trained
+    small_llama(tokenizer).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    folder = save(trained, tmp_path / "adapter", base_id=str(tmp_path / "base"))
+    (folder / "README.md").write_text("# Ours")
+    open_adapter(str(folder), device="cpu").engine.close()  # type: ignore[attr-defined]
+    assert "manifest" not in caplog.text
+    (folder / "manifest.json").unlink()
+    open_adapter(str(folder), device="cpu").engine.close()  # type: ignore[attr-defined]
+    assert "no manifest.json: its files are taken as they are" in caplog.text
+
+
+@pytest.mark.parametrize(("options", "reason"), [({"rank": 12}, "take 16"), ({"rank": 8, "dora": True}, "DoRA")])
+def test_what_no_server_loads_is_not_written(tmp_path, options, reason):
+    tokenizer = byte_tokenizer()
+    model = attach(small_llama(tokenizer), alpha=16, seed=0, **options)
+    with pytest.raises(UsageError, match=reason):
+        save((model, tokenizer), tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.checkpoint import Progress
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.lessons import samples_of
+from envgym_trainer.preflight import CannotLearn
 from envgym_trainer.run import resolve, start, train
 from envgym_trainer.runs import RunFolder
 
@@ -120,6 +121,7 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
     crash = TOOLS.replace('    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n")
     env = write_shop(tmp_path, tools=crash)
     settings = ["sandbox.backend=local", "train.warmup.demos=8", "train.eval.base_tasks=0", "train.steps=0", "episode.max_void=1.0"]
+    settings.append("train.preflight=off")  # which would refuse a world as broken as this one
     _, folder = run(tmp_path / "r", *settings, env=env)
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
     for line in (first, second):
@@ -209,7 +211,7 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
     (tmp_path / "rewards.py").write_text(BREAKS_LATE)
     settings = [
         *SMALL, "train.warmup.demos=0", "train.steps=3", "train.eval.base_tasks=0", "train.eval.every=0", "train.save_every=0",
-        "reward.late={from: rewards.py:breaks_late}",
+        "reward.late={from: rewards.py:breaks_late}", "train.preflight=off",
     ]  # fmt: skip
     env, out = str(write_shop(tmp_path)), tmp_path / "runs"
     assert start(env, settings, out=out, name="r", resume=None) == 1
@@ -235,8 +237,9 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
 def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
     crash = TOOLS.replace('    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n")
     env = write_shop(tmp_path, tools=crash)
+    settings = ["train.warmup.demos=80", "train.warmup.demos_per_step=8", "train.eval.base_tasks=0", "train.preflight=off"]
     with pytest.raises(TooManyFailures, match="tool_crashed in call"):
-        run(tmp_path / "r", "train.warmup.demos=80", "train.warmup.demos_per_step=8", "train.eval.base_tasks=0", env=env)
+        run(tmp_path / "r", *settings, env=env)
     folder = RunFolder.open(tmp_path / "r")
     lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
     assert folder.latest_checkpoint()[0] == len(lines) - 1  # the last line tells of the step that was given up
@@ -246,7 +249,9 @@ def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
 def test_a_foreign_gymnasium_environment_trains(tmp_path):
     path = tmp_path / "echo.yaml"
     path.write_text(FOREIGN)
-    outcomes, folder = run(tmp_path / "echo", "train.warmup.demos=0", env=path)
+    with pytest.raises(CannotLearn, match="a stronger model"):  # the tiny model never earns anything here
+        run(tmp_path / "refused", "train.warmup.demos=0", env=path)
+    outcomes, folder = run(tmp_path / "echo", "train.warmup.demos=0", "train.preflight=off", env=path)
     assert outcomes["trained"].total.n == 4
     assert (folder.adapter / "adapter_model.safetensors").exists()
 

@@ -43,7 +43,9 @@ class Chat:
         self.template = _choose(template, tokenizer)
         style = ChatML if self.template == "chatml" else OwnTemplate
         self._style = style(self.tokenizer, self._encode)
-        self.stop_ids = frozenset([self._style.end_id, *_ids(self.tokenizer), *_ids(getattr(model, "generation_config", None))])
+        self.stop_ids = frozenset(
+            {self._style.end_id} | eos_ids(self.tokenizer) | eos_ids(getattr(model, "generation_config", None))
+        )
         """Ids that end a turn, each of them sampled and trained on."""
 
     def open(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
@@ -132,10 +134,10 @@ def _tools_text(tools: Tools) -> str:
     return "\n".join([usage, "<tools>", *lines, "</tools>"])
 
 
-def _ids(source: Any) -> list[int]:
+def eos_ids(source: Any) -> set[int]:
     """The end-of-sequence ids that a tokenizer or a generation config names: none, one or a list."""
     ids = getattr(source, "eos_token_id", None)
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
 
 def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:

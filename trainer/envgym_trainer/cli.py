@@ -1,4 +1,4 @@
-"""The trainer's commands: `envgym train`, `study` and `model`. Parsing the command line loads neither torch nor transformers."""
+"""The trainer's commands: `envgym train`, `doctor`, `study`, `model`. Parsing the command line does not load torch."""
 
 from __future__ import annotations
 
@@ -18,15 +18,6 @@ def train(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
     parser.add_argument("--name", help="name of this run's folder (default: the environment's name)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that was stopped, such as runs/crm")
-
-
-def _need_torch() -> None:
-    from envgym.errors import PrerequisiteError
-
-    try:
-        import torch  # noqa: F401 - said here, once, rather than deep inside
-    except ImportError:
-        raise PrerequisiteError("training needs torch and what goes with it: pip install 'envgym[train]'") from None
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -61,6 +52,39 @@ def _study(arguments: argparse.Namespace) -> int:
     return start(arguments)
 
 
+def doctor(commands: Any) -> None:
+    """Adds `envgym doctor`."""
+    from envgym.cli import add_command
+
+    parser = add_command(
+        commands, "doctor", _doctor, summary="Find out whether a training run can learn, and why not, before it costs hours.",
+        example="envgym doctor envs/crm.yaml train.warmup.demos=0",
+    )  # fmt: skip
+    parser.add_argument("--fast", action="store_true", help="only what each training does at its start, in seconds")
+    parser.add_argument("--prompt", action="store_true", help="also print the first prompt, exactly as the model reads it")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    _need_torch()
+    from rich.console import Console
+
+    from envgym.checks import print_checks
+    from envgym_trainer.preflight import open_subject, run_preflight
+    from envgym_trainer.preflight.conversation import first_prompt
+    from envgym_trainer.run import resolve
+
+    spec, config, _ = resolve(arguments.env, arguments.settings)
+    console = Console(stderr=True)
+    with console.status("opening") as status, open_subject(spec, config, is_full=not arguments.fast, say=console.print) as subject:
+        results = run_preflight(subject, progress=status.update)
+        prompt = first_prompt(subject) if arguments.prompt else ""
+    if prompt and not arguments.json:
+        print(prompt)
+    print_checks(results, as_json=arguments.json)
+    return 0 if all(result.passed for result in results) else 1
+
+
 def model(commands: Any) -> None:
     """Adds `envgym model`."""
     from envgym.cli import add_command
@@ -76,3 +100,12 @@ def _model(arguments: argparse.Namespace) -> None:
     from envgym_trainer.models import resolve
 
     print(resolve(arguments.name, say=print).path)
+
+
+def _need_torch() -> None:
+    from envgym.errors import PrerequisiteError
+
+    try:
+        import torch  # noqa: F401 - said here, once, rather than deep inside
+    except ImportError:
+        raise PrerequisiteError("training needs torch and what goes with it: pip install 'envgym[train]'") from None

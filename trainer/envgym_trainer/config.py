@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from envgym.block import Block
 from envgym_trainer.algorithms import AlgorithmConfig, expand
 from envgym_trainer.curriculum_config import CurriculumConfig
 from envgym_trainer.sampling_config import SamplingConfig
+from envgym_trainer.serving import refusals
 
 
 class LoraConfig(Block):
@@ -23,6 +24,28 @@ class LoraConfig(Block):
     """Scale: the adapter's output is multiplied by alpha / rank."""
     targets: str | tuple[str, ...] = "all-linear"
     """Which layers: `all-linear` (all but the output head), or names such as q_proj."""
+    rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead, so that a high rank does not weaken the adapter."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the adapter's inputs left out while learning. Above 0 the learner's probabilities are no longer those of
+    sampling, and the gradient depends on how a step is cut into micro-batches; a warning says so."""
+    quantize: Literal["none", "4bit"] = "none"
+    """`4bit` keeps the base's linear layers in 4 bits (NF4) while learning; needs bitsandbytes: pip install 'envgym[quantize]'."""
+    dora: bool = False
+    """Train the length of each row of the adapted weights as well (DoRA). No server loads it: needs `export: none`."""
+    bias: Literal["none", "lora_only", "all"] = "none"
+    """Train biases as well: those of adapted layers, or all. No server loads them: needs `export: none`."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules to train whole, such as norm; never the output head. No server loads them: needs `export: none`."""
+    export: Literal["adapter", "none"] = "adapter"
+    """What the run leaves behind: an adapter that servers load, or checkpoints alone, for studies of what servers refuse."""
+
+    @model_validator(mode="after")
+    def _can_be_served(self) -> LoraConfig:
+        found = refusals(rank=self.rank, dora=self.dora, bias=self.bias, modules_to_save=self.modules_to_save)
+        if found and self.export == "adapter":
+            raise ValueError(f"{'; '.join(found)}; or set train.lora.export=none, and no adapter is written")
+        return self
 
 
 class WarmupConfig(Block):
@@ -106,6 +129,9 @@ class TrainConfig(Block):
     workers: int = Field(default=64, ge=1)
     """Episodes in flight, and rows of the sampler's largest batch."""
     eval: EvalConfig = EvalConfig()
+    preflight: Literal["auto", "full", "off"] = "auto"
+    """Before the first step, find out whether the run can learn, and refuse it where it cannot: `auto` takes seconds, `full` does
+    what `envgym doctor` does."""
     save_every: int = Field(default=10, ge=0)
     """GRPO steps between checkpoints; 0 saves at the end only."""
     profiles: dict[Literal["cpu", "gpu"], dict[str, Any]] = Field(default_factory=dict)
@@ -124,6 +150,20 @@ class TrainConfig(Block):
             except ValidationError as error:
                 first = error.errors()[0]
                 raise ValueError(f"profiles.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        return self
+
+    @field_validator("preflight", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
+    @model_validator(mode="after")
+    def _reference_is_the_base(self) -> TrainConfig:
+        if self.kl_coef > 0 and self.lora.bias != "none":
+            raise ValueError(
+                "kl_coef measures the distance to the model without its adapter, but biases stay trained when it is off; "
+                "take lora.bias: none or kl_coef: 0"
+            )
         return self
 
     @classmethod

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from envgym.errors import UsageError
 from envgym_trainer.chat import Chat
 from envgym_trainer.lora import lora_layers, lora_state
 from envgym_trainer.replica import Replica
+from envgym_trainer.serving import RANKS, refusals
 
 MANIFEST = "manifest.json"
 
@@ -34,12 +36,14 @@ def save_adapter(peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, b
         tokenizer: of the base model; saved with the chat's template.
         base_id: the base model's public id.
         card: text of README.md (`card.model_card`).
+    Raises: UsageError for an adapter that no server would load.
     """
     from safetensors.torch import save_file
 
-    lora_layers(peft_model)  # refuses what no server would load
-    folder.mkdir(parents=True, exist_ok=True)
+    lora_layers(peft_model)
     config = copy.deepcopy(peft_model.peft_config[peft_model.active_adapter])
+    _check_served(config)
+    folder.mkdir(parents=True, exist_ok=True)
     config.base_model_name_or_path, config.inference_mode = base_id, True
     config.save_pretrained(folder)
     save_file(lora_state(peft_model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -69,18 +73,39 @@ def verify_adapter(folder: Path, peft_model: Any, *, tolerance: float = 1e-5) ->
     return gap
 
 
-def verify_files(folder: Path) -> dict[str, Any]:
-    """The manifest, after every file in it has been found unchanged. Raises UsageError naming the first that is not."""
+def verify_files(folder: Path, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
+    """The manifest, after every file in it has been found unchanged.
+
+    Args:
+        ignore: names of files that may be missing or changed.
+    Raises: UsageError naming each file that is not what was written, with both hashes.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise UsageError(f"{folder}: no {MANIFEST}, so this is not an adapter that envgym wrote.")
     manifest = json.loads(path.read_text())
-    for name, expected in manifest["files"].items():
-        if not (folder / name).is_file() or _sha256(folder / name) != expected:
-            raise UsageError(
-                f"{folder / name}: missing or changed since it was written. Export the adapter again, or fetch it anew."
-            )
+    differing = [told for name, sha in manifest["files"].items() if name not in ignore and (told := _differs(folder / name, sha))]
+    if differing:
+        raise UsageError(f"{folder}: {'; '.join(differing)}. Export the adapter again, or fetch it anew.")
     return manifest
+
+
+def _differs(file: Path, expected: str) -> str:
+    """What is wrong with a file, or an empty text."""
+    if not file.is_file():
+        return f"{file.name} is missing"
+    found = _sha256(file)
+    return (
+        "" if found == expected else f"{file.name} has changed since it was written (sha256 {found[:12]}, written {expected[:12]})"
+    )
+
+
+def _check_served(config: Any) -> None:
+    found = refusals(rank=config.r, dora=config.use_dora, bias=config.bias, modules_to_save=config.modules_to_save or ())
+    if odd := sorted({*config.rank_pattern.values()} - set(RANKS)):
+        found.append(f"layers with ranks {odd} of their own (rank_pattern)")
+    if found:
+        raise UsageError(f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.lora.export=none.")
 
 
 def _write_manifest(folder: Path, base_id: str, chat: Chat) -> None:

@@ -23,6 +23,7 @@ from envgym_trainer.aggregation import aggregated
 from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.batch import Batch, Sample, flat_batch
 from envgym_trainer.logprobs import action_logprobs
+from envgym_trainer.lora import training_mode
 from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.sft import sft_loss
 from envgym_trainer.objective import needs_scoring, policy_loss
@@ -181,7 +182,7 @@ class Learner:
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
         self.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left a part of its gradient
-        self.model.eval()  # LoRA dropout would make the logprobs differ from those of sampling
+        training_mode(self.model)  # nothing but LoRA's own dropout, 0 unless asked for, may differ from sampling
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)
             logprobs, entropy = self.score(batch)

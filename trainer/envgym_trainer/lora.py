@@ -1,37 +1,58 @@
 """The adapter: attached with PEFT, read out, and added to fresh copies of the base weights.
 
-Left out: everything a LoRA server refuses (DoRA, biases, `modules_to_save`, an adapted `lm_head`).
+What servers refuse (`serving.py`) is trained only where nothing is exported. Left out: an adapted `lm_head`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from envgym.errors import UsageError
+from envgym_trainer.quantize import dense_weight, is_4bit
 
 
-def attach(model: Any, *, rank: int, alpha: float, dropout: float = 0.0, targets: str | list[str] = "all-linear", seed: int) -> Any:
+def attach(
+    model: Any, *, rank: int, alpha: float, seed: int, dropout: float = 0.0, targets: str | Sequence[str] = "all-linear",
+    rslora: bool = False, dora: bool = False, bias: Any = "none", modules_to_save: Sequence[str] = (),
+) -> Any:  # fmt: skip
     """The model with a new adapter, whose product is zero until it is trained.
 
     Args:
         model: a causal language model; PEFT wraps its linear layers in place and freezes everything else.
         rank: of the two factors.
         alpha: the adapter counts `alpha / rank` times.
+        seed: fixes the first factor; the global random state is left as it was.
         dropout: of the adapter's input while training; 0 keeps sampled and trained logprobs equal.
         targets: `all-linear` (all linear layers but `lm_head`) or names of modules.
-        seed: fixes the first factor; the global random state is left as it was.
-    Returns: a `peft.PeftModel`.
+        rslora: the adapter counts `alpha / sqrt(rank)` times (arXiv 2312.03732, theorem 3.2).
+        dora: a trained length for each row of the adapted weight (arXiv 2402.09353, eq. 5).
+        bias: biases that are trained as well: none, lora_only (of adapted layers) or all.
+        modules_to_save: names of modules that are trained whole.
+    Returns: a `peft.PeftModel`; the adapter is float32 whatever the base is.
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets if isinstance(targets, str) else list(targets),
+        use_rslora=rslora, use_dora=dora, bias=bias, modules_to_save=list(modules_to_save) or None, task_type="CAUSAL_LM",
+    )  # type: ignore[arg-type]  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def training_mode(model: Any) -> None:
+    """Evaluation mode but for the adapter's own dropout, where it has one: what the base drops is never trained with."""
+    from peft.tuners.lora import LoraLayer
+
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.lora_dropout.train()
 
 
 def lora_state(model: Any) -> dict[str, Tensor]:
@@ -46,15 +67,17 @@ def lora_state(model: Any) -> dict[str, Tensor]:
 def lora_layers(model: Any) -> dict[str, Any]:
     """PEFT's LoRA layers by their name in the base model.
 
-    Raises: UsageError for an adapter that W + scale * B @ A does not describe.
+    Raises: UsageError for an adapter that `merge` does not describe.
     """
     from peft.tuners.lora import Linear, LoraLayer
+    from peft.tuners.lora.variants import DoraLinearVariant
 
     found = {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
     for name, layer in found.items():
-        if not isinstance(layer, Linear) or layer.lora_variant or any(layer.lora_bias.values()):
+        odd = [variant for variant in layer.lora_variant.values() if not isinstance(variant, DoraLinearVariant)]
+        if not (isinstance(layer, Linear) or is_4bit(layer.get_base_layer().weight)) or odd or any(layer.lora_bias.values()):
             raise UsageError(
-                f"{name}: only plain LoRA on linear layers can be sampled from, not {type(layer).__name__} with a variant."
+                f"{name}: only LoRA and DoRA on linear layers can be sampled from, not {type(layer).__name__} with a variant."
             )
         if layer.merged or len(layer.active_adapters) != 1:
             raise UsageError(
@@ -67,15 +90,21 @@ def lora_layers(model: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def merge(layer: Any, *, out: Tensor | None = None) -> Tensor:
-    """W + scale * B @ A of one layer, in W's dtype; W itself is only read.
+    """W + scale * B @ A of one layer, in W's dtype; W itself is only read, and widened first where it is kept in 4 bits.
+
+    With DoRA each row of that sum is brought to its trained length m: m * V / |V|.
 
     Args:
         layer: a LoRA layer of PEFT over a linear layer of weight (n, m).
         out: (n, m) tensor to write into; None makes one.
     """
     name = layer.active_adapters[0]
-    weight, a, b = layer.get_base_layer().weight, layer.lora_A[name].weight, layer.lora_B[name].weight
+    weight, a, b = dense_weight(layer.get_base_layer().weight), layer.lora_A[name].weight, layer.lora_B[name].weight
     out = torch.empty_like(weight) if out is None else out
+    if name in layer.lora_variant:
+        full = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])  # (n, m)
+        length = layer.lora_magnitude_vector[name].weight  # (n,)
+        return out.copy_(full * (length / full.norm(dim=1)).unsqueeze(1))
     if weight.dtype == b.dtype:
         return torch.addmm(weight, b, a, alpha=layer.scaling[name], out=out)
     return out.copy_(torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name]))  # rounded once, at the end

@@ -103,12 +103,15 @@ def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
     return ResolvedModel(_from_hub(name), name, "hub")
 
 
-def load_model(name: str, *, device: str = "auto", dtype: Any = None, say: Say = log.info) -> tuple[Any, Any]:
+def load_model(
+    name: str, *, device: str = "auto", dtype: Any = None, say: Say = log.info, quantize: str = "none"
+) -> tuple[Any, Any]:
     """The model in eval mode with frozen weights, and its tokenizer.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: a torch dtype; None is float32 on a CPU (bfloat16 is slower there) and bfloat16 on CUDA.
+        quantize: `4bit` keeps the linear layers in 4 bits (`quantize.py`).
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -117,9 +120,15 @@ def load_model(name: str, *, device: str = "auto", dtype: Any = None, say: Say =
     transformers_logging.disable_progress_bar()  # a second's work needs no bar
     place = torch.device(pick_device(device))
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+    if quantize != "none":
+        from envgym_trainer.quantize import load_options
+
+        options = load_options(place, dtype)
+    else:
+        options = {}
     path = resolve(name, say=say).path
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    return model.to(place).eval().requires_grad_(False), AutoTokenizer.from_pretrained(path)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+    return (model if options else model.to(place)).eval().requires_grad_(False), AutoTokenizer.from_pretrained(path)
 
 
 def pick_device(device: str) -> str:

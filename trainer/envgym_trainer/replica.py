@@ -1,7 +1,8 @@
 """The sampler's copy of the model: same modules, same frozen tensors, but its own adapted weights.
 
 The base is never written. Merging into it and taking the adapter out again would drift it a little each time
-(huggingface/trl#6688); here W + scale * B @ A is made anew from W at every refresh.
+(huggingface/trl#6688); here W + scale * B @ A is made anew from W at every refresh. Biases and modules that are trained whole
+are shared with the model, so they are sampled as they are at the moment.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from envgym.errors import UsageError
 from envgym_trainer import lora
+from envgym_trainer.quantize import dense_weight, is_4bit
 
 
 class Replica:
@@ -28,7 +30,7 @@ class Replica:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._base = {name: module.weight for name, module in _linears(base).items()}
         shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
-        self.model: Any = _without_adapters(copy.deepcopy(base, shared)).eval()
+        self.model: Any = _widened(_without_adapters(copy.deepcopy(base, shared))).eval()
 
     @torch.no_grad()
     def refresh(self, peft_model: Any = None) -> None:
@@ -37,15 +39,21 @@ class Replica:
         if missing := layers.keys() - self._base.keys():
             raise UsageError(f"the adapter belongs to another model: no linear layer named {min(missing)} in the sampler's.")
         for name, module in _linears(self.model).items():
+            if name not in self._base:  # saved whole, and shared
+                continue
             base = self._base[name]
             if name not in layers:
-                module.weight = base
+                module.weight = _frozen(dense_weight(base))
                 continue
             if layers[name].get_base_layer().weight is not base:
                 raise UsageError(f"{name}: the adapter's base weight is not the tensor that the sampler was made from.")
             if module.weight is base:
-                module.weight = nn.Parameter(torch.empty_like(base), requires_grad=False)
+                module.weight = _frozen(torch.empty_like(base))
             lora.merge(layers[name], out=module.weight)
+
+
+def _frozen(weight: Tensor) -> nn.Parameter:
+    return weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight, requires_grad=False)
 
 
 def _linears(model: nn.Module) -> dict[str, Any]:
@@ -71,4 +79,15 @@ def _without_adapters(model: nn.Module) -> nn.Module:
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config  # so that PEFT takes it for the plain model that it is
+    return model
+
+
+def _widened(model: nn.Module) -> nn.Module:
+    """Puts ordinary linear layers where the base keeps 4 bits: a merged weight fits no other."""
+    for name, module in _linears(model).items():
+        if is_4bit(module.weight):
+            parent, _, child = name.rpartition(".")
+            plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+            plain.weight, plain.bias = _frozen(dense_weight(module.weight)), module.bias
+            setattr(model.get_submodule(parent), child, plain)
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from envgym_trainer.runs import RunFolder
 
 def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, resume: Path | None) -> int:
     """Trains, or goes on training, from the command line. Returns the exit code."""
+    from envgym_trainer.preflight import CannotLearn
     from envgym_trainer.ranks import refuse_launcher
 
     refuse_launcher()
@@ -34,6 +36,10 @@ def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, res
     started = time.monotonic()
     try:
         outcomes = train(spec, config, folder, console=console, resume=resume is not None)
+    except CannotLearn:
+        if not resume:
+            shutil.rmtree(folder.path)  # nothing was trained: no folder to go on from
+        raise
     except (KeyboardInterrupt, TooManyFailures) as stop:
         if isinstance(stop, TooManyFailures):
             console.print(f"\n{stop}", highlight=False, markup=False, soft_wrap=True)
@@ -64,6 +70,7 @@ def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Con
     from envgym_trainer.facts import run_facts
     from envgym_trainer.models import pick_device
     from envgym_trainer.monitor import Monitor
+    from envgym_trainer.preflight import before_training
     from envgym_trainer.train import Trainer
 
     device = pick_device(config.device)
@@ -81,6 +88,8 @@ def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Con
                 display.note(f"sandbox: {label}")
             if resume:
                 trainer.resume()
+            else:
+                before_training(trainer)
             outcomes = trainer.run()
             trainer.export(outcomes)
             return outcomes
@@ -109,6 +118,11 @@ def close(
 
     console.print()
     console.print(outcomes_table(list(outcomes.values())))
+    if config.lora.export == "none":
+        console.print(
+            f"{seconds / 60:.1f} minutes. No adapter was written (train.lora.export=none); {folder.path}/checkpoints has it"
+        )
+        return
     console.print(f"{seconds / 60:.1f} minutes. The adapter is in {folder.adapter}", highlight=False)
     console.print("\nNext:")
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)

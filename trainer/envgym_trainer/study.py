@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +25,7 @@ from envgym.catalog import find_env
 from envgym.errors import UsageError
 from envgym.report import Outcome
 from envgym.stats import T_975, mean_interval
+from envgym_trainer.algorithms import Preset
 from envgym_trainer.run import resolve, resolved_yaml, train
 from envgym_trainer.runs import RunFolder, write_atomic
 
@@ -64,7 +66,7 @@ def baselines() -> tuple[Arm, ...]:
     return (
         Arm("base", both, evaluation=BASE),
         Arm("SFT", both, evaluation=WARM),
-        Arm("GRPO", "grpo", ("train.warmup.demos=0",)),
+        Arm("GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")),  # that it may learn nothing is the finding
         Arm("SFT+GRPO", both),
     )
 
@@ -190,7 +192,11 @@ def start(arguments: argparse.Namespace) -> int:
     """`envgym study` from the command line: makes the runs, prints the table and writes it beside them."""
     if not 1 <= arguments.seeds <= len(T_975) + 1:
         raise UsageError(f"--seeds must lie between 1 and {len(T_975) + 1}, got {arguments.seeds}")
-    arms = baselines()
+    arms = (
+        baselines()
+        if arguments.what == "baselines"
+        else algorithms([n for n in arguments.names.split(",") if n] or get_args(Preset))
+    )
     out = arguments.out or Path("runs") / f"study-{find_env(arguments.env).stem}"
     console = Console()
     try:

@@ -69,9 +69,11 @@ class Trainer:
         self.stop = Interrupt()
         self.cap = FailureCap(spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}.")
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
-        model, self.tokenizer = load_model(config.model, device=pick_device(config.device), dtype=dtype, say=display.note)
+        model, self.tokenizer = load_model(
+            config.model, device=pick_device(config.device), dtype=dtype, say=display.note, quantize=config.lora.quantize
+        )
         self.chat = Chat(self.tokenizer, model=model)
-        self.model = attach(model, rank=config.lora.rank, alpha=config.lora.alpha, targets=_targets(config), seed=config.seed)
+        self.model = attach(model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
         self.engine = Engine(self.model, self.chat, max_context=config.max_context, max_batch=config.workers)
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         self.watch = MismatchWatch(dtype=model.dtype, on_mismatch=config.on_mismatch, say=display.note)
@@ -181,7 +183,9 @@ class Trainer:
         self.save()
 
     def export(self, outcomes: dict[str, Outcome]) -> None:
-        """Writes `adapter/`: what PEFT and vLLM load, with a model card that holds the table."""
+        """Writes `adapter/`: what PEFT and vLLM load, with a model card that holds the table; nothing with `lora.export: none`."""
+        if self.config.lora.export == "none":
+            return
         base = resolve(self.config.model)
         card = model_card(self._card_facts(base, list(outcomes.values())))
         self.folder.save_adapter(
@@ -285,8 +289,3 @@ class Trainer:
         self.progress.step = step
         self.monitor.log(step, metrics, phase=phase)
         self.display.update(phase, step if phase == "warmup" else step - self.warmup_steps, metrics)
-
-
-def _targets(config: TrainConfig) -> str | list[str]:
-    targets = config.lora.targets
-    return targets if isinstance(targets, str) else list(targets)

@@ -6,6 +6,7 @@ The engine lives as long as the process; training makes its own.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from envgym.errors import UsageError
 from envgym.policies import Policy
 from envgym_trainer.chat import Chat, TemplateName
 from envgym_trainer.engine import Engine
+from envgym_trainer.export import MANIFEST, verify_files
 from envgym_trainer.models import load_model
+
+log = logging.getLogger(__name__)
 
 
 def open_model(
@@ -40,12 +44,14 @@ def open_adapter(
 ) -> Policy:  # fmt: skip
     """An adapter's folder on top of the base that it names; options as for `open_model`.
 
-    Raises: UsageError when the folder holds no adapter.
+    Raises: UsageError when the folder holds no adapter, or not the files that its manifest names.
     """
     from peft import PeftModel
 
     folder = Path(argument).expanduser()
-    model, tokenizer = load_model(base_of(folder), device=device)
+    base = base_of(folder)
+    _verify(folder)
+    model, tokenizer = load_model(base, device=device)
     adapted = PeftModel.from_pretrained(model, folder)
     engine = _engine(adapted, tokenizer, template, max_context)
     engine.refresh(adapted)
@@ -58,6 +64,14 @@ def base_of(folder: Path) -> str:
     if not path.is_file():
         raise UsageError(f"{folder}: no adapter_config.json in this folder. Give an adapter's folder, such as runs/NAME/adapter.")
     return json.loads(path.read_text())["base_model_name_or_path"]
+
+
+def _verify(folder: Path) -> None:
+    """Every file is the one that was written; the card may be edited. An adapter of another tool has no manifest to hold it to."""
+    if (folder / MANIFEST).is_file():
+        verify_files(folder, ignore=["README.md"])
+    else:
+        log.warning("%s has no %s: its files are taken as they are", folder, MANIFEST)
 
 
 def _engine(model: Any, tokenizer: Any, template: TemplateName, max_context: int | None) -> Engine:

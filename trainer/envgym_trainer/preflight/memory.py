@@ -1,0 +1,121 @@
+"""What a run will take, from the sizes of its model, against what is free on this machine.
+
+An estimate: activations are calibrated on SmolLM2-135M (2.7 MB a token in float32) and off by up to a half elsewhere. So a run
+is refused when not even its least fits, and warned when its most would not.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envgym.checks.bench import CheckResult
+from envgym_trainer.lora import lora_layers
+from envgym_trainer.preflight.subject import Subject
+
+OVERHEAD = 1.65
+"""Measured over counted bytes of activations, SmolLM2-135M."""
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What memory depends on, besides what is loaded already. Numbers and bytes."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    kv_bytes_a_token: int
+    """Keys and values of one token in all layers."""
+    dtype_bytes: int
+    adapter_numbers: int
+    adapted_bytes: int
+    """Weights of adapted layers, of which the sampler keeps a merged copy."""
+
+    @classmethod
+    def of(cls, model: Any) -> Sizes:
+        """Of a PEFT model."""
+        config, layers = model.config, lora_layers(model).values()
+        dtype_bytes = model.get_input_embeddings().weight.element_size()
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
+            2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype_bytes, dtype_bytes,
+            sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+            sum(layer.in_features * layer.out_features * dtype_bytes for layer in layers),
+        )  # fmt: skip
+
+
+def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int) -> dict[str, float]:
+    """Bytes that a run adds to the loaded base, by what they are for.
+
+    Args:
+        train_tokens: of the largest micro-batch.
+        sampled_tokens: kept by the sampler in all its rows.
+    """
+    numbers = 13 * sizes.hidden + 4 * sizes.intermediate  # a layer's tensors that the backward pass needs, a token
+    casts = 0 if sizes.dtype_bytes == 4 else 4 * (6 * sizes.hidden + sizes.intermediate)  # LoRA's inputs as float32
+    return {
+        "sampler's weights": float(sizes.adapted_bytes),
+        "adapter, gradient, Adam": 16.0 * sizes.adapter_numbers,
+        "activations": OVERHEAD * train_tokens * sizes.layers * (numbers * sizes.dtype_bytes + casts),
+        "logits": 3.0 * 256 * sizes.vocabulary * 4,
+        "keys and values": float(sampled_tokens * sizes.kv_bytes_a_token),
+    }
+
+
+def memory(subject: Subject) -> CheckResult:
+    """Least and most that the run adds, against what is free."""
+    config, sizes = subject.config, Sizes.of(subject.model)
+    episodes = config.tasks_per_step * config.group_size
+    rows = min(config.workers, episodes)
+    typical = min(config.max_context, max((len(e.tokens.token_ids) for e in subject.demos if e.tokens), default=config.max_context))
+    least = estimate(
+        sizes, train_tokens=min(config.max_tokens_per_micro_batch, config.tasks_per_step * typical), sampled_tokens=rows * typical
+    )
+    most = estimate(
+        sizes,
+        train_tokens=max(config.max_tokens_per_micro_batch, config.max_context),
+        sampled_tokens=config.workers * config.max_context,
+    )
+    low, high, free = sum(least.values()), sum(most.values()), available_bytes(subject.model)
+    told = f"{low / GIB:.1f} to {high / GIB:.1f} GiB more than the loaded model, {free / GIB:.1f} GiB free"
+    if high <= free:
+        return CheckResult("memory", True, told)
+    culprit = max(most if low <= free else least, key=(most if low <= free else least).__getitem__)
+    return CheckResult("memory", low <= free, f"{told}; most of it {culprit}. {WAYS_OUT}", warning=low <= free)
+
+
+WAYS_OUT = "Lower train.max_tokens_per_micro_batch, train.workers or train.max_context, or take train.lora.quantize=4bit"
+
+
+def available_bytes(model: Any) -> float:
+    """Free memory of the device that the model is on; of a CPU, within the limit of its control group."""
+    device = model.get_input_embeddings().weight.device
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return min(_free_in_system(), _free_in_group())
+
+
+def _free_in_system() -> float:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        found = [line.split()[1] for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
+        if found:
+            return 1024.0 * int(found[0])
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # all of it, where nobody tells what is free
+
+
+def _free_in_group(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """What a container's limit (cgroup v2) leaves; infinite without one. File pages count as free: they are given back."""
+    try:
+        limit, used = (root / "memory.max").read_text().strip(), int((root / "memory.current").read_text())
+        cached = next(int(line.split()[1]) for line in (root / "memory.stat").read_text().splitlines() if line.startswith("file "))
+    except (OSError, ValueError, StopIteration):
+        return float("inf")
+    return float("inf") if limit == "max" else float(int(limit) - used + cached)
