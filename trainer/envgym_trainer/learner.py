@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,8 @@ from envgym_trainer import tree_attention
 from envgym_trainer.batch import Batch, Sample, flat_batch
 from envgym_trainer.logprobs import action_logprobs
 from envgym_trainer.losses import LossOutput
-from envgym_trainer.losses.grpo import grpo_loss
+from envgym_trainer.losses.entropy import entropy_bonus
+from envgym_trainer.losses.grpo import grpo_loss, k3_kl
 from envgym_trainer.losses.sft import sft_loss
 from envgym_trainer.tree import split_samples, tree_batch
 
@@ -41,6 +43,7 @@ class Learner:
         max_tokens_per_micro_batch: budget of one forward and backward pass; about 2.7 MB a token for a 135M model.
         layout: "tree" shares prefixes, "flat" is the padded reference with the same gradients.
         weight_decay: of AdamW, on the adapter.
+        entropy_coef: weight of the entropy bonus (`losses/entropy.py`) in GRPO's loss; 0 forms no gradient of it.
     Raises: UsageError for a model whose head cannot be scored, or that has nothing to train.
     """
 
@@ -58,6 +61,7 @@ class Learner:
         layout: Layout = "tree",
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
+        entropy_coef: float = 0.0,
     ):
         self.model, self.layout = model, layout
         self.decoder, self.head_weight = _body_and_head(model)
@@ -67,6 +71,9 @@ class Learner:
         self.learning_rate, self.warmup_steps, self.max_grad_norm = learning_rate, warmup_steps, max_grad_norm
         self.temperature, self.kl_coef, self.max_tokens = temperature, kl_coef, max_tokens_per_micro_batch
         self.clip_low, self.clip_high = clip_low, clip_high
+        self.entropy_coef = entropy_coef
+        self.max_kl: float | None = None
+        """No update from samples whose `approx_kl` is above this, in nats a token; see `controllers.py`."""
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=weight_decay)
         # Measured on 2 cores with 1,000-2,000 tokens: 128 is best, 64 and 256 are 5 % behind. A GPU wants few big calls.
         self.attention_block = 128 if self.head_weight.device.type == "cpu" else 1024
@@ -82,7 +89,7 @@ class Learner:
         these pull no gradient and are dropped before the forward pass (unless kl_coef > 0): dropping changes nothing.
         Returns: metrics; with nothing to learn from, no update is made and most are absent.
         """
-        kept = [sample for sample in samples if sample.advantage != 0 or self.kl_coef > 0]
+        kept = [sample for sample in samples if sample.advantage != 0 or self.kl_coef > 0 or self.entropy_coef > 0]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
             return grpo_loss(
@@ -92,7 +99,7 @@ class Learner:
             )  # fmt: skip
 
         denominator = _total_weight(samples)
-        metrics = self._step(kept, loss, denominator)
+        metrics = self._step(kept, loss, denominator, entropy_coef=self.entropy_coef)
         return metrics | {"frac_samples_dropped": 1 - len(kept) / max(len(samples), 1)}
 
     def sft_step(self, samples: Sequence[Sample]) -> dict[str, float]:
@@ -101,6 +108,17 @@ class Learner:
         return self._step(
             samples, lambda batch, logprobs: sft_loss(logprobs, denominator=denominator, weights=batch.weights), denominator
         )
+
+    @torch.no_grad()
+    def step_kl(self, samples: Sequence[Sample]) -> float:
+        """How far the policy is from the one that sampled, in nats a token: the mean k3 estimate; NaN without samples."""
+        samples = [sample for sample in samples if sample.num_actions]
+        total, count = 0.0, 0
+        for batch in self.micro_batches(samples) if samples else ():
+            batch = batch.to(self.head_weight.device)
+            total += k3_kl(batch.old_logprobs, self.score(batch)[0][batch.entry_nodes]).sum().item()
+            count += len(batch.entry_nodes)
+        return total / count if count else float("nan")
 
     def micro_batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
         """The step's forward passes, each within the token budget where a single sample is."""
@@ -122,7 +140,9 @@ class Learner:
                 **self._blocks(batch),
             ).last_hidden_state  # (B, S, d)  # fmt: skip
         predictors = hidden[batch.score_rows, batch.score_positions]  # (N, d)
-        return action_logprobs(predictors, self.head_weight, batch.score_ids, temperature=self.temperature)
+        return action_logprobs(
+            predictors, self.head_weight, batch.score_ids, temperature=self.temperature, entropy_gradient=self.entropy_coef > 0
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs: adapter, optimiser, counters, torch's random state."""
@@ -148,7 +168,10 @@ class Learner:
         self.updates, self.skipped_steps = state["updates"], state["skipped_steps"]
         torch.set_rng_state(state["torch_rng"])
 
-    def _step(self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float) -> dict[str, float]:
+    def _step(
+        self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float, *,
+        entropy_coef: float = 0.0,
+    ) -> dict[str, float]:  # fmt: skip
         """Forward and backward over all micro-batches, then one update."""
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
@@ -158,9 +181,15 @@ class Learner:
             batch = batch.to(self.head_weight.device)
             logprobs, entropy = self.score(batch)
             output = loss(batch, logprobs[batch.entry_nodes])
+            if entropy_coef > 0:
+                bonus = entropy_bonus(entropy[batch.entry_nodes], coef=entropy_coef, denominator=denominator, weights=batch.weights)
+                output = replace(output, loss=output.loss + bonus)
             output.loss.backward()
             tally.add(batch, output, entropy)
-        return tally.metrics(denominator) | self._update(bool(samples), tally.loss)
+        metrics = tally.metrics(denominator) | ({"entropy_coef": entropy_coef} if entropy_coef > 0 else {})
+        stopped = self.max_kl is not None and metrics.get("approx_kl", 0.0) > self.max_kl
+        metrics |= {} if self.max_kl is None else {"controller/stopped": float(stopped)}
+        return metrics | self._update(bool(samples) and not stopped, tally.loss)
 
     def _update(self, has_gradient: bool, loss: float) -> dict[str, float]:
         """Clips and applies the gradient; leaves weights and optimiser alone where there is none or it is not finite."""
