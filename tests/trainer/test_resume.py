@@ -22,7 +22,8 @@ SMALL = [
     "train.model=tiny", "train.device=cpu", "train.deterministic=true", "train.warmup.demos=0", "train.steps=4",
     "train.tasks_per_step=2", "train.group_size=3", "train.updates_per_step=2", "train.learning_rate=1e-3",
     "train.max_new_tokens=5", "train.eval.base_tasks=2", "train.eval.tasks=3", "train.eval.every=1", "train.eval.val_tasks=2",
-    "train.save_every=1",
+    "train.save_every=1", "train.kl_coef=0.01", "train.controllers.kl={target: 0.001}", "train.controllers.max_kl=0.5",
+    "train.controllers.learning_rate={target: 0.002, highest: 0.1}", "train.controllers.entropy={target: 3.0}",
 ]  # fmt: skip
 CLOCKS = ("seconds", "time", "throughput", "sandbox")
 
@@ -51,7 +52,10 @@ def play(env, folder, *settings, resume=False):
 @pytest.fixture(scope="module")
 def whole(env, tmp_path_factory):
     folder, _ = play(env, tmp_path_factory.mktemp("runs") / "whole")
-    assert all(line["grad_norm"] > 0 for line in folder.metrics() if line["phase"] == "grpo")  # else equality would prove nothing
+    steps = [line for line in folder.metrics() if line["phase"] == "grpo"]
+    assert all(line["grad_norm"] > 0 for line in steps)  # else equality would prove nothing
+    for name in ("kl_coef", "learning_rate", "entropy_coef", "step_kl"):
+        assert len({line[f"controller/{name}"] for line in steps}) == 4
     return folder
 
 

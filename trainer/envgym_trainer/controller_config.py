@@ -25,7 +25,7 @@ class LearningRateControl(Block):
     target: float = Field(gt=0)
     """Nats a sampled token, KL(before || after) of a whole step, as the metric `controller/step_kl`."""
     gain: float = Field(default=0.25, gt=0, le=0.5)
-    """Power of target / measured by which the rate is multiplied, at most by 1.5: 0.5 answers at once, less averages."""
+    """Log of the factor by which the rate grows where nothing moved, at most 1.5: 0.5 answers at once, less averages."""
     lowest: float = Field(default=1e-6, gt=0)
     highest: float = Field(default=1e-3, gt=0)
     """Bounds of the learning rate."""
@@ -71,7 +71,7 @@ class ControllersConfig(Block):
         rate = self.learning_rate
         if rate and not rate.lowest <= learning_rate <= rate.highest:
             raise UsageError(
-                f"train.learning_rate is {learning_rate:g}, outside of train.controllers.learning_rate's bounds {rate.lowest:g} to "
+                f"train.learning_rate is {learning_rate:g}, outside of train.controllers.learning_rate: {rate.lowest:g} to "
                 f"{rate.highest:g}. Change its lowest or highest, or start within them."
             )
         if self.max_kl and updates_per_step == 1:

@@ -57,11 +57,11 @@ class AdaptiveKL:
 class AdaptiveLearningRate:
     """The rate at which a step moves the policy as far as wanted.
 
-        rate = clip(rate * clip((target / kl) ** gain, 1 / 1.5, 1.5), lowest, highest)
+        rate = clip(rate * clip(exp(gain * (1 - kl / target)), 1 / 1.5, 1.5), lowest, highest)
 
-    A small step's KL grows with the square of its length, so gain 1/2 would be right at once for a KL without noise (TRPO's
-    step, arXiv 1502.05477, app. C); a smaller gain averages over noisy ones. The factor's bound is that of adaptive PPO
-    (Rudin et al. 2021, arXiv 2109.11978).
+    A small step's KL grows with the square of its length, so near the target gain 1/2 is TRPO's step, sqrt(target / kl) times
+    the last (arXiv 1502.05477, app. C); a smaller gain averages over noise. The error is that of the KL and not of its log: so
+    it is the mean of noisy steps that comes to the target. The factor's bound is adaptive PPO's (Rudin et al. 2021, 2109.11978).
 
     Args:
         config: target in nats a token of one whole step, gain, lowest and highest rate.
@@ -74,8 +74,8 @@ class AdaptiveLearningRate:
     def update(self, measured: float) -> float:
         """The rate of the next step, from the KL (nats a token) by which this one moved the policy."""
         config = self.config
-        factor = (config.target / max(measured, 1e-12)) ** config.gain
-        self.value = min(config.highest, max(config.lowest, self.value * min(1.5, max(1 / 1.5, factor))))
+        factor = math.exp(max(-math.log(1.5), min(math.log(1.5), config.gain * (1 - measured / config.target))))
+        self.value = min(config.highest, max(config.lowest, self.value * factor))
         return self.value
 
 
