@@ -187,6 +187,7 @@ def play_many(
     *,
     workers: int = 64,
     on_episode: Callable[[Episode], None] = lambda episode: None,
+    on_done: Callable[[], None] = lambda: None,
     cap: FailureCap | None = None,
 ) -> list[Episode]:
     """Many episodes at once, in worker threads; none waits for another. A void one is played once more with the same seed,
@@ -196,6 +197,7 @@ def play_many(
         make_env: makes one environment for each worker; they may share a world.
         workers: episodes in flight; with a batching policy this is also its largest batch.
         on_episode: called in the calling thread as each episode ends.
+        on_done: called once a request, in whatever thread it ends in: played, raised or given up before it began.
         cap: how many void ones are put up with, over this and other calls; None for any number.
     Returns: the episodes in the order of the requests.
     Raises: TooManyFailures, of the cap; `on_episode` has been told of every episode up to then.
@@ -211,6 +213,8 @@ def play_many(
     pool = ThreadPoolExecutor(max_workers=max(1, min(workers, len(requests))), thread_name_prefix="episode")
     try:
         futures = [pool.submit(run, request) for request in requests]
+        for future in futures:
+            future.add_done_callback(lambda _: on_done())
         pending: set[Future[Episode]] = set(futures)
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)

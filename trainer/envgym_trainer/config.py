@@ -11,7 +11,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from envgym.block import Block
+from envgym.errors import UsageError
 from envgym_trainer.algorithms import AlgorithmConfig, expand
+from envgym_trainer.controller_config import ControllersConfig
 from envgym_trainer.curriculum_config import CurriculumConfig
 from envgym_trainer.sampling_config import SamplingConfig
 from envgym_trainer.serving import refusals
@@ -122,6 +124,9 @@ class TrainConfig(Block):
     """Ratio's upper clip; above clip_low it leaves room to explore (DAPO)."""
     kl_coef: float = Field(default=0.0, ge=0)
     """Weight of the estimate of KL(policy || base); `algorithm.kl` and `algorithm.kl_place` say which and where."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of a bonus for the entropy of sampled tokens, in nats; above 0, samples without advantage are computed too."""
+    controllers: ControllersConfig = ControllersConfig()
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     max_tokens_per_micro_batch: int = Field(default=2048, ge=64)
@@ -134,6 +139,14 @@ class TrainConfig(Block):
     what `envgym doctor` does."""
     save_every: int = Field(default=10, ge=0)
     """GRPO steps between checkpoints; 0 saves at the end only."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many of the last checkpoints stay; the best by validation stays besides them."""
+    export: Literal["last", "best"] = "last"
+    """Which adapter is evaluated and handed over at the end: of the last step, or of the step with the highest success on
+    validation tasks (the earlier of equals), for which `eval.every` must not be 0."""
+    deterministic: bool = False
+    """Play all episodes in step, so that a run, resumed or not, ends with the same bits on one CPU. Costs speed: at each turn
+    all wait for the slowest. Without it runs differ in the last bits, which grow."""
     profiles: dict[Literal["cpu", "gpu"], dict[str, Any]] = Field(default_factory=dict)
     """Settings for one kind of device, put over the others there."""
 
@@ -170,3 +183,13 @@ class TrainConfig(Block):
     def of(cls, block: dict[str, Any]) -> TrainConfig:
         """The settings of a YAML's block, which `load_spec` has already checked."""
         return cls.model_validate(block)
+
+    def checked(self) -> TrainConfig:
+        """Itself, for a run. Raises UsageError for settings that contradict each other (a profile may have put them together)."""
+        if self.export == "best" and not self.eval.every:
+            raise UsageError(
+                "train.export is best, but train.eval.every is 0, so no validation would tell which adapter that is. Set "
+                "train.eval.every, such as to 5 GRPO steps, or train.export=last."
+            )
+        self.controllers.check(kl_coef=self.kl_coef, learning_rate=self.learning_rate, updates_per_step=self.updates_per_step)
+        return self

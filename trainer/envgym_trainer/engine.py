@@ -56,23 +56,29 @@ class Engine:
         max_context: tokens of a whole dialogue; at most what the model was made for.
         max_batch: dialogues whose keys and values are kept; more are served in turn, at the price of computing theirs again.
         max_step_tokens: new tokens in one forward pass; bounds the memory of a long prompt.
+        deterministic: no choice by the clock, and every `refresh` starts from empty stores; see `lockstep.py`.
     Raises: UsageError for a model whose attention the sampler does not reproduce.
     """
 
-    def __init__(self, model: Any, chat: Chat, *, max_context: int, max_batch: int = 64, max_step_tokens: int = 2048):
-        self.chat, self.max_context = chat, max_context
+    def __init__(
+        self, model: Any, chat: Chat, *, max_context: int, max_batch: int = 64, max_step_tokens: int = 2048,
+        deterministic: bool = False,
+    ):  # fmt: skip
+        self.chat, self.max_context, self._deterministic = chat, max_context, deterministic
         self._replica = Replica(model)
         _check_supported(self._replica.model.config, max_context)
         self._passes = Passes(self._replica.model, rows=max_batch, shared_rows=2 * max_batch)
-        self._scheduler = Scheduler(rows=max_batch, shared_rows=2 * max_batch, copy=self._passes.copy)
-        self._max_step_tokens = max_step_tokens
+        self._max_batch, self._max_step_tokens = max_batch, max_step_tokens
+        self._scheduler = self._new_scheduler()
+        self._in_flight = 0
         self._wake = threading.Condition()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._stats, self._closed = Stats(), False
         self._thread = threading.Thread(target=self._run, name="envgym-engine", daemon=True)
         every = torch.get_num_threads()
         self._thread.start()
-        self._command(self._passes.tune)
+        if not deterministic:  # a trial by the clock: it may end otherwise the next time
+            self._command(self._passes.tune)
         torch.set_num_threads(every)  # for threads to come; the engine's keep their own number
 
     def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, greedy: bool = False) -> EnginePolicy:
@@ -99,8 +105,17 @@ class Engine:
         def take_over() -> None:
             self._replica.refresh(peft_model)
             self._scheduler.forget()
+            if self._deterministic and not self._scheduler.turns:  # what an earlier step left must not choose rows or shapes
+                self._scheduler = self._new_scheduler()
+                self._passes.forget()
 
         self._command(take_over)
+
+    def in_flight(self, change: int) -> None:
+        """So many more (or fewer) episodes run in step: no pass begins before each of them waits for its next token."""
+        with self._wake:
+            self._in_flight += change
+            self._wake.notify_all()
 
     @property
     def stats(self) -> Stats:
@@ -157,8 +172,14 @@ class Engine:
     def _wait(self) -> bool:
         """Until there is something to do; False when closed."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closed or self._commands or self._scheduler.turns)
+            self._wake.wait_for(lambda: self._closed or self._commands or self._ready())
             return not self._closed
+
+    def _ready(self) -> bool:
+        return bool(self._scheduler.turns) and len(self._scheduler.turns) >= self._in_flight
+
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(rows=self._max_batch, shared_rows=2 * self._max_batch, copy=self._passes.copy)
 
     def _obey(self) -> None:
         while self._commands:
@@ -172,7 +193,9 @@ class Engine:
     def _step(self) -> None:
         """One forward pass: plan, compute, sample, and hand finished turns back."""
         with self._wake:
-            plan = self._scheduler.plan(self._max_step_tokens)
+            if self._in_flight:
+                self._scheduler.sort()
+            plan = self._scheduler.plan(self._max_step_tokens) if self._ready() else []
         if not plan:
             return
         started = time.perf_counter()

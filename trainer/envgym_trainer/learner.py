@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,8 @@ from envgym_trainer.batch import Batch, Sample, flat_batch
 from envgym_trainer.logprobs import action_logprobs
 from envgym_trainer.lora import training_mode
 from envgym_trainer.losses import LossOutput
+from envgym_trainer.losses.entropy import entropy_bonus
+from envgym_trainer.losses.kl import k3_kl
 from envgym_trainer.losses.sft import sft_loss
 from envgym_trainer.objective import needs_scoring, policy_loss
 from envgym_trainer.offpolicy import Check, with_drift
@@ -50,6 +53,7 @@ class Learner:
         algorithm: which loss, how tokens add up, which KL and correction; advantages come with the samples.
         constant_length: of aggregation "constant" where the algorithm names none.
         ranks: the processes that make each step together, every one with its own samples; by default this one alone.
+        entropy_coef: weight of the entropy bonus (`losses/entropy.py`) in GRPO's loss; 0 forms no gradient of it.
     Raises: UsageError for a model whose head cannot be scored, or that has nothing to train.
     """
 
@@ -70,6 +74,7 @@ class Learner:
         algorithm: AlgorithmConfig = AlgorithmConfig(),  # noqa: B008 - frozen
         constant_length: int = 1,
         ranks: Ranks | None = None,
+        entropy_coef: float = 0.0,
     ):
         self.model, self.layout, self.ranks = model, layout, ranks or Ranks()
         self.decoder, self.head_weight = _body_and_head(model)
@@ -81,6 +86,9 @@ class Learner:
         self.temperature, self.kl_coef, self.max_tokens = temperature, kl_coef, max_tokens_per_micro_batch
         self.clip_low, self.clip_high = clip_low, clip_high
         self.algorithm, self.constant_length = algorithm, algorithm.constant_length or constant_length
+        self.entropy_coef = entropy_coef
+        self.max_kl: float | None = None
+        """No update from samples whose `approx_kl` is above this, in nats a token; see `controllers.py`."""
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=weight_decay)
         # Measured on 2 cores with 1,000-2,000 tokens: 128 is best, 64 and 256 are 5 % behind. A GPU wants few big calls.
         self.attention_block = 128 if self.head_weight.device.type == "cpu" else 1024
@@ -101,7 +109,7 @@ class Learner:
         """
         samples, share = aggregated(self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length)
         denominator = self.ranks.total(share) or 1.0
-        kept = [sample for sample in samples if sample.has_lesson or self.kl_coef > 0]
+        kept = [sample for sample in samples if sample.has_lesson or self.kl_coef > 0 or self.entropy_coef > 0]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
             output = policy_loss(
@@ -111,7 +119,7 @@ class Learner:
             )  # fmt: skip
             return with_drift(output, logprobs, batch.old_logprobs)
 
-        metrics = self._step(kept, loss, denominator, check)
+        metrics = self._step(kept, loss, denominator, check=check, entropy_coef=self.entropy_coef)
         dropped = 1 - self.ranks.total(len(kept)) / max(self.ranks.total(len(samples)), 1)
         return metrics | {"frac_samples_dropped": dropped}
 
@@ -128,6 +136,17 @@ class Learner:
         return self._step(
             samples, lambda batch, logprobs: sft_loss(logprobs, denominator=denominator, weights=batch.weights), denominator
         )
+
+    @torch.no_grad()
+    def step_kl(self, samples: Sequence[Sample]) -> float:
+        """How far the policy is from the one that sampled, in nats a token: the mean k3 estimate; NaN without samples."""
+        samples = [sample for sample in samples if sample.num_actions]
+        total, count = 0.0, 0
+        for batch in self.micro_batches(samples) if samples else ():
+            batch = batch.to(self.head_weight.device)
+            total += k3_kl(batch.old_logprobs, self.score(batch)[0][batch.entry_nodes]).sum().item()
+            count += len(batch.entry_nodes)
+        return total / count if count else float("nan")
 
     def micro_batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
         """The step's forward passes, each within the token budget where a single sample is."""
@@ -149,7 +168,9 @@ class Learner:
                 **self._blocks(batch),
             ).last_hidden_state  # (B, S, d)  # fmt: skip
         predictors = hidden[batch.score_rows, batch.score_positions]  # (N, d)
-        return action_logprobs(predictors, self.head_weight, batch.score_ids, temperature=self.temperature)
+        return action_logprobs(
+            predictors, self.head_weight, batch.score_ids, temperature=self.temperature, entropy_gradient=self.entropy_coef > 0
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact resume needs: adapter, optimiser, counters, torch's random state."""
@@ -176,8 +197,9 @@ class Learner:
         torch.set_rng_state(state["torch_rng"])
 
     def _step(
-        self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float, check: Check | None = None
-    ) -> dict[str, float]:
+        self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float, *,
+        check: Check | None = None, entropy_coef: float = 0.0,
+    ) -> dict[str, float]:  # fmt: skip
         """Forward and backward over all micro-batches, then one update."""
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
@@ -187,15 +209,20 @@ class Learner:
             batch = batch.to(self.head_weight.device)
             logprobs, entropy = self.score(batch)
             output = loss(batch, logprobs[batch.entry_nodes])
+            if entropy_coef > 0:
+                bonus = entropy_bonus(entropy[batch.entry_nodes], coef=entropy_coef, denominator=denominator, weights=batch.weights)
+                output = replace(output, loss=output.loss + bonus)
             output.loss.backward()
             tally.add(batch, output, entropy)
         tally = _Tally.merged(self.ranks.gather(tally))
-        metrics = tally.metrics(denominator)
+        metrics = tally.metrics(denominator) | ({"entropy_coef": entropy_coef} if entropy_coef > 0 else {})
         if tally.entries:
             self.ranks.add_gradients(self.parameters.values())
             if check:
                 check(metrics)
-        return metrics | self._update(tally.entries > 0, tally.loss)
+        stopped = self.max_kl is not None and metrics.get("approx_kl", 0.0) > self.max_kl
+        metrics |= {} if self.max_kl is None else {"controller/stopped": float(stopped)}
+        return metrics | self._update(tally.entries > 0 and not stopped, tally.loss)
 
     def _update(self, has_gradient: bool, loss: float) -> dict[str, float]:
         """Clips and applies the gradient; leaves weights and optimiser alone where there is none or it is not finite."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from envgym.errors import EnvgymError
+from envgym_trainer.controllers import updates_until_stopped
 from envgym_trainer.losses import LossOutput
 
 if TYPE_CHECKING:
@@ -121,12 +122,14 @@ def inner_updates(learner: Learner, shares: Sequence[Sequence[Sample]], *, epoch
         `alarm/mismatch` (1 or 0). A step without a lesson has none of these.
     Raises: SamplerMismatch before anything is learned, where the watch is to stop.
     """
-    sampled_at, rounds = learner.updates, []
-    for share in [share for _ in range(epochs) for share in shares]:
+    sampled_at = learner.updates
+
+    def step(share: Sequence[Sample]) -> Metrics:
         is_fresh = learner.updates == sampled_at
         metrics = learner.grpo_step(share, check=watch.check if is_fresh else None)
-        rounds.append(_named(metrics, watch if is_fresh else None))
-    return combine(rounds)
+        return _named(metrics, watch if is_fresh else None)
+
+    return combine(updates_until_stopped(step, [share for _ in range(epochs) for share in shares]))
 
 
 def combine(rounds: Iterable[Metrics]) -> Metrics:

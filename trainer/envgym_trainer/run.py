@@ -58,7 +58,7 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     asked = TrainConfig.of(load_spec(env, settings).train).device
     profile = "gpu" if pick_device(asked).startswith("cuda") else "cpu"
     spec = load_spec(env, settings, profile=profile)
-    return spec, TrainConfig.of(spec.train), profile
+    return spec, TrainConfig.of(spec.train).checked(), profile
 
 
 def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Console, resume: bool = False) -> dict[str, Outcome]:

@@ -9,8 +9,9 @@
       checkpoints/step-000010/
       adapter/
 
-Lines are appended whole and flushed one by one; folders appear by a rename once they are complete. So a run that was killed
-loses the step it was in and nothing else. Left out: what is in a checkpoint (`checkpoint.py`) or an adapter (`export.py`).
+Lines are appended whole and flushed one by one; folders appear by a rename once they are complete and on the disk. So a run
+that was killed loses what came after its last checkpoint and nothing else. Left out: what is in a checkpoint (`checkpoint.py`)
+or an adapter (`export.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,23 @@ class RunFolder:
         for plain in _read(self.episodes_file):
             yield plain["step"], plain["phase"], Episode.from_json(json.dumps(plain))
 
-    def truncate_after(self, step: int) -> None:
+    def written(self) -> dict[str, int]:
+        """Bytes of each file of lines so far, as `rewind` wants them."""
+        return {file.name: file.stat().st_size for file in (self.metrics_file, self.episodes_file) if file.exists()}
+
+    def rewind(self, written: Mapping[str, int], *, step: int) -> None:
+        """Cuts the files of lines back to so many bytes each, so that a resumed run writes everything once.
+
+        A file that is not named, or has fewer bytes than that, loses the lines of steps after `step` instead.
+        """
+        self.truncate_after(step, leave={name for name, size in self.written().items() if size >= written.get(name, size + 1)})
+        for name in written.keys() & self.written().keys():
+            os.truncate(self.path / name, min(written[name], self.written()[name]))
+
+    def truncate_after(self, step: int, *, leave: Collection[str] = ()) -> None:
         """Drops the lines of later steps (and torn ones), so that a resumed run writes each step once."""
         for file in (self.metrics_file, self.episodes_file):
-            if file.exists():
+            if file.exists() and file.name not in leave:
                 kept = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in _read(file) if line["step"] <= step]
                 write_atomic(file, "".join(line + "\n" for line in kept))
 
@@ -123,20 +137,51 @@ class RunFolder:
         folders = (self.path / "checkpoints").glob("step-*")
         return sorted((int(match[1]), folder) for folder in folders if (match := STEP_FOLDER.fullmatch(folder.name)))
 
+    def checkpoint(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step-{step:06d}"
+
+    def recover(self) -> None:
+        """Ends what a kill interrupted: an older folder whose successor never came gets its name back, half-written ones go.
+
+        Only for the process that writes this run.
+        """
+        for place in (self.path, self.path / "checkpoints"):
+            for old in place.glob(".*.old"):
+                if not (real := old.with_name(old.name[1:].removesuffix(".old"))).exists():
+                    old.rename(real)
+            for leftover in (*place.glob(".*.old"), *place.glob(".*.partial")):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def set_aside(self, checkpoint: Path) -> Path:
+        """Renames a checkpoint that cannot be read, so that it neither is taken nor counts as kept. Returns where it is now."""
+        aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        return checkpoint.rename(aside)
+
+    def set_aside_before(self) -> bool:
+        """Whether there are checkpoints that were set aside."""
+        return any((self.path / "checkpoints").glob("damaged-*"))
+
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         found = self.checkpoints()
         return found[-1] if found else None
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], Any], *, keep: int = 2) -> Path:
-        """Makes `checkpoints/step-000010` with what `write(folder)` puts there, then removes all but the last `keep`.
+    def save_checkpoint(
+        self, step: int, write: Callable[[Path], Any], *, keep: int = 2, besides: Collection[int] = ()
+    ) -> Path:  # fmt: skip
+        """Makes `checkpoints/step-000010` with what `write(folder)` puts there, then removes all but the last `keep`, and those
+        of the steps `besides` them.
 
         A `write` that raises leaves the earlier checkpoints as they were.
         """
-        folder = self.path / "checkpoints" / f"step-{step:06d}"
+        _sync(self.metrics_file, self.episodes_file)  # a checkpoint tells how long these are
+        folder = self.checkpoint(step)
         with atomic_folder(folder) as temporary:
             write(temporary)
-        for _, old in self.checkpoints()[: -max(1, keep)]:
-            shutil.rmtree(old)
+        for number, old in self.checkpoints()[: -max(1, keep)]:
+            if number not in besides:
+                gone = old.rename(old.with_name(f".{old.name}.partial"))  # at once: half a checkpoint must not look like one
+                shutil.rmtree(gone)
         return folder
 
     def save_adapter(self, write: Callable[[Path], Any]) -> Path:
@@ -154,6 +199,7 @@ def write_atomic(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(file)
+    _sync(file.parent)
 
 
 @contextmanager
@@ -165,21 +211,26 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        _sync(temporary)
+        _sync(*temporary.rglob("*"), temporary)
     except BaseException:  # Ctrl-C too: a half-written folder must not stay
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if folder.exists():
         folder.rename(old)  # a folder cannot be renamed over one that is not empty
     temporary.rename(folder)
+    _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
+def _sync(*paths: Path) -> None:
+    """Waits until these files are on the disk, and the names in these folders."""
+    for path in paths:
+        if path.exists():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def _append(file: Path, lines: list[str]) -> None:

@@ -141,6 +141,11 @@ class Scheduler:
                 planned[ids].turns.append(turn)
         return list(planned.values())
 
+    def sort(self) -> None:
+        """Puts turns and ended dialogues in an order of their own, that of their seeds, whoever came first."""
+        self.turns.sort(key=lambda turn: turn.track.seed)
+        self._ended.sort(key=lambda track: track.seed)
+
     def done(self, plan: list[Planned]) -> None:
         """Everything planned has been computed."""
         for item in plan:

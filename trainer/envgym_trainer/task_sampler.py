@@ -1,8 +1,8 @@
 """Which tasks a step plays: seeded draws from the train split, bent by the curriculum where one is asked for.
 
 A step's draws are a function of (seed, step) and of the state of the curriculum, which `state_dict` holds; so a resumed run
-draws what the run that was not stopped would have drawn. Without a curriculum there is no state but a validation that was
-interrupted. Left out: the decisions themselves (`curriculum.py`), playing (`groups.py`).
+draws what the run that was not stopped would have drawn; without a curriculum nothing in it ever changes. Left out: the decisions
+themselves (`curriculum.py`), playing (`groups.py`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ class TaskSampler:
         self.rates = PassRates(decay=self.options.decay)
         self.ladder = Ladder(_ordered_levels(spec, config, set(self.templates.values())), unlock_at=self.options.unlock_at)
         self.horizon = Horizon(self.options.horizon) if self.options.horizon else None
-        self.validation_due = 0
-        """Step whose validation was begun and not finished; 0 for none."""
         self._check()
 
     def draws(self, step: int, *, done: int = 0) -> Draws:
@@ -82,7 +80,6 @@ class TaskSampler:
 
     def validated(self, episodes: Sequence[Episode]) -> list[str]:
         """Takes in a validation; returns each decision that follows from it, as a line for people."""
-        self.validation_due = 0
         known = [episode for episode in episodes if episode.success is not None]
         levels = {episode.level for episode in known}
         scores = {level: _mean([bool(e.success) for e in known if e.level == level]) for level in levels}
@@ -102,7 +99,6 @@ class TaskSampler:
             "levels": list(self.ladder.levels),
             "unlocked": self.ladder.unlocked,
             "grown": self.horizon.grown if self.horizon else 0,
-            "validation_due": self.validation_due,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -113,7 +109,6 @@ class TaskSampler:
         if not state:
             return
         self.rates.templates, self.rates.levels = dict(state["rates"]["templates"]), dict(state["rates"]["levels"])
-        self.validation_due = state["validation_due"]
         if self.horizon:
             self.horizon.grown = state["grown"]
         if self.options.unlock_at is None:

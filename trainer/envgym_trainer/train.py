@@ -10,13 +10,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from envgym.episode import Episode
-from envgym.errors import TooManyFailures, UsageError
+from envgym.errors import TooManyFailures
 from envgym.failures import FailureCap
 from envgym.play import Request, play_many
 from envgym.policies import Policy
@@ -24,11 +25,12 @@ from envgym.registration import make_world
 from envgym.report import Outcome
 from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
-from envgym_trainer import checkpoint
+from envgym_trainer import best, checkpoint
 from envgym_trainer.card import CardFacts, model_card
 from envgym_trainer.chat import Chat
-from envgym_trainer.checkpoint import Progress
+from envgym_trainer.checkpoint import Progress, Stateful
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.controllers import Controls
 from envgym_trainer.display import Display
 from envgym_trainer.engine import Engine
 from envgym_trainer.export import save_adapter
@@ -37,12 +39,14 @@ from envgym_trainer.groups import Played, play_groups
 from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.learner import Learner
 from envgym_trainer.lessons import demonstration, lessons_of
+from envgym_trainer.lockstep import exact_kernels, play_in_step
 from envgym_trainer.lora import attach
 from envgym_trainer.metrics import eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
 from envgym_trainer.monitor import Monitor, Phase
 from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, inner_updates
 from envgym_trainer.policies.demo import DemoPolicy
+from envgym_trainer.resume import restore
 from envgym_trainer.runs import RunFolder
 from envgym_trainer.task_sampler import TaskSampler
 from envgym_trainer.timing import speed, time_split
@@ -66,6 +70,8 @@ class Trainer:
         self.spec, self.config, self.folder, self.monitor, self.display = spec, config, folder, monitor, display
         torch.manual_seed(config.seed)
         self.progress = Progress()
+        rates = {"learning_rate": config.learning_rate, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
+        self.controls = Controls(config.controllers, **rates)
         self.stop = Interrupt()
         self.cap = FailureCap(spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}.")
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -74,7 +80,10 @@ class Trainer:
         )
         self.chat = Chat(self.tokenizer, model=model)
         self.model = attach(model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
-        self.engine = Engine(self.model, self.chat, max_context=config.max_context, max_batch=config.workers)
+        self.engine = Engine(
+            self.model, self.chat, max_context=config.max_context, max_batch=config.workers, deterministic=config.deterministic
+        )
+        self.play_many = partial(play_in_step, self.engine) if config.deterministic else play_many
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         self.watch = MismatchWatch(dtype=model.dtype, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
@@ -86,13 +95,18 @@ class Trainer:
         """Which tasks each step plays. Raises SpecError, once the trainer is there to be closed."""
         return TaskSampler(self.spec, self.config, self.world.tasks)
 
+    @cached_property
+    def parts(self) -> dict[str, Stateful]:
+        """Whatever else a checkpoint must hold."""
+        return {"controllers": self.controls, "sampler": self.sampler}
+
     def run(self) -> dict[str, Outcome]:
         """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
 
         Raises: KeyboardInterrupt, TooManyFailures, SamplerMismatch; all that was learned is saved before.
         """
-        _ = self.sampler  # a curriculum that could never act is refused before anything is played
-        with self.stop:
+        _ = self.parts  # a curriculum that could never act is refused before anything is played
+        with self.stop, exact_kernels(self.config.deterministic):
             try:
                 self._story()
             except (StopAsked, TooManyFailures, SamplerMismatch):  # all come between two updates
@@ -128,8 +142,8 @@ class Trainer:
         config = self.config
         if self.progress.step == self.warmup_steps:
             self.learner = self._learner(config.learning_rate)  # another objective: the moments start anew
-        if self.sampler.validation_due:  # the run was stopped in the middle of it
-            self._validate(self.sampler.validation_due)
+        self.controls.attach(self.learner)
+        self._validate()  # of the step after which the run was stopped, if it is still due
         for step in range(self.progress.step + 1, self.total_steps + 1):
             self.stop.check()
             start = time.perf_counter()
@@ -141,8 +155,7 @@ class Trainer:
             self.sampler.observe(played.everything)
             self.monitor.transcripts(step, played.episodes)
             self._report(step, "grpo", metrics)
-            if config.eval.every and done % config.eval.every == 0 and step < self.total_steps:
-                self._validate(step)
+            self._validate()
             if step == self.total_steps or (config.save_every and done % config.save_every == 0):
                 self.save()
 
@@ -166,19 +179,21 @@ class Trainer:
         lessons = [self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm, weights=weights)]
         shares = [lessons[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(lessons)))]
         samples = [[sample for group in share for sample in group] for share in shares]
-        return inner_updates(self.learner, samples, epochs=self.config.epochs_per_step, watch=self.watch)
+        metrics = inner_updates(self.learner, samples, epochs=self.config.epochs_per_step, watch=self.watch)
+        return metrics | self.controls.update(self.learner, metrics, [sample for share in samples for sample in share])
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
         """Held-out success of the adapter as it is now, once; kept in the checkpoint and on the TensorBoard axis."""
         if name in self.progress.evaluations:
             return
         count = self.config.eval.tasks if tasks is None else tasks
-        episodes = self._held_out(self.world.tasks.ids(self.config.eval.split, levels=self.config.levels, count=count), name)
+        with self._adapter_of(name):
+            episodes = self._held_out(self.world.tasks.ids(self.config.eval.split, levels=self.config.levels, count=count), name)
         outcome = Outcome.of(name, episodes)
-        self.progress.evaluations[name] = outcome.to_dict()
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
         numbers = eval_metrics(episodes) | sandbox_metrics(self.world, prefix="eval/")
         self.monitor.log(self.progress.step, numbers, phase="eval")
+        self.progress.evaluations[name], self.progress.written = outcome.to_dict(), self.folder.written()
         self.display.note(f"{name}: {outcome.line()}")
         self.save()
 
@@ -188,16 +203,18 @@ class Trainer:
             return
         base = resolve(self.config.model)
         card = model_card(self._card_facts(base, list(outcomes.values())))
-        self.folder.save_adapter(
-            lambda folder: save_adapter(self.model, self.tokenizer, self.chat, folder, base_id=base.public_id, card=card)
-        )
+        with self._adapter_of(TRAINED):
+            self.folder.save_adapter(
+                lambda folder: save_adapter(self.model, self.tokenizer, self.chat, folder, base_id=base.public_id, card=card)
+            )
 
     def _card_facts(self, base: ResolvedModel, outcomes: list[Outcome]) -> CardFacts:
         config, spec = self.config, self.spec
         levels = f", levels {', '.join(config.levels)}" if config.levels else ""
         grpo = f"{config.steps} steps of {config.tasks_per_step} tasks x {config.group_size} episodes"
         rounded = " (a 4-bit GGUF made float again: the published weights differ a little)" if base.is_quantized else ""
-        recipe = {"warm start": f"{config.warmup.demos} oracle episodes, learning rate {config.warmup.learning_rate:g}"}
+        recipe = best.recipe(self.progress, config)
+        recipe |= {"warm start": f"{config.warmup.demos} oracle episodes, learning rate {config.warmup.learning_rate:g}"}
         return CardFacts(
             name=self.folder.path.name, base_model=base.public_id, env_id=spec.id, env_description=spec.description.strip(),
             outcomes=outcomes, eval_tasks=f"held-out tasks of split {config.eval.split}{levels}",
@@ -208,33 +225,36 @@ class Trainer:
         )  # fmt: skip
 
     def save(self) -> None:
-        self.progress.sampler = self.sampler.state_dict()
-        self.folder.save_checkpoint(self.progress.step, lambda folder: checkpoint.save(folder, self.learner, self.progress))
+        self.folder.save_checkpoint(
+            self.progress.step, lambda folder: checkpoint.save(folder, self.learner, self.progress, self.parts),
+            keep=self.config.keep_checkpoints, besides=[int(self.progress.best["step"])] if self.progress.best else (),
+        )  # fmt: skip
 
     def resume(self) -> None:
-        """Goes on from the run's last checkpoint. Raises UsageError where there is none."""
-        found = self.folder.latest_checkpoint()
-        if found is None:
-            raise UsageError(f"{self.folder.path} has no checkpoint to resume from; start the run again without --resume")
-        step, path = found
-        if step > self.warmup_steps:
-            self.learner = self._learner(self.config.learning_rate)
-        self.progress = checkpoint.load(path, self.learner)
-        self.sampler.load_state_dict(self.progress.sampler)
-        if step < self.total_steps:  # the run was finished with fewer steps, and now goes further
+        """Goes on from the run's last whole checkpoint; see `resume.restore`."""
+        self.learner, self.progress = restore(self.folder, self._learner_at, self.parts, say=self.display.note)
+        if self.progress.step < self.total_steps:  # the run was finished with fewer steps, and now goes further
             self.progress.evaluations.pop(TRAINED, None)
-        self.folder.truncate_after(step)
 
     def close(self) -> None:
         self.engine.close()
         self.world.close()
+
+    def _learner_at(self, step: int) -> Learner:
+        warming_up = self.config.warmup.demos and step <= self.warmup_steps
+        return self._learner(self.config.warmup.learning_rate if warming_up else self.config.learning_rate)
+
+    def _adapter_of(self, name: str) -> AbstractContextManager[None]:
+        if name != TRAINED or self.config.export == "last":
+            return nullcontext()
+        return best.best_adapter(self.folder, self.progress, self.learner, self.display)
 
     def _learner(self, learning_rate: float) -> Learner:
         config = self.config
         return Learner(
             self.model, learning_rate=learning_rate, max_grad_norm=config.max_grad_norm, temperature=config.temperature,
             clip_low=config.clip_low, clip_high=config.clip_high, kl_coef=config.kl_coef, weight_decay=config.weight_decay,
-            warmup_steps=config.lr_warmup_steps,
+            warmup_steps=config.lr_warmup_steps, entropy_coef=config.entropy_coef,
             max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
             algorithm=config.algorithm, constant_length=config.max_new_tokens,
         )  # fmt: skip
@@ -252,7 +272,7 @@ class Trainer:
             on_episode(episode)
 
         try:
-            return play_many(self.world.env, policy, requests, workers=self.config.workers, on_episode=keep, cap=self.cap)
+            return self.play_many(self.world.env, policy, requests, workers=self.config.workers, on_episode=keep, cap=self.cap)
         except TooManyFailures:
             prefix = "eval/" if phase == "eval" else ""
             self.folder.append_episodes(step, played, phase=phase)
@@ -276,16 +296,21 @@ class Trainer:
         requests = [Request(task, stable_seed(config.seed, task)) for task in tasks]
         return self._play(policy, requests, step=self.progress.step, phase="eval", on_episode=show)
 
-    def _validate(self, step: int) -> None:
-        self.sampler.validation_due = step
+    def _validate(self) -> None:
+        """Success on validation tasks after this step, once, where it is due; the best so far is kept."""
+        if not best.is_due(self.progress, self.config, warmup_steps=self.warmup_steps, total_steps=self.total_steps):
+            return
         tasks = self.world.tasks.ids("val", levels=self.config.levels, count=self.config.eval.val_tasks)
         episodes = self._held_out(tasks, "validation")
         numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")
-        self.monitor.log(step, numbers, phase="eval")
+        self.monitor.log(self.progress.step, numbers, phase="eval")
         for line in self.sampler.validated(episodes):
             self.display.note(line)
+        if best.note(self.progress, numbers.get("val/success"), tasks=len(tasks), written=self.folder.written()):
+            self.save()
 
     def _report(self, step: int, phase: Any, metrics: dict[str, float]) -> None:
         self.progress.step = step
         self.monitor.log(step, metrics, phase=phase)
+        self.progress.written = self.folder.written()
         self.display.update(phase, step if phase == "warmup" else step - self.warmup_steps, metrics)

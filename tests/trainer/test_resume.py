@@ -1,0 +1,143 @@
+"""A run that was stopped, killed or damaged goes on and ends, to the bit, as one that was not."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from envgym_trainer.interrupt import Interrupt, StopAsked
+from envgym_trainer.run import resolve, start, train
+from envgym_trainer.runs import RunFolder
+
+LETTERS = "id: test/letters-v0\ngym: letters_env:Letters-v0\ntasks: {val: 2, test: 3}\n"
+SMALL = [
+    "train.model=tiny", "train.device=cpu", "train.deterministic=true", "train.warmup.demos=0", "train.steps=4",
+    "train.tasks_per_step=2", "train.group_size=3", "train.updates_per_step=2", "train.learning_rate=1e-3",
+    "train.max_new_tokens=5", "train.eval.base_tasks=2", "train.eval.tasks=3", "train.eval.every=1", "train.eval.val_tasks=2",
+    "train.save_every=1", "train.kl_coef=0.01", "train.controllers.kl={target: 0.001}", "train.controllers.max_kl=0.5",
+    "train.controllers.learning_rate={target: 0.002, highest: 0.1}", "train.controllers.entropy={target: 3.0}",
+]  # fmt: skip
+CLOCKS = ("seconds", "time", "throughput", "sandbox")
+
+
+def settings_of(*settings):
+    return [*SMALL, *settings]
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    path = tmp_path_factory.mktemp("envs") / "letters.yaml"
+    path.write_text(LETTERS)
+    return str(path)
+
+
+def play(env, folder, *settings, resume=False):
+    """A run in this process; what it said comes back with its folder."""
+    spec, config, _ = resolve(env, settings_of(*settings))
+    target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, record=True, width=500)
+        train(spec, config, target, console=console, resume=resume)
+    return target, console.export_text()
+
+
+@pytest.fixture(scope="module")
+def whole(env, tmp_path_factory):
+    folder, _ = play(env, tmp_path_factory.mktemp("runs") / "whole")
+    steps = [line for line in folder.metrics() if line["phase"] == "grpo"]
+    assert all(line["grad_norm"] > 0 for line in steps)  # else equality would prove nothing
+    for name in ("kl_coef", "learning_rate", "entropy_coef", "step_kl"):
+        assert len({line[f"controller/{name}"] for line in steps}) == 4
+    return folder
+
+
+def without_clocks(line):
+    return {name: value for name, value in line.items() if not any(word in name for word in CLOCKS)}
+
+
+def assert_same_end(folder, whole):
+    """Adapter by its bytes; optimiser, counters and random state by their values; every line but for its clocks."""
+    first, second = (run.adapter / "adapter_model.safetensors" for run in (folder, whole))
+    assert first.read_bytes() == second.read_bytes()
+    states = [torch.load(run.latest_checkpoint()[1] / "learner.pt", weights_only=True) for run in (folder, whole)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    for read in (lambda run: run.metrics(), lambda run: [json.loads(line) for line in run.episodes_file.read_text().splitlines()]):
+        assert [without_clocks(line) for line in read(folder)] == [without_clocks(line) for line in read(whole)]
+
+
+def test_two_n_steps_equal_n_steps_a_resume_and_n_steps_to_the_bit(env, whole, tmp_path, monkeypatch):
+    stops_at_check(monkeypatch, 7)  # base evaluation 2, step 1 with its validation 3, step 2 and into its validation
+    with pytest.raises(StopAsked):
+        play(env, tmp_path / "halves")
+    halves = RunFolder.open(tmp_path / "halves")
+    assert halves.latest_checkpoint()[0] == 2
+    stops_at_check(monkeypatch, -1)
+    play(env, halves.path, resume=True)
+    assert_same_end(halves, whole)
+
+
+def stops_at_check(monkeypatch, count):
+    """The run is asked to stop just before its `count`-th safe point; never for -1."""
+    checks = iter(range(1, 1000))
+
+    def check(self):
+        if next(checks) == count:
+            raise StopAsked
+
+    monkeypatch.setattr(Interrupt, "check", check)
+
+
+class Killed:
+    """`envgym train` in processes of their own that are killed; all share one import of torch."""
+
+    def __init__(self, env, out):
+        self.env, self.out, self.path, self.kills = env, out, out / "r", 0
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["envgym_trainer.train", "letters_env"])
+
+    def written(self):
+        """Bytes of lines so far."""
+        return sum(RunFolder(self.path).written().values())
+
+    def go(self, *, kill_at_bytes=None, then_seconds=0.0):
+        """Starts or resumes, up to the end or to SIGKILL, so many seconds after so many bytes of lines were written."""
+        resume = self.path if (self.path / "config.yaml").exists() else None
+        if resume is None:
+            shutil.rmtree(self.path, ignore_errors=True)  # killed before it had settings: there is nothing to go on with
+        process = self.context.Process(target=quiet_start, args=(self.env, SMALL, self.out, resume))
+        process.start()
+        while kill_at_bytes is not None and process.exitcode is None and self.written() < kill_at_bytes:
+            time.sleep(0.002)
+        process.join(None if kill_at_bytes is None else then_seconds)
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            self.kills += 1
+        else:
+            assert process.exitcode == 0
+
+
+def quiet_start(env, settings, out, resume):
+    with open(os.devnull, "w") as sys.stdout:
+        sys.exit(start(env, settings, out=out, name="r", resume=resume))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_that_is_killed_again_and_again_at_random_instants_ends_as_one_that_was_not(env, whole, tmp_path, seed):
+    run, rng, end = Killed(env, tmp_path), random.Random(seed), sum(whole.written().values())
+    for _ in range(4):
+        run.go(kill_at_bytes=run.written() + rng.uniform(0, 0.5) * (end - run.written()), then_seconds=rng.uniform(0, 0.2))
+    run.go()
+    assert run.kills >= 2
+    assert_same_end(RunFolder.open(run.path), whole)
+    names = {path.name for path in (*run.path.iterdir(), *(run.path / "checkpoints").iterdir())}
+    assert not [name for name in names if name.startswith(".") or "damaged" in name]
