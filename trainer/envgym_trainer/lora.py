@@ -37,9 +37,10 @@ def attach(
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets if isinstance(targets, str) else list(targets),
+        r=rank, lora_dropout=dropout, target_modules=targets if isinstance(targets, str) else list(targets),
+        lora_alpha=alpha,  # type: ignore[arg-type]  # a float in every file that PEFT writes and reads
         use_rslora=rslora, use_dora=dora, bias=bias, modules_to_save=list(modules_to_save) or None, task_type="CAUSAL_LM",
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return get_peft_model(model, config)

@@ -15,6 +15,7 @@ from envgym.messages import Message
 from envgym.play import Request, play_many
 from envgym.spec import load_spec
 from envgym_trainer import passes
+from envgym_trainer.algorithms import AlgorithmConfig, CorrectionConfig
 from envgym_trainer.chat import Chat
 from envgym_trainer.engine import Engine
 from envgym_trainer.learner import Learner
@@ -162,13 +163,19 @@ def test_a_sampler_that_would_draw_from_another_distribution_cannot_be_asked_for
 
 
 @pytest.mark.trap(25)
-def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode():
+def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode_and_told_while_training():
     tokenizer = byte_tokenizer()
     model = attach(small_llama(tokenizer), rank=4, alpha=8, dropout=0.5, seed=0)
     scramble(model, 0)
     with Engine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.refresh(model.train())
-        assert Learner(model).grpo_step(samples_from(engine))[DRIFT] < 2e-5
+        learner = Learner(model, algorithm=AlgorithmConfig(correction=CorrectionConfig(mode="truncate")))
+        samples = learner.scored(samples_from(engine))
+        assert len(samples) > 0
+        for sample in samples:
+            gaps = zip(sample.scored_logprobs, sample.old_logprobs, sample.loss_mask, strict=True)
+            assert max(abs(scored - old) for scored, old, sampled in gaps if sampled) < 2e-5
+        assert learner.grpo_step(samples)[DRIFT] > 1e-3  # as asked for; the mismatch alarm is about this
 
 
 def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None:
