@@ -207,9 +207,9 @@ def test_aggregation_by_hand():
     assert ([s.weight for s in weighed], denominator) == ([1 / n, 1 / m], 2)
 
 
-def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, **settings):
+def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, clips=None, **settings):
     """The gradient that one step hands to the optimiser."""
-    chosen = TrainConfig.of({"algorithm": settings})
+    chosen = TrainConfig.of({"algorithm": settings} | (clips or {}))
     learner = Learner(
         tiny_model(), max_grad_norm=1e9, layout=layout, max_tokens_per_micro_batch=budget, kl_coef=kl_coef,
         clip_low=chosen.clip_low, clip_high=chosen.clip_high, algorithm=chosen.algorithm, constant_length=7,
@@ -329,3 +329,26 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
     assert metrics["correction/changed"] == pytest.approx(sum(w == 1.0 for w in weights) / len(weights))
     assert largest_difference(before, adapter(learner.model)) > 0
     assert learner.scored(scored) == scored  # a second update of the same samples keeps the first scoring
+
+
+def test_truncation_pulls_like_a_clipped_weight_and_a_mask_of_everything_not_at_all():
+    samples = stale_samples()  # at the first update the ratio is 1, so the truncated weight is all that is left of it: CISPO's
+    truncated = gradient(samples, correction={"mode": "truncate", "cap": 1.5})
+    assert largest_difference(truncated, gradient(samples, preset="cispo", clips={"clip_low": 1.0, "clip_high": 0.5})) < 1e-7
+    assert largest_difference(truncated, gradient(samples)) > 1e-4
+    masked = gradient(samples, correction={"mode": "mask", "cap": 1.0, "floor": 1.0})
+    assert max(value.abs().max() for value in masked.values()) == 0
+
+
+def test_kl_in_the_reward_lowers_each_tokens_advantage_by_the_kl_from_there_to_the_end_of_its_episode():
+    model, samples = tiny_model(), on_policy(tiny_model(), random_samples(0))
+    with model.disable_adapter():
+        reference = on_policy(model, samples)
+    lowered = []
+    for s, r in zip(samples, reference, strict=True):
+        k1 = [a - b if sampled else 0.0 for a, b, sampled in zip(s.old_logprobs, r.old_logprobs, s.loss_mask, strict=True)]
+        to_go = [sum(k1[t:]) for t in range(len(k1))]
+        lowered.append(dataclasses.replace(s, token_advantages=tuple(s.advantage - 0.3 * value for value in to_go)))
+    found = gradient(samples, kl_coef=0.3, **IN_REWARD)
+    assert largest_difference(found, gradient(lowered)) < 1e-6
+    assert largest_difference(found, gradient(samples)) > 1e-4
