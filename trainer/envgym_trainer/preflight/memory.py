@@ -51,19 +51,20 @@ class Sizes:
         )  # fmt: skip
 
 
-def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int) -> dict[str, float]:
+def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: float = OVERHEAD) -> dict[str, float]:
     """Bytes that a run adds to the loaded base, by what they are for.
 
     Args:
         train_tokens: of the largest micro-batch.
         sampled_tokens: kept by the sampler in all its rows.
+        overhead: activations are this many times what is counted; 1 for the least.
     """
     numbers = 13 * sizes.hidden + 4 * sizes.intermediate  # a layer's tensors that the backward pass needs, a token
     casts = 0 if sizes.dtype_bytes == 4 else 4 * (6 * sizes.hidden + sizes.intermediate)  # LoRA's inputs as float32
     return {
         "sampler's weights": float(sizes.adapted_bytes),
         "adapter, gradient, Adam": 16.0 * sizes.adapter_numbers,
-        "activations": OVERHEAD * train_tokens * sizes.layers * (numbers * sizes.dtype_bytes + casts),
+        "activations": overhead * train_tokens * sizes.layers * (numbers * sizes.dtype_bytes + casts),
         "logits": 3.0 * 256 * sizes.vocabulary * 4,
         "keys and values": float(sampled_tokens * sizes.kv_bytes_a_token),
     }
@@ -75,9 +76,8 @@ def memory(subject: Subject) -> CheckResult:
     episodes = config.tasks_per_step * config.group_size
     rows = min(config.workers, episodes)
     typical = min(config.max_context, max((len(e.tokens.token_ids) for e in subject.demos if e.tokens), default=config.max_context))
-    least = estimate(
-        sizes, train_tokens=min(config.max_tokens_per_micro_batch, config.tasks_per_step * typical), sampled_tokens=rows * typical
-    )
+    least_tokens = min(config.max_tokens_per_micro_batch, config.tasks_per_step * typical)
+    least = estimate(sizes, train_tokens=least_tokens, sampled_tokens=rows * typical, overhead=1.0)
     most = estimate(
         sizes,
         train_tokens=max(config.max_tokens_per_micro_batch, config.max_context),
