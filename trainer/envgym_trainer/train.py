@@ -82,7 +82,7 @@ class Trainer:
             self.model, self.chat, max_context=config.max_context, max_batch=config.workers, deterministic=config.deterministic
         )
         self.play_many = partial(play_in_step, self.engine) if config.deterministic else play_many
-        self.learner = self._learner_at(0)
+        self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         self.world = make_world(spec)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
