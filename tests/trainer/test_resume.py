@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.run import resolve, start, train
@@ -23,7 +24,7 @@ SMALL = [
     "train.tasks_per_step=2", "train.group_size=3", "train.updates_per_step=2", "train.learning_rate=1e-3",
     "train.max_new_tokens=5", "train.eval.base_tasks=2", "train.eval.tasks=3", "train.eval.every=1", "train.eval.val_tasks=2",
     "train.save_every=1", "train.kl_coef=0.01", "train.controllers.kl={target: 0.001}", "train.controllers.max_kl=0.5",
-    "train.controllers.learning_rate={target: 0.002, highest: 0.1}", "train.controllers.entropy={target: 3.0}",
+    "train.controllers.learning_rate={target: 0.002, highest: 0.1}", "train.controllers.entropy={target: 9.0}",
 ]  # fmt: skip
 CLOCKS = ("seconds", "time", "throughput", "sandbox")
 
@@ -141,3 +142,24 @@ def test_a_run_that_is_killed_again_and_again_at_random_instants_ends_as_one_tha
     assert_same_end(RunFolder.open(run.path), whole)
     names = {path.name for path in (*run.path.iterdir(), *(run.path / "checkpoints").iterdir())}
     assert not [name for name in names if name.startswith(".") or "damaged" in name]
+
+
+def test_the_best_adapter_is_evaluated_and_handed_over_where_that_is_asked_for_and_the_last_stays_in_the_checkpoint(
+    env, whole, tmp_path
+):
+    run = RunFolder(shutil.copytree(whole.path, tmp_path / "r"))
+    last = run.checkpoint(4)
+    progress = json.loads((last / "progress.json").read_text())
+    del progress["evaluations"]["trained"]
+    (last / "progress.json").write_text(json.dumps(progress | {"best": {"step": 3, "success": 1.0, "tasks": 2}}))
+    (last / "manifest.json").unlink()  # its hash is another now
+    play(env, run.path, "train.export=best", resume=True)
+    adapter_of = lambda step: torch.load(run.checkpoint(step) / "learner.pt", weights_only=True)["adapter"]
+    handed = load_file(run.adapter / "adapter_model.safetensors")
+    wanted, kept = adapter_of(3), adapter_of(4)
+    assert all(torch.equal(handed[name.replace(".default", "")], value) for name, value in wanted.items())
+    assert any(not torch.equal(wanted[name], value) for name, value in kept.items())
+    torch.testing.assert_close(kept, torch.load(whole.checkpoint(4) / "learner.pt", weights_only=True)["adapter"], rtol=0, atol=0)
+    assert "step 3, the best of the validations (100% of 2 tasks)" in (run.adapter / "README.md").read_text()
+    logprobs = [e.tokens.logprobs for folder in (run, whole) for s, p, e in folder.episodes() if (s, p) == (4, "eval")]
+    assert logprobs[:3] != logprobs[3:]  # played by another adapter than the last

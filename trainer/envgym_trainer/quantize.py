@@ -38,7 +38,7 @@ def load_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": str(device)}}
 
 
-def is_4bit(weight: Tensor) -> bool:
+def is_4bit(weight: object) -> bool:
     """Whether a linear layer's weight is kept in 4 bits."""
     return getattr(weight, "quant_state", None) is not None
 
