@@ -15,9 +15,10 @@ from tiny_lora import random_samples, tiny_model
 
 from envgym.episode import Episode
 from envgym.policies import TokenTrace
+from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.batch import Sample
 from envgym_trainer.learner import Learner
-from envgym_trainer.train import samples_of
+from envgym_trainer.lessons import samples_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,20 +101,20 @@ def test_a_single_sampled_token_is_an_update():
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1e30, -1e30])
-@pytest.mark.parametrize("scale_by_std", [True, False])
-def test_equal_rewards_are_no_step_however_large(reward, scale_by_std):
+@pytest.mark.parametrize("std", ["group", "batch", "none"])
+def test_equal_rewards_are_no_step_however_large(reward, std):
     learner = Learner(tiny_model(dtype=torch.float32))
-    samples = samples_of([[episode(reward)] * 3], scale_by_std=scale_by_std)
+    samples = samples_of([[episode(reward)] * 3], AlgorithmConfig(std=std))
     assert [sample.advantage for sample in samples] == [0.0] * 3
     learner.grpo_step(samples)
     assert (learner.updates, learner.skipped_steps) == (0, 0)
 
 
 @pytest.mark.parametrize("huge", [1e4, 1e12, 1e30, 3e38])
-@pytest.mark.parametrize("scale_by_std", [True, False])
-def test_huge_rewards_leave_finite_weights(huge, scale_by_std):
+@pytest.mark.parametrize("std", ["group", "batch", "none"])
+def test_huge_rewards_leave_finite_weights(huge, std):
     learner = Learner(tiny_model(dtype=torch.float32))
-    samples = samples_of([[episode(huge), episode(-huge, tokens=4, sampled=2), episode(0.0)]], scale_by_std=scale_by_std)
+    samples = samples_of([[episode(huge), episode(-huge, tokens=4, sampled=2), episode(0.0)]], AlgorithmConfig(std=std))
     learner.grpo_step(samples)
     assert learner.updates + learner.skipped_steps <= 1
     assert all(value.isfinite().all() for value in learner.parameters.values())

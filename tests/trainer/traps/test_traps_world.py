@@ -18,22 +18,24 @@ from envgym.policies import TokenTrace
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.sandbox import Verification
 from envgym.tasks import Check, stable_seed
+from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.chat import Chat
 from envgym_trainer.display import Display
 from envgym_trainer.learner import Learner
+from envgym_trainer.lessons import samples_of
 from envgym_trainer.metrics import episode_metrics, failure_metrics
 from envgym_trainer.monitor import Monitor
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.run import resolve, train
 from envgym_trainer.runs import RunFolder
-from envgym_trainer.train import Trainer, samples_of
+from envgym_trainer.train import Trainer
 
 SMALL = [
     "train.model=tiny", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=3",
     "train.group_size=4", "train.eval.tasks=2", "train.eval.base_tasks=0", "train.max_new_tokens=4",
 ]  # fmt: skip
 
-learned = functools.partial(samples_of, scale_by_std=False)
+learned = functools.partial(samples_of, algorithm=AlgorithmConfig(std="none"))
 
 
 # --- groups -------------------------------------------------------------------------------------------------------------
