@@ -21,15 +21,6 @@ from envgym_trainer.learner import Learner
 from envgym_trainer.lessons import samples_of
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of two layers of sixteen numbers, a second thread waits more than it works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def episode(reward, tokens=2, sampled=1):
     """An episode of some tokens, the last `sampled` of them by the policy."""
     mask = (False,) * (tokens - sampled) + (True,) * sampled

@@ -52,15 +52,6 @@ def written_formula():
     return {name: value.grad for name, value in model.named_parameters() if value.requires_grad}, loss.item()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of two layers of sixteen numbers, a second thread waits more than it works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def formula():
     gradient, loss = written_formula()

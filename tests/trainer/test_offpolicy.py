@@ -22,15 +22,6 @@ from envgym_trainer.losses import LossOutput
 from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, combine, effective_sample_size, inner_updates, with_drift
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Of two layers of sixteen numbers, a second thread waits more than it works."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def watch(on_mismatch="stop", said=None):
     return MismatchWatch(dtype=torch.float32, on_mismatch=on_mismatch, say=[].append if said is None else said.append)
 

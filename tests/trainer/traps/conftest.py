@@ -1,17 +1,5 @@
 import os
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Tensors this small are quickest on one core, above all where other work runs beside the tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
 
 def pytest_collection_modifyitems(config, items):
     """ENVGYM_TRAP=9 runs the tests of that trap alone; pytest's own -m knows marks, but not their arguments."""

@@ -31,7 +31,7 @@ from envgym_trainer.runs import RunFolder
 from envgym_trainer.train import Trainer
 
 SMALL = [
-    "train.model=tiny", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=3",
+    "train.model=tiny", "train.preflight=off", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=3",
     "train.group_size=4", "train.eval.tasks=2", "train.eval.base_tasks=0", "train.max_new_tokens=4",
 ]  # fmt: skip
 
@@ -48,7 +48,7 @@ def groups(tmp_path_factory):
     folder = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     with Monitor(folder) as monitor, Display({}, console=Console(quiet=True)) as display:
         trainer = Trainer(spec, config, folder, monitor, display)
-        yield trainer.sample(1)
+        yield trainer.sample(1).groups
         trainer.close()
 
 
