@@ -100,6 +100,14 @@ def test_one_wrong_logprob_stops_the_step_before_anything_is_learned(wrong):
     assert learner.updates == 0
 
 
+@pytest.mark.parametrize(
+    ("mean", "largest", "rings"),
+    [(9e-6, 9e-4, False), (1.1e-5, 9e-4, True), (9e-6, 1.1e-3, True), (math.nan, 0.0, True), (0.0, math.nan, True)],
+)
+def test_either_bound_of_float32_rings_alone_and_so_does_what_is_no_number(mean, largest, rings):
+    assert watch().is_exceeded({"drift/mean": mean, "drift/max": largest}) is rings
+
+
 def test_a_small_error_of_every_token_rings_though_no_single_one_is_large():
     learner, samples = fresh()
     shifted = [dataclasses.replace(s, old_logprobs=tuple(o + 1e-4 for o in s.old_logprobs)) for s in samples]
