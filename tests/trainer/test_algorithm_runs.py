@@ -10,7 +10,8 @@ from envgym_trainer.run import resolve, train
 from envgym_trainer.runs import RunFolder
 
 SMALL = [
-    "train.model=tiny", "train.preflight=off", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=2", "train.group_size=3",
+    "train.preflight=off",
+    "train.model=tiny", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=2", "train.group_size=3",
     "train.eval.tasks=1", "train.eval.base_tasks=0", "train.max_new_tokens=4", "episode.max_turns=2",
     "reward.words={from: 'rewards.py:words'}",
 ]  # fmt: skip

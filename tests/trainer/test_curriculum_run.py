@@ -40,7 +40,8 @@ def easy(evidence):
     return float(evidence.task.level == "L0")  # the other levels are never solved
 """
 SMALL = [
-    "train.model=tiny", "train.preflight=off", "train.device=cpu", "train.warmup.demos=4", "train.warmup.demos_per_step=4", "train.steps=4",
+    "train.preflight=off",
+    "train.model=tiny", "train.device=cpu", "train.warmup.demos=4", "train.warmup.demos_per_step=4", "train.steps=4",
     "train.tasks_per_step=2", "train.group_size=3", "train.eval.tasks=2", "train.eval.base_tasks=0", "train.max_new_tokens=6",
     "train.save_every=1", "train.eval.every=1", "train.eval.val_tasks=3", "train.workers=16",
 ]  # fmt: skip

@@ -17,7 +17,8 @@ def wordy(evidence):
     return zlib.crc32(evidence.final.encode()) % 7 / 7  # differs between siblings, so that every group has a lesson
 """
 SETTINGS = [
-    *SMALL, "train.preflight=off", "train.warmup.demos=0", "train.steps=3", "train.eval.base_tasks=0", "train.eval.every=0", "train.eval.tasks=1",
+    "train.preflight=off",
+    *SMALL, "train.warmup.demos=0", "train.steps=3", "train.eval.base_tasks=0", "train.eval.every=0", "train.eval.tasks=1",
     "train.save_every=0", "train.learning_rate=1e-2", "train.lr_warmup_steps=0", "reward.wordy={from: rewards.py:wordy}",
 ]  # fmt: skip
 

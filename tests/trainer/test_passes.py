@@ -13,6 +13,15 @@ from envgym_trainer.passes import LEAST_TOKENS, MOST_SHARES, Passes, _single_thr
 EVERY = torch.get_num_threads()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def every_thread():
+    """What is decided here is decided by how many threads there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(EVERY)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def passes():
     passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4)

@@ -31,7 +31,8 @@ from envgym_trainer.runs import RunFolder
 from envgym_trainer.train import Trainer
 
 SMALL = [
-    "train.model=tiny", "train.preflight=off", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=3",
+    "train.preflight=off",
+    "train.model=tiny", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=3",
     "train.group_size=4", "train.eval.tasks=2", "train.eval.base_tasks=0", "train.max_new_tokens=4",
 ]  # fmt: skip
 
