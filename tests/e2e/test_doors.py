@@ -65,7 +65,10 @@ def test_environments_use_public_names_only(file):
     assert {name.removeprefix("envgym.") for name in imports(file) if name.startswith("envgym")} <= PUBLIC
 
 
-@pytest.mark.parametrize("code", ["import envgym", "import envgym.env, envgym.cli, envgym.play", "import envgym_trainer.config"])
+@pytest.mark.parametrize(
+    "code",
+    ["import envgym", "import envgym.env, envgym.cli, envgym.play", "import envgym_trainer.config, envgym_trainer.controllers"],
+)
 def test_importing_loads_nothing_heavy(code):
     check = f"{code}; import sys; print(sorted({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

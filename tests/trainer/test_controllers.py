@@ -154,7 +154,7 @@ def test_a_step_without_a_measurement_leaves_everything_as_it_is():
 
 
 def test_controllers_go_on_from_their_state_as_if_never_stopped():
-    config = {"kl": {"target": 0.05}, "learning_rate": {"target": 1e-3, "highest": 10.0}, "entropy": {"target": 1.0}}
+    config = {"kl": {"target": 0.05}, "learning_rate": {"target": 1e-3, "highest": 10.0}, "entropy": {"target": 2.5}}
     straight = Bandit(kl_coef=0.1)
     whole = controls_of(straight, **config)
     controlled(straight, whole, 20)
