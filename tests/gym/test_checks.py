@@ -167,7 +167,7 @@ BROKEN = {
     ),
     "an answer in the order of a set": (
         {"episode_determinism"},
-        {"tools": ('or "nobody"', 'or str({"nobody", "no one", "not a soul", "none at all", "no such name"})')},
+        {"tools": ('or "nobody"', 'or str(set("not a soul by that name, quick zebra"))')},
     ),
     "a metric that hashes text": (
         {"verifier_determinism"},

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker.errors
 import pytest
 import shop
-from kiosk import need_docker
+from kiosk import need_docker, wait_until
 
 from envgym.env import World
 from envgym.errors import PrerequisiteError, SpecError
@@ -46,8 +46,21 @@ def api():
     for image in left:
         with contextlib.suppress(docker.errors.NotFound):
             if image["Id"] not in before and "/word.txt" in str(api.history(image["Id"])):
-                api.remove_image(image["Id"], force=True)
+                wait_until(lambda name=image["Id"]: is_removed(api, name))
     api.close()
+
+
+def is_removed(api, image: str) -> bool:
+    """Removes an image; not yet, while the last box of it is on its way out."""
+    try:
+        api.remove_image(image, force=True)
+    except docker.errors.NotFound:
+        return True
+    except docker.errors.APIError as error:
+        if error.status_code != 409:
+            raise
+        return False
+    return True
 
 
 # --- the name says what is inside ---

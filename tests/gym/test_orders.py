@@ -97,7 +97,8 @@ def test_the_tools_refuse_what_the_document_forbids(world):
 @pytest.mark.slow
 def test_it_trains(tmp_path):
     small = ["train.model=tiny", "train.warmup.demos=4", "train.steps=1", "train.tasks_per_step=1", "train.group_size=2",
-             "train.eval.tasks=2", "train.eval.base_tasks=2", "train.max_new_tokens=8", "sandbox.backend=local"]  # fmt: skip
+             "train.eval.tasks=2", "train.eval.base_tasks=2", "train.max_new_tokens=8", "train.preflight=off",
+             "sandbox.backend=local"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'trainer'}"}
     done = subprocess.run(
         [sys.executable, "-m", "envgym.cli", "train", "orders", *small, "--out", str(tmp_path)],
