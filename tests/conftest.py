@@ -7,6 +7,7 @@ for folder in ("gym", "trainer"):  # the small shop, the tiny models: what tests
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers' own hook, which reads the groups
 def pytest_collection_modifyitems(config, items):
     """A campaign takes minutes: it runs when it is asked for, and says so when it is not.
 
