@@ -12,16 +12,16 @@ PROMPTS = (
 
 @template(level="L0")
 def find_number(draw: Draw) -> Task:
-    hidden = draw.row("SELECT number FROM secret")["number"]
+    secret = draw.row("SELECT number, highest FROM secret")
     return draw.task(
         prompt=draw.wording(PROMPTS),
-        oracle=[ToolCall("guess", {"number": number}) for number in halving(hidden, low=1, high=15)],
-        changes=[Change.insert("guesses", number=hidden)],
+        oracle=[ToolCall("guess", {"number": number}) for number in halving(secret["number"], low=1, high=secret["highest"])],
+        changes=[Change.insert("guesses", number=secret["number"])],
     )
 
 
 def halving(hidden: int, *, low: int, high: int) -> list[int]:
-    """The guesses of a binary search, the hit included: at most 4 for 15 numbers."""
+    """The guesses of a binary search, the hit included: at most 4 for 15 numbers, 6 for 63."""
     guesses = []
     while not guesses or guesses[-1] != hidden:
         middle = (low + high) // 2

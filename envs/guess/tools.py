@@ -7,10 +7,10 @@ def guess(db: sqlite3.Connection, number: int) -> str:
     """Guess the number
 
     Args:
-        number: a whole number from 1 to 15.
+        number: a whole number.
     """
-    if not 1 <= number <= 15:
-        raise ValueError("guess from 1 to 15")
-    hidden = db.execute("SELECT number FROM secret").fetchone()[0]
+    hidden, highest = db.execute("SELECT number, highest FROM secret").fetchone()
+    if not 1 <= number <= highest:
+        raise ValueError(f"guess from 1 to {highest}")
     db.execute("INSERT INTO guesses (number) VALUES (?)", (number,))
     return "correct" if number == hidden else "higher" if hidden > number else "lower"

@@ -1,11 +1,18 @@
-"""Hides a number from 1 to 15."""
+"""Hides a number."""
 
 import random
 import sqlite3
 
-HIGHEST = 15
-
 
 def build(db: sqlite3.Connection, seed: int) -> None:
-    """Draws the hidden number; every one is equally likely."""
-    db.execute("INSERT INTO secret (number) VALUES (?)", (random.Random(seed).randint(1, HIGHEST),))
+    """A number from 1 to 15; every one is equally likely."""
+    _hide(db, seed, highest=15)
+
+
+def build_long(db: sqlite3.Connection, seed: int) -> None:
+    """A number from 1 to 63: two more halvings."""
+    _hide(db, seed, highest=63)
+
+
+def _hide(db: sqlite3.Connection, seed: int, *, highest: int) -> None:
+    db.execute("INSERT INTO secret (number, highest) VALUES (?, ?)", (random.Random(seed).randint(1, highest), highest))

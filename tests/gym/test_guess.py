@@ -22,9 +22,9 @@ def game(seed: int) -> sqlite3.Connection:
     return db
 
 
-def hiding(number: int) -> sqlite3.Connection:
+def hiding(number: int, highest: int = 15) -> sqlite3.Connection:
     db = game(0)
-    db.execute("UPDATE secret SET number = ?", (number,))
+    db.execute("UPDATE secret SET number = ?, highest = ?", (number, highest))
     return db
 
 
@@ -42,15 +42,23 @@ def test_a_guess_out_of_range_is_refused(number):
     assert db.execute("SELECT count(*) FROM guesses").fetchone()[0] == 0
 
 
-@pytest.mark.parametrize("hidden", range(1, 16))
-def test_halving_finds_any_number_in_four_guesses_and_follows_the_answers(hidden):
-    guesses = load_file(GUESS / "tasks.py").halving(hidden, low=1, high=15)
-    told = [TOOLS.guess(hiding(hidden), number) for number in guesses]
-    assert len(guesses) <= 4
-    assert guesses[0] == 8
+@pytest.mark.parametrize(("hidden", "highest"), [*((n, 15) for n in range(1, 16)), *((n, 63) for n in (1, 31, 32, 33, 47, 63))])
+def test_halving_finds_any_number_and_follows_the_answers(hidden, highest):
+    guesses = load_file(GUESS / "tasks.py").halving(hidden, low=1, high=highest)
+    told = [TOOLS.guess(hiding(hidden, highest), number) for number in guesses]
+    assert len(guesses) <= {15: 4, 63: 6}[highest]
+    assert guesses[0] == (highest + 1) // 2
     assert told[-1] == "correct"
     for before, answer, after in zip(guesses, told, guesses[1:], strict=False):
         assert (after > before) == (answer == "higher")
+
+
+def test_the_long_game_hides_one_of_sixty_three_and_leaves_turns_to_spare():
+    spec = load_spec(GUESS.parent / "guess-long.yaml")
+    source = TaskSource(spec)
+    tasks = [source.task(id_) for id_ in source.ids("train", count=1000)]
+    assert {task.oracle[-1].arguments["number"] for task in tasks} == set(range(1, 64))
+    assert max(len(task.oracle) for task in tasks) == spec.episode.max_turns - 3
 
 
 def test_every_number_is_hidden_about_equally_often():

@@ -24,9 +24,9 @@ def made(tmp_path_factory):
     return out
 
 
-def test_baselines_are_two_runs_a_seed(made):
+def test_baselines_are_three_runs_a_seed(made):
     runs = sorted(path.name for path in made.iterdir() if path.is_dir())
-    assert runs == ["grpo-seed0", "grpo-seed1", "sft-grpo-seed0", "sft-grpo-seed1"]
+    assert runs == ["grpo-seed0", "grpo-seed1", "sft-grpo-seed0", "sft-grpo-seed1", "sft-seed0", "sft-seed1"]
     assert all((made / run / "adapter").is_dir() for run in runs)
 
 
@@ -40,13 +40,29 @@ def test_finished_runs_are_not_made_again_and_others_go_on(made, capsys):
     (made / "grpo-seed1/outcomes.json").unlink()  # as if it had been stopped at the very end
     before = [RunFolder(made / run).metrics() for run in ("sft-grpo-seed0", "grpo-seed1")]
     assert main(["study", "baselines", "guess", *SMALL, "--seeds", "2", "--out", str(made)]) == 0
-    assert capsys.readouterr().out.count("finished before") == 3
+    assert capsys.readouterr().out.count("finished before") == 5
     assert [RunFolder(made / run).metrics() for run in ("sft-grpo-seed0", "grpo-seed1")] == before
 
 
 def test_runs_of_other_settings_are_never_taken_for_these(made, capsys):
     assert main(["study", "baselines", "guess", *SMALL, "train.temperature=0.5", "--seeds", "1", "--out", str(made)]) == 2
     assert "was made with other settings. Name another folder with --out" in capsys.readouterr().err
+
+
+def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would(tmp_path):
+    (tmp_path / "parts.py").write_text("def brief(evidence): return len(evidence.final) / 100\n")  # siblings must differ to teach
+    settings = [*SMALL, "train.deterministic=true", f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}"]
+    assert main(["study", "algorithms", "guess", *settings, "--names", "gspo,turns", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    said = (tmp_path / "algorithms.md").read_text()
+    assert [line.split(" | ")[0] for line in said.splitlines()[2:5]] == ["| SFT", "| gspo", "| turns"]
+    warm, *others = (RunFolder(tmp_path / f"{name}-seed0") for name in ("sft", "gspo", "turns"))
+    assert {line["phase"] for line in warm.metrics()} == {"warmup", "eval"}
+    assert all(run.metrics()[: len(warm.metrics())] == warm.metrics() for run in others)
+    assert main(["train", "guess", *settings, "train.algorithm=turns", "--out", str(tmp_path), "--name", "alone"]) == 0
+    adapters = [
+        (tmp_path / run / "adapter/adapter_model.safetensors").read_bytes() for run in ("turns-seed0", "alone", "gspo-seed0")
+    ]
+    assert adapters[0] == adapters[1] != adapters[2]
 
 
 def test_an_arm_that_cannot_be_is_told_before_any_run(tmp_path):

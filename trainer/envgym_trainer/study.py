@@ -3,8 +3,9 @@
     study = Study(baselines(), seeds=(0, 1, 2), env="envs/guess.yaml", settings=[], out=Path("runs/study-guess"))
     print(to_text(study.run(console)))
 
-Every arm trains with its own settings from the same seeds, on the same tasks, and is judged on the same held-out ones. A run is
-an ordinary run folder; one that is finished is not made again, one that was stopped goes on. Left out: several machines.
+Every arm trains with its own settings from the same seeds, on the same tasks, and is judged on the same held-out ones. A warm
+start that arms have in common is made once. A run is an ordinary run folder; one that is finished is not made again, one that
+was stopped goes on. Left out: several machines.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ from envgym.report import Outcome
 from envgym.stats import T_975, mean_interval
 from envgym_trainer.algorithms import Preset
 from envgym_trainer.run import resolve, resolved_yaml, train
-from envgym_trainer.runs import RunFolder, write_atomic
+from envgym_trainer.runs import RunFolder, atomic_folder, write_atomic
 
 BASE, WARM, TRAINED = "base model", "warm start", "trained"
 """Names of a run's evaluations, as of `train.py`."""
 RESULT = "outcomes.json"
+WARM_RUN = "sft"
+"""The run that ends with the warm start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Arm:
     """Over those of the study."""
     evaluation: str = TRAINED
     """Which of the run's evaluations counts."""
+    after: str = ""
+    """Name of the run that this one goes on from; an earlier arm has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +66,19 @@ class Result:
 
 
 def baselines() -> tuple[Arm, ...]:
-    """Base model, supervised fine-tuning alone, GRPO alone, and GRPO after it; two runs a seed."""
-    both = "sft-grpo"
+    """Base model, supervised fine-tuning alone, GRPO alone, and GRPO after it; three runs a seed."""
     return (
-        Arm("base", both, evaluation=BASE),
-        Arm("SFT", both, evaluation=WARM),
+        Arm("base", WARM_RUN, ("train.steps=0",), evaluation=BASE),
+        Arm("SFT", WARM_RUN, ("train.steps=0",), evaluation=WARM),
         Arm("GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")),  # that it may learn nothing is the finding
-        Arm("SFT+GRPO", both),
+        Arm("SFT+GRPO", "sft-grpo", after=WARM_RUN),
     )
 
 
 def algorithms(names: Sequence[str]) -> tuple[Arm, ...]:
     """The warm start alone, then each algorithm after it."""
-    arms = [Arm(name, name, (f"train.algorithm={name}",)) for name in names]
-    return (Arm("SFT", arms[0].run, arms[0].settings, evaluation=WARM), *arms)
+    arms = (Arm(name, name, (f"train.algorithm={name}",), after=WARM_RUN) for name in names)
+    return (Arm("SFT", WARM_RUN, ("train.steps=0",), evaluation=WARM), *arms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,8 @@ class Study:
             console.print(f"finished before: {path}", highlight=False)
         else:
             spec, config, _ = resolve(self.env, self._settings(arm, seed))
+            if arm.after and not path.exists():
+                _branch(self.out / f"{arm.after}-seed{seed}", path, resolved_yaml(spec, config))
             begun = RunFolder(path).latest_checkpoint() is not None
             folder = RunFolder.open(path) if begun else _fresh(path)
             outcomes = train(spec, config, folder, console=console, resume=begun)
@@ -146,6 +152,13 @@ def _fresh(path: Path) -> RunFolder:
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)
+
+
+def _branch(source: Path, path: Path, config: str) -> None:
+    """A run that goes on from another's last checkpoint, with settings of its own."""
+    with atomic_folder(path) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", RESULT, ".*"))
+        RunFolder(folder).write_config(config)
 
 
 def table(results: Sequence[Result]) -> list[tuple[str, ...]]:

@@ -121,7 +121,8 @@ class Trainer:
         if self.warmup_steps:
             self.evaluate(WARM)
         self.grpo()
-        self.evaluate(TRAINED)
+        if self.config.steps or not self.warmup_steps:  # else the warm start is what was trained
+            self.evaluate(TRAINED)
 
     def warm_up(self) -> None:
         """Supervised steps on the oracle's episodes, each on fresh tasks of the train split."""
