@@ -3,7 +3,7 @@
 One forward pass carries the new tokens of many rows, packed behind one another as (1, N): rows with several new tokens
 (a prompt, an observation) first, then rows with exactly one. Each row attends to its shared segment and to its own tokens;
 a segment's keys are read once for all its rows and never copied.
-Left out: sliding windows, soft caps and sinks; a model that asks for them is refused.
+Left out: windows shorter than a dialogue, soft caps and sinks; such models take the plain path (`plain_passes.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,32 @@ from envgym.errors import UsageError
 from envgym_trainer.kv import KeyValues
 
 NAME = "envgym_kv"
+
+
+class UnknownAttention(UsageError):
+    """A model whose attention is not the one that is computed here."""
+
+
+def why_unknown(config: Any, max_context: int) -> str | None:
+    """What about this model's attention is not known to the sampler's batches and the learner's tree; None where all of it is.
+
+    Args:
+        config: of a causal language model of transformers.
+        max_context: tokens of the longest dialogue; a window that is as wide is no window.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if strange := kinds - {"full_attention", "sliding_attention"}:
+        return f"layers of kind {', '.join(sorted(strange))}"
+    if not hasattr(config, "num_key_value_heads"):
+        return "no number of key-value heads in its config"
+    has_window = "sliding_attention" in kinds or getattr(config, "layer_types", None) is None
+    if has_window and (window := getattr(config, "sliding_window", None)) and window < max_context:
+        return f"a window of {window} tokens in dialogues of up to {max_context}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    for each in rope.values() if any(isinstance(value, dict) for value in rope.values()) else [rope]:
+        if each.get("rope_type", "default") in ("dynamic", "longrope"):  # stored keys would go stale
+            return f"'{each['rope_type']}' positions, which change with the length"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +113,8 @@ class Layout:
     shared: KeyValues
     spans: list[Span]
     singles: Singles | None
+    longest: int
+    """Tokens of the longest dialogue among them."""
 
 
 def attend(
@@ -100,8 +128,10 @@ def attend(
         envgym_layout: whose tokens these are.
     Returns: (1, N, H, D) and None.
     """
-    if envgym_layout is None or any(options.get(name) is not None for name in ("sliding_window", "softcap", "s_aux")):
-        raise UsageError(f"{type(module).__name__}: the sampler knows plain causal attention only, not {sorted(options)}.")
+    window = options.get("sliding_window")
+    is_cut = window is not None and envgym_layout is not None and envgym_layout.longest > window
+    if envgym_layout is None or is_cut or any(options.get(name) is not None for name in ("softcap", "s_aux")):
+        raise UnknownAttention(f"{type(module).__name__}: soft caps, sinks, or a window shorter than the dialogue")
     layer = module.layer_idx
     query = query[0] * (scaling if scaling is not None else query.shape[-1] ** -0.5)  # (H, N, D)
     out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])  # (N, H, D)

@@ -24,7 +24,7 @@ from envgym.errors import UsageError, WorldFailure
 from envgym_trainer import sampling
 from envgym_trainer.chat import Chat
 from envgym_trainer.dialogue import EnginePolicy
-from envgym_trainer.passes import Passes
+from envgym_trainer.plain_passes import open_passes
 from envgym_trainer.replica import Replica
 from envgym_trainer.scheduler import Planned, Scheduler, Track, Turn
 
@@ -57,17 +57,19 @@ class Engine:
         max_batch: dialogues whose keys and values are kept; more are served in turn, at the price of computing theirs again.
         max_step_tokens: new tokens in one forward pass; bounds the memory of a long prompt.
         deterministic: no choice by the clock, and every `refresh` starts from empty stores; see `lockstep.py`.
-    Raises: UsageError for a model whose attention the sampler does not reproduce.
+        say: told where a model has to take the plain path.
+    Raises: UsageError for dialogues longer than the model, and where its attention should be known but gives other logits.
     """
 
     def __init__(
         self, model: Any, chat: Chat, *, max_context: int, max_batch: int = 64, max_step_tokens: int = 2048,
-        deterministic: bool = False,
+        deterministic: bool = False, say: Callable[[str], None] = log.warning,
     ):  # fmt: skip
         self.chat, self.max_context, self._deterministic = chat, max_context, deterministic
         self._replica = Replica(model)
-        _check_supported(self._replica.model.config, max_context)
-        self._passes = Passes(self._replica.model, rows=max_batch, shared_rows=2 * max_batch)
+        _check_length(self._replica.model.config, max_context)
+        rows = {"rows": max_batch, "shared_rows": 2 * max_batch}
+        self._passes = open_passes(self._replica.model, **rows, max_context=max_context, say=say)
         self._max_batch, self._max_step_tokens = max_batch, max_step_tokens
         self._scheduler = self._new_scheduler()
         self._in_flight = 0
@@ -241,17 +243,9 @@ class Engine:
             self._passes.forget()
 
 
-def _check_supported(config: Any, max_context: int) -> None:
-    name = config.model_type
+def _check_length(config: Any, max_context: int) -> None:
     if max_context > (limit := getattr(config, "max_position_embeddings", max_context)):
         raise UsageError(
-            f"max_context is {max_context}, but this {name} model knows {limit} positions. Set max_context to {limit} or less."
+            f"max_context is {max_context}, but this {config.model_type} model knows {limit} positions. "
+            f"Set max_context to {limit} or less."
         )
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or not hasattr(config, "num_key_value_heads"):
-        raise UsageError(
-            f"model type '{name}' has layers of kind {sorted(kinds)}; the sampler knows full attention alone (Llama, Qwen)."
-        )
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope in ("dynamic", "longrope"):
-        raise UsageError(f"model '{name}' has '{rope}' positions, which change with the length: stored keys would go stale")

@@ -68,7 +68,8 @@ def lay_out(works: Sequence[Work], own: KeyValues, shared: KeyValues, device: to
         ids += work.ids
         positions += range(first, first + len(work.ids))
         last[index] = len(ids) - 1
-    layout = Layout(own, shared, spans, _singles(singles, len(ids) - len(singles), device) if singles else None)
+    ones = _singles(singles, len(ids) - len(singles), device) if singles else None
+    layout = Layout(own, shared, spans, ones, longest=max(positions) + 1)
     tokens, places = (torch.tensor([values], device=device) for values in (ids, positions))
     return Pass(tokens, places, torch.tensor(last, device=device), layout)
 

@@ -33,7 +33,8 @@ class Passes:
     Args:
         model: a causal language model; from now on its attention is the sampler's.
         rows: dialogues whose keys and values are kept. shared_rows: segments.
-    Raises: UsageError for a model whose attention the sampler does not reproduce.
+    Raises: UnknownAttention for a model whose attention is of another kind. UsageError where it should be known and yet gives
+        other logits.
     """
 
     def __init__(self, model: Any, *, rows: int, shared_rows: int):
@@ -119,9 +120,13 @@ class Passes:
         """Compares the sampler's way through the model with the model's own, on one short text in three parts."""
         ids = [index % self.model.config.vocab_size for index in (3, 1, 4, 1, 5, 9, 2)]
         expected = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
-        self.model.config._attn_implementation = attention.NAME
-        for work in (Work(ids[:3], 0, 0, own=False), Work(ids[3:6], 0, 0, 0, 3), Work(ids[6:], 0, 3, 0, 3)):
-            found = self.logits([work], [0])[0]
+        own, self.model.config._attn_implementation = self.model.config._attn_implementation, attention.NAME
+        try:
+            for work in (Work(ids[:3], 0, 0, own=False), Work(ids[3:6], 0, 0, 0, 3), Work(ids[6:], 0, 3, 0, 3)):
+                found = self.logits([work], [0])[0]
+        except attention.UnknownAttention:
+            self.model.config._attn_implementation = own
+            raise
         gap = (found - expected).abs().max().item() / expected.abs().max().item()
         if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):
             name = type(self.model).__name__

@@ -26,6 +26,7 @@ from envgym.report import Outcome
 from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer import best, checkpoint
+from envgym_trainer.attention import why_unknown
 from envgym_trainer.card import CardFacts, model_card
 from envgym_trainer.chat import Chat
 from envgym_trainer.checkpoint import Progress, Stateful
@@ -81,8 +82,9 @@ class Trainer:
         self.chat = Chat(self.tokenizer, model=model)
         self.model = attach(model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
         self.engine = Engine(
-            self.model, self.chat, max_context=config.max_context, max_batch=config.workers, deterministic=config.deterministic
-        )
+            self.model, self.chat, max_context=config.max_context, max_batch=config.workers, deterministic=config.deterministic,
+            say=display.note,
+        )  # fmt: skip
         self.play_many = partial(play_in_step, self.engine) if config.deterministic else play_many
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         self.watch = MismatchWatch(dtype=model.dtype, on_mismatch=config.on_mismatch, say=display.note)
@@ -258,6 +260,7 @@ class Trainer:
             warmup_steps=config.lr_warmup_steps, entropy_coef=config.entropy_coef,
             max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
             algorithm=config.algorithm, constant_length=config.max_new_tokens,
+            layout="flat" if why_unknown(self.model.get_base_model().config, config.max_context) else "tree",
         )  # fmt: skip
 
     def _play(
