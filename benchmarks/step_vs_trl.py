@@ -1,0 +1,104 @@
+"""How long does a whole GRPO step take, beside TRL's on the same work? Prints the ratios with their goals.
+
+    pip install -e '.[train,parity]'
+    python benchmarks/step_vs_trl.py                        # an hour on two cores: five rounds, each side in a process of its own
+    python benchmarks/step_vs_trl.py --tool-seconds 0.2     # the same with slow tools
+    python benchmarks/step_vs_trl.py --quick                # does it run, not how fast
+
+A step is 2 tasks x 8 episodes x 3 turns x 60 sampled tokens, 40 tokens of tool answer between turns, after a prompt of 600; the
+model is SmolLM2-135M in float32 with LoRA of rank 16 on all linear layers. Neither side may stop earlier or sample more, both
+sample at temperature 1 and make one update from one optimiser step. What is not timed: imports, loading, and on TRL's side the
+making of its trainer. Rounds alternate the order; the median of the rounds is shown, with the range of the ratio.
+
+    step        sampling and update, wall seconds of the process; CPU: of all its threads
+    sampling    TRL: `_generate`; envgym: `Trainer.sample`, the copy of the adapter to the sampler included
+    training    the rest
+    peak        resident memory at its highest
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from steps.work import Measured, Work
+
+HERE = Path(__file__).parent
+OURS, PEER, BATCHING = "steps.ours", "steps.peer", "steps.peer batching"
+QUICK = Work(tasks=1, group=4, turns=2, turn_tokens=8, tool_tokens=40, prompt_tokens=200)
+
+
+def run(side: str, work: Work, model: str, threads: int) -> Measured:
+    module, *options = side.split()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent / "trainer")])}
+    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", module, work.to_json(), model, str(threads), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
+    return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def table(rounds: Sequence[dict[str, Measured]], goals: dict[str, float]) -> list[str]:
+    sides = list(rounds[0])
+    columns = {
+        "step s": lambda m: m.seconds, "CPU s": lambda m: m.cpu_seconds,
+        "sampling CPU s": lambda m: m.sampling_cpu_seconds, "training CPU s": lambda m: m.cpu_seconds - m.sampling_cpu_seconds,
+        "peak MB": lambda m: m.peak_mb, "sampled": lambda m: m.sampled_tokens, "tokens": lambda m: m.all_tokens,
+    }  # fmt: skip
+    rows = [f"{'median of ' + str(len(rounds)):26}" + "".join(f"{name:>16}" for name in columns)]
+    for side in sides:
+        values = [statistics.median(read(each[side]) for each in rounds) for read in columns.values()]
+        rows.append(f"{rounds[0][side].side:26}" + "".join(f"{value:16.1f}" for value in values))
+    rows.append("")
+    for side in sides[1:]:
+        for name in ("step s", "CPU s", "sampling CPU s", "training CPU s", "peak MB"):
+            ratios = sorted(columns[name](each[side]) / columns[name](each[OURS]) for each in rounds)
+            goal = f"   goal {goals[name]:g}" if name in goals and side == PEER else ""
+            spread = f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            rows.append(f"{rounds[0][side].side} / envgym, {name:16}{statistics.median(ratios):6.2f} x  {spread}{goal}")
+    versions = {name: version for each in rounds[0].values() for name, version in each.versions.items()}
+    rows += ["", ", ".join(f"{name} {version}" for name, version in versions.items())]
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tool-seconds", type=float, default=0.0, help="how long each tool call takes")
+    parser.add_argument("--batching", action="store_true", help="also TRL on transformers' continuous batching")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write each round's figures there too")
+    arguments = parser.parse_args(argv)
+    from envgym_trainer.models import resolve
+
+    model = str(resolve(arguments.model).path)
+    work = replace(QUICK if arguments.quick else Work(), tool_seconds=arguments.tool_seconds)
+    sides = [OURS, PEER, *([BATCHING] if arguments.batching else [])]
+    rounds: list[dict[str, Measured]] = []
+    for number in range(1 if arguments.quick else arguments.rounds):
+        found = {}
+        for side in sides[:: -1 if number % 2 else 1]:
+            print(f"round {number + 1}: {side}", file=sys.stderr, flush=True)
+            found[side] = run(side, work, model, arguments.threads)
+            print(f"    {found[side].to_json()}", file=sys.stderr, flush=True)
+        rounds.append({side: found[side] for side in sides})
+        if arguments.json:
+            plain = [{name: json.loads(each.to_json()) for name, each in one.items()} for one in rounds]
+            arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    goals = {"step s": 8.0} if arguments.tool_seconds else {"step s": 6.0, "CPU s": 6.0, "sampling CPU s": 7.0, "peak MB": 2.5}
+    print("\n".join(table(rounds, goals)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
