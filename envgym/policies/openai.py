@@ -101,6 +101,10 @@ class OpenAIPolicy:
         return [str(entry.get("id")) for entry in self.request("GET", "/models").get("data", [])]
 
     def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0) -> dict[str, Any]:
+        """The JSON that `send` is answered. Raises: as `send`; WorldFailure for an answer that is no JSON object."""
+        return _json_of(self.send(method, path, body, seed=seed))
+
+    def send(self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0) -> httpx.Response:
         """One request with its retries.
 
         Raises:
@@ -120,7 +124,7 @@ class OpenAIPolicy:
             else:
                 self._answered = True
                 if response.is_success:
-                    return _json_of(response)
+                    return response
                 problem = self._refusal(response, path)
                 waited = _retry_after(response) or waited
                 if response.status_code not in RETRIED:

@@ -15,11 +15,12 @@ BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<te
 BLOCKS = [match.groupdict() for match in BLOCK.finditer(README)]
 SMALL = ["train.model=tiny", "train.warmup.demos=4", "train.steps=1", "train.tasks_per_step=1", "train.group_size=2"]
 SMALL += ["train.eval.tasks=2", "train.eval.val_tasks=2", "train.max_new_tokens=8", "train.max_context=2048", "train.preflight=off"]
-ELSEWHERE = ("cd ", "make ", "pip ", "vllm ", "tensorboard ", "pytest")
+ELSEWHERE = ("cd ", "make ", "pip ", "vllm ", "VLLM_", "tensorboard ", "pytest")
 """Commands of the README that other tests run (test_install.py), or that need what is not here (a GPU, a browser)."""
 LONG = {
     "benchmarks/learning_curve.py": "needs finished runs; its own test makes some",
     "benchmarks/sandbox.py": "needs an engine; its own test runs it",
+    "train.server.url": "needs a server; tests/trainer/test_served.py has one",
 }
 
 

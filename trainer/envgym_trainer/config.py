@@ -74,6 +74,15 @@ class EvalConfig(Block):
     """0 is greedy."""
 
 
+class ServerConfig(Block):
+    url: str
+    """Of a vLLM server that has the same base model, such as http://localhost:8000."""
+    model: str | None = None
+    """The base model's name there; its only one by default."""
+    adapters: str | None = None
+    """Folder for the adapter's versions, under the same path on both sides; in the run's folder by default."""
+
+
 class TrainConfig(Block):
     model: str = "smollm2-135m-instruct"
     """A built-in name (smollm2-135m-instruct, tiny), a Hugging Face id, or a local directory."""
@@ -111,6 +120,8 @@ class TrainConfig(Block):
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling, and of scoring what was sampled."""
     sampling: SamplingConfig = SamplingConfig()
+    server: ServerConfig | None = None
+    """Sample on a vLLM server instead of in this process; README has the command that starts one."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Tokens of one answer."""
     max_context: int = Field(default=2048, ge=64)
@@ -191,5 +202,7 @@ class TrainConfig(Block):
                 "train.export is best, but train.eval.every is 0, so no validation would tell which adapter that is. Set "
                 "train.eval.every, such as to 5 GRPO steps, or train.export=last."
             )
+        if self.server and self.deterministic:
+            raise UsageError("train.deterministic needs the sampler of this process: a server batches as it likes. Leave one out.")
         self.controllers.check(kl_coef=self.kl_coef, learning_rate=self.learning_rate, updates_per_step=self.updates_per_step)
         return self

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from envgym.errors import UsageError
 from envgym.messages import Message
 from envgym.policies import Completion, TokenTrace
 from envgym.tasks import Task
+from envgym_trainer.chat import Chat
 from envgym_trainer.scheduler import Track, Turn
 
-if TYPE_CHECKING:
-    from envgym_trainer.engine import Engine
+
+class Sampler(Protocol):
+    """What serves dialogues: the engine of this process, or a server."""
+
+    chat: Chat
+    max_context: int
+
+    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256) -> EnginePolicy: ...
+
+    def refresh(self, peft_model: Any = None) -> None: ...
+
+    def submit(self, turn: Turn) -> None: ...
+
+    def release(self, track: Track) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePolicy:
     """Samples on an engine; safe to share between threads."""
 
-    engine: Engine
+    engine: Sampler
     temperature: float
     max_new_tokens: int
     """Limit of one turn."""

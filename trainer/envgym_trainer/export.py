@@ -38,6 +38,17 @@ def save_adapter(peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, b
         card: text of README.md (`card.model_card`).
     Raises: UsageError for an adapter that no server would load.
     """
+    save_weights(peft_model, folder, base_id=base_id)
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = chat.jinja
+    own.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    _write_manifest(folder, base_id, chat)
+    return folder
+
+
+def save_weights(peft_model: Any, folder: Path, *, base_id: str) -> Path:
+    """The adapter's config and weights alone: what a server needs that has the tokenizer. Raises: as `save_adapter`."""
     from safetensors.torch import save_file
 
     lora_layers(peft_model)
@@ -47,11 +58,6 @@ def save_adapter(peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, b
     config.base_model_name_or_path, config.inference_mode = base_id, True
     config.save_pretrained(folder)
     save_file(lora_state(peft_model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    own = copy.deepcopy(tokenizer)
-    own.chat_template = chat.jinja
-    own.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    _write_manifest(folder, base_id, chat)
     return folder
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from envgym_trainer.chat import Chat
 from envgym_trainer.checkpoint import Progress, Stateful
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.controllers import Controls
+from envgym_trainer.dialogue import Sampler
 from envgym_trainer.display import Display
 from envgym_trainer.engine import Engine
 from envgym_trainer.export import save_adapter
@@ -49,6 +51,7 @@ from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, inner_updat
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.resume import restore
 from envgym_trainer.runs import RunFolder
+from envgym_trainer.served import ServedEngine
 from envgym_trainer.task_sampler import TaskSampler
 from envgym_trainer.timing import speed, time_split
 
@@ -81,11 +84,10 @@ class Trainer:
         )
         self.chat = Chat(self.tokenizer, model=model)
         self.model = attach(model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
-        self.engine = Engine(
-            self.model, self.chat, max_context=config.max_context, max_batch=config.workers, deterministic=config.deterministic,
-            say=display.note,
-        )  # fmt: skip
-        self.play_many = partial(play_in_step, self.engine) if config.deterministic else play_many
+        self.engine = self._sampler()
+        self.play_many = play_many
+        if config.deterministic and isinstance(self.engine, Engine):
+            self.play_many = partial(play_in_step, self.engine)
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         self.watch = MismatchWatch(dtype=model.dtype, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
@@ -242,6 +244,18 @@ class Trainer:
     def close(self) -> None:
         self.engine.close()
         self.world.close()
+
+    def _sampler(self) -> Sampler:
+        config = self.config
+        if config.server:
+            adapters = Path(config.server.adapters or self.folder.path / "served")
+            return ServedEngine(
+                config.server.url, self.chat, model=config.server.model, adapters=adapters, max_context=config.max_context
+            )
+        return Engine(
+            self.model, self.chat, max_context=config.max_context, max_batch=config.workers, deterministic=config.deterministic,
+            say=self.display.note,
+        )  # fmt: skip
 
     def _learner_at(self, step: int) -> Learner:
         warming_up = self.config.warmup.demos and step <= self.warmup_steps

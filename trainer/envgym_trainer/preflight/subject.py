@@ -19,6 +19,7 @@ from envgym.spec import EnvSpec
 from envgym.tasks import Task, stable_seed
 from envgym_trainer.chat import Chat
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.dialogue import Sampler
 from envgym_trainer.engine import Engine
 from envgym_trainer.policies.demo import DemoPolicy
 
@@ -39,7 +40,7 @@ class Subject:
     config: TrainConfig
     world: Any
     chat: Chat
-    engine: Engine
+    engine: Sampler
     model: Any
     """PEFT's, with a fresh adapter."""
     is_full: bool = True

@@ -1,0 +1,97 @@
+"""A server that speaks as much of vLLM's protocol as the trainer uses, over a small model on this machine: for the protocol, not
+its speed. Fields and answers as in vLLM's `entrypoints/openai/completion/protocol.py` and its `..._lora_adapter` routes."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+
+class StandIn:
+    """What the server holds; `requests` are all bodies it was sent, by path."""
+
+    def __init__(self, model, name="tiny", *, loads_adapters=True):
+        self.base, self.name, self.loads_adapters = model, name, loads_adapters
+        self.adapters, self.requests, self.change, self.lock = {}, [], lambda choice: None, threading.Lock()
+
+    def answer(self, path, body):
+        """(status, text) of one request."""
+        self.requests.append((path, body))
+        if path == "/v1/models":
+            return 200, json.dumps({"data": [{"id": name} for name in (self.name, *self.adapters)]})
+        if path.endswith("_lora_adapter"):
+            return self.adapt(path, body)
+        if body["model"] not in (self.name, *self.adapters):
+            return 404, json.dumps({"error": {"message": f"The model `{body['model']}` does not exist."}})
+        with self.lock:
+            choice = self.sample(self.adapters.get(body["model"], self.base), body)
+        self.change(choice)
+        return 200, json.dumps({"choices": [choice]})
+
+    def adapt(self, path, body):
+        if not self.loads_adapters:
+            return 404, '{"detail":"Not Found"}'
+        if path == "/v1/unload_lora_adapter":
+            del self.adapters[body["lora_name"]]
+        elif body["lora_name"] in self.adapters:
+            return 400, json.dumps({"error": {"message": f"The lora adapter '{body['lora_name']}' has already been loaded."}})
+        else:
+            assert Path(body["lora_path"]).is_absolute()
+            copied = type(self.base)(self.base.config)
+            copied.load_state_dict(self.base.state_dict())
+            self.adapters[body["lora_name"]] = PeftModel.from_pretrained(copied, body["lora_path"]).eval()
+        return 200, "Success: done."  # plain text, as vLLM's
+
+    @torch.no_grad()
+    def sample(self, model, body):
+        generator = torch.Generator().manual_seed(body["seed"])
+        ids, sampled, logprobs = list(body["prompt"]), [], []
+        for _ in range(body["max_tokens"]):
+            logits = model(torch.tensor([ids])).logits[0, -1]
+            scores = (logits / (body["temperature"] or 1.0)).log_softmax(-1)
+            greedy = body["temperature"] == 0
+            token = int(scores.argmax()) if greedy else int(torch.multinomial(scores.exp(), 1, generator=generator))
+            ids.append(token)
+            sampled.append(token)
+            logprobs.append(float(scores[token]))
+            if token in body["stop_token_ids"]:
+                break
+        reason = "stop" if sampled[-1] in body["stop_token_ids"] else "length"
+        return {"text": "", "finish_reason": reason, "token_ids": sampled, "logprobs": {"token_logprobs": logprobs}}
+
+
+@contextmanager
+def serving(state):
+    """The server's address while in the block."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.respond({})
+
+        def do_POST(self):
+            self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def respond(self, body):
+            status, text = state.answer(self.path, body)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
