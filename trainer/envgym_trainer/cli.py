@@ -1,4 +1,4 @@
-"""The trainer's commands: `envgym train`, `doctor`, `study`, `model`. Parsing the command line does not load torch."""
+"""The trainer's commands: `envgym train`, `bench`, `doctor`, `study`, `model`. Parsing the command line does not load torch."""
 
 from __future__ import annotations
 
@@ -48,6 +48,25 @@ def study(commands: Any) -> None:
 def _study(arguments: argparse.Namespace) -> int:
     _need_torch()
     from envgym_trainer.study import start
+
+    return start(arguments)
+
+
+def bench(commands: Any) -> None:
+    """Adds `envgym bench`."""
+    from envgym.cli import add_command
+
+    parser = add_command(
+        commands, "bench", _bench, summary="Measure what a training run will cost here, and say which setting to turn.",
+        example="envgym bench envs/crm.yaml train.group_size=16",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=2, help="GRPO steps to measure (default: 2)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    _need_torch()
+    from envgym_trainer.bench import start
 
     return start(arguments)
 

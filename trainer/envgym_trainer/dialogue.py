@@ -59,9 +59,11 @@ class EngineDialogue:
         self._history = list(messages)
         self._may_reply = True
 
-    def reply(self) -> Completion:
+    def reply(self, max_new_tokens: int | None = None) -> Completion:
         """Samples the next assistant message; blocks until it is finished.
 
+        Args:
+            max_new_tokens: limit of this turn; the policy's by default.
         Raises: WorldFailure (`policy_failed`) when the engine fails or is closed. UsageError for a second reply without an
             observation in between.
         """
@@ -70,7 +72,7 @@ class EngineDialogue:
         track, start = self._track, len(self._track.ids)
         if start >= self._engine.max_context:
             return Completion("", stop_reason="context")
-        turn = Turn(track, self._policy.temperature, self._policy.max_new_tokens)
+        turn = Turn(track, self._policy.temperature, max_new_tokens or self._policy.max_new_tokens)
         self._engine.submit(turn)
         stop_reason = turn.future.result()
         self._may_reply = False

@@ -5,6 +5,7 @@ What servers refuse (`serving.py`) is trained only where nothing is exported. Le
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,7 +42,8 @@ def attach(
         lora_alpha=alpha,  # type: ignore[arg-type]  # a float in every file that PEFT writes and reads
         use_rslora=rslora, use_dora=dora, bias=bias, modules_to_save=list(modules_to_save) or None, task_type="CAUSAL_LM",
     )  # fmt: skip
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # PEFT's, of transformers
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
