@@ -1,4 +1,4 @@
-"""The benchmark against TRL gives both sides the same work."""
+"""The trainer's benchmarks do the work that they say: the same for both sides, the same gradient for both layouts."""
 
 import importlib.util
 import json
@@ -31,3 +31,16 @@ def test_each_side_samples_and_reads_exactly_what_is_asked_for(side):
     assert measured["sampled_tokens"] == 1 * 2 * 2 * 4
     assert measured["all_tokens"] == 2 * (250 + 2 * 4 + 40)
     assert 0 < measured["sampling_cpu_seconds"] < measured["cpu_seconds"]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_both_layouts_of_the_learner_make_the_same_update():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")])}
+    command = [sys.executable, str(ROOT / "benchmarks/learner.py"), "--quick"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *sizes, _cpu, _tree, _ratio, _low, _to, _high, tokens, _memory, gap = done.stdout.splitlines()[1].split()
+    assert sizes == ["24", "8", "4"]
+    assert float(tokens) == pytest.approx(4 * 32 / (24 + 4 * 8), abs=0.1)
+    assert float(gap) < 1e-4

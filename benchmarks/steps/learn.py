@@ -1,0 +1,64 @@
+"""One update from one group, by one layout.  python -m steps.learn GROUP_JSON MODEL THREADS"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from dataclasses import asdict, dataclass
+
+import torch
+
+from envgym_trainer.batch import Sample
+from envgym_trainer.learner import Layout, Learner
+from envgym_trainer.lora import attach
+from envgym_trainer.models import load_model
+from steps.work import Clock, peak_mb
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Siblings with one prompt, all else their own."""
+
+    layout: Layout
+    prompt: int = 512
+    response: int = 128
+    size: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What it took."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    """Above what the loaded model takes."""
+    forward_tokens: float
+    grad_norm: float
+
+
+def samples(group: Group, vocabulary: int) -> list[Sample]:
+    rng = random.Random(0)
+    ids = lambda count: [rng.randrange(1, vocabulary) for _ in range(count)]
+    prompt, made = ids(group.prompt), []
+    for member in range(group.size):
+        mask = (*[False] * group.prompt, *[True] * group.response)
+        old = tuple(-10.0 if sampled else 0.0 for sampled in mask)
+        made.append(Sample((*prompt, *ids(group.response)), mask, old, advantage=(-1.0) ** member))
+    return made
+
+
+def main(group: Group, name: str, threads: int) -> Update:
+    torch.set_num_threads(threads)
+    base, _ = load_model(name, device="cpu", dtype=torch.float32)
+    learner = Learner(attach(base, rank=16, alpha=32, seed=0), layout=group.layout, learning_rate=1e-5)
+    learner.grpo_step(samples(Group(group.layout, 4, 4, 2), base.config.vocab_size))  # what is made once is made now
+    before, work = peak_mb(), samples(group, base.config.vocab_size)
+    clock = Clock()
+    metrics = learner.grpo_step(work)
+    return Update(*clock.read(), peak_mb() - before, metrics["batch/forward_tokens"], metrics["grad_norm"])
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(main(Group(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])))))
