@@ -89,7 +89,8 @@ class Trainer:
         if config.deterministic and isinstance(self.engine, Engine):
             self.play_many = partial(play_in_step, self.engine)
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
-        self.watch = MismatchWatch(dtype=model.dtype, on_mismatch=config.on_mismatch, say=display.note)
+        precision = torch.bfloat16 if config.server else model.dtype  # a server rounds in a way of its own
+        self.watch = MismatchWatch(dtype=precision, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
