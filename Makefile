@@ -30,7 +30,7 @@ train: model     ## train a small model on the CRM: before, after, adapter
 	$(BIN)/envgym train $(ENV) $(SET)
 
 test: model      ## run every test, by several workers: half of the time is waiting
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 campaign: install  ## minutes of faults and load: killed owners, hostile tools, an engine that restarts, a soak, podman
 	$(BIN)/python -m pytest -m campaign $(ARGS)
