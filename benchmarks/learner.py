@@ -14,31 +14,22 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import get_args
 
 from steps.learn import Group, Update
+from steps.work import in_a_process
 
 from envgym_trainer.learner import Layout
 
-HERE = Path(__file__).parent
 GRID = [(256, 64, 8), (512, 64, 8), (512, 128, 8), (512, 256, 8), (1024, 128, 8), (512, 128, 16)]
 """(prompt tokens P, response tokens R, group G)."""
 GOALS = {(512, 128, 8): 3.5}
 
 
 def run(group: Group, model: str, threads: int) -> Update:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent / "trainer")])}
-    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "steps.learn", json.dumps(asdict(group)), model, str(threads)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{group} failed:\n{done.stderr[-3000:]}")
-    return Update(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return Update(**in_a_process("steps.learn", json.dumps(asdict(group)), model, str(threads), threads=threads))
 
 
 def row(size: tuple[int, int, int], rounds: Sequence[dict[str, Update]]) -> str:

@@ -22,28 +22,20 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steps.work import Measured, Work
+from steps.work import Measured, Work, in_a_process
 
-HERE = Path(__file__).parent
 OURS, PEER, BATCHING = "steps.ours", "steps.peer", "steps.peer batching"
 QUICK = Work(tasks=1, group=4, turns=2, turn_tokens=8, tool_tokens=40, prompt_tokens=200)
 
 
 def run(side: str, work: Work, model: str, threads: int) -> Measured:
     module, *options = side.split()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parent / "trainer")])}
-    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", module, work.to_json(), model, str(threads), *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr[-3000:]}")
-    return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
+    return Measured(**in_a_process(module, work.to_json(), model, str(threads), *options, threads=threads))
 
 
 def table(rounds: Sequence[dict[str, Measured]], goals: dict[str, float]) -> list[str]:

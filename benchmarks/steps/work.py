@@ -8,12 +8,19 @@ is taken off first.
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
+import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
+
+HERE = Path(__file__).parents[1]
 
 WORDS = (
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family",
@@ -113,3 +120,14 @@ class Clock:
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_a_process(module: str, *arguments: str, threads: int) -> dict[str, Any]:
+    """The JSON that `python -m module ...` prints last, with so many threads for its mathematics."""
+    paths = [HERE, HERE.parent, HERE.parent / "trainer"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    done = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{module} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
