@@ -16,6 +16,7 @@ class StandIn:
 
     def __init__(self, model, name="tiny", *, loads_adapters=True):
         self.base, self.name, self.loads_adapters = model, name, loads_adapters
+        self.eos = model.config.eos_token_id
         self.adapters, self.requests, self.change, self.lock = {}, [], lambda choice: None, threading.Lock()
 
     def answer(self, path, body):
@@ -50,6 +51,7 @@ class StandIn:
     def sample(self, model, body):
         generator = torch.Generator().manual_seed(body["seed"])
         ids, sampled, logprobs = list(body["prompt"]), [], []
+        stops = {*body["stop_token_ids"], *([] if body.get("ignore_eos") else [self.eos])}
         for _ in range(body["max_tokens"]):
             logits = model(torch.tensor([ids])).logits[0, -1]
             scores = (logits / (body["temperature"] or 1.0)).log_softmax(-1)
@@ -58,9 +60,9 @@ class StandIn:
             ids.append(token)
             sampled.append(token)
             logprobs.append(float(scores[token]))
-            if token in body["stop_token_ids"]:
+            if token in stops:
                 break
-        reason = "stop" if sampled[-1] in body["stop_token_ids"] else "length"
+        reason = "stop" if sampled[-1] in stops else "length"
         return {"text": "", "finish_reason": reason, "token_ids": sampled, "logprobs": {"token_logprobs": logprobs}}
 
 

@@ -54,6 +54,12 @@ def test_nothing_cuts_the_distribution_whatever_the_servers_own_defaults(state, 
     assert neutral.items() <= body.items()
 
 
+def test_only_the_chats_own_stop_ids_end_a_turn_whatever_the_server_takes_for_the_end(state, engine):
+    trace = talk(engine.policy(max_new_tokens=4, temperature=0.0), seed=0, turns=1).trace()
+    state.eos = trace.token_ids[trace.loss_mask.index(True)]
+    assert talk(engine.policy(max_new_tokens=4, temperature=0.0), seed=0, turns=1).trace() == trace
+
+
 def test_a_changed_adapter_is_sampled_at_once_under_another_name_and_salt_and_the_old_one_is_gone(state, engine, tmp_path):
     adapted = get_peft_model(small_llama(TOKENIZER), LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False))
     learner = Learner(adapted, learning_rate=1e-2)

@@ -78,7 +78,7 @@ class ServedEngine:
             "model": self._serving, "prompt": list(track.ids), "max_tokens": limit, "temperature": turn.temperature,
             "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
             "seed": math.floor(track.random() * 2**53), "stop_token_ids": sorted(self.chat.stop_ids), "logprobs": 0,
-            "return_token_ids": True, "cache_salt": f"{self._session}-{self._serving}",
+            "ignore_eos": True, "return_token_ids": True, "cache_salt": f"{self._session}-{self._serving}",
         }  # fmt: skip
         try:
             answer = self._server.request("POST", "/completions", body, seed=track.seed)
