@@ -5,12 +5,11 @@ Left out: advantages (`advantages.py`), logprobs (`logprobs.py`), and sequence-l
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.kl import k3_kl as k3_kl
-from envgym_trainer.losses.shared import policy_output
+from envgym_trainer.losses.shared import clipped_surrogate, policy_output
 
 
 def grpo_loss(
@@ -43,10 +42,7 @@ def grpo_loss(
     """
     log_ratio = logprobs - old_logprobs  # (N,)
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    policy = -torch.minimum(ratio * advantages, clipped * advantages)
-    low = (ratio < 1 - clip_low) & (advantages < 0)
-    high = (ratio > 1 + clip_high) & (advantages > 0)
+    policy, low, high = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
     return policy_output(
         policy, logprobs, old_logprobs, ratio=ratio, low=low, high=high, denominator=denominator, weights=weights,
         ref_logprobs=ref_logprobs, kl_coef=kl_coef, kl=kl,

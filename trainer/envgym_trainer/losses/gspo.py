@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from envgym_trainer.losses import LossOutput
-from envgym_trainer.losses.shared import policy_output
+from envgym_trainer.losses.shared import clipped_surrogate, policy_output
 
 
 def gspo_loss(
@@ -44,10 +44,7 @@ def gspo_loss(
     count = count.index_add(0, seen, torch.ones_like(log_ratio))
     sequence = (total / count)[seen]  # (N,)
     ratio = (sequence + (logprobs - logprobs.detach())).exp()  # the bracket is 0 and carries the gradient
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    policy = -torch.minimum(ratio * advantages, clipped * advantages)
-    low = (ratio < 1 - clip_low) & (advantages < 0)
-    high = (ratio > 1 + clip_high) & (advantages > 0)
+    policy, low, high = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
     return policy_output(
         policy, logprobs, old_logprobs, ratio=ratio, low=low, high=high, denominator=denominator, weights=weights,
         ref_logprobs=ref_logprobs, kl_coef=kl_coef, kl=kl,

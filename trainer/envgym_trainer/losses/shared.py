@@ -1,4 +1,4 @@
-"""What the policy losses have in common: the KL penalty, the denominator, and the numbers worth logging."""
+"""What the policy losses have in common: the clipped surrogate, the KL penalty, the denominator, and the numbers worth logging."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from torch import Tensor
 
 from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.kl import ESTIMATORS, k3_kl
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor, Tensor]:
+    """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A).
+
+    Args: ratio (N,) with gradient, advantages (N,).
+    Returns: (N,) the loss of each token; (N,) bool each: where the lower and where the upper clip stopped the gradient.
+    Source: PPO, arXiv 1707.06347, eq. 7; two clips: DAPO, arXiv 2503.14476, eq. 8.
+    """
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    low = (ratio < 1 - clip_low) & (advantages < 0)
+    high = (ratio > 1 + clip_high) & (advantages > 0)
+    return -torch.minimum(ratio * advantages, clipped * advantages), low, high
 
 
 def policy_output(
