@@ -255,12 +255,12 @@ def test_a_failing_forward_voids_who_waits_and_the_engine_goes_on(model, engine,
 
 
 def test_memory_that_runs_out_while_the_stores_grow_leaves_them_usable(model, engine, monkeypatch):
-    def half_grown(store, needed):
+    def half_grown(store, rows, tokens):
         store.keys = [key.new_zeros(*key.shape[:2], 4096, key.shape[3]) for key in store.keys]
         raise MemoryError("no room for the values")
 
     with monkeypatch.context() as patch:
-        patch.setattr(KeyValues, "grow", half_grown)
+        patch.setattr(KeyValues, "reserve", half_grown)
         assert "no room" in failure_of(lambda: talk(engine.policy(), seed=0)).message
     assert gap(model, talk(engine.policy(max_new_tokens=4), seed=0).trace()) < 1e-4
 

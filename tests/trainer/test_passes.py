@@ -24,7 +24,7 @@ def every_thread():
 
 @pytest.fixture(scope="module")
 def passes():
-    passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4)
+    passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4, max_context=300)
     yield passes
     passes.close()
 
@@ -100,7 +100,7 @@ def test_the_faster_way_is_kept_for_the_thread_that_computes(monkeypatch, slow):
         return plain(passes, works, due)
 
     def compute():
-        passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4)
+        passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4, max_context=300)
         monkeypatch.setattr(Passes, "_pass", slowed)
         passes.tune()
         found.update(threads=torch.get_num_threads(), shares=passes._shares)

@@ -50,10 +50,15 @@ class Pass:
     layout: Layout
 
 
+def make_room(works: Sequence[Work], own: KeyValues, shared: KeyValues) -> None:
+    """Grows the stores where they are too small for the works."""
+    for store, mine in ((own, [work for work in works if work.own]), (shared, [work for work in works if not work.own])):
+        if mine:
+            store.reserve(max(work.row for work in mine) + 1, max(work.before + len(work.ids) for work in mine))
+
+
 def lay_out(works: Sequence[Work], own: KeyValues, shared: KeyValues, device: torch.device) -> Pass:
-    """One pass over all works; those with several tokens come first. Grows the stores where they are too small."""
-    for store, is_own in ((own, True), (shared, False)):
-        store.grow(max((work.before + len(work.ids) for work in works if work.own is is_own), default=0))
+    """One pass over all works; those with several tokens come first. The stores have room for them (`make_room`)."""
     order = sorted(range(len(works)), key=lambda index: (works[index].single, works[index].row))
     ids: list[int] = []
     positions: list[int] = []

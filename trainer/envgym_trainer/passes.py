@@ -20,7 +20,7 @@ from torch import Tensor
 from envgym.errors import UsageError
 from envgym_trainer import attention
 from envgym_trainer.kv import KeyValues
-from envgym_trainer.layout import Work, lay_out
+from envgym_trainer.layout import Work, lay_out, make_room
 
 MOST_SHARES = 4
 LEAST_TOKENS = 16
@@ -32,13 +32,13 @@ class Passes:
 
     Args:
         model: a causal language model; from now on its attention is the sampler's.
-        rows: dialogues whose keys and values are kept. shared_rows: segments.
+        rows: dialogues whose keys and values are kept. shared_rows: segments. max_context: tokens of the longest dialogue.
     Raises: UnknownAttention for a model whose attention is of another kind. UsageError where it should be known and yet gives
         other logits.
     """
 
-    def __init__(self, model: Any, *, rows: int, shared_rows: int):
-        self.model, self._rows, self._shared_rows = model, rows, shared_rows
+    def __init__(self, model: Any, *, rows: int, shared_rows: int, max_context: int):
+        self.model, self._rows, self._shared_rows, self._max_context = model, rows, shared_rows, max_context
         self.device = model.get_input_embeddings().weight.device
         self._helpers: ThreadPoolExecutor | None = None
         self._shares = 1
@@ -51,14 +51,16 @@ class Passes:
         heads = config.num_key_value_heads or config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.own, self.shared = (
-            KeyValues(layers=config.num_hidden_layers, rows=rows, heads=heads, dim=dim, dtype=self.model.dtype, device=self.device)
+            KeyValues(
+                layers=config.num_hidden_layers, rows=rows, tokens=self._max_context, heads=heads, dim=dim,
+                dtype=self.model.dtype, device=self.device,
+            )
             for rows in (self._rows, self._shared_rows)
-        )
+        )  # fmt: skip
 
     def logits(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
         """Computes all works; returns the logits of the last token of those in `due`, (len(due), V), in their order."""
-        for store, is_own in ((self.own, True), (self.shared, False)):
-            store.grow(max((work.before + len(work.ids) for work in works if work.own is is_own), default=0))
+        make_room(works, self.own, self.shared)  # here, before several threads use them
         shares = split([len(work.ids) for work in works], min(self._shares, len(works)))
         if len(shares) == 1 or self._helpers is None:
             return self._pass(works, due)

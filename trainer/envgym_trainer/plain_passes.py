@@ -77,7 +77,7 @@ def open_passes(model: Any, *, rows: int, shared_rows: int, max_context: int, sa
     why = why_unknown(model.config, max_context)
     if why is None:
         try:
-            return Passes(model, rows=rows, shared_rows=shared_rows)
+            return Passes(model, rows=rows, shared_rows=shared_rows, max_context=max_context)
         except UnknownAttention as error:
             why = str(error)
     say(f"{type(model).__name__} is sampled by its own forward, one dialogue at a time, which is slow: {why}")

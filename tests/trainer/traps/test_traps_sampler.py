@@ -133,8 +133,8 @@ def test_keys_and_values_are_kept_in_the_models_own_precision(dtype):
 @pytest.mark.trap(8)
 def test_a_store_that_rounds_as_fp8_does_is_refused_at_the_start(monkeypatch):
     class Rounding(passes.KeyValues):
-        def grow(self, needed):
-            super().grow(needed)
+        def reserve(self, rows, tokens):
+            super().reserve(rows, tokens)
             for tensors in (self.keys, self.values):
                 for layer, held in enumerate(tensors):
                     tensors[layer] = held.to(torch.float8_e4m3fn).to(held.dtype)
