@@ -5,7 +5,7 @@
 
 SmolLM2-135M in float32 with LoRA of rank 16 on all linear layers; every response has the same length, which is the best case for
 padded rows. Each update runs in a process of its own, the layouts in turn; medians of the rounds. Both cut their forward passes at
-2,048 tokens, and their gradients are the same (the last column: the relative difference of the norms).
+4,096 tokens, and their gradients are the same (the last column: the relative difference of the norms).
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def test_the_estimate_of_memory_is_added_up_by_hand():
         adapted_bytes=40,
     )
     found = memory.estimate(sizes, train_tokens=5, sampled_tokens=3)
-    assert found["activations"] == pytest.approx(1.65 * 5 * 2 * (13 * 8 + 4 * 16) * 4)
+    assert found["activations"] == pytest.approx(1.25 * 5 * (2 * (5 * 8 + 2 * 16) * 4 + 64 + 4 * (12 * 8 + 4 * 16)))
     assert (found["adapter, gradient, Adam"], found["keys and values"], found["sampler's weights"]) == (160, 192, 40)
 
 

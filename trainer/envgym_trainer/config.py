@@ -140,7 +140,7 @@ class TrainConfig(Block):
     controllers: ControllersConfig = ControllersConfig()
     max_grad_norm: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    max_tokens_per_micro_batch: int = Field(default=2048, ge=64)
+    max_tokens_per_micro_batch: int = Field(default=4096, ge=64)
     """Tokens in one forward pass of training; bounds memory, never changes the gradient."""
     workers: int = Field(default=64, ge=1)
     """Episodes in flight, and rows of the sampler's largest batch."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from envgym.errors import UsageError
 from envgym_trainer import tree_attention
+from envgym_trainer.activations import lean
 from envgym_trainer.aggregation import aggregated
 from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.batch import Batch, Sample, flat_batch
@@ -47,7 +48,7 @@ class Learner:
         max_grad_norm: the gradient's norm is clipped to this.
         temperature: the one the samples were drawn at; SFT uses it too.
         clip_low, clip_high, kl_coef: see `losses/grpo.py`. With kl_coef = 0 no reference forward is made.
-        max_tokens_per_micro_batch: budget of one forward and backward pass; about 2.7 MB a token for a 135M model.
+        max_tokens_per_micro_batch: budget of one forward and backward pass; about 1 MB a token for a 135M model.
         layout: "tree" shares prefixes, "flat" is the padded reference with the same gradients.
         weight_decay: of AdamW, on the adapter.
         algorithm: which loss, how tokens add up, which KL and correction; advantages come with the samples.
@@ -67,7 +68,7 @@ class Learner:
         clip_low: float = 0.2,
         clip_high: float = 0.2,
         kl_coef: float = 0.0,
-        max_tokens_per_micro_batch: int = 2048,
+        max_tokens_per_micro_batch: int = 4096,
         layout: Layout = "tree",
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
@@ -162,7 +163,7 @@ class Learner:
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Current logprobs and entropy of the batch's nodes, (N,) each; gradients flow to the adapter."""
-        with _attention(self.decoder, "sdpa" if batch.subtree_end is None else tree_attention.NAME):
+        with _attention(self.decoder, batch):
             hidden = self.decoder(
                 input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.attention_mask, use_cache=False,
                 **self._blocks(batch),
@@ -207,12 +208,14 @@ class Learner:
         training_mode(self.model)  # nothing but LoRA's own dropout, 0 unless asked for, may differ from sampling
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)
-            logprobs, entropy = self.score(batch)
-            output = loss(batch, logprobs[batch.entry_nodes])
-            if entropy_coef > 0:
-                bonus = entropy_bonus(entropy[batch.entry_nodes], coef=entropy_coef, denominator=denominator, weights=batch.weights)
-                output = replace(output, loss=output.loss + bonus)
-            output.loss.backward()
+            with lean(self.model), _attention(self.decoder, batch):
+                logprobs, entropy = self.score(batch)
+                output = loss(batch, logprobs[batch.entry_nodes])
+                if entropy_coef > 0:
+                    at = entropy[batch.entry_nodes]
+                    bonus = entropy_bonus(at, coef=entropy_coef, denominator=denominator, weights=batch.weights)
+                    output = replace(output, loss=output.loss + bonus)
+                output.loss.backward()
             tally.add(batch, output, entropy)
         tally = _Tally.merged(self.ranks.gather(tally))
         metrics = tally.metrics(denominator) | ({"entropy_coef": entropy_coef} if entropy_coef > 0 else {})
@@ -303,10 +306,10 @@ def _total_weight(samples: Sequence[Sample]) -> float:
 
 
 @contextmanager
-def _attention(decoder: Any, name: str) -> Iterator[None]:
-    """The decoder with this attention, for one forward; the sampler may share its config and keeps its own."""
+def _attention(decoder: Any, batch: Batch) -> Iterator[None]:
+    """The decoder with the attention that this batch needs, for a forward pass, and a backward pass that computes parts again."""
     config, before = decoder.config, decoder.config._attn_implementation
-    config._attn_implementation = name
+    config._attn_implementation = "sdpa" if batch.subtree_end is None else tree_attention.NAME
     try:
         yield
     finally:

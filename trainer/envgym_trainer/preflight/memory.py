@@ -1,6 +1,6 @@
 """What a run will take, from the sizes of its model, against what is free on this machine.
 
-An estimate: activations are calibrated on SmolLM2-135M (2.7 MB a token in float32) and off by up to a half elsewhere. So a run
+An estimate: activations are calibrated on SmolLM2-135M (1 MB a token in float32) and off by up to a half elsewhere. So a run
 is refused when not even its least fits, and warned when its most would not.
 """
 
@@ -17,7 +17,7 @@ from envgym.checks.bench import CheckResult
 from envgym_trainer.lora import lora_layers
 from envgym_trainer.preflight.subject import Subject
 
-OVERHEAD = 1.65
+OVERHEAD = 1.25
 """Measured over counted bytes of activations, SmolLM2-135M."""
 GIB = 2**30
 
@@ -59,12 +59,13 @@ def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: 
         sampled_tokens: kept by the sampler in all its rows.
         overhead: activations are this many times what is counted; 1 for the least.
     """
-    numbers = 13 * sizes.hidden + 4 * sizes.intermediate  # a layer's tensors that the backward pass needs, a token
-    casts = 0 if sizes.dtype_bytes == 4 else 4 * (6 * sizes.hidden + sizes.intermediate)  # LoRA's inputs as float32
+    kept = 5 * sizes.hidden + 2 * sizes.intermediate  # of a layer for its backward pass, a token; keys and values come on top
+    again = 12 * sizes.hidden + 4 * sizes.intermediate  # of the one layer that is computed again, in float32
+    a_token = sizes.layers * kept * sizes.dtype_bytes + sizes.kv_bytes_a_token + 4 * again
     return {
         "sampler's weights": float(sizes.adapted_bytes),
         "adapter, gradient, Adam": 16.0 * sizes.adapter_numbers,
-        "activations": overhead * train_tokens * sizes.layers * (numbers * sizes.dtype_bytes + casts),
+        "activations": overhead * train_tokens * a_token,
         "logits": 3.0 * 256 * sizes.vocabulary * 4,
         "keys and values": float(sampled_tokens * sizes.kv_bytes_a_token),
     }

@@ -1,0 +1,123 @@
+"""What a layer keeps for its backward pass: the results of its matrix products and its attention, and nothing else.
+
+Norms, rotations, activation functions and gathered keys are cheap, and make up most of what autograd would keep; here they are
+computed again when the backward pass comes to their layer: selective activation checkpointing, by `torch.utils.checkpoint`, on
+transformers' own layers. LoRA's two thin products are added to the base's result as part of one operation, so that of an adapted
+linear layer nothing is kept but its input and its output.
+
+Left out of the one operation, and computed as PEFT does: DoRA, dropout, trained biases, 4-bit bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+@torch.library.custom_op("envgym::lora_linear", mutates_args=())
+def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """x @ (weight + scale * b @ a).T + bias, without ever forming the sum; gradients for x, a and b.
+
+    Args:
+        x: (..., m). weight: (n, m), frozen. bias: (n,), frozen. a: (r, m). b: (n, r), perhaps wider in precision, as a is.
+    Returns: (..., n) in x's precision, rounded to it once.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    return _plus(linear(rows, weight, bias), rows.to(a.dtype) @ a.T, b.T, scale).view(*x.shape[:-1], len(weight))
+
+
+def _plus(base: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """base + scale * left @ right, summed in the wider precision; may write into `base`."""
+    if base.dtype == left.dtype:
+        return base.addmm_(left, right, alpha=scale)
+    return torch.addmm(base.to(left.dtype), left, right, alpha=scale).to(base.dtype)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _, a, b, ctx.scale = inputs
+    ctx.save_for_backward(x, weight, a, b)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, a, b = ctx.saved_tensors
+    rows, towards = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+    wide, wide_rows = towards.to(b.dtype), rows.to(a.dtype)
+    thin = wide @ b  # (N, r)
+    for_a, for_b = (thin.T @ wide_rows).mul_(ctx.scale), (wide.T @ (wide_rows @ a.T)).mul_(ctx.scale)
+    for_x = _plus(towards @ weight, thin, a, ctx.scale).view_as(x) if ctx.needs_input_grad[0] else None
+    return for_x, None, None, for_a, for_b, None
+
+
+lora_linear.register_autograd(_gradients, setup_context=_keep)
+
+KEPT = {
+    torch.ops.envgym.lora_linear.default,
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+}
+
+
+@contextmanager
+def lean(model: Any) -> Iterator[None]:
+    """The model with layers that keep little, for a forward pass and its backward pass.
+
+    Args:
+        model: a `peft.PeftModel`. Layers that transformers cannot checkpoint keep what they always keep.
+    """
+    from peft.tuners.lora import Linear
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                stack.enter_context(_forward(module, partial(_checkpointed, module.forward)))
+            elif isinstance(module, Linear) and _is_plain(module):
+                stack.enter_context(_forward(module, partial(_lora_forward, module)))
+        yield
+
+
+def _checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    contexts = partial(create_selective_checkpoint_contexts, _policy)
+    return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+def _policy(ctx: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _lora_forward(layer: Any, x: Tensor) -> Tensor:
+    if layer.disable_adapters:
+        return layer.base_layer(x)
+    base, name = layer.base_layer, layer.active_adapters[0]
+    return lora_linear(x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+
+
+def _is_plain(layer: Any) -> bool:
+    if layer.merged or len(layer.active_adapters) != 1 or (name := layer.active_adapters[0]) not in layer.lora_A:
+        return False
+    odd = name in layer.lora_variant or layer.lora_bias[name] or not isinstance(layer.lora_dropout[name], nn.Identity)
+    frozen = not any(value.requires_grad for value in layer.base_layer.parameters())
+    return type(layer.base_layer) is nn.Linear and frozen and not odd
+
+
+@contextmanager
+def _forward(module: nn.Module, forward: Any) -> Iterator[None]:
+    """The module with another forward for a while."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward  # its class's own again
