@@ -18,7 +18,7 @@ from envgym.episode import Episode, Failure
 from envgym.errors import EnvgymError, Stage, WorldFailure
 from envgym.failures import FailureCap
 from envgym.messages import Message
-from envgym.policies import Policy
+from envgym.policies import Completion, Policy
 from envgym.sandbox.agent.failures import tail_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def _play(
     while True:
         completion = record.timed("policy", dialogue.reply)
         if completion.stop_reason == "context":
+            record.cut(completion)
             return record.ended("context", terminated=False, truncated=True, info={})
         observation, reward, terminated, truncated, info = record.world("step", _values, 5, env.step, completion.text)
         record.stepped(completion.text, _number(reward), observation, info)
@@ -123,6 +124,14 @@ class _Record:
         self.messages += [Message("assistant", text), *self.answers]
         if mode := info.get("parse_mode"):
             self.parse_modes[mode] = self.parse_modes.get(mode, 0) + 1
+
+    def cut(self, completion: Completion) -> None:
+        """A turn that ran out of room: the environment never gets it, so it earned nothing, but what was sampled was said."""
+        if completion.token_ids:
+            self.turns += 1
+            self.turn_rewards.append(0.0)
+            self.turn_mistakes.append(0)
+            self.messages.append(Message("assistant", completion.text))
 
     def ended(self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]) -> Episode:
         unknown = False if reason == "context" else None  # a task given up for lack of room is not solved

@@ -107,6 +107,24 @@ def test_an_episode_that_fills_its_context_is_truncated_unsolved_and_trained_to_
     assert [sample.num_actions for sample in learned([[episode, winner]])] == [sum(episode.tokens.loss_mask)] * 2
 
 
+@pytest.mark.trap(20)
+@pytest.mark.parametrize("credit", ["turns", "steps"])
+def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(credit):
+    _, engine = byte_engine()
+    with engine:
+        whole = play(Faulty(), engine.policy(max_new_tokens=20), seed=3)
+    _, engine = byte_engine(max_context=len(whole.tokens.token_ids) - 5)
+    with engine:
+        episode = play(Faulty(), engine.policy(max_new_tokens=20), seed=3)
+    assert (episode.stop_reason, episode.messages[-1].role) == ("context", "assistant")
+    assert episode.turns == len(episode.turn_rewards) == len(episode.turn_mistakes) > 1
+    assert episode.turn_rewards[-1] == 0.0
+    winner = dataclasses.replace(episode, reward=1.0, turn_rewards=(*episode.turn_rewards[:-1], 1.0))
+    lost, won = samples_of([[episode, winner]], AlgorithmConfig(credit=credit))
+    last = [index for index, sampled in enumerate(episode.tokens.loss_mask) if sampled][-1]
+    assert lost.token_advantages[last] < 0 < won.token_advantages[last]
+
+
 # --- resuming -----------------------------------------------------------------------------------------------------------
 
 
