@@ -1,14 +1,20 @@
-"""One update from one group, by one layout.  python -m steps.learn GROUP_JSON MODEL THREADS"""
+"""One update from one group, by one layout.  python -m steps.learn GROUP_JSON MODEL THREADS
+
+`keeps` is "little", as the learner does, or "all", as autograd and PEFT do when left to themselves.
+"""
 
 from __future__ import annotations
 
 import json
 import random
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 
+from envgym_trainer import learner as learner_module
 from envgym_trainer.batch import Sample
 from envgym_trainer.learner import Layout, Learner
 from envgym_trainer.lora import attach
@@ -24,6 +30,7 @@ class Group:
     prompt: int = 512
     response: int = 128
     size: int = 8
+    keeps: Literal["little", "all"] = "little"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +58,11 @@ def samples(group: Group, vocabulary: int) -> list[Sample]:
 
 def main(group: Group, name: str, threads: int) -> Update:
     torch.set_num_threads(threads)
+    if group.keeps == "all":
+        learner_module.lean = lambda model: nullcontext()
     base, _ = load_model(name, device="cpu", dtype=torch.float32)
-    learner = Learner(attach(base, rank=16, alpha=32, seed=0), layout=group.layout, learning_rate=1e-5)
+    adapted = attach(base, rank=16, alpha=32, seed=0)
+    learner = Learner(adapted, layout=group.layout, learning_rate=1e-5)
     learner.grpo_step(samples(Group(group.layout, 4, 4, 2), base.config.vocab_size))  # what is made once is made now
     before, work = peak_mb(), samples(group, base.config.vocab_size)
     clock = Clock()

@@ -42,6 +42,7 @@ def test_growing_and_copying_keep_what_is_held_and_the_rest_is_zero(store):
 
 def test_a_sampler_with_many_rows_holds_only_those_that_are_used():
     passes = Passes(small_llama(byte_tokenizer()), rows=10_000, shared_rows=10_000, max_context=400)
+    passes.tune()
     with torch.inference_mode():
         passes.logits([Work([5] * 70, 2, 0)], [0])
     assert shape(passes.own) == (8, 128)

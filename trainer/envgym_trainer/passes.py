@@ -84,7 +84,7 @@ class Passes:
     def tune(self) -> None:
         """Chooses between all threads on each operation and one thread on each share of the rows.
 
-        Call it on the thread that will compute: the number of threads is set for that one. The stores must be unused.
+        Call it on the thread that will compute: the number of threads is set for that one. The stores are made anew.
         """
         threads = torch.get_num_threads()
         if self.device.type != "cpu" or threads == 1:
@@ -99,6 +99,7 @@ class Passes:
             started = time.perf_counter()
             self.logits(works, [0])
             seconds[alone].append(time.perf_counter() - started)
+        self.forget()  # the trial's rows may be more than are ever used
         if min(seconds[False]) < min(seconds[True]):
             self._helpers, self._shares = None, 1
             torch.set_num_threads(threads)

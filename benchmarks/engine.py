@@ -1,0 +1,74 @@
+"""How fast does the sampler sample, beside `generate` and beside this machine's own limit? By dialogues and by turns.
+
+    python benchmarks/engine.py                 # two hours on two cores: five rounds, each side in a process of its own
+    python benchmarks/engine.py --quick         # does it run, not how fast
+
+SmolLM2-135M in float32 with LoRA of rank 16; prompts of 600 tokens shared by groups of 8, 60 sampled tokens a turn, 40 tokens
+of tool answer between turns, nobody stops earlier. `generate` is transformers' own, with the adapter in place and the whole
+history read again at each turn, as TRL does. The limit is the time that the same tokens' matrix products take alone, in the
+same batches. Rounds alternate the order; medians, with the range of the ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import get_args
+
+from steps.sample import Load, Sampled, Side
+from steps.work import in_a_process
+
+GRID = [Load("engine", dialogues, turns=turns) for dialogues, turns in ((8, 1), (8, 3), (16, 3), (64, 3), (16, 6))]
+GOALS = {(16, 3): 7.0}
+QUICK = Load("engine", 4, group=2, turns=2, turn_tokens=4, prompt_tokens=120)
+
+
+def run(load: Load, model: str, threads: int) -> Sampled:
+    return Sampled(**in_a_process("steps.sample", json.dumps(asdict(load)), model, str(threads), threads=threads))
+
+
+def row(load: Load, rounds: Sequence[dict[str, Sampled]]) -> str:
+    cpu = lambda side: statistics.median(each[side].cpu_seconds for each in rounds)
+    rate = lambda side: statistics.median(each[side].tokens / each[side].seconds for each in rounds)
+    ratio = lambda slow, fast, name: sorted(getattr(each[slow], name) / getattr(each[fast], name) for each in rounds)
+    by_cpu, by_wall = ratio("generate", "engine", "cpu_seconds"), ratio("generate", "engine", "seconds")
+    memory = statistics.median(ratio("generate", "engine", "peak_mb"))
+    limit = statistics.median(ratio("products", "engine", "cpu_seconds"))
+    goal = f"at least {GOALS[load.dialogues, load.turns]:g}" if (load.dialogues, load.turns) in GOALS else ""
+    spread = f"({by_cpu[0]:.2f} to {by_cpu[-1]:.2f})"
+    return (
+        f"{load.dialogues:9}{load.turns:6}{rate('generate'):12.1f}{rate('engine'):9.1f}{cpu('generate'):12.1f}{cpu('engine'):9.1f}"
+        f"{statistics.median(by_cpu):10.2f} {spread:16}{goal:12}{statistics.median(by_wall):6.2f}{memory:9.2f}{100 * limit:10.0f} %"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", metavar="DIALOGUES,TURNS", help="one line of the table, such as 16,3")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args(argv)
+    print(f"{'':15}{'tokens/s':>21}{'CPU seconds':>21}{'ratio':>10}")
+    print(f"{'dialogues':>9}{'turns':>6}{'generate':>12}{'engine':>9}{'generate':>12}{'engine':>9}{'CPU':>10}"
+          f" {'range':16}{'goal':12}{'wall':>6}{'memory':>9}{'of limit':>12}")  # fmt: skip
+    for load in [QUICK] if arguments.quick else GRID:
+        if arguments.only not in (None, f"{load.dialogues},{load.turns}"):
+            continue
+        rounds = []
+        for number in range(1 if arguments.quick else arguments.rounds):
+            order = get_args(Side)[:: -1 if number % 2 else 1]
+            rounds.append({side: run(replace(load, side=side), arguments.model, arguments.threads) for side in order})
+        print(row(load, rounds), flush=True)
+    print("\nratios: generate over engine; memory: of the peaks above the loaded model")
+    print("of limit: CPU time of the matrix products alone over the engine's")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

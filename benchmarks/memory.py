@@ -1,0 +1,76 @@
+"""How much memory do training and sampling take, by tokens, and what does it cost to take little?
+
+    python benchmarks/memory.py                 # half an hour on two cores: each figure in processes of its own
+    python benchmarks/memory.py --quick         # does it run, not how much
+
+SmolLM2-135M in float32 with LoRA of rank 16. Training: one update from one group of 8, half of the tokens its prompt, in one
+forward pass; "all" is what autograd and PEFT keep when left to themselves, "little" is what the learner keeps. The two
+alternate; medians. Sampling: dialogues of 600 tokens, 8 of them sampled; beside the peak what must be there, the bytes of their
+keys and values and of the sampler's own merged weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from steps.learn import Group, Update
+from steps.sample import Load, Sampled
+from steps.work import in_a_process
+
+TOKENS, DIALOGUES = (512, 1024, 2048, 4096), (8, 16, 64)
+KEPT = ("all", "little")
+MERGED = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536) * 4 / 2**20
+"""MB of all linear layers but the head."""
+
+
+def training(tokens: int, rounds: int, run) -> str:
+    group = Group("tree", tokens // 2, tokens // 16, 8)
+    found: list[dict[str, Update]] = []
+    for number in range(rounds):
+        order = KEPT[:: -1 if number % 2 else 1]
+        found.append({keeps: Update(**run("steps.learn", replace(group, keeps=keeps))) for keeps in order})
+    peak = {keeps: statistics.median(each[keeps].peak_mb for each in found) for keeps in KEPT}
+    seconds = sorted(each["little"].cpu_seconds / each["all"].cpu_seconds for each in found)
+    gap = max(abs(each["little"].grad_norm / each["all"].grad_norm - 1) for each in found)
+    spread = f"({seconds[0]:.2f} to {seconds[-1]:.2f})"
+    return (
+        f"{tokens:8}{peak['all']:10.0f}{peak['little']:10.0f}{peak['little'] / tokens:12.2f}{peak['all'] / peak['little']:8.2f}"
+        f"{statistics.median(seconds):12.2f} {spread:16}{gap:9.1e}"
+    )
+
+
+def sampling(dialogues: int, rounds: int, run) -> str:
+    load = Load("engine", dialogues, turns=1, turn_tokens=8, prompt_tokens=592)
+    peak = statistics.median(Sampled(**run("steps.sample", load)).peak_mb for _ in range(rounds))
+    stored = dialogues * 600 * 2 * 30 * 3 * 64 * 4 / 2**20  # keys and values, layers, heads, numbers a head, bytes
+    return f"{dialogues:10}{peak:9.0f}{stored:18.0f}{MERGED:16.0f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how much")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args(argv)
+    run = lambda module, work: in_a_process(
+        module, json.dumps(asdict(work)), arguments.model, str(arguments.threads), threads=arguments.threads
+    )
+    rounds = 1 if arguments.quick else arguments.rounds
+    print(f"{'':8}{'peak MB above the model':>20}{'MB a':>9}{'':8}{'CPU time':>12}")
+    print(f"{'tokens':>8}{'all':>10}{'little':>10}{'token':>12}{'ratio':>8}{'little/all':>12} {'range':16}{'gradient':>9}")
+    for tokens in (64,) if arguments.quick else TOKENS:
+        print(training(tokens, rounds, run), flush=True)
+    print(f"\n{'dialogues':>10}{'peak MB':>9}{'keys, values MB':>18}{'weights MB':>16}")
+    for dialogues in (8,) if arguments.quick else DIALOGUES:
+        print(sampling(dialogues, rounds, run), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

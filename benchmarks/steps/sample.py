@@ -1,0 +1,135 @@
+"""Sampling alone, by one side.  python -m steps.sample LOAD_JSON MODEL THREADS
+
+engine      envgym's sampler: dialogues on threads, as in training
+generate    transformers' `generate` with the adapter in place, the whole history read again at each turn, as TRL does
+products    the same tokens' matrix products and nothing else: the sampled ones batch by batch, all others 512 at a time
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from envgym.messages import Message
+from envgym_trainer.chat import Chat
+from envgym_trainer.engine import Engine
+from envgym_trainer.lora import attach
+from envgym_trainer.models import load_model
+from steps.work import Clock, peak_mb, words
+
+Side = Literal["engine", "generate", "products"]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Dialogues at once, in groups that share their prompt."""
+
+    side: Side
+    dialogues: int = 16
+    group: int = 8
+    turns: int = 3
+    turn_tokens: int = 60
+    tool_tokens: int = 40
+    prompt_tokens: int = 600
+
+    @property
+    def sampled(self) -> int:
+        return self.dialogues * self.turns * self.turn_tokens
+
+    @property
+    def context(self) -> int:
+        return self.prompt_tokens + self.turns * (self.turn_tokens + self.tool_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What it took."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    """Above what the loaded model takes."""
+    tokens: int
+    """Sampled."""
+
+
+def by_engine(load: Load, model: Any, chat: Chat) -> int:
+    chat.stop_ids = frozenset()
+    bare_prompt, bare_answer = len(chat.open([Message("user", "")])), len(chat.observe([Message("user", "")], closed=False))
+
+    def play(policy: Any, number: int) -> int:
+        rng = random.Random(number // load.group)
+        dialogue = policy.open([Message("user", words(load.prompt_tokens - bare_prompt, rng))], seed=number)
+        for turn in range(load.turns):
+            dialogue.reply()
+            if turn < load.turns - 1:
+                dialogue.observe([Message("user", words(load.tool_tokens - bare_answer, rng))])
+        trace = dialogue.trace()
+        assert len(trace.token_ids) == load.context - load.tool_tokens
+        return sum(trace.loss_mask)
+
+    with Engine(model, chat, max_context=load.context, max_batch=load.dialogues) as engine:
+        engine.refresh(model)
+        policy = engine.policy(max_new_tokens=load.turn_tokens)
+        with ThreadPoolExecutor(load.dialogues) as pool:
+            return sum(pool.map(lambda number: play(policy, number), range(load.dialogues)))
+
+
+@torch.inference_mode()
+def by_generate(load: Load, model: Any) -> int:
+    drawn = lambda *size: torch.randint(1, model.config.vocab_size, size)
+    history = drawn(load.dialogues // load.group, load.prompt_tokens).repeat_interleave(load.group, dim=0)
+    for turn in range(load.turns):
+        history = model.generate(
+            input_ids=history, attention_mask=torch.ones_like(history), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            min_new_tokens=load.turn_tokens, max_new_tokens=load.turn_tokens, pad_token_id=0,
+        )  # fmt: skip
+        if turn < load.turns - 1:
+            history = torch.cat([history, drawn(load.dialogues, load.tool_tokens)], dim=1)
+    assert history.shape == (load.dialogues, load.context - load.tool_tokens)
+    return load.sampled
+
+
+@torch.inference_mode()
+def by_products(load: Load, model: Any) -> int:
+    head = model.get_output_embeddings().weight
+    layers = [
+        module.weight for name, module in model.named_modules() if type(module) is torch.nn.Linear and module.weight is not head
+    ]
+
+    def products(tokens: int, *, with_head: bool) -> None:
+        inputs = {width: torch.ones(tokens, width) for width in {weight.shape[1] for weight in layers} | {head.shape[1]}}
+        for weight in [*layers, *([head] if with_head else [])]:
+            torch.nn.functional.linear(inputs[weight.shape[1]], weight)
+
+    for _ in range(load.turns * load.turn_tokens):
+        products(load.dialogues, with_head=True)
+    others = load.dialogues // load.group * load.prompt_tokens + load.dialogues * (load.turns - 1) * load.tool_tokens
+    for start in range(0, others, 512):
+        products(min(512, others - start), with_head=False)
+    return load.sampled
+
+
+def main(load: Load, name: str, threads: int) -> Sampled:
+    torch.set_num_threads(threads)
+    base, tokenizer = load_model(name, device="cpu", dtype=torch.float32)
+    model = base if load.side == "products" else attach(base, rank=16, alpha=32, seed=0).eval()
+    model.requires_grad_(False)
+    with torch.inference_mode():
+        base(torch.ones(1, 2, dtype=torch.long))  # the file's pages are in memory from now on
+    before, clock = peak_mb(), Clock()
+    if load.side == "engine":
+        tokens = by_engine(load, model, Chat(tokenizer, model=base))
+    else:
+        tokens = {"generate": by_generate, "products": by_products}[load.side](load, model)
+    return Sampled(*clock.read(), peak_mb() - before, tokens)
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(main(Load(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])))))
