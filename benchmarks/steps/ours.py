@@ -34,7 +34,8 @@ def main(work: Work, model: str, threads: int) -> Measured:
         env.write_text(ENVIRONMENT.format(turns=work.turns))
         context = work.prompt_tokens + work.turns * (work.turn_tokens + work.tool_tokens) + 64
         settings = [
-            f"train.model={model}", "train.device=cpu", "train.dtype=float32", "train.algorithm=grpo", "train.preflight=off",
+            f"train.model={model}", f"train.device={work.device}", f"train.dtype={work.dtype}",
+            "train.algorithm=grpo", "train.preflight=off",
             "train.steps=1", f"train.tasks_per_step={work.tasks}", f"train.group_size={work.group}", "train.learning_rate=1e-5",
             f"train.max_new_tokens={work.turn_tokens}", f"train.max_context={context}", f"train.lora.rank={work.rank}",
             f"train.lora.alpha={2 * work.rank}", "train.eval.base_tasks=0",
@@ -61,7 +62,7 @@ def step(trainer: Trainer, work: Work) -> Measured:
     traces = [episode.tokens for episode in played.episodes]
     lengths = [trace.loss_mask.index(True) for trace in traces]
     return Measured(
-        "envgym", *total, *sampling, prompt_tokens=sum(lengths) / len(lengths), peak_mb=peak_mb(),
+        "envgym", *total, *sampling, prompt_tokens=sum(lengths) / len(lengths), peak_mb=peak_mb(work.device),
         sampled_tokens=sum(sum(trace.loss_mask) for trace in traces), all_tokens=sum(len(trace.token_ids) for trace in traces),
         versions={"envgym": envgym.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
     )  # fmt: skip

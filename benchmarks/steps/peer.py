@@ -38,7 +38,8 @@ def main(work: Work, model: str, threads: int, *, batching: bool) -> Measured:
     out = Measured("TRL, continuous batching" if batching else "TRL")
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, report_to=[], save_strategy="no", disable_tqdm=True, use_cpu=True, bf16=False,
+            output_dir=folder, report_to=[], save_strategy="no", disable_tqdm=True,
+            use_cpu=work.device == "cpu", bf16=work.dtype == "bfloat16",
             gradient_checkpointing=False, max_steps=1, per_device_train_batch_size=work.micro_batch,
             gradient_accumulation_steps=work.episodes // work.micro_batch, num_generations=work.group,
             max_completion_length=work.turns * (work.turn_tokens + work.tool_tokens) + 64,
@@ -47,7 +48,8 @@ def main(work: Work, model: str, threads: int, *, batching: bool) -> Measured:
             use_transformers_continuous_batching=batching,
         )  # fmt: skip
         trainer = timed(GRPOTrainer, out)(
-            model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), args=config, processing_class=tokenizer,
+            model=AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, work.dtype)),
+            args=config, processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": texts.prompt()}]} for _ in range(work.tasks)]),
             reward_funcs=lambda completion_ids, **_: [random.random() for _ in completion_ids],
             environment_factory=texts.environment(), callbacks=[StepClock(out)],
@@ -55,7 +57,7 @@ def main(work: Work, model: str, threads: int, *, batching: bool) -> Measured:
         )  # fmt: skip
         texts.fit_answers(trainer)
         trainer.train()
-    out.peak_mb = peak_mb()
+    out.peak_mb = peak_mb(work.device)
     out.versions = {"trl": trl.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
     return out
 

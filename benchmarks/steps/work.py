@@ -46,6 +46,8 @@ class Work:
     rank: int = 16
     micro_batch: int = 4
     """TRL's episodes in one forward pass of training; 8 of these need 15 GB."""
+    device: str = "cpu"
+    dtype: str = "float32"
 
     @property
     def episodes(self) -> int:
@@ -109,17 +111,27 @@ gym.register("Forced-v0", entry_point=Forced, disable_env_checker=True)
 
 
 class Clock:
-    """Wall and CPU seconds of this process since it was made."""
+    """Wall and CPU seconds of this process since it was made; what a GPU has been told to do is waited for."""
 
     def __init__(self) -> None:
+        _finish()
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> tuple[float, float]:
+        _finish()
         return time.perf_counter() - self.wall, time.process_time() - self.cpu
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _finish() -> None:
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_mb(device: str = "cpu") -> float:
+    """Of this process; on a GPU what was allocated there."""
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
 
 
 def in_a_process(module: str, *arguments: str, threads: int) -> dict[str, Any]:

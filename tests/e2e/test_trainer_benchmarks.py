@@ -69,3 +69,10 @@ def test_each_sampler_draws_the_tokens_that_are_asked_for(side):
 def test_an_exponent_is_that_of_the_power_law_it_is_read_from():
     code = "from scale import exponent; print(exponent((1, 2, 4), (3.0, 12.0, 48.0)))"
     assert float(python("-c", code)) == pytest.approx(2.0)
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_gpus_runs_in_miniature():
+    said = python(str(ROOT / "benchmarks/gpu.py"), "--quick")
+    assert said.count("dialogues:") == 2
+    assert "MFU" in said
