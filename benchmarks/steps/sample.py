@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -37,6 +38,8 @@ class Load:
     turn_tokens: int = 60
     tool_tokens: int = 40
     prompt_tokens: int = 600
+    tool_seconds: float = 0.0
+    """How long a tool takes to answer; of the engine's side only."""
 
     @property
     def sampled(self) -> int:
@@ -57,9 +60,12 @@ class Sampled:
     """Above what the loaded model takes."""
     tokens: int
     """Sampled."""
+    idle: float = 0.0
+    """Share of the wall time in which the engine computed nothing."""
 
 
-def by_engine(load: Load, model: Any, chat: Chat) -> int:
+def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
+    """(tokens sampled, seconds in which the engine computed)."""
     chat.stop_ids = frozenset()
     bare_prompt, bare_answer = len(chat.open([Message("user", "")])), len(chat.observe([Message("user", "")], closed=False))
 
@@ -69,6 +75,7 @@ def by_engine(load: Load, model: Any, chat: Chat) -> int:
         for turn in range(load.turns):
             dialogue.reply()
             if turn < load.turns - 1:
+                time.sleep(load.tool_seconds)
                 dialogue.observe([Message("user", words(load.tool_tokens - bare_answer, rng))])
         trace = dialogue.trace()
         assert len(trace.token_ids) == load.context - load.tool_tokens
@@ -78,7 +85,8 @@ def by_engine(load: Load, model: Any, chat: Chat) -> int:
         engine.refresh(model)
         policy = engine.policy(max_new_tokens=load.turn_tokens)
         with ThreadPoolExecutor(load.dialogues) as pool:
-            return sum(pool.map(lambda number: play(policy, number), range(load.dialogues)))
+            tokens = sum(pool.map(lambda number: play(policy, number), range(load.dialogues)))
+        return tokens, engine.stats.seconds_busy
 
 
 @torch.inference_mode()
@@ -125,10 +133,11 @@ def main(load: Load, name: str, threads: int) -> Sampled:
         base(torch.ones(1, 2, dtype=torch.long))  # the file's pages are in memory from now on
     before, clock = peak_mb(), Clock()
     if load.side == "engine":
-        tokens = by_engine(load, model, Chat(tokenizer, model=base))
+        tokens, busy = by_engine(load, model, Chat(tokenizer, model=base))
     else:
-        tokens = {"generate": by_generate, "products": by_products}[load.side](load, model)
-    return Sampled(*clock.read(), peak_mb() - before, tokens)
+        tokens, busy = {"generate": by_generate, "products": by_products}[load.side](load, model), None
+    seconds, cpu_seconds = clock.read()
+    return Sampled(seconds, cpu_seconds, peak_mb() - before, tokens, 0.0 if busy is None else 1 - busy / seconds)
 
 
 if __name__ == "__main__":
