@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant(7, "one kind of module is left out in silence", "T/replica.py",
            "            if name not in layers:\n", "            if name not in layers or name.endswith(\"up_proj\"):\n"),
     Mutant(8, "keys and values are kept in another precision than the model", "T/passes.py",
-           "dim=dim, dtype=self.model.dtype, device=self.device)", "dim=dim, dtype=torch.float32, device=self.device)"),
+           "dtype=self.model.dtype, device=self.device", "dtype=torch.float32, device=self.device"),
     Mutant(8, "the sampler's own proof accepts anything", "T/passes.py",
            "        if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):\n", "        if not gap < 1e9:\n"),
     Mutant(9, "each micro-batch is divided by its own tokens", "T/learner.py",
