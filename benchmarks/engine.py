@@ -12,16 +12,14 @@ to compute while tools take 0.2 s.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import get_args
 
 from steps.sample import Load, Sampled, Side
-from steps.work import in_a_process
+from steps.work import in_a_process, parser
 
 GRID = [Load("engine", dialogues, turns=turns) for dialogues, turns in ((8, 1), (8, 3), (16, 3), (64, 3), (16, 6))]
 GOALS = {(16, 3): 7.0}
@@ -49,13 +47,9 @@ def row(load: Load, rounds: Sequence[dict[str, Sampled]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", metavar="DIALOGUES,TURNS", help="one line of the table, such as 16,3; or tools")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--only", metavar="DIALOGUES,TURNS", help="one line of the table, such as 16,3; or tools")
+    arguments = options.parse_args(argv)
     print(f"{'':15}{'tokens/s':>21}{'CPU seconds':>21}{'ratio':>10}")
     print(f"{'dialogues':>9}{'turns':>6}{'generate':>12}{'engine':>9}{'generate':>12}{'engine':>9}{'CPU':>10}"
           f" {'range':16}{'goal':12}{'wall':>6}{'memory':>9}{'of limit':>12}")  # fmt: skip

@@ -10,16 +10,14 @@ padded rows. Each update runs in a process of its own, the layouts in turn; medi
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import get_args
 
 from steps.learn import Group, Update
-from steps.work import in_a_process
+from steps.work import in_a_process, parser
 
 from envgym_trainer.learner import Layout
 
@@ -47,12 +45,7 @@ def row(size: tuple[int, int, int], rounds: Sequence[dict[str, Update]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args(argv)
+    arguments = parser(__doc__).parse_args(argv)
     head = f"{'P':>6}{'R':>6}{'G':>4}{'padded s':>12}{'tree s':>9}{'ratio':>8} {'range':16}{'goal':14}{'tokens':>8}{'memory':>10}"
     print(f"{head}{'gradient':>12}")
     for size in [(24, 8, 4)] if arguments.quick else GRID:

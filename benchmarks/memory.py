@@ -11,16 +11,14 @@ keys and values and of the sampler's own merged weights.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from steps.learn import Group, Update
 from steps.sample import Load, Sampled
-from steps.work import in_a_process
+from steps.work import in_a_process, parser
 
 TOKENS, DIALOGUES = (512, 1024, 2048, 4096), (8, 16, 64)
 KEPT = ("all", "little")
@@ -52,12 +50,7 @@ def sampling(dialogues: int, rounds: int, run) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how much")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args(argv)
+    arguments = parser(__doc__).parse_args(argv)
     run = lambda module, work: in_a_process(
         module, json.dumps(asdict(work)), arguments.model, str(arguments.threads), threads=arguments.threads
     )

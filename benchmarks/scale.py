@@ -10,16 +10,14 @@ of the logarithm of the medians over the logarithm of the size, by least squares
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steps.work import Measured, Work, in_a_process
+from steps.work import Measured, Work, in_a_process, parser
 
 BASE = Work(tasks=2, group=4, turns=2, turn_tokens=20, tool_tokens=40, prompt_tokens=300)
 GROWS: dict[str, tuple[Sequence[int], Callable[[int], Work]]] = {
@@ -55,12 +53,7 @@ def shallow(model: Path, layers: int, folder: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    arguments = parser.parse_args(argv)
+    arguments = parser(__doc__, rounds=3).parse_args(argv)
     from envgym_trainer.models import resolve
 
     model = resolve(arguments.model).path

@@ -18,16 +18,14 @@ making of its trainer. Rounds alternate the order; the median of the rounds is s
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from steps.work import Measured, Work, in_a_process
+from steps.work import Measured, Work, in_a_process, parser
 
 OURS, PEER, BATCHING = "steps.ours", "steps.peer", "steps.peer batching"
 QUICK = Work(tasks=1, group=4, turns=2, turn_tokens=8, tool_tokens=40, prompt_tokens=200)
@@ -62,15 +60,11 @@ def table(rounds: Sequence[dict[str, Measured]], goals: dict[str, float]) -> lis
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tool-seconds", type=float, default=0.0, help="how long each tool call takes")
-    parser.add_argument("--batching", action="store_true", help="also TRL on transformers' continuous batching")
-    parser.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write each round's figures there too")
-    arguments = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--tool-seconds", type=float, default=0.0, help="how long each tool call takes")
+    options.add_argument("--batching", action="store_true", help="also TRL on transformers' continuous batching")
+    options.add_argument("--json", type=Path, metavar="FILE", help="write each round's figures there too")
+    arguments = options.parse_args(argv)
     from envgym_trainer.models import resolve
 
     model = str(resolve(arguments.model).path)

@@ -7,6 +7,7 @@ is taken off first.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -132,6 +133,16 @@ def peak_mb(device: str = "cpu") -> float:
     if device == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
+
+
+def parser(description: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
+    """What every benchmark of the trainer can be told."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
+    made.add_argument("--rounds", type=int, default=rounds, help=f"how often each figure is taken (default: {rounds})")
+    made.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
+    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for mathematics (default: all)")
+    return made
 
 
 def in_a_process(module: str, *arguments: str, threads: int) -> dict[str, Any]:
