@@ -62,19 +62,22 @@ MUTANTS = [
     Mutant(3, "what we add after a turn is trained", "T/scheduler.py",
            "        self.mask += [False] * len(ids)\n", "        self.mask += [bool(n == 0) for n in range(len(ids))]\n"),
     Mutant(4, "the sampler scales the adapter otherwise than the learner", "T/lora.py",
-           "        return torch.addmm(weight, b, a, alpha=layer.scaling[name], out=out)\n",
-           "        return torch.addmm(weight, b, a, alpha=0.99 * layer.scaling[name], out=out)\n"),
+           "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])\n",
+           "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=0.99 * layer.scaling[name])\n"),
     Mutant(5, "the adapter is merged into the base and taken out again", "T/replica.py",
-           "            lora.merge(layers[name], out=module.weight)\n",
-           "            delta = lora.merge(layers[name]) - base\n"
-           "            base += delta\n"
-           "            module.weight.copy_(base)\n"
-           "            base -= delta\n"),
+           "            merged = lora.merge(layers[name]) if name in layers else None\n",
+           "            merged = None\n"
+           "            if name in layers:\n"
+           "                delta = lora.merge(layers[name]) - base\n"
+           "                base += delta\n"
+           "                merged = base.clone()\n"
+           "                base -= delta\n"),
     Mutant(6, "keys and values outlive an update", "T/engine.py",
            "            self._replica.refresh(peft_model)\n            self._scheduler.forget()\n",
            "            self._replica.refresh(peft_model)\n"),
     Mutant(7, "one kind of module is left out in silence", "T/replica.py",
-           "            if name not in layers:\n", "            if name not in layers or name.endswith(\"up_proj\"):\n"),
+           "merged = lora.merge(layers[name]) if name in layers else None\n",
+           "merged = lora.merge(layers[name]) if name in layers and not name.endswith(\"up_proj\") else None\n"),
     Mutant(8, "keys and values are kept in another precision than the model", "T/passes.py",
            "dtype=self.model.dtype, device=self.device", "dtype=torch.float32, device=self.device"),
     Mutant(8, "the sampler's own proof accepts anything", "T/passes.py",

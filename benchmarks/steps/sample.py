@@ -83,7 +83,7 @@ def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
 
     with Engine(model, chat, max_context=load.context, max_batch=load.dialogues) as engine:
         engine.refresh(model)
-        policy = engine.policy(max_new_tokens=load.turn_tokens)
+        policy = engine.policy(max_new_tokens=load.turn_tokens, siblings=load.group)
         with ThreadPoolExecutor(load.dialogues) as pool:
             tokens = sum(pool.map(lambda number: play(policy, number), range(load.dialogues)))
         return tokens, engine.stats.seconds_busy

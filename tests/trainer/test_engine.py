@@ -77,6 +77,61 @@ def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
     assert max(gap(model, dialogue.trace()) for dialogue in group) < 1e-4
 
 
+GROUPS = [[SYSTEM, user(f"{task} " + "a long task of its own " * 8)] for task in range(3)]
+
+
+def grouped(policy):
+    """Three groups of four, whose openings are long, all open at once."""
+    return lambda index: talk(policy, seed=index, opening=GROUPS[index // 4])
+
+
+def test_groups_stored_as_segments_sample_what_they_would_sample_apart(model, tokenizer):
+    traces = []
+    for siblings in (1, 4):
+        with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=12) as engine:
+            policy = engine.policy(max_new_tokens=8, siblings=siblings)
+            traces.append([dialogue.trace() for dialogue in in_one_step(engine, grouped(policy), 12)])
+    for apart, together_ in zip(*traces, strict=True):
+        assert together_.token_ids == apart.token_ids
+        assert gap(model, together_) < 1e-4
+
+
+def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_once(model, engine):
+    chat = engine.chat
+    openings = [len(chat.open(opening)) for opening in GROUPS]
+    shared = chat.shared(GROUPS[0], ())
+    policy = engine.policy(max_new_tokens=1, siblings=4)
+    dialogues = in_one_step(engine, lambda index: talk(policy, seed=index, opening=GROUPS[index // 4], turns=1), 8)
+    assert engine.stats.prefill_tokens == shared + sum(length - shared for length in openings[:2])
+    tracks = [dialogue._track for dialogue in dialogues]
+    assert len({track.segment.row for track in tracks[:4]}) == 1
+    assert all(track.cached <= 1 for track in tracks)  # of the opening only its last token lies in a row of its own
+
+
+def test_short_tasks_after_a_long_system_message_share_its_segment(engine):
+    policy = engine.policy(max_new_tokens=1, siblings=4)
+    first, second = (policy.open([Message("system", "rules " * 200), user(task)], (), seed=0)._track for task in "xy")
+    assert first.outer == second.outer == 0
+    assert first.ids[: first.shared] == second.ids[: second.shared]
+
+
+def test_rows_of_segments_go_to_the_next_groups_when_a_group_is_through(model, tokenizer):
+    with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=4) as engine:
+        policy = engine.policy(max_new_tokens=4, siblings=2)
+        for wave in range(12):
+            opening = [SYSTEM, user(f"{wave} " + "another long task " * 10)]
+
+            def play(seed: int, opening=opening):
+                dialogue = talk(policy, seed=seed, opening=opening, turns=2)
+                dialogue.close()
+                return dialogue
+
+            for dialogue in together(play, 2):
+                assert gap(model, dialogue.trace()) < 1e-4
+        assert engine._passes.shared.keys[0].shape[0] <= 8  # what is reserved at first
+        assert len(engine._scheduler._segments) <= 3
+
+
 def test_a_group_is_computed_once_for_as_long_as_its_members_say_the_same(model, engine):
     opening = [SYSTEM, user("the same")]
     policies = [engine.policy(max_new_tokens=12, greedy=n < 7) for n in range(8)]

@@ -53,6 +53,7 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
 
 def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_of_once(env, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Engine, "refresh", lambda self, model=None: None)  # trap 6: the adapter is never taken over
+    monkeypatch.setattr(Engine, "sleep", lambda self: None)  # who sleeps would notice: it answers to nobody without a refresh
     out = tmp_path / "runs"
     with pytest.raises(SamplerMismatch, match=r"was not learned; what was learned before it is saved.*on_mismatch=warn"):
         start(env, [*SETTINGS, "train.on_mismatch=stop"], out=out, name="r", resume=None)

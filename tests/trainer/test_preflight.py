@@ -189,11 +189,13 @@ def test_the_estimate_of_memory_is_added_up_by_hand():
         kv_bytes_a_token=64,
         dtype_bytes=4,
         adapter_numbers=10,
-        adapted_bytes=40,
+        copied_bytes=40,
     )
     found = memory.estimate(sizes, train_tokens=5, sampled_tokens=3)
     assert found["activations"] == pytest.approx(1.25 * 5 * (2 * (5 * 8 + 2 * 16) * 4 + 64 + 4 * (12 * 8 + 4 * 16)))
     assert (found["adapter, gradient, Adam"], found["keys and values"], found["sampler's weights"]) == (160, 192, 40)
+    assert memory.at_once(found) == 160 + found["activations"] + found["logits"]
+    assert memory.at_once(found | {"keys and values": 10**9}) == 160 + 10**9 + 40  # the sampler sleeps while the learner works
 
 
 def test_a_containers_limit_counts_and_its_file_pages_are_free(tmp_path):

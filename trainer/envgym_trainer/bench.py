@@ -179,7 +179,7 @@ def _step(trainer: Trainer, step: int) -> StepCost:
 
 def _play(trainer: Trainer, requests: Sequence[Request]) -> list[Episode]:
     config = trainer.config
-    policy = trainer.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+    policy = trainer.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens, siblings=config.group_size)
     paced = Paced(policy, DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0]))
     return play_many(trainer.world.env, paced, requests, workers=config.workers)
 

@@ -20,9 +20,11 @@ class Sampler(Protocol):
     chat: Chat
     max_context: int
 
-    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256) -> EnginePolicy: ...
+    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1) -> EnginePolicy: ...
 
     def refresh(self, peft_model: Any = None) -> None: ...
+
+    def sleep(self) -> None: ...
 
     def submit(self, turn: Turn) -> None: ...
 
@@ -39,6 +41,8 @@ class EnginePolicy:
     temperature: float
     max_new_tokens: int
     """Limit of one turn."""
+    siblings: int = 1
+    """Dialogues with one opening that are open at once."""
 
     def open(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, seed: int, task: Task | None = None
@@ -55,7 +59,12 @@ class EngineDialogue:
         chat = self._engine.chat
         ids = chat.open(messages, tools)
         # At least one id stays outside the segment: a pass over the dialogue's own row must give the first logits.
-        self._track = Track(ids, min(chat.shared(messages, tools), len(ids) - 1), seed)
+        opening = len(ids) - 1
+        system = min(chat.shared(messages, tools), opening)
+        if policy.siblings * (opening - system) > opening:  # a segment for each group has fewer keys to read at each token
+            self._track = Track(ids, opening, seed, outer=system)
+        else:
+            self._track = Track(ids, system, seed)
         self._history = list(messages)
         self._may_reply = True
 

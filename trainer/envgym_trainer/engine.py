@@ -24,6 +24,7 @@ from envgym.errors import UsageError, WorldFailure
 from envgym_trainer import sampling
 from envgym_trainer.chat import Chat
 from envgym_trainer.dialogue import EnginePolicy
+from envgym_trainer.native import dismiss_team
 from envgym_trainer.plain_passes import open_passes
 from envgym_trainer.replica import Replica
 from envgym_trainer.scheduler import Planned, Scheduler, Track, Turn
@@ -66,7 +67,7 @@ class Engine:
         deterministic: bool = False, say: Callable[[str], None] = log.warning,
     ):  # fmt: skip
         self.chat, self.max_context, self._deterministic = chat, max_context, deterministic
-        self._replica = Replica(model)
+        self._replica = Replica(model, packed=True)
         _check_length(self._replica.model.config, max_context)
         rows = {"rows": max_batch, "shared_rows": 2 * max_batch}
         self._passes = open_passes(self._replica.model, **rows, max_context=max_context, say=say)
@@ -75,27 +76,31 @@ class Engine:
         self._in_flight = 0
         self._wake = threading.Condition()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._stats, self._closed = Stats(), False
+        self._stats, self._closed, self._asleep = Stats(), False, False
         self._thread = threading.Thread(target=self._run, name="envgym-engine", daemon=True)
         every = torch.get_num_threads()
         self._thread.start()
+        self.refresh()
         if not deterministic:  # a trial by the clock: it may end otherwise the next time
             self._command(self._passes.tune)
         torch.set_num_threads(every)  # for threads to come; the engine's keep their own number
 
-    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, greedy: bool = False) -> EnginePolicy:
+    def policy(
+        self, *, temperature: float = 1.0, max_new_tokens: int = 256, greedy: bool = False, siblings: int = 1
+    ) -> EnginePolicy:
         """A policy on this engine.
 
         Args:
             temperature: of sampling, at least 0; 0 is greedy.
             max_new_tokens: limit of one turn.
             greedy: the same as temperature 0.
+            siblings: how many dialogues with the same opening will be open at once; it changes the speed, and nothing else.
         """
         if temperature < 0 or max_new_tokens < 1:
             raise UsageError(
                 f"temperature must be at least 0 and max_new_tokens at least 1, got {temperature} and {max_new_tokens}."
             )
-        return EnginePolicy(self, temperature=0.0 if greedy else temperature, max_new_tokens=max_new_tokens)
+        return EnginePolicy(self, 0.0 if greedy else temperature, max_new_tokens, siblings)
 
     def refresh(self, peft_model: Any = None) -> None:
         """Samples from now on with this adapter as it is now; None: with the base alone.
@@ -107,11 +112,30 @@ class Engine:
         def take_over() -> None:
             self._replica.refresh(peft_model)
             self._scheduler.forget()
+            self._asleep = False
             if self._deterministic and not self._scheduler.turns:  # what an earlier step left must not choose rows or shapes
                 self._scheduler = self._new_scheduler()
                 self._passes.forget()
 
+        dismiss_team()  # the caller's: who learned until now lets the engine compute
         self._command(take_over)
+
+    def sleep(self) -> None:
+        """Gives the memory of its own weights and of keys and values back until the next `refresh`, for a learner to use.
+
+        Raises: UsageError while a dialogue waits for an answer; a reply before the next refresh raises it too.
+        """
+
+        def lie_down() -> None:
+            if self._scheduler.turns:
+                raise UsageError("the engine cannot sleep while a dialogue waits for its answer.")
+            dismiss_team()
+            self._asleep = True
+            self._replica.sleep()
+            self._scheduler.forget()
+            self._passes.forget()
+
+        self._command(lie_down)
 
     def in_flight(self, change: int) -> None:
         """So many more (or fewer) episodes run in step: no pass begins before each of them waits for its next token."""
@@ -142,6 +166,8 @@ class Engine:
         with self._wake:
             if self._closed:
                 raise WorldFailure("policy_failed", "the engine is closed", stage="policy")
+            if self._asleep:
+                raise UsageError("the engine sleeps: refresh() it before the next reply.")
             self._scheduler.turns.append(turn)
             self._wake.notify_all()
 

@@ -92,25 +92,22 @@ def lora_layers(model: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def merge(layer: Any, *, out: Tensor | None = None) -> Tensor:
+def merge(layer: Any) -> Tensor:
     """W + scale * B @ A of one layer, in W's dtype; W itself is only read, and widened first where it is kept in 4 bits.
 
     With DoRA each row of that sum is brought to its trained length m: m * V / |V|.
 
     Args:
         layer: a LoRA layer of PEFT over a linear layer of weight (n, m).
-        out: (n, m) tensor to write into; None makes one.
+    Returns: (n, m), freshly made, and rounded once at the end.
     """
     name = layer.active_adapters[0]
     weight, a, b = dense_weight(layer.get_base_layer().weight), layer.lora_A[name].weight, layer.lora_B[name].weight
-    out = torch.empty_like(weight) if out is None else out
+    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])
     if name in layer.lora_variant:
-        full = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])  # (n, m)
         length = layer.lora_magnitude_vector[name].weight  # (n,)
-        return out.copy_(full * (length / full.norm(dim=1)).unsqueeze(1))
-    if weight.dtype == b.dtype:
-        return torch.addmm(weight, b, a, alpha=layer.scaling[name], out=out)
-    return out.copy_(torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name]))  # rounded once, at the end
+        merged *= (length / merged.norm(dim=1)).unsqueeze(1)
+    return merged.to(weight.dtype)
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:

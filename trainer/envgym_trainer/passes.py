@@ -21,6 +21,7 @@ from envgym.errors import UsageError
 from envgym_trainer import attention
 from envgym_trainer.kv import KeyValues
 from envgym_trainer.layout import Work, lay_out, make_room
+from envgym_trainer.native import dismiss_team
 
 MOST_SHARES = 4
 LEAST_TOKENS = 16
@@ -76,13 +77,13 @@ class Passes:
         place = {index: row for row, index in enumerate(index for own in mine for index in own)}
         return torch.cat(parts)[[place[index] for index in due]]
 
-    def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        """Copies the tokens from `start` to `stop` of one dialogue's row to another's."""
-        self.own.copy(source, target, start, stop)
+    def copy(self, source: int, target: int, start: int, stop: int, *, own: bool = True) -> None:
+        """Copies the tokens from `start` to `stop` of one dialogue's row to another's; of one segment's, where not `own`."""
+        (self.own if own else self.shared).copy(source, target, start, stop)
 
     @torch.inference_mode()
     def tune(self) -> None:
-        """Chooses between all threads on each operation and one thread on each share of the rows.
+        """Chooses between all threads on each operation and one thread on each share of the rows, by decoding a few times.
 
         Call it on the thread that will compute: the number of threads is set for that one. The stores are made anew.
         """
@@ -93,17 +94,19 @@ class Passes:
         works = [Work([0], row, 0) for row in range(min(4 * LEAST_TOKENS, self._rows))]
         helpers = _single_threads(shares - 1)
         seconds: dict[bool, list[float]] = {True: [], False: []}
-        for alone in (False, True) * 4:
+        for alone in (False, False, True, True) * 3:
             self._helpers, self._shares = (helpers, shares) if alone else (None, 1)
             torch.set_num_threads(1 if alone else threads)
             started = time.perf_counter()
-            self.logits(works, [0])
+            self.logits(works, range(len(works)))
             seconds[alone].append(time.perf_counter() - started)
         self.forget()  # the trial's rows may be more than are ever used
         if min(seconds[False]) < min(seconds[True]):
             self._helpers, self._shares = None, 1
             torch.set_num_threads(threads)
             helpers.shutdown()
+        else:
+            dismiss_team()
 
     def close(self) -> None:
         """Ends the threads."""

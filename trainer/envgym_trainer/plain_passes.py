@@ -50,9 +50,10 @@ class PlainPasses:
         rows = [self._last_logits(works[index]) for index in due]
         return torch.stack(rows) if rows else torch.empty(0, self.model.config.vocab_size, device=self.device)
 
-    def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        """Copies the tokens from `start` to `stop` of one dialogue's row to another's."""
-        self.own[target].ids = [*self.own[target].ids[:start], *self.own[source].ids[start:stop]]
+    def copy(self, source: int, target: int, start: int, stop: int, *, own: bool = True) -> None:
+        """Copies the tokens from `start` to `stop` of one dialogue's row to another's; of one segment's, where not `own`."""
+        rows = self.own if own else self.shared
+        rows[target].ids = [*rows[target].ids[:start], *rows[source].ids[start:stop]]
 
     def tune(self) -> None:
         """There is one way only."""

@@ -1,6 +1,7 @@
 """Who computes what at the next step: rows, shared segments and the queue of turns, in plain Python.
 
-Nothing is computed twice. A segment is stored once for all who begin with it. Siblings, dialogues of one prompt, are computed
+Nothing is computed twice. A segment is stored once for all who begin with it; a group's may begin with one that other groups
+begin with too, and copies that. Siblings, dialogues of one prompt, are computed
 once for as long as they say the same: one of them works, the others draw their own token from its logits, and whoever
 departs from it copies what it has stored. A sharp policy departs late, so most of a group's tokens cost nothing.
 
@@ -27,8 +28,13 @@ class Segment:
 
     ids: tuple[int, ...]
     row: int
+    outer: Segment | None
+    """What it begins with itself."""
+    of_group: bool
+    """Whether nobody but the group will ever need it."""
     cached: int = 0
     users: int = 0
+    """Open dialogues, and segments that begin with it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +45,8 @@ class Track:
     shared: int
     """First ids that many dialogues have in common; becomes 0 where no segment could be had."""
     seed: int
+    outer: int = 0
+    """First of the shared ids that even more dialogues have in common: then the others are those of its group alone."""
     mask: list[bool] = field(init=False)
     logprobs: list[float] = field(init=False)
     prompt: tuple[int, ...] = field(init=False)
@@ -109,10 +117,11 @@ class Scheduler:
 
     Args:
         rows: dialogues that can be stored. shared_rows: segments that can.
-        copy: copies the tokens from `start` to `stop` of one row to another: copy(source, target, start, stop).
+        copy: copies the tokens from `start` to `stop` of one row to another: copy(source, target, start, stop); with
+            own=False of one segment's row.
     """
 
-    def __init__(self, *, rows: int, shared_rows: int, copy: Callable[[int, int, int, int], None]):
+    def __init__(self, *, rows: int, shared_rows: int, copy: Callable[..., None]):
         self.turns: list[Turn] = []
         self._copy = copy
         self._free, self._free_shared = list(range(rows)), list(range(shared_rows))
@@ -191,7 +200,8 @@ class Scheduler:
     def _join(self, track: Track) -> None:
         """Finds the dialogue its segment; without one it stores all of its ids itself."""
         if track.shared and track.segment is None:
-            track.segment = self._segment(tuple(track.ids[: track.shared]))
+            of_group = track.shared == len(track.prompt) - 1
+            track.segment = self._segment(track.prompt[: track.shared], of_group=of_group, outer=track.outer)
             track.shared = len(track.segment.ids) if track.segment else 0
 
     def _next(self, track: Track, limit: int) -> Planned | None:
@@ -199,8 +209,7 @@ class Scheduler:
         self._join(track)
         segment = track.segment
         if segment is not None and segment.cached < len(segment.ids):
-            ids = segment.ids[segment.cached : segment.cached + limit]
-            return Planned(Work(ids, segment.row, segment.cached, own=False), segment)
+            return self._fill(segment, limit)
         if not self._place(track):
             return None
         assert track.row is not None
@@ -210,18 +219,39 @@ class Scheduler:
         work = Work(ids, track.row, track.cached, segment.row if segment else 0, track.shared)
         return Planned(work, track, complete=first + len(ids) == len(track.ids))
 
-    def _segment(self, ids: tuple[int, ...]) -> Segment | None:
+    def _fill(self, segment: Segment, limit: int) -> Planned:
+        """The next work of a segment that is not whole, that of its outer one first."""
+        outer = segment.outer
+        if outer is not None and segment.cached < len(outer.ids):
+            if outer.cached < len(outer.ids):
+                return self._fill(outer, limit)
+            self._copy(outer.row, segment.row, segment.cached, len(outer.ids), own=False)
+            segment.cached = len(outer.ids)
+        ids = segment.ids[segment.cached : segment.cached + limit]
+        return Planned(Work(ids, segment.row, segment.cached, own=False), segment)
+
+    def _segment(self, ids: tuple[int, ...], *, of_group: bool = False, outer: int = 0) -> Segment | None:
         """The segment with these ids, new or known; None where every row is in use."""
-        found = self._segments.get(ids)
-        if found is None:
-            if not self._free_shared and (idle := next((s for s in self._segments.values() if not s.users), None)):
-                del self._segments[idle.ids]
-                heapq.heappush(self._free_shared, idle.row)
-            if not self._free_shared:
+        if (found := self._segments.get(ids)) is None:
+            begins = self._segment(ids[:outer]) if outer else None
+            if (row := self._shared_row()) is None:
+                if begins is not None:
+                    begins.users -= 1
                 return None
-            found = self._segments[ids] = Segment(ids, heapq.heappop(self._free_shared))
+            found = self._segments[ids] = Segment(ids, row, begins, of_group)
         found.users += 1
         return found
+
+    def _shared_row(self) -> int | None:
+        """A row for a segment: that of a group that is through, a free one, or that of any segment without users."""
+        idle = [segment for segment in self._segments.values() if not segment.users]
+        idle.sort(key=lambda segment: not segment.of_group)
+        if idle and (idle[0].of_group or not self._free_shared):
+            del self._segments[idle[0].ids]
+            if (outer := idle[0].outer) is not None:
+                outer.users -= 1
+            return idle[0].row
+        return heapq.heappop(self._free_shared) if self._free_shared else None
 
     def _place(self, track: Track) -> bool:
         """Gives the dialogue a row, if need be that of the dialogue that has been idle for longest."""

@@ -50,8 +50,8 @@ class ServedEngine:
             raise UsageError(f"the server at {url} has no model '{self._base}', but {', '.join(names)}. Set train.server.model.")
         self._folder, self._session, self._version = adapters.absolute(), uuid.uuid4().hex[:8], 0
 
-    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256) -> EnginePolicy:
-        """A policy on this server; see `Engine.policy`."""
+    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1) -> EnginePolicy:
+        """A policy on this server, which finds out itself who begins alike; see `Engine.policy`."""
         return EnginePolicy(self, temperature=temperature, max_new_tokens=max_new_tokens)
 
     def refresh(self, peft_model: Any = None) -> None:
@@ -86,6 +86,9 @@ class ServedEngine:
             turn.future.set_result("context")
             return
         turn.future.set_result(_take(turn, answer, self.chat.stop_ids, self.max_context))
+
+    def sleep(self) -> None:
+        """Nothing: the server's memory is its own."""
 
     def release(self, track: Track) -> None:
         """The server keeps nothing for a dialogue that could be freed."""

@@ -47,6 +47,7 @@ from envgym_trainer.lora import attach
 from envgym_trainer.metrics import eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
 from envgym_trainer.monitor import Monitor, Phase
+from envgym_trainer.native import one_heap
 from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, inner_updates
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.resume import restore
@@ -73,6 +74,7 @@ class Trainer:
     def __init__(self, spec: EnvSpec, config: TrainConfig, folder: RunFolder, monitor: Monitor, display: Display):
         self.spec, self.config, self.folder, self.monitor, self.display = spec, config, folder, monitor, display
         torch.manual_seed(config.seed)
+        one_heap()
         self.progress = Progress()
         rates = {"learning_rate": config.learning_rate, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
         self.controls = Controls(config.controllers, **rates)
@@ -169,7 +171,9 @@ class Trainer:
         """`tasks_per_step` groups of `group_size` episodes, from the adapter as it is now, and what was played on the way."""
         config, earlier = self.config, list[Episode]()
         self.engine.refresh(self.model)
-        policy = self.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens)
+        policy = self.engine.policy(
+            temperature=config.temperature, max_new_tokens=config.max_new_tokens, siblings=config.group_size
+        )
 
         def play(requests: Sequence[Request]) -> list[Episode]:
             episodes = self._play(policy, requests, step=step, phase="grpo", earlier=earlier)
@@ -177,7 +181,9 @@ class Trainer:
             return episodes
 
         draws = self.sampler.draws(step, done=step - self.warmup_steps)
-        return play_groups(play, draws, tasks=config.tasks_per_step, size=config.group_size, max_extra=config.max_extra_groups)
+        played = play_groups(play, draws, tasks=config.tasks_per_step, size=config.group_size, max_extra=config.max_extra_groups)
+        self.engine.sleep()  # the learner needs the memory
+        return played
 
     def learn(self, groups: list[list[Episode]]) -> dict[str, float]:
         """`updates_per_step` updates, each on its own share of the groups, `epochs_per_step` times over."""

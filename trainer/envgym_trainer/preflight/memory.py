@@ -15,6 +15,7 @@ import torch
 
 from envgym.checks.bench import CheckResult
 from envgym_trainer.lora import lora_layers
+from envgym_trainer.packed import can_pack
 from envgym_trainer.preflight.subject import Subject
 
 OVERHEAD = 1.25
@@ -34,25 +35,27 @@ class Sizes:
     """Keys and values of one token in all layers."""
     dtype_bytes: int
     adapter_numbers: int
-    adapted_bytes: int
-    """Weights of adapted layers, of which the sampler keeps a merged copy."""
+    copied_bytes: int
+    """Weights of which the sampler makes a copy: those of adapted layers, and the head's where it is packed."""
 
     @classmethod
     def of(cls, model: Any) -> Sizes:
         """Of a PEFT model."""
         config, layers = model.config, lora_layers(model).values()
-        dtype_bytes = model.get_input_embeddings().weight.element_size()
+        embedding = model.get_input_embeddings().weight
+        dtype_bytes = embedding.element_size()
+        packed_head = config.hidden_size * config.vocab_size * dtype_bytes if can_pack(embedding) else 0
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
             config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
             2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype_bytes, dtype_bytes,
             sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-            sum(layer.in_features * layer.out_features * dtype_bytes for layer in layers),
+            sum(layer.in_features * layer.out_features * dtype_bytes for layer in layers) + packed_head,
         )  # fmt: skip
 
 
 def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: float = OVERHEAD) -> dict[str, float]:
-    """Bytes that a run adds to the loaded base, by what they are for.
+    """Bytes that a run adds to the loaded base, by what they are for; `at_once` says how much of it is there together.
 
     Args:
         train_tokens: of the largest micro-batch.
@@ -63,12 +66,18 @@ def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: 
     again = 12 * sizes.hidden + 4 * sizes.intermediate  # of the one layer that is computed again, in float32
     a_token = sizes.layers * kept * sizes.dtype_bytes + sizes.kv_bytes_a_token + 4 * again
     return {
-        "sampler's weights": float(sizes.adapted_bytes),
+        "sampler's weights": float(sizes.copied_bytes),
         "adapter, gradient, Adam": 16.0 * sizes.adapter_numbers,
         "activations": overhead * train_tokens * a_token,
         "logits": 3.0 * 256 * sizes.vocabulary * 4,
         "keys and values": float(sampled_tokens * sizes.kv_bytes_a_token),
     }
+
+
+def at_once(parts: dict[str, float]) -> float:
+    """The most that is needed together: while the learner works the sampler sleeps."""
+    sampling = parts["sampler's weights"] + parts["keys and values"]
+    return parts["adapter, gradient, Adam"] + max(sampling, parts["activations"] + parts["logits"])
 
 
 def memory(subject: Subject) -> CheckResult:
@@ -84,7 +93,7 @@ def memory(subject: Subject) -> CheckResult:
         train_tokens=max(config.max_tokens_per_micro_batch, config.max_context),
         sampled_tokens=config.workers * config.max_context,
     )
-    low, high, free = sum(least.values()), sum(most.values()), available_bytes(subject.model)
+    low, high, free = at_once(least), at_once(most), available_bytes(subject.model)
     told = f"{low / GIB:.1f} to {high / GIB:.1f} GiB more than the loaded model, {free / GIB:.1f} GiB free"
     if high <= free:
         return CheckResult("memory", True, told)
