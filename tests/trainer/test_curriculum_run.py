@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import envgym_trainer.rollouts as rollouts
 import envgym_trainer.train as training
 from envgym.episode import Failure
 from envgym.errors import SpecError
@@ -196,7 +197,7 @@ def test_a_curriculum_that_could_never_act_stops_the_run_at_its_start(tmp_path):
 
 def with_breaking(monkeypatch, breaks):
     """Voids what `breaks(index, request)` says, whatever it was."""
-    play_many, calls = training.play_many, []
+    play_many, calls = rollouts.play_many, []
 
     def play(make_env, policy, requests, **more):
         episodes = play_many(make_env, policy, requests, **more)
@@ -205,7 +206,7 @@ def with_breaking(monkeypatch, breaks):
         void = lambda e: dataclasses.replace(e, reward=None, success=None, failure=lost, stop_reason="void")
         return [void(e) if breaks(len(calls) - 1, n) else e for n, e in enumerate(episodes)]
 
-    monkeypatch.setattr(training, "play_many", play)
+    monkeypatch.setattr(rollouts, "play_many", play)
     return calls
 
 

@@ -110,6 +110,9 @@ class TrainConfig(Block):
     epochs_per_step: int = Field(default=1, ge=1)
     """Times that a step's groups are learned from; from the second on the policy is no longer the one that sampled them, which
     the clipped ratio allows for and `offpolicy/staleness_mean` shows."""
+    one_step_off: bool = False
+    """Play the next step's episodes while this one is learned from, with the adapter from before its update: for a server or slow
+    tools, which would wait meanwhile. The step after a checkpoint or a validation is always played afresh."""
     on_mismatch: Literal["warn", "stop"] = "warn"
     """When sampler and trainer give the same token different probabilities, beyond rounding: say so once and go on, or save and
     stop before the update. `alarm/mismatch` is 1 at such a step."""
@@ -204,5 +207,7 @@ class TrainConfig(Block):
             )
         if self.server and self.deterministic:
             raise UsageError("train.deterministic needs the sampler of this process: a server batches as it likes. Leave one out.")
+        if self.one_step_off and self.deterministic:
+            raise UsageError("train.deterministic plays and learns in turn, train.one_step_off at once. Leave one out.")
         self.controllers.check(kl_coef=self.kl_coef, learning_rate=self.learning_rate, updates_per_step=self.updates_per_step)
         return self

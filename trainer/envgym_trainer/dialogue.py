@@ -20,6 +20,11 @@ class Sampler(Protocol):
     chat: Chat
     max_context: int
 
+    @property
+    def seconds_busy(self) -> float:
+        """Wall seconds of computing so far; NaN where that is not known."""
+        ...
+
     def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1) -> EnginePolicy: ...
 
     def refresh(self, peft_model: Any = None) -> None: ...

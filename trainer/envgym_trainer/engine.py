@@ -147,6 +147,10 @@ class Engine:
     def stats(self) -> Stats:
         return self._stats
 
+    @property
+    def seconds_busy(self) -> float:
+        return self._stats.seconds_busy
+
     def close(self) -> None:
         """Ends the thread; a dialogue that waits gets a WorldFailure. Safe to call twice."""
         with self._wake:

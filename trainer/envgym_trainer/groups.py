@@ -7,6 +7,7 @@ Left out: which tasks (`task_sampler.py`), advantages.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +35,10 @@ class Played:
     """Groups that were left out for a fresh one, and fresh ones that were no better: one for each extra group."""
     replayed: list[Episode] = field(default_factory=list)
     """Void members in whose place another attempt stands."""
+    sampled_at: int | None = None
+    """Updates of the learner when the sampler took over what it played with; None: as many as when it learns from them."""
+    idle: float = math.nan
+    """Share of the time in which the sampler had nothing to compute; NaN where it does not say."""
 
     @property
     def everything(self) -> list[Group]:
@@ -56,6 +61,8 @@ class Played:
         numbers = episode_metrics(self.everything)
         failures = failure_metrics([*self.everything, self.replayed])
         numbers |= {name: value for name, value in failures.items() if name.startswith(("failures/", "episode/retried"))}
+        if not math.isnan(self.idle):
+            numbers["sampling/idle"] = self.idle
         return numbers | {
             "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
             "group/mixed_starts": float(sum(not starts_alike(group) for group in self.groups)),

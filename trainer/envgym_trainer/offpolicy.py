@@ -114,15 +114,19 @@ class MismatchWatch:
         self._told = True
 
 
-def inner_updates(learner: Learner, shares: Sequence[Sequence[Sample]], *, epochs: int, watch: MismatchWatch) -> Metrics:
+def inner_updates(
+    learner: Learner, shares: Sequence[Sequence[Sample]], *, epochs: int, watch: MismatchWatch, sampled_at: int | None = None
+) -> Metrics:
     """`epochs` passes over the shares of one step's samples, an update for each share.
 
+    Args:
+        sampled_at: the learner's updates when the sampler took its adapter over; by default as many as now.
     Returns: the means of the updates' numbers (`.../max` is the largest), with the drift of the updates told as
         `offpolicy/mismatch_{mean,max}` or `offpolicy/staleness_{mean,max}`, `offpolicy/ess` (the smallest) and
         `alarm/mismatch` (1 or 0). A step without a lesson has none of these.
     Raises: SamplerMismatch before anything is learned, where the watch is to stop.
     """
-    sampled_at = learner.updates
+    sampled_at = learner.updates if sampled_at is None else sampled_at
 
     def step(share: Sequence[Sample]) -> Metrics:
         is_fresh = learner.updates == sampled_at

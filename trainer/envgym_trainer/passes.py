@@ -1,7 +1,7 @@
 """Forward passes of the sampler: works in, logits out, keys and values kept in between.
 
-On a CPU a pass that decodes is a thousand small operations, and cutting each of them over the cores costs more in waking
-threads than it brings. So the rows may be cut instead: a few shares, each on one thread through the whole model. Which way is
+On a CPU a pass that decodes is a thousand small operations, and cutting each of them over the cores can cost more in waking
+threads than it brings. Then the rows are cut instead: a few shares, each on one thread through the whole model. Which way is
 faster depends on the machine and is measured once, when the passes are made.
 Left out: several devices, CUDA graphs.
 """

@@ -50,6 +50,8 @@ class ServedEngine:
             raise UsageError(f"the server at {url} has no model '{self._base}', but {', '.join(names)}. Set train.server.model.")
         self._folder, self._session, self._version = adapters.absolute(), uuid.uuid4().hex[:8], 0
 
+    seconds_busy = math.nan
+
     def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1) -> EnginePolicy:
         """A policy on this server, which finds out itself who begins alike; see `Engine.policy`."""
         return EnginePolicy(self, temperature=temperature, max_new_tokens=max_new_tokens)

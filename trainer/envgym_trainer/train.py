@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,7 @@ import torch
 
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures
-from envgym.failures import FailureCap
-from envgym.play import Request, play_many
-from envgym.policies import Policy
+from envgym.play import Request
 from envgym.registration import make_world
 from envgym.report import Outcome
 from envgym.spec import EnvSpec
@@ -38,22 +36,23 @@ from envgym_trainer.display import Display
 from envgym_trainer.engine import Engine
 from envgym_trainer.export import save_adapter
 from envgym_trainer.facts import versions
-from envgym_trainer.groups import Played, play_groups
+from envgym_trainer.groups import Played
 from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.learner import Learner
 from envgym_trainer.lessons import demonstration, lessons_of
-from envgym_trainer.lockstep import exact_kernels, play_in_step
+from envgym_trainer.lockstep import exact_kernels
 from envgym_trainer.lora import attach
 from envgym_trainer.metrics import eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.models import ResolvedModel, load_model, pick_device, resolve
-from envgym_trainer.monitor import Monitor, Phase
+from envgym_trainer.monitor import Monitor
 from envgym_trainer.native import one_heap
 from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, inner_updates
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.resume import restore
+from envgym_trainer.rollouts import Rollouts
 from envgym_trainer.runs import RunFolder
 from envgym_trainer.served import ServedEngine
-from envgym_trainer.task_sampler import TaskSampler
+from envgym_trainer.task_sampler import Draws, TaskSampler
 from envgym_trainer.timing import speed, time_split
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,6 @@ class Trainer:
         rates = {"learning_rate": config.learning_rate, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
         self.controls = Controls(config.controllers, **rates)
         self.stop = Interrupt()
-        self.cap = FailureCap(spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}.")
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         model, self.tokenizer = load_model(
             config.model, device=pick_device(config.device), dtype=dtype, say=display.note, quantize=config.lora.quantize
@@ -87,13 +85,11 @@ class Trainer:
         self.chat = Chat(self.tokenizer, model=model)
         self.model = attach(model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
         self.engine = self._sampler()
-        self.play_many = play_many
-        if config.deterministic and isinstance(self.engine, Engine):
-            self.play_many = partial(play_in_step, self.engine)
         self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
         precision = torch.bfloat16 if config.server else model.dtype  # a server rounds in a way of its own
         self.watch = MismatchWatch(dtype=precision, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
+        self.rollouts = Rollouts(spec, config, self.world, self.engine, folder, monitor)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
 
@@ -117,6 +113,7 @@ class Trainer:
             try:
                 self._story()
             except (StopAsked, TooManyFailures, SamplerMismatch):  # all come between two updates
+                self.rollouts.write_lost()
                 self.save()
                 raise
         return {name: Outcome.from_dict(plain) for name, plain in self.progress.evaluations.items()}
@@ -139,7 +136,7 @@ class Trainer:
             start = time.perf_counter()
             count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
             policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
-            demos = self._play(policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup")
+            demos = self.rollouts.play(policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup")
             metrics = self.learner.sft_step([sample for demo in demos if (sample := demonstration(demo))])
             self._report(step, "warmup", metrics | failure_metrics([demos]) | speed(demos, start) | sandbox_metrics(self.world))
         if self.progress.step == self.warmup_steps > 0:
@@ -157,41 +154,41 @@ class Trainer:
             start = time.perf_counter()
             played, done = self.sample(step), step - self.warmup_steps
             sampled = time.perf_counter()
-            metrics = played.metrics() | self.learn(played.comparable) | self.sampler.metrics(done)
+            metrics = played.metrics() | self.sampler.metrics(done)
+            self.sampler.observe(played.everything)
+            if self._goes_ahead(step):
+                self.engine.refresh(self.model)
+                self.rollouts.start(*self._drawn(step + 1), sampled_at=self.learner.updates)
+            metrics |= self.learn(played.comparable, sampled_at=played.sampled_at)
             metrics |= speed(played.episodes, start) | time_split(played.episodes, start, sampled) | sandbox_metrics(self.world)
             played.write(self.folder, step)
-            self.sampler.observe(played.everything)
             self.monitor.transcripts(step, played.episodes)
             self._report(step, "grpo", metrics)
             self._validate()
-            if step == self.total_steps or (config.save_every and done % config.save_every == 0):
+            if self._is_saved(step):
                 self.save()
 
     def sample(self, step: int) -> Played:
-        """`tasks_per_step` groups of `group_size` episodes, from the adapter as it is now, and what was played on the way."""
-        config, earlier = self.config, list[Episode]()
-        self.engine.refresh(self.model)
-        policy = self.engine.policy(
-            temperature=config.temperature, max_new_tokens=config.max_new_tokens, siblings=config.group_size
-        )
-
-        def play(requests: Sequence[Request]) -> list[Episode]:
-            episodes = self._play(policy, requests, step=step, phase="grpo", earlier=earlier)
-            earlier.extend(episodes)
-            return episodes
-
-        draws = self.sampler.draws(step, done=step - self.warmup_steps)
-        played = play_groups(play, draws, tasks=config.tasks_per_step, size=config.group_size, max_extra=config.max_extra_groups)
-        self.engine.sleep()  # the learner needs the memory
+        """The step's groups: those that were played ahead, or fresh ones from the adapter as it is now."""
+        if (played := self.rollouts.take()) is None:
+            self.engine.refresh(self.model)
+            played = self.rollouts.groups(*self._drawn(step), sampled_at=self.learner.updates)
+        if not self._goes_ahead(step):
+            self.engine.sleep()  # the learner needs the memory
         return played
 
-    def learn(self, groups: list[list[Episode]]) -> dict[str, float]:
-        """`updates_per_step` updates, each on its own share of the groups, `epochs_per_step` times over."""
+    def learn(self, groups: list[list[Episode]], *, sampled_at: int | None = None) -> dict[str, float]:
+        """`updates_per_step` updates, each on its own share of the groups, `epochs_per_step` times over.
+
+        Args:
+            sampled_at: the learner's updates when the sampler took over what it played with; by default as many as now.
+        """
         weights = {name: part.weight for name, part in self.spec.reward.items()}
         lessons = [self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm, weights=weights)]
         shares = [lessons[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(lessons)))]
         samples = [[sample for group in share for sample in group] for share in shares]
-        metrics = inner_updates(self.learner, samples, epochs=self.config.epochs_per_step, watch=self.watch)
+        epochs = self.config.epochs_per_step
+        metrics = inner_updates(self.learner, samples, epochs=epochs, watch=self.watch, sampled_at=sampled_at)
         return metrics | self.controls.update(self.learner, metrics, [sample for share in samples for sample in share])
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
@@ -250,7 +247,21 @@ class Trainer:
 
     def close(self) -> None:
         self.engine.close()
+        self.rollouts.close()
         self.world.close()
+
+    def _drawn(self, step: int) -> tuple[int, Draws]:
+        return step, self.sampler.draws(step, done=step - self.warmup_steps)
+
+    def _is_saved(self, step: int) -> bool:
+        done, every = step - self.warmup_steps, self.config.save_every
+        return step == self.total_steps or bool(every and done % every == 0)
+
+    def _goes_ahead(self, step: int) -> bool:
+        """Whether the next step is played while this one is learned from: not past a checkpoint, from which a resumed run plays
+        afresh, and not while the sampler is needed for a validation."""
+        done, every = step - self.warmup_steps, self.config.eval.every
+        return self.config.one_step_off and not self._is_saved(step) and not (every and done % every == 0)
 
     def _sampler(self) -> Sampler:
         config = self.config
@@ -284,27 +295,6 @@ class Trainer:
             layout="flat" if why_unknown(self.model.get_base_model().config, config.max_context) else "tree",
         )  # fmt: skip
 
-    def _play(
-        self, policy: Policy, requests: Sequence[Request], *, step: int, phase: Phase,
-        on_episode: Callable[[Episode], None] = lambda episode: None, earlier: Sequence[Episode] = (),
-    ) -> list[Episode]:  # fmt: skip
-        """Plays the requests; what was played before the run is stopped for its failures, `earlier` in the same step too, is
-        kept for people to read."""
-        played = list(earlier)
-
-        def keep(episode: Episode) -> None:
-            played.append(episode)
-            on_episode(episode)
-
-        try:
-            return self.play_many(self.world.env, policy, requests, workers=self.config.workers, on_episode=keep, cap=self.cap)
-        except TooManyFailures:
-            prefix = "eval/" if phase == "eval" else ""
-            self.folder.append_episodes(step, played, phase=phase)
-            numbers = failure_metrics([played], prefix=prefix) | sandbox_metrics(self.world, prefix=prefix)
-            self.monitor.log(step, numbers, phase=phase)
-            raise
-
     def _held_out(self, tasks: Sequence[str], name: str) -> list[Episode]:
         config = self.config
         self.engine.refresh(self.model)
@@ -319,7 +309,7 @@ class Trainer:
 
         self.display.plan[f"eval: {name}"] = len(tasks)
         requests = [Request(task, stable_seed(config.seed, task)) for task in tasks]
-        return self._play(policy, requests, step=self.progress.step, phase="eval", on_episode=show)
+        return self.rollouts.play(policy, requests, step=self.progress.step, phase="eval", on_episode=show)
 
     def _validate(self) -> None:
         """Success on validation tasks after this step, once, where it is due; the best so far is kept."""

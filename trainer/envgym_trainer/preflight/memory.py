@@ -74,8 +74,10 @@ def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: 
     }
 
 
-def at_once(parts: dict[str, float]) -> float:
-    """The most that is needed together: while the learner works the sampler sleeps."""
+def at_once(parts: dict[str, float], *, one_step_off: bool = False) -> float:
+    """The most that is needed together: while the learner works the sampler sleeps, unless it plays the next step meanwhile."""
+    if one_step_off:
+        return sum(parts.values())
     sampling = parts["sampler's weights"] + parts["keys and values"]
     return parts["adapter, gradient, Adam"] + max(sampling, parts["activations"] + parts["logits"])
 
@@ -93,7 +95,8 @@ def memory(subject: Subject) -> CheckResult:
         train_tokens=max(config.max_tokens_per_micro_batch, config.max_context),
         sampled_tokens=config.workers * config.max_context,
     )
-    low, high, free = at_once(least), at_once(most), available_bytes(subject.model)
+    low, high = (at_once(parts, one_step_off=config.one_step_off) for parts in (least, most))
+    free = available_bytes(subject.model)
     told = f"{low / GIB:.1f} to {high / GIB:.1f} GiB more than the loaded model, {free / GIB:.1f} GiB free"
     if high <= free:
         return CheckResult("memory", True, told)
