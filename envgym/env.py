@@ -150,6 +150,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._messages = self.world.opening(task)
         self._calls: list[CallRecord] = []
         self._modes: dict[str, int] = {}
+        self._said: list[str] = []
         self._turns, self._over, self._started = 0, False, time.monotonic()
         self._turn_limit = self.world.turn_limit(task)
         self._horizon = (options or {}).get("max_turns", self._turn_limit)
@@ -194,6 +195,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             raise WorldFailure("timeout", f"the episode took more than {spec.episode.timeout_seconds:g} s", stage="step")
         self._turns += 1
         self._messages.append(Message("assistant", action))
+        self._said.append(action)
         parsed = parse(action, spec.prompt.dialects, known=self._tools)
         self._modes[parsed.mode] = self._modes.get(parsed.mode, 0) + 1
         if parsed.mode == "none":
@@ -266,7 +268,9 @@ class ToolEnv(gymnasium.Env[str, str]):
         rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
         verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
         verification = self._verify(task.check, session) if task.check else None
-        evidence = Evidence(task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes), verification)
+        evidence = Evidence(
+            task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes), verification, tuple(self._said)
+        )
         return self.world.rubric.score(evidence), verdict, verification
 
     def _verify(self, check: Check, session: Session) -> Verification:

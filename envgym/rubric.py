@@ -55,6 +55,10 @@ class Evidence:
     """How often each dialect was read from the turns; `none` is plain text, `invalid` a malformed call."""
     verification: Verification | None = None
     """What the task's hidden test command said; None for a task without one."""
+    said: tuple[str, ...] = ()
+    """What the model wrote at each turn, to the letter."""
+    step: int = 0
+    """The training step that the episode is played for, for parts with a schedule of their own; 0 outside of training."""
 
 
 Part = Callable[[Evidence], float | None]
