@@ -20,22 +20,24 @@ from typing import Any
 import gymnasium
 
 from envgym.assembly import keys_of, open_tools
+from envgym.composition import lowest
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
-from envgym.rubric import CallRecord, Evidence, Rubric, Score
+from envgym.rubric import CallRecord, Evidence, Rubric
 from envgym.sandbox import Sandbox, Session, Verification
 from envgym.sandbox.agent.tree import TABLE as FILES
 from envgym.sources import TaskSource
 from envgym.spaces import UnicodeText
 from envgym.spec import EnvSpec
-from envgym.state import Verdict, diff_rows, judge
+from envgym.state import diff_rows, judge
+from envgym.tally import Tally
 from envgym.tasks import SPLITS, Check, Split, Task
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
 OWN_DOING = ("session_ended", "out_of_memory")
 """Failures that count as the model's own where tools execute what it wrote."""
-RESET_OPTIONS = ("task", "split", "levels", "max_turns")
+RESET_OPTIONS = ("task", "split", "levels", "max_turns", "step")
 
 
 class World:
@@ -138,8 +140,10 @@ class ToolEnv(gymnasium.Env[str, str]):
         Args:
             seed: seeds the environment's own generator, which draws the task.
             options: `task` names one task; else `split` and `levels` override where it is drawn from. `max_turns` cuts the
-                episode earlier than its own limit would (stop reason `horizon`; whether it would have been solved is unknown).
-        Returns: the user's message; `info` has `messages`, `tools`, `task` and `state_hash`.
+                episode earlier than its own limit would (stop reason `horizon`; whether it would have been solved is unknown);
+                `step` is the training step at which schedules of the reward stand, 0 by default.
+        Returns: the user's message; `info` has `messages`, `tools`, `task`, `state_hash`, and `forfeit`, the reward of an
+            episode that is given up.
         Raises: WorldFailure when no session can be opened; SpecError or UsageError for wrong options.
         """
         super().reset(seed=seed)
@@ -154,6 +158,8 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._turns, self._over, self._started = 0, False, time.monotonic()
         self._turn_limit = self.world.turn_limit(task)
         self._horizon = (options or {}).get("max_turns", self._turn_limit)
+        self._training_step = (options or {}).get("step", 0)
+        self._tally = Tally(self.world.rubric, self._evidence, step=self._training_step)
         shown = to_openai(list(self._tools.values())) if self.world.spec.prompt.tools == "template" else []
         return task.prompt, {
             "messages": [message.to_dict() for message in self._messages],
@@ -161,14 +167,15 @@ class ToolEnv(gymnasium.Env[str, str]):
             "task": {"id": task.id, "split": task.split, "level": task.level, "template": task.template},
             "env_id": self.world.spec.id,
             "state_hash": self._session.state_hash,
+            "forfeit": lowest(self.world.rubric.rules, step=self._training_step),
         }
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Takes one answer of the model.
 
-        Returns: what the tools answered (empty at the end); the reward, which comes at the end only; terminated; truncated;
-            `info` with `messages` (new ones), `parse_mode`, `mistakes` (refused or unreadable calls of
-            this turn), and at the end `reward_parts`, `success`, `state_diff`,
+        Returns: what the tools answered (empty at the end); the reward, which comes at the end but for parts that judge turns;
+            terminated; truncated; `info` with `messages` (new ones), `parse_mode`, `mistakes` (refused or unreadable calls of
+            this turn), and at the end `reward_parts`, `reward_terms` (`Term`s, which sum to the reward), `success`, `state_diff`,
             `verification` (exit code and output of the task's hidden test), `stop_reason`, or `failure` when the world broke.
         """
         if self._over or self._session is None:
@@ -184,10 +191,12 @@ class ToolEnv(gymnasium.Env[str, str]):
 
     def _broken_off(self, failure: WorldFailure) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """The model's own code ended its session: a task not solved. Were it void, a model could call off what goes badly."""
-        info = {"messages": [], "reward_parts": {}, "success": False, "state_diff": {}, "stop_reason": "broken_off"}
+        reward, score = self._tally.give_up()
+        info = {"messages": [], "success": False, "state_diff": {}, "stop_reason": "broken_off"}
+        info |= {"reward_parts": score.parts, "reward_terms": score.terms}
         info["mistakes"] = self._mistakes("") + 1
         calls = {"tool_calls": len(self._calls) + 1, "tool_errors": sum(not record.ok for record in self._calls) + 1}
-        return f"error: {failure.message}", 0.0, True, False, info | calls
+        return f"error: {failure.message}", reward, True, False, info | calls
 
     def _take(self, action: str, session: Session) -> tuple[str, float, bool, bool, dict[str, Any]]:
         spec = self.world.spec
@@ -216,7 +225,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             return self._end("horizon", "", parsed.mode, answers, session)
         info = {"messages": [message.to_dict() for message in answers], "parse_mode": parsed.mode}
         info["mistakes"] = self._mistakes(parsed.mode)
-        return "\n".join(message.content for message in answers), 0.0, False, False, info
+        return "\n".join(message.content for message in answers), self._tally.turn(), False, False, info
 
     def _call(self, call: ToolCall, session: Session) -> Message:
         tool = self._tools.get(call.name)
@@ -243,7 +252,9 @@ class ToolEnv(gymnasium.Env[str, str]):
     def _end(
         self, reason: str, final: str, mode: str, answers: list[Message], session: Session
     ) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        score, verdict, verification = self._score(final, session)
+        verification = self._verify(self._task.check, session) if self._task and self._task.check else None
+        evidence = self._evidence(final, verification)
+        reward, score = self._tally.end(evidence)
         self._finish()
         checked = {"verification": {"exit_code": verification.exit_code}} if verification else {}
         info = {
@@ -251,27 +262,29 @@ class ToolEnv(gymnasium.Env[str, str]):
             "parse_mode": mode,
             "mistakes": self._mistakes(mode),
             "reward_parts": score.parts,
+            "reward_terms": score.terms,
             "success": score.success or (None if reason == "horizon" else False),
-            "state_diff": verdict.to_dict() | checked,
+            "state_diff": evidence.verdict.to_dict() | checked,
             "verification": verification and {"exit_code": verification.exit_code, "output": verification.output},
             "stop_reason": reason,
             "tool_calls": len(self._calls),
             "tool_errors": sum(not record.ok for record in self._calls),
         }
         cut = reason in ("max_turns", "horizon")
-        return "\n".join(message.content for message in answers), score.reward, not cut, cut, info
+        return "\n".join(message.content for message in answers), reward, not cut, cut, info
 
-    def _score(self, final: str, session: Session) -> tuple[Score, Verdict, Verification | None]:
-        state, task = self.world.spec.state, self._task
+    def _evidence(self, final: str = "", verification: Verification | None = None) -> Evidence:
+        """What the episode has left so far."""
+        state, task, session = self.world.spec.state, self._task, self._session
         assert task is not None
+        assert session is not None
         changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
         rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
         verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
-        verification = self._verify(task.check, session) if task.check else None
-        evidence = Evidence(
-            task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes), verification, tuple(self._said)
-        )
-        return self.world.rubric.score(evidence), verdict, verification
+        return Evidence(
+            task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes), verification,
+            tuple(self._said), self._training_step,
+        )  # fmt: skip
 
     def _verify(self, check: Check, session: Session) -> Verification:
         return session.verify(check.files, check.command, timeout_seconds=check.timeout_seconds)
@@ -282,6 +295,8 @@ class ToolEnv(gymnasium.Env[str, str]):
             raise UsageError(f"reset: unknown option '{word}'{did_you_mean(word, RESET_OPTIONS)}")
         if options.get("max_turns", 1) < 1:
             raise UsageError(f"reset: max_turns is {options['max_turns']}; an episode has at least 1 turn")
+        if options.get("step", 0) < 0:
+            raise UsageError(f"reset: step is {options['step']}; training begins at step 0")
         if "task" in options:
             return options["task"]
         rng = random.Random(int(self.np_random.integers(2**62)))

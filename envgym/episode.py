@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from envgym.composition import Term
 from envgym.messages import Message
 from envgym.policies import TokenTrace
 
@@ -41,7 +42,9 @@ class Episode:
     reward: float | None
     """Sum of all rewards of the episode; None when void."""
     reward_parts: dict[str, float | None] = field(default_factory=dict)
-    """Name -> unweighted value of each part of the rubric; None where the part did not apply."""
+    """Name -> what each part of the rubric said; None where it did not apply."""
+    reward_terms: dict[str, Term] = field(default_factory=dict)
+    """Name -> each part's share; the contributions sum to `reward`. Empty for a foreign environment."""
     success: bool | None = None
     """Whether the task was solved; None when void or unknown to the environment."""
     state_diff: dict[str, Any] = field(default_factory=dict)
@@ -57,6 +60,10 @@ class Episode:
     """Calls that were refused: unknown tool, wrong argument, or the tool's own refusal."""
     turn_rewards: tuple[float, ...] = ()
     """What `step` gave for each turn; they sum to `reward`. Worlds that score at the end give 0 until then."""
+    advantage: float | None = None
+    """How much better than its siblings it was, the mean over its sampled tokens; None where it was not learned from."""
+    advantage_parts: dict[str, float] = field(default_factory=dict)
+    """Name -> each term's share in the advantage; they sum to it."""
     turn_mistakes: tuple[int, ...] = ()
     """Refused or unreadable tool calls of each turn, where the environment tells (`info["mistakes"]`)."""
     parse_modes: dict[str, int] = field(default_factory=dict)
@@ -92,6 +99,8 @@ class Episode:
         plain["tokens"] = TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace))) if tokens else None
         for name in ("turn_rewards", "turn_mistakes"):
             plain[name] = tuple(plain.get(name, ()))
+        terms = plain.get("reward_terms", {})
+        plain["reward_terms"] = {name: Term(**term | {"by_turn": tuple(term["by_turn"])}) for name, term in terms.items()}
         for name in ("failure", "first_failure"):
             plain[name] = Failure(**plain[name]) if plain.get(name) else None
         return cls(**plain)

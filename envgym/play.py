@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 
+from envgym.composition import FORFEIT, Term
 from envgym.episode import Episode, Failure
 from envgym.errors import EnvgymError, Stage, WorldFailure
 from envgym.failures import FailureCap
@@ -27,7 +28,9 @@ ENV_RAISED = "env_raised"
 """Kind of failure: an environment's own code raised something that is none of our errors."""
 
 
-def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None, max_turns: int | None = None) -> Episode:
+def play(
+    env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None, max_turns: int | None = None, step: int = 0
+) -> Episode:  # fmt: skip
     """One episode, from reset to its end.
 
     Args:
@@ -36,23 +39,23 @@ def play(env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = No
         seed: of the policy's sampling; also seeds `reset` when no task is named.
         task: id of the task, for environments that have tasks.
         max_turns: cuts the episode before its own limit (`truncated`, stop reason `horizon`), for environments of ours.
+        step: of training, at which schedules of the reward stand, for environments of ours.
     Returns: the record. When the world broke it is void: `failure` says how, and there is no reward. Whatever the environment
         raises counts as that, but for the errors of `envgym.errors` that are a user's.
     """
     record = _Record(seed)
     try:
-        return _play(env, policy, seed, task, max_turns, record)
+        options = {name: value for name, value in (("task", task), ("max_turns", max_turns), ("step", step)) if value}
+        return _play(env, policy, seed, options, record)
     except WorldFailure as failure:
         return record.void(Failure(failure.kind, failure.stage, failure.message), task)
     finally:
         record.close()
 
 
-def _play(
-    env: gymnasium.Env, policy: Policy, seed: int, task: str | None, max_turns: int | None, record: _Record
-) -> Episode:  # fmt: skip
-    options = ({"task": task} if task else {}) | ({"max_turns": max_turns} if max_turns else {})
-    observation, info = record.world("open", _values, 2, env.reset, seed=None if task else seed, options=options or None)
+def _play(env: gymnasium.Env, policy: Policy, seed: int, options: dict[str, Any], record: _Record) -> Episode:
+    seeded = None if "task" in options else seed
+    observation, info = record.world("open", _values, 2, env.reset, seed=seeded, options=options or None)
     record.opened(observation, info)
     dialogue = record.dialogue = record.timed(
         "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)
@@ -60,8 +63,8 @@ def _play(
     while True:
         completion = record.timed("policy", dialogue.reply)
         if completion.stop_reason == "context":
-            record.cut(completion)
-            return record.ended("context", terminated=False, truncated=True, info={})
+            terms = record.cut(completion)
+            return record.ended("context", terminated=False, truncated=True, info={"reward_terms": terms})
         observation, reward, terminated, truncated, info = record.world("step", _values, 5, env.step, completion.text)
         record.stepped(completion.text, _number(reward), observation, info)
         if failure := info.get("failure"):
@@ -86,6 +89,7 @@ class _Record:
     turn_mistakes: list[int] = field(default_factory=list)
     start_hash: str = ""
     env_id: str = ""
+    forfeit: float | None = None
     parse_modes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"policy": 0.0, "env": 0.0})
     dialogue: Any = None
@@ -111,6 +115,7 @@ class _Record:
         self.messages = [Message.from_dict(m) for m in given] if given else [Message("user", str(observation))]
         self.task, self.start_hash = info.get("task", {}), info.get("state_hash", "")
         self.env_id = info.get("env_id", "")
+        self.forfeit = info.get("forfeit")
 
     def stepped(self, text: str, reward: float, observation: str, info: dict[str, Any]) -> None:
         self.turns += 1
@@ -125,19 +130,30 @@ class _Record:
         if mode := info.get("parse_mode"):
             self.parse_modes[mode] = self.parse_modes.get(mode, 0) + 1
 
-    def cut(self, completion: Completion) -> None:
-        """A turn that ran out of room: the environment never gets it, so it earned nothing, but what was sampled was said."""
+    def cut(self, completion: Completion) -> dict[str, Term]:
+        """A turn that ran out of room: the environment never gets it, but what was sampled was said. The episode is given up:
+        it has the reward of a total failure, so that nobody runs out of room to escape a worse one.
+
+        Returns: what the reward is made of, where the environment is one of ours.
+        """
         if completion.token_ids:
             self.turns += 1
             self.turn_rewards.append(0.0)
             self.turn_mistakes.append(0)
             self.messages.append(Message("assistant", completion.text))
+        if self.forfeit is None or not self.turn_rewards:
+            return {}
+        lost = min(0.0, self.forfeit - self.reward)
+        self.turn_rewards[-1] += lost
+        self.reward += lost
+        return {FORFEIT: Term(1.0, self.reward, 1.0, by_turn=tuple(self.turn_rewards))}
 
     def ended(self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]) -> Episode:
         unknown = False if reason == "context" else None  # a task given up for lack of room is not solved
         return self._episode(
-            reward=self.reward, reward_parts=info.get("reward_parts", {}), success=info.get("success", unknown),
-            state_diff=info.get("state_diff", {}), stop_reason=reason, terminated=terminated, truncated=truncated,
+            reward=self.reward, reward_parts=info.get("reward_parts", {}), reward_terms=info.get("reward_terms", {}),
+            success=info.get("success", unknown), state_diff=info.get("state_diff", {}), stop_reason=reason,
+            terminated=terminated, truncated=truncated,
             tool_calls=info.get("tool_calls", 0), tool_errors=info.get("tool_errors", 0),
         )  # fmt: skip
 
@@ -187,6 +203,8 @@ class Request:
     seed: int
     max_turns: int | None = None
     """As of `play`; None for the environment's own limit."""
+    step: int = 0
+    """As of `play`."""
 
 
 def play_many(
@@ -251,7 +269,7 @@ class _Envs:
             return record.void(Failure(failure.kind, failure.stage, failure.message), request.task)
         broken = True
         try:
-            episode = play(env, policy, seed=request.seed, task=request.task, max_turns=request.max_turns)
+            episode = play(env, policy, seed=request.seed, task=request.task, max_turns=request.max_turns, step=request.step)
             broken = episode.failure is not None and episode.failure.kind == ENV_RAISED
             return episode
         finally:

@@ -1,24 +1,30 @@
 """Rewards: named, weighted parts that look at the evidence an episode left.
 
 A part is a function of `Evidence` that returns a number, or None where it does not apply (then it counts for nothing, and is
-logged as such). The reward is the weighted sum; a part of weight 0 is a metric. The parts that ship lie in `envgym/rewards/`,
-one file a family; a folder is the registry.
+logged as such). How parts make a reward is in `composition.py`. The parts that ship lie in `envgym/rewards/`, one file a
+family; a folder is the registry. A function may declare what it is:
+
+    judge.grounded = False          an opinion, not computed from what happened
+    majority_vote.of_group = True   judges the episodes of one task together: a `GroupPart`
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import envgym.rewards
+from envgym.composition import FORFEIT, Term, Terms, compose, lowest, total
 from envgym.errors import SpecError, WorldFailure, did_you_mean
 from envgym.loading import load_object
 from envgym.messages import ToolCall
+from envgym.reward_spec import PartSpec, Per, at_step
 from envgym.sandbox import Verification
 from envgym.spec import EnvSpec
 from envgym.state import RowDiff, Verdict
@@ -62,53 +68,118 @@ class Evidence:
 
 
 Part = Callable[[Evidence], float | None]
+GroupPart = Callable[[Task, Sequence[Any]], Sequence[float | None]]
+"""Judges the episodes of one task together, such as by a vote: (task, episodes) -> a value for each. Training scores it; alone, an
+episode has None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """What an episode earned, and why."""
 
-    reward: float
-    """Weighted sum of the parts that apply; 0 when a forbidden table was changed."""
-    parts: dict[str, float | None]
-    """Name -> unweighted value."""
+    terms: dict[str, Term]
+    """Name -> each part's share, and a forfeit where there was one; the reward is the sum of their contributions."""
     success: bool
+
+    @property
+    def reward(self) -> float:
+        return total(self.terms)
+
+    @property
+    def parts(self) -> dict[str, float | None]:
+        """Name -> what each part said."""
+        return {name: term.raw for name, term in self.terms.items() if name != FORFEIT}
+
+
+@dataclass(frozen=True)
+class RewardPart:
+    """A part ready to be asked."""
+
+    function: Callable[..., Any]
+    """Its options are bound."""
+    rule: PartSpec
+
+    @property
+    def weight(self) -> float:
+        """At the start of training."""
+        return at_step(self.rule.weight, 0)
+
+    @property
+    def is_grounded(self) -> bool:
+        """Whether it is computed from what happened in the environment, and is no judgement."""
+        declared = getattr(getattr(self.function, "func", self.function), "grounded", True)
+        return declared if self.rule.grounded is None else self.rule.grounded
+
+    @property
+    def is_of_group(self) -> bool:
+        return getattr(getattr(self.function, "func", self.function), "of_group", False)
+
+    @property
+    def about(self) -> str:
+        """The first line of its docstring."""
+        told = inspect.getdoc(getattr(self.function, "func", self.function)) or ""
+        return told.splitlines()[0] if told else ""
 
 
 @dataclass(frozen=True)
 class Rubric:
-    """The parts of one environment with their weights."""
+    """The parts of one environment."""
 
-    parts: dict[str, tuple[Part, float]]
+    parts: dict[str, RewardPart]
     success: str
 
     @classmethod
     def from_spec(cls, spec: EnvSpec) -> Rubric:
-        """Raises SpecError where a part's name leads nowhere."""
-        parts = {}
-        for name, part in spec.reward.items():
-            function = partial(find_part(part.source, spec), **part.options)
-            parts[name] = (function, part.weight)
+        """Raises SpecError where a part's name leads nowhere, or a part of groups is asked for turn by turn."""
+        parts = {
+            name: RewardPart(partial(find_part(rule.source, spec), **rule.options), rule) for name, rule in spec.reward.items()
+        }
+        for name, part in parts.items():
+            if part.is_of_group and part.rule.per != "episode":
+                raise SpecError(f"{spec.path}: reward.{name}: compares whole episodes; it cannot be per {part.rule.per}")
         return cls(parts, spec.success)
 
-    def score(self, evidence: Evidence) -> Score:
-        """Raises WorldFailure (`reward_raised`) when a part raises or gives no finite number: no reward is made up."""
-        values = {name: _value(name, part, evidence) for name, (part, _) in self.parts.items()}
-        total = sum(weight * value for name, (_, weight) in self.parts.items() if (value := values[name]) is not None)
-        solved = values[self.success]
-        return Score(
-            reward=0.0 if evidence.verdict.forbidden else total,
-            parts=values,
-            success=solved is not None and solved >= 1.0 and not evidence.verdict.forbidden,
-        )
+    @property
+    def rules(self) -> dict[str, PartSpec]:
+        return {name: part.rule for name, part in self.parts.items()}
+
+    def named(self, *per: Per) -> dict[str, RewardPart]:
+        """The parts that judge this much at a time."""
+        return {name: part for name, part in self.parts.items() if part.rule.per in per}
+
+    def score(self, evidence: Evidence, by_turn: Mapping[str, Term] | None = None) -> Score:
+        """The end of an episode.
+
+        Args:
+            by_turn: the terms of parts that were paid turn by turn.
+        Raises: WorldFailure (`reward_raised`) when a part raises or gives no finite number: no reward is made up.
+        """
+        by_turn = by_turn or {}
+        whole = self.named("episode")
+        said = {name: None if part.is_of_group else value_of(name, part.function, evidence) for name, part in whole.items()}
+        raw = said | {name: term.raw for name, term in by_turn.items()}
+        terms = compose({name: part.rule for name, part in whole.items()}, raw, step=evidence.step)
+        terms = {name: terms.get(name) or by_turn[name] for name in self.parts if name in terms or name in by_turn}
+        solved, forbidden = raw[self.success], bool(evidence.verdict.forbidden)
+        if forbidden:
+            terms[FORFEIT] = self.forfeit(terms, step=evidence.step)
+        return Score(terms, success=solved is not None and solved >= 1.0 and not forbidden)
+
+    def forfeit(self, terms: Terms, *, step: int) -> Term:
+        """What takes an episode's reward down to that of a total failure, or leaves it where that is lower."""
+        least = lowest(self.rules, step=step)
+        return Term(1.0, min(0.0, least - total(terms)), 1.0)
 
 
-def _value(name: str, part: Part, evidence: Evidence) -> float | None:
+def value_of(name: str, part: Part, evidence: Evidence) -> float | None:
+    """What a part says. Raises WorldFailure where it raises or says no finite number."""
     try:
         value = part(evidence)
         if value is None:
             return None
         value = float(value)
+    except WorldFailure:
+        raise
     except Exception as error:
         raise WorldFailure("reward_raised", f"part '{name}': {type(error).__name__}: {error}", stage="score") from error
     if not math.isfinite(value):

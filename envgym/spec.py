@@ -20,6 +20,7 @@ from envgym.catalog import find_env
 from envgym.errors import SpecError
 from envgym.loading import Where, apply_overrides, read_yaml, validate
 from envgym.parsing import Dialect
+from envgym.reward_spec import PartSpec, check_gates
 from envgym.sandbox.options import SandboxOptions
 from envgym.tool_sources import OpenApiTools, ToolSource
 
@@ -63,15 +64,6 @@ class TasksSpec(Block):
     """Number of test tasks."""
 
 
-class PartSpec(Block):
-    source: str = Field(alias="from")
-    """A part that envgym ships (`state_match`), `file.py:function` or `package.module:function`."""
-    weight: float = 1.0
-    """Factor in the sum; 0 makes it a metric that is logged and not rewarded."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the part."""
-
-
 class EpisodeSpec(Block):
     max_turns: int = Field(default=8, ge=1)
     """Answers of the model after which the episode is cut (truncated)."""
@@ -109,7 +101,8 @@ class EnvSpec(Block):
     sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
     reward: dict[str, PartSpec] = Field(default_factory=lambda: {"solved": PartSpec.model_validate({"from": "state_match"})})
-    """Named parts; the reward of an episode is their weighted sum. `solved` is `state_match` unless it is said otherwise."""
+    """Named parts; the reward of an episode is the sum of weight x value over them. `solved` is
+    `state_match` unless it is said otherwise."""
     success: str = "solved"
     """The part that says whether a task was solved (value 1)."""
     episode: EpisodeSpec = EpisodeSpec()
@@ -141,6 +134,7 @@ class EnvSpec(Block):
             raise ValueError("tasks.from: is required (or `gym:` for a foreign environment)")
         if self.success not in self.reward:
             raise ValueError(f"success: is '{self.success}', which is no part of reward ({', '.join(self.reward)})")
+        check_gates(self.reward)
         return self
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 
 from envgym.checks.bench import Bench, CheckResult, told, verdict
+from envgym.composition import lowest, placed, total
 from envgym.episode import Episode
 from envgym.messages import ToolCall
 from envgym.policies.scripted import NoopPolicy, OraclePolicy, RandomPolicy, RefusePolicy
@@ -22,18 +24,18 @@ def oracle_max(bench: Bench) -> CheckResult:
     offenders = []
     for task, episode in zip(bench.all_tasks, bench.play(OraclePolicy(bench.dialect), bench.all_tasks), strict=True):
         bench.oracle[task.id] = episode
-        best = _best_reward(bench, episode)
-        if not episode.success or episode.reward is None or episode.reward < best - 1e-9:
+        got, best = _earned(bench, episode)
+        if not episode.success or episode.reward is None or got < best - 1e-9:
             unmet = "" if episode.void or episode.success else _unmet(episode)
             offenders.append(f"{told(episode)} of {best:g}{unmet}")
     return verdict("oracle_max", offenders, f"{len(bench.all_tasks)} tasks solved by their oracle, each with the full reward")
 
 
 def floor_gap(bench: Bench) -> CheckResult:
-    """Doing nothing earns exactly 0 on every task."""
-    episodes = bench.play(NoopPolicy(), bench.all_tasks)
-    offenders = [told(episode) for episode in episodes if episode.success or episode.reward != 0.0]
-    return verdict("floor_gap", offenders, f"doing nothing earns 0 on all {len(episodes)} tasks")
+    """Doing nothing earns what giving up earns on every task: 0, or the sum of the lowest ends of ranges below it."""
+    episodes, floor = bench.play(NoopPolicy(), bench.all_tasks), lowest(bench.world.rubric.rules)
+    offenders = [told(episode) for episode in episodes if episode.success or episode.reward is None or episode.reward > floor]
+    return verdict("floor_gap", offenders, f"doing nothing earns {floor:g} on all {len(episodes)} tasks")
 
 
 def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:
@@ -75,10 +77,13 @@ def _random_policy(bench: Bench) -> RandomPolicy:
     return RandomPolicy(list(bench.world.tools.values()), dialect=bench.dialect)
 
 
-def _best_reward(bench: Bench, episode: Episode) -> float:
-    """Sum of the positive weights of the parts that applied to this episode."""
-    weights = {name: weight for name, (_, weight) in bench.world.rubric.parts.items()}
-    return sum(max(0.0, weights[name]) for name, value in episode.reward_parts.items() if value is not None)
+def _earned(bench: Bench, episode: Episode) -> tuple[float, float]:
+    """What the parts that judge the whole episode gave this one, and the most that those which applied can give."""
+    rules = bench.world.rubric.rules
+    terms = {name: term for name, term in episode.reward_terms.items() if name in rules and rules[name].per == "episode"}
+    applied = [(term.weight, rules[name]) for name, term in terms.items() if term.value is not None]
+    best = [max(weight * placed(rule, said, 0) for said in (0.0, 1.0)) for weight, rule in applied]
+    return total(terms), math.fsum(best)
 
 
 def _unmet(episode: Episode) -> str:

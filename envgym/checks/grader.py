@@ -51,7 +51,7 @@ def reads_free(bench: Bench) -> CheckResult:
 
 def _as_good(bench: Bench, task: Task, episode: Any) -> bool:
     plain = bench.oracle[task.id]
-    gains = [name for name, (_, weight) in bench.world.rubric.parts.items() if weight > 0]
+    gains = [name for name, part in bench.world.rubric.parts.items() if part.weight > 0]
     same = all(episode.reward_parts.get(name) == plain.reward_parts.get(name) for name in gains)
     return episode.success == plain.success and same
 
