@@ -106,7 +106,14 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
     return tuple(discount * new - old for old, new in zip(potentials, after, strict=False))
 
 
-def lowest(parts: Mapping[str, PartSpec], *, step: int = 0) -> float:
-    """What an episode gets that forfeits its reward: every part worth having at its 0, so that nobody forfeits to escape it."""
-    worth = [(at_step(part.weight, step), placed(part, 0.0, step)) for part in parts.values() if part.per == "episode"]
-    return math.fsum(weight * value for weight, value in worth if weight > 0 and value < 0)
+def given_up(parts: Mapping[str, PartSpec], *, step: int = 0) -> dict[str, Term]:
+    """What an episode gets that is given up: every part worth having at its 0, and no reward for that.
+
+    So nobody runs out of room, or breaks the rules, to escape a range that begins below 0.
+    """
+    worth = {name: at_step(part.weight, step) for name, part in parts.items() if part.per == "episode"}
+    return {
+        name: Term(0.0, min(0.0, placed(parts[name], 0.0, step)), weight, is_open=parts[name].gate is None)
+        for name, weight in worth.items()
+        if weight > 0
+    }

@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium
 
 from envgym.assembly import keys_of, open_tools
-from envgym.composition import lowest
+from envgym.composition import given_up
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
@@ -142,8 +142,8 @@ class ToolEnv(gymnasium.Env[str, str]):
             options: `task` names one task; else `split` and `levels` override where it is drawn from. `max_turns` cuts the
                 episode earlier than its own limit would (stop reason `horizon`; whether it would have been solved is unknown);
                 `step` is the training step at which schedules of the reward stand, 0 by default.
-        Returns: the user's message; `info` has `messages`, `tools`, `task`, `state_hash`, and `forfeit`, the reward of an
-            episode that is given up.
+        Returns: the user's message; `info` has `messages`, `tools`, `task`, `state_hash`, and `given_up`, what the reward of
+            an episode is made of that the policy breaks off.
         Raises: WorldFailure when no session can be opened; SpecError or UsageError for wrong options.
         """
         super().reset(seed=seed)
@@ -167,7 +167,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             "task": {"id": task.id, "split": task.split, "level": task.level, "template": task.template},
             "env_id": self.world.spec.id,
             "state_hash": self._session.state_hash,
-            "forfeit": lowest(self.world.rubric.rules, step=self._training_step),
+            "given_up": given_up(self.world.rubric.rules, step=self._training_step),
         }
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

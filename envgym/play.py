@@ -14,7 +14,7 @@ from typing import Any
 
 import gymnasium
 
-from envgym.composition import FORFEIT, Term
+from envgym.composition import FORFEIT, Term, total
 from envgym.episode import Episode, Failure
 from envgym.errors import EnvgymError, Stage, WorldFailure
 from envgym.failures import FailureCap
@@ -89,7 +89,7 @@ class _Record:
     turn_mistakes: list[int] = field(default_factory=list)
     start_hash: str = ""
     env_id: str = ""
-    forfeit: float | None = None
+    given_up: dict[str, Term] | None = None
     parse_modes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"policy": 0.0, "env": 0.0})
     dialogue: Any = None
@@ -115,7 +115,7 @@ class _Record:
         self.messages = [Message.from_dict(m) for m in given] if given else [Message("user", str(observation))]
         self.task, self.start_hash = info.get("task", {}), info.get("state_hash", "")
         self.env_id = info.get("env_id", "")
-        self.forfeit = info.get("forfeit")
+        self.given_up = info.get("given_up")
 
     def stepped(self, text: str, reward: float, observation: str, info: dict[str, Any]) -> None:
         self.turns += 1
@@ -141,12 +141,13 @@ class _Record:
             self.turn_rewards.append(0.0)
             self.turn_mistakes.append(0)
             self.messages.append(Message("assistant", completion.text))
-        if self.forfeit is None or not self.turn_rewards:
+        if self.given_up is None or not self.turn_rewards:
             return {}
-        lost = min(0.0, self.forfeit - self.reward)
+        lost = min(0.0, total(self.given_up) - self.reward)
         self.turn_rewards[-1] += lost
         self.reward += lost
-        return {FORFEIT: Term(1.0, self.reward, 1.0, by_turn=tuple(self.turn_rewards))}
+        rest = [*self.turn_rewards[:-1], self.turn_rewards[-1] - total(self.given_up)]
+        return self.given_up | {FORFEIT: Term(1.0, math.fsum(rest), 1.0, by_turn=tuple(rest))}
 
     def ended(self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]) -> Episode:
         unknown = False if reason == "context" else None  # a task given up for lack of room is not solved

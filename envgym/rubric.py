@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import envgym.rewards
-from envgym.composition import FORFEIT, Term, Terms, compose, lowest, total
+from envgym.composition import FORFEIT, Term, Terms, compose, given_up, total
 from envgym.errors import SpecError, WorldFailure, did_you_mean
 from envgym.loading import load_object
 from envgym.messages import ToolCall
@@ -167,8 +167,7 @@ class Rubric:
 
     def forfeit(self, terms: Terms, *, step: int) -> Term:
         """What takes an episode's reward down to that of a total failure, or leaves it where that is lower."""
-        least = lowest(self.rules, step=step)
-        return Term(1.0, min(0.0, least - total(terms)), 1.0)
+        return Term(1.0, min(0.0, total(given_up(self.rules, step=step)) - total(terms)), 1.0)
 
 
 def value_of(name: str, part: Part, evidence: Evidence) -> float | None:

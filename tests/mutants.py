@@ -121,7 +121,7 @@ MUTANTS = [
     Mutant(19, "what was told is scored like what was sampled", "T/batch.py",
            "            if sampled:\n                node =", "            if t:\n                node ="),
     Mutant(20, "an episode cut at its turn limit counts as terminated", "envgym/env.py",
-           "score.reward, not cut, cut, info\n", "score.reward, True, False, info\n"),
+           " reward, not cut, cut, info\n", " reward, True, False, info\n"),
     Mutant(20, "truncated episodes are left out of the batch", "T/lessons.py",
            "    if trace is None or episode.void:\n        return None\n    weight",
            "    if trace is None or episode.void or episode.truncated:\n        return None\n    weight"),

@@ -6,7 +6,7 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from envgym.composition import Term, compose, compose_turns, lowest, shaping, total, turn_rewards
+from envgym.composition import Term, compose, compose_turns, given_up, shaping, total, turn_rewards
 from envgym.reward_spec import PartSpec, at_step, check_gates
 
 
@@ -74,8 +74,9 @@ def test_shaping_telescopes_so_that_it_moves_credit_and_adds_nothing():
 
 def test_whoever_gives_up_gets_the_lowest_end_of_what_is_worth_having():
     rules = {"right": part(range=[-3, 3]), "form": part(), "extra": part(weight=-1.0), "seen": part(weight=0.0, range=[-9, 0])}
-    assert lowest(rules) == -3.0
-    assert lowest({"right": part(range=[{0: -1, 10: -3}, 3])}, step=5) == -2.0
+    assert {name: term.contribution for name, term in given_up(rules).items()} == {"right": -3.0, "form": 0.0}
+    assert total(given_up({"right": part(range=[{0: -1, 10: -3}, 3])}, step=5)) == -2.0
+    assert total(given_up({"right": part(range=[1, 2])})) == 0.0  # giving up is never paid
 
 
 def test_no_reward_is_found_that_its_terms_do_not_add_up_to():

@@ -126,7 +126,7 @@ def test_running_out_of_room_is_no_way_to_escape_a_bad_score(tmp_path):
     world = World(shop(tmp_path, *settings))
     episode = play(world.env(), RunsOut(["price(item='I0')", "Done."]), seed=0, task=TASK)
     assert (episode.stop_reason, episode.reward, episode.turn_rewards) == ("context", -3.0, (-3.0,))
-    assert contributions(episode) == {"forfeit": -3.0}
+    assert contributions(episode) == {"solved": -3.0, "forfeit": 0.0}
     world.close()
 
 

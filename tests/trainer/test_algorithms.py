@@ -8,6 +8,7 @@ import torch
 from test_learner import adapter, largest_difference, on_policy
 from tiny_lora import random_samples, tiny_model
 
+from envgym.composition import Term
 from envgym.episode import Episode, Failure
 from envgym.errors import SpecError, UsageError
 from envgym.messages import Message
@@ -31,8 +32,12 @@ def algorithm(*settings):
     return config(*settings).algorithm
 
 
+WEIGHTS = {"solved": 1.0, "brief": 0.1, "watched": 0.0}
+
+
 def episode(rewards, *, observations=None, parts=None, mistakes=(), truncated=False):
     """Turns of two sampled tokens each, after a prompt of two; one token is heard after every turn but the last."""
+    terms = {name: Term(value, value, WEIGHTS[name]) for name, value in (parts or {}).items()}
     turns = len(rewards)
     heard = [*(observations or ["ok"] * (turns - 1)), ""]
     mask, messages = [False, False], [Message("user", "go")]
@@ -42,7 +47,7 @@ def episode(rewards, *, observations=None, parts=None, mistakes=(), truncated=Fa
         messages += [Message("assistant", SAID)] + [Message("tool", heard[turn])] * (not last)
     trace = TokenTrace(tuple(range(len(mask))), tuple(mask), tuple(-1.0 if sampled else 0.0 for sampled in mask))
     return Episode(
-        "e", "t", "train", "", "", 0, tuple(messages), trace, sum(rewards), parts or {}, truncated=truncated, turns=turns,
+        "e", "t", "train", "", "", 0, tuple(messages), trace, sum(rewards), parts or {}, terms, truncated=truncated, turns=turns,
         turn_rewards=tuple(rewards), turn_mistakes=tuple(mistakes),
     )  # fmt: skip
 
@@ -160,17 +165,16 @@ def test_an_anchor_is_the_same_history_or_the_same_last_observation():
 
 
 def test_gdpo_hears_each_part_and_what_the_parts_do_not_explain():
-    weights = {"solved": 1.0, "brief": 0.1, "watched": 0.0}
-    forbidden = dataclasses.replace(episode([0.0]), reward_parts={"solved": 1.0, "brief": 0.0, "watched": 5.0})
+    forbidden = episode([0.0], parts={"solved": 1.0, "brief": 0.0, "watched": 5.0})
     group = [
         episode([1.0], parts={"solved": 1.0, "brief": 0.0, "watched": 9.0}),
         episode([0.1], parts={"solved": 0.0, "brief": 1.0, "watched": 0.0}),
         forbidden,  # it touched what it must not, so its reward is 0 whatever its parts say
         VOID,
     ]
-    solved, brief, bad = samples_of([group], AlgorithmConfig(advantage="gdpo"), weights=weights)
+    solved, brief, bad = samples_of([group], AlgorithmConfig(advantage="gdpo"))
     assert solved.advantage > 0 > bad.advantage
-    without = samples_of([group[:2]], AlgorithmConfig(advantage="gdpo"), weights=weights)
+    without = samples_of([group[:2]], AlgorithmConfig(advantage="gdpo"))
     assert [sample.advantage for sample in without] == pytest.approx([1.0, -1.0], abs=1e-3)
 
 

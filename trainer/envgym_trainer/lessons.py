@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from envgym.composition import FORFEIT, total
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym_trainer.advantages import group_advantages
@@ -28,42 +29,30 @@ from envgym_trainer.batch import Sample
 Groups = Sequence[Sequence[Episode]]
 
 
-def samples_of(
-    groups: Groups, algorithm: AlgorithmConfig | None = None, *, weights: Mapping[str, float] | None = None
-) -> list[Sample]:
+def samples_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list[Sample]:
     """The samples of all groups in one list; see `lessons_of`."""
-    return [sample for group in lessons_of(groups, algorithm, weights=weights) for sample in group]
+    return [sample for group in lessons_of(groups, algorithm) for sample in group]
 
 
-def lessons_of(
-    groups: Groups, algorithm: AlgorithmConfig | None = None, *, weights: Mapping[str, float] | None = None
-) -> list[list[Sample]]:
+def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list[list[Sample]]:
     """The samples of each group, with their advantages; void episodes and those without tokens are left out.
 
     Args:
         groups: the episodes of one step; what is normalised over the batch is normalised over all of them.
         algorithm: the default preset when not given.
-        weights: of the reward's parts, for GDPO; parts that are not named have weight 1.
     """
     algorithm = algorithm or AlgorithmConfig()
     if not groups:
         return []
-    rewards = _rewards(groups, algorithm)  # (P, G)
+    rewards = episode_rewards(groups, algorithm)  # (P, G)
     valid = ~rewards.isnan()
-    if algorithm.credit == "turns":
-        values = _turn_values(groups, algorithm, valid)
-    else:
-        episode_wise = _episode_advantages(groups, algorithm, rewards, valid, weights or {})  # (P, G)
-        if algorithm.credit == "episode":
-            return [
-                [
-                    sample
-                    for g, episode in enumerate(group)
-                    if valid[p, g] and (sample := _sample(episode, float(episode_wise[p, g]), algorithm))
-                ]
-                for p, group in enumerate(groups)
-            ]
-        values = _step_values(groups, algorithm, valid, episode_wise)
+    if algorithm.credit == "episode":
+        values = episode_advantages(groups, algorithm, rewards, valid)  # (P, G)
+        return [
+            [s for g, e in enumerate(group) if valid[p, g] and (s := _sample(e, float(values[p, g]), algorithm))]
+            for p, group in enumerate(groups)
+        ]
+    values = turn_values(groups, algorithm, rewards, valid)
     return [
         [s for g, e in enumerate(group) if valid[p, g] and (s := _turn_sample(e, values[p][g], algorithm))]
         for p, group in enumerate(groups)
@@ -76,14 +65,14 @@ def demonstration(episode: Episode) -> Sample | None:
     return None if trace is None or episode.void else Sample.from_trace(trace, advantage=1.0)
 
 
-def _rewards(groups: Groups, algorithm: AlgorithmConfig) -> Tensor:
+def episode_rewards(groups: Groups, algorithm: AlgorithmConfig, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """(P, G) rewards with the overlong punishment, NaN for void members and where a group is smaller than others."""
     width = max((len(group) for group in groups), default=0)
-    reward = lambda episode: math.nan if episode.reward is None else episode.reward + _overlong(episode, algorithm)
-    return torch.tensor([[*map(reward, group), *[math.nan] * (width - len(group))] for group in groups])
+    reward = lambda episode: math.nan if episode.reward is None else episode.reward + overlong(episode, algorithm)
+    return torch.tensor([[*map(reward, group), *[math.nan] * (width - len(group))] for group in groups], dtype=dtype)
 
 
-def _overlong(episode: Episode, algorithm: AlgorithmConfig) -> float:
+def overlong(episode: Episode, algorithm: AlgorithmConfig) -> float:
     limits = algorithm.overlong
     if limits is None or episode.tokens is None:
         return 0.0
@@ -91,17 +80,15 @@ def _overlong(episode: Episode, algorithm: AlgorithmConfig) -> float:
     return float(overlong_penalty(length, max_tokens=limits.max_tokens, cache_tokens=limits.cache_tokens))
 
 
-def _episode_advantages(
-    groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor, weights: Mapping[str, float]
-) -> Tensor:
-    """(P, G)."""
+def episode_advantages(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor) -> Tensor:
+    """(P, G), of `episode_rewards` and where they are no NaN."""
     if algorithm.advantage == "rloo":
         return rloo_advantages(rewards, valid=valid)
     if algorithm.advantage in ("reinforce_pp", "reinforce_pp_baseline"):
         baseline = algorithm.advantage == "reinforce_pp_baseline"
         return reinforce_pp_advantages(rewards, valid=valid, baseline=baseline, eps=algorithm.eps)
     if algorithm.advantage == "gdpo":
-        parts, part_weights = part_table(groups, rewards, weights)
+        parts, part_weights = part_table(groups, rewards)
         return gdpo_advantages(parts, part_weights, valid=~parts.isnan(), ddof=algorithm.ddof, eps=algorithm.eps)
     return group_advantages(
         rewards, valid=valid, scale_by_std=algorithm.std != "none", std="batch" if algorithm.std == "batch" else "group",
@@ -109,29 +96,37 @@ def _episode_advantages(
     )  # fmt: skip
 
 
-def part_table(groups: Groups, rewards: Tensor, weights: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+def part_table(groups: Groups, rewards: Tensor) -> tuple[Tensor, Tensor]:
     """The reward of each episode taken apart: (K, P, G) values, NaN where a part did not apply, and (K,) weights.
 
-    What the parts do not explain of the reward (a forbidden change that made it 0, the overlong punishment, an environment that
-    reports no parts) is one more part of weight 1, so that the weighted parts always sum to the reward.
+    What the parts do not explain of the reward (a forfeit, the overlong punishment, an environment that reports no parts) is one
+    more part of weight 1, so that the weighted parts always sum to the reward.
     """
-    names = sorted({name for group in groups for episode in group for name in episode.reward_parts})
-    names = [name for name in names if weights.get(name, 1.0) != 0]
-    table = torch.full((len(names) + 1, *rewards.shape), math.nan)
+    names = weighted_names(groups)
+    table, weights = torch.full((len(names) + 1, *rewards.shape), math.nan, dtype=rewards.dtype), [1.0] * (len(names) + 1)
     for p, group in enumerate(groups):
         for g, episode in enumerate(group):
             if rewards[p, g].isnan():
                 continue
-            parts = [episode.reward_parts.get(name) for name in names]
-            explained = sum(weights.get(name, 1.0) * part for name, part in zip(names, parts, strict=True) if part is not None)
-            rest = float(rewards[p, g]) - explained
-            values = [*(math.nan if part is None else part for part in parts), rest if abs(rest) > 1e-5 else 0.0]
-            table[:, p, g] = torch.tensor(values)
-    return table, torch.tensor([*(weights.get(name, 1.0) for name in names), 1.0])
+            terms = {name: term for name, term in episode.reward_terms.items() if name in names and term.value is not None}
+            rest = float(rewards[p, g]) - total(terms)
+            for k, name in enumerate(names):
+                if name in terms:
+                    table[k, p, g], weights[k] = terms[name].value or 0.0, terms[name].weight
+            table[-1, p, g] = rest if abs(rest) > 1e-5 else 0.0
+    return table, torch.tensor(weights, dtype=rewards.dtype)
 
 
-def _turn_values(groups: Groups, algorithm: AlgorithmConfig, valid: Tensor) -> list[list[Tensor]]:
-    """For each episode the advantage of each turn, (K,)."""
+def weighted_names(groups: Groups) -> list[str]:
+    """The terms that count for something, a forfeit apart, in the order of `part_table`."""
+    terms = {name for group in groups for episode in group for name, term in episode.reward_terms.items() if term.weight}
+    return sorted(terms - {FORFEIT})
+
+
+def turn_values(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor) -> list[list[Tensor]]:
+    """For each episode the advantage of each turn, (K,), where credit is for turns or steps."""
+    if algorithm.credit == "steps":
+        return _step_values(groups, algorithm, valid, episode_advantages(groups, algorithm, rewards, valid))
     returns = [
         [_returns(episode, algorithm) if valid[p, g] else torch.zeros(0) for g, episode in enumerate(group)]
         for p, group in enumerate(groups)
@@ -181,7 +176,7 @@ def _returns(episode: Episode, algorithm: AlgorithmConfig) -> Tensor:
     mistakes = episode.turn_mistakes or (0,) * spans
     rewards = [reward - algorithm.mistake_penalty * n for reward, n in zip(episode.turn_rewards, mistakes, strict=True)]
     if rewards:
-        rewards[-1] += _overlong(episode, algorithm)
+        rewards[-1] += overlong(episode, algorithm)
     return returns_to_go(torch.tensor(rewards), discount=algorithm.discount)
 
 

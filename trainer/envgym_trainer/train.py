@@ -183,8 +183,7 @@ class Trainer:
         Args:
             sampled_at: the learner's updates when the sampler took over what it played with; by default as many as now.
         """
-        weights = {name: part.weight for name, part in self.spec.reward.items()}
-        lessons = [self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm, weights=weights)]
+        lessons = [self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm)]
         shares = [lessons[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(lessons)))]
         samples = [[sample for group in share for sample in group] for share in shares]
         epochs = self.config.epochs_per_step
