@@ -65,7 +65,7 @@ class ForeignEnv(gymnasium.Wrapper):
         self._turns, self._horizon = 0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        options = dict(options or {})
+        options = {name: value for name, value in (options or {}).items() if name != "step"}  # its rewards know no schedule
         split = options.pop("split", self.split)
         self._turns, self._horizon = 0, options.pop("max_turns", None) or 0
         if seed is not None:

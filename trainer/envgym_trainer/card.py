@@ -31,7 +31,7 @@ class CardFacts:
     """Held-out results in order: base model, warm start, trained. May be empty."""
     eval_tasks: str
     """What they were measured on, such as `200 tasks of split test, levels L0, L1, greedy`."""
-    reward: Mapping[str, float]
+    reward: Mapping[str, float | Mapping[int, float]]
     """Part -> weight; 0 is a metric that is only reported."""
     recipe: Mapping[str, object]
     """What was done, in the order to be read: `warm start` -> `320 oracle episodes, learning rate 0.003`, ..."""
@@ -95,8 +95,14 @@ def _results(facts: CardFacts) -> str:
     return f"## Results\n\nOn {facts.eval_tasks}, none of them seen in training.\n\n{to_markdown(facts.outcomes)}"
 
 
-def _reward(reward: Mapping[str, float]) -> str:
-    rows = {name: f"{weight:g}" if weight else "0 (reported, not rewarded)" for name, weight in reward.items()}
+def _weight(schedule: float | Mapping[int, float]) -> str:
+    if not isinstance(schedule, Mapping):
+        return f"{schedule:g}"
+    return ", ".join(f"{weight:g} at step {step}" for step, weight in sorted(schedule.items()))
+
+
+def _reward(reward: Mapping[str, float | Mapping[int, float]]) -> str:
+    rows = {name: _weight(weight) if weight else "0 (reported, not rewarded)" for name, weight in reward.items()}
     return (
         f"## Reward\n\nA sum of named parts, each between 0 and 1, times its weight.\n\n{_table(rows, head=('part', 'weight'))}"
         if rows

@@ -15,6 +15,7 @@ from envgym.errors import UsageError
 from envgym_trainer.algorithms import AlgorithmConfig, expand
 from envgym_trainer.controller_config import ControllersConfig
 from envgym_trainer.curriculum_config import CurriculumConfig
+from envgym_trainer.reward_config import RewardWeightsConfig
 from envgym_trainer.sampling_config import SamplingConfig
 from envgym_trainer.serving import refusals
 
@@ -131,6 +132,7 @@ class TrainConfig(Block):
     """Tokens of one whole dialogue; an episode that needs more is cut."""
     algorithm: AlgorithmConfig = AlgorithmConfig()
     """The name of a preset, such as `gspo`, or a block of settings."""
+    reward_weights: RewardWeightsConfig = RewardWeightsConfig()
     scale_by_std: bool = True
     """Divide advantages by a deviation (GRPO); false is Dr. GRPO. `algorithm.std` says which one."""
     clip_low: float = Field(default=0.2, gt=0)

@@ -21,6 +21,8 @@ from envgym_trainer.task_sampler import Draws
 Group = list[Episode]
 Play = Callable[[Sequence[Request]], list[Episode]]
 """Plays requests; the episodes come in their order."""
+Score = Callable[[Sequence[Group]], list[Group]]
+"""The same groups with other rewards, or with more told of them."""
 NO_LESSON, PLAYED_AGAIN = "no_lesson", "played_again"
 """Why an episode is written down with `left_out`."""
 
@@ -54,7 +56,12 @@ class Played:
     def comparable(self) -> list[Group]:
         """What the learner gets: groups of two valid members or more that started alike. One that is left alone has nobody to
         be compared with, and would only be pulled by a KL term."""
-        return [group for group in self.groups if len(valid(group)) > 1 and starts_alike(group)]
+        return [group for group in self.groups if is_comparable(group)]
+
+    def told(self, explain: Score) -> Played:
+        """With what `explain` tells of the comparable groups."""
+        told = iter(explain(self.comparable))
+        return replace(self, groups=[next(told) if is_comparable(group) else group for group in self.groups])
 
     def metrics(self) -> Metrics:
         """The step's numbers; rewards and successes over all groups that were played, thrown ones too."""
@@ -79,7 +86,9 @@ class Played:
         folder.append_episodes(step, self.replayed, left_out=PLAYED_AGAIN)
 
 
-def play_groups(play: Play, draws: Draws, *, tasks: int, size: int, max_extra: int = 0) -> Played:
+def play_groups(
+    play: Play, draws: Draws, *, tasks: int, size: int, max_extra: int = 0, score: Score = lambda groups: list(groups)
+) -> Played:  # fmt: skip
     """The groups of one step.
 
     Args:
@@ -88,12 +97,13 @@ def play_groups(play: Play, draws: Draws, *, tasks: int, size: int, max_extra: i
         tasks, size: how many groups of how many episodes.
         max_extra: dynamic sampling: so many groups may be played on top, each to take the place of one that has no lesson.
             What finds no replacement stays, so a step has always the same number of groups.
+        score: gives groups the rewards that they are compared by, where those are not the environment's own.
     Source: DAPO, arXiv 2503.14476, sec. 3.2, eq. 11; the cap is ours, for a policy that solves all or nothing.
     """
-    groups, replayed = _play(play, draws, tasks, size)
+    groups, replayed = _play(play, draws, tasks, size, score)
     thrown: list[Group] = []
     while (poor := [n for n, group in enumerate(groups) if not has_lesson(group)]) and len(thrown) < max_extra:
-        more, again = _play(play, draws, min(len(poor), max_extra - len(thrown)), size)
+        more, again = _play(play, draws, min(len(poor), max_extra - len(thrown)), size, score)
         replayed += again
         for group in more:
             if has_lesson(group):
@@ -114,6 +124,10 @@ def has_lesson(group: Sequence[Episode]) -> bool:
     return len(rewards) > 1 and max(rewards) - min(rewards) > ZERO_STD and starts_alike(group)
 
 
+def is_comparable(group: Sequence[Episode]) -> bool:
+    return len(valid(group)) > 1 and starts_alike(group)
+
+
 def starts_alike(group: Sequence[Episode]) -> bool:
     """Whether all valid members are of one task, from one state, with one opening; else they are no group."""
     return len({(episode.task_id, episode.start_hash, _opening(episode)) for episode in valid(group)}) < 2
@@ -126,7 +140,7 @@ def _opening(episode: Episode) -> tuple[tuple[str, str], ...]:
     return tuple((message.role, message.content) for message in episode.messages[:count])
 
 
-def _play(play: Play, draws: Draws, tasks: int, size: int) -> tuple[list[Group], list[Episode]]:
+def _play(play: Play, draws: Draws, tasks: int, size: int, score: Score) -> tuple[list[Group], list[Episode]]:
     """Fresh groups, and the void members that were played once more: with a seed of their own, since the very same tokens may
     have broken the world."""
     requests = draws.requests(tasks, size)
@@ -136,4 +150,4 @@ def _play(play: Play, draws: Draws, tasks: int, size: int) -> tuple[list[Group],
     replayed = [episodes[n] for n in broken]
     for n, episode in zip(broken, again, strict=True):
         episodes[n] = episode
-    return [episodes[start : start + size] for start in range(0, len(episodes), size)], replayed
+    return score([episodes[start : start + size] for start in range(0, len(episodes), size)]), replayed

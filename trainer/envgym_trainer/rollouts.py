@@ -29,6 +29,7 @@ from envgym_trainer.groups import Played, play_groups
 from envgym_trainer.lockstep import play_in_step
 from envgym_trainer.metrics import failure_metrics, sandbox_metrics
 from envgym_trainer.monitor import Monitor, Phase
+from envgym_trainer.reward_layer import RewardLayer
 from envgym_trainer.runs import RunFolder
 from envgym_trainer.task_sampler import Draws
 
@@ -39,11 +40,16 @@ class Rollouts:
     Args:
         spec, config: of the run.
         world: whose environments are played. engine: whose dialogues play.
+        rewards: scores the groups.
         folder, monitor: where episodes are written that were played in vain.
     """
 
-    def __init__(self, spec: EnvSpec, config: TrainConfig, world: Any, engine: Sampler, folder: RunFolder, monitor: Monitor):
+    def __init__(
+        self, spec: EnvSpec, config: TrainConfig, world: Any, engine: Sampler, rewards: RewardLayer,
+        folder: RunFolder, monitor: Monitor,
+    ):  # fmt: skip
         self.config, self.world, self.engine, self.folder, self.monitor = config, world, engine, folder, monitor
+        self.rewards = rewards
         self._cap = FailureCap(spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}.")
         self._play_many: Callable[..., list[Episode]] = play_many
         if config.deterministic and isinstance(engine, Engine):
@@ -69,7 +75,10 @@ class Rollouts:
             return episodes
 
         started, busy = time.perf_counter(), self.engine.seconds_busy
-        played = play_groups(play, draws, tasks=config.tasks_per_step, size=config.group_size, max_extra=config.max_extra_groups)
+        played = play_groups(
+            play, draws, tasks=config.tasks_per_step, size=config.group_size, max_extra=config.max_extra_groups,
+            score=partial(self.rewards.score, step=draws.trained_steps),
+        )  # fmt: skip
         idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
         return replace(played, sampled_at=sampled_at, idle=idle)
 

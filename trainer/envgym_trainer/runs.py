@@ -21,6 +21,7 @@ import math
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,6 +112,16 @@ class RunFolder:
         """(step, phase, episode) for each line of `episodes.jsonl`, oldest first."""
         for plain in _read(self.episodes_file):
             yield plain["step"], plain["phase"], Episode.from_json(json.dumps(plain))
+
+    def find_episodes(self, names: Iterable[str]) -> dict[str, Episode]:
+        """The training episodes of these names: `12:3` is the third line of step 12. What is not there is left out."""
+        wanted, found, counts = set(names), dict[str, Episode](), Counter[int]()
+        for plain in _read(self.episodes_file) if wanted else ():
+            if plain["phase"] == "grpo":
+                counts[plain["step"]] += 1
+                if (name := f"{plain['step']}:{counts[plain['step']]}") in wanted:
+                    found[name] = Episode.from_json(json.dumps(plain))
+        return found
 
     def written(self) -> dict[str, int]:
         """Bytes of each file of lines so far, as `rewind` wants them."""

@@ -173,6 +173,7 @@ class Draws:
         trained, options = done > 0, sampler.options
         self._levels = sampler.ladder.open if trained and options.unlock_at is not None else sampler.config.levels
         self._weights = sampler.shares() if trained and options.adaptive else None
+        self.trained_steps = max(0, done - 1)
         self._max_turns = sampler.horizon.turns(done) if trained and sampler.horizon else None
 
     def requests(self, tasks: int, episodes: int) -> list[Request]:
@@ -181,7 +182,7 @@ class Draws:
         ids = [self.sampler.tasks.draw_id("train", self._rng, levels=self._levels, **more) for _ in range(tasks)]
         first, self.groups = self.groups, self.groups + tasks
         return [
-            Request(task, stable_seed(config.seed, self.step, first + n, g), self._max_turns)
+            Request(task, stable_seed(config.seed, self.step, first + n, g), self._max_turns, self.trained_steps)
             for n, task in enumerate(ids)
             for g in range(episodes)
         ]

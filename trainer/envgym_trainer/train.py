@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer import best, checkpoint
 from envgym_trainer.attention import why_unknown
+from envgym_trainer.breakdown import explained, part_metrics
 from envgym_trainer.card import CardFacts, model_card
 from envgym_trainer.chat import Chat
 from envgym_trainer.checkpoint import Progress, Stateful
@@ -49,6 +50,7 @@ from envgym_trainer.native import one_heap
 from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, inner_updates
 from envgym_trainer.policies.demo import DemoPolicy
 from envgym_trainer.resume import restore
+from envgym_trainer.reward_layer import RewardLayer
 from envgym_trainer.rollouts import Rollouts
 from envgym_trainer.runs import RunFolder
 from envgym_trainer.served import ServedEngine
@@ -89,7 +91,8 @@ class Trainer:
         precision = torch.bfloat16 if config.server else model.dtype  # a server rounds in a way of its own
         self.watch = MismatchWatch(dtype=precision, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
-        self.rollouts = Rollouts(spec, config, self.world, self.engine, folder, monitor)
+        self.rewards = RewardLayer(self.world, config.reward_weights, folder.find_episodes)
+        self.rollouts = Rollouts(spec, config, self.world, self.engine, self.rewards, folder, monitor)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
 
@@ -101,7 +104,7 @@ class Trainer:
     @cached_property
     def parts(self) -> dict[str, Stateful]:
         """Whatever else a checkpoint must hold."""
-        return {"controllers": self.controls, "sampler": self.sampler}
+        return {"controllers": self.controls, "sampler": self.sampler, "rewards": self.rewards}
 
     def run(self) -> dict[str, Outcome]:
         """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
@@ -154,12 +157,15 @@ class Trainer:
             start = time.perf_counter()
             played, done = self.sample(step), step - self.warmup_steps
             sampled = time.perf_counter()
-            metrics = played.metrics() | self.sampler.metrics(done)
+            metrics = played.metrics() | self.sampler.metrics(done) | self.rewards.metrics()
             self.sampler.observe(played.everything)
+            self.rewards.observe(played.everything)
             if self._goes_ahead(step):
                 self.engine.refresh(self.model)
                 self.rollouts.start(*self._drawn(step + 1), sampled_at=self.learner.updates)
             metrics |= self.learn(played.comparable, sampled_at=played.sampled_at)
+            played = played.told(partial(explained, algorithm=config.algorithm))
+            metrics |= part_metrics(played.groups)
             metrics |= speed(played.episodes, start) | time_split(played.episodes, start, sampled) | sandbox_metrics(self.world)
             played.write(self.folder, step)
             self.monitor.transcripts(step, played.episodes)
