@@ -10,7 +10,8 @@ Source: ToolRL: Reward is All Tool Learning Needs, arXiv 2504.13958; code github
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, get_args
 
 from envgym.errors import UsageError, did_you_mean
@@ -77,6 +78,15 @@ class ToolRlSettings:
             raise UsageError(f"ToolRL: total_steps is {self.total_steps}; a training has at least 1")
         if self.schedule == "paper" and self.smooth and (self.equal_max or self.two_stage):
             raise UsageError("ToolRL: the paper's smooth scale sets the ranges by itself: leave equal_max and two_stage out")
+
+    @classmethod
+    def of(cls, switches: Mapping[str, Any]) -> ToolRlSettings:
+        """The settings that a YAML's options name. Raises UsageError with a suggestion for an unknown one."""
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(switches.keys() - set(known)):
+            hint = did_you_mean(unknown[0], known) or f"; known: {', '.join(known)}"
+            raise UsageError(f"ToolRL: unknown option '{unknown[0]}'{hint}")
+        return cls(**switches)
 
     @classmethod
     def paper(cls, **switches: Any) -> ToolRlSettings:
