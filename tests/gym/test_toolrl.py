@@ -1,0 +1,471 @@
+"""ToolRL's reward, rule by rule. Numbers are worked out by hand from the paper's formulas and the authors' code (8cee13e)."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envgym.errors import UsageError, WorldFailure
+from envgym.rewards.toolrl import toolrl_correctness, toolrl_format, toolrl_length, toolrl_solved
+from envgym.rubric import Evidence, Rubric
+from envgym.scoring.toolrl import ToolRlSettings, assistant_text, correctness_score, format_score, length_score, total, truth_calls
+from envgym.scoring.toolrl_match import greedy_pairs, likeness, optimal_pairs
+from envgym.state import judge
+from envgym.tasks import Task
+
+
+def call(name, **parameters):
+    return {"name": name, "parameters": parameters}
+
+
+def answer(*calls, think="I think.", response=None):
+    """An answer in perfect form; calls may be any JSON."""
+    parts = [f"<think>{think}</think>"]
+    parts += ["<tool_call>\n" + "\n".join(map(json.dumps, calls)) + "\n</tool_call>"] if calls else []
+    parts += [f"<response>{response}</response>"] if response else []
+    return "\n".join(parts)
+
+
+def correctness(made, *wanted, **switches):
+    """From -3 to 3; `made` is a list of calls or a whole text."""
+    text = made if isinstance(made, str) else answer(*made)
+    return total(text, answer(*wanted), settings=ToolRlSettings(**switches)).correctness
+
+
+def block(inside):
+    return f"<think>a</think>\n<tool_call>{inside}</tool_call>"
+
+
+STAY = call("stay", city="Oslo", nights=2)
+CALL, RESPONSE, BOTH, NEITHER = answer(STAY), answer(response="No."), answer(STAY, response="Now."), answer()
+FORMS = [CALL, RESPONSE, BOTH, NEITHER]
+
+# -- format -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("truth", FORMS)
+def test_the_truth_says_which_tags_are_due(truth):
+    assert [form for form in FORMS if format_score(form, truth) == 1.0] == [truth]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CALL.replace("<think>", "", 1),
+        CALL.replace("</think>\n", "</think>"),
+        CALL.replace("</think>\n", "</think>\n\n"),
+        CALL.replace("\n", "\r\n"),
+        CALL.replace("<tool_call>\n", "<tool_call>"),
+        CALL.replace("\n</tool_call>", "</tool_call>"),
+        f"Well: {CALL}",
+        f"{CALL} Done.",
+        answer(STAY, think="I write <tool_call> now"),
+        answer(STAY, think="I write </tool_call> later"),
+        f"{CALL}\n<tool_call>\n{{}}\n</tool_call>",
+        "",
+    ],
+)
+def test_one_letter_beside_the_form_is_no_format(text):
+    assert format_score(text, CALL) == 0.0
+
+
+def test_outer_white_space_and_the_number_of_think_tags_do_not_matter():
+    assert format_score(f"\n {CALL} \n", CALL) == 1.0
+    assert format_score(answer(STAY, think="a</think> b <think>c"), CALL) == 1.0
+    assert format_score("<think>a</think> and <think>b</think>", NEITHER) == 1.0
+
+
+def test_a_response_must_stand_once_and_after_the_call():
+    turned = "<think>a</think>\n<response>r</response>\n<tool_call>\n{}\n</tool_call>"
+    assert format_score(turned, BOTH) == 0.0
+    assert format_score(BOTH + "<response>again</response>", BOTH) == 0.0
+    assert format_score(answer(STAY, think="no <response>"), CALL) == 1.0  # a tag that is not due is not counted
+
+
+def test_a_call_inside_the_thought_is_tolerated_where_a_response_is_due():
+    assert format_score(f"{CALL}</think>\n<response>r</response>", RESPONSE) == 1.0
+
+
+# -- length -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("words", "target", "score"), [(0, 512, 0), (100, 512, 0.2), (256, 512, 0.5), (512, 512, 1), (9000, 512, 1),
+                                                         (192, 384, 0.5), (320, 640, 0.5)])  # fmt: skip
+def test_length_is_the_share_of_the_target_in_hundredths(words, target, score):
+    assert length_score(answer(think="w " * words), target=target) == score  # 100/512 = 0.195 is 0.2
+
+
+def test_the_thought_that_counts_is_the_last_and_both_its_tags_are_needed():
+    assert length_score("<think>a b c</think><think>d</think>", target=10) == 0.1
+    assert length_score("</think> x <think>a b", target=10) == 0.2
+    assert length_score("<think>a b", target=10) == length_score("a b</think>", target=10) == 0.0
+    with pytest.raises(UsageError, match="above 0"):
+        length_score("", target=0)
+
+
+# -- the assistant's text -----------------------------------------------------------------------------------------------
+
+
+def test_the_text_is_what_follows_the_last_header_up_to_the_first_end_marker():
+    qwen = "<|im_start|>assistant\nold<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n new <|im_end|>x<|im_end|>"
+    llama = "<|start_header_id|>assistant<|end_header_id|>\n\nnew<|eot_id|><|eot_id|>"
+    assert assistant_text(qwen, template="qwen") == assistant_text(llama, template="llama") == "new"
+    assert assistant_text(" new<|im_end|>", template="llama") == "new<|im_end|>"  # no header, other marker: all of it
+    assert assistant_text(f" {qwen}") == qwen
+    assert assistant_text("begun <|im_start|>assistant cut", template="qwen") == "cut"
+    with pytest.raises(UsageError, match="did you mean 'qwen'"):
+        assistant_text("", template="qwen2")  # type: ignore[arg-type]
+
+
+# -- correctness: the formula -------------------------------------------------------------------------------------------
+
+
+def test_name_keys_and_values_earn_their_parts_of_s():
+    # S = 1 + (1 + 2) = 4: 1 for the name, up to 1 for the keys, 1 for each value
+    assert correctness([STAY], STAY) == 3.0
+    assert correctness([call("stay", city="Oslo", nights=3)], STAY) == pytest.approx(1.5)  # 3/4
+    assert correctness([call("stay", city="Oslo")], STAY) == pytest.approx(6 * 2.5 / 4 - 3)  # keys 1/2, one value
+    assert correctness([call("stay", town="Oslo")], STAY) == pytest.approx(-1.5)  # no key in common: name alone, 1/4
+    assert correctness([call("sleep", city="Oslo", nights=2)], STAY) == -3.0
+
+
+def test_calls_are_as_the_truth_in_any_order_but_not_when_it_is_coarse():
+    wanted = [call("f", a=1, b=2), call("g", c=3, d=4, e=5)]  # S = 8
+    assert correctness(wanted[::-1], *wanted) == 3.0
+    assert correctness(wanted[::-1], *wanted, granularity="refined") == pytest.approx(2.25)  # the name list differs: 7/8
+    assert correctness(wanted[::-1], *wanted, granularity="intermediate") == 3.0
+    assert correctness(wanted[::-1], *wanted, granularity="coarse") == -3.0
+    assert correctness([{"parameters": {"b": 2, "a": 1}, "name": "f"}], wanted[0], granularity="coarse") == 3.0  # keys are free
+
+
+def test_refined_wants_the_same_keys_in_the_same_order():
+    turned = [call("stay", nights=2, city="Olso")]
+    assert correctness(turned, STAY) == pytest.approx(1.5)
+    assert correctness(turned, STAY, granularity="refined") == pytest.approx(0.0)  # 2/4
+
+
+def test_an_extra_field_of_a_call_is_free_unless_calls_are_compared_as_a_whole():
+    made = [STAY | {"id": 1}]
+    assert [correctness(made, STAY, granularity=how) for how in ("default", "refined", "intermediate", "coarse")] == [3, 3, 0, -3]
+
+
+def test_a_call_without_parameters_is_unreadable_only_under_a_name_of_the_truth():
+    wanted = [call("f", a=1), call("g", b=1)]
+    assert correctness([wanted[0], {"name": "g"}], *wanted) == -3.0
+    assert correctness([wanted[0], {"name": "h"}], *wanted) == pytest.approx(6 * (1 / 3 + 2) / 5 - 3)
+    assert correctness([{"name": "stay", "arguments": STAY["parameters"]}], STAY) == -3.0
+    assert correctness([{"name": "stay", "arguments": STAY["parameters"]}], STAY, granularity="intermediate") == 0.0
+
+
+@pytest.mark.parametrize("parameters", [None, [], "x", 3])
+def test_parameters_must_be_an_object(parameters):
+    assert correctness([{"name": "stay", "parameters": parameters}], STAY) == -3.0
+
+
+@pytest.mark.parametrize("made", [["stay"], [[STAY]], [3], [None], [{}], [{"name": ["stay"], "parameters": {}}], [STAY, "x"]])
+def test_what_is_no_call_earns_the_minimum(made):
+    assert correctness(made, STAY) == -3.0
+
+
+def test_a_name_that_is_no_string_is_a_wrong_name():
+    assert correctness([{"name": 5}, STAY], STAY) == pytest.approx(6 * 3.5 / 4 - 3)
+    assert correctness([{"name": ["x"]}, STAY], STAY, granularity="refined") == pytest.approx(1.5)  # lists of names are compared only
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["\n", "", '\n{"name": "stay",\n"parameters": {"city": "Oslo", "nights": 2}}\n', f"\n{json.dumps(STAY)}\n\n{json.dumps(STAY)}\n",
+     f"\n{json.dumps(STAY)} {json.dumps(STAY)}\n", f"\n[{json.dumps(STAY)}]\n", f"\n{json.dumps(STAY)},\n",
+     "\n{'name': 'stay', 'parameters': {}}\n", "\n" + "[" * 100_000 + "\n"],
+)  # fmt: skip
+def test_other_ways_of_writing_calls_cannot_be_read(inside):
+    assert correctness(block(inside), STAY) == -3.0
+
+
+def test_indented_lines_and_carriage_returns_can_be_read():
+    two = [STAY, call("leave")]
+    text = answer(*two)
+    assert correctness(text.replace("\n", "\n   "), *two) == 3.0
+    assert total(text.replace("\n", "\r\n"), answer(*two))[:3] == (3.0, 0.0, 3.0)
+
+
+@pytest.mark.parametrize("text", [CALL.partition("\n")[2], f"Well: {CALL}", CALL.replace("\n", ""), f"{CALL}.", f"</tool_call>{CALL[:-12]}"])
+def test_calls_count_without_the_format(text):
+    assert total(text, CALL) == (3.0, 0.0, 3.0, 0.0)
+
+
+def test_a_quoted_opening_tag_spoils_the_calls_and_a_closing_one_only_the_format():
+    assert total(answer(STAY, think="<tool_call> follows"), CALL) == (-3.0, 0.0, -3.0, 0.0)
+    assert total(answer(STAY, think="</tool_call> ends"), CALL) == (3.0, 0.0, 3.0, 0.0)
+
+
+def test_the_first_block_ends_at_the_next_tag_of_either_kind():
+    assert correctness(block(f"\n{json.dumps(STAY)}\n<tool_call>\nnothing\n"), STAY) == 3.0
+    assert correctness(CALL.replace("</tool_call>", ""), STAY) == -3.0
+
+
+def test_parameters_for_a_tool_that_takes_none_leave_the_name_alone():
+    assert correctness([call("list", all=True)], call("list")) == pytest.approx(0.0)  # S = 2
+    assert correctness([call("list")], call("list"), call("list")) == pytest.approx(6 * (0.5 + 1) / 3 - 3)
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "equal"),
+    [(21, 21.0, True), (1, True, True), ({"x": 1, "y": 2}, {"y": 2, "x": 1}, True), ("é", "\u0065\u0301", False), ("Oslo", "oslo", False),
+     ("Oslo", "Oslo ", False), ("2", 2, False), ([1, 2], [2, 1], False), (None, 0, False)],
+)  # fmt: skip
+def test_values_are_equal_as_python_has_it(value, other, equal):
+    assert correctness([call("f", v=other)], call("f", v=value)) == (3.0 if equal else pytest.approx(1.0))  # 3/3 or 2/3
+
+
+def test_names_are_compared_as_multisets_or_sets():
+    made, wanted = [call("f", a=1), call("f", a=2), call("g")], [call("f", a=1), call("g")]  # S = 1 + 2 + 1
+    assert correctness(made, *wanted) == pytest.approx(6 * (2 / 3 + 3) / 4 - 3)
+    assert correctness(made, *wanted, names="set") == 3.0
+    assert correctness(made, *wanted, names="exact") == pytest.approx(6 * 3 / 4 - 3)
+    assert likeness(["f", "f", "g"], ["f", "h"], "multiset") == pytest.approx(1 / 4)
+    assert likeness([], ["f"], "set") == 0.0
+
+
+def test_a_truth_without_a_call_says_nothing_about_calls():
+    assert correctness_score(CALL, RESPONSE) is None
+    assert total("", RESPONSE) == (0.0, 0.0, 0.0, 0.0)
+    assert total(answer(response="something else"), RESPONSE) == (1.0, 1.0, 0.0, 0.0)  # words are not judged
+
+
+# -- matching -----------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_matching_may_take_from_a_later_call_what_fits_it_better():
+    wanted = [call("f", x=1, y=2), call("f", x=1, y=3)]  # S = 7
+    made = [call("f", x=1, y=3), call("f", x=0, y=0)]
+    assert correctness_score(answer(*made), answer(*wanted)) == pytest.approx(4 / 7)  # 1 + 2 + 1
+    assert correctness_score(answer(*made), answer(*wanted), matching="optimal") == pytest.approx(5 / 7)  # 1 + 1 + 3
+
+
+def test_greedy_takes_the_first_of_equals_and_never_what_gains_nothing():
+    assert greedy_pairs([[1.0, 2.0, 2.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]) == {0: 1}
+    assert greedy_pairs([[], []]) == {}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0]), min_size=width, max_size=width), max_size=4)))
+def test_optimal_pairs_are_the_best_of_all_that_there_are(gains):
+    pairs = optimal_pairs(gains)
+    width = len(gains[0]) if gains else 0
+    seats = [*range(width), *[None] * len(gains)]  # a row may go without
+    best = max(sum(row[j] for row, j in zip(gains, way, strict=True) if j is not None) for way in itertools.permutations(seats, len(gains)))
+    assert sum(gains[i][j] for i, j in pairs.items()) == pytest.approx(best)
+    assert len(set(pairs.values())) == len(pairs)
+    assert all(gains[i][j] > 0 for i, j in pairs.items())
+
+
+# -- hedging ------------------------------------------------------------------------------------------------------------
+
+GUESSES = [call("stay", city="Oslo", nights=n) for n in range(1, 11)]
+PADDED = call("stay", **STAY["parameters"], **{f"x{n}": n for n in range(8)})
+HEDGES = {
+    "ten guesses": (GUESSES, 1.65, 3.1 / 31),  # (1/10 + 3) / 4; nine calls of three points more
+    "two guesses": (GUESSES[:2], 2.25, 3.5 / 7),  # (1/2 + 3) / 4
+    "eight keys": ([PADDED], 1.80, 3.2 / 12),  # (1 + 2/10 + 2) / 4
+    "nine tools": ([STAY, *(call(f"t{n}") for n in range(9))], 1.65, 3.1 / 13),
+}
+
+
+@pytest.mark.parametrize("hedge", HEDGES)
+def test_the_guard_makes_each_hedge_worse_than_one_wrong_guess(hedge):
+    made, unguarded, guarded = HEDGES[hedge]
+    assert correctness(made, STAY) == pytest.approx(unguarded)
+    assert correctness(made, STAY, guard=True) == pytest.approx(6 * guarded - 3)
+    assert correctness([call("stay", city="Oslo", nights=9)], STAY, guard=True) == pytest.approx(1.5)
+    for how in itertools.product(("default", "refined", "intermediate", "coarse"), ("greedy", "optimal"), ("multiset", "set")):
+        switches = dict(zip(("granularity", "matching", "names"), how, strict=True))
+        assert correctness(made, STAY, guard=True, **switches) < 1.5
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 6), st.sampled_from(["greedy", "optimal"]))
+@settings(max_examples=60, deadline=None)
+def test_no_number_of_guesses_or_keys_beats_one_wrong_value(calls, parameters, more, matching):
+    wanted = [call(f"t{i}", **{f"p{j}": 0 for j in range(parameters)}) for i in range(calls)]
+    guesses = [call("t0", **(wanted[0]["parameters"] | {"p0": n})) for n in range(1, more + 1)]
+    padded = [call("t0", **wanted[0]["parameters"], **{f"x{n}": n for n in range(more)}), *wanted[1:]]
+    one_wrong = correctness([guesses[0], *wanted[1:]], *wanted, guard=True, matching=matching)
+    assert correctness([*guesses, *wanted], *wanted, guard=True, matching=matching) < one_wrong
+    assert correctness(padded, *wanted, guard=True, matching=matching) < one_wrong
+
+
+def test_the_guard_leaves_alone_what_adds_nothing():
+    wanted = [STAY, call("leave")]
+    for made in ([*wanted], [*wanted[::-1]], [STAY], [call("stay", city="Oslo")], [call("stay", city="Rome", nights=2), wanted[1]]):
+        assert correctness(made, *wanted, guard=True) == correctness(made, *wanted)
+
+
+# -- a truth that cannot be read ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [("{'name': 'f'}", "line 2 of <tool_call> is not JSON"), ("", "is not JSON"), ('{"name": "f"}', "line 2 of .* must look like"),
+     ('{"name": "f", "arguments": {}}', '"parameters": {...}'), ("[]", "must look like"), ('{"parameters": {}}', "must look like")],
+)  # fmt: skip
+def test_a_malformed_truth_is_the_users_mistake(line, what):
+    truth = f"<think>a</think>\n<tool_call>\n{json.dumps(STAY)}\n{line}\n{json.dumps(STAY)}\n</tool_call>"
+    for granularity in ("default", "refined", "intermediate", "coarse"):
+        with pytest.raises(UsageError, match=what):
+            correctness_score("", truth, granularity=granularity)
+
+
+def test_calls_of_a_truth_are_read_from_its_first_block():
+    assert truth_calls(BOTH) == [STAY]
+    assert truth_calls(RESPONSE) == []
+
+
+# -- switches -----------------------------------------------------------------------------------------------------------
+
+WRONG = "no tags at all"
+RIGHT_RANGES = [
+    # settings, step, format (least, most), correctness (least, most)
+    ({}, 0, (0, 1), (-3, 3)),
+    ({}, 400, (0, 1), (-3, 3)),
+    ({"equal_max": True}, 50, (0, 1), (-1, 1)),
+    ({"two_stage": True}, 0, (0, 1), (-1, 1)),
+    ({"two_stage": True}, 29, (0, 1), (-1, 1)),
+    ({"two_stage": True}, 30, (0, 0.5), (-3, 3)),
+    ({"smooth": True}, 0, (-2, 2), (-2, 2)),
+    ({"smooth": True}, 30, (-1.6, 1.8), (-2.2, 2.2)),
+    ({"smooth": True}, 75, (-1, 1.5), (-2.5, 2.5)),
+    ({"smooth": True}, 150, (-1, 1), (-3, 3)),
+    ({"smooth": True}, 400, (-1, 1), (-3, 3)),
+    ({"smooth": True, "equal_max": True}, 75, (-1, 1.5), (-1.5, 1.5)),
+    ({"smooth": True, "equal_max": True}, 300, (-1, 1), (0, 0)),  # nothing stops it below 1 in the reference
+    ({"equal_max": True, "two_stage": True}, 0, (0, 1), (-1 / 3, 1 / 3)),
+    ({"two_stage": True, "smooth": True}, 15, (-1.8, 1.9), (-1.9, 1.9)),  # 2 + (1 - 2) / 10
+    ({"two_stage": True, "smooth": True}, 60, (-1.2, 1.4), (-2.4, 2.4)),  # 2 - (2 - 0.5) * 0.4
+    ({"smooth": True, "schedule": "paper", "total_steps": 200}, 0, (-2, 2), (-2, 2)),
+    ({"smooth": True, "schedule": "paper", "total_steps": 200}, 50, (-1.75, 1.75), (-2.25, 2.25)),
+    ({"smooth": True, "schedule": "paper", "total_steps": 200}, 300, (-1, 1), (-3, 3)),
+    ({"two_stage": True, "schedule": "paper"}, 30, (0, 0.5), (-3, 3)),
+]
+
+
+@pytest.mark.parametrize(("switches", "step", "form", "calls"), RIGHT_RANGES)
+def test_each_switch_sets_the_ranges_of_its_step(switches, step, form, calls):
+    chosen = ToolRlSettings(**switches)
+    least, most = (total(text, CALL, step=step, settings=chosen) for text in (WRONG, CALL))
+    assert (least.format, most.format) == pytest.approx(form)
+    assert (least.correctness, most.correctness) == pytest.approx(calls)
+    assert (least.total, most.total) == pytest.approx((form[0] + calls[0], form[1] + calls[1]))
+    half = total(answer(call("stay", town="Oslo")), CALL, step=step, settings=chosen).correctness  # the name alone: 1/4
+    assert half == pytest.approx(calls[0] + (calls[1] - calls[0]) / 4)
+
+
+@pytest.mark.parametrize(
+    ("switches", "step", "target"),
+    [({}, 90, 512), ({"schedule_length": True}, 0, 384), ({"schedule_length": True}, 105, 640), ({"schedule_length": True}, 210, 896),
+     ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 20, 640),
+     ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 90, 1024)],
+)  # fmt: skip
+def test_the_length_counts_where_it_is_switched_on_against_the_target_of_the_step(switches, step, target):
+    text = answer(STAY, think="w " * (target // 4))
+    assert total(text, CALL, step=step, settings=ToolRlSettings(with_length=True, **switches)) == (4.25, 1.0, 3.0, 0.25)
+    assert total(text, CALL, step=step, settings=ToolRlSettings(**switches)).length == 0.0
+
+
+def test_the_papers_form_matches_optimally_and_names_as_sets():
+    chosen = ToolRlSettings.paper(smooth=True, total_steps=10)
+    assert (chosen.matching, chosen.names, chosen.schedule, chosen.smooth) == ("optimal", "set", "paper", True)
+
+
+@pytest.mark.parametrize(
+    ("switches", "what"),
+    [({"granularity": "fine"}, "granularity is 'fine'"), ({"matching": "optimum"}, "did you mean 'optimal'"), ({"names": "bag"}, "names"),
+     ({"schedule": "papers"}, "did you mean 'paper'"), ({"template": "gpt"}, "available: None, qwen, llama"), ({"total_steps": 0}, "total_steps"),
+     ({"schedule": "paper", "smooth": True, "two_stage": True}, "leave equal_max and two_stage out"),
+     ({"two_stag": True}, "unknown option 'two_stag', did you mean 'two_stage'")],
+)  # fmt: skip
+def test_a_wrong_setting_is_told_with_its_way_out(switches, what):
+    with pytest.raises(UsageError, match=what):
+        ToolRlSettings.of(switches)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------------
+
+
+def evidence(*said, truth: object = CALL, step=0):
+    extra = {} if truth is None else {"truth": truth}
+    task = Task("train/t/0", "prompt", 0, "train", "t", extra=extra)
+    return Evidence(task, (), (), judge((), ()), "", len(said), {}, said=said, step=step)
+
+
+PARTS = {"format": toolrl_format, "correctness": toolrl_correctness, "length": toolrl_length}
+VALUES = st.sampled_from([1, 2, True, "a", "b", None, [1]])
+CALLS = st.builds(
+    lambda name, parameters: {"name": name, "parameters": parameters},
+    st.sampled_from("fg"),
+    st.dictionaries(st.sampled_from("abc"), VALUES, max_size=3),
+)
+TEXTS = st.builds(
+    lambda calls, response, words: answer(*calls, response=response, think="w " * words),
+    st.lists(st.one_of(CALLS, st.sampled_from([{}, 3, {"name": "f"}])), max_size=3),
+    st.sampled_from([None, "r"]),
+    st.sampled_from([0, 100, 500, 900]),
+)
+TRUTHS = st.builds(lambda calls, response: answer(*calls, response=response), st.lists(CALLS, max_size=3), st.sampled_from([None, "r"]))
+SWITCHES = st.fixed_dictionaries(
+    {
+        **{name: st.booleans() for name in ("schedule_length", "equal_max", "two_stage", "smooth", "guard")},
+        "granularity": st.sampled_from(["default", "refined", "intermediate", "coarse"]),
+        "matching": st.sampled_from(["greedy", "optimal"]),
+        "names": st.sampled_from(["multiset", "set", "exact"]),
+        "template": st.sampled_from([None, "qwen", "llama"]),
+    }
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, TRUTHS, SWITCHES, st.integers(0, 200))
+def test_the_parts_add_up_to_the_whole_and_stay_in_range(text, truth, switches, step):
+    parts = [part(evidence(text, truth=truth, step=step), **switches) for part in PARTS.values()]
+    whole = total(text, truth, step=step, settings=ToolRlSettings(with_length=True, **switches))
+    assert sum(value for value in parts if value is not None) == pytest.approx(whole.total)
+    assert (parts[1] is None) == ("<tool_call>" not in truth)
+    least, most = ToolRlSettings.of(switches).correctness_range(step)
+    assert least - 1e-9 <= (parts[1] if parts[1] is not None else least) <= most + 1e-9
+    assert correctness_score(truth, truth, guard=True) in (None, 1.0)
+
+
+def test_a_rubric_of_the_parts_gives_the_references_total():
+    rubric = Rubric({"solved": (toolrl_solved, 0.0)} | {name: (part, 1.0) for name, part in PARTS.items()}, success="solved")
+    score = rubric.score(evidence(answer(call("stay", city="Oslo", nights=3), think="w " * 256)))
+    assert score.parts == {"solved": 0.0, "format": 1.0, "correctness": pytest.approx(1.5), "length": 0.5}
+    assert score.reward == pytest.approx(3.0)
+    assert rubric.score(evidence(CALL)).success
+
+
+def test_solved_wants_format_and_calls():
+    two = answer(STAY, call("leave"))
+    assert toolrl_solved(evidence(answer(call("leave"), STAY), truth=two)) == 1.0  # in any order
+    assert toolrl_solved(evidence(f"{CALL}.")) == 0.0
+    assert toolrl_solved(evidence(answer(STAY, STAY))) == 0.0
+    assert toolrl_solved(evidence(answer(response="other words"), truth=RESPONSE)) == 1.0
+
+
+def test_the_last_answer_is_judged_and_nothing_without_one_or_without_a_truth():
+    assert toolrl_correctness(evidence("first", CALL)) == 3.0
+    for part in [*PARTS.values(), toolrl_solved]:
+        assert part(evidence()) is None
+        assert part(evidence(CALL, truth=None)) is None
+
+
+def test_a_transcript_is_cut_where_the_template_is_named():
+    text = f"<|im_start|>assistant\n{CALL}<|im_end|>"
+    assert toolrl_format(evidence(text), template="qwen") == 1.0
+    assert toolrl_format(evidence(text)) == 0.0
+
+
+@pytest.mark.parametrize("truth", [{"name": "f"}, "<tool_call>\n{\n</tool_call>"])
+def test_a_truth_that_cannot_be_read_voids_the_episode_and_makes_up_no_reward(truth):
+    with pytest.raises(WorldFailure, match="part 'solved': UsageError"):
+        Rubric({"solved": (toolrl_correctness, 1.0)}, "solved").score(evidence(CALL, truth=truth))
