@@ -25,7 +25,7 @@ EXAMPLES = """one JSON object a line comes in, and one goes out:
 "step" and "id" may be left out.
 
 example:
-  printf '%s\\n' '{"completion": "<think>a</think>\\n<response>b</response>", "truth": "<think></think>\\n<response></response>"}' > cases.jsonl
+  printf '%s\\n' '{"completion": "<think>a</think>", "truth": "<think>b</think>"}' > cases.jsonl
   envgym reward score --spec toolrl cases.jsonl
   envgym reward score --spec toolrl --step 30 cases.jsonl reward.format.options.two_stage=true
 """

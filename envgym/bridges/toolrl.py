@@ -38,7 +38,7 @@ class Row:
     where: str
     """`file:line`, for messages."""
     group: str
-    """Rows of one group go to the same split: all steps of a trace, all rows that begin with the same request."""
+    """The request it begins with. Rows of one group go to the same split, so that no later step tells an earlier one's truth."""
     split: Split | None = None
     """Where the data themselves put it."""
 
@@ -77,12 +77,12 @@ def row_template(
     """
     from envgym.bridges.toolrl_variants import masked_row
 
-    own = {split: [row for row in rows if _split_of(row, val=val, test=test) == split] for split in SPLITS}
+    own = {split: [row for row in rows if split_of(row, val=val, test=test) == split] for split in SPLITS}
 
     def make(draw: Draw) -> Task:
         row = _row_at(draw, own[draw.split])
         row = masked_row(row, draw.rng) if masked else row
-        return draw.task(prompt=row.prompt, final=row.truth, tools=(), truth=row.truth, where=row.where)
+        return draw.task(prompt=row.prompt, final=row.truth, tools=(), truth=row.truth, where=Path(row.where).name)
 
     return Template(name, level, tuple(split for split in SPLITS if own[split]), make)
 
@@ -94,7 +94,7 @@ def _row_at(draw: Draw, rows: Sequence[Row]) -> Row:
     return rows[index % len(rows)]
 
 
-def _split_of(row: Row, *, val: float, test: float) -> Split:
+def split_of(row: Row, *, val: float, test: float) -> Split:
     """By a hash of the group, so that adding rows moves no other."""
     if row.split is not None:
         return row.split
@@ -156,10 +156,15 @@ def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
         raise UsageError(f"{where}: split is {split!r}{did_you_mean(split, SPLITS)}; available: {', '.join(SPLITS)}")
     if "messages" in record or "dialogue" in record:
         steps = steps_of(record, where)
-        yield from (Row(*step, where, where, split) for step in steps)
+        yield from (Row(*step, where, _opening(steps[0][1]), split) for step in steps)
     else:
         system, user, truth = _fields(record, where)
-        yield Row(system, user, truth, where, user.partition("</user>")[0], split)
+        yield Row(system, user, truth, where, _opening(user), split)
+
+
+def _opening(user: str) -> str:
+    """The first request of a dialogue, which all steps cut from it share; the whole text where it is not in tags."""
+    return user.partition("</user>")[0]
 
 
 def _fields(record: dict[str, Any], where: str) -> tuple[str, str, str]:

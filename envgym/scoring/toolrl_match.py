@@ -183,9 +183,7 @@ def optimal_pairs(gains: Sequence[Sequence[float]]) -> Pairs:
     return {i: j for j, i in enumerate(owner[:columns]) if i is not None and gains[i][j] > 0}
 
 
-def _place(
-    row: int, costs: list[list[float]], owner: list[int | None], row_price: list[float], column_price: list[float]
-) -> None:
+def _place(row: int, costs: list[list[float]], owner: list[int | None], row_price: list[float], column_price: list[float]) -> None:
     """Gives one more row a column, moving others along the cheapest path."""
     distance, before, reached = [math.inf] * len(owner), [-1] * len(owner), dict[int, float]()
     at, column, so_far = row, -1, 0.0

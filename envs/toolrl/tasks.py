@@ -8,6 +8,6 @@ from envgym import irrelevant_rows, row_template, rows_from
 
 ROWS = rows_from(Path(__file__).parent / "rows.jsonl")
 
-single = row_template("single", ROWS, level="L0", val=0.15, test=0.2)
-masked = row_template("masked", ROWS, level="L1", masked=True, val=0.15, test=0.2)
-irrelevant = row_template("irrelevant", irrelevant_rows(ROWS), level="L2", val=0.15, test=0.2)
+single = row_template("single", ROWS, level="L0", val=0.2, test=0.2)
+masked = row_template("masked", ROWS, level="L1", masked=True, val=0.2, test=0.2)
+irrelevant = row_template("irrelevant", irrelevant_rows(ROWS), level="L2", val=0.2, test=0.2)

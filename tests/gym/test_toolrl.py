@@ -91,8 +91,10 @@ def test_a_call_inside_the_thought_is_tolerated_where_a_response_is_due():
 # -- length -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("words", "target", "score"), [(0, 512, 0), (100, 512, 0.2), (256, 512, 0.5), (512, 512, 1), (9000, 512, 1),
-                                                         (192, 384, 0.5), (320, 640, 0.5)])  # fmt: skip
+LENGTHS = [(0, 512, 0), (100, 512, 0.2), (256, 512, 0.5), (512, 512, 1), (9000, 512, 1), (192, 384, 0.5), (320, 640, 0.5)]
+
+
+@pytest.mark.parametrize(("words", "target", "score"), LENGTHS)
 def test_length_is_the_share_of_the_target_in_hundredths(words, target, score):
     assert length_score(answer(think="w " * words), target=target) == score  # 100/512 = 0.195 is 0.2
 
@@ -171,17 +173,26 @@ def test_what_is_no_call_earns_the_minimum(made):
 
 def test_a_name_that_is_no_string_is_a_wrong_name():
     assert correctness([{"name": 5}, STAY], STAY) == pytest.approx(6 * 3.5 / 4 - 3)
-    assert correctness([{"name": ["x"]}, STAY], STAY, granularity="refined") == pytest.approx(1.5)  # lists of names are compared only
+    assert correctness([{"name": ["x"]}, STAY], STAY, granularity="refined") == pytest.approx(1.5)  # names are compared only
 
 
-@pytest.mark.parametrize(
-    "inside",
-    ["\n", "", '\n{"name": "stay",\n"parameters": {"city": "Oslo", "nights": 2}}\n', f"\n{json.dumps(STAY)}\n\n{json.dumps(STAY)}\n",
-     f"\n{json.dumps(STAY)} {json.dumps(STAY)}\n", f"\n[{json.dumps(STAY)}]\n", f"\n{json.dumps(STAY)},\n",
-     "\n{'name': 'stay', 'parameters': {}}\n", "\n" + "[" * 100_000 + "\n"],
-)  # fmt: skip
+LINE = json.dumps(STAY)
+UNREADABLE = [
+    "",
+    "\n",
+    LINE.replace(", ", ",\n"),  # pretty-printed
+    f"{LINE}\n\n{LINE}",
+    f"{LINE} {LINE}",
+    f"[{LINE}]",
+    f"{LINE},",
+    LINE.replace('"', "'"),
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("inside", UNREADABLE)
 def test_other_ways_of_writing_calls_cannot_be_read(inside):
-    assert correctness(block(inside), STAY) == -3.0
+    assert correctness(block(f"\n{inside}\n"), STAY) == -3.0
 
 
 def test_indented_lines_and_carriage_returns_can_be_read():
@@ -191,7 +202,9 @@ def test_indented_lines_and_carriage_returns_can_be_read():
     assert total(text.replace("\n", "\r\n"), answer(*two))[:3] == (3.0, 0.0, 3.0)
 
 
-@pytest.mark.parametrize("text", [CALL.partition("\n")[2], f"Well: {CALL}", CALL.replace("\n", ""), f"{CALL}.", f"</tool_call>{CALL[:-12]}"])
+@pytest.mark.parametrize(
+    "text", [CALL.partition("\n")[2], f"Well: {CALL}", CALL.replace("\n", ""), f"{CALL}.", f"</tool_call>{CALL[:-12]}"]
+)
 def test_calls_count_without_the_format(text):
     assert total(text, CALL) == (3.0, 0.0, 3.0, 0.0)
 
@@ -213,8 +226,8 @@ def test_parameters_for_a_tool_that_takes_none_leave_the_name_alone():
 
 @pytest.mark.parametrize(
     ("value", "other", "equal"),
-    [(21, 21.0, True), (1, True, True), ({"x": 1, "y": 2}, {"y": 2, "x": 1}, True), ("é", "\u0065\u0301", False), ("Oslo", "oslo", False),
-     ("Oslo", "Oslo ", False), ("2", 2, False), ([1, 2], [2, 1], False), (None, 0, False)],
+    [(21, 21.0, True), (1, True, True), ({"x": 1, "y": 2}, {"y": 2, "x": 1}, True), ("é", "\u0065\u0301", False),
+     ("Oslo", "oslo", False), ("Oslo", "Oslo ", False), ("2", 2, False), ([1, 2], [2, 1], False), (None, 0, False)],
 )  # fmt: skip
 def test_values_are_equal_as_python_has_it(value, other, equal):
     assert correctness([call("f", v=other)], call("f", v=value)) == (3.0 if equal else pytest.approx(1.0))  # 3/3 or 2/3
@@ -250,13 +263,17 @@ def test_greedy_takes_the_first_of_equals_and_never_what_gains_nothing():
     assert greedy_pairs([[], []]) == {}
 
 
+GAINS = st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0])
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0]), min_size=width, max_size=width), max_size=4)))
+@given(st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(GAINS, min_size=width, max_size=width), max_size=4)))
 def test_optimal_pairs_are_the_best_of_all_that_there_are(gains):
     pairs = optimal_pairs(gains)
     width = len(gains[0]) if gains else 0
     seats = [*range(width), *[None] * len(gains)]  # a row may go without
-    best = max(sum(row[j] for row, j in zip(gains, way, strict=True) if j is not None) for way in itertools.permutations(seats, len(gains)))
+    ways = itertools.permutations(seats, len(gains))
+    best = max(sum(row[j] for row, j in zip(gains, way, strict=True) if j is not None) for way in ways)
     assert sum(gains[i][j] for i, j in pairs.items()) == pytest.approx(best)
     assert len(set(pairs.values())) == len(pairs)
     assert all(gains[i][j] > 0 for i, j in pairs.items())
@@ -363,7 +380,8 @@ def test_each_switch_sets_the_ranges_of_its_step(switches, step, form, calls):
 
 @pytest.mark.parametrize(
     ("switches", "step", "target"),
-    [({}, 90, 512), ({"schedule_length": True}, 0, 384), ({"schedule_length": True}, 105, 640), ({"schedule_length": True}, 210, 896),
+    [({}, 90, 512), ({"schedule_length": True}, 0, 384), ({"schedule_length": True}, 105, 640),
+     ({"schedule_length": True}, 210, 896),
      ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 20, 640),
      ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 90, 1024)],
 )  # fmt: skip
@@ -380,8 +398,9 @@ def test_the_papers_form_matches_optimally_and_names_as_sets():
 
 @pytest.mark.parametrize(
     ("switches", "what"),
-    [({"granularity": "fine"}, "granularity is 'fine'"), ({"matching": "optimum"}, "did you mean 'optimal'"), ({"names": "bag"}, "names"),
-     ({"schedule": "papers"}, "did you mean 'paper'"), ({"template": "gpt"}, "available: None, qwen, llama"), ({"total_steps": 0}, "total_steps"),
+    [({"granularity": "fine"}, "granularity is 'fine'"), ({"matching": "optimum"}, "did you mean 'optimal'"),
+     ({"names": "bag"}, "names is 'bag'"), ({"schedule": "papers"}, "did you mean 'paper'"),
+     ({"template": "gpt"}, "available: None, qwen, llama"), ({"total_steps": 0}, "total_steps is 0"),
      ({"schedule": "paper", "smooth": True, "two_stage": True}, "leave equal_max and two_stage out"),
      ({"two_stag": True}, "unknown option 'two_stag', did you mean 'two_stage'")],
 )  # fmt: skip
@@ -412,7 +431,9 @@ TEXTS = st.builds(
     st.sampled_from([None, "r"]),
     st.sampled_from([0, 100, 500, 900]),
 )
-TRUTHS = st.builds(lambda calls, response: answer(*calls, response=response), st.lists(CALLS, max_size=3), st.sampled_from([None, "r"]))
+TRUTHS = st.builds(
+    lambda calls, response: answer(*calls, response=response), st.lists(CALLS, max_size=3), st.sampled_from([None, "r"])
+)
 SWITCHES = st.fixed_dictionaries(
     {
         **{name: st.booleans() for name in ("schedule_length", "equal_max", "two_stage", "smooth", "guard")},
