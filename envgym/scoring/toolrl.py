@@ -91,7 +91,7 @@ class ToolRlSettings:
     @classmethod
     def paper(cls, **switches: Any) -> ToolRlSettings:
         """As the paper has it where its code differs."""
-        return cls(**{"matching": "optimal", "names": "set", "schedule": "paper"} | switches)
+        return cls.of({"matching": "optimal", "names": "set", "schedule": "paper"} | switches)
 
     def format_range(self, step: int) -> Range:
         """Least and most of the format reward at a training step."""

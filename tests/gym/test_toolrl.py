@@ -202,6 +202,13 @@ def test_indented_lines_and_carriage_returns_can_be_read():
     assert total(text.replace("\n", "\r\n"), answer(*two))[:3] == (3.0, 0.0, 3.0)
 
 
+def test_only_a_line_feed_ends_a_line():
+    told = call("say", words="one\u2028two\u0085three")
+    text = block(f"\n{json.dumps(told, ensure_ascii=False)}\n")
+    assert correctness(text, told) == 3.0
+    assert truth_calls(text) == [told]
+
+
 @pytest.mark.parametrize(
     "text", [CALL.partition("\n")[2], f"Well: {CALL}", CALL.replace("\n", ""), f"{CALL}.", f"</tool_call>{CALL[:-12]}"]
 )
@@ -256,6 +263,7 @@ def test_greedy_matching_may_take_from_a_later_call_what_fits_it_better():
     made = [call("f", x=1, y=3), call("f", x=0, y=0)]
     assert correctness_score(answer(*made), answer(*wanted)) == pytest.approx(4 / 7)  # 1 + 2 + 1
     assert correctness_score(answer(*made), answer(*wanted), matching="optimal") == pytest.approx(5 / 7)  # 1 + 1 + 3
+    assert correctness(made, *wanted, matching="optimal") == pytest.approx(6 * 5 / 7 - 3)
 
 
 def test_greedy_takes_the_first_of_equals_and_never_what_gains_nothing():

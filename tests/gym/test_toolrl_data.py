@@ -1,5 +1,6 @@
 """ToolRL's data as tasks: rows and traces are read to the line, variants keep prompt and truth together, the shipped set plays."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -28,8 +29,11 @@ LIST = listing(TOOLS)
 TRUTH = '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}\n</tool_call>'
 
 
-def row(truth=TRUTH, user="<user> Please search a room, with find_room. </user>", system=f"Use these:\n{LIST}\nEnd.", **more):
-    return Row(**{"system": system, "user": user, "truth": truth, "where": "rows.jsonl:1", "group": user} | more)
+ROW = Row(f"Use these:\n{LIST}\nEnd.", "<user> Please search a room, with find_room. </user>", TRUTH, "rows.jsonl:1", "group")
+
+
+def row(**changes):
+    return dataclasses.replace(ROW, **changes)
 
 
 def written(folder, text, name="rows.jsonl"):
@@ -176,10 +180,10 @@ def test_the_steps_of_a_trace_stay_in_one_split_wherever_the_file_lies(tmp_path)
 
 
 def test_masked_names_are_the_same_in_system_text_dialogue_and_truth():
-    user = row().user + '\n<tool_call>\n{"name": "Free Rooms", "parameters": {}}\n</tool_call>'
+    user = ROW.user + '\n<tool_call>\n{"name": "Free Rooms", "parameters": {}}\n</tool_call>'
     masked = masked_row(row(user=user), random.Random(3))
     room, search, free = tool_names(masked)
-    assert len({room, search, free, *tool_names(row())}) == 6
+    assert len({room, search, free, *tool_names(ROW)}) == 6
     listed = LIST.replace("find_room", room).replace(": search", f": {search}").replace("Free Rooms", free)
     assert masked.system == f"Use these:\n{listed}\nEnd."
     assert truth_calls(masked.truth) == [{"name": room, "parameters": {"word": "search"}}]
@@ -189,7 +193,7 @@ def test_masked_names_are_the_same_in_system_text_dialogue_and_truth():
 
 
 def test_a_masked_answer_is_right_and_one_with_the_old_names_is_not():
-    masked = masked_row(row(), random.Random(0))
+    masked = masked_row(ROW, random.Random(0))
     assert correctness_score(masked.truth, masked.truth) == 1.0
     assert correctness_score(TRUTH, masked.truth) == 0.0
 
@@ -200,18 +204,25 @@ def test_a_name_written_with_escapes_is_masked_as_well():
     assert truth_calls(masked.truth)[0]["name"] == tool_names(masked)[0] != "café"
 
 
+def test_a_name_inside_another_word_is_no_name():
+    tools = listing([{"name": name} for name in ("get_it", "get_it_now", "get_it.x")])
+    masked = masked_row(row(system=tools, user="get_it get_it_now get_it.x target_it get_its", truth=NO_TOOL), random.Random(0))
+    assert masked.user.split()[:3] == tool_names(masked)
+    assert masked.user.split()[3:] == ["target_it", "get_its"]
+
+
 def test_a_row_without_a_list_of_tools_cannot_be_masked():
     with pytest.raises(UsageError, match=r"rows.jsonl:1: the system text lists no tools"):
         masked_row(row(system="none"), random.Random(0))
 
 
 def test_an_irrelevant_row_lacks_the_tool_and_its_truth_calls_nothing():
-    (made,) = irrelevant_rows([row()])
+    (made,) = irrelevant_rows([ROW])
     assert tool_names(made) == ["search", "Free Rooms"]
     assert made.system.startswith("Use these:\n1. Name: search\n")
     assert "2. Name: Free Rooms\n" in made.system
     assert made.system.endswith("}\nEnd.")
-    assert (made.truth, made.user, made.group) == (NO_TOOL, row().user, row().group)
+    assert (made.truth, made.user, made.group) == (NO_TOOL, ROW.user, ROW.group)
     assert format_score(TRUTH, NO_TOOL) == 0.0
     assert format_score(NO_TOOL, NO_TOOL) == 1.0
 
