@@ -208,6 +208,7 @@ def test_a_name_inside_another_word_is_no_name():
     tools = listing([{"name": name} for name in ("get_it", "get_it_now", "get_it.x")])
     masked = masked_row(row(system=tools, user="get_it get_it_now get_it.x target_it get_its", truth=NO_TOOL), random.Random(0))
     assert masked.user.split()[:3] == tool_names(masked)
+    assert "." not in masked.user
     assert masked.user.split()[3:] == ["target_it", "get_its"]
 
 
