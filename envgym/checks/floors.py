@@ -30,10 +30,10 @@ def oracle_max(bench: Bench) -> CheckResult:
 
 
 def floor_gap(bench: Bench) -> CheckResult:
-    """Doing nothing earns exactly 0 on every task."""
+    """Doing nothing earns nothing on any task: 0, or less where a part goes below 0."""
     episodes = bench.play(NoopPolicy(), bench.all_tasks)
-    offenders = [told(episode) for episode in episodes if episode.success or episode.reward != 0.0]
-    return verdict("floor_gap", offenders, f"doing nothing earns 0 on all {len(episodes)} tasks")
+    offenders = [told(episode) for episode in episodes if episode.success or episode.reward is None or episode.reward > 0.0]
+    return verdict("floor_gap", offenders, f"doing nothing earns nothing on all {len(episodes)} tasks")
 
 
 def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:

@@ -10,6 +10,7 @@ import pytest
 from envgym.bridges.toolrl import Row, rows_from, split_of
 from envgym.bridges.toolrl_variants import NO_TOOL, irrelevant_rows, masked_row, tool_names
 from envgym.bridges.traces import THOUGHT, listing, steps_of
+from envgym.checks import run_checks
 from envgym.errors import SpecError, UsageError
 from envgym.play import play
 from envgym.policies.scripted import OraclePolicy, ScriptedPolicy
@@ -279,6 +280,12 @@ def test_the_oracle_of_the_shipped_environment_earns_everything(world):
             episode = play(world.env(), OraclePolicy("pythonic"), seed=0, task=task_id)
             assert (episode.success, episode.terminated, episode.turns) == (True, True, 1)
             assert episode.reward == (4.0 if "<tool_call>" in truth else 1.0)
+
+
+def test_the_shipped_environment_can_be_trusted():
+    results = {result.id: result for result in run_checks(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)}
+    assert [result for result in results.values() if not result.passed] == []
+    assert results["wrong_field"].detail == "not applicable: no task expects a change"
 
 
 def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
