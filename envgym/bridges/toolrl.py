@@ -14,6 +14,7 @@ Left out: parquet (pandas writes it as JSONL: `pandas.read_parquet(file).to_json
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def _json(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _csv(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    reader = csv.DictReader(text.splitlines(keepends=True))
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     for record in reader:
         yield f"{path}:{reader.line_num}", record
 
@@ -174,7 +175,9 @@ def _fields(record: dict[str, Any], where: str) -> tuple[str, str, str]:
             said = {message["role"]: message["content"] for message in record["prompt"]}
             found = said.get("system", ""), said["user"], record["reward_model"]["ground_truth"]
         except (TypeError, KeyError) as error:
-            raise UsageError(f"{where}: `prompt` must list messages, `reward_model` hold `ground_truth`: {error}") from None
+            raise UsageError(f"{where}: `prompt` must list messages, `reward_model` hold `ground_truth`: {error!r}") from None
+        if len(said) < len(record["prompt"]) or said.keys() - {"system", "user"}:
+            raise UsageError(f"{where}: `prompt` must hold one message of the user, after one of the system or none")
     else:
         names = ("instruction", "input", "output") if "instruction" in record else ("system", "user", "truth")
         if missing := [name for name in names[1:] if name not in record]:

@@ -57,11 +57,14 @@ def irrelevant_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 def _without_its_tools(row: Row) -> Row | None:
     needed = {call["name"] for call in truth_calls(row.truth)}
-    if not needed or any(f'"name": {json.dumps(name, ensure_ascii=False)}' in row.user for name in needed):
-        return None
-    if not set(tool_names(row)) - needed:
+    if not needed or any(_is_called(name, row.user) for name in needed) or not set(tool_names(row)) - needed:
         return None
     return dataclasses.replace(row, system=_relisted(row.system, needed), truth=NO_TOOL)
+
+
+def _is_called(name: str, dialogue: str) -> bool:
+    spellings = {json.dumps(name), json.dumps(name, ensure_ascii=False)}
+    return any(re.search(rf'"name":\s*{re.escape(spelling)}', dialogue) for spelling in spellings)
 
 
 def _relisted(system: str, without: set[str]) -> str:

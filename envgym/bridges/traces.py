@@ -126,7 +126,10 @@ def _from_messages(messages: Any, where: str) -> Iterator[str | _Answer]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UsageError(f"{where}: `messages` must be a list of objects with `role` and `content`")
     for number, message in enumerate(messages, start=1):
-        role, content = message.get("role"), (message.get("content") or "").strip()
+        role, content = message.get("role"), message.get("content") or ""
+        if not isinstance(content, str):
+            raise UsageError(f"{where}: message {number}: content must be text, got {type(content).__name__}")
+        content = content.strip()
         if role == "assistant":
             yield _answer(message, content, f"{where}: message {number}")
         elif role in ("user", "tool"):
@@ -144,7 +147,17 @@ def _answer(message: dict[str, Any], content: str, where: str) -> _Answer:
     if content.startswith("<think>"):
         told, _, content = content.removeprefix("<think>").partition("</think>")
         thought, content = thought or told.strip(), content.strip()
+    if "<tool_call>" in content or "<response>" in content:
+        return _retold(content, thought, calls, where)
     return _Answer(thought, "\n".join(calls), content)
+
+
+def _retold(content: str, thought: str, calls: list[str], where: str) -> _Answer:
+    """An answer that is written in tags already."""
+    found = list(_from_tags(content, where))
+    if len(found) != 1 or not isinstance(found[0], _Answer) or calls:
+        raise UsageError(f"{where}: content in tags must hold one <tool_call>, one <response> or both, without `tool_calls`")
+    return _Answer(thought, found[0].tool_call, found[0].response)
 
 
 def _call(call: Any, where: str) -> str:

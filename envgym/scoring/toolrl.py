@@ -1,6 +1,6 @@
 """The reward of ToolRL: format + correctness + length, with every switch of the paper's experiments.
 
-    total('<think>a</think>\n<response>b</response>', '<think>x</think>\n<response>y</response>')  ->  (1.0, 1.0, 0.0, 0.0)
+    total("<think>a</think>", "<think>b</think>")  ->  ToolRlReward(total=1.0, format=1.0, correctness=0.0, length=0.0)
 
 By default it gives what the authors' code gives, `compute_score(text, truth, step) -> (total, format, correctness, length)`, from
 -3 to 4. Where paper and code differ, `ToolRlSettings.paper()` follows the paper. One difference stays: a truth whose calls cannot
@@ -25,8 +25,8 @@ __all__ = [
 
 Range = tuple[float, float]
 """What 0 and 1 of a score become."""
-HALVING = 30
-"""Step from which `two_stage` puts correctness before format."""
+SECOND_STAGE = 30
+"""Step from which `two_stage` weighs correctness more than format."""
 
 
 class ToolRlReward(NamedTuple):
@@ -96,7 +96,7 @@ class ToolRlSettings:
     def format_range(self, step: int) -> Range:
         """Least and most of the format reward at a training step."""
         low, high = 0.0, 1.0
-        if self.two_stage and step >= HALVING:
+        if self.two_stage and step >= SECOND_STAGE:
             low, high = low / 2, high / 2
         if not self.smooth:
             return low, high
@@ -108,7 +108,7 @@ class ToolRlSettings:
     def correctness_range(self, step: int) -> Range:
         """Least and most of the correctness reward at a training step."""
         high = 1.0 if self.equal_max else 3.0
-        if self.two_stage and step < HALVING:
+        if self.two_stage and step < SECOND_STAGE:
             high = high / 3
         if self.smooth and self.schedule == "paper":
             high = 2 + self._progress(step)

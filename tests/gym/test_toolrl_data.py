@@ -63,8 +63,10 @@ def test_a_row_is_read_in_each_of_its_forms(record, split, tmp_path):
 
 def test_a_csv_keeps_line_breaks_and_lines(tmp_path):
     quoted = TRUTH.replace('"', '""')
-    first, second = rows_from(written(tmp_path, f'system,user,truth\ns,u,"{quoted}"\n,v,<response>r</response>\n', "rows.csv"))
-    assert (first.truth, second.system, second.user) == (TRUTH, "", "v")
+    first, second = rows_from(
+        written(tmp_path, f'system,user,truth\ns,u\u2028u,"{quoted}"\n,v,<response>r</response>\n', "rows.csv")
+    )
+    assert (first.user, first.truth, second.system, second.user) == ("u\u2028u", TRUTH, "", "v")
     assert first.where.endswith("rows.csv:5")  # the row's last line
     assert second.prompt == "v"
 
@@ -87,6 +89,7 @@ def test_a_csv_keeps_line_breaks_and_lines(tmp_path):
         ("rows.json", "{}", r"rows.json: must hold a list"),
         ("rows.json", '[{"user": "u", "truth": "t"}, {}]', r"rows.json: row 2: no 'user'"),
         ("rows.jsonl", '{"prompt": [{"role": "user"}]}', r"rows.jsonl:1: `prompt` must list messages"),
+        ("rows.jsonl", json.dumps(VERL | {"prompt": VERL["prompt"] * 2}), r"rows.jsonl:1: `prompt` must hold one message"),
         ("rows.jsonl", "\n", r"holds no rows"),
         ("rows.parquet", "", r"not from '.parquet'"),
     ],
@@ -142,6 +145,14 @@ def test_each_answer_of_a_tagged_dialogue_becomes_a_step():
     assert all(format_score(truth, truth) == 1.0 for _, _, truth in steps)
 
 
+def test_an_answer_of_a_chat_may_be_written_in_tags_already():
+    said = '<think>a</think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n<response>b</response>'
+    ((_, _, truth),) = steps_of({"messages": [MESSAGES[1], {"role": "assistant", "content": said}]}, "t:1")
+    assert truth_calls(truth) == [{"name": "f", "parameters": {}}]
+    assert truth.startswith("<think> a </think>\n<tool_call>\n")
+    assert truth.endswith("</tool_call>\n<response> b </response>")
+
+
 def test_the_tools_of_a_chat_are_listed_with_their_parameters():
     assert LIST.split("\n")[:3] == ["1. Name: find_room", "Description: Does it.", 'Parameters: {"word": {"type": "string"}}']
     assert listing([{"name": "f"}]) == "1. Name: f\nDescription: \nParameters: {}"
@@ -155,6 +166,11 @@ def test_the_tools_of_a_chat_are_listed_with_their_parameters():
         ({"messages": [{"role": "user", "content": "u"}, {"role": "assistant"}]}, "t:1: message 2: .* neither calls"),
         ({"messages": [{"role": "bot"}]}, "t:1: message 1 has the role 'bot'"),
         ({"messages": "u"}, "must be a list"),
+        ({"messages": [{"role": "user", "content": [{}]}]}, "t:1: message 1: content must be text, got list"),
+        (
+            {"messages": [{"role": "assistant", "content": "<tool_call>a</tool_call><tool_call>b</tool_call>"}]},
+            "t:1: message 1: .* one",
+        ),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}]}, "t:1: message 1: tool_calls"),
         ({"dialogue": "<user> u </user> and"}, "t:1: dialogue: 'and' stands outside"),
         ({"dialogue": 3}, "must be text"),
@@ -232,7 +248,7 @@ def test_an_irrelevant_row_lacks_the_tool_and_its_truth_calls_nothing():
 def test_rows_that_would_tell_or_leave_nothing_make_no_irrelevant_one():
     called = '<tool_call>\n{"name": "find_room", "parameters": {}}\n</tool_call>'
     alone = row(system=listing(TOOLS[:1]))
-    assert irrelevant_rows([row(truth=NO_TOOL), row(user=called), alone]) == ()
+    assert irrelevant_rows([row(truth=NO_TOOL), row(user=called), row(user=called.replace(": ", ":")), alone]) == ()
 
 
 # -- templates and the shipped environment ------------------------------------------------------------------------------
