@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from envgym.registration import make, make_world, register, register_bundled_with_gymnasium
 
 if TYPE_CHECKING:
+    from envgym.bridges.toolrl import row_template, rows_from
+    from envgym.bridges.toolrl_variants import irrelevant_rows
     from envgym.env import ToolEnv, World
     from envgym.episode import Episode
     from envgym.messages import Message, ToolCall
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "envgym.bridges.toolrl": ("row_template", "rows_from"),
+    "envgym.bridges.toolrl_variants": ("irrelevant_rows",),
     "envgym.env": ("ToolEnv", "World"),
     "envgym.episode": ("Episode",),
     "envgym.messages": ("Message", "ToolCall"),
@@ -34,7 +38,8 @@ _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANY", "Change", "Check", "Draw", "EnvSpec", "Episode", "Evidence", "Message", "Request", "Task", "Template", "ToolCall",
-    "ToolEnv", "World", "load_spec", "make", "make_world", "play", "play_many", "register", "template",
+    "ToolEnv", "World", "irrelevant_rows", "load_spec", "make", "make_world", "play", "play_many", "register", "row_template",
+    "rows_from", "template",
 ]  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_list, _add_play, _add_eval, _add_check, _add_sandbox, _add_schema):
+    for add in (_add_list, _add_play, _add_eval, _add_check, _add_reward, _add_sandbox, _add_schema):
         add(commands)
     _add_plugins(commands)
     return parser
@@ -202,6 +202,12 @@ def _check(arguments: argparse.Namespace) -> int:
         )
     print_checks(results, as_json=arguments.json)
     return 0 if all(result.passed for result in results) else 1
+
+
+def _add_reward(commands: Any) -> None:
+    from envgym.reward_cli import add_reward
+
+    add_reward(commands)
 
 
 def _add_sandbox(commands: Any) -> None:

@@ -106,14 +106,16 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
     return tuple(discount * new - old for old, new in zip(potentials, after, strict=False))
 
 
-def given_up(parts: Mapping[str, PartSpec], *, step: int = 0) -> dict[str, Term]:
-    """What an episode gets that is given up: every part worth having at its 0, and no reward for that.
+def given_up(parts: Mapping[str, PartSpec], worst: Mapping[str, float], *, step: int = 0) -> dict[str, Term]:
+    """What an episode gets that is given up: every part worth having at its worst, and no reward for that.
 
     So nobody runs out of room, or breaks the rules, to escape a range that begins below 0.
+
+    Args: worst: name -> the least that the part says.
     """
     worth = {name: at_step(part.weight, step) for name, part in parts.items() if part.per == "episode"}
     return {
-        name: Term(0.0, min(0.0, placed(parts[name], 0.0, step)), weight, is_open=parts[name].gate is None)
+        name: Term(worst[name], min(0.0, placed(parts[name], worst[name], step)), weight, is_open=parts[name].gate is None)
         for name, weight in worth.items()
         if weight > 0
     }

@@ -20,7 +20,6 @@ from typing import Any
 import gymnasium
 
 from envgym.assembly import keys_of, open_tools
-from envgym.composition import given_up
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.parsing import explain, parse
@@ -167,7 +166,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             "task": {"id": task.id, "split": task.split, "level": task.level, "template": task.template},
             "env_id": self.world.spec.id,
             "state_hash": self._session.state_hash,
-            "given_up": given_up(self.world.rubric.rules, step=self._training_step),
+            "given_up": self.world.rubric.given_up(step=self._training_step),
         }
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -2,10 +2,7 @@
 
 A part is a function of `Evidence` that returns a number, or None where it does not apply (then it counts for nothing, and is
 logged as such). How parts make a reward is in `composition.py`. The parts that ship lie in `envgym/rewards/`, one file a
-family; a folder is the registry. A function may declare what it is:
-
-    judge.grounded = False          an opinion, not computed from what happened
-    majority_vote.of_group = True   judges the episodes of one task together: a `GroupPart`
+family; a folder is the registry. `declares` says what is special about one.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import envgym.rewards
 from envgym.composition import FORFEIT, Term, Terms, compose, given_up, total
@@ -73,6 +70,28 @@ GroupPart = Callable[[Task, Sequence[Any]], Sequence[float | None]]
 episode has None."""
 
 
+Declared = TypeVar("Declared", bound=Callable[..., Any])
+
+
+def declares(
+    *, grounded: bool = True, of_group: bool = False, worst: Callable[..., float] | None = None
+) -> Callable[[Declared], Declared]:  # fmt: skip
+    """Marks a part.
+
+    Args:
+        grounded: False for an opinion, which is not computed from what happened.
+        of_group: it judges the episodes of one task together: a `GroupPart`.
+        worst: (step, **options) -> the least that it says at a training step, where that is not 0.
+    """
+
+    def mark(part: Declared) -> Declared:
+        for name, value in (("grounded", grounded), ("of_group", of_group), ("worst", worst)):
+            setattr(part, name, value)
+        return part
+
+    return mark
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """What an episode earned, and why."""
@@ -109,6 +128,11 @@ class RewardPart:
         """Whether it is computed from what happened in the environment, and is no judgement."""
         declared = getattr(getattr(self.function, "func", self.function), "grounded", True)
         return declared if self.rule.grounded is None else self.rule.grounded
+
+    def worst(self, step: int) -> float:
+        """The least that it says."""
+        declared = getattr(getattr(self.function, "func", self.function), "worst", None)
+        return 0.0 if declared is None else declared(step, **getattr(self.function, "keywords", {}))
 
     @property
     def is_of_group(self) -> bool:
@@ -167,7 +191,11 @@ class Rubric:
 
     def forfeit(self, terms: Terms, *, step: int) -> Term:
         """What takes an episode's reward down to that of a total failure, or leaves it where that is lower."""
-        return Term(1.0, min(0.0, total(given_up(self.rules, step=step)) - total(terms)), 1.0)
+        return Term(1.0, min(0.0, total(self.given_up(step=step)) - total(terms)), 1.0)
+
+    def given_up(self, *, step: int) -> dict[str, Term]:
+        """The terms of an episode that the policy breaks off."""
+        return given_up(self.rules, {name: part.worst(step) for name, part in self.parts.items()}, step=step)
 
 
 def value_of(name: str, part: Part, evidence: Evidence) -> float | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from envgym.composition import FORFEIT, Term, compose_turns, given_up, placed, shaping
+from envgym.composition import FORFEIT, Term, compose_turns, placed, shaping
 from envgym.reward_spec import PartSpec, at_step
 from envgym.rubric import Evidence, RewardPart, Rubric, Score, value_of
 
@@ -52,7 +52,7 @@ class Tally:
             said.append(None)
         for potentials in self._potentials.values():
             potentials.append(0.0)
-        terms = self._terms() | given_up(self.rubric.rules, step=self.step)
+        terms = self._terms() | self.rubric.given_up(step=self.step)
         score = Score(terms | {FORFEIT: self.rubric.forfeit(terms, step=self.step)}, success=False)
         return score.reward - self._paid, score
 

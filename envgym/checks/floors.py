@@ -7,7 +7,7 @@ import math
 from collections import Counter
 
 from envgym.checks.bench import Bench, CheckResult, told, verdict
-from envgym.composition import given_up, placed, total
+from envgym.composition import placed, total
 from envgym.episode import Episode
 from envgym.messages import ToolCall
 from envgym.policies.scripted import NoopPolicy, OraclePolicy, RandomPolicy, RefusePolicy
@@ -32,10 +32,10 @@ def oracle_max(bench: Bench) -> CheckResult:
 
 
 def floor_gap(bench: Bench) -> CheckResult:
-    """Doing nothing earns what giving up earns on every task: 0, or the sum of the lowest ends of ranges below it."""
-    episodes, floor = bench.play(NoopPolicy(), bench.all_tasks), total(given_up(bench.world.rubric.rules))
-    offenders = [told(episode) for episode in episodes if episode.success or episode.reward is None or episode.reward > floor]
-    return verdict("floor_gap", offenders, f"doing nothing earns {floor:g} on all {len(episodes)} tasks")
+    """Doing nothing earns nothing on any task: 0, or less where a part goes below 0."""
+    episodes = bench.play(NoopPolicy(), bench.all_tasks)
+    offenders = [told(episode) for episode in episodes if episode.success or episode.reward is None or episode.reward > 0.0]
+    return verdict("floor_gap", offenders, f"doing nothing earns nothing on all {len(episodes)} tasks")
 
 
 def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:

@@ -21,6 +21,8 @@ ATTEMPTS = 12
 
 def wrong_field(bench: Bench) -> CheckResult:
     """Each argument of a writing call that the truth mentions, set to something else: not solved."""
+    if not any(task.changes for task in bench.all_tasks):
+        return CheckResult("wrong_field", True, "not applicable: no task expects a change")
     variants = [variant for task in bench.all_tasks for variant in _wrong_fields(bench, task)]
     episodes = bench.play_variants(variants)
     offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if e.success or e.void]

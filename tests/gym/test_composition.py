@@ -74,9 +74,13 @@ def test_shaping_telescopes_so_that_it_moves_credit_and_adds_nothing():
 
 def test_whoever_gives_up_gets_the_lowest_end_of_what_is_worth_having():
     rules = {"right": part(range=[-3, 3]), "form": part(), "extra": part(weight=-1.0), "seen": part(weight=0.0, range=[-9, 0])}
-    assert {name: term.contribution for name, term in given_up(rules).items()} == {"right": -3.0, "form": 0.0}
-    assert total(given_up({"right": part(range=[{0: -1, 10: -3}, 3])}, step=5)) == -2.0
-    assert total(given_up({"right": part(range=[1, 2])})) == 0.0  # giving up is never paid
+    assert {name: term.contribution for name, term in given_up(rules, dict.fromkeys(rules, 0.0)).items()} == {
+        "right": -3.0,
+        "form": 0.0,
+    }
+    assert total(given_up({"right": part(range=[{0: -1, 10: -3}, 3])}, {"right": 0.0}, step=5)) == -2.0
+    assert total(given_up({"right": part(range=[1, 2])}, {"right": 0.0})) == 0.0  # giving up is never paid
+    assert total(given_up({"right": part(weight=0.5)}, {"right": -3.0})) == -1.5
 
 
 def test_no_reward_is_found_that_its_terms_do_not_add_up_to():
