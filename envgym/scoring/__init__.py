@@ -1,0 +1,1 @@
+"""Scores as pure functions of predictions and truths: no Evidence, no environment, no model."""
