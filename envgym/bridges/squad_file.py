@@ -43,7 +43,7 @@ def _answers(question: dict[str, Any], place: str) -> tuple[str, ...]:
     if impossible and found:
         raise SpecError(f"{place}: is_impossible, and yet has the answer {found[0]!r}")
     if not impossible and not found:
-        raise SpecError(f"{place}: has no answer; SQuAD 2.0 marks an unanswerable question with \"is_impossible\": true")
+        raise SpecError(f'{place}: has no answer; SQuAD 2.0 marks an unanswerable question with "is_impossible": true')
     return tuple(dict.fromkeys(found))
 
 

@@ -134,7 +134,7 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             raise SpecError(f"{where}: not valid JSON: {error.msg} (column {error.colno})") from None
         if not isinstance(record, dict):
-            raise SpecError(f"{where}: must be an object such as {{\"text\": ..., \"label\": ...}}, got {line.strip()[:40]}")
+            raise SpecError(f'{where}: must be an object such as {{"text": ..., "label": ...}}, got {line.strip()[:40]}')
         fields = fields or _fields(list(record), where)
         yield _own_row(record, fields, where)
 

@@ -136,9 +136,7 @@ def _check_kinds(dealt: Dealt, name: str) -> None:
         raise SpecError(f"'{name}': all rows have the label {kinds or 'none'}; there is nothing to learn")
 
 
-def _template(
-    name: str, level: str, dealt: Dealt, make: Callable[[Draw], Task], ask: str, given: tuple[str, ...]
-) -> Template:
+def _template(name: str, level: str, dealt: Dealt, make: Callable[[Draw], Task], ask: str, given: tuple[str, ...]) -> Template:
     """The template, once `ask` is known to fit the rows. Raises SpecError."""
     if not name.isidentifier():
         raise SpecError(f"template name '{name}' must be a plain word, such as tickets")

@@ -29,7 +29,9 @@ def wrong_field(bench: Bench) -> CheckResult:
     episodes = bench.play_variants(variants)
     offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if e.success or e.void]
     if not variants:
-        return CheckResult("wrong_field", False, "no task has a writing call whose arguments its `changes` mention, or an answer of its own")
+        return CheckResult(
+            "wrong_field", False, "no task has a writing call whose arguments its `changes` mention, or an answer of its own"
+        )
     return verdict("wrong_field", offenders, f"{len(variants)} oracles with one wrong value, none solved its task")
 
 
@@ -79,7 +81,7 @@ def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
 
 
 def _wrong_answer(bench: Bench, task: Task) -> Variant | None:
-    """The oracle's calls and the answer to another task, of the same template where one differs; None where words decide nothing."""
+    """The oracle's calls and another task's answer, of the same template if one differs; None where words decide nothing."""
     if task.changes or task.check:
         return None
     others = sorted(bench.all_tasks, key=lambda other: other.template != task.template)

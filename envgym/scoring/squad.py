@@ -85,9 +85,7 @@ class SquadScores:
     """Number of questions."""
 
 
-def score_all(
-    predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], *, v2: bool = False
-) -> dict[str, SquadScores]:
+def score_all(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], *, v2: bool = False) -> dict[str, SquadScores]:
     """Scores a whole set.
 
     Args:
@@ -108,9 +106,7 @@ def score_all(
     return {name: _mean(predictions, golds, questions, v2) for name, questions in chosen.items() if questions}
 
 
-def _mean(
-    predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], questions: Sequence[str], v2: bool
-) -> SquadScores:
+def _mean(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], questions: Sequence[str], v2: bool) -> SquadScores:
     hits = [exact(predictions[question], golds[question], v2=v2) for question in questions]
     overlaps = [f1(predictions[question], golds[question], v2=v2) for question in questions]
     return SquadScores(100 * sum(hits) / len(hits), 100 * sum(overlaps) / len(overlaps), len(questions))
