@@ -111,16 +111,19 @@ def _read(path: Path) -> str:
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[Row]:
+    """A row's place is the line it begins on."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restval=None, restkey="")
+    line = 1
     try:
         fields = _fields(list(reader.fieldnames or ()), f"{path}:1")
+        line = reader.line_num + 1
         for record in reader:
-            where = f"{path}:{reader.line_num}"
             if "" in record or None in record.values():
-                raise SpecError(f"{where}: has another number of columns than the header ({len(reader.fieldnames or ())})")
-            yield _own_row(record, fields, where)
+                raise SpecError(f"{path}:{line}: has another number of columns than the header ({len(reader.fieldnames or ())})")
+            yield _own_row(record, fields, f"{path}:{line}")
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise SpecError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
+        raise SpecError(f"{path}:{line}: not valid CSV: {error}") from None
 
 
 def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
@@ -154,13 +157,17 @@ def _fields(columns: list[str], where: str) -> tuple[str, ...]:
 def _own_row(record: Mapping[str, Any], fields: tuple[str, ...], where: str) -> Row:
     if missing := [name for name in (*fields, "label") if name not in record]:
         raise SpecError(f"{where}: no '{missing[0]}'{did_you_mean(missing[0], record)}")
+    texts = {name: _own_text(record[name], name, where) for name in fields}
     label = record["label"]
-    label = str(label) if isinstance(label, int) and not isinstance(label, bool) else label
-    values = {name: record[name] for name in fields} | {"label": label}
-    for name, value in values.items():
-        if not isinstance(value, str) or not value.strip():
-            raise SpecError(f"{where}: {name} must be a text that is not empty, got {value!r}")
-    return Row({name: values[name] for name in fields}, where, label=" ".join(values["label"].split()))
+    if isinstance(label, int) and not isinstance(label, bool):
+        label = str(label)
+    return Row(texts, where, label=" ".join(_own_text(label, "label", where).split()))
+
+
+def _own_text(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SpecError(f"{where}: {name} must be a text that is not empty, got {value!r}")
+    return value
 
 
 # -- GLUE ---------------------------------------------------------------------------------------------------------------

@@ -19,11 +19,11 @@ from typing import Any
 
 from envgym.bridges.text_data import Row
 from envgym.errors import SpecError, did_you_mean
-from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
+from envgym.tasks import SPLITS, Draw, Task, Template, stable_seed
 
-Rows = Sequence[Row] | Mapping[Split, Sequence[Row]]
-"""Rows to be split by their text (8 in 10 for training), or rows that are split already."""
-Dealt = dict[Split, dict[Any, list[Row]]]
+Rows = Sequence[Row] | Mapping[str, Sequence[Row]]
+"""Rows to be split by their text (8 in 10 for training), or rows of `train`, `val` and `test` that are split already."""
+Dealt = dict[str, dict[Any, list[Row]]]
 """Split -> what must come in turn (label, or whether there is an answer) -> its rows."""
 
 
@@ -95,9 +95,9 @@ def _dealt(name: str, rows: Rows, kind_of: Callable[[Row], Hashable], apart: Cal
     return {split: dict(kinds) for split, kinds in dealt.items()}
 
 
-def _split_of(text: str) -> Split:
+def _split_of(text: str) -> str:
     """By a hash, so that a row stays where it is when others are added to the file."""
-    return (*["train"] * 8, "val", "test")[stable_seed("split", text) % 10]  # type: ignore[return-value]
+    return (*["train"] * 8, "val", "test")[stable_seed("split", text) % 10]
 
 
 def _passage(row: Row) -> str:
@@ -118,8 +118,8 @@ def _check_truth(rows: Sequence[Row], kind_of: Callable[[Row], Hashable], name: 
             raise SpecError(f"{row.where}: the same text is '{row.label}' here and '{other.label}' at {other.where}")
 
 
-def _check_apart(placed: Sequence[tuple[Split, Row]], apart: Callable[[Row], str]) -> None:
-    first: dict[str, tuple[Split, Row]] = {}
+def _check_apart(placed: Sequence[tuple[str, Row]], apart: Callable[[Row], str]) -> None:
+    first: dict[str, tuple[str, Row]] = {}
     for split, row in placed:
         other_split, other = first.setdefault(apart(row), (split, row))
         if other_split != split:

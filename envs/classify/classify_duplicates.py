@@ -16,24 +16,19 @@ ASKS = (
     "What does it take to {act}?",
 )  # fmt: skip
 VERBS = (
-    ("repair", "fix"), ("buy", "purchase"), ("clean", "wash"), ("lift", "raise"), ("choose", "pick"), ("throw away", "dispose of"),
-    ("move", "shift"), ("rent", "hire"), ("wrap", "pack"), ("assemble", "put together"),
+    "repair/fix", "buy/purchase", "clean/wash", "lift/raise", "choose/pick", "throw away/dispose of", "move/shift", "rent/hire",
+    "wrap/pack", "assemble/put together",
 )  # fmt: skip
 """Two verbs of one meaning each."""
-ROUTES = (
-    ("send a {what} from {a} to {b}", "send a {what} to {b} from {a}"),
-    ("take a {what} from {a} to {b}", "take a {what} to {b} from {a}"),
-    ("bring a {what} from {a} to {b}", "bring a {what} to {b} from {a}"),
-    ("ship a {what} from {a} to {b}", "ship a {what} to {b} from {a}"),
-    ("carry a {what} from {a} to {b}", "carry a {what} to {b} from {a}"),
-)
+CARRY = ("send", "take", "bring", "ship", "carry")
+FORMS = ("{verb} a {what} from {a} to {b}", "{verb} a {what} to {b} from {a}")
 
 
 @template(level="L0")
 def same_words(draw: Draw) -> Task:
     """The same verb and thing, or another verb and another thing."""
     label = in_turn(draw, LABELS)
-    (verb, _), (other_verb, _) = two_verbs(draw)
+    (verb, _), (other_verb, _) = _two_verbs(draw)
     thing, other_thing = several(draw, THINGS, 2)
     again = (verb, thing) if label == "duplicate" else (other_verb, other_thing)
     return _pair(draw, f"{verb} the {thing}", "{} the {}".format(*again), label)
@@ -43,7 +38,7 @@ def same_words(draw: Draw) -> Task:
 def other_words(draw: Draw) -> Task:
     """The verb's synonym, or one of another meaning; or the same verb with another thing."""
     label = in_turn(draw, LABELS)
-    verbs, others = two_verbs(draw)
+    verbs, others = _two_verbs(draw)
     verb, synonym = draw.rng.sample(verbs, 2)
     thing, other_thing = several(draw, THINGS, 2)
     unlike = draw.rng.choice(((draw.rng.choice(others), thing), (synonym, other_thing)))
@@ -56,15 +51,15 @@ def same_places(draw: Draw) -> Task:
     """There and there again, put the other way round; or there and back."""
     label = in_turn(draw, LABELS)
     a, b = several(draw, CITIES, 2)
-    thing, forms = several(draw, THINGS, 1)[0], draw.wording(ROUTES)
-    second = (a, b) if label == "duplicate" else (b, a)
-    one, other = draw.rng.choice(forms), draw.rng.choice(forms)
-    return _pair(draw, one.format(what=thing, a=a, b=b), other.format(what=thing, a=second[0], b=second[1]), label)
+    thing, verb = several(draw, THINGS, 1)[0], draw.wording(CARRY)
+    again = (a, b) if label == "duplicate" else (b, a)
+    one, other = (draw.rng.choice(FORMS).format(verb=verb, what=thing, a=start, b=end) for start, end in ((a, b), again))
+    return _pair(draw, one, other, label)
 
 
-def two_verbs(draw: Draw) -> tuple[tuple[str, str], tuple[str, str]]:
+def _two_verbs(draw: Draw) -> list[list[str]]:
     """Two pairs of synonyms of the task's split."""
-    return two_wordings(draw, VERBS)
+    return [verbs.split("/") for verbs in two_wordings(draw, VERBS)]
 
 
 def _pair(draw: Draw, act: str, other_act: str, label: str) -> Task:

@@ -11,11 +11,17 @@ from envgym import Draw, Task, template
 
 LABELS = ("entailment", "contradiction", "neutral")
 BOUGHT = (
-    "{who} bought exactly {n} {what}s.", "Exactly {n} {what}s were bought by {who}.", "{who} bought {n} {what}s, no more and no fewer.",
-    "The number of {what}s that {who} bought is {n}.", "{n} is the number of {what}s that {who} bought.",
-    "Of {what}s, {who} bought {n} and no other number.", "{who} bought {what}s, {n} in number.", "Precisely {n} {what}s were bought by {who}.",
-    "{who} bought {what}s: {n} exactly.", "Bought by {who}: {n} {what}s, precisely.",
-)  # fmt: skip
+    "{who} bought exactly {n} {what}s.",
+    "Exactly {n} {what}s were bought by {who}.",
+    "{who} bought {n} {what}s, no more and no fewer.",
+    "The number of {what}s that {who} bought is {n}.",
+    "{n} is the number of {what}s that {who} bought.",
+    "Of {what}s, {who} bought {n} and no other number.",
+    "{who} bought {what}s, {n} in number.",
+    "Precisely {n} {what}s were bought by {who}.",
+    "{who} bought {what}s: {n} exactly.",
+    "Bought by {who}: {n} {what}s, precisely.",
+)
 AT_LEAST = (
     "{who} sold at least {n} {what}s.", "{who} sold {n} {what}s or more.", "No fewer than {n} {what}s were sold by {who}.",
     "{who} sold a minimum of {n} {what}s.", "{n} {what}s is the least that {who} sold.",

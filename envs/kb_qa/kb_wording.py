@@ -17,7 +17,7 @@ KEPT_BY = (
     "{who} looks after it.", "It is kept by {who}.", "Keeper: {who}.", "Responsible for it: {who}.", "{who} takes care of it.",
 )  # fmt: skip
 BASED_IN = (
-    "Based in {who}.", "Works at {who}.", "Sits in {who}.", "Place of work: {who}.", "Has a desk in {who}.",
+    "Based in {who}.", "Works at {who}.", "Sits in {who}.", "Place of work: {who}.", "Found in {who}.",
 )  # fmt: skip
 
 ASKS = (
