@@ -112,7 +112,7 @@ def test_numpy_arrays_are_lists_too():
     assert accuracy(guesses, labels) == pytest.approx(2 / 3)
     assert spearman(guesses, labels) == pytest.approx(1.0)
     guesses[1] = math.nan
-    with pytest.raises(UsageError, match="prediction 1 .* is nan"):
+    with pytest.raises(UsageError, match=r"prediction 1 .* is nan"):
         pearson(guesses, labels)
 
 

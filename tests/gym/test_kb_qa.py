@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from envgym.checks.bench import Bench
+from envgym.checks.grader import wrong_field
 from envgym.env import World
 from envgym.errors import SpecError
 from envgym.messages import ToolCall
@@ -103,6 +105,15 @@ def test_always_declining_solves_nothing_where_the_section_was_not_read(world):
     assert not any(solved(world, ScriptedPolicy(["Not in the handbook [H000]"])))
 
 
+def test_who_opens_the_first_hit_and_always_declines_solves_the_gaps_of_one_hop_and_no_more(world):
+    def declines(task, turn):
+        if turn < 2:
+            return render_call(task.oracle[turn], "pythonic")
+        return f"Not in the handbook [{task.extra['sources'][0]}]"
+
+    assert sum(solved(world, ScriptedPolicy(declines))) == 4 * 3  # three of ten kinds of test tasks
+
+
 def test_where_the_handbook_is_silent_an_invented_answer_is_wrong(env, world):
     for task in tasks(world, "test", 4, levels=("L2",)):
         cited = " ".join(f"[{section}]" for section in task.extra["sources"])
@@ -171,6 +182,17 @@ def test_the_same_seed_writes_the_same_handbook(world):
     assert dump(7) != dump(8)
 
 
-def test_an_unknown_option_of_a_part_is_told(world):
+def test_the_check_finds_a_reward_to_which_the_answer_is_all_one():
+    for part, passed in (("answer_cited", True), ("valid_calls", False)):
+        options = [] if passed else [f"reward.solved={{from: {part}}}"]
+        world = World(load_spec(KB, options))
+        bench = Bench(world, {"test": [world.tasks.task(id_) for id_ in world.tasks.ids("test", count=KINDS)]})
+        result = wrong_field(bench)
+        assert result.passed == passed, result.detail
+        assert passed or "though it said" in result.detail
+        world.close()
+
+
+def test_a_part_that_is_not_there_is_told():
     with pytest.raises(SpecError, match="no part 'answer_cite', did you mean 'answer_cite"):
         World(load_spec(KB, ["reward.solved.from=answer_cite"]))
