@@ -5,10 +5,11 @@
     from envgym.bridges.text_tasks import label_template
 
     ROWS = load_rows(Path(__file__).parent / "tickets.csv")
-    ticket = label_template("ticket", ROWS, ask="Whose is this ticket? {text}\nAnswer with one of: {labels}.")
+    ticket = label_template("ticket", ROWS, ask="Whose is this ticket? {text} Answer with one of: {labels}.")
 
 Labels come in turn, so that always answering one and the same of n solves 1/n of the tasks, however rare it is in the file;
 with unanswerable questions among them, every second question is one. Judged by `label_right`, or `answer_exact` and its kin.
+Where tools read files, keep the data outside of the environment's folder: its boxes get what lies there.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
       answer_f1: {from: answer_f1, weight: 0.0, options: {v2: true, no_answer: not in the handbook}}
 
 The truth is what a task's template hands over: `draw.task(..., answers=["25 days"], sources=["H12"])`, or `label="billing"` with
-`labels=["billing", "delivery"]`. Judged is the final message without a leading `<think>` block; an answer's citations
-(`[H12]`, one id a bracket) are no words of it.
+`labels=["billing", "delivery"]`. Judged is the final message without a leading `<think>` block; where a task has `sources`,
+citations (`[H12]`, one id a bracket) are no words of the answer.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _squad(evidence: Evidence, score: Any, v2: bool, no_answer: str) -> float | 
     if "answers" not in evidence.task.extra:
         return None
     golds = _texts(evidence, "answers")
-    said = squad.normalize(_CITATION.sub(" ", _answer(evidence)))
+    answer = _answer(evidence)
+    said = squad.normalize(_CITATION.sub(" ", answer) if "sources" in evidence.task.extra else answer)
     if not said:
         return 0.0  # also where none is right: an episode that was cut off has not answered
     return score("" if v2 and said == squad.normalize(no_answer) else said, golds, v2=v2)

@@ -29,9 +29,14 @@ def test_an_answer_is_judged_by_the_rules_of_squad_against_the_best_gold():
     assert answer_f1(said("It is 25 days", answers=["25 days"])) == pytest.approx(2 / 3)  # 2 of 4, 2 of 2
 
 
-def test_citations_and_a_leading_thought_are_no_words_of_the_answer():
-    assert answer_exact(said("25 days [H12] [H3]", answers=["25 days"])) == 1.0
-    assert answer_exact(said("[H12] 25 days", answers=["25 days"])) == 1.0
+def test_citations_are_no_words_of_the_answer_to_a_task_with_sources():
+    truth = {"answers": ["25 days"], "sources": ["H12"]}
+    assert answer_exact(said("25 days [H12] [H3]", **truth)) == 1.0
+    assert answer_exact(said("[H12] 25 days", **truth)) == 1.0
+    assert answer_exact(said("[sic]", answers=["[sic]"])) == 1.0  # without sources a bracket is text
+
+
+def test_a_leading_thought_is_not_judged():
     assert answer_exact(said("<think>30? 25?</think>25 days", answers=["25 days"])) == 1.0
 
 
@@ -40,7 +45,7 @@ def test_a_task_without_this_truth_is_not_scored():
 
 
 def test_where_there_is_no_answer_it_must_be_said_in_the_agreed_words():
-    assert answer_exact(said("Not in the handbook. [H1]", answers=[]), **V2) == 1.0
+    assert answer_exact(said("Not in the handbook. [H1]", answers=[], sources=["H1"]), **V2) == 1.0
     assert answer_f1(said("25 days", answers=[]), **V2) == 0.0
     assert answer_exact(said("unanswerable", answers=[]), **V2) == 0.0
     assert answer_exact(said("unanswerable", answers=[]), v2=True) == 1.0
@@ -49,8 +54,8 @@ def test_where_there_is_no_answer_it_must_be_said_in_the_agreed_words():
 
 @pytest.mark.parametrize("silence", ["", "[H1]", " the. "])
 def test_silence_is_never_right_so_that_an_episode_cut_off_earns_nothing(silence):
-    assert answer_exact(said(silence, answers=[]), **V2) == 0.0
-    assert answer_f1(said(silence, answers=[]), **V2) == 0.0
+    for part in (answer_exact, answer_f1):
+        assert part(said(silence, answers=[], sources=["H1"]), **V2) == 0.0
 
 
 @pytest.mark.parametrize(
