@@ -118,6 +118,8 @@ class Variant:
     calls: tuple[ToolCall, ...]
     what: str
     """How it was altered, for the report."""
+    final: str | None = None
+    """The last message; None for the task's own."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class _Variants:
     def open(self, messages: Any, tools: Any, *, seed: int, task: Task | None = None) -> ScriptDialogue:
         variant = self.variants[seed]
         texts = [render_call(call, self.dialect) for call in variant.calls]
-        return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else variant.task.final)
+        final = variant.task.final if variant.final is None else variant.final
+        return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else final)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,18 @@ ATTEMPTS = 12
 
 
 def wrong_field(bench: Bench) -> CheckResult:
-    """Each argument of a writing call that the truth mentions, set to something else: not solved."""
-    if not any(task.changes for task in bench.all_tasks):
-        return CheckResult("wrong_field", True, "not applicable: no task expects a change")
+    """Each argument of a writing call that the truth mentions, set to something else: not solved.
+
+    A task that expects no change is answered in words: there, another task's last message is said instead.
+    """
     variants = [variant for task in bench.all_tasks for variant in _wrong_fields(bench, task)]
+    variants += [variant for task in bench.all_tasks if (variant := _wrong_answer(bench, task))]
     episodes = bench.play_variants(variants)
     offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if e.success or e.void]
     if not variants:
-        return CheckResult("wrong_field", False, "no task has a writing call whose arguments its `changes` mention")
+        return CheckResult(
+            "wrong_field", False, "no task has a writing call whose arguments its `changes` mention, or an answer of its own"
+        )
     return verdict("wrong_field", offenders, f"{len(variants)} oracles with one wrong value, none solved its task")
 
 
@@ -74,6 +78,15 @@ def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
         return  # a crashing oracle is told by oracle_max
     finally:
         db.close()
+
+
+def _wrong_answer(bench: Bench, task: Task) -> Variant | None:
+    """The oracle's calls and another task's answer, of the same template if one differs; None where words decide nothing."""
+    if task.changes or task.check:
+        return None
+    others = sorted(bench.all_tasks, key=lambda other: other.template != task.template)
+    final = next((other.final for other in others if other.final != task.final), None)
+    return None if final is None else Variant(task, task.oracle, f"it said {final!r}", final)
 
 
 def _is_in_truth(value: Any, task: Task) -> bool:

@@ -1,1 +1,1 @@
-"""How texts are scored: pure functions over text and truth, without an environment. `envgym/rewards/` makes parts of them."""
+"""Scores as pure functions of answers and truths: no Evidence, no environment, no model. `envgym/rewards/` makes parts of them."""

@@ -1,0 +1,89 @@
+"""Whether a hypothesis follows: the same fact or another (L0), bounds on a number (L1), a chain of comparisons (L2).
+
+The hypothesis alone tells nothing: its form is the same under every label, and "more" and "fewer" are as frequent under each.
+"""
+
+from __future__ import annotations
+
+from classify_parts import PEOPLE, THINGS, in_turn, labelled, several, two_wordings
+
+from envgym import Draw, Task, template
+
+LABELS = ("entailment", "contradiction", "neutral")
+BOUGHT = (
+    "{who} bought exactly {n} {what}s.",
+    "Exactly {n} {what}s were bought by {who}.",
+    "{who} bought {n} {what}s, no more and no fewer.",
+    "The number of {what}s that {who} bought is {n}.",
+    "{n} is the number of {what}s that {who} bought.",
+    "Of {what}s, {who} bought {n} and no other number.",
+    "{who} bought {what}s, {n} in number.",
+    "Precisely {n} {what}s were bought by {who}.",
+    "{who} bought {what}s: {n} exactly.",
+    "Bought by {who}: {n} {what}s, precisely.",
+)
+AT_LEAST = (
+    "{who} sold at least {n} {what}s.", "{who} sold {n} {what}s or more.", "No fewer than {n} {what}s were sold by {who}.",
+    "{who} sold a minimum of {n} {what}s.", "{n} {what}s is the least that {who} sold.",
+)  # fmt: skip
+AT_MOST = (
+    "{who} sold at most {n} {what}s.", "{who} sold {n} {what}s or fewer.", "No more than {n} {what}s were sold by {who}.",
+    "{who} sold a maximum of {n} {what}s.", "{n} {what}s is the most that {who} sold.",
+)  # fmt: skip
+MORE = (
+    "{who} sold more than {n} {what}s.", "More than {n} {what}s were sold by {who}.", "Of {what}s, {who} sold more than {n}.",
+    "The {what}s that {who} sold are more than {n}.", "{who} has sold over {n} {what}s.",
+)  # fmt: skip
+FEWER = (
+    "{who} sold fewer than {n} {what}s.", "Fewer than {n} {what}s were sold by {who}.", "Of {what}s, {who} sold fewer than {n}.",
+    "The {what}s that {who} sold are fewer than {n}.", "{who} has sold under {n} {what}s.",
+)  # fmt: skip
+RELATIONS = (
+    "{a} is older than {b}", "{a} is taller than {b}", "{a} runs faster than {b}", "{a} lives higher up than {b}",
+    "{a} arrived earlier than {b}", "{a} earns more than {b}", "{a} sleeps longer than {b}", "{a} sings louder than {b}",
+    "{a} carries heavier bags than {b}", "{a} swims further than {b}",
+)  # fmt: skip
+
+
+@template(level="L0")
+def fact_follows(draw: Draw) -> Task:
+    """The same words again, another number, or another person."""
+    label = in_turn(draw, LABELS)
+    who, other = several(draw, PEOPLE, 2)
+    what, (n, m) = several(draw, THINGS, 1)[0], draw.rng.sample(range(2, 60), 2)
+    frame, again = two_wordings(draw, BOUGHT)
+    slots = {"entailment": (who, n), "contradiction": (who, m), "neutral": (other, draw.rng.choice((n, m)))}[label]
+    return _pair(draw, frame.format(who=who, n=n, what=what), again.format(who=slots[0], n=slots[1], what=what), label)
+
+
+@template(level="L1")
+def bound_follows(draw: Draw) -> Task:
+    """At least n: more than m < n follows, fewer than m <= n cannot be, beyond n all is open. At most n: the mirror image."""
+    label = in_turn(draw, LABELS)
+    who, what = several(draw, PEOPLE, 1)[0], several(draw, THINGS, 1)[0]
+    n, step, lower = draw.rng.randint(20, 80), draw.rng.randint(2, 9), draw.rng.random() < 0.5
+    said = draw.wording(AT_LEAST if lower else AT_MOST).format(who=who, n=n, what=what)
+    along, inside = MORE if lower else FEWER, -step if lower else step
+    bound, m = {
+        "entailment": (along, n + inside),
+        "contradiction": (FEWER if lower else MORE, n + draw.rng.choice((inside, 0))),
+        "neutral": (draw.rng.choice((MORE, FEWER)), n - inside),
+    }[label]
+    return _pair(draw, said, draw.wording(bound).format(who=who, n=m, what=what), label)
+
+
+@template(level="L2")
+def chain_follows(draw: Draw) -> Task:
+    """a > b > c, and d only below a or only above c: c and a compare by two steps, b and d not at all."""
+    label = in_turn(draw, LABELS)
+    a, b, c, d = several(draw, PEOPLE, 4)
+    relation = draw.wording(RELATIONS)
+    pairs = [(a, b), (b, c), draw.rng.choice(((a, d), (d, c)))]
+    draw.rng.shuffle(pairs)
+    said = " ".join(relation.format(a=one, b=other) + "." for one, other in pairs)
+    asked = {"entailment": (a, c), "contradiction": (c, a), "neutral": draw.rng.choice(((b, d), (d, b)))}[label]
+    return _pair(draw, said, relation.format(a=asked[0], b=asked[1]) + ".", label)
+
+
+def _pair(draw: Draw, premise: str, hypothesis: str, label: str) -> Task:
+    return labelled(draw, f"Premise: {premise}\nHypothesis: {hypothesis}", label, LABELS)
