@@ -99,7 +99,7 @@ class Limits:
     """Steps that make the beginning; no level signal before. Fewer let one batch decide, more learn the hack as normal."""
     quiet_steps: int = 20
     """A condition that comes back sooner than after so many steps is the same signal."""
-    modal_rise: float = 0.25
+    modal_rise: float = 0.2
     """Of the way from the beginning's modal share to 1. Healthy toy runs stay below 0.15; at 0.35 ten points are lost."""
     entropy_factor: float = 2.0
     """Entropy above so many times its beginning explodes. Healthy training lowers it."""
