@@ -5,8 +5,8 @@
 
 A toy of numpy, no language model: 600 small tasks, a softmax policy that GRPO steps train on the rewards of `envgym.scoring.votes`
 (`selftraining/toy.py` says how, and what draws it to one answer everywhere). Accuracies are of held-out tasks. The limits of
-`envgym.scoring.signals` and the toy's bias were chosen on seeds 100 to 119; the seeds reported here are 0 to 19. A run's alarm is in
-time when it comes before held-out accuracy has lost ten points from its peak.
+`envgym.scoring.signals` and the toy's bias were chosen on seeds 100 to 119; the seeds reported here are 0 to 19. An alarm is in time
+when it comes before held-out accuracy has lost ten points from its peak.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ GOALS = {
     "votes, easiest third": "5 % alarms",
     "true labels": "5 % alarms",
 }
+HEAD = f"{'':42}{'peak':>6}{'end':>6}{'kept (worst)':>13}{'modal':>7}{'lost':>10}{'at':>6}{'alarmed':>10}{'at':>6}{'in time':>10}  goal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     count, steps = (1, 100) if arguments.quick else (arguments.seeds, STEPS)
     if not arguments.json:
-        print(
-            f"{'':42}{'peak':>6}{'end':>6}{'kept (worst)':>13}{'modal':>7}{'lost':>10}{'at':>6}{'alarmed':>10}{'at':>6}{'in time':>10}  goal"
-        )
+        print(HEAD)
     for setting in SETTINGS:
         runs = [outcome(setting, arguments.first_seed + number, steps) for number in range(count)]
         print("\n".join(json.dumps(asdict(run)) for run in runs) if arguments.json else row(runs), flush=True)

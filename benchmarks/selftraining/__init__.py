@@ -1,1 +1,1 @@
-"""A small policy that trains itself by votes, until it finds that one answer everywhere is agreed on most; `selftrain.py` runs it."""
+"""A small policy that trains itself by votes, until one answer everywhere is agreed on most; `selftrain.py` runs it."""
