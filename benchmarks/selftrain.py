@@ -3,9 +3,9 @@
     python benchmarks/selftrain.py              # six kinds of runs, 20 seeds each: some minutes on one core
     python benchmarks/selftrain.py --quick      # one seed, fewer steps: does it run
 
-A toy of numpy, no language model: 600 small tasks, a softmax policy that GRPO steps train on the rewards of `envgym.scoring.votes`
+A toy of numpy, no language model: 600 small tasks, a softmax policy trained by GRPO steps on the rewards of `envgym.scoring.votes`
 (`selftraining/toy.py` says how, and what draws it to one answer everywhere). Accuracies are of held-out tasks. The limits of
-`envgym.scoring.signals` and the toy's bias were chosen on seeds 100 to 119; the seeds reported here are 0 to 19. An alarm is in time
+`envgym.scoring.signals` and the toy's bias were chosen on seeds 100 to 119; those reported here are 0 to 19. An alarm is in time
 when it comes before held-out accuracy has lost ten points from its peak.
 """
 
@@ -35,7 +35,17 @@ GOALS = {
     "votes, easiest third": "5 % alarms",
     "true labels": "5 % alarms",
 }
-HEAD = f"{'':42}{'peak':>6}{'end':>6}{'kept (worst)':>13}{'modal':>7}{'lost':>10}{'at':>6}{'alarmed':>10}{'at':>6}{'in time':>10}  goal"
+COLUMNS = (
+    ("peak", 6),
+    ("end", 6),
+    ("kept (worst)", 13),
+    ("modal", 7),
+    ("lost", 10),
+    ("at", 6),
+    ("alarmed", 10),
+    ("at", 6),
+    ("in time", 10),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     count, steps = (1, 100) if arguments.quick else (arguments.seeds, STEPS)
     if not arguments.json:
-        print(HEAD)
+        print(f"{'':42}{''.join(name.rjust(width) for name, width in COLUMNS)}  goal")
     for setting in SETTINGS:
         runs = [outcome(setting, arguments.first_seed + number, steps) for number in range(count)]
         print("\n".join(json.dumps(asdict(run)) for run in runs) if arguments.json else row(runs), flush=True)

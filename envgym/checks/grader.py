@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,12 @@ ATTEMPTS = 12
 
 
 def wrong_field(bench: Bench) -> CheckResult:
-    """Each argument of a writing call that the truth mentions, set to something else: not solved."""
+    """Each argument of a writing call that the truth mentions, set to something else: not solved.
+
+    Where no task expects a change, and the last words are all that can be right: the last words of another task.
+    """
+    if not any(task.changes for task in bench.all_tasks):
+        return _wrong_words(bench)
     variants = [variant for task in bench.all_tasks for variant in _wrong_fields(bench, task)]
     episodes = bench.play_variants(variants)
     offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if e.success or e.void]
@@ -54,6 +60,21 @@ def _as_good(bench: Bench, task: Task, episode: Any) -> bool:
     gains = [name for name, (_, weight) in bench.world.rubric.parts.items() if weight > 0]
     same = all(episode.reward_parts.get(name) == plain.reward_parts.get(name) for name in gains)
     return episode.success == plain.success and same
+
+
+def _wrong_words(bench: Bench) -> CheckResult:
+    variants = []
+    for task in bench.all_tasks:
+        others = [each for each in bench.all_tasks if each.template == task.template and each.final != task.final]
+        if others:
+            variants.append(
+                Variant(dataclasses.replace(task, final=others[0].final), task.oracle, f"it said what {others[0].id} wants")
+            )
+    episodes = bench.play_variants(variants)
+    offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if e.success or e.void]
+    if not variants:
+        return CheckResult("wrong_field", False, "no task expects a change, and all tasks of a template have the same `final`")
+    return verdict("wrong_field", offenders, f"{len(variants)} answers of another task, none solved its own")
 
 
 # -- one wrong value ----------------------------------------------------------------------------------------------------
