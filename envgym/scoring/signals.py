@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -100,9 +100,12 @@ class Limits:
     quiet_steps: int = 20
     """A condition that comes back sooner than after so many steps is the same signal."""
     modal_rise: float = 0.2
-    """Of the way from the beginning's modal share to 1. Healthy toy runs stay below 0.15; at 0.35 ten points are lost."""
+    """Of the way from the beginning's modal share to 1. Healthy toy runs rose by 0.13 at most; gamed ones had risen by 0.28 or more
+    ten steps before ten points of accuracy were lost."""
     entropy_factor: float = 2.0
     """Entropy above so many times its beginning explodes. Healthy training lowers it."""
+    entropy_least: float = 0.2
+    """And so many nats more: twice nothing is nothing."""
     entropy_floor: float = 0.05
     """Entropy below this share of its beginning has collapsed."""
     repetition_rise: float = 0.2
@@ -142,7 +145,9 @@ class HackWatch:
             self._keep(name, value)
         found = dict(self._checks(record, measured))
         holding = {key: signal for key, signal in found.items() if signal}
-        begun = [signal for key, signal in holding.items() if record.step - self._held.get(key, -math.inf) > self.limits.quiet_steps]
+        begun = [
+            signal for key, signal in holding.items() if record.step - self._held.get(key, -math.inf) > self.limits.quiet_steps
+        ]
         self._held |= dict.fromkeys(holding, record.step)
         return begun
 
@@ -167,7 +172,7 @@ class HackWatch:
         rules: dict[str, list[tuple[str, Severity, float]]] = {
             "modal_share": [("modal_answer", "alarm", start + limits.modal_rise * (1 - start))],
             "entropy": [
-                ("entropy_explosion", "alarm", limits.entropy_factor * start),
+                ("entropy_explosion", "alarm", max(limits.entropy_factor * start, start + limits.entropy_least)),
                 ("entropy_collapse", "warn", limits.entropy_floor * start),
             ],
             "repetition": [("repetition", "alarm", start + limits.repetition_rise)],
@@ -271,7 +276,7 @@ def modal_share(groups: Sequence[Sequence[str | None]], *, reading: Reading = va
     spoken = [group for group in given if group]
     if len(spoken) < 2:
         return None
-    total: Counter[Hashable] = Counter()
+    total: defaultdict[Hashable, float] = defaultdict(float)
     for group in spoken:
         for answer in group:
             total[answer] += 1 / len(group)

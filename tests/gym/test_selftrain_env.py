@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from envgym.checks import run_checks
+from envgym.checks.bench import Bench
+from envgym.checks.grader import wrong_field
 from envgym.env import World
 from envgym.errors import PrerequisiteError
+from envgym.loading import load_file
 from envgym.scoring.answers import find_reading
 from envgym.spec import load_spec
 
@@ -61,10 +64,7 @@ def test_the_answer_in_a_box_is_what_counts_however_it_is_written(world):
 def test_a_question_belongs_to_one_split_by_its_own_text(world):
     from reasoning_gym import create_dataset
 
-    fifths = (
-        sys.modules[type(world.tasks.templates["bits_0"].make).__module__] and world.tasks.templates["bits_0"].make.func.__globals__
-    )
-    split_of = fifths["split_of"]
+    split_of = load_file(ROOT / "envs/selftrain/tasks.py").split_of
     for split in ("train", "val", "test"):
         tasks = [world.tasks.task(task_id) for task_id in world.tasks.ids(split, count=36)]
         assert {split_of(task.prompt) for task in tasks} == {split}
@@ -106,6 +106,18 @@ def test_without_reasoning_gym_the_way_out_is_told(world, monkeypatch):
         world.tasks.task("test/bits_0/0")
 
 
+@puzzles
+def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wrong():
+    lenient = World(load_spec("selftrain", ["reward.solved={from: turns}"]))  # 1 for a turn, whatever was said
+    try:
+        tasks = [lenient.tasks.task(task_id) for task_id in lenient.tasks.ids("test", count=24)]
+        found = wrong_field(Bench(lenient, {"test": tasks}))
+    finally:
+        lenient.close()
+    assert not found.passed
+    assert "test/bits_0/0: reward 1, answered though it said what test/bits_0/1 wants" in found.detail
+
+
 # -- the benchmark --------------------------------------------------------------------------------------------------------
 
 
@@ -127,4 +139,3 @@ def test_pure_votes_end_in_one_answer_and_the_watch_sees_it_first():
     for healthy in (easy, true):
         assert healthy["end"] > 0.5
         assert healthy["alarms"] == {}
-    assert benchmark("--quick", "--json") == "".join(json.dumps(run) + "\n" for run in runs.values())  # seeds decide everything

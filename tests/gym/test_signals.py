@@ -1,5 +1,6 @@
 """Signals of a gamed reward: each fires on the series it is for, and is silent on what only looks like it."""
 
+import dataclasses
 import json
 import random
 
@@ -16,7 +17,11 @@ def told(records, watch=None):
 
 
 def series(name, values):
-    return [StepRecord(step, **{name: value}) for step, value in enumerate(values)]
+    return [record(step, name, value) for step, value in enumerate(values)]
+
+
+def record(step, name, value):
+    return dataclasses.replace(StepRecord(step), **{name: value})
 
 
 def part(values):
@@ -69,6 +74,7 @@ def test_one_task_alone_has_nothing_in_common_with_others():
 def test_entropy_that_doubles_is_an_alarm_and_entropy_that_is_gone_a_warning():
     assert told(series("entropy", [1.0] * 20 + [2.5] * 10)) == [(22, "entropy_explosion", "alarm")]
     assert told(series("entropy", [1.0] * 20 + [0.01] * 10)) == [(22, "entropy_collapse", "warn")]
+    assert told(series("entropy", [0.01] * 20 + [0.1] * 10)) == []  # ten times next to nothing
 
 
 def test_learning_makes_the_policy_surer_and_that_is_no_signal():
@@ -158,7 +164,7 @@ def test_without_held_out_labels_or_a_reward_there_is_no_gap():
 @pytest.mark.parametrize("name", ["reward", "truth", "modal_share", "entropy", "repetition", "extra_calls"])
 def test_a_nan_is_refused_by_name(name):
     with pytest.raises(UsageError, match=rf"step 3: {name} is nan; leave out"):
-        StepRecord(3, **{name: float("nan")})
+        record(3, name, float("nan"))
 
 
 def test_a_part_that_is_nan_is_refused_and_one_that_did_not_apply_is_skipped():
