@@ -94,7 +94,7 @@ READINGS: dict[str, Reading] = {"value": value_of, "claims": claims_of, "raw": r
 def find_reading(name: str) -> Reading:
     """The reading of that name. Raises UsageError."""
     if name not in READINGS:
-        raise UsageError(f"no reading '{name}'{did_you_mean(name, READINGS)} Available: {', '.join(READINGS)}")
+        raise UsageError(f"no reading '{name}'{did_you_mean(name, READINGS)}; available: {', '.join(READINGS)}")
     return READINGS[name]
 
 

@@ -16,9 +16,9 @@ import statistics
 from collections import Counter
 from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from envgym.errors import UsageError
+from envgym.errors import UsageError, did_you_mean
 from envgym.scoring.answers import Reading, extract_boxed, last_number, raw, value_of
 from envgym.tasks import stable_seed
 
@@ -54,10 +54,11 @@ def vote(
         reading: what counts as the same answer; `raw` for strings to the letter.
         threshold: an agreement below it gives no label.
         divide_by: see `Divisor`; `parsable` is the first published form, `rollouts` that of its Reasoning Gym branch.
-    Raises: UsageError for no rollout, and a threshold outside 0..1.
+    Raises: UsageError for no rollout, a threshold outside 0..1, an unknown divisor.
     """
     if not answers or not 0.0 <= threshold <= 1.0:
         raise UsageError(f"a vote needs at least one rollout and a threshold of 0 to 1, got {len(answers)} and {threshold}")
+    _check("divide_by", divide_by, get_args(Divisor))
     given = [answer for answer in answers if answer is not None and answer.strip()]
     written: dict[Hashable, str] = {}
     for answer in given:
@@ -90,11 +91,12 @@ def vote_rewards(
         votes: `raw` counts strings to the letter; whether a rollout meets the label is decided by `reading` all the same.
         soft: the reward is the share of the voters who gave this answer, instead of 1 or 0.
         lax: a rollout without a box is judged by its last number, though it does not vote (the reference's verifier).
-    Raises: UsageError for no text or no voter.
+    Raises: UsageError for no text, no voter, an unknown option.
     """
-    answers = [extract_boxed(text) for text in (texts if voters is None else voters)]
+    _check("votes", votes, get_args(Spelling))
     if not texts:
         raise UsageError("vote_rewards needs at least one text")
+    answers = [extract_boxed(text) for text in (texts if voters is None else voters)]
     cast = vote(answers, reading=raw if votes == "raw" else reading, threshold=threshold, divide_by=divide_by)
     if cast.label is None:
         return [None] * len(texts)
@@ -120,16 +122,25 @@ def _judged(text: str, lax: bool) -> str | None:
     return boxed if boxed and boxed.strip() else None
 
 
+def _check(name: str, value: str, options: Sequence[str]) -> None:
+    """Options come from a YAML, where a misspelt one must not be taken for the default."""
+    if value not in options:
+        raise UsageError(f"{name} is {value!r}{did_you_mean(value, options)}; available: {', '.join(options)}")
+
+
 def pooled_rewards(prompts: Sequence[str], texts: Sequence[str], **options) -> list[float | None]:
     """`vote_rewards` of a whole batch, in which all rollouts of one and the same prompt text are one vote.
 
     Args:
         prompts, texts: one a rollout.
         options: as of `vote_rewards`.
+    Raises: ValueError where there are not as many of both; UsageError as `vote_rewards`.
     """
     rewards: list[float | None] = [None] * len(texts)
-    for prompt in dict.fromkeys(prompts):
-        members = [index for index, other in enumerate(prompts) if other == prompt]
+    groups: dict[str, list[int]] = {}
+    for index, (prompt, _) in enumerate(zip(prompts, texts, strict=True)):
+        groups.setdefault(prompt, []).append(index)
+    for members in groups.values():
         for index, reward in zip(members, vote_rewards([texts[i] for i in members], **options), strict=True):
             rewards[index] = reward
     return rewards

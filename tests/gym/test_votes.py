@@ -181,6 +181,8 @@ def test_the_same_prompt_twice_in_a_batch_is_one_vote_where_that_is_asked_for():
     prompts, texts = ["p", "q", "p", "q", "p"], box("1", "7", "2", "8", "2")
     assert pooled_rewards(prompts, texts) == [0, 1, 1, 0, 1]
     assert vote_rewards(box("1")) == [1]  # alone, the first rollout would have been right
+    with pytest.raises(ValueError, match="shorter"):
+        pooled_rewards(["p"], box("1", "2"))
 
 
 def test_a_reading_of_ones_own_decides_what_is_one_vote():
@@ -191,6 +193,13 @@ def test_a_reading_of_ones_own_decides_what_is_one_vote():
 def test_a_threshold_outside_of_0_to_1_is_refused(threshold):
     with pytest.raises(UsageError, match="threshold of 0 to 1"):
         vote(["1"], threshold=threshold)
+
+
+def test_a_misspelt_option_is_not_taken_for_the_default():
+    with pytest.raises(UsageError, match="votes is 'rwa', did you mean 'raw'"):
+        majority_vote(Task("train/t/0", "prompt", 0, "train", "t"), [episode(*box("1"))], votes="rwa")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="divide_by is 'all'; available: rollouts, parsable"):
+        vote(["1"], divide_by="all")  # type: ignore[arg-type]
 
 
 def test_no_rollout_is_an_error_and_not_a_reward_of_0():
