@@ -36,7 +36,8 @@ GOALS = {
     "true labels": "5 % alarms",
 }
 COLUMNS = (
-    ("peak", 6), ("end", 6), ("kept (worst)", 13), ("modal", 7), ("lost", 10), ("at", 6), ("alarmed", 10), ("at", 6), ("in time", 10),
+    ("peak", 6), ("end", 6), ("kept (worst)", 13), ("modal", 7), ("lost", 10), ("at", 6),
+    ("alarmed", 10), ("at", 6), ("in time", 10),
 )  # fmt: skip
 
 

@@ -181,7 +181,7 @@ def test_the_same_prompt_twice_in_a_batch_is_one_vote_where_that_is_asked_for():
     prompts, texts = ["p", "q", "p", "q", "p"], box("1", "7", "2", "8", "2")
     assert pooled_rewards(prompts, texts) == [0, 1, 1, 0, 1]
     assert vote_rewards(box("1")) == [1]  # alone, the first rollout would have been right
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         pooled_rewards(["p"], box("1", "2"))
 
 
