@@ -1,0 +1,154 @@
+"""Many small tasks, a linear softmax policy over answers, and GRPO steps on whatever the votes give.
+
+A task is a row of hints, one for each possible answer; the right one's hint is raised, by much (an easy task) or by little. The
+policy starts with a weak trust in the hints: its majority is right more often than it is, so votes first teach it. It also has a
+bias, shared by all tasks as a language model's habits are: one answer everywhere is what a group agrees on most, and nothing in a
+vote speaks against it. How loud the bias is decides whether that happens; it was chosen so that pure votes end there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envgym.scoring.answers import extract_boxed
+from envgym.scoring.signals import HackWatch, Signal, StepRecord, modal_share
+from envgym.scoring.votes import Vote, choose_labelled, keep_most_agreed, label_rewards, vote, vote_rewards
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+ANSWERS, TASKS, HELD_OUT, HELD_OUT_SAMPLE = 10, 600, 1000, 200
+TASKS_PER_STEP, GROUP, LEARNING_RATE = 32, 8, 0.15
+TRUST, UNEVENNESS, BIAS = 0.6, 0.1, 3.0
+"""Of the untrained policy in the hints; how unevenly; and the size of the input that the bias is multiplied with."""
+RAISED = 5.0
+"""The right answer's hint is raised by 0 to this many deviations."""
+MEASURE_EVERY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One kind of run."""
+
+    name: str
+    true_labels: float = 0.0
+    """Share of the training tasks that are rewarded by their true label; the others vote."""
+    easiest: float = 1.0
+    """Share of the training tasks that is used: those on which the untrained policy is surest."""
+    kept: float = 1.0
+    """Share of each step's groups that is learned from: labelled ones first, then the most agreed. More are played to make up."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run did."""
+
+    accuracy: list[float] = field(default_factory=list)
+    """After each step: how often a sampled answer is right on all held-out tasks, computed from the probabilities."""
+    reward: float = 0.0
+    """Mean training reward of the last step."""
+    modal: float = 0.0
+    """Share of the most frequent answer at the last step."""
+    signals: list[Signal] = field(default_factory=list)
+
+
+class Tasks:
+    """Hints (N, K) and right answers (N,)."""
+
+    def __init__(self, count: int, rng: np.random.Generator):
+        self.truth = rng.integers(0, ANSWERS, count)
+        self.hints = rng.normal(size=(count, ANSWERS))
+        self.hints[np.arange(count), self.truth] += rng.uniform(0, RAISED, size=count)
+        self.inputs = np.hstack([self.hints, np.full((count, 1), BIAS)])  # (N, K + 1)
+
+
+class Policy:
+    """softmax(hints W + b), trained by plain gradient ascent."""
+
+    def __init__(self, rng: np.random.Generator):
+        trust = TRUST * np.eye(ANSWERS) + UNEVENNESS * rng.normal(size=(ANSWERS, ANSWERS)) / np.sqrt(ANSWERS)
+        self.weights = np.vstack([trust, np.zeros((1, ANSWERS))])  # (K + 1, K), the bias last
+
+    def chances(self, inputs: Floats) -> Floats:
+        """(N, K + 1) -> (N, K)."""
+        logits = inputs @ self.weights
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return raised / raised.sum(axis=1, keepdims=True)
+
+    def learn(self, inputs: Floats, sampled: Integers, advantages: Floats) -> None:
+        """A step up the policy gradient: inputs (P, K + 1), sampled answers (P, G), advantages (P, G)."""
+        pull = (np.eye(ANSWERS)[sampled] * advantages[:, :, None]).sum(axis=1)  # (P, K)
+        pull -= advantages.sum(axis=1, keepdims=True) * self.chances(inputs)
+        self.weights += LEARNING_RATE * inputs.T @ pull / sampled.size
+
+
+def group_advantages(rewards: Floats) -> Floats:
+    """(P, G) rewards -> advantages as in GRPO, arXiv 2402.03300, sec. 4.1.2."""
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    return centred / (rewards.std(axis=1, keepdims=True) + 1e-4)
+
+
+def sample(chances: Floats, count: int, rng: np.random.Generator) -> Integers:
+    """(N, K) -> (N, count)."""
+    steps = chances.cumsum(axis=1)[:, None, :]  # (N, 1, K)
+    return (rng.random((len(chances), count, 1)) > steps).sum(axis=2).clip(0, ANSWERS - 1)
+
+
+def train(setting: Setting, *, seed: int, steps: int, watch: HackWatch | None = None) -> Run:
+    """One run from the start, and all signals that its watch gave."""
+    rng, watch, run = np.random.default_rng(seed), watch or HackWatch(), Run()
+    policy, tasks, held_out = Policy(rng), Tasks(TASKS, rng), Tasks(HELD_OUT, rng)
+    labelled = choose_labelled(map(str, range(TASKS)), share=setting.true_labels, seed=seed)
+    pool = _easiest(policy, tasks, setting.easiest)
+    for step in range(steps):
+        drawn = rng.choice(pool, round(TASKS_PER_STEP / setting.kept), replace=False)
+        chances = policy.chances(tasks.inputs[drawn])
+        sampled = sample(chances, GROUP, rng)
+        texts = [[rf"\boxed{{{answer}}}" for answer in group] for group in sampled]
+        true = {at: str(tasks.truth[task]) for at, task in enumerate(drawn) if str(task) in labelled}
+        learned = keep_most_agreed(_votes(texts), setting.kept, labelled=true) if setting.kept < 1 else list(range(len(drawn)))
+        rewards = np.array([_rewards(texts[at], true.get(at)) for at in learned])
+        policy.learn(tasks.inputs[drawn[learned]], sampled[learned], group_advantages(rewards))
+        run.accuracy.append(_accuracy(policy, held_out))
+        run.reward, run.modal = float(rewards.mean()), modal_share([[str(a) for a in group] for group in sampled]) or 0.0
+        run.signals += watch.observe(
+            StepRecord(
+                step, reward=run.reward, modal_share=run.modal, entropy=_entropy(chances), parts={"majority_vote": run.reward},
+                truth=_measured(policy, held_out, rng) if step % MEASURE_EVERY == 0 else None, truth_tasks=HELD_OUT_SAMPLE,
+            )
+        )  # fmt: skip
+    return run
+
+
+def _easiest(policy: Policy, tasks: Tasks, share: float) -> Integers:
+    sureness = policy.chances(tasks.inputs).max(axis=1)
+    return np.argsort(-sureness, kind="stable")[: round(share * TASKS)]
+
+
+def _votes(groups: Iterable[list[str]]) -> list[Vote]:
+    return [vote([extract_boxed(text) for text in texts]) for texts in groups]
+
+
+def _rewards(texts: list[str], truth: str | None) -> list[float]:
+    if truth is not None:
+        return label_rewards(texts, truth)
+    return [reward or 0.0 for reward in vote_rewards(texts)]  # every text has a box, so every group a label
+
+
+def _accuracy(policy: Policy, tasks: Tasks) -> float:
+    return float(policy.chances(tasks.inputs)[np.arange(len(tasks.truth)), tasks.truth].mean())
+
+
+def _measured(policy: Policy, tasks: Tasks, rng: np.random.Generator) -> float:
+    """As a run would measure it: one sampled answer to each of some held-out tasks."""
+    chosen = rng.choice(len(tasks.truth), HELD_OUT_SAMPLE, replace=False)
+    answers = sample(policy.chances(tasks.inputs[chosen]), 1, rng)[:, 0]
+    return float((answers == tasks.truth[chosen]).mean())
+
+
+def _entropy(chances: Floats) -> float:
+    return float(-(chances * np.log(chances + 1e-12)).sum(axis=1).mean())
