@@ -99,7 +99,9 @@ def artefacts_match(evidence: Evidence, **parts: Mapping[str, Any]) -> float:
     Raises: UsageError for another part.
     """
     if unknown := sorted(parts.keys() - _PARTS.keys()):
-        raise UsageError(f"artefacts_match: no part '{unknown[0]}'{did_you_mean(unknown[0], _PARTS)}. There are {', '.join(_PARTS)}")
+        raise UsageError(
+            f"artefacts_match: no part '{unknown[0]}'{did_you_mean(unknown[0], _PARTS)}. There are {', '.join(_PARTS)}"
+        )
     reached = [_reaches(evidence, name, **options) for name, options in parts.items()]
     applying = [value for value in reached if value is not None]
     return float(bool(applying) and all(applying) and evidence.verdict.exact)

@@ -87,7 +87,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _same_number(one: float, other: float) -> bool:
+def _same_number(one: Any, other: Any) -> bool:
     try:
         return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
     except OverflowError:  # an int beyond any float
@@ -118,7 +118,7 @@ def _validator_of(schema: str) -> Callable[[Any], bool]:
 
 # --- tables ---
 
-Cells = list[dict[str, Any]]
+Cells = list[dict[Any, Any]]
 """Column -> value, for each row."""
 
 

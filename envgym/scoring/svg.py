@@ -36,14 +36,15 @@ MOST_SIDE = 10_000.0
 """Of the picture's own units, in width and height."""
 WIDTH, HEIGHT = 400, 300
 """Pixels of the canvas that every SVG is fitted into."""
-SHAPES = frozenset("svg g rect circle ellipse line polyline polygon path text tspan".split())
-SILENT = frozenset("title desc metadata".split())
+SHAPES = {"svg", "g", "rect", "circle", "ellipse", "line", "polyline", "polygon", "path", "text", "tspan"}
+SILENT = {"title", "desc", "metadata"}
 """Elements without a look of their own; left out."""
-LOOKS = frozenset(
-    "x y dx dy width height cx cy r rx ry x1 y1 x2 y2 points d viewBox transform fill fill-opacity fill-rule stroke"
-    " stroke-width stroke-opacity stroke-linecap stroke-linejoin color display visibility font-size font-weight"
-    " font-style text-anchor dominant-baseline letter-spacing".split()
-)
+LOOKS = {
+    "x", "y", "dx", "dy", "width", "height", "cx", "cy", "r", "rx", "ry", "x1", "y1", "x2", "y2", "points", "d", "viewBox",
+    "transform", "fill", "fill-opacity", "fill-rule", "stroke", "stroke-width", "stroke-opacity", "stroke-linecap",
+    "stroke-linejoin", "color", "display", "visibility", "font-size", "font-weight", "font-style", "text-anchor",
+    "dominant-baseline", "letter-spacing",
+}  # fmt: skip
 """Attributes that are kept, also when they stand in `style`. Dashes are not (millions of them fit into one line), nor is `opacity`
 (each use is a canvas of its own); `fill-opacity` does."""
 
@@ -155,6 +156,8 @@ def _font_file() -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="envgym-font-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    font = ImageFont.load_default(10)
+    assert isinstance(font, ImageFont.FreeTypeFont)
     file = folder / "font.ttf"
-    file.write_bytes(ImageFont.load_default(10).font_bytes)
+    file.write_bytes(font.font_bytes)
     return file
