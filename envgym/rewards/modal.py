@@ -95,7 +95,7 @@ def artefacts_match(evidence: Evidence, **parts: Mapping[str, Any]) -> float:
 
     Args:
         parts: part of this module -> its options, and `bar` (1.0 by default), as in
-            `{image_match: {file: chart.svg, bar: 0.9999}, sentence_match: {}}`.
+            `{image_match: {file: chart.svg, bar: 0.99}, sentence_match: {}}`.
     Raises: UsageError for another part.
     """
     if unknown := sorted(parts.keys() - _PARTS.keys()):

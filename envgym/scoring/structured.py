@@ -38,7 +38,8 @@ def json_similarity(text: str, truth: Any, schema: Mapping[str, Any] | None = No
         schema: JSON Schema that both must meet; needs the package jsonschema. References to other documents are not followed.
     Raises: UsageError for a truth that is no JSON or breaks the schema, and for a schema that is none.
     """
-    truth, is_valid = _as_json(truth), _validator(schema)
+    truth = _as_json(truth)
+    is_valid = (lambda value: True) if schema is None else _validator(json.dumps(schema, sort_keys=True))
     if not is_valid(truth):
         raise UsageError(f"the true JSON does not meet the schema: {_short(truth)}. Correct one of the two.")
     try:
@@ -94,17 +95,14 @@ def _same_number(one: Any, other: Any) -> bool:
         return one == other
 
 
-def _validator(schema: Mapping[str, Any] | None) -> Callable[[Any], bool]:
-    return (lambda value: True) if schema is None else _validator_of(json.dumps(schema, sort_keys=True))
-
-
 @functools.lru_cache(maxsize=64)
-def _validator_of(schema: str) -> Callable[[Any], bool]:
+def _validator(schema: str) -> Callable[[Any], bool]:
     """Raises UsageError, PrerequisiteError."""
     try:
         from jsonschema import SchemaError
         from jsonschema.validators import validator_for
         from jsonschema_specifications import REGISTRY
+        from referencing.exceptions import Unresolvable
     except ImportError as error:
         raise PrerequisiteError("checking a JSON schema needs jsonschema. Install it: pip install jsonschema") from error
     plain = json.loads(schema)
@@ -113,7 +111,15 @@ def _validator_of(schema: str) -> Callable[[Any], bool]:
         kind.check_schema(plain)
     except SchemaError as error:
         raise UsageError(f"the JSON schema is none: {error.json_path}: {error.message}") from error
-    return kind(plain, registry=REGISTRY).is_valid  # a registry of its own, so that no reference is fetched
+    checker = kind(plain, registry=REGISTRY)  # a registry of its own, so that no reference is fetched
+
+    def is_valid(value: Any) -> bool:
+        try:
+            return checker.is_valid(value)
+        except Unresolvable as error:
+            raise UsageError(f"the JSON schema refers to {error.ref}, which does not stand in it") from error
+
+    return is_valid
 
 
 # --- tables ---

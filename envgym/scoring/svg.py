@@ -115,7 +115,7 @@ def _kept(element: Element, depth: int) -> Element:
         raise BadSvg(f"elements nest deeper than {MOST_DEPTH}")
     kept = Element(f"{{http://www.w3.org/2000/svg}}{name}", _looks(element))
     kept.text, kept.tail = element.text, element.tail
-    kept.extend(_kept(child, depth + 1) for child in element if _name(child) not in SILENT)
+    kept.extend([_kept(child, depth + 1) for child in element if _name(child) not in SILENT])
     return kept
 
 
