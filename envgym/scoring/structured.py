@@ -45,6 +45,8 @@ def json_similarity(text: str, truth: Any, schema: Mapping[str, Any] | None = No
     try:
         value = _read_json(text)
         return _alike(value, truth) if is_valid(value) else 0.0
+    except UsageError:  # a ValueError too, but the schema's
+        raise
     except (ValueError, RecursionError):
         return 0.0
 

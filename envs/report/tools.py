@@ -56,8 +56,8 @@ def _checked(title: str, labels: list[str], values: list[float]) -> tuple[str, l
         raise ValueError(f"{len(labels)} labels and {len(values)} values; needs one label a value, and 1 to {MOST_VALUES} of them")
     if any(not math.isfinite(value) or not 0 <= value <= 1e9 for value in values):
         raise ValueError("values are from 0 to 1000000000")
-    if any(len(text) > 60 for text in (title, *labels)):
-        raise ValueError("a title and labels have at most 60 characters")
+    if any(len(text) > 60 or not text.isprintable() for text in (title, *labels)):
+        raise ValueError("a title and labels have at most 60 characters, all printable")
     return title, labels, values
 
 

@@ -93,8 +93,10 @@ def test_a_schema_that_is_none_is_an_error_that_says_where():
 
 
 def test_a_schema_that_leads_elsewhere_is_not_followed():
-    with pytest.raises(UsageError, match="refers to http://127.0.0.1:9/schema.json"):
+    with pytest.raises(UsageError, match=r"refers to http://127\.0\.0\.1:9/schema\.json"):
         json_similarity("{}", {}, {"$ref": "http://127.0.0.1:9/schema.json"})
+    with pytest.raises(UsageError, match="refers to /nowhere"):
+        json_similarity('{"a": 1}', {}, {"properties": {"a": {"$ref": "#/nowhere"}}})
 
 
 def test_a_missing_jsonschema_is_named_with_the_way_out(monkeypatch):
