@@ -115,7 +115,8 @@ class Request:
         item = (max if most == "most" else min)(self.numbers, key=self.numbers.__getitem__)
         self.prompt.append(wording.say(self.draw, wording.SENTENCE, most=most))
         self.final = f"{item} has the {most}: {self.numbers[item]}."
-        self.truth["sentence"] = {"says": [item, self.numbers[item]], "never": [other for other in self.numbers if other != item]}
+        others = [pair for pair in self.numbers.items() if pair[0] != item]
+        self.truth["sentence"] = {"says": [item, self.numbers[item]], "never": [word for pair in others for word in pair]}
         return self
 
     def _write(self, call: ToolCall, path: str) -> None:
@@ -131,7 +132,7 @@ def _listed(draw: Draw) -> Request:
     """A request that gives its numbers."""
     kind, column = draw.rng.choice(KINDS[draw.split]), draw.rng.choice(COLUMNS)
     items = draw.rng.sample(ITEMS[kind], draw.rng.randint(3, 5))
-    numbers = dict(zip(items, draw.rng.sample(range(2, 99), len(items)), strict=True))
+    numbers = dict(zip(items, draw.rng.sample(range(11, 99), len(items)), strict=True))
     pairs = ", ".join(f"{item} {number}" for item, number in numbers.items())
     spoken = wording.say(draw, wording.LISTED, kind=kind, column=column, pairs=pairs)
     return Request(draw, _title(kind, column), numbers, [spoken], [])

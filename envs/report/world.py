@@ -13,7 +13,7 @@ def lay_out(folder: Path, seed: int) -> None:
     rng = random.Random(seed)
     for kind, items in ITEMS.items():
         drawn = rng.sample(items, rng.randint(3, 5))
-        columns = [rng.sample(range(2, 99), len(drawn)) for _ in COLUMNS]
+        columns = [rng.sample(range(11, 99), len(drawn)) for _ in COLUMNS]
         rows = zip(drawn, *columns, strict=True)
         lines = [",".join(("item", *COLUMNS)), *(",".join(map(str, row)) for row in rows)]
         (folder / f"{kind}.csv").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -242,6 +242,15 @@ def test_each_artefact_counts_for_itself(world):
     assert (episode.reward, episode.success) == (0.5, False)
 
 
+def test_telling_every_number_is_no_answer(world):
+    task = world.tasks.task("train/sentence_of_list/0")
+    item, number = task.extra["sentence"]["says"]
+    assert played(world, task.id, f"{item}: {number}.").success
+    assert played(world, task.id, task.prompt.partition(":")[2][:100]).reward == 0.0
+    numbers = " ".join(re.findall(r"\d+", task.prompt))
+    assert played(world, task.id, f"{item}: {numbers}.").reward == 0.0
+
+
 def test_a_file_too_many_does_not_solve(world):
     task = world.tasks.task("train/summary_of_list/0")
     episode = played(world, task.id, render_call(task.oracle[0], "pythonic"), call("write_file", path="more.txt", text="x"))
