@@ -84,40 +84,43 @@ class JudgeServer:
         if (known := self._known.get(key)) is not None:
             self._count("cached")
             return read(known)
+        text, reason = self._judgement(messages, read)
+        if reason:
+            return self._count(reason)
+        self._remember(key, text)
+        return read(text)
+
+    def _judgement(self, messages: list[dict[str, str]], read: Callable[[str], Any]) -> tuple[str, str]:
+        """An answer that `read` takes, or the reason why there is none."""
         reason = ""
         for _ in range(ATTEMPTS):
-            if not self._may_ask():
-                return self._count("budget")
             text, reason = self._answer(messages)
-            if reason == "too_long":
+            if not reason and _is_readable(text, read):
+                return text, ""
+            if reason in ("budget", "too_long"):
                 break
-            if reason:
-                continue
-            try:
-                value = read(text)
-            except ValueError:
+            if not reason:
                 reason = "bad_answer"
                 messages = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": AGAIN}]
-            else:
-                self._remember(key, text)
-                return value
-        return self._count(reason)
+        return "", reason
 
     def _answer(self, messages: list[dict[str, str]]) -> tuple[str, str]:
         """The judge's words, or the reason why there are none."""
         from envgym.policies.openai import ContextFull
 
+        if not self._may_ask():
+            return "", "budget"
         body = {"model": self.model, "messages": messages, "temperature": 0.0, "max_tokens": MAX_TOKENS, "seed": 0}
         try:
             answer = self._client.request("POST", "/chat/completions", body)
             text = answer["choices"][0]["message"]["content"]
         except ContextFull:
             return "", "too_long"
-        except (PrerequisiteError, WorldFailure) as error:  # their messages begin with httpx's own name of what happened
+        except (PrerequisiteError, WorldFailure) as error:  # they quote httpx's own name of what happened, such as ReadTimeout
             never = "unreachable" if isinstance(error, PrerequisiteError) else "server"
             return "", "timeout" if "Timeout" in str(error) else never
         except (KeyError, IndexError, TypeError):
-            return "", "bad_answer"
+            text = None
         return (text, "") if isinstance(text, str) else ("", "bad_answer")
 
     def _may_ask(self) -> bool:
@@ -139,6 +142,14 @@ class JudgeServer:
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
                 with self.cache.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"key": key, "answer": text}) + "\n")
+
+
+def _is_readable(text: str, read: Callable[[str], Any]) -> bool:
+    try:
+        read(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_cache(path: Path) -> dict[str, str]:
