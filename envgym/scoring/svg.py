@@ -4,7 +4,8 @@ Kept are plain shapes, text and groups, and of these the attributes that say whe
 was kept, in the one font that Pillow ships, so that it looks the same on every machine. An SVG that holds another element
 (script, image, use, style, filter), a DTD, or too much is refused.
 
-Not covered: gradients, patterns, clip paths and `use`, so a chart of matplotlib must come without them.
+Not covered: gradients, patterns, clip paths and `use`, so a chart of matplotlib must come without them; letters that the font
+lacks (all but the plain Latin ones), which look alike.
 """
 
 from __future__ import annotations

@@ -112,6 +112,12 @@ def test_text_is_drawn_in_the_font_we_bring_whatever_font_is_named():
     assert image_similarity(draw_svg(svg(text.format("serif"))), BLANK) < 0.5
 
 
+def test_letters_that_our_font_lacks_are_not_taken_from_the_machine():
+    text = '<text x="50" y="100" font-size="40">{}</text>'
+    assert draw_svg(svg(text.format("Щ"))).tobytes() == draw_svg(svg(text.format("Ж"))).tobytes()
+    assert draw_svg(svg(text.format("ü"))).tobytes() != draw_svg(svg(text.format("u"))).tobytes()
+
+
 def test_a_font_that_was_tidied_away_is_laid_down_again():
     first = drawing._font_file()
     first.unlink()
