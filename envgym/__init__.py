@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from envgym.bridges.toolrl_variants import irrelevant_rows
     from envgym.env import ToolEnv, World
     from envgym.episode import Episode
+    from envgym.errors import PrerequisiteError
     from envgym.messages import Message, ToolCall
     from envgym.play import Request, play, play_many
-    from envgym.rubric import Evidence
+    from envgym.rubric import Evidence, declares
     from envgym.spec import EnvSpec, load_spec
-    from envgym.tasks import ANY, Change, Check, Draw, Task, Template, template
+    from envgym.tasks import ANY, SPLITS, Change, Check, Draw, Task, Template, stable_seed, template
 
 __version__ = "0.1.0"
 
@@ -28,18 +29,19 @@ _HOMES = {
     "envgym.bridges.toolrl_variants": ("irrelevant_rows",),
     "envgym.env": ("ToolEnv", "World"),
     "envgym.episode": ("Episode",),
+    "envgym.errors": ("PrerequisiteError",),
     "envgym.messages": ("Message", "ToolCall"),
     "envgym.play": ("Request", "play", "play_many"),
-    "envgym.rubric": ("Evidence",),
+    "envgym.rubric": ("Evidence", "declares"),
     "envgym.spec": ("EnvSpec", "load_spec"),
-    "envgym.tasks": ("ANY", "Change", "Check", "Draw", "Task", "Template", "template"),
+    "envgym.tasks": ("ANY", "SPLITS", "Change", "Check", "Draw", "Task", "Template", "stable_seed", "template"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "ANY", "Change", "Check", "Draw", "EnvSpec", "Episode", "Evidence", "Message", "Request", "Task", "Template", "ToolCall",
-    "ToolEnv", "World", "irrelevant_rows", "load_spec", "make", "make_world", "play", "play_many", "register", "row_template",
-    "rows_from", "template",
+    "ANY", "SPLITS", "Change", "Check", "Draw", "EnvSpec", "Episode", "Evidence", "Message", "PrerequisiteError", "Request", "Task",
+    "Template", "ToolCall", "ToolEnv", "World", "declares", "irrelevant_rows", "load_spec", "make", "make_world", "play",
+    "play_many", "register", "row_template", "rows_from", "stable_seed", "template",
 ]  # fmt: skip
 
 

@@ -163,6 +163,12 @@ class Rubric:
                 raise SpecError(f"{spec.path}: reward.{name}: compares whole episodes; it cannot be per {part.rule.per}")
         return cls(parts, spec.success)
 
+    @classmethod
+    def of(cls, parts: Mapping[str, tuple[Callable[..., Any], float]], success: str) -> Rubric:
+        """A rubric of functions with their weights and no further rules."""
+        rule = lambda name, weight: PartSpec.model_validate({"from": name, "weight": weight})
+        return cls({name: RewardPart(part, rule(name, weight)) for name, (part, weight) in parts.items()}, success)
+
     @property
     def rules(self) -> dict[str, PartSpec]:
         return {name: part.rule for name, part in self.parts.items()}

@@ -9,9 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from envgym import Draw, Task, Template
-from envgym.errors import PrerequisiteError
-from envgym.tasks import SPLITS, stable_seed
+from envgym import SPLITS, Draw, PrerequisiteError, Task, Template, stable_seed
 
 FIFTHS = ("train", "train", "train", "val", "test")
 ATTEMPTS = 100

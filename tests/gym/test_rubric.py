@@ -6,11 +6,10 @@ import pytest
 
 from envgym.errors import SpecError, WorldFailure
 from envgym.messages import ToolCall
-from envgym.reward_spec import PartSpec
 from envgym.rewards.speech import facts_told, valid_calls
 from envgym.rewards.state import state_match, state_progress
 from envgym.rewards.state import tests_pass as check_part
-from envgym.rubric import CallRecord, Evidence, RewardPart, Rubric, find_part
+from envgym.rubric import CallRecord, Evidence, Rubric, find_part
 from envgym.sandbox import Verification
 from envgym.spec import EnvSpec
 from envgym.state import RowDiff, judge
@@ -29,8 +28,7 @@ def update(**after):
 
 
 def rubric(**parts):
-    rules = {name: PartSpec.model_validate({"from": name, "weight": weight}) for name, (_, weight) in parts.items()}
-    return Rubric({name: RewardPart(part, rules[name]) for name, (part, _) in parts.items()}, success="solved")
+    return Rubric.of(parts, success="solved")
 
 
 def test_the_reward_is_the_weighted_sum_and_weight_zero_only_a_metric():

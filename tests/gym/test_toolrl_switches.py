@@ -131,7 +131,7 @@ def test_the_parts_add_up_to_the_whole_and_stay_in_range(text, truth, switches, 
 
 
 def test_a_rubric_of_the_parts_gives_the_references_total():
-    rubric = Rubric({"solved": (toolrl_solved, 0.0)} | {name: (part, 1.0) for name, part in PARTS.items()}, success="solved")
+    rubric = Rubric.of({"solved": (toolrl_solved, 0.0)} | {name: (part, 1.0) for name, part in PARTS.items()}, success="solved")
     score = rubric.score(evidence(answer(call("stay", city="Oslo", nights=3), think="w " * 256)))
     assert score.parts == {"solved": 0.0, "format": 1.0, "correctness": pytest.approx(1.5), "length": 0.5}
     assert score.reward == pytest.approx(3.0)
@@ -162,4 +162,4 @@ def test_a_transcript_is_cut_where_the_template_is_named():
 @pytest.mark.parametrize("truth", [{"name": "f"}, "<tool_call>\n{\n</tool_call>"])
 def test_a_truth_that_cannot_be_read_voids_the_episode_and_makes_up_no_reward(truth):
     with pytest.raises(WorldFailure, match="part 'solved': UsageError"):
-        Rubric({"solved": (toolrl_correctness, 1.0)}, "solved").score(evidence(CALL, truth=truth))
+        Rubric.of({"solved": (toolrl_correctness, 1.0)}, "solved").score(evidence(CALL, truth=truth))
