@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from envgym.reward_spec import PartSpec, check_gates
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,6 +82,13 @@ def test_a_command_of_the_readme_runs(line, desk):
 def test_a_session_of_the_readme_runs(text, desk):
     done = subprocess.run([sys.executable, "-c", text], cwd=desk, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_rules_of_a_reward_are_rules():
+    text = next(text for text in blocks("yaml") if text.startswith("reward:"))
+    rules = {name: PartSpec.model_validate(rule) for name, rule in yaml.safe_load(text)["reward"].items()}
+    check_gates(rules)
+    assert {"polite", "on_way"} <= rules.keys()
 
 
 def test_the_desk_of_the_readme_trains(desk):
