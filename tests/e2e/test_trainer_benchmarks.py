@@ -76,3 +76,12 @@ def test_the_benchmark_for_gpus_runs_in_miniature():
     said = python(str(ROOT / "benchmarks/gpu.py"), "--quick")
     assert said.count("dialogues:") == 2
     assert "MFU" in said
+
+
+def test_rewards_are_compared_from_one_warm_start(tmp_path):
+    table = python(str(ROOT / "benchmarks/rewards.py"), "--quick", "--out", str(tmp_path))
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][2:] == ["SFT", "coarse", "gated"]
+    gated = [json.loads(line) for line in (tmp_path / "gated-seed0" / "episodes.jsonl").read_text().splitlines()]
+    terms = [each["reward_terms"] for each in gated if each["phase"] == "grpo"]
+    assert terms
+    assert all(each["brief"]["is_open"] == (each["solved"]["value"] == 1.0) for each in terms)
