@@ -261,8 +261,7 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
         "from pathlib import Path\nfrom envgym import row_template, rows_from\n"
         "rows = row_template('rows', rows_from(Path(__file__).parent / 'rows.jsonl'))\n", encoding="utf-8"
     )  # fmt: skip
-    (tmp_path / "tools.py").write_text('def unused() -> str:\n    """None."""\n', encoding="utf-8")
-    env = "id: t/rows-v0\ntools: [tools.py]\ntasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
+    env = "id: t/rows-v0\nprompt: {tools: template}\ntasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
     source = TaskSource(load_spec(written(tmp_path, env, "env.yaml")))
     assert [source.task(f"train/rows/{index}").prompt for index in range(3)] == ["u0", "u1", "u0"]
     task = source.task("test/rows/1")
