@@ -301,6 +301,8 @@ def test_the_shipped_environment_can_be_trusted():
     results = {result.id: result for result in run_checks(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)}
     assert [result for result in results.values() if not result.passed] == []
     assert "oracles with one wrong value" in results["wrong_field"].detail
+    for check in ("canary_floor.random", "tool_declaration_accuracy"):
+        assert results[check].detail == "not applicable: there is no tool to call"
 
 
 def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
