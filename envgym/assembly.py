@@ -1,4 +1,7 @@
-"""Opens what an environment's `tools:` name, as one sandbox: a box for its Python files, and each MCP server beside it."""
+"""Opens what an environment's `tools:` name, as one sandbox: a box for its Python files, and each MCP server beside it.
+
+Without any tool there is a box all the same: it keeps the tables and runs a task's hidden test.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def open_tools(spec: EnvSpec) -> Sandbox:
     """The sandbox of an environment. Raises: SpecError; PrerequisiteError for what must be installed or started first."""
     app, parts = app_of(spec), list[Sandbox]()
     try:
-        if app.tools or spec.state.files:
+        if app.tools or spec.state.files or not spec.tools:
             parts.append(open_sandbox(app, spec.sandbox))
         for source in spec.tools:
             if isinstance(source, McpTools):

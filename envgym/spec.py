@@ -96,7 +96,8 @@ class EnvSpec(Block):
     prompt: PromptSpec = PromptSpec()
     tools: tuple[ToolSource, ...] = ()
     """Sources of tools: Python files (`crm/tools.py` for every public function, `crm/tools.py:name` for one), OpenAPI documents
-    likewise, whose operations work on simulated tables, live APIs (`{openapi: ..., base_url: ...}`), MCP servers (`{mcp: ...}`)."""
+    likewise, whose operations work on simulated tables, live APIs (`{openapi: ..., base_url: ...}`), MCP servers (`{mcp: ...}`).
+    None where tasks are answered in words (with `prompt.tools: template`)."""
     state: StateSpec = StateSpec()
     sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
@@ -128,8 +129,9 @@ class EnvSpec(Block):
     def _complete(self) -> EnvSpec:
         if self.gym:
             return self
-        if not self.tools:
-            raise ValueError("tools: at least one file with tools is required (or `gym:` for a foreign environment)")
+        if not self.tools and self.prompt.tools == "compact":
+            words = "for tasks that are answered in words set `prompt.tools: template`, for a foreign environment `gym:`"
+            raise ValueError(f"tools: at least one file with tools is required; {words}")
         if self.tasks.source is None:
             raise ValueError("tasks.from: is required (or `gym:` for a foreign environment)")
         if self.success not in self.reward:

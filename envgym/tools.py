@@ -69,7 +69,7 @@ def tools_from(schemas: Iterable[dict[str, Any]]) -> dict[str, Tool]:
 def unknown_tool(name: str, known: Iterable[str]) -> str:
     """What a model hears that called a tool which is not offered."""
     known = list(known)
-    return f"unknown tool '{name}'{did_you_mean(name, known) or '; tools: ' + ', '.join(known)}"
+    return f"unknown tool '{name}'{did_you_mean(name, known) or '; tools: ' + (', '.join(known) or 'none')}"
 
 
 def validate(tool: Tool, arguments: dict[str, Any]) -> list[str]:

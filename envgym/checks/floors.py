@@ -51,7 +51,9 @@ def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:
 
 
 def canary_random(bench: Bench, ceiling: float) -> CheckResult:
-    """Random valid calls stay at the floor."""
+    """Random valid calls stay at the floor. Of tasks answered in words nothing is said: a label is guessed now and then."""
+    if not bench.world.tools:
+        return CheckResult("canary_floor.random", True, "not applicable: there is no tool to call")
     episodes = bench.play(_random_policy(bench), bench.all_tasks)
     solved = [episode.task_id for episode in episodes if episode.success]
     rate = len(solved) / len(episodes)
@@ -62,6 +64,8 @@ def canary_random(bench: Bench, ceiling: float) -> CheckResult:
 
 def tool_declaration_accuracy(bench: Bench) -> CheckResult:
     """What a tool's schema allows, the tool takes or refuses politely: it never crashes."""
+    if not bench.world.tools:
+        return CheckResult("tool_declaration_accuracy", True, "not applicable: there is no tool to call")
     episodes = bench.play(RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect), bench.all_tasks)
     offenders = [told(episode) for episode in episodes if episode.void]
     calls = sum(episode.tool_calls for episode in episodes)

@@ -3,7 +3,7 @@
     OraclePolicy    knows the hidden truth: the ceiling
     NoopPolicy      does nothing: the floor
     RefusePolicy    always says no
-    RandomPolicy    valid calls with random arguments
+    RandomPolicy    valid calls with random arguments; random words where there is nothing to call
     ScriptedPolicy  whatever a function or a list of texts says
 
 None of them has tokens, so `trace()` is None. An environment has to read the dialect they write.
@@ -116,6 +116,8 @@ class RefusePolicy:
 class RandomPolicy:
     """Calls random tools with arguments that fit their schemas; texts are drawn from the words of the conversation.
 
+    Where no tool is offered, it says one of these words a turn.
+
     Args:
         tools: used when `open` is given none because they stand in the system message.
         max_calls: calls before it says "Done."; their number is drawn from 0..max_calls.
@@ -134,7 +136,9 @@ class RandomPolicy:
             offered = [tool for tool in offered if tool.name in task.tools]
         rng = random.Random(seed)
         words = [word.strip(".,:;!?\"'()") for message in messages if message.role == "user" for word in message.content.split()]
-        calls = [random_call(rng.choice(offered), rng, words) for _ in range(rng.randint(0, self.max_calls))] if offered else []
+        if not offered:
+            return ScriptDialogue(lambda turn: _random_text({}, rng, words))
+        calls = [random_call(rng.choice(offered), rng, words) for _ in range(rng.randint(0, self.max_calls))]
         texts = [render_call(call, self.dialect) for call in calls]
         return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else "Done.")
 

@@ -70,7 +70,6 @@ def test_an_episode_is_one_answer_and_no_tool_is_shown(world):
     env = world.env()
     _, info = env.reset(options={"task": "test/fact_follows/0"})
     assert info["tools"] == []
-    assert "families" not in info["messages"][0]["content"]
     *_, terminated, truncated, info = env.step("entailment")
     assert (terminated, truncated, info["stop_reason"]) == (True, False, "answered")
     env.close()

@@ -216,6 +216,46 @@ def test_check_env_has_nothing_to_say(tmp_path):
         env.close()
 
 
+WORDS = """\
+id: test/words-v0
+prompt: {system: Answer with a number., tools: template}
+state: {schema: schema.sql, seed: world.py:build}
+tasks: {from: tasks.py, val: 6, test: 6}
+"""
+ASKING = """\
+from envgym import Draw, template
+
+@template(level="L0")
+def cost(draw: Draw):
+    item = draw.row("SELECT * FROM items")
+    answer = str(item["price"])
+    return draw.task(prompt=f"{item['name']} costs {answer}. What does it cost?", final=f"{answer}.", facts=[answer])
+"""
+
+
+@pytest.mark.parametrize("backend", ["none", "local", "bubblewrap"])
+def test_an_environment_without_tools_is_played_in_words(tmp_path, backend):
+    if backend == "bubblewrap" and shutil.which("bwrap") is None:
+        pytest.skip("NOT TESTED, no bubblewrap: install the package `bubblewrap`")
+    name = envgym.register(write(tmp_path, yaml=WORDS, tasks=ASKING))
+    env = gym.make(name, overrides=[f"sandbox.backend={backend}"]).unwrapped
+    try:
+        _, info = env.reset(options={"task": "test/cost/0"})
+        assert info["tools"] == []
+        assert info["messages"][0]["content"] == "Answer with a number."
+        assert env.step(env.get_wrapper_attr("task").final)[1:4] == (1.0, True, False)
+        env.reset(options={"task": "test/cost/0"})
+        assert env.step("Done.")[1:4] == (0.0, True, False)
+        env.reset(options={"task": "test/cost/0"})
+        call = '<tool_call>{"name": "tell", "arguments": {}}</tool_call>'
+        assert env.step(call)[:4] == ("error: unknown tool 'tell'; tools: none", 0.0, False, False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_env(env)
+    finally:
+        env.close()
+
+
 @pytest.mark.parametrize("name", ["envgym/crm-v0", "envgym/guess-v0"])
 def test_the_shipped_environments_pass_check_env(name):
     with warnings.catch_warnings():

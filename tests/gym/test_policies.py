@@ -81,6 +81,12 @@ def test_random_calls_are_valid_offered_and_fixed_by_the_seed():
     assert all(game[-1] == "Done." for game in games)
 
 
+def test_where_no_tool_is_offered_random_words_of_the_conversation_are_said():
+    games = [said(RandomPolicy(), 3, task=None, seed=seed) for seed in range(60)]
+    assert games == [said(RandomPolicy(), 3, task=None, seed=seed) for seed in range(60)]
+    assert {text for game in games for text in game} == {"Set", "the", "phone", "of", "C17"}
+
+
 def test_tools_that_are_offered_at_the_opening_go_before_those_of_the_constructor():
     games = [said(RandomPolicy([UPDATE]), 4, task=None, tools=to_openai([CLOSE]), seed=seed) for seed in range(20)]
     assert {call.name for game in games for text in game for call in parse(text).calls} == {"close"}

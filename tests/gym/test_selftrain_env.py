@@ -115,7 +115,8 @@ def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wr
     finally:
         lenient.close()
     assert not found.passed
-    assert "test/bits_0/0: reward 1, answered though it said what test/bits_0/1 wants" in found.detail
+    another = next(task.final for task in tasks if task.id == "test/bits_0/1")
+    assert f"test/bits_0/0: reward 1, answered though it said {another!r}" in found.detail
 
 
 # -- the benchmark --------------------------------------------------------------------------------------------------------

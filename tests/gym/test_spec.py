@@ -93,7 +93,11 @@ def test_a_mistake_in_a_profile_is_told(tmp_path):
 
 
 def test_tools_and_tasks_are_required_unless_the_world_is_foreign(tmp_path):
-    assert "tools: at least one file" in mistakes(tmp_path, "id: a/b-v0\n")[0]
+    (told,) = mistakes(tmp_path, "id: a/b-v0\ntasks: {from: tasks.py}\n")
+    assert "tools: at least one file" in told
+    assert "answered in words set `prompt.tools: template`" in told
+    for none in ("", "tools: []\n"):
+        assert load_spec(write(tmp_path, f"id: a/b-v0\ntasks: {{from: tasks.py}}\nprompt: {{tools: template}}\n{none}")).tools == ()
     assert load_spec(write(tmp_path, "id: a/b-v0\ngym: some_package:Thing-v0\n")).gym == "some_package:Thing-v0"
 
 

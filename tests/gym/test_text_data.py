@@ -206,7 +206,6 @@ TICKETS = "text,label\n" + "".join(f"ticket {n} is late,{'billing' if n % 5 else
 YAML = """
 id: acme/tickets-v0
 prompt: {system: Answer with the label alone., tools: template}
-tools: [tools.py]
 sandbox: {backend: none}
 tasks: {from: tasks.py, val: 8, test: 20}
 reward: {solved: {from: label_right}}
@@ -226,7 +225,6 @@ ticket = label_template("ticket", ROWS, ask="Whose is this? {text} One of: {labe
 def world(tmp_path):
     file(tmp_path, "tickets.csv", TICKETS)
     file(tmp_path, "tasks.py", TASKS)
-    file(tmp_path, "tools.py", 'def now() -> str:\n    """The time."""\n    return "noon"\n')
     world = World(load_spec(file(tmp_path, "tickets.yaml", YAML)))
     yield world
     world.close()
@@ -309,7 +307,6 @@ def test_squad_questions_become_tasks_and_every_second_one_has_no_answer(tmp_pat
         for n in range(60)
     ]
     path = file(tmp_path, "dev.json", squad(*passages, version="v2.0"))
-    file(tmp_path, "tools.py", 'def now() -> str:\n    """The time."""\n    return "noon"\n')
     ask = "{context} {question} If it does not say, answer {no_answer}."
     file(
         tmp_path,

@@ -261,8 +261,7 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
         "from pathlib import Path\nfrom envgym import row_template, rows_from\n"
         "rows = row_template('rows', rows_from(Path(__file__).parent / 'rows.jsonl'))\n", encoding="utf-8"
     )  # fmt: skip
-    (tmp_path / "tools.py").write_text('def unused() -> str:\n    """None."""\n', encoding="utf-8")
-    env = "id: t/rows-v0\ntools: [tools.py]\ntasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
+    env = "id: t/rows-v0\nprompt: {tools: template}\ntasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
     source = TaskSource(load_spec(written(tmp_path, env, "env.yaml")))
     assert [source.task(f"train/rows/{index}").prompt for index in range(3)] == ["u0", "u1", "u0"]
     task = source.task("test/rows/1")
@@ -302,6 +301,8 @@ def test_the_shipped_environment_can_be_trusted():
     results = {result.id: result for result in run_checks(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)}
     assert [result for result in results.values() if not result.passed] == []
     assert "oracles with one wrong value" in results["wrong_field"].detail
+    for check in ("canary_floor.random", "tool_declaration_accuracy"):
+        assert results[check].detail == "not applicable: there is no tool to call"
 
 
 def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):

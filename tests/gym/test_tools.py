@@ -107,6 +107,7 @@ def test_an_unknown_tool_is_told_its_neighbour_or_all():
         unknown_tool("updat_contact", ["update_contact", "close"]) == "unknown tool 'updat_contact', did you mean 'update_contact'?"
     )
     assert unknown_tool("zzz", ["update_contact", "close"]) == "unknown tool 'zzz'; tools: update_contact, close"
+    assert unknown_tool("zzz", []) == "unknown tool 'zzz'; tools: none"
 
 
 def test_the_compact_rendering_is_one_line_a_tool():
