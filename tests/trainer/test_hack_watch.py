@@ -92,7 +92,7 @@ def test_each_turn_repeats_for_itself():
     call = 'set_price(item="I1", price=120)'
     once = ends(call)
     twice = dataclasses.replace(once, messages=(*once.messages, Message("tool", "ok"), Message("assistant", call)))
-    assert repeated([[once]]) == repeated([[twice]]) < 0.2
+    assert repeated([[once]]) == repeated([[twice]]) == 0.0
     assert repeated([[ends("no no no no no no no no")]]) == pytest.approx(0.8)  # five grams of four, all alike
     assert repeated([[ends("x")]]) is None
 
@@ -121,7 +121,7 @@ def step_of(part, value, text="Done."):
     return [[made, made], [dataclasses.replace(made, task_id="train/ask/1")] * 2]
 
 
-@pytest.mark.parametrize("part, severity", [("agree", "alarm"), ("brief", "warn"), ("solved", None), ("unweighed", None)])
+@pytest.mark.parametrize(("part", "severity"), [("agree", "alarm"), ("brief", "warn"), ("solved", None), ("unweighed", None)])
 def test_a_jump_is_an_alarm_where_judges_alone_see_it_and_none_of_success(watch, part, severity):
     flat = "{from: parts.py:flat}"
     signals, folder, told = watch(
@@ -186,18 +186,17 @@ def signs(folder):
 def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_run_tells_the_same(voted, tmp_path):
     settings = [
         *SETTINGS, *VOTED, "reward.wordy.weight=0.0", "train.deterministic=true", "train.max_new_tokens=2", "train.group_size=8",
-        "train.tasks_per_step=3",
+        "train.tasks_per_step=3", "train.learning_rate=7e-4",
     ]  # fmt: skip
-    _, whole = run(tmp_path / "whole", *settings, "train.steps=40", env=voted)
+    _, whole = run(tmp_path / "whole", *settings, "train.steps=24", env=voted)
     found = {line["name"]: line for line in whole.signals()}
-    print(whole.signals(), [s.get("watched/modal_share") for s in signs(whole)])
     assert found["modal_answer"]["severity"] == "alarm"
-    assert found["modal_answer"]["step"] > Limits().first_steps
+    assert found["modal_answer"]["step"] >= Limits().first_steps
     told = [line for line in lines(whole) if line["signals/modal_answer"] == 1.0]
     assert [line["step"] for line in told] == [found["modal_answer"]["step"]]
-    _, part = run(tmp_path / "part", *settings, "train.steps=25", env=voted)
+    _, part = run(tmp_path / "part", *settings, "train.steps=8", env=voted)
     part.append_signals([dataclasses.replace(_signal(whole), step=99)])  # of a step that the run was killed in
-    _, part = run(part.path, *settings, "train.steps=40", env=voted, resume=True)
+    _, part = run(part.path, *settings, "train.steps=24", env=voted, resume=True)
     assert part.signals() == whole.signals()
     assert signs(part) == signs(whole)
 

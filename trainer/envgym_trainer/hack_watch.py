@@ -94,10 +94,11 @@ class RunSignals:
     def _record(self, step: int, groups: Groups, metrics: Metrics) -> StepRecord:
         validated, self._validated = self._validated, {}
         asked = [(self._tasks.task(group[0].task_id), group) for group in groups] if self._tasks else []
+        parts = {name: _part_mean(name, groups) for name in self._parts if name != self._success}
         return StepRecord(
             step, **validated, reward=_number(metrics, "reward"), entropy=_number(metrics, "entropy"),
             modal_share=answered_alike(asked) if self._judges_alone else None, repetition=repeated(groups),
-            extra_calls=beyond_oracle(asked), parts={name: _part_mean(name, groups) for name in self._parts if name != self._success},
+            extra_calls=beyond_oracle(asked), parts=parts,
         )  # fmt: skip
 
     def _softened(self, signal: Signal) -> Signal:
