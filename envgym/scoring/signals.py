@@ -51,6 +51,8 @@ class Signal:
     limit: float
     """What the value has passed."""
     message: str
+    series: str = ""
+    """What was looked at, by the names of `StepRecord.measured`: `modal_share`, `part/NAME`, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,7 @@ class HackWatch:
         for signal, severity, limit in rules[name]:
             beyond = now < limit if signal == "entropy_collapse" else now > limit
             message = f"{name} went from {start:.3g} at the beginning to {now:.3g} (limit {limit:.3g})"
-            yield signal, Signal(signal, severity, step, now, limit, message) if beyond else None
+            yield signal, Signal(signal, severity, step, now, limit, message, name) if beyond else None
 
     def _jump(self, step: int, name: str) -> Signal | None:
         """The median of the latest steps against the window before them."""
@@ -195,7 +197,7 @@ class HackWatch:
         if abs(now - usual) <= limit:
             return None
         message = f"{name.removeprefix(PART)} jumped from {usual:.3g} to {now:.3g}; it used to stay within {limit:.3g}"
-        return Signal("jump", "alarm" if now > usual else "warn", step, now - usual, limit, message)
+        return Signal("jump", "alarm" if now > usual else "warn", step, now - usual, limit, message, name)
 
     def _gap(self, record: StepRecord, truth: float) -> Signal | None:
         """The last held-out measurements against the best ones before them, and the training reward at both times."""
@@ -218,7 +220,7 @@ class HackWatch:
             f"held-out accuracy fell from {best.truth:.3g} (step {best.step}) to {now.truth:.3g}, "
             f"while the training reward went from {best.reward:.3g} to {now.reward:.3g}"
         )
-        return Signal("gap", "alarm", record.step, lost, limit, message)
+        return Signal("gap", "alarm", record.step, lost, limit, message, "truth")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the limits, as plain values that JSON keeps."""

@@ -117,6 +117,9 @@ class TrainConfig(Block):
     on_mismatch: Literal["warn", "stop"] = "warn"
     """When sampler and trainer give the same token different probabilities, beyond rounding: say so once and go on, or save and
     stop before the update. `alarm/mismatch` is 1 at such a step."""
+    signals: bool = True
+    """Watch for the signs of a gamed reward: told once, kept in `signals.jsonl` and on the curves `signals/...`. Nothing is done
+    about them."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """AdamW, constant after `lr_warmup_steps`."""
     lr_warmup_steps: int = Field(default=4, ge=0)

@@ -5,6 +5,7 @@
       run.json            what ran: code, versions, seeds, command line, device, start
       metrics.jsonl       {"step", "phase", "seconds", name: number, ...}, one line a logged step
       episodes.jsonl      {"step", "phase", ...the fields of Episode}, one line an episode
+      signals.jsonl       {"step", "name", "severity", ...}, one line a sign of a gamed reward; there once there was one
       events.out.*        TensorBoard
       checkpoints/step-000010/
       adapter/
@@ -24,12 +25,13 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import UsageError
+from envgym.scoring.signals import Signal
 
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
@@ -82,6 +84,15 @@ class RunFolder:
         return self.path / "episodes.jsonl"
 
     @property
+    def signals_file(self) -> Path:
+        return self.path / "signals.jsonl"
+
+    @property
+    def files_of_lines(self) -> tuple[Path, ...]:
+        """What grows by lines, and is cut back when a run is resumed; each line has its `step`."""
+        return self.metrics_file, self.episodes_file, self.signals_file
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 
@@ -104,6 +115,15 @@ class RunFolder:
         head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},' + (f'"left_out":{json.dumps(left_out)},' if left_out else "")
         _append(self.episodes_file, [head + episode.to_json()[1:] for episode in episodes])
 
+    def append_signals(self, signals: Iterable[Signal]) -> None:
+        """Adds one line a signal: its fields. Without any, no file is made."""
+        if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
+            _append(self.signals_file, lines)
+
+    def signals(self) -> list[dict[str, Any]]:
+        """All lines of `signals.jsonl`, oldest first."""
+        return list(_read(self.signals_file))
+
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of `metrics.jsonl`, oldest first; a line torn by a kill is left out."""
         return list(_read(self.metrics_file))
@@ -125,7 +145,7 @@ class RunFolder:
 
     def written(self) -> dict[str, int]:
         """Bytes of each file of lines so far, as `rewind` wants them."""
-        return {file.name: file.stat().st_size for file in (self.metrics_file, self.episodes_file) if file.exists()}
+        return {file.name: file.stat().st_size for file in self.files_of_lines if file.exists()}
 
     def rewind(self, written: Mapping[str, int], *, step: int) -> None:
         """Cuts the files of lines back to so many bytes each, so that a resumed run writes everything once.
@@ -138,7 +158,7 @@ class RunFolder:
 
     def truncate_after(self, step: int, *, leave: Collection[str] = ()) -> None:
         """Drops the lines of later steps (and torn ones), so that a resumed run writes each step once."""
-        for file in (self.metrics_file, self.episodes_file):
+        for file in self.files_of_lines:
             if file.exists() and file.name not in leave:
                 kept = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in _read(file) if line["step"] <= step]
                 write_atomic(file, "".join(line + "\n" for line in kept))
@@ -185,7 +205,7 @@ class RunFolder:
 
         A `write` that raises leaves the earlier checkpoints as they were.
         """
-        _sync(self.metrics_file, self.episodes_file)  # a checkpoint tells how long these are
+        _sync(*self.files_of_lines)  # a checkpoint tells how long these are
         folder = self.checkpoint(step)
         with atomic_folder(folder) as temporary:
             write(temporary)

@@ -38,6 +38,7 @@ from envgym_trainer.engine import Engine
 from envgym_trainer.export import save_adapter
 from envgym_trainer.facts import versions
 from envgym_trainer.groups import Played
+from envgym_trainer.hack_watch import RunSignals
 from envgym_trainer.interrupt import Interrupt, StopAsked
 from envgym_trainer.learner import Learner
 from envgym_trainer.lessons import demonstration, lessons_of
@@ -92,6 +93,7 @@ class Trainer:
         self.watch = MismatchWatch(dtype=precision, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
         self.rewards = RewardLayer(self.world, config.reward_weights, folder.find_episodes)
+        self.signals = RunSignals(self.world, folder, is_on=config.signals, say=display.note)
         self.rollouts = Rollouts(spec, config, self.world, self.engine, self.rewards, folder, monitor)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
@@ -104,7 +106,7 @@ class Trainer:
     @cached_property
     def parts(self) -> dict[str, Stateful]:
         """Whatever else a checkpoint must hold."""
-        return {"controllers": self.controls, "sampler": self.sampler, "rewards": self.rewards}
+        return {"controllers": self.controls, "sampler": self.sampler, "rewards": self.rewards, "signals": self.signals}
 
     def run(self) -> dict[str, Outcome]:
         """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
@@ -164,6 +166,7 @@ class Trainer:
                 self.engine.refresh(self.model)
                 self.rollouts.start(*self._drawn(step + 1), sampled_at=self.learner.updates)
             metrics |= self.learn(played.comparable, sampled_at=played.sampled_at)
+            metrics |= self.signals.observe(step, played.everything, metrics)
             played = played.told(partial(explained, algorithm=config.algorithm))
             metrics |= part_metrics(played.groups)
             metrics |= speed(played.episodes, start) | time_split(played.episodes, start, sampled) | sandbox_metrics(self.world)
@@ -324,6 +327,7 @@ class Trainer:
         episodes = self._held_out(tasks, "validation")
         numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")
         self.monitor.log(self.progress.step, numbers, phase="eval")
+        self.signals.validated(numbers)
         for line in self.sampler.validated(episodes):
             self.display.note(line)
         if best.note(self.progress, numbers.get("val/success"), tasks=len(tasks), written=self.folder.written()):
