@@ -123,6 +123,22 @@ class RunFolder:
                     found[name] = Episode.from_json(json.dumps(plain))
         return found
 
+    def training_episodes(self, step: int | None = None) -> tuple[int | None, list[tuple[Episode, str]], list[int]]:
+        """(the step, (episode, why it was left out) for each of its lines, all steps that have some).
+
+        Args: step: the last one by default. The step returned is None, and there are no lines, where it has none.
+        """
+        steps, lines, wanted = list[int](), list[dict[str, Any]](), step
+        for plain in _read(self.episodes_file):
+            if plain["phase"] == "grpo":
+                if not steps or steps[-1] != plain["step"]:
+                    steps.append(plain["step"])
+                    lines = lines if wanted is not None else []
+                if wanted in (None, plain["step"]):
+                    lines.append(plain)
+        found = [(Episode.from_json(json.dumps(plain)), plain.get("left_out", "")) for plain in lines]
+        return (lines[0]["step"] if lines else None), found, steps
+
     def written(self) -> dict[str, int]:
         """Bytes of each file of lines so far, as `rewind` wants them."""
         return {file.name: file.stat().st_size for file in (self.metrics_file, self.episodes_file) if file.exists()}
