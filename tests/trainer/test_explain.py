@@ -61,9 +61,8 @@ def printed(explained):
 
 
 def cells(text):
-    """Name -> the cells of its row."""
-    rows = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in text.splitlines() if line.startswith("│")]
-    return {row[0]: row for row in rows}
+    """First word -> the words of each line: of a table, name -> cells."""
+    return {row[0]: row for line in text.splitlines() if (row := line.split())}
 
 
 def recorded(folder, name):
@@ -81,10 +80,11 @@ def change(folder, edit):
 def test_the_numbers_that_are_printed_add_up_to_reward_and_advantage(finished):
     for each in overview(finished):
         episode = recorded(finished, each.episode)
-        rows = cells(printed(explain(finished, each.episode)))
-        total = rows.pop("sum")
+        explained = explain(finished, each.episode)
+        lines = cells(printed(explained))
+        rows, total = [lines[part.name] for part in explained.parts], lines["sum"]
         for column, whole in ((-2, episode.reward), (-1, episode.advantage)):
-            numbers = [row[column] for row in rows.values() if row[column] != "-"]
+            numbers = [row[column] for row in rows if row[column] != "-"]
             units = [round(float(number) * 10_000) for number in numbers]  # whole units: no noise of floats
             assert sum(units) == round(float(total[column]) * 10_000)
             assert float(total[column]) == pytest.approx(whole, abs=1e-4)
@@ -122,7 +122,7 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
     assert "long: 1 for the episode with the longest last message of its group. (from parts.py:longest, an opinion)" in text
     assert "gate on solved, from 1 on: shut" in text
     assert "by turn: 1: 1" in text
-    assert "shut: solved" in cells(text)["polite"]
+    assert "shut" in cells(text)["polite"]
 
 
 def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
@@ -260,3 +260,10 @@ def test_thirds_are_printed_so_that_they_make_a_whole():
 
 def test_long_words_keep_their_end():
     assert shortened("so\n the answer is 42", limit=9) == "...wer is 42"
+
+
+def test_an_episode_fits_a_terminal_of_eighty_columns(finished):
+    console = Console(file=io.StringIO(), width=80)
+    print_episode(explain(finished, "4:1"), console=console)
+    head = next(line for line in console.file.getvalue().splitlines() if "contribution" in line)  # type: ignore[attr-defined]
+    assert head.split() == ["part", "raw", "range", "gate", "value", "weight", "contribution", "advantage"]

@@ -103,7 +103,7 @@ class Line:
     schedule: dict[int, float] | None
     """Of the weight, by training step; None where it is one number."""
     gate: dict[str, Any] | None
-    """`on`, `at_least`, `is_open`."""
+    """`on`, `at_least` (both None where the rule is unknown), `is_open`; None without a gate."""
     contribution: float | None
     """To the reward; None for what changes the advantage only."""
     advantage: float | None
@@ -233,12 +233,17 @@ def _line(
         weight=term.weight if term else None,
         weight_of_config=None if weight is None else at_step(weight, step),
         schedule=dict(weight) if isinstance(weight, Mapping) else None,
-        gate=spec.gate.model_dump() | {"is_open": term.is_open} if spec and spec.gate and term else None,
+        gate=_gate(spec, term) if term else None,
         contribution=term.contribution if term else None,
         advantage=None if episode.advantage is None else episode.advantage_parts.get(name, 0.0),
         by_turn=term.by_turn if term else (),
         siblings=_votes(name, group) if rule and rule.is_of_group else (),
     )
+
+
+def _gate(spec: PartSpec | None, term: Term) -> dict[str, Any] | None:
+    told = spec.gate.model_dump() if spec and spec.gate else {"on": None, "at_least": None}
+    return told | {"is_open": term.is_open} if told["on"] or not term.is_open else None
 
 
 def _votes(name: str, group: Mapping[str, Episode]) -> tuple[dict[str, Any], ...]:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -66,8 +67,9 @@ def parts_table(explained: Explanation) -> Table:
     table = _table(("part", "left"), ("raw", "right"), ("range", "right"), ("gate", "left"), ("value", "right"),
                    ("weight", "right"), ("contribution", "right"), ("advantage", "right"))  # fmt: skip
     for part, contribution, advantage in zip(explained.parts, contributions[:-1], advantages[:-1], strict=True):
-        raw = "did not apply" if part.contribution is not None and part.raw is None else _short(part.raw)
-        table.add_row(part.name, raw, _range(part), _gate(part), _short(part.value), _short(part.weight), contribution, advantage)
+        table.add_row(
+            part.name, _short(part.raw), _range(part), _gate(part), _short(part.value), _short(part.weight), contribution, advantage
+        )
     table.add_section()
     table.add_row("sum", "", "", "", "", "", contributions[-1], advantages[-1], style="bold")
     return table
@@ -85,9 +87,10 @@ def particulars(part: Line, explained: Explanation) -> Iterator[str]:
         yield f"    weight {_short(part.weight)} by train.reward_weights; the settings say {_short(part.weight_of_config)}"
     if part.scale == "running":
         yield "    value divided by its running deviation over all episodes of the run so far"
-    if part.gate:
-        state = "open" if part.gate["is_open"] else "shut"
-        yield f"    gate on {part.gate['on']}, from {part.gate['at_least']:g} on: {state}"
+    if part.weight is not None and part.raw is None:
+        yield "    did not apply"
+    if part.gate and part.gate["on"]:
+        yield f"    gate on {part.gate['on']}, from {part.gate['at_least']:g} on: {_gate(part)}"
     if part.by_turn:
         yield "    by turn: " + ", ".join(f"{turn}: {_short(value)}" for turn, value in enumerate(part.by_turn, start=1))
     for vote in part.siblings:
@@ -128,7 +131,7 @@ def _range(part: Line) -> str:
 
 
 def _gate(part: Line) -> str:
-    return f"{'open' if part.gate['is_open'] else 'shut'}: {part.gate['on']}" if part.gate else ""
+    return "" if part.gate is None else "open" if part.gate["is_open"] else "shut"
 
 
 def _result(success: bool | None, reward: float | None) -> str:
@@ -136,9 +139,9 @@ def _result(success: bool | None, reward: float | None) -> str:
 
 
 def _table(*columns: tuple[str, str]) -> Table:
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=justify == "right", overflow="fold")  # type: ignore[arg-type]
     return table
 
 

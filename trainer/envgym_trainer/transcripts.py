@@ -67,7 +67,7 @@ def _terms(episode: Episode) -> str:
         for name, term in terms.items()
     ]
     rows += [f"| {name} | | | | {_share(episode, name)} |" for name in shares if name not in terms]
-    return "\n".join(["| part | said | weight | contribution | share of advantage |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| part | said (raw) | weight | contribution | share of advantage |", "|---|---|---|---|---|", *rows])
 
 
 def _share(episode: Episode, name: str) -> str:
