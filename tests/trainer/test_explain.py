@@ -20,7 +20,7 @@ from envgym.cli import main
 from envgym.composition import FORFEIT
 from envgym.errors import UsageError
 from envgym_trainer import breakdown
-from envgym_trainer.explain import OTHERS, explain, overview, plain
+from envgym_trainer.explain import OTHERS, Explanation, explain, overview, plain
 from envgym_trainer.explain_print import print_episode, print_overview, shortened, summed
 from envgym_trainer.runs import RunFolder
 
@@ -56,7 +56,10 @@ def folder(finished, tmp_path):
 
 def printed(explained):
     console = Console(file=io.StringIO(), width=160)
-    (print_overview if isinstance(explained, list) else print_episode)(explained, console=console)
+    if isinstance(explained, Explanation):
+        print_episode(explained, console=console)
+    else:
+        print_overview(explained, console=console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -239,6 +242,15 @@ def test_a_void_episode_says_how_the_world_broke(folder):
     text = printed(explain(folder, "4:1"))
     assert "void: timeout in call: slow. It has no reward" in text
     assert overview(folder)[0].reward is None
+
+
+def test_a_foreign_environment_has_its_reward_as_the_only_part(folder):
+    folder.write_config(folder.config_file.read_text().replace("gym: null", "gym: echo_env:Echo-v0"))
+    change(folder, lambda line: line.update(reward_terms={}, advantage_parts={"reward": line["advantage"]}))
+    found, episode = explain(folder, "4:1"), recorded(folder, "4:1")
+    [part] = found.parts
+    assert (part.name, part.contribution, part.advantage) == ("reward", episode.reward, episode.advantage)
+    assert part.rule == OTHERS["reward"]
 
 
 def test_what_changes_the_advantage_only_has_no_contribution(folder):

@@ -1,7 +1,8 @@
 """`envgym explain`: what an episode's reward and advantage are made of, part by part, for people who must stand by them.
 
-Numbers come from the run's record alone, rules from its `config.yaml`, their words from the environment's files where those are
-still there. Nothing is scored again. Left out: how shares of an advantage are worked out (`breakdown.py`). Imports no torch.
+Numbers come from the run's record alone, rules from its `config.yaml`, their words from the environment's files as they are now,
+where they still are. Nothing is scored again. Left out: how shares of an advantage are worked out (`breakdown.py`).
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -185,12 +186,12 @@ def last_words(episode: Episode) -> str:
 
 
 def _lines(folder: RunFolder, step: int | None) -> tuple[int, list[tuple[Episode, str]]]:
-    found, lines, steps = folder.training_episodes(step)
-    if found is not None:
-        return found, lines
+    steps, lines = folder.training_episodes(step)
     if not steps:
         raise UsageError(f"{folder.path}: no training episode was written yet. They come with the first GRPO step.")
-    raise UsageError(f"{folder.path}: no training step {step}: it has episodes of steps {min(steps)} to {max(steps)}.")
+    if not lines:
+        raise UsageError(f"{folder.path}: no training step {step}: it has episodes of steps {min(steps)} to {max(steps)}.")
+    return steps[-1] if step is None else step, lines
 
 
 def _known(episode: Episode, folder: RunFolder, name: str, *, is_foreign: bool) -> Mapping[str, Term]:

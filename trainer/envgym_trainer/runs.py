@@ -123,21 +123,21 @@ class RunFolder:
                     found[name] = Episode.from_json(json.dumps(plain))
         return found
 
-    def training_episodes(self, step: int | None = None) -> tuple[int | None, list[tuple[Episode, str]], list[int]]:
-        """(the step, (episode, why it was left out) for each of its lines, all steps that have some).
+    def training_episodes(self, step: int | None = None) -> tuple[list[int], list[tuple[Episode, str]]]:
+        """The steps that have training episodes, and (episode, why it was left out) for each line of one of them.
 
-        Args: step: the last one by default. The step returned is None, and there are no lines, where it has none.
+        Args: step: the last one by default; one that has none gives no lines.
         """
-        steps, lines, wanted = list[int](), list[dict[str, Any]](), step
+        steps, lines = list[int](), list[dict[str, Any]]()
         for plain in _read(self.episodes_file):
-            if plain["phase"] == "grpo":
-                if not steps or steps[-1] != plain["step"]:
-                    steps.append(plain["step"])
-                    lines = lines if wanted is not None else []
-                if wanted in (None, plain["step"]):
-                    lines.append(plain)
-        found = [(Episode.from_json(json.dumps(plain)), plain.get("left_out", "")) for plain in lines]
-        return (lines[0]["step"] if lines else None), found, steps
+            if plain["phase"] != "grpo":
+                continue
+            if plain["step"] not in steps[-1:]:
+                steps.append(plain["step"])
+                lines = [] if step is None else lines  # the last one so far: only its lines are kept
+            if step in (None, plain["step"]):
+                lines.append(plain)
+        return steps, [(Episode.from_json(json.dumps(plain)), plain.get("left_out", "")) for plain in lines]
 
     def written(self) -> dict[str, int]:
         """Bytes of each file of lines so far, as `rewind` wants them."""
