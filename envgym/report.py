@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from envgym.composition import FORFEIT, Term
 from envgym.episode import Episode
 from envgym.stats import intervals_overlap, newcombe_difference, wilson_interval
 
@@ -171,9 +172,20 @@ def episode_lines(episode: Episode) -> list[str]:
     lines = [f"{result}{reward} · {episode.stop_reason} · {calls}"]
     if first := episode.first_failure:
         lines.append(f"  second attempt; the first was void: {first.kind} in {first.stage}")
-    lines += [f"  {name}: {'did not apply' if value is None else f'{value:.3g}'}" for name, value in episode.reward_parts.items()]
+    lines += [f"  {name}: {_part(value, episode.reward_terms.get(name))}" for name, value in episode.reward_parts.items()]
+    taken = episode.reward_terms.get(FORFEIT)
+    lines += [f"  {FORFEIT}: adds {taken.contribution:.3g}"] if taken else []
     lines += [f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}"] if episode.state_diff else []
     return lines
+
+
+def _part(said: float | None, term: Term | None) -> str:
+    """What a part said, and what it adds to the reward where that is another number."""
+    if said is None:
+        return "did not apply"
+    if term is None or f"{term.contribution:.3g}" == f"{said:.3g}":
+        return f"{said:.3g}"
+    return f"{said:.3g}, adds {term.contribution:.3g}" + ("" if term.is_open else " (gate shut)")
 
 
 def _cells(rows: Sequence[Outcome]) -> list[list[str]]:

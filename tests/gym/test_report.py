@@ -4,6 +4,7 @@ import json
 import pytest
 from rich.console import Console
 
+from envgym.composition import FORFEIT, Term
 from envgym.episode import Episode, Failure
 from envgym.messages import Message
 from envgym.report import Outcome, episode_lines, gain, outcomes_table, print_episode, print_outcomes, to_json, to_markdown
@@ -108,4 +109,8 @@ def test_an_episode_ends_in_plain_lines():
         episode(True, reward_parts={"solved": 1.0, "polite": None}, stop_reason="answered", turns=2, tool_calls=1)
     )
     assert lines == ["solved · reward 1 · answered · 2 turns · 1 tool calls, 0 refused", "  solved: 1", "  polite: did not apply"]
+    terms = {"solved": Term(1.0, 1.0, 1.0), "polite": Term(3.0, 0.0, 0.5, is_open=False), "brief": Term(0.5, 0.5, 2.0)}
+    parts = {"solved": 1.0, "polite": 3.0, "brief": 0.5}
+    lines = episode_lines(episode(True, reward_parts=parts, reward_terms=terms | {FORFEIT: Term(1.0, -2.0, 1.0)}))
+    assert lines[1:] == ["  solved: 1", "  polite: 3, adds 0 (gate shut)", "  brief: 0.5, adds 1", "  forfeit: adds -2"]
     assert episode_lines(void()) == ["void: timeout in call: slow"]

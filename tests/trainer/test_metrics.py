@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from envgym.composition import FORFEIT, Term, total
 from envgym.episode import Episode, Failure
 from envgym.policies import TokenTrace
 from envgym_trainer.metrics import episode_metrics, eval_metrics
@@ -85,6 +86,17 @@ def test_a_part_that_did_not_apply_is_no_zero():
     metrics = episode_metrics([group])
     assert metrics["rewards/solved/mean"] == 0.5
     assert metrics["rewards/solved/std"] == pytest.approx(0.5**0.5)
+
+
+def test_contributions_are_in_units_of_reward_and_sum_to_it():
+    one = {"solved": Term(1.0, 1.0, 2.0), "brief": Term(0.5, 0.5, -1.0), "watched": Term(9.0, 9.0, 0.0)}
+    other = {"solved": Term(0.0, 0.0, 2.0), "brief": Term(None, None, -1.0), FORFEIT: Term(1.0, -0.5, 1.0)}
+    group = [episode(total(terms), reward_terms=terms) for terms in (one, other)] + [void()]
+    metrics = episode_metrics([group])
+    found = {name: value for name, value in metrics.items() if name.endswith("/contribution")}
+    assert found == {"rewards/solved/contribution": 1.0, "rewards/brief/contribution": -0.25, "rewards/forfeit/contribution": -0.25}
+    assert sum(found.values()) == metrics["reward"] == 0.5
+    assert not [name for name in episode_metrics([[episode(1.0)]]) if name.endswith("/contribution")]  # no terms, no shares
 
 
 def test_lengths_count_sampled_tokens_and_no_given_ones():

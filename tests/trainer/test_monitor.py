@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from envgym.composition import Term
 from envgym.episode import Episode, Failure
 from envgym.messages import Message
 from envgym.policies import TokenTrace
@@ -104,6 +105,18 @@ def test_a_transcript_shows_reward_diff_and_what_was_sampled():
     assert "| format | did not apply |" in text
     assert '"contacts"' in text
     assert "3 tokens: 1 given · **2 sampled**" in text
+
+
+def test_a_transcript_shows_what_each_part_said_counted_for_and_moved():
+    terms = {"solved": Term(1.0, 1.0, 2.0), "polite": Term(3.0, 0.0, 0.5, is_open=False), "form": Term(None, None, 1.0)}
+    told = {"reward_parts": {"solved": 1.0, "polite": 3.0, "form": None}, "reward_terms": terms}
+    text = transcript(episode(2.0, **told, advantage=0.75, advantage_parts={"solved": 1.25, "overlong": -0.5}))
+    assert "| part | said (raw) | weight | contribution | share of advantage |" in text
+    assert "| solved | 1 | 2 | 2 | +1.25 |" in text
+    assert "| polite | 3 | 0.5 | 0 | +0 |" in text
+    assert "| form | did not apply | 1 | 0 | +0 |" in text
+    assert "| overlong | | | | -0.5 |" in text
+    assert "| solved | 1 | 2 | 2 |  |" in transcript(episode(2.0, **told))  # it was not learned from
 
 
 def test_with_a_decoder_the_sampled_text_is_marked():

@@ -1,4 +1,4 @@
-"""The trainer's commands: `envgym train`, `bench`, `doctor`, `study`, `model`. Parsing the command line does not load torch."""
+"""The trainer's commands: `envgym train`, `bench`, `doctor`, `explain`, `study`, `model`. Parsing them does not load torch."""
 
 from __future__ import annotations
 
@@ -102,6 +102,33 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(prompt)
     print_checks(results, as_json=arguments.json)
     return 0 if all(result.passed for result in results) else 1
+
+
+def explain(commands: Any) -> None:
+    """Adds `envgym explain`."""
+    from envgym.cli import add_command
+
+    parser = add_command(
+        commands, "explain", _explain, summary="Show what an episode's reward and advantage are made of, part by part.",
+        example="envgym explain runs/crm 12:3", env=False,
+    )  # fmt: skip
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run, such as runs/crm")
+    parser.add_argument(
+        "episode", nargs="?", metavar="EPISODE", help="such as 12:3, the third of step 12; all of the last step by default"
+    )
+    parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from envgym_trainer.explain import explain, overview
+    from envgym_trainer.explain_print import print_episode, print_overview
+    from envgym_trainer.runs import RunFolder
+
+    folder = RunFolder.open(arguments.folder)
+    if arguments.episode:
+        print_episode(explain(folder, arguments.episode), as_json=arguments.json)
+    else:
+        print_overview(overview(folder), as_json=arguments.json)
 
 
 def model(commands: Any) -> None:

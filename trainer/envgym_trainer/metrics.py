@@ -4,6 +4,7 @@ TRL's names where TRL has the quantity, so that existing dashboards fit; ours wh
 broke, not the model) is left out of every number but those about failures.
 
     reward, reward_std, frac_reward_zero_std, rewards/NAME/mean, rewards/NAME/std                  as in TRL
+    rewards/NAME/contribution                              ours: what a weighted part adds to the mean reward; they sum to `reward`
     completions/{mean,min,max}_length, completions/clipped_ratio                                   sampled tokens an episode
     tools/call_frequency, tools/failure_frequency                                                  calls an episode, refused a call
     success, success/LEVEL, episode/{n,turns,void,seconds_policy,seconds_env}                      ours
@@ -89,7 +90,20 @@ def reward_metrics(episodes: Sequence[Episode]) -> Metrics:
         values = [value for episode in episodes if (value := episode.reward_parts.get(name)) is not None]
         out[f"rewards/{name}/mean"] = _mean(values)
         out[f"rewards/{name}/std"] = statistics.stdev(values) if len(values) > 1 else math.nan
-    return _existing(out)
+    return _existing(out) | contribution_metrics(episodes)
+
+
+def contribution_metrics(episodes: Sequence[Episode]) -> Metrics:
+    """What each weighted term adds to the mean reward, among episodes with terms; where it did not apply it added 0.
+
+    So all of them sum to the mean reward of these episodes.
+    """
+    terms = [episode.reward_terms for episode in episodes if episode.reward_terms]
+    weighted = [name for name in _names(terms) if any(each[name].weight for each in terms if name in each)]
+    return {
+        f"rewards/{name}/contribution": _mean([each[name].contribution if name in each else 0.0 for each in terms])
+        for name in weighted
+    }
 
 
 def success_metrics(episodes: Sequence[Episode]) -> Metrics:

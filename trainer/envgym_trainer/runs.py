@@ -143,6 +143,22 @@ class RunFolder:
                     found[name] = Episode.from_json(json.dumps(plain))
         return found
 
+    def training_episodes(self, step: int | None = None) -> tuple[list[int], list[tuple[Episode, str]]]:
+        """The steps that have training episodes, and (episode, why it was left out) for each line of one of them.
+
+        Args: step: the last one by default; one that has none gives no lines.
+        """
+        steps, lines = list[int](), list[dict[str, Any]]()
+        for plain in _read(self.episodes_file):
+            if plain["phase"] != "grpo":
+                continue
+            if plain["step"] not in steps[-1:]:
+                steps.append(plain["step"])
+                lines = [] if step is None else lines  # the last one so far: only its lines are kept
+            if step in (None, plain["step"]):
+                lines.append(plain)
+        return steps, [(Episode.from_json(json.dumps(plain)), plain.get("left_out", "")) for plain in lines]
+
     def written(self) -> dict[str, int]:
         """Bytes of each file of lines so far, as `rewind` wants them."""
         return {file.name: file.stat().st_size for file in self.files_of_lines if file.exists()}

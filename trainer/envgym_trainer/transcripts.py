@@ -50,10 +50,28 @@ def _headline(episode: Episode) -> str:
 
 
 def _rewards(episode: Episode) -> str:
+    if episode.reward_terms:
+        return _terms(episode)
     if not episode.reward_parts:
         return ""
     rows = [f"| {name} | {'did not apply' if value is None else f'{value:.3g}'} |" for name, value in episode.reward_parts.items()]
     return "\n".join(["| part | value |", "|---|---|", *rows])
+
+
+def _terms(episode: Episode) -> str:
+    """What each part said and what it counted for; parts of the advantage that are none of the reward stand below."""
+    terms, shares = episode.reward_terms, episode.advantage_parts
+    rows = [
+        f"| {name} | {'did not apply' if term.raw is None else f'{term.raw:.3g}'} | {term.weight:.3g} | {term.contribution:.3g} "
+        f"| {_share(episode, name)} |"
+        for name, term in terms.items()
+    ]
+    rows += [f"| {name} | | | | {_share(episode, name)} |" for name in shares if name not in terms]
+    return "\n".join(["| part | said (raw) | weight | contribution | share of advantage |", "|---|---|---|---|---|", *rows])
+
+
+def _share(episode: Episode, name: str) -> str:
+    return "" if episode.advantage is None else f"{episode.advantage_parts.get(name, 0.0):+.3g}"
 
 
 def _conversation(episode: Episode) -> str:
