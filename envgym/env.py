@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -251,8 +252,9 @@ class ToolEnv(gymnasium.Env[str, str]):
     def _end(
         self, reason: str, final: str, mode: str, answers: list[Message], session: Session
     ) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        verification = self._verify(self._task.check, session) if self._task and self._task.check else None
-        evidence = self._evidence(final, verification)
+        evidence = self._evidence(final)  # before the hidden test, which may leave files
+        verification = self._verify(evidence.task.check, session) if evidence.task.check else None
+        evidence = replace(evidence, verification=verification)
         reward, score = self._tally.end(evidence)
         self._finish()
         checked = {"verification": {"exit_code": verification.exit_code}} if verification else {}
@@ -272,8 +274,8 @@ class ToolEnv(gymnasium.Env[str, str]):
         cut = reason in ("max_turns", "horizon")
         return "\n".join(message.content for message in answers), reward, not cut, cut, info
 
-    def _evidence(self, final: str = "", verification: Verification | None = None) -> Evidence:
-        """What the episode has left so far."""
+    def _evidence(self, final: str = "") -> Evidence:
+        """What the episode has left so far, but for what its hidden test says."""
         state, task, session = self.world.spec.state, self._task, self._session
         assert task is not None
         assert session is not None
@@ -281,8 +283,8 @@ class ToolEnv(gymnasium.Env[str, str]):
         rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
         verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
         return Evidence(
-            task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes), verification,
-            tuple(self._said), self._training_step,
+            task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes),
+            said=tuple(self._said), step=self._training_step,
         )  # fmt: skip
 
     def _verify(self, check: Check, session: Session) -> Verification:

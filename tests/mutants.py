@@ -93,7 +93,7 @@ MUTANTS = [
            "        denominator = self.ranks.total(share) or 1.0\n",
            "        denominator = _total_weight([sample for sample in samples if sample.has_lesson]) or 1.0\n"),
     Mutant(12, "groups are cut across the tasks", "T/groups.py",
-           "    return [episodes[start : start + size] for start in range(0, len(episodes), size)], replayed\n",
+           "    return score([episodes[start : start + size] for start in range(0, len(episodes), size)]), replayed\n",
            "    return [episodes[start :: len(episodes) // size] for start in range(len(episodes) // size)], replayed\n"),
     Mutant(13, "each member starts from a state of its own", "envgym/env.py",
            "self.world.sandbox.open(seed=task.seed, ", "self.world.sandbox.open(seed=random.getrandbits(30), "),

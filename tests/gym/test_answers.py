@@ -144,7 +144,7 @@ def test_a_malformed_truth_is_the_environments_mistake(part, extra, told):
     with pytest.raises(SpecError, match=f"task 'train/t/0': .*{told}"):
         part(said("a [H1]", **extra))
     with pytest.raises(WorldFailure, match="reward_raised"):
-        Rubric({"solved": (part, 1.0)}, "solved").score(said("a [H1]", **extra))
+        Rubric.of({"solved": (part, 1.0)}, "solved").score(said("a [H1]", **extra))
 
 
 def test_version_1_refuses_a_task_without_answers():

@@ -122,7 +122,7 @@ def test_a_truth_that_makes_no_sense_voids_the_episode_instead_of_scoring_it(par
     with pytest.raises(UsageError):
         part(evidence("x", **truth))
     with pytest.raises(WorldFailure, match="reward_raised in score: part 'solved': UsageError"):
-        Rubric({"solved": (part, 1.0)}, "solved").score(evidence("x", **truth))
+        Rubric.of({"solved": (part, 1.0)}, "solved").score(evidence("x", **truth))
 
 
 def darkness(picture, truth):

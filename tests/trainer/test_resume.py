@@ -26,7 +26,7 @@ SMALL = [
     "train.save_every=1", "train.kl_coef=0.01", "train.controllers.kl={target: 0.001}", "train.controllers.max_kl=0.5",
     "train.controllers.learning_rate={target: 0.002, highest: 0.1}", "train.controllers.entropy={target: 9.0}",
 ]  # fmt: skip
-CLOCKS = ("seconds", "time", "throughput", "sandbox")
+CLOCKS = ("seconds", "time", "throughput", "sandbox", "idle")
 
 
 def settings_of(*settings):
