@@ -52,12 +52,14 @@ def step(evidence):
 def layer(tmp_path):
     """Makes the layer of the shop with these settings."""
     (tmp_path / "parts.py").write_text(PARTS)
-    worlds = []
+    worlds, said_aloud = [], []
 
     def make(*settings, weights=None, find=lambda names: {}):
         world = World(load_spec(write_shop(tmp_path), settings))
         worlds.append(world)
-        return RewardLayer(world, weights or RewardWeightsConfig(), find)
+        made = RewardLayer(world, weights or RewardWeightsConfig(), find, said_aloud.append)
+        made.told = said_aloud
+        return made
 
     yield make
     for world in worlds:
@@ -275,9 +277,23 @@ def test_likes_written_while_a_run_goes_on_are_heard(env, tmp_path):
     _, folder = run(folder.path, *settings, "train.steps=3", env=env, resume=True)
     assert lines(folder)[0]["reward_weights/words"] == 1.0
     assert lines(folder)[2]["reward_weights/words"] < 1.0
-    likes.write_text('{"episode": "99:1", "like": true}\n')
-    with pytest.raises(UsageError, match=r"no episode 99:1"):
-        run(folder.path, *settings, "train.steps=4", env=env, resume=True)
+
+
+def test_likes_that_cannot_be_read_are_told_once_and_change_nothing(layer, tmp_path):
+    likes, judged = tmp_path / "likes.jsonl", of_terms(1, solved=1.0)
+    weighed = layer(
+        weights=RewardWeightsConfig(mode="feedback", feedback=str(likes)),
+        find=lambda names: {n: judged for n in names if n == "1:1"},
+    )
+    likes.write_text('{"episode": "1:1", "like": true}\n')
+    weighed.observe([])
+    assert weighed.told == []
+    for wrong in ('{"episode": "1:1"}\n', '{"episode": "99:1", "like": true}\n'):
+        likes.write_text(wrong)
+        weighed.observe([])
+        weighed.observe([])
+    assert ["must look like" in line or "no episode 99:1" in line for line in weighed.told] == [True, True]
+    assert weighed.weights.factor("solved") == 1.0
 
 
 def test_an_episode_is_found_by_its_step_and_place(env, tmp_path):

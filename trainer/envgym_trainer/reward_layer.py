@@ -34,9 +34,10 @@ class RewardLayer:
     Args:
         world: whose rewards these are; those of a foreign environment, which has no rubric, stay as they are.
         find: looks up episodes that people judged.
+        say: takes a line for the person at the terminal.
     """
 
-    def __init__(self, world: Any, config: RewardWeightsConfig, find: Find):
+    def __init__(self, world: Any, config: RewardWeightsConfig, find: Find, say: Callable[[str], None]):
         rubric: Rubric | None = getattr(world, "rubric", None)
         parts = rubric.parts if rubric else {}
         weighted = [name for name, part in parts.items() if part.rule.weight != 0]
@@ -45,6 +46,7 @@ class RewardLayer:
         self.of_group = {name: part for name, part in parts.items() if part.is_of_group}
         self.moments = {name: Moments() for name, part in parts.items() if part.rule.scale == "running"}
         self._world, self._find, self._failed = world, find, dict.fromkeys(self.of_group, 0)
+        self._say, self._told = say, ""
 
     @property
     def is_idle(self) -> bool:
@@ -65,15 +67,16 @@ class RewardLayer:
         return [[self._weighed(episode) for episode in group] for group in composed]
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Takes in what a step was taught by, for the weights of the next one."""
+        """Takes in what a step was taught by, for the weights of the next one. Likes that cannot be read are told once, and the
+        weights stay as they were: somebody may be writing them."""
         self.weights.observe(groups)
         if self.weights.config.feedback:
-            likes = read_likes(Path(self.weights.config.feedback))
-            found = self._find(likes)
-            if unknown := [name for name in likes if name not in found]:
-                raise UsageError(f"{self.weights.config.feedback}: the run has no episode {unknown[0]}")
-            values = lambda episode: {name: t.value for name, t in episode.reward_terms.items() if t.value is not None}
-            self.weights.listen([(values(found[name]), liked) for name, liked in likes.items()])
+            try:
+                self.weights.listen(self._likes(Path(self.weights.config.feedback)))
+            except UsageError as error:
+                if str(error) != self._told:
+                    self._say(f"WARNING: {error}; the weights of the reward stay as they are")
+                self._told = str(error)
 
     def metrics(self) -> dict[str, float]:
         """The factors on weights, the running deviations, and how often a part of groups could not be had since the last time."""
@@ -89,6 +92,14 @@ class RewardLayer:
         for name, moments in state.get("moments", {}).items():
             if name in self.moments:
                 self.moments[name] = Moments(**moments)
+
+    def _likes(self, file: Path) -> list[tuple[dict[str, float], bool]]:
+        likes = read_likes(file)
+        found = self._find(likes)
+        if unknown := [name for name in likes if name not in found]:
+            raise UsageError(f"{file}: the run has no episode {unknown[0]}")
+        values = lambda episode: {name: t.value for name, t in episode.reward_terms.items() if t.value is not None}
+        return [(values(found[name]), liked) for name, liked in likes.items()]
 
     def _together(self, group: Group) -> list[dict[str, float | None]]:
         """What the parts of groups say of each member; nothing of void ones."""

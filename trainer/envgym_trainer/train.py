@@ -92,7 +92,7 @@ class Trainer:
         precision = torch.bfloat16 if config.server else model.dtype  # a server rounds in a way of its own
         self.watch = MismatchWatch(dtype=precision, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
-        self.rewards = RewardLayer(self.world, config.reward_weights, folder.find_episodes)
+        self.rewards = RewardLayer(self.world, config.reward_weights, folder.find_episodes, display.note)
         self.signals = RunSignals(self.world, folder, is_on=config.signals, say=display.note)
         self.rollouts = Rollouts(spec, config, self.world, self.engine, self.rewards, folder, monitor)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
