@@ -279,6 +279,30 @@ def test_likes_written_while_a_run_goes_on_are_heard(env, tmp_path):
     assert lines(folder)[2]["reward_weights/words"] < 1.0
 
 
+REFUSED = """
+from envgym.errors import UsageError
+
+asked = []
+
+def refused(task, episodes):
+    asked.append(task.id)
+    if len(asked) > 2:
+        raise UsageError("the server refused the key")
+    return [1.0 for _ in episodes]
+refused.of_group = True
+"""
+
+
+def test_a_users_mistake_in_the_middle_of_a_run_loses_no_step(env, tmp_path):
+    (tmp_path / "parts.py").write_text(REFUSED)
+    settings = [*SETTINGS, "train.tasks_per_step=2", "reward.opinion={from: parts.py:refused}"]
+    with pytest.raises(UsageError, match="refused the key"):
+        run(tmp_path / "r", *settings, env=env)
+    folder = RunFolder.open(tmp_path / "r")
+    assert [line["step"] for line in lines(folder)] == [1]
+    assert folder.latest_checkpoint()[0] == 1
+
+
 def test_likes_that_cannot_be_read_are_told_once_and_change_nothing(layer, tmp_path):
     likes, judged = tmp_path / "likes.jsonl", of_terms(1, solved=1.0)
     weighed = layer(

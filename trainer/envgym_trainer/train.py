@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from envgym.episode import Episode
-from envgym.errors import TooManyFailures
+from envgym.errors import TooManyFailures, UsageError
 from envgym.play import Request
 from envgym.registration import make_world
 from envgym.report import Outcome
@@ -120,6 +120,10 @@ class Trainer:
             except (StopAsked, TooManyFailures, SamplerMismatch):  # all come between two updates
                 self.rollouts.write_lost()
                 self.save()
+                raise
+            except UsageError:  # such as a judge that refuses the key
+                if self.progress.step:
+                    self.save()
                 raise
         return {name: Outcome.from_dict(plain) for name, plain in self.progress.evaluations.items()}
 
