@@ -110,6 +110,12 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
     assert "cannot judge a group of task 'train/reprice/1'" in caplog.text
 
 
+def test_what_a_judge_was_asked_is_counted(layer):
+    judged = layer("reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}")
+    assert {"judge/asked", "judge/judged", "judge/unreachable"} <= judged.metrics().keys()
+    assert not any(name.startswith("judge/") for name in layer().metrics())
+
+
 def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):
     scaled = layer("reward.words={from: parts.py:words, scale: running, weight: 2.0}")
     make = lambda value: said("a", solved=0.0, calls=0.0, words=Term(value, value, 2.0))

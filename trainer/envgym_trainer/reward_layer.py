@@ -18,11 +18,14 @@ from envgym.composition import FORFEIT, Term, compose, total, turn_rewards
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
 from envgym.rubric import RewardPart, Rubric
+from envgym.scoring import judging
 from envgym_trainer.reward_config import RewardWeightsConfig
 from envgym_trainer.reward_weights import RewardWeights, read_likes
 
 log = logging.getLogger(__name__)
 
+JUDGES = ("judge", "judge_group")
+"""Parts whose server is counted by `judging.statistics`."""
 Group = list[Episode]
 Find = Callable[[Iterable[str]], dict[str, Episode]]
 """The run's episodes of these names (`12:3`)."""
@@ -47,6 +50,7 @@ class RewardLayer:
         self.moments = {name: Moments() for name, part in parts.items() if part.rule.scale == "running"}
         self._world, self._find, self._failed = world, find, dict.fromkeys(self.of_group, 0)
         self._say, self._told = say, ""
+        self._asks_judges = any(rule.source in JUDGES for rule in rubric.rules.values()) if rubric else False
 
     @property
     def is_idle(self) -> bool:
@@ -79,10 +83,12 @@ class RewardLayer:
                 self._told = str(error)
 
     def metrics(self) -> dict[str, float]:
-        """The factors on weights, the running deviations, and how often a part of groups could not be had since the last time."""
+        """The factors on weights, the running deviations, how often a part of groups could not be had since the last time, and
+        what judges were asked so far, with why they gave no judgement."""
         numbers = self.weights.metrics() | {f"rewards/{name}/running_std": each.deviation for name, each in self.moments.items()}
         failed, self._failed = self._failed, dict.fromkeys(self._failed, 0)
-        return numbers | {f"rewards/{name}/failed": float(count) for name, count in failed.items()}
+        numbers |= {f"rewards/{name}/failed": float(count) for name, count in failed.items()}
+        return numbers | ({name: float(count) for name, count in judging.statistics().items()} if self._asks_judges else {})
 
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self.weights.state_dict(), "moments": {name: m.state_dict() for name, m in self.moments.items()}}
