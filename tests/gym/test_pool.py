@@ -63,6 +63,7 @@ def test_a_box_that_has_served_enough_ends_and_is_replaced(sandboxes, rule, reas
     sandbox = sandboxes(boxes=1, recycle=rule)
     session = opened(sandbox)
     box = sandbox.pool.boxes[0]
+    time.sleep(0.02)  # the box is older now than the rule of age allows
     session.close()
     assert counts(sandbox, f"recycled/{reason}") == 1
     wait_until(lambda: box.lost is not None)

@@ -85,7 +85,7 @@ def test_a_world_that_breaks_while_a_step_is_learned_from_loses_nothing_of_that_
     assert second["failures/reward_raised"] == 2 * second["episode/void"] > 0
     steps = [step for step, *_ in folder.episodes()]
     assert steps == sorted(steps)
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("envgym-")]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("envgym-ahead")]
 
 
 def test_playing_in_step_and_ahead_at_once_is_refused():
