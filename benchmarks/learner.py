@@ -1,6 +1,7 @@
 """How much does the prefix tree spare in training? One group's update by the tree and by padded rows, over a grid of sizes.
 
-    python benchmarks/learner.py                # some minutes on two cores
+    python benchmarks/learner.py                # an hour on two cores
+    python benchmarks/learner.py --only 512,128,8
     python benchmarks/learner.py --quick        # does it run, not how fast
 
 SmolLM2-135M in float32 with LoRA of rank 16 on all linear layers; every response has the same length, which is the best case for
@@ -45,10 +46,14 @@ def row(size: tuple[int, int, int], rounds: Sequence[dict[str, Update]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser(__doc__).parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--only", metavar="P,R,G", help="one line of the table, such as 512,128,8")
+    arguments = options.parse_args(argv)
     head = f"{'P':>6}{'R':>6}{'G':>4}{'padded s':>12}{'tree s':>9}{'ratio':>8} {'range':16}{'goal':14}{'tokens':>8}{'memory':>10}"
     print(f"{head}{'gradient':>12}")
     for size in [(24, 8, 4)] if arguments.quick else GRID:
+        if arguments.only not in (None, ",".join(map(str, size))):
+            continue
         group = Group("tree", *size)
         rounds = []
         for number in range(1 if arguments.quick else arguments.rounds):
