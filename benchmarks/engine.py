@@ -6,8 +6,8 @@
 SmolLM2-135M in float32 with LoRA of rank 16; prompts of 600 tokens shared by groups of 8, 60 sampled tokens a turn, 40 tokens
 of tool answer between turns, nobody stops earlier. `generate` is transformers' own, with the adapter in place and the whole
 history read again at each turn, as TRL does. The limit is the time that the same tokens' matrix products take alone, in the
-same batches. Rounds alternate the order; medians, with the range of the ratio. Last, how much of its time the engine has nothing
-to compute while tools take 0.2 s.
+same batches. Rounds alternate the order; medians, with the range of the ratio. The engine's time holds its start, once a run in
+training. Last, how much of the time in which dialogues are open it has nothing to compute, with tools of 0.2 s.
 """
 
 from __future__ import annotations

@@ -81,6 +81,11 @@ class Episode:
         return self.failure is not None
 
     @property
+    def last_said(self) -> str:
+        """The model's last message; empty where it said nothing."""
+        return next((message.content for message in reversed(self.messages) if message.role == "assistant"), "")
+
+    @property
     def failures(self) -> tuple[Failure, ...]:
         """Every failure of the world on the way to this record: of the first attempt, and of the second."""
         return tuple(failure for failure in (self.first_failure, self.failure) if failure is not None)

@@ -53,7 +53,13 @@ def evaluate(
     finally:
         if episodes_file:
             _append(Path(episodes_file), played)
-    return Outcome.of(name, played)
+    return Outcome.of(name, played, trained=trained_templates(world.tasks))
+
+
+def trained_templates(tasks: Any) -> frozenset[str] | None:
+    """Names of the templates that training may draw from; None for a foreign environment, which has none."""
+    templates = getattr(tasks, "templates", None)
+    return None if templates is None else frozenset(name for name, each in templates.items() if "train" in each.splits)
 
 
 def _append(file: Path, episodes: Sequence[Episode]) -> None:

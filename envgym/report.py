@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from envgym.episode import Episode
 from envgym.stats import intervals_overlap, newcombe_difference, wilson_interval
 
 ALL = "all"
+IN_DOMAIN, HELD_OUT = "in-domain", "held-out templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ class Outcome:
     """Among episodes whose success is known."""
     levels: dict[str, Count] = field(default_factory=dict)
     """Level -> the same for its tasks."""
+    domains: dict[str, Count] = field(default_factory=dict)
+    """The same for `IN_DOMAIN` and `HELD_OUT`: tasks of templates that training draws from, and of those that it never sees. Empty
+    where there are not both."""
     played: int = 0
     """Episodes that are not void."""
     void: int = 0
@@ -71,14 +75,18 @@ class Outcome:
     """Mean turns of the played."""
 
     @classmethod
-    def of(cls, policy: str, episodes: Iterable[Episode]) -> Outcome:
-        """Counts the episodes of one policy."""
+    def of(cls, policy: str, episodes: Iterable[Episode], *, trained: Container[str] | None = None) -> Outcome:
+        """Counts the episodes of one policy.
+
+        Args:
+            trained: names of the templates that training draws from; None where nobody knows.
+        """
         episodes = list(episodes)
         played = [episode for episode in episodes if not episode.void]
         known = [episode for episode in played if episode.success is not None]
         levels = {level: _count(e for e in known if e.level == level) for level in sorted({e.level for e in known if e.level})}
         return cls(
-            policy, _count(known), levels, len(played), len(episodes) - len(played),
+            policy, _count(known), levels, _domains(known, trained), len(played), len(episodes) - len(played),
             _mean([episode.reward for episode in played if episode.reward is not None]),
             _mean([float(episode.turns) for episode in played]),
         )  # fmt: skip
@@ -94,19 +102,23 @@ class Outcome:
         """JSON-able, with rates and intervals beside the counts; `from_dict` reads it back."""
         plain = asdict(self)
         plain["total"] = _count_to_dict(self.total)
-        plain["levels"] = {level: _count_to_dict(count) for level, count in self.levels.items()}
+        for groups in ("levels", "domains"):
+            plain[groups] = {name: _count_to_dict(count) for name, count in getattr(self, groups).items()}
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Outcome:
-        levels = {level: Count(count["successes"], count["n"]) for level, count in plain["levels"].items()}
-        total = Count(plain["total"]["successes"], plain["total"]["n"])
-        return cls(**(plain | {"total": total, "levels": levels}))
+        count = lambda told: Count(told["successes"], told["n"])
+        counts = lambda group: {name: count(told) for name, told in plain.get(group, {}).items()}
+        return cls(**(plain | {"total": count(plain["total"]), "levels": counts("levels"), "domains": counts("domains")}))
 
 
 def outcomes_table(rows: Sequence[Outcome]) -> Table:
     """One column a policy, one row a level, then the means: the table before and after training."""
-    table = Table(title="solved, with 95 % intervals", title_justify="left", title_style="dim")
+    told = "\n".join(line for outcome in rows[-1:] if (line := gap(outcome)))
+    table = Table(
+        title="solved, with 95 % intervals", title_justify="left", title_style="dim", caption=told or None, caption_justify="left"
+    )
     table.add_column("level")
     for outcome in rows:
         table.add_column(outcome.policy, justify="right")
@@ -122,7 +134,8 @@ def to_markdown(rows: Sequence[Outcome]) -> str:
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
     note = "Share of tasks solved; 95 % Wilson intervals in brackets, in per cent."
     gains = "\n".join(f"- {line}" for before in rows[:-1] if (line := gain(before, rows[-1])))
-    return "\n\n".join(part for part in (table, note, gains) if part)
+    gaps = "\n".join(f"- {line}" for outcome in rows if (line := gap(outcome)))
+    return "\n\n".join(part for part in (table, note, gains, gaps) if part)
 
 
 def to_json(rows: Sequence[Outcome]) -> str:
@@ -140,6 +153,17 @@ def gain(before: Outcome, after: Outcome) -> str:
     apart = "overlap" if intervals_overlap(old.interval, new.interval) else "do not overlap"
     where = f"{abs(points)} points {'above' if points >= 0 else 'below'}"
     return f"{after.policy} is {where} {before.policy} (95 %: {low * 100:.0f} to {high * 100:.0f}); the two intervals {apart}."
+
+
+def gap(outcome: Outcome) -> str:
+    """`trained: 12 points more in-domain than on held-out templates (95 %: 3 to 21).` Empty where there are not both."""
+    if not outcome.domains:
+        return ""
+    known, new = outcome.domains[IN_DOMAIN], outcome.domains[HELD_OUT]
+    points = round((known.rate - new.rate) * 100)
+    low, high = newcombe_difference(known.successes, known.n, new.successes, new.n)
+    where = f"{abs(points)} points {'more' if points >= 0 else 'less'} in-domain than on held-out templates"
+    return f"{outcome.policy}: {where} (95 %: {low * 100:.0f} to {high * 100:.0f})."
 
 
 def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool = False, console: Console | None = None) -> None:
@@ -192,6 +216,9 @@ def _cells(rows: Sequence[Outcome]) -> list[list[str]]:
     """The body of both tables: name, then one text for each policy."""
     levels = sorted({level for outcome in rows for level in outcome.levels})
     body = [[level, *(outcome.levels.get(level, Count(0, 0)).text() for outcome in rows)] for level in levels if len(levels) > 1]
+    for domain in (IN_DOMAIN, HELD_OUT):
+        if any(outcome.domains for outcome in rows):
+            body.append([domain, *(outcome.domains.get(domain, Count(0, 0)).text() for outcome in rows)])
     body.append([ALL, *(outcome.total.text() for outcome in rows)])
     body.append(["tasks", *(str(outcome.total.n or outcome.played) for outcome in rows)])
     body.append(["mean reward", *(_number(outcome.reward) for outcome in rows)])
@@ -199,6 +226,16 @@ def _cells(rows: Sequence[Outcome]) -> list[list[str]]:
     if any(outcome.void for outcome in rows):
         body.append(["void", *(str(outcome.void) for outcome in rows)])
     return body
+
+
+def _domains(known: Sequence[Episode], trained: Container[str] | None) -> dict[str, Count]:
+    if trained is None:
+        return {}
+    domains = {
+        IN_DOMAIN: _count(episode for episode in known if episode.template in trained),
+        HELD_OUT: _count(episode for episode in known if episode.template not in trained),
+    }
+    return domains if all(count.n for count in domains.values()) else {}
 
 
 def _count(episodes: Iterable[Episode]) -> Count:

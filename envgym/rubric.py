@@ -154,9 +154,11 @@ class Rubric:
 
     @classmethod
     def from_spec(cls, spec: EnvSpec) -> Rubric:
-        """Raises SpecError where a part's name leads nowhere, or a part of groups is asked for turn by turn."""
+        """Raises SpecError where a part's name leads nowhere, it has no such option, or a part of groups is asked for turn by
+        turn."""
         parts = {
-            name: RewardPart(partial(find_part(rule.source, spec), **rule.options), rule) for name, rule in spec.reward.items()
+            name: RewardPart(partial(_taking(rule, find_part(rule.source, spec), name, spec), **rule.options), rule)
+            for name, rule in spec.reward.items()
         }
         for name, part in parts.items():
             if part.is_of_group and part.rule.per != "episode":
@@ -202,6 +204,23 @@ class Rubric:
     def given_up(self, *, step: int) -> dict[str, Term]:
         """The terms of an episode that the policy breaks off."""
         return given_up(self.rules, {name: part.worst(step) for name, part in self.parts.items()}, step=step)
+
+
+def _taking(rule: PartSpec, function: Callable[..., Any], name: str, spec: EnvSpec) -> Callable[..., Any]:
+    """The function, which must know every option that it is given and be given every one that it needs."""
+    try:
+        wanted = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of C code
+        return function
+    where, names = f"{spec.path}: reward.{name}: '{rule.source}'", [each.name for each in wanted]
+    if not any(each.kind is each.VAR_KEYWORD for each in wanted):
+        for option in rule.options:
+            if option not in names:
+                raise SpecError(f"{where} has no option '{option}'{did_you_mean(option, names)}")
+    for each in wanted:
+        if each.kind is each.KEYWORD_ONLY and each.default is each.empty and each.name not in rule.options:
+            raise SpecError(f"{where} needs an option '{each.name}'")
+    return function
 
 
 def value_of(name: str, part: Part, evidence: Evidence) -> float | None:

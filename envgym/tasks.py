@@ -32,6 +32,10 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
+DONE = "Done."
+"""What the oracle says at the end where a task has no words of its own."""
+
+
 class _Any:
     def __repr__(self) -> str:
         return "ANY"
@@ -116,7 +120,7 @@ class Task:
     """Names of the tools offered; None offers all."""
     oracle: tuple[ToolCall, ...] = ()
     """Hidden: calls that solve the task, in order."""
-    final: str = "Done."
+    final: str = DONE
     """Hidden: what the oracle says at the end."""
     changes: tuple[Change, ...] = ()
     """Hidden: exactly the rows that must have changed."""
@@ -126,6 +130,11 @@ class Task:
     """Hidden: a test command on the final files."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Hidden: anything a custom reward needs."""
+
+    @property
+    def has_solution(self) -> bool:
+        """Whether it says what solves it: calls, or last words of its own."""
+        return bool(self.oracle) or self.final != DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +210,7 @@ class Draw:
         *,
         prompt: str,
         oracle: Iterable[ToolCall] = (),
-        final: str = "Done.",
+        final: str = DONE,
         changes: Iterable[Change] = (),
         facts: Iterable[str] = (),
         tools: Iterable[str] | None = None,

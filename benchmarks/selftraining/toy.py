@@ -41,6 +41,8 @@ class Setting:
     """Share of the training tasks that is used: those on which the untrained policy is surest."""
     kept: float = 1.0
     """Share of each step's groups that is learned from: labelled ones first, then the most agreed. More are played to make up."""
+    labelled_groups: float | None = None
+    """Share of each step's groups that are of labelled tasks, drawn again and again; by default they come as others do."""
 
 
 @dataclass(slots=True)
@@ -105,7 +107,7 @@ def train(setting: Setting, *, seed: int, steps: int, watch: HackWatch | None = 
     labelled = choose_labelled(map(str, range(TASKS)), share=setting.true_labels, seed=seed)
     pool = _easiest(policy, tasks, setting.easiest)
     for step in range(steps):
-        drawn = rng.choice(pool, round(TASKS_PER_STEP / setting.kept), replace=False)
+        drawn = _drawn(pool, labelled, setting, rng)
         chances = policy.chances(tasks.inputs[drawn])
         sampled = sample(chances, GROUP, rng)
         texts = [[rf"\boxed{{{answer}}}" for answer in group] for group in sampled]
@@ -122,6 +124,15 @@ def train(setting: Setting, *, seed: int, steps: int, watch: HackWatch | None = 
             )
         )  # fmt: skip
     return run
+
+
+def _drawn(pool: Integers, labelled: frozenset[str], setting: Setting, rng: np.random.Generator) -> Integers:
+    count, share = round(TASKS_PER_STEP / setting.kept), setting.labelled_groups
+    if share is None:
+        return rng.choice(pool, count, replace=False)
+    is_labelled = np.array([str(task) in labelled for task in pool])
+    wanted = round(share * count)
+    return np.concatenate([rng.choice(pool[is_labelled], wanted), rng.choice(pool[~is_labelled], count - wanted, replace=False)])
 
 
 def _easiest(policy: Policy, tasks: Tasks, share: float) -> Integers:

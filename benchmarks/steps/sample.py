@@ -61,11 +61,11 @@ class Sampled:
     tokens: int
     """Sampled."""
     idle: float = 0.0
-    """Share of the wall time in which the engine computed nothing."""
+    """Share of the wall time in which the engine computed nothing, from the first dialogue to the last."""
 
 
 def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
-    """(tokens sampled, seconds in which the engine computed)."""
+    """(tokens sampled, idle share)."""
     chat.stop_ids = frozenset()
     bare_prompt, bare_answer = len(chat.open([Message("user", "")])), len(chat.observe([Message("user", "")], closed=False))
 
@@ -85,8 +85,10 @@ def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
         engine.refresh(model)
         policy = engine.policy(max_new_tokens=load.turn_tokens, siblings=load.group)
         with ThreadPoolExecutor(load.dialogues) as pool:
+            opened = time.perf_counter()
             tokens = sum(pool.map(lambda number: play(policy, number), range(load.dialogues)))
-        return tokens, engine.stats.seconds_busy
+            seconds = time.perf_counter() - opened
+        return tokens, 1 - engine.stats.seconds_busy / seconds
 
 
 @torch.inference_mode()
@@ -133,11 +135,11 @@ def main(load: Load, name: str, threads: int) -> Sampled:
         base(torch.ones(1, 2, dtype=torch.long))  # the file's pages are in memory from now on
     before, clock = peak_mb(), Clock()
     if load.side == "engine":
-        tokens, busy = by_engine(load, model, Chat(tokenizer, model=base))
+        tokens, idle = by_engine(load, model, Chat(tokenizer, model=base))
     else:
-        tokens, busy = {"generate": by_generate, "products": by_products}[load.side](load, model), None
+        tokens, idle = {"generate": by_generate, "products": by_products}[load.side](load, model), 0.0
     seconds, cpu_seconds = clock.read()
-    return Sampled(seconds, cpu_seconds, peak_mb() - before, tokens, 0.0 if busy is None else 1 - busy / seconds)
+    return Sampled(seconds, cpu_seconds, peak_mb() - before, tokens, idle)
 
 
 if __name__ == "__main__":

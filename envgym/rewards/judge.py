@@ -57,7 +57,7 @@ def judge_group(
     Returns: one score an episode; None for a void one, and for all where there is no judgement or nothing to compare.
     """
     server = open_judge(url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache)
-    texts = [_last_words(episode) for episode in episodes if not episode.void]
+    texts = [episode.last_said for episode in episodes if not episode.void]
     scores = iter(
         rank_group(
             texts,
@@ -66,7 +66,3 @@ def judge_group(
         )
     )
     return [None if episode.void else next(scores) for episode in episodes]
-
-
-def _last_words(episode: Episode) -> str:
-    return next((message.content for message in reversed(episode.messages) if message.role == "assistant"), "")

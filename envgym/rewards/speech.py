@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 
+from envgym.parsing import parse
 from envgym.rubric import Evidence
 
 
 def facts_told(evidence: Evidence, *, max_words: int = 60) -> float | None:
     """Share of the task's facts that stand in the final message; None for a task without facts.
 
-    A message of more than `max_words` words tells nothing, so that listing every candidate does not win.
+    A message of more than `max_words` words tells nothing, so that listing every candidate does not win. What stands in a leading
+    `<think>` block is neither told nor counted.
     """
     facts = evidence.task.facts
     if not facts:
         return None
-    if len(evidence.final.split()) > max_words:
+    told = parse(evidence.final, ()).content
+    if len(told.split()) > max_words:
         return 0.0
-    return sum(_says(evidence.final, fact) for fact in facts) / len(facts)
+    return sum(_says(told, fact) for fact in facts) / len(facts)
 
 
 def _says(message: str, fact: str) -> bool:

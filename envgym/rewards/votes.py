@@ -35,6 +35,7 @@ def majority_vote(
     task: Task,
     episodes: Sequence[Episode],
     *,
+    voters: Sequence[str] | None = None,
     votes: Spelling = "equivalent",
     threshold: float = 0.0,
     soft: bool = False,
@@ -43,14 +44,19 @@ def majority_vote(
 ) -> list[float | None]:
     r"""A part of a whole group: 1.0 for each episode whose boxed answer is the one that most of the group gave, else 0.0.
 
-    None for void episodes, which do not vote either, and for all where there is no label. Options as of `vote_rewards`.
+    None for void episodes, which do not vote either, and for all where there is no label. Options as of `vote_rewards`, but:
+
+    Args:
+        voters: messages whose answers are counted, such as a teacher's; by default the episodes' own.
     """
     valid = [index for index, episode in enumerate(episodes) if not episode.void]
     rewards: list[float | None] = [None] * len(episodes)
     if not valid:
         return rewards
-    texts = [_last_said(episodes[index]) for index in valid]
-    given = vote_rewards(texts, votes=votes, reading=_reading(task), threshold=threshold, soft=soft, divide_by=divide_by, lax=lax)
+    given = vote_rewards(
+        [episodes[index].last_said for index in valid], voters=voters, votes=votes, reading=_reading(task), threshold=threshold,
+        soft=soft, divide_by=divide_by, lax=lax,
+    )  # fmt: skip
     for index, reward in zip(valid, given, strict=True):
         rewards[index] = reward
     return rewards
@@ -58,8 +64,3 @@ def majority_vote(
 
 def _reading(task: Task) -> Reading:
     return find_reading(task.extra.get("reading", "value"))
-
-
-def _last_said(episode: Episode) -> str:
-    """The last message of the model; empty where it said nothing."""
-    return next((message.content for message in reversed(episode.messages) if message.role == "assistant"), "")

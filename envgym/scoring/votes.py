@@ -1,6 +1,7 @@
 """Self-training by majority vote: a group's own answers make the label that its answers are rewarded by.
 
     vote            answers -> Vote: the label, how far they agree, whether it was a tie
+    text_vote       the same of texts, whose answers stand in boxes
     vote_rewards    texts -> 1 for an answer equal to the label, 0 for another one, None where there is no label
     vote_metrics    what to log, of votes whose truth is known and of those whose truth is not
 
@@ -72,6 +73,20 @@ def vote(
     return Vote(label if agreement >= threshold else None, agreement, dict(votes), len(given) / len(answers), tie)
 
 
+def text_vote(
+    texts: Sequence[str],
+    *,
+    votes: Spelling = "equivalent",
+    reading: Reading = value_of,
+    threshold: float = 0.0,
+    divide_by: Divisor = "rollouts",
+) -> Vote:
+    """`vote` of the answers that stand in the texts' last boxes. Options, and what is raised, as of `vote_rewards`."""
+    _check("votes", votes, get_args(Spelling))
+    answers = [extract_boxed(text) for text in texts]
+    return vote(answers, reading=raw if votes == "raw" else reading, threshold=threshold, divide_by=divide_by)
+
+
 def vote_rewards(
     texts: Sequence[str],
     *,
@@ -93,11 +108,10 @@ def vote_rewards(
         lax: a rollout without a box is judged by its last number, though it does not vote (the reference's verifier).
     Raises: UsageError for no text, no voter, an unknown option.
     """
-    _check("votes", votes, get_args(Spelling))
     if not texts:
         raise UsageError("vote_rewards needs at least one text")
-    answers = [extract_boxed(text) for text in (texts if voters is None else voters)]
-    cast = vote(answers, reading=raw if votes == "raw" else reading, threshold=threshold, divide_by=divide_by)
+    counted = texts if voters is None else voters
+    cast = text_vote(counted, votes=votes, reading=reading, threshold=threshold, divide_by=divide_by)
     if cast.label is None:
         return [None] * len(texts)
     if not soft:
@@ -105,7 +119,7 @@ def vote_rewards(
     weight: Counter[Hashable] = Counter()
     for answer, count in cast.counts.items():
         weight[reading(answer)] += count
-    voices = len(answers) if divide_by == "rollouts" else weight.total()
+    voices = len(counted) if divide_by == "rollouts" else weight.total()
     return [0.0 if given is None else weight[reading(given)] / voices for given in (_judged(text, lax) for text in texts)]
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from envgym.reward_spec import PartSpec, check_gates
+from envgym_trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,6 +90,11 @@ def test_the_readmes_rules_of_a_reward_are_rules():
     rules = {name: PartSpec.model_validate(rule) for name, rule in yaml.safe_load(text)["reward"].items()}
     check_gates(rules)
     assert {"polite", "on_way"} <= rules.keys()
+
+
+@pytest.mark.parametrize("text", [text for text in blocks("yaml") if text.startswith("train:")])
+def test_the_readmes_settings_of_training_are_settings(text):
+    TrainConfig.model_validate(yaml.safe_load(text)["train"]).checked()
 
 
 def test_the_desk_of_the_readme_trains(desk):

@@ -1,13 +1,29 @@
+import dataclasses
 import io
 import json
 
 import pytest
 from rich.console import Console
 
+from envgym import make_world
 from envgym.composition import FORFEIT, Term
 from envgym.episode import Episode, Failure
+from envgym.evaluate import trained_templates
 from envgym.messages import Message
-from envgym.report import Outcome, episode_lines, gain, outcomes_table, print_episode, print_outcomes, to_json, to_markdown
+from envgym.report import (
+    HELD_OUT,
+    IN_DOMAIN,
+    Outcome,
+    episode_lines,
+    gain,
+    gap,
+    outcomes_table,
+    print_episode,
+    print_outcomes,
+    to_json,
+    to_markdown,
+)
+from envgym.spec import load_spec
 
 
 def episode(success: bool | None, level: str = "L0", **fields) -> Episode:
@@ -114,3 +130,44 @@ def test_an_episode_ends_in_plain_lines():
     lines = episode_lines(episode(True, reward_parts=parts, reward_terms=terms | {FORFEIT: Term(1.0, -2.0, 1.0)}))
     assert lines[1:] == ["  solved: 1", "  polite: 3, adds 0 (gate shut)", "  brief: 0.5, adds 1", "  forfeit: adds -2"]
     assert episode_lines(void()) == ["void: timeout in call: slow"]
+
+
+def mixed(known: int, new: int, of: int = 40) -> Outcome:
+    """So many of 40 solved of a template that is trained, and of one that is not."""
+    episodes = [dataclasses.replace(episode(index < known), template="seen") for index in range(of)]
+    episodes += [dataclasses.replace(episode(index < new), template="new") for index in range(of)]
+    return Outcome.of("trained", episodes, trained={"seen", "other"})
+
+
+def test_templates_that_were_never_trained_are_counted_apart_with_the_gap_and_its_interval():
+    outcome = mixed(30, 20)
+    assert {name: (count.successes, count.n) for name, count in outcome.domains.items()} == {
+        IN_DOMAIN: (30, 40),
+        HELD_OUT: (20, 40),
+    }
+    assert (
+        gap(outcome) == "trained: 25 points more in-domain than on held-out templates (95 %: 4 to 43)."
+    )  # .25 - .2121, .25 + .1833
+    assert gap(mixed(10, 20)).startswith("trained: 25 points less in-domain")
+    assert gap(outcome) in to_markdown([outcome])
+    assert "| held-out templates | 50 % (35-65) |" in to_markdown([outcome])
+    assert Outcome.from_dict(json.loads(to_json([outcome]))[0]) == outcome
+
+
+def test_there_is_no_gap_where_all_is_of_one_kind_or_nobody_knows():
+    assert Outcome.of("m", [episode(True)], trained={"t"}).domains == {}
+    assert Outcome.of("m", [episode(True)], trained=()).domains == {}
+    assert gap(outcome(1, 2)) == ""
+    plain = outcome(1, 2).to_dict()
+    del plain["domains"]  # of a run made before there were any
+    assert Outcome.from_dict(plain) == outcome(1, 2)
+
+
+def test_an_evaluation_knows_which_templates_are_trained():
+    world = make_world(load_spec("crm"))
+    try:
+        trained = trained_templates(world.tasks)
+        assert {name for name, each in world.tasks.templates.items() if each.splits == ("test",)}.isdisjoint(trained)
+        assert len(trained) < len(world.tasks.templates)
+    finally:
+        world.close()

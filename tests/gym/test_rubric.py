@@ -11,7 +11,7 @@ from envgym.rewards.state import state_match, state_progress
 from envgym.rewards.state import tests_pass as check_part
 from envgym.rubric import CallRecord, Evidence, Rubric, find_part
 from envgym.sandbox import Verification
-from envgym.spec import EnvSpec
+from envgym.spec import EnvSpec, load_spec
 from envgym.state import RowDiff, judge
 from envgym.tasks import Change, Task
 
@@ -98,6 +98,12 @@ def test_facts_are_whole_words_and_a_long_list_tells_nothing():
     assert facts_told(evidence()) is None
 
 
+def test_a_thought_tells_no_fact_and_takes_no_room():
+    thought = "<think>" + "C17 or C18? " * 40 + "</think>\n"
+    assert facts_told(evidence(facts=["C17"], final=thought + "It is C17.")) == 1.0
+    assert facts_told(evidence(facts=["C17"], final=thought + "It is C18.")) == 0.0
+
+
 def test_valid_calls_counts_malformed_attempts():
     calls = [CallRecord(1, ToolCall("a", {}), True, ""), CallRecord(2, ToolCall("b", {}), False, "")]
     assert valid_calls(evidence(calls=calls, modes={"invalid": 2})) == pytest.approx(1 / 4)
@@ -108,3 +114,16 @@ def test_an_unknown_part_gets_a_suggestion():
     spec = EnvSpec.model_construct(path="my.yaml")
     with pytest.raises(SpecError, match="did you mean 'state_match'"):
         find_part("state_macth", spec)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("{from: boxed_right, options: {laxx: true}}", "reward.part: 'boxed_right' has no option 'laxx', did you mean 'lax'?"),
+        ("{from: judge, options: {url: 'http://localhost:1/v1', model: m}}", "reward.part: 'judge' needs an option 'rubric'"),
+    ],
+)
+def test_an_option_that_a_part_does_not_have_or_lacks_is_told_before_anything_is_played(part, said):
+    with pytest.raises(SpecError) as error:
+        Rubric.from_spec(load_spec("guess", [f"reward.part={part}"]))
+    assert said in str(error.value)

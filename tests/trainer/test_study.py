@@ -7,7 +7,7 @@ from envgym.cli import main
 from envgym.errors import UsageError
 from envgym.report import Count, Outcome
 from envgym_trainer.runs import RunFolder
-from envgym_trainer.study import Arm, Result, Study, baselines, table, to_markdown
+from envgym_trainer.study import Arm, Result, Study, baselines, own_arms, table, to_markdown
 
 SMALL = ["train.warmup.demos=16", "train.steps=1", "train.tasks_per_step=1", "train.group_size=2", "train.eval.tasks=4"]
 
@@ -84,3 +84,33 @@ def test_gains_are_paired_by_seed_and_their_interval_is_students():
 def test_a_single_seed_has_no_interval():
     assert table([result("base", 10)])[1] == ("base", "10 %", "", "10")
     assert "| base | 10 % |  | 10 |" in to_markdown([result("base", 10)])
+
+
+def test_arms_of_ones_own_differ_in_their_settings_alone(tmp_path):
+    arms = ["--arm", "fixed", "--arm", "spread: train.reward_weights.mode=spread train.kl_coef=0.01"]
+    assert main(["study", "arms", "guess", *SMALL, *arms, "--after-sft", "--seeds", "1", "--out", str(tmp_path)]) == 0
+    said = (tmp_path / "arms.md").read_text()
+    assert [line.split(" | ")[0] for line in said.splitlines()[2:5]] == ["| SFT", "| fixed", "| spread"]
+    warm, fixed, spread = (RunFolder(tmp_path / f"{name}-seed0") for name in ("sft", "fixed", "spread"))
+    assert all(run.metrics()[: len(warm.metrics())] == warm.metrics() for run in (fixed, spread))
+    told = [
+        line.split(":")[1].strip()
+        for run in (fixed, spread)
+        for line in run.config_file.read_text().splitlines()
+        if "kl_coef" in line
+    ]
+    assert told == ["0.0", "0.01"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["one"], "compares two or more"),
+        (["a/b", "c"], "--arm 'a/b': 'a/b' must be a name of its own"),
+        (["a", "a: train.steps=1"], "'a' must be a name of its own"),
+        (["sft", "a"], "'sft' must be a name of its own"),
+    ],
+)
+def test_arms_that_cannot_be_told_apart_are_refused(texts, said):
+    with pytest.raises(UsageError, match=said):
+        own_arms(texts, after_sft=False)

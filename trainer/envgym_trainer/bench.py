@@ -89,7 +89,7 @@ class Paced:
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
     ) -> PacedDialogue | EngineDialogue:
         inner = self.policy.open(messages, tools, seed=seed)
-        if task is None or not task.oracle:
+        if task is None or not task.has_solution:
             return inner
         return PacedDialogue(inner, self.demo.open(messages, tools, seed=seed, task=task))
 

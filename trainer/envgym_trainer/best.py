@@ -5,17 +5,17 @@ The test tasks of the table at the end take no part in the choice, so their inte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from envgym_trainer import checkpoint
 from envgym_trainer.checkpoint import DamagedCheckpoint, Progress
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.display import Display
 from envgym_trainer.learner import Learner
+from envgym_trainer.lora import wearing
 from envgym_trainer.runs import RunFolder
 
 
@@ -69,15 +69,5 @@ def best_adapter(folder: RunFolder, progress: Progress, learner: Learner, displa
             f"{damage}. It was the best; hand over the last: --resume {folder.path} train.export=last"
         ) from None
     best = torch.load(path / "learner.pt", weights_only=True)["adapter"]
-    own = {name: value.detach().clone() for name, value in learner.parameters.items()}
-    _put(learner, best)
-    try:
+    with wearing(learner.parameters, best):
         yield
-    finally:
-        _put(learner, own)
-
-
-@torch.no_grad()
-def _put(learner: Learner, adapter: Mapping[str, Tensor]) -> None:
-    for name, value in learner.parameters.items():
-        value.copy_(adapter[name])

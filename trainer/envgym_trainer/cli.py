@@ -36,12 +36,18 @@ def study(commands: Any) -> None:
         example="envgym study baselines envs/guess.yaml --seeds 3", env=False,
     )  # fmt: skip
     parser.add_argument(
-        "what", choices=["baselines", "algorithms"], help="baselines: base, SFT, GRPO, SFT+GRPO; algorithms: each after one SFT"
-    )
+        "what", choices=["baselines", "algorithms", "arms"],
+        help="baselines: base, SFT, GRPO, SFT+GRPO; algorithms: each after one SFT; arms: your own, by --arm",
+    )  # fmt: skip
     parser.add_argument("env", help="a YAML file, or the name or id of an environment")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of all runs, such as train.steps=20")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--names", default="", metavar="A,B", help="which algorithms, such as grpo,gspo; all by default")
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="'NAME: key=value ...'",
+        help="an arm with its settings, such as 'adaptive: train.reward_weights.mode=spread'; a bare name changes nothing",
+    )  # fmt: skip
+    parser.add_argument("--after-sft", action="store_true", help="let all arms go on from one warm start, which is an arm too")
     parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/study-ENV); what is finished there is kept")
 
 

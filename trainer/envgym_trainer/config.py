@@ -17,6 +17,7 @@ from envgym_trainer.controller_config import ControllersConfig
 from envgym_trainer.curriculum_config import CurriculumConfig
 from envgym_trainer.reward_config import RewardWeightsConfig
 from envgym_trainer.sampling_config import SamplingConfig
+from envgym_trainer.self_training_config import SelfTrainingConfig
 from envgym_trainer.serving import refusals
 
 
@@ -136,6 +137,8 @@ class TrainConfig(Block):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     """The name of a preset, such as `gspo`, or a block of settings."""
     reward_weights: RewardWeightsConfig = RewardWeightsConfig()
+    self_training: SelfTrainingConfig | None = None
+    """Train on tasks without true labels, by the votes of their groups."""
     scale_by_std: bool = True
     """Divide advantages by a deviation (GRPO); false is Dr. GRPO. `algorithm.std` says which one."""
     clip_low: float = Field(default=0.2, gt=0)
@@ -214,5 +217,10 @@ class TrainConfig(Block):
             raise UsageError("train.deterministic needs the sampler of this process: a server batches as it likes. Leave one out.")
         if self.one_step_off and self.deterministic:
             raise UsageError("train.deterministic plays and learns in turn, train.one_step_off at once. Leave one out.")
+        if self.self_training:
+            self.self_training.check(
+                eval_every=self.eval.every, signals=self.signals, adaptive=self.curriculum.adaptive,
+                one_step_off=self.one_step_off, is_served=self.server is not None,
+            )  # fmt: skip
         self.controllers.check(kl_coef=self.kl_coef, learning_rate=self.learning_rate, updates_per_step=self.updates_per_step)
         return self

@@ -172,17 +172,12 @@ def explain(folder: RunFolder, name: str) -> Explanation:
     group = {f"{step}:{n}": each for n, (each, _) in enumerate(lines, start=1) if _are_siblings(each, episode)}
     return Explanation(
         str(folder.path), name, step, schedule_step, episode.task_id or episode.env_id, episode.level,
-        next((message.content for message in episode.messages if message.role == "user"), ""), last_words(episode),
+        next((message.content for message in episode.messages if message.role == "user"), ""), episode.last_said,
         episode.success, episode.stop_reason, episode.reward, episode.advantage, left_out,
         f"{episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}" if episode.failure else "",
         tuple(_line(each, known, rules.parts.get(each), episode, group, schedule_step) for each in _names(episode, known)),
         rules.notes,
     )  # fmt: skip
-
-
-def last_words(episode: Episode) -> str:
-    """The last that the model said; empty where it said nothing."""
-    return next((message.content for message in reversed(episode.messages) if message.role == "assistant"), "")
 
 
 def _lines(folder: RunFolder, step: int | None) -> tuple[int, list[tuple[Episode, str]]]:
@@ -250,7 +245,7 @@ def _gate(spec: PartSpec | None, term: Term) -> dict[str, Any] | None:
 def _votes(name: str, group: Mapping[str, Episode]) -> tuple[dict[str, Any], ...]:
     terms = {each: episode.reward_terms.get(name) for each, episode in group.items()}
     return tuple(
-        {"episode": each, "said": last_words(group[each]), "raw": term and term.raw, "value": term and term.value}
+        {"episode": each, "said": group[each].last_said, "raw": term and term.raw, "value": term and term.value}
         for each, term in terms.items()
     )
 

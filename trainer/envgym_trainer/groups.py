@@ -23,7 +23,7 @@ Play = Callable[[Sequence[Request]], list[Episode]]
 """Plays requests; the episodes come in their order."""
 Score = Callable[[Sequence[Group]], list[Group]]
 """The same groups with other rewards, or with more told of them."""
-NO_LESSON, PLAYED_AGAIN = "no_lesson", "played_again"
+NO_LESSON, PLAYED_AGAIN, DISAGREED, VOTED = "no_lesson", "played_again", "disagreed", "voted"
 """Why an episode is written down with `left_out`."""
 
 
@@ -37,6 +37,12 @@ class Played:
     """Groups that were left out for a fresh one, and fresh ones that were no better: one for each extra group."""
     replayed: list[Episode] = field(default_factory=list)
     """Void members in whose place another attempt stands."""
+    disagreed: list[Group] = field(default_factory=list)
+    """Groups of self-training that agreed less than those that are learned from."""
+    votes: Metrics = field(default_factory=dict)
+    """What the step's votes were, in self-training."""
+    taught: list[Episode] = field(default_factory=list)
+    """The episodes of a teacher that voted."""
     sampled_at: int | None = None
     """Updates of the learner when the sampler took over what it played with; None: as many as when it learns from them."""
     idle: float = math.nan
@@ -44,13 +50,13 @@ class Played:
 
     @property
     def everything(self) -> list[Group]:
-        """The groups and the thrown ones: an unbiased sample of the policy, where the groups alone are not."""
-        return self.groups + self.thrown
+        """The groups and those left out: an unbiased sample of the policy, where the groups alone are not."""
+        return self.groups + self.thrown + self.disagreed
 
     @property
     def episodes(self) -> list[Episode]:
         """Every episode that was paid for."""
-        return [episode for group in self.everything for episode in group] + self.replayed
+        return [episode for group in self.everything for episode in group] + self.replayed + self.taught
 
     @property
     def comparable(self) -> list[Group]:
@@ -70,20 +76,26 @@ class Played:
         numbers |= {name: value for name, value in failures.items() if name.startswith(("failures/", "episode/retried"))}
         if not math.isnan(self.idle):
             numbers["sampling/idle"] = self.idle
-        return numbers | {
-            "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
-            "group/mixed_starts": float(sum(not starts_alike(group) for group in self.groups)),
-            "group/replayed_members": float(len(self.replayed)),
-            "group/lessons": float(sum(has_lesson(group) for group in self.groups)),
-            "sampling/extra_groups": float(len(self.thrown)),
-            "sampling/thrown_episodes": float(sum(len(group) for group in self.thrown)),
-        }
+        return (
+            numbers
+            | self.votes
+            | {
+                "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
+                "group/mixed_starts": float(sum(not starts_alike(group) for group in self.groups)),
+                "group/replayed_members": float(len(self.replayed)),
+                "group/lessons": float(sum(has_lesson(group) for group in self.groups)),
+                "sampling/extra_groups": float(len(self.thrown)),
+                "sampling/thrown_episodes": float(sum(len(group) for group in self.thrown)),
+            }
+        )
 
     def write(self, folder: RunFolder, step: int) -> None:
         """Adds everything to `episodes.jsonl`; what was not learned from says why in `left_out`."""
         folder.append_episodes(step, [episode for group in self.groups for episode in group])
         folder.append_episodes(step, [episode for group in self.thrown for episode in group], left_out=NO_LESSON)
         folder.append_episodes(step, self.replayed, left_out=PLAYED_AGAIN)
+        folder.append_episodes(step, [episode for group in self.disagreed for episode in group], left_out=DISAGREED)
+        folder.append_episodes(step, self.taught, left_out=VOTED)
 
 
 def play_groups(

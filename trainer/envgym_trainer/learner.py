@@ -25,7 +25,7 @@ from envgym_trainer.aggregation import aggregated
 from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.batch import Batch, Sample, flat_batch
 from envgym_trainer.logprobs import action_logprobs
-from envgym_trainer.lora import training_mode
+from envgym_trainer.lora import trainable, training_mode
 from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.entropy import entropy_bonus
 from envgym_trainer.losses.kl import k3_kl
@@ -79,7 +79,7 @@ class Learner:
     ):
         self.model, self.layout, self.ranks = model, layout, ranks or Ranks()
         self.decoder, self.head_weight = _body_and_head(model)
-        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.parameters = trainable(model)
         if not self.parameters:
             raise UsageError("the model has no trainable parameters. Attach a LoRA adapter, or load one with is_trainable=True.")
         self.ranks.require_equal(self.parameters)

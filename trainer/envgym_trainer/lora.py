@@ -6,7 +6,8 @@ What servers refuse (`serving.py`) is trained only where nothing is exported. Le
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +57,28 @@ def training_mode(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, LoraLayer):
             module.lora_dropout.train()
+
+
+def trainable(model: Any) -> dict[str, Tensor]:
+    """The parameters that are trained, by name."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+@contextmanager
+def wearing(parameters: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> Iterator[None]:
+    """While in the block the parameters have the adapter's values, then their own again."""
+    own = {name: value.detach().clone() for name, value in parameters.items()}
+    _put(parameters, adapter)
+    try:
+        yield
+    finally:
+        _put(parameters, own)
+
+
+@torch.no_grad()
+def _put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in parameters.items():
+        value.copy_(values[name])
 
 
 def lora_state(model: Any) -> dict[str, Tensor]:

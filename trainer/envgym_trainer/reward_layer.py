@@ -21,6 +21,7 @@ from envgym.rubric import RewardPart, Rubric
 from envgym.scoring import judging
 from envgym_trainer.reward_config import RewardWeightsConfig
 from envgym_trainer.reward_weights import RewardWeights, read_likes
+from envgym_trainer.self_training import SelfTraining
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,13 @@ class RewardLayer:
         world: whose rewards these are; those of a foreign environment, which has no rubric, stay as they are.
         find: looks up episodes that people judged.
         say: takes a line for the person at the terminal.
+        labels: which parts may speak of a task, in self-training.
     """
 
-    def __init__(self, world: Any, config: RewardWeightsConfig, find: Find, say: Callable[[str], None]):
+    def __init__(
+        self, world: Any, config: RewardWeightsConfig, find: Find, say: Callable[[str], None],
+        labels: SelfTraining | None = None,
+    ):  # fmt: skip
         rubric: Rubric | None = getattr(world, "rubric", None)
         parts = rubric.parts if rubric else {}
         weighted = [name for name, part in parts.items() if part.rule.weight != 0]
@@ -49,13 +54,13 @@ class RewardLayer:
         self.of_group = {name: part for name, part in parts.items() if part.is_of_group}
         self.moments = {name: Moments() for name, part in parts.items() if part.rule.scale == "running"}
         self._world, self._find, self._failed = world, find, dict.fromkeys(self.of_group, 0)
-        self._say, self._told = say, ""
+        self._say, self._told, self._labels = say, "", labels
         self._asks_judges = any(rule.source in JUDGES for rule in rubric.rules.values()) if rubric else False
 
     @property
     def is_idle(self) -> bool:
         """Whether every reward is what the environment said."""
-        return not (self.of_group or self.moments or self.weights.config.mode != "fixed")
+        return not (self.of_group or self.moments or self.weights.config.mode != "fixed")  # self-training has a part of groups
 
     def score(self, groups: Sequence[Group], *, step: int) -> list[Group]:
         """The groups with the rewards of this training step. Raises UsageError or SpecError for a user's mistake."""
@@ -108,18 +113,22 @@ class RewardLayer:
         return [(values(found[name]), liked) for name, liked in likes.items()]
 
     def _together(self, group: Group) -> list[dict[str, float | None]]:
-        """What the parts of groups say of each member; nothing of void ones."""
+        """What the parts of groups say of each member, and None for each part that must not speak; nothing of void ones."""
         members = [n for n, episode in enumerate(group) if not episode.void]
         said: list[dict[str, float | None]] = [{} for _ in group]
+        hidden = self._labels.hidden(group) if self._labels else frozenset()
         for name, part in self.of_group.items() if members else ():
-            for n, value in zip(members, self._ask(name, part, [group[n] for n in members]), strict=True):
+            values = [None] * len(members) if name in hidden else self._ask(name, part, [group[n] for n in members])
+            for n, value in zip(members, values, strict=True):
                 said[n][name] = value
-        return said
+        return [told | dict.fromkeys(hidden) if n in members else told for n, told in enumerate(said)]
 
     def _ask(self, name: str, part: RewardPart, members: Group) -> Sequence[float | None]:
         """A part of groups that breaks is masked for this group, counted, and told once a run in the log."""
         try:
-            values = list(part.function(self._world.tasks.task(members[0].task_id), members))
+            voters = self._labels.voters(members[0].task_id) if self._labels and name == self._labels.part else None
+            more = {} if voters is None else {"voters": voters}
+            values = list(part.function(self._world.tasks.task(members[0].task_id), members, **more))
             if len(values) != len(members) or not all(value is None or math.isfinite(value) for value in values):
                 raise ValueError(f"gave {values!r} for {len(members)} episodes")
             return values
@@ -131,12 +140,14 @@ class RewardLayer:
             return [None] * len(members)
 
     def _composed(self, episode: Episode, said: dict[str, float | None], step: int) -> Episode:
-        """The episode with what its group said of it; what is forfeit stays so."""
+        """The episode with what its group said of it, and without what must not speak; what is forfeit stays so."""
         if not said or self.rubric is None or FORFEIT in episode.reward_terms or not episode.reward_terms:
             return episode
         whole = {name: part.rule for name, part in self.rubric.named("episode").items()}
         raw = {name: term.raw for name, term in episode.reward_terms.items()} | said
         terms = episode.reward_terms | compose(whole, raw, step=step)
+        silent = [name for name, value in said.items() if value is None and name not in whole]  # it was paid turn by turn
+        terms |= {name: Term(None, None, terms[name].weight) for name in silent}
         return dataclasses.replace(episode, reward_parts=episode.reward_parts | said, reward_terms=terms)
 
     def _weighed(self, episode: Episode) -> Episode:

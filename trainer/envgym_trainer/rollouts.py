@@ -22,15 +22,17 @@ from envgym.failures import FailureCap
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.spec import EnvSpec
+from envgym.tasks import stable_seed
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.dialogue import Sampler
 from envgym_trainer.engine import Engine
-from envgym_trainer.groups import Played, play_groups
+from envgym_trainer.groups import Group, Played, play_groups
 from envgym_trainer.lockstep import play_in_step
 from envgym_trainer.metrics import failure_metrics, sandbox_metrics
 from envgym_trainer.monitor import Monitor, Phase
 from envgym_trainer.reward_layer import RewardLayer
 from envgym_trainer.runs import RunFolder
+from envgym_trainer.self_training import SelfTraining
 from envgym_trainer.task_sampler import Draws
 
 
@@ -41,15 +43,16 @@ class Rollouts:
         spec, config: of the run.
         world: whose environments are played. engine: whose dialogues play.
         rewards: scores the groups.
+        labels: whose votes those are, in self-training.
         folder, monitor: where episodes are written that were played in vain.
     """
 
     def __init__(
         self, spec: EnvSpec, config: TrainConfig, world: Any, engine: Sampler, rewards: RewardLayer,
-        folder: RunFolder, monitor: Monitor,
+        folder: RunFolder, monitor: Monitor, labels: SelfTraining | None = None,
     ):  # fmt: skip
         self.config, self.world, self.engine, self.folder, self.monitor = config, world, engine, folder, monitor
-        self.rewards = rewards
+        self.rewards, self.labels = rewards, labels
         self._cap = FailureCap(spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}.")
         self._play_many: Callable[..., list[Episode]] = play_many
         if config.deterministic and isinstance(engine, Engine):
@@ -64,23 +67,52 @@ class Rollouts:
         Args:
             sampled_at: the learner's updates so far.
         """
-        config, earlier = self.config, list[Episode]()
-        policy = self.engine.policy(
-            temperature=config.temperature, max_new_tokens=config.max_new_tokens, siblings=config.group_size
-        )
+        config, earlier, taught = self.config, list[Episode](), list[Episode]()
+        policy, labels = self._policy(), self.labels
 
         def play(requests: Sequence[Request]) -> list[Episode]:
             episodes = self.play(policy, requests, step=step, phase="grpo", earlier=earlier)
             earlier.extend(episodes)
             return episodes
 
+        def score(groups: Sequence[Group]) -> list[Group]:
+            taught.extend(self._taught(groups, step))
+            return self.rewards.score(groups, step=draws.trained_steps)
+
+        if labels:
+            labels.begin(partial(self._vote_on, step=step))
+            labels.step()
         started, busy = time.perf_counter(), self.engine.seconds_busy
         played = play_groups(
-            play, draws, tasks=config.tasks_per_step, size=config.group_size, max_extra=config.max_extra_groups,
-            score=partial(self.rewards.score, step=draws.trained_steps),
+            play, draws, tasks=labels.groups_to_play(config.tasks_per_step) if labels else config.tasks_per_step,
+            size=config.group_size, max_extra=config.max_extra_groups, score=score,
         )  # fmt: skip
         idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
-        return replace(played, sampled_at=sampled_at, idle=idle)
+        played = labels.most_agreed(played, config.tasks_per_step) if labels else played
+        return replace(played, taught=taught, sampled_at=sampled_at, idle=idle)
+
+    def _policy(self) -> Policy:
+        config = self.config
+        return self.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens, siblings=config.group_size)
+
+    def _vote_on(self, tasks: Sequence[str], *, step: int) -> list[Group]:
+        """A group of each task that is played for its votes alone."""
+        size, seed = self.config.group_size, self.config.seed
+        requests = [Request(task, stable_seed(seed, step, "vote", task, g)) for task in tasks for g in range(size)]
+        episodes = self.play(self._policy(), requests, step=step, phase="grpo")
+        return [episodes[start : start + size] for start in range(0, len(episodes), size)]
+
+    def _taught(self, groups: Sequence[Group], step: int) -> list[Episode]:
+        """Lets the teacher vote where its votes are needed; its episodes."""
+        labels = self.labels
+        if labels is None or labels.teacher is None or not (tasks := labels.unheard(groups)):
+            return []
+        with labels.teacher.in_place():
+            self.engine.refresh(labels.teacher.model)
+        votes = self._vote_on(tasks, step=step)
+        self.engine.refresh(labels.teacher.model)
+        labels.hear(tasks, votes)
+        return [episode for group in votes for episode in group]
 
     def start(self, step: int, draws: Draws, *, sampled_at: int) -> None:
         """`groups`, on another thread; `take` hands them over."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +35,8 @@ from envgym_trainer.runs import RunFolder, atomic_folder, write_atomic
 BASE, WARM, TRAINED = "base model", "warm start", "trained"
 """Names of a run's evaluations, as of `train.py`."""
 RESULT = "outcomes.json"
-WARM_RUN = "sft"
-"""The run that ends with the warm start."""
+WARM_RUN, WARM_ARM = "sft", "SFT"
+"""The run that ends with the warm start, and the arm that looks at it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def baselines() -> tuple[Arm, ...]:
     """Base model, supervised fine-tuning alone, GRPO alone, and GRPO after it; three runs a seed."""
     return (
         Arm("base", WARM_RUN, ("train.steps=0",), evaluation=BASE),
-        Arm("SFT", WARM_RUN, ("train.steps=0",), evaluation=WARM),
+        Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM),
         Arm("GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")),  # that it may learn nothing is the finding
         Arm("SFT+GRPO", "sft-grpo", after=WARM_RUN),
     )
@@ -78,7 +80,26 @@ def baselines() -> tuple[Arm, ...]:
 def algorithms(names: Sequence[str]) -> tuple[Arm, ...]:
     """The warm start alone, then each algorithm after it."""
     arms = (Arm(name, name, (f"train.algorithm={name}",), after=WARM_RUN) for name in names)
-    return (Arm("SFT", WARM_RUN, ("train.steps=0",), evaluation=WARM), *arms)
+    return (Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM), *arms)
+
+
+def own_arms(texts: Sequence[str], *, after_sft: bool) -> tuple[Arm, ...]:
+    """Arms as they are written on a command line: `NAME` or `NAME: key=value ...`.
+
+    Args:
+        after_sft: all go on from one warm start, which is the first arm.
+    Raises: UsageError for fewer than two arms, a name that is no folder's, or one that is taken.
+    """
+    arms = [Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM)] if after_sft else []
+    for text in texts:
+        name, _, settings = text.partition(":")
+        name = name.strip()
+        if not re.fullmatch(r"[\w.-]+", name) or name in {arm.run for arm in arms} | {WARM_RUN}:
+            raise UsageError(f"--arm '{text}': '{name}' must be a name of its own, of letters, digits and dashes")
+        arms.append(Arm(name, name, tuple(shlex.split(settings)), after=WARM_RUN if after_sft else ""))
+    if len(arms) < 2:
+        raise UsageError("a study of arms compares two or more: --arm fixed --arm 'spread: train.reward_weights.mode=spread'")
+    return tuple(arms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +226,12 @@ def start(arguments: argparse.Namespace) -> int:
     """`envgym study` from the command line: makes the runs, prints the table and writes it beside them."""
     if not 1 <= arguments.seeds <= len(T_975) + 1:
         raise UsageError(f"--seeds must lie between 1 and {len(T_975) + 1}, got {arguments.seeds}")
-    arms = (
-        baselines()
-        if arguments.what == "baselines"
-        else algorithms([n for n in arguments.names.split(",") if n] or get_args(Preset))
-    )
+    if arguments.what == "arms":
+        arms = own_arms(arguments.arm, after_sft=arguments.after_sft)
+    elif arguments.what == "algorithms":
+        arms = algorithms([name for name in arguments.names.split(",") if name] or get_args(Preset))
+    else:
+        arms = baselines()
     out = arguments.out or Path("runs") / f"study-{find_env(arguments.env).stem}"
     console = Console()
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
@@ -20,6 +20,20 @@ from envgym_trainer.config import TrainConfig
 from envgym_trainer.curriculum import Horizon, Ladder, PassRates, learnability
 
 
+class Pool(Protocol):
+    """The tasks of a run that has no others."""
+
+    def check(self) -> None:
+        """Raises SpecError where it could not serve the run."""
+        ...
+
+    def draw(self, rng: random.Random, count: int, *, levels: Sequence[str] = ()) -> list[str]: ...
+
+    def validated(self, episodes: Sequence[Episode]) -> None:
+        """Takes in a validation. Raises UsageError for one that says nothing."""
+        ...
+
+
 class TaskSampler:
     """Draws the tasks of training and keeps the state of the curriculum.
 
@@ -27,11 +41,12 @@ class TaskSampler:
         spec: the environment, for its limits and for messages.
         config: the `train:` block.
         tasks: `World.tasks`; of a foreign environment, which has one kind of task, too.
+        pool: where GRPO's tasks come from instead of fresh ones.
     Raises: SpecError for a curriculum that could never act, with the reason.
     """
 
-    def __init__(self, spec: EnvSpec, config: TrainConfig, tasks: Any):
-        self.spec, self.config, self.tasks, self.options = spec, config, tasks, config.curriculum
+    def __init__(self, spec: EnvSpec, config: TrainConfig, tasks: Any, pool: Pool | None = None):
+        self.spec, self.config, self.tasks, self.options, self.pool = spec, config, tasks, config.curriculum, pool
         fitting = getattr(tasks, "fitting", None)
         found = fitting("train", levels=config.levels) if fitting else []
         self.templates = {template.name: template.level for template in found}
@@ -80,6 +95,8 @@ class TaskSampler:
 
     def validated(self, episodes: Sequence[Episode]) -> list[str]:
         """Takes in a validation; returns each decision that follows from it, as a line for people."""
+        if self.pool is not None:
+            self.pool.validated(episodes)
         known = [episode for episode in episodes if episode.success is not None]
         levels = {episode.level for episode in known}
         scores = {level: _mean([bool(e.success) for e in known if e.level == level]) for level in levels}
@@ -131,6 +148,8 @@ class TaskSampler:
         return [(level, levels[levels.index(level) - 1]) for level in opened]
 
     def _check(self) -> None:
+        if self.pool is not None:
+            self.pool.check()
         options, every = self.options, self.config.eval.every
         if options.adaptive and len(self.templates) < 2:
             self._refuse("adaptive", "there are not two templates to choose between; leave it out")
@@ -172,20 +191,28 @@ class Draws:
         self._rng = random.Random(stable_seed(sampler.config.seed, step, "tasks"))
         trained, options = done > 0, sampler.options
         self._levels = sampler.ladder.open if trained and options.unlock_at is not None else sampler.config.levels
+        self._pool = sampler.pool if trained else None
+        if not trained and (known := sampler.config.self_training) and known.labelled_levels:
+            self._levels = known.labelled_levels
         self._weights = sampler.shares() if trained and options.adaptive else None
         self.trained_steps = max(0, done - 1)
         self._max_turns = sampler.horizon.turns(done) if trained and sampler.horizon else None
 
     def requests(self, tasks: int, episodes: int) -> list[Request]:
         """`tasks` further tasks, each to be played `episodes` times from one state with sampling of its own."""
-        config, more = self.sampler.config, {} if self._weights is None else {"weights": self._weights}
-        ids = [self.sampler.tasks.draw_id("train", self._rng, levels=self._levels, **more) for _ in range(tasks)]
+        config, ids = self.sampler.config, self._ids(tasks)
         first, self.groups = self.groups, self.groups + tasks
         return [
             Request(task, stable_seed(config.seed, self.step, first + n, g), self._max_turns, self.trained_steps)
             for n, task in enumerate(ids)
             for g in range(episodes)
         ]
+
+    def _ids(self, count: int) -> list[str]:
+        if self._pool is not None:
+            return self._pool.draw(self._rng, count, levels=self._levels)
+        more = {} if self._weights is None else {"weights": self._weights}
+        return [self.sampler.tasks.draw_id("train", self._rng, levels=self._levels, **more) for _ in range(count)]
 
 
 def _ordered_levels(spec: EnvSpec, config: TrainConfig, found: set[str]) -> list[str]:

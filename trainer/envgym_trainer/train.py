@@ -19,6 +19,7 @@ import torch
 
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures, UsageError
+from envgym.evaluate import trained_templates
 from envgym.play import Request
 from envgym.registration import make_world
 from envgym.report import Outcome
@@ -54,6 +55,7 @@ from envgym_trainer.resume import restore
 from envgym_trainer.reward_layer import RewardLayer
 from envgym_trainer.rollouts import Rollouts
 from envgym_trainer.runs import RunFolder
+from envgym_trainer.self_training import SelfTraining
 from envgym_trainer.served import ServedEngine
 from envgym_trainer.task_sampler import Draws, TaskSampler
 from envgym_trainer.timing import speed, time_split
@@ -92,21 +94,25 @@ class Trainer:
         precision = torch.bfloat16 if config.server else model.dtype  # a server rounds in a way of its own
         self.watch = MismatchWatch(dtype=precision, on_mismatch=config.on_mismatch, say=display.note)
         self.world = make_world(spec)
-        self.rewards = RewardLayer(self.world, config.reward_weights, folder.find_episodes, display.note)
+        wanted = config.self_training
+        self.labels = SelfTraining(spec, config, wanted, self.world, self.model) if wanted else None
+        self.rewards = RewardLayer(self.world, config.reward_weights, folder.find_episodes, display.note, self.labels)
         self.signals = RunSignals(self.world, folder, is_on=config.signals, say=display.note)
-        self.rollouts = Rollouts(spec, config, self.world, self.engine, self.rewards, folder, monitor)
+        self.rollouts = Rollouts(spec, config, self.world, self.engine, self.rewards, folder, monitor, self.labels)
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
 
     @cached_property
     def sampler(self) -> TaskSampler:
         """Which tasks each step plays. Raises SpecError, once the trainer is there to be closed."""
-        return TaskSampler(self.spec, self.config, self.world.tasks)
+        return TaskSampler(self.spec, self.config, self.world.tasks, self.labels)
 
     @cached_property
     def parts(self) -> dict[str, Stateful]:
         """Whatever else a checkpoint must hold."""
-        return {"controllers": self.controls, "sampler": self.sampler, "rewards": self.rewards, "signals": self.signals}
+        parts: dict[str, Stateful] = {"controllers": self.controls, "sampler": self.sampler, "rewards": self.rewards}
+        parts |= {"self_training": self.labels} if self.labels else {}
+        return parts | {"signals": self.signals}
 
     def run(self) -> dict[str, Outcome]:
         """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
@@ -210,7 +216,7 @@ class Trainer:
         count = self.config.eval.tasks if tasks is None else tasks
         with self._adapter_of(name):
             episodes = self._held_out(self.world.tasks.ids(self.config.eval.split, levels=self.config.levels, count=count), name)
-        outcome = Outcome.of(name, episodes)
+        outcome = Outcome.of(name, episodes, trained=trained_templates(self.world.tasks))
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
         numbers = eval_metrics(episodes) | sandbox_metrics(self.world, prefix="eval/")
         self.monitor.log(self.progress.step, numbers, phase="eval")

@@ -27,8 +27,10 @@ class DemoPolicy:
     def open(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
     ) -> DemoDialogue:
-        if task is None or not task.oracle:
-            raise UsageError("a warm start needs tasks with an oracle; set train.warmup.demos=0 for an environment without one")
+        if task is None or not task.has_solution:
+            raise UsageError(
+                "a warm start needs tasks that say what solves them, by `oracle` or `final`; set train.warmup.demos=0 without"
+            )
         lines = [*(render_call(call, self.dialect) for call in task.oracle), task.final]
         return DemoDialogue(self.chat, self.chat.open(messages, tools), lines)
 

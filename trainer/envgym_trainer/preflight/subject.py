@@ -66,7 +66,7 @@ class Subject:
     def demos(self) -> list[Episode]:
         """The oracle's episodes with their tokens, one for each of `tasks` that has an oracle."""
         policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
-        return self.play(policy, [Request(task.id, 0) for task in self.tasks if task.oracle])
+        return self.play(policy, [Request(task.id, 0) for task in self.tasks if task.has_solution])
 
     def play(self, policy: Policy, requests: Sequence[Request]) -> list[Episode]:
         return play_many(self.world.env, policy, requests, workers=min(WORKERS, self.config.workers)) if requests else []
