@@ -1,12 +1,13 @@
 """Self-training by votes: does the watch see the hack in time, is it silent on healthy runs, and what do a few true labels save?
 
-    python benchmarks/selftrain.py              # six kinds of runs, 20 seeds each: some minutes on one core
+    python benchmarks/selftrain.py              # seven kinds of runs, 20 seeds each: two minutes on one core
     python benchmarks/selftrain.py --quick      # one seed, fewer steps: does it run
 
 A toy of numpy, no language model: 600 small tasks, a softmax policy trained by GRPO steps on the rewards of `envgym.scoring.votes`
-(`selftraining/toy.py` says how, and what draws it to one answer everywhere). Accuracies are of held-out tasks. The limits of
-`envgym.scoring.signals` and the toy's bias were chosen on seeds 100 to 119; those reported here are 0 to 19. An alarm is in time
-when it comes before held-out accuracy has lost ten points from its peak.
+(`selftraining/toy.py` says how, and what draws it to one answer everywhere). "In an eighth" of the groups that are played: so many
+are of labelled tasks, again and again. Accuracies are of held-out tasks. The limits of `envgym.scoring.signals` and the toy's bias
+were chosen on seeds 100 to 119; those reported here are 0 to 19. An alarm is in time when it comes before held-out accuracy has lost
+ten points from its peak.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ SETTINGS = (
     Setting("votes, most agreed half", kept=0.5),
     Setting("votes, 5 % true labels", true_labels=0.05),
     Setting("votes, 5 % true labels, most agreed half", true_labels=0.05, kept=0.5),
+    Setting("votes, 5 % true labels in an eighth, agreed half", true_labels=0.05, labelled_groups=0.125, kept=0.5),
     Setting("votes, easiest third", easiest=1 / 3),
     Setting("true labels", true_labels=1.0),
 )
@@ -32,6 +34,7 @@ GOALS = {
     "votes": "all in time",
     "votes, 5 % true labels": "keeps 90 %",
     "votes, 5 % true labels, most agreed half": "keeps 90 %",
+    "votes, 5 % true labels in an eighth, agreed half": "keeps 90 %",
     "votes, easiest third": "5 % alarms",
     "true labels": "5 % alarms",
 }
@@ -85,7 +88,7 @@ def row(runs: Sequence[Outcome]) -> str:
     middle = lambda steps: f"{statistics.median(steps):.0f}" if steps else "-"
     name = runs[0].setting
     return (
-        f"{name:42}{mean('peak'):6.2f}{mean('end'):6.2f}{statistics.fmean(kept):6.0%} ({min(kept):4.0%}){mean('modal'):7.2f}"
+        f"{name:50}{mean('peak'):6.2f}{mean('end'):6.2f}{statistics.fmean(kept):6.0%} ({min(kept):4.0%}){mean('modal'):7.2f}"
         f"{f'{len(lost)} of {len(runs)}':>10}{middle([run.lost_at for run in lost]):>6}{f'{len(alarmed)} of {len(runs)}':>10}"
         f"{middle(alarmed):>6}{f'{sum(run.in_time for run in lost)} of {len(lost)}' if lost else '-':>10}  {GOALS.get(name, '')}"
     )
@@ -100,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     count, steps = (1, 100) if arguments.quick else (arguments.seeds, STEPS)
     if not arguments.json:
-        print(f"{'':42}{''.join(name.rjust(width) for name, width in COLUMNS)}  goal")
+        print(f"{'':50}{''.join(name.rjust(width) for name, width in COLUMNS)}  goal")
     for setting in SETTINGS:
         runs = [outcome(setting, arguments.first_seed + number, steps) for number in range(count)]
         print("\n".join(json.dumps(asdict(run)) for run in runs) if arguments.json else row(runs), flush=True)

@@ -1,11 +1,11 @@
 """Whether two questions ask the same: about other things or not (L0), in other words (L1), in the same words (L2).
 
-On level L2 both labels use the very same words; only who stands where differs.
+On level L2 both labels use the very same words; only who stands where differs. Held out of training: the same from both sides.
 """
 
 from __future__ import annotations
 
-from classify_parts import CITIES, THINGS, in_turn, labelled, several, two_wordings
+from classify_parts import CITIES, PEOPLE, THINGS, in_turn, labelled, several, two_wordings
 
 from envgym import Draw, Task, template
 
@@ -55,6 +55,17 @@ def same_places(draw: Draw) -> Task:
     again = (a, b) if label == "duplicate" else (b, a)
     one, other = (draw.rng.choice(FORMS).format(verb=verb, what=thing, a=start, b=end) for start, end in ((a, b), again))
     return _pair(draw, one, other, label)
+
+
+@template(level="L2", splits=("test",))
+def both_sides(draw: Draw) -> Task:
+    """To lend to somebody is to have them borrow; or the other way round."""
+    label = in_turn(draw, LABELS)
+    (one, other), thing = several(draw, PEOPLE, 2), several(draw, THINGS, 1)[0]
+    giver, taker = (one, other) if label == "duplicate" else (other, one)
+    lend, borrow = f"have {one} lend {other} a {thing}", f"have {taker} borrow a {thing} from {giver}"
+    first, second = draw.rng.sample((lend, borrow), 2)
+    return _pair(draw, first, second, label)
 
 
 def _two_verbs(draw: Draw) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """Whether a hypothesis follows: the same fact or another (L0), bounds on a number (L1), a chain of comparisons (L2).
 
 The hypothesis alone tells nothing: its form is the same under every label, and "more" and "fewer" are as frequent under each.
+Held out of training: two bounds at once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ AT_LEAST = (
 AT_MOST = (
     "{who} sold at most {n} {what}s.", "{who} sold {n} {what}s or fewer.", "No more than {n} {what}s were sold by {who}.",
     "{who} sold a maximum of {n} {what}s.", "{n} {what}s is the most that {who} sold.",
+)  # fmt: skip
+BETWEEN = (
+    "{who} sold between {n} and {m} {what}s.", "{who} sold {n} to {m} {what}s.", "From {n} to {m} {what}s were sold by {who}.",
 )  # fmt: skip
 MORE = (
     "{who} sold more than {n} {what}s.", "More than {n} {what}s were sold by {who}.", "Of {what}s, {who} sold more than {n}.",
@@ -70,6 +74,22 @@ def bound_follows(draw: Draw) -> Task:
         "neutral": (draw.rng.choice((MORE, FEWER)), n - inside),
     }[label]
     return _pair(draw, said, draw.wording(bound).format(who=who, n=m, what=what), label)
+
+
+@template(level="L1", splits=("test",))
+def range_follows(draw: Draw) -> Task:
+    """From n to m, both included: more than k follows below n, cannot be from m on, and is open between; fewer: the mirror image."""
+    label = in_turn(draw, LABELS)
+    who, what = several(draw, PEOPLE, 1)[0], several(draw, THINGS, 1)[0]
+    n, width, step = draw.rng.randint(20, 80), draw.rng.randint(4, 12), draw.rng.randint(1, 9)
+    m, inside = n + width, draw.rng.randint(1, width - 1)
+    said = draw.rng.choice(BETWEEN).format(who=who, n=n, m=m, what=what)
+    bound, k = draw.rng.choice({
+        "entailment": ((MORE, n - step), (FEWER, m + step)),
+        "contradiction": ((MORE, m + step), (FEWER, n - step)),
+        "neutral": ((MORE, n + inside), (FEWER, n + inside)),
+    }[label])  # fmt: skip
+    return _pair(draw, said, draw.wording(bound).format(who=who, n=k, what=what), label)
 
 
 @template(level="L2")

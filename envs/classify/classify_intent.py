@@ -1,4 +1,7 @@
-"""What a customer wants: named by its own word (L0), put into other words (L1), beside another matter that is settled (L2)."""
+"""What a customer wants: named by its own word (L0), put into other words (L1), beside another matter that is settled (L2).
+
+Held out of training: the wishes of a library's readers, with labels of their own.
+"""
 
 from __future__ import annotations
 
@@ -137,6 +140,33 @@ SETTLED = {
         "what you billed for the {thing} is in order",
     ),
 }
+READERS_LABELS = ("renewal", "reservation", "fine", "card")
+READERS = {
+    "renewal": (
+        "I need the {thing} for two more weeks",
+        "may I keep the {thing} a little longer",
+        "the {thing} is due today and I am not done with it",
+        "please push back the day on which the {thing} must be returned",
+    ),
+    "reservation": (
+        "somebody else has the {thing}, keep it for me when it comes back",
+        "put me on the list for the {thing}",
+        "I would like to be the next one to get the {thing}",
+        "set the {thing} aside for me until Friday",
+    ),
+    "fine": (
+        "I brought the {thing} back late, what do I owe",
+        "you ask money of me for the {thing} though it came back in time",
+        "how much is it for a {thing} that is a week over",
+        "I want to pay for having kept the {thing} too long",
+    ),
+    "card": (
+        "I lost what I show at the desk and cannot borrow the {thing}",
+        "I am new here, how do I sign up to borrow a {thing}",
+        "the desk says that I am no longer a member, so no {thing} for me",
+        "my name is misspelt on my papers, and now I cannot take the {thing} home",
+    ),
+}
 TOGETHER = (
     "{Settled}, but {open}.", "{Open}. By the way, {settled}.", "{Settled}. Still, {open}.", "{Open}, though {settled}.",
     "{Settled}; however, {open}.", "{Open}. At least {settled}.", "{Settled}. One thing remains: {open}.",
@@ -163,6 +193,13 @@ def intent_beside_another(draw: Draw) -> Task:
     slots = {"open": draw.wording(MEANT[label]).format(thing=first), "settled": draw.wording(SETTLED[other]).format(thing=second)}
     slots |= {name.capitalize(): _capital(text) for name, text in slots.items()}
     return labelled(draw, f"Message: {draw.wording(TOGETHER).format(**slots)}", label, LABELS)
+
+
+@template(level="L1", splits=("test",))
+def intent_of_readers(draw: Draw) -> Task:
+    label = in_turn(draw, READERS_LABELS)
+    text = draw.rng.choice(READERS[label]).format(thing=several(draw, THINGS, 1)[0])
+    return labelled(draw, f"Message: {_capital(text)}.", label, READERS_LABELS)
 
 
 def _alone(draw: Draw, phrasings: dict[str, tuple[str, ...]]) -> Task:

@@ -184,11 +184,11 @@ def test_a_frozen_teacher_votes_once_a_task_and_an_averaged_one_at_every_step(op
         labels, layer = open_quiz(f"train.self_training.teacher={teacher}")
         _, task = tasks_of(labels)
         group = group_of(task, "774")
-        labels.step()
+        labels.begin_step()
         assert labels.unheard([group]) == [task]
         labels.hear([task], [group_of(task, "444")])
         assert rewards(layer.score([group], step=0)[0]) == [0.0, 0.0, 1.0]  # by the teacher's label
-        labels.step()
+        labels.begin_step()
         assert labels.unheard([group]) == ([task] if heard_again else [])
     silent, layer = open_quiz("train.self_training.teacher=frozen")
     silent.hear([task], [[VOID, VOID]])
@@ -254,7 +254,7 @@ def test_a_validation_without_any_truth_is_refused(open_quiz):
 
 def test_its_state_comes_back(open_quiz):
     labels, _ = open_quiz("train.self_training.teacher=average")
-    labels.step()
+    labels.begin_step()
     labels.hear(labels.pool[:1], [group_of(labels.pool[0], "12")])
     again, _ = open_quiz("train.self_training.teacher=average", "train.seed=9", begun=False)
     again.load_state_dict(labels.state_dict())

@@ -81,7 +81,7 @@ class Rollouts:
 
         if labels:
             labels.begin(partial(self._vote_on, step=step))
-            labels.step()
+            labels.begin_step()
         started, busy = time.perf_counter(), self.engine.seconds_busy
         played = play_groups(
             play, draws, tasks=labels.groups_to_play(config.tasks_per_step) if labels else config.tasks_per_step,

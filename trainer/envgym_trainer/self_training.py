@@ -140,8 +140,8 @@ class SelfTraining:
         for task, group in zip(tasks, groups, strict=True):
             self._heard[task] = [episode.last_said for episode in valid(group)] or [""]  # of nobody: no label
 
-    def step(self) -> None:
-        """A step begins: a teacher that moves has done so, and what it said before counts no more."""
+    def begin_step(self) -> None:
+        """Lets a teacher that moves follow the policy; what it said before counts no more."""
         if self.teacher:
             self.teacher.follow()
             if self.teacher.moves:
