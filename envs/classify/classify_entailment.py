@@ -78,7 +78,7 @@ def bound_follows(draw: Draw) -> Task:
 
 @template(level="L1", splits=("test",))
 def range_follows(draw: Draw) -> Task:
-    """From n to m, both included: more than k follows below n, cannot be from m on, and is open between; fewer: the mirror image."""
+    """From n to m, both included: more than k follows below n, cannot be from m on, is open between; fewer: the mirror image."""
     label = in_turn(draw, LABELS)
     who, what = several(draw, PEOPLE, 1)[0], several(draw, THINGS, 1)[0]
     n, width, step = draw.rng.randint(20, 80), draw.rng.randint(4, 12), draw.rng.randint(1, 9)

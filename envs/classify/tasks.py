@@ -1,4 +1,4 @@
-"""Three families of labels at levels L0 to L2, each with one template out of training; how each is made stands in the file of its family."""
+"""Three families of labels at levels L0 to L2, each with a template out of training; each has a file that says how it is made."""
 
 # A star on purpose: envgym collects whatever template stands in this module, and a new one must not need two entries.
 from classify_duplicates import *  # noqa: F403
