@@ -81,6 +81,7 @@ def test_a_warm_start_without_an_oracle_is_found(tmp_path):
     with opened(write_shop(tmp_path, tasks=TASKS.replace("oracle=[", "extra_calls=["))) as subject:
         result = environment.oracle(subject)
     assert not result.passed
+    assert "the tasks have no oracle (such as train/" in result.detail
     assert "train.warmup.demos=0" in result.detail
 
 

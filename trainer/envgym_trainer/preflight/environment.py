@@ -13,15 +13,16 @@ FOREIGN = "a foreign environment: it tells no tasks, no truth"
 
 def oracle(subject: Subject) -> CheckResult:
     """The oracle solves its tasks, in the tokens and the dialect that a warm start would teach."""
-    if not subject.has_own_tasks or not subject.demos:
-        return _without_oracle(subject)
+    silent = [task.id for task in subject.tasks if not task.has_solution]
+    if not subject.demos or (silent and subject.config.warmup.demos):
+        return _without_oracle(subject, silent)
     offenders = [told(episode) for episode in subject.demos if not episode.success or not (episode.reward or 0) > 0]
     way_out = "See what is wrong with them: envgym check " + str(subject.spec.path)
     return verdict("oracle", offenders, len(subject.demos), passed=f"solves all {len(subject.demos)} tasks tried", way_out=way_out)
 
 
-def _without_oracle(subject: Subject) -> CheckResult:
-    what = FOREIGN if not subject.has_own_tasks else "the tasks have no oracle"
+def _without_oracle(subject: Subject, silent: list[str]) -> CheckResult:
+    what = f"the tasks have no oracle (such as {silent[0]})" if silent else FOREIGN
     if subject.config.warmup.demos:
         return CheckResult("oracle", False, f"{what}, and a warm start learns from one. Set train.warmup.demos=0, or give oracles")
     return CheckResult("oracle", True, what)
