@@ -76,18 +76,15 @@ class Played:
         numbers |= {name: value for name, value in failures.items() if name.startswith(("failures/", "episode/retried"))}
         if not math.isnan(self.idle):
             numbers["sampling/idle"] = self.idle
-        return (
-            numbers
-            | self.votes
-            | {
-                "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
-                "group/mixed_starts": float(sum(not starts_alike(group) for group in self.groups)),
-                "group/replayed_members": float(len(self.replayed)),
-                "group/lessons": float(sum(has_lesson(group) for group in self.groups)),
-                "sampling/extra_groups": float(len(self.thrown)),
-                "sampling/thrown_episodes": float(sum(len(group) for group in self.thrown)),
-            }
-        )
+        numbers |= self.votes
+        return numbers | {
+            "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
+            "group/mixed_starts": float(sum(not starts_alike(group) for group in self.groups)),
+            "group/replayed_members": float(len(self.replayed)),
+            "group/lessons": float(sum(has_lesson(group) for group in self.groups)),
+            "sampling/extra_groups": float(len(self.thrown)),
+            "sampling/thrown_episodes": float(sum(len(group) for group in self.thrown)),
+        }
 
     def write(self, folder: RunFolder, step: int) -> None:
         """Adds everything to `episodes.jsonl`; what was not learned from says why in `left_out`."""
