@@ -53,12 +53,16 @@ def shallow(model: Path, layers: int, folder: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser(__doc__, rounds=3).parse_args(argv)
+    options = parser(__doc__, rounds=3)
+    options.add_argument("--only", choices=GROWS, help="one of the tables")
+    arguments = options.parse_args(argv)
     from envgym_trainer.models import resolve
 
     model = resolve(arguments.model).path
     with tempfile.TemporaryDirectory() as folder:
         for name, (sizes, make) in GROWS.items():
+            if arguments.only not in (None, name):
+                continue
             sizes = sizes[:2] if arguments.quick else sizes
             where = {size: shallow(model, size, Path(folder)) if name == "layers" else str(model) for size in sizes}
             work = {size: replace(make(size), turn_tokens=2) if arguments.quick else make(size) for size in sizes}
