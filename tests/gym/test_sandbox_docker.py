@@ -167,7 +167,7 @@ def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_ar
     orphan = api.create_container("python:3.12-slim", ["true"], labels={OWNER_LABEL: f"{boot}:{namespace}:{dead.pid}:1"})["Id"]
     mine = api.create_container("python:3.12-slim", ["true"], labels=labels())["Id"]
     try:
-        assert orphan in reap_orphans(api)
+        reap_orphans(api)  # or another process of envgym's was quicker: each start of a sandbox reaps
         left = {each["Id"] for each in api.containers(all=True)}
         assert orphan not in left
         assert mine in left

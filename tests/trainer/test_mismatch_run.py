@@ -36,7 +36,13 @@ def lines(folder):
 def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curves(env, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    settings = [*SETTINGS, "train.updates_per_step=2", "train.epochs_per_step=3", "train.on_mismatch=stop"]
+    settings = [
+        *SETTINGS,
+        "train.updates_per_step=2",
+        "train.epochs_per_step=3",
+        "train.on_mismatch=stop",
+        "train.learning_rate=1e-3",
+    ]
     assert start(env, settings, out=tmp_path / "runs", name="r", resume=None) == 0
     folder = RunFolder.open(tmp_path / "runs" / "r")
     assert len(lines(folder)) == 3
