@@ -115,10 +115,9 @@ class Outcome:
 
 def outcomes_table(rows: Sequence[Outcome]) -> Table:
     """One column a policy, one row a level, then the means: the table before and after training."""
-    told = "\n".join(line for outcome in rows[-1:] if (line := gap(outcome)))
-    table = Table(
-        title="solved, with 95 % intervals", title_justify="left", title_style="dim", caption=told or None, caption_justify="left"
-    )
+    caption = gap(rows[-1]) if rows else ""
+    table = Table(title="solved, with 95 % intervals", title_justify="left", title_style="dim", caption=caption or None)
+    table.caption_justify = "left"
     table.add_column("level")
     for outcome in rows:
         table.add_column(outcome.policy, justify="right")

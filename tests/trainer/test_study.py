@@ -65,6 +65,11 @@ def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would
     assert adapters[0] == adapters[1] != adapters[2]
 
 
+def test_arms_given_to_another_study_are_not_passed_over(tmp_path, capsys):
+    assert main(["study", "baselines", "guess", "--arm", "a", "--out", str(tmp_path)]) == 2
+    assert "belong to `envgym study arms`" in capsys.readouterr().err
+
+
 def test_an_arm_that_cannot_be_is_told_before_any_run(tmp_path):
     study = Study(baselines(), (0,), "guess", ["train.warmup.demos=0"], tmp_path)
     with pytest.raises(UsageError, match=r"arm 'SFT' needs a warm start.*set train.warmup.demos=64"):
@@ -108,6 +113,7 @@ def test_arms_of_ones_own_differ_in_their_settings_alone(tmp_path):
         (["one"], "compares two or more"),
         (["a/b", "c"], "--arm 'a/b': 'a/b' must be a name of its own"),
         (["a", "a: train.steps=1"], "'a' must be a name of its own"),
+        (["a", "b: reward.x='"], "settings cannot be told apart"),
         (["sft", "a"], "'sft' must be a name of its own"),
     ],
 )

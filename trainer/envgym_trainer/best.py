@@ -15,7 +15,7 @@ from envgym_trainer.checkpoint import DamagedCheckpoint, Progress
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.display import Display
 from envgym_trainer.learner import Learner
-from envgym_trainer.lora import wearing
+from envgym_trainer.lora import with_adapter
 from envgym_trainer.runs import RunFolder
 
 
@@ -69,5 +69,5 @@ def best_adapter(folder: RunFolder, progress: Progress, learner: Learner, displa
             f"{damage}. It was the best; hand over the last: --resume {folder.path} train.export=last"
         ) from None
     best = torch.load(path / "learner.pt", weights_only=True)["adapter"]
-    with wearing(learner.parameters, best):
+    with with_adapter(learner.parameters, best):
         yield

@@ -65,7 +65,7 @@ def trainable(model: Any) -> dict[str, Tensor]:
 
 
 @contextmanager
-def wearing(parameters: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> Iterator[None]:
+def with_adapter(parameters: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> Iterator[None]:
     """While in the block the parameters have the adapter's values, then their own again."""
     own = {name: value.detach().clone() for name, value in parameters.items()}
     _put(parameters, adapter)

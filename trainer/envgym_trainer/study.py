@@ -96,7 +96,11 @@ def own_arms(texts: Sequence[str], *, after_sft: bool) -> tuple[Arm, ...]:
         name = name.strip()
         if not re.fullmatch(r"[\w.-]+", name) or name in {arm.run for arm in arms} | {WARM_RUN}:
             raise UsageError(f"--arm '{text}': '{name}' must be a name of its own, of letters, digits and dashes")
-        arms.append(Arm(name, name, tuple(shlex.split(settings)), after=WARM_RUN if after_sft else ""))
+        try:
+            words = tuple(shlex.split(settings))
+        except ValueError as error:
+            raise UsageError(f"--arm '{text}': its settings cannot be told apart ({error}); write key=value key=value") from None
+        arms.append(Arm(name, name, words, after=WARM_RUN if after_sft else ""))
     if len(arms) < 2:
         raise UsageError("a study of arms compares two or more: --arm fixed --arm 'spread: train.reward_weights.mode=spread'")
     return tuple(arms)
@@ -226,6 +230,8 @@ def start(arguments: argparse.Namespace) -> int:
     """`envgym study` from the command line: makes the runs, prints the table and writes it beside them."""
     if not 1 <= arguments.seeds <= len(T_975) + 1:
         raise UsageError(f"--seeds must lie between 1 and {len(T_975) + 1}, got {arguments.seeds}")
+    if arguments.what != "arms" and (arguments.arm or arguments.after_sft):
+        raise UsageError(f"--arm and --after-sft belong to `envgym study arms`, not to `envgym study {arguments.what}`")
     if arguments.what == "arms":
         arms = own_arms(arguments.arm, after_sft=arguments.after_sft)
     elif arguments.what == "algorithms":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from envgym_trainer.lora import trainable, wearing
+from envgym_trainer.lora import trainable, with_adapter
 
 
 class Teacher:
@@ -43,7 +43,7 @@ class Teacher:
 
     def in_place(self) -> AbstractContextManager[None]:
         """While in the block, the model has the teacher's adapter."""
-        return wearing(trainable(self.model), self.adapter)
+        return with_adapter(trainable(self.model), self.adapter)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.adapter.items()}
