@@ -21,24 +21,38 @@ from typing import get_args
 from steps.sample import Load, Sampled, Side
 from steps.work import in_a_process, parser
 
-GRID = [Load("engine", dialogues, turns=turns) for dialogues, turns in ((8, 1), (16, 1), (64, 1), (16, 3))]
+GRID = [
+    Load("engine", dialogues, turns=turns)
+    for dialogues, turns in ((8, 1), (16, 1), (64, 1), (16, 3))
+]
 GOALS = {(16, 3): 7.0}
 SLOW_TOOLS = Load("engine", 16, tool_seconds=0.2)
 QUICK = Load("engine", 4, group=2, turns=2, turn_tokens=4, prompt_tokens=120)
 
 
 def run(load: Load, model: str, threads: int) -> Sampled:
-    return Sampled(**in_a_process("steps.sample", json.dumps(asdict(load)), model, str(threads), threads=threads))
+    return Sampled(
+        **in_a_process(
+            "steps.sample", json.dumps(asdict(load)), model, str(threads), threads=threads
+        )
+    )
 
 
 def row(load: Load, rounds: Sequence[dict[str, Sampled]]) -> str:
     cpu = lambda side: statistics.median(each[side].cpu_seconds for each in rounds)
     rate = lambda side: statistics.median(each[side].tokens / each[side].seconds for each in rounds)
-    ratio = lambda slow, fast, name: sorted(getattr(each[slow], name) / getattr(each[fast], name) for each in rounds)
-    by_cpu, by_wall = ratio("generate", "engine", "cpu_seconds"), ratio("generate", "engine", "seconds")
+    ratio = lambda slow, fast, name: sorted(
+        getattr(each[slow], name) / getattr(each[fast], name) for each in rounds
+    )
+    by_cpu = ratio("generate", "engine", "cpu_seconds")
+    by_wall = ratio("generate", "engine", "seconds")
     memory = statistics.median(ratio("generate", "engine", "peak_mb"))
     limit = statistics.median(ratio("products", "engine", "cpu_seconds"))
-    goal = f"at least {GOALS[load.dialogues, load.turns]:g}" if (load.dialogues, load.turns) in GOALS else ""
+    goal = (
+        f"at least {GOALS[load.dialogues, load.turns]:g}"
+        if (load.dialogues, load.turns) in GOALS
+        else ""
+    )
     spread = f"({by_cpu[0]:.2f} to {by_cpu[-1]:.2f})"
     return (
         f"{load.dialogues:9}{load.turns:6}{rate('generate'):12.1f}{rate('engine'):9.1f}{cpu('generate'):12.1f}{cpu('engine'):9.1f}"
@@ -48,23 +62,37 @@ def row(load: Load, rounds: Sequence[dict[str, Sampled]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
-    options.add_argument("--only", metavar="DIALOGUES,TURNS", help="one line of the table, such as 16,3; or tools")
+    options.add_argument(
+        "--only", metavar="DIALOGUES,TURNS", help="one line of the table, such as 16,3; or tools"
+    )
     arguments = options.parse_args(argv)
     print(f"{'':15}{'tokens/s':>21}{'CPU seconds':>21}{'ratio':>10}")
-    print(f"{'dialogues':>9}{'turns':>6}{'generate':>12}{'engine':>9}{'generate':>12}{'engine':>9}{'CPU':>10}"
-          f" {'range':16}{'goal':12}{'wall':>6}{'memory':>9}{'of limit':>12}")  # fmt: skip
+    print(
+        f"{'dialogues':>9}{'turns':>6}{'generate':>12}{'engine':>9}{'generate':>12}{'engine':>9}{'CPU':>10}"
+        f" {'range':16}{'goal':12}{'wall':>6}{'memory':>9}{'of limit':>12}"
+    )
     for load in [QUICK] if arguments.quick else GRID:
         if arguments.only not in (None, f"{load.dialogues},{load.turns}"):
             continue
         rounds = []
         for number in range(1 if arguments.quick else arguments.rounds):
             order = get_args(Side)[:: -1 if number % 2 else 1]
-            rounds.append({side: run(replace(load, side=side), arguments.model, arguments.threads) for side in order})
+            rounds.append(
+                {
+                    side: run(replace(load, side=side), arguments.model, arguments.threads)
+                    for side in order
+                }
+            )
         print(row(load, rounds), flush=True)
     if not arguments.quick and arguments.only in (None, "tools"):
-        idle = sorted(run(SLOW_TOOLS, arguments.model, arguments.threads).idle for _ in range(arguments.rounds))
+        idle = sorted(
+            run(SLOW_TOOLS, arguments.model, arguments.threads).idle
+            for _ in range(arguments.rounds)
+        )
         spread = f"({100 * idle[0]:.1f} to {100 * idle[-1]:.1f})"
-        print(f"\n16 dialogues, 3 turns, tools of 0.2 s: idle {100 * statistics.median(idle):.1f} % {spread}, goal at most 10 %")
+        print(
+            f"\n16 dialogues, 3 turns, tools of 0.2 s: idle {100 * statistics.median(idle):.1f} % {spread}, goal at most 10 %"
+        )
     print("\nratios: generate over engine; memory: of the peaks above the loaded model")
     print("of limit: CPU time of the matrix products alone over the engine's")
     return 0

@@ -30,7 +30,9 @@ GOALS = {"of limit": 0.35, "MFU": 0.40, "step s": 10.0}
 
 
 def chip(size: str, device: str, dtype: str, *, quick: bool) -> Chip:
-    found = in_a_process("steps.chip", size, device, dtype, *(["quick"] if quick else []), threads=1)
+    found = in_a_process(
+        "steps.chip", size, device, dtype, *(["quick"] if quick else []), threads=1
+    )
     return Chip(**(found | {"decoding": [Decoding(**each) for each in found["decoding"]]}))
 
 
@@ -42,7 +44,9 @@ def lines(found: Chip) -> list[str]:
     for each in found.decoding:
         share = f"{100 * each.tokens_per_second / each.limit:.1f} % of the limit"
         goal = "   (goal 35 %)" if found.size == "0.5B" and each.dialogues == 64 else ""
-        said.append(f"    decoding {each.dialogues:4} dialogues: {each.tokens_per_second:12,.1f} tokens/s, {share}{goal}")
+        said.append(
+            f"    decoding {each.dialogues:4} dialogues: {each.tokens_per_second:12,.1f} tokens/s, {share}{goal}"
+        )
     goal = "   (goal 40 %)" if found.size == "0.5B" else ""
     training = f"{found.train_tokens_per_second:,.1f} tokens/s, MFU {100 * found.mfu:.1f} %{goal}"
     return [*said, f"    training {'':18}{training}, peak {found.peak_mb:,.0f} MB", ""]
@@ -53,7 +57,8 @@ def step(size: str, device: str, dtype: str, *, rounds: int, tokenizer: Path) ->
     from transformers import AutoTokenizer
 
     work = Work(tasks=8, micro_batch=8, device=device, dtype=dtype)
-    sides, found = [OURS, PEER, BATCHING], []
+    sides = [OURS, PEER, BATCHING]
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         random_model(size, "cpu", getattr(torch, dtype)).save_pretrained(folder)
         AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
@@ -65,13 +70,21 @@ def step(size: str, device: str, dtype: str, *, rounds: int, tokenizer: Path) ->
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a miniature on the CPU: does it run, not how fast")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a miniature on the CPU: does it run, not how fast"
+    )
     parser.add_argument("--sizes", default="0.5B,1.5B,4B", metavar="A,B")
-    parser.add_argument("--rounds", type=int, default=5, help="of the whole step beside TRL's; 0 leaves it out")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of the whole step beside TRL's; 0 leaves it out"
+    )
     arguments = parser.parse_args(argv)
     if not arguments.quick and not torch.cuda.is_available():
-        parser.error("there is no GPU that torch can use here. --quick runs a miniature on the CPU.")
+        parser.error(
+            "there is no GPU that torch can use here. --quick runs a miniature on the CPU."
+        )
     device, dtype = ("cpu", "float32") if arguments.quick else ("cuda", "bfloat16")
     for size in ["miniature"] if arguments.quick else arguments.sizes.split(","):
         print("\n".join(lines(chip(size, device, dtype, quick=arguments.quick))), flush=True)

@@ -28,7 +28,11 @@ GOALS = {(512, 128, 8): 3.5}
 
 
 def run(group: Group, model: str, threads: int) -> Update:
-    return Update(**in_a_process("steps.learn", json.dumps(asdict(group)), model, str(threads), threads=threads))
+    return Update(
+        **in_a_process(
+            "steps.learn", json.dumps(asdict(group)), model, str(threads), threads=threads
+        )
+    )
 
 
 def row(size: tuple[int, int, int], rounds: Sequence[dict[str, Update]]) -> str:
@@ -58,9 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         rounds = []
         for number in range(1 if arguments.quick else arguments.rounds):
             order = get_args(Layout)[:: -1 if number % 2 else 1]
-            rounds.append({each: run(replace(group, layout=each), arguments.model, arguments.threads) for each in order})
+            rounds.append(
+                {
+                    each: run(replace(group, layout=each), arguments.model, arguments.threads)
+                    for each in order
+                }
+            )
         print(row(size, rounds), flush=True)
-    print("\nCPU seconds of one update; tokens, memory: padded over tree, memory at its peak above the loaded model")
+    print(
+        "\nCPU seconds of one update; tokens, memory: padded over tree, memory at its peak above the loaded model"
+    )
     return 0
 
 

@@ -30,8 +30,16 @@ SMOOTH_STEPS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of one experiment, one a seed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders of one experiment, one a seed",
+    )
     parser.add_argument("--out", type=Path, help="PNG to write")
     parser.add_argument("--title", default="")
     arguments = parser.parse_args(argv)
@@ -51,19 +59,32 @@ def read_run(folder: Path) -> list[Line]:
     """The lines of a run's metrics. Raises UsageError where there are none."""
     file = folder / "metrics.jsonl"
     if not file.is_file():
-        raise UsageError(f"{folder} has no metrics.jsonl. Name a folder that `envgym train` made, such as runs/crm.")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        raise UsageError(
+            f"{folder} has no metrics.jsonl. Name a folder that `envgym train` made, such as runs/crm."
+        )
+    return [
+        json.loads(line)
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.endswith("}")
+    ]
 
 
 def curve(lines: Sequence[Line], name: str, *, phase: str) -> Curve:
     """One metric over the steps of one phase; steps without it are left out."""
-    return sorted((line["step"], line[name]) for line in lines if line["phase"] == phase and line.get(name) is not None)
+    return sorted(
+        (line["step"], line[name])
+        for line in lines
+        if line["phase"] == phase and line.get(name) is not None
+    )
 
 
 def smooth(points: Curve, *, window: int = SMOOTH_STEPS) -> Curve:
     """Mean of the last `window` points at each step, as a single step's success is noise; the first steps have fewer."""
     values = [value for _, value in points]
-    return [(step, statistics.fmean(values[max(0, i - window + 1) : i + 1])) for i, (step, _) in enumerate(points)]
+    return [
+        (step, statistics.fmean(values[max(0, i - window + 1) : i + 1]))
+        for i, (step, _) in enumerate(points)
+    ]
 
 
 def mean_and_band(curves: Sequence[Curve]) -> list[tuple[int, float, float, float]]:
@@ -72,13 +93,21 @@ def mean_and_band(curves: Sequence[Curve]) -> list[tuple[int, float, float, floa
     for points in curves:
         for step, value in points:
             at[step].append(value)
-    return [(step, statistics.fmean(values), min(values), max(values)) for step, values in sorted(at.items())]
+    return [
+        (step, statistics.fmean(values), min(values), max(values))
+        for step, values in sorted(at.items())
+    ]
 
 
 def held_out(lines: Sequence[Line]) -> list[tuple[int, Count]]:
     """(step, solved of played) of each evaluation on the held-out tasks, in order."""
-    found = [line for line in lines if line["phase"] == "eval" and line.get("eval/success") is not None]
-    return [(line["step"], Count(round(line["eval/success"] * line["eval/n"]), round(line["eval/n"]))) for line in found]
+    found = [
+        line for line in lines if line["phase"] == "eval" and line.get("eval/success") is not None
+    ]
+    return [
+        (line["step"], Count(round(line["eval/success"] * line["eval/n"]), round(line["eval/n"])))
+        for line in found
+    ]
 
 
 def table(runs: dict[str, list[Line]]) -> list[str]:
@@ -89,11 +118,16 @@ def table(runs: dict[str, list[Line]]) -> list[str]:
     results = {name: held_out(lines) for name, lines in runs.items()}
     width = max(map(len, [*results, "pooled"]))
     rows = [f"{'run':{width}}  held-out success at step (95 % interval)"]
-    rows += [f"{name:{width}}  {_row(points) or 'no evaluation'}" for name, points in results.items()]
+    rows += [
+        f"{name:{width}}  {_row(points) or 'no evaluation'}" for name, points in results.items()
+    ]
     steps = [[step for step, _ in points] for points in results.values()]
     if len(results) > 1 and all(own == steps[0] for own in steps):
         together = zip(*results.values(), strict=True)
-        pooled = [(at[0][0], Count(sum(c.successes for _, c in at), sum(c.n for _, c in at))) for at in together]
+        pooled = [
+            (at[0][0], Count(sum(c.successes for _, c in at), sum(c.n for _, c in at)))
+            for at in together
+        ]
         rows.append(f"{'pooled':{width}}  {_row(pooled)}")
     return rows
 
@@ -111,7 +145,9 @@ def draw(runs: Sequence[list[Line]], out: Path, *, title: str = "") -> None:
         from matplotlib import pyplot as plt
         from matplotlib.ticker import PercentFormatter
     except ImportError as error:
-        raise PrerequisiteError("matplotlib is not installed. For the picture: pip install 'envgym[analysis]'") from error
+        raise PrerequisiteError(
+            "matplotlib is not installed. For the picture: pip install 'envgym[analysis]'"
+        ) from error
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     _sampled(axes, runs)
     _validation(axes, runs)
@@ -131,7 +167,12 @@ def _sampled(axes: Any, runs: Sequence[list[Line]]) -> None:
     band = mean_and_band([smooth(curve(lines, "success", phase="grpo")) for lines in runs])
     if band:
         steps, means, lows, highs = zip(*band, strict=True)
-        axes.plot(steps, means, color="tab:blue", label=f"training tasks, sampled (mean of {SMOOTH_STEPS} steps)")
+        axes.plot(
+            steps,
+            means,
+            color="tab:blue",
+            label=f"training tasks, sampled (mean of {SMOOTH_STEPS} steps)",
+        )
         if len(runs) > 1:
             axes.fill_between(steps, lows, highs, color="tab:blue", alpha=0.15, lw=0)
 
@@ -151,14 +192,28 @@ def _held_out(axes: Any, runs: Sequence[list[Line]]) -> None:
             low, high = count.interval
             x = step + (number - (len(runs) - 1) / 2) * 0.4
             error = [[count.rate - low], [high - count.rate]]
-            axes.errorbar([x], [count.rate], yerr=error, fmt="o", color="tab:red", ms=5, capsize=3, label=label)
+            axes.errorbar(
+                [x],
+                [count.rate],
+                yerr=error,
+                fmt="o",
+                color="tab:red",
+                ms=5,
+                capsize=3,
+                label=label,
+            )
             label = None
 
 
 def _warm_up(axes: Any, runs: Sequence[list[Line]]) -> None:
-    last = max((line["step"] for lines in runs for line in lines if line["phase"] == "warmup"), default=math.nan)
+    last = max(
+        (line["step"] for lines in runs for line in lines if line["phase"] == "warmup"),
+        default=math.nan,
+    )
     if not math.isnan(last):
-        axes.axvspan(0, last, color="tab:orange", alpha=0.08, lw=0, label="warm start on demonstrations")
+        axes.axvspan(
+            0, last, color="tab:orange", alpha=0.08, lw=0, label="warm start on demonstrations"
+        )
 
 
 if __name__ == "__main__":

@@ -20,9 +20,12 @@ from steps.learn import Group, Update
 from steps.sample import Load, Sampled
 from steps.work import in_a_process, parser
 
-TOKENS, DIALOGUES = (512, 1024, 2048, 4096), (8, 16, 64)
+TOKENS = (512, 1024, 2048, 4096)
+DIALOGUES = (8, 16, 64)
 KEPT = ("all", "little")
-GROUP, OPENING, SAMPLED = 8, 592, 8
+GROUP = 8
+OPENING = 592
+SAMPLED = 8
 WEIGHTS = (30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536) + 49_152 * 576) * 4 / 2**20
 """MB of all linear layers and the head."""
 
@@ -32,7 +35,9 @@ def training(tokens: int, rounds: int, run) -> str:
     found: list[dict[str, Update]] = []
     for number in range(rounds):
         order = KEPT[:: -1 if number % 2 else 1]
-        found.append({keeps: Update(**run("steps.learn", replace(group, keeps=keeps))) for keeps in order})
+        found.append(
+            {keeps: Update(**run("steps.learn", replace(group, keeps=keeps))) for keeps in order}
+        )
     peak = {keeps: statistics.median(each[keeps].peak_mb for each in found) for keeps in KEPT}
     seconds = sorted(each["little"].cpu_seconds / each["all"].cpu_seconds for each in found)
     gap = max(abs(each["little"].grad_norm / each["all"].grad_norm - 1) for each in found)
@@ -44,21 +49,31 @@ def training(tokens: int, rounds: int, run) -> str:
 
 
 def sampling(dialogues: int, rounds: int, run) -> str:
-    load = Load("engine", dialogues, group=GROUP, turns=1, turn_tokens=SAMPLED, prompt_tokens=OPENING)
+    load = Load(
+        "engine", dialogues, group=GROUP, turns=1, turn_tokens=SAMPLED, prompt_tokens=OPENING
+    )
     peak = statistics.median(Sampled(**run("steps.sample", load)).peak_mb for _ in range(rounds))
     tokens = dialogues // GROUP * OPENING + dialogues * SAMPLED
-    stored = tokens * 2 * 30 * 3 * 64 * 4 / 2**20  # keys and values, layers, heads, numbers a head, bytes
+    stored = (
+        tokens * 2 * 30 * 3 * 64 * 4 / 2**20
+    )  # keys and values, layers, heads, numbers a head, bytes
     return f"{dialogues:10}{peak:9.0f}{stored:18.0f}{WEIGHTS:16.0f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser(__doc__).parse_args(argv)
     run = lambda module, work: in_a_process(
-        module, json.dumps(asdict(work)), arguments.model, str(arguments.threads), threads=arguments.threads
+        module,
+        json.dumps(asdict(work)),
+        arguments.model,
+        str(arguments.threads),
+        threads=arguments.threads,
     )
     rounds = 1 if arguments.quick else arguments.rounds
     print(f"{'':8}{'peak MB above the model':>20}{'MB a':>9}{'':8}{'CPU time':>12}")
-    print(f"{'tokens':>8}{'all':>10}{'little':>10}{'token':>12}{'ratio':>8}{'little/all':>12} {'range':16}{'gradient':>9}")
+    print(
+        f"{'tokens':>8}{'all':>10}{'little':>10}{'token':>12}{'ratio':>8}{'little/all':>12} {'range':16}{'gradient':>9}"
+    )
     for tokens in (64,) if arguments.quick else TOKENS:
         print(training(tokens, rounds, run), flush=True)
     print(f"\n{'dialogues':>10}{'peak MB':>9}{'keys, values MB':>18}{'weights MB':>16}")

@@ -28,8 +28,15 @@ from envgym_trainer.study import WARM, WARM_RUN, Arm, Study, to_markdown
 
 ENV = "envs/guess.yaml"
 STEPS = 20
-QUICK = ["train.warmup.demos=16", "train.steps=2", "train.tasks_per_step=2", "train.group_size=4", "train.eval.tasks=8"]
-PROGRESS, FORM = "from: state_progress", "from: valid_calls"
+QUICK = [
+    "train.warmup.demos=16",
+    "train.steps=2",
+    "train.tasks_per_step=2",
+    "train.group_size=4",
+    "train.eval.tasks=8",
+]
+PROGRESS = "from: state_progress"
+FORM = "from: valid_calls"
 BRIEF = "from: turns, range: [1.0, 0.8]"
 """1 less 0.2 an answer: 0.8 for one, -0.2 for six."""
 
@@ -38,8 +45,10 @@ def rewards(steps: int) -> dict[str, tuple[str, ...]]:
     """Name -> the settings that make it."""
     falling = f"{{0: 1.0, {max(1, steps // 2)}: 0.0}}"
     fine = (f"reward.progress={{{PROGRESS}, weight: 0.5}}", f"reward.form={{{FORM}, weight: 0.2}}")
-    scheduled = (f"reward.progress={{{PROGRESS}, range: [0, 0.5], weight: {falling}}}",
-                 f"reward.form={{{FORM}, range: [0, 0.2], weight: {falling}}}")  # fmt: skip
+    scheduled = (
+        f"reward.progress={{{PROGRESS}, range: [0, 0.5], weight: {falling}}}",
+        f"reward.form={{{FORM}, range: [0, 0.2], weight: {falling}}}",
+    )
     brief = f"reward.brief={{{BRIEF}}}"
     return {
         "coarse": (),
@@ -53,16 +62,27 @@ def rewards(steps: int) -> dict[str, tuple[str, ...]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
-    options.add_argument("--steps", type=int, default=STEPS, help=f"GRPO steps of each run (default: {STEPS})")
     options.add_argument(
-        "--out", type=Path, default=Path("runs/rewards"), help="folder of the runs; what is finished there is kept"
+        "--steps", type=int, default=STEPS, help=f"GRPO steps of each run (default: {STEPS})"
+    )
+    options.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/rewards"),
+        help="folder of the runs; what is finished there is kept",
     )
     options.add_argument("--quick", action="store_true", help="does it run, not what comes out")
     arguments = options.parse_args(argv)
     steps = 2 if arguments.quick else arguments.steps
-    made = {name: rule for name, rule in rewards(steps).items() if not arguments.quick or name in ("coarse", "gated")}
+    made = {
+        name: rule
+        for name, rule in rewards(steps).items()
+        if not arguments.quick or name in ("coarse", "gated")
+    }
     arms = [Arm("SFT", WARM_RUN, ("train.steps=0",), evaluation=WARM)]
     arms += [Arm(name, name, rule, after=WARM_RUN) for name, rule in made.items()]
     settings = [

@@ -80,10 +80,17 @@ def measure(bench: Bench, say: Callable[[str], None]) -> Values:
     """Name -> median over the rounds."""
     found: dict[str, list[float]] = defaultdict(list)
     measures: list[tuple[str, Callable[[], Values]]] = [
-        *((level, lambda level=level: bench.level(level)) for level in ("state", "fork", "namespaces")),
-        ("reset", bench.state), ("strict", bench.strict), ("strict opens", bench.strict_opens), ("memory", bench.memory),
-        ("stuck tool", bench.stuck), ("peers", bench.peers),
-    ]  # fmt: skip
+        *(
+            (level, lambda level=level: bench.level(level))
+            for level in ("state", "fork", "namespaces")
+        ),
+        ("reset", bench.state),
+        ("strict", bench.strict),
+        ("strict opens", bench.strict_opens),
+        ("memory", bench.memory),
+        ("stuck tool", bench.stuck),
+        ("peers", bench.peers),
+    ]
     since = time.time()
     for number in range(bench.sizes.rounds):
         for name, work in measures[:: -1 if number % 2 else 1]:
@@ -91,7 +98,10 @@ def measure(bench: Bench, say: Callable[[str], None]) -> Values:
             for key, value in work().items():
                 found[key].append(value)
     values = {name: statistics.median(each) for name, each in found.items()}
-    ratios = [strict / fork for strict, fork in zip(found["cpu container"], found["cpu fork"], strict=True)]
+    ratios = [
+        strict / fork
+        for strict, fork in zip(found["cpu container"], found["cpu fork"], strict=True)
+    ]
     values["CPU of strict over fork"] = statistics.median(ratios)
     values["docker exec on the tool path"] = bench.execs(since, time.time())
     return values
@@ -100,9 +110,12 @@ def measure(bench: Bench, say: Callable[[str], None]) -> Values:
 def table(values: Values) -> list[str]:
     rows = [f"{'figure':34}{'ours':>10}  {'goal':16}met"]
     for goal in GOALS:
-        value, word = values[goal.name], "at most" if goal.is_most else "at least"
+        value = values[goal.name]
+        word = "at most" if goal.is_most else "at least"
         limit = f"{word} {goal.limit:g} {goal.unit}".strip()
-        rows.append(f"{goal.name:34}{value:10.4g}  {limit:16}{'yes' if goal.is_met(value) else 'NO'}")
+        rows.append(
+            f"{goal.name:34}{value:10.4g}  {limit:16}{'yes' if goal.is_met(value) else 'NO'}"
+        )
     ours_call = values["tool overhead p50, fork"]
     peer_cpu = values["peer cpu"]
     rows += [
@@ -118,8 +131,14 @@ def table(values: Values) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one round of a few episodes: does it run, not how fast")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round of a few episodes: does it run, not how fast",
+    )
     parser.add_argument("--backend", choices=["docker", "podman"], default="docker")
     parser.add_argument("--rounds", type=int, help="rounds, whose medians are shown (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -136,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("The engine's own CPU could not be read here and is left out of all CPU figures.")
     if arguments.json:
         met = {goal.name: goal.is_met(values[goal.name]) for goal in GOALS}
-        arguments.json.write_text(json.dumps({"values": values, "met": met}, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(
+            json.dumps({"values": values, "met": met}, indent=2) + "\n", encoding="utf-8"
+        )
     return 0
 
 

@@ -37,7 +37,9 @@ COLUMNS: dict[str, Callable[[Measured], float]] = {
 
 def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
     """Slope of log cost over log size."""
-    return statistics.linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
+    return statistics.linear_regression(
+        [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
+    ).slope
 
 
 def shallow(model: Path, layers: int, folder: Path) -> str:
@@ -64,20 +66,38 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.only not in (None, name):
                 continue
             sizes = sizes[:2] if arguments.quick else sizes
-            where = {size: shallow(model, size, Path(folder)) if name == "layers" else str(model) for size in sizes}
-            work = {size: replace(make(size), turn_tokens=2) if arguments.quick else make(size) for size in sizes}
+            where = {
+                size: shallow(model, size, Path(folder)) if name == "layers" else str(model)
+                for size in sizes
+            }
+            work = {
+                size: replace(make(size), turn_tokens=2) if arguments.quick else make(size)
+                for size in sizes
+            }
             found: dict[int, list[Measured]] = {size: [] for size in sizes}
             for number in range(1 if arguments.quick else arguments.rounds):
                 for size in sizes[:: -1 if number % 2 else 1]:
                     done = in_a_process(
-                        "steps.ours", work[size].to_json(), where[size], str(arguments.threads), threads=arguments.threads
+                        "steps.ours",
+                        work[size].to_json(),
+                        where[size],
+                        str(arguments.threads),
+                        threads=arguments.threads,
                     )
                     found[size].append(Measured(**done))
             print(f"{name:>14}" + "".join(f"{column:>12}" for column in COLUMNS))
-            costs = {column: [statistics.median(map(read, found[size])) for size in sizes] for column, read in COLUMNS.items()}
+            costs = {
+                column: [statistics.median(map(read, found[size])) for size in sizes]
+                for column, read in COLUMNS.items()
+            }
             for row, size in enumerate(sizes):
                 print(f"{size:14}" + "".join(f"{costs[column][row]:12.1f}" for column in COLUMNS))
-            print(f"{'exponent':>14}" + "".join(f"{exponent(sizes, costs[column]):12.2f}" for column in COLUMNS) + "\n", flush=True)
+            print(
+                f"{'exponent':>14}"
+                + "".join(f"{exponent(sizes, costs[column]):12.2f}" for column in COLUMNS)
+                + "\n",
+                flush=True,
+            )
     return 0
 
 

@@ -20,13 +20,20 @@ from dataclasses import asdict, dataclass
 
 from selftraining.toy import Setting, train
 
-STEPS, SEEDS, LOST = 300, 20, 0.10
+STEPS = 300
+SEEDS = 20
+LOST = 0.10
 SETTINGS = (
     Setting("votes"),
     Setting("votes, most agreed half", kept=0.5),
     Setting("votes, 5 % true labels", true_labels=0.05),
     Setting("votes, 5 % true labels, most agreed half", true_labels=0.05, kept=0.5),
-    Setting("votes, 5 % true labels in an eighth, agreed half", true_labels=0.05, labelled_groups=0.125, kept=0.5),
+    Setting(
+        "votes, 5 % true labels in an eighth, agreed half",
+        true_labels=0.05,
+        labelled_groups=0.125,
+        kept=0.5,
+    ),
     Setting("votes, easiest third", easiest=1 / 3),
     Setting("true labels", true_labels=1.0),
 )
@@ -39,9 +46,16 @@ GOALS = {
     "true labels": "5 % alarms",
 }
 COLUMNS = (
-    ("peak", 6), ("end", 6), ("kept (worst)", 13), ("modal", 7), ("lost", 10), ("at", 6),
-    ("alarmed", 10), ("at", 6), ("in time", 10),
-)  # fmt: skip
+    ("peak", 6),
+    ("end", 6),
+    ("kept (worst)", 13),
+    ("modal", 7),
+    ("lost", 10),
+    ("at", 6),
+    ("alarmed", 10),
+    ("at", 6),
+    ("in time", 10),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +80,33 @@ class Outcome:
 
     @property
     def in_time(self) -> bool:
-        return self.lost_at is not None and self.alarm_at is not None and self.alarm_at < self.lost_at
+        return (
+            self.lost_at is not None and self.alarm_at is not None and self.alarm_at < self.lost_at
+        )
 
 
 def outcome(setting: Setting, seed: int, steps: int) -> Outcome:
     run = train(setting, seed=seed, steps=steps)
-    peak, lost_at = 0.0, None
+    peak = 0.0
+    lost_at = None
     for step, accuracy in enumerate(run.accuracy):
         peak = max(peak, accuracy)
         if lost_at is None and peak - accuracy >= LOST:
             lost_at = step
-    firsts = {severity: {s.name: s.step for s in reversed(run.signals) if s.severity == severity} for severity in ("alarm", "warn")}
-    return Outcome(setting.name, seed, peak, run.accuracy[-1], run.modal, lost_at, firsts["alarm"], firsts["warn"])
+    firsts = {
+        severity: {s.name: s.step for s in reversed(run.signals) if s.severity == severity}
+        for severity in ("alarm", "warn")
+    }
+    return Outcome(
+        setting.name,
+        seed,
+        peak,
+        run.accuracy[-1],
+        run.modal,
+        lost_at,
+        firsts["alarm"],
+        firsts["warn"],
+    )
 
 
 def row(runs: Sequence[Outcome]) -> str:
@@ -95,18 +124,27 @@ def row(runs: Sequence[Outcome]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one seed, fewer steps")
     parser.add_argument("--json", action="store_true", help="one object a run instead of the table")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"runs of each kind (default: {SEEDS})")
-    parser.add_argument("--first-seed", type=int, default=0, help="100 for the runs that the limits were chosen on")
+    parser.add_argument(
+        "--seeds", type=int, default=SEEDS, help=f"runs of each kind (default: {SEEDS})"
+    )
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="100 for the runs that the limits were chosen on"
+    )
     arguments = parser.parse_args(argv)
     count, steps = (1, 100) if arguments.quick else (arguments.seeds, STEPS)
     if not arguments.json:
         print(f"{'':50}{''.join(name.rjust(width) for name, width in COLUMNS)}  goal")
     for setting in SETTINGS:
         runs = [outcome(setting, arguments.first_seed + number, steps) for number in range(count)]
-        print("\n".join(json.dumps(asdict(run)) for run in runs) if arguments.json else row(runs), flush=True)
+        print(
+            "\n".join(json.dumps(asdict(run)) for run in runs) if arguments.json else row(runs),
+            flush=True,
+        )
     return 0
 
 

@@ -40,7 +40,16 @@ ROUNDS = 10
 SEEDS = 16
 MOST_GROWTH_MB = 10.0
 SETTLE_SECONDS = 10.0
-COLUMNS = ("episodes", "wrong", "failed", "descriptors", "threads", "processes", "containers", "memory_mb")
+COLUMNS = (
+    "episodes",
+    "wrong",
+    "failed",
+    "descriptors",
+    "threads",
+    "processes",
+    "containers",
+    "memory_mb",
+)
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,18 @@ def grown(rounds: Sequence[Held]) -> list[str]:
         return max(getattr(each, name) for each in part)
 
     spare = {"memory_mb": MOST_GROWTH_MB}
-    return [name for name in vars(rounds[0]) if most(name, rounds[half:]) > most(name, rounds[:half]) + spare.get(name, 0)]
+    return [
+        name
+        for name in vars(rounds[0])
+        if most(name, rounds[half:]) > most(name, rounds[:half]) + spare.get(name, 0)
+    ]
 
 
 def held(sandbox: Any) -> Held:
     """What is held, once threads and boxes that are on their way out have gone."""
-    api, deadline, last = getattr(sandbox, "_api", None), time.monotonic() + SETTLE_SECONDS, None
+    api = getattr(sandbox, "_api", None)
+    deadline = time.monotonic() + SETTLE_SECONDS
+    last = None
     while True:
         now = threading.active_count(), _descendants(), _containers(api)
         if (now == last and _is_settled()) or time.monotonic() > deadline:
@@ -79,11 +94,17 @@ def held(sandbox: Any) -> Held:
         api.close()  # it connects again when it is asked: how many connections rest tells only how many threads asked at once
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Held(len(os.listdir("/proc/self/fd")), *now, memory_mb=pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    return Held(
+        len(os.listdir("/proc/self/fd")), *now, memory_mb=pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    )
 
 
 def _containers(api: Any) -> int:
-    return len(api.containers(all=True, filters={"label": f"{RUN_LABEL}={labels()[RUN_LABEL]}"})) if api else 0
+    return (
+        len(api.containers(all=True, filters={"label": f"{RUN_LABEL}={labels()[RUN_LABEL]}"}))
+        if api
+        else 0
+    )
 
 
 def _descendants() -> int:
@@ -98,7 +119,9 @@ def _descendants() -> int:
 
 
 def _is_settled() -> bool:
-    return not any(thread.name in ("envgym-creator", "envgym-retire") for thread in threading.enumerate())
+    return not any(
+        thread.name in ("envgym-creator", "envgym-retire") for thread in threading.enumerate()
+    )
 
 
 def episode(sandbox: Any, number: int) -> list[str]:
@@ -107,13 +130,17 @@ def episode(sandbox: Any, number: int) -> list[str]:
     session = sandbox.open(seed=number % SEEDS, timeout_seconds=60)
     try:
         session.call("leave", {"mark": mark}, now="2026-01-05T09:00:00", timeout_seconds=30)
-        seen = json.loads(session.call("look", {}, now="2026-01-05T09:01:00", timeout_seconds=30).text)
+        seen = json.loads(
+            session.call("look", {}, now="2026-01-05T09:01:00", timeout_seconds=30).text
+        )
         diff = session.diff(timeout_seconds=30)
     finally:
         session.close()
     own = {"tables": [mark], "files": [mark], "environment": mark, "memory": [mark]}
     wrong = [place for place, marks in own.items() if seen[place] != marks]
-    return wrong + ([] if diff == {"notes": {"added": [{"id": 1, "text": mark}], "removed": []}} else ["diff"])
+    return wrong + (
+        [] if diff == {"notes": {"added": [{"id": 1, "text": mark}], "removed": []}} else ["diff"]
+    )
 
 
 def soak(sandbox: Any, *, episodes: int, sessions: int) -> tuple[list[dict[str, Any]], list[str]]:
@@ -136,13 +163,28 @@ def soak(sandbox: Any, *, episodes: int, sessions: int) -> tuple[list[dict[str, 
             marks.append(held(sandbox))
             wrong = sum(count for what, count in troubles.items() if what.startswith("saw"))
             done = turn * (episodes // ROUNDS)
-            rows.append({"episodes": done, "wrong": wrong, "failed": sum(troubles.values()) - wrong, **vars(marks[-1])})
+            rows.append(
+                {
+                    "episodes": done,
+                    "wrong": wrong,
+                    "failed": sum(troubles.values()) - wrong,
+                    **vars(marks[-1]),
+                }
+            )
             show(rows[-1])
-    return rows, [*(f"{count} x {what}" for what, count in troubles.items()), *(f"grew: {what}" for what in grown(marks))]
+    return rows, [
+        *(f"{count} x {what}" for what, count in troubles.items()),
+        *(f"grew: {what}" for what in grown(marks)),
+    ]
 
 
 def show(row: dict[str, Any]) -> None:
-    print("  ".join(f"{row[name]:>{len(name)}.{0 if name != 'memory_mb' else 1}f}" for name in COLUMNS), flush=True)
+    print(
+        "  ".join(
+            f"{row[name]:>{len(name)}.{0 if name != 'memory_mb' else 1}f}" for name in COLUMNS
+        ),
+        flush=True,
+    )
 
 
 def main() -> int:
@@ -156,16 +198,27 @@ def main() -> int:
     # Each box is replaced about ten times, the first time while it warms up: the engine's client keeps a few connections then.
     recycle = {"episodes": max(10, given.episodes // (ROUNDS * given.boxes))}
     pool = {"boxes": given.boxes, "sessions": -(-given.sessions // given.boxes), "recycle": recycle}
-    options = SandboxOptions.model_validate({"backend": given.backend, "isolation": given.isolation, "pool": pool})
+    options = SandboxOptions.model_validate(
+        {"backend": given.backend, "isolation": given.isolation, "pool": pool}
+    )
     sandbox = open_sandbox(APP, options)
     started = time.monotonic()
-    print(f"{sandbox.label}\n{given.sessions} sessions at once on {given.boxes} boxes\n" + "  ".join(COLUMNS))
+    print(
+        f"{sandbox.label}\n{given.sessions} sessions at once on {given.boxes} boxes\n"
+        + "  ".join(COLUMNS)
+    )
     try:
         _, troubles = soak(sandbox, episodes=given.episodes, sessions=given.sessions)
-        recycled = {name: count for name, count in sandbox.statistics.snapshot().items() if name.startswith("recycled/")}
+        recycled = {
+            name: count
+            for name, count in sandbox.statistics.snapshot().items()
+            if name.startswith("recycled/")
+        }
     finally:
         sandbox.close()
-    print(f"boxes replaced: {recycled or 'none'}; {os.cpu_count()} cores, {(time.monotonic() - started) / 60:.1f} minutes")
+    print(
+        f"boxes replaced: {recycled or 'none'}; {os.cpu_count()} cores, {(time.monotonic() - started) / 60:.1f} minutes"
+    )
     print("\n".join(troubles) or "nothing was seen that is another's, and nothing grew")
     return 1 if troubles else 0
 

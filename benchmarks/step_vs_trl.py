@@ -27,44 +27,73 @@ from pathlib import Path
 
 from steps.work import Measured, Work, in_a_process, parser
 
-OURS, PEER, BATCHING = "steps.ours", "steps.peer", "steps.peer batching"
+OURS = "steps.ours"
+PEER = "steps.peer"
+BATCHING = "steps.peer batching"
 QUICK = Work(tasks=1, group=4, turns=2, turn_tokens=8, tool_tokens=40, prompt_tokens=200)
 
 
 def run(side: str, work: Work, model: str, threads: int) -> Measured:
     module, *options = side.split()
-    return Measured(**in_a_process(module, work.to_json(), model, str(threads), *options, threads=threads))
+    return Measured(
+        **in_a_process(module, work.to_json(), model, str(threads), *options, threads=threads)
+    )
 
 
 def table(rounds: Sequence[dict[str, Measured]], goals: dict[str, float]) -> list[str]:
     sides = list(rounds[0])
     columns = {
-        "step s": lambda m: m.seconds, "CPU s": lambda m: m.cpu_seconds,
-        "sampling s": lambda m: m.sampling_seconds, "sampling CPU s": lambda m: m.sampling_cpu_seconds,
+        "step s": lambda m: m.seconds,
+        "CPU s": lambda m: m.cpu_seconds,
+        "sampling s": lambda m: m.sampling_seconds,
+        "sampling CPU s": lambda m: m.sampling_cpu_seconds,
         "training CPU s": lambda m: m.cpu_seconds - m.sampling_cpu_seconds,
-        "peak MB": lambda m: m.peak_mb, "sampled": lambda m: m.sampled_tokens, "tokens": lambda m: m.all_tokens,
-    }  # fmt: skip
+        "peak MB": lambda m: m.peak_mb,
+        "sampled": lambda m: m.sampled_tokens,
+        "tokens": lambda m: m.all_tokens,
+    }
     rows = [f"{'median of ' + str(len(rounds)):26}" + "".join(f"{name:>16}" for name in columns)]
     for side in sides:
-        values = [statistics.median(read(each[side]) for each in rounds) for read in columns.values()]
+        values = [
+            statistics.median(read(each[side]) for each in rounds) for read in columns.values()
+        ]
         rows.append(f"{rounds[0][side].side:26}" + "".join(f"{value:16.1f}" for value in values))
     rows.append("")
     for side in sides[1:]:
-        for name in ("step s", "CPU s", "sampling s", "sampling CPU s", "training CPU s", "peak MB"):
-            ratios = sorted(columns[name](each[side]) / columns[name](each[OURS]) for each in rounds)
+        for name in (
+            "step s",
+            "CPU s",
+            "sampling s",
+            "sampling CPU s",
+            "training CPU s",
+            "peak MB",
+        ):
+            ratios = sorted(
+                columns[name](each[side]) / columns[name](each[OURS]) for each in rounds
+            )
             goal = f"   goal {goals[name]:g}" if name in goals and side == PEER else ""
             spread = f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            rows.append(f"{rounds[0][side].side} / envgym, {name:16}{statistics.median(ratios):6.2f} x  {spread}{goal}")
-    versions = {name: version for each in rounds[0].values() for name, version in each.versions.items()}
+            rows.append(
+                f"{rounds[0][side].side} / envgym, {name:16}{statistics.median(ratios):6.2f} x  {spread}{goal}"
+            )
+    versions = {
+        name: version for each in rounds[0].values() for name, version in each.versions.items()
+    }
     rows += ["", ", ".join(f"{name} {version}" for name, version in versions.items())]
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
-    options.add_argument("--tool-seconds", type=float, default=0.0, help="how long each tool call takes")
-    options.add_argument("--batching", action="store_true", help="also TRL on transformers' continuous batching")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write each round's figures there too")
+    options.add_argument(
+        "--tool-seconds", type=float, default=0.0, help="how long each tool call takes"
+    )
+    options.add_argument(
+        "--batching", action="store_true", help="also TRL on transformers' continuous batching"
+    )
+    options.add_argument(
+        "--json", type=Path, metavar="FILE", help="write each round's figures there too"
+    )
     arguments = options.parse_args(argv)
     from envgym_trainer.models import resolve
 
@@ -80,9 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"    {found[side].to_json()}", file=sys.stderr, flush=True)
         rounds.append({side: found[side] for side in sides})
         if arguments.json:
-            plain = [{name: json.loads(each.to_json()) for name, each in one.items()} for one in rounds]
+            plain = [
+                {name: json.loads(each.to_json()) for name, each in one.items()} for one in rounds
+            ]
             arguments.json.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    goals = {"step s": 8.0} if arguments.tool_seconds else {"step s": 6.0, "CPU s": 6.0, "sampling s": 7.0, "peak MB": 2.5}
+    goals = (
+        {"step s": 8.0}
+        if arguments.tool_seconds
+        else {"step s": 6.0, "CPU s": 6.0, "sampling s": 7.0, "peak MB": 2.5}
+    )
     print("\n".join(table(rounds, goals)))
     return 0
 

@@ -34,15 +34,50 @@ _HOMES = {
     "envgym.play": ("Request", "play", "play_many"),
     "envgym.rubric": ("Evidence", "declares"),
     "envgym.spec": ("EnvSpec", "load_spec"),
-    "envgym.tasks": ("ANY", "SPLITS", "Change", "Check", "Draw", "Task", "Template", "stable_seed", "template"),
+    "envgym.tasks": (
+        "ANY",
+        "SPLITS",
+        "Change",
+        "Check",
+        "Draw",
+        "Task",
+        "Template",
+        "stable_seed",
+        "template",
+    ),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "ANY", "SPLITS", "Change", "Check", "Draw", "EnvSpec", "Episode", "Evidence", "Message", "PrerequisiteError", "Request", "Task",
-    "Template", "ToolCall", "ToolEnv", "World", "declares", "irrelevant_rows", "load_spec", "make", "make_world", "play",
-    "play_many", "register", "row_template", "rows_from", "stable_seed", "template",
-]  # fmt: skip
+    "ANY",
+    "SPLITS",
+    "Change",
+    "Check",
+    "Draw",
+    "EnvSpec",
+    "Episode",
+    "Evidence",
+    "Message",
+    "PrerequisiteError",
+    "Request",
+    "Task",
+    "Template",
+    "ToolCall",
+    "ToolEnv",
+    "World",
+    "declares",
+    "irrelevant_rows",
+    "load_spec",
+    "make",
+    "make_world",
+    "play",
+    "play_many",
+    "register",
+    "row_template",
+    "rows_from",
+    "stable_seed",
+    "template",
+]
 
 
 def __getattr__(name: str) -> Any:

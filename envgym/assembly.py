@@ -22,7 +22,8 @@ from envgym.tool_sources import McpReset, McpSpec, McpTools, OpenApiTools
 
 def open_tools(spec: EnvSpec) -> Sandbox:
     """The sandbox of an environment. Raises: SpecError; PrerequisiteError for what must be installed or started first."""
-    app, parts = app_of(spec), list[Sandbox]()
+    app = app_of(spec)
+    parts = list[Sandbox]()
     try:
         if app.tools or spec.state.files or not spec.tools:
             parts.append(open_sandbox(app, spec.sandbox))
@@ -45,7 +46,9 @@ def keys_of(spec: EnvSpec, schema_sql: str) -> Keys:
     for more in [*dumps, *([{FILES: ("path",)}] if spec.state.files else [])]:
         if shared := keys.keys() & more.keys():
             also = f" ('{FILES}' is the name under which files stand)" if FILES in shared else ""
-            raise SpecError(f"{spec.path}: two sources have a table named '{min(shared)}'{also}; rename one of them")
+            raise SpecError(
+                f"{spec.path}: two sources have a table named '{min(shared)}'{also}; rename one of them"
+            )
         keys |= more
     return keys
 
@@ -58,15 +61,22 @@ def _open_live(spec: EnvSpec, source: OpenApiTools) -> Sandbox:
 
 def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbox:
     if importlib.util.find_spec("mcp") is None:
-        raise PrerequisiteError(f"{spec.path}: an MCP server as tools needs the MCP SDK: pip install 'envgym[mcp]'")
+        raise PrerequisiteError(
+            f"{spec.path}: an MCP server as tools needs the MCP SDK: pip install 'envgym[mcp]'"
+        )
     from envgym.sandbox.mcp.sandbox import McpSandbox
 
     wanted = McpServer(
-        server.url or _in_the_box(spec, server), ResetCall(server.reset.tool, server.reset.arguments)
-        if isinstance(server.reset, McpReset) else server.reset or "restart",
-        hidden=server.hidden, dump=server.dump, sessions=server.sessions or (1 if server.url else None),
-        now=spec.state.now.isoformat(), volatile=spec.state.volatile,
-    )  # fmt: skip
+        server.url or _in_the_box(spec, server),
+        ResetCall(server.reset.tool, server.reset.arguments)
+        if isinstance(server.reset, McpReset)
+        else server.reset or "restart",
+        hidden=server.hidden,
+        dump=server.dump,
+        sessions=server.sessions or (1 if server.url else None),
+        now=spec.state.now.isoformat(),
+        volatile=spec.state.volatile,
+    )
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
@@ -75,7 +85,11 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
 
 
 def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:
-    return Server(" ".join(server.command), server.command, server.env | {"ENVGYM_NOW": spec.state.now.isoformat()})
+    return Server(
+        " ".join(server.command),
+        server.command,
+        server.env | {"ENVGYM_NOW": spec.state.now.isoformat()},
+    )
 
 
 def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> None:
@@ -87,4 +101,6 @@ def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) ->
         raise SpecError(f"{where}: needs a process for each session; take sandbox.isolation=fork")
     if server.reset == "container" and options.level != "container":
         way_out = "set sandbox.isolation=container, or take `reset: restart`"
-        raise SpecError(f"{where}: reset: container asks for a fresh box for each episode; {way_out}")
+        raise SpecError(
+            f"{where}: reset: container asks for a fresh box for each episode; {way_out}"
+        )

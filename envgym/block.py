@@ -8,4 +8,6 @@ from pydantic import BaseModel, ConfigDict
 class Block(BaseModel):
     """A part of the YAML: unknown keys are refused, values are frozen, and a docstring under a field describes it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )

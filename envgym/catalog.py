@@ -23,7 +23,9 @@ def bundled_envs() -> dict[str, Path]:
 
 def id_of(path: Path) -> str | None:
     """The `id:` of a YAML file, read without parsing the rest; None where there is none."""
-    found = re.search(r"^id:[ \t]*['\"]?([^\s'\"#]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = re.search(
+        r"^id:[ \t]*['\"]?([^\s'\"#]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     return found.group(1) if found else None
 
 
@@ -39,7 +41,9 @@ def find_env(name: str | Path) -> Path:
     if str(name) in by_id:
         return by_id[str(name)]
     if path.suffix in {".yaml", ".yml"}:
-        raise SpecError(f"{path}: no such file{did_you_mean(path.stem, known)}. Shipped environments: {', '.join(known)}")
+        raise SpecError(
+            f"{path}: no such file{did_you_mean(path.stem, known)}. Shipped environments: {', '.join(known)}"
+        )
     raise SpecError(
         f"no environment '{name}'{did_you_mean(str(name), known)}. Shipped: {', '.join(known)}; or give the path of a YAML file."
     )

@@ -29,7 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     # Settings may stand anywhere on the line; argparse itself takes them only in one place.
-    if not hasattr(arguments, "settings") or any(word.startswith("-") or "=" not in word for word in rest):
+    if not hasattr(arguments, "settings") or any(
+        word.startswith("-") or "=" not in word for word in rest
+    ):
         if rest:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
     else:
@@ -38,7 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments) or 0
     except EnvgymError as error:
         print(f"envgym: {error}", file=sys.stderr)
-        return 3 if isinstance(error, PrerequisiteError) else 1 if isinstance(error, TooManyFailures) else 2
+        return (
+            3
+            if isinstance(error, PrerequisiteError)
+            else 1
+            if isinstance(error, TooManyFailures)
+            else 2
+        )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -56,7 +64,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_list, _add_play, _add_eval, _add_check, _add_reward, _add_sandbox, _add_schema):
+    for add in (
+        _add_list,
+        _add_play,
+        _add_eval,
+        _add_check,
+        _add_reward,
+        _add_sandbox,
+        _add_schema,
+    ):
         add(commands)
     _add_plugins(commands)
     return parser
@@ -70,7 +86,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def add_command(commands: Any, name: str, run: Any, *, summary: str, example: str, env: bool = True) -> argparse.ArgumentParser:
+def add_command(
+    commands: Any, name: str, run: Any, *, summary: str, example: str, env: bool = True
+) -> argparse.ArgumentParser:
     """A sub-command with one real example in its help; `env` adds the environment and its `key=value` settings."""
     parser = commands.add_parser(
         name,
@@ -81,9 +99,14 @@ def add_command(commands: Any, name: str, run: Any, *, summary: str, example: st
     )
     parser.set_defaults(run=run)
     if env:
-        parser.add_argument("env", help="a YAML file, or the name or id of an environment (see `envgym list`)")
         parser.add_argument(
-            "settings", nargs="*", metavar="key=value", help="settings over those of the YAML, such as sandbox.backend=local"
+            "env", help="a YAML file, or the name or id of an environment (see `envgym list`)"
+        )
+        parser.add_argument(
+            "settings",
+            nargs="*",
+            metavar="key=value",
+            help="settings over those of the YAML, such as sandbox.backend=local",
         )
     return parser
 
@@ -96,7 +119,14 @@ def _add_plugins(commands: Any) -> None:
 
 
 def _add_list(commands: Any) -> None:
-    add_command(commands, "list", _list, summary="Show the environments that ship.", example="envgym list", env=False)
+    add_command(
+        commands,
+        "list",
+        _list,
+        summary="Show the environments that ship.",
+        example="envgym list",
+        env=False,
+    )
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -109,11 +139,21 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _add_play(commands: Any) -> None:
-    parser = add_command(commands, "play", _play, summary="Play an episode yourself.", example="envgym play crm --split test")
-    parser.add_argument("--task", help="id of a task, such as test/set_phone/3; a random one by default")
+    parser = add_command(
+        commands,
+        "play",
+        _play,
+        summary="Play an episode yourself.",
+        example="envgym play crm --split test",
+    )
+    parser.add_argument(
+        "--task", help="id of a task, such as test/set_phone/3; a random one by default"
+    )
     parser.add_argument("--split", default="train", choices=["train", "val", "test"])
     parser.add_argument(
-        "--policy", default="human", help="who plays: human (default), oracle, noop, random, ... as of `envgym eval`"
+        "--policy",
+        default="human",
+        help="who plays: human (default), oracle, noop, random, ... as of `envgym eval`",
     )
     parser.add_argument("--seed", type=int, default=0)
 
@@ -136,20 +176,32 @@ def _play(arguments: argparse.Namespace) -> None:
 
 def _add_eval(commands: Any) -> None:
     parser = add_command(
-        commands, "eval", _eval, summary="Measure how often a policy solves held-out tasks.",
+        commands,
+        "eval",
+        _eval,
+        summary="Measure how often a policy solves held-out tasks.",
         example="envgym eval envs/crm.yaml --policy adapter:runs/crm/adapter --levels L0,L1",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--policy", required=True, action="append", metavar="WHO",
+        "--policy",
+        required=True,
+        action="append",
+        metavar="WHO",
         help="oracle | noop | refuse | random | model:NAME | adapter:PATH | openai:URL[#MODEL]; repeat to compare several",
-    )  # fmt: skip
+    )
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
-    parser.add_argument("--levels", default="", help="comma-separated levels, such as L0,L1; all by default")
-    parser.add_argument("--tasks", type=int, help="number of tasks; all of the split by default (100 for train)")
+    parser.add_argument(
+        "--levels", default="", help="comma-separated levels, such as L0,L1; all by default"
+    )
+    parser.add_argument(
+        "--tasks", type=int, help="number of tasks; all of the split by default (100 for train)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=64, help="episodes in flight")
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
-    parser.add_argument("--episodes", metavar="FILE", help="also write every episode to this JSONL file")
+    parser.add_argument(
+        "--episodes", metavar="FILE", help="also write every episode to this JSONL file"
+    )
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -163,11 +215,19 @@ def _eval(arguments: argparse.Namespace) -> None:
         levels = tuple(filter(None, arguments.levels.split(",")))
         outcomes = [
             evaluate(
-                world, open_policy(name, world), name=name, split=arguments.split, levels=levels, tasks=arguments.tasks,
-                seed=arguments.seed, workers=arguments.workers, progress=not arguments.json, episodes_file=arguments.episodes,
+                world,
+                open_policy(name, world),
+                name=name,
+                split=arguments.split,
+                levels=levels,
+                tasks=arguments.tasks,
+                seed=arguments.seed,
+                workers=arguments.workers,
+                progress=not arguments.json,
+                episodes_file=arguments.episodes,
             )
             for name in arguments.policy
-        ]  # fmt: skip
+        ]
         print_outcomes(outcomes, as_json=arguments.json)
     finally:
         world.close()
@@ -182,10 +242,15 @@ def open_policy(text: str, world: Any) -> Any:
 
 def _add_check(commands: Any) -> None:
     parser = add_command(
-        commands, "check", _check, summary="Prove that an environment can be trusted: oracle, floors, determinism, leaks.",
+        commands,
+        "check",
+        _check,
+        summary="Prove that an environment can be trusted: oracle, floors, determinism, leaks.",
         example="envgym check envs/crm.yaml",
-    )  # fmt: skip
-    parser.add_argument("--tasks", type=int, help="tasks of each split to check; all shipped ones by default")
+    )
+    parser.add_argument(
+        "--tasks", type=int, help="tasks of each split to check; all shipped ones by default"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
 
@@ -198,7 +263,9 @@ def _check(arguments: argparse.Namespace) -> int:
     spec = load_spec(arguments.env, arguments.settings)
     with Console(stderr=True).status("checking") as status:  # shows on a terminal only
         results = run_checks(
-            spec, tasks_per_split=arguments.tasks, progress=lambda check, played: status.update(f"{check}: {played} episodes")
+            spec,
+            tasks_per_split=arguments.tasks,
+            progress=lambda check, played: status.update(f"{check}: {played} episodes"),
         )
     print_checks(results, as_json=arguments.json)
     return 0 if all(result.passed for result in results) else 1
@@ -218,7 +285,12 @@ def _add_sandbox(commands: Any) -> None:
 
 def _add_schema(commands: Any) -> None:
     add_command(
-        commands, "schema", _schema, summary="Print the JSON schema of an environment's YAML.", example="envgym schema", env=False
+        commands,
+        "schema",
+        _schema,
+        summary="Print the JSON schema of an environment's YAML.",
+        example="envgym schema",
+        env=False,
     )
 
 

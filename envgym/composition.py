@@ -48,7 +48,10 @@ def turn_rewards(terms: Terms, turns: int) -> tuple[float, ...]:
     """What each turn was paid, (turns,): its own terms, and at the last turn all that is known at the end only."""
     if not turns:
         return ()
-    paid = [math.fsum(term.weight * term.by_turn[turn] for term in terms.values() if term.by_turn) for turn in range(turns)]
+    paid = [
+        math.fsum(term.weight * term.by_turn[turn] for term in terms.values() if term.by_turn)
+        for turn in range(turns)
+    ]
     paid[-1] += math.fsum(term.contribution for term in terms.values() if not term.by_turn)
     return tuple(paid)
 
@@ -60,7 +63,9 @@ def placed(part: PartSpec, raw: float, step: int) -> float:
     return value if part.clip is None else min(max(value, part.clip[0]), part.clip[1])
 
 
-def compose(parts: Mapping[str, PartSpec], raw: Mapping[str, float | None], *, step: int = 0) -> dict[str, Term]:
+def compose(
+    parts: Mapping[str, PartSpec], raw: Mapping[str, float | None], *, step: int = 0
+) -> dict[str, Term]:
     """The terms of parts that speak once an episode.
 
     Args:
@@ -72,7 +77,8 @@ def compose(parts: Mapping[str, PartSpec], raw: Mapping[str, float | None], *, s
 
 
 def _term(part: PartSpec, raw: Mapping[str, float | None], name: str, step: int) -> Term:
-    said, weight = raw[name], at_step(part.weight, step)
+    said = raw[name]
+    weight = at_step(part.weight, step)
     if said is None:
         return Term(None, None, weight)
     if part.gate is not None:
@@ -106,16 +112,25 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
     return tuple(discount * new - old for old, new in zip(potentials, after, strict=False))
 
 
-def given_up(parts: Mapping[str, PartSpec], worst: Mapping[str, float], *, step: int = 0) -> dict[str, Term]:
+def given_up(
+    parts: Mapping[str, PartSpec], worst: Mapping[str, float], *, step: int = 0
+) -> dict[str, Term]:
     """What an episode gets that is given up: every part worth having at its worst, and no reward for that.
 
     So nobody runs out of room, or breaks the rules, to escape a range that begins below 0.
 
     Args: worst: name -> the least that the part says.
     """
-    worth = {name: at_step(part.weight, step) for name, part in parts.items() if part.per == "episode"}
+    worth = {
+        name: at_step(part.weight, step) for name, part in parts.items() if part.per == "episode"
+    }
     return {
-        name: Term(worst[name], min(0.0, placed(parts[name], worst[name], step)), weight, is_open=parts[name].gate is None)
+        name: Term(
+            worst[name],
+            min(0.0, placed(parts[name], worst[name], step)),
+            weight,
+            is_open=parts[name].gate is None,
+        )
         for name, weight in worth.items()
         if weight > 0
     }

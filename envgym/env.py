@@ -61,14 +61,18 @@ class World:
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
         if unknown:
             hint = did_you_mean(unknown[0], self.tools)
-            raise SpecError(f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; tools: {', '.join(self.tools)}")
+            raise SpecError(
+                f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; tools: {', '.join(self.tools)}"
+            )
 
     def tools_of(self, task: Task) -> dict[str, Tool]:
         """The tools that a task offers, in the order of the environment."""
         if task.tools is None:
             return self.tools
         if unknown := [name for name in task.tools if name not in self.tools]:
-            raise SpecError(f"task '{task.id}': no tool '{unknown[0]}'{did_you_mean(unknown[0], self.tools)}")
+            raise SpecError(
+                f"task '{task.id}': no tool '{unknown[0]}'{did_you_mean(unknown[0], self.tools)}"
+            )
         return {name: tool for name, tool in self.tools.items() if name in task.tools}
 
     def turn_limit(self, task: Task) -> int:
@@ -118,7 +122,9 @@ class ToolEnv(gymnasium.Env[str, str]):
         render_mode: str | None = None,
     ):
         if split not in SPLITS:
-            raise UsageError(f"split is '{split}'{did_you_mean(split, SPLITS)} Available: {', '.join(SPLITS)}")
+            raise UsageError(
+                f"split is '{split}'{did_you_mean(split, SPLITS)} Available: {', '.join(SPLITS)}"
+            )
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
         self.render_mode = render_mode
@@ -134,7 +140,9 @@ class ToolEnv(gymnasium.Env[str, str]):
         """The task being played, hidden truth included: for oracles and graders, never for a model."""
         return self._task
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         """Starts an episode.
 
         Args:
@@ -149,7 +157,9 @@ class ToolEnv(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         self._end_session()
         self._task = task = self.world.tasks.task(self._pick(options or {}))
-        self._session = self.world.sandbox.open(seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds)
+        self._session = self.world.sandbox.open(
+            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
+        )
         self._tools = self.world.tools_of(task)
         self._messages = self.world.opening(task)
         self._calls: list[CallRecord] = []
@@ -160,11 +170,20 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._horizon = (options or {}).get("max_turns", self._turn_limit)
         self._training_step = (options or {}).get("step", 0)
         self._tally = Tally(self.world.rubric, self._evidence, step=self._training_step)
-        shown = to_openai(list(self._tools.values())) if self.world.spec.prompt.tools == "template" else []
+        shown = (
+            to_openai(list(self._tools.values()))
+            if self.world.spec.prompt.tools == "template"
+            else []
+        )
         return task.prompt, {
             "messages": [message.to_dict() for message in self._messages],
             "tools": shown,
-            "task": {"id": task.id, "split": task.split, "level": task.level, "template": task.template},
+            "task": {
+                "id": task.id,
+                "split": task.split,
+                "level": task.level,
+                "template": task.template,
+            },
             "env_id": self.world.spec.id,
             "state_hash": self._session.state_hash,
             "given_up": self.world.rubric.given_up(step=self._training_step),
@@ -195,13 +214,23 @@ class ToolEnv(gymnasium.Env[str, str]):
         info = {"messages": [], "success": False, "state_diff": {}, "stop_reason": "broken_off"}
         info |= {"reward_parts": score.parts, "reward_terms": score.terms}
         info["mistakes"] = self._mistakes("") + 1
-        calls = {"tool_calls": len(self._calls) + 1, "tool_errors": sum(not record.ok for record in self._calls) + 1}
+        calls = {
+            "tool_calls": len(self._calls) + 1,
+            "tool_errors": sum(not record.ok for record in self._calls) + 1,
+        }
         return f"error: {failure.message}", reward, True, False, info | calls
 
     def _take(self, action: str, session: Session) -> tuple[str, float, bool, bool, dict[str, Any]]:
         spec = self.world.spec
-        if spec.episode.timeout_seconds and time.monotonic() - self._started > spec.episode.timeout_seconds:
-            raise WorldFailure("timeout", f"the episode took more than {spec.episode.timeout_seconds:g} s", stage="step")
+        if (
+            spec.episode.timeout_seconds
+            and time.monotonic() - self._started > spec.episode.timeout_seconds
+        ):
+            raise WorldFailure(
+                "timeout",
+                f"the episode took more than {spec.episode.timeout_seconds:g} s",
+                stage="step",
+            )
         self._turns += 1
         self._messages.append(Message("assistant", action))
         self._said.append(action)
@@ -212,12 +241,21 @@ class ToolEnv(gymnasium.Env[str, str]):
         if parsed.mode == "invalid":
             answers = [Message("tool", f"error: {parsed.problem}")]
         else:
-            answers = [self._call(call, session) for call in parsed.calls[: spec.episode.max_calls_per_turn]]
+            answers = [
+                self._call(call, session)
+                for call in parsed.calls[: spec.episode.max_calls_per_turn]
+            ]
             if dropped := len(parsed.calls) - len(answers):
                 limit = spec.episode.max_calls_per_turn
-                answers.append(Message("tool", f"error: {dropped} calls were not made; at most {limit} in one turn"))
+                answers.append(
+                    Message(
+                        "tool", f"error: {dropped} calls were not made; at most {limit} in one turn"
+                    )
+                )
         self._messages += answers
-        if any(record.ok and record.call.name in spec.episode.closes_with for record in self._calls):
+        if any(
+            record.ok and record.call.name in spec.episode.closes_with for record in self._calls
+        ):
             return self._end("closed", "", parsed.mode, answers, session)
         if self._turns >= self._turn_limit:
             return self._end("max_turns", "", parsed.mode, answers, session)
@@ -225,7 +263,13 @@ class ToolEnv(gymnasium.Env[str, str]):
             return self._end("horizon", "", parsed.mode, answers, session)
         info = {"messages": [message.to_dict() for message in answers], "parse_mode": parsed.mode}
         info["mistakes"] = self._mistakes(parsed.mode)
-        return "\n".join(message.content for message in answers), self._tally.turn(), False, False, info
+        return (
+            "\n".join(message.content for message in answers),
+            self._tally.turn(),
+            False,
+            False,
+            info,
+        )
 
     def _call(self, call: ToolCall, session: Session) -> Message:
         tool = self._tools.get(call.name)
@@ -235,8 +279,15 @@ class ToolEnv(gymnasium.Env[str, str]):
             return self._answer(call, False, f"error: {'; '.join(problems)}")
         spec = self.world.spec
         now = spec.state.now + timedelta(seconds=spec.state.step_seconds * len(self._calls))
-        result = session.call(call.name, call.arguments, now=now.isoformat(), timeout_seconds=spec.episode.tool_seconds)
-        return self._answer(call, result.ok, result.text if result.ok else f"error: {result.text}", result.seconds)
+        result = session.call(
+            call.name,
+            call.arguments,
+            now=now.isoformat(),
+            timeout_seconds=spec.episode.tool_seconds,
+        )
+        return self._answer(
+            call, result.ok, result.text if result.ok else f"error: {result.text}", result.seconds
+        )
 
     def _answer(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
         limit = self.world.spec.episode.observation_chars
@@ -247,7 +298,9 @@ class ToolEnv(gymnasium.Env[str, str]):
 
     def _mistakes(self, mode: str) -> int:
         """Of the turn that was just taken."""
-        return sum(record.turn == self._turns and not record.ok for record in self._calls) + (mode == "invalid")
+        return sum(record.turn == self._turns and not record.ok for record in self._calls) + (
+            mode == "invalid"
+        )
 
     def _end(
         self, reason: str, final: str, mode: str, answers: list[Message], session: Session
@@ -266,7 +319,8 @@ class ToolEnv(gymnasium.Env[str, str]):
             "reward_terms": score.terms,
             "success": score.success or (None if reason == "horizon" else False),
             "state_diff": evidence.verdict.to_dict() | checked,
-            "verification": verification and {"exit_code": verification.exit_code, "output": verification.output},
+            "verification": verification
+            and {"exit_code": verification.exit_code, "output": verification.output},
             "stop_reason": reason,
             "tool_calls": len(self._calls),
             "tool_errors": sum(not record.ok for record in self._calls),
@@ -276,16 +330,25 @@ class ToolEnv(gymnasium.Env[str, str]):
 
     def _evidence(self, final: str = "") -> Evidence:
         """What the episode has left so far, but for what its hidden test says."""
-        state, task, session = self.world.spec.state, self._task, self._session
+        state = self.world.spec.state
+        task = self._task
+        session = self._session
         assert task is not None
         assert session is not None
         changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
         rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
         verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
         return Evidence(
-            task, tuple(self._calls), tuple(rows), verdict, final, self._turns, dict(self._modes),
-            said=tuple(self._said), step=self._training_step,
-        )  # fmt: skip
+            task,
+            tuple(self._calls),
+            tuple(rows),
+            verdict,
+            final,
+            self._turns,
+            dict(self._modes),
+            said=tuple(self._said),
+            step=self._training_step,
+        )
 
     def _verify(self, check: Check, session: Session) -> Verification:
         return session.verify(check.files, check.command, timeout_seconds=check.timeout_seconds)
@@ -295,20 +358,26 @@ class ToolEnv(gymnasium.Env[str, str]):
             word = sorted(unknown)[0]
             raise UsageError(f"reset: unknown option '{word}'{did_you_mean(word, RESET_OPTIONS)}")
         if options.get("max_turns", 1) < 1:
-            raise UsageError(f"reset: max_turns is {options['max_turns']}; an episode has at least 1 turn")
+            raise UsageError(
+                f"reset: max_turns is {options['max_turns']}; an episode has at least 1 turn"
+            )
         if options.get("step", 0) < 0:
             raise UsageError(f"reset: step is {options['step']}; training begins at step 0")
         if "task" in options:
             return options["task"]
         rng = random.Random(int(self.np_random.integers(2**62)))
-        return self.world.tasks.draw_id(options.get("split", self.split), rng, levels=options.get("levels", self.levels))
+        return self.world.tasks.draw_id(
+            options.get("split", self.split), rng, levels=options.get("levels", self.levels)
+        )
 
     def _finish(self) -> None:
         self._over = True
         self._end_session()
 
     def _end_session(self) -> None:
-        session, self._session = self._session, None  # forgotten first: one that cannot be closed must not spoil the next episode
+        # forgotten first: one that cannot be closed must not spoil the next episode
+        session = self._session
+        self._session = None
         if session is not None:
             session.close()
 
@@ -316,7 +385,9 @@ class ToolEnv(gymnasium.Env[str, str]):
         """The conversation so far, for render mode `ansi`."""
         if self.render_mode != "ansi":
             return None
-        return "\n".join(f"[{message.role}] {message.content}" for message in getattr(self, "_messages", []))
+        return "\n".join(
+            f"[{message.role}] {message.content}" for message in getattr(self, "_messages", [])
+        )
 
     def close(self) -> None:
         self._end_session()

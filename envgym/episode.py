@@ -83,12 +83,17 @@ class Episode:
     @property
     def last_said(self) -> str:
         """The model's last message; empty where it said nothing."""
-        return next((message.content for message in reversed(self.messages) if message.role == "assistant"), "")
+        return next(
+            (message.content for message in reversed(self.messages) if message.role == "assistant"),
+            "",
+        )
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Every failure of the world on the way to this record: of the first attempt, and of the second."""
-        return tuple(failure for failure in (self.first_failure, self.failure) if failure is not None)
+        return tuple(
+            failure for failure in (self.first_failure, self.failure) if failure is not None
+        )
 
     def to_json(self) -> str:
         """One line of `episodes.jsonl`."""
@@ -101,11 +106,17 @@ class Episode:
         plain = {name: value for name, value in json.loads(line).items() if name in names}
         plain["messages"] = tuple(Message.from_dict(message) for message in plain["messages"])
         tokens = plain["tokens"]
-        plain["tokens"] = TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace))) if tokens else None
+        plain["tokens"] = (
+            TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace)))
+            if tokens
+            else None
+        )
         for name in ("turn_rewards", "turn_mistakes"):
             plain[name] = tuple(plain.get(name, ()))
         terms = plain.get("reward_terms", {})
-        plain["reward_terms"] = {name: Term(**term | {"by_turn": tuple(term["by_turn"])}) for name, term in terms.items()}
+        plain["reward_terms"] = {
+            name: Term(**term | {"by_turn": tuple(term["by_turn"])}) for name, term in terms.items()
+        }
         for name in ("failure", "first_failure"):
             plain[name] = Failure(**plain[name]) if plain.get(name) else None
         return cls(**plain)

@@ -52,7 +52,9 @@ class WorldFailure(EnvgymError):
 
     def __init__(self, kind: str, message: str, *, stage: Stage):
         super().__init__(f"{kind} in {stage}: {message}")
-        self.kind, self.message, self.stage = kind, message, stage
+        self.kind = kind
+        self.message = message
+        self.stage = stage
 
     def __reduce__(self):  # exceptions with keyword arguments do not survive pickling by themselves
         return _rebuild, (self.kind, self.message, self.stage)
@@ -66,5 +68,7 @@ def did_you_mean(word: str, options) -> str:
     """`, did you mean 'x'?` for the closest option, or an empty string."""
     import difflib
 
-    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(
+        str(word), [str(option) for option in options], n=1, cutoff=0.6
+    )
     return f", did you mean '{close[0]}'?" if close else ""

@@ -40,8 +40,13 @@ def evaluate(
     count = tasks if tasks is not None else (100 if split == "train" else None)
     ids = world.tasks.ids(split, levels=levels, count=count)
     requests = [Request(task, stable_seed(seed, task)) for task in ids]
-    logged = f"Every episode is in {episodes_file}." if episodes_file else "To keep every episode: --episodes FILE."
-    cap, played = FailureCap(world.spec.episode.max_void, logged=logged), []
+    logged = (
+        f"Every episode is in {episodes_file}."
+        if episodes_file
+        else "To keep every episode: --episodes FILE."
+    )
+    cap = FailureCap(world.spec.episode.max_void, logged=logged)
+    played = []
     try:
         with _bar(name, len(ids)) if progress else nullcontext(lambda episode: None) as tick:
 
@@ -49,7 +54,9 @@ def evaluate(
                 played.append(episode)
                 tick(episode)
 
-            played = play_many(world.env, policy, requests, workers=workers, on_episode=on_episode, cap=cap)
+            played = play_many(
+                world.env, policy, requests, workers=workers, on_episode=on_episode, cap=cap
+            )
     finally:
         if episodes_file:
             _append(Path(episodes_file), played)
@@ -59,7 +66,11 @@ def evaluate(
 def trained_templates(tasks: Any) -> frozenset[str] | None:
     """Names of the templates that training may draw from; None for a foreign environment, which has none."""
     templates = getattr(tasks, "templates", None)
-    return None if templates is None else frozenset(name for name, each in templates.items() if "train" in each.splits)
+    return (
+        None
+        if templates is None
+        else frozenset(name for name, each in templates.items() if "train" in each.splits)
+    )
 
 
 def _append(file: Path, episodes: Sequence[Episode]) -> None:
@@ -72,11 +83,24 @@ class _bar:
 
     def __init__(self, title: str, total: int):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.title, self.solved, self.done = title, 0, 0
+        self.title = title
+        self.solved = 0
+        self.done = 0
         self.bar = self.progress.add_task(title, total=total)
 
     def __enter__(self) -> Any:
@@ -89,4 +113,6 @@ class _bar:
     def tick(self, episode: Episode) -> None:
         self.done += 1
         self.solved += bool(episode.success)
-        self.progress.update(self.bar, advance=1, description=f"{self.title}: {self.solved / self.done:.0%} solved")
+        self.progress.update(
+            self.bar, advance=1, description=f"{self.title}: {self.solved / self.done:.0%} solved"
+        )

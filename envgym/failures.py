@@ -28,7 +28,8 @@ class FailureCap:
     """
 
     def __init__(self, max_void: float, *, logged: str):
-        self.max_void, self._logged = max_void, logged
+        self.max_void = max_void
+        self._logged = logged
         self._last: deque[Failure | None] = deque(maxlen=WINDOW)
 
     def count(self, episode: Episode) -> None:
@@ -42,8 +43,14 @@ class FailureCap:
 
     def _words(self, failures: list[Failure]) -> str:
         played = len(self._last)
-        (kind, stage), often = Counter((failure.kind, failure.stage) for failure in failures).most_common(1)[0]
-        example = next(failure for failure in reversed(failures) if (failure.kind, failure.stage) == (kind, stage))
+        (kind, stage), often = Counter(
+            (failure.kind, failure.stage) for failure in failures
+        ).most_common(1)[0]
+        example = next(
+            failure
+            for failure in reversed(failures)
+            if (failure.kind, failure.stage) == (kind, stage)
+        )
         return (
             f"stopped: the world broke in {len(failures)} of the last {played} episodes, second attempts included "
             f"({len(failures) / played:.0%}; episode.max_void allows {self.max_void:.0%}).\n"

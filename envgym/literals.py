@@ -53,7 +53,9 @@ def read_json(text: str, start: int = 0) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, _skip_space(text, start))
     except json.JSONDecodeError as problem:
-        raise MalformedCall(f"the call is not valid JSON: {problem.msg} at character {problem.pos - start + 1}") from None
+        raise MalformedCall(
+            f"the call is not valid JSON: {problem.msg} at character {problem.pos - start + 1}"
+        ) from None
     except RecursionError:
         raise MalformedCall(f"the call is nested more than {MAX_DEPTH} levels deep") from None
     except MalformedCall:
@@ -146,11 +148,17 @@ def write_python_call(call: ToolCall) -> str:
 
     Raises: UsageError for a tool's name or a value that Python cannot write so.
     """
-    if not re.fullmatch(DOTTED_NAME, call.name) or any(map(keyword.iskeyword, call.name.split("."))):
-        raise UsageError(f"a tool named '{call.name}' cannot be called in the pythonic dialect; rename it or use another dialect")
+    if not re.fullmatch(DOTTED_NAME, call.name) or any(
+        map(keyword.iskeyword, call.name.split("."))
+    ):
+        raise UsageError(
+            f"a tool named '{call.name}' cannot be called in the pythonic dialect; rename it or use another dialect"
+        )
     plain = {name: value for name, value in call.arguments.items() if _is_plain_name(name)}
     odd = {name: value for name, value in call.arguments.items() if name not in plain}
-    written = [f"{name}={_write(value)}" for name, value in plain.items()] + ([f"**{_write(odd)}"] if odd else [])
+    written = [f"{name}={_write(value)}" for name, value in plain.items()] + (
+        [f"**{_write(odd)}"] if odd else []
+    )
     return f"{call.name}({', '.join(written)})"
 
 
@@ -165,8 +173,14 @@ def _write(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_write, value))}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_write(key)}: {_write(item)}" for key, item in value.items()) + "}"
-    if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return (
+            "{" + ", ".join(f"{_write(key)}: {_write(item)}" for key, item in value.items()) + "}"
+        )
+    if (
+        value is None
+        or isinstance(value, bool | int)
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
         return repr(value)
     raise UsageError(f"{value!r} cannot be written as an argument of a call")
 
@@ -174,7 +188,9 @@ def _write(value: Any) -> str:
 def _parse(text: str) -> ast.Module:
     for escape in _BAD_ESCAPE.finditer(text):
         if escape.group(1) or (escape.group()[1] in "4567" and len(escape.group()) == 4):
-            raise MalformedCall(f"{escape.group()} is no escape in Python; write a backslash as \\\\")
+            raise MalformedCall(
+                f"{escape.group()} is no escape in Python; write a backslash as \\\\"
+            )
     try:
         return _syntax_tree(text)
     except SyntaxError as problem:
@@ -199,7 +215,11 @@ def _syntax_message(text: str, problem: SyntaxError) -> str:
     if found := _KEYWORD_ARGUMENT.search(text):
         name = found.group(1)
         return f'{name} is a Python keyword; write the argument as **{{"{name}": ...}}'
-    if problem.lineno and problem.lineno > 1 and not re.match(rf"\s*{DOTTED_NAME}\(", problem.text or ""):
+    if (
+        problem.lineno
+        and problem.lineno > 1
+        and not re.match(rf"\s*{DOTTED_NAME}\(", problem.text or "")
+    ):
         return "write only the call, without any other text"
     where = f" at line {problem.lineno}, column {problem.offset}" if problem.lineno else ""
     return f"the call is not valid Python: {excerpt(problem.msg, 80)}{where}"
@@ -210,7 +230,9 @@ def _call_nodes(module: ast.Module) -> Iterable[ast.Call]:
         value = statement.value if isinstance(statement, ast.Expr) else None
         for node in value.elts if isinstance(value, ast.List) else [value]:
             if not isinstance(node, ast.Call):
-                raise MalformedCall('write only calls such as look_up(id="A1"), without any other text')
+                raise MalformedCall(
+                    'write only calls such as look_up(id="A1"), without any other text'
+                )
             yield node
 
 
@@ -241,18 +263,28 @@ def _dotted(node: ast.expr) -> str:
 def _literal(node: ast.expr | None) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
         return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd) and _is_number(node.operand):
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub | ast.UAdd)
+        and _is_number(node.operand)
+    ):
         number = _literal(node.operand)
         return -number if isinstance(node.op, ast.USub) else number
     if isinstance(node, ast.List):
         return [_literal(item) for item in node.elts]
     if isinstance(node, ast.Dict):
-        return _unique_keys([(_key(key), _literal(item)) for key, item in zip(node.keys, node.values, strict=True)])
+        return _unique_keys(
+            [(_key(key), _literal(item)) for key, item in zip(node.keys, node.values, strict=True)]
+        )
     raise MalformedCall(_not_literal(node))
 
 
 def _is_number(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool)
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    )
 
 
 def _key(node: ast.expr | None) -> str:
@@ -269,4 +301,6 @@ def _not_literal(node: ast.expr | None) -> str:
         return f'{excerpt(node.id)} has no value; write a text in quotes: "{excerpt(node.id)}"'
     if isinstance(node, ast.Tuple | ast.Set):
         return "write a list as [a, b]"
-    return "arguments must be plain values: text in quotes, numbers, True, False, None, lists, objects"
+    return (
+        "arguments must be plain values: text in quotes, numbers, True, False, None, lists, objects"
+    )

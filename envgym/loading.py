@@ -29,7 +29,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file. `envgym list` shows the environments that are known by name.") from None
+        raise SpecError(
+            f"{path}: no such file. `envgym list` shows the environments that are known by name."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     try:
@@ -41,7 +43,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
     except yaml.YAMLError as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
-        raise SpecError(f"{path}:1: must hold a mapping of keys to values, got {type(data).__name__}")
+        raise SpecError(
+            f"{path}:1: must hold a mapping of keys to values, got {type(data).__name__}"
+        )
     where: Where = {(): f"{path}:1"}
     doubled: list[str] = []
     _walk(node, (), path, where, doubled)
@@ -50,12 +54,16 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
     return data, where
 
 
-def _walk(node: yaml.Node | None, at: tuple[str | int, ...], path: Path, where: Where, doubled: list[str]) -> None:
+def _walk(
+    node: yaml.Node | None, at: tuple[str | int, ...], path: Path, where: Where, doubled: list[str]
+) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             here = (*at, key.value)
             if here in where:
-                doubled.append(f"{path}:{key.start_mark.line + 1}: {dotted(here)}: given twice (first in {where[here]})")
+                doubled.append(
+                    f"{path}:{key.start_mark.line + 1}: {dotted(here)}: given twice (first in {where[here]})"
+                )
             where[here] = f"{path}:{key.start_mark.line + 1}"
             _walk(value, here, path, where, doubled)
     elif isinstance(node, yaml.SequenceNode):
@@ -73,11 +81,15 @@ def apply_overrides(data: dict[str, Any], where: Where, overrides: Iterable[str]
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise SpecError(f"override '{text}': must look like key.sub=value, for example train.steps=50")
+            raise SpecError(
+                f"override '{text}': must look like key.sub=value, for example train.steps=50"
+            )
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise SpecError(f"override '{text}': {value!r} is not valid YAML; quote it if it is meant as text") from None
+            raise SpecError(
+                f"override '{text}': {value!r} is not valid YAML; quote it if it is meant as text"
+            ) from None
         *parents, last = path = key.split(".")
         target = data
         for depth, name in enumerate(parents):
@@ -85,13 +97,17 @@ def apply_overrides(data: dict[str, Any], where: Where, overrides: Iterable[str]
             if inner is None:
                 inner = target[name] = {}
             if not isinstance(inner, dict):
-                raise SpecError(f"override '{text}': {dotted(path[: depth + 1])} is a {type(inner).__name__}, it has no keys")
+                raise SpecError(
+                    f"override '{text}': {dotted(path[: depth + 1])} is a {type(inner).__name__}, it has no keys"
+                )
             target = inner
         target[last] = parsed
         where[tuple(path)] = f"override '{text}'"
 
 
-def validate(model: type[Model], data: Mapping[str, Any], where: Where, *, at: tuple[str | int, ...] = ()) -> Model:
+def validate(
+    model: type[Model], data: Mapping[str, Any], where: Where, *, at: tuple[str | int, ...] = ()
+) -> Model:
     """`data` as a `model`. Raises SpecError with one `file:line: key: what` for every mistake."""
     try:
         return model.model_validate(data)
@@ -99,29 +115,42 @@ def validate(model: type[Model], data: Mapping[str, Any], where: Where, *, at: t
         raise SpecError("\n".join(explain(model, error, where, at=at))) from None
 
 
-def explain(model: type[BaseModel], error: ValidationError, where: Where, *, at: tuple[str | int, ...] = ()) -> Iterator[str]:
+def explain(
+    model: type[BaseModel], error: ValidationError, where: Where, *, at: tuple[str | int, ...] = ()
+) -> Iterator[str]:
     """One line for each mistake that pydantic found. A step in <angle brackets> is a branch of a union (`Tag`), not a key."""
     for item in error.errors():
         item["loc"] = tuple(step for step in item["loc"] if not str(step).startswith("<"))
         path = (*at, *item["loc"])
-        known = next(where[path[:size]] for size in range(len(path), -1, -1) if path[:size] in where or size == 0)
+        known = next(
+            where[path[:size]]
+            for size in range(len(path), -1, -1)
+            if path[:size] in where or size == 0
+        )
         yield f"{known}: {dotted(path)}: {_problem(model, item)}"
 
 
 def _problem(model: type[BaseModel], item: Any) -> str:
-    loc, kind, given = item["loc"], item["type"], item["input"]
+    loc = item["loc"]
+    kind = item["type"]
+    given = item["input"]
     if kind == "extra_forbidden":
         return "unknown key" + (
-            did_you_mean(loc[-1], _keys_of(model, loc[:-1])) or f"; known: {', '.join(_keys_of(model, loc[:-1]))}"
+            did_you_mean(loc[-1], _keys_of(model, loc[:-1]))
+            or f"; known: {', '.join(_keys_of(model, loc[:-1]))}"
         )
     if kind == "missing":
         return "is required"
     if kind == "literal_error":
         expected = item["ctx"]["expected"]
         options = [option.strip(" '") for option in expected.replace(" or ", ", ").split(", ")]
-        return f"is {given!r}{did_you_mean(given, options)} Available: {expected}".replace("' Available", "'. Available")
+        return f"is {given!r}{did_you_mean(given, options)} Available: {expected}".replace(
+            "' Available", "'. Available"
+        )
     message = item["msg"].removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}" + ("" if isinstance(given, dict) else f", got {given!r}")
+    return f"{message[0].lower()}{message[1:]}" + (
+        "" if isinstance(given, dict) else f", got {given!r}"
+    )
 
 
 def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
@@ -132,7 +161,9 @@ def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
         if get_origin(model) in (dict, list, tuple):
             model = get_args(model)[1 if get_origin(model) is dict else 0]
         else:
-            model = next((fields[step] for fields in map(_fields, _models_in(model)) if step in fields), None)
+            model = next(
+                (fields[step] for fields in map(_fields, _models_in(model)) if step in fields), None
+            )
     return [key for found in _models_in(model) for key in _fields(found)]
 
 

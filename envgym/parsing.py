@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from envgym.errors import UsageError, did_you_mean
-from envgym.literals import DOTTED_NAME, MalformedCall, excerpt, read_json, read_python_calls, write_python_call
+from envgym.literals import (
+    DOTTED_NAME,
+    MalformedCall,
+    excerpt,
+    read_json,
+    read_python_calls,
+    write_python_call,
+)
 from envgym.messages import ToolCall
 
 Dialect = Literal["hermes", "fenced", "bare", "pythonic"]
@@ -30,7 +37,9 @@ MAX_CHARACTERS = 200_000
 
 _STARTS_LIKE_CALL = re.compile(rf"\[?\s*{DOTTED_NAME}\(")
 _STARTS_LIKE_JSON = re.compile(r"\s*(?:\{|\[\s*\{)")
-_FENCE = re.compile(r"^[ \t]*```(?:json|tool_call|tool)?[ \t]*\r?\n(?=\s*(?:\{|\[\s*\{))", re.MULTILINE)
+_FENCE = re.compile(
+    r"^[ \t]*```(?:json|tool_call|tool)?[ \t]*\r?\n(?=\s*(?:\{|\[\s*\{))", re.MULTILINE
+)
 _FENCE_END = re.compile(r"[ \t]*```[ \t]*(?:\r?\n|\Z)")
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
@@ -104,9 +113,15 @@ def render_call(call: ToolCall, dialect: str) -> str:
     try:
         body = json.dumps(call.to_dict(), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as problem:
-        raise UsageError(f"the call of '{call.name}' cannot be written as JSON: {problem}") from None
+        raise UsageError(
+            f"the call of '{call.name}' cannot be written as JSON: {problem}"
+        ) from None
     _reader(dialect)  # an unknown dialect ends here, with its message
-    return {"hermes": f"<tool_call>\n{body}\n</tool_call>", "fenced": f"```json\n{body}\n```", "bare": body}[dialect]
+    return {
+        "hermes": f"<tool_call>\n{body}\n</tool_call>",
+        "fenced": f"```json\n{body}\n```",
+        "bare": body,
+    }[dialect]
 
 
 def explain(dialect: str) -> str:
@@ -123,33 +138,47 @@ _Read = tuple[list[ToolCall], str] | None
 
 
 def _reader(dialect: str) -> Callable[[str], _Read]:
-    readers = {"hermes": _read_hermes, "fenced": _read_fenced, "bare": _read_bare, "pythonic": _read_pythonic}
+    readers = {
+        "hermes": _read_hermes,
+        "fenced": _read_fenced,
+        "bare": _read_bare,
+        "pythonic": _read_pythonic,
+    }
     if dialect not in readers:
         options = ", ".join(readers)
-        raise UsageError(f"unknown tool-call dialect '{dialect}'{did_you_mean(dialect, readers)}; available: {options}")
+        raise UsageError(
+            f"unknown tool-call dialect '{dialect}'{did_you_mean(dialect, readers)}; available: {options}"
+        )
     return readers[dialect]
 
 
 def _read_hermes(text: str) -> _Read:
-    opening, closing = "<tool_call>", "</tool_call>"
+    opening = "<tool_call>"
+    closing = "</tool_call>"
     if opening not in text:
         if closing in text:
             raise MalformedCall(f"{closing} without {opening} before it")
         return None
     _refuse_long(text)
-    calls, around, end = [], [], 0
+    calls = []
+    around = []
+    end = 0
     while (start := text.find(opening, end)) >= 0:
         around.append(text[end:start])
         value, end = read_json(text, start + len(opening))
         if not text.startswith(closing, end):
-            raise MalformedCall(f"after the JSON of a call must come {closing}, got {excerpt(text[end:]) or 'the end'}")
+            raise MalformedCall(
+                f"after the JSON of a call must come {closing}, got {excerpt(text[end:]) or 'the end'}"
+            )
         calls.append(_call_from(value))
         end += len(closing)
     return calls, "".join([*around, text[end:]]).strip()
 
 
 def _read_fenced(text: str) -> _Read:
-    calls, around, end = [], [], 0
+    calls = []
+    around = []
+    end = 0
     while fence := _FENCE.search(text, end):
         _refuse_long(text)
         value, after = read_json(text, fence.end())
@@ -173,7 +202,9 @@ def _read_bare(text: str) -> _Read:
     if not _is_call(value):
         return None
     if end < len(text):
-        raise MalformedCall(f"write the JSON of the call alone, got more after it: {excerpt(text[end:])}")
+        raise MalformedCall(
+            f"write the JSON of the call alone, got more after it: {excerpt(text[end:])}"
+        )
     return _calls_from(value), ""
 
 
@@ -203,7 +234,9 @@ def _mentions_call(text: str, known: Iterable[str]) -> bool:
 
 def _refuse_long(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
-        raise MalformedCall(f"the call is too long: {len(text)} characters, at most {MAX_CHARACTERS}")
+        raise MalformedCall(
+            f"the call is too long: {len(text)} characters, at most {MAX_CHARACTERS}"
+        )
 
 
 def _is_call(value: Any) -> bool:
@@ -223,9 +256,15 @@ def _call_from(value: Any) -> ToolCall:
     if missing := [key for key in ("name", "arguments") if key not in value]:
         raise MalformedCall(f"the call has no '{missing[0]}'; its form is {form}")
     if extra := [key for key in value if key not in ("name", "arguments")]:
-        raise MalformedCall(f"the call has an unknown key '{excerpt(extra[0])}'; its form is {form}")
+        raise MalformedCall(
+            f"the call has an unknown key '{excerpt(extra[0])}'; its form is {form}"
+        )
     if not isinstance(value["name"], str) or not value["name"]:
-        raise MalformedCall(f"the name of a call must be a string, got {excerpt(json.dumps(value['name']))}")
+        raise MalformedCall(
+            f"the name of a call must be a string, got {excerpt(json.dumps(value['name']))}"
+        )
     if not isinstance(value["arguments"], dict):
-        raise MalformedCall(f"the arguments of a call must be an object, got {excerpt(json.dumps(value['arguments']))}")
+        raise MalformedCall(
+            f"the arguments of a call must be an object, got {excerpt(json.dumps(value['arguments']))}"
+        )
     return ToolCall(value["name"], value["arguments"])

@@ -29,8 +29,14 @@ ENV_RAISED = "env_raised"
 
 
 def play(
-    env: gymnasium.Env, policy: Policy, *, seed: int, task: str | None = None, max_turns: int | None = None, step: int = 0
-) -> Episode:  # fmt: skip
+    env: gymnasium.Env,
+    policy: Policy,
+    *,
+    seed: int,
+    task: str | None = None,
+    max_turns: int | None = None,
+    step: int = 0,
+) -> Episode:
     """One episode, from reset to its end.
 
     Args:
@@ -45,7 +51,11 @@ def play(
     """
     record = _Record(seed)
     try:
-        options = {name: value for name, value in (("task", task), ("max_turns", max_turns), ("step", step)) if value}
+        options = {
+            name: value
+            for name, value in (("task", task), ("max_turns", max_turns), ("step", step))
+            if value
+        }
         return _play(env, policy, seed, options, record)
     except WorldFailure as failure:
         return record.void(Failure(failure.kind, failure.stage, failure.message), task)
@@ -53,25 +63,49 @@ def play(
         record.close()
 
 
-def _play(env: gymnasium.Env, policy: Policy, seed: int, options: dict[str, Any], record: _Record) -> Episode:
+def _play(
+    env: gymnasium.Env, policy: Policy, seed: int, options: dict[str, Any], record: _Record
+) -> Episode:
     seeded = None if "task" in options else seed
-    observation, info = record.world("open", _values, 2, env.reset, seed=seeded, options=options or None)
+    observation, info = record.world(
+        "open", _values, 2, env.reset, seed=seeded, options=options or None
+    )
     record.opened(observation, info)
     dialogue = record.dialogue = record.timed(
-        "policy", policy.open, record.messages, info.get("tools", ()), seed=seed, task=getattr(env.unwrapped, "task", None)
+        "policy",
+        policy.open,
+        record.messages,
+        info.get("tools", ()),
+        seed=seed,
+        task=getattr(env.unwrapped, "task", None),
     )
     while True:
         completion = record.timed("policy", dialogue.reply)
         if completion.stop_reason == "context":
             terms = record.cut(completion)
-            return record.ended("context", terminated=False, truncated=True, info={"reward_terms": terms})
-        observation, reward, terminated, truncated, info = record.world("step", _values, 5, env.step, completion.text)
+            return record.ended(
+                "context", terminated=False, truncated=True, info={"reward_terms": terms}
+            )
+        observation, reward, terminated, truncated, info = record.world(
+            "step", _values, 5, env.step, completion.text
+        )
         record.stepped(completion.text, _number(reward), observation, info)
         if failure := info.get("failure"):
             raise WorldFailure(failure["kind"], failure["message"], stage=failure["stage"])
         if terminated or truncated:
-            reason = "length" if completion.stop_reason == "length" else "terminated" if terminated else "truncated"
-            return record.ended(info.get("stop_reason", reason), terminated=terminated, truncated=truncated, info=info)
+            reason = (
+                "length"
+                if completion.stop_reason == "length"
+                else "terminated"
+                if terminated
+                else "truncated"
+            )
+            return record.ended(
+                info.get("stop_reason", reason),
+                terminated=terminated,
+                truncated=truncated,
+                info=info,
+            )
         record.timed("policy", dialogue.observe, record.answers)
 
 
@@ -112,7 +146,9 @@ class _Record:
 
     def opened(self, observation: str, info: dict[str, Any]) -> None:
         given = info.get("messages")
-        self.messages = [Message.from_dict(m) for m in given] if given else [Message("user", str(observation))]
+        self.messages = (
+            [Message.from_dict(m) for m in given] if given else [Message("user", str(observation))]
+        )
         self.task, self.start_hash = info.get("task", {}), info.get("state_hash", "")
         self.env_id = info.get("env_id", "")
         self.given_up = info.get("given_up")
@@ -149,14 +185,24 @@ class _Record:
         rest = [*self.turn_rewards[:-1], self.turn_rewards[-1] - total(self.given_up)]
         return self.given_up | {FORFEIT: Term(1.0, math.fsum(rest), 1.0, by_turn=tuple(rest))}
 
-    def ended(self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]) -> Episode:
-        unknown = False if reason == "context" else None  # a task given up for lack of room is not solved
+    def ended(
+        self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> Episode:
+        unknown = (
+            False if reason == "context" else None
+        )  # a task given up for lack of room is not solved
         return self._episode(
-            reward=self.reward, reward_parts=info.get("reward_parts", {}), reward_terms=info.get("reward_terms", {}),
-            success=info.get("success", unknown), state_diff=info.get("state_diff", {}), stop_reason=reason,
-            terminated=terminated, truncated=truncated,
-            tool_calls=info.get("tool_calls", 0), tool_errors=info.get("tool_errors", 0),
-        )  # fmt: skip
+            reward=self.reward,
+            reward_parts=info.get("reward_parts", {}),
+            reward_terms=info.get("reward_terms", {}),
+            success=info.get("success", unknown),
+            state_diff=info.get("state_diff", {}),
+            stop_reason=reason,
+            terminated=terminated,
+            truncated=truncated,
+            tool_calls=info.get("tool_calls", 0),
+            tool_errors=info.get("tool_errors", 0),
+        )
 
     def void(self, failure: Failure, task: str | None) -> Episode:
         self.task = self.task or {"id": task or ""}
@@ -165,12 +211,22 @@ class _Record:
     def _episode(self, **end: Any) -> Episode:
         task = self.task
         return Episode(
-            env_id=self.env_id, task_id=task.get("id", ""), split=task.get("split", ""), level=task.get("level", ""),
-            template=task.get("template", ""), seed=self.seed, messages=tuple(self.messages),
-            tokens=self.dialogue.trace() if self.dialogue is not None else None, turns=self.turns,
-            turn_rewards=tuple(self.turn_rewards), turn_mistakes=tuple(self.turn_mistakes),
-            parse_modes=dict(self.parse_modes), start_hash=self.start_hash, seconds=dict(self.seconds), **end,
-        )  # fmt: skip
+            env_id=self.env_id,
+            task_id=task.get("id", ""),
+            split=task.get("split", ""),
+            level=task.get("level", ""),
+            template=task.get("template", ""),
+            seed=self.seed,
+            messages=tuple(self.messages),
+            tokens=self.dialogue.trace() if self.dialogue is not None else None,
+            turns=self.turns,
+            turn_rewards=tuple(self.turn_rewards),
+            turn_mistakes=tuple(self.turn_mistakes),
+            parse_modes=dict(self.parse_modes),
+            start_hash=self.start_hash,
+            seconds=dict(self.seconds),
+            **end,
+        )
 
     def close(self) -> None:
         if self.dialogue is not None:
@@ -181,7 +237,9 @@ def _values(count: int, function: Callable, *arguments: Any, **keywords: Any) ->
     """What reset (2 values) or step (5) gives."""
     values = function(*arguments, **keywords)
     if not isinstance(values, tuple) or len(values) != count:
-        raise TypeError(f"{getattr(function, '__name__', function)} must return {count} values, got {values!r}")
+        raise TypeError(
+            f"{getattr(function, '__name__', function)} must return {count} values, got {values!r}"
+        )
     return values
 
 
@@ -192,7 +250,11 @@ def _number(reward: Any) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise WorldFailure("reward_raised", f"step gave the reward {reward!r}, which is no finite number", stage="score")
+        raise WorldFailure(
+            "reward_raised",
+            f"step gave the reward {reward!r}, which is no finite number",
+            stage="score",
+        )
     return value
 
 
@@ -238,7 +300,9 @@ def play_many(
             return first
         return dataclasses.replace(envs.play(policy, request), first_failure=first.failure)
 
-    pool = ThreadPoolExecutor(max_workers=max(1, min(workers, len(requests))), thread_name_prefix="episode")
+    pool = ThreadPoolExecutor(
+        max_workers=max(1, min(workers, len(requests))), thread_name_prefix="episode"
+    )
     try:
         futures = [pool.submit(run, request) for request in requests]
         for future in futures:
@@ -270,7 +334,14 @@ class _Envs:
             return record.void(Failure(failure.kind, failure.stage, failure.message), request.task)
         broken = True
         try:
-            episode = play(env, policy, seed=request.seed, task=request.task, max_turns=request.max_turns, step=request.step)
+            episode = play(
+                env,
+                policy,
+                seed=request.seed,
+                task=request.task,
+                max_turns=request.max_turns,
+                step=request.step,
+            )
             broken = episode.failure is not None and episode.failure.kind == ENV_RAISED
             return episode
         finally:

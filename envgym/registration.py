@@ -82,7 +82,9 @@ def _register(env_id: str, path: Path) -> None:
     known = gymnasium.registry.get(env_id)
     if known is not None and known.kwargs.get("name") == str(path):
         return
-    gymnasium.register(env_id, entry_point=ENTRY_POINT, kwargs={"name": str(path)}, order_enforce=True)
+    gymnasium.register(
+        env_id, entry_point=ENTRY_POINT, kwargs={"name": str(path)}, order_enforce=True
+    )
 
 
 def register_bundled() -> None:

@@ -24,7 +24,8 @@ from envgym.episode import Episode
 from envgym.stats import intervals_overlap, newcombe_difference, wilson_interval
 
 ALL = "all"
-IN_DOMAIN, HELD_OUT = "in-domain", "held-out templates"
+IN_DOMAIN = "in-domain"
+HELD_OUT = "held-out templates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ class Outcome:
     """Mean turns of the played."""
 
     @classmethod
-    def of(cls, policy: str, episodes: Iterable[Episode], *, trained: Container[str] | None = None) -> Outcome:
+    def of(
+        cls, policy: str, episodes: Iterable[Episode], *, trained: Container[str] | None = None
+    ) -> Outcome:
         """Counts the episodes of one policy.
 
         Args:
@@ -84,17 +87,33 @@ class Outcome:
         episodes = list(episodes)
         played = [episode for episode in episodes if not episode.void]
         known = [episode for episode in played if episode.success is not None]
-        levels = {level: _count(e for e in known if e.level == level) for level in sorted({e.level for e in known if e.level})}
+        levels = {
+            level: _count(e for e in known if e.level == level)
+            for level in sorted({e.level for e in known if e.level})
+        }
         return cls(
-            policy, _count(known), levels, _domains(known, trained), len(played), len(episodes) - len(played),
+            policy,
+            _count(known),
+            levels,
+            _domains(known, trained),
+            len(played),
+            len(episodes) - len(played),
             _mean([episode.reward for episode in played if episode.reward is not None]),
             _mean([float(episode.turns) for episode in played]),
-        )  # fmt: skip
+        )
 
     def line(self) -> str:
         """`62 % (55-69) of 200 tasks · L0 80 % (71-87) · reward 0.71`."""
-        parts = [f"{self.total.text()} of {self.total.n} tasks"] if self.total.n else [f"{self.played} episodes"]
-        parts += [f"{level} {count.text()}" for level, count in self.levels.items() if len(self.levels) > 1]
+        parts = (
+            [f"{self.total.text()} of {self.total.n} tasks"]
+            if self.total.n
+            else [f"{self.played} episodes"]
+        )
+        parts += [
+            f"{level} {count.text()}"
+            for level, count in self.levels.items()
+            if len(self.levels) > 1
+        ]
         parts += [f"reward {self.reward:.2f}"] if self.reward is not None else []
         return " · ".join([*parts, *([f"{self.void} void"] if self.void else [])])
 
@@ -103,20 +122,36 @@ class Outcome:
         plain = asdict(self)
         plain["total"] = _count_to_dict(self.total)
         for groups in ("levels", "domains"):
-            plain[groups] = {name: _count_to_dict(count) for name, count in getattr(self, groups).items()}
+            plain[groups] = {
+                name: _count_to_dict(count) for name, count in getattr(self, groups).items()
+            }
         return plain
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Outcome:
         count = lambda told: Count(told["successes"], told["n"])
         counts = lambda group: {name: count(told) for name, told in plain.get(group, {}).items()}
-        return cls(**(plain | {"total": count(plain["total"]), "levels": counts("levels"), "domains": counts("domains")}))
+        return cls(
+            **(
+                plain
+                | {
+                    "total": count(plain["total"]),
+                    "levels": counts("levels"),
+                    "domains": counts("domains"),
+                }
+            )
+        )
 
 
 def outcomes_table(rows: Sequence[Outcome]) -> Table:
     """One column a policy, one row a level, then the means: the table before and after training."""
     caption = gap(rows[-1]) if rows else ""
-    table = Table(title="solved, with 95 % intervals", title_justify="left", title_style="dim", caption=caption or None)
+    table = Table(
+        title="solved, with 95 % intervals",
+        title_justify="left",
+        title_style="dim",
+        caption=caption or None,
+    )
     table.caption_justify = "left"
     table.add_column("level")
     for outcome in rows:
@@ -129,8 +164,14 @@ def outcomes_table(rows: Sequence[Outcome]) -> Table:
 def to_markdown(rows: Sequence[Outcome]) -> str:
     """The same table as GitHub markdown, and under it how much the last policy gained on the first."""
     head = ["level", *(outcome.policy for outcome in rows)]
-    lines = [head, ["---", *("---:" for _ in rows)], *([name, *cells] for name, *cells in _cells(rows))]
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [
+        head,
+        ["---", *("---:" for _ in rows)],
+        *([name, *cells] for name, *cells in _cells(rows)),
+    ]
+    table = "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
     note = "Share of tasks solved; 95 % Wilson intervals in brackets, in per cent."
     gains = "\n".join(f"- {line}" for before in rows[:-1] if (line := gain(before, rows[-1])))
     gaps = "\n".join(f"- {line}" for outcome in rows if (line := gap(outcome)))
@@ -144,7 +185,8 @@ def to_json(rows: Sequence[Outcome]) -> str:
 
 def gain(before: Outcome, after: Outcome) -> str:
     """`trained is 31 points above warm start (95 %: 21 to 40); the intervals do not overlap.` Empty where nothing compares."""
-    old, new = before.total, after.total
+    old = before.total
+    new = after.total
     if not (old.n and new.n):
         return ""
     points = round((new.rate - old.rate) * 100)
@@ -158,14 +200,17 @@ def gap(outcome: Outcome) -> str:
     """`trained: 12 points more in-domain than on held-out templates (95 %: 3 to 21).` Empty where there are not both."""
     if not outcome.domains:
         return ""
-    known, new = outcome.domains[IN_DOMAIN], outcome.domains[HELD_OUT]
+    known = outcome.domains[IN_DOMAIN]
+    new = outcome.domains[HELD_OUT]
     points = round((known.rate - new.rate) * 100)
     low, high = newcombe_difference(known.successes, known.n, new.successes, new.n)
     where = f"{abs(points)} points {'more' if points >= 0 else 'less'} in-domain than on held-out templates"
     return f"{outcome.policy}: {where} (95 %: {low * 100:.0f} to {high * 100:.0f})."
 
 
-def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool = False, console: Console | None = None) -> None:
+def print_outcomes(
+    outcomes: Sequence[Outcome], *, as_json: bool = False, console: Console | None = None
+) -> None:
     """The table, or the exact numbers as JSON and nothing else."""
     if as_json:
         print(to_json(outcomes))
@@ -174,7 +219,9 @@ def print_outcomes(outcomes: Sequence[Outcome], *, as_json: bool = False, consol
     console.print(outcomes_table(outcomes))
 
 
-def print_episode(episode: Episode, *, conversation: bool = True, console: Console | None = None) -> None:
+def print_episode(
+    episode: Episode, *, conversation: bool = True, console: Console | None = None
+) -> None:
     """One episode: what was said (unless the reader has just lived through it), how it ended and what it was worth."""
     console = console or Console()
     if conversation:
@@ -188,17 +235,28 @@ def print_episode(episode: Episode, *, conversation: bool = True, console: Conso
 def episode_lines(episode: Episode) -> list[str]:
     """How an episode ended, in plain lines: result, reward by part, what changed in the tables."""
     if episode.failure:
-        return [f"void: {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"]
+        return [
+            f"void: {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"
+        ]
     result = {True: "solved", False: "not solved", None: "ended"}[episode.success]
     reward = "" if episode.reward is None else f" · reward {episode.reward:.3g}"
-    calls = f"{episode.turns} turns · {episode.tool_calls} tool calls, {episode.tool_errors} refused"
+    calls = (
+        f"{episode.turns} turns · {episode.tool_calls} tool calls, {episode.tool_errors} refused"
+    )
     lines = [f"{result}{reward} · {episode.stop_reason} · {calls}"]
     if first := episode.first_failure:
         lines.append(f"  second attempt; the first was void: {first.kind} in {first.stage}")
-    lines += [f"  {name}: {_part(value, episode.reward_terms.get(name))}" for name, value in episode.reward_parts.items()]
+    lines += [
+        f"  {name}: {_part(value, episode.reward_terms.get(name))}"
+        for name, value in episode.reward_parts.items()
+    ]
     taken = episode.reward_terms.get(FORFEIT)
     lines += [f"  {FORFEIT}: adds {taken.contribution:.3g}"] if taken else []
-    lines += [f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}"] if episode.state_diff else []
+    lines += (
+        [f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}"]
+        if episode.state_diff
+        else []
+    )
     return lines
 
 
@@ -214,10 +272,16 @@ def _part(said: float | None, term: Term | None) -> str:
 def _cells(rows: Sequence[Outcome]) -> list[list[str]]:
     """The body of both tables: name, then one text for each policy."""
     levels = sorted({level for outcome in rows for level in outcome.levels})
-    body = [[level, *(outcome.levels.get(level, Count(0, 0)).text() for outcome in rows)] for level in levels if len(levels) > 1]
+    body = [
+        [level, *(outcome.levels.get(level, Count(0, 0)).text() for outcome in rows)]
+        for level in levels
+        if len(levels) > 1
+    ]
     for domain in (IN_DOMAIN, HELD_OUT):
         if any(outcome.domains for outcome in rows):
-            body.append([domain, *(outcome.domains.get(domain, Count(0, 0)).text() for outcome in rows)])
+            body.append(
+                [domain, *(outcome.domains.get(domain, Count(0, 0)).text() for outcome in rows)]
+            )
     body.append([ALL, *(outcome.total.text() for outcome in rows)])
     body.append(["tasks", *(str(outcome.total.n or outcome.played) for outcome in rows)])
     body.append(["mean reward", *(_number(outcome.reward) for outcome in rows)])
@@ -244,7 +308,13 @@ def _count(episodes: Iterable[Episode]) -> Count:
 
 def _count_to_dict(count: Count) -> dict[str, Any]:
     low, high = count.interval
-    return {"successes": count.successes, "n": count.n, "rate": count.rate if count.n else None, "low": low, "high": high}
+    return {
+        "successes": count.successes,
+        "n": count.n,
+        "rate": count.rate if count.n else None,
+        "low": low,
+        "high": high,
+    }
 
 
 def _number(value: float | None) -> str:

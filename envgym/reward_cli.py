@@ -37,20 +37,34 @@ def add_reward(commands: Any) -> None:
     parser = commands.add_parser("reward", help=summary, description=summary)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     parser = commands.add_parser(
-        "score", help=summary, description=summary, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        "score",
+        help=summary,
+        description=summary,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(run=_score)
-    parser.add_argument("--spec", required=True, help="a YAML file, or the name or id of an environment (see `envgym list`)")
-    parser.add_argument("--step", type=int, default=0, help="training step of the cases that name none (default 0)")
+    parser.add_argument(
+        "--spec",
+        required=True,
+        help="a YAML file, or the name or id of an environment (see `envgym list`)",
+    )
+    parser.add_argument(
+        "--step", type=int, default=0, help="training step of the cases that name none (default 0)"
+    )
     parser.add_argument("cases", help="JSONL file, or - for the standard input")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings over those of the YAML")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings over those of the YAML"
+    )
 
 
 def _score(arguments: argparse.Namespace) -> None:
     from envgym.spec import load_spec
 
     spec = load_spec(arguments.spec, arguments.settings)
-    for scored in score_cases(spec, _lines(arguments.cases), name=arguments.cases, step=arguments.step):
+    for scored in score_cases(
+        spec, _lines(arguments.cases), name=arguments.cases, step=arguments.step
+    ):
         print(json.dumps(scored, ensure_ascii=False))
 
 
@@ -63,7 +77,9 @@ def _lines(cases: str) -> Iterable[str]:
         raise UsageError(f"{cases}: cannot be read: {error}") from None
 
 
-def score_cases(spec: EnvSpec, lines: Iterable[str], *, name: str, step: int = 0) -> Iterator[dict[str, Any]]:
+def score_cases(
+    spec: EnvSpec, lines: Iterable[str], *, name: str, step: int = 0
+) -> Iterator[dict[str, Any]]:
     """The scores of cases, one for each line that is not blank; see EXAMPLES for both forms.
 
     Args:
@@ -88,9 +104,13 @@ def _case(line: str, where: str) -> dict[str, Any]:
     if not isinstance(case, dict):
         raise UsageError(f"{where}: must be an object, got {type(case).__name__}")
     if missing := [key for key in ("completion", "truth") if key not in case]:
-        raise UsageError(f"{where}: no '{missing[0]}'; a case has completion and truth, and may have step and id")
+        raise UsageError(
+            f"{where}: no '{missing[0]}'; a case has completion and truth, and may have step and id"
+        )
     if not isinstance(case["completion"], str):
-        raise UsageError(f"{where}: completion must be text, got {type(case['completion']).__name__}")
+        raise UsageError(
+            f"{where}: completion must be text, got {type(case['completion']).__name__}"
+        )
     if type(case.get("step", 0)) is not int or case.get("step", 0) < 0:
         raise UsageError(f"{where}: step must be a whole number from 0, got {case['step']!r}")
     return case
@@ -111,7 +131,17 @@ def _evidence(spec: EnvSpec, case: dict[str, Any]) -> Evidence:
     from envgym.state import judge
     from envgym.tasks import Task
 
-    text, mode = case["completion"], parse(case["completion"], spec.prompt.dialects).mode
-    task = Task(f"test/case/{case['id']}", prompt="", seed=0, split="test", template="case", extra={"truth": case["truth"]})
+    text = case["completion"]
+    mode = parse(case["completion"], spec.prompt.dialects).mode
+    task = Task(
+        f"test/case/{case['id']}",
+        prompt="",
+        seed=0,
+        split="test",
+        template="case",
+        extra={"truth": case["truth"]},
+    )
     final = text if mode == "none" else ""
-    return Evidence(task, (), (), judge((), ()), final, 1, {mode: 1}, said=(text,), step=case["step"])
+    return Evidence(
+        task, (), (), judge((), ()), final, 1, {mode: 1}, said=(text,), step=case["step"]
+    )

@@ -19,7 +19,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from envgym.block import Block
 
 Schedule = Annotated[
-    Annotated[float, Tag("<number>")] | Annotated[dict[Annotated[int, Field(ge=0)], float], Field(min_length=1), Tag("<schedule>")],
+    Annotated[float, Tag("<number>")]
+    | Annotated[dict[Annotated[int, Field(ge=0)], float], Field(min_length=1), Tag("<schedule>")],
     Discriminator(lambda value: "<schedule>" if isinstance(value, Mapping) else "<number>"),
 ]
 """A number, or numbers by training step: in straight lines between them, constant before the first and after the last."""
@@ -75,7 +76,9 @@ class PartSpec(Block):
     @model_validator(mode="after")
     def _bounds_in_order(self) -> PartSpec:
         if self.clip is not None and self.clip[0] >= self.clip[1]:
-            raise ValueError(f"clip: the lower bound {self.clip[0]:g} must be below the upper one {self.clip[1]:g}")
+            raise ValueError(
+                f"clip: the lower bound {self.clip[0]:g} must be below the upper one {self.clip[1]:g}"
+            )
         return self
 
 
@@ -87,4 +90,6 @@ def check_gates(reward: Mapping[str, PartSpec]) -> None:
         if part.gate.on not in reward or part.gate.on == name:
             raise ValueError(f"{name}.gate: no other part '{part.gate.on}' ({', '.join(reward)})")
         if part.per != "episode":
-            raise ValueError(f"{name}.gate: a part per {part.per} is paid before the episode's end and cannot wait for another")
+            raise ValueError(
+                f"{name}.gate: a part per {part.per} is paid before the episode's end and cannot wait for another"
+            )

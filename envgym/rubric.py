@@ -75,7 +75,7 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 def declares(
     *, grounded: bool = True, of_group: bool = False, worst: Callable[..., float] | None = None
-) -> Callable[[Declared], Declared]:  # fmt: skip
+) -> Callable[[Declared], Declared]:
     """Marks a part.
 
     Args:
@@ -157,19 +157,27 @@ class Rubric:
         """Raises SpecError where a part's name leads nowhere, it has no such option, or a part of groups is asked for turn by
         turn."""
         parts = {
-            name: RewardPart(partial(_taking(rule, find_part(rule.source, spec), name, spec), **rule.options), rule)
+            name: RewardPart(
+                partial(_taking(rule, find_part(rule.source, spec), name, spec), **rule.options),
+                rule,
+            )
             for name, rule in spec.reward.items()
         }
         for name, part in parts.items():
             if part.is_of_group and part.rule.per != "episode":
-                raise SpecError(f"{spec.path}: reward.{name}: compares whole episodes; it cannot be per {part.rule.per}")
+                raise SpecError(
+                    f"{spec.path}: reward.{name}: compares whole episodes; it cannot be per {part.rule.per}"
+                )
         return cls(parts, spec.success)
 
     @classmethod
     def of(cls, parts: Mapping[str, tuple[Callable[..., Any], float]], success: str) -> Rubric:
         """A rubric of functions with their weights and no further rules."""
         rule = lambda name, weight: PartSpec.model_validate({"from": name, "weight": weight})
-        return cls({name: RewardPart(part, rule(name, weight)) for name, (part, weight) in parts.items()}, success)
+        return cls(
+            {name: RewardPart(part, rule(name, weight)) for name, (part, weight) in parts.items()},
+            success,
+        )
 
     @property
     def rules(self) -> dict[str, PartSpec]:
@@ -188,11 +196,19 @@ class Rubric:
         """
         by_turn = by_turn or {}
         whole = self.named("episode")
-        said = {name: None if part.is_of_group else value_of(name, part.function, evidence) for name, part in whole.items()}
+        said = {
+            name: None if part.is_of_group else value_of(name, part.function, evidence)
+            for name, part in whole.items()
+        }
         raw = said | {name: term.raw for name, term in by_turn.items()}
         terms = compose({name: part.rule for name, part in whole.items()}, raw, step=evidence.step)
-        terms = {name: terms.get(name) or by_turn[name] for name in self.parts if name in terms or name in by_turn}
-        solved, forbidden = raw[self.success], bool(evidence.verdict.forbidden)
+        terms = {
+            name: terms.get(name) or by_turn[name]
+            for name in self.parts
+            if name in terms or name in by_turn
+        }
+        solved = raw[self.success]
+        forbidden = bool(evidence.verdict.forbidden)
         if forbidden:
             terms[FORFEIT] = self.forfeit(terms, step=evidence.step)
         return Score(terms, success=solved is not None and solved >= 1.0 and not forbidden)
@@ -203,22 +219,31 @@ class Rubric:
 
     def given_up(self, *, step: int) -> dict[str, Term]:
         """The terms of an episode that the policy breaks off."""
-        return given_up(self.rules, {name: part.worst(step) for name, part in self.parts.items()}, step=step)
+        return given_up(
+            self.rules, {name: part.worst(step) for name, part in self.parts.items()}, step=step
+        )
 
 
-def _taking(rule: PartSpec, function: Callable[..., Any], name: str, spec: EnvSpec) -> Callable[..., Any]:
+def _taking(
+    rule: PartSpec, function: Callable[..., Any], name: str, spec: EnvSpec
+) -> Callable[..., Any]:
     """The function, which must know every option that it is given and be given every one that it needs."""
     try:
         wanted = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # of C code
         return function
-    where, names = f"{spec.path}: reward.{name}: '{rule.source}'", [each.name for each in wanted]
+    where = f"{spec.path}: reward.{name}: '{rule.source}'"
+    names = [each.name for each in wanted]
     if not any(each.kind is each.VAR_KEYWORD for each in wanted):
         for option in rule.options:
             if option not in names:
                 raise SpecError(f"{where} has no option '{option}'{did_you_mean(option, names)}")
     for each in wanted:
-        if each.kind is each.KEYWORD_ONLY and each.default is each.empty and each.name not in rule.options:
+        if (
+            each.kind is each.KEYWORD_ONLY
+            and each.default is each.empty
+            and each.name not in rule.options
+        ):
             raise SpecError(f"{where} needs an option '{each.name}'")
     return function
 
@@ -233,9 +258,13 @@ def value_of(name: str, part: Part, evidence: Evidence) -> float | None:
     except WorldFailure:
         raise
     except Exception as error:
-        raise WorldFailure("reward_raised", f"part '{name}': {type(error).__name__}: {error}", stage="score") from error
+        raise WorldFailure(
+            "reward_raised", f"part '{name}': {type(error).__name__}: {error}", stage="score"
+        ) from error
     if not math.isfinite(value):
-        raise WorldFailure("reward_raised", f"part '{name}' gave {value}, which is no finite number", stage="score")
+        raise WorldFailure(
+            "reward_raised", f"part '{name}' gave {value}, which is no finite number", stage="score"
+        )
     return value
 
 
@@ -253,10 +282,15 @@ def find_part(source: str, spec: EnvSpec) -> Callable[..., float | None]:
 
 def shipped_parts() -> dict[str, Callable[..., Any]]:
     """Name -> function of every part in `envgym/rewards/`."""
-    modules = [importlib.import_module(f"envgym.rewards.{m.name}") for m in pkgutil.iter_modules(envgym.rewards.__path__)]
+    modules = [
+        importlib.import_module(f"envgym.rewards.{m.name}")
+        for m in pkgutil.iter_modules(envgym.rewards.__path__)
+    ]
     return {
         name: value
         for module in modules
         for name, value in vars(module).items()
-        if callable(value) and not name.startswith("_") and getattr(value, "__module__", "") == module.__name__
+        if callable(value)
+        and not name.startswith("_")
+        and getattr(value, "__module__", "") == module.__name__
     }

@@ -41,16 +41,26 @@ class TaskSource:
     """
 
     def __init__(self, spec: EnvSpec, sandbox: Sandbox | None = None):
-        self.spec, self.sizes = spec, {"val": spec.tasks.val, "test": spec.tasks.test}
+        self.spec = spec
+        self.sizes = {"val": spec.tasks.val, "test": spec.tasks.test}
         self.templates = _templates(spec)
         self.schema_sql = schema_sql(_with_live(spec))
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
         self._sandbox = sandbox
-        self._dumped = {table: key for tool in spec.tools if isinstance(tool, McpTools) for table, key in tool.mcp.keys.items()}
-        self._image = functools.lru_cache(maxsize=64)(lambda seed: prepare_image(self.schema_sql, self._fill, seed))
+        self._dumped = {
+            table: key
+            for tool in spec.tools
+            if isinstance(tool, McpTools)
+            for table, key in tool.mcp.keys.items()
+        }
+        self._image = functools.lru_cache(maxsize=64)(
+            lambda seed: prepare_image(self.schema_sql, self._fill, seed)
+        )
         self._lay_out = load_object(spec.state.files, spec.root) if spec.state.files else None
         self.files = functools.lru_cache(maxsize=64)(self._starting_files)
-        self._lock = threading.Lock()  # templates and seed functions are user code, not asked to be thread-safe
+        self._lock = (
+            threading.Lock()
+        )  # templates and seed functions are user code, not asked to be thread-safe
 
     def tables(self, seed: int) -> sqlite3.Connection:
         """A private copy of the tables that an episode of this state seed starts with."""
@@ -64,7 +74,9 @@ class TaskSource:
         if self._dumped and self._sandbox is not None:
             fill(db, start_tables(self._sandbox, seed), self._dumped)
 
-    def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
+    def ids(
+        self, split: Split, *, levels: Sequence[str] = (), count: int | None = None
+    ) -> list[str]:
         """The first `count` task ids of a split (all of a fixed split by default), dealt over its templates in turn.
 
         Args:
@@ -73,10 +85,18 @@ class TaskSource:
         """
         templates = self.fitting(split, levels=levels)
         count = self.sizes[split] if count is None else count
-        return [f"{split}/{templates[i % len(templates)].name}/{i // len(templates)}" for i in range(count)]
+        return [
+            f"{split}/{templates[i % len(templates)].name}/{i // len(templates)}"
+            for i in range(count)
+        ]
 
     def draw_id(
-        self, split: Split, rng: random.Random, *, levels: Sequence[str] = (), weights: Mapping[str, float] | None = None
+        self,
+        split: Split,
+        rng: random.Random,
+        *,
+        levels: Sequence[str] = (),
+        weights: Mapping[str, float] | None = None,
     ) -> str:
         """A random task id of a split: fresh for train, one of the fixed ones else.
 
@@ -103,9 +123,13 @@ class TaskSource:
                     return self._make(template, split, index, attempt, task_id)
                 except LookupError as error:
                     reason = str(error)
-        raise SpecError(f"{self.spec.path}: task '{task_id}': no state fits its template in {ATTEMPTS} attempts: {reason}")
+        raise SpecError(
+            f"{self.spec.path}: task '{task_id}': no state fits its template in {ATTEMPTS} attempts: {reason}"
+        )
 
-    def _make(self, template: Template, split: Split, index: int, attempt: int, task_id: str) -> Task:
+    def _make(
+        self, template: Template, split: Split, index: int, attempt: int, task_id: str
+    ) -> Task:
         seed = stable_seed(self.spec.id, split, template.name, index, attempt, "state")
         rng = random.Random(stable_seed(self.spec.id, split, template.name, index, attempt, "draw"))
         db = self.tables(seed)
@@ -123,7 +147,11 @@ class TaskSource:
     def fitting(self, split: Split, *, levels: Sequence[str] = ()) -> list[Template]:
         """The templates of a split, of these levels only (empty: of all that the environment is limited to). Raises SpecError."""
         wanted = tuple(levels) or self.spec.tasks.levels
-        found = [t for t in self.templates.values() if split in t.splits and (not wanted or t.level in wanted)]
+        found = [
+            t
+            for t in self.templates.values()
+            if split in t.splits and (not wanted or t.level in wanted)
+        ]
         if not found:
             known = sorted({t.level for t in self.templates.values()})
             raise SpecError(
@@ -134,28 +162,45 @@ class TaskSource:
     def _parse(self, task_id: str) -> tuple[Split, str, int]:
         parts = task_id.split("/")
         if len(parts) != 3 or parts[0] not in SPLITS or not parts[2].isdigit():
-            raise SpecError(f"task '{task_id}': must look like split/template/index, for example {self.ids('test', count=1)[0]}")
+            raise SpecError(
+                f"task '{task_id}': must look like split/template/index, for example {self.ids('test', count=1)[0]}"
+            )
         split, name, index = parts
         if name not in self.templates:
-            raise SpecError(f"task '{task_id}': no template '{name}'{did_you_mean(name, self.templates)}")
+            raise SpecError(
+                f"task '{task_id}': no template '{name}'{did_you_mean(name, self.templates)}"
+            )
         if split not in self.templates[name].splits:
-            raise SpecError(f"task '{task_id}': template '{name}' belongs to {', '.join(self.templates[name].splits)} only")
+            raise SpecError(
+                f"task '{task_id}': template '{name}' belongs to {', '.join(self.templates[name].splits)} only"
+            )
         return split, name, int(index)  # type: ignore[return-value]
 
 
 def app_of(spec: EnvSpec) -> App:
     """What an environment's boxes load, and what they must not hold."""
-    root, state = spec.root.resolve(), spec.state
+    root = spec.root.resolve()
+    state = spec.state
     files = tuple(tool for tool in spec.tools if isinstance(tool, str))
-    commands = [word for tool in spec.tools if isinstance(tool, McpTools) for word in tool.mcp.command]
+    commands = [
+        word for tool in spec.tools if isinstance(tool, McpTools) for word in tool.mcp.command
+    ]
     needed = [*files, *commands, *filter(None, (state.schema_file, state.seed, state.files))]
-    secret = [spec.path.name, *(part.source for part in spec.reward.values()), *filter(None, [spec.tasks.source])]
+    secret = [
+        spec.path.name,
+        *(part.source for part in spec.reward.values()),
+        *filter(None, [spec.tasks.source]),
+    ]
     hidden = hidden_files(root, secret=secret, needed=needed)
     is_live = any(isinstance(tool, OpenApiTools) for tool in spec.tools)
     if is_live and state.schema_file:
-        raise SpecError(f"{spec.path}: state.schema: a live API brings its tables; leave it out, or simulate the document")
+        raise SpecError(
+            f"{spec.path}: state.schema: a live API brings its tables; leave it out, or simulate the document"
+        )
     # Beside a live API the seed function fills the API's tables, for the tasks; the boxes have none.
-    return App(root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden)
+    return App(
+        root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden
+    )
 
 
 def _with_live(spec: EnvSpec) -> App:
@@ -170,7 +215,10 @@ def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:
     if lay_out is None:
         return []
     with tempfile.TemporaryDirectory(prefix="envgym-") as folder:
-        return [row(path, entry) for path, entry in sorted(starting_tree(lay_out, Path(folder), seed).items())]
+        return [
+            row(path, entry)
+            for path, entry in sorted(starting_tree(lay_out, Path(folder), seed).items())
+        ]
 
 
 def _templates(spec: EnvSpec) -> dict[str, Template]:

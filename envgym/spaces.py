@@ -18,9 +18,29 @@ from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Space
-from gymnasium.vector.utils import create_empty_array, create_shared_memory, read_from_shared_memory, write_to_shared_memory
+from gymnasium.vector.utils import (
+    create_empty_array,
+    create_shared_memory,
+    read_from_shared_memory,
+    write_to_shared_memory,
+)
 
-WORDS = ("please", "update", "the", "phone", "of", "Zoë", "to", "+1 555 0100,", "note:", "größer", "than", "日本", "done.", "\n")
+WORDS = (
+    "please",
+    "update",
+    "the",
+    "phone",
+    "of",
+    "Zoë",
+    "to",
+    "+1 555 0100,",
+    "note:",
+    "größer",
+    "than",
+    "日本",
+    "done.",
+    "\n",
+)
 
 
 class UnicodeText(Space[str]):
@@ -31,9 +51,13 @@ class UnicodeText(Space[str]):
         seed: of `sample`, which draws a few words.
     """
 
-    def __init__(self, max_length: int | None = None, *, seed: int | np.random.Generator | None = None):
+    def __init__(
+        self, max_length: int | None = None, *, seed: int | np.random.Generator | None = None
+    ):
         if max_length is not None and max_length < 0:
-            raise ValueError(f"max_length must be 0 or more, or None for no limit, got {max_length}")
+            raise ValueError(
+                f"max_length must be 0 or more, or None for no limit, got {max_length}"
+            )
         self.max_length = max_length
         super().__init__(shape=None, dtype=None, seed=seed)
 

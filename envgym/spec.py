@@ -30,7 +30,9 @@ class PromptSpec(Block):
     """System message; `{now}` becomes the episode's date."""
     tools: Literal["compact", "template"] = "compact"
     """`compact`: one line a tool in the system message; `template`: given to the model's chat template as JSON schemas."""
-    dialects: tuple[Dialect, ...] = Field(default=("hermes", "fenced", "bare", "pythonic"), min_length=1)
+    dialects: tuple[Dialect, ...] = Field(
+        default=("hermes", "fenced", "bare", "pythonic"), min_length=1
+    )
     """Ways of writing a tool call that are understood; the first is the one the model is shown."""
 
 
@@ -101,7 +103,9 @@ class EnvSpec(Block):
     state: StateSpec = StateSpec()
     sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
-    reward: dict[str, PartSpec] = Field(default_factory=lambda: {"solved": PartSpec.model_validate({"from": "state_match"})})
+    reward: dict[str, PartSpec] = Field(
+        default_factory=lambda: {"solved": PartSpec.model_validate({"from": "state_match"})}
+    )
     """Named parts; the reward of an episode is the sum of weight x value over them. `solved` is
     `state_match` unless it is said otherwise."""
     success: str = "solved"
@@ -121,7 +125,11 @@ class EnvSpec(Block):
     @classmethod
     def _solved_by_default(cls, data: Any) -> Any:
         """A YAML that only adds parts keeps `solved`."""
-        if isinstance(data, dict) and isinstance(data.get("reward"), dict) and "success" not in data:
+        if (
+            isinstance(data, dict)
+            and isinstance(data.get("reward"), dict)
+            and "success" not in data
+        ):
             return data | {"reward": {"solved": {"from": "state_match"}} | data["reward"]}
         return data
 
@@ -135,12 +143,16 @@ class EnvSpec(Block):
         if self.tasks.source is None:
             raise ValueError("tasks.from: is required (or `gym:` for a foreign environment)")
         if self.success not in self.reward:
-            raise ValueError(f"success: is '{self.success}', which is no part of reward ({', '.join(self.reward)})")
+            raise ValueError(
+                f"success: is '{self.success}', which is no part of reward ({', '.join(self.reward)})"
+            )
         check_gates(self.reward)
         return self
 
 
-def load_spec(name: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None) -> EnvSpec:
+def load_spec(
+    name: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None
+) -> EnvSpec:
     """The environment in a YAML file.
 
     Args:
@@ -165,7 +177,13 @@ def apply_profile(data: dict[str, Any], where: Where, profile: str) -> None:
         _merge(train, settings, where, ("train",), ("train", "profiles", profile))
 
 
-def _merge(target: dict[str, Any], source: dict[str, Any], where: Where, to: tuple[str, ...], of: tuple[str, ...]) -> None:
+def _merge(
+    target: dict[str, Any],
+    source: dict[str, Any],
+    where: Where,
+    to: tuple[str, ...],
+    of: tuple[str, ...],
+) -> None:
     for key, value in source.items():
         where[(*to, key)] = where[(*of, key)]
         if isinstance(value, dict) and isinstance(target.get(key), dict):
@@ -186,14 +204,20 @@ def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
         spec = validate(EnvSpec, data | {"path": path}, where)
     except SpecError as error:
         raise SpecError("\n".join([str(error), *mistakes])) from None
-    mistakes += [f"{where.get(at, path)}: {'.'.join(at)}: no such file: {path.parent / file}" for at, file in _missing_files(spec)]
+    mistakes += [
+        f"{where.get(at, path)}: {'.'.join(at)}: no such file: {path.parent / file}"
+        for at, file in _missing_files(spec)
+    ]
     if mistakes:
         raise SpecError("\n".join(mistakes))
     return spec
 
 
 def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
-    named = [(("tools",), tool.openapi if isinstance(tool, OpenApiTools) else tool) for tool in spec.tools]
+    named = [
+        (("tools",), tool.openapi if isinstance(tool, OpenApiTools) else tool)
+        for tool in spec.tools
+    ]
     named = [(at, tool) for at, tool in named if isinstance(tool, str)]
     named += [(("state", "schema"), spec.state.schema_file), (("state", "seed"), spec.state.seed)]
     named += [(("state", "files"), spec.state.files)]
@@ -201,9 +225,14 @@ def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
     named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]
     for at, reference in named:
         file = (reference or "").split(":")[0]
-        if file.endswith((".py", ".sql", ".yaml", ".yml", ".json")) and not (spec.root / file).is_file():
+        if (
+            file.endswith((".py", ".sql", ".yaml", ".yml", ".json"))
+            and not (spec.root / file).is_file()
+        ):
             yield at, file
-    if (build := spec.sandbox.build) and not (spec.root / build.context / build.dockerfile).is_file():
+    if (build := spec.sandbox.build) and not (
+        spec.root / build.context / build.dockerfile
+    ).is_file():
         yield ("sandbox", "build"), f"{build.context}/{build.dockerfile}"
 
 

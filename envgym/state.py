@@ -40,7 +40,13 @@ class RowDiff:
     """Whether expected text must be met to the letter, as in files; else case and white space are free."""
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "table": self.table, "key": self.key, "before": self.before, "after": self.after}
+        return {
+            "kind": self.kind,
+            "table": self.table,
+            "key": self.key,
+            "before": self.before,
+            "after": self.after,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,10 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """The form kept in episode records."""
-        plain = {"met": [_plain(change) for change in self.met], "missing": [_plain(change) for change in self.missing]}
+        plain = {
+            "met": [_plain(change) for change in self.met],
+            "missing": [_plain(change) for change in self.missing],
+        }
         return plain | {
             "extra": [row.to_dict() for row in self.extra],
             "forbidden": [row.to_dict() for row in self.forbidden],
@@ -69,7 +78,9 @@ class Verdict:
 
 
 def _plain(change: Change) -> dict[str, Any]:
-    values = {column: repr(value) if value is ANY else value for column, value in change.values.items()}
+    values = {
+        column: repr(value) if value is ANY else value for column, value in change.values.items()
+    }
     return {"kind": change.kind, "table": change.table, "key": change.key, "values": values}
 
 
@@ -77,13 +88,25 @@ def primary_keys(schema_sql: str) -> Keys:
     """The primary key of every table that a schema creates."""
     with sqlite3.connect(":memory:") as db:
         db.executescript(schema_sql)
-        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite_%'")]
-        columns = {table: db.execute(f'PRAGMA table_info("{table}")').fetchall() for table in tables}
+        tables = [
+            name
+            for (name,) in db.execute(
+                "SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'sqlite_%'"
+            )
+        ]
+        columns = {
+            table: db.execute(f'PRAGMA table_info("{table}")').fetchall() for table in tables
+        }
     # PRAGMA table_info: (cid, name, type, notnull, default, pk); pk numbers the columns of the key from 1.
-    return {table: tuple(c[1] for c in sorted((c for c in cols if c[5]), key=lambda c: c[5])) for table, cols in columns.items()}
+    return {
+        table: tuple(c[1] for c in sorted((c for c in cols if c[5]), key=lambda c: c[5]))
+        for table, cols in columns.items()
+    }
 
 
-def diff_rows(changes: RowChanges, keys: Keys, *, volatile: Sequence[str] = (), exact: Sequence[str] = ()) -> list[RowDiff]:
+def diff_rows(
+    changes: RowChanges, keys: Keys, *, volatile: Sequence[str] = (), exact: Sequence[str] = ()
+) -> list[RowDiff]:
     """Pairs the rows that went and came by primary key. A row whose volatile columns alone changed is left out.
 
     Args:
@@ -98,12 +121,22 @@ def _paired(changes: RowChanges, keys: Keys, volatile: Sequence[str]) -> list[Ro
     for table, change in sorted(changes.items()):
         key_columns = keys.get(table, ())
         if not key_columns:
-            rows += [RowDiff("delete", table, None, _stable(table, row, volatile), {}) for row in change["removed"]]
-            rows += [RowDiff("insert", table, None, {}, _stable(table, row, volatile)) for row in change["added"]]
+            rows += [
+                RowDiff("delete", table, None, _stable(table, row, volatile), {})
+                for row in change["removed"]
+            ]
+            rows += [
+                RowDiff("insert", table, None, {}, _stable(table, row, volatile))
+                for row in change["added"]
+            ]
             continue
         gone = {_key(row, key_columns): _stable(table, row, volatile) for row in change["removed"]}
         come = {_key(row, key_columns): _stable(table, row, volatile) for row in change["added"]}
-        rows += [diff for key in sorted(gone | come, key=repr) if (diff := _pair(table, key, gone.get(key), come.get(key)))]
+        rows += [
+            diff
+            for key in sorted(gone | come, key=repr)
+            if (diff := _pair(table, key, gone.get(key), come.get(key)))
+        ]
     return rows
 
 
@@ -112,10 +145,20 @@ def _pair(table: str, key: Any, before: Row | None, after: Row | None) -> RowDif
         return RowDiff("insert", table, key, {}, after or {})
     if after is None:
         return RowDiff("delete", table, key, before, {})
-    changed = [column for column in after if not same_value(before.get(column), after[column], exact_text=True)]
+    changed = [
+        column
+        for column in after
+        if not same_value(before.get(column), after[column], exact_text=True)
+    ]
     if not changed:
         return None
-    return RowDiff("update", table, key, {column: before.get(column) for column in changed}, {c: after[c] for c in changed})
+    return RowDiff(
+        "update",
+        table,
+        key,
+        {column: before.get(column) for column in changed},
+        {c: after[c] for c in changed},
+    )
 
 
 def _key(row: Row, columns: tuple[str, ...]) -> Any:
@@ -123,7 +166,9 @@ def _key(row: Row, columns: tuple[str, ...]) -> Any:
 
 
 def _stable(table: str, row: Row, volatile: Sequence[str]) -> Row:
-    return {column: value for column, value in row.items() if not matches(f"{table}.{column}", volatile)}
+    return {
+        column: value for column, value in row.items() if not matches(f"{table}.{column}", volatile)
+    }
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
@@ -139,11 +184,21 @@ def same_value(one: Any, other: Any, *, exact_text: bool = False) -> bool:
     return type(one) is type(other) and one == other
 
 
-def judge(expected: Sequence[Change], rows: Sequence[RowDiff], *, allow: Sequence[str] = (), forbid: Sequence[str] = ()) -> Verdict:
+def judge(
+    expected: Sequence[Change],
+    rows: Sequence[RowDiff],
+    *,
+    allow: Sequence[str] = (),
+    forbid: Sequence[str] = (),
+) -> Verdict:
     """Matches each expected change with one row that changed, as many as possible, each row used once."""
-    row_of = _matching([[index for index, row in enumerate(rows) if satisfies(row, change)] for change in expected])
+    row_of = _matching(
+        [[index for index, row in enumerate(rows) if satisfies(row, change)] for change in expected]
+    )
     used = set(row_of.values())
-    extra = [row for index, row in enumerate(rows) if index not in used and not matches(row.table, allow)]
+    extra = [
+        row for index, row in enumerate(rows) if index not in used and not matches(row.table, allow)
+    ]
     return Verdict(
         met=tuple(change for index, change in enumerate(expected) if index in row_of),
         missing=tuple(change for index, change in enumerate(expected) if index not in row_of),
@@ -156,11 +211,17 @@ def satisfies(row: RowDiff, change: Change) -> bool:
     """Whether a changed row is just what a `Change` asks for."""
     if (row.kind, row.table) != (change.kind, change.table):
         return False
-    if change.kind != "insert" and row.key != change.key and not same_value(row.key, change.key, exact_text=True):
+    if (
+        change.kind != "insert"
+        and row.key != change.key
+        and not same_value(row.key, change.key, exact_text=True)
+    ):
         return False
     if change.kind == "update" and set(row.after) - set(change.values):
         return False
-    return all(column in row.after and fits(row, column, value) for column, value in change.values.items())
+    return all(
+        column in row.after and fits(row, column, value) for column, value in change.values.items()
+    )
 
 
 def fits(row: RowDiff, column: str, expected: Any) -> bool:

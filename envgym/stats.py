@@ -14,9 +14,37 @@ from statistics import NormalDist
 Interval = tuple[float, float]
 """Low and high end, both inside."""
 T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101,
-    2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
 """Student's t, 97.5 %, for 1, 2, ... 30 degrees of freedom."""
 
 
@@ -43,7 +71,12 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
 
 
 def newcombe_difference(
-    successes: int, trials: int, other_successes: int, other_trials: int, *, confidence: float = 0.95
+    successes: int,
+    trials: int,
+    other_successes: int,
+    other_trials: int,
+    *,
+    confidence: float = 0.95,
 ) -> Interval:
     """Where the difference `successes/trials - other_successes/other_trials` of two independent rates lies.
 
@@ -51,7 +84,8 @@ def newcombe_difference(
     """
     low, high = wilson_interval(successes, trials, confidence=confidence)
     other_low, other_high = wilson_interval(other_successes, other_trials, confidence=confidence)
-    rate, other = successes / trials, other_successes / other_trials
+    rate = successes / trials
+    other = other_successes / other_trials
     difference = rate - other
     return (
         difference - math.hypot(rate - low, other_high - other),
@@ -90,4 +124,6 @@ def _z(confidence: float) -> float:
 
 def _check(successes: int, trials: int) -> None:
     if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}")
+        raise ValueError(
+            f"needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}"
+        )

@@ -21,9 +21,16 @@ class Tally:
     """
 
     def __init__(self, rubric: Rubric, so_far: Callable[[], Evidence], *, step: int = 0):
-        self.rubric, self.step, self._so_far = rubric, step, so_far
-        self._said: dict[str, list[float | None]] = {name: [] for name in rubric.named("turn", "call")}
-        self._potentials = {name: [_potential(name, part, so_far())] for name, part in rubric.named("potential").items()}
+        self.rubric = rubric
+        self.step = step
+        self._so_far = so_far
+        self._said: dict[str, list[float | None]] = {
+            name: [] for name in rubric.named("turn", "call")
+        }
+        self._potentials = {
+            name: [_potential(name, part, so_far())]
+            for name, part in rubric.named("potential").items()
+        }
         self._modes: dict[str, int] = {}
         self._paid = 0.0
 
@@ -32,7 +39,10 @@ class Tally:
         if not self._said and not self._potentials:
             return 0.0
         self._note(self._so_far())
-        terms = [compose_turns(self._rule(name), [said[-1]], step=self.step) for name, said in self._said.items()]
+        terms = [
+            compose_turns(self._rule(name), [said[-1]], step=self.step)
+            for name, said in self._said.items()
+        ]
         rewards = [term.contribution for term in terms]
         for name, potentials in self._potentials.items():
             before, after = (placed(self._rule(name), each, self.step) for each in potentials[-2:])
@@ -60,23 +70,34 @@ class Tally:
         turn = self._alone(evidence)
         for name, said in self._said.items():
             part = self.rubric.parts[name]
-            said.append(value_of(name, part.function, turn) if part.rule.per == "turn" else _of_calls(name, part, turn))
+            said.append(
+                value_of(name, part.function, turn)
+                if part.rule.per == "turn"
+                else _of_calls(name, part, turn)
+            )
         for name, potentials in self._potentials.items():
             potentials.append(_potential(name, self.rubric.parts[name], evidence))
 
     def _alone(self, evidence: Evidence) -> Evidence:
         """The last turn by itself: its text, calls and dialects; of the state, all that has changed by then."""
         calls = tuple(record for record in evidence.calls if record.turn == evidence.turns)
-        modes = {mode: count - self._modes.get(mode, 0) for mode, count in evidence.parse_modes.items()}
+        modes = {
+            mode: count - self._modes.get(mode, 0) for mode, count in evidence.parse_modes.items()
+        }
         self._modes = evidence.parse_modes
         return replace(evidence, calls=calls, said=evidence.said[-1:], turns=1, parse_modes=modes)
 
     def _terms(self) -> dict[str, Term]:
-        terms = {name: compose_turns(self._rule(name), said, step=self.step) for name, said in self._said.items()}
+        terms = {
+            name: compose_turns(self._rule(name), said, step=self.step)
+            for name, said in self._said.items()
+        }
         for name, potentials in self._potentials.items():
             values = [placed(self._rule(name), each, self.step) for each in potentials]
             by_turn = shaping(values, discount=self._rule(name).discount)
-            terms[name] = Term(potentials[-1], math.fsum(by_turn), self._weight(name), by_turn=by_turn)
+            terms[name] = Term(
+                potentials[-1], math.fsum(by_turn), self._weight(name), by_turn=by_turn
+            )
         return terms
 
     def _rule(self, name: str) -> PartSpec:

@@ -99,7 +99,9 @@ class Check:
         for name in self.files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
-                raise ValueError(f"a Check's file '{name}' must be a plain relative path such as 'tests/test_hidden.py'")
+                raise ValueError(
+                    f"a Check's file '{name}' must be a plain relative path such as 'tests/test_hidden.py'"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,9 @@ class Template:
     make: Callable[[Draw], Task]
 
 
-def template(*, level: str = "", splits: Sequence[Split] = SPLITS) -> Callable[[Callable[[Draw], Task]], Template]:
+def template(
+    *, level: str = "", splits: Sequence[Split] = SPLITS
+) -> Callable[[Callable[[Draw], Task]], Template]:
     """Marks a function of one `Draw` as a template; its name is the function's.
 
     Args:
@@ -188,7 +192,9 @@ class Draw:
         """One row of a query, drawn at random. Raises LookupError where there is none."""
         found = self.rows(query, *parameters)
         if not found:
-            raise LookupError(f"template '{self.template.name}': no row for {query!r} with {parameters} (state seed {self.seed})")
+            raise LookupError(
+                f"template '{self.template.name}': no row for {query!r} with {parameters} (state seed {self.seed})"
+            )
         return self.rng.choice(found)
 
     def wording(self, options: Sequence[str]) -> str:
@@ -197,12 +203,17 @@ class Draw:
         So no wording of a held-out task was seen in training. Needs at least three options.
         """
         fifth = max(1, len(options) // 5)
-        cut_test, cut_val = len(options) - fifth, len(options) - 2 * fifth
+        cut_test = len(options) - fifth
+        cut_val = len(options) - 2 * fifth
         if cut_val < 1:
             raise ValueError(
                 f"template '{self.template.name}': wording() needs at least 3 options to split them, got {len(options)}"
             )
-        own = {"train": options[:cut_val], "val": options[cut_val:cut_test], "test": options[cut_test:]}[self.split]
+        own = {
+            "train": options[:cut_val],
+            "val": options[cut_val:cut_test],
+            "test": options[cut_test:],
+        }[self.split]
         return self.rng.choice(list(own))
 
     def task(
@@ -219,10 +230,20 @@ class Draw:
     ) -> Task:
         """The finished task; fields as in `Task`."""
         return Task(
-            id=self.id, prompt=prompt, seed=self.seed, split=self.split, template=self.template.name,
-            level=self.template.level, tools=None if tools is None else tuple(tools), oracle=tuple(oracle),
-            final=final, changes=tuple(changes), facts=tuple(facts), check=check, extra=extra,
-        )  # fmt: skip
+            id=self.id,
+            prompt=prompt,
+            seed=self.seed,
+            split=self.split,
+            template=self.template.name,
+            level=self.template.level,
+            tools=None if tools is None else tuple(tools),
+            oracle=tuple(oracle),
+            final=final,
+            changes=tuple(changes),
+            facts=tuple(facts),
+            check=check,
+            extra=extra,
+        )
 
 
 def stable_seed(*parts: Any) -> int:

@@ -38,7 +38,8 @@ class McpReset(Block):
 
 
 Reset = Annotated[
-    Annotated[Literal["restart", "session", "container"], Tag("<word>")] | Annotated[McpReset, Tag("<call>")],
+    Annotated[Literal["restart", "session", "container"], Tag("<word>")]
+    | Annotated[McpReset, Tag("<call>")],
     Discriminator(lambda value: "<call>" if isinstance(value, dict | McpReset) else "<word>"),
 ]
 
@@ -65,16 +66,22 @@ class McpSpec(Block):
     @model_validator(mode="after")
     def _complete(self) -> McpSpec:
         if bool(self.command) == bool(self.url):
-            raise ValueError("give either `command` (a server in the box) or `url` (one that runs already)")
+            raise ValueError(
+                "give either `command` (a server in the box) or `url` (one that runs already)"
+            )
         words = ("session",) if self.url else ("restart", "container")
         if isinstance(self.reset, str) and self.reset not in words:
-            raise ValueError(f"reset: '{self.reset}' is not for {'a url' if self.url else 'a command'}; {' or '.join(words)} is")
+            raise ValueError(
+                f"reset: '{self.reset}' is not for {'a url' if self.url else 'a command'}; {' or '.join(words)} is"
+            )
         if self.url and self.reset is None:
             raise ValueError(
                 "reset: a server at a URL is not restarted; say `{tool: NAME}`, or `session` where each has its own state"
             )
         if self.dump and not self.keys:
-            raise ValueError("keys: name the primary key of each table of the dump, such as `keys: {notes: [id]}`")
+            raise ValueError(
+                "keys: name the primary key of each table of the dump, such as `keys: {notes: [id]}`"
+            )
         return self
 
 
@@ -90,7 +97,9 @@ def _kind(value: Any) -> str:
 
 
 ToolSource = Annotated[
-    Annotated[str, Tag("<file>")] | Annotated[OpenApiTools, Tag("<live>")] | Annotated[McpTools, Tag("<mcp>")],
+    Annotated[str, Tag("<file>")]
+    | Annotated[OpenApiTools, Tag("<live>")]
+    | Annotated[McpTools, Tag("<mcp>")],
     Discriminator(_kind),
 ]
 """What one entry of `tools:` may be."""

@@ -17,9 +17,23 @@ from envgym.errors import SpecError, did_you_mean
 MAX_PROBLEMS = 5
 """A model that sends a thousand wrong arguments gets the first few back, not a page."""
 
-PYTHON_NAMES = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict"}
-SPOKEN = {"string": "a string", "integer": "an integer", "number": "a number", "boolean": "true or false",
-          "array": "a list", "object": "an object", "null": "null"}  # fmt: skip
+PYTHON_NAMES = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "array": "list",
+    "object": "dict",
+}
+SPOKEN = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +52,14 @@ class Tool:
         Raises: SpecError where the name is missing or the parameters are not an object schema.
         """
         plain = schema.get("function", schema)
-        name, parameters = plain.get("name"), plain.get("parameters") or {"type": "object", "properties": {}}
+        name = plain.get("name")
+        parameters = plain.get("parameters") or {"type": "object", "properties": {}}
         if not isinstance(name, str) or not name:
             raise SpecError(f"a tool's schema needs a name, got {_short(plain)}")
         if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
-            raise SpecError(f"tool '{name}': parameters must be a JSON schema of type 'object', got {_short(parameters)}")
+            raise SpecError(
+                f"tool '{name}': parameters must be a JSON schema of type 'object', got {_short(parameters)}"
+            )
         return cls(name, plain.get("description") or "", parameters)
 
     @property
@@ -61,7 +78,9 @@ def tools_from(schemas: Iterable[dict[str, Any]]) -> dict[str, Tool]:
     for schema in schemas:
         tool = Tool.from_schema(schema)
         if tool.name in tools:
-            raise SpecError(f"two tools are named '{tool.name}'; rename one, a model can only call by name")
+            raise SpecError(
+                f"two tools are named '{tool.name}'; rename one, a model can only call by name"
+            )
         tools[tool.name] = tool
     return tools
 
@@ -86,7 +105,14 @@ def validate(tool: Tool, arguments: dict[str, Any]) -> list[str]:
 def to_openai(tools: Iterable[Tool]) -> list[dict[str, Any]]:
     """The form that chat templates and OpenAI-compatible servers take."""
     return [
-        {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters}}
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+            },
+        }
         for tool in tools
     ]
 
@@ -145,7 +171,9 @@ def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
     return schema.get("anyOf") or schema.get("oneOf") or []
 
 
-def _object_problems(value: dict[str, Any], schema: dict[str, Any], *, where: str, noun: str, closed: bool) -> list[str]:
+def _object_problems(
+    value: dict[str, Any], schema: dict[str, Any], *, where: str, noun: str, closed: bool
+) -> list[str]:
     """Problems of an object's keys and values; `closed` refuses keys that the schema does not name."""
     properties: dict[str, Any] = schema.get("properties", {})
     suffix = f" in {where}" if where else ""
@@ -163,7 +191,9 @@ def _object_problems(value: dict[str, Any], schema: dict[str, Any], *, where: st
         elif isinstance(extra, dict):
             problems += _problems(item, extra, path)
         elif not extra:
-            hint = did_you_mean(name, properties) or ("; takes " + ", ".join(properties) if properties else "; takes none")
+            hint = did_you_mean(name, properties) or (
+                "; takes " + ", ".join(properties) if properties else "; takes none"
+            )
             problems.append(f"unknown {noun} '{_cut(name)}'{suffix}{hint}")
     return problems
 
@@ -179,9 +209,13 @@ def _problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
     kinds = schema.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if kinds and not any(_has_type(value, kind) for kind in kinds):
-        return [f"{where} must be {' or '.join(SPOKEN.get(kind, str(kind)) for kind in kinds)}, got {_short(value)}"]
+        return [
+            f"{where} must be {' or '.join(SPOKEN.get(kind, str(kind)) for kind in kinds)}, got {_short(value)}"
+        ]
     if isinstance(value, list):
-        return _size_problems(len(value), schema, where, "Items", "items") + _item_problems(value, schema, where)
+        return _size_problems(len(value), schema, where, "Items", "items") + _item_problems(
+            value, schema, where
+        )
     if isinstance(value, dict):
         return _object_problems(value, schema, where=where, noun="key", closed=False)
     if isinstance(value, str):
@@ -191,7 +225,10 @@ def _problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
 
 def _choice_problems(value: Any, choices: Sequence[Any], where: str) -> list[str]:
     # `True == 1` in Python, so the type is compared as well.
-    if any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices):
+    if any(
+        value == choice and isinstance(value, bool) == isinstance(choice, bool)
+        for choice in choices
+    ):
         return []
     listed = ", ".join(_short(choice) for choice in choices)
     return [f"{where} must be {'one of ' if len(choices) > 1 else ''}{listed}, got {_short(value)}"]
@@ -209,23 +246,44 @@ def _option_problems(value: Any, options: Sequence[dict[str, Any]], where: str) 
     ]
     if len(meant) == 1:
         return meant[0]
-    return [f"{where} must be {' or '.join(_spoken(option) for option in options)}, got {_short(value)}"]
+    return [
+        f"{where} must be {' or '.join(_spoken(option) for option in options)}, got {_short(value)}"
+    ]
 
 
 def _spoken(option: dict[str, Any]) -> str:
-    return SPOKEN.get(str(option.get("type")), type_name(option)) if "enum" not in option else type_name(option)
+    return (
+        SPOKEN.get(str(option.get("type")), type_name(option))
+        if "enum" not in option
+        else type_name(option)
+    )
 
 
 def _item_problems(value: list[Any], schema: dict[str, Any], where: str) -> list[str]:
     items = schema.get("items")
-    return [problem for i, item in enumerate(value) for problem in _problems(item, items, f"{where}[{i}]")] if items else []
+    return (
+        [
+            problem
+            for i, item in enumerate(value)
+            for problem in _problems(item, items, f"{where}[{i}]")
+        ]
+        if items
+        else []
+    )
 
 
-def _size_problems(size: int, schema: dict[str, Any], where: str, keyword: str, unit: str) -> list[str]:
-    low, high = schema.get(f"min{keyword}", 0), schema.get(f"max{keyword}")
+def _size_problems(
+    size: int, schema: dict[str, Any], where: str, keyword: str, unit: str
+) -> list[str]:
+    low = schema.get(f"min{keyword}", 0)
+    high = schema.get(f"max{keyword}")
     if size < low:
         return [f"{where} must have at least {low} {unit}, got {size}"]
-    return [f"{where} must have at most {high} {unit}, got {size}"] if high is not None and size > high else []
+    return (
+        [f"{where} must have at most {high} {unit}, got {size}"]
+        if high is not None and size > high
+        else []
+    )
 
 
 def _bound_problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
@@ -250,7 +308,13 @@ def _has_type(value: Any, kind: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind == "number":
         return isinstance(value, int | float) and not isinstance(value, bool)
-    wanted = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}.get(kind)
+    wanted = {
+        "string": str,
+        "boolean": bool,
+        "array": list,
+        "object": dict,
+        "null": type(None),
+    }.get(kind)
     return wanted is None or isinstance(value, wanted)
 
 

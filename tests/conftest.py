@@ -3,7 +3,10 @@ from pathlib import Path
 
 import pytest
 
-for folder in ("gym", "trainer"):  # the small shop, the tiny models: what tests in other folders use too
+for folder in (
+    "gym",
+    "trainer",
+):  # the small shop, the tiny models: what tests in other folders use too
     sys.path.insert(0, str(Path(__file__).parent / folder))
 
 

@@ -22,7 +22,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TRAPS = "tests/trainer/traps"
 COPIED = ("envgym", "envs", "trainer", "tests", "pyproject.toml")
-PASSED, FAILED = 0, 1
+PASSED = 0
+FAILED = 1
 """Exit codes of pytest; any other means that nothing was proven (no test ran, or none could be collected)."""
 
 
@@ -45,122 +46,318 @@ class Mutant:
     def broken(self, text: str) -> str:
         """The file's text with the breakage. Raises ValueError where it does not fit."""
         if (count := text.count(self.old)) != 1:
-            raise ValueError(f"trap {self.trap} ({self.what}): {self.path} holds {count} times, not once:\n{self.old}")
+            raise ValueError(
+                f"trap {self.trap} ({self.what}): {self.path} holds {count} times, not once:\n{self.old}"
+            )
         return text.replace(self.old, self.new)
 
 
 MUTANTS = [
-    Mutant(1, "sampled turns are encoded again from their text", "T/dialogue.py",
-           "        self._history.append(Message(\"assistant\", text))\n",
-           "        again = self._engine.chat.answer(text)\n"
-           "        track.ids[start:] = (again + track.ids[start:])[: len(track.ids) - start]\n"
-           "        self._history.append(Message(\"assistant\", text))\n"),
-    Mutant(2, "a rewritten history is taken for an appended one", "T/chat_template.py",
-           "        if not after.startswith(before):\n", "        if False:\n"),
-    Mutant(2, "our own template forgets the line end after a turn", "T/chat.py",
-           "        return end + self._encode(\"\\n\") + self._turns(messages)", "        return end + self._turns(messages)"),
-    Mutant(3, "what we add after a turn is trained", "T/scheduler.py",
-           "        self.mask += [False] * len(ids)\n", "        self.mask += [bool(n == 0) for n in range(len(ids))]\n"),
-    Mutant(4, "the sampler scales the adapter otherwise than the learner", "T/lora.py",
-           "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])\n",
-           "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=0.99 * layer.scaling[name])\n"),
-    Mutant(5, "the adapter is merged into the base and taken out again", "T/replica.py",
-           "            merged = lora.merge(layers[name]) if name in layers else None\n",
-           "            merged = None\n"
-           "            if name in layers:\n"
-           "                delta = lora.merge(layers[name]) - base\n"
-           "                base += delta\n"
-           "                merged = base.clone()\n"
-           "                base -= delta\n"),
-    Mutant(6, "keys and values outlive an update", "T/engine.py",
-           "            self._replica.refresh(peft_model)\n            self._scheduler.forget()\n",
-           "            self._replica.refresh(peft_model)\n"),
-    Mutant(7, "one kind of module is left out in silence", "T/replica.py",
-           "merged = lora.merge(layers[name]) if name in layers else None\n",
-           "merged = lora.merge(layers[name]) if name in layers and not name.endswith(\"up_proj\") else None\n"),
-    Mutant(8, "keys and values are kept in another precision than the model", "T/passes.py",
-           "dtype=self.model.dtype, device=self.device", "dtype=torch.float32, device=self.device"),
-    Mutant(8, "the sampler's own proof accepts anything", "T/passes.py",
-           "        if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):\n", "        if not gap < 1e9:\n"),
-    Mutant(9, "each micro-batch is divided by its own tokens", "T/learner.py",
-           "self.algorithm, batch, logprobs, denominator=denominator,\n",
-           "self.algorithm, batch, logprobs, denominator=float(batch.weights.sum()),\n"),
-    Mutant(10, "nothing is added to a tiny deviation", "T/advantages.py",
-           "        centered = centered / (deviation + eps)\n", "        centered = centered / (deviation + 1e-12)\n"),
-    Mutant(10, "the deviation is that of a sample", "T/advantages.py",
-           "        deviation = (squares / freedom).sqrt()\n", "        deviation = (squares / (freedom - 1)).sqrt()\n"),
-    Mutant(11, "dropped samples leave the denominator too", "T/learner.py",
-           "        denominator = self.ranks.total(share) or 1.0\n",
-           "        denominator = _total_weight([sample for sample in samples if sample.has_lesson]) or 1.0\n"),
-    Mutant(12, "groups are cut across the tasks", "T/groups.py",
-           "    return score([episodes[start : start + size] for start in range(0, len(episodes), size)]), replayed\n",
-           "    return [episodes[start :: len(episodes) // size] for start in range(len(episodes) // size)], replayed\n"),
-    Mutant(13, "each member starts from a state of its own", "envgym/env.py",
-           "self.world.sandbox.open(seed=task.seed, ", "self.world.sandbox.open(seed=random.getrandbits(30), "),
-    Mutant(14, "only the tokenizer's end token ends a turn", "T/chat.py",
-           " | eos_ids(getattr(model, \"generation_config\", None))", ""),
-    Mutant(14, "the end token is not trained", "T/scheduler.py",
-           "        self.track.mask.append(True)\n", "        self.track.mask.append(token not in stop_ids)\n"),
-    Mutant(15, "the mask is made from ids", "T/batch.py",
-           "        attention_mask=positions < torch.tensor(lengths)[:, None],  # (B, S)\n",
-           "        attention_mask=torch.tensor(rows) != pad_id,\n"),
-    Mutant(16, "positions run backwards", "T/batch.py",
-           "        position_ids=positions.expand(len(rows), width),\n",
-           "        position_ids=positions.flip(0).expand(len(rows), width),\n"),
-    Mutant(17, "a token sees the branch beside it", "T/tree_attention.py",
-           "        mask = (keys <= rows[:, None]) & (rows[:, None] < subtree_end[keys])\n",
-           "        mask = keys <= rows[:, None]\n"),
-    Mutant(18, "a branch counts its depth from its own start", "T/tree.py",
-           "        depths += range(shared, len(inputs[index]))\n", "        depths += range(len(inputs[index]) - shared)\n"),
-    Mutant(18, "a token that siblings share pulls for one of them only", "T/learner.py",
-           "            output = loss(batch, logprobs[batch.entry_nodes])\n",
-           "            first = torch.zeros(len(batch.entry_nodes), dtype=torch.bool)\n"
-           "            first[[batch.entry_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
-           "            given = logprobs[batch.entry_nodes]\n"
-           "            output = loss(batch, torch.where(first, given, given.detach()))\n"),
-    Mutant(19, "what was told is scored like what was sampled", "T/batch.py",
-           "            if sampled:\n                node =", "            if t:\n                node ="),
-    Mutant(20, "an episode cut at its turn limit counts as terminated", "envgym/env.py",
-           " reward, not cut, cut, info\n", " reward, True, False, info\n"),
-    Mutant(20, "truncated episodes are left out of the batch", "T/lessons.py",
-           "    if trace is None or episode.void:\n        return None\n    weight",
-           "    if trace is None or episode.void or episode.truncated:\n        return None\n    weight"),
-    Mutant(21, "a token's advantage is put on the one before it", "T/batch.py",
-           "(*path[t - 1], sample.token_ids[t])", "(*path[max(t - 2, 0)], sample.token_ids[t])"),
-    Mutant(21, "the last turn's reward replaces those before it", "envgym/play.py",
-           "        self.reward += reward\n", "        self.reward = reward\n"),
-    Mutant(22, "the penalty's gradient is that of another estimator", "T/losses/kl.py",
-           "    return log_ratio.exp() - 1 - log_ratio\n", "    return log_ratio.exp().detach() - 1 - log_ratio\n"),
-    Mutant(23, "scores are taken at temperature 1", "T/learner.py",
-           "batch.score_ids, temperature=self.temperature,", "batch.score_ids, temperature=1.0,"),
-    Mutant(23, "unknown sampling settings are accepted", "envgym/block.py", "extra=\"forbid\"", "extra=\"ignore\""),
-    Mutant(24, "the schedule moves with every forward pass", "T/learner.py",
-           "            output.loss.backward()\n", "            output.loss.backward()\n            self.updates += 1\n"),
-    Mutant(25, "dropout stays on while scoring", "T/scoring.py", "    learner.model.eval()  #", "    learner.model.train()  #"),
-    Mutant(26, "an update that is not finite is made all the same", "T/learner.py",
-           "            if norm - norm == 0 and loss - loss == 0:  # finite\n", "            if True:\n"),
-    Mutant(27, "the optimiser's state is not restored", "T/learner.py",
-           "        self.optimizer.load_state_dict(state[\"optimizer\"])\n", ""),
-    Mutant(28, "what an environment raises ends the run", "envgym/play.py",
-           "        except Exception as error:\n            raise WorldFailure(ENV_RAISED",
-           "        except ZeroDivisionError as error:\n            raise WorldFailure(ENV_RAISED"),
-    Mutant(28, "a broken world earns 0", "envgym/play.py",
-           "        return self._episode(reward=None, success=None, stop_reason=\"void\", failure=failure)\n",
-           "        return self._episode(reward=0.0, success=False, stop_reason=\"void\")\n"),
-    Mutant(28, "an environment that cannot be closed ends the run", "envgym/play.py",
-           "    except Exception:  # its episodes", "    except ZeroDivisionError:  # its episodes"),
-    Mutant(28, "a reward of NaN is passed on", "envgym/play.py",
-           "    if not math.isfinite(value):\n", "    if False:\n"),
-    Mutant(29, "a long answer is cut in silence", "envgym/env.py",
-           "            text = f\"{text[:limit]} [cut: {len(text) - limit} more characters]\"\n",
-           "            text = text[:limit]\n"),
-    Mutant(30, "two workers share an environment", "envgym/play.py",
-           "            return self._idle.get_nowait()\n",
-           "            self._idle.put(env := self._idle.get_nowait())\n            return env\n"),
-    Mutant(30, "two dialogues get each other's tokens", "T/engine.py",
-           "            for turn, token, logprob in zip(turns, *sampled, strict=True):\n",
-           "            for turn, token, logprob in zip(turns[::-1], *sampled, strict=True):\n"),
-]  # fmt: skip
+    Mutant(
+        1,
+        "sampled turns are encoded again from their text",
+        "T/dialogue.py",
+        '        self._history.append(Message("assistant", text))\n',
+        "        again = self._engine.chat.answer(text)\n"
+        "        track.ids[start:] = (again + track.ids[start:])[: len(track.ids) - start]\n"
+        '        self._history.append(Message("assistant", text))\n',
+    ),
+    Mutant(
+        2,
+        "a rewritten history is taken for an appended one",
+        "T/chat_template.py",
+        "        if not after.startswith(before):\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        2,
+        "our own template forgets the line end after a turn",
+        "T/chat.py",
+        '        return end + self._encode("\\n") + self._turns(messages)',
+        "        return end + self._turns(messages)",
+    ),
+    Mutant(
+        3,
+        "what we add after a turn is trained",
+        "T/scheduler.py",
+        "        self.mask += [False] * len(ids)\n",
+        "        self.mask += [bool(n == 0) for n in range(len(ids))]\n",
+    ),
+    Mutant(
+        4,
+        "the sampler scales the adapter otherwise than the learner",
+        "T/lora.py",
+        "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])\n",
+        "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=0.99 * layer.scaling[name])\n",
+    ),
+    Mutant(
+        5,
+        "the adapter is merged into the base and taken out again",
+        "T/replica.py",
+        "            merged = lora.merge(layers[name]) if name in layers else None\n",
+        "            merged = None\n"
+        "            if name in layers:\n"
+        "                delta = lora.merge(layers[name]) - base\n"
+        "                base += delta\n"
+        "                merged = base.clone()\n"
+        "                base -= delta\n",
+    ),
+    Mutant(
+        6,
+        "keys and values outlive an update",
+        "T/engine.py",
+        "            self._replica.refresh(peft_model)\n            self._scheduler.forget()\n",
+        "            self._replica.refresh(peft_model)\n",
+    ),
+    Mutant(
+        7,
+        "one kind of module is left out in silence",
+        "T/replica.py",
+        "merged = lora.merge(layers[name]) if name in layers else None\n",
+        'merged = lora.merge(layers[name]) if name in layers and not name.endswith("up_proj") else None\n',
+    ),
+    Mutant(
+        8,
+        "keys and values are kept in another precision than the model",
+        "T/passes.py",
+        "dtype=self.model.dtype,",
+        "dtype=torch.float32,",
+    ),
+    Mutant(
+        8,
+        "the sampler's own proof accepts anything",
+        "T/passes.py",
+        "        if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):\n",
+        "        if not gap < 1e9:\n",
+    ),
+    Mutant(
+        9,
+        "each micro-batch is divided by its own tokens",
+        "T/learner.py",
+        "                logprobs,\n                denominator=denominator,\n",
+        "                logprobs,\n                denominator=float(batch.weights.sum()),\n",
+    ),
+    Mutant(
+        10,
+        "nothing is added to a tiny deviation",
+        "T/advantages.py",
+        "        centered = centered / (deviation + eps)\n",
+        "        centered = centered / (deviation + 1e-12)\n",
+    ),
+    Mutant(
+        10,
+        "the deviation is that of a sample",
+        "T/advantages.py",
+        "        deviation = (squares / freedom).sqrt()\n",
+        "        deviation = (squares / (freedom - 1)).sqrt()\n",
+    ),
+    Mutant(
+        11,
+        "dropped samples leave the denominator too",
+        "T/learner.py",
+        "        denominator = self.ranks.total(share) or 1.0\n",
+        "        denominator = _total_weight([sample for sample in samples if sample.has_lesson]) or 1.0\n",
+    ),
+    Mutant(
+        12,
+        "groups are cut across the tasks",
+        "T/groups.py",
+        "[episodes[start : start + size] for start in range(0, len(episodes), size)]",
+        "[episodes[start :: len(episodes) // size] for start in range(len(episodes) // size)]",
+    ),
+    Mutant(
+        13,
+        "each member starts from a state of its own",
+        "envgym/env.py",
+        "            seed=task.seed, timeout_seconds=self.world.spec",
+        "            seed=random.getrandbits(30), timeout_seconds=self.world.spec",
+    ),
+    Mutant(
+        14,
+        "only the tokenizer's end token ends a turn",
+        "T/chat.py",
+        ' | eos_ids(getattr(model, "generation_config", None))',
+        "",
+    ),
+    Mutant(
+        14,
+        "the end token is not trained",
+        "T/scheduler.py",
+        "        self.track.mask.append(True)\n",
+        "        self.track.mask.append(token not in stop_ids)\n",
+    ),
+    Mutant(
+        15,
+        "the mask is made from ids",
+        "T/batch.py",
+        "        attention_mask=positions < torch.tensor(lengths)[:, None],  # (B, S)\n",
+        "        attention_mask=torch.tensor(rows) != pad_id,\n",
+    ),
+    Mutant(
+        16,
+        "positions run backwards",
+        "T/batch.py",
+        "        position_ids=positions.expand(len(rows), width),\n",
+        "        position_ids=positions.flip(0).expand(len(rows), width),\n",
+    ),
+    Mutant(
+        17,
+        "a token sees the branch beside it",
+        "T/tree_attention.py",
+        "        mask = (keys <= rows[:, None]) & (rows[:, None] < subtree_end[keys])\n",
+        "        mask = keys <= rows[:, None]\n",
+    ),
+    Mutant(
+        18,
+        "a branch counts its depth from its own start",
+        "T/tree.py",
+        "        depths += range(shared, len(inputs[index]))\n",
+        "        depths += range(len(inputs[index]) - shared)\n",
+    ),
+    Mutant(
+        18,
+        "a token that siblings share pulls for one of them only",
+        "T/learner.py",
+        "            output = loss(batch, logprobs[batch.entry_nodes])\n",
+        "            first = torch.zeros(len(batch.entry_nodes), dtype=torch.bool)\n"
+        "            first[[batch.entry_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
+        "            given = logprobs[batch.entry_nodes]\n"
+        "            output = loss(batch, torch.where(first, given, given.detach()))\n",
+    ),
+    Mutant(
+        19,
+        "what was told is scored like what was sampled",
+        "T/batch.py",
+        "            if sampled:\n                node =",
+        "            if t:\n                node =",
+    ),
+    Mutant(
+        20,
+        "an episode cut at its turn limit counts as terminated",
+        "envgym/env.py",
+        " reward, not cut, cut, info\n",
+        " reward, True, False, info\n",
+    ),
+    Mutant(
+        20,
+        "truncated episodes are left out of the batch",
+        "T/lessons.py",
+        "    if trace is None or episode.void:\n        return None\n    weight",
+        "    if trace is None or episode.void or episode.truncated:\n        return None\n    weight",
+    ),
+    Mutant(
+        21,
+        "a token's advantage is put on the one before it",
+        "T/batch.py",
+        "(*path[t - 1], sample.token_ids[t])",
+        "(*path[max(t - 2, 0)], sample.token_ids[t])",
+    ),
+    Mutant(
+        21,
+        "the last turn's reward replaces those before it",
+        "envgym/play.py",
+        "        self.reward += reward\n",
+        "        self.reward = reward\n",
+    ),
+    Mutant(
+        22,
+        "the penalty's gradient is that of another estimator",
+        "T/losses/kl.py",
+        "    return log_ratio.exp() - 1 - log_ratio\n",
+        "    return log_ratio.exp().detach() - 1 - log_ratio\n",
+    ),
+    Mutant(
+        23,
+        "scores are taken at temperature 1",
+        "T/learner.py",
+        "            batch.score_ids,\n            temperature=self.temperature,",
+        "            batch.score_ids,\n            temperature=1.0,",
+    ),
+    Mutant(
+        23,
+        "unknown sampling settings are accepted",
+        "envgym/block.py",
+        'extra="forbid"',
+        'extra="ignore"',
+    ),
+    Mutant(
+        24,
+        "the schedule moves with every forward pass",
+        "T/learner.py",
+        "            output.loss.backward()\n",
+        "            output.loss.backward()\n            self.updates += 1\n",
+    ),
+    Mutant(
+        25,
+        "dropout stays on while scoring",
+        "T/scoring.py",
+        "    learner.model.eval()  #",
+        "    learner.model.train()  #",
+    ),
+    Mutant(
+        26,
+        "an update that is not finite is made all the same",
+        "T/learner.py",
+        "            if norm - norm == 0 and loss - loss == 0:  # finite\n",
+        "            if True:\n",
+    ),
+    Mutant(
+        27,
+        "the optimiser's state is not restored",
+        "T/learner.py",
+        '        self.optimizer.load_state_dict(state["optimizer"])\n',
+        "",
+    ),
+    Mutant(
+        28,
+        "what an environment raises ends the run",
+        "envgym/play.py",
+        "        except Exception as error:\n            raise WorldFailure(ENV_RAISED",
+        "        except ZeroDivisionError as error:\n            raise WorldFailure(ENV_RAISED",
+    ),
+    Mutant(
+        28,
+        "a broken world earns 0",
+        "envgym/play.py",
+        '        return self._episode(reward=None, success=None, stop_reason="void", failure=failure)\n',
+        '        return self._episode(reward=0.0, success=False, stop_reason="void")\n',
+    ),
+    Mutant(
+        28,
+        "an environment that cannot be closed ends the run",
+        "envgym/play.py",
+        "    except Exception:  # its episodes",
+        "    except ZeroDivisionError:  # its episodes",
+    ),
+    Mutant(
+        28,
+        "a reward of NaN is passed on",
+        "envgym/play.py",
+        "    if not math.isfinite(value):\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        29,
+        "a long answer is cut in silence",
+        "envgym/env.py",
+        '            text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"\n',
+        "            text = text[:limit]\n",
+    ),
+    Mutant(
+        30,
+        "two workers share an environment",
+        "envgym/play.py",
+        "            return self._idle.get_nowait()\n",
+        "            self._idle.put(env := self._idle.get_nowait())\n            return env\n",
+    ),
+    Mutant(
+        30,
+        "two dialogues get each other's tokens",
+        "T/engine.py",
+        "            for turn, token, logprob in zip(turns, *sampled, strict=True):\n",
+        "            for turn, token, logprob in zip(turns[::-1], *sampled, strict=True):\n",
+    ),
+]
 
 
 def misfits(root: Path = ROOT) -> list[str]:
@@ -176,7 +373,9 @@ def misfits(root: Path = ROOT) -> list[str]:
 
 def preload() -> None:
     """Imports what takes seconds once, for all runs to come; none of our own code, which every run reads anew."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the tensors are tiny, and a fork wants no threads
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = (
+        "1"  # the tensors are tiny, and a fork wants no threads
+    )
     for name in (
         "torch",
         "peft",
@@ -199,15 +398,25 @@ def run(tree: Path, *, trap: int | None = None) -> tuple[int, str]:
         os.chdir(tree)
         os.environ["ENVGYM_TRAP"] = str(trap or "")
         sys.path[:0] = [str(tree), str(tree / "trainer")]
-        sys.dont_write_bytecode = True  # a file that changes twice within a second would be taken for the old one
-        code = int(pytest.main(["-x", "-q", "-m", "trap", "-p", "no:cacheprovider", "--timeout=120", TRAPS]))
+        sys.dont_write_bytecode = (
+            True  # a file that changes twice within a second would be taken for the old one
+        )
+        code = int(
+            pytest.main(
+                ["-x", "-q", "-m", "trap", "-p", "no:cacheprovider", "--timeout=120", TRAPS]
+            )
+        )
         sys.stdout.flush()
         os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.read_text(encoding="utf-8", errors="replace")
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.read_text(
+        encoding="utf-8", errors="replace"
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("traps", nargs="*", type=int, help="numbers of traps; all by default")
     wanted = set(parser.parse_args().traps) or {mutant.trap for mutant in MUTANTS}
     chosen = [mutant for mutant in MUTANTS if mutant.trap in wanted]
@@ -225,23 +434,34 @@ def main() -> int:
             print(f"the tests fail in the unbroken tree:\n{said[-3000:]}")
             return 1
         survivors = [mutant for mutant in chosen if not killed(tree, mutant)]
-    print(f"{len(chosen)} breakages, survivors: {', '.join(f'{m.trap} ({m.what})' for m in survivors) or 'none'}")
+    print(
+        f"{len(chosen)} breakages, survivors: {', '.join(f'{m.trap} ({m.what})' for m in survivors) or 'none'}"
+    )
     return 1 if survivors else 0
 
 
 def killed(tree: Path, mutant: Mutant) -> bool:
     """Whether one of the trap's tests fails with the breakage; the tree is left as it was."""
     file = tree / mutant.path
-    text, started = file.read_text(encoding="utf-8"), time.monotonic()
+    text = file.read_text(encoding="utf-8")
+    started = time.monotonic()
     file.write_text(mutant.broken(text), encoding="utf-8")
     try:
         code, said = run(tree, trap=mutant.trap)
     finally:
         file.write_text(text, encoding="utf-8")
-    first = next((line for line in said.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))), said[-300:])
-    verdict = {FAILED: "killed by", PASSED: "SURVIVED:"}.get(code, f"NOT TESTED (pytest exit {code}):")
+    first = next(
+        (line for line in said.splitlines() if line.startswith(("FAILED tests", "ERROR tests"))),
+        said[-300:],
+    )
+    verdict = {FAILED: "killed by", PASSED: "SURVIVED:"}.get(
+        code, f"NOT TESTED (pytest exit {code}):"
+    )
     test = first.split(" - ")[0].rpartition("::")[2] or first
-    print(f"{mutant.trap:2} {time.monotonic() - started:5.1f} s  {mutant.what}: {verdict} {test}", flush=True)
+    print(
+        f"{mutant.trap:2} {time.monotonic() - started:5.1f} s  {mutant.what}: {verdict} {test}",
+        flush=True,
+    )
     return code == FAILED
 
 

@@ -56,7 +56,9 @@ class EngineCpu:
     def _look(self) -> None:
         for pid, name, fields in processes():
             if name in ENGINE:
-                self._seen[pid] = max(self._seen.get(pid, 0.0), sum(map(int, fields[11:15])) / 100)  # in USER_HZ, with children
+                self._seen[pid] = max(
+                    self._seen.get(pid, 0.0), sum(map(int, fields[11:15])) / 100
+                )  # in USER_HZ, with children
 
 
 def processes() -> Iterator[tuple[int, str, list[str]]]:
@@ -72,7 +74,12 @@ def helper_mb(box: Any) -> float:
     container = getattr(box.transport, "container", "?")
     for pid, name, _ in processes():
         with contextlib.suppress(OSError, StopIteration):
-            if name.startswith("containerd-shim") and container in Path(f"/proc/{pid}/cmdline").read_text():
+            if (
+                name.startswith("containerd-shim")
+                and container in Path(f"/proc/{pid}/cmdline").read_text()
+            ):
                 lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                return int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
+                return (
+                    int(next(line for line in lines if line.startswith("Pss:")).split()[1]) / 1024
+                )
     return 0.0

@@ -23,7 +23,8 @@ from envgym.spec import load_spec
 from sandboxes.engine import REST_SECONDS, EngineCpu, helper_mb
 from sandboxes.peers import NOW, Peers, Values
 
-CALLS, WRITES = 5, 2
+CALLS = 5
+WRITES = 2
 SPIN = 'def spin() -> str:\n    """Never ends."""\n    while True:\n        pass\n'
 
 
@@ -51,17 +52,26 @@ class Bench:
         self.sizes = sizes
         spec = load_spec("crm", ["sandbox.backend=none"])
         world: Any = make_world(spec)
-        found = [world.tasks.task(name) for name in world.tasks.ids("train", levels=("L2", "L3"), count=400)]
-        self.tasks = [task for task in found if (len(task.oracle), len(task.changes)) == (CALLS, WRITES)]
+        found = [
+            world.tasks.task(name)
+            for name in world.tasks.ids("train", levels=("L2", "L3"), count=400)
+        ]
+        self.tasks = [
+            task for task in found if (len(task.oracle), len(task.changes)) == (CALLS, WRITES)
+        ]
         self.works = works_of(self.tasks, sizes.episodes)
         self.app, first = app_of(spec), self.tasks[0]
-        self.peer = Peers(self.backend, self.app, world.tasks.tables(first.seed).serialize(), first.oracle)
+        self.peer = Peers(
+            self.backend, self.app, world.tasks.tables(first.seed).serialize(), first.oracle
+        )
         self.engine_read = False
         world.close()
 
     @contextlib.contextmanager
     def sandbox(self, level: str, app: App | None = None, **pool: Any) -> Iterator[Any]:
-        options = SandboxOptions.model_validate({"backend": self.backend, "isolation": level, "pool": pool})
+        options = SandboxOptions.model_validate(
+            {"backend": self.backend, "isolation": level, "pool": pool}
+        )
         sandbox = open_sandbox(app or self.app, options)
         try:
             yield sandbox
@@ -70,17 +80,24 @@ class Bench:
 
     def cpu_ms(self, sandbox: Any, works: Sequence[Work], sessions: int) -> float:
         """CPU of an episode, host, boxes and engine."""
-        all_before, before = sandbox.pool.cpu_seconds(), {box: box.usage().cpu_seconds for box in sandbox.pool.boxes}
+        all_before = sandbox.pool.cpu_seconds()
+        before = {box: box.usage().cpu_seconds for box in sandbox.pool.boxes}
         with EngineCpu() as engine:
             played = play_works(sandbox, works, sessions=sessions, now=NOW)
             host = played.host_cpu_seconds - engine.own_seconds
             boxes = sandbox.pool.cpu_seconds() - all_before  # waits for boxes that are ending
             time.sleep(REST_SECONDS)  # and for the engine to be done with them
             if engine.is_readable:  # it has counted those that ended
-                boxes = sum(box.usage().cpu_seconds - before.get(box, 0.0) for box in sandbox.pool.boxes)
+                boxes = sum(
+                    box.usage().cpu_seconds - before.get(box, 0.0) for box in sandbox.pool.boxes
+                )
         self.engine_read = engine.is_readable
         if played.void:
-            raise WorldFailure("sandbox_lost", f"{played.void} of {played.episodes} episodes were void", stage="call")
+            raise WorldFailure(
+                "sandbox_lost",
+                f"{played.void} of {played.episodes} episodes were void",
+                stage="call",
+            )
         return 1000 * (host + boxes + engine.seconds()) / played.episodes
 
     def level(self, level: str) -> Values:
@@ -93,14 +110,18 @@ class Bench:
             busy = sandbox.statistics.take()
         values = {f"cpu {level}": cpu, f"episodes/s and core, {level}": 1000 / cpu}
         values |= {f"open {p}, 8 at once, {level}": busy[f"open_ms/{p}"] for p in ("p50", "p99")}
-        values |= {f"tool overhead {p}, {level}": alone[f"call_overhead_ms/{p}"] for p in ("p50", "p99")}
+        values |= {
+            f"tool overhead {p}, {level}": alone[f"call_overhead_ms/{p}"] for p in ("p50", "p99")
+        }
         return values | {f"reset p50, {level}": alone["reset_ms/p50"]}
 
     def state(self) -> Values:
         with self.sandbox("state") as sandbox:
             play_works(sandbox, self.works[:GROUP], sessions=1, now=NOW)
             sandbox.statistics.take()
-            play_works(sandbox, self.works[:GROUP] * max(1, len(self.works) // GROUP), sessions=1, now=NOW)
+            play_works(
+                sandbox, self.works[:GROUP] * max(1, len(self.works) // GROUP), sessions=1, now=NOW
+            )
             return {"state reset p50": sandbox.statistics.take()["reset_ms/p50"]}
 
     def strict(self) -> Values:
@@ -110,7 +131,9 @@ class Bench:
         return {"cpu container": cpu, "episodes/s and core, container": 1000 / cpu}
 
     def strict_opens(self) -> Values:
-        work, cold, warm = self.works[0], [], []
+        work = self.works[0]
+        cold = []
+        warm = []
         with self.sandbox("container", ready=0) as sandbox:
             cold = [_open_ms(sandbox, work.seed) for _ in range(self.sizes.opens)]
         with self.sandbox("container") as sandbox:
@@ -129,17 +152,21 @@ class Bench:
             new = sandbox.pool.boxes[0].usage().memory / 2**20 + helper_mb(sandbox.pool.boxes[0])
             play_works(sandbox, self.works[:1], sessions=1, now=NOW)
             sandbox.statistics.take()
-            hold_sessions(sandbox, self.works[: self.sizes.held], now=NOW, look=sandbox.pool.look_at_sessions)
+            hold_sessions(
+                sandbox, self.works[: self.sizes.held], now=NOW, look=sandbox.pool.look_at_sessions
+            )
             session = sandbox.statistics.take()["session_mb/p50"]
         return {"memory of a session, fork": session, "memory of a container": new}
 
     def stuck(self) -> Values:
-        deadline, late = 0.2, []
+        deadline = 0.2
+        late = []
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "spin.py").write_text(SPIN)
             with self.sandbox("fork", App(Path(folder), ("spin.py",))) as sandbox:
                 for _ in range(self.sizes.stuck):
-                    session, start = sandbox.open(seed=0, timeout_seconds=60), time.perf_counter()
+                    session = sandbox.open(seed=0, timeout_seconds=60)
+                    start = time.perf_counter()
                     with contextlib.suppress(WorldFailure):
                         start = time.perf_counter()
                         session.call("spin", {}, now=NOW, timeout_seconds=deadline)
@@ -157,7 +184,9 @@ class Bench:
 
         with contextlib.closing(connect(self.backend)) as api:
             filters = {"type": "container", "label": OWNER_LABEL}
-            events = api.events(since=int(since), until=int(until) + 1, filters=filters, decode=True)
+            events = api.events(
+                since=int(since), until=int(until) + 1, filters=filters, decode=True
+            )
             return float(sum(event.get("Action", "").startswith("exec_create") for event in events))
 
 

@@ -62,7 +62,8 @@ class Peers:
         with EngineCpu() as alone:
             for _ in range(episodes):
                 _run_nothing(client)
-        walls, calls = [], []
+        walls = []
+        calls = []
         with EngineCpu() as engine, contextlib.closing(client.api):
             cpu = time.process_time()
             for _ in range(episodes):
@@ -78,7 +79,9 @@ class Peers:
         }
 
     def _episode(self, client: Any) -> list[float]:
-        container = client.containers.run("python:3.12-slim", ["sleep", "infinity"], detach=True, network_mode="none")
+        container = client.containers.run(
+            "python:3.12-slim", ["sleep", "infinity"], detach=True, network_mode="none"
+        )
         try:
             container.put_archive("/", self._files())
             return [_timed(lambda call=call: _exec(container, call)) for call in self.calls]
@@ -87,11 +90,17 @@ class Peers:
 
     def _files(self) -> bytes:
         buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive, tarfile.open(fileobj=io.BytesIO(pack(self.app))) as own:
+        with (
+            tarfile.open(fileobj=buffer, mode="w") as archive,
+            tarfile.open(fileobj=io.BytesIO(pack(self.app))) as own,
+        ):
             for member in own:
                 member.name = f"peer/{member.name}"
                 archive.addfile(member, own.extractfile(member))
-            for name, data in (("run.py", PEER.format(tools=list(self.app.tools)).encode()), ("state.db", self.state)):
+            for name, data in (
+                ("run.py", PEER.format(tools=list(self.app.tools)).encode()),
+                ("state.db", self.state),
+            ):
                 entry = tarfile.TarInfo(f"peer/{name}")
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
@@ -100,7 +109,9 @@ class Peers:
 
 def _run_nothing(client: Any) -> None:
     """A container's life without any work in it."""
-    container = client.containers.run("python:3.12-slim", ["sleep", "infinity"], detach=True, network_mode="none")
+    container = client.containers.run(
+        "python:3.12-slim", ["sleep", "infinity"], detach=True, network_mode="none"
+    )
     container.remove(force=True)
     time.sleep(REST_SECONDS)  # until its helper has gone too
 
@@ -112,6 +123,8 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def _exec(container: Any, call: Any) -> None:
-    code, said = container.exec_run(["python", "-s", "/peer/run.py", call.name, json.dumps(call.arguments), NOW])
+    code, said = container.exec_run(
+        ["python", "-s", "/peer/run.py", call.name, json.dumps(call.arguments), NOW]
+    )
     if code:
         raise WorldFailure("tool_crashed", said.decode(errors="replace")[-400:], stage="call")

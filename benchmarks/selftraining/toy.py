@@ -16,14 +16,28 @@ from numpy.typing import NDArray
 
 from envgym.scoring.answers import extract_boxed
 from envgym.scoring.signals import HackWatch, Signal, StepRecord, modal_share
-from envgym.scoring.votes import Vote, choose_labelled, keep_most_agreed, label_rewards, vote, vote_rewards
+from envgym.scoring.votes import (
+    Vote,
+    choose_labelled,
+    keep_most_agreed,
+    label_rewards,
+    vote,
+    vote_rewards,
+)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-ANSWERS, TASKS, HELD_OUT, HELD_OUT_SAMPLE = 10, 600, 1000, 200
-TASKS_PER_STEP, GROUP, LEARNING_RATE = 32, 8, 0.15
-TRUST, UNEVENNESS, BIAS = 0.6, 0.1, 3.0
+ANSWERS = 10
+TASKS = 600
+HELD_OUT = 1000
+HELD_OUT_SAMPLE = 200
+TASKS_PER_STEP = 32
+GROUP = 8
+LEARNING_RATE = 0.15
+TRUST = 0.6
+UNEVENNESS = 0.1
+BIAS = 3.0
 """Of the untrained policy in the hints; how unevenly; and the size of the input that the bias is multiplied with."""
 RAISED = 5.0
 """The right answer's hint is raised by 0 to this many deviations."""
@@ -72,7 +86,9 @@ class Policy:
     """softmax(hints W + b), trained by plain gradient ascent."""
 
     def __init__(self, rng: np.random.Generator):
-        trust = TRUST * np.eye(ANSWERS) + UNEVENNESS * rng.normal(size=(ANSWERS, ANSWERS)) / np.sqrt(ANSWERS)
+        trust = TRUST * np.eye(ANSWERS) + UNEVENNESS * rng.normal(
+            size=(ANSWERS, ANSWERS)
+        ) / np.sqrt(ANSWERS)
         self.weights = np.vstack([trust, np.zeros((1, ANSWERS))])  # (K + 1, K), the bias last
 
     def chances(self, inputs: Floats) -> Floats:
@@ -102,8 +118,12 @@ def sample(chances: Floats, count: int, rng: np.random.Generator) -> Integers:
 
 def train(setting: Setting, *, seed: int, steps: int, watch: HackWatch | None = None) -> Run:
     """One run from the start, and all signals that its watch gave."""
-    rng, watch, run = np.random.default_rng(seed), watch or HackWatch(), Run()
-    policy, tasks, held_out = Policy(rng), Tasks(TASKS, rng), Tasks(HELD_OUT, rng)
+    rng = np.random.default_rng(seed)
+    watch = watch or HackWatch()
+    run = Run()
+    policy = Policy(rng)
+    tasks = Tasks(TASKS, rng)
+    held_out = Tasks(HELD_OUT, rng)
     labelled = choose_labelled(map(str, range(TASKS)), share=setting.true_labels, seed=seed)
     pool = _easiest(policy, tasks, setting.easiest)
     for step in range(steps):
@@ -111,28 +131,50 @@ def train(setting: Setting, *, seed: int, steps: int, watch: HackWatch | None = 
         chances = policy.chances(tasks.inputs[drawn])
         sampled = sample(chances, GROUP, rng)
         texts = [[rf"\boxed{{{answer}}}" for answer in group] for group in sampled]
-        true = {at: str(tasks.truth[task]) for at, task in enumerate(drawn) if str(task) in labelled}
-        learned = keep_most_agreed(_votes(texts), setting.kept, labelled=true) if setting.kept < 1 else list(range(len(drawn)))
+        true = {
+            at: str(tasks.truth[task]) for at, task in enumerate(drawn) if str(task) in labelled
+        }
+        learned = (
+            keep_most_agreed(_votes(texts), setting.kept, labelled=true)
+            if setting.kept < 1
+            else list(range(len(drawn)))
+        )
         rewards = np.array([_rewards(texts[at], true.get(at)) for at in learned])
         policy.learn(tasks.inputs[drawn[learned]], sampled[learned], group_advantages(rewards))
         run.accuracy.append(_accuracy(policy, held_out))
-        run.reward, run.modal = float(rewards.mean()), modal_share([[str(a) for a in group] for group in sampled]) or 0.0
+        run.reward, run.modal = (
+            float(rewards.mean()),
+            modal_share([[str(a) for a in group] for group in sampled]) or 0.0,
+        )
         run.signals += watch.observe(
             StepRecord(
-                step, reward=run.reward, modal_share=run.modal, entropy=_entropy(chances), parts={"majority_vote": run.reward},
-                truth=_measured(policy, held_out, rng) if step % MEASURE_EVERY == 0 else None, truth_tasks=HELD_OUT_SAMPLE,
+                step,
+                reward=run.reward,
+                modal_share=run.modal,
+                entropy=_entropy(chances),
+                parts={"majority_vote": run.reward},
+                truth=_measured(policy, held_out, rng) if step % MEASURE_EVERY == 0 else None,
+                truth_tasks=HELD_OUT_SAMPLE,
             )
-        )  # fmt: skip
+        )
     return run
 
 
-def _drawn(pool: Integers, labelled: frozenset[str], setting: Setting, rng: np.random.Generator) -> Integers:
-    count, share = round(TASKS_PER_STEP / setting.kept), setting.labelled_groups
+def _drawn(
+    pool: Integers, labelled: frozenset[str], setting: Setting, rng: np.random.Generator
+) -> Integers:
+    count = round(TASKS_PER_STEP / setting.kept)
+    share = setting.labelled_groups
     if share is None:
         return rng.choice(pool, count, replace=False)
     is_labelled = np.array([str(task) in labelled for task in pool])
     wanted = round(share * count)
-    return np.concatenate([rng.choice(pool[is_labelled], wanted), rng.choice(pool[~is_labelled], count - wanted, replace=False)])
+    return np.concatenate(
+        [
+            rng.choice(pool[is_labelled], wanted),
+            rng.choice(pool[~is_labelled], count - wanted, replace=False),
+        ]
+    )
 
 
 def _easiest(policy: Policy, tasks: Tasks, share: float) -> Integers:
@@ -147,7 +189,9 @@ def _votes(groups: Iterable[list[str]]) -> list[Vote]:
 def _rewards(texts: list[str], truth: str | None) -> list[float]:
     if truth is not None:
         return label_rewards(texts, truth)
-    return [reward or 0.0 for reward in vote_rewards(texts)]  # every text has a box, so every group a label
+    return [
+        reward or 0.0 for reward in vote_rewards(texts)
+    ]  # every text has a box, so every group a label
 
 
 def _accuracy(policy: Policy, tasks: Tasks) -> float:

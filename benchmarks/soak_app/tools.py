@@ -24,7 +24,11 @@ def leave(db, mark: str) -> int:
 
 def look(db) -> dict:
     """All marks that can be seen."""
-    files = [Path(file).read_text() for folder in (".", tempfile.gettempdir()) for file in glob.glob(f"{folder}/mark*")]
+    files = [
+        Path(file).read_text()
+        for folder in (".", tempfile.gettempdir())
+        for file in glob.glob(f"{folder}/mark*")
+    ]
     return {
         "tables": [row["text"] for row in db.execute("SELECT text FROM notes ORDER BY id")],
         "files": sorted(set(files)),

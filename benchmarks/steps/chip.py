@@ -26,15 +26,52 @@ from steps.learn import Group, samples
 from steps.work import Clock, peak_mb
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, int]]] = {
-    "0.5B": ("Qwen2Config", {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-             "num_key_value_heads": 2, "vocab_size": 151936}),
-    "1.5B": ("Qwen2Config", {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-             "num_key_value_heads": 2, "vocab_size": 151936}),
-    "4B": ("Qwen3Config", {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-           "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}),
-    "miniature": ("Qwen2Config", {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-                  "num_key_value_heads": 2, "vocab_size": 2048}),
-}  # fmt: skip
+    "0.5B": (
+        "Qwen2Config",
+        {
+            "hidden_size": 896,
+            "intermediate_size": 4864,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+        },
+    ),
+    "1.5B": (
+        "Qwen2Config",
+        {
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "vocab_size": 151936,
+        },
+    ),
+    "4B": (
+        "Qwen3Config",
+        {
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+        },
+    ),
+    "miniature": (
+        "Qwen2Config",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 2048,
+        },
+    ),
+}
 """Of Qwen2.5-0.5B, Qwen2.5-1.5B and Qwen3-4B; the last for a machine without a GPU."""
 
 
@@ -66,9 +103,15 @@ class Chip:
 
 def random_model(size: str, device: str, dtype: torch.dtype) -> Any:
     kind, numbers = ARCHITECTURES[size]
-    config = getattr(transformers, kind)(**numbers, tie_word_embeddings=True, max_position_embeddings=4096)
+    config = getattr(transformers, kind)(
+        **numbers, tie_word_embeddings=True, max_position_embeddings=4096
+    )
     with torch.device(device):
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+        return (
+            transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 def rate(work: Callable[[], Any], *, rounds: int) -> float:
@@ -95,13 +138,18 @@ def operations_per_second(device: str, dtype: torch.dtype, *, width: int) -> flo
 
 def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: float) -> Decoding:
     """The time of `tokens` steps, as the difference between long answers and short ones."""
-    prompts = [[Message("user", f"dialogue {number}: " + "say something about it. " * 8)] for number in range(dialogues)]
+    prompts = [
+        [Message("user", f"dialogue {number}: " + "say something about it. " * 8)]
+        for number in range(dialogues)
+    ]
 
     def play(engine: Engine, count: int) -> float:
         policy = engine.policy(max_new_tokens=count)
         clock = Clock()
         with ThreadPoolExecutor(dialogues) as pool:
-            opened = list(pool.map(lambda number: policy.open(prompts[number], seed=number), range(dialogues)))
+            opened = list(
+                pool.map(lambda number: policy.open(prompts[number], seed=number), range(dialogues))
+            )
             list(pool.map(lambda dialogue: dialogue.reply(), opened))
         seconds = clock.read()[0]
         for dialogue in opened:
@@ -112,22 +160,39 @@ def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: fl
     with Engine(model, chat, max_context=length + tokens + 16, max_batch=dialogues) as engine:
         play(engine, 8 + tokens)  # stores have their size from now on
         seconds = play(engine, 8 + tokens) - play(engine, 8)
-    config, size = model.config, model.dtype.itemsize
+    config = model.config
+    size = model.dtype.itemsize
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    held = 2 * config.num_hidden_layers * config.num_key_value_heads * head * size * dialogues * (length + 8 + tokens // 2)
+    held = (
+        2
+        * config.num_hidden_layers
+        * config.num_key_value_heads
+        * head
+        * size
+        * dialogues
+        * (length + 8 + tokens // 2)
+    )
     weights = sum(parameter.numel() for parameter in model.parameters()) * size
-    return Decoding(dialogues, dialogues * tokens / seconds, dialogues * bandwidth / (weights + held))
+    return Decoding(
+        dialogues, dialogues * tokens / seconds, dialogues * bandwidth / (weights + held)
+    )
 
 
 def train(model: Any, group: Group, operations: float) -> tuple[float, float]:
     """(tokens a second through the model, share of the chip's operations)."""
-    learner = Learner(attach(model, rank=16, alpha=32, seed=0), learning_rate=1e-5, max_tokens_per_micro_batch=16384)
+    learner = Learner(
+        attach(model, rank=16, alpha=32, seed=0),
+        learning_rate=1e-5,
+        max_tokens_per_micro_batch=16384,
+    )
     work = samples(group, model.config.vocab_size)
     tokens = learner.grpo_step(work)["batch/forward_tokens"]
     steps = rate(lambda: learner.grpo_step(work), rounds=3)
     head = model.get_output_embeddings().weight.numel()
     body = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name) - head
-    return tokens * steps, 4 * (body * tokens + head * group.size * group.response) * steps / operations
+    return tokens * steps, 4 * (
+        body * tokens + head * group.size * group.response
+    ) * steps / operations
 
 
 def main(size: str, device: str, dtype: torch.dtype, *, quick: bool) -> Chip:
@@ -135,11 +200,14 @@ def main(size: str, device: str, dtype: torch.dtype, *, quick: bool) -> Chip:
     bandwidth = bytes_per_second(device, megabytes=16 if quick else 1024)
     operations = operations_per_second(device, dtype, width=256 if quick else 8192)
     found = Chip(size, device, bandwidth / 1e9, operations / 1e12)
-    model, (_, tokenizer) = random_model(size, device, dtype), load_model("tiny", device="cpu")
+    model = random_model(size, device, dtype)
+    (_, tokenizer) = load_model("tiny", device="cpu")
     chat = Chat(tokenizer, model=model)
     chat.stop_ids = frozenset()
     for dialogues in (1, 4) if quick else (1, 16, 64, 256):
-        found.decoding.append(decode(model, chat, dialogues, tokens=8 if quick else 64, bandwidth=bandwidth))
+        found.decoding.append(
+            decode(model, chat, dialogues, tokens=8 if quick else 64, bandwidth=bandwidth)
+        )
     group = Group("tree", 24, 8, 4) if quick else Group("tree", 512, 128, 16)
     found.train_tokens_per_second, found.mfu = train(model, group, operations)
     found.peak_mb = peak_mb(device)
@@ -149,4 +217,12 @@ def main(size: str, device: str, dtype: torch.dtype, *, quick: bool) -> Chip:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(main(sys.argv[1], sys.argv[2], getattr(torch, sys.argv[3]), quick="quick" in sys.argv))))
+    print(
+        json.dumps(
+            asdict(
+                main(
+                    sys.argv[1], sys.argv[2], getattr(torch, sys.argv[3]), quick="quick" in sys.argv
+                )
+            )
+        )
+    )

@@ -48,7 +48,8 @@ class Update:
 def samples(group: Group, vocabulary: int) -> list[Sample]:
     rng = random.Random(0)
     ids = lambda count: [rng.randrange(1, vocabulary) for _ in range(count)]
-    prompt, made = ids(group.prompt), []
+    prompt = ids(group.prompt)
+    made = []
     for member in range(group.size):
         mask = (*[False] * group.prompt, *[True] * group.response)
         old = tuple(-10.0 if sampled else 0.0 for sampled in mask)
@@ -63,11 +64,16 @@ def main(group: Group, name: str, threads: int) -> Update:
     base, _ = load_model(name, device="cpu", dtype=torch.float32)
     adapted = attach(base, rank=16, alpha=32, seed=0)
     learner = Learner(adapted, layout=group.layout, learning_rate=1e-5)
-    learner.grpo_step(samples(Group(group.layout, 4, 4, 2), base.config.vocab_size))  # what is made once is made now
-    before, work = peak_mb(), samples(group, base.config.vocab_size)
+    learner.grpo_step(
+        samples(Group(group.layout, 4, 4, 2), base.config.vocab_size)
+    )  # what is made once is made now
+    before = peak_mb()
+    work = samples(group, base.config.vocab_size)
     clock = Clock()
     metrics = learner.grpo_step(work)
-    return Update(*clock.read(), peak_mb() - before, metrics["batch/forward_tokens"], metrics["grad_norm"])
+    return Update(
+        *clock.read(), peak_mb() - before, metrics["batch/forward_tokens"], metrics["grad_norm"]
+    )
 
 
 if __name__ == "__main__":

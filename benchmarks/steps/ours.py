@@ -34,12 +34,21 @@ def main(work: Work, model: str, threads: int) -> Measured:
         env.write_text(ENVIRONMENT.format(turns=work.turns))
         context = work.prompt_tokens + work.turns * (work.turn_tokens + work.tool_tokens) + 64
         settings = [
-            f"train.model={model}", f"train.device={work.device}", f"train.dtype={work.dtype}",
-            "train.algorithm=grpo", "train.preflight=off",
-            "train.steps=1", f"train.tasks_per_step={work.tasks}", f"train.group_size={work.group}", "train.learning_rate=1e-5",
-            f"train.max_new_tokens={work.turn_tokens}", f"train.max_context={context}", f"train.lora.rank={work.rank}",
-            f"train.lora.alpha={2 * work.rank}", "train.eval.base_tasks=0",
-        ]  # fmt: skip
+            f"train.model={model}",
+            f"train.device={work.device}",
+            f"train.dtype={work.dtype}",
+            "train.algorithm=grpo",
+            "train.preflight=off",
+            "train.steps=1",
+            f"train.tasks_per_step={work.tasks}",
+            f"train.group_size={work.group}",
+            "train.learning_rate=1e-5",
+            f"train.max_new_tokens={work.turn_tokens}",
+            f"train.max_context={context}",
+            f"train.lora.rank={work.rank}",
+            f"train.lora.alpha={2 * work.rank}",
+            "train.eval.base_tasks=0",
+        ]
         spec, config, _ = resolve(str(env), settings)
         folder = RunFolder.create(place, "run")
         console = Console(file=nowhere)
@@ -62,10 +71,19 @@ def step(trainer: Trainer, work: Work) -> Measured:
     traces = [episode.tokens for episode in played.episodes]
     lengths = [trace.loss_mask.index(True) for trace in traces]
     return Measured(
-        "envgym", *total, *sampling, prompt_tokens=sum(lengths) / len(lengths), peak_mb=peak_mb(work.device),
-        sampled_tokens=sum(sum(trace.loss_mask) for trace in traces), all_tokens=sum(len(trace.token_ids) for trace in traces),
-        versions={"envgym": envgym.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-    )  # fmt: skip
+        "envgym",
+        *total,
+        *sampling,
+        prompt_tokens=sum(lengths) / len(lengths),
+        peak_mb=peak_mb(work.device),
+        sampled_tokens=sum(sum(trace.loss_mask) for trace in traces),
+        all_tokens=sum(len(trace.token_ids) for trace in traces),
+        versions={
+            "envgym": envgym.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
 
 
 def force(trainer: Trainer, work: Work) -> None:
@@ -81,8 +99,10 @@ def force(trainer: Trainer, work: Work) -> None:
     def env(**options):
         made = make(**options)
         inner = made.unwrapped
-        inner.turns, inner.tool_seconds = work.turns, work.tool_seconds
-        inner.prompt_words, inner.answer_words = work.prompt_tokens - bare_prompt, work.tool_tokens - bare_answer
+        inner.turns = work.turns
+        inner.tool_seconds = work.tool_seconds
+        inner.prompt_words = work.prompt_tokens - bare_prompt
+        inner.answer_words = work.tool_tokens - bare_answer
         return made
 
     trainer.world.env = env

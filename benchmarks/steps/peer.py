@@ -16,7 +16,11 @@ from typing import Any
 
 from steps.work import Clock, Measured, Work, peak_mb, words
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
 
 import torch
 import transformers
@@ -32,33 +36,64 @@ from trl.chat_template_utils import qwen2_5_chat_template
 def main(work: Work, model: str, threads: int, *, batching: bool) -> Measured:
     torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    tokenizer.chat_template = qwen2_5_chat_template  # TRL takes no model whose template has no tools
+    tokenizer.chat_template = (
+        qwen2_5_chat_template  # TRL takes no model whose template has no tools
+    )
     texts = Texts(work, tokenizer)
     grpo_trainer.parse_response = read_as_call  # type: ignore[attr-defined]
     out = Measured("TRL, continuous batching" if batching else "TRL")
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
-            output_dir=folder, report_to=[], save_strategy="no", disable_tqdm=True,
-            use_cpu=work.device == "cpu", bf16=work.dtype == "bfloat16",
-            gradient_checkpointing=False, max_steps=1, per_device_train_batch_size=work.micro_batch,
-            gradient_accumulation_steps=work.episodes // work.micro_batch, num_generations=work.group,
+            output_dir=folder,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=work.device == "cpu",
+            bf16=work.dtype == "bfloat16",
+            gradient_checkpointing=False,
+            max_steps=1,
+            per_device_train_batch_size=work.micro_batch,
+            gradient_accumulation_steps=work.episodes // work.micro_batch,
+            num_generations=work.group,
             max_completion_length=work.turns * (work.turn_tokens + work.tool_tokens) + 64,
-            max_tool_calling_iterations=work.turns - 1, learning_rate=1e-5, beta=0.0, temperature=1.0,
-            generation_kwargs={"max_new_tokens": work.turn_tokens, "min_new_tokens": work.turn_tokens},
+            max_tool_calling_iterations=work.turns - 1,
+            learning_rate=1e-5,
+            beta=0.0,
+            temperature=1.0,
+            generation_kwargs={
+                "max_new_tokens": work.turn_tokens,
+                "min_new_tokens": work.turn_tokens,
+            },
             use_transformers_continuous_batching=batching,
-        )  # fmt: skip
+        )
         trainer = timed(GRPOTrainer, out)(
             model=AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, work.dtype)),
-            args=config, processing_class=tokenizer,
-            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": texts.prompt()}]} for _ in range(work.tasks)]),
+            args=config,
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list(
+                [
+                    {"prompt": [{"role": "user", "content": texts.prompt()}]}
+                    for _ in range(work.tasks)
+                ]
+            ),
             reward_funcs=lambda completion_ids, **_: [random.random() for _ in completion_ids],
-            environment_factory=texts.environment(), callbacks=[StepClock(out)],
-            peft_config=LoraConfig(r=work.rank, lora_alpha=2 * work.rank, target_modules="all-linear", task_type="CAUSAL_LM"),
-        )  # fmt: skip
+            environment_factory=texts.environment(),
+            callbacks=[StepClock(out)],
+            peft_config=LoraConfig(
+                r=work.rank,
+                lora_alpha=2 * work.rank,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
         texts.fit_answers(trainer)
         trainer.train()
     out.peak_mb = peak_mb(work.device)
-    out.versions = {"trl": trl.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    out.versions = {
+        "trl": trl.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     return out
 
 
@@ -67,9 +102,13 @@ class Texts:
 
     def __init__(self, work: Work, tokenizer: Any):
         self.work, self.rng = work, random.Random(0)
-        empty, tools = [{"role": "user", "content": ""}], [self.environment()().look_up]
-        bare = tokenizer.apply_chat_template(empty, tools=tools, add_generation_prompt=True, return_dict=False)
-        self.prompt_words, self.answer_words = work.prompt_tokens - len(bare), 0
+        empty = [{"role": "user", "content": ""}]
+        tools = [self.environment()().look_up]
+        bare = tokenizer.apply_chat_template(
+            empty, tools=tools, add_generation_prompt=True, return_dict=False
+        )
+        self.prompt_words = work.prompt_tokens - len(bare)
+        self.answer_words = 0
 
     def fit_answers(self, trainer: Any) -> None:
         """TRL knows itself what it puts around a tool's answer."""
@@ -107,7 +146,11 @@ class Texts:
 def read_as_call(tokenizer: Any, ids: Any, **_: Any) -> dict[str, Any]:
     """Any answer is a call of the tool; the limit of calls ends the episode."""
     call = {"type": "function", "function": {"name": "look_up", "arguments": {"key": "k"}}}
-    return {"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True), "tool_calls": [call]}
+    return {
+        "role": "assistant",
+        "content": tokenizer.decode(ids, skip_special_tokens=True),
+        "tool_calls": [call],
+    }
 
 
 def timed(base: type, out: Measured) -> type:
@@ -141,6 +184,13 @@ class StepClock(TrainerCallback):
 
 
 if __name__ == "__main__":
-    real, sys.stdout = sys.stdout, sys.stderr  # TRL prints its log
-    measured = main(Work(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3]), batching="batching" in sys.argv[4:])
+    # TRL prints its log
+    real = sys.stdout
+    sys.stdout = sys.stderr
+    measured = main(
+        Work(**json.loads(sys.argv[1])),
+        sys.argv[2],
+        int(sys.argv[3]),
+        batching="batching" in sys.argv[4:],
+    )
     print(measured.to_json(), file=real)

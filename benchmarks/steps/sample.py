@@ -67,11 +67,14 @@ class Sampled:
 def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
     """(tokens sampled, idle share)."""
     chat.stop_ids = frozenset()
-    bare_prompt, bare_answer = len(chat.open([Message("user", "")])), len(chat.observe([Message("user", "")], closed=False))
+    bare_prompt = len(chat.open([Message("user", "")]))
+    bare_answer = len(chat.observe([Message("user", "")], closed=False))
 
     def play(policy: Any, number: int) -> int:
         rng = random.Random(number // load.group)
-        dialogue = policy.open([Message("user", words(load.prompt_tokens - bare_prompt, rng))], seed=number)
+        dialogue = policy.open(
+            [Message("user", words(load.prompt_tokens - bare_prompt, rng))], seed=number
+        )
         for turn in range(load.turns):
             dialogue.reply()
             if turn < load.turns - 1:
@@ -94,12 +97,21 @@ def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
 @torch.inference_mode()
 def by_generate(load: Load, model: Any) -> int:
     drawn = lambda *size: torch.randint(1, model.config.vocab_size, size)
-    history = drawn(load.dialogues // load.group, load.prompt_tokens).repeat_interleave(load.group, dim=0)
+    history = drawn(load.dialogues // load.group, load.prompt_tokens).repeat_interleave(
+        load.group, dim=0
+    )
     for turn in range(load.turns):
         history = model.generate(
-            input_ids=history, attention_mask=torch.ones_like(history), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-            min_new_tokens=load.turn_tokens, max_new_tokens=load.turn_tokens, pad_token_id=0,
-        )  # fmt: skip
+            input_ids=history,
+            attention_mask=torch.ones_like(history),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=load.turn_tokens,
+            max_new_tokens=load.turn_tokens,
+            pad_token_id=0,
+        )
         if turn < load.turns - 1:
             history = torch.cat([history, drawn(load.dialogues, load.tool_tokens)], dim=1)
     assert history.shape == (load.dialogues, load.context - load.tool_tokens)
@@ -110,17 +122,25 @@ def by_generate(load: Load, model: Any) -> int:
 def by_products(load: Load, model: Any) -> int:
     head = model.get_output_embeddings().weight
     layers = [
-        module.weight for name, module in model.named_modules() if type(module) is torch.nn.Linear and module.weight is not head
+        module.weight
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear and module.weight is not head
     ]
 
     def products(tokens: int, *, with_head: bool) -> None:
-        inputs = {width: torch.ones(tokens, width) for width in {weight.shape[1] for weight in layers} | {head.shape[1]}}
+        inputs = {
+            width: torch.ones(tokens, width)
+            for width in {weight.shape[1] for weight in layers} | {head.shape[1]}
+        }
         for weight in [*layers, *([head] if with_head else [])]:
             torch.nn.functional.linear(inputs[weight.shape[1]], weight)
 
     for _ in range(load.turns * load.turn_tokens):
         products(load.dialogues, with_head=True)
-    others = load.dialogues // load.group * load.prompt_tokens + load.dialogues * (load.turns - 1) * load.tool_tokens
+    others = (
+        load.dialogues // load.group * load.prompt_tokens
+        + load.dialogues * (load.turns - 1) * load.tool_tokens
+    )
     for start in range(0, others, 512):
         products(min(512, others - start), with_head=False)
     return load.sampled
@@ -133,11 +153,13 @@ def main(load: Load, name: str, threads: int) -> Sampled:
     model.requires_grad_(False)
     with torch.inference_mode():
         base(torch.ones(1, 2, dtype=torch.long))  # the file's pages are in memory from now on
-    before, clock = peak_mb(), Clock()
+    before = peak_mb()
+    clock = Clock()
     if load.side == "engine":
         tokens, idle = by_engine(load, model, Chat(tokenizer, model=base))
     else:
-        tokens, idle = {"generate": by_generate, "products": by_products}[load.side](load, model), 0.0
+        tokens = {"generate": by_generate, "products": by_products}[load.side](load, model)
+        idle = 0.0
     seconds, cpu_seconds = clock.read()
     return Sampled(seconds, cpu_seconds, peak_mb() - before, tokens, idle)
 

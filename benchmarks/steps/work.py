@@ -24,10 +24,47 @@ import gymnasium as gym
 HERE = Path(__file__).parents[1]
 
 WORDS = (
-    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family",
-    "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system", "program", "question",
-    "work", "government", "number", "night", "point", "home", "water", "room", "mother", "area", "money", "story", "fact",
-)  # fmt: skip
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+    "student",
+    "group",
+    "country",
+    "problem",
+    "hand",
+    "part",
+    "place",
+    "case",
+    "week",
+    "company",
+    "system",
+    "program",
+    "question",
+    "work",
+    "government",
+    "number",
+    "night",
+    "point",
+    "home",
+    "water",
+    "room",
+    "mother",
+    "area",
+    "money",
+    "story",
+    "fact",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +128,18 @@ class Forced(gym.Env):
     observation_space = gym.spaces.Text(100_000)
     action_space = gym.spaces.Text(100_000)
 
-    def __init__(self, *, turns: int = 3, prompt_words: int = 1, answer_words: int = 1, tool_seconds: float = 0.0):
-        self.turns, self.prompt_words, self.answer_words, self.tool_seconds = turns, prompt_words, answer_words, tool_seconds
+    def __init__(
+        self,
+        *,
+        turns: int = 3,
+        prompt_words: int = 1,
+        answer_words: int = 1,
+        tool_seconds: float = 0.0,
+    ):
+        self.turns = turns
+        self.prompt_words = prompt_words
+        self.answer_words = answer_words
+        self.tool_seconds = tool_seconds
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -137,11 +184,26 @@ def peak_mb(device: str = "cpu") -> float:
 
 def parser(description: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
     """What every benchmark of the trainer can be told."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--quick", action="store_true", help="one round of little work: does it run, not how fast")
-    made.add_argument("--rounds", type=int, default=rounds, help=f"how often each figure is taken (default: {rounds})")
-    made.add_argument("--model", default="smollm2-135m-instruct", help="a name that `envgym model` knows, or a directory")
-    made.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for mathematics (default: all)")
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "--quick", action="store_true", help="one round of little work: does it run, not how fast"
+    )
+    made.add_argument(
+        "--rounds",
+        type=int,
+        default=rounds,
+        help=f"how often each figure is taken (default: {rounds})",
+    )
+    made.add_argument(
+        "--model",
+        default="smollm2-135m-instruct",
+        help="a name that `envgym model` knows, or a directory",
+    )
+    made.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="for mathematics (default: all)"
+    )
     return made
 
 
@@ -150,7 +212,9 @@ def in_a_process(module: str, *arguments: str, threads: int) -> dict[str, Any]:
     paths = [HERE, HERE.parent, HERE.parent / "trainer"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    done = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"{module} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

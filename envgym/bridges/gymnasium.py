@@ -21,18 +21,30 @@ class SeedTasks:
     """Task ids of an environment that knows no tasks: `split/seed/index`."""
 
     def __init__(self, spec: EnvSpec):
-        self.spec, self.sizes = spec, {"val": spec.tasks.val, "test": spec.tasks.test}
+        self.spec = spec
+        self.sizes = {"val": spec.tasks.val, "test": spec.tasks.test}
 
-    def ids(self, split: Split, *, levels: Sequence[str] = (), count: int | None = None) -> list[str]:
-        return [f"{split}/seed/{index}" for index in range(self.sizes[split] if count is None else count)]
+    def ids(
+        self, split: Split, *, levels: Sequence[str] = (), count: int | None = None
+    ) -> list[str]:
+        return [
+            f"{split}/seed/{index}"
+            for index in range(self.sizes[split] if count is None else count)
+        ]
 
     def draw_id(self, split: Split, rng: random.Random, *, levels: Sequence[str] = ()) -> str:
-        return f"train/seed/{rng.randrange(2**31)}" if split == "train" else rng.choice(self.ids(split))
+        return (
+            f"train/seed/{rng.randrange(2**31)}"
+            if split == "train"
+            else rng.choice(self.ids(split))
+        )
 
     def seed_of(self, task_id: str) -> int:
         split, _, index = task_id.partition("/seed/")
         if split not in SPLITS or not index.isdigit():
-            raise SpecError(f"task '{task_id}': must look like split/seed/index, for example test/seed/0")
+            raise SpecError(
+                f"task '{task_id}': must look like split/seed/index, for example test/seed/0"
+            )
         return stable_seed(self.spec.id, task_id)
 
 
@@ -42,13 +54,17 @@ class ForeignWorld:
     def __init__(self, spec: EnvSpec):
         self.spec, self.tasks = spec, SeedTasks(spec)
 
-    def env(self, *, split: Split = "train", levels: Sequence[str] = (), render_mode: str | None = None) -> ForeignEnv:
+    def env(
+        self, *, split: Split = "train", levels: Sequence[str] = (), render_mode: str | None = None
+    ) -> ForeignEnv:
         assert self.spec.gym is not None
         options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         try:
             inner = gymnasium.make(self.spec.gym, **options)
         except (gymnasium.error.Error, ImportError) as error:
-            raise SpecError(f"{self.spec.path}: gym: cannot make '{self.spec.gym}': {error}") from error
+            raise SpecError(
+                f"{self.spec.path}: gym: cannot make '{self.spec.gym}': {error}"
+            ) from error
         return ForeignEnv(inner, self, split)
 
     def close(self) -> None:
@@ -60,22 +76,33 @@ class ForeignEnv(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, world: ForeignWorld, split: Split):
         super().__init__(env)
-        self.world, self.split = world, split
-        self._rng, self._total = random.Random(0), 0.0
-        self._turns, self._horizon = 0, 0
+        self.world = world
+        self.split = split
+        self._rng = random.Random(0)
+        self._total = 0.0
+        self._turns = 0
+        self._horizon = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        options = {name: value for name, value in (options or {}).items() if name != "step"}  # its rewards know no schedule
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        options = {
+            name: value for name, value in (options or {}).items() if name != "step"
+        }  # its rewards know no schedule
         split = options.pop("split", self.split)
         self._turns, self._horizon = 0, options.pop("max_turns", None) or 0
         if seed is not None:
             self._rng = random.Random(seed)
         task_id = options.pop("task", None) or self.world.tasks.draw_id(split, self._rng)
-        observation, info = self.env.reset(seed=self.world.tasks.seed_of(task_id), options=options or None)
+        observation, info = self.env.reset(
+            seed=self.world.tasks.seed_of(task_id), options=options or None
+        )
         self._total = 0.0
         if not isinstance(observation, str):
             got = type(observation).__name__
-            raise UsageError(f"environment '{self.world.spec.gym}': observations must be text (str), got {got}")
+            raise UsageError(
+                f"environment '{self.world.spec.gym}': observations must be text (str), got {got}"
+            )
         task = {"id": task_id, "split": task_id.split("/")[0], "level": "", "template": "seed"}
         return observation, info | {"task": task, "env_id": self.world.spec.id}
 
@@ -88,5 +115,11 @@ class ForeignEnv(gymnasium.Wrapper):
             solved = self._total >= self.world.spec.episode.success_reward
             info = info | {"success": bool(info.get("success", info.get("is_success", solved)))}
         if cut:  # what is not solved yet might have been
-            return observation, float(reward), False, True, info | {"success": info["success"] or None, "stop_reason": "horizon"}
+            return (
+                observation,
+                float(reward),
+                False,
+                True,
+                info | {"success": info["success"] or None, "stop_reason": "horizon"},
+            )
         return observation, float(reward), terminated, truncated, info

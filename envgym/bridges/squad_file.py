@@ -32,7 +32,11 @@ def questions_in(text: str, path: Path) -> Iterator[Question]:
                 if id_ in seen:
                     raise SpecError(f"{place}: id '{id_}' stands at {seen[id_]} already")
                 seen[id_] = place
-                yield {"context": context, "question": _text(question, "question", place)}, _answers(question, place), place
+                yield (
+                    {"context": context, "question": _text(question, "question", place)},
+                    _answers(question, place),
+                    place,
+                )
 
 
 def _answers(question: dict[str, Any], place: str) -> tuple[str, ...]:
@@ -43,7 +47,9 @@ def _answers(question: dict[str, Any], place: str) -> tuple[str, ...]:
     if impossible and found:
         raise SpecError(f"{place}: is_impossible, and yet has the answer {found[0]!r}")
     if not impossible and not found:
-        raise SpecError(f'{place}: has no answer; SQuAD 2.0 marks an unanswerable question with "is_impossible": true')
+        raise SpecError(
+            f'{place}: has no answer; SQuAD 2.0 marks an unanswerable question with "is_impossible": true'
+        )
     return tuple(dict.fromkeys(found))
 
 
@@ -51,7 +57,9 @@ def _items(holder: Any, key: str, before: str) -> Iterator[tuple[dict[str, Any],
     """The objects in the list under a key, each with its place."""
     items = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(items, list):
-        raise SpecError(f"{before}{key}: must be a list, as in SQuAD's JSON, got {type(items).__name__}")
+        raise SpecError(
+            f"{before}{key}: must be a list, as in SQuAD's JSON, got {type(items).__name__}"
+        )
     for number, item in enumerate(items):
         place = f"{before}{key}[{number}]"
         if not isinstance(item, dict):

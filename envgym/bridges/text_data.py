@@ -59,18 +59,37 @@ class GlueFile:
 
 _ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
 GLUE = {
-    "cola": GlueFile({"sentence": "sentence"}, "label", {"0": "unacceptable", "1": "acceptable"},
-                     ("source", "label", "mark", "sentence")),
+    "cola": GlueFile(
+        {"sentence": "sentence"},
+        "label",
+        {"0": "unacceptable", "1": "acceptable"},
+        ("source", "label", "mark", "sentence"),
+    ),
     "sst2": GlueFile({"sentence": "sentence"}, "label", {"0": "negative", "1": "positive"}),
-    "mrpc": GlueFile({"sentence1": "#1 String", "sentence2": "#2 String"}, "Quality", {"0": "not_equivalent", "1": "equivalent"}),
-    "qqp": GlueFile({"question1": "question1", "question2": "question2"}, "is_duplicate", {"0": "not_duplicate", "1": "duplicate"}),
+    "mrpc": GlueFile(
+        {"sentence1": "#1 String", "sentence2": "#2 String"},
+        "Quality",
+        {"0": "not_equivalent", "1": "equivalent"},
+    ),
+    "qqp": GlueFile(
+        {"question1": "question1", "question2": "question2"},
+        "is_duplicate",
+        {"0": "not_duplicate", "1": "duplicate"},
+    ),
     "stsb": GlueFile({"sentence1": "sentence1", "sentence2": "sentence2"}, "score", {}),
-    "mnli": GlueFile({"premise": "sentence1", "hypothesis": "sentence2"}, "gold_label",
-                     {name: name for name in ("entailment", "neutral", "contradiction")}),
+    "mnli": GlueFile(
+        {"premise": "sentence1", "hypothesis": "sentence2"},
+        "gold_label",
+        {name: name for name in ("entailment", "neutral", "contradiction")},
+    ),
     "qnli": GlueFile({"question": "question", "sentence": "sentence"}, "label", _ENTAILMENT),
     "rte": GlueFile({"premise": "sentence1", "hypothesis": "sentence2"}, "label", _ENTAILMENT),
-    "wnli": GlueFile({"premise": "sentence1", "hypothesis": "sentence2"}, "label", {"0": "not_entailment", "1": "entailment"}),
-}  # fmt: skip
+    "wnli": GlueFile(
+        {"premise": "sentence1", "hypothesis": "sentence2"},
+        "label",
+        {"0": "not_entailment", "1": "entailment"},
+    ),
+}
 KINDS = ("csv", "jsonl", "squad", *GLUE)
 
 
@@ -85,10 +104,14 @@ def load_rows(path: str | Path, *, kind: str | None = None, skip_broken: bool = 
     path = Path(path)
     kind = path.suffix.lstrip(".").lower() if kind is None else kind
     if kind not in KINDS:
-        raise UsageError(f"{path}: no kind of data '{kind}'{did_you_mean(kind, KINDS)}; name it: kind=... ({', '.join(KINDS)})")
+        raise UsageError(
+            f"{path}: no kind of data '{kind}'{did_you_mean(kind, KINDS)}; name it: kind=... ({', '.join(KINDS)})"
+        )
     text = _read(path)
     if kind == "squad":
-        rows = [Row(texts, where, answers=answers) for texts, answers, where in questions_in(text, path)]
+        rows = [
+            Row(texts, where, answers=answers) for texts, answers, where in questions_in(text, path)
+        ]
     elif kind in GLUE:
         rows = list(_glue_rows(text, path, kind, skip_broken))
     else:
@@ -119,7 +142,9 @@ def _csv_rows(text: str, path: Path) -> Iterator[Row]:
         line = reader.line_num + 1
         for record in reader:
             if "" in record or None in record.values():
-                raise SpecError(f"{path}:{line}: has another number of columns than the header ({len(reader.fieldnames or ())})")
+                raise SpecError(
+                    f"{path}:{line}: has another number of columns than the header ({len(reader.fieldnames or ())})"
+                )
             yield _own_row(record, fields, f"{path}:{line}")
             line = reader.line_num + 1
     except csv.Error as error:
@@ -135,9 +160,13 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise SpecError(f"{where}: not valid JSON: {error.msg} (column {error.colno})") from None
+            raise SpecError(
+                f"{where}: not valid JSON: {error.msg} (column {error.colno})"
+            ) from None
         if not isinstance(record, dict):
-            raise SpecError(f'{where}: must be an object such as {{"text": ..., "label": ...}}, got {line.strip()[:40]}')
+            raise SpecError(
+                f'{where}: must be an object such as {{"text": ..., "label": ...}}, got {line.strip()[:40]}'
+            )
         fields = fields or _fields(list(record), where)
         yield _own_row(record, fields, where)
 
@@ -175,19 +204,26 @@ def _own_text(value: Any, name: str, where: str) -> str:
 
 def _glue_rows(text: str, path: Path, kind: str, skip_broken: bool) -> Iterator[Row]:
     """Cells are what stands between tabs: the official files quote nothing, and single quotation marks are text."""
-    glue, lines = GLUE[kind], [line.rstrip("\r").split("\t") for line in text.rstrip("\n").split("\n")]
+    glue = GLUE[kind]
+    lines = [line.rstrip("\r").split("\t") for line in text.rstrip("\n").split("\n")]
     if "index" in lines[0] and glue.label not in lines[0]:
-        raise SpecError(f"{path}:1: has no labels, as GLUE's test files: take the train or dev file")
+        raise SpecError(
+            f"{path}:1: has no labels, as GLUE's test files: take the train or dev file"
+        )
     header = list(glue.columns or lines[0])
     if missing := [column for column in (*glue.texts.values(), glue.label) if column not in header]:
-        raise SpecError(f"{path}:1: no column '{missing[0]}'{did_you_mean(missing[0], header)}, which {kind} needs")
+        raise SpecError(
+            f"{path}:1: no column '{missing[0]}'{did_you_mean(missing[0], header)}, which {kind} needs"
+        )
     for number, cells in enumerate(lines, start=1):
         if number == 1 and glue.columns is None:
             continue
         if len(cells) == len(header):
             yield _glue_row(dict(zip(header, cells, strict=True)), glue, f"{path}:{number}")
         elif not skip_broken:
-            raise SpecError(f"{path}:{number}: has {len(cells)} columns, not {len(header)}; skip_broken=True leaves it out")
+            raise SpecError(
+                f"{path}:{number}: has {len(cells)} columns, not {len(header)}; skip_broken=True leaves it out"
+            )
 
 
 def _glue_row(cells: Mapping[str, str], glue: GlueFile, where: str) -> Row:

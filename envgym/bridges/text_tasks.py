@@ -51,7 +51,9 @@ def label_template(name: str, rows: Rows, *, ask: str, level: str = "") -> Templ
     return _template(name, level, dealt, make, ask, ("labels",))
 
 
-def question_template(name: str, rows: Rows, *, ask: str, no_answer: str = "unanswerable", level: str = "") -> Template:
+def question_template(
+    name: str, rows: Rows, *, ask: str, no_answer: str = "unanswerable", level: str = ""
+) -> Template:
     """Tasks whose answer is a span of a passage. No passage stands in two splits.
 
     Args:
@@ -61,7 +63,9 @@ def question_template(name: str, rows: Rows, *, ask: str, no_answer: str = "unan
         name, level: as of `label_template`.
     Raises: as `label_template`.
     """
-    dealt = _dealt(name, rows, lambda row: None if row.answers is None else bool(row.answers), _passage)
+    dealt = _dealt(
+        name, rows, lambda row: None if row.answers is None else bool(row.answers), _passage
+    )
 
     def make(draw: Draw) -> Task:
         row = _row_of(draw, dealt)
@@ -74,16 +78,21 @@ def question_template(name: str, rows: Rows, *, ask: str, no_answer: str = "unan
 
 def _row_of(draw: Draw, dealt: Dealt) -> Row:
     """The row of a task's index: its kind in turn, then the next row of this kind."""
-    index, kinds = int(draw.id.rsplit("/", 1)[1]), dealt[draw.split]
+    index = int(draw.id.rsplit("/", 1)[1])
+    kinds = dealt[draw.split]
     kind = sorted(kinds)[index % len(kinds)]
     return kinds[kind][index // len(kinds) % len(kinds[kind])]
 
 
-def _dealt(name: str, rows: Rows, kind_of: Callable[[Row], Hashable], apart: Callable[[Row], str]) -> Dealt:
+def _dealt(
+    name: str, rows: Rows, kind_of: Callable[[Row], Hashable], apart: Callable[[Row], str]
+) -> Dealt:
     """The rows by split and kind. Rows with the same `apart` text stay in one split."""
     if isinstance(rows, Mapping):
         if wrong := [split for split in rows if split not in SPLITS]:
-            raise SpecError(f"'{name}': no split '{wrong[0]}'{did_you_mean(wrong[0], SPLITS)}; splits: {', '.join(SPLITS)}")
+            raise SpecError(
+                f"'{name}': no split '{wrong[0]}'{did_you_mean(wrong[0], SPLITS)}; splits: {', '.join(SPLITS)}"
+            )
         placed = [(split, row) for split, own in rows.items() for row in own]
     else:
         placed = [(_split_of(apart(row)), row) for row in rows]
@@ -113,10 +122,14 @@ def _check_truth(rows: Sequence[Row], kind_of: Callable[[Row], Hashable], name: 
     first: dict[str, Row] = {}
     for row in rows:
         if kind_of(row) is None:
-            raise SpecError(f"{row.where}: has no truth of the kind that '{name}' needs (label, or answers)")
+            raise SpecError(
+                f"{row.where}: has no truth of the kind that '{name}' needs (label, or answers)"
+            )
         other = first.setdefault(_whole_text(row), row)
         if other.label != row.label:
-            raise SpecError(f"{row.where}: the same text is '{row.label}' here and '{other.label}' at {other.where}")
+            raise SpecError(
+                f"{row.where}: the same text is '{row.label}' here and '{other.label}' at {other.where}"
+            )
 
 
 def _check_apart(placed: Sequence[tuple[str, Row]], apart: Callable[[Row], str]) -> None:
@@ -124,7 +137,9 @@ def _check_apart(placed: Sequence[tuple[str, Row]], apart: Callable[[Row], str])
     for split, row in placed:
         other_split, other = first.setdefault(apart(row), (split, row))
         if other_split != split:
-            raise SpecError(f"{row.where}: the same text stands in '{split}' here and in '{other_split}' at {other.where}")
+            raise SpecError(
+                f"{row.where}: the same text stands in '{split}' here and in '{other_split}' at {other.where}"
+            )
 
 
 def _check_kinds(dealt: Dealt, name: str) -> None:
@@ -132,12 +147,23 @@ def _check_kinds(dealt: Dealt, name: str) -> None:
     for split in SPLITS:
         if lacking := sorted(str(kind) for kind in kinds - set(dealt.get(split, ()))):
             way_out = "add rows, or give the splits yourself: {'train': [...], 'val': [...], 'test': [...]}"
-            raise SpecError(f"'{name}': split '{split}' has no row of kind '{lacking[0]}'; {way_out}")
+            raise SpecError(
+                f"'{name}': split '{split}' has no row of kind '{lacking[0]}'; {way_out}"
+            )
     if len(kinds) < 2 and kinds != {True}:
-        raise SpecError(f"'{name}': all rows have the label {kinds or 'none'}; there is nothing to learn")
+        raise SpecError(
+            f"'{name}': all rows have the label {kinds or 'none'}; there is nothing to learn"
+        )
 
 
-def _template(name: str, level: str, dealt: Dealt, make: Callable[[Draw], Task], ask: str, given: tuple[str, ...]) -> Template:
+def _template(
+    name: str,
+    level: str,
+    dealt: Dealt,
+    make: Callable[[Draw], Task],
+    ask: str,
+    given: tuple[str, ...],
+) -> Template:
     """The template, once `ask` is known to fit the rows. Raises SpecError."""
     if not name.isidentifier():
         raise SpecError(f"template name '{name}' must be a plain word, such as tickets")
@@ -146,5 +172,7 @@ def _template(name: str, level: str, dealt: Dealt, make: Callable[[Draw], Task],
         ask.format(**row.texts, **dict.fromkeys(given, ""))
     except (KeyError, IndexError, ValueError) as error:
         fields = ", ".join(f"{{{field}}}" for field in (*row.texts, *given))
-        raise SpecError(f"'{name}': ask cannot be filled in ({type(error).__name__}: {error}); it may hold {fields}") from None
+        raise SpecError(
+            f"'{name}': ask cannot be filled in ({type(error).__name__}: {error}); it may hold {fields}"
+        ) from None
     return Template(name, level, SPLITS, make)

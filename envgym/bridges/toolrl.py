@@ -66,7 +66,13 @@ def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[Row, 
 
 
 def row_template(
-    name: str, rows: Sequence[Row], *, level: str = "", masked: bool = False, val: float = 0.1, test: float = 0.1
+    name: str,
+    rows: Sequence[Row],
+    *,
+    level: str = "",
+    masked: bool = False,
+    val: float = 0.1,
+    test: float = 0.1,
 ) -> Template:
     """A template whose task `split/name/index` is the row `index` of that split; in training it starts over after the last.
 
@@ -78,12 +84,21 @@ def row_template(
     """
     from envgym.bridges.toolrl_variants import masked_row
 
-    own = {split: [row for row in rows if split_of(row, val=val, test=test) == split] for split in SPLITS}
+    own = {
+        split: [row for row in rows if split_of(row, val=val, test=test) == split]
+        for split in SPLITS
+    }
 
     def make(draw: Draw) -> Task:
         row = _row_at(draw, own[draw.split])
         row = masked_row(row, draw.rng) if masked else row
-        return draw.task(prompt=row.prompt, final=row.truth, tools=(), truth=row.truth, where=Path(row.where).name)
+        return draw.task(
+            prompt=row.prompt,
+            final=row.truth,
+            tools=(),
+            truth=row.truth,
+            where=Path(row.where).name,
+        )
 
     return Template(name, level, tuple(split for split in SPLITS if own[split]), make)
 
@@ -91,7 +106,9 @@ def row_template(
 def _row_at(draw: Draw, rows: Sequence[Row]) -> Row:
     index = int(draw.id.rpartition("/")[2])
     if draw.split != "train" and index >= len(rows):
-        raise SpecError(f"task '{draw.id}': there are {len(rows)} rows for this template and split; lower tasks.{draw.split}")
+        raise SpecError(
+            f"task '{draw.id}': there are {len(rows)} rows for this template and split; lower tasks.{draw.split}"
+        )
     return rows[index % len(rows)]
 
 
@@ -109,7 +126,9 @@ def split_of(row: Row, *, val: float, test: float) -> Split:
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
     if path.suffix not in readers:
-        raise UsageError(f"{path}: rows are read from {', '.join(readers)}, not from '{path.suffix}'")
+        raise UsageError(
+            f"{path}: rows are read from {', '.join(readers)}, not from '{path.suffix}'"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -121,7 +140,9 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _jsonl(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a string may hold other line separators
+    for number, line in enumerate(
+        text.split("\n"), start=1
+    ):  # not splitlines: a string may hold other line separators
         if line.strip():
             yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
 
@@ -154,7 +175,9 @@ def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
 
     split = record.get("split") or (record.get("extra_info") or {}).get("split") or None
     if split is not None and split not in SPLITS:
-        raise UsageError(f"{where}: split is {split!r}{did_you_mean(split, SPLITS)}; available: {', '.join(SPLITS)}")
+        raise UsageError(
+            f"{where}: split is {split!r}{did_you_mean(split, SPLITS)}; available: {', '.join(SPLITS)}"
+        )
     if "messages" in record or "dialogue" in record:
         steps = steps_of(record, where)
         yield from (Row(*step, where, _opening(steps[0][1]), split) for step in steps)
@@ -175,13 +198,23 @@ def _fields(record: dict[str, Any], where: str) -> tuple[str, str, str]:
             said = {message["role"]: message["content"] for message in record["prompt"]}
             found = said.get("system", ""), said["user"], record["reward_model"]["ground_truth"]
         except (TypeError, KeyError) as error:
-            raise UsageError(f"{where}: `prompt` must list messages, `reward_model` hold `ground_truth`: {error!r}") from None
+            raise UsageError(
+                f"{where}: `prompt` must list messages, `reward_model` hold `ground_truth`: {error!r}"
+            ) from None
         if len(said) < len(record["prompt"]) or said.keys() - {"system", "user"}:
-            raise UsageError(f"{where}: `prompt` must hold one message of the user, after one of the system or none")
+            raise UsageError(
+                f"{where}: `prompt` must hold one message of the user, after one of the system or none"
+            )
     else:
-        names = ("instruction", "input", "output") if "instruction" in record else ("system", "user", "truth")
+        names = (
+            ("instruction", "input", "output")
+            if "instruction" in record
+            else ("system", "user", "truth")
+        )
         if missing := [name for name in names[1:] if name not in record]:
-            raise UsageError(f"{where}: no '{missing[0]}'; a row has {', '.join(names)}, or is a trace with messages or dialogue")
+            raise UsageError(
+                f"{where}: no '{missing[0]}'; a row has {', '.join(names)}, or is a trace with messages or dialogue"
+            )
         found = record.get(names[0], ""), record[names[1]], record[names[2]]
     if not all(isinstance(text, str) for text in found):
         raise UsageError(f"{where}: system text, user text and truth must be strings")
@@ -190,7 +223,9 @@ def _fields(record: dict[str, Any], where: str) -> tuple[str, str, str]:
 
 def _is_readable(row: Row, *, skip: bool) -> bool:
     if not row.user.strip() or not row.truth.strip():
-        raise UsageError(f"{row.where}: the {'truth' if row.user.strip() else 'user text'} is empty")
+        raise UsageError(
+            f"{row.where}: the {'truth' if row.user.strip() else 'user text'} is empty"
+        )
     try:
         truth_calls(row.truth)
     except UsageError as error:

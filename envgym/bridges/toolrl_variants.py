@@ -19,7 +19,9 @@ from envgym.scoring.toolrl import truth_calls
 
 NO_TOOL = "<think> None of the tools can do this. </think>\n<response> None of my tools can do this. </response>"
 """The truth of a request whose tool is missing; what a response says is not compared."""
-_TOOL = re.compile(r"^\d+\. Name: (?P<name>[^\n]*)\n(?P<rest>.*?^Parameters: [^\n]*)", re.DOTALL | re.MULTILINE)
+_TOOL = re.compile(
+    r"^\d+\. Name: (?P<name>[^\n]*)\n(?P<rest>.*?^Parameters: [^\n]*)", re.DOTALL | re.MULTILINE
+)
 _LETTERS = string.ascii_letters + string.digits + "_"
 
 
@@ -27,7 +29,9 @@ def tool_names(row: Row) -> list[str]:
     """Names of the tools that a row offers. Raises UsageError for a system text without a list of them."""
     names = [tool["name"] for tool in _TOOL.finditer(row.system)]
     if not names:
-        raise UsageError(f"{row.where}: the system text lists no tools in the form `1. Name: ...`, `Parameters: ...`")
+        raise UsageError(
+            f"{row.where}: the system text lists no tools in the form `1. Name: ...`, `Parameters: ...`"
+        )
     return names
 
 
@@ -43,7 +47,9 @@ def masked_row(row: Row, rng: random.Random) -> Row:
     system, user, truth = (_renamed(text, new) for text in (row.system, row.user, row.truth))
     masked = dataclasses.replace(row, system=system, user=user, truth=truth)
     if unmasked := {call["name"] for call in truth_calls(truth)} & (new.keys() - set(new.values())):
-        raise UsageError(f"{row.where}: the name '{min(unmasked)}' in the truth could not be masked; write it without escapes")
+        raise UsageError(
+            f"{row.where}: the name '{min(unmasked)}' in the truth could not be masked; write it without escapes"
+        )
     return masked
 
 
@@ -57,7 +63,11 @@ def irrelevant_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 def _without_its_tools(row: Row) -> Row | None:
     needed = {call["name"] for call in truth_calls(row.truth)}
-    if not needed or any(_is_called(name, row.user) for name in needed) or not set(tool_names(row)) - needed:
+    if (
+        not needed
+        or any(_is_called(name, row.user) for name in needed)
+        or not set(tool_names(row)) - needed
+    ):
         return None
     return dataclasses.replace(row, system=_relisted(row.system, needed), truth=NO_TOOL)
 
@@ -71,7 +81,10 @@ def _relisted(system: str, without: set[str]) -> str:
     """The system text with some tools gone and the others numbered anew."""
     tools = list(_TOOL.finditer(system))
     kept = [tool for tool in tools if tool["name"] not in without]
-    lines = [f"{number}. Name: {tool['name']}\n{tool['rest']}" for number, tool in enumerate(kept, start=1)]
+    lines = [
+        f"{number}. Name: {tool['name']}\n{tool['rest']}"
+        for number, tool in enumerate(kept, start=1)
+    ]
     return system[: tools[0].start()] + "\n".join(lines) + system[tools[-1].end() :]
 
 
@@ -92,6 +105,8 @@ def _place_of(name: str) -> str:
 
 def _random_name(rng: random.Random, *, taken: set[str]) -> str:
     while True:
-        name = rng.choice(string.ascii_letters) + "".join(rng.choices(_LETTERS, k=rng.randint(5, 10)))
+        name = rng.choice(string.ascii_letters) + "".join(
+            rng.choices(_LETTERS, k=rng.randint(5, 10))
+        )
         if name not in taken:
             return name

@@ -48,7 +48,11 @@ def steps_of(trace: dict[str, Any], where: str) -> list[tuple[str, str, str]]:
         where: `file:line`, for messages.
     Raises: UsageError for records that cannot be read, and for a trace without such a step.
     """
-    said = list(_from_messages(trace["messages"], where) if "messages" in trace else _from_tags(trace["dialogue"], where))
+    said = list(
+        _from_messages(trace["messages"], where)
+        if "messages" in trace
+        else _from_tags(trace["dialogue"], where)
+    )
     system = _system_text(trace)
     steps = [
         (system, f"{HEADING}\n" + "\n".join(map(str, said[:index])), str(answer))
@@ -56,7 +60,9 @@ def steps_of(trace: dict[str, Any], where: str) -> list[tuple[str, str, str]]:
         if isinstance(answer, _Answer) and index
     ]
     if not steps:
-        raise UsageError(f"{where}: the trace has no answer of an assistant after a message of a user")
+        raise UsageError(
+            f"{where}: the trace has no answer of an assistant after a message of a user"
+        )
     return steps
 
 
@@ -126,9 +132,12 @@ def _from_messages(messages: Any, where: str) -> Iterator[str | _Answer]:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UsageError(f"{where}: `messages` must be a list of objects with `role` and `content`")
     for number, message in enumerate(messages, start=1):
-        role, content = message.get("role"), message.get("content") or ""
+        role = message.get("role")
+        content = message.get("content") or ""
         if not isinstance(content, str):
-            raise UsageError(f"{where}: message {number}: content must be text, got {type(content).__name__}")
+            raise UsageError(
+                f"{where}: message {number}: content must be text, got {type(content).__name__}"
+            )
         content = content.strip()
         if role == "assistant":
             yield _answer(message, content, f"{where}: message {number}")
@@ -136,7 +145,9 @@ def _from_messages(messages: Any, where: str) -> Iterator[str | _Answer]:
             tag = "user" if role == "user" else "obs"
             yield f"<{tag}> {content} </{tag}>"
         elif role != "system" or number > 1:
-            raise UsageError(f"{where}: message {number} has the role {role!r}; known: system (first), user, assistant, tool")
+            raise UsageError(
+                f"{where}: message {number} has the role {role!r}; known: system (first), user, assistant, tool"
+            )
 
 
 def _answer(message: dict[str, Any], content: str, where: str) -> _Answer:
@@ -146,7 +157,8 @@ def _answer(message: dict[str, Any], content: str, where: str) -> _Answer:
     thought = (message.get("reasoning_content") or "").strip()
     if content.startswith("<think>"):
         told, _, content = content.removeprefix("<think>").partition("</think>")
-        thought, content = thought or told.strip(), content.strip()
+        thought = thought or told.strip()
+        content = content.strip()
     if "<tool_call>" in content or "<response>" in content:
         return _retold(content, thought, calls, where)
     return _Answer(thought, "\n".join(calls), content)
@@ -156,7 +168,9 @@ def _retold(content: str, thought: str, calls: list[str], where: str) -> _Answer
     """An answer that is written in tags already."""
     found = list(_from_tags(content, where))
     if len(found) != 1 or not isinstance(found[0], _Answer) or calls:
-        raise UsageError(f"{where}: content in tags must hold one <tool_call>, one <response> or both, without `tool_calls`")
+        raise UsageError(
+            f"{where}: content in tags must hold one <tool_call>, one <response> or both, without `tool_calls`"
+        )
     return _Answer(thought, found[0].tool_call, found[0].response)
 
 
@@ -165,6 +179,10 @@ def _call(call: Any, where: str) -> str:
         function = call.get("function", call)
         arguments = function["arguments"]
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-        return json.dumps(dict(zip(_CALL_KEYS, (function["name"], arguments), strict=True)), ensure_ascii=False)
+        return json.dumps(
+            dict(zip(_CALL_KEYS, (function["name"], arguments), strict=True)), ensure_ascii=False
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{where}: tool_calls: needs `function` with `name` and `arguments` (JSON): {error!r}") from None
+        raise UsageError(
+            f"{where}: tool_calls: needs `function` with `name` and `arguments` (JSON): {error!r}"
+        ) from None

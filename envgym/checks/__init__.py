@@ -58,7 +58,12 @@ def run_checks(
 
 
 def _own(
-    spec: EnvSpec, world: Any, tasks_per_split: int | None, random_ceiling: float, refuse_ceiling: float, progress: Progress
+    spec: EnvSpec,
+    world: Any,
+    tasks_per_split: int | None,
+    random_ceiling: float,
+    refuse_ceiling: float,
+    progress: Progress,
 ) -> list[CheckResult]:
     from envgym.checks import determinism, floors, grader, shipped
 
@@ -98,7 +103,9 @@ def _foreign(spec: EnvSpec, world: Any, progress: Progress) -> list[CheckResult]
     return _run(checks, progress, None)
 
 
-def _run(checks: dict[str, Callable[[], Any]], progress: Progress, bench: Bench | None) -> list[CheckResult]:
+def _run(
+    checks: dict[str, Callable[[], Any]], progress: Progress, bench: Bench | None
+) -> list[CheckResult]:
     results: list[CheckResult] = []
     played = 0
 
@@ -123,10 +130,17 @@ def print_checks(results: Sequence[CheckResult], *, as_json: bool = False) -> No
     """A table on the terminal, or JSON."""
     if as_json:
         plain = [
-            {"id": result.id, "passed": result.passed, "detail": result.detail} | ({"warning": True} if result.warning else {})
+            {"id": result.id, "passed": result.passed, "detail": result.detail}
+            | ({"warning": True} if result.warning else {})
             for result in results
         ]
-        print(json.dumps({"passed": all(result.passed for result in results), "checks": plain}, ensure_ascii=False, indent=2))
+        print(
+            json.dumps(
+                {"passed": all(result.passed for result in results), "checks": plain},
+                ensure_ascii=False,
+                indent=2,
+            )
+        )
         return
     from rich.console import Console
     from rich.table import Table

@@ -72,15 +72,21 @@ class Bench:
         """At most `count` tasks of each split, spread evenly; tasks are dealt over templates, so every template is there."""
         return [task for tasks in self.tasks.values() for task in spread(tasks, count)]
 
-    def play(self, policy: Policy, tasks: Sequence[Task], *, workers: int = WORKERS) -> list[Episode]:
+    def play(
+        self, policy: Policy, tasks: Sequence[Task], *, workers: int = WORKERS
+    ) -> list[Episode]:
         """One episode a task, under the environment's own limits; seed 0."""
         requests = [Request(task.id, 0) for task in tasks]
-        return play_many(self.world.env, policy, requests, workers=workers, on_episode=self.on_episode)
+        return play_many(
+            self.world.env, policy, requests, workers=workers, on_episode=self.on_episode
+        )
 
     def play_variants(self, variants: Sequence[Variant]) -> list[Episode]:
         """One episode a variant, with room for the turns that it adds."""
         spec = self.world.spec
-        episode = spec.episode.model_copy(update={"max_turns": spec.episode.max_turns + EXTRA_TURNS, "spare_turns": None})
+        episode = spec.episode.model_copy(
+            update={"max_turns": spec.episode.max_turns + EXTRA_TURNS, "spare_turns": None}
+        )
         roomy = World(spec.model_copy(update={"episode": episode}), sandbox=self.world.sandbox)
         requests = [Request(variant.task.id, index) for index, variant in enumerate(variants)]
         policy = _Variants(variants, self.dialect)
@@ -89,7 +95,9 @@ class Bench:
     @contextmanager
     def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:
         """A session on the task's starting tables, outside any episode; tables in `free` (patterns) do not count."""
-        session = self.world.sandbox.open(seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds)
+        session = self.world.sandbox.open(
+            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
+        )
         try:
             yield Probe(self, session, free)
         finally:
@@ -105,8 +113,12 @@ class Bench:
         tasks = self.world.tasks
         db = tasks.tables(task.seed)
         if self.world.spec.state.files:
-            db.execute(f"CREATE TABLE {FILES} (path TEXT PRIMARY KEY, kind TEXT, mode TEXT, text TEXT)")
-            db.executemany(f"INSERT INTO {FILES} VALUES (:path, :kind, :mode, :text)", tasks.files(task.seed))
+            db.execute(
+                f"CREATE TABLE {FILES} (path TEXT PRIMARY KEY, kind TEXT, mode TEXT, text TEXT)"
+            )
+            db.executemany(
+                f"INSERT INTO {FILES} VALUES (:path, :kind, :mode, :text)", tasks.files(task.seed)
+            )
         return db
 
 
@@ -129,7 +141,9 @@ class _Variants:
     variants: Sequence[Variant]
     dialect: str
 
-    def open(self, messages: Any, tools: Any, *, seed: int, task: Task | None = None) -> ScriptDialogue:
+    def open(
+        self, messages: Any, tools: Any, *, seed: int, task: Task | None = None
+    ) -> ScriptDialogue:
         variant = self.variants[seed]
         texts = [render_call(call, self.dialect) for call in variant.calls]
         final = variant.task.final if variant.final is None else variant.final
@@ -150,16 +164,26 @@ class Probe:
     """Makes calls in a session and says what each of them did, with no grader between."""
 
     def __init__(self, bench: Bench, session: Session, free: Sequence[str]):
-        self._bench, self._world, self._session, self._free = bench, bench.world, session, free
-        self._rows, self._made = self._changed_rows(), 0
+        self._bench = bench
+        self._world = bench.world
+        self._session = session
+        self._free = free
+        self._rows = self._changed_rows()
+        self._made = 0
 
     def make(self, call: ToolCall) -> Effect:
         """Raises WorldFailure when the tool crashes."""
         spec = self._world.spec
         now = (spec.state.now + timedelta(seconds=spec.state.step_seconds * self._made)).isoformat()
-        result = self._session.call(call.name, call.arguments, now=now, timeout_seconds=spec.episode.tool_seconds)
-        before, self._rows, self._made = self._rows, self._changed_rows(), self._made + 1
-        changed = {name for name, row in self._rows.items() if before.get(name) != row} | (before.keys() - self._rows.keys())
+        result = self._session.call(
+            call.name, call.arguments, now=now, timeout_seconds=spec.episode.tool_seconds
+        )
+        before = self._rows
+        self._rows = self._changed_rows()
+        self._made = self._made + 1
+        changed = {name for name, row in self._rows.items() if before.get(name) != row} | (
+            before.keys() - self._rows.keys()
+        )
         if changed:
             self._bench.writers.add(call.name)
         return Effect(result.ok, changed)
@@ -169,8 +193,14 @@ class Probe:
         changes = self._session.diff(timeout_seconds=spec.episode.tool_seconds)
         rows = diff_rows(changes, self._world.keys, volatile=spec.state.volatile)
         # Rows of a table without a primary key have no name but their content.
-        named = [((row.table, repr(row.key if row.key is not None else row.after)), row) for row in rows]
-        return {name: repr((row.kind, row.after)) for name, row in named if not matches(row.table, self._free)}
+        named = [
+            ((row.table, repr(row.key if row.key is not None else row.after)), row) for row in rows
+        ]
+        return {
+            name: repr((row.kind, row.after))
+            for name, row in named
+            if not matches(row.table, self._free)
+        }
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -32,18 +32,27 @@ Digests = dict[str, tuple[str, str]]
 
 def seed_control(world: Any) -> CheckResult:
     """`reset(seed=)` fixes the task and its first observation, and different seeds lead to different tasks."""
-    one, other = world.env(), world.env()
+    one = world.env()
+    other = world.env()
     try:
         first = {seed: _opening(one, seed) for seed in range(SEEDS)}
         again = {seed: _opening(other, seed) for seed in reversed(range(SEEDS))}
     finally:
         one.close()
         other.close()
-    offenders = [f"reset(seed={seed}) gave two different beginnings" for seed in first if first[seed] != again[seed]]
+    offenders = [
+        f"reset(seed={seed}) gave two different beginnings"
+        for seed in first
+        if first[seed] != again[seed]
+    ]
     seen = {observation for observation, _ in first.values()}
     if len(seen) == 1:
         offenders.append(f"{SEEDS} different seeds gave one and the same beginning")
-    return verdict("seed_control", offenders, f"{SEEDS} seeds, {len(seen)} different beginnings, each the same twice")
+    return verdict(
+        "seed_control",
+        offenders,
+        f"{SEEDS} seeds, {len(seen)} different beginnings, each the same twice",
+    )
 
 
 def _opening(env: Any, seed: int) -> tuple[str, str]:
@@ -67,14 +76,18 @@ def episode_determinism(spec: EnvSpec, world: Any, ids: Sequence[str]) -> list[C
     ]
 
 
-def _compare(check: str, what: str, part: int, reference: Digests, others: dict[str, Digests]) -> CheckResult:
+def _compare(
+    check: str, what: str, part: int, reference: Digests, others: dict[str, Digests]
+) -> CheckResult:
     offenders = [
         f"{name}: other {what} {how}"
         for how, digests in others.items()
         for name in reference
         if digests.get(name, ("", ""))[part] != reference[name][part]
     ]
-    return verdict(check, offenders, f"{len(reference)} episodes with the same {what} {', '.join(others)}")
+    return verdict(
+        check, offenders, f"{len(reference)} episodes with the same {what} {', '.join(others)}"
+    )
 
 
 def replay(world: Any, ids: Sequence[str], *, workers: int) -> Digests:
@@ -83,13 +96,16 @@ def replay(world: Any, ids: Sequence[str], *, workers: int) -> Digests:
     for name, policy in _policies(world).items():
         requests = [Request(task, 0) for task in ids]
         for episode in play_many(world.env, policy, requests, workers=workers):
-            key, found = f"{name} {episode.task_id}", (_digest(_said(episode)), _digest(_scores(episode)))
+            key = f"{name} {episode.task_id}"
+            found = (_digest(_said(episode)), _digest(_scores(episode)))
             digests[key] = _agreed(found, digests.get(key, found))
     return digests
 
 
 def _agreed(found: tuple[str, str], other: tuple[str, str]) -> tuple[str, str]:
-    said, scored = (one if one == two else "differs from itself" for one, two in zip(found, other, strict=True))
+    said, scored = (
+        one if one == two else "differs from itself" for one, two in zip(found, other, strict=True)
+    )
     return said, scored
 
 
@@ -97,11 +113,19 @@ def _policies(world: Any) -> dict[str, Policy]:
     if not hasattr(world, "tools"):  # a foreign environment
         return {"noop": NoopPolicy()}
     dialect = world.spec.prompt.dialects[0]
-    return {"oracle": OraclePolicy(dialect), "random": RandomPolicy(list(world.tools.values()), dialect=dialect)}
+    return {
+        "oracle": OraclePolicy(dialect),
+        "random": RandomPolicy(list(world.tools.values()), dialect=dialect),
+    }
 
 
 def _said(episode: Episode) -> Any:
-    return [episode.start_hash, [message.to_dict() for message in episode.messages], episode.stop_reason, bool(episode.failure)]
+    return [
+        episode.start_hash,
+        [message.to_dict() for message in episode.messages],
+        episode.stop_reason,
+        bool(episode.failure),
+    ]
 
 
 def _scores(episode: Episode) -> Any:
@@ -109,19 +133,33 @@ def _scores(episode: Episode) -> Any:
 
 
 def _digest(plain: Any) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False, default=repr).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(plain, sort_keys=True, ensure_ascii=False, default=repr).encode()
+    ).hexdigest()
 
 
 def _in_another_process(spec: EnvSpec, ids: Sequence[str]) -> Digests:
     """The replay of a fresh interpreter with another hash seed, so that the order of a set shows."""
     code = "from envgym.checks.determinism import replay_from_stdin; replay_from_stdin()"
-    environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {
+        "PYTHONHASHSEED": "12345",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     done = subprocess.run(
-        [sys.executable, "-c", code], input=pickle.dumps((spec, list(ids))), capture_output=True, env=environment, check=False
+        [sys.executable, "-c", code],
+        input=pickle.dumps((spec, list(ids))),
+        capture_output=True,
+        env=environment,
+        check=False,
     )
     if done.returncode != 0:
-        return {"": ("the second process failed: " + done.stderr.decode(errors="replace")[-400:], "")}
-    return {name: (said, scores) for name, (said, scores) in json.loads(done.stdout.splitlines()[-1]).items()}
+        return {
+            "": ("the second process failed: " + done.stderr.decode(errors="replace")[-400:], "")
+        }
+    return {
+        name: (said, scores)
+        for name, (said, scores) in json.loads(done.stdout.splitlines()[-1]).items()
+    }
 
 
 def replay_from_stdin() -> None:
@@ -137,22 +175,32 @@ def replay_from_stdin() -> None:
 
 def episode_isolation(bench: Bench) -> CheckResult:
     """An episode that writes leaves no trace in another one of the same task, open beside it or started after it."""
-    offenders, tasks = [], bench.sample(4)
-    one, beside = bench.world.env(), bench.world.env()
+    offenders = []
+    tasks = bench.sample(4)
+    one = bench.world.env()
+    beside = bench.world.env()
     try:
         for task in tasks:
             beside.reset(options={"task": task.id})
             one.reset(options={"task": task.id})
             alone = _answers(one, task, bench.dialect)
             if _answers(beside, task, bench.dialect) != alone:
-                offenders.append(f"{task.id}: an episode that was open beside the oracle's saw what that one had done")
+                offenders.append(
+                    f"{task.id}: an episode that was open beside the oracle's saw what that one had done"
+                )
             one.reset(options={"task": task.id})
             if _answers(one, task, bench.dialect) != alone:
-                offenders.append(f"{task.id}: an episode started after the oracle's saw what that one had done")
+                offenders.append(
+                    f"{task.id}: an episode started after the oracle's saw what that one had done"
+                )
     finally:
         one.close()
         beside.close()
-    return verdict("episode_isolation", offenders, f"{len(tasks)} tasks: nothing of one episode shows in another")
+    return verdict(
+        "episode_isolation",
+        offenders,
+        f"{len(tasks)} tasks: nothing of one episode shows in another",
+    )
 
 
 def _answers(env: Any, task: Task, dialect: str) -> list[Any]:

@@ -22,25 +22,38 @@ MAX_REFUSALS = 4
 def oracle_max(bench: Bench) -> CheckResult:
     """The oracle solves every task and gets all that the rubric can give."""
     offenders = []
-    for task, episode in zip(bench.all_tasks, bench.play(OraclePolicy(bench.dialect), bench.all_tasks), strict=True):
+    for task, episode in zip(
+        bench.all_tasks, bench.play(OraclePolicy(bench.dialect), bench.all_tasks), strict=True
+    ):
         bench.oracle[task.id] = episode
         got, best = _earned(bench, episode)
         if not episode.success or episode.reward is None or got < best - 1e-9:
             unmet = "" if episode.void or episode.success else _unmet(episode)
             offenders.append(f"{told(episode)} of {best:g}{unmet}")
-    return verdict("oracle_max", offenders, f"{len(bench.all_tasks)} tasks solved by their oracle, each with the full reward")
+    return verdict(
+        "oracle_max",
+        offenders,
+        f"{len(bench.all_tasks)} tasks solved by their oracle, each with the full reward",
+    )
 
 
 def floor_gap(bench: Bench) -> CheckResult:
     """Doing nothing earns nothing on any task: 0, or less where a part goes below 0."""
     episodes = bench.play(NoopPolicy(), bench.all_tasks)
-    offenders = [told(episode) for episode in episodes if episode.success or episode.reward is None or episode.reward > 0.0]
-    return verdict("floor_gap", offenders, f"doing nothing earns nothing on all {len(episodes)} tasks")
+    offenders = [
+        told(episode)
+        for episode in episodes
+        if episode.success or episode.reward is None or episode.reward > 0.0
+    ]
+    return verdict(
+        "floor_gap", offenders, f"doing nothing earns nothing on all {len(episodes)} tasks"
+    )
 
 
 def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:
     """Always refusing, in words or by any one closing call, stays at the floor."""
-    tasks, worst = bench.sample(CANARY_TASKS), (0.0, "in words")
+    tasks = bench.sample(CANARY_TASKS)
+    worst = (0.0, "in words")
     for call in [None, *_closing_calls(bench)]:
         episodes = bench.play(RefusePolicy(call, bench.dialect), tasks)
         rate = sum(bool(episode.success) for episode in episodes) / len(episodes)
@@ -65,11 +78,18 @@ def canary_random(bench: Bench, ceiling: float) -> CheckResult:
 def tool_declaration_accuracy(bench: Bench) -> CheckResult:
     """What a tool's schema allows, the tool takes or refuses politely: it never crashes."""
     if not bench.world.tools:
-        return CheckResult("tool_declaration_accuracy", True, "not applicable: there is no tool to call")
-    episodes = bench.play(RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect), bench.all_tasks)
+        return CheckResult(
+            "tool_declaration_accuracy", True, "not applicable: there is no tool to call"
+        )
+    episodes = bench.play(
+        RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect),
+        bench.all_tasks,
+    )
     offenders = [told(episode) for episode in episodes if episode.void]
     calls = sum(episode.tool_calls for episode in episodes)
-    return verdict("tool_declaration_accuracy", offenders, f"{calls} random valid calls, no tool crashed")
+    return verdict(
+        "tool_declaration_accuracy", offenders, f"{calls} random valid calls, no tool crashed"
+    )
 
 
 def _at_floor(rate: float, trials: int, ceiling: float) -> bool:
@@ -84,7 +104,11 @@ def _random_policy(bench: Bench) -> RandomPolicy:
 def _earned(bench: Bench, episode: Episode) -> tuple[float, float]:
     """What the parts that judge the whole episode gave this one, and the most that those which applied can give."""
     rules = bench.world.rubric.rules
-    terms = {name: term for name, term in episode.reward_terms.items() if name in rules and rules[name].per == "episode"}
+    terms = {
+        name: term
+        for name, term in episode.reward_terms.items()
+        if name in rules and rules[name].per == "episode"
+    }
     applied = [(term.weight, rules[name]) for name, term in terms.items() if term.value is not None]
     best = [max(weight * placed(rule, said, 0) for said in (0.0, 1.0)) for weight, rule in applied]
     return total(terms), math.fsum(best)
@@ -99,5 +123,7 @@ def _closing_calls(bench: Bench) -> list[ToolCall]:
     """The closing calls that the oracles make most often: whoever always makes one of them gets furthest."""
     closing = bench.world.spec.episode.closes_with
     made = [call for task in bench.all_tasks for call in task.oracle if call.name in closing]
-    ranked = Counter(json.dumps(call.to_dict(), sort_keys=True) for call in made).most_common(MAX_REFUSALS)
+    ranked = Counter(json.dumps(call.to_dict(), sort_keys=True) for call in made).most_common(
+        MAX_REFUSALS
+    )
     return [ToolCall(**json.loads(text)) for text, _ in ranked]

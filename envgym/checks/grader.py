@@ -27,32 +27,62 @@ def wrong_field(bench: Bench) -> CheckResult:
     variants = [variant for task in bench.all_tasks for variant in _wrong_fields(bench, task)]
     variants += [variant for task in bench.all_tasks if (variant := _wrong_answer(bench, task))]
     episodes = bench.play_variants(variants)
-    offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if e.success or e.void]
+    offenders = [
+        f"{told(e)} though {v.what}"
+        for v, e in zip(variants, episodes, strict=True)
+        if e.success or e.void
+    ]
     if not variants:
         return CheckResult(
-            "wrong_field", False, "no task has a writing call whose arguments its `changes` mention, or an answer of its own"
+            "wrong_field",
+            False,
+            "no task has a writing call whose arguments its `changes` mention, or an answer of its own",
         )
-    return verdict("wrong_field", offenders, f"{len(variants)} oracles with one wrong value, none solved its task")
+    return verdict(
+        "wrong_field",
+        offenders,
+        f"{len(variants)} oracles with one wrong value, none solved its task",
+    )
 
 
 def extra_write(bench: Bench) -> CheckResult:
     """The oracle's calls and one more that changes another row: not solved."""
     variants = [variant for task in bench.all_tasks if (variant := _extra_write(bench, task))]
     episodes = bench.play_variants(variants)
-    offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if e.success or e.void]
+    offenders = [
+        f"{told(e)} though {v.what}"
+        for v, e in zip(variants, episodes, strict=True)
+        if e.success or e.void
+    ]
     if not variants:
-        return CheckResult("extra_write", True, "not applicable: no call was found that changes a row outside `state.allow`")
-    return verdict("extra_write", offenders, f"{len(variants)} oracles with one unasked write, none solved its task")
+        return CheckResult(
+            "extra_write",
+            True,
+            "not applicable: no call was found that changes a row outside `state.allow`",
+        )
+    return verdict(
+        "extra_write",
+        offenders,
+        f"{len(variants)} oracles with one unasked write, none solved its task",
+    )
 
 
 def reads_free(bench: Bench) -> CheckResult:
     """Reading before the oracle's calls takes nothing away; only parts with a negative weight may make it cost something."""
     variants = [variant for task in bench.all_tasks if (variant := _with_reads(bench, task))]
     episodes = bench.play_variants(variants)
-    offenders = [f"{told(e)} though {v.what}" for v, e in zip(variants, episodes, strict=True) if not _as_good(bench, v.task, e)]
+    offenders = [
+        f"{told(e)} though {v.what}"
+        for v, e in zip(variants, episodes, strict=True)
+        if not _as_good(bench, v.task, e)
+    ]
     if not variants:
         return CheckResult("reads_free", True, "not applicable: no call was found that only reads")
-    return verdict("reads_free", offenders, f"{len(variants)} oracles after reading first, all as good as without")
+    return verdict(
+        "reads_free",
+        offenders,
+        f"{len(variants)} oracles after reading first, all as good as without",
+    )
 
 
 def _as_good(bench: Bench, task: Task, episode: Any) -> bool:
@@ -71,7 +101,9 @@ def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
         for index in bench.writing_calls(task):
             call = task.oracle[index]
             for name in call.arguments:
-                if _is_in_truth(call.arguments[name], task) and (wrong := _altered(bench, task, call, name, db)):
+                if _is_in_truth(call.arguments[name], task) and (
+                    wrong := _altered(bench, task, call, name, db)
+                ):
                     calls = (*task.oracle[:index], wrong, *task.oracle[index + 1 :])
                     yield Variant(task, calls, f"{call.name} got {name}={wrong.arguments[name]!r}")
     except WorldFailure:
@@ -94,7 +126,11 @@ def _is_in_truth(value: Any, task: Task) -> bool:
 
     Others, such as the free text of a note, may be chosen by the model, and a different one is not wrong.
     """
-    truths = [truth for change in task.changes for truth in (change.key, *change.values, *change.values.values())]
+    truths = [
+        truth
+        for change in task.changes
+        for truth in (change.key, *change.values, *change.values.values())
+    ]
     return any(_alike(value, truth) for truth in truths)
 
 
@@ -102,17 +138,26 @@ def _alike(value: Any, truth: Any) -> bool:
     return same_value(value, truth) or (truth is not None and same_value(str(value), str(truth)))
 
 
-def _altered(bench: Bench, task: Task, call: ToolCall, name: str, db: sqlite3.Connection) -> ToolCall | None:
+def _altered(
+    bench: Bench, task: Task, call: ToolCall, name: str, db: sqlite3.Connection
+) -> ToolCall | None:
     """The call with another value of one argument that its tool's schema still allows; None where there is none."""
-    tool, value = bench.world.tools[call.name], call.arguments[name]
+    tool = bench.world.tools[call.name]
+    value = call.arguments[name]
     for other in _others(tool, name, value, task, bench, db):
         wrong = ToolCall(call.name, call.arguments | {name: other})
-        if not _alike(other, value) and not _is_in_truth(other, task) and not validate(tool, wrong.arguments):
+        if (
+            not _alike(other, value)
+            and not _is_in_truth(other, task)
+            and not validate(tool, wrong.arguments)
+        ):
             return wrong
     return None
 
 
-def _others(tool: Tool, name: str, value: Any, task: Task, bench: Bench, db: sqlite3.Connection) -> Iterator[Any]:
+def _others(
+    tool: Tool, name: str, value: Any, task: Task, bench: Bench, db: sqlite3.Connection
+) -> Iterator[Any]:
     """Other values, the most plausible first: another row's key, another choice, what other tasks use, a small change."""
     yield from _other_keys(task, value, bench, db)
     yield from tool.properties.get(name, {}).get("enum", ())
@@ -131,7 +176,9 @@ def _other_keys(task: Task, value: Any, bench: Bench, db: sqlite3.Connection) ->
     for change in task.changes:
         columns = bench.world.keys.get(change.table, ())
         if len(columns) == 1 and change.key is not None and _alike(value, change.key):
-            rows = db.execute(f'SELECT "{columns[0]}" FROM "{change.table}" ORDER BY 1 LIMIT 20').fetchall()
+            rows = db.execute(
+                f'SELECT "{columns[0]}" FROM "{change.table}" ORDER BY 1 LIMIT 20'
+            ).fetchall()
             return [type(value)(key) for (key,) in rows]
     return []
 
@@ -150,12 +197,18 @@ def _extra_write(bench: Bench, task: Task) -> Variant | None:
     try:
         with bench.probe(task, free=bench.world.spec.state.allow) as probe:
             done = set().union(*(probe.make(call).rows for call in task.oracle[:at]))
-            extra = next((call for call in _candidates(bench, task) if probe.make(call).rows - done), None)
+            extra = next(
+                (call for call in _candidates(bench, task) if probe.make(call).rows - done), None
+            )
     except WorldFailure:
         return None  # a tool that crashes is told by tool_declaration_accuracy
     if extra is None:
         return None
-    return Variant(task, (*task.oracle[:at], extra, *task.oracle[at:]), f"{extra.name} {extra.arguments} was called as well")
+    return Variant(
+        task,
+        (*task.oracle[:at], extra, *task.oracle[at:]),
+        f"{extra.name} {extra.arguments} was called as well",
+    )
 
 
 def _with_reads(bench: Bench, task: Task) -> Variant | None:
@@ -180,7 +233,9 @@ def _with_reads(bench: Bench, task: Task) -> Variant | None:
 
 def _before_closing(bench: Bench, task: Task) -> int:
     closing = bench.world.spec.episode.closes_with
-    return next((index for index, call in enumerate(task.oracle) if call.name in closing), len(task.oracle))
+    return next(
+        (index for index, call in enumerate(task.oracle) if call.name in closing), len(task.oracle)
+    )
 
 
 def _candidates(bench: Bench, task: Task) -> Iterator[ToolCall]:
@@ -200,7 +255,14 @@ def _candidates(bench: Bench, task: Task) -> Iterator[ToolCall]:
 
 def _on_other_rows(call: ToolCall, keys: Sequence[str]) -> Iterator[ToolCall]:
     for name, value in call.arguments.items():
-        alike = [key for key in keys if isinstance(value, str) and key != value and key[:1] == value[:1] and len(key) == len(value)]
+        alike = [
+            key
+            for key in keys
+            if isinstance(value, str)
+            and key != value
+            and key[:1] == value[:1]
+            and len(key) == len(value)
+        ]
         for key in alike[:2]:
             yield ToolCall(call.name, call.arguments | {name: key})
 
@@ -212,7 +274,12 @@ def _words(bench: Bench, task: Task) -> list[str]:
         found = []
         for table, columns in bench.world.keys.items():
             if len(columns) == 1:
-                found += [str(key) for (key,) in db.execute(f'SELECT "{columns[0]}" FROM "{table}" ORDER BY 1 LIMIT 12')]
+                found += [
+                    str(key)
+                    for (key,) in db.execute(
+                        f'SELECT "{columns[0]}" FROM "{table}" ORDER BY 1 LIMIT 12'
+                    )
+                ]
         return found
     finally:
         db.close()

@@ -23,8 +23,14 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
     tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
     offenders = []
     for split in SPLITS:
-        count = per_split if split == "train" or per_split is None else min(per_split, world.tasks.sizes[split])
-        for task_id in world.tasks.ids(split, count=TRAIN_TASKS if split == "train" and count is None else count):
+        count = (
+            per_split
+            if split == "train" or per_split is None
+            else min(per_split, world.tasks.sizes[split])
+        )
+        for task_id in world.tasks.ids(
+            split, count=TRAIN_TASKS if split == "train" and count is None else count
+        ):
             try:
                 task = world.tasks.task(task_id)
                 problem = _undeclared(world, task, world.tasks.task(task_id))
@@ -36,7 +42,11 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
                 tasks[split].append(task)
             offenders += [problem] if problem else []
     total = sum(map(len, tasks.values()))
-    return tasks, verdict("task_declaration_accuracy", offenders, f"{total} tasks drawn, each twice the same and whole")
+    return tasks, verdict(
+        "task_declaration_accuracy",
+        offenders,
+        f"{total} tasks drawn, each twice the same and whole",
+    )
 
 
 def _undeclared(world: World, task: Task, again: Task) -> str:
@@ -59,7 +69,9 @@ def splits_disjoint(bench: Bench) -> CheckResult:
         for other in SPLITS[index + 1 :]:
             offenders += _shared(bench.tasks[split], bench.tasks[other], split, other)
     counts = ", ".join(f"{split} {len(tasks)}" for split, tasks in bench.tasks.items())
-    return verdict("splits_disjoint", offenders, f"no prompt and no starting state in two splits ({counts})")
+    return verdict(
+        "splits_disjoint", offenders, f"no prompt and no starting state in two splits ({counts})"
+    )
 
 
 def _shared(tasks: list[Task], others: list[Task], split: str, other: str) -> Iterator[str]:
@@ -79,11 +91,17 @@ def no_solution_leakage(bench: Bench) -> CheckResult:
         for task in bench.all_tasks
         for value in _leaked(bench.world, task)
     ]
-    return verdict("no_solution_leakage", offenders, f"{len(bench.all_tasks)} openings show nothing of the solution")
+    return verdict(
+        "no_solution_leakage",
+        offenders,
+        f"{len(bench.all_tasks)} openings show nothing of the solution",
+    )
 
 
 def _leaked(world: World, task: Task) -> list[str]:
-    opening = "\n".join(message.content for message in world.opening(task) if message.content != task.prompt)
+    opening = "\n".join(
+        message.content for message in world.opening(task) if message.content != task.prompt
+    )
     choices = list(_choices(tool.parameters for tool in world.tools_of(task).values()))
     return [
         value
@@ -123,5 +141,8 @@ def prompt_size(bench: Bench) -> CheckResult:
     for task in bench.all_tasks:
         size = sum(len(message.content) for message in bench.world.opening(task))
         longest[task.level or "all"] = max(size, longest.get(task.level or "all", 0))
-    words = [f"{level} {size} characters (about {size // CHARACTERS_A_TOKEN} tokens)" for level, size in sorted(longest.items())]
+    words = [
+        f"{level} {size} characters (about {size // CHARACTERS_A_TOKEN} tokens)"
+        for level, size in sorted(longest.items())
+    ]
     return CheckResult("prompt_size", True, "longest opening: " + ", ".join(words))

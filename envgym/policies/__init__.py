@@ -73,7 +73,12 @@ class Policy(Protocol):
     """Opens dialogues; safe to share between threads."""
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> Dialogue:
         """Starts a conversation.
 

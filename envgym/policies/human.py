@@ -25,13 +25,22 @@ class HumanPolicy:
     """
 
     def __init__(self, *, console: Console | None = None, read: Callable[[str], str] = input):
-        self.console, self._read = console or Console(), read
+        self.console = console or Console()
+        self._read = read
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> HumanDialogue:
         if tools:  # else they stand in the system message
-            messages = [Message("system", render_compact(Tool.from_schema(tool) for tool in tools)), *messages]
+            messages = [
+                Message("system", render_compact(Tool.from_schema(tool) for tool in tools)),
+                *messages,
+            ]
         return HumanDialogue(messages, self.console, self._read)
 
 
@@ -39,7 +48,8 @@ class HumanDialogue:
     """One conversation with a person."""
 
     def __init__(self, messages: Sequence[Message], console: Console, read: Callable[[str], str]):
-        self._console, self._read = console, read
+        self._console = console
+        self._read = read
         self.observe(messages)
 
     def reply(self) -> Completion:
@@ -53,7 +63,9 @@ class HumanDialogue:
     def observe(self, messages: Sequence[Message]) -> None:
         for message in messages:
             label = f"{message.role} {message.name}" if message.name else message.role
-            self._console.print(Text(f"[{label}] {printable(message.content)}", style=COLOURS[message.role]))
+            self._console.print(
+                Text(f"[{label}] {printable(message.content)}", style=COLOURS[message.role])
+            )
 
     def trace(self) -> None:
         return None

@@ -54,9 +54,15 @@ class OpenAIPolicy:
         backoff_seconds: float = 0.5,
         extra_body: dict[str, Any] | None = None,
     ):
-        self.base_url, self._model = _api_root(base_url), model
-        self.temperature, self.max_tokens = temperature, max_tokens
-        self.retries, self.backoff_seconds, self.extra_body = retries, backoff_seconds, dict(extra_body or {})
+        self.base_url = _api_root(base_url)
+        self._model = model
+        self.temperature = temperature
+        self.max_tokens = max_tokens
+        self.retries, self.backoff_seconds, self.extra_body = (
+            retries,
+            backoff_seconds,
+            dict(extra_body or {}),
+        )
         key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
         # One connection an episode in flight; httpx's own limit of 100 would make the others wait.
         self._client = httpx.Client(
@@ -64,18 +70,26 @@ class OpenAIPolicy:
             timeout=timeout_seconds,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
         )
-        self._lock, self._answered = threading.Lock(), False
+        self._lock = threading.Lock()
+        self._answered = False
 
     @classmethod
     def from_argument(cls, text: str, **options: Any) -> OpenAIPolicy:
         """The policy that `openai:URL` or `openai:URL#MODEL` means; options as of the constructor. Raises UsageError."""
         url, _, model = text.removeprefix("openai:").partition("#")
         if not url.startswith(("http://", "https://")):
-            raise UsageError(f"policy '{text}': needs a URL, as in openai:http://localhost:8000/v1#MODEL")
+            raise UsageError(
+                f"policy '{text}': needs a URL, as in openai:http://localhost:8000/v1#MODEL"
+            )
         return cls(url, model or None, **options)
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> OpenAIDialogue:
         return OpenAIDialogue(self, messages, tools, seed)
 
@@ -94,17 +108,23 @@ class OpenAIPolicy:
         names = self._models()
         if len(names) != 1:
             listed = ", ".join(names) or "none it would tell"
-            raise UsageError(f"{self.base_url} has these models: {listed}. Name one: openai:{self.base_url}#MODEL")
+            raise UsageError(
+                f"{self.base_url} has these models: {listed}. Name one: openai:{self.base_url}#MODEL"
+            )
         return names[0]
 
     def _models(self) -> list[str]:
         return [str(entry.get("id")) for entry in self.request("GET", "/models").get("data", [])]
 
-    def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0) -> dict[str, Any]:
+    def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0
+    ) -> dict[str, Any]:
         """The JSON that `send` is answered. Raises: as `send`; WorldFailure for an answer that is no JSON object."""
         return _json_of(self.send(method, path, body, seed=seed))
 
-    def send(self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0) -> httpx.Response:
+    def send(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0
+    ) -> httpx.Response:
         """One request with its retries.
 
         Raises:
@@ -113,7 +133,8 @@ class OpenAIPolicy:
             ContextFull: the conversation is longer than the model's context.
             WorldFailure: kind `policy_failed`, for all else.
         """
-        jitter, problem = random.Random(seed), ""
+        jitter = random.Random(seed)
+        problem = ""
         for attempt in range(self.retries + 1):
             waited = self.backoff_seconds * 2**attempt * (1 + jitter.random())
             try:
@@ -132,16 +153,25 @@ class OpenAIPolicy:
             if attempt < self.retries:
                 time.sleep(min(waited, LONGEST_WAIT_SECONDS))
         if not self._answered:
-            raise PrerequisiteError(f"no server answers at {self.base_url} ({problem}). Start one, for example: vllm serve MODEL")
-        raise WorldFailure("policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy")
+            raise PrerequisiteError(
+                f"no server answers at {self.base_url} ({problem}). Start one, for example: vllm serve MODEL"
+            )
+        raise WorldFailure(
+            "policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy"
+        )
 
     def _refusal(self, response: httpx.Response, path: str) -> str:
         """The server's own words. Raises where no further attempt can help."""
-        status, words = response.status_code, " ".join(response.text[:300].split())
+        status = response.status_code
+        words = " ".join(response.text[:300].split())
         if status in (401, 403):
-            raise UsageError(f"{self.base_url} refused the key (HTTP {status}: {words}). Set OPENAI_API_KEY to a valid one.")
+            raise UsageError(
+                f"{self.base_url} refused the key (HTTP {status}: {words}). Set OPENAI_API_KEY to a valid one."
+            )
         if status == 404:
-            raise UsageError(f"{self.base_url}{path}: HTTP 404: {words}. {self._way_out_of_404(path)}")
+            raise UsageError(
+                f"{self.base_url}{path}: HTTP 404: {words}. {self._way_out_of_404(path)}"
+            )
         if status in (400, 413, 422) and _is_context_full(response.text):
             raise ContextFull(words)
         return f"HTTP {status}: {words}"
@@ -153,7 +183,9 @@ class OpenAIPolicy:
             names = []
         if names:
             return f"Models there: {', '.join(names)}. Name one: openai:{self.base_url}#MODEL"
-        return "The base URL usually ends with /v1, and the model must be one that the server knows."
+        return (
+            "The base URL usually ends with /v1, and the model must be one that the server knows."
+        )
 
 
 class ContextFull(Exception):
@@ -163,7 +195,13 @@ class ContextFull(Exception):
 class OpenAIDialogue:
     """One conversation, kept as the message list that each request sends."""
 
-    def __init__(self, policy: OpenAIPolicy, messages: Sequence[Message], tools: Sequence[dict[str, Any]], seed: int):
+    def __init__(
+        self,
+        policy: OpenAIPolicy,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        seed: int,
+    ):
         self._policy, self._tools, self._seed = policy, list(tools), seed
         self._messages: list[dict[str, Any]] = []
         self._open_calls: list[str] = []
@@ -172,7 +210,9 @@ class OpenAIDialogue:
     def reply(self) -> Completion:
         """Raises UsageError, PrerequisiteError, WorldFailure as `OpenAIPolicy.request` does."""
         try:
-            answer = self._policy.request("POST", "/chat/completions", self._body(), seed=self._seed)
+            answer = self._policy.request(
+                "POST", "/chat/completions", self._body(), seed=self._seed
+            )
         except ContextFull:
             return Completion("", stop_reason="context")
         choice = _first_choice(answer)
@@ -180,13 +220,21 @@ class OpenAIDialogue:
         calls = message.get("tool_calls") or []
         self._messages.append(_assistant(message, calls))
         self._open_calls = [call.get("id") or f"call_{index}" for index, call in enumerate(calls)]
-        return Completion(action_text(message.get("content"), calls), stop_reason=_stop_reason(choice))
+        return Completion(
+            action_text(message.get("content"), calls), stop_reason=_stop_reason(choice)
+        )
 
     def observe(self, messages: Sequence[Message]) -> None:
         for message in messages:
             self._messages.append(self._plain(message))
         while self._open_calls:  # servers refuse a conversation in which a call has no answer
-            self._messages.append({"role": "tool", "tool_call_id": self._open_calls.pop(0), "content": "error: not called"})
+            self._messages.append(
+                {
+                    "role": "tool",
+                    "tool_call_id": self._open_calls.pop(0),
+                    "content": "error: not called",
+                }
+            )
 
     def trace(self) -> None:
         return None
@@ -198,7 +246,11 @@ class OpenAIDialogue:
         if message.role != "tool":
             return {"role": message.role, "content": message.content}
         if self._open_calls:
-            return {"role": "tool", "tool_call_id": self._open_calls.pop(0), "content": message.content}
+            return {
+                "role": "tool",
+                "tool_call_id": self._open_calls.pop(0),
+                "content": message.content,
+            }
         # The call was written in text, so there is no id to answer to; this is the form that Hermes and Qwen know.
         return {"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"}
 
@@ -233,14 +285,24 @@ def action_text(content: str | None, calls: Sequence[dict[str, Any]]) -> str:
 def _assistant(message: dict[str, Any], calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": "assistant", "content": message.get("content") or ""}
     if calls:
-        plain["tool_calls"] = [call | {"id": call.get("id") or f"call_{index}"} for index, call in enumerate(calls)]
+        plain["tool_calls"] = [
+            call | {"id": call.get("id") or f"call_{index}"} for index, call in enumerate(calls)
+        ]
     return plain
 
 
 def _first_choice(answer: dict[str, Any]) -> dict[str, Any]:
     choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0].get("message"), dict):
-        raise WorldFailure("policy_failed", f"the server's answer holds no message: {str(answer)[:200]}", stage="policy")
+    if (
+        not isinstance(choices, list)
+        or not choices
+        or not isinstance(choices[0].get("message"), dict)
+    ):
+        raise WorldFailure(
+            "policy_failed",
+            f"the server's answer holds no message: {str(answer)[:200]}",
+            stage="policy",
+        )
     return choices[0]
 
 
@@ -254,13 +316,19 @@ def _json_of(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         plain = None
     if not isinstance(plain, dict):
-        raise WorldFailure("policy_failed", f"the server's answer is no JSON object: {response.text[:200]!r}", stage="policy")
+        raise WorldFailure(
+            "policy_failed",
+            f"the server's answer is no JSON object: {response.text[:200]!r}",
+            stage="policy",
+        )
     return plain
 
 
 def _is_context_full(words: str) -> bool:
     words = words.lower()
-    return "context_length_exceeded" in words or ("context" in words and ("maximum" in words or "exceed" in words))
+    return "context_length_exceeded" in words or (
+        "context" in words and ("maximum" in words or "exceed" in words)
+    )
 
 
 def _retry_after(response: httpx.Response) -> float:

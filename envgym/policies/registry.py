@@ -22,13 +22,19 @@ def open_policy(text: str, world: Any) -> Policy:
     points = {point.name: point for point in entry_points(group="envgym.policies")}
     if name not in points:
         known = [*OWN, *points]
-        raise UsageError(f"no policy '{text}'{did_you_mean(name, known)}. Available: {', '.join(known)}")
+        raise UsageError(
+            f"no policy '{text}'{did_you_mean(name, known)}. Available: {', '.join(known)}"
+        )
     if not argument:
-        raise UsageError(f"policy '{name}' needs to know which: {name}:SOMETHING, for example {EXAMPLES.get(name, name + ':NAME')}")
+        raise UsageError(
+            f"policy '{name}' needs to know which: {name}:SOMETHING, for example {EXAMPLES.get(name, name + ':NAME')}"
+        )
     try:
         return points[name].load()(argument)
     except ImportError as error:
-        raise PrerequisiteError(f"policy '{name}' needs {error.name or error}. Install it: pip install 'envgym[train]'") from error
+        raise PrerequisiteError(
+            f"policy '{name}' needs {error.name or error}. Install it: pip install 'envgym[train]'"
+        ) from error
 
 
 EXAMPLES = {"adapter": "adapter:runs/crm/adapter", "model": "model:smollm2-135m-instruct"}
@@ -49,13 +55,18 @@ def _noop(argument: str, world: Any) -> Policy:
 def _refuse(argument: str, world: Any) -> Policy:
     from envgym.policies.scripted import RefusePolicy
 
-    return RefusePolicy(ToolCall("close_request", {"outcome": "refused", "reason": "not_allowed"}), world.spec.prompt.dialects[0])
+    return RefusePolicy(
+        ToolCall("close_request", {"outcome": "refused", "reason": "not_allowed"}),
+        world.spec.prompt.dialects[0],
+    )
 
 
 def _random(argument: str, world: Any) -> Policy:
     from envgym.policies.scripted import RandomPolicy
 
-    return RandomPolicy(list(getattr(world, "tools", {}).values()), dialect=world.spec.prompt.dialects[0])
+    return RandomPolicy(
+        list(getattr(world, "tools", {}).values()), dialect=world.spec.prompt.dialects[0]
+    )
 
 
 def _human(argument: str, world: Any) -> Policy:
@@ -71,5 +82,10 @@ def _openai(argument: str, world: Any) -> Policy:
 
 
 OWN: dict[str, Callable[[str, Any], Policy]] = {
-    "oracle": _oracle, "noop": _noop, "refuse": _refuse, "random": _random, "human": _human, "openai": _openai,
-}  # fmt: skip
+    "oracle": _oracle,
+    "noop": _noop,
+    "refuse": _refuse,
+    "random": _random,
+    "human": _human,
+    "openai": _openai,
+}

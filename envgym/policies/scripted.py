@@ -31,7 +31,8 @@ class ScriptDialogue:
     """One conversation of a policy without tokens: what it says depends on the number of the turn alone."""
 
     def __init__(self, say: Callable[[int], str]):
-        self._say, self._turn = say, -1
+        self._say = say
+        self._turn = -1
 
     def reply(self) -> Completion:
         self._turn += 1
@@ -60,7 +61,12 @@ class ScriptedPolicy:
     then: str = "Done."
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> ScriptDialogue:
         script = self.script
         if callable(script):
@@ -75,11 +81,18 @@ class OraclePolicy:
     dialect: str = "hermes"
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> ScriptDialogue:
         """Raises UsageError without a task: a foreign environment has no hidden truth to read."""
         if task is None:
-            raise UsageError("the oracle needs tasks with an `oracle`, and this environment gives none; use another policy")
+            raise UsageError(
+                "the oracle needs tasks with an `oracle`, and this environment gives none; use another policy"
+            )
         texts = [render_call(call, self.dialect) for call in task.oracle]
         return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else task.final)
 
@@ -105,9 +118,16 @@ class RefusePolicy:
     words: str = "I am sorry, I cannot do that."
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> ScriptDialogue:
-        offered = self.call is not None and (task is None or task.tools is None or self.call.name in task.tools)
+        offered = self.call is not None and (
+            task is None or task.tools is None or self.call.name in task.tools
+        )
         texts = [render_call(self.call, self.dialect)] if self.call is not None and offered else []
         return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else self.words)
 
@@ -129,16 +149,29 @@ class RandomPolicy:
     dialect: str = "hermes"
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> ScriptDialogue:
         offered = [Tool.from_schema(schema) for schema in tools] or list(self.tools)
         if task is not None and task.tools is not None:
             offered = [tool for tool in offered if tool.name in task.tools]
         rng = random.Random(seed)
-        words = [word.strip(".,:;!?\"'()") for message in messages if message.role == "user" for word in message.content.split()]
+        words = [
+            word.strip(".,:;!?\"'()")
+            for message in messages
+            if message.role == "user"
+            for word in message.content.split()
+        ]
         if not offered:
             return ScriptDialogue(lambda turn: _random_text({}, rng, words))
-        calls = [random_call(rng.choice(offered), rng, words) for _ in range(rng.randint(0, self.max_calls))]
+        calls = [
+            random_call(rng.choice(offered), rng, words)
+            for _ in range(rng.randint(0, self.max_calls))
+        ]
         texts = [render_call(call, self.dialect) for call in calls]
         return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else "Done.")
 
@@ -150,7 +183,9 @@ def random_call(tool: Tool, rng: random.Random, words: Sequence[str] = ()) -> To
         words: texts are drawn from these.
     """
     taken = [name for name in tool.properties if name in tool.required or rng.random() < 0.5]
-    return ToolCall(tool.name, {name: random_value(tool.properties[name], rng, words) for name in taken})
+    return ToolCall(
+        tool.name, {name: random_value(tool.properties[name], rng, words) for name in taken}
+    )
 
 
 def random_value(schema: dict[str, Any], rng: random.Random, words: Sequence[str] = ()) -> Any:
@@ -166,16 +201,27 @@ def random_value(schema: dict[str, Any], rng: random.Random, words: Sequence[str
     if kind in ("integer", "number"):
         return _random_number(kind, schema, rng)
     if kind == "array":
-        least, most = schema.get("minItems", 0), schema.get("maxItems", 3)
-        return [random_value(schema.get("items", {}), rng, words) for _ in range(rng.randint(least, max(least, min(most, 3))))]
+        least = schema.get("minItems", 0)
+        most = schema.get("maxItems", 3)
+        return [
+            random_value(schema.get("items", {}), rng, words)
+            for _ in range(rng.randint(least, max(least, min(most, 3))))
+        ]
     if kind == "object":
-        return {name: random_value(inner, rng, words) for name, inner in schema.get("properties", {}).items()}
+        return {
+            name: random_value(inner, rng, words)
+            for name, inner in schema.get("properties", {}).items()
+        }
     return {"boolean": rng.random() < 0.5, "null": None}.get(kind, _random_text(schema, rng, words))
 
 
 def _random_number(kind: str, schema: dict[str, Any], rng: random.Random) -> int | float:
-    low = schema.get("minimum", schema["exclusiveMinimum"] + 1 if "exclusiveMinimum" in schema else None)
-    high = schema.get("maximum", schema["exclusiveMaximum"] - 1 if "exclusiveMaximum" in schema else None)
+    low = schema.get(
+        "minimum", schema["exclusiveMinimum"] + 1 if "exclusiveMinimum" in schema else None
+    )
+    high = schema.get(
+        "maximum", schema["exclusiveMaximum"] - 1 if "exclusiveMaximum" in schema else None
+    )
     low = low if low is not None else min(0, high - 100 if high is not None else 0)
     high = high if high is not None else low + 100
     return rng.randint(low, high) if kind == "integer" else round(rng.uniform(low, high), 2)

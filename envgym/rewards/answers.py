@@ -23,7 +23,9 @@ from envgym.scoring import squad
 _CITATION = re.compile(r"\[([^\[\]\s]+)\]")
 
 
-def answer_exact(evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable") -> float | None:
+def answer_exact(
+    evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable"
+) -> float | None:
     """SQuAD's exact match of the final message with the best of `answers`; None for a task without this truth.
 
     Args:
@@ -33,7 +35,9 @@ def answer_exact(evidence: Evidence, *, v2: bool = False, no_answer: str = "unan
     return _squad(evidence, squad.exact, v2, no_answer)
 
 
-def answer_f1(evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable") -> float | None:
+def answer_f1(
+    evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable"
+) -> float | None:
     """SQuAD's F1 of the final message with the best of `answers`; arguments and None as of `answer_exact`."""
     return _squad(evidence, squad.f1, v2, no_answer)
 
@@ -50,7 +54,9 @@ def label_right(evidence: Evidence) -> float | None:
         return None
     labels = _texts(evidence, "labels")
     if label not in labels or len({name.casefold() for name in labels}) < len(labels):
-        raise SpecError(f"task '{evidence.task.id}': label {label!r} must be one of its labels, all of them different: {labels}")
+        raise SpecError(
+            f"task '{evidence.task.id}': label {label!r} must be one of its labels, all of them different: {labels}"
+        )
     return float(_labels_named(_answer(evidence), labels) == {label})
 
 
@@ -70,11 +76,19 @@ def cites(evidence: Evidence, *, read_with: str | None = None) -> float | None:
 
 
 def answer_cited(
-    evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable", read_with: str | None = None
+    evidence: Evidence,
+    *,
+    v2: bool = False,
+    no_answer: str = "unanswerable",
+    read_with: str | None = None,
 ) -> float | None:
     """1.0 when the answer is exactly right and exactly the needed passages are cited, else 0.0; None without `answers`."""
     found = answer_exact(evidence, v2=v2, no_answer=no_answer)
-    return None if found is None else float(found == 1.0 and cites(evidence, read_with=read_with) in (None, 1.0))
+    return (
+        None
+        if found is None
+        else float(found == 1.0 and cites(evidence, read_with=read_with) in (None, 1.0))
+    )
 
 
 def _squad(evidence: Evidence, score: Any, v2: bool, no_answer: str) -> float | None:
@@ -82,7 +96,9 @@ def _squad(evidence: Evidence, score: Any, v2: bool, no_answer: str) -> float | 
         return None
     golds = _texts(evidence, "answers")
     answer = _answer(evidence)
-    said = squad.normalize(_CITATION.sub(" ", answer) if "sources" in evidence.task.extra else answer)
+    said = squad.normalize(
+        _CITATION.sub(" ", answer) if "sources" in evidence.task.extra else answer
+    )
     if not said:
         return 0.0  # also where none is right: an episode that was cut off has not answered
     return score("" if v2 and said == squad.normalize(no_answer) else said, golds, v2=v2)
@@ -108,6 +124,10 @@ def _opened(evidence: Evidence, tool: str) -> set[str]:
 def _texts(evidence: Evidence, name: str) -> list[str]:
     """A list of texts in the task's truth. Raises SpecError, as this is the environment's mistake and not the model's."""
     found = evidence.task.extra.get(name)
-    if not isinstance(found, list | tuple) or not all(isinstance(text, str) and text.strip() for text in found):
-        raise SpecError(f"task '{evidence.task.id}': its '{name}' must be a list of texts, got {found!r}")
+    if not isinstance(found, list | tuple) or not all(
+        isinstance(text, str) and text.strip() for text in found
+    ):
+        raise SpecError(
+            f"task '{evidence.task.id}': its '{name}' must be a list of texts, got {found!r}"
+        )
     return list(found)

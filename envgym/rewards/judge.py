@@ -35,7 +35,9 @@ def judge(
         url, model, max_calls, timeout_seconds, cache: as of `JudgeServer`; parts with the same ones share a budget.
         rubric: what is good and what is bad, in words.
     """
-    server = open_judge(url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache)
+    server = open_judge(
+        url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache
+    )
     return score_text(server, evidence.final, request=evidence.task.prompt, rubric=rubric)
 
 
@@ -56,7 +58,9 @@ def judge_group(
     Args: as of `judge`.
     Returns: one score an episode; None for a void one, and for all where there is no judgement or nothing to compare.
     """
-    server = open_judge(url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache)
+    server = open_judge(
+        url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache
+    )
     texts = [episode.last_said for episode in episodes if not episode.void]
     scores = iter(
         rank_group(

@@ -30,7 +30,11 @@ FILES = "files"
 
 
 def image_match(
-    evidence: Evidence, *, file: str | None = None, truth: str = "chart", similarity: str | None = None
+    evidence: Evidence,
+    *,
+    file: str | None = None,
+    truth: str = "chart",
+    similarity: str | None = None,
 ) -> float | None:
     """How alike the SVG looks to the true one, from 0.0 to 1.0.
 
@@ -43,11 +47,17 @@ def image_match(
     if wanted is None:
         return None
     measure = _measure(similarity) if similarity else image_similarity
-    return svg_similarity(_artefact(evidence, file), _of(str, wanted, truth, evidence), similarity=measure)
+    return svg_similarity(
+        _artefact(evidence, file), _of(str, wanted, truth, evidence), similarity=measure
+    )
 
 
 def json_match(
-    evidence: Evidence, *, file: str | None = None, truth: str = "summary", schema: Mapping[str, Any] | None = None
+    evidence: Evidence,
+    *,
+    file: str | None = None,
+    truth: str = "summary",
+    schema: Mapping[str, Any] | None = None,
 ) -> float | None:
     """Share of the true JSON value that is right; 0.0 for text that is no JSON or does not meet the schema.
 
@@ -59,7 +69,9 @@ def json_match(
     return None if wanted is None else json_similarity(_artefact(evidence, file), wanted, schema)
 
 
-def table_match(evidence: Evidence, *, file: str | None = None, truth: str = "table", ordered: bool = True) -> float | None:
+def table_match(
+    evidence: Evidence, *, file: str | None = None, truth: str = "table", ordered: bool = True
+) -> float | None:
     """F1 of the cells of a CSV table.
 
     Args:
@@ -69,10 +81,14 @@ def table_match(evidence: Evidence, *, file: str | None = None, truth: str = "ta
     wanted = evidence.task.extra.get(truth)
     if wanted is None:
         return None
-    return table_similarity(_artefact(evidence, file), _of(list, wanted, truth, evidence), ordered=ordered)
+    return table_similarity(
+        _artefact(evidence, file), _of(list, wanted, truth, evidence), ordered=ordered
+    )
 
 
-def sentence_match(evidence: Evidence, *, file: str | None = None, truth: str = "sentence", max_words: int = 40) -> float | None:
+def sentence_match(
+    evidence: Evidence, *, file: str | None = None, truth: str = "sentence", max_words: int = 40
+) -> float | None:
     """Share of the facts that a sentence says; 0.0 where it says one that is wrong, or runs on for more than `max_words`.
 
     Args:
@@ -83,7 +99,9 @@ def sentence_match(evidence: Evidence, *, file: str | None = None, truth: str = 
         return None
     facts = _of(dict, wanted, truth, evidence)
     if not facts.get("says") or facts.keys() - {"says", "never"}:
-        raise UsageError(f"task '{evidence.task.id}': extra['{truth}'] must be {{'says': [...], 'never': [...]}}, got {facts}")
+        raise UsageError(
+            f"task '{evidence.task.id}': extra['{truth}'] must be {{'says': [...], 'never': [...]}}, got {facts}"
+        )
     text = _artefact(evidence, file)
     if _told(evidence, text, facts.get("never", ()), max_words):
         return 0.0
@@ -120,7 +138,9 @@ def _artefact(evidence: Evidence, file: str | None) -> str:
     if file is None:
         blocks = re.findall(r"^```[^\n]*\n(.*?)^```", evidence.final, re.DOTALL | re.MULTILINE)
         return blocks[0] if len(blocks) == 1 else evidence.final.strip()
-    written = (row.after.get("text", "") for row in evidence.rows if row.table == FILES and row.key == file)
+    written = (
+        row.after.get("text", "") for row in evidence.rows if row.table == FILES and row.key == file
+    )
     return next(written, "")
 
 
@@ -132,7 +152,9 @@ def _told(evidence: Evidence, text: str, facts: Any, max_words: int) -> float | 
 
 def _of(kind: type, value: Any, truth: str, evidence: Evidence) -> Any:
     if not isinstance(value, kind):
-        raise UsageError(f"task '{evidence.task.id}': extra['{truth}'] must be a {kind.__name__}, got {str(value)[:80]!r}")
+        raise UsageError(
+            f"task '{evidence.task.id}': extra['{truth}'] must be a {kind.__name__}, got {str(value)[:80]!r}"
+        )
     return value
 
 

@@ -25,7 +25,10 @@ def facts_told(evidence: Evidence, *, max_words: int = 60) -> float | None:
 
 def _says(message: str, fact: str) -> bool:
     """Whether a fact stands in a message as whole words, without regard to case, white space and thousands separators."""
-    message, fact = (re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.split()).casefold()) for text in (message, fact))
+    message, fact = (
+        re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.split()).casefold())
+        for text in (message, fact)
+    )
     return re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", message) is not None
 
 

@@ -17,7 +17,9 @@ def state_match(evidence: Evidence) -> float:
     if not evidence.task.changes and not evidence.task.facts:
         return 0.0
     told = facts_told(evidence)
-    return float(evidence.verdict.exact and told in (None, 1.0) and tests_pass(evidence) in (None, 1.0))
+    return float(
+        evidence.verdict.exact and told in (None, 1.0) and tests_pass(evidence) in (None, 1.0)
+    )
 
 
 def tests_pass(evidence: Evidence) -> float | None:
@@ -36,17 +38,27 @@ def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
     expected = evidence.task.changes
     if not expected:
         return 0.0
-    gained = sum(max((_closeness(change, row) for row in evidence.rows), default=0.0) for change in expected)
-    unasked = [row for row in evidence.verdict.extra if not any(_closeness(change, row) > 0 for change in expected)]
+    gained = sum(
+        max((_closeness(change, row) for row in evidence.rows), default=0.0) for change in expected
+    )
+    unasked = [
+        row
+        for row in evidence.verdict.extra
+        if not any(_closeness(change, row) > 0 for change in expected)
+    ]
     return max(0.0, gained - per_extra * len(unasked)) / len(expected)
 
 
 def _closeness(change: Change, row: RowDiff) -> float:
-    if (change.kind, change.table) != (row.kind, row.table) or (change.kind != "insert" and change.key != row.key):
+    if (change.kind, change.table) != (row.kind, row.table) or (
+        change.kind != "insert" and change.key != row.key
+    ):
         return 0.0
     if not change.values:
         return 1.0
-    right = sum(column in row.after and fits(row, column, value) for column, value in change.values.items())
+    right = sum(
+        column in row.after and fits(row, column, value) for column, value in change.values.items()
+    )
     wrong = len(set(row.after) - set(change.values)) if change.kind == "update" else 0
     return right / (len(change.values) + wrong)
 

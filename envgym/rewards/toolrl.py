@@ -18,7 +18,13 @@ from typing import Any
 
 from envgym.errors import UsageError
 from envgym.rubric import Evidence, declares
-from envgym.scoring.toolrl import ToolRlSettings, assistant_text, correctness_reward, format_reward, length_reward
+from envgym.scoring.toolrl import (
+    ToolRlSettings,
+    assistant_text,
+    correctness_reward,
+    format_reward,
+    length_reward,
+)
 from envgym.scoring.toolrl_match import correctness_score
 from envgym.scoring.toolrl_text import format_score
 
@@ -70,5 +76,7 @@ def _case(evidence: Evidence, settings: ToolRlSettings) -> tuple[str, str] | Non
     if truth is None or not evidence.said:
         return None
     if not isinstance(truth, str):
-        raise UsageError(f"task '{evidence.task.id}': extra['truth'] must be a right answer as text, got {type(truth).__name__}")
+        raise UsageError(
+            f"task '{evidence.task.id}': extra['truth'] must be a right answer as text, got {type(truth).__name__}"
+        )
     return assistant_text(evidence.said[-1], template=settings.template), truth

@@ -25,7 +25,9 @@ def boxed_right(evidence: Evidence, *, lax: bool = False) -> float | None:
     if truth is None:
         return None
     if not isinstance(truth, str):
-        raise SpecError(f"task '{evidence.task.id}': extra['answer'] must be a string, got {truth!r}")
+        raise SpecError(
+            f"task '{evidence.task.id}': extra['answer'] must be a string, got {truth!r}"
+        )
     text = evidence.said[-1] if evidence.said else evidence.final
     return label_rewards([text], truth, reading=_reading(evidence.task), lax=lax)[0]
 
@@ -54,9 +56,15 @@ def majority_vote(
     if not valid:
         return rewards
     given = vote_rewards(
-        [episodes[index].last_said for index in valid], voters=voters, votes=votes, reading=_reading(task), threshold=threshold,
-        soft=soft, divide_by=divide_by, lax=lax,
-    )  # fmt: skip
+        [episodes[index].last_said for index in valid],
+        voters=voters,
+        votes=votes,
+        reading=_reading(task),
+        threshold=threshold,
+        soft=soft,
+        divide_by=divide_by,
+        lax=lax,
+    )
     for index, reward in zip(valid, given, strict=True):
         rewards[index] = reward
     return rewards

@@ -97,7 +97,9 @@ class Session(Protocol):
     state_hash: str
     """Names the state it started from: equal for equal tables, whatever the backend."""
 
-    def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
+    ) -> ToolResult:
         """Runs one tool.
 
         Args:
@@ -116,7 +118,9 @@ class Session(Protocol):
         """How the tables differ from those the session started with. Raises WorldFailure as `call` does."""
         ...
 
-    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+    def verify(
+        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+    ) -> Verification:
         """Ends the session with everything it started, then runs a command on its final files in a fresh process and folder.
 
         Args:

@@ -41,10 +41,18 @@ def addresses(backend: EngineName = "docker") -> list[Address]:
     chosen = _container_host() if backend == "podman" else _docker_host() or _current_context()
     if chosen:
         return [chosen]
-    podman = [Address(f"unix://{path}", "the usual socket of podman") for path in _podman_sockets() if path.exists()]
+    podman = [
+        Address(f"unix://{path}", "the usual socket of podman")
+        for path in _podman_sockets()
+        if path.exists()
+    ]
     if backend == "podman":
         return podman
-    return [Address(f"unix://{path}", "the usual socket of Docker") for path in _docker_sockets() if path.exists()] + podman
+    return [
+        Address(f"unix://{path}", "the usual socket of Docker")
+        for path in _docker_sockets()
+        if path.exists()
+    ] + podman
 
 
 def short(error: Exception) -> str:
@@ -62,8 +70,10 @@ def _docker_host() -> Address | None:
     try:
         tls = kwargs_from_env().get("tls")
     except docker.errors.DockerException as error:
-        raise PrerequisiteError(f"DOCKER_HOST: its TLS files cannot be used ({short(error)}). Correct DOCKER_CERT_PATH and "
-                                f"DOCKER_TLS_VERIFY, {NOW_LOCAL}") from None  # fmt: skip
+        raise PrerequisiteError(
+            f"DOCKER_HOST: its TLS files cannot be used ({short(error)}). Correct DOCKER_CERT_PATH and "
+            f"DOCKER_TLS_VERIFY, {NOW_LOCAL}"
+        ) from None
     return Address(host, "DOCKER_HOST", tls, is_chosen=True)
 
 
@@ -88,10 +98,16 @@ def _current_context() -> Address | None:
     try:
         context = ContextAPI.get_context(name)
     except Exception as error:  # the SDK raises a plain Exception for a file that is damaged
-        raise PrerequisiteError(f"the Docker context '{name}' cannot be read ({short(error)}). {way_out}") from None
+        raise PrerequisiteError(
+            f"the Docker context '{name}' cannot be read ({short(error)}). {way_out}"
+        ) from None
     if context is None or not context.Host:
         # The SDK looks for contexts beside config.json and finds none where that file is missing.
-        hint = "" if (folder / "config.json").exists() else f" ({folder}/config.json is missing, without it none is found)"
+        hint = (
+            ""
+            if (folder / "config.json").exists()
+            else f" ({folder}/config.json is missing, without it none is found)"
+        )
         raise PrerequisiteError(f"there is no Docker context '{name}'{hint}. {way_out}")
     return Address(context.Host, f"Docker context '{name}'", context.TLSConfig, is_chosen=True)
 
@@ -106,7 +122,9 @@ def _docker_sockets() -> Iterator[Path]:
 def _podman_sockets() -> Iterator[Path]:
     yield _runtime_folder() / "podman/podman.sock"
     yield Path("/run/podman/podman.sock")
-    yield Path.home() / ".local/share/containers/podman/machine/podman.sock"  # podman machine, on a Mac
+    yield (
+        Path.home() / ".local/share/containers/podman/machine/podman.sock"
+    )  # podman machine, on a Mac
 
 
 def _runtime_folder() -> Path:

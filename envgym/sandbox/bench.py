@@ -16,10 +16,14 @@ from envgym.spec import EnvSpec
 
 OPERATIONS = ("open", "reset", "call", "call_overhead", "diff", "close", "start")
 ABOUT = {
-    "open": "until an episode can begin, waiting for a box included", "reset": "of this, in the box: a fresh state, proven",
-    "call": "a tool call", "call_overhead": "of this, not the tool's own", "diff": "what changed", "close": "handing back",
+    "open": "until an episode can begin, waiting for a box included",
+    "reset": "of this, in the box: a fresh state, proven",
+    "call": "a tool call",
+    "call_overhead": "of this, not the tool's own",
+    "diff": "what changed",
+    "close": "handing back",
     "start": "a new box, in the background but for the first",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,17 @@ class Report:
 
     @property
     def cpu_ms_per_episode(self) -> float:
-        return 1000 * (self.played.host_cpu_seconds + (self.box_cpu_seconds or 0.0)) / self.played.episodes
+        return (
+            1000
+            * (self.played.host_cpu_seconds + (self.box_cpu_seconds or 0.0))
+            / self.played.episodes
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        derived = {"episodes_per_second": self.episodes_per_second, "cpu_ms_per_episode": self.cpu_ms_per_episode}
+        derived = {
+            "episodes_per_second": self.episodes_per_second,
+            "cpu_ms_per_episode": self.cpu_ms_per_episode,
+        }
         return asdict(self) | derived
 
 
@@ -64,31 +75,46 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
     from envgym.registration import make_world
 
     if spec.gym:
-        raise UsageError(f"{spec.id} is a foreign Gymnasium environment: its tools run in no sandbox of ours")
+        raise UsageError(
+            f"{spec.id} is a foreign Gymnasium environment: its tools run in no sandbox of ours"
+        )
     world: Any = make_world(spec)
     try:
-        tasks = [world.tasks.task(name) for name in world.tasks.ids("train", count=max(1, episodes // GROUP))]
+        tasks = [
+            world.tasks.task(name)
+            for name in world.tasks.ids("train", count=max(1, episodes // GROUP))
+        ]
         if not any(task.oracle for task in tasks):
-            raise UsageError(f"the tasks of {spec.id} have no oracle, and so no calls to measure with")
+            raise UsageError(
+                f"the tasks of {spec.id} have no oracle, and so no calls to measure with"
+            )
         return _measure(world, works_of(tasks, episodes), sessions=sessions, progress=progress)
     finally:
         world.close()
 
 
 def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> Report:
-    sandbox, now = world.sandbox, world.spec.state.now.isoformat()
+    sandbox = world.sandbox
+    now = world.spec.state.now.isoformat()
     play_works(sandbox, works[:sessions], sessions=sessions, now=now)
     box_mb, session_mb = _memory(sandbox, works[:sessions], now)
-    start = {name: value for name, value in sandbox.statistics.take().items() if name.startswith("start")}
+    start = {
+        name: value for name, value in sandbox.statistics.take().items() if name.startswith("start")
+    }
     before = sandbox.pool.cpu_seconds() if isinstance(sandbox, BoxSandbox) else 0.0
     with _bar(len(works), shown=progress) as advance:
         played = play_works(sandbox, works, sessions=sessions, now=now, on_episode=advance)
     after = sandbox.pool.cpu_seconds() if isinstance(sandbox, BoxSandbox) else 0.0
     return Report(
-        env=world.spec.id, sandbox=sandbox.label, sessions=sessions, played=played,
+        env=world.spec.id,
+        sandbox=sandbox.label,
+        sessions=sessions,
+        played=played,
         box_cpu_seconds=after - before if isinstance(sandbox, BoxSandbox) else None,
-        box_mb=box_mb, session_mb=session_mb, numbers=start | sandbox.statistics.take(),
-    )  # fmt: skip
+        box_mb=box_mb,
+        session_mb=session_mb,
+        numbers=start | sandbox.statistics.take(),
+    )
 
 
 def _memory(sandbox: Any, works: list, now: str) -> tuple[float | None, float | None]:
@@ -123,7 +149,8 @@ class _bar:
 
 def lines(report: Report) -> list[str]:
     """The report for people."""
-    played, numbers = report.played, report.numbers
+    played = report.played
+    numbers = report.numbers
     cpu = f"{report.cpu_ms_per_episode:.1f} CPU ms each (host {1000 * played.host_cpu_seconds / played.episodes:.1f}"
     if report.box_cpu_seconds is not None:
         cpu += f", boxes {1000 * report.box_cpu_seconds / played.episodes:.1f}"
@@ -136,8 +163,13 @@ def lines(report: Report) -> list[str]:
     ]
     for name in OPERATIONS:
         if f"{name}_ms/p50" in numbers:
-            said.append(f"{name:14}{numbers[f'{name}_ms/p50']:9.2f}{numbers[f'{name}_ms/p99']:9.2f}  {ABOUT[name]}")
+            said.append(
+                f"{name:14}{numbers[f'{name}_ms/p50']:9.2f}{numbers[f'{name}_ms/p99']:9.2f}  {ABOUT[name]}"
+            )
     if report.session_mb is not None:
-        said += ["", f"memory: {report.box_mb:.1f} MiB a box, {report.session_mb:.1f} MiB a session"]
+        said += [
+            "",
+            f"memory: {report.box_mb:.1f} MiB a box, {report.session_mb:.1f} MiB a session",
+        ]
     counts = {name: value for name, value in numbers.items() if not name.endswith(("/p50", "/p99"))}
     return [*said, "", *(f"{name:24}{value:,.0f}" for name, value in counts.items())]

@@ -36,18 +36,34 @@ class BoxSandbox:
     """
 
     def __init__(
-        self, app: App, start: Callable[[], Transport], *, root: str, options: SandboxOptions, within: Isolation, label: str
+        self,
+        app: App,
+        start: Callable[[], Transport],
+        *,
+        root: str,
+        options: SandboxOptions,
+        within: Isolation,
+        label: str,
     ):
-        self.label, self._options = label, options
+        self.label = label
+        self._options = options
         self._hello = {
-            "root": root, "tools": list(app.tools), "schema": app.schema, "seed": app.seed, "files": app.files,
+            "root": root,
+            "tools": list(app.tools),
+            "schema": app.schema,
+            "seed": app.seed,
+            "files": app.files,
             "servers": [dataclasses.asdict(server) for server in app.servers],
-            "isolation": within, "output_bytes": options.output_bytes, "documents": documents_of(app),
+            "isolation": within,
+            "output_bytes": options.output_bytes,
+            "documents": documents_of(app),
             "session": {
-                "tmpfs_mb": options.tmpfs_mb, "processes": options.pids // 2, "network": options.network != "none",
+                "tmpfs_mb": options.tmpfs_mb,
+                "processes": options.pids // 2,
+                "network": options.network != "none",
             },
             "is_single": options.level == "container",
-        }  # fmt: skip
+        }
         self._start = start
         self._names = itertools.count(1)
         self._set_up()
@@ -69,14 +85,20 @@ class BoxSandbox:
     def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
         self._belong_to_this_process()
         number = next(self._names)
-        started, name = time.perf_counter(), f"s{number}"
+        started = time.perf_counter()
+        name = f"s{number}"
         full: WorldFailure | None = None
         while True:
             slot = self._lease(timeout_seconds - (time.perf_counter() - started), full)
             leased = time.perf_counter()
             try:
                 state_hash = slot.box.request(
-                    "open", stage="open", timeout_seconds=timeout_seconds, session=name, seed=seed, **self._known_image(seed)
+                    "open",
+                    stage="open",
+                    timeout_seconds=timeout_seconds,
+                    session=name,
+                    seed=seed,
+                    **self._known_image(seed),
                 )
                 self._prove_state(slot, seed, state_hash)
                 self._keep_image(slot, seed, timeout_seconds)
@@ -96,7 +118,9 @@ class BoxSandbox:
             if number % LOOK_EVERY == 0:
                 self.pool.look_at_sessions()
             release = partial(self.pool.release, slot)
-            return BoxSession(slot.box, name, state_hash, statistics=self.statistics, on_close=release)
+            return BoxSession(
+                slot.box, name, state_hash, statistics=self.statistics, on_close=release
+            )
 
     def _lease(self, timeout_seconds: float, full: WorldFailure | None) -> Slot:
         """A box with room; at the deadline a box that was `full` says so itself."""
@@ -123,7 +147,9 @@ class BoxSandbox:
         """Keeps a state that a fresh box has just built, before any tool ran in it, for the other boxes of a single session."""
         if not self._hello["is_single"] or self._known_image(seed):
             return
-        if image := slot.box.request("image", stage="open", timeout_seconds=timeout_seconds, seed=seed):
+        if image := slot.box.request(
+            "image", stage="open", timeout_seconds=timeout_seconds, seed=seed
+        ):
             with self._lock:
                 self._images.put(seed, image)
 
@@ -135,17 +161,30 @@ class BoxSandbox:
         if known != state_hash:
             self.pool.retire(slot, "dirty")
             why = "a box is not clean, or the seed function does not depend on its seed alone"
-            raise WorldFailure("state_differs", f"seed {seed} gave state {state_hash} after {known}: {why}", stage="open")
+            raise WorldFailure(
+                "state_differs",
+                f"seed {seed} gave state {state_hash} after {known}: {why}",
+                stage="open",
+            )
 
     def _belong_to_this_process(self) -> None:
-        if self._process != os.getpid():  # after a fork of the host: boxes, threads and maybe a held lock are the parent's
+        if (
+            self._process != os.getpid()
+        ):  # after a fork of the host: boxes, threads and maybe a held lock are the parent's
             self._set_up()
             self._after_fork()
 
     def _new_box(self) -> Box:
         try:
-            return Box(self._start(), self._hello, timeout_seconds=self._options.open_seconds, statistics=self.statistics)
+            return Box(
+                self._start(),
+                self._hello,
+                timeout_seconds=self._options.open_seconds,
+                statistics=self.statistics,
+            )
         except WorldFailure as failure:
             if self.pool.has_worked:
                 raise
-            raise PrerequisiteError(f"the sandbox does not start ({self.label}): {failure.message}") from None
+            raise PrerequisiteError(
+                f"the sandbox does not start ({self.label}): {failure.message}"
+            ) from None

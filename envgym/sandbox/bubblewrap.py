@@ -32,7 +32,17 @@ from envgym.sandbox.owner import is_gone, owner
 from envgym.sandbox.parcel import pack
 
 HOME = "/envgym"
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/certs")
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/etc/ssl/certs",
+)
 FOLDER = "envgym-app-"
 
 
@@ -43,13 +53,24 @@ class BubblewrapSandbox(BoxSandbox):
         self._command = find_bubblewrap()
         remove_orphans()
         self._files, self._root = unpack(app), app.root.resolve()
-        shared = "a fresh one for each episode" if options.level == "container" else "sessions of one box share a user id"
+        shared = (
+            "a fresh one for each episode"
+            if options.level == "container"
+            else "sessions of one box share a user id"
+        )
         super().__init__(
-            app, self._start_box, root=f"{HOME}/app", options=options,
+            app,
+            self._start_box,
+            root=f"{HOME}/app",
+            options=options,
             within="fork" if options.level == "container" else options.level,
             label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; no memory limit for a whole box",
-        )  # fmt: skip
-        self._hello["limits"] = {"memory_mb": options.memory_mb, "processes": options.pids, "files": options.nofile}
+        )
+        self._hello["limits"] = {
+            "memory_mb": options.memory_mb,
+            "processes": options.pids,
+            "files": options.nofile,
+        }
 
     def close(self) -> None:
         super().close()
@@ -59,17 +80,59 @@ class BubblewrapSandbox(BoxSandbox):
     def _start_box(self) -> ProcessTransport:
         size = str(self._options.tmpfs_mb * 2**20)
         command = [
-            self._command, "--unshare-all", *_no_further_namespaces(self._command), "--die-with-parent", "--as-pid-1",
-            "--new-session", "--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "box",
-            "--proc", "/proc", "--dev", "/dev",
+            self._command,
+            "--unshare-all",
+            *_no_further_namespaces(self._command),
+            "--die-with-parent",
+            "--as-pid-1",
+            "--new-session",
+            "--cap-drop",
+            "ALL",
+            "--uid",
+            "65534",
+            "--gid",
+            "65534",
+            "--hostname",
+            "box",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
             # Of an owner who is root, bubblewrap leaves the machine's own settings open for writing.
-            "--ro-bind", "/proc/sys", "/proc/sys",
-            "--perms", "1777", "--size", size, "--tmpfs", "/tmp", "--perms", "1777", "--size", size, "--tmpfs", "/dev/shm",
-            *_system(cover=self._root), "--ro-bind", self._files, HOME,
-            "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp",  # both would take files without a limit
-            sys.executable, "-s", f"{HOME}/agent",
-        ]  # fmt: skip
-        environment = clean_environment() | {"HOME": "/tmp", "TMPDIR": "/tmp", "ENVGYM_SCRATCH": "/tmp"}
+            "--ro-bind",
+            "/proc/sys",
+            "/proc/sys",
+            "--perms",
+            "1777",
+            "--size",
+            size,
+            "--tmpfs",
+            "/tmp",
+            "--perms",
+            "1777",
+            "--size",
+            size,
+            "--tmpfs",
+            "/dev/shm",
+            *_system(cover=self._root),
+            "--ro-bind",
+            self._files,
+            HOME,
+            "--remount-ro",
+            "/dev",
+            "--remount-ro",
+            "/",
+            "--chdir",
+            "/tmp",  # both would take files without a limit
+            sys.executable,
+            "-s",
+            f"{HOME}/agent",
+        ]
+        environment = clean_environment() | {
+            "HOME": "/tmp",
+            "TMPDIR": "/tmp",
+            "ENVGYM_SCRATCH": "/tmp",
+        }
         # "Parent" in --die-with-parent is the thread that starts it: one that lives as long as this process.
         return _starter(os.getpid()).submit(ProcessTransport, command, environment).result()
 
@@ -85,14 +148,19 @@ def find_bubblewrap() -> str:
         raise PrerequisiteError("bubblewrap exists on Linux only. Take sandbox.backend=docker")
     if command := shutil.which("bwrap"):
         return command
-    raise PrerequisiteError("no `bwrap` on this machine. Install the package bubblewrap, or take sandbox.backend=docker")
+    raise PrerequisiteError(
+        "no `bwrap` on this machine. Install the package bubblewrap, or take sandbox.backend=docker"
+    )
 
 
 @functools.cache
 def _no_further_namespaces(command: str) -> tuple[str, ...]:
     """Arguments that keep a session from namespaces of its own, as far as this bubblewrap has them."""
     said = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
-    can = "--disable-userns" in said.stdout + said.stderr and not os.stat(command).st_mode & stat.S_ISUID
+    can = (
+        "--disable-userns" in said.stdout + said.stderr
+        and not os.stat(command).st_mode & stat.S_ISUID
+    )
     return ("--unshare-user", "--disable-userns") if can else ()
 
 
@@ -109,13 +177,35 @@ def _system(*, cover: Path) -> list[str]:
         elif path.exists():
             shown += ["--ro-bind", str(path), str(path)]
     pythons = dict.fromkeys(os.path.realpath(prefix) for prefix in (sys.base_prefix, sys.prefix))
-    pythons |= dict.fromkeys((sys.base_prefix, sys.prefix))  # both the way that leads there and the place itself
-    shown += [word for path in pythons if not path.startswith("/usr/") for word in ("--ro-bind", path, path)]
+    pythons |= dict.fromkeys(
+        (sys.base_prefix, sys.prefix)
+    )  # both the way that leads there and the place itself
+    shown += [
+        word
+        for path in pythons
+        if not path.startswith("/usr/")
+        for word in ("--ro-bind", path, path)
+    ]
     visible = [Path(path) for path in ("/usr", *pythons)]
     # By every name that leads there: a binding of a folder and one of what it links to are two places in the box.
-    names = {cover, *(path / cover.relative_to(path.resolve()) for path in visible if cover.is_relative_to(path.resolve()))}
-    covered = [name for name in names if any(name != path and name.is_relative_to(path) for path in visible)]
-    return shown + [word for name in sorted(covered) for word in ("--tmpfs", str(name), "--remount-ro", str(name))]
+    names = {
+        cover,
+        *(
+            path / cover.relative_to(path.resolve())
+            for path in visible
+            if cover.is_relative_to(path.resolve())
+        ),
+    }
+    covered = [
+        name
+        for name in names
+        if any(name != path and name.is_relative_to(path) for path in visible)
+    ]
+    return shown + [
+        word
+        for name in sorted(covered)
+        for word in ("--tmpfs", str(name), "--remount-ro", str(name))
+    ]
 
 
 def unpack(app: App) -> str:

@@ -32,7 +32,9 @@ def add_sandbox(commands: Any) -> None:
         add(commands)
 
 
-def _add(commands: Any, name: str, run: Any, *, summary: str, example: str) -> argparse.ArgumentParser:
+def _add(
+    commands: Any, name: str, run: Any, *, summary: str, example: str
+) -> argparse.ArgumentParser:
     from envgym.cli import add_command
 
     parser = add_command(commands, name, run, summary=summary, example=example, env=False)
@@ -41,8 +43,12 @@ def _add(commands: Any, name: str, run: Any, *, summary: str, example: str) -> a
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=["docker", "podman"], default="docker",
-                        help="whose containers: of the engine that answers first (docker, default), or of podman")  # fmt: skip
+    parser.add_argument(
+        "--backend",
+        choices=["docker", "podman"],
+        default="docker",
+        help="whose containers: of the engine that answers first (docker, default), or of podman",
+    )
 
 
 def _add_ls(commands: Any) -> None:
@@ -62,7 +68,9 @@ def _ls(arguments: argparse.Namespace) -> None:
     print(f"{'ID':12} {'IMAGE':26} {'STATE':9} {'AGE':7} {'OWNER':16} RUN")
     for row in rows:
         owner = f"{row['owner_pid']} {row['owner']}"
-        print(f"{row['id']:12} {row['image']:26} {row['state']:9} {_age(row['age_seconds']):7} {owner:16} {row['run'][:12]}")
+        print(
+            f"{row['id']:12} {row['image']:26} {row['state']:9} {_age(row['age_seconds']):7} {owner:16} {row['run'][:12]}"
+        )
 
 
 def _row(container: dict[str, Any]) -> dict[str, Any]:
@@ -71,10 +79,14 @@ def _row(container: dict[str, Any]) -> dict[str, Any]:
 
     labels = container["Labels"]
     return {
-        "id": container["Id"][:12], "image": container["Image"], "state": container["State"],
-        "age_seconds": max(0, round(time.time() - container["Created"])), "owner_pid": pid_of(labels[OWNER_LABEL]),
-        "owner": container["Fate"], "run": labels.get(RUN_LABEL, ""),
-    }  # fmt: skip
+        "id": container["Id"][:12],
+        "image": container["Image"],
+        "state": container["State"],
+        "age_seconds": max(0, round(time.time() - container["Created"])),
+        "owner_pid": pid_of(labels[OWNER_LABEL]),
+        "owner": container["Fate"],
+        "run": labels.get(RUN_LABEL, ""),
+    }
 
 
 def pid_of(owner: str) -> int | None:
@@ -108,7 +120,9 @@ def _gc(arguments: argparse.Namespace) -> int:
         print(json.dumps({"removed": removed, "kept": after}, indent=2))
         return 1 if stuck else 0
     for row in removed:
-        print(f"removed {row['id']}: {row['image']}, {row['state']}, owner {row['owner_pid']} is gone")
+        print(
+            f"removed {row['id']}: {row['image']}, {row['state']}, owner {row['owner_pid']} is gone"
+        )
     for row in stuck:
         print(f"cannot remove {row['id']}: the engine refuses, try: docker rm -f {row['id']}")
     print(f"{len(removed)} removed, {len(after)} kept")
@@ -117,12 +131,21 @@ def _gc(arguments: argparse.Namespace) -> int:
 
 def _add_doctor(commands: Any) -> None:
     parser = _add(
-        commands, "doctor", _doctor, summary="Try which backends and isolation levels can be had here, and why not the others.",
+        commands,
+        "doctor",
+        _doctor,
+        summary="Try which backends and isolation levels can be had here, and why not the others.",
         example="envgym sandbox doctor --backend docker --image acme/crm:1.4",
-    )  # fmt: skip
-    parser.add_argument("--backend", action="append", metavar="NAME",
-                        help="docker, podman, bubblewrap, local or none; repeat for several, all by default")  # fmt: skip
-    parser.add_argument("--image", help="container image to try it with (default: python:3.12-slim)")
+    )
+    parser.add_argument(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="docker, podman, bubblewrap, local or none; repeat for several, all by default",
+    )
+    parser.add_argument(
+        "--image", help="container image to try it with (default: python:3.12-slim)"
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -138,7 +161,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         import dataclasses
 
-        backends = {name: [dataclasses.asdict(level) for level in each] for name, each in found.items()}
+        backends = {
+            name: [dataclasses.asdict(level) for level in each] for name, each in found.items()
+        }
         print(json.dumps({"engines": engines, "backends": backends}, indent=2))
     else:
         _print_doctor(engines, found)
@@ -159,25 +184,42 @@ def _print_doctor(engines: dict[str, dict[str, Any]], found: dict[str, Any]) -> 
         if engine["name"] is None:
             print(f"engine for {backend}: none. {engine['why']}")
         else:
-            print(f"engine for {backend}: {engine['name']} {engine['version']} at {engine['address']} (found: {engine['found']}); "
-                  f"runtimes {', '.join(engine['runtimes'])}; networks {', '.join(engine['networks'])}")  # fmt: skip
+            print(
+                f"engine for {backend}: {engine['name']} {engine['version']} at {engine['address']} (found: {engine['found']}); "
+                f"runtimes {', '.join(engine['runtimes'])}; networks {', '.join(engine['networks'])}"
+            )
     print(f"\n{'BACKEND':11} {'HERE':4} LEVEL: WHY")
     for backend, each in found.items():
-        for (possible, reason), same in itertools.groupby(each, key=lambda level: (level.possible, " ".join(level.reason.split()))):
-            print(f"{backend:11} {'yes' if possible else 'no':4} {', '.join(level.name for level in same)}: {reason}")
+        for (possible, reason), same in itertools.groupby(
+            each, key=lambda level: (level.possible, " ".join(level.reason.split()))
+        ):
+            print(
+                f"{backend:11} {'yes' if possible else 'no':4} {', '.join(level.name for level in same)}: {reason}"
+            )
 
 
 def _add_bench(commands: Any) -> None:
     from envgym.cli import add_command
 
     parser = add_command(
-        commands, "bench", _bench, summary="Measure the sandbox of an environment, with the calls of its oracle as the work.",
+        commands,
+        "bench",
+        _bench,
+        summary="Measure the sandbox of an environment, with the calls of its oracle as the work.",
         example="envgym sandbox bench crm --backend docker --isolation fork --sessions 8 --episodes 200",
-    )  # fmt: skip
-    parser.add_argument("--backend", metavar="NAME", help="in place of the environment's own sandbox.backend")
-    parser.add_argument("--isolation", metavar="LEVEL", help="in place of the environment's own sandbox.isolation")
-    parser.add_argument("--sessions", type=_positive, default=8, help="episodes at once (default: 8)")
-    parser.add_argument("--episodes", type=_positive, default=200, help="episodes in all (default: 200)")
+    )
+    parser.add_argument(
+        "--backend", metavar="NAME", help="in place of the environment's own sandbox.backend"
+    )
+    parser.add_argument(
+        "--isolation", metavar="LEVEL", help="in place of the environment's own sandbox.isolation"
+    )
+    parser.add_argument(
+        "--sessions", type=_positive, default=8, help="episodes at once (default: 8)"
+    )
+    parser.add_argument(
+        "--episodes", type=_positive, default=200, help="episodes in all (default: 200)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -192,9 +234,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     from envgym.spec import load_spec
 
     chosen = {"backend": arguments.backend, "isolation": arguments.isolation}
-    settings = [*arguments.settings, *(f"sandbox.{name}={value}" for name, value in chosen.items() if value)]
+    settings = [
+        *arguments.settings,
+        *(f"sandbox.{name}={value}" for name, value in chosen.items() if value),
+    ]
     report = bench(
-        load_spec(arguments.env, settings), sessions=arguments.sessions, episodes=arguments.episodes, progress=not arguments.json
+        load_spec(arguments.env, settings),
+        sessions=arguments.sessions,
+        episodes=arguments.episodes,
+        progress=not arguments.json,
     )
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else "\n".join(lines(report)))
     return 1 if report.played.void else 0

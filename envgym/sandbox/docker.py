@@ -23,7 +23,14 @@ from envgym.errors import WorldFailure
 from envgym.sandbox import App, Isolation
 from envgym.sandbox.addresses import EngineName, short
 from envgym.sandbox.boxes import BoxSandbox
-from envgym.sandbox.engine import check_network, check_runtime, connect, find_engine, is_podman, refused_runtime
+from envgym.sandbox.engine import (
+    check_network,
+    check_runtime,
+    connect,
+    find_engine,
+    is_podman,
+    refused_runtime,
+)
 from envgym.sandbox.images import image_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.owner import labels, reap_quietly
@@ -61,18 +68,28 @@ class DockerSandbox(BoxSandbox):
         except BaseException:
             self._api.close()
             raise
-        self._parcel, self._image = pack(app), image
-        network = "no network" if options.network == "none" else f"the network '{options.network}' is open"
+        self._parcel = pack(app)
+        self._image = image
+        network = (
+            "no network"
+            if options.network == "none"
+            else f"the network '{options.network}' is open"
+        )
         runtime = f", runtime {options.runtime}" if options.runtime else ""
         super().__init__(
-            app, self._start_container, root=f"{HOME}/app", options=options,
+            app,
+            self._start_container,
+            root=f"{HOME}/app",
+            options=options,
             within="namespaces" if needs_namespaces(options) else options.level,
             label=f"{engine.name} ({image}{runtime}), isolation {options.level}: {network}, read-only files; {SAID[options.level]}",
-        )  # fmt: skip
+        )
         reap_quietly(self._api)
 
     def _after_fork(self) -> None:
-        self._api = connect(self._engine_name)  # two processes must not speak over one pooled connection
+        self._api = connect(
+            self._engine_name
+        )  # two processes must not speak over one pooled connection
 
     def close(self) -> None:
         super().close()
@@ -84,10 +101,16 @@ class DockerSandbox(BoxSandbox):
         import requests
 
         try:
-            return DockerTransport(self._api, create(self._api, self._image, self._options), self._parcel)
+            return DockerTransport(
+                self._api, create(self._api, self._image, self._options), self._parcel
+            )
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             hint = "`envgym sandbox doctor` shows what can run here"
-            raise WorldFailure("sandbox_lost", f"the engine could not start a container: {error}. {hint}", stage="open") from None
+            raise WorldFailure(
+                "sandbox_lost",
+                f"the engine could not start a container: {error}. {hint}",
+                stage="open",
+            ) from None
 
 
 def needs_namespaces(options: SandboxOptions) -> bool:
@@ -115,14 +138,19 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
         tmpfs={"/tmp": f"size={options.tmpfs_mb}m,mode=1777,nosuid,nodev,noexec"},
         mounts=[home],
         cap_drop=["ALL"],
-        security_opt=["no-new-privileges:true", *(_for_namespaces(api) if needs_namespaces(options) else [])],
+        security_opt=[
+            "no-new-privileges:true",
+            *(_for_namespaces(api) if needs_namespaces(options) else []),
+        ],
         shm_size=f"{options.tmpfs_mb}m",
         pids_limit=options.pids,
         mem_limit=f"{options.memory_mb}m",
         memswap_limit=f"{options.memory_mb}m",  # equal to memory: no swap
         nano_cpus=int(options.cpus * 1e9),
         ulimits=_ulimits(options, podman=podman),
-        log_config=LogConfig(type="none"),  # what tools print would fill the engine's disk; attached streams do not need it
+        log_config=LogConfig(
+            type="none"
+        ),  # what tools print would fill the engine's disk; attached streams do not need it
     )
     if needs_namespaces(options):
         # The kernel lets nobody mount a /proc of their own while parts of the one they see are covered. What is uncovered is
@@ -131,10 +159,19 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
     try:
         # The low-level call with detach=False sets StdinOnce: when our end of stdin goes, the agent's end closes.
         return api.create_container(
-            image, entrypoint=["python", "-s", f"{HOME}/agent"], command=[], user=NOBODY, working_dir="/tmp",
-            stdin_open=True, detach=False, tty=False, hostname="box", labels=labels(), host_config=limits,
+            image,
+            entrypoint=["python", "-s", f"{HOME}/agent"],
+            command=[],
+            user=NOBODY,
+            working_dir="/tmp",
+            stdin_open=True,
+            detach=False,
+            tty=False,
+            hostname="box",
+            labels=labels(),
+            host_config=limits,
             environment=FIXED_VARIABLES | {"HOME": "/tmp", "ENVGYM_SCRATCH": "/tmp"},
-        )["Id"]  # fmt: skip
+        )["Id"]
     except docker.errors.APIError as error:
         if options.runtime and "runtime" in str(error).lower():
             raise refused_runtime(api, options.runtime, short(error)) from None
@@ -144,7 +181,9 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
 def _for_namespaces(api: Any) -> list[str]:
     """Our seccomp profile in place of the engine's, which forbids namespaces; AppArmor's, where there is one, forbids mounts."""
     profile = json.dumps(json.loads(SECCOMP.read_text(encoding="utf-8")), separators=(",", ":"))
-    has_apparmor = any("name=apparmor" in option for option in api.info().get("SecurityOptions") or ())
+    has_apparmor = any(
+        "name=apparmor" in option for option in api.info().get("SecurityOptions") or ()
+    )
     return [f"seccomp={profile}", *(["apparmor=unconfined"] if has_apparmor else [])]
 
 
@@ -155,7 +194,9 @@ def _ulimits(options: SandboxOptions, *, podman: bool) -> list[Any]:
     if podman:
         # podman asks for a million where nothing is said, which a service without the right to raise limits cannot grant.
         most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        limits["nproc"] = MOST_PROCESSES if most == resource.RLIM_INFINITY else min(most, MOST_PROCESSES)
+        limits["nproc"] = (
+            MOST_PROCESSES if most == resource.RLIM_INFINITY else min(most, MOST_PROCESSES)
+        )
     return [Ulimit(name=name, soft=limit, hard=limit) for name, limit in limits.items()]
 
 
@@ -167,14 +208,17 @@ class DockerTransport:
     """
 
     def __init__(self, api: Any, container: str, files: bytes):
-        self._api, self.container = api, container
+        self._api = api
+        self.container = container
         self._tail, self._data, self._ending = Tail(), b"", threading.Lock()
         self._stream: Any = None
         self._killed = False
         try:
             api.put_archive(container, HOME, files)
             streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            self._stream = api.attach_socket(container, params=streams)  # kept: its end would close the connection
+            self._stream = api.attach_socket(
+                container, params=streams
+            )  # kept: its end would close the connection
             self._socket: socket.socket = getattr(self._stream, "_sock", self._stream)
             self._socket.settimeout(None)
             api.start(container)
@@ -197,7 +241,9 @@ class DockerTransport:
     def _hang_up(self) -> None:
         """Closes our end, by the thread that reads: stream, socket and response hold each other and would stay open."""
         for part in (self._stream, self._socket, getattr(self._stream, "_response", None)):
-            with contextlib.suppress(OSError, AttributeError, ValueError):  # ValueError: closed with the one before
+            with contextlib.suppress(
+                OSError, AttributeError, ValueError
+            ):  # ValueError: closed with the one before
                 part.close()  # type: ignore[union-attr]
 
     def _exactly(self, size: int) -> bytes:
@@ -210,7 +256,8 @@ class DockerTransport:
             if not more:
                 return b""
             self._data += more
-        taken, self._data = self._data[:size], self._data[size:]
+        taken = self._data[:size]
+        self._data = self._data[size:]
         return taken
 
     def last_words(self) -> str:
@@ -218,9 +265,13 @@ class DockerTransport:
 
     def kill(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # the agent sees the end of its stdin and ends everything
+            self._socket.shutdown(
+                socket.SHUT_RDWR
+            )  # the agent sees the end of its stdin and ends everything
         with self._ending:
-            if self._killed:  # a request after the client was closed would open a connection that nobody closes
+            if (
+                self._killed
+            ):  # a request after the client was closed would open a connection that nobody closes
                 return
             self._killed = True
             # For an agent that is stuck in a tool (isolation `state`), and for an engine that has not noticed yet.

@@ -39,10 +39,13 @@ def engine_facts(backend: EngineName) -> dict[str, Any]:
     engine = find_engine(backend)
     try:
         return {
-            "name": engine.name, "version": engine.version, "address": engine.address.url, "found": engine.address.found,
+            "name": engine.name,
+            "version": engine.version,
+            "address": engine.address.url,
+            "found": engine.address.found,
             "runtimes": sorted(engine.api.info().get("Runtimes") or {}),
             "networks": sorted(each["Name"] for each in engine.api.networks()),
-        }  # fmt: skip
+        }
     finally:
         engine.api.close()
 
@@ -58,15 +61,29 @@ def levels(backend: str, *, image: str | None = None) -> list[Level]:
 
 def _try(backend: str, level: str, image: str | None) -> Level:
     if backend not in get_args(Backend):
-        return Level(level, False, f"this version of envgym has no backend '{backend}'. Take sandbox.backend=docker or local")
+        return Level(
+            level,
+            False,
+            f"this version of envgym has no backend '{backend}'. Take sandbox.backend=docker or local",
+        )
     if backend == "none" and level != "state":
-        return Level(level, False, "without a box there is only one process. Take sandbox.backend=local or docker")
+        return Level(
+            level,
+            False,
+            "without a box there is only one process. Take sandbox.backend=local or docker",
+        )
     if level not in get_args(Isolation):
         known = " or ".join(get_args(Isolation))
-        return Level(level, False, f"this version of envgym has no such level. Take sandbox.isolation={known}")
+        return Level(
+            level,
+            False,
+            f"this version of envgym has no such level. Take sandbox.isolation={known}",
+        )
     more = {"image": image} if image else {}
     try:
-        return Level(level, True, _run_probe(SandboxOptions(backend=backend, isolation=level, **more)))  # type: ignore[arg-type]
+        return Level(
+            level, True, _run_probe(SandboxOptions(backend=backend, isolation=level, **more))
+        )  # type: ignore[arg-type]
     except EnvgymError as error:
         return Level(level, False, str(error))
 

@@ -37,7 +37,9 @@ def read_document(path: Path) -> Any:
     """A YAML or JSON file as JSON values. Raises SpecError."""
     try:
         # YAML holds JSON; the round trip makes keys of responses (`200:`) text, and finds what contains itself.
-        return json.loads(json.dumps(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader), allow_nan=False))
+        return json.loads(
+            json.dumps(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader), allow_nan=False)
+        )
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -58,4 +60,6 @@ for _tag, _pattern, _first in (
     ("int", r"-?(0|[1-9]\d*)", list("-0123456789")),
     ("float", r"-?(0|[1-9]\d*)(\.\d*)?([eE][-+]?\d+)?", list("-0123456789")),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_pattern})$"), _first)
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_pattern})$"), _first
+    )

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from envgym.errors import PrerequisiteError, SpecError
-from envgym.sandbox.addresses import NOW_LOCAL, START_DOCKER, START_PODMAN, Address, EngineName, addresses, short
+from envgym.sandbox.addresses import (
+    NOW_LOCAL,
+    START_DOCKER,
+    START_PODMAN,
+    Address,
+    EngineName,
+    addresses,
+    short,
+)
 
 ANSWER_SECONDS = 2
 """An engine that has not answered by then is none."""
@@ -52,8 +60,10 @@ def find_engine(backend: EngineName = "docker") -> Engine:
             continue
         if backend == "podman" and engine.name != "podman":
             engine.api.close()
-            raise PrerequisiteError(f"what answers at {address.url} ({address.found}) is Docker, not podman. Take "
-                                    f"sandbox.backend=docker, or start podman's service: {START_PODMAN}")  # fmt: skip
+            raise PrerequisiteError(
+                f"what answers at {address.url} ({address.found}) is Docker, not podman. Take "
+                f"sandbox.backend=docker, or start podman's service: {START_PODMAN}"
+            )
         return engine
     raise PrerequisiteError(_no_engine(backend, silent))
 
@@ -68,39 +78,55 @@ def check_network(api: Any, network: str) -> None:
     if network == "none":
         return
     if network == "host" or network.startswith("container:"):
-        raise SpecError(f"sandbox.network: '{network}' is no network of the box's own and is refused. Take none, or create one: "
-                        "docker network create NAME")  # fmt: skip
+        raise SpecError(
+            f"sandbox.network: '{network}' is no network of the box's own and is refused. Take none, or create one: "
+            "docker network create NAME"
+        )
     known = sorted({each["Name"] for each in api.networks()} - {"host", "none"})
     if network not in known:
-        raise PrerequisiteError(f"sandbox.network: the engine has no network '{network}'; it has: {', '.join(known) or 'none'}. "
-                                f"Create it (docker network create {network}), or take sandbox.network=none")  # fmt: skip
+        raise PrerequisiteError(
+            f"sandbox.network: the engine has no network '{network}'; it has: {', '.join(known) or 'none'}. "
+            f"Create it (docker network create {network}), or take sandbox.network=none"
+        )
 
 
 def check_runtime(api: Any, runtime: str | None) -> None:
     """Raises PrerequisiteError for a runtime that podman would silently ignore; Docker itself refuses when it creates a box."""
     default = api.info().get("DefaultRuntime") if runtime and is_podman(api) else runtime
     if default != runtime:
-        raise PrerequisiteError(f"sandbox.runtime: podman's service runs every container with '{default}' and ignores "
-                                f"'{runtime}'. Set runtime=\"{runtime}\" under [engine] in containers.conf and restart the "
-                                "service, or leave sandbox.runtime out")  # fmt: skip
+        raise PrerequisiteError(
+            f"sandbox.runtime: podman's service runs every container with '{default}' and ignores "
+            f"'{runtime}'. Set runtime=\"{runtime}\" under [engine] in containers.conf and restart the "
+            "service, or leave sandbox.runtime out"
+        )
 
 
 def refused_runtime(api: Any, runtime: str, why: str) -> PrerequisiteError:
     """What to tell people when the engine refused a runtime; it lists those that the engine has."""
     known = ", ".join(sorted(api.info().get("Runtimes") or {}))
-    return PrerequisiteError(f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: {known}. "
-                             "Install it and name it in the engine's configuration, or leave sandbox.runtime out")  # fmt: skip
+    return PrerequisiteError(
+        f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: {known}. "
+        "Install it and name it in the engine's configuration, or leave sandbox.runtime out"
+    )
 
 
 def _bundle_hint(address: Address) -> str:
     """A bundle named in the environment goes before the session's own CA. https://github.com/psf/requests/issues/3829"""
-    name = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None)
-    return f"; {name} is set and goes before the engine's own CA, unset it" if address.tls and name else ""
+    name = next(
+        (name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None
+    )
+    return (
+        f"; {name} is set and goes before the engine's own CA, unset it"
+        if address.tls and name
+        else ""
+    )
 
 
 def _engine_at(address: Address) -> Engine:
     if address.url.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
-        raise PrerequisiteError(f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]'; {NOW_LOCAL}")
+        raise PrerequisiteError(
+            f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]'; {NOW_LOCAL}"
+        )
     import docker
 
     where = {"base_url": address.url, "tls": address.tls or False}
@@ -127,12 +153,20 @@ def _name_and_version(api: Any) -> tuple[EngineName, str]:
     said = api.version()
     components = {each.get("Name"): each for each in said.get("Components") or []}
     podman = components.get("Podman Engine")
-    return ("podman", podman["Version"]) if podman else ("docker", said.get("Version", "of unknown version"))
+    return (
+        ("podman", podman["Version"])
+        if podman
+        else ("docker", said.get("Version", "of unknown version"))
+    )
 
 
 def _no_engine(backend: EngineName, silent: list[str]) -> str:
     if backend == "podman":
-        what = f"no podman engine answers at {'; '.join(silent)}" if silent else "no podman engine: no socket of podman was found"
+        what = (
+            f"no podman engine answers at {'; '.join(silent)}"
+            if silent
+            else "no podman engine: no socket of podman was found"
+        )
         return f"{what}. Start its service: {START_PODMAN}; CONTAINER_HOST names another address; {NOW_LOCAL}"
     if silent:
         return f"no Docker engine answers at {'; '.join(silent)}. {START_DOCKER}, {NOW_LOCAL}"

@@ -21,7 +21,10 @@ LEVELS: dict[Backend, tuple[Isolation, ...]] = {
 }
 """What each backend can give, where the machine permits it (`envgym sandbox doctor` tries)."""
 WHY_NOT: dict[tuple[Backend, Isolation], str] = {
-    ("bubblewrap", "namespaces"): "it covers parts of /proc, so that no session can have a /proc of its own",
+    (
+        "bubblewrap",
+        "namespaces",
+    ): "it covers parts of /proc, so that no session can have a /proc of its own",
     ("local", "namespaces"): "a local process sees the files and the network of its user",
     ("local", "container"): "a local process sees the files and the network of its user",
     ("none", "fork"): "without a box there is only one process",
@@ -53,7 +56,9 @@ def _auto(app: App, options: SandboxOptions) -> Sandbox:
     try:
         sandbox = _open(instead, app, options)
     except PrerequisiteError as missing:
-        raise PrerequisiteError(f"isolation '{options.level}' cannot be had here ({reason}). {missing}") from None
+        raise PrerequisiteError(
+            f"isolation '{options.level}' cannot be had here ({reason}). {missing}"
+        ) from None
     sandbox.label += f" ({reason})"
     return sandbox
 

@@ -22,18 +22,25 @@ def hidden_files(root: Path, *, secret: Iterable[str], needed: Iterable[str]) ->
     named = _files(root, secret)
     kept = _with_imports(_files(root, needed))
     own = {file for file in _with_imports(named) if file not in kept} | named
-    return tuple(sorted(file.relative_to(root).as_posix() for file in own if file.is_relative_to(root)))
+    return tuple(
+        sorted(file.relative_to(root).as_posix() for file in own if file.is_relative_to(root))
+    )
 
 
 def _files(root: Path, references: Iterable[str]) -> set[Path]:
-    return {file for reference in references if (file := root / reference.partition(":")[0]).is_file()}
+    return {
+        file for reference in references if (file := root / reference.partition(":")[0]).is_file()
+    }
 
 
 def _with_imports(files: set[Path]) -> set[Path]:
     """The files, and all that they import from their own folders, at any depth."""
-    found, fresh = set(files), set(files)
+    found = set(files)
+    fresh = set(files)
     while fresh:
-        fresh = {imported for file in fresh if file.suffix == ".py" for imported in _imported_by(file)} - found
+        fresh = {
+            imported for file in fresh if file.suffix == ".py" for imported in _imported_by(file)
+        } - found
         found |= fresh
     return found
 
@@ -49,4 +56,6 @@ def _imported_by(file: Path) -> Iterator[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             place = file.parent.joinpath(*name.split("."))
-            yield from (path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file())
+            yield from (
+                path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()
+            )

@@ -21,8 +21,16 @@ MOST_REDIRECTS = 5
 class Call:
     """One request, made of an operation and its arguments. Raises ValueError for what must not go into a path."""
 
-    def __init__(self, base_url: str, operation: Operation, arguments: dict[str, Any], headers: dict[str, str]):
-        self.method, path, query = operation.method.upper(), operation.path, []
+    def __init__(
+        self,
+        base_url: str,
+        operation: Operation,
+        arguments: dict[str, Any],
+        headers: dict[str, str],
+    ):
+        self.method = operation.method.upper()
+        path = operation.path
+        query = []
         body: Any = {}
         headers = dict(headers)
         for name, value in arguments.items():
@@ -30,12 +38,17 @@ class Call:
                 if place.where == "path":
                     path = path.replace(f"{{{place.name}}}", _segment(name, value))
                 elif place.where == "query":
-                    query += [(place.name, _plain(one)) for one in (value if isinstance(value, list) else [value])]
+                    query += [
+                        (place.name, _plain(one))
+                        for one in (value if isinstance(value, list) else [value])
+                    ]
                 elif place.where == "header":
                     headers[place.name] = _header(name, value)
                 else:
                     body = body | {place.name: value} if place.name else value
-        wanted = operation.body is not None and (operation.body.get("properties") or "body" in operation.parameters["required"])
+        wanted = operation.body is not None and (
+            operation.body.get("properties") or "body" in operation.parameters["required"]
+        )
         self.parts: dict[str, Any] = {"url": base_url + path, "headers": headers}
         self.parts |= {"params": query} if query else {}
         self.parts |= {"json": body} if body or wanted else {}
@@ -46,14 +59,18 @@ class Call:
         request = client.build_request(self.method, **self.parts)
         origin = _origin(request.url)
         for _ in range(MOST_REDIRECTS):
-            request.extensions = request.extensions | {"timeout": httpx.Timeout(max(0.001, deadline - time.monotonic())).as_dict()}
+            request.extensions = request.extensions | {
+                "timeout": httpx.Timeout(max(0.001, deadline - time.monotonic())).as_dict()
+            }
             response = client.send(request, stream=True)
             with contextlib.closing(response):
                 if response.next_request is None:
                     return response.status_code, _text(response, deadline, most)
                 request = response.next_request
             if _origin(request.url) != origin:
-                raise ValueError(f"the server redirects to {request.url.host}, which this environment may not call")
+                raise ValueError(
+                    f"the server redirects to {request.url.host}, which this environment may not call"
+                )
         raise ValueError("the server redirects in circles")
 
 

@@ -61,7 +61,9 @@ def ensure_image(api: Any, image: str) -> None:
     except (docker.errors.DockerException, OSError) as error:
         why = trouble or short(error)
         way_out = f"Build it (docker build -t {image} ...), name another one with sandbox.image=..., {NOW_LOCAL}"
-        raise PrerequisiteError(f"the engine has no image '{image}' and cannot pull it ({why}). {way_out}") from None
+        raise PrerequisiteError(
+            f"the engine has no image '{image}' and cannot pull it ({why}). {way_out}"
+        ) from None
 
 
 def has_image(api: Any, image: str) -> bool:
@@ -80,8 +82,10 @@ def build_image(api: Any, build: BuildOptions, *, root: Path) -> str:
     context = (root / build.context).resolve()
     dockerfile = context / build.dockerfile
     if not dockerfile.is_file():
-        raise SpecError(f"sandbox.build: no such file: {dockerfile}. `context` is relative to the YAML's folder, "
-                        "`dockerfile` to the context")  # fmt: skip
+        raise SpecError(
+            f"sandbox.build: no such file: {dockerfile}. `context` is relative to the YAML's folder, "
+            "`dockerfile` to the context"
+        )
     with tempfile.TemporaryFile() as archive:
         name = pack_context(context, dockerfile, archive)
         tag = tag_of(archive, name)
@@ -146,10 +150,20 @@ def _build(api: Any, tag: str, archive: io.BufferedRandom, name: str, dockerfile
     import requests
 
     logging.getLogger("envgym").warning("building the image %s from %s, once", tag, dockerfile)
-    log, trouble = [], ""
+    log = []
+    trouble = ""
     try:
-        events = api.build(fileobj=archive, custom_context=True, dockerfile=name, tag=tag, rm=True, forcerm=True,
-                           decode=True, timeout=BUILD_SECONDS, labels={"envgym.build": tag})  # fmt: skip
+        events = api.build(
+            fileobj=archive,
+            custom_context=True,
+            dockerfile=name,
+            tag=tag,
+            rm=True,
+            forcerm=True,
+            decode=True,
+            timeout=BUILD_SECONDS,
+            labels={"envgym.build": tag},
+        )
         for event in events:
             log.append(event.get("stream", ""))
             trouble = event.get("error", trouble)
@@ -158,5 +172,7 @@ def _build(api: Any, tag: str, archive: io.BufferedRandom, name: str, dockerfile
     if trouble or not has_image(api, tag):
         end = "\n".join(f"  {line}" for line in "".join(log).splitlines()[-LOG_LINES:])
         why = trouble or "the engine made no image"
-        raise PrerequisiteError(f"sandbox.build: {dockerfile} cannot be built ({why}). The end of its log:"
-                                f"\n{end}\nCorrect it, name an image with sandbox.image=..., {NOW_LOCAL}")  # fmt: skip
+        raise PrerequisiteError(
+            f"sandbox.build: {dockerfile} cannot be built ({why}). The end of its log:"
+            f"\n{end}\nCorrect it, name an image with sandbox.image=..., {NOW_LOCAL}"
+        )

@@ -32,10 +32,18 @@ class NoSandbox:
 
     def __init__(self, app: App, options: SandboxOptions | None = None):
         try:
-            self._app = load_app(app.root, app.tools, app.schema, app.seed, files=app.files, documents=documents_of(app))
+            self._app = load_app(
+                app.root,
+                app.tools,
+                app.schema,
+                app.seed,
+                files=app.files,
+                documents=documents_of(app),
+            )
         except AppError as error:
             raise SpecError(str(error)) from None
-        self._output_bytes, self._closed = (options or SandboxOptions()).output_bytes, False
+        self._output_bytes = (options or SandboxOptions()).output_bytes
+        self._closed = False
         self._images, self._lock = Images(), threading.Lock()
         self.statistics = Statistics()
 
@@ -45,7 +53,11 @@ class NoSandbox:
     def open(self, *, seed: int, timeout_seconds: float) -> InProcessSession:
         if self._closed:
             raise UsageError("this sandbox is closed; open another one with open_sandbox()")
-        with counting_failures(self.statistics), self.statistics.timed("open"), self.statistics.timed("reset"):
+        with (
+            counting_failures(self.statistics),
+            self.statistics.timed("open"),
+            self.statistics.timed("reset"),
+        ):
             image = within(timeout_seconds, "open", lambda: self._image(seed))
             desk = within(timeout_seconds, "open", lambda: self._desk(image, seed))
         return InProcessSession(desk, self.statistics)
@@ -53,12 +65,16 @@ class NoSandbox:
     def _desk(self, image: bytes, seed: int) -> Desk:
         place = fresh_folder() if self._app.lay_out else ""
         # The generator of `random` belongs to the whole process: a session must not turn it back.
-        return Desk(self._app, image, seed, output_bytes=self._output_bytes, fix_random=False, place=place)
+        return Desk(
+            self._app, image, seed, output_bytes=self._output_bytes, fix_random=False, place=place
+        )
 
     def _image(self, seed: int) -> bytes:
         with self._lock:  # seed functions are user code, not asked to be thread-safe
             image = self._images.get(seed)
-            return image or self._images.put(seed, prepare_image(self._app.schema_sql, self._app.seed_function, seed))
+            return image or self._images.put(
+                seed, prepare_image(self._app.schema_sql, self._app.seed_function, seed)
+            )
 
     def close(self) -> None:
         self._closed = True
@@ -68,12 +84,17 @@ class InProcessSession:
     """One episode's tables; the `Session` of envgym.sandbox."""
 
     def __init__(self, desk: Desk, statistics: Statistics):
-        self.state_hash, self._statistics = desk.state_hash, statistics
+        self.state_hash = desk.state_hash
+        self._statistics = statistics
         self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
 
-    def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
+    ) -> ToolResult:
         started = time.perf_counter()
-        result = ToolResult(**self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now)))
+        result = ToolResult(
+            **self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now))
+        )
         self._statistics.time_call(time.perf_counter() - started, inside=result.seconds)
         return result
 
@@ -81,8 +102,14 @@ class InProcessSession:
         with self._statistics.timed("diff"):
             return self._do("diff", timeout_seconds, self._desk.diff)
 
-    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
-        return self._do("score", timeout_seconds + VERIFY_SECONDS, lambda: self._verify(files, list(command), timeout_seconds))
+    def verify(
+        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+    ) -> Verification:
+        return self._do(
+            "score",
+            timeout_seconds + VERIFY_SECONDS,
+            lambda: self._verify(files, list(command), timeout_seconds),
+        )
 
     def _verify(self, files: dict[str, str], command: list[str], seconds: float) -> Verification:
         final = self._desk.hand_over()
@@ -124,13 +151,26 @@ def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any
         except BoxError as error:
             done.put((None, WorldFailure(error.kind, str(error), stage=stage)))
         except BaseException as error:
-            done.put((None, WorldFailure("seed_crashed" if stage == "open" else "tool_crashed", tail_of(error), stage=stage)))
+            done.put(
+                (
+                    None,
+                    WorldFailure(
+                        "seed_crashed" if stage == "open" else "tool_crashed",
+                        tail_of(error),
+                        stage=stage,
+                    ),
+                )
+            )
 
     threading.Thread(target=run, name="envgym-tool", daemon=True).start()
     try:
         result, failure = done.get(timeout=timeout_seconds)
     except Empty:
-        raise WorldFailure("timeout", f"not done after {timeout_seconds:g} s; its thread was left behind", stage=stage) from None
+        raise WorldFailure(
+            "timeout",
+            f"not done after {timeout_seconds:g} s; its thread was left behind",
+            stage=stage,
+        ) from None
     if failure:
         raise failure
     return result

@@ -26,22 +26,28 @@ class JoinedSandbox:
 
     def describe(self) -> list[dict[str, Any]]:
         """The tools of all parts, in their order. Raises SpecError for two of one name."""
-        schemas, homes = [], {}
+        schemas = []
+        homes = {}
         for index, part in enumerate(self.parts):
             for schema in part.describe():
                 if (other := homes.setdefault(schema["name"], index)) != index:
                     pair = f"{self.parts[other].label}, and {part.label}"
-                    raise SpecError(f"two sources define a tool named '{schema['name']}' ({pair}); rename or hide one of them")
+                    raise SpecError(
+                        f"two sources define a tool named '{schema['name']}' ({pair}); rename or hide one of them"
+                    )
                 schemas.append(schema)
         self._homes = homes
         return schemas
 
     def open(self, *, seed: int, timeout_seconds: float) -> JoinedSession:
-        homes, deadline = self._homes or self._find_homes(), time.monotonic() + timeout_seconds
+        homes = self._homes or self._find_homes()
+        deadline = time.monotonic() + timeout_seconds
         sessions: list[Session] = []
         with _all_closed_on_failure(sessions):
             for part in self.parts:
-                sessions.append(part.open(seed=seed, timeout_seconds=max(0.1, deadline - time.monotonic())))
+                sessions.append(
+                    part.open(seed=seed, timeout_seconds=max(0.1, deadline - time.monotonic()))
+                )
         return JoinedSession(sessions, homes)
 
     def _find_homes(self) -> dict[str, int]:
@@ -68,11 +74,16 @@ class JoinedSession:
     def __init__(self, sessions: Sequence[Session], homes: dict[str, int]):
         joined = hashlib.sha256("\n".join(session.state_hash for session in sessions).encode())
         self.state_hash = joined.hexdigest()[:16]
-        self._sessions, self._homes = sessions, homes
+        self._sessions = sessions
+        self._homes = homes
 
-    def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
+    ) -> ToolResult:
         with _all_closed_on_failure(self._sessions):
-            return self._sessions[self._homes[tool]].call(tool, arguments, now=now, timeout_seconds=timeout_seconds)
+            return self._sessions[self._homes[tool]].call(
+                tool, arguments, now=now, timeout_seconds=timeout_seconds
+            )
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         changes: RowChanges = {}
@@ -83,7 +94,9 @@ class JoinedSession:
                 changes |= told
         return changes
 
-    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+    def verify(
+        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+    ) -> Verification:
         """By the first part, which holds the work folder where there is one."""
         with _all_closed_on_failure(self._sessions):
             return self._sessions[0].verify(files, command, timeout_seconds=timeout_seconds)
@@ -105,4 +118,6 @@ def _all_closed_on_failure(sessions: Sequence[Session]) -> Iterator[None]:
 
 def _refuse_shared(tables: dict[str, Any], more: dict[str, Any]) -> None:
     if shared := tables.keys() & more.keys():
-        raise SpecError(f"two sources of tools have a table named '{min(shared)}'; rename one of them")
+        raise SpecError(
+            f"two sources of tools have a table named '{min(shared)}'; rename one of them"
+        )

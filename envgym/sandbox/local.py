@@ -25,12 +25,22 @@ from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.parcel import AGENT
 from envgym.sandbox.stdio import FIXED_VARIABLES, Tail
 
-KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+KEPT_VARIABLES = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
 
 
 def clean_environment() -> dict[str, str]:
     """What an agent on this machine gets of the caller's environment: nothing that could be a secret."""
-    return {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | FIXED_VARIABLES
+    return {
+        name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ
+    } | FIXED_VARIABLES
 
 
 class ProcessTransport:
@@ -40,13 +50,21 @@ class ProcessTransport:
         scratch: folder of the box, removed with it; None where it has none on this machine.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str], *, scratch: str | None = None):
+    def __init__(
+        self, command: Sequence[str], environment: dict[str, str], *, scratch: str | None = None
+    ):
         self.scratch = scratch
         # A process group of its own: Ctrl-C in a terminal is for the owner to handle, who then closes the box.
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-            env=environment, cwd="/", start_new_session=True,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
         self._stdin: Any = self.process.stdin
         self._stdout: Any = self.process.stdout
         self._stderr: Any = self.process.stderr
@@ -112,4 +130,11 @@ class LocalSandbox(BoxSandbox):
 
     def __init__(self, app: App, options: SandboxOptions):
         label = f"local process, isolation {options.level}: no file or network isolation"
-        super().__init__(app, start_locally, root=str(app.root.resolve()), options=options, within=options.level, label=label)
+        super().__init__(
+            app,
+            start_locally,
+            root=str(app.root.resolve()),
+            options=options,
+            within=options.level,
+            label=label,
+        )

@@ -94,7 +94,9 @@ class SandboxOptions(Block):
     @model_validator(mode="after")
     def _one_image(self) -> SandboxOptions:
         if self.build and "image" in self.model_fields_set:
-            raise ValueError("image and build exclude each other: leave out the one that is not meant")
+            raise ValueError(
+                "image and build exclude each other: leave out the one that is not meant"
+            )
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 Fate = Literal["alive", "gone", "unknown"]
 """Of an owner; `unknown` in another process namespace, perhaps on another machine, or hidden from this user."""
-RUN_LABEL, OWNER_LABEL = "envgym.run", "envgym.owner"
+RUN_LABEL = "envgym.run"
+OWNER_LABEL = "envgym.owner"
 
 
 @functools.cache
@@ -63,7 +64,9 @@ def owned(api: Any) -> list[dict[str, Any]]:
     """Envgym's containers as the engine lists them, in any state, each with the fate of its owner as `Fate`."""
     local = str(api.base_url).startswith("http+docker://")
     found = api.containers(all=True, filters={"label": OWNER_LABEL})
-    return [each | {"Fate": fate(each["Labels"][OWNER_LABEL], engine_is_local=local)} for each in found]
+    return [
+        each | {"Fate": fate(each["Labels"][OWNER_LABEL], engine_is_local=local)} for each in found
+    ]
 
 
 def reap_orphans(api: Any) -> list[str]:

@@ -16,7 +16,8 @@ from envgym.errors import SpecError
 from envgym.sandbox import App
 
 AGENT = Path(__file__).parent / "agent"
-MOST_FILES, MOST_BYTES = 5000, 64 * 2**20
+MOST_FILES = 5000
+MOST_BYTES = 64 * 2**20
 LEFT_OUT = ("__pycache__", "node_modules")
 
 
@@ -33,24 +34,40 @@ def pack(app: App) -> bytes:
             if count >= MOST_FILES or size > MOST_BYTES:
                 limits = f"{MOST_FILES} files or {MOST_BYTES >> 20} MiB"
                 advice = "Put tools, schema and seed into a folder of their own."
-                raise SpecError(f"{app.root}: the folders of the app's files hold more than {limits}. {advice}")
+                raise SpecError(
+                    f"{app.root}: the folders of the app's files hold more than {limits}. {advice}"
+                )
             _add(archive, f"app/{file.relative_to(app.root).as_posix()}", data)
     return buffer.getvalue()
 
 
 def _files(app: App) -> Iterator[Path]:
-    references = [*app.tools, *filter(None, (app.schema, app.seed, app.files)), *_files_of_servers(app)]
+    references = [
+        *app.tools,
+        *filter(None, (app.schema, app.seed, app.files)),
+        *_files_of_servers(app),
+    ]
     for reference in references:
         path = PurePosixPath(reference)
         if path.is_absolute() or ".." in path.parts:
-            raise SpecError(f"{reference}: lies outside of {app.root}; a container gets files below that folder only")
+            raise SpecError(
+                f"{reference}: lies outside of {app.root}; a container gets files below that folder only"
+            )
         if reference.partition(":")[0] in app.hidden:
             advice = "Move what the box runs into a file of its own, or take sandbox.backend=local."
-            raise SpecError(f"{reference}: this file defines tasks or rewards as well, which no container gets. {advice}")
-    folders = {app.root / PurePosixPath(reference.partition(":")[0]).parent for reference in references}
+            raise SpecError(
+                f"{reference}: this file defines tasks or rewards as well, which no container gets. {advice}"
+            )
+    folders = {
+        app.root / PurePosixPath(reference.partition(":")[0]).parent for reference in references
+    }
     for folder in sorted(folders):
         if not any(parent in folders for parent in folder.parents):
-            yield from (file for file in _below(folder) if file.relative_to(app.root).as_posix() not in app.hidden)
+            yield from (
+                file
+                for file in _below(folder)
+                if file.relative_to(app.root).as_posix() not in app.hidden
+            )
 
 
 def _files_of_servers(app: App) -> Iterator[str]:
@@ -77,8 +94,10 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     for parent in reversed(PurePosixPath(name).parents[:-1]):
         if str(parent) not in archive.getnames():
             folder = tarfile.TarInfo(str(parent))
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            folder.type = tarfile.DIRTYPE
+            folder.mode = 0o755
             archive.addfile(folder)
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = len(data), 0o644
+    entry.size = len(data)
+    entry.mode = 0o644
     archive.addfile(entry, io.BytesIO(data))

@@ -24,7 +24,8 @@ from envgym.sandbox.stdio import Box
 
 FULL_SECONDS = 0.2
 """A box that had no process left is not asked again for this long."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 30.0
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 30.0
 """Between two attempts to start a box after one that failed; doubled each time."""
 LOOK_EVERY = 64
 """Episodes of a box between two looks at its memory."""
@@ -57,16 +58,19 @@ class Pool:
     """
 
     def __init__(self, start: Callable[[], Box], options: SandboxOptions, statistics: Statistics):
-        self._start, self._statistics = start, statistics
+        self._start = start
+        self._statistics = statistics
         self._alone = options.level == "container"
-        self._rules, self._most = options.pool, options.most_boxes
+        self._rules = options.pool
+        self._most = options.most_boxes
         self._sessions = 1 if self._alone else options.pool.sessions
         self._changed = threading.Condition()
         self._slots: list[Slot] = []
         self._starting = self._ending = self._waiting = 0
         self._trouble: EnvgymError | None = None
         self._ended_cpu_seconds = 0.0
-        self._pause, self._not_before = FIRST_PAUSE_SECONDS, 0.0
+        self._pause = FIRST_PAUSE_SECONDS
+        self._not_before = 0.0
         self.has_worked = self._closed = False
         statistics.count("pool/hits", 0)
         statistics.count("pool/waits", 0)
@@ -107,9 +111,12 @@ class Pool:
             slots = [slot for slot in self._slots if slot.sessions]
         for slot in slots:
             with contextlib.suppress(WorldFailure):  # lost, which its sessions see
-                usage, sessions = slot.box.usage(), slot.sessions
+                usage = slot.box.usage()
+                sessions = slot.sessions
                 if usage.is_whole and sessions:
-                    self._statistics.note("session_mb", (usage.memory - slot.memory) / 2**20 / sessions)
+                    self._statistics.note(
+                        "session_mb", (usage.memory - slot.memory) / 2**20 / sessions
+                    )
 
     def is_full(self, slot: Slot) -> None:
         """The box took no session for want of processes: others are asked first for a while."""
@@ -130,8 +137,11 @@ class Pool:
             self._closed = True
             self._changed.notify_all()
             # Boxes that are being started or ended still need the engine.
-            self._changed.wait_for(lambda: not self._starting and not self._ending, timeout=CLOSE_SECONDS)
-            slots, self._slots = self._slots, []
+            self._changed.wait_for(
+                lambda: not self._starting and not self._ending, timeout=CLOSE_SECONDS
+            )
+            slots = self._slots
+            self._slots = []
         for slot in slots:
             slot.box.end("the sandbox was closed")
 
@@ -153,7 +163,8 @@ class Pool:
         if self._closed:
             raise UsageError("this sandbox is closed; open another one with open_sandbox()")
         if self._trouble and not self.has_worked:
-            trouble, self._trouble = self._trouble, None
+            trouble = self._trouble
+            self._trouble = None
             raise trouble
 
     def _best(self) -> Slot | None:
@@ -162,7 +173,11 @@ class Pool:
             self._slots.remove(slot)
             self._statistics.count("recycled/lost")
         now = time.monotonic()
-        open_ones = [slot for slot in self._slots if not slot.leaving and slot.sessions < self._sessions and slot.full_until <= now]
+        open_ones = [
+            slot
+            for slot in self._slots
+            if not slot.leaving and slot.sessions < self._sessions and slot.full_until <= now
+        ]
         return max(open_ones, key=lambda slot: slot.sessions, default=None)
 
     def _wait_for_room(self, timeout_seconds: float) -> Slot:
@@ -184,17 +199,27 @@ class Pool:
             # A lost box wakes nobody, and a pause or a full box ends by itself.
             self._changed.wait(min(left, FULL_SECONDS))
         elif self._trouble:
-            raise WorldFailure("sandbox_lost", f"no box can be started: {self._trouble}", stage="open")
+            raise WorldFailure(
+                "sandbox_lost", f"no box can be started: {self._trouble}", stage="open"
+            )
         else:
-            raise WorldFailure("timeout", f"none of {len(self._slots)} boxes had room in time", stage="open")
+            raise WorldFailure(
+                "timeout", f"none of {len(self._slots)} boxes had room in time", stage="open"
+            )
 
     def _staff(self) -> None:
         """Starts as many creators as there are boxes missing."""
         if self._closed or time.monotonic() < self._not_before:
             return
         usable = [slot for slot in self._slots if not slot.leaving and slot.box.lost is None]
-        spare = self._rules.ready if self._alone and self.has_worked else int(self.has_worked and not usable)
-        room = sum(self._sessions - slot.sessions for slot in usable) + self._starting * self._sessions
+        spare = (
+            self._rules.ready
+            if self._alone and self.has_worked
+            else int(self.has_worked and not usable)
+        )
+        room = (
+            sum(self._sessions - slot.sessions for slot in usable) + self._starting * self._sessions
+        )
         missing = math.ceil((self._waiting + spare - room) / self._sessions)
         # Boxes that only wait for their last sessions may be replaced before they have gone, as many as there are others.
         room_for_boxes = min(self._most - len(usable), 2 * self._most - len(self._slots))
@@ -204,7 +229,8 @@ class Pool:
             threading.Thread(target=self._create, name="envgym-creator", daemon=True).start()
 
     def _create(self) -> None:
-        slot, trouble = None, None
+        slot = None
+        trouble = None
         if not self._waiting:
             time.sleep(HEAD_START_SECONDS)
         try:
@@ -224,7 +250,8 @@ class Pool:
                 self._not_before = time.monotonic() + self._pause
                 self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             else:
-                self._pause, self.has_worked = FIRST_PAUSE_SECONDS, True
+                self._pause = FIRST_PAUSE_SECONDS
+                self.has_worked = True
                 slot.box.on_dirty = lambda _: self.retire(slot, "dirty")
                 self._slots.append(slot)
                 self._staff()
@@ -245,7 +272,9 @@ class Pool:
             self._slots.remove(slot)
             # Ending a container takes a tenth of a second, which no session should wait for.
             self._ending += 1
-            threading.Thread(target=self._end, args=(slot,), name="envgym-retire", daemon=True).start()
+            threading.Thread(
+                target=self._end, args=(slot,), name="envgym-retire", daemon=True
+            ).start()
             self._staff()
 
     def _end(self, slot: Slot) -> None:

@@ -65,7 +65,8 @@ class Statistics:
         """The snapshot, and a new beginning: the next one tells of what comes after. A count that was ever there stays, as 0."""
         with self._lock:
             numbers = self._numbers()
-            self._counts, self._values = Counter(dict.fromkeys(self._counts, 0)), {}
+            self._counts = Counter(dict.fromkeys(self._counts, 0))
+            self._values = {}
             return numbers
 
     def _numbers(self) -> dict[str, float]:

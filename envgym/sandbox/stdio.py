@@ -22,14 +22,20 @@ from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, World
 from envgym.sandbox import VERIFY_SECONDS, RowChanges, ToolResult, Verification
 from envgym.sandbox.statistics import Statistics, counting_failures
 
-GRACE_SECONDS, GRACE_SECONDS_STATE = 10.0, 0.05
+GRACE_SECONDS = 10.0
+GRACE_SECONDS_STATE = 0.05
 """How long past its deadline a request is waited for. The agent enforces deadlines itself, so silence beyond this means that
 it is gone; with isolation `state` nobody else does."""
 PING_SECONDS = 5.0
 LINE_BYTES = 128 * 2**20
 """A box that sends this much without an end of line is out of its mind."""
 STDERR_BYTES = 4096
-FIXED_VARIABLES = {"TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+FIXED_VARIABLES = {
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+    "PYTHONUTF8": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 """Environment of every agent: what a tool could read differently in two boxes (time zone, order of a set, text encoding)."""
 
 
@@ -85,8 +91,16 @@ class Box:
         WorldFailure(stage `open`) for a box that does not start.
     """
 
-    def __init__(self, transport: Transport, hello: dict[str, Any], *, timeout_seconds: float, statistics: Statistics):
-        self.transport, self._statistics = transport, statistics
+    def __init__(
+        self,
+        transport: Transport,
+        hello: dict[str, Any],
+        *,
+        timeout_seconds: float,
+        statistics: Statistics,
+    ):
+        self.transport = transport
+        self._statistics = statistics
         self._grace = GRACE_SECONDS_STATE if hello["isolation"] == "state" else GRACE_SECONDS
         self._ids = itertools.count(1)
         self._sending, self._state = threading.Lock(), threading.Lock()
@@ -98,14 +112,17 @@ class Box:
         ready = self._waiting[0] = SimpleQueue()
         threading.Thread(target=self._read, name="envgym-box", daemon=True).start()
         try:
-            self.tools: list[dict[str, Any]] = self._exchange(0, hello, ready, "open", timeout_seconds)
+            self.tools: list[dict[str, Any]] = self._exchange(
+                0, hello, ready, "open", timeout_seconds
+            )
         except BaseException:
             self.end("the box did not start")
             raise
 
     def request(self, op: str, *, stage: Stage, timeout_seconds: float, **fields: Any) -> Any:
         """Sends a request and waits for its result. Raises WorldFailure."""
-        number, answer = next(self._ids), SimpleQueue()
+        number = next(self._ids)
+        answer = SimpleQueue()
         with self._state:
             if self.lost is None:
                 self._waiting[number] = answer
@@ -124,7 +141,14 @@ class Box:
         with contextlib.suppress(OSError):
             self._send({"op": op, **fields})
 
-    def _exchange(self, number: int, message: dict[str, Any], answer: SimpleQueue, stage: Stage, timeout_seconds: float) -> Any:
+    def _exchange(
+        self,
+        number: int,
+        message: dict[str, Any],
+        answer: SimpleQueue,
+        stage: Stage,
+        timeout_seconds: float,
+    ) -> Any:
         try:
             self._send(message)
             reply = answer.get(timeout=timeout_seconds + self._grace)
@@ -132,7 +156,9 @@ class Box:
             self.end(f"the box takes no request: {error}")
             reply = answer.get()
         except Empty:
-            self.end(f"the box gave no answer to '{message.get('op', 'start')}' within {timeout_seconds:g} s and was ended")
+            self.end(
+                f"the box gave no answer to '{message.get('op', 'start')}' within {timeout_seconds:g} s and was ended"
+            )
             raise WorldFailure("timeout", self.lost or "", stage=stage) from None
         finally:
             self._waiting.pop(number, None)
@@ -183,7 +209,8 @@ class Box:
         """Kills the box; whoever still waits gets `sandbox_lost`."""
         with self._state:
             self.lost = self.lost or reason
-            waiting, self._waiting = self._waiting, {}
+            waiting = self._waiting
+            self._waiting = {}
         for answer in waiting.values():
             answer.put({"error": {"kind": "sandbox_lost", "message": self.lost}})
         self.transport.kill()
@@ -196,14 +223,31 @@ class BoxSession:
         on_close: called once, when the session has ended.
     """
 
-    def __init__(self, box: Box, name: str, state_hash: str, *, statistics: Statistics, on_close: Callable[[], None]):
+    def __init__(
+        self,
+        box: Box,
+        name: str,
+        state_hash: str,
+        *,
+        statistics: Statistics,
+        on_close: Callable[[], None],
+    ):
         self.state_hash = state_hash
-        self._box, self._name, self._statistics, self._on_close = box, name, statistics, on_close
+        self._box = box
+        self._name = name
+        self._statistics = statistics
+        self._on_close = on_close
         self._lock, self._closing, self._closed = threading.Lock(), threading.Lock(), False
 
-    def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
+    ) -> ToolResult:
         started = time.perf_counter()
-        result = ToolResult(**self._request("call", "call", timeout_seconds, tool=tool, arguments=arguments, now=now))
+        result = ToolResult(
+            **self._request(
+                "call", "call", timeout_seconds, tool=tool, arguments=arguments, now=now
+            )
+        )
         self._statistics.time_call(time.perf_counter() - started, inside=result.seconds)
         return result
 
@@ -211,17 +255,30 @@ class BoxSession:
         with self._statistics.timed("diff"):
             return self._request("diff", "diff", timeout_seconds)
 
-    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
+    def verify(
+        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+    ) -> Verification:
         final = self._request("tree", "score", VERIFY_SECONDS)
         if final["problem"]:
             return Verification(None, final["problem"])
-        work = {"tree": final["tree"], "files": files, "command": list(command), "seconds": timeout_seconds}
-        return Verification(**self._request("verify", "score", timeout_seconds + VERIFY_SECONDS, **work))
+        work = {
+            "tree": final["tree"],
+            "files": files,
+            "command": list(command),
+            "seconds": timeout_seconds,
+        }
+        return Verification(
+            **self._request("verify", "score", timeout_seconds + VERIFY_SECONDS, **work)
+        )
 
     def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
         """Lines to an MCP server of the app, and those that came back: as of the agent's `relay.py`. Raises WorldFailure."""
-        patience, limit = timeout_seconds, timeout_seconds + 1.0  # the server is given up before its box is: it has last words
-        return self._request("exchange", "call", limit, server=server, lines=lines, patience=patience)
+        # the server is given up before its box is: it has last words
+        patience = timeout_seconds
+        limit = timeout_seconds + 1.0
+        return self._request(
+            "exchange", "call", limit, server=server, lines=lines, patience=patience
+        )
 
     def close(self) -> None:
         with self._closing:
@@ -237,4 +294,6 @@ class BoxSession:
             if self._closed:
                 raise UsageError("this session is closed; open another one with Sandbox.open()")
             with counting_failures(self._statistics):
-                return self._box.request(op, stage=stage, timeout_seconds=timeout_seconds, session=self._name, **fields)
+                return self._box.request(
+                    op, stage=stage, timeout_seconds=timeout_seconds, session=self._name, **fields
+                )

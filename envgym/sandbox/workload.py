@@ -77,13 +77,17 @@ def play_works(
             on_episode()
         return True
 
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall = time.perf_counter()
+    cpu = time.process_time()
     with ThreadPoolExecutor(sessions, thread_name_prefix="bench") as pool:
         well = sum(pool.map(play, works))
     return Played(
-        len(works), len(works) - well, sum(len(work.calls) for work in works),
-        time.perf_counter() - wall, time.process_time() - cpu,
-    )  # fmt: skip
+        len(works),
+        len(works) - well,
+        sum(len(work.calls) for work in works),
+        time.perf_counter() - wall,
+        time.process_time() - cpu,
+    )
 
 
 def _play(sandbox: Sandbox, work: Work, now: str, timeout_seconds: float) -> None:
@@ -97,7 +101,12 @@ def _play(sandbox: Sandbox, work: Work, now: str, timeout_seconds: float) -> Non
 
 
 def hold_sessions(
-    sandbox: Sandbox, works: Sequence[Work], *, now: str, look: Callable[[], Any], timeout_seconds: float = 60.0
+    sandbox: Sandbox,
+    works: Sequence[Work],
+    *,
+    now: str,
+    look: Callable[[], Any],
+    timeout_seconds: float = 60.0,
 ) -> Any:
     """What `look` returns while a session of each work is open, all its calls made."""
     with contextlib.ExitStack() as held:

@@ -32,8 +32,12 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character o
 _UNSIGNED = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?"
 _BASED = r"0(?:x[0-9a-f]+|o[0-7]+|b[01]+)"
 _NUMBER = re.compile(rf"([+-]?)\s*(?:({_BASED})|({_UNSIGNED})(?:\s*/\s*({_UNSIGNED}))?)\s*(%?)")
-_FRACTION = re.compile(rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))")
-_NUMBER_IN_TEXT = re.compile(rf"(?:(?<![\w.)])[+-])?(?<!\w)(?:{_BASED}|{_UNSIGNED}(?:/{_UNSIGNED})?)%?", re.IGNORECASE)
+_FRACTION = re.compile(
+    rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))"
+)
+_NUMBER_IN_TEXT = re.compile(
+    rf"(?:(?<![\w.)])[+-])?(?<!\w)(?:{_BASED}|{_UNSIGNED}(?:/{_UNSIGNED})?)%?", re.IGNORECASE
+)
 
 _DRESS = re.compile(r"\\(?:left|right)(?![a-z])|\\[!,;:]|\\?\$")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{([^{}]*)\}")
@@ -94,7 +98,9 @@ READINGS: dict[str, Reading] = {"value": value_of, "claims": claims_of, "raw": r
 def find_reading(name: str) -> Reading:
     """The reading of that name. Raises UsageError."""
     if name not in READINGS:
-        raise UsageError(f"no reading '{name}'{did_you_mean(name, READINGS)}; available: {', '.join(READINGS)}")
+        raise UsageError(
+            f"no reading '{name}'{did_you_mean(name, READINGS)}; available: {', '.join(READINGS)}"
+        )
     return READINGS[name]
 
 

@@ -27,7 +27,9 @@ Labels = Sequence[Any]
 def accuracy(predictions: Labels, labels: Labels) -> float:
     """Share of equal pairs. Raises UsageError for lists that cannot be compared."""
     _check(predictions, labels)
-    return sum(guess == label for guess, label in zip(predictions, labels, strict=True)) / len(labels)
+    return sum(guess == label for guess, label in zip(predictions, labels, strict=True)) / len(
+        labels
+    )
 
 
 def f1(predictions: Labels, labels: Labels, *, positive: Any = 1) -> float:
@@ -67,7 +69,9 @@ def ranks(values: Sequence[float]) -> list[float]:
     first: dict[float, int] = {}
     for place, value in enumerate(ordered, start=1):
         first.setdefault(value, place)
-    last = dict(zip(ordered, range(1, len(ordered) + 1), strict=True))  # the last place of a value wins
+    last = dict(
+        zip(ordered, range(1, len(ordered) + 1), strict=True)
+    )  # the last place of a value wins
     return [(first[value] + last[value]) / 2 for value in values]
 
 
@@ -85,7 +89,9 @@ METRICS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
 """Task -> its metrics. The two of `mnli` belong to two test sets, see `mnli_score`."""
 
 
-def task_score(task: str, predictions: Labels, labels: Labels, *, positive: Any = 1) -> dict[str, float]:
+def task_score(
+    task: str, predictions: Labels, labels: Labels, *, positive: Any = 1
+) -> dict[str, float]:
     """The metrics of one task and under `score` their mean.
 
     Args:
@@ -94,14 +100,23 @@ def task_score(task: str, predictions: Labels, labels: Labels, *, positive: Any 
     Raises: UsageError.
     """
     if task not in METRICS:
-        raise UsageError(f"no GLUE task '{task}'{did_you_mean(task, METRICS)}; tasks: {', '.join(METRICS)}")
+        raise UsageError(
+            f"no GLUE task '{task}'{did_you_mean(task, METRICS)}; tasks: {', '.join(METRICS)}"
+        )
     if task == "mnli":
-        raise UsageError("mnli is judged on a matched and a mismatched set: mnli_score(matched=(...), mismatched=(...))")
-    metrics = {name: _apply(metric, predictions, labels, positive) for name, metric in METRICS[task].items()}
+        raise UsageError(
+            "mnli is judged on a matched and a mismatched set: mnli_score(matched=(...), mismatched=(...))"
+        )
+    metrics = {
+        name: _apply(metric, predictions, labels, positive)
+        for name, metric in METRICS[task].items()
+    }
     return metrics | {"score": statistics.fmean(metrics.values())}
 
 
-def mnli_score(*, matched: tuple[Labels, Labels], mismatched: tuple[Labels, Labels]) -> dict[str, float]:
+def mnli_score(
+    *, matched: tuple[Labels, Labels], mismatched: tuple[Labels, Labels]
+) -> dict[str, float]:
     """Accuracy on both sets, each given as (predictions, labels), and under `score` their mean."""
     both = {"matched": accuracy(*matched), "mismatched": accuracy(*mismatched)}
     return both | {"score": statistics.fmean(both.values())}
@@ -115,16 +130,28 @@ def overall(scores: Mapping[str, float]) -> float:
     Raises: UsageError for a missing or an unknown task, and for a score that is no finite number.
     """
     if unknown := [task for task in scores if task not in METRICS]:
-        raise UsageError(f"no GLUE task '{unknown[0]}'{did_you_mean(unknown[0], METRICS)}; tasks: {', '.join(METRICS)}")
+        raise UsageError(
+            f"no GLUE task '{unknown[0]}'{did_you_mean(unknown[0], METRICS)}; tasks: {', '.join(METRICS)}"
+        )
     if missing := [task for task in METRICS if task not in scores]:
-        raise UsageError(f"the overall score is the mean of all nine tasks; missing: {', '.join(missing)}")
+        raise UsageError(
+            f"the overall score is the mean of all nine tasks; missing: {', '.join(missing)}"
+        )
     if broken := [task for task, score in scores.items() if not math.isfinite(score)]:
-        raise UsageError(f"{broken[0]}: its score is {scores[broken[0]]}, which is no finite number")
+        raise UsageError(
+            f"{broken[0]}: its score is {scores[broken[0]]}, which is no finite number"
+        )
     return statistics.fmean(scores[task] for task in METRICS)
 
 
-def _apply(metric: Callable[..., float], predictions: Labels, labels: Labels, positive: Any) -> float:
-    return metric(predictions, labels, positive=positive) if metric in (f1, matthews) else metric(predictions, labels)
+def _apply(
+    metric: Callable[..., float], predictions: Labels, labels: Labels, positive: Any
+) -> float:
+    return (
+        metric(predictions, labels, positive=positive)
+        if metric in (f1, matthews)
+        else metric(predictions, labels)
+    )
 
 
 def _confusion(predictions: Labels, labels: Labels, positive: Any) -> tuple[int, int, int, int]:
@@ -132,11 +159,25 @@ def _confusion(predictions: Labels, labels: Labels, positive: Any) -> tuple[int,
     _check(predictions, labels)
     kinds = set(labels) | set(predictions)
     if len(kinds) > 2:
-        raise UsageError(f"needs at most two different labels, got {sorted(map(repr, kinds))}; map what cannot be read to one")
-    if positive not in kinds and (len(kinds) == 2 or any(isinstance(kind, str) != isinstance(positive, str) for kind in kinds)):
-        raise UsageError(f"the positive label {positive!r} is none of {sorted(map(repr, kinds))}; name it: positive=...")
-    pairs = [(guess == positive, label == positive) for guess, label in zip(predictions, labels, strict=True)]
-    return pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)), pairs.count((False, False))
+        raise UsageError(
+            f"needs at most two different labels, got {sorted(map(repr, kinds))}; map what cannot be read to one"
+        )
+    if positive not in kinds and (
+        len(kinds) == 2 or any(isinstance(kind, str) != isinstance(positive, str) for kind in kinds)
+    ):
+        raise UsageError(
+            f"the positive label {positive!r} is none of {sorted(map(repr, kinds))}; name it: positive=..."
+        )
+    pairs = [
+        (guess == positive, label == positive)
+        for guess, label in zip(predictions, labels, strict=True)
+    ]
+    return (
+        pairs.count((True, True)),
+        pairs.count((True, False)),
+        pairs.count((False, True)),
+        pairs.count((False, False)),
+    )
 
 
 def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -158,7 +199,9 @@ def _check_numbers(predictions: Sequence[float], labels: Sequence[float]) -> Non
 def _check(predictions: Labels, labels: Labels) -> None:
     """Raises UsageError for lists of different or no length, a missing value, and a number that is not finite."""
     if len(predictions) != len(labels):
-        raise UsageError(f"{len(predictions)} predictions for {len(labels)} labels; there must be one for each, in order")
+        raise UsageError(
+            f"{len(predictions)} predictions for {len(labels)} labels; there must be one for each, in order"
+        )
     if not len(labels):
         raise UsageError("there is no prediction to score")
     for name, values in (("prediction", predictions), ("label", labels)):

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 ImageSimilarity = Callable[["Image", "Image"], float]
 """(picture, truth) -> 0.0 for nothing alike to 1.0 for the same."""
 
-LAYOUT, SHAPES, DETAIL = 0.45, 0.50, 0.05
+LAYOUT = 0.45
+SHAPES = 0.50
+DETAIL = 0.05
 """Shares of the perceptual hash, of SSIM at an eighth of the size, and of SSIM at full size in `image_similarity`."""
 COARSE = 8
 """A shift of a pixel or two hardly shows in a picture of an eighth of the size."""
@@ -50,7 +52,8 @@ def perceptual_similarity(a: Image, b: Image) -> float:
         from imagehash import phash
     except ImportError as error:
         raise missing(error) from error
-    one, other = phash(_rgb(a)), phash(_rgb(b))
+    one = phash(_rgb(a))
+    other = phash(_rgb(b))
     return max(0.0, 1.0 - int(one - other) / (one.hash.size / 2))
 
 
@@ -64,12 +67,19 @@ def image_similarity(a: Image, b: Image) -> float:
     one, other = (_fitted(image, (WIDTH, HEIGHT)) for image in (a, b))
     if one.tobytes() == other.tobytes():
         return 1.0
-    shapes, detail = _ink_ssim(one.reduce(COARSE), other.reduce(COARSE)), _ink_ssim(one, other)
-    return min(1.0, LAYOUT * perceptual_similarity(one, other) + SHAPES * shapes + DETAIL * detail)  # 1.0 + a rounding is no share
+    shapes = _ink_ssim(one.reduce(COARSE), other.reduce(COARSE))
+    detail = _ink_ssim(one, other)
+    return min(
+        1.0, LAYOUT * perceptual_similarity(one, other) + SHAPES * shapes + DETAIL * detail
+    )  # 1.0 + a rounding is no share
 
 
-@functools.lru_cache(maxsize=256)  # a chart is asked for by its own part and by the one that says whether the task is solved
-def svg_similarity(svg: str, truth: str, *, similarity: ImageSimilarity = image_similarity) -> float:
+@functools.lru_cache(
+    maxsize=256
+)  # a chart is asked for by its own part and by the one that says whether the task is solved
+def svg_similarity(
+    svg: str, truth: str, *, similarity: ImageSimilarity = image_similarity
+) -> float:
     """How alike two SVGs look when they are drawn; 0.0 for one that cannot be (see `envgym.scoring.svg`).
 
     Raises: UsageError where the truth cannot be drawn, or the measure gives something else than a share.
@@ -84,7 +94,9 @@ def svg_similarity(svg: str, truth: str, *, similarity: ImageSimilarity = image_
         return 0.0
     value = float(similarity(picture, wanted))
     if not 0.0 <= value <= 1.0:
-        raise UsageError(f"the image similarity {similarity!r} gave {value}; it must give a number from 0 to 1")
+        raise UsageError(
+            f"the image similarity {similarity!r} gave {value}; it must give a number from 0 to 1"
+        )
     return value
 
 
@@ -116,8 +128,12 @@ def _ssim_map(a: Image, b: Image) -> np.ndarray[Any, Any]:
     except ImportError as error:
         raise missing(error) from error
     if min(a.size) < WINDOW:
-        raise UsageError(f"a picture of {a.width} x {a.height} pixels is too small to compare; SSIM needs {WINDOW} x {WINDOW}")
-    return structural_similarity(np.asarray(a), np.asarray(b), win_size=WINDOW, channel_axis=-1, data_range=255, full=True)[1]
+        raise UsageError(
+            f"a picture of {a.width} x {a.height} pixels is too small to compare; SSIM needs {WINDOW} x {WINDOW}"
+        )
+    return structural_similarity(
+        np.asarray(a), np.asarray(b), win_size=WINDOW, channel_axis=-1, data_range=255, full=True
+    )[1]
 
 
 def _ink_ssim(a: Image, b: Image) -> float:

@@ -62,7 +62,15 @@ class JudgeServer:
     Raises: UsageError for a cache that cannot be read.
     """
 
-    def __init__(self, url: str, model: str, *, max_calls: int = 1000, timeout_seconds: float = 30.0, cache: str | None = None):
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        max_calls: int = 1000,
+        timeout_seconds: float = 30.0,
+        cache: str | None = None,
+    ):
         from envgym.policies.openai import OpenAIPolicy
 
         self.model, self.max_calls, self.cache = model, max_calls, Path(cache) if cache else None
@@ -80,7 +88,9 @@ class JudgeServer:
         Raises: UsageError where the server refuses the key or knows no such model.
         """
         messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        key = hashlib.sha256(json.dumps([self._client.base_url, self.model, messages]).encode()).hexdigest()
+        key = hashlib.sha256(
+            json.dumps([self._client.base_url, self.model, messages]).encode()
+        ).hexdigest()
         if (known := self._known.get(key)) is not None:
             self._count("cached")
             return read(known)
@@ -90,7 +100,9 @@ class JudgeServer:
         self._remember(key, text)
         return read(text)
 
-    def _judgement(self, messages: list[dict[str, str]], read: Callable[[str], Any]) -> tuple[str, str]:
+    def _judgement(
+        self, messages: list[dict[str, str]], read: Callable[[str], Any]
+    ) -> tuple[str, str]:
         """An answer that `read` takes, or the reason why there is none."""
         reason = ""
         for _ in range(ATTEMPTS):
@@ -101,7 +113,11 @@ class JudgeServer:
                 break
             if not reason:
                 reason = "bad_answer"
-                messages = [*messages, {"role": "assistant", "content": text}, {"role": "user", "content": AGAIN}]
+                messages = [
+                    *messages,
+                    {"role": "assistant", "content": text},
+                    {"role": "user", "content": AGAIN},
+                ]
         return "", reason
 
     def _answer(self, messages: list[dict[str, str]]) -> tuple[str, str]:
@@ -110,13 +126,22 @@ class JudgeServer:
 
         if not self._may_ask():
             return "", "budget"
-        body = {"model": self.model, "messages": messages, "temperature": 0.0, "max_tokens": MAX_TOKENS, "seed": 0}
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": 0.0,
+            "max_tokens": MAX_TOKENS,
+            "seed": 0,
+        }
         try:
             answer = self._client.request("POST", "/chat/completions", body)
             text = answer["choices"][0]["message"]["content"]
         except ContextFull:
             return "", "too_long"
-        except (PrerequisiteError, WorldFailure) as error:  # they quote httpx's own name of what happened, such as ReadTimeout
+        except (
+            PrerequisiteError,
+            WorldFailure,
+        ) as error:  # they quote httpx's own name of what happened, such as ReadTimeout
             never = "unreachable" if isinstance(error, PrerequisiteError) else "server"
             return "", "timeout" if "Timeout" in str(error) else never
         except (KeyError, IndexError, TypeError):
@@ -161,7 +186,9 @@ def _read_cache(path: Path) -> dict[str, str]:
             entry = json.loads(line)
             known[str(entry["key"])] = str(entry["answer"])
         except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{path}:{number}: no judgement: {line[:60]!r}. Delete the line, or name another cache.") from None
+            raise UsageError(
+                f"{path}:{number}: no judgement: {line[:60]!r}. Delete the line, or name another cache."
+            ) from None
     return known
 
 
@@ -246,10 +273,17 @@ def rank_group(texts: Sequence[str], rank: Ranker, *, seed: int = 0) -> list[flo
     return [scores[text] for text in texts]
 
 
-def rank_texts(judge: JudgeServer, texts: list[str], *, request: str, rubric: str) -> list[int] | None:
+def rank_texts(
+    judge: JudgeServer, texts: list[str], *, request: str, rubric: str
+) -> list[int] | None:
     """The judge's order of texts, by index, the best one's first; None where it gave no judgement."""
     system = RANKING.format(count=len(texts), last=len(texts) - 1, rubric=rubric, data=DATA)
-    user = "\n\n".join([fenced("REQUEST", request), *(fenced(f"TEXT {index}", text) for index, text in enumerate(texts))])
+    user = "\n\n".join(
+        [
+            fenced("REQUEST", request),
+            *(fenced(f"TEXT {index}", text) for index, text in enumerate(texts)),
+        ]
+    )
     return judge.ask(system, user, lambda answer: _read_ranking(answer, len(texts)))
 
 

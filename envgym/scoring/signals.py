@@ -30,7 +30,8 @@ Severity = Literal["warn", "alarm"]
 
 RECENT = 5
 """Steps whose median is the present; batches of a few tasks jump about."""
-LATEST, PAST = 3, 20
+LATEST = 3
+PAST = 20
 """A jump is the median of the latest steps against those of the window before them."""
 TRUTHS = 6
 """Held-out measurements that are averaged, now and at the best."""
@@ -80,7 +81,9 @@ class StepRecord:
     def __post_init__(self) -> None:
         for name, value in self.measured():
             if not math.isfinite(value):
-                raise UsageError(f"step {self.step}: {name} is {value}; leave out (None) what could not be measured")
+                raise UsageError(
+                    f"step {self.step}: {name} is {value}; leave out (None) what could not be measured"
+                )
 
     def measured(self) -> Iterator[tuple[str, float]]:
         """Every series that has a value at this step; parts as `part/NAME`."""
@@ -140,7 +143,9 @@ class HackWatch:
     def observe(self, record: StepRecord) -> list[Signal]:
         """The signals that begin at this step. Raises UsageError where steps do not rise."""
         if self._step is not None and record.step <= self._step:
-            raise UsageError(f"step {record.step} after step {self._step}: load the state that belongs to an earlier step first")
+            raise UsageError(
+                f"step {record.step} after step {self._step}: load the state that belongs to an earlier step first"
+            )
         self._step = record.step
         measured = dict(record.measured())
         for name, value in measured.items():
@@ -148,7 +153,9 @@ class HackWatch:
         found = dict(self._checks(record, measured))
         holding = {key: signal for key, signal in found.items() if signal}
         begun = [
-            signal for key, signal in holding.items() if record.step - self._held.get(key, -math.inf) > self.limits.quiet_steps
+            signal
+            for key, signal in holding.items()
+            if record.step - self._held.get(key, -math.inf) > self.limits.quiet_steps
         ]
         self._held |= dict.fromkeys(holding, record.step)
         return begun
@@ -159,7 +166,9 @@ class HackWatch:
             first.append(value)
         self._last[name] = [*self._last.get(name, ()), value][-(LATEST + PAST) :]
 
-    def _checks(self, record: StepRecord, measured: Mapping[str, float]) -> Iterator[tuple[str, Signal | None]]:
+    def _checks(
+        self, record: StepRecord, measured: Mapping[str, float]
+    ) -> Iterator[tuple[str, Signal | None]]:
         for name in measured:
             if name.startswith(PART):
                 yield name, self._jump(record.step, name)
@@ -170,11 +179,17 @@ class HackWatch:
 
     def _level(self, step: int, name: str) -> Iterator[tuple[str, Signal | None]]:
         """A series' recent median against that of the run's beginning."""
-        start, now, limits = statistics.median(self._first[name]), statistics.median(self._last[name][-RECENT:]), self.limits
+        start = statistics.median(self._first[name])
+        now = statistics.median(self._last[name][-RECENT:])
+        limits = self.limits
         rules: dict[str, list[tuple[str, Severity, float]]] = {
             "modal_share": [("modal_answer", "alarm", start + limits.modal_rise * (1 - start))],
             "entropy": [
-                ("entropy_explosion", "alarm", max(limits.entropy_factor * start, start + limits.entropy_least)),
+                (
+                    "entropy_explosion",
+                    "alarm",
+                    max(limits.entropy_factor * start, start + limits.entropy_least),
+                ),
                 ("entropy_collapse", "warn", limits.entropy_floor * start),
             ],
             "repetition": [("repetition", "alarm", start + limits.repetition_rise)],
@@ -182,32 +197,43 @@ class HackWatch:
         }
         for signal, severity, limit in rules[name]:
             beyond = now < limit if signal == "entropy_collapse" else now > limit
-            message = f"{name} went from {start:.3g} at the beginning to {now:.3g} (limit {limit:.3g})"
-            yield signal, Signal(signal, severity, step, now, limit, message, name) if beyond else None
+            message = (
+                f"{name} went from {start:.3g} at the beginning to {now:.3g} (limit {limit:.3g})"
+            )
+            yield (
+                signal,
+                Signal(signal, severity, step, now, limit, message, name) if beyond else None,
+            )
 
     def _jump(self, step: int, name: str) -> Signal | None:
         """The median of the latest steps against the window before them."""
         values = self._last[name]
         if len(values) < LATEST + PAST:
             return None
-        past, now = values[:-LATEST], statistics.median(values[-LATEST:])
+        past = values[:-LATEST]
+        now = statistics.median(values[-LATEST:])
         usual = statistics.median(past)
         deviation = 1.4826 * statistics.median(abs(value - usual) for value in past)
         limit = max(self.limits.jump_deviations * deviation, self.limits.jump_least)
         if abs(now - usual) <= limit:
             return None
         message = f"{name.removeprefix(PART)} jumped from {usual:.3g} to {now:.3g}; it used to stay within {limit:.3g}"
-        return Signal("jump", "alarm" if now > usual else "warn", step, now - usual, limit, message, name)
+        return Signal(
+            "jump", "alarm" if now > usual else "warn", step, now - usual, limit, message, name
+        )
 
     def _gap(self, record: StepRecord, truth: float) -> Signal | None:
         """The last held-out measurements against the best ones before them, and the training reward at both times."""
         if "reward" not in self._last:
             return None
         reward = statistics.median(self._last["reward"][-RECENT:])
-        self._truths = [*self._truths, Measured(record.step, truth, reward, record.truth_tasks)][-2 * TRUTHS :]
+        self._truths = [*self._truths, Measured(record.step, truth, reward, record.truth_tasks)][
+            -2 * TRUTHS :
+        ]
         if len(self._truths) < 2 * TRUTHS:
             return None
-        before, now = _averaged(self._truths[:TRUTHS]), _averaged(self._truths[TRUTHS:])
+        before = _averaged(self._truths[:TRUTHS])
+        now = _averaged(self._truths[TRUTHS:])
         if self._best is None or before.truth > self._best.truth:
             self._best = before
         best = self._best
@@ -236,7 +262,9 @@ class HackWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state_dict()`. Raises UsageError for a state of another form."""
         if missing := self.state_dict().keys() ^ state.keys():
-            raise UsageError(f"this is no state of HackWatch: {', '.join(sorted(missing))} missing or unknown")
+            raise UsageError(
+                f"this is no state of HackWatch: {', '.join(sorted(missing))} missing or unknown"
+            )
         self._step = state["step"]
         self._first = {name: list(values) for name, values in state["first"].items()}
         self._last = {name: list(values) for name, values in state["last"].items()}
@@ -264,17 +292,27 @@ def _averaged(measured: Sequence[Measured]) -> Measured:
     """As one measurement of all their tasks, at the time of the middle one."""
     middle = measured[len(measured) // 2].step
     mean = lambda values: statistics.fmean(values)
-    return Measured(middle, mean(m.truth for m in measured), mean(m.reward for m in measured), sum(m.tasks for m in measured))
+    return Measured(
+        middle,
+        mean(m.truth for m in measured),
+        mean(m.reward for m in measured),
+        sum(m.tasks for m in measured),
+    )
 
 
-def modal_share(groups: Sequence[Sequence[str | None]], *, reading: Reading = value_of) -> float | None:
+def modal_share(
+    groups: Sequence[Sequence[str | None]], *, reading: Reading = value_of
+) -> float | None:
     """Share of the answer that is most frequent across tasks, each task counting the same; rollouts without an answer are left out.
 
     Args:
         groups: the answers of each task's rollouts.
     Returns: from above 0 to 1; None for fewer than two tasks with an answer, which cannot show what tasks have in common.
     """
-    given = [[reading(answer) for answer in group if answer is not None and answer.strip()] for group in groups]
+    given = [
+        [reading(answer) for answer in group if answer is not None and answer.strip()]
+        for group in groups
+    ]
     spoken = [group for group in given if group]
     if len(spoken) < 2:
         return None

@@ -51,7 +51,10 @@ def f1(prediction: str, golds: Sequence[str], *, v2: bool = False) -> float:
 
     Args and raises: as of `exact`.
     """
-    return max(_overlap(normalize(prediction).split(), normalize(gold).split(), v2) for gold in _effective(golds, v2))
+    return max(
+        _overlap(normalize(prediction).split(), normalize(gold).split(), v2)
+        for gold in _effective(golds, v2)
+    )
 
 
 def _effective(golds: Sequence[str], v2: bool) -> Sequence[str]:
@@ -61,7 +64,9 @@ def _effective(golds: Sequence[str], v2: bool) -> Sequence[str]:
     if v2:
         return [gold for gold in golds if normalize(gold)] or [""]
     if not golds:
-        raise UsageError("SQuAD 1.1 has no question without a gold answer; score unanswerable ones with v2=True")
+        raise UsageError(
+            "SQuAD 1.1 has no question without a gold answer; score unanswerable ones with v2=True"
+        )
     return golds
 
 
@@ -71,7 +76,8 @@ def _overlap(predicted: list[str], gold: list[str], v2: bool) -> float:
     shared = (Counter(predicted) & Counter(gold)).total()
     if not shared:
         return 0.0
-    precision, recall = shared / len(predicted), shared / len(gold)
+    precision = shared / len(predicted)
+    recall = shared / len(gold)
     return 2 * precision * recall / (precision + recall)
 
 
@@ -85,7 +91,9 @@ class SquadScores:
     """Number of questions."""
 
 
-def score_all(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], *, v2: bool = False) -> dict[str, SquadScores]:
+def score_all(
+    predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], *, v2: bool = False
+) -> dict[str, SquadScores]:
     """Scores a whole set.
 
     Args:
@@ -98,15 +106,36 @@ def score_all(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]]
     if not golds:
         raise UsageError("there is no question to score")
     if missing := [question for question in golds if question not in predictions]:
-        raise UsageError(f"no prediction for question '{missing[0]}' ({len(missing)} of {len(golds)} are missing)")
+        raise UsageError(
+            f"no prediction for question '{missing[0]}' ({len(missing)} of {len(golds)} are missing)"
+        )
     groups: dict[str, Callable[[str], bool]] = {"all": lambda question: True}
-    if v2:  # by the list as it stands in the file, before empty golds are dropped, as the script has it
-        groups |= {"answerable": lambda question: bool(golds[question]), "unanswerable": lambda question: not golds[question]}
-    chosen = {name: [question for question in golds if belongs(question)] for name, belongs in groups.items()}
-    return {name: _mean(predictions, golds, questions, v2) for name, questions in chosen.items() if questions}
+    if (
+        v2
+    ):  # by the list as it stands in the file, before empty golds are dropped, as the script has it
+        groups |= {
+            "answerable": lambda question: bool(golds[question]),
+            "unanswerable": lambda question: not golds[question],
+        }
+    chosen = {
+        name: [question for question in golds if belongs(question)]
+        for name, belongs in groups.items()
+    }
+    return {
+        name: _mean(predictions, golds, questions, v2)
+        for name, questions in chosen.items()
+        if questions
+    }
 
 
-def _mean(predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], questions: Sequence[str], v2: bool) -> SquadScores:
+def _mean(
+    predictions: Mapping[str, str],
+    golds: Mapping[str, Sequence[str]],
+    questions: Sequence[str],
+    v2: bool,
+) -> SquadScores:
     hits = [exact(predictions[question], golds[question], v2=v2) for question in questions]
     overlaps = [f1(predictions[question], golds[question], v2=v2) for question in questions]
-    return SquadScores(100 * sum(hits) / len(hits), 100 * sum(overlaps) / len(overlaps), len(questions))
+    return SquadScores(
+        100 * sum(hits) / len(hits), 100 * sum(overlaps) / len(overlaps), len(questions)
+    )

@@ -39,9 +39,13 @@ def json_similarity(text: str, truth: Any, schema: Mapping[str, Any] | None = No
     Raises: UsageError for a truth that is no JSON or breaks the schema, and for a schema that is none.
     """
     truth = _as_json(truth)
-    is_valid = (lambda value: True) if schema is None else _validator(json.dumps(schema, sort_keys=True))
+    is_valid = (
+        (lambda value: True) if schema is None else _validator(json.dumps(schema, sort_keys=True))
+    )
     if not is_valid(truth):
-        raise UsageError(f"the true JSON does not meet the schema: {_short(truth)}. Correct one of the two.")
+        raise UsageError(
+            f"the true JSON does not meet the schema: {_short(truth)}. Correct one of the two."
+        )
     try:
         value = _read_json(text)
         return _alike(value, truth) if is_valid(value) else 0.0
@@ -77,7 +81,11 @@ def _finite(digits: str) -> float:
 def _alike(one: Any, other: Any) -> float:
     if isinstance(one, dict) and isinstance(other, dict):
         keys = one.keys() | other.keys()
-        return sum(_alike(one[key], other[key]) for key in one.keys() & other.keys()) / len(keys) if keys else 1.0
+        return (
+            sum(_alike(one[key], other[key]) for key in one.keys() & other.keys()) / len(keys)
+            if keys
+            else 1.0
+        )
     if isinstance(one, list) and isinstance(other, list):
         longest = max(len(one), len(other))
         return sum(map(_alike, one, other)) / longest if longest else 1.0
@@ -106,20 +114,26 @@ def _validator(schema: str) -> Callable[[Any], bool]:
         from jsonschema_specifications import REGISTRY
         from referencing.exceptions import Unresolvable
     except ImportError as error:
-        raise PrerequisiteError("checking a JSON schema needs jsonschema. Install it: pip install jsonschema") from error
+        raise PrerequisiteError(
+            "checking a JSON schema needs jsonschema. Install it: pip install jsonschema"
+        ) from error
     plain = json.loads(schema)
     kind: Any = validator_for(plain)
     try:
         kind.check_schema(plain)
     except SchemaError as error:
         raise UsageError(f"the JSON schema is none: {error.json_path}: {error.message}") from error
-    checker = kind(plain, registry=REGISTRY)  # a registry of its own, so that no reference is fetched
+    checker = kind(
+        plain, registry=REGISTRY
+    )  # a registry of its own, so that no reference is fetched
 
     def is_valid(value: Any) -> bool:
         try:
             return checker.is_valid(value)
         except Unresolvable as error:
-            raise UsageError(f"the JSON schema refers to {error.ref}, which does not stand in it") from error
+            raise UsageError(
+                f"the JSON schema refers to {error.ref}, which does not stand in it"
+            ) from error
 
     return is_valid
 
@@ -130,7 +144,9 @@ Cells = list[dict[Any, Any]]
 """Column -> value, for each row."""
 
 
-def table_similarity(csv_text: str, truth_rows: Sequence[Mapping[str, Any]], *, ordered: bool = True) -> float:
+def table_similarity(
+    csv_text: str, truth_rows: Sequence[Mapping[str, Any]], *, ordered: bool = True
+) -> float:
     """F1 of the cells of a table, its header counted as a row of cells.
 
     A cell is right when the true table has its value in the same column and row. Numbers compare by value, texts without regard
@@ -154,12 +170,23 @@ def table_similarity(csv_text: str, truth_rows: Sequence[Mapping[str, Any]], *, 
 
 def _true_rows(rows: Sequence[Mapping[str, Any]]) -> Cells:
     columns = set(map(_plain, rows[0])) if rows else set()
-    if not columns or any(row.keys() != rows[0].keys() for row in rows) or len(columns) < len(rows[0]) or len(rows) > MOST_ROWS:
-        raise UsageError(f"the true table needs 1 to {MOST_ROWS} rows with the same, different columns, got {_short(rows)}")
+    if (
+        not columns
+        or any(row.keys() != rows[0].keys() for row in rows)
+        or len(columns) < len(rows[0])
+        or len(rows) > MOST_ROWS
+    ):
+        raise UsageError(
+            f"the true table needs 1 to {MOST_ROWS} rows with the same, different columns, got {_short(rows)}"
+        )
     for row in rows:
         for column, value in row.items():
-            if not isinstance(value, str | int | float | bool | None) or (isinstance(value, float) and not math.isfinite(value)):
-                raise UsageError(f"the true table has {value!r} in column '{column}'; a cell is a text or a finite number")
+            if not isinstance(value, str | int | float | bool | None) or (
+                isinstance(value, float) and not math.isfinite(value)
+            ):
+                raise UsageError(
+                    f"the true table has {value!r} in column '{column}'; a cell is a text or a finite number"
+                )
     return [{_plain(column): _plain(value) for column, value in row.items()} for row in rows]
 
 
@@ -168,7 +195,9 @@ def _read_csv(text: str) -> Cells:
     if len(text) > MOST_CHARACTERS:
         raise ValueError("too long")
     lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
-    if not 2 <= len(lines) <= MOST_ROWS + 1 or len(set(header := [_plain(name) for name in lines[0]])) < len(header):
+    if not 2 <= len(lines) <= MOST_ROWS + 1 or len(
+        set(header := [_plain(name) for name in lines[0]])
+    ) < len(header):
         raise ValueError("no table")
     return [dict(zip(header, map(_plain, line), strict=True)) for line in lines[1:]]
 
@@ -185,8 +214,11 @@ def _plain(value: Any) -> float | str:
 
 def _best_pairs(rows: Cells, truth: Cells) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
     """Each row with at most one true row, greedily by the number of equal cells."""
-    fits = sorted(((-_hits(row, other), i, j) for i, row in enumerate(rows) for j, other in enumerate(truth)))
-    used_rows, used_truth = set(), set()
+    fits = sorted(
+        ((-_hits(row, other), i, j) for i, row in enumerate(rows) for j, other in enumerate(truth))
+    )
+    used_rows = set()
+    used_truth = set()
     for _, i, j in fits:
         if i not in used_rows and j not in used_truth:
             used_rows.add(i)

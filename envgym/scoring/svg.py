@@ -35,17 +35,62 @@ MOST_ELEMENTS = 300
 MOST_DEPTH = 32
 MOST_SIDE = 10_000.0
 """Of the picture's own units, in width and height."""
-WIDTH, HEIGHT = 400, 300
+WIDTH = 400
+HEIGHT = 300
 """Pixels of the canvas that every SVG is fitted into."""
-SHAPES = {"svg", "g", "rect", "circle", "ellipse", "line", "polyline", "polygon", "path", "text", "tspan"}
+SHAPES = {
+    "svg",
+    "g",
+    "rect",
+    "circle",
+    "ellipse",
+    "line",
+    "polyline",
+    "polygon",
+    "path",
+    "text",
+    "tspan",
+}
 SILENT = {"title", "desc", "metadata"}
 """Elements without a look of their own; left out."""
 LOOKS = {
-    "x", "y", "dx", "dy", "width", "height", "cx", "cy", "r", "rx", "ry", "x1", "y1", "x2", "y2", "points", "d", "viewBox",
-    "transform", "fill", "fill-opacity", "fill-rule", "stroke", "stroke-width", "stroke-opacity", "stroke-linecap",
-    "stroke-linejoin", "color", "display", "visibility", "font-size", "font-weight", "font-style", "text-anchor",
-    "dominant-baseline", "letter-spacing",
-}  # fmt: skip
+    "x",
+    "y",
+    "dx",
+    "dy",
+    "width",
+    "height",
+    "cx",
+    "cy",
+    "r",
+    "rx",
+    "ry",
+    "x1",
+    "y1",
+    "x2",
+    "y2",
+    "points",
+    "d",
+    "viewBox",
+    "transform",
+    "fill",
+    "fill-opacity",
+    "fill-rule",
+    "stroke",
+    "stroke-width",
+    "stroke-opacity",
+    "stroke-linecap",
+    "stroke-linejoin",
+    "color",
+    "display",
+    "visibility",
+    "font-size",
+    "font-weight",
+    "font-style",
+    "text-anchor",
+    "dominant-baseline",
+    "letter-spacing",
+}
 """Attributes that are kept, also when they stand in `style`. Dashes are not (millions of them fit into one line), nor is `opacity`
 (each use is a canvas of its own); `fill-opacity` does."""
 
@@ -66,11 +111,15 @@ def draw_svg(text: str) -> Image:
         raise missing(error) from error
     clean = tostring(_clean(text), encoding="unicode")
     try:
-        png = resvg_py.svg_to_bytes(svg_string=clean, background="white", skip_system_fonts=True, **_font())
+        png = resvg_py.svg_to_bytes(
+            svg_string=clean, background="white", skip_system_fonts=True, **_font()
+        )
     except ValueError as error:
         raise BadSvg(str(error)) from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":  # what a Rust library raises for a mistake of its own; no Exception
+        if (
+            type(error).__name__ != "PanicException"
+        ):  # what a Rust library raises for a mistake of its own; no Exception
             raise
         raise BadSvg(f"resvg gave up: {error}") from error
     return Image.open(io.BytesIO(png)).convert("RGB")
@@ -78,7 +127,9 @@ def draw_svg(text: str) -> Image:
 
 def missing(error: ImportError) -> PrerequisiteError:
     """What a caller is told where a library of the extra is not there."""
-    return PrerequisiteError(f"comparing pictures needs {error.name or error}. Install it: pip install 'envgym[images]'")
+    return PrerequisiteError(
+        f"comparing pictures needs {error.name or error}. Install it: pip install 'envgym[images]'"
+    )
 
 
 def _clean(text: str) -> Element:
@@ -91,7 +142,11 @@ def _clean(text: str) -> Element:
     if (count := sum(map(len, root.itertext()))) > MOST_TEXT:
         raise BadSvg(f"{count:,} characters of text; at most {MOST_TEXT:,} are written")
     clean = _kept(root, depth=0)
-    clean.attrib |= {"viewBox": " ".join(map(str, _view(root))), "width": str(WIDTH), "height": str(HEIGHT)}
+    clean.attrib |= {
+        "viewBox": " ".join(map(str, _view(root))),
+        "width": str(WIDTH),
+        "height": str(HEIGHT),
+    }
     return clean
 
 
@@ -104,7 +159,10 @@ def _parse(text: str) -> Element:
         raise BadSvg(f"{len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
     try:
         return ElementTree.fromstring(text, forbid_dtd=True)
-    except (ParseError, ValueError) as error:  # a DTD, an entity or a character that XML lacks is a ValueError
+    except (
+        ParseError,
+        ValueError,
+    ) as error:  # a DTD, an entity or a character that XML lacks is a ValueError
         raise BadSvg(f"{type(error).__name__}: {error}") from error
 
 
@@ -115,7 +173,8 @@ def _kept(element: Element, depth: int) -> Element:
     if depth > MOST_DEPTH:
         raise BadSvg(f"elements nest deeper than {MOST_DEPTH}")
     kept = Element(f"{{http://www.w3.org/2000/svg}}{name}", _looks(element))
-    kept.text, kept.tail = element.text, element.tail
+    kept.text = element.text
+    kept.tail = element.tail
     kept.extend([_kept(child, depth + 1) for child in element if _name(child) not in SILENT])
     return kept
 
@@ -139,14 +198,20 @@ def _view(root: Element) -> tuple[float, float, float, float]:
         x, y, width, height = map(float, given)
     except ValueError:
         raise BadSvg("needs a viewBox of four numbers, or a width and a height") from None
-    if not (math.isfinite(x) and math.isfinite(y) and 0 < width <= MOST_SIDE and 0 < height <= MOST_SIDE):
-        raise BadSvg(f"is {width:g} x {height:g}; each side must be above 0 and at most {MOST_SIDE:g}")
+    if not (
+        math.isfinite(x) and math.isfinite(y) and 0 < width <= MOST_SIDE and 0 < height <= MOST_SIDE
+    ):
+        raise BadSvg(
+            f"is {width:g} x {height:g}; each side must be above 0 and at most {MOST_SIDE:g}"
+        )
     return x, y, width, height
 
 
 def _font() -> dict[str, Any]:
     """Options that make resvg write all text in the font that Pillow ships."""
-    if not _font_file().exists():  # somebody tidied the folder of temporary files; without a font no text would be drawn
+    if (
+        not _font_file().exists()
+    ):  # somebody tidied the folder of temporary files; without a font no text would be drawn
         _font_file.cache_clear()
     return {"font_files": [str(_font_file())], "serif_family": _FONT, "font_family": _FONT}
 

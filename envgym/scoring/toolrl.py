@@ -19,9 +19,18 @@ from envgym.scoring.toolrl_match import Granularity, Matching, Names, correctnes
 from envgym.scoring.toolrl_text import ChatTemplate, assistant_text, format_score, length_score
 
 __all__ = [
-    "ToolRlReward", "ToolRlSettings", "assistant_text", "correctness_reward", "correctness_score", "format_reward",
-    "format_score", "length_reward", "length_score", "total", "truth_calls",
-]  # fmt: skip
+    "ToolRlReward",
+    "ToolRlSettings",
+    "assistant_text",
+    "correctness_reward",
+    "correctness_score",
+    "format_reward",
+    "format_score",
+    "length_reward",
+    "length_score",
+    "total",
+    "truth_calls",
+]
 
 Range = tuple[float, float]
 """What 0 and 1 of a score become."""
@@ -73,11 +82,17 @@ class ToolRlSettings:
             value = getattr(self, name)
             if value not in options:
                 known = ", ".join(map(str, options))
-                raise UsageError(f"ToolRL: {name} is {value!r}{did_you_mean(value, options)}; available: {known}")
+                raise UsageError(
+                    f"ToolRL: {name} is {value!r}{did_you_mean(value, options)}; available: {known}"
+                )
         if self.total_steps < 1:
-            raise UsageError(f"ToolRL: total_steps is {self.total_steps}; a training has at least 1")
+            raise UsageError(
+                f"ToolRL: total_steps is {self.total_steps}; a training has at least 1"
+            )
         if self.schedule == "paper" and self.smooth and (self.equal_max or self.two_stage):
-            raise UsageError("ToolRL: the paper's smooth scale sets the ranges by itself: leave equal_max and two_stage out")
+            raise UsageError(
+                "ToolRL: the paper's smooth scale sets the ranges by itself: leave equal_max and two_stage out"
+            )
 
     @classmethod
     def of(cls, switches: Mapping[str, Any]) -> ToolRlSettings:
@@ -95,9 +110,11 @@ class ToolRlSettings:
 
     def format_range(self, step: int) -> Range:
         """Least and most of the format reward at a training step."""
-        low, high = 0.0, 1.0
+        low = 0.0
+        high = 1.0
         if self.two_stage and step >= SECOND_STAGE:
-            low, high = low / 2, high / 2
+            low = low / 2
+            high = high / 2
         if not self.smooth:
             return low, high
         if self.schedule == "paper":
@@ -128,7 +145,9 @@ class ToolRlSettings:
         return min(1.0, step / self.total_steps)
 
 
-def total(text: str, truth: str, *, step: int = 0, settings: ToolRlSettings | None = None) -> ToolRlReward:
+def total(
+    text: str, truth: str, *, step: int = 0, settings: ToolRlSettings | None = None
+) -> ToolRlReward:
     """The whole reward of an answer.
 
     Args:
@@ -153,12 +172,18 @@ def format_reward(text: str, truth: str, *, step: int, settings: ToolRlSettings)
     return _scaled(format_score(text, truth), settings.format_range(step))
 
 
-def correctness_reward(text: str, truth: str, *, step: int, settings: ToolRlSettings) -> float | None:
+def correctness_reward(
+    text: str, truth: str, *, step: int, settings: ToolRlSettings
+) -> float | None:
     """The correctness score in its range of this step; None for a truth without a tool call."""
     score = correctness_score(
-        text, truth,
-        granularity=settings.granularity, matching=settings.matching, names=settings.names, guard=settings.guard,
-    )  # fmt: skip
+        text,
+        truth,
+        granularity=settings.granularity,
+        matching=settings.matching,
+        names=settings.names,
+        guard=settings.guard,
+    )
     return None if score is None else _scaled(score, settings.correctness_range(step))
 
 
@@ -174,5 +199,10 @@ def _scaled(score: float, range_: Range) -> float:
 
 def _choices() -> dict[str, tuple[Any, ...]]:
     """Field -> its allowed values, of the fields that have a list of them."""
-    return {"granularity": get_args(Granularity), "matching": get_args(Matching), "names": get_args(Names),
-            "schedule": ("code", "paper"), "template": (None, *get_args(ChatTemplate))}  # fmt: skip
+    return {
+        "granularity": get_args(Granularity),
+        "matching": get_args(Matching),
+        "names": get_args(Names),
+        "schedule": ("code", "paper"),
+        "template": (None, *get_args(ChatTemplate)),
+    }

@@ -66,7 +66,14 @@ def correctness_score(
             return 1.0
         if granularity == "coarse":
             return 0.0
-        return _partial(wanted, made, granularity, matching, "exact" if granularity == "refined" else names, guard)
+        return _partial(
+            wanted,
+            made,
+            granularity,
+            matching,
+            "exact" if granularity == "refined" else names,
+            guard,
+        )
     except (_Unreadable, RecursionError):  # JSON may be nested deeper than Python reads or compares
         return 0.0
 
@@ -82,10 +89,18 @@ def truth_calls(truth: str) -> list[dict[str, Any]]:
         try:
             call = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"truth: line {number} of <tool_call> is not JSON ({error}): {_short(line)}") from None
-        if not isinstance(call, dict) or not isinstance(call.get("name"), str) or not isinstance(call.get("parameters"), dict):
+            raise UsageError(
+                f"truth: line {number} of <tool_call> is not JSON ({error}): {_short(line)}"
+            ) from None
+        if (
+            not isinstance(call, dict)
+            or not isinstance(call.get("name"), str)
+            or not isinstance(call.get("parameters"), dict)
+        ):
             form = '{"name": "...", "parameters": {...}}, one call a line'
-            raise UsageError(f"truth: line {number} of <tool_call> must look like {form}, got {_short(line)}")
+            raise UsageError(
+                f"truth: line {number} of <tool_call> must look like {form}, got {_short(line)}"
+            )
         calls.append(call)
     return calls
 
@@ -101,7 +116,12 @@ def _calls_in(text: str) -> list[Any]:
 
 
 def _partial(
-    wanted: list[dict[str, Any]], made: list[Any], granularity: Granularity, matching: Matching, names: Names, guard: bool
+    wanted: list[dict[str, Any]],
+    made: list[Any],
+    granularity: Granularity,
+    matching: Matching,
+    names: Names,
+    guard: bool,
 ) -> float:
     if any(not isinstance(call, dict) or "name" not in call for call in made):
         raise _Unreadable
@@ -121,7 +141,8 @@ def _gain(wanted: dict[str, Any], made: dict[str, Any], granularity: Granularity
         return 0.0
     if granularity == "intermediate":
         return float(made == wanted)
-    due, given = wanted["parameters"], made.get("parameters")
+    due = wanted["parameters"]
+    given = made.get("parameters")
     if not isinstance(given, dict):
         raise _Unreadable
     keys = likeness(list(due), list(given), "exact" if granularity == "refined" else "multiset")
@@ -135,7 +156,11 @@ def likeness(one: Sequence[Any], other: Sequence[Any], how: Names) -> float:
     if how == "exact" or not one or not other:
         return 0.0
     try:
-        left, right = (Counter(one), Counter(other)) if how == "multiset" else (Counter(set(one)), Counter(set(other)))
+        left, right = (
+            (Counter(one), Counter(other))
+            if how == "multiset"
+            else (Counter(set(one)), Counter(set(other)))
+        )
     except TypeError:  # a name that is a list or an object
         raise _Unreadable from None
     return (left & right).total() / (left | right).total()
@@ -144,15 +169,21 @@ def likeness(one: Sequence[Any], other: Sequence[Any], how: Names) -> float:
 def _size(call: dict[str, Any], granularity: Granularity) -> int:
     """The most that a call can earn."""
     parameters = call.get("parameters")
-    return 1 + (len(parameters) if isinstance(parameters, dict) and granularity != "intermediate" else 0)
+    return 1 + (
+        len(parameters) if isinstance(parameters, dict) and granularity != "intermediate" else 0
+    )
 
 
-def _extras(wanted: list[dict[str, Any]], made: list[dict[str, Any]], pairs: Pairs, granularity: Granularity) -> int:
+def _extras(
+    wanted: list[dict[str, Any]], made: list[dict[str, Any]], pairs: Pairs, granularity: Granularity
+) -> int:
     """The size of what only the answer has."""
     alone = sum(_size(call, granularity) for j, call in enumerate(made) if j not in pairs.values())
     if granularity == "intermediate":
         return alone
-    return alone + sum(len(made[j]["parameters"].keys() - wanted[i]["parameters"].keys()) for i, j in pairs.items())
+    return alone + sum(
+        len(made[j]["parameters"].keys() - wanted[i]["parameters"].keys()) for i, j in pairs.items()
+    )
 
 
 # -- matching ----------------------------------------------------------------------------------------------------------
@@ -174,26 +205,41 @@ def optimal_pairs(gains: Sequence[Sequence[float]]) -> Pairs:
 
     Source: Kuhn 1955, in the form with prices and shortest augmenting paths of Jonker and Volgenant 1987.
     """
-    rows, columns = len(gains), len(gains[0]) if gains else 0
-    costs = [[-gain for gain in row] + [0.0] * rows for row in gains]  # a column of its own for each row that goes without
+    rows = len(gains)
+    columns = len(gains[0]) if gains else 0
+    costs = [
+        [-gain for gain in row] + [0.0] * rows for row in gains
+    ]  # a column of its own for each row that goes without
     owner: list[int | None] = [None] * (columns + rows)
-    row_price, column_price = [0.0] * rows, [0.0] * (columns + rows)
+    row_price = [0.0] * rows
+    column_price = [0.0] * (columns + rows)
     for row in range(rows):
         _place(row, costs, owner, row_price, column_price)
     return {i: j for j, i in enumerate(owner[:columns]) if i is not None and gains[i][j] > 0}
 
 
-def _place(row: int, costs: list[list[float]], owner: list[int | None], row_price: list[float], column_price: list[float]) -> None:
+def _place(
+    row: int,
+    costs: list[list[float]],
+    owner: list[int | None],
+    row_price: list[float],
+    column_price: list[float],
+) -> None:
     """Gives one more row a column, moving others along the cheapest path."""
-    distance, before, reached = [math.inf] * len(owner), [-1] * len(owner), dict[int, float]()
-    at, column, so_far = row, -1, 0.0
+    distance = [math.inf] * len(owner)
+    before = [-1] * len(owner)
+    reached = dict[int, float]()
+    at = row
+    column = -1
+    so_far = 0.0
     while True:
         for j in range(len(owner)):
             step = so_far + costs[at][j] - row_price[at] - column_price[j]
             if j not in reached and step < distance[j]:
                 distance[j], before[j] = step, column
         column = min((j for j in range(len(owner)) if j not in reached), key=distance.__getitem__)
-        so_far, holder = distance[column], owner[column]
+        so_far = distance[column]
+        holder = owner[column]
         if holder is None:
             break
         reached[column], at = so_far, holder

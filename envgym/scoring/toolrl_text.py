@@ -40,7 +40,9 @@ def assistant_text(transcript: str, *, template: ChatTemplate | None = None) -> 
     if template is None:
         return transcript.strip()
     if template not in TEMPLATES:
-        raise UsageError(f"template is '{template}'{did_you_mean(template, TEMPLATES)}; available: {', '.join(TEMPLATES)}")
+        raise UsageError(
+            f"template is '{template}'{did_you_mean(template, TEMPLATES)}; available: {', '.join(TEMPLATES)}"
+        )
     header, end = TEMPLATES[template]
     return transcript.rpartition(header)[2].partition(end)[0].strip()
 
@@ -55,7 +57,8 @@ def format_score(text: str, truth: str) -> float:
     Source: ToolRL, section 3.3 (format reward), and `customize_format_reward_func` of its code.
     """
     text = text.strip()
-    has_call, has_response = TOOL_CALL[0] in truth, RESPONSE[0] in truth
+    has_call = TOOL_CALL[0] in truth
+    has_response = RESPONSE[0] in truth
     due = [*(TOOL_CALL if has_call else ()), *(RESPONSE if has_response else ())]
     if any(text.count(tag) != 1 for tag in due):
         return 0.0

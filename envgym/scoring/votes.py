@@ -46,7 +46,11 @@ class Vote:
 
 
 def vote(
-    answers: Sequence[str | None], *, reading: Reading = value_of, threshold: float = 0.0, divide_by: Divisor = "rollouts"
+    answers: Sequence[str | None],
+    *,
+    reading: Reading = value_of,
+    threshold: float = 0.0,
+    divide_by: Divisor = "rollouts",
 ) -> Vote:
     """Counts the answers of one group.
 
@@ -58,7 +62,9 @@ def vote(
     Raises: UsageError for no rollout, a threshold outside 0..1, an unknown divisor.
     """
     if not answers or not 0.0 <= threshold <= 1.0:
-        raise UsageError(f"a vote needs at least one rollout and a threshold of 0 to 1, got {len(answers)} and {threshold}")
+        raise UsageError(
+            f"a vote needs at least one rollout and a threshold of 0 to 1, got {len(answers)} and {threshold}"
+        )
     _check("divide_by", divide_by, get_args(Divisor))
     given = [answer for answer in answers if answer is not None and answer.strip()]
     written: dict[Hashable, str] = {}
@@ -67,10 +73,18 @@ def vote(
     votes = Counter(written[reading(answer)] for answer in given)
     if not votes:
         return Vote(None, 0.0, {}, 0.0, tie=False)
-    (label, most), *others = votes.most_common(2)  # in the order of first sight where votes are equal
+    (label, most), *others = votes.most_common(
+        2
+    )  # in the order of first sight where votes are equal
     agreement = most / len(answers if divide_by == "rollouts" else given)
     tie = bool(others) and others[0][1] == most
-    return Vote(label if agreement >= threshold else None, agreement, dict(votes), len(given) / len(answers), tie)
+    return Vote(
+        label if agreement >= threshold else None,
+        agreement,
+        dict(votes),
+        len(given) / len(answers),
+        tie,
+    )
 
 
 def text_vote(
@@ -84,7 +98,12 @@ def text_vote(
     """`vote` of the answers that stand in the texts' last boxes. Options, and what is raised, as of `vote_rewards`."""
     _check("votes", votes, get_args(Spelling))
     answers = [extract_boxed(text) for text in texts]
-    return vote(answers, reading=raw if votes == "raw" else reading, threshold=threshold, divide_by=divide_by)
+    return vote(
+        answers,
+        reading=raw if votes == "raw" else reading,
+        threshold=threshold,
+        divide_by=divide_by,
+    )
 
 
 def vote_rewards(
@@ -111,7 +130,9 @@ def vote_rewards(
     if not texts:
         raise UsageError("vote_rewards needs at least one text")
     counted = texts if voters is None else voters
-    cast = text_vote(counted, votes=votes, reading=reading, threshold=threshold, divide_by=divide_by)
+    cast = text_vote(
+        counted, votes=votes, reading=reading, threshold=threshold, divide_by=divide_by
+    )
     if cast.label is None:
         return [None] * len(texts)
     if not soft:
@@ -120,13 +141,21 @@ def vote_rewards(
     for answer, count in cast.counts.items():
         weight[reading(answer)] += count
     voices = len(counted) if divide_by == "rollouts" else weight.total()
-    return [0.0 if given is None else weight[reading(given)] / voices for given in (_judged(text, lax) for text in texts)]
+    return [
+        0.0 if given is None else weight[reading(given)] / voices
+        for given in (_judged(text, lax) for text in texts)
+    ]
 
 
-def label_rewards(texts: Sequence[str], label: str, *, reading: Reading = value_of, lax: bool = False) -> list[float]:
+def label_rewards(
+    texts: Sequence[str], label: str, *, reading: Reading = value_of, lax: bool = False
+) -> list[float]:
     """1.0 for each text whose answer means the same as the label, else 0.0; the label is a true one, or one that was voted for."""
     wanted = reading(label)
-    return [float(given is not None and reading(given) == wanted) for given in (_judged(text, lax) for text in texts)]
+    return [
+        float(given is not None and reading(given) == wanted)
+        for given in (_judged(text, lax) for text in texts)
+    ]
 
 
 def _judged(text: str, lax: bool) -> str | None:
@@ -139,7 +168,9 @@ def _judged(text: str, lax: bool) -> str | None:
 def _check(name: str, value: str, options: Sequence[str]) -> None:
     """Options come from a YAML, where a misspelt one must not be taken for the default."""
     if value not in options:
-        raise UsageError(f"{name} is {value!r}{did_you_mean(value, options)}; available: {', '.join(options)}")
+        raise UsageError(
+            f"{name} is {value!r}{did_you_mean(value, options)}; available: {', '.join(options)}"
+        )
 
 
 def pooled_rewards(prompts: Sequence[str], texts: Sequence[str], **options) -> list[float | None]:
@@ -155,12 +186,16 @@ def pooled_rewards(prompts: Sequence[str], texts: Sequence[str], **options) -> l
     for index, (prompt, _) in enumerate(zip(prompts, texts, strict=True)):
         groups.setdefault(prompt, []).append(index)
     for members in groups.values():
-        for index, reward in zip(members, vote_rewards([texts[i] for i in members], **options), strict=True):
+        for index, reward in zip(
+            members, vote_rewards([texts[i] for i in members], **options), strict=True
+        ):
             rewards[index] = reward
     return rewards
 
 
-def keep_most_agreed(votes: Sequence[Vote], fraction: float, *, labelled: Container[int] = ()) -> list[int]:
+def keep_most_agreed(
+    votes: Sequence[Vote], fraction: float, *, labelled: Container[int] = ()
+) -> list[int]:
     """Which groups of an oversampled step to train on: those with a true label first, then those that agree most.
 
     Args:
@@ -169,12 +204,18 @@ def keep_most_agreed(votes: Sequence[Vote], fraction: float, *, labelled: Contai
     Returns: indices in rising order; of equal agreement, the earlier group is kept.
     """
     if not 0.0 < fraction <= 1.0:
-        raise UsageError(f"keep_most_agreed: fraction must be above 0 and at most 1, got {fraction}")
-    ranked = sorted(range(len(votes)), key=lambda index: (index not in labelled, -votes[index].agreement))
+        raise UsageError(
+            f"keep_most_agreed: fraction must be above 0 and at most 1, got {fraction}"
+        )
+    ranked = sorted(
+        range(len(votes)), key=lambda index: (index not in labelled, -votes[index].agreement)
+    )
     return sorted(ranked[: max(1, round(fraction * len(votes)))])
 
 
-def choose_labelled(task_ids: Iterable[str], *, share: float, budget: int | None = None, seed: int = 0) -> frozenset[str]:
+def choose_labelled(
+    task_ids: Iterable[str], *, share: float, budget: int | None = None, seed: int = 0
+) -> frozenset[str]:
     """Which tasks get their true label.
 
     By a hash of seed and id: the same in every process and order, whatever other tasks there are, until the budget binds.
@@ -184,7 +225,9 @@ def choose_labelled(task_ids: Iterable[str], *, share: float, budget: int | None
         budget: at most so many (those of lowest hash); None for no limit.
     """
     if not 0.0 <= share <= 1.0 or (budget is not None and budget < 0):
-        raise UsageError(f"choose_labelled: share must be 0 to 1 and budget at least 0, got {share} and {budget}")
+        raise UsageError(
+            f"choose_labelled: share must be 0 to 1 and budget at least 0, got {share} and {budget}"
+        )
     ranks = {task_id: stable_seed(seed, "true label", task_id) / 2**31 for task_id in task_ids}
     chosen = sorted((rank, task_id) for task_id, rank in ranks.items() if rank < share)
     return frozenset(task_id for _, task_id in chosen[:budget])
@@ -237,13 +280,18 @@ def _against_truth(group: VotedGroup) -> dict[str, float]:
     if group.truth is None:
         return {}
     right = label_rewards(group.texts, group.truth, reading=group.reading)
-    rate, label = statistics.fmean(right), group.vote.label
+    rate = statistics.fmean(right)
+    label = group.vote.label
     hit = float(label is not None and group.reading(label) == group.reading(group.truth))
     told = {"ground_truth_ratio": rate, "pass@n": float(rate > 0), "labelled_right": hit}
     told |= {f"pass_rate/{band}": float(band == _band(rate)) for band in BANDS}
     if label is not None:
         told["label_accuracy"] = hit
-    gaps = [abs(reward - true) for reward, true in zip(group.rewards, right, strict=True) if reward is not None]
+    gaps = [
+        abs(reward - true)
+        for reward, true in zip(group.rewards, right, strict=True)
+        if reward is not None
+    ]
     return told | ({"reward_accuracy": 1 - statistics.fmean(gaps)} if gaps else {})
 
 

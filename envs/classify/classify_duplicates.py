@@ -11,14 +11,29 @@ from envgym import Draw, Task, template
 
 LABELS = ("duplicate", "different")
 ASKS = (
-    "How do I {act}?", "What is the way to {act}?", "How can I {act}?", "Can you tell me how to {act}?", "What must I do to {act}?",
-    "Which steps do I take to {act}?", "Is there a way to {act}?", "Who can help me to {act}?", "Would you explain how to {act}?",
+    "How do I {act}?",
+    "What is the way to {act}?",
+    "How can I {act}?",
+    "Can you tell me how to {act}?",
+    "What must I do to {act}?",
+    "Which steps do I take to {act}?",
+    "Is there a way to {act}?",
+    "Who can help me to {act}?",
+    "Would you explain how to {act}?",
     "What does it take to {act}?",
-)  # fmt: skip
+)
 VERBS = (
-    "repair/fix", "buy/purchase", "clean/wash", "lift/raise", "choose/pick", "throw away/dispose of", "move/shift", "rent/hire",
-    "wrap/pack", "assemble/put together",
-)  # fmt: skip
+    "repair/fix",
+    "buy/purchase",
+    "clean/wash",
+    "lift/raise",
+    "choose/pick",
+    "throw away/dispose of",
+    "move/shift",
+    "rent/hire",
+    "wrap/pack",
+    "assemble/put together",
+)
 """Two verbs of one meaning each."""
 CARRY = ("send", "take", "bring", "ship", "carry")
 FORMS = ("{verb} a {what} from {a} to {b}", "{verb} a {what} to {b} from {a}")
@@ -51,9 +66,13 @@ def same_places(draw: Draw) -> Task:
     """There and there again, put the other way round; or there and back."""
     label = in_turn(draw, LABELS)
     a, b = several(draw, CITIES, 2)
-    thing, verb = several(draw, THINGS, 1)[0], draw.wording(CARRY)
+    thing = several(draw, THINGS, 1)[0]
+    verb = draw.wording(CARRY)
     again = (a, b) if label == "duplicate" else (b, a)
-    one, other = (draw.rng.choice(FORMS).format(verb=verb, what=thing, a=start, b=end) for start, end in ((a, b), again))
+    one, other = (
+        draw.rng.choice(FORMS).format(verb=verb, what=thing, a=start, b=end)
+        for start, end in ((a, b), again)
+    )
     return _pair(draw, one, other, label)
 
 
@@ -63,7 +82,8 @@ def both_sides(draw: Draw) -> Task:
     label = in_turn(draw, LABELS)
     (one, other), thing = several(draw, PEOPLE, 2), several(draw, THINGS, 1)[0]
     giver, taker = (one, other) if label == "duplicate" else (other, one)
-    lend, borrow = f"have {one} lend {other} a {thing}", f"have {taker} borrow a {thing} from {giver}"
+    lend = f"have {one} lend {other} a {thing}"
+    borrow = f"have {taker} borrow a {thing} from {giver}"
     first, second = draw.rng.sample((lend, borrow), 2)
     return _pair(draw, first, second, label)
 
@@ -75,4 +95,6 @@ def _two_verbs(draw: Draw) -> list[list[str]]:
 
 def _pair(draw: Draw, act: str, other_act: str, label: str) -> Task:
     one, other = two_wordings(draw, ASKS)
-    return labelled(draw, f"First: {one.format(act=act)}\nSecond: {other.format(act=other_act)}", label, LABELS)
+    return labelled(
+        draw, f"First: {one.format(act=act)}\nSecond: {other.format(act=other_act)}", label, LABELS
+    )

@@ -24,29 +24,50 @@ BOUGHT = (
     "Bought by {who}: {n} {what}s, precisely.",
 )
 AT_LEAST = (
-    "{who} sold at least {n} {what}s.", "{who} sold {n} {what}s or more.", "No fewer than {n} {what}s were sold by {who}.",
-    "{who} sold a minimum of {n} {what}s.", "{n} {what}s is the least that {who} sold.",
-)  # fmt: skip
+    "{who} sold at least {n} {what}s.",
+    "{who} sold {n} {what}s or more.",
+    "No fewer than {n} {what}s were sold by {who}.",
+    "{who} sold a minimum of {n} {what}s.",
+    "{n} {what}s is the least that {who} sold.",
+)
 AT_MOST = (
-    "{who} sold at most {n} {what}s.", "{who} sold {n} {what}s or fewer.", "No more than {n} {what}s were sold by {who}.",
-    "{who} sold a maximum of {n} {what}s.", "{n} {what}s is the most that {who} sold.",
-)  # fmt: skip
+    "{who} sold at most {n} {what}s.",
+    "{who} sold {n} {what}s or fewer.",
+    "No more than {n} {what}s were sold by {who}.",
+    "{who} sold a maximum of {n} {what}s.",
+    "{n} {what}s is the most that {who} sold.",
+)
 BETWEEN = (
-    "{who} sold between {n} and {m} {what}s.", "{who} sold {n} to {m} {what}s.", "From {n} to {m} {what}s were sold by {who}.",
-)  # fmt: skip
+    "{who} sold between {n} and {m} {what}s.",
+    "{who} sold {n} to {m} {what}s.",
+    "From {n} to {m} {what}s were sold by {who}.",
+)
 MORE = (
-    "{who} sold more than {n} {what}s.", "More than {n} {what}s were sold by {who}.", "Of {what}s, {who} sold more than {n}.",
-    "The {what}s that {who} sold are more than {n}.", "{who} has sold over {n} {what}s.",
-)  # fmt: skip
+    "{who} sold more than {n} {what}s.",
+    "More than {n} {what}s were sold by {who}.",
+    "Of {what}s, {who} sold more than {n}.",
+    "The {what}s that {who} sold are more than {n}.",
+    "{who} has sold over {n} {what}s.",
+)
 FEWER = (
-    "{who} sold fewer than {n} {what}s.", "Fewer than {n} {what}s were sold by {who}.", "Of {what}s, {who} sold fewer than {n}.",
-    "The {what}s that {who} sold are fewer than {n}.", "{who} has sold under {n} {what}s.",
-)  # fmt: skip
+    "{who} sold fewer than {n} {what}s.",
+    "Fewer than {n} {what}s were sold by {who}.",
+    "Of {what}s, {who} sold fewer than {n}.",
+    "The {what}s that {who} sold are fewer than {n}.",
+    "{who} has sold under {n} {what}s.",
+)
 RELATIONS = (
-    "{a} is older than {b}", "{a} is taller than {b}", "{a} runs faster than {b}", "{a} lives higher up than {b}",
-    "{a} arrived earlier than {b}", "{a} earns more than {b}", "{a} sleeps longer than {b}", "{a} sings louder than {b}",
-    "{a} carries heavier bags than {b}", "{a} swims further than {b}",
-)  # fmt: skip
+    "{a} is older than {b}",
+    "{a} is taller than {b}",
+    "{a} runs faster than {b}",
+    "{a} lives higher up than {b}",
+    "{a} arrived earlier than {b}",
+    "{a} earns more than {b}",
+    "{a} sleeps longer than {b}",
+    "{a} sings louder than {b}",
+    "{a} carries heavier bags than {b}",
+    "{a} swims further than {b}",
+)
 
 
 @template(level="L0")
@@ -54,20 +75,34 @@ def fact_follows(draw: Draw) -> Task:
     """The same words again, another number, or another person."""
     label = in_turn(draw, LABELS)
     who, other = several(draw, PEOPLE, 2)
-    what, (n, m) = several(draw, THINGS, 1)[0], draw.rng.sample(range(2, 60), 2)
+    what = several(draw, THINGS, 1)[0]
+    (n, m) = draw.rng.sample(range(2, 60), 2)
     frame, again = two_wordings(draw, BOUGHT)
-    slots = {"entailment": (who, n), "contradiction": (who, m), "neutral": (other, draw.rng.choice((n, m)))}[label]
-    return _pair(draw, frame.format(who=who, n=n, what=what), again.format(who=slots[0], n=slots[1], what=what), label)
+    slots = {
+        "entailment": (who, n),
+        "contradiction": (who, m),
+        "neutral": (other, draw.rng.choice((n, m))),
+    }[label]
+    return _pair(
+        draw,
+        frame.format(who=who, n=n, what=what),
+        again.format(who=slots[0], n=slots[1], what=what),
+        label,
+    )
 
 
 @template(level="L1")
 def bound_follows(draw: Draw) -> Task:
     """At least n: more than m < n follows, fewer than m <= n cannot be, beyond n all is open. At most n: the mirror image."""
     label = in_turn(draw, LABELS)
-    who, what = several(draw, PEOPLE, 1)[0], several(draw, THINGS, 1)[0]
-    n, step, lower = draw.rng.randint(20, 80), draw.rng.randint(2, 9), draw.rng.random() < 0.5
+    who = several(draw, PEOPLE, 1)[0]
+    what = several(draw, THINGS, 1)[0]
+    n = draw.rng.randint(20, 80)
+    step = draw.rng.randint(2, 9)
+    lower = draw.rng.random() < 0.5
     said = draw.wording(AT_LEAST if lower else AT_MOST).format(who=who, n=n, what=what)
-    along, inside = MORE if lower else FEWER, -step if lower else step
+    along = MORE if lower else FEWER
+    inside = -step if lower else step
     bound, m = {
         "entailment": (along, n + inside),
         "contradiction": (FEWER if lower else MORE, n + draw.rng.choice((inside, 0))),
@@ -80,15 +115,21 @@ def bound_follows(draw: Draw) -> Task:
 def range_follows(draw: Draw) -> Task:
     """From n to m, both included: more than k follows below n, cannot be from m on, is open between; fewer: the mirror image."""
     label = in_turn(draw, LABELS)
-    who, what = several(draw, PEOPLE, 1)[0], several(draw, THINGS, 1)[0]
-    n, width, step = draw.rng.randint(20, 80), draw.rng.randint(4, 12), draw.rng.randint(1, 9)
-    m, inside = n + width, draw.rng.randint(1, width - 1)
+    who = several(draw, PEOPLE, 1)[0]
+    what = several(draw, THINGS, 1)[0]
+    n = draw.rng.randint(20, 80)
+    width = draw.rng.randint(4, 12)
+    step = draw.rng.randint(1, 9)
+    m = n + width
+    inside = draw.rng.randint(1, width - 1)
     said = draw.rng.choice(BETWEEN).format(who=who, n=n, m=m, what=what)
-    bound, k = draw.rng.choice({
-        "entailment": ((MORE, n - step), (FEWER, m + step)),
-        "contradiction": ((MORE, m + step), (FEWER, n - step)),
-        "neutral": ((MORE, n + inside), (FEWER, n + inside)),
-    }[label])  # fmt: skip
+    bound, k = draw.rng.choice(
+        {
+            "entailment": ((MORE, n - step), (FEWER, m + step)),
+            "contradiction": ((MORE, m + step), (FEWER, n - step)),
+            "neutral": ((MORE, n + inside), (FEWER, n + inside)),
+        }[label]
+    )
     return _pair(draw, said, draw.wording(bound).format(who=who, n=k, what=what), label)
 
 
@@ -101,7 +142,11 @@ def chain_follows(draw: Draw) -> Task:
     pairs = [(a, b), (b, c), draw.rng.choice(((a, d), (d, c)))]
     draw.rng.shuffle(pairs)
     said = " ".join(relation.format(a=one, b=other) + "." for one, other in pairs)
-    asked = {"entailment": (a, c), "contradiction": (c, a), "neutral": draw.rng.choice(((b, d), (d, b)))}[label]
+    asked = {
+        "entailment": (a, c),
+        "contradiction": (c, a),
+        "neutral": draw.rng.choice(((b, d), (d, b))),
+    }[label]
     return _pair(draw, said, relation.format(a=asked[0], b=asked[1]) + ".", label)
 
 

@@ -168,10 +168,17 @@ READERS = {
     ),
 }
 TOGETHER = (
-    "{Settled}, but {open}.", "{Open}. By the way, {settled}.", "{Settled}. Still, {open}.", "{Open}, though {settled}.",
-    "{Settled}; however, {open}.", "{Open}. At least {settled}.", "{Settled}. One thing remains: {open}.",
-    "{Open}. Otherwise all is well, {settled}.", "{Settled}, and now {open}.", "{Open}. Apart from that, {settled}.",
-)  # fmt: skip
+    "{Settled}, but {open}.",
+    "{Open}. By the way, {settled}.",
+    "{Settled}. Still, {open}.",
+    "{Open}, though {settled}.",
+    "{Settled}; however, {open}.",
+    "{Open}. At least {settled}.",
+    "{Settled}. One thing remains: {open}.",
+    "{Open}. Otherwise all is well, {settled}.",
+    "{Settled}, and now {open}.",
+    "{Open}. Apart from that, {settled}.",
+)
 
 
 @template(level="L0")
@@ -190,7 +197,10 @@ def intent_beside_another(draw: Draw) -> Task:
     label = in_turn(draw, LABELS)
     other = draw.rng.choice([name for name in LABELS if name != label])
     first, second = several(draw, THINGS, 2)
-    slots = {"open": draw.wording(MEANT[label]).format(thing=first), "settled": draw.wording(SETTLED[other]).format(thing=second)}
+    slots = {
+        "open": draw.wording(MEANT[label]).format(thing=first),
+        "settled": draw.wording(SETTLED[other]).format(thing=second),
+    }
     slots |= {name.capitalize(): _capital(text) for name, text in slots.items()}
     return labelled(draw, f"Message: {draw.wording(TOGETHER).format(**slots)}", label, LABELS)
 

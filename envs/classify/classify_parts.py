@@ -7,24 +7,62 @@ from collections.abc import Sequence
 from envgym import Draw, Task
 
 PEOPLE = {
-    "train": ("Agnes", "Boris", "Clara", "Dario", "Edith", "Fabian", "Gudrun", "Hamid", "Irene", "Jakob", "Klara", "Leander"),
+    "train": (
+        "Agnes",
+        "Boris",
+        "Clara",
+        "Dario",
+        "Edith",
+        "Fabian",
+        "Gudrun",
+        "Hamid",
+        "Irene",
+        "Jakob",
+        "Klara",
+        "Leander",
+    ),
     "val": ("Milena", "Norbert", "Otilia", "Pascal", "Quirin", "Ronja"),
     "test": ("Samir", "Tilda", "Urban", "Viola", "Wanja", "Zoltan"),
 }
 THINGS = {
-    "train": ("lamp", "chair", "kettle", "carpet", "clock", "basket", "mirror", "heater", "blanket", "radio"),
+    "train": (
+        "lamp",
+        "chair",
+        "kettle",
+        "carpet",
+        "clock",
+        "basket",
+        "mirror",
+        "heater",
+        "blanket",
+        "radio",
+    ),
     "val": ("toaster", "curtain", "ladder", "pillow", "fan"),
     "test": ("bookcase", "freezer", "hammock", "doorbell", "candle"),
 }
 CITIES = {
-    "train": ("Lyon", "Turin", "Porto", "Ghent", "Malmo", "Graz", "Split", "Cork", "Basel", "Bergen"),
+    "train": (
+        "Lyon",
+        "Turin",
+        "Porto",
+        "Ghent",
+        "Malmo",
+        "Graz",
+        "Split",
+        "Cork",
+        "Basel",
+        "Bergen",
+    ),
     "val": ("Vilnius", "Seville", "Leeds", "Trieste", "Aarhus"),
     "test": ("Gdansk", "Nantes", "Bilbao", "Utrecht", "Tampere"),
 }
 ANSWER_WITH = (
-    "Answer with one of: {labels}.", "Which label fits: {labels}?", "Labels: {labels}.", "Choose one: {labels}.",
+    "Answer with one of: {labels}.",
+    "Which label fits: {labels}?",
+    "Labels: {labels}.",
+    "Choose one: {labels}.",
     "One of these is right: {labels}.",
-)  # fmt: skip
+)
 
 
 def in_turn(draw: Draw, labels: Sequence[str]) -> str:

@@ -24,7 +24,9 @@ def set_phone(draw: Draw) -> Task:
 
 @template(level="L0")
 def set_title(draw: Draw) -> Task:
-    return _set_contact(draw, _any_contact(draw), "title", fresh(draw, names.job_title), wording.TITLE)
+    return _set_contact(
+        draw, _any_contact(draw), "title", fresh(draw, names.job_title), wording.TITLE
+    )
 
 
 @template(level="L0", splits=("test",))
@@ -44,7 +46,9 @@ def set_amount(draw: Draw) -> Task:
 
 @template(level="L0")
 def note_on_record(draw: Draw) -> Task:
-    query = draw.rng.choice(("SELECT id FROM contacts", "SELECT id FROM deals", "SELECT id FROM accounts"))
+    query = draw.rng.choice(
+        ("SELECT id FROM contacts", "SELECT id FROM deals", "SELECT id FROM accounts")
+    )
     record = draw.row(query)["id"]
     return _note(draw, (record, record, ()))
 
@@ -61,7 +65,9 @@ def phone_by_name(draw: Draw) -> Task:
 
 @template(level="L1")
 def title_by_name(draw: Draw) -> Task:
-    return _set_contact(draw, _named_contact(draw), "title", fresh(draw, names.job_title), wording.TITLE)
+    return _set_contact(
+        draw, _named_contact(draw), "title", fresh(draw, names.job_title), wording.TITLE
+    )
 
 
 @template(level="L1", splits=("test",))
@@ -102,7 +108,9 @@ def _task(draw: Draw, subject: Subject, prompt: str, call: ToolCall, change: Cha
     return draw.task(prompt=prompt, oracle=[*subject[2], call], changes=[change], tools=TOOLS)
 
 
-def _set_contact(draw: Draw, subject: Subject, field: str, value: str, phrasings: tuple[str, ...]) -> Task:
+def _set_contact(
+    draw: Draw, subject: Subject, field: str, value: str, phrasings: tuple[str, ...]
+) -> Task:
     contact, spoken, _ = subject
     prompt = wording.say(draw, phrasings, who=spoken, value=value)
     call = ToolCall("update_contact", {"contact": contact, "field": field, "value": value})
@@ -114,11 +122,19 @@ def _set_email(draw: Draw, subject: Subject) -> Task:
     return _set_contact(draw, subject, "email", value, wording.EMAIL)
 
 
-def _set_deal(draw: Draw, subject: Subject, field: str, value: str, phrasings: tuple[str, ...]) -> Task:
+def _set_deal(
+    draw: Draw, subject: Subject, field: str, value: str, phrasings: tuple[str, ...]
+) -> Task:
     deal, spoken, _ = subject
     prompt = wording.say(draw, phrasings, what=spoken, value=value)
     call = ToolCall("update_deal", {"deal": deal, "field": field, "value": value})
-    return _task(draw, subject, prompt, call, Change.update("deals", deal, **{field: int(value) if field == "amount" else value}))
+    return _task(
+        draw,
+        subject,
+        prompt,
+        call,
+        Change.update("deals", deal, **{field: int(value) if field == "amount" else value}),
+    )
 
 
 def _set_stage(draw: Draw, subject: Subject) -> Task:
@@ -145,4 +161,6 @@ def _log_call(draw: Draw, subject: Subject) -> Task:
     outcome = draw.rng.choice(OUTCOMES)
     prompt = wording.say(draw, wording.CALL, who=spoken, value=outcome)
     call = ToolCall("log_call", {"contact": contact, "outcome": outcome})
-    return _task(draw, subject, prompt, call, Change.insert("calls", contact_id=contact, outcome=outcome))
+    return _task(
+        draw, subject, prompt, call, Change.insert("calls", contact_id=contact, outcome=outcome)
+    )

@@ -100,10 +100,34 @@ CITIES = _words(
 
 TITLE_RANKS = ("", "", "senior ", "junior ", "chief ", "deputy ", "lead ", "interim ", "regional ")
 TITLE_JOBS = (
-    "buyer", "controller", "engineer", "planner", "analyst", "architect", "office manager", "plant manager", "sales manager",
-    "store manager", "IT manager", "project manager", "data officer", "safety officer", "press officer", "accountant", "auditor",
-    "designer", "chemist", "foreman", "librarian", "nurse", "treasurer", "secretary", "surveyor", "dispatcher", "instructor",
-)  # fmt: skip
+    "buyer",
+    "controller",
+    "engineer",
+    "planner",
+    "analyst",
+    "architect",
+    "office manager",
+    "plant manager",
+    "sales manager",
+    "store manager",
+    "IT manager",
+    "project manager",
+    "data officer",
+    "safety officer",
+    "press officer",
+    "accountant",
+    "auditor",
+    "designer",
+    "chemist",
+    "foreman",
+    "librarian",
+    "nurse",
+    "treasurer",
+    "secretary",
+    "surveyor",
+    "dispatcher",
+    "instructor",
+)
 
 
 def person_name(rng: random.Random) -> str:

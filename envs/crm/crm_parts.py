@@ -8,7 +8,11 @@ import crm_names as names
 
 from envgym import Change, Draw, ToolCall
 
-NEXT_STAGES = {"new": ("qualified", "lost"), "qualified": ("proposal", "lost"), "proposal": ("negotiation", "lost")}
+NEXT_STAGES = {
+    "new": ("qualified", "lost"),
+    "qualified": ("proposal", "lost"),
+    "proposal": ("negotiation", "lost"),
+}
 """Where a deal may go without a rule standing against it; `won` is for level L3."""
 OPEN = "('new', 'qualified', 'proposal', 'negotiation')"
 """SQL list of the stages in which a deal is still open."""
@@ -52,7 +56,9 @@ def due_date(draw: Draw) -> str:
 
 def find(table: str, query: str, page: int = 1) -> ToolCall:
     """A search; the first page is not spelled out."""
-    return ToolCall(f"find_{table}", {"query": query} if page == 1 else {"query": query, "page": page})
+    return ToolCall(
+        f"find_{table}", {"query": query} if page == 1 else {"query": query, "page": page}
+    )
 
 
 def get(record: str) -> ToolCall:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import sqlite3
 
 TABLE_OF = {
-    "A": "accounts", "C": "contacts", "D": "deals", "K": "cases", "L": "leads", "P": "products", "Q": "quotes", "U": "users",
-}  # fmt: skip
+    "A": "accounts",
+    "C": "contacts",
+    "D": "deals",
+    "K": "cases",
+    "L": "leads",
+    "P": "products",
+    "Q": "quotes",
+    "U": "users",
+}
 """First letter of an id -> table, for the records that can be opened."""
 PAGE = 5
 """Rows a page of any search."""
@@ -15,7 +22,9 @@ PAGE = 5
 def table_of(record: str) -> str:
     """The table an id belongs to. Raises ValueError for a letter that no table has."""
     if record[:1] not in TABLE_OF:
-        raise ValueError(f"'{record}' is no id; ids look like A38, C417, D305, K290, L52, P24, Q811 or U17")
+        raise ValueError(
+            f"'{record}' is no id; ids look like A38, C417, D305, K290, L52, P24, Q811 or U17"
+        )
     return TABLE_OF[record[0]]
 
 
@@ -29,11 +38,15 @@ def fetch(db: sqlite3.Connection, table: str, key: str) -> sqlite3.Row:
 
 def insert(db: sqlite3.Connection, table: str, letter: str, **values) -> str:
     """Adds a row under the next free id and returns the id."""
-    highest = db.execute(f"SELECT max(CAST(substr(id, 2) AS INTEGER)) FROM {table}").fetchone()[0] or 99
+    highest = (
+        db.execute(f"SELECT max(CAST(substr(id, 2) AS INTEGER)) FROM {table}").fetchone()[0] or 99
+    )
     key = f"{letter}{highest + 1}"
     columns = ["id", *values]
     marks = ", ".join("?" * len(columns))
-    db.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", (key, *values.values()))
+    db.execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", (key, *values.values())
+    )
     return key
 
 

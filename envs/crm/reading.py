@@ -8,7 +8,9 @@ from typing import Literal
 
 import crm_rows
 
-Topic = Literal["discounts", "closing", "amounts", "contacting", "merging", "routing", "unknown", "notes"]
+Topic = Literal[
+    "discounts", "closing", "amounts", "contacting", "merging", "routing", "unknown", "notes"
+]
 
 
 def find_contacts(db: sqlite3.Connection, query: str, page: int = 1) -> str:
@@ -22,7 +24,9 @@ def find_contacts(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         "SELECT * FROM contacts WHERE name LIKE ? ESCAPE '!' OR email LIKE ? ESCAPE '!' OR account_id = ? ORDER BY name, id",
         (crm_rows.like(query), crm_rows.like(query), query.strip()),
     )
-    return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['title']}, {row['account_id']}" for row in rows], page)
+    return crm_rows.page_of(
+        [f"{row['id']}: {row['name']}, {row['title']}, {row['account_id']}" for row in rows], page
+    )
 
 
 def find_accounts(db: sqlite3.Connection, query: str, page: int = 1) -> str:
@@ -51,7 +55,9 @@ def find_deals(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         "SELECT * FROM deals WHERE name LIKE ? ESCAPE '!' OR account_id = ? OR owner_id = ? ORDER BY name, id",
         (crm_rows.like(query), query.strip(), query.strip()),
     )
-    return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['stage']}, {row['amount']}" for row in rows], page)
+    return crm_rows.page_of(
+        [f"{row['id']}: {row['name']}, {row['stage']}, {row['amount']}" for row in rows], page
+    )
 
 
 def find_leads(db: sqlite3.Connection, query: str, page: int = 1) -> str:
@@ -66,7 +72,9 @@ def find_leads(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         "SELECT * FROM leads WHERE name LIKE ? ESCAPE '!' OR company LIKE ? ESCAPE '!' OR status = lower(?) ORDER BY name, id",
         (pattern, pattern, query.strip()),
     )
-    return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['company']}, {row['status']}" for row in rows], page)
+    return crm_rows.page_of(
+        [f"{row['id']}: {row['name']}, {row['company']}, {row['status']}" for row in rows], page
+    )
 
 
 def find_cases(db: sqlite3.Connection, query: str, page: int = 1) -> str:
@@ -77,9 +85,13 @@ def find_cases(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     rows = db.execute(
-        "SELECT * FROM cases WHERE account_id = ? OR subject LIKE ? ESCAPE '!' ORDER BY id", (query.strip(), crm_rows.like(query))
+        "SELECT * FROM cases WHERE account_id = ? OR subject LIKE ? ESCAPE '!' ORDER BY id",
+        (query.strip(), crm_rows.like(query)),
     )
-    return crm_rows.page_of([f"{row['id']}: {row['subject']}, {row['account_id']}, {row['status']}" for row in rows], page)
+    return crm_rows.page_of(
+        [f"{row['id']}: {row['subject']}, {row['account_id']}, {row['status']}" for row in rows],
+        page,
+    )
 
 
 def find_products(db: sqlite3.Connection, query: str, page: int = 1) -> str:
@@ -89,7 +101,10 @@ def find_products(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         query: part of a name.
         page: page of the result, from 1.
     """
-    rows = db.execute("SELECT * FROM products WHERE name LIKE ? ESCAPE '!' ORDER BY name, id", (crm_rows.like(query),))
+    rows = db.execute(
+        "SELECT * FROM products WHERE name LIKE ? ESCAPE '!' ORDER BY name, id",
+        (crm_rows.like(query),),
+    )
     return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['price']}" for row in rows], page)
 
 
@@ -104,7 +119,9 @@ def find_users(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         "SELECT * FROM users WHERE name LIKE ? ESCAPE '!' OR role = lower(?) OR region = lower(?) ORDER BY name, id",
         (crm_rows.like(query), query.strip(), query.strip()),
     )
-    return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['role']}, {row['region']}" for row in rows], page)
+    return crm_rows.page_of(
+        [f"{row['id']}: {row['name']}, {row['role']}, {row['region']}" for row in rows], page
+    )
 
 
 def get_record(db: sqlite3.Connection, record: str) -> str:
@@ -115,12 +132,20 @@ def get_record(db: sqlite3.Connection, record: str) -> str:
     """
     row = crm_rows.fetch(db, crm_rows.table_of(record), record)
     hidden = ("id", "updated_at", "created_at")
-    filled = {key: "none" if value in (None, "") else value for key, value in dict(row).items() if key not in hidden}
+    filled = {
+        key: "none" if value in (None, "") else value
+        for key, value in dict(row).items()
+        if key not in hidden
+    }
     shown = [f"{key.removesuffix('_id')}: {value}" for key, value in filled.items()]
     if record[0] == "D":
-        for quote in db.execute("SELECT id, discount, status FROM quotes WHERE deal_id = ? ORDER BY id", (record,)):
+        for quote in db.execute(
+            "SELECT id, discount, status FROM quotes WHERE deal_id = ? ORDER BY id", (record,)
+        ):
             shown.append(f"quote {quote['id']}: {quote['discount']}% {quote['status']}")
-        for approval in db.execute("SELECT id, discount FROM approvals WHERE deal_id = ? ORDER BY id", (record,)):
+        for approval in db.execute(
+            "SELECT id, discount FROM approvals WHERE deal_id = ? ORDER BY id", (record,)
+        ):
             shown.append(f"approval {approval['id']}: {approval['discount']}%")
     return "; ".join(shown)
 
@@ -133,7 +158,9 @@ def list_notes(db: sqlite3.Connection, record: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     crm_rows.fetch(db, crm_rows.table_of(record), record)
-    rows = db.execute("SELECT * FROM notes WHERE record_id = ? ORDER BY created_at DESC, id", (record,))
+    rows = db.execute(
+        "SELECT * FROM notes WHERE record_id = ? ORDER BY created_at DESC, id", (record,)
+    )
     return crm_rows.page_of([f"{row['created_at'][:10]}: {row['text']}" for row in rows], page)
 
 

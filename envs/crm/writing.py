@@ -7,7 +7,13 @@ from typing import Literal
 import crm_rows
 
 
-def update_contact(db: sqlite3.Connection, now: str, contact: str, field: Literal["phone", "email", "title"], value: str) -> str:
+def update_contact(
+    db: sqlite3.Connection,
+    now: str,
+    contact: str,
+    field: Literal["phone", "email", "title"],
+    value: str,
+) -> str:
     """Change a contact
 
     Args:
@@ -18,7 +24,13 @@ def update_contact(db: sqlite3.Connection, now: str, contact: str, field: Litera
     return _update(db, now, "contacts", contact, field, _text(value, field))
 
 
-def update_deal(db: sqlite3.Connection, now: str, deal: str, field: Literal["stage", "amount", "close_date"], value: str) -> str:
+def update_deal(
+    db: sqlite3.Connection,
+    now: str,
+    deal: str,
+    field: Literal["stage", "amount", "close_date"],
+    value: str,
+) -> str:
     """Change a deal
 
     Args:
@@ -30,7 +42,9 @@ def update_deal(db: sqlite3.Connection, now: str, deal: str, field: Literal["sta
     return _update(db, now, "deals", deal, field, check(value))
 
 
-def update_case(db: sqlite3.Connection, now: str, case: str, field: Literal["priority", "status"], value: str) -> str:
+def update_case(
+    db: sqlite3.Connection, now: str, case: str, field: Literal["priority", "status"], value: str
+) -> str:
     """Change a case
 
     Args:
@@ -38,7 +52,10 @@ def update_case(db: sqlite3.Connection, now: str, case: str, field: Literal["pri
         field: what to change.
         value: a priority (low, normal, high, urgent) or a status (open, waiting, solved).
     """
-    allowed = {"priority": ("low", "normal", "high", "urgent"), "status": ("open", "waiting", "solved")}[field]
+    allowed = {
+        "priority": ("low", "normal", "high", "urgent"),
+        "status": ("open", "waiting", "solved"),
+    }[field]
     return _update(db, now, "cases", case, field, _one_of(value, allowed, field))
 
 
@@ -68,7 +85,9 @@ def add_note(db: sqlite3.Connection, now: str, record: str, text: str) -> str:
     return "ok"
 
 
-def add_task(db: sqlite3.Connection, now: str, record: str, title: str, due: str, owner: str = "") -> str:
+def add_task(
+    db: sqlite3.Connection, now: str, record: str, title: str, due: str, owner: str = ""
+) -> str:
     """Create a task
 
     Args:
@@ -81,12 +100,24 @@ def add_task(db: sqlite3.Connection, now: str, record: str, title: str, due: str
     if owner:
         crm_rows.fetch(db, "users", owner)
     crm_rows.insert(
-        db, "tasks", "T", record_id=record, title=_text(title, "title"), due=_date(due), owner_id=owner or None, created_at=now
+        db,
+        "tasks",
+        "T",
+        record_id=record,
+        title=_text(title, "title"),
+        due=_date(due),
+        owner_id=owner or None,
+        created_at=now,
     )
     return "ok"
 
 
-def log_call(db: sqlite3.Connection, now: str, contact: str, outcome: Literal["reached", "voicemail", "busy", "callback"]) -> str:
+def log_call(
+    db: sqlite3.Connection,
+    now: str,
+    contact: str,
+    outcome: Literal["reached", "voicemail", "busy", "callback"],
+) -> str:
     """Record a phone call
 
     Args:
@@ -99,7 +130,10 @@ def log_call(db: sqlite3.Connection, now: str, contact: str, outcome: Literal["r
 
 
 def send_email(
-    db: sqlite3.Connection, now: str, contact: str, template: Literal["welcome", "invoice", "newsletter", "renewal", "survey"]
+    db: sqlite3.Connection,
+    now: str,
+    contact: str,
+    template: Literal["welcome", "invoice", "newsletter", "renewal", "survey"],
 ) -> str:
     """E-mail a contact
 
@@ -112,7 +146,9 @@ def send_email(
     return "ok"
 
 
-def create_quote(db: sqlite3.Connection, now: str, deal: str, product: str, quantity: int, discount: int = 0) -> str:
+def create_quote(
+    db: sqlite3.Connection, now: str, deal: str, product: str, quantity: int, discount: int = 0
+) -> str:
     """Offer a product for a deal
 
     Args:
@@ -124,9 +160,19 @@ def create_quote(db: sqlite3.Connection, now: str, deal: str, product: str, quan
     crm_rows.fetch(db, "deals", deal)
     crm_rows.fetch(db, "products", product)
     if quantity < 1 or not 0 <= discount <= 100:
-        raise ValueError(f"quantity must be at least 1 and discount 0 to 100, got {quantity} and {discount}")
+        raise ValueError(
+            f"quantity must be at least 1 and discount 0 to 100, got {quantity} and {discount}"
+        )
     crm_rows.insert(
-        db, "quotes", "Q", deal_id=deal, product_id=product, quantity=quantity, discount=discount, status="sent", created_at=now
+        db,
+        "quotes",
+        "Q",
+        deal_id=deal,
+        product_id=product,
+        quantity=quantity,
+        discount=discount,
+        status="sent",
+        created_at=now,
     )
     return "ok"
 
@@ -142,7 +188,13 @@ def convert_lead(db: sqlite3.Connection, now: str, lead: str, account: str) -> s
     crm_rows.fetch(db, "accounts", account)
     if row["status"] == "converted":
         raise ValueError(f"{lead} is already converted")
-    person = {"account_id": account, "name": row["name"], "title": "", "email": row["email"], "phone": ""}
+    person = {
+        "account_id": account,
+        "name": row["name"],
+        "title": "",
+        "email": row["email"],
+        "phone": "",
+    }
     contact = crm_rows.insert(db, "contacts", "C", **person, do_not_contact=0, updated_at=now)
     _update(db, now, "leads", lead, "status", "converted")
     return f"ok: {contact}"
@@ -159,15 +211,26 @@ def merge_contacts(db: sqlite3.Connection, now: str, keep: str, drop: str) -> st
     crm_rows.fetch(db, "contacts", drop)
     if keep == drop:
         raise ValueError("keep and drop are the same entry")
-    db.execute("UPDATE deals SET contact_id = ?, updated_at = ? WHERE contact_id = ?", (keep, now, drop))
-    for table, column in (("calls", "contact_id"), ("emails", "contact_id"), ("notes", "record_id"), ("tasks", "record_id")):
+    db.execute(
+        "UPDATE deals SET contact_id = ?, updated_at = ? WHERE contact_id = ?", (keep, now, drop)
+    )
+    for table, column in (
+        ("calls", "contact_id"),
+        ("emails", "contact_id"),
+        ("notes", "record_id"),
+        ("tasks", "record_id"),
+    ):
         db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (keep, drop))
     db.execute("DELETE FROM contacts WHERE id = ?", (drop,))
     return "ok"
 
 
 def close_request(
-    db: sqlite3.Connection, now: str, outcome: Literal["done", "answered", "partly", "refused"], reason: str = "", answer: str = ""
+    db: sqlite3.Connection,
+    now: str,
+    outcome: Literal["done", "answered", "partly", "refused"],
+    reason: str = "",
+    answer: str = "",
 ) -> str:
     """End every request with this; a refusal names its rule
 
@@ -180,8 +243,11 @@ def close_request(
         raise ValueError("reason must be the number of a rule from get_policy, such as R27")
     if outcome == "answered" and not answer.strip():
         raise ValueError("answer is empty")
-    reason, answer = reason.strip(), answer.strip()
-    crm_rows.insert(db, "requests", "X", outcome=outcome, reason=reason, answer=_bare(answer), closed_at=now)
+    reason = reason.strip()
+    answer = answer.strip()
+    crm_rows.insert(
+        db, "requests", "X", outcome=outcome, reason=reason, answer=_bare(answer), closed_at=now
+    )
     return "closed"
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from envgym import Change, Draw, Task, ToolCall, template
 
 PROMPTS = (
-    "Find it.", "Find the number.", "Guess it.", "Guess the number.", "Go.", "Start.", "Play.", "Your turn.", "Begin.",
+    "Find it.",
+    "Find the number.",
+    "Guess it.",
+    "Guess the number.",
+    "Go.",
+    "Start.",
+    "Play.",
+    "Your turn.",
+    "Begin.",
     "Which is it?",
-)  # fmt: skip
+)
 
 
 @template(level="L0")
@@ -15,7 +23,10 @@ def find_number(draw: Draw) -> Task:
     secret = draw.row("SELECT number, highest FROM secret")
     return draw.task(
         prompt=draw.wording(PROMPTS),
-        oracle=[ToolCall("guess", {"number": number}) for number in halving(secret["number"], low=1, high=secret["highest"])],
+        oracle=[
+            ToolCall("guess", {"number": number})
+            for number in halving(secret["number"], low=1, high=secret["highest"])
+        ],
         changes=[Change.insert("guesses", number=secret["number"])],
     )
 

@@ -15,4 +15,7 @@ def build_long(db: sqlite3.Connection, seed: int) -> None:
 
 
 def _hide(db: sqlite3.Connection, seed: int, *, highest: int) -> None:
-    db.execute("INSERT INTO secret (number, highest) VALUES (?, ?)", (random.Random(seed).randint(1, highest), highest))
+    db.execute(
+        "INSERT INTO secret (number, highest) VALUES (?, ?)",
+        (random.Random(seed).randint(1, highest), highest),
+    )

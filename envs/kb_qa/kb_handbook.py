@@ -39,7 +39,7 @@ ATTRIBUTES: dict[str, dict[str, Maker]] = {
         "purchase price": lambda rng: f"{rng.randint(2, 19)},{rng.randint(100, 998)} euros",
         "power": lambda rng: f"{rng.randint(12, 98)} kW",
     },
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,38 @@ def _subjects(rng: random.Random, split: str, numbers: list[int]) -> tuple[list[
         "office": [f"the {site} office" for site in rng.sample(names.SITES[split], 3)],
         "machine": [f"the {machine}" for machine in rng.sample(names.MACHINES[split], 2)],
     }
-    return tuple([Subject(f"H{numbers.pop()}", kind, split, name) for name in own] for kind, own in called.items())
+    return tuple(
+        [Subject(f"H{numbers.pop()}", kind, split, name) for name in own]
+        for kind, own in called.items()
+    )
 
 
 def _write(
-    db: sqlite3.Connection, rng: random.Random, subject: Subject, relation: str, target: Subject, phrasings: tuple[str, ...]
+    db: sqlite3.Connection,
+    rng: random.Random,
+    subject: Subject,
+    relation: str,
+    target: Subject,
+    phrasings: tuple[str, ...],
 ) -> None:
     """A subject's section, and beside it what it says and leaves unsaid."""
     values = {what: make(rng) for what, make in ATTRIBUTES[subject.kind].items()}
     stated = rng.sample(sorted(values), STATED)
     frames = rng.sample([*wording.own(wording.STATES, subject.split)] * 2, STATED)
-    sentences = [wording.fill(frame, what=what, value=values[what]) for frame, what in zip(frames, stated, strict=True)]
+    sentences = [
+        wording.fill(frame, what=what, value=values[what])
+        for frame, what in zip(frames, stated, strict=True)
+    ]
     link = wording.fill(rng.choice(wording.own(phrasings, subject.split)), who=target.name)
     sentences.insert(rng.randint(0, STATED), link)
-    db.execute("INSERT INTO sections VALUES (?, ?, ?)", (subject.id, subject.title, " ".join(sentences)))
-    facts = [(subject.id, subject.kind, subject.split, what, values[what] if what in stated else None) for what in sorted(values)]
+    db.execute(
+        "INSERT INTO sections VALUES (?, ?, ?)", (subject.id, subject.title, " ".join(sentences))
+    )
+    facts = [
+        (subject.id, subject.kind, subject.split, what, values[what] if what in stated else None)
+        for what in sorted(values)
+    ]
     db.executemany("INSERT INTO facts VALUES (?, ?, ?, ?, ?)", facts)
-    db.execute("INSERT INTO links VALUES (?, ?, ?, ?)", (subject.id, relation, target.id, subject.split))
+    db.execute(
+        "INSERT INTO links VALUES (?, ?, ?, ?)", (subject.id, relation, target.id, subject.split)
+    )

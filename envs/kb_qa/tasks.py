@@ -65,7 +65,11 @@ def gap_of_runner(draw: Draw) -> Task:
 
 def _one_hop(draw: Draw, kind: str, *, said: bool) -> Task:
     """About a section's own subject."""
-    ids = draw.rows("SELECT DISTINCT section FROM facts WHERE kind = ? AND split = ? ORDER BY section", kind, draw.split)
+    ids = draw.rows(
+        "SELECT DISTINCT section FROM facts WHERE kind = ? AND split = ? ORDER BY section",
+        kind,
+        draw.split,
+    )
     section = draw.rng.choice(ids)["section"]
     return _question(draw, [section], _spoken(draw, section), said)
 
@@ -81,19 +85,29 @@ def _two_hops(draw: Draw, relation: str, phrasings: tuple[str, ...], *, said: bo
 def _question(draw: Draw, way: list[str], who: str, said: bool) -> Task:
     """A question about the last section of a way, which all must be searched, opened and cited."""
     wanted = "NOT NULL" if said else "NULL"
-    fact = draw.row(f"SELECT attribute, value FROM facts WHERE section = ? AND value IS {wanted} ORDER BY attribute", way[-1])
+    fact = draw.row(
+        f"SELECT attribute, value FROM facts WHERE section = ? AND value IS {wanted} ORDER BY attribute",
+        way[-1],
+    )
     prompt = wording.fill(draw.wording(wording.ASKS), what=fact["attribute"], who=who)
     oracle = [call for section in way for call in _find(draw, section)]
     cited = " ".join(f"[{section}]" for section in way)
     answers = _golds(fact["value"]) if said else []
     return draw.task(
-        prompt=prompt, oracle=oracle, final=f"{fact['value'] if said else UNSAID} {cited}",
-        facts=answers[:1], answers=answers, sources=way,
-    )  # fmt: skip
+        prompt=prompt,
+        oracle=oracle,
+        final=f"{fact['value'] if said else UNSAID} {cited}",
+        facts=answers[:1],
+        answers=answers,
+        sources=way,
+    )
 
 
 def _find(draw: Draw, section: str) -> list[ToolCall]:
-    return [ToolCall("search", {"query": _title(draw, section)}), ToolCall("open_section", {"section": section})]
+    return [
+        ToolCall("search", {"query": _title(draw, section)}),
+        ToolCall("open_section", {"section": section}),
+    ]
 
 
 def _golds(value: str) -> list[str]:
@@ -110,4 +124,8 @@ def _spoken(draw: Draw, section: str) -> str:
     """A subject as one speaks of it: `Ada Falk`, `the Corby office`, `the kiln Hebe`."""
     title = _title(draw, section)
     kind = draw.row("SELECT kind FROM facts WHERE section = ?", section)["kind"]
-    return {"person": title, "office": f"the {title}", "machine": f"the {title[:1].lower()}{title[1:]}"}[kind]
+    return {
+        "person": title,
+        "office": f"the {title}",
+        "machine": f"the {title[:1].lower()}{title[1:]}",
+    }[kind]

@@ -57,7 +57,18 @@ LAST = (
     "Zeman",
 )
 KINDS = ("lamp", "chair", "kettle", "mirror", "carpet", "shelf", "clock", "basket", "vase", "table")
-LOOKS = ("oak", "copper", "linen", "marble", "walnut", "enamel", "bamboo", "velvet", "ceramic", "iron")
+LOOKS = (
+    "oak",
+    "copper",
+    "linen",
+    "marble",
+    "walnut",
+    "enamel",
+    "bamboo",
+    "velvet",
+    "ceramic",
+    "iron",
+)
 CARRIERS = ("post", "express", "courier", "pickup")
 
 

@@ -15,9 +15,20 @@ def refund_order(db: sqlite3.Connection, now: str, order_id: str, amount: int, r
     left = _paid(db, order_id) - _refunded(db, order_id)
     if amount > left:
         raise ValueError(f"only {left} can be paid back for order {order_id}")
-    number = db.execute("SELECT coalesce(max(CAST(substr(id, 2) AS INTEGER)), 100) + 1 FROM refunds").fetchone()[0]
-    refund = {"id": f"R{number}", "order_id": order_id, "amount": amount, "reason": reason, "created_at": now}
-    db.execute("INSERT INTO refunds (id, order_id, amount, reason, created_at) VALUES (?, ?, ?, ?, ?)", tuple(refund.values()))
+    number = db.execute(
+        "SELECT coalesce(max(CAST(substr(id, 2) AS INTEGER)), 100) + 1 FROM refunds"
+    ).fetchone()[0]
+    refund = {
+        "id": f"R{number}",
+        "order_id": order_id,
+        "amount": amount,
+        "reason": reason,
+        "created_at": now,
+    }
+    db.execute(
+        "INSERT INTO refunds (id, order_id, amount, reason, created_at) VALUES (?, ?, ?, ?, ?)",
+        tuple(refund.values()),
+    )
     return refund
 
 
@@ -28,4 +39,6 @@ def _paid(db: sqlite3.Connection, order_id: str) -> int:
 
 
 def _refunded(db: sqlite3.Connection, order_id: str) -> int:
-    return db.execute("SELECT coalesce(sum(amount), 0) FROM refunds WHERE order_id = ?", (order_id,)).fetchone()[0]
+    return db.execute(
+        "SELECT coalesce(sum(amount), 0) FROM refunds WHERE order_id = ?", (order_id,)
+    ).fetchone()[0]

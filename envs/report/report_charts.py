@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-WIDTH, HEIGHT = 400, 300
-LEFT, RIGHT, TOP, BOTTOM = 30, 380, 60, 250
+WIDTH = 400
+HEIGHT = 300
+LEFT = 30
+RIGHT = 380
+TOP = 60
+BOTTOM = 250
 """Edges of the plot, in the picture's units; y grows downwards."""
 COLOR = "#33658a"
 
@@ -36,8 +40,12 @@ def number(value: float) -> str:
 
 def _places(values: Sequence[float]) -> list[tuple[float, float]]:
     """Middle and height of each value in the plot."""
-    step, most = (RIGHT - LEFT) / len(values), max(values) or 1
-    return [(LEFT + (index + 0.5) * step, BOTTOM - (BOTTOM - TOP) * value / most) for index, value in enumerate(values)]
+    step = (RIGHT - LEFT) / len(values)
+    most = max(values) or 1
+    return [
+        (LEFT + (index + 0.5) * step, BOTTOM - (BOTTOM - TOP) * value / most)
+        for index, value in enumerate(values)
+    ]
 
 
 def _picture(title: str, labels: Sequence[str], values: Sequence[float], marks: list[str]) -> str:

@@ -14,7 +14,16 @@ ITEMS = {
     "clothes": ("Shirts", "Coats", "Scarves", "Socks", "Gloves", "Belts", "Hats", "Skirts"),
     "books": ("Novels", "Atlases", "Diaries", "Comics", "Poems", "Guides", "Plays", "Essays"),
     "garden": ("Spades", "Rakes", "Hoses", "Pots", "Seeds", "Shears", "Gnomes", "Trellises"),
-    "office": ("Pens", "Staplers", "Folders", "Envelopes", "Stamps", "Rulers", "Erasers", "Binders"),
+    "office": (
+        "Pens",
+        "Staplers",
+        "Folders",
+        "Envelopes",
+        "Stamps",
+        "Rulers",
+        "Erasers",
+        "Binders",
+    ),
 }
 KINDS = {
     "train": ("fruit", "tools", "drinks", "toys", "shoes"),

@@ -19,8 +19,14 @@ from envgym import Change, Draw, Task, ToolCall, template
 KEYS = {
     "total": ('"total" (the sum)', lambda numbers: sum(numbers.values())),
     "count": ('"count" (how many items)', len),
-    "top": ('"top" (the item with the most)', lambda numbers: max(numbers, key=numbers.__getitem__)),
-    "low": ('"low" (the item with the least)', lambda numbers: min(numbers, key=numbers.__getitem__)),
+    "top": (
+        '"top" (the item with the most)',
+        lambda numbers: max(numbers, key=numbers.__getitem__),
+    ),
+    "low": (
+        '"low" (the item with the least)',
+        lambda numbers: min(numbers, key=numbers.__getitem__),
+    ),
 }
 """What a summary may hold: how a request says it, and its value."""
 
@@ -96,7 +102,11 @@ class Request:
         return self._chart("draw_line_chart", charts.line_chart, wording.LINES)
 
     def _chart(self, tool: str, drawn: Any, phrasings: tuple[str, ...]) -> Request:
-        shown = {"title": self.title, "labels": list(self.numbers), "values": list(self.numbers.values())}
+        shown = {
+            "title": self.title,
+            "labels": list(self.numbers),
+            "values": list(self.numbers.values()),
+        }
         self.prompt.append(wording.say(self.draw, phrasings, title=self.title))
         self._write(ToolCall(tool, {"path": "chart.svg", **shown}), "chart.svg")
         self.truth["chart"] = drawn(**shown)
@@ -104,9 +114,13 @@ class Request:
 
     def summary(self) -> Request:
         keys = self.draw.rng.sample(list(KEYS), 2)
-        spoken, truth = " and ".join(KEYS[key][0] for key in keys), {key: KEYS[key][1](self.numbers) for key in keys}
+        spoken = " and ".join(KEYS[key][0] for key in keys)
+        truth = {key: KEYS[key][1](self.numbers) for key in keys}
         self.prompt.append(wording.say(self.draw, wording.SUMMARY, keys=spoken))
-        self._write(ToolCall("write_file", {"path": "summary.json", "text": json.dumps(truth)}), "summary.json")
+        self._write(
+            ToolCall("write_file", {"path": "summary.json", "text": json.dumps(truth)}),
+            "summary.json",
+        )
         self.truth["summary"] = truth
         return self
 
@@ -116,7 +130,10 @@ class Request:
         self.prompt.append(wording.say(self.draw, wording.SENTENCE, most=most))
         self.final = f"{item} has the {most}: {self.numbers[item]}."
         others = [pair for pair in self.numbers.items() if pair[0] != item]
-        self.truth["sentence"] = {"says": [item, self.numbers[item]], "never": [word for pair in others for word in pair]}
+        self.truth["sentence"] = {
+            "says": [item, self.numbers[item]],
+            "never": [word for pair in others for word in pair],
+        }
         return self
 
     def _write(self, call: ToolCall, path: str) -> None:
@@ -125,12 +142,15 @@ class Request:
 
     def task(self) -> Task:
         prompt = " ".join(self.prompt)
-        return self.draw.task(prompt=prompt, oracle=self.oracle, final=self.final, changes=self.changes, **self.truth)
+        return self.draw.task(
+            prompt=prompt, oracle=self.oracle, final=self.final, changes=self.changes, **self.truth
+        )
 
 
 def _listed(draw: Draw) -> Request:
     """A request that gives its numbers."""
-    kind, column = draw.rng.choice(KINDS[draw.split]), draw.rng.choice(COLUMNS)
+    kind = draw.rng.choice(KINDS[draw.split])
+    column = draw.rng.choice(COLUMNS)
     items = draw.rng.sample(ITEMS[kind], draw.rng.randint(3, 5))
     numbers = dict(zip(items, draw.rng.sample(range(11, 99), len(items)), strict=True))
     pairs = ", ".join(f"{item} {number}" for item, number in numbers.items())
@@ -140,12 +160,15 @@ def _listed(draw: Draw) -> Request:
 
 def _filed(draw: Draw) -> Request:
     """A request whose numbers stand in a file."""
-    kind, column = draw.rng.choice(KINDS[draw.split]), draw.rng.choice(COLUMNS)
+    kind = draw.rng.choice(KINDS[draw.split])
+    column = draw.rng.choice(COLUMNS)
     file = f"{kind}.csv"
     header, *rows = [line.split(",") for line in draw.files[file].splitlines()]
     numbers = {row[0]: int(row[header.index(column)]) for row in rows}
     spoken = wording.say(draw, wording.FILED, column=column, file=file)
-    return Request(draw, _title(kind, column), numbers, [spoken], [ToolCall("read_file", {"path": file})])
+    return Request(
+        draw, _title(kind, column), numbers, [spoken], [ToolCall("read_file", {"path": file})]
+    )
 
 
 def _title(kind: str, column: str) -> str:

@@ -20,7 +20,9 @@ def read_file(folder: Path, path: str) -> str:
     """
     place = _place(folder, path)
     if not place.is_file():
-        raise ValueError(f"no file {path}; there are {', '.join(sorted(entry.name for entry in folder.iterdir()))}")
+        raise ValueError(
+            f"no file {path}; there are {', '.join(sorted(entry.name for entry in folder.iterdir()))}"
+        )
     return place.read_text(encoding="utf-8")
 
 
@@ -36,7 +38,9 @@ def write_file(folder: Path, path: str, text: str) -> str:
     return "written"
 
 
-def draw_bar_chart(folder: Path, path: str, title: str, labels: list[str], values: list[float]) -> str:
+def draw_bar_chart(
+    folder: Path, path: str, title: str, labels: list[str], values: list[float]
+) -> str:
     """Draw a bar chart into an SVG file.
 
     Args:
@@ -46,14 +50,20 @@ def draw_bar_chart(folder: Path, path: str, title: str, labels: list[str], value
     return write_file(folder, path, charts.bar_chart(*_checked(title, labels, values)))
 
 
-def draw_line_chart(folder: Path, path: str, title: str, labels: list[str], values: list[float]) -> str:
+def draw_line_chart(
+    folder: Path, path: str, title: str, labels: list[str], values: list[float]
+) -> str:
     """Draw a line chart into an SVG file; arguments as of draw_bar_chart."""
     return write_file(folder, path, charts.line_chart(*_checked(title, labels, values)))
 
 
-def _checked(title: str, labels: list[str], values: list[float]) -> tuple[str, list[str], list[float]]:
+def _checked(
+    title: str, labels: list[str], values: list[float]
+) -> tuple[str, list[str], list[float]]:
     if not 1 <= len(values) <= MOST_VALUES or len(labels) != len(values):
-        raise ValueError(f"{len(labels)} labels and {len(values)} values; needs one label a value, and 1 to {MOST_VALUES} of them")
+        raise ValueError(
+            f"{len(labels)} labels and {len(values)} values; needs one label a value, and 1 to {MOST_VALUES} of them"
+        )
     if any(not math.isfinite(value) or not 0 <= value <= 1e9 for value in values):
         raise ValueError("values are from 0 to 1000000000")
     if any(len(text) > 60 or not text.isprintable() for text in (title, *labels)):

@@ -16,4 +16,6 @@ def lay_out(folder: Path, seed: int) -> None:
         columns = [rng.sample(range(11, 99), len(drawn)) for _ in COLUMNS]
         rows = zip(drawn, *columns, strict=True)
         lines = [",".join(("item", *COLUMNS)), *(",".join(map(str, row)) for row in rows)]
-        (folder / f"{kind}.csv").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (folder / f"{kind}.csv").write_text(
+            "".join(f"{line}\n" for line in lines), encoding="utf-8"
+        )

@@ -24,7 +24,11 @@ def pose(draw: Draw, *, generator: str, reading: str, **difficulty: Any) -> Task
         item = _generate(generator, draw.rng.randrange(2**31), difficulty)
         if split_of(item["question"]) == draw.split and item["answer"] not in MISLABELLED:
             return draw.task(
-                prompt=item["question"], final=rf"\boxed{{{item['answer']}}}", tools=(), answer=item["answer"], reading=reading
+                prompt=item["question"],
+                final=rf"\boxed{{{item['answer']}}}",
+                tools=(),
+                answer=item["answer"],
+                reading=reading,
             )
     raise LookupError(f"no question of split '{draw.split}' in {ATTEMPTS} draws of {generator}")
 
@@ -37,13 +41,19 @@ def _generate(generator: str, seed: int, difficulty: dict[str, Any]) -> dict[str
     try:
         import reasoning_gym
     except ImportError as error:
-        raise PrerequisiteError("envs/selftrain.yaml needs reasoning-gym: pip install 'envgym[puzzles]'") from error
+        raise PrerequisiteError(
+            "envs/selftrain.yaml needs reasoning-gym: pip install 'envgym[puzzles]'"
+        ) from error
     return reasoning_gym.create_dataset(generator, seed=seed, size=1, **difficulty)[0]
 
 
-def rung(name: str, level: str, generator: str, *, reading: str = "value", **difficulty: Any) -> Template:
+def rung(
+    name: str, level: str, generator: str, *, reading: str = "value", **difficulty: Any
+) -> Template:
     """One generator at one level."""
-    return Template(name, level, SPLITS, partial(pose, generator=generator, reading=reading, **difficulty))
+    return Template(
+        name, level, SPLITS, partial(pose, generator=generator, reading=reading, **difficulty)
+    )
 
 
 # How deep an expression nests.
@@ -59,7 +69,39 @@ family_2 = rung("family_2", "L2", "family_relationships", min_family_size=7, max
 family_3 = rung("family_3", "L3", "family_relationships", min_family_size=10, max_family_size=12)
 
 # How many people there are, and how deep their statements nest.
-knights_0 = rung("knights_0", "L0", "knights_knaves", reading="claims", n_people=2, depth_constraint=2, width_constraint=2)
-knights_1 = rung("knights_1", "L1", "knights_knaves", reading="claims", n_people=3, depth_constraint=2, width_constraint=2)
-knights_2 = rung("knights_2", "L2", "knights_knaves", reading="claims", n_people=4, depth_constraint=2, width_constraint=2)
-knights_3 = rung("knights_3", "L3", "knights_knaves", reading="claims", n_people=5, depth_constraint=3, width_constraint=3)
+knights_0 = rung(
+    "knights_0",
+    "L0",
+    "knights_knaves",
+    reading="claims",
+    n_people=2,
+    depth_constraint=2,
+    width_constraint=2,
+)
+knights_1 = rung(
+    "knights_1",
+    "L1",
+    "knights_knaves",
+    reading="claims",
+    n_people=3,
+    depth_constraint=2,
+    width_constraint=2,
+)
+knights_2 = rung(
+    "knights_2",
+    "L2",
+    "knights_knaves",
+    reading="claims",
+    n_people=4,
+    depth_constraint=2,
+    width_constraint=2,
+)
+knights_3 = rung(
+    "knights_3",
+    "L3",
+    "knights_knaves",
+    reading="claims",
+    n_people=5,
+    depth_constraint=3,
+    width_constraint=3,
+)

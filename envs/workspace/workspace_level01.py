@@ -27,7 +27,11 @@ def change_value(draw: Draw) -> Task:
 @template(level="L0")
 def delete_file(draw: Draw) -> Task:
     path = pick(draw, draw.rng.choice(("drafts", "inbox", "lists", "logs", "shared")))
-    return draw.task(prompt=say(draw, wording.DELETE, path=path), oracle=[run(f"rm {path}")], changes=[gone(path)])
+    return draw.task(
+        prompt=say(draw, wording.DELETE, path=path),
+        oracle=[run(f"rm {path}")],
+        changes=[gone(path)],
+    )
 
 
 @template(level="L0", splits=("test",))
@@ -35,22 +39,36 @@ def rename_file(draw: Draw) -> Task:
     path = pick(draw, draw.rng.choice(("drafts", "inbox", "lists")), ".txt")
     new = new_path(draw, path.partition("/")[0], ".txt")
     prompt = say(draw, wording.RENAME, path=path, new=new)
-    return draw.task(prompt=prompt, oracle=[run(f"mv {path} {new}")], changes=[gone(path), made(new, draw.files[path])])
+    return draw.task(
+        prompt=prompt,
+        oracle=[run(f"mv {path} {new}")],
+        changes=[gone(path), made(new, draw.files[path])],
+    )
 
 
 @template(level="L0")
 def set_mode(draw: Draw) -> Task:
-    path, mode = pick(draw, "scripts", ".sh"), draw.rng.choice(("755", "750", "700"))
+    path = pick(draw, "scripts", ".sh")
+    mode = draw.rng.choice(("755", "750", "700"))
     prompt = say(draw, wording.EXECUTABLE, path=path, mode=mode)
-    return draw.task(prompt=prompt, oracle=[run(f"chmod {mode} {path}")], changes=[Change.update("files", path, mode=mode)])
+    return draw.task(
+        prompt=prompt,
+        oracle=[run(f"chmod {mode} {path}")],
+        changes=[Change.update("files", path, mode=mode)],
+    )
 
 
 @template(level="L1")
 def rename_all(draw: Draw) -> Task:
-    paths, new = files_in(draw, "drafts", ".txt"), draw.rng.choice(("text", "rst", "old", "draft"))
+    paths = files_in(draw, "drafts", ".txt")
+    new = draw.rng.choice(("text", "rst", "old", "draft"))
     prompt = say(draw, wording.RENAME_ALL, folder="drafts", old="txt", new=new)
     command = f'for f in drafts/*.txt; do mv "$f" "${{f%.txt}}.{new}"; done'
-    changes = [change for path in paths for change in (gone(path), made(f"{path[:-4]}.{new}", draw.files[path]))]
+    changes = [
+        change
+        for path in paths
+        for change in (gone(path), made(f"{path[:-4]}.{new}", draw.files[path]))
+    ]
     return draw.task(prompt=prompt, oracle=[run(command)], changes=changes)
 
 
@@ -60,7 +78,9 @@ def delete_empty(draw: Draw) -> Task:
     kept = draw.rng.choice(empty)
     prompt = say(draw, wording.DELETE_EMPTY, folder="notes", kept=kept)
     command = f"find notes -type f -empty ! -path {kept} -delete"
-    return draw.task(prompt=prompt, oracle=[run(command)], changes=[gone(path) for path in empty if path != kept])
+    return draw.task(
+        prompt=prompt, oracle=[run(command)], changes=[gone(path) for path in empty if path != kept]
+    )
 
 
 @template(level="L1")
@@ -72,7 +92,10 @@ def change_setting(draw: Draw) -> Task:
 def close_to_others(draw: Draw) -> Task:
     open_ones = [path for path in files_in(draw, "shared") if int(draw.modes[path], 8) & 0o002]
     prompt = say(draw, wording.CLOSE, folder="shared", path=draw.rng.choice(open_ones))
-    changes = [Change.update("files", path, mode=format(int(draw.modes[path], 8) & ~0o002, "o")) for path in open_ones]
+    changes = [
+        Change.update("files", path, mode=format(int(draw.modes[path], 8) & ~0o002, "o"))
+        for path in open_ones
+    ]
     return draw.task(prompt=prompt, oracle=[run("chmod o-w shared/*")], changes=changes)
 
 
@@ -81,11 +104,16 @@ def sort_lines(draw: Draw) -> Task:
     path = pick(draw, "lists")
     text = "".join(f"{line}\n" for line in sorted(set(draw.files[path].splitlines())))
     prompt = say(draw, wording.SORT, path=path)
-    return draw.task(prompt=prompt, oracle=[run(f"sort -u -o {path} {path}")], changes=[Change.update("files", path, text=text)])
+    return draw.task(
+        prompt=prompt,
+        oracle=[run(f"sort -u -o {path} {path}")],
+        changes=[Change.update("files", path, text=text)],
+    )
 
 
 def _setting(draw: Draw, phrasings: tuple[str, ...], *, look: bool) -> Task:
-    path, key = pick(draw, "config", ".ini"), draw.rng.choice(KEYS)
+    path = pick(draw, "config", ".ini")
+    key = draw.rng.choice(KEYS)
     text = draw.files[path]
     line = next(line for line in text.splitlines() if line.startswith(f"{key} = "))
     old = line.removeprefix(f"{key} = ")
@@ -93,4 +121,8 @@ def _setting(draw: Draw, phrasings: tuple[str, ...], *, look: bool) -> Task:
     prompt = say(draw, phrasings, path=path, key=key, old=old, new=new)
     wanted = f"{key} = {new}"
     oracle = [*([read(path)] if look else []), patch(path, line, wanted)]
-    return draw.task(prompt=prompt, oracle=oracle, changes=[Change.update("files", path, text=text.replace(line, wanted))])
+    return draw.task(
+        prompt=prompt,
+        oracle=oracle,
+        changes=[Change.update("files", path, text=text.replace(line, wanted))],
+    )

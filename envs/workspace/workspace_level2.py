@@ -10,12 +10,16 @@ from workspace_wording import say
 
 from envgym import Draw, Task, template
 
-CUSTOMERS, ORDERS, STOCK = "data/customers.csv", "data/orders.csv", "data/stock.json"
+CUSTOMERS = "data/customers.csv"
+ORDERS = "data/orders.csv"
+STOCK = "data/stock.json"
 
 
 @template(level="L2")
 def count_lines(draw: Draw) -> Task:
-    path, level, answer = pick(draw, "logs"), draw.rng.choice(("ERROR", "WARNING")), answer_file(draw)
+    path = pick(draw, "logs")
+    level = draw.rng.choice(("ERROR", "WARNING"))
+    answer = answer_file(draw)
     count = sum(f" {level} " in line for line in draw.files[path].splitlines())
     prompt = say(draw, wording.COUNT, path=path, level=level, answer=answer)
     return _answered(draw, prompt, f"grep -c ' {level} ' {path} > {answer}", answer, count)
@@ -23,11 +27,18 @@ def count_lines(draw: Draw) -> Task:
 
 @template(level="L2")
 def sum_column(draw: Draw) -> Task:
-    orders, answer = rows(draw.files[ORDERS]), answer_file(draw)
+    orders = rows(draw.files[ORDERS])
+    answer = answer_file(draw)
     product = draw.rng.choice(sorted({order["product"] for order in orders}))
     total = sum(int(order["quantity"]) for order in orders if order["product"] == product)
     prompt = say(draw, wording.SUM, path=ORDERS, product=product, answer=answer)
-    return _answered(draw, prompt, f"grep ',{product},' {ORDERS} | awk -F, '{{s += $4}} END {{print s}}' > {answer}", answer, total)
+    return _answered(
+        draw,
+        prompt,
+        f"grep ',{product},' {ORDERS} | awk -F, '{{s += $4}} END {{print s}}' > {answer}",
+        answer,
+        total,
+    )
 
 
 @template(level="L2")
@@ -35,25 +46,37 @@ def latest_report(draw: Draw) -> Task:
     by_day = {path.removesuffix(".txt")[-10:]: path for path in files_in(draw, "reports")}
     if len(by_day) < len(files_in(draw, "reports")):
         raise LookupError("two reports of one day")
-    newest, new = by_day[max(by_day)], f"{new_word(draw.rng)}.txt"
+    newest = by_day[max(by_day)]
+    new = f"{new_word(draw.rng)}.txt"
     prompt = say(draw, wording.LATEST, folder="reports", new=new)
-    return draw.task(prompt=prompt, oracle=[run("ls reports"), run(f"cp {newest} {new}")], changes=[made(new, draw.files[newest])])
+    return draw.task(
+        prompt=prompt,
+        oracle=[run("ls reports"), run(f"cp {newest} {new}")],
+        changes=[made(new, draw.files[newest])],
+    )
 
 
 @template(level="L2")
 def count_joined(draw: Draw) -> Task:
-    people, orders, answer = rows(draw.files[CUSTOMERS]), rows(draw.files[ORDERS]), answer_file(draw)
+    people = rows(draw.files[CUSTOMERS])
+    orders = rows(draw.files[ORDERS])
+    answer = answer_file(draw)
     city = draw.rng.choice(sorted({person["city"] for person in people}))
     there = {person["id"] for person in people if person["city"] == city}
     count = sum(order["customer"] in there for order in orders)
     prompt = say(draw, wording.JOIN, orders=ORDERS, customers=CUSTOMERS, city=city, answer=answer)
-    awk = f'NR == FNR {{if ($3 == "{city}") there[$1]; next}} $2 in there {{n++}} END {{print n + 0}}'
-    return _answered(draw, prompt, f"awk -F, '{awk}' {CUSTOMERS} {ORDERS} > {answer}", answer, count)
+    awk = (
+        f'NR == FNR {{if ($3 == "{city}") there[$1]; next}} $2 in there {{n++}} END {{print n + 0}}'
+    )
+    return _answered(
+        draw, prompt, f"awk -F, '{awk}' {CUSTOMERS} {ORDERS} > {answer}", answer, count
+    )
 
 
 @template(level="L2")
 def list_low(draw: Draw) -> Task:
-    stock, answer = json.loads(draw.files[STOCK]), answer_file(draw)
+    stock = json.loads(draw.files[STOCK])
+    answer = answer_file(draw)
     counts = sorted(article["count"] for article in stock.values())
     limit = draw.rng.choice(counts[2:6]) + 1
     low = sorted(name for name, article in stock.items() if article["count"] < limit)
@@ -64,7 +87,9 @@ def list_low(draw: Draw) -> Task:
 
 @template(level="L2", splits=("test",))
 def merge_tables(draw: Draw) -> Task:
-    one, two = draw.rng.sample([path for path in files_in(draw, "data", ".csv") if path.startswith("data/part-")], 2)
+    one, two = draw.rng.sample(
+        [path for path in files_in(draw, "data", ".csv") if path.startswith("data/part-")], 2
+    )
     new = f"data/{new_word(draw.rng)}.csv"
     merged = draw.files[one] + draw.files[two].partition("\n")[2]
     prompt = say(draw, wording.MERGE, one=one, two=two, new=new)

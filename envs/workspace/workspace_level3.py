@@ -100,7 +100,11 @@ BUGS = (
     Bug("largest = 0", "largest = int(sys.argv[1])", _largest),
     Bug("word = sys.argv[1]\n", "word = sys.argv[1].lower()\n", _backwards),
     Bug("range(1, int(sys.argv[1]))", "range(1, int(sys.argv[1]) + 1)", _sum),
-    Bug("if year % 4 == 0 else", "if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else", _leap),
+    Bug(
+        "if year % 4 == 0 else",
+        "if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else",
+        _leap,
+    ),
     Bug('split(" ")', "split()", _words),
     Bug("{minutes}:{seconds}", "{minutes}:{seconds:02}", _minutes),
     Bug("sorted(set(sys.argv[1:]))", "dict.fromkeys(sys.argv[1:])", _once),
@@ -111,22 +115,30 @@ WISHES: tuple[tuple[str, str, Callable[[random.Random], Case]], ...] = (
     (
         "It prints the smallest of the whole numbers that it is given as arguments.",
         "import sys\n\nprint(min(map(int, sys.argv[1:])))",
-        lambda rng: (lambda numbers: ([*map(str, numbers)], str(min(numbers))))(_numbers(rng, -99, 99)),
+        lambda rng: (lambda numbers: ([*map(str, numbers)], str(min(numbers))))(
+            _numbers(rng, -99, 99)
+        ),
     ),
     (
         "It prints its arguments in reverse order, with spaces between them.",
         "import sys\n\nprint(*sys.argv[:0:-1])",
-        lambda rng: (lambda words: (words, " ".join(words[::-1])))([new_word(rng) for _ in range(rng.randint(1, 5))]),
+        lambda rng: (lambda words: (words, " ".join(words[::-1])))(
+            [new_word(rng) for _ in range(rng.randint(1, 5))]
+        ),
     ),
     (
         "It prints how many of its arguments are even whole numbers; all arguments are whole numbers.",
         "import sys\n\nprint(sum(int(word) % 2 == 0 for word in sys.argv[1:]))",
-        lambda rng: (lambda numbers: ([*map(str, numbers)], str(sum(n % 2 == 0 for n in numbers))))(_numbers(rng, -50, 99)),
+        lambda rng: (lambda numbers: ([*map(str, numbers)], str(sum(n % 2 == 0 for n in numbers))))(
+            _numbers(rng, -50, 99)
+        ),
     ),
     (
         "It takes a word and prints how many vowels (a, e, i, o, u) it has.",
         "import sys\n\nprint(sum(letter in 'aeiou' for letter in sys.argv[1]))",
-        lambda rng: (lambda word: ([word], str(sum(word.count(vowel) for vowel in "aeiou"))))(new_word(rng) + new_word(rng)),
+        lambda rng: (lambda word: ([word], str(sum(word.count(vowel) for vowel in "aeiou"))))(
+            new_word(rng) + new_word(rng)
+        ),
     ),
 )
 
@@ -137,7 +149,12 @@ def mend_json(draw: Draw) -> Task:
     text = _mended(draw.files[path])
     check = _check(JSON_TEST.format(path=path, expected=json.loads(text)))
     prompt = say(draw, wording.MEND_JSON, path=path)
-    return draw.task(prompt=prompt, oracle=[read(path), write(path, text)], changes=[_any_text(path)], check=check)
+    return draw.task(
+        prompt=prompt,
+        oracle=[read(path), write(path, text)],
+        changes=[_any_text(path)],
+        check=check,
+    )
 
 
 @template(level="L3")
@@ -152,10 +169,16 @@ def mend_program(draw: Draw) -> Task:
 
 @template(level="L3", splits=("test",))
 def new_program(draw: Draw) -> Task:
-    path, (wish, code, case) = new_path(draw, "programs", ".py"), draw.rng.choice(WISHES)
+    path = new_path(draw, "programs", ".py")
+    (wish, code, case) = draw.rng.choice(WISHES)
     check = _program_check(path, case, draw.rng)
     prompt = say(draw, wording.NEW_PROGRAM, path=path, wish=wish)
-    return draw.task(prompt=prompt, oracle=[write(path, code)], changes=[Change.insert("files", path=path)], check=check)
+    return draw.task(
+        prompt=prompt,
+        oracle=[write(path, code)],
+        changes=[Change.insert("files", path=path)],
+        check=check,
+    )
 
 
 def _any_text(path: str) -> Change:

@@ -11,7 +11,9 @@ SYLLABLES = ("ba", "dro", "fe", "gi", "ku", "lo", "mi", "na", "pe", "ru", "sa", 
 
 def files_in(draw: Draw, folder: str, ending: str = "") -> list[str]:
     """Paths in a folder, in order. Raises LookupError where there are none, so that another folder is drawn."""
-    found = sorted(path for path in draw.files if path.startswith(f"{folder}/") and path.endswith(ending))
+    found = sorted(
+        path for path in draw.files if path.startswith(f"{folder}/") and path.endswith(ending)
+    )
     if not found:
         raise LookupError(f"no {ending} file in {folder}")
     return found

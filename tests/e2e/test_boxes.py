@@ -26,20 +26,37 @@ def engine():
 
 
 KINDS = [
-    ("none", "state"), ("local", "state"), ("local", "fork"), ("bubblewrap", "fork"), ("bubblewrap", "container"),
-    ("docker", "state"), ("docker", "fork"), ("docker", "namespaces"), ("docker", "container"),
-]  # fmt: skip
+    ("none", "state"),
+    ("local", "state"),
+    ("local", "fork"),
+    ("bubblewrap", "fork"),
+    ("bubblewrap", "container"),
+    ("docker", "state"),
+    ("docker", "fork"),
+    ("docker", "namespaces"),
+    ("docker", "container"),
+]
 FEW = 8
 """Tasks played where each episode starts a box of its own."""
 
 
 def records(backend, isolation="fork", count=34):
-    world = World(load_spec("crm", [f"sandbox.backend={backend}", f"sandbox.isolation={isolation}"]))
+    world = World(
+        load_spec("crm", [f"sandbox.backend={backend}", f"sandbox.isolation={isolation}"])
+    )
     try:
-        requests = [Request(task, seed) for seed, task in enumerate(world.tasks.ids("test", levels=LEVELS, count=count))]
-        policies = OraclePolicy("pythonic"), RandomPolicy(list(world.tools.values()), dialect="pythonic")
+        requests = [
+            Request(task, seed)
+            for seed, task in enumerate(world.tasks.ids("test", levels=LEVELS, count=count))
+        ]
+        policies = (
+            OraclePolicy("pythonic"),
+            RandomPolicy(list(world.tools.values()), dialect="pythonic"),
+        )
         return [
-            dataclasses.replace(e, seconds={}) for policy in policies for e in play_many(world.env, policy, requests, workers=4)
+            dataclasses.replace(e, seconds={})
+            for policy in policies
+            for e in play_many(world.env, policy, requests, workers=4)
         ]
     finally:
         world.close()
@@ -74,7 +91,12 @@ def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
 
     before = boxes()
     trainer = train_guess(
-        "sandbox.backend=docker", "train.steps=1000", "train.warmup.demos=0", "train.preflight=off", "--out", tmp_path
+        "sandbox.backend=docker",
+        "train.steps=1000",
+        "train.warmup.demos=0",
+        "train.preflight=off",
+        "--out",
+        tmp_path,
     )
     try:
         wait_until(lambda: boxes() - before or trainer.poll() is not None, seconds=120)

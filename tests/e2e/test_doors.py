@@ -47,31 +47,50 @@ def test_the_agent_needs_the_standard_library_only(file):
     assert packages(file) <= sys.stdlib_module_names | {"__future__"}
 
 
-PURE = [*sorted((ROOT / "trainer/envgym_trainer").glob("advantages*.py")), ROOT / "trainer/envgym_trainer/logprobs.py"]
+PURE = [
+    *sorted((ROOT / "trainer/envgym_trainer").glob("advantages*.py")),
+    ROOT / "trainer/envgym_trainer/logprobs.py",
+]
 
 
 @pytest.mark.parametrize("file", [*PURE, *files("trainer/envgym_trainer/losses")], ids=named)
 def test_the_mathematics_imports_torch_only(file):
     outside = packages(file) - sys.stdlib_module_names - {"torch"}
     each_other = ("envgym_trainer.losses", "envgym_trainer.advantages")
-    assert all(name.startswith(each_other) for name in imports(file) if name.split(".")[0] in outside)
+    assert all(
+        name.startswith(each_other) for name in imports(file) if name.split(".")[0] in outside
+    )
 
 
 @pytest.mark.parametrize("file", files("envs"), ids=named)
 def test_environments_use_public_names_only(file):
     siblings = {path.stem for path in file.parent.rglob("*.py")}
     # A server of its own, which knows nothing of envgym; puzzles that another library makes.
-    foreign = {"mcp"} if file.name == "server.py" else {"reasoning_gym"} if file.parent.name == "selftrain" else set()
+    foreign = (
+        {"mcp"}
+        if file.name == "server.py"
+        else {"reasoning_gym"}
+        if file.parent.name == "selftrain"
+        else set()
+    )
     assert packages(file) <= sys.stdlib_module_names | siblings | {"envgym"} | foreign
-    assert {name.removeprefix("envgym.") for name in imports(file) if name.startswith("envgym")} <= PUBLIC
+    assert {
+        name.removeprefix("envgym.") for name in imports(file) if name.startswith("envgym")
+    } <= PUBLIC
 
 
 @pytest.mark.parametrize(
     "code",
-    ["import envgym", "import envgym.env, envgym.cli, envgym.play", "import envgym_trainer.config, envgym_trainer.controllers"],
+    [
+        "import envgym",
+        "import envgym.env, envgym.cli, envgym.play",
+        "import envgym_trainer.config, envgym_trainer.controllers",
+    ],
 )
 def test_importing_loads_nothing_heavy(code):
-    check = f"{code}; import sys; print(sorted({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
+    check = (
+        f"{code}; import sys; print(sorted({{'torch', 'transformers', 'peft'}} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

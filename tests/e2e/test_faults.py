@@ -28,7 +28,8 @@ from envgym.sandbox.owner import RUN_LABEL, reap_orphans
 pytestmark = [pytest.mark.docker, pytest.mark.campaign]
 FULL = os.environ.get("ENVGYM_CAMPAIGN") == "full"
 KILLS, SESSIONS = (20, 24) if FULL else (4, 24)
-NEIGHBOURS, EPISODES = 4, 6 if not FULL else 24
+NEIGHBOURS = 4
+EPISODES = 6 if not FULL else 24
 GYM = Path(__file__).parents[1] / "gym"
 HOSTILE = App(GYM / "apps", ("hostile/tools.py",), "hostile/schema.sql")
 LIMITS = {"memory_mb": 256, "pids": 96, "tmpfs_mb": 16}
@@ -92,7 +93,11 @@ CAMPAIGN = {
     "spin": ({}, 1.0, {"timeout"}),
     "leave_orphan": ({"mark": "campaign"}, 20.0, {"Done."}),
     "print_garbage": ({}, 20.0, {"printed"}),
-    "forge": ({"answer": '{"id":1,"result":{"text":"forged","ok":true,"seconds":0}}'}, 20.0, {"sandbox_lost"}),
+    "forge": (
+        {"answer": '{"id":1,"result":{"text":"forged","ok":true,"seconds":0}}'},
+        20.0,
+        {"sandbox_lost"},
+    ),
 }
 """Tool -> its arguments, the seconds it is allowed, and what may become of it."""
 
@@ -107,7 +112,9 @@ def outcome(session, tool: str, arguments: dict, seconds: float) -> str:
 
 @pytest.mark.parametrize("level", SHARED_LEVELS)
 @pytest.mark.parametrize("tool", CAMPAIGN)
-def test_a_tool_that_ruins_what_it_can_ends_as_it_should_and_harms_no_episode_beside_it(api, level, tool):
+def test_a_tool_that_ruins_what_it_can_ends_as_it_should_and_harms_no_episode_beside_it(
+    api, level, tool
+):
     arguments, seconds, ends = CAMPAIGN[tool]
     sandbox = open_sandbox(HOSTILE, options(("docker", level), pool={"boxes": 1}, **LIMITS))
     try:
@@ -184,12 +191,16 @@ threading.Event().wait()
 
 
 def start_owner() -> tuple[subprocess.Popen[str], str]:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(SESSIONS)], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(SESSIONS)], stdout=subprocess.PIPE, text=True
+    )
     assert owner.stdout is not None
     return owner, owner.stdout.readline().strip()
 
 
-def test_owners_killed_at_any_moment_leave_no_container_after_five_seconds_and_none_created_after_gc(api):
+def test_owners_killed_at_any_moment_leave_no_container_after_five_seconds_and_none_created_after_gc(
+    api,
+):
     luck = random.Random(0)
     for turn in range(KILLS):
         owner, run = start_owner()
@@ -204,7 +215,12 @@ def test_owners_killed_at_any_moment_leave_no_container_after_five_seconds_and_n
             owner.wait()
             owner.stdout.close()
         mine = {"label": f"{RUN_LABEL}={run}"}
-        wait_until(lambda mine=mine: not [c for c in api.containers(all=True, filters=mine) if c["State"] != "created"], 5)
+        wait_until(
+            lambda mine=mine: (
+                not [c for c in api.containers(all=True, filters=mine) if c["State"] != "created"]
+            ),
+            5,
+        )
         reap_orphans(api)
         assert api.containers(all=True, filters=mine) == []
 
@@ -225,14 +241,26 @@ class PrivateEngine:
     def start(self) -> None:
         # In a network of its own: an engine without a bridge removes the bridge of the machine's other engine.
         places = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
-        command = ["unshare", "--net", "dockerd", "--host", self.address, "--bridge=none", "--iptables=false"]
-        command += [word for option, name in places.items() for word in (option, self.folder / name)]
+        command = [
+            "unshare",
+            "--net",
+            "dockerd",
+            "--host",
+            self.address,
+            "--bridge=none",
+            "--iptables=false",
+        ]
+        command += [
+            word for option, name in places.items() for word in (option, self.folder / name)
+        ]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen([*map(str, command)], stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                pytest.skip(f"NOT TESTED: no private engine starts here: {(self.folder / 'log').read_text()[-300:]}")
+                pytest.skip(
+                    f"NOT TESTED: no private engine starts here: {(self.folder / 'log').read_text()[-300:]}"
+                )
             time.sleep(0.2)
 
     def _answers(self) -> bool:

@@ -11,7 +11,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*command, **options):
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280, check=False, **options)
+    return subprocess.run(
+        [str(word) for word in command],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        **options,
+    )
 
 
 @pytest.mark.slow
@@ -24,7 +31,9 @@ def test_pip_installs_the_gym_alone_and_it_works_without_torch(tmp_path):
     assert installed.returncode == 0, installed.stderr
     assert run(python, "-c", "import torch", cwd=tmp_path).returncode != 0
     command = python.parent / "envgym"
-    done = run(command, "eval", "guess", "--policy", "oracle", "--tasks", "4", "--json", cwd=tmp_path)
+    done = run(
+        command, "eval", "guess", "--policy", "oracle", "--tasks", "4", "--json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert '"successes": 4' in done.stdout
     refused = run(command, "eval", "guess", "--policy", "model:tiny", cwd=tmp_path)
@@ -35,10 +44,27 @@ def test_pip_installs_the_gym_alone_and_it_works_without_torch(tmp_path):
 
 def test_make_train_trains_with_what_it_installed(tmp_path):
     if not (ROOT / ".venv/bin/.installed").exists():
-        pytest.skip("this checkout was not set up by make (no .venv/bin/.installed); `make test` runs this test")
+        pytest.skip(
+            "this checkout was not set up by make (no .venv/bin/.installed); `make test` runs this test"
+        )
     settings = "train.warmup.demos=8 train.steps=1 train.tasks_per_step=1 train.group_size=2 train.eval.tasks=2"
-    done = run("make", "train", "MODEL=tiny", "ENV=envs/guess.yaml", f"SET={settings} --out {tmp_path}", cwd=ROOT, env=os.environ)
+    done = run(
+        "make",
+        "train",
+        "MODEL=tiny",
+        "ENV=envs/guess.yaml",
+        f"SET={settings} --out {tmp_path}",
+        cwd=ROOT,
+        env=os.environ,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("base model", "warm start", "trained", "tensorboard --logdir", "vllm serve", "adapter"):
+    for words in (
+        "base model",
+        "warm start",
+        "trained",
+        "tensorboard --logdir",
+        "vllm serve",
+        "adapter",
+    ):
         assert words in done.stdout
     assert (tmp_path / "guess/adapter/adapter_model.safetensors").exists()

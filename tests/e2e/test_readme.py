@@ -15,10 +15,24 @@ from envgym_trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL
+)
 BLOCKS = [match.groupdict() for match in BLOCK.finditer(README)]
-SMALL = ["train.model=tiny", "train.warmup.demos=4", "train.steps=1", "train.tasks_per_step=1", "train.group_size=2"]
-SMALL += ["train.eval.tasks=2", "train.eval.val_tasks=2", "train.max_new_tokens=8", "train.max_context=2048", "train.preflight=off"]
+SMALL = [
+    "train.model=tiny",
+    "train.warmup.demos=4",
+    "train.steps=1",
+    "train.tasks_per_step=1",
+    "train.group_size=2",
+]
+SMALL += [
+    "train.eval.tasks=2",
+    "train.eval.val_tasks=2",
+    "train.max_new_tokens=8",
+    "train.max_context=2048",
+    "train.preflight=off",
+]
 ELSEWHERE = ("cd ", "make ", "pip ", "vllm ", "VLLM_", "tensorboard ", "pytest")
 """Commands of the README that other tests run (test_install.py), or that need what is not here (a GPU, a browser)."""
 LONG = {
@@ -33,11 +47,19 @@ def blocks(kind):
 
 
 def commands():
-    lines = [line.split("  #")[0].strip() for text in blocks("bash") for line in text.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.split("  #")[0].strip()
+        for text in blocks("bash")
+        for line in text.replace("\\\n", " ").splitlines()
+    ]
     return [line for line in lines if line and not line.startswith("#")]
 
 
-RUN_HERE = [line for line in commands() if not line.startswith(ELSEWHERE) and not any(name in line for name in LONG)]
+RUN_HERE = [
+    line
+    for line in commands()
+    if not line.startswith(ELSEWHERE) and not any(name in line for name in LONG)
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +83,12 @@ def shell(line, folder):
         words += [*SMALL, "--out", str(folder / "runs")]
     if words[:2] == ["envgym", "study"]:
         words += [*SMALL, "--seeds", "1", "--out", str(folder / "study")]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    }
+    return subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
 
 
 def test_the_readme_has_its_parts():
@@ -81,13 +107,22 @@ def test_a_command_of_the_readme_runs(line, desk):
 
 @pytest.mark.parametrize("text", blocks("python"))
 def test_a_session_of_the_readme_runs(text, desk):
-    done = subprocess.run([sys.executable, "-c", text], cwd=desk, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=desk,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_readmes_rules_of_a_reward_are_rules():
     text = next(text for text in blocks("yaml") if text.startswith("reward:"))
-    rules = {name: PartSpec.model_validate(rule) for name, rule in yaml.safe_load(text)["reward"].items()}
+    rules = {
+        name: PartSpec.model_validate(rule) for name, rule in yaml.safe_load(text)["reward"].items()
+    }
     check_gates(rules)
     assert {"polite", "on_way"} <= rules.keys()
 

@@ -12,7 +12,9 @@ SHORT = {"boxes": 2, "sessions": 8, "recycle": {"episodes": 30}}
 @pytest.mark.campaign
 @pytest.mark.docker
 @pytest.mark.parametrize("level", ["fork", "namespaces"])
-def test_sixteen_sessions_on_two_boxes_that_are_replaced_see_their_own_marks_alone_and_nothing_grows(level):
+def test_sixteen_sessions_on_two_boxes_that_are_replaced_see_their_own_marks_alone_and_nothing_grows(
+    level,
+):
     sandbox = open_sandbox(APP, options(("docker", level), pool=SHORT))
     try:
         rows, troubles = soak(sandbox, episodes=200, sessions=16)
@@ -32,6 +34,7 @@ def test_the_soak_sees_what_sessions_of_one_process_share():
 
 
 def test_growth_is_what_the_second_half_holds_more_of_and_a_little_memory_is_none():
-    before, after = Held(30, 69, 0, 4, 50.0), Held(31, 69, 0, 4, 59.0)
+    before = Held(30, 69, 0, 4, 50.0)
+    after = Held(31, 69, 0, 4, 59.0)
     assert grown([before] * 2 + [after] * 2) == ["descriptors"]
     assert grown([after] * 2 + [before] * 2) == []

@@ -12,20 +12,32 @@ import pytest
 from envgym_trainer.models import resolve
 
 ROOT = Path(__file__).parents[2]
-WORK = {"tasks": 1, "group": 2, "turns": 2, "turn_tokens": 4, "tool_tokens": 40, "prompt_tokens": 250, "micro_batch": 2}
+WORK = {
+    "tasks": 1,
+    "group": 2,
+    "turns": 2,
+    "turn_tokens": 4,
+    "tool_tokens": 40,
+    "prompt_tokens": 250,
+    "micro_batch": 2,
+}
 
 
 def python(*arguments):
     """What a process prints that finds the benchmarks' modules."""
     paths = [str(ROOT / "benchmarks"), str(ROOT), str(ROOT / "trainer")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def measure(module, work, model):
-    return json.loads(python("-m", module, json.dumps(work), str(resolve(model).path), "1").splitlines()[-1])
+    return json.loads(
+        python("-m", module, json.dumps(work), str(resolve(model).path), "1").splitlines()[-1]
+    )
 
 
 @pytest.mark.slow
@@ -44,7 +56,9 @@ def test_each_side_samples_and_reads_exactly_what_is_asked_for(side):
 @pytest.mark.slow
 def test_both_layouts_of_the_learner_make_the_same_update():
     table = python(str(ROOT / "benchmarks/learner.py"), "--quick", "--model", "tiny")
-    *sizes, _cpu, _tree, _ratio, _low, _to, _high, tokens, _memory, gap = table.splitlines()[1].split()
+    *sizes, _cpu, _tree, _ratio, _low, _to, _high, tokens, _memory, gap = table.splitlines()[
+        1
+    ].split()
     assert sizes == ["24", "8", "4"]
     assert float(tokens) == pytest.approx(4 * 32 / (24 + 4 * 8), abs=0.1)
     assert float(gap) < 1e-4
@@ -53,17 +67,31 @@ def test_both_layouts_of_the_learner_make_the_same_update():
 @pytest.mark.slow
 def test_keeping_little_makes_the_update_of_keeping_all():
     group = {"layout": "tree", "prompt": 24, "response": 8, "size": 4}
-    little, everything = (measure("steps.learn", group | {"keeps": keeps}, "tiny") for keeps in ("little", "all"))
+    little, everything = (
+        measure("steps.learn", group | {"keeps": keeps}, "tiny") for keeps in ("little", "all")
+    )
     assert little["grad_norm"] == pytest.approx(everything["grad_norm"], rel=1e-4)
-    assert little["forward_tokens"] == everything["forward_tokens"] == 24 + 4 * 7  # nothing is read after the last token
+    assert (
+        little["forward_tokens"] == everything["forward_tokens"] == 24 + 4 * 7
+    )  # nothing is read after the last token
 
 
 @pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize("side", ["engine", "generate", "products"])
 def test_each_sampler_draws_the_tokens_that_are_asked_for(side):
-    load = {"side": side, "dialogues": 4, "group": 2, "turns": 2, "turn_tokens": 3, "tool_tokens": 40, "prompt_tokens": 60}
-    assert measure("steps.sample", load, "smollm2-135m-instruct")["tokens"] == 4 * 2 * 3  # lengths are asserted where they arise
+    load = {
+        "side": side,
+        "dialogues": 4,
+        "group": 2,
+        "turns": 2,
+        "turn_tokens": 3,
+        "tool_tokens": 40,
+        "prompt_tokens": 60,
+    }
+    assert (
+        measure("steps.sample", load, "smollm2-135m-instruct")["tokens"] == 4 * 2 * 3
+    )  # lengths are asserted where they arise
 
 
 def test_an_exponent_is_that_of_the_power_law_it_is_read_from():
@@ -80,8 +108,13 @@ def test_the_benchmark_for_gpus_runs_in_miniature():
 
 def test_rewards_are_compared_from_one_warm_start(tmp_path):
     table = python(str(ROOT / "benchmarks/rewards.py"), "--quick", "--out", str(tmp_path))
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][2:] == ["SFT", "coarse", "gated"]
-    gated = [json.loads(line) for line in (tmp_path / "gated-seed0" / "episodes.jsonl").read_text().splitlines()]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][
+        2:
+    ] == ["SFT", "coarse", "gated"]
+    gated = [
+        json.loads(line)
+        for line in (tmp_path / "gated-seed0" / "episodes.jsonl").read_text().splitlines()
+    ]
     terms = [each["reward_terms"] for each in gated if each["phase"] == "grpo"]
     assert terms
     assert all(each["brief"]["is_open"] == (each["solved"]["value"] == 1.0) for each in terms)

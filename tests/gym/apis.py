@@ -51,27 +51,61 @@ def answers(schema: dict | None, status: str = "200") -> dict:
 
 
 def takes(schema: dict, *, required: bool = True) -> dict:
-    return {"requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}}
+    return {
+        "requestBody": {"required": required, "content": {"application/json": {"schema": schema}}}
+    }
 
 
 def path(*names: str) -> dict:
-    return {"parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]}
+    return {
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in names
+        ]
+    }
 
 
 def query(**schemas: dict) -> dict:
-    return {"parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()]}
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "schema": schema} for name, schema in schemas.items()
+        ]
+    }
 
 
-PATCH = {"type": "object", "properties": {name: BOOK["properties"][name] for name in ("title", "pages", "author_id")}}
-FILTERS = {"kind": {"type": "string"}, "lent": {"type": "boolean"}, "q": {"type": "string"}, "sort": {"type": "string"},
-           "limit": {"type": "integer", "default": 3}, "page": {"type": "integer"}}  # fmt: skip
+PATCH = {
+    "type": "object",
+    "properties": {name: BOOK["properties"][name] for name in ("title", "pages", "author_id")},
+}
+FILTERS = {
+    "kind": {"type": "string"},
+    "lent": {"type": "boolean"},
+    "q": {"type": "string"},
+    "sort": {"type": "string"},
+    "limit": {"type": "integer", "default": 3},
+    "page": {"type": "integer"},
+}
 LIBRARY = {
     "openapi": "3.0.3",
     "paths": {
         "/api/v1/books": {
-            "get": {"operationId": "listBooks", "summary": "Books.", **query(**FILTERS),
-                    **answers({"type": "object", "properties": {"books": many(ref("Book")), "total": {"type": "integer"}}})},
-            "post": {"operationId": "addBook", "summary": "Add a\n book.", **takes(ref("Book")), **answers(ref("Book"), "201")},
+            "get": {
+                "operationId": "listBooks",
+                "summary": "Books.",
+                **query(**FILTERS),
+                **answers(
+                    {
+                        "type": "object",
+                        "properties": {"books": many(ref("Book")), "total": {"type": "integer"}},
+                    }
+                ),
+            },
+            "post": {
+                "operationId": "addBook",
+                "summary": "Add a\n book.",
+                **takes(ref("Book")),
+                **answers(ref("Book"), "201"),
+            },
         },
         "/api/v1/books/{bookId}": {
             **path("bookId"),
@@ -86,16 +120,30 @@ LIBRARY = {
             "post": {"operationId": "addCopy", **takes(ref("Copy")), **answers(ref("Copy"), "201")},
         },
         "/api/v1/books/{bookId}/copies/{number}": {
-            "parameters": [*path("bookId")["parameters"],
-                           {"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}],
+            "parameters": [
+                *path("bookId")["parameters"],
+                {"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}},
+            ],
             "get": {"operationId": "getCopy", **answers(ref("Copy"))},
         },
-        "/api/v1/authors": {"post": {"operationId": "addAuthor", **takes(ref("Author")), **answers(ref("Author"), "201")}},
-        "/api/v1/authors/{id}": {**path("id"), "delete": {"operationId": "dropAuthor", **answers(ref("Author"))}},
-        "/api/v1/authors/{id}/books": {**path("id"), "get": {"operationId": "booksOfAuthor", **answers(many(ref("Book")))}},
+        "/api/v1/authors": {
+            "post": {
+                "operationId": "addAuthor",
+                **takes(ref("Author")),
+                **answers(ref("Author"), "201"),
+            }
+        },
+        "/api/v1/authors/{id}": {
+            **path("id"),
+            "delete": {"operationId": "dropAuthor", **answers(ref("Author"))},
+        },
+        "/api/v1/authors/{id}/books": {
+            **path("id"),
+            "get": {"operationId": "booksOfAuthor", **answers(many(ref("Book")))},
+        },
     },
     "components": {"schemas": {"Book": BOOK, "Author": AUTHOR, "Copy": COPY}},
-}  # fmt: skip
+}
 SEED = """\
 def fill(db, seed):
     db.execute("INSERT INTO authors VALUES ('A7', 'Ann')")
@@ -110,19 +158,33 @@ def fill(db, seed):
 def library(**paths: dict) -> dict:
     """The library with paths added or, by None, taken away."""
     document = copy.deepcopy(LIBRARY)
-    document["paths"] = {key: item for key, item in (document["paths"] | paths).items() if item is not None}
+    document["paths"] = {
+        key: item for key, item in (document["paths"] | paths).items() if item is not None
+    }
     return document
 
 
 def app(
-    folder: Path, document: dict | str = LIBRARY, *, tools: tuple[str, ...] = ("api.json",), seed: bool = True, **files: str
+    folder: Path,
+    document: dict | str = LIBRARY,
+    *,
+    tools: tuple[str, ...] = ("api.json",),
+    seed: bool = True,
+    **files: str,
 ) -> App:
     """An app of a document, with further files (`more='...'` becomes more.py)."""
-    (folder / "api.json").write_text(document if isinstance(document, str) else json.dumps(document))
+    (folder / "api.json").write_text(
+        document if isinstance(document, str) else json.dumps(document)
+    )
     (folder / "world.py").write_text(SEED)
     for name, text in files.items():
         (folder / (f"{name}.py" if name != "schema" else "schema.sql")).write_text(text)
-    return App(folder, tools, "schema.sql" if "schema" in files else None, "world.py:fill" if seed else None)
+    return App(
+        folder,
+        tools,
+        "schema.sql" if "schema" in files else None,
+        "world.py:fill" if seed else None,
+    )
 
 
 def tools_of(folder: Path, document: dict | str = LIBRARY, **more) -> dict[str, dict]:

@@ -4,7 +4,8 @@ from envgym.loading import load_file
 from envgym.spec import load_spec
 
 CHARTS = load_file(load_spec("report").root / "report/report_charts.py")
-LABELS, VALUES = ["Apples", "Pears", "Plums", "Figs"], [12, 7, 9, 3]
+LABELS = ["Apples", "Pears", "Plums", "Figs"]
+VALUES = [12, 7, 9, 3]
 
 
 def bars(title="Fruit sold", labels=LABELS, values=VALUES) -> str:

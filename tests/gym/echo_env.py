@@ -9,7 +9,8 @@ class Echo(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.word, self.turn = ["low", "high"][self.np_random.integers(2)], 0
+        self.word = ["low", "high"][self.np_random.integers(2)]
+        self.turn = 0
         return f"say: {self.word}", {}
 
     def step(self, action):

@@ -13,7 +13,9 @@ from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox import App
 from envgym.sandbox.options import SandboxOptions
 
-KIOSK = App(Path(__file__).parent / "apps", ("kiosk/tools.py",), "kiosk/schema.sql", "kiosk/seed.py:fill")
+KIOSK = App(
+    Path(__file__).parent / "apps", ("kiosk/tools.py",), "kiosk/schema.sql", "kiosk/seed.py:fill"
+)
 NOW = "2026-03-02T09:00:00"
 
 

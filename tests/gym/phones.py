@@ -10,7 +10,11 @@ UPDATE = Tool(
     "Updates.",
     {
         "type": "object",
-        "properties": {"id": {"type": "string"}, "phone": {"type": "string"}, "page": {"type": "integer", "minimum": 1}},
+        "properties": {
+            "id": {"type": "string"},
+            "phone": {"type": "string"},
+            "page": {"type": "integer", "minimum": 1},
+        },
         "required": ["id", "phone"],
     },
 )

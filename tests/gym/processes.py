@@ -9,5 +9,9 @@ def train_guess(*words: object) -> subprocess.Popen[str]:
     """`envgym train guess ...`, with all it says on one wide stdout."""
     command = [sys.executable, "-m", "envgym.cli", "train", "guess", *map(str, words)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "300"}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"COLUMNS": "300"},
     )

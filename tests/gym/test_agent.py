@@ -8,7 +8,15 @@ from typing import Any, Literal
 import pytest
 from kiosk import KIOSK, NOW
 
-from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, load_module, prepare_image
+from envgym.sandbox.agent import (
+    AppError,
+    BoxError,
+    Desk,
+    describe_tool,
+    load_app,
+    load_module,
+    prepare_image,
+)
 from envgym.sandbox.agent.tables import Images
 
 
@@ -60,7 +68,10 @@ def test_a_signature_becomes_a_schema():
             "sure": {"type": "boolean"},
             "field": {"type": "string", "enum": ["phone", "email"]},
             "tags": {"type": "array", "items": {"type": "string"}},
-            "rows": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "integer"}}},
+            "rows": {
+                "type": "array",
+                "items": {"type": "object", "additionalProperties": {"type": "integer"}},
+            },
             "free": {"type": "object"},
             "note": {"type": ["string", "null"], "default": None},
             "level": {"type": ["integer", "null"], "enum": [1, 2, None], "default": 2},
@@ -112,7 +123,10 @@ async def asynchronous(x: int):
         (no_annotation, "'no_annotation': parameter 'x': has no type annotation"),
         (odd_annotation, "'odd_annotation': parameter 'x': 'x: complex' has no JSON schema"),
         (two_types, "'two_types': parameter 'x': 'x: int | str' has no JSON schema"),
-        (unknown_name, "'unknown_name': an annotation cannot be read: name 'Nonsense' is not defined"),
+        (
+            unknown_name,
+            "'unknown_name': an annotation cannot be read: name 'Nonsense' is not defined",
+        ),
         (star, "'star': parameter 'x': a tool takes named parameters only"),
         (odd_default, "'odd_default': parameter 'x': 'x: dict = {1, 2}' has no JSON schema"),
         (wrong_words, "'wrong_words': its docstring explains 'y', which is no parameter"),
@@ -170,7 +184,11 @@ F = TOOL.format(name="f")
     [
         ({}, (["gone.py"],), "gone.py: no such Python file"),
         ({"tools.py": "def f(): pass"}, (["tools.py"],), "tools.py: defines no tool"),
-        ({"tools.py": TOOL.format(name="first")}, (["tools.py:frist"],), "no function 'frist', did you mean 'first'"),
+        (
+            {"tools.py": TOOL.format(name="first")},
+            (["tools.py:frist"],),
+            "no function 'frist', did you mean 'first'",
+        ),
         ({"a.py": F, "b.py": F}, (["a.py", "b.py"],), "two files define a tool named 'f'"),
         ({"tools.py": "def f(:"}, (["tools.py"],), "tools.py: cannot be imported"),
         ({"tools.py": F}, (["tools.py"], "gone.sql"), "gone.sql: cannot read the schema"),
@@ -196,7 +214,9 @@ CREATE VIEW v AS SELECT * FROM t;
 
 
 def fill(db, seed):
-    db.executemany("INSERT INTO t VALUES (?, ?, ?, ?)", [(n, f"name {n}", n, b"\x00\xff") for n in range(1, 4)])
+    db.executemany(
+        "INSERT INTO t VALUES (?, ?, ?, ?)", [(n, f"name {n}", n, b"\x00\xff") for n in range(1, 4)]
+    )
     db.executemany("INSERT INTO bag VALUES (?)", [("a",), ("a",), ("b",)])
     db.execute("INSERT INTO pairs VALUES ('x', 'y', ?)", (seed,))
     db.execute("INSERT INTO \"odd \"\"name\" VALUES ('r', 's')")
@@ -216,7 +236,12 @@ def changed_by(*statements: str) -> dict[str, Any]:
         ("UPDATE t SET price = price",),
         ("UPDATE t SET price = 1 WHERE id = 1",),  # 1 and 1.0 are one number
         ("DELETE FROM bag WHERE word = 'b'", "INSERT INTO bag VALUES ('b')"),
-        ("DELETE FROM bag", "INSERT INTO bag VALUES ('b')", "INSERT INTO bag VALUES ('a')", "INSERT INTO bag VALUES ('a')"),
+        (
+            "DELETE FROM bag",
+            "INSERT INTO bag VALUES ('b')",
+            "INSERT INTO bag VALUES ('a')",
+            "INSERT INTO bag VALUES ('a')",
+        ),
         ("DELETE FROM t WHERE id = 1", "INSERT INTO t VALUES (1, 'name 1', 1.0, x'00ff')"),
         ("CREATE INDEX i ON t (name)",),
     ],
@@ -231,35 +256,55 @@ def test_case_counts_even_where_the_column_does_not_mind_it():
 
 
 def test_rows_without_a_key_are_counted():
-    assert changed_by("DELETE FROM bag WHERE rowid = 2") == {"bag": {"added": [], "removed": [{"word": "a"}]}}
-    assert changed_by("INSERT INTO bag VALUES ('b')") == {"bag": {"added": [{"word": "b"}], "removed": []}}
+    assert changed_by("DELETE FROM bag WHERE rowid = 2") == {
+        "bag": {"added": [], "removed": [{"word": "a"}]}
+    }
+    assert changed_by("INSERT INTO bag VALUES ('b')") == {
+        "bag": {"added": [{"word": "b"}], "removed": []}
+    }
 
 
 def test_rows_of_a_table_without_rowid_pair_by_their_key():
     assert changed_by("UPDATE pairs SET n = 6") == {
-        "pairs": {"added": [{"a": "x", "b": "y", "n": 6}], "removed": [{"a": "x", "b": "y", "n": 5}]}
+        "pairs": {
+            "added": [{"a": "x", "b": "y", "n": 6}],
+            "removed": [{"a": "x", "b": "y", "n": 5}],
+        }
     }
 
 
 def test_null_differs_from_everything_but_null():
     assert changed_by("UPDATE t SET price = NULL WHERE id = 2")["t"]["added"][0]["price"] is None
-    assert changed_by("UPDATE t SET data = NULL WHERE id = 2")["t"]["removed"][0]["data"] == "x'00ff'"
+    assert (
+        changed_by("UPDATE t SET data = NULL WHERE id = 2")["t"]["removed"][0]["data"] == "x'00ff'"
+    )
 
 
 def test_odd_names_of_tables_and_columns_are_no_trouble():
     assert changed_by('UPDATE "odd ""name" SET "select" = 1') == {
-        'odd "name': {"added": [{"rowid": "r", "select": "1"}], "removed": [{"rowid": "r", "select": "s"}]}
+        'odd "name': {
+            "added": [{"rowid": "r", "select": "1"}],
+            "removed": [{"rowid": "r", "select": "s"}],
+        }
     }
 
 
 def test_new_changed_and_dropped_tables_show_all_their_rows():
-    assert changed_by("CREATE TABLE n (x)", "INSERT INTO n VALUES (1)") == {"n": {"added": [{"x": 1}], "removed": []}}
-    assert changed_by("DROP TABLE pairs") == {"pairs": {"added": [], "removed": [{"a": "x", "b": "y", "n": 5}]}}
+    assert changed_by("CREATE TABLE n (x)", "INSERT INTO n VALUES (1)") == {
+        "n": {"added": [{"x": 1}], "removed": []}
+    }
+    assert changed_by("DROP TABLE pairs") == {
+        "pairs": {"added": [], "removed": [{"a": "x", "b": "y", "n": 5}]}
+    }
     assert len(changed_by("ALTER TABLE bag ADD COLUMN more")["bag"]["added"]) == 3
 
 
 def test_an_image_depends_on_nothing_but_the_seed():
-    assert prepare_image(SCHEMA, fill, 5) == prepare_image(SCHEMA, fill, 5) != prepare_image(SCHEMA, fill, 6)
+    assert (
+        prepare_image(SCHEMA, fill, 5)
+        == prepare_image(SCHEMA, fill, 5)
+        != prepare_image(SCHEMA, fill, 6)
+    )
 
 
 def test_an_app_without_a_schema_has_an_image_too():
@@ -269,8 +314,13 @@ def test_an_app_without_a_schema_has_an_image_too():
 
 
 def test_a_seeded_row_that_refers_to_nothing_is_an_error_that_names_it():
-    schema = "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (a_id INTEGER REFERENCES a (id));"
-    with pytest.raises(AppError, match="state of seed 3: row 1 of table 'b' refers to a row of 'a' that is not there"):
+    schema = (
+        "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (a_id INTEGER REFERENCES a (id));"
+    )
+    with pytest.raises(
+        AppError,
+        match="state of seed 3: row 1 of table 'b' refers to a row of 'a' that is not there",
+    ):
         prepare_image(schema, lambda db, seed: db.execute("INSERT INTO b VALUES (9)"), 3)
 
 
@@ -360,5 +410,9 @@ def test_references_are_enforced(desk):
 
 
 def test_a_cursor_that_was_not_read_to_its_end_does_not_stop_the_undoing(desk):
-    assert desk.call("reading", {}, NOW) | {"seconds": 0} == {"text": "left a cursor half read", "ok": False, "seconds": 0}
+    assert desk.call("reading", {}, NOW) | {"seconds": 0} == {
+        "text": "left a cursor half read",
+        "ok": False,
+        "seconds": 0,
+    }
     assert desk.call("move", {"n": 10}, NOW)["ok"]

@@ -15,25 +15,34 @@ V2 = {"v2": True, "no_answer": "not in the handbook"}
 
 def said(final, opened=(), refused=(), **extra):
     task = Task("train/t/0", "prompt", 0, "train", "t", extra=extra)
-    calls = [CallRecord(1, ToolCall("open_section", {"section": id_}), id_ in opened, "") for id_ in (*opened, *refused)]
+    calls = [
+        CallRecord(1, ToolCall("open_section", {"section": id_}), id_ in opened, "")
+        for id_ in (*opened, *refused)
+    ]
     return Evidence(task, tuple(calls), (), judge((), (), forbid=()), final, 1, {})
 
 
 def test_the_shipped_parts_can_be_named_in_a_yaml():
-    assert {"answer_exact", "answer_f1", "answer_cited", "label_right", "cites"} <= set(shipped_parts())
+    assert {"answer_exact", "answer_f1", "answer_cited", "label_right", "cites"} <= set(
+        shipped_parts()
+    )
 
 
 def test_an_answer_is_judged_by_the_rules_of_squad_against_the_best_gold():
     assert answer_exact(said("The 25 days.", answers=["a month", "25 days"])) == 1.0
     assert answer_exact(said("It is 25 days", answers=["25 days"])) == 0.0
-    assert answer_f1(said("It is 25 days", answers=["25 days"])) == pytest.approx(2 / 3)  # 2 of 4, 2 of 2
+    assert answer_f1(said("It is 25 days", answers=["25 days"])) == pytest.approx(
+        2 / 3
+    )  # 2 of 4, 2 of 2
 
 
 def test_citations_are_no_words_of_the_answer_to_a_task_with_sources():
     truth = {"answers": ["25 days"], "sources": ["H12"]}
     assert answer_exact(said("25 days [H12] [H3]", **truth)) == 1.0
     assert answer_exact(said("[H12] 25 days", **truth)) == 1.0
-    assert answer_exact(said("[sic]", answers=["[sic]"])) == 1.0  # without sources a bracket is text
+    assert (
+        answer_exact(said("[sic]", answers=["[sic]"])) == 1.0
+    )  # without sources a bracket is text
 
 
 def test_a_leading_thought_is_not_judged():
@@ -41,7 +50,9 @@ def test_a_leading_thought_is_not_judged():
 
 
 def test_a_task_without_this_truth_is_not_scored():
-    assert [part(said("x")) for part in (answer_exact, answer_f1, answer_cited, label_right, cites)] == [None] * 5
+    assert [
+        part(said("x")) for part in (answer_exact, answer_f1, answer_cited, label_right, cites)
+    ] == [None] * 5
 
 
 def test_where_there_is_no_answer_it_must_be_said_in_the_agreed_words():
@@ -81,7 +92,12 @@ def test_exactly_one_label_must_stand_there_as_a_whole_word(final, value):
 def test_of_overlapping_labels_the_longer_one_is_meant():
     assert label_right(said("Delivery  abroad", label="delivery abroad", labels=TEAMS)) == 1.0
     assert label_right(said("delivery abroad", label="delivery", labels=TEAMS)) == 0.0
-    assert label_right(said("not_entailment", label="not_entailment", labels=["entailment", "not_entailment"])) == 1.0
+    assert (
+        label_right(
+            said("not_entailment", label="not_entailment", labels=["entailment", "not_entailment"])
+        )
+        == 1.0
+    )
 
 
 def test_a_number_as_label_is_no_part_of_another_number():
@@ -123,7 +139,9 @@ def test_solved_is_the_right_answer_with_exactly_the_right_sources():
     truth = {"answers": ["25 days"], "sources": ["H1"]}
     assert answer_cited(said("25 days [H1]", **truth)) == 1.0
     assert answer_cited(said("25 days [H1]", **truth), read_with="open_section") == 0.0
-    assert answer_cited(said("25 days [H1]", opened=["H1"], **truth), read_with="open_section") == 1.0
+    assert (
+        answer_cited(said("25 days [H1]", opened=["H1"], **truth), read_with="open_section") == 1.0
+    )
     for wrong in ("25 days", "25 days [H2]", "25 days [H1] [H2]", "26 days [H1]"):
         assert answer_cited(said(wrong, **truth)) == 0.0
     assert answer_cited(said("25 days", answers=["25 days"])) == 1.0  # no source is needed
@@ -132,7 +150,11 @@ def test_solved_is_the_right_answer_with_exactly_the_right_sources():
 @pytest.mark.parametrize(
     ("part", "extra", "told"),
     [
-        (answer_exact, {"answers": "25 days"}, "its 'answers' must be a list of texts, got '25 days'"),
+        (
+            answer_exact,
+            {"answers": "25 days"},
+            "its 'answers' must be a list of texts, got '25 days'",
+        ),
         (answer_f1, {"answers": [None]}, "its 'answers' must be"),
         (cites, {"sources": "H1"}, "its 'sources' must be"),
         (label_right, {"label": "a"}, "its 'labels' must be"),

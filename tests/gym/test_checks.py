@@ -100,7 +100,9 @@ def environment(folder, *, reward: str = "", prompt: str = "", **edits):
         assert old in files[name]
         files[name] = files[name].replace(old, new)
     if reward:
-        files["rewards"] = f"from envgym.rewards.state import state_match\n\ndef part(evidence):\n    {reward}\n"
+        files["rewards"] = (
+            f"from envgym.rewards.state import state_match\n\ndef part(evidence):\n    {reward}\n"
+        )
     endings = {"env": "yaml", "schema": "sql"}
     for name, text in files.items():
         (folder / f"{name}.{endings.get(name, 'py')}").write_text(text, encoding="utf-8")
@@ -112,7 +114,11 @@ def failed(spec) -> set[str]:
 
 
 def another_template(oracle: str, changes: str, offered: str) -> tuple[str, str]:
-    text = ANOTHER_TEMPLATE.replace("ORACLE", oracle).replace("CHANGES", changes).replace("OFFERED", offered)
+    text = (
+        ANOTHER_TEMPLATE.replace("ORACLE", oracle)
+        .replace("CHANGES", changes)
+        .replace("OFFERED", offered)
+    )
     last = "    return task(draw, looked_up=True)\n"
     return last, f"{last}\n{text}"
 
@@ -125,12 +131,20 @@ BROKEN = {
     ),
     "an oracle that sets the wrong phone": (
         {"oracle_max"},
-        {"tasks": ('{"contact": row["id"], "phone": phone}', '{"contact": row["id"], "phone": phone + "9"}')},
+        {
+            "tasks": (
+                '{"contact": row["id"], "phone": phone}',
+                '{"contact": row["id"], "phone": phone + "9"}',
+            )
+        },
     ),
     "a reward for doing nothing": (
         {"floor_gap"},
         {
-            "env": ("{from: state_match}", "{from: state_match}\n  polite: {from: 'rewards.py:part', weight: 0.1}"),
+            "env": (
+                "{from: state_match}",
+                "{from: state_match}\n  polite: {from: 'rewards.py:part', weight: 0.1}",
+            ),
             "reward": "return None if evidence.calls else 1.0",
         },
     ),
@@ -138,17 +152,28 @@ BROKEN = {
         {"canary_floor.refuse"},
         {
             "tasks": another_template(
-                '[ToolCall("close", {"reason": "not_allowed"})]', '[Change.insert("closings", reason="not_allowed")]', "TOOLS"
+                '[ToolCall("close", {"reason": "not_allowed"})]',
+                '[Change.insert("closings", reason="not_allowed")]',
+                "TOOLS",
             )
         },
     ),
     "a task that any call solves": (
         {"canary_floor.random"},
-        {"tasks": another_template('[ToolCall("light", {})]', '[Change.update("lamps", "L1", lit=1)]', '("light",)')},
+        {
+            "tasks": another_template(
+                '[ToolCall("light", {})]', '[Change.update("lamps", "L1", lit=1)]', '("light",)'
+            )
+        },
     ),
     "a tool that crashes on a text its schema allows": (
         {"tool_declaration_accuracy"},
-        {"tools": ('    """Change a phone."""', '    """Change a phone."""\n    assert not phone.isalpha()')},
+        {
+            "tools": (
+                '    """Change a phone."""',
+                '    """Change a phone."""\n    assert not phone.isalpha()',
+            )
+        },
     ),
     "a grader that looks at the row and not at the value": (
         {"wrong_field"},
@@ -163,7 +188,10 @@ BROKEN = {
     ),
     "a grader that wants the oracle's number of calls": (
         {"reads_free"},
-        {"env": OWN_REWARD, "reward": "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))"},
+        {
+            "env": OWN_REWARD,
+            "reward": "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))",
+        },
     ),
     "an answer in the order of a set": (
         {"episode_determinism"},
@@ -172,17 +200,30 @@ BROKEN = {
     "a metric that hashes text": (
         {"verifier_determinism"},
         {
-            "env": ("{from: state_match}", "{from: state_match}\n  odd: {from: 'rewards.py:part', weight: 0}"),
+            "env": (
+                "{from: state_match}",
+                "{from: state_match}\n  odd: {from: 'rewards.py:part', weight: 0}",
+            ),
             "reward": "return float(hash('text') % 10**6)",
         },
     ),
     "a tool that remembers other episodes": (
         {"episode_isolation", "episode_determinism"},
-        {"tools": ('    return "ok"\n\ndef close', '    SEEN.append(contact)\n    return f"ok {len(SEEN)}"\n\ndef close')},
+        {
+            "tools": (
+                '    return "ok"\n\ndef close',
+                '    SEEN.append(contact)\n    return f"ok {len(SEEN)}"\n\ndef close',
+            )
+        },
     ),
     "a tool that reads the wall clock": (
         {"episode_isolation", "episode_determinism"},
-        {"tools": ('    return "ok"\n\ndef close', '    return f"ok {time.time_ns()}"\n\ndef close')},
+        {
+            "tools": (
+                '    return "ok"\n\ndef close',
+                '    return f"ok {time.time_ns()}"\n\ndef close',
+            )
+        },
     ),
     "a system prompt that names the value to be set": (
         {"no_solution_leakage"},
@@ -197,7 +238,12 @@ BROKEN = {
     ),
     "the same requests in training and test": (
         {"splits_disjoint"},
-        {"tasks": ("draw.wording(WORDS).format(row", "'Do {0} it.'.format(draw.rng.choice('ab') or row")},
+        {
+            "tasks": (
+                "draw.wording(WORDS).format(row",
+                "'Do {0} it.'.format(draw.rng.choice('ab') or row",
+            )
+        },
     ),
 }
 
@@ -210,10 +256,16 @@ def test_an_environment_broken_on_purpose_fails_in_that_check_alone(what, tmp_pa
 
 def test_a_sound_environment_passes_every_check(tmp_path, capsys):
     calls = []
-    results = run_checks(environment(tmp_path), tasks_per_split=6, progress=lambda check, episodes: calls.append((check, episodes)))
+    results = run_checks(
+        environment(tmp_path),
+        tasks_per_split=6,
+        progress=lambda check, episodes: calls.append((check, episodes)),
+    )
     assert [result.id for result in results if not result.passed] == []
     assert not any("not applicable" in result.detail for result in results)
-    assert {check for wanted, _ in BROKEN.values() for check in wanted} <= {result.id for result in results}
+    assert {check for wanted, _ in BROKEN.values() for check in wanted} <= {
+        result.id for result in results
+    }
     assert {check for check, _ in calls} <= {result.id for result in results}
     assert calls[-1][1] > 100  # episodes were played
     print_checks(results)
@@ -226,8 +278,14 @@ def test_a_sound_environment_passes_every_check(tmp_path, capsys):
 
 def test_a_failure_names_the_task_and_what_happened(tmp_path):
     _, edits = BROKEN["an oracle that sets the wrong phone"]
-    results = {result.id: result for result in run_checks(environment(tmp_path, **edits), tasks_per_split=6)}
-    assert "train/by_id/0: reward 0, answered of 1, 1 expected changes missing, 1 unasked" in results["oracle_max"].detail
+    results = {
+        result.id: result
+        for result in run_checks(environment(tmp_path, **edits), tasks_per_split=6)
+    }
+    assert (
+        "train/by_id/0: reward 0, answered of 1, 1 expected changes missing, 1 unasked"
+        in results["oracle_max"].detail
+    )
     assert "and 15 more" in results["oracle_max"].detail
 
 
@@ -270,7 +328,9 @@ def foreign(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "foreign_texts", raising=False)
 
     def make(name):
-        (tmp_path / "env.yaml").write_text(f"id: test/foreign-v0\ngym: foreign_texts:{name}-v0\n", encoding="utf-8")
+        (tmp_path / "env.yaml").write_text(
+            f"id: test/foreign-v0\ngym: foreign_texts:{name}-v0\n", encoding="utf-8"
+        )
         return load_spec(tmp_path / "env.yaml")
 
     yield make

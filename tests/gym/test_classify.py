@@ -20,11 +20,21 @@ LABELS = {
     "duplicates": ["duplicate", "different"],
 }
 FAMILY = {
-    "intent_named": "intent", "intent_meant": "intent", "intent_beside_another": "intent",
-    "fact_follows": "entailment", "bound_follows": "entailment", "chain_follows": "entailment",
-    "same_words": "duplicates", "other_words": "duplicates", "same_places": "duplicates",
-}  # fmt: skip
-HELD_OUT = {"intent_of_readers": "readers", "range_follows": "entailment", "both_sides": "duplicates"}
+    "intent_named": "intent",
+    "intent_meant": "intent",
+    "intent_beside_another": "intent",
+    "fact_follows": "entailment",
+    "bound_follows": "entailment",
+    "chain_follows": "entailment",
+    "same_words": "duplicates",
+    "other_words": "duplicates",
+    "same_places": "duplicates",
+}
+HELD_OUT = {
+    "intent_of_readers": "readers",
+    "range_follows": "entailment",
+    "both_sides": "duplicates",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +49,24 @@ def drawn(world, template, split="train", count=120):
 
 
 def solved(world, policy, ids):
-    return [bool(episode.success) for episode in play_many(world.env, policy, [Request(id_, 0) for id_ in ids], workers=1)]
+    return [
+        bool(episode.success)
+        for episode in play_many(world.env, policy, [Request(id_, 0) for id_ in ids], workers=1)
+    ]
 
 
 def test_three_families_of_three_levels(world):
-    assert {name for name, template in world.tasks.templates.items() if "train" in template.splits} == set(FAMILY)
-    assert {name for name, template in world.tasks.templates.items() if template.splits == ("test",)} == set(HELD_OUT)
-    assert Counter(world.tasks.templates[name].level for name in FAMILY) == {"L0": 3, "L1": 3, "L2": 3}
+    assert {
+        name for name, template in world.tasks.templates.items() if "train" in template.splits
+    } == set(FAMILY)
+    assert {
+        name for name, template in world.tasks.templates.items() if template.splits == ("test",)
+    } == set(HELD_OUT)
+    assert Counter(world.tasks.templates[name].level for name in FAMILY) == {
+        "L0": 3,
+        "L1": 3,
+        "L2": 3,
+    }
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -81,13 +102,20 @@ def test_an_episode_is_one_answer_and_no_tool_is_shown(world):
 def test_splits_share_neither_names_nor_wording(world):
     parts = world.tasks.templates["fact_follows"].make.__globals__["several"].__globals__
     for pool in (parts["PEOPLE"], parts["THINGS"], parts["CITIES"]):
-        assert len({name for names in pool.values() for name in names}) == sum(map(len, pool.values()))
+        assert len({name for names in pool.values() for name in names}) == sum(
+            map(len, pool.values())
+        )
     for template in FAMILY:
-        prompts = {split: {task.prompt for task in drawn(world, template, split)} for split in SPLITS}
+        prompts = {
+            split: {task.prompt for task in drawn(world, template, split)} for split in SPLITS
+        }
         assert not prompts["train"] & prompts["test"]
         assert not prompts["train"] & prompts["val"]
         assert not prompts["val"] & prompts["test"]
-        asked = {split: {prompt.splitlines()[-1].split(":")[0] for prompt in prompts[split]} for split in SPLITS}
+        asked = {
+            split: {prompt.splitlines()[-1].split(":")[0] for prompt in prompts[split]}
+            for split in SPLITS
+        }
         assert not asked["train"] & (asked["val"] | asked["test"])
 
 
@@ -102,7 +130,9 @@ def parts_of(task):
 def judged(worlds, premise, hypothesis):
     """The label, by going through every possible world."""
     found = {hypothesis(one) for one in worlds if premise(one)}
-    return {frozenset({True}): "entailment", frozenset({False}): "contradiction"}.get(frozenset(found), "neutral")
+    return {frozenset({True}): "entailment", frozenset({False}): "contradiction"}.get(
+        frozenset(found), "neutral"
+    )
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -123,9 +153,16 @@ def test_bounds_follow_by_arithmetic(world, split):
 def test_two_bounds_follow_by_arithmetic(world):
     for task in drawn(world, "range_follows", "test"):
         premise, hypothesis = parts_of(task)
-        (n, m), (k,) = map(int, re.findall(r"\d+", premise)), map(int, re.findall(r"\d+", hypothesis))
+        (n, m), (k,) = (
+            map(int, re.findall(r"\d+", premise)),
+            map(int, re.findall(r"\d+", hypothesis)),
+        )
         more = re.search("more than|More than|over", hypothesis) is not None
-        label = judged(range(200), lambda sold, n=n, m=m: n <= sold <= m, lambda sold, k=k, up=more: sold > k if up else sold < k)
+        label = judged(
+            range(200),
+            lambda sold, n=n, m=m: n <= sold <= m,
+            lambda sold, k=k, up=more: sold > k if up else sold < k,
+        )
         assert label == task.extra["label"], task.prompt
 
 
@@ -134,11 +171,15 @@ def test_chains_follow_in_every_order_that_fits_them(world, split):
     for task in drawn(world, "chain_follows", split, 60):
         premise, hypothesis = parts_of(task)
         names = sorted(set(re.findall(r"[A-Z][a-z]+", premise)))
-        pairs = [re.findall(r"[A-Z][a-z]+", sentence) for sentence in premise.rstrip(".").split(". ")]
+        pairs = [
+            re.findall(r"[A-Z][a-z]+", sentence) for sentence in premise.rstrip(".").split(". ")
+        ]
         asked = re.findall(r"[A-Z][a-z]+", hypothesis)
         label = judged(
             list(permutations(names)),
-            lambda order, pairs=pairs: all(order.index(one) < order.index(other) for one, other in pairs),
+            lambda order, pairs=pairs: all(
+                order.index(one) < order.index(other) for one, other in pairs
+            ),
             lambda order, asked=asked: order.index(asked[0]) < order.index(asked[1]),
         )
         assert label == task.extra["label"], task.prompt
@@ -148,10 +189,13 @@ def test_facts_follow_for_the_same_person_and_number_only(world):
     for task in drawn(world, "fact_follows"):
         (premise, hypothesis), number = parts_of(task), r"\d+"
         names = [
-            next(name for name in re.findall(r"\b[A-Z][a-z]+", text) if name in people(world)) for text in (premise, hypothesis)
+            next(name for name in re.findall(r"\b[A-Z][a-z]+", text) if name in people(world))
+            for text in (premise, hypothesis)
         ]
         same_number = re.findall(number, premise) == re.findall(number, hypothesis)
-        expected = "neutral" if names[0] != names[1] else "entailment" if same_number else "contradiction"
+        expected = (
+            "neutral" if names[0] != names[1] else "entailment" if same_number else "contradiction"
+        )
         assert task.extra["label"] == expected
 
 
@@ -164,7 +208,9 @@ def test_the_hypothesis_alone_tells_little(world):
     """The best guess from "more" or "fewer" alone, counted on 600 tasks, stays near the third that guessing gets."""
     counts = defaultdict(Counter)
     for task in drawn(world, "bound_follows", count=600):
-        counts[re.search("more than|More than|over", parts_of(task)[1]) is not None][task.extra["label"]] += 1
+        counts[re.search("more than|More than|over", parts_of(task)[1]) is not None][
+            task.extra["label"]
+        ] += 1
     assert sum(max(labels.values()) for labels in counts.values()) / 600 < 0.42
 
 
@@ -212,7 +258,9 @@ def test_synonyms_make_duplicates_of_questions_in_other_words(world):
 
 def test_an_intent_put_into_other_words_never_holds_its_label(world):
     own = {"intent_meant": SPLITS, "intent_beside_another": SPLITS, "intent_of_readers": ("test",)}
-    for template, split in [(template, split) for template, splits in own.items() for split in splits]:
+    for template, split in [
+        (template, split) for template, splits in own.items() for split in splits
+    ]:
         labels = LABELS["readers" if template == "intent_of_readers" else "intent"]
         for task in drawn(world, template, split):
             message = task.prompt.splitlines()[0].casefold()
@@ -221,9 +269,17 @@ def test_an_intent_put_into_other_words_never_holds_its_label(world):
 
 def test_the_settled_matter_stands_first_about_as_often_as_last(world):
     module = world.tasks.templates["intent_beside_another"].make.__globals__
-    settled = [frame.split("{thing}")[0].casefold() for frames in module["SETTLED"].values() for frame in frames]
+    settled = [
+        frame.split("{thing}")[0].casefold()
+        for frames in module["SETTLED"].values()
+        for frame in frames
+    ]
     first = sum(
-        any(task.prompt.removeprefix("Message: ").casefold().startswith(start) for start in settled if len(start) > 8)
+        any(
+            task.prompt.removeprefix("Message: ").casefold().startswith(start)
+            for start in settled
+            if len(start) > 8
+        )
         for task in drawn(world, "intent_beside_another", count=200)
     )
     assert 50 < first < 150

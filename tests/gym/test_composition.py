@@ -22,7 +22,9 @@ def test_a_schedule_is_straight_between_its_steps_and_constant_outside():
 
 def test_neighbouring_steps_are_a_jump():
     stages = part(range=[{29: -1, 30: -3}, {29: 1, 30: 3}])
-    assert [compose({"p": stages}, {"p": 1.0}, step=step)["p"].value for step in (0, 29, 30, 100)] == [1, 1, 3, 3]
+    assert [
+        compose({"p": stages}, {"p": 1.0}, step=step)["p"].value for step in (0, 29, 30, 100)
+    ] == [1, 1, 3, 3]
     assert compose({"p": stages}, {"p": 0.0}, step=30)["p"].value == -3
 
 
@@ -35,7 +37,9 @@ def test_a_range_says_what_0_and_1_become_and_a_clip_bounds_it():
 
 def test_a_weight_may_grow_with_training():
     rule = part(weight={0: 0.0, 100: 0.5})
-    assert [compose({"p": rule}, {"p": 1.0}, step=step)["p"].contribution for step in (0, 50, 200)] == [0.0, 0.25, 0.5]
+    assert [
+        compose({"p": rule}, {"p": 1.0}, step=step)["p"].contribution for step in (0, 50, 200)
+    ] == [0.0, 0.25, 0.5]
 
 
 def test_a_gated_part_counts_only_where_the_other_is_met():
@@ -66,38 +70,59 @@ def test_a_part_per_turn_is_paid_for_each_turn_that_it_speaks_of():
 
 def test_shaping_telescopes_so_that_it_moves_credit_and_adds_nothing():
     assert shaping([0.0, 0.25, 1.0], discount=1.0) == (0.25, -0.25)
-    assert math.fsum(shaping([0.5, 0.1, 0.9, 0.4], discount=1.0)) == pytest.approx(-0.5)  # minus the start's potential
+    assert math.fsum(shaping([0.5, 0.1, 0.9, 0.4], discount=1.0)) == pytest.approx(
+        -0.5
+    )  # minus the start's potential
     paid = shaping([0.5, 0.1, 0.9, 0.4], discount=0.9)
     assert sum(0.9**k * reward for k, reward in enumerate(paid)) == pytest.approx(-0.5)
     assert shaping([0.3], discount=1.0) == ()
 
 
 def test_whoever_gives_up_gets_the_lowest_end_of_what_is_worth_having():
-    rules = {"right": part(range=[-3, 3]), "form": part(), "extra": part(weight=-1.0), "seen": part(weight=0.0, range=[-9, 0])}
-    assert {name: term.contribution for name, term in given_up(rules, dict.fromkeys(rules, 0.0)).items()} == {
+    rules = {
+        "right": part(range=[-3, 3]),
+        "form": part(),
+        "extra": part(weight=-1.0),
+        "seen": part(weight=0.0, range=[-9, 0]),
+    }
+    assert {
+        name: term.contribution for name, term in given_up(rules, dict.fromkeys(rules, 0.0)).items()
+    } == {
         "right": -3.0,
         "form": 0.0,
     }
-    assert total(given_up({"right": part(range=[{0: -1, 10: -3}, 3])}, {"right": 0.0}, step=5)) == -2.0
-    assert total(given_up({"right": part(range=[1, 2])}, {"right": 0.0})) == 0.0  # giving up is never paid
+    assert (
+        total(given_up({"right": part(range=[{0: -1, 10: -3}, 3])}, {"right": 0.0}, step=5)) == -2.0
+    )
+    assert (
+        total(given_up({"right": part(range=[1, 2])}, {"right": 0.0})) == 0.0
+    )  # giving up is never paid
     assert total(given_up({"right": part(weight=0.5)}, {"right": -3.0})) == -1.5
 
 
 def test_no_reward_is_found_that_its_terms_do_not_add_up_to():
     rng = random.Random(7)
     for _ in range(2000):
-        rules, raw = {}, {}
+        rules = {}
+        raw = {}
         for name in "abcd"[: rng.randint(1, 4)]:
             gate = rng.choice([None, *raw]) if raw else None
             rules[name] = part(
                 weight=rng.choice([rng.uniform(-2, 2), {0: 0.0, 50: rng.uniform(-1, 1)}]),
-                range=[rng.uniform(-3, 0), rng.uniform(0, 3)], clip=rng.choice([None, [-1, 1]]),
+                range=[rng.uniform(-3, 0), rng.uniform(0, 3)],
+                clip=rng.choice([None, [-1, 1]]),
                 gate=None if gate is None else {"on": gate, "at_least": rng.random()},
-            )  # fmt: skip
+            )
             raw[name] = rng.choice([None, rng.uniform(-1, 2), 0.0, 1.0])
-        terms, turns = compose(rules, raw, step=rng.randrange(80)), rng.randint(1, 5)
-        terms["turnwise"] = compose_turns(part(weight=rng.uniform(-1, 1)), [rng.choice([None, rng.random()]) for _ in range(turns)])
-        assert total(terms) == pytest.approx(sum(term.weight * (term.value or 0.0) for term in terms.values()), abs=1e-12)
+        terms = compose(rules, raw, step=rng.randrange(80))
+        turns = rng.randint(1, 5)
+        terms["turnwise"] = compose_turns(
+            part(weight=rng.uniform(-1, 1)),
+            [rng.choice([None, rng.random()]) for _ in range(turns)],
+        )
+        assert total(terms) == pytest.approx(
+            sum(term.weight * (term.value or 0.0) for term in terms.values()), abs=1e-12
+        )
         assert sum(turn_rewards(terms, turns)) == pytest.approx(total(terms), abs=1e-12)
         assert total(dict(reversed(terms.items()))) == total(terms)
 
@@ -105,13 +130,15 @@ def test_no_reward_is_found_that_its_terms_do_not_add_up_to():
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
-        ({"weight": {}}, "at least 1 item"), ({"weight": {-1: 1.0}}, "greater than or equal to 0"),
+        ({"weight": {}}, "at least 1 item"),
+        ({"weight": {-1: 1.0}}, "greater than or equal to 0"),
         ({"weight": "high"}, "valid number"),
         ({"clip": [1, 0]}, "lower bound 1 must be below"),
-        ({"range": [0]}, "Field required"), ({"per": "word"}, "'episode', 'turn'"),
+        ({"range": [0]}, "Field required"),
+        ({"per": "word"}, "'episode', 'turn'"),
         ({"discount": 1.5}, "less than or equal to 1"),
     ],
-)  # fmt: skip
+)
 def test_a_rule_that_makes_no_sense_is_refused(rule, told):
     with pytest.raises(ValidationError, match=told):
         part(**rule)

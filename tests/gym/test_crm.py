@@ -34,11 +34,14 @@ def functions_of(file: str) -> dict:
     return {
         name: value
         for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
     }
 
 
-READING, WRITING = functions_of("reading.py"), functions_of("writing.py")
+READING = functions_of("reading.py")
+WRITING = functions_of("writing.py")
 
 
 def world(seed: int = 1) -> sqlite3.Connection:
@@ -56,7 +59,10 @@ def rows_of(db: sqlite3.Connection) -> dict[str, list[dict]]:
 def call(db: sqlite3.Connection, name: str, **arguments) -> str:
     function = (READING | WRITING)[name]
     injected = {"db": db, "now": NOW}
-    return function(**arguments, **{key: injected[key] for key in inspect.signature(function).parameters if key in injected})
+    return function(
+        **arguments,
+        **{key: injected[key] for key in inspect.signature(function).parameters if key in injected},
+    )
 
 
 def play(task: Task, calls) -> tuple[bool, list[str]]:
@@ -93,7 +99,11 @@ def test_one_seed_builds_the_same_rows_in_another_process_with_another_hash_seed
     )
     told = [
         subprocess.run(
-            [sys.executable, "-c", script, str(CRM)], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", script, str(CRM)],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     ]
@@ -104,7 +114,9 @@ def test_one_seed_builds_the_same_rows_in_another_process_with_another_hash_seed
 def test_twenty_worlds_share_almost_no_names_or_ids():
     people = Counter(row["name"] for seed in SEEDS for row in rows_of(world(seed))["contacts"])
     assert sum(people.values()) == 20 * 97
-    assert len(people) > 20 * 88  # 97 less 7 planted doubles is 90 a world; two more may meet by chance
+    assert (
+        len(people) > 20 * 88
+    )  # 97 less 7 planted doubles is 90 a world; two more may meet by chance
 
 
 def test_every_reference_points_at_a_row():
@@ -121,13 +133,23 @@ def test_every_world_holds_every_trap(seed):
     doubles = "SELECT count(*) FROM (SELECT name FROM contacts GROUP BY name, account_id, email HAVING count(*) > 1)"
     assert value(db, namesakes) >= 3
     assert value(db, doubles) == 3
-    assert value(db, "SELECT max(n) FROM (SELECT count(*) AS n FROM deals GROUP BY account_id)") == 10
+    assert (
+        value(db, "SELECT max(n) FROM (SELECT count(*) AS n FROM deals GROUP BY account_id)") == 10
+    )
     assert value(db, "SELECT count(*) FROM notes WHERE text LIKE 'new phone is %'") == 8
-    assert value(db, "SELECT count(*) FROM notes WHERE record_id LIKE 'D%' AND created_at > '2026-02-01'") == 8
+    assert (
+        value(
+            db, "SELECT count(*) FROM notes WHERE record_id LIKE 'D%' AND created_at > '2026-02-01'"
+        )
+        == 8
+    )
 
 
 def test_limits_and_rule_numbers_differ_between_worlds():
-    rules = {value(world(seed), "SELECT rule || text FROM policies WHERE topic = 'discounts'") for seed in SEEDS}
+    rules = {
+        value(world(seed), "SELECT rule || text FROM policies WHERE topic = 'discounts'")
+        for seed in SEEDS
+    }
     assert len(rules) > 15
 
 
@@ -143,7 +165,11 @@ def test_reading_leaves_no_trace():
     before = db.total_changes
     contact = value(db, "SELECT id FROM contacts")
     for name in READING:
-        arguments = {"get_record": {"record": contact}, "list_notes": {"record": contact}, "get_policy": {"topic": "notes"}}
+        arguments = {
+            "get_record": {"record": contact},
+            "list_notes": {"record": contact},
+            "get_policy": {"topic": "notes"},
+        }
         call(db, name, **arguments.get(name, {"query": "a"}))
     assert db.total_changes == before
 
@@ -151,7 +177,8 @@ def test_reading_leaves_no_trace():
 def test_a_search_shows_five_rows_a_page_and_the_total():
     db = world()
     account = value(db, "SELECT account_id FROM deals GROUP BY account_id HAVING count(*) = 10")
-    first, second = call(db, "find_deals", query=account), call(db, "find_deals", query=account, page=2)
+    first = call(db, "find_deals", query=account)
+    second = call(db, "find_deals", query=account, page=2)
     assert first.endswith("(page 1 of 2, 10 in all)")
     ids = re.findall(r"^D\d+", f"{first}\n{second}", re.MULTILINE)
     assert len(set(ids)) == 10
@@ -175,16 +202,36 @@ def test_a_full_name_finds_one_short_line():
     ("name", "arguments", "message"),
     [
         ("get_record", {"record": "Z1"}, "ids look like A38"),
-        ("update_contact", {"contact": "C1", "field": "phone", "value": "555-0000"}, "no contact has id 'C1'"),
-        ("update_deal", {"deal": "D1", "field": "stage", "value": "sold"}, "stage must be one of new, qualified"),
-        ("update_deal", {"deal": "D1", "field": "amount", "value": "a lot"}, "whole dollars such as 12500"),
-        ("update_deal", {"deal": "D1", "field": "close_date", "value": "9 March"}, "looks like 2026-03-09"),
+        (
+            "update_contact",
+            {"contact": "C1", "field": "phone", "value": "555-0000"},
+            "no contact has id 'C1'",
+        ),
+        (
+            "update_deal",
+            {"deal": "D1", "field": "stage", "value": "sold"},
+            "stage must be one of new, qualified",
+        ),
+        (
+            "update_deal",
+            {"deal": "D1", "field": "amount", "value": "a lot"},
+            "whole dollars such as 12500",
+        ),
+        (
+            "update_deal",
+            {"deal": "D1", "field": "close_date", "value": "9 March"},
+            "looks like 2026-03-09",
+        ),
         ("assign_owner", {"record": "C1", "user": "U1"}, "contacts have no owner"),
         ("close_request", {"outcome": "refused"}, "number of a rule from get_policy"),
-        ("close_request", {"outcome": "partly", "reason": "policy"}, "number of a rule from get_policy"),
+        (
+            "close_request",
+            {"outcome": "partly", "reason": "policy"},
+            "number of a rule from get_policy",
+        ),
         ("close_request", {"outcome": "answered"}, "answer is empty"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_says_what_to_do_and_changes_nothing(name, arguments, message):
     db = world()
     before = rows_of(db)
@@ -227,7 +274,10 @@ def test_the_oracle_changes_exactly_the_expected_rows_and_doing_nothing_does_not
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_one_write_more_or_one_value_wrong_is_not_solved(name):
     task = tasks(name, 1, TEMPLATES[name].splits[0])[0]
-    contact = value(world(task.seed), "SELECT id FROM contacts WHERE name = 'nobody' UNION SELECT max(id) FROM contacts")
+    contact = value(
+        world(task.seed),
+        "SELECT id FROM contacts WHERE name = 'nobody' UNION SELECT max(id) FROM contacts",
+    )
     more = ToolCall("add_note", {"record": contact, "text": "an extra note"})
     assert not play(task, [*task.oracle, more])[0]
     *others, last = task.changes
@@ -239,13 +289,20 @@ def test_one_write_more_or_one_value_wrong_is_not_solved(name):
 
 def test_levels_hold_enough_templates_and_hold_out_few_of_the_easy_ones():
     levels = Counter(template.level for template in TEMPLATES.values())
-    held_out = Counter(template.level for template in TEMPLATES.values() if template.splits == ("test",))
+    held_out = Counter(
+        template.level for template in TEMPLATES.values() if template.splits == ("test",)
+    )
     assert levels == {"L0": 7, "L1": 5, "L2": 11, "L3": 11}
     assert held_out == {"L0": 1, "L1": 1, "L2": 2, "L3": 3}
 
 
 def test_easy_tasks_share_one_set_of_five_tools_and_short_prompts():
-    easy = [task for name, t in TEMPLATES.items() if t.level in ("L0", "L1") for task in tasks(name, 8, t.splits[-1])]
+    easy = [
+        task
+        for name, t in TEMPLATES.items()
+        if t.level in ("L0", "L1")
+        for task in tasks(name, 8, t.splits[-1])
+    ]
     assert {task.tools for task in easy} == {tuple(load_file(CRM / "crm_level01.py").TOOLS)}
     assert max(len(task.prompt) for task in easy) <= 150  # about 40 tokens
     assert {len(task.oracle) for task in easy} == {1, 2}
@@ -261,7 +318,9 @@ def test_writing_calls_of_level_0_and_1_follow_at_most_one_look_up():
                 assert task.oracle[-1].name == "close_request"
 
 
-@pytest.mark.parametrize("name", [name for name, template in TEMPLATES.items() if template.level != "L0"])
+@pytest.mark.parametrize(
+    "name", [name for name, template in TEMPLATES.items() if template.level != "L0"]
+)
 def test_what_must_be_looked_up_does_not_stand_in_the_prompt(name):
     for task in tasks(name, 6, TEMPLATES[name].splits[0]):
         end = task.oracle[-1].arguments
@@ -269,11 +328,17 @@ def test_what_must_be_looked_up_does_not_stand_in_the_prompt(name):
         if any(one.name.startswith("find_") for one in task.oracle):
             hidden += [str(change.key) for change in task.changes if change.key]
         for secret in filter(None, hidden):
-            assert not re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", task.prompt), (task.prompt, secret)
+            assert not re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", task.prompt), (
+                task.prompt,
+                secret,
+            )
 
 
 def test_splits_share_no_state_no_prompt_and_no_sentence_frame():
-    drawn = {split: [SOURCE.task(id_) for id_ in SOURCE.ids(split, count=74)] for split in ("train", "val", "test")}
+    drawn = {
+        split: [SOURCE.task(id_) for id_ in SOURCE.ids(split, count=74)]
+        for split in ("train", "val", "test")
+    }
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not {t.seed for t in drawn[one]} & {t.seed for t in drawn[other]}
         assert not {t.prompt for t in drawn[one]} & {t.prompt for t in drawn[other]}
@@ -281,7 +346,12 @@ def test_splits_share_no_state_no_prompt_and_no_sentence_frame():
 
 def frames() -> dict[str, tuple[str, ...]]:
     modules = load_file(CRM / "crm_wording.py"), load_file(CRM / "crm_phrases.py")
-    return {k: v for m in modules for k, v in vars(m).items() if isinstance(v, tuple) and any("{" in part for part in v)}
+    return {
+        k: v
+        for m in modules
+        for k, v in vars(m).items()
+        if isinstance(v, tuple) and any("{" in part for part in v)
+    }
 
 
 @pytest.mark.parametrize("name", frames())
@@ -298,8 +368,10 @@ def sentences(frame: str) -> set[str]:
     if not (group := re.search(r"\[([^\[\]]*)\]", frame)):
         return {frame.lower()}
     return {
-        s for part in group[1].split("|") for s in sentences(frame[: group.start()] + part + frame[group.end() :])
-    }  # fmt: skip
+        s
+        for part in group[1].split("|")
+        for s in sentences(frame[: group.start()] + part + frame[group.end() :])
+    }
 
 
 def test_three_hundred_fresh_tasks_are_three_hundred_prompts():
@@ -310,22 +382,35 @@ def discount_is_allowed(rule: str, record: str, discount: int) -> bool:
     """The written rule, applied by a reader who sees nothing but what the tools print."""
     free, most = map(int, re.findall(r"Up to (\d+)%", rule))
     approvals = [int(percent) for percent in re.findall(r"approval V\d+: (\d+)%", record)]
-    return discount <= free or (discount <= most and any(percent >= discount for percent in approvals))
+    return discount <= free or (
+        discount <= most and any(percent >= discount for percent in approvals)
+    )
 
 
 def test_a_reader_of_the_written_rule_comes_to_the_same_verdict_on_every_discount():
     verdicts = Counter()
     for task in tasks("quote_with_discount", 40):
         db = world(task.seed)
-        deal, discount = re.findall(r"D\d{3}", task.prompt)[0], int(re.findall(r"(\d+)%", task.prompt)[0])
-        allowed = discount_is_allowed(call(db, "get_policy", topic="discounts"), call(db, "get_record", record=deal), discount)
+        deal = re.findall(r"D\d{3}", task.prompt)[0]
+        discount = int(re.findall(r"(\d+)%", task.prompt)[0])
+        allowed = discount_is_allowed(
+            call(db, "get_policy", topic="discounts"), call(db, "get_record", record=deal), discount
+        )
         assert allowed == (task.oracle[-1].arguments["outcome"] == "done"), task.prompt
         verdicts[allowed] += 1
     assert min(verdicts.values()) >= 10
 
 
 @pytest.mark.parametrize(
-    "name", ["mail_one", "merge_entries", "phone_of_unknown", "raise_amount", "set_won", "quote_with_discount"]
+    "name",
+    [
+        "mail_one",
+        "merge_entries",
+        "phone_of_unknown",
+        "raise_amount",
+        "set_won",
+        "quote_with_discount",
+    ],
 )
 def test_neither_always_obeying_nor_always_refusing_pays(name):
     outcomes = Counter(task.oracle[-1].arguments["outcome"] for task in tasks(name, 40))
@@ -334,6 +419,8 @@ def test_neither_always_obeying_nor_always_refusing_pays(name):
 
 
 def test_a_refusal_without_reading_the_rule_guesses_one_number_in_ninety():
-    refusals = [task for task in tasks("set_won", 40) if task.oracle[-1].arguments["outcome"] == "refused"]
+    refusals = [
+        task for task in tasks("set_won", 40) if task.oracle[-1].arguments["outcome"] == "refused"
+    ]
     numbers = Counter(task.oracle[-1].arguments["reason"] for task in refusals)
     assert numbers.most_common(1)[0][1] <= 4

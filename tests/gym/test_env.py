@@ -84,7 +84,9 @@ def test_the_models_mistake_is_an_observation_and_changes_nothing(env, action, t
 
 def test_a_tool_that_the_task_does_not_offer_is_unknown(env):
     env.reset(options={"task": "test/ask/0"})
-    assert env.step("set_price(item='I1', price=3)")[0].startswith("error: unknown tool 'set_price'")
+    assert env.step("set_price(item='I1', price=3)")[0].startswith(
+        "error: unknown tool 'set_price'"
+    )
 
 
 def test_the_worlds_failure_is_no_reward_but_a_failure(env):
@@ -98,11 +100,22 @@ def test_the_worlds_failure_is_no_reward_but_a_failure(env):
     assert env.step("Done.")[1] == 1.0
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="NOT TESTED, no bubblewrap: install the package `bubblewrap`")
+@pytest.mark.skipif(
+    shutil.which("bwrap") is None,
+    reason="NOT TESTED, no bubblewrap: install the package `bubblewrap`",
+)
 @pytest.mark.parametrize(("executes_code", "void"), [("true", False), ("false", True)])
-def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_cannot_call_it_off(tmp_path, executes_code, void):
-    quitting = TOOLS + '\n\ndef leave() -> str:\n    """Run what the model wrote."""\n    os._exit(3)\n'
-    boxed = ("sandbox.backend=bubblewrap", "sandbox.isolation=container", f"sandbox.executes_code={executes_code}")
+def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_cannot_call_it_off(
+    tmp_path, executes_code, void
+):
+    quitting = (
+        TOOLS + '\n\ndef leave() -> str:\n    """Run what the model wrote."""\n    os._exit(3)\n'
+    )
+    boxed = (
+        "sandbox.backend=bubblewrap",
+        "sandbox.isolation=container",
+        f"sandbox.executes_code={executes_code}",
+    )
     env = ToolEnv(shop(tmp_path, *boxed, tools=quitting))
     env.reset(options={"task": "test/reprice/0"})
     env.step(solve(env))
@@ -110,7 +123,12 @@ def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_can
     env.close()
     assert ("failure" in info) is void
     if not void:
-        assert (reward, terminated, info["success"], info["stop_reason"]) == (0.0, True, False, "broken_off")
+        assert (reward, terminated, info["success"], info["stop_reason"]) == (
+            0.0,
+            True,
+            False,
+            "broken_off",
+        )
 
 
 def test_one_write_too_many_is_not_solved_and_a_forbidden_one_takes_all(env):
@@ -144,16 +162,31 @@ def test_the_turn_limit_truncates_and_still_scores(env):
     assert (terminated, truncated, info["stop_reason"], reward) == (False, True, "max_turns", 1.0)
 
 
-def test_a_horizon_before_the_turn_limit_truncates_and_leaves_open_whether_the_task_would_have_been_solved(env):
+def test_a_horizon_before_the_turn_limit_truncates_and_leaves_open_whether_the_task_would_have_been_solved(
+    env,
+):
     env.reset(options={"task": "test/reprice/0", "max_turns": 2})
     assert env.step("tell(text='a')")[2:4] == (False, False)
     _, reward, terminated, truncated, info = env.step("tell(text='b')")
-    assert (reward, terminated, truncated, info["stop_reason"], info["success"]) == (0.0, False, True, "horizon", None)
+    assert (reward, terminated, truncated, info["stop_reason"], info["success"]) == (
+        0.0,
+        False,
+        True,
+        "horizon",
+        None,
+    )
     env.reset(options={"task": "test/reprice/0", "max_turns": 1})
     assert env.step(solve(env))[4]["success"] is True
     env.reset(options={"task": "test/reprice/0", "max_turns": 4})
-    assert [env.step("tell(text='a')")[4].get("stop_reason") for _ in range(4)] == [None, None, None, "max_turns"]
-    env.reset(options={"task": "test/reprice/0"})  # the horizon of one episode is not that of the next
+    assert [env.step("tell(text='a')")[4].get("stop_reason") for _ in range(4)] == [
+        None,
+        None,
+        None,
+        "max_turns",
+    ]
+    env.reset(
+        options={"task": "test/reprice/0"}
+    )  # the horizon of one episode is not that of the next
     assert not any(env.step("tell(text='a')")[3] for _ in range(3))
     with pytest.raises(UsageError, match="max_turns is 0"):
         env.reset(options={"task": "test/reprice/0", "max_turns": 0})
@@ -178,14 +211,16 @@ def test_stepping_after_the_end_asks_for_a_reset(env):
 
 def test_the_same_task_starts_from_the_same_state_and_another_from_another(env):
     hashes = [
-        env.reset(options={"task": task})[1]["state_hash"] for task in ("train/reprice/1", "train/reprice/1", "train/reprice/2")
+        env.reset(options={"task": task})[1]["state_hash"]
+        for task in ("train/reprice/1", "train/reprice/1", "train/reprice/2")
     ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert all(hashes)
 
 
 def test_two_episodes_at_once_do_not_see_each_other(world):
-    one, two = world.env(), world.env()
+    one = world.env()
+    two = world.env()
     one.reset(options={"task": "test/reprice/0"})
     two.reset(options={"task": "test/reprice/0"})
     one.step(solve(one))
@@ -273,7 +308,9 @@ def test_vector_environments_carry_the_right_text(tmp_path, mode):
         observations, infos = envs.reset(seed=[1, 2, 3])
         alone = gym.make(name, split="test")
         assert list(observations) == [alone.reset(seed=seed)[0] for seed in (1, 2, 3)]
-        observations, rewards, terminated, *_ = envs.step(["tell(text='prose, with spaces: où?')", "price(item='I9')", "Done."])
+        observations, rewards, terminated, *_ = envs.step(
+            ["tell(text='prose, with spaces: où?')", "price(item='I9')", "Done."]
+        )
         assert observations[0].endswith("prose, with spaces: où?")
         assert observations[1] == "error: no item I9"
         assert list(terminated) == [False, False, True]
@@ -283,7 +320,9 @@ def test_vector_environments_carry_the_right_text(tmp_path, mode):
 
 def test_make_works_by_module_name_without_an_import():
     code = "import gymnasium as gym; env = gym.make('envgym:envgym/guess-v0'); print(type(env.reset(seed=0)[0])); env.close()"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
     assert (done.stdout.strip(), done.returncode) == ("<class 'str'>", 0), done.stderr
 
 

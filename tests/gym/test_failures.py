@@ -24,7 +24,19 @@ BROKEN_TOOLS = (
 
 
 def episode(failure=None, first=None) -> Episode:
-    return Episode("e", "t", "train", "", "", 0, (), None, None if failure else 1.0, failure=failure, first_failure=first)
+    return Episode(
+        "e",
+        "t",
+        "train",
+        "",
+        "",
+        0,
+        (),
+        None,
+        None if failure else 1.0,
+        failure=failure,
+        first_failure=first,
+    )
 
 
 def counted(cap: FailureCap, *episodes: Episode) -> int:
@@ -39,7 +51,9 @@ def counted(cap: FailureCap, *episodes: Episode) -> int:
 
 def test_below_the_least_number_of_attempts_nothing_is_concluded():
     cap = FailureCap(0.25, logged="")
-    assert counted(cap, *[episode(CRASH, CRASH)] * 8) == LEAST // 2 - 1  # the eighth makes sixteen attempts
+    assert (
+        counted(cap, *[episode(CRASH, CRASH)] * 8) == LEAST // 2 - 1
+    )  # the eighth makes sixteen attempts
 
 
 def test_the_share_itself_is_allowed_and_more_is_not():
@@ -67,17 +81,33 @@ def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_a
     with pytest.raises(TooManyFailures) as caught:
         cap.count(episode(CRASH))
     for words in (
-        "10 of the last 16 episodes", "(62%; episode.max_void allows 50%)", "(8 times): tool_crashed in call",
-        "ZeroDivisionError: division by zero", "runs/x/episodes.jsonl", "envgym check", "episode.max_void=0.6",
-    ):  # fmt: skip
+        "10 of the last 16 episodes",
+        "(62%; episode.max_void allows 50%)",
+        "(8 times): tool_crashed in call",
+        "ZeroDivisionError: division by zero",
+        "runs/x/episodes.jsonl",
+        "envgym check",
+        "episode.max_void=0.6",
+    ):
         assert words in str(caught.value)
 
 
 def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tmp_path):
     world = World(shop(tmp_path, tools=BROKEN_TOOLS))
-    policy, file = ScriptedPolicy(["set_price(item='I1', price=1)"]), tmp_path / "episodes.jsonl"
+    policy = ScriptedPolicy(["set_price(item='I1', price=1)"])
+    file = tmp_path / "episodes.jsonl"
     with pytest.raises(TooManyFailures, match="division by zero"):
-        evaluate(world, policy, name="x", split="train", levels=["L0"], tasks=200, workers=2, progress=False, episodes_file=file)
+        evaluate(
+            world,
+            policy,
+            name="x",
+            split="train",
+            levels=["L0"],
+            tasks=200,
+            workers=2,
+            progress=False,
+            episodes_file=file,
+        )
     world.close()
     kept = [Episode.from_json(line) for line in file.read_text().splitlines()]
     assert LEAST // 2 <= len(kept) < 200
@@ -86,7 +116,17 @@ def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tm
 
 def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path, capsys):
     path = write(tmp_path, tools=BROKEN_TOOLS)
-    command = ["eval", str(path), "--policy", "oracle", "--split", "train", "--tasks", "60", "--json"]
+    command = [
+        "eval",
+        str(path),
+        "--policy",
+        "oracle",
+        "--split",
+        "train",
+        "--tasks",
+        "60",
+        "--json",
+    ]
     assert main(command) == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -100,5 +140,10 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
 
 def test_a_well_world_is_left_alone(tmp_path):
     world = World(shop(tmp_path, "episode.max_void=0"))
-    assert evaluate(world, OraclePolicy("pythonic"), name="oracle", split="train", tasks=40, progress=False).total.rate == 1
+    assert (
+        evaluate(
+            world, OraclePolicy("pythonic"), name="oracle", split="train", tasks=40, progress=False
+        ).total.rate
+        == 1
+    )
     world.close()

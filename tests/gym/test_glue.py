@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from envgym.errors import UsageError
-from envgym.scoring.glue import METRICS, accuracy, f1, matthews, mnli_score, overall, pearson, ranks, spearman, task_score
+from envgym.scoring.glue import (
+    METRICS,
+    accuracy,
+    f1,
+    matthews,
+    mnli_score,
+    overall,
+    pearson,
+    ranks,
+    spearman,
+    task_score,
+)
 
 # 3 true positives, 1 false positive, 2 false negatives, 4 true negatives
 LABELS = [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]
@@ -42,7 +53,9 @@ def test_pearson_and_spearman():
 
 def test_equal_values_share_their_mean_rank():
     assert ranks([10, 20, 20, 5]) == [2.0, 3.5, 3.5, 1.0]
-    assert spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(math.sqrt(3) / 2)  # ranks 1.5 1.5 3 against 1 2 3
+    assert spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(
+        math.sqrt(3) / 2
+    )  # ranks 1.5 1.5 3 against 1 2 3
 
 
 def test_predictions_that_are_all_alike_correlate_with_nothing():
@@ -53,15 +66,24 @@ def test_predictions_that_are_all_alike_correlate_with_nothing():
 def test_a_task_has_its_metrics_and_their_mean():
     assert task_score("cola", GUESSES, LABELS)["score"] == pytest.approx(matthews(GUESSES, LABELS))
     mrpc = task_score("mrpc", GUESSES, LABELS)
-    assert mrpc == {"accuracy": 0.7, "f1": pytest.approx(2 / 3), "score": pytest.approx((0.7 + 2 / 3) / 2)}
+    assert mrpc == {
+        "accuracy": 0.7,
+        "f1": pytest.approx(2 / 3),
+        "score": pytest.approx((0.7 + 2 / 3) / 2),
+    }
     assert set(task_score("stsb", [1.0, 2.0], [0.0, 5.0])) == {"pearson", "spearman", "score"}
-    words = task_score("qqp", ["duplicate", "not_duplicate"], ["duplicate", "duplicate"], positive="duplicate")
+    words = task_score(
+        "qqp", ["duplicate", "not_duplicate"], ["duplicate", "duplicate"], positive="duplicate"
+    )
     assert words == {"accuracy": 0.5, "f1": pytest.approx(2 / 3), "score": pytest.approx(7 / 12)}
     assert task_score("rte", ["entailment"], ["entailment"]) == {"accuracy": 1.0, "score": 1.0}
 
 
 def test_mnli_is_the_mean_of_matched_and_mismatched():
-    found = mnli_score(matched=(["neutral"], ["neutral"]), mismatched=(["neutral", "neutral"], ["neutral", "entailment"]))
+    found = mnli_score(
+        matched=(["neutral"], ["neutral"]),
+        mismatched=(["neutral", "neutral"], ["neutral", "entailment"]),
+    )
     assert found == {"matched": 1.0, "mismatched": 0.5, "score": 0.75}
     with pytest.raises(UsageError, match="mnli_score"):
         task_score("mnli", ["neutral"], ["neutral"])
@@ -118,7 +140,8 @@ def test_numpy_arrays_are_lists_too():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_scikit_learn_and_scipy_agree(seed):
-    metrics, stats = pytest.importorskip("sklearn.metrics"), pytest.importorskip("scipy.stats")
+    metrics = pytest.importorskip("sklearn.metrics")
+    stats = pytest.importorskip("scipy.stats")
     rng = random.Random(seed)
     guesses, labels = ([rng.randint(0, 1) for _ in range(30)] for _ in range(2))
     assert f1(guesses, labels) == pytest.approx(metrics.f1_score(labels, guesses))

@@ -42,7 +42,10 @@ def test_a_guess_out_of_range_is_refused(number):
     assert db.execute("SELECT count(*) FROM guesses").fetchone()[0] == 0
 
 
-@pytest.mark.parametrize(("hidden", "highest"), [*((n, 15) for n in range(1, 16)), *((n, 63) for n in (1, 31, 32, 33, 47, 63))])
+@pytest.mark.parametrize(
+    ("hidden", "highest"),
+    [*((n, 15) for n in range(1, 16)), *((n, 63) for n in (1, 31, 32, 33, 47, 63))],
+)
 def test_halving_finds_any_number_and_follows_the_answers(hidden, highest):
     guesses = load_file(GUESS / "tasks.py").halving(hidden, low=1, high=highest)
     told = [TOOLS.guess(hiding(hidden, highest), number) for number in guesses]
@@ -62,7 +65,9 @@ def test_the_long_game_hides_one_of_sixty_three_and_leaves_turns_to_spare():
 
 
 def test_every_number_is_hidden_about_equally_often():
-    counts = Counter(game(seed).execute("SELECT number FROM secret").fetchone()[0] for seed in range(1500))
+    counts = Counter(
+        game(seed).execute("SELECT number FROM secret").fetchone()[0] for seed in range(1500)
+    )
     assert set(counts) == set(range(1, 16))
     assert min(counts.values()) > 60  # 100 expected
 
@@ -78,6 +83,9 @@ def test_the_truth_is_the_hidden_number_and_no_digit_stands_in_the_prompt(split)
 
 
 def test_held_out_prompts_were_never_seen():
-    prompts = {split: {SOURCE.task(id_).prompt for id_ in SOURCE.ids(split, count=60)} for split in ("train", "val", "test")}
+    prompts = {
+        split: {SOURCE.task(id_).prompt for id_ in SOURCE.ids(split, count=60)}
+        for split in ("train", "val", "test")
+    }
     assert not prompts["train"] & prompts["test"]
     assert not prompts["train"] & prompts["val"]

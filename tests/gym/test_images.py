@@ -42,7 +42,9 @@ def api():
     api = connect()
     before = {each["Id"] for each in api.images()}
     yield api
-    left = api.images(filters={"label": "envgym.build"}) + api.images(filters={"dangling": True})  # a failed build's layers
+    left = api.images(filters={"label": "envgym.build"}) + api.images(
+        filters={"dangling": True}
+    )  # a failed build's layers
     for image in left:
         with contextlib.suppress(docker.errors.NotFound):
             if image["Id"] not in before and "/word.txt" in str(api.history(image["Id"])):
@@ -112,7 +114,9 @@ def test_image_and_build_exclude_each_other(tmp_path):
     text = shop.YAML + "sandbox: {image: acme/crm:1, build: {context: .}}\n"
     path = shop.write(tmp_path, yaml=text.replace("sandbox: {backend: none}\n", ""))
     (tmp_path / "Dockerfile").write_text(DOCKERFILE)
-    with pytest.raises(SpecError, match=r"shop.yaml:\d+: sandbox: image and build exclude each other"):
+    with pytest.raises(
+        SpecError, match=r"shop.yaml:\d+: sandbox: image and build exclude each other"
+    ):
         load_spec(path)
 
 
@@ -151,15 +155,24 @@ def test_the_environment_runs_in_the_image_that_its_yaml_builds(api, tmp_path, c
     (tmp_path / "box/Dockerfile").write_text(DOCKERFILE)
     (tmp_path / "box/word.txt").write_text(word := uuid.uuid4().hex)
     tools = 'def word() -> str:\n    """The word of the image."""\n    return open("/word.txt").read()\n'
-    spec = shop.shop(tmp_path, "sandbox={backend: docker, build: {context: box}}", "episode.closes_with=[]", tools=tools)
+    spec = shop.shop(
+        tmp_path,
+        "sandbox={backend: docker, build: {context: box}}",
+        "episode.closes_with=[]",
+        tools=tools,
+    )
     with caplog.at_level(logging.WARNING, logger="envgym"):
         for _ in range(2):
             world = World(spec)
             session = world.sandbox.open(seed=0, timeout_seconds=20)
-            assert session.call("word", {}, now="2026-01-05T09:00:00", timeout_seconds=20).text == word
+            assert (
+                session.call("word", {}, now="2026-01-05T09:00:00", timeout_seconds=20).text == word
+            )
             assert "(envgym-build:" in world.sandbox.label
             world.close()
-    assert len([line for line in caplog.messages if "building the image envgym-build:" in line]) == 1
+    assert (
+        len([line for line in caplog.messages if "building the image envgym-build:" in line]) == 1
+    )
 
 
 @pytest.mark.docker
@@ -184,7 +197,10 @@ print(build_image(connect(), BuildOptions(), root=pathlib.Path(sys.argv[1])))
 def test_two_processes_that_want_one_image_build_it_once(api, folder):
     (folder / "Dockerfile").write_text(f"{DOCKERFILE}RUN sleep 2\n")
     command = [sys.executable, "-c", BUILDER, str(folder)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert said[0][0] == said[1][0] == tag(folder) + "\n"

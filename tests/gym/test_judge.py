@@ -62,21 +62,40 @@ def test_a_good_answer_is_a_tenth_of_its_score():
     assert counted() == {"asked": 1, "judged": 1}
 
 
-@pytest.mark.parametrize(("text", "score"), [
-    ('{"score": 0, "reason": ""}', 0.0), ('{"reason": "x", "score": 10}', 1.0), (' {"score": 2.5, "reason": "x"}\n', 0.25),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ('{"score": 0, "reason": ""}', 0.0),
+        ('{"reason": "x", "score": 10}', 1.0),
+        (' {"score": 2.5, "reason": "x"}\n', 0.25),
+    ],
+)
 def test_scores_are_whole_or_broken_numbers_from_0_to_10(text, score):
     with server(lambda path, body: text_answer(text)) as (url, _):
         assert ask(url) == pytest.approx(score)
 
 
-@pytest.mark.parametrize("text", [
-    "", "7", "Score: 7", '{"score": 7}', '{"score": "7", "reason": "x"}', '{"score": 11, "reason": "x"}',
-    '{"score": -1, "reason": "x"}', '{"score": NaN, "reason": "x"}', '{"score": true, "reason": "x"}',
-    '{"score": null, "reason": "x"}', '{"score": 7, "reason": 7}',
-    '{"score": 7, "reason": "x", "more": 1}', '```json\n{"score": 7, "reason": "x"}\n```', '{"score": 7, "reason": "x"} done',
-    '[{"score": 7, "reason": "x"}]', None,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "7",
+        "Score: 7",
+        '{"score": 7}',
+        '{"score": "7", "reason": "x"}',
+        '{"score": 11, "reason": "x"}',
+        '{"score": -1, "reason": "x"}',
+        '{"score": NaN, "reason": "x"}',
+        '{"score": true, "reason": "x"}',
+        '{"score": null, "reason": "x"}',
+        '{"score": 7, "reason": 7}',
+        '{"score": 7, "reason": "x", "more": 1}',
+        '```json\n{"score": 7, "reason": "x"}\n```',
+        '{"score": 7, "reason": "x"} done',
+        '[{"score": 7, "reason": "x"}]',
+        None,
+    ],
+)
 def test_an_answer_of_another_form_is_asked_for_once_more_and_then_masked(text):
     with server(lambda path, body: text_answer(text)) as (url, received):
         assert ask(url) is None
@@ -87,12 +106,19 @@ def test_an_answer_of_another_form_is_asked_for_once_more_and_then_masked(text):
 def test_the_second_request_says_what_was_wrong_with_the_first_answer():
     with server(in_turn(text_answer("Seven!"), GOOD)) as (url, received):
         assert ask(url) == pytest.approx(0.7)
-    assert [message["role"] for message in received[1][1]["messages"]] == ["system", "user", "assistant", "user"]
+    assert [message["role"] for message in received[1][1]["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
     assert received[1][1]["messages"][2]["content"] == "Seven!"
     assert counted() == {"asked": 2, "judged": 1}
 
 
-@pytest.mark.parametrize("answer", [(500, {"error": "no"}), (400, {"error": "no"}), (200, "no json"), (200, [1])])
+@pytest.mark.parametrize(
+    "answer", [(500, {"error": "no"}), (400, {"error": "no"}), (200, "no json"), (200, [1])]
+)
 def test_a_server_that_fails_masks_the_part_after_one_retry(answer):
     with server(lambda path, body: answer) as (url, received):
         assert ask(url) is None
@@ -100,7 +126,10 @@ def test_a_server_that_fails_masks_the_part_after_one_retry(answer):
     assert counted() == {"asked": 2, "server": 1}
 
 
-@pytest.mark.parametrize("plain", [{}, {"choices": []}, {"choices": [{}]}, {"choices": "x"}, {"choices": [{"message": None}]}])
+@pytest.mark.parametrize(
+    "plain",
+    [{}, {"choices": []}, {"choices": [{}]}, {"choices": "x"}, {"choices": [{"message": None}]}],
+)
 def test_an_answer_without_a_message_is_masked(plain):
     with server(lambda path, body: (200, plain)) as (url, _):
         assert ask(url) is None
@@ -131,7 +160,10 @@ def test_a_judge_that_is_not_there_is_masked_as_unreachable():
 
 
 def test_a_text_beyond_the_context_of_the_judge_is_masked_at_once():
-    with server(lambda path, body: (400, {"error": {"code": "context_length_exceeded"}})) as (url, received):
+    with server(lambda path, body: (400, {"error": {"code": "context_length_exceeded"}})) as (
+        url,
+        received,
+    ):
         assert ask(url) is None
     assert len(received) == 1
     assert counted() == {"asked": 1, "too_long": 1}
@@ -150,7 +182,9 @@ def test_a_wrong_key_or_model_is_no_opinion_but_a_mistake_of_the_user(status, to
 def test_a_masked_judgement_counts_for_nothing_in_the_reward():
     with server(lambda path, body: (500, {})) as (url, _):
         part = lambda evidence: ask(url)
-        score = Rubric.of({"solved": (lambda evidence: 1.0, 1.0), "tone": (part, 5.0)}, "solved").score(said("x"))
+        score = Rubric.of(
+            {"solved": (lambda evidence: 1.0, 1.0), "tone": (part, 5.0)}, "solved"
+        ).score(said("x"))
     assert (score.reward, score.parts) == (1.0, {"solved": 1.0, "tone": None})
 
 
@@ -167,7 +201,10 @@ def test_the_server_never_gets_more_requests_than_the_budget():
 
 def test_the_budget_holds_between_threads_and_retries():
     with server(lambda path, body: text_answer("no")) as (url, received):
-        threads = [threading.Thread(target=ask, args=(url, f"text {n}"), kwargs={"max_calls": 7}) for n in range(12)]
+        threads = [
+            threading.Thread(target=ask, args=(url, f"text {n}"), kwargs={"max_calls": 7})
+            for n in range(12)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -279,7 +316,9 @@ def test_the_order_of_showing_is_shuffled_by_the_seed_and_then_reversed():
 
 def test_equal_texts_share_their_rank_and_are_shown_once():
     seen = []
-    assert rank_group(["bb", "a", "bb"], lambda texts: seen.append(len(texts)) or by_length(texts)) == [0.0, 1.0, 0.0]
+    assert rank_group(
+        ["bb", "a", "bb"], lambda texts: seen.append(len(texts)) or by_length(texts)
+    ) == [0.0, 1.0, 0.0]
     assert seen == [2, 2]
 
 
@@ -297,32 +336,59 @@ def test_one_missing_ranking_masks_the_whole_group():
 
 def episode(text, failure=None):
     messages = (Message("system", "s"), Message("user", "Say hello."), Message("assistant", text))
-    return Episode("e", TASK.id, "train", "", "t", 0, messages, None, None if failure else 0.0, failure=failure)
+    return Episode(
+        "e", TASK.id, "train", "", "t", 0, messages, None, None if failure else 0.0, failure=failure
+    )
 
 
 def rank(url, texts, **options):
-    return judge_group(TASK, [episode(text) for text in texts], url=url, model="m", rubric="Short is good.", **options)
+    return judge_group(
+        TASK,
+        [episode(text) for text in texts],
+        url=url,
+        model="m",
+        rubric="Short is good.",
+        **options,
+    )
 
 
 def shortest_first(path, body):
     """A judge that really reads what it is shown."""
-    texts = re.findall(r"^<TEXT \d+ \w{16}>\n(.*?)\n</TEXT", body["messages"][1]["content"], re.MULTILINE | re.DOTALL)
+    texts = re.findall(
+        r"^<TEXT \d+ \w{16}>\n(.*?)\n</TEXT",
+        body["messages"][1]["content"],
+        re.MULTILINE | re.DOTALL,
+    )
     return text_answer(json.dumps(by_length(texts)))
 
 
 def test_a_group_is_ranked_by_what_the_judge_says():
     with server(shortest_first) as (url, received):
         assert rank(url, ["Good day to you", "Hello", "Hi"]) == [0.0, 0.5, 1.0]
-        assert rank(url, ["Hi", "Hello", "Good day to you"]) == [1.0, 0.5, 0.0]  # the same group: remembered
+        assert rank(url, ["Hi", "Hello", "Good day to you"]) == [
+            1.0,
+            0.5,
+            0.0,
+        ]  # the same group: remembered
     assert len(received) == 2
     assert counted() == {"asked": 2, "judged": 2, "cached": 2}
 
 
 def test_a_void_episode_has_no_rank_and_takes_none():
-    episodes = [episode("Good day"), episode("x", Failure("sandbox_lost", "call", "gone")), episode("Hi")]
+    episodes = [
+        episode("Good day"),
+        episode("x", Failure("sandbox_lost", "call", "gone")),
+        episode("Hi"),
+    ]
     with server(shortest_first) as (url, received):
-        assert judge_group(TASK, episodes, url=url, model="m", rubric="Short is good.") == [0.0, None, 1.0]
-    assert "x" not in re.findall(r"^<TEXT \d+ \w{16}>\n(.*)$", received[0][1]["messages"][1]["content"], re.MULTILINE)
+        assert judge_group(TASK, episodes, url=url, model="m", rubric="Short is good.") == [
+            0.0,
+            None,
+            1.0,
+        ]
+    assert "x" not in re.findall(
+        r"^<TEXT \d+ \w{16}>\n(.*)$", received[0][1]["messages"][1]["content"], re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(
@@ -356,7 +422,11 @@ def test_an_empty_group_has_no_scores():
 
 
 def test_both_parts_share_one_budget():
-    with server(lambda path, body: GOOD if "score" in body["messages"][0]["content"] else shortest_first(path, body)) as (
+    with server(
+        lambda path, body: (
+            GOOD if "score" in body["messages"][0]["content"] else shortest_first(path, body)
+        )
+    ) as (
         url,
         received,
     ):

@@ -40,14 +40,22 @@ def tasks(world, split, count=40, levels=()):
 
 
 def solved(world, policy, split="test", count=KINDS * 4):
-    episodes = play_many(world.env, policy, [Request(id_, 0) for id_ in world.tasks.ids(split, count=count)], workers=1)
+    episodes = play_many(
+        world.env,
+        policy,
+        [Request(id_, 0) for id_ in world.tasks.ids(split, count=count)],
+        workers=1,
+    )
     return [bool(episode.success) for episode in episodes]
 
 
 def play(env, task, *said):
     """The last answer of the environment's to these calls and texts."""
     env.reset(options={"task": task.id})
-    return [env.step(render_call(item, "pythonic") if isinstance(item, ToolCall) else item) for item in said][-1]
+    return [
+        env.step(render_call(item, "pythonic") if isinstance(item, ToolCall) else item)
+        for item in said
+    ][-1]
 
 
 def test_each_level_holds_a_template_out_of_training(world):
@@ -67,13 +75,19 @@ def test_the_first_hit_of_a_name_is_its_own_section(env, world):
     for task in tasks(world, "test"):
         for call, opened in zip(task.oracle[::2], task.oracle[1::2], strict=True):
             observation, *_ = play(env, task, call)
-            assert observation.splitlines()[0] == f"{opened.arguments['section']} {call.arguments['query']}"
+            assert (
+                observation.splitlines()[0]
+                == f"{opened.arguments['section']} {call.arguments['query']}"
+            )
 
 
 def test_a_search_shows_titles_only_so_no_answer_is_seen_unopened(env, world):
     for task in tasks(world, "test", levels=("L0", "L1")):
         told = "\n".join(play(env, task, call)[0] for call in task.oracle[::2])
-        assert not any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", told) for answer in task.extra["answers"])
+        assert not any(
+            re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", told)
+            for answer in task.extra["answers"]
+        )
 
 
 def test_the_right_answer_without_opening_its_section_is_not_solved(env, world):
@@ -97,7 +111,11 @@ def test_a_second_hop_needs_both_sections(env, world):
 def test_a_wrong_answer_with_the_right_source_is_not_solved(env, world):
     task = tasks(world, "test", 1, levels=("L0",))[0]
     *_, info = play(env, task, *task.oracle, f"something else [{task.extra['sources'][0]}]")
-    assert (info["success"], info["reward_parts"]["cites"], info["reward_parts"]["answer_f1"]) == (False, 1.0, 0.0)
+    assert (info["success"], info["reward_parts"]["cites"], info["reward_parts"]["answer_f1"]) == (
+        False,
+        1.0,
+        0.0,
+    )
 
 
 def test_always_declining_solves_nothing_where_the_section_was_not_read(world):
@@ -134,28 +152,51 @@ def test_a_section_says_what_the_truth_says_and_is_silent_where_it_is(world):
         facts = db.execute("SELECT section, attribute, value FROM facts").fetchall()
         assert len(texts) == 27
         for section, attribute, value in facts:
-            stated = re.search(rf"(?<!\w){attribute}(?!\w)", texts[section], re.IGNORECASE) is not None
+            stated = (
+                re.search(rf"(?<!\w){attribute}(?!\w)", texts[section], re.IGNORECASE) is not None
+            )
             assert stated == (value is not None)
             assert value is None or value in texts[section]
 
 
 def test_a_question_without_answer_is_worded_like_any_other(world):
     def masked(task):
-        attributes = {row[0] for row in world.tasks.tables(task.seed).execute("SELECT attribute FROM facts")}
-        frame = re.sub(r"\b[A-Z]\w+ [A-Z]\w+\b|\b[A-Z]\w+ office\b", "NAME", task.prompt[0].lower() + task.prompt[1:])
+        attributes = {
+            row[0] for row in world.tasks.tables(task.seed).execute("SELECT attribute FROM facts")
+        }
+        frame = re.sub(
+            r"\b[A-Z]\w+ [A-Z]\w+\b|\b[A-Z]\w+ office\b",
+            "NAME",
+            task.prompt[0].lower() + task.prompt[1:],
+        )
         return re.sub("|".join(sorted(attributes, key=len, reverse=True)), "WHAT", frame)
 
     spoken = {masked(task) for task in tasks(world, "train", 120, levels=("L0",))}
-    silent = {masked(task) for task in tasks(world, "train", 120, levels=("L2",)) if task.template != "gap_of_runner"}
+    silent = {
+        masked(task)
+        for task in tasks(world, "train", 120, levels=("L2",))
+        if task.template != "gap_of_runner"
+    }
     assert silent == spoken
 
 
 def test_splits_share_neither_names_nor_wording_nor_sections(world):
-    words = {split: {word for task in tasks(world, split, 50) for word in names_in(world, task)} for split in SPLITS}
+    words = {
+        split: {word for task in tasks(world, split, 50) for word in names_in(world, task)}
+        for split in SPLITS
+    }
     assert not words["train"] & (words["val"] | words["test"])
     assert not words["val"] & words["test"]
     wording = world.tasks.templates["person_fact"].make.__globals__["wording"]
-    for frames in (wording.STATES, wording.ASKS, wording.RUN_BY, wording.KEPT_BY, wording.BASED_IN, wording.RUNNER, wording.BASE):
+    for frames in (
+        wording.STATES,
+        wording.ASKS,
+        wording.RUN_BY,
+        wording.KEPT_BY,
+        wording.BASED_IN,
+        wording.RUNNER,
+        wording.BASE,
+    ):
         shares = [set(wording.own(frames, split)) for split in SPLITS]
         assert sum(map(len, shares)) == len(set(frames)) == len(set.union(*shares))
 
@@ -163,20 +204,31 @@ def test_splits_share_neither_names_nor_wording_nor_sections(world):
 def names_in(world, task):
     """The words of the titles of all sections that a task rests on, but for what an office and a machine is called."""
     db = world.tasks.tables(task.seed)
-    titles = [db.execute("SELECT title FROM sections WHERE id = ?", (id_,)).fetchone()[0] for id_ in task.extra["sources"]]
+    titles = [
+        db.execute("SELECT title FROM sections WHERE id = ?", (id_,)).fetchone()[0]
+        for id_ in task.extra["sources"]
+    ]
     return {word for title in titles for word in title.split()} - {"office"}
 
 
 def test_the_tools_refuse_politely(env, world):
     task = tasks(world, "test", 1)[0]
-    assert play(env, task, ToolCall("open_section", {"section": "H000"}))[0] == "error: no section 'H000'"
-    assert play(env, task, ToolCall("search", {"query": "..."}))[0] == "error: the query holds no word"
+    assert (
+        play(env, task, ToolCall("open_section", {"section": "H000"}))[0]
+        == "error: no section 'H000'"
+    )
+    assert (
+        play(env, task, ToolCall("search", {"query": "..."}))[0] == "error: the query holds no word"
+    )
     assert play(env, task, ToolCall("search", {"query": "zzz"}))[0] == "nothing found"
 
 
 def test_the_same_seed_writes_the_same_handbook(world):
     def dump(seed):
-        return [world.tasks.tables(seed).execute(f"SELECT * FROM {table}").fetchall() for table in ("sections", "facts", "links")]
+        return [
+            world.tasks.tables(seed).execute(f"SELECT * FROM {table}").fetchall()
+            for table in ("sections", "facts", "links")
+        ]
 
     assert dump(7) == dump(7)
     assert dump(7) != dump(8)
@@ -186,7 +238,9 @@ def test_the_check_finds_a_reward_to_which_the_answer_is_all_one():
     for part, passed in (("answer_cited", True), ("valid_calls", False)):
         options = [] if passed else [f"reward.solved={{from: {part}}}"]
         world = World(load_spec(KB, options))
-        bench = Bench(world, {"test": [world.tasks.task(id_) for id_ in world.tasks.ids("test", count=KINDS)]})
+        bench = Bench(
+            world, {"test": [world.tasks.task(id_) for id_ in world.tasks.ids("test", count=KINDS)]}
+        )
         result = wrong_field(bench)
         assert result.passed == passed, result.detail
         assert passed or "though it said" in result.detail

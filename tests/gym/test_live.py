@@ -17,23 +17,41 @@ from envgym.policies.scripted import OraclePolicy
 from envgym.sandbox.live import LiveApi
 from envgym.spec import load_spec
 
-THING = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}, "size": {"type": "integer"}}}
+THING = {
+    "type": "object",
+    "required": ["id"],
+    "properties": {"id": {"type": "string"}, "size": {"type": "integer"}},
+}
 DOCUMENT = {
     "openapi": "3.1.0",
     "paths": {
-        "/things": {"get": {"operationId": "list_things",
-                            **query(tag=many({"type": "string"}), big={"type": "boolean"}), **answers(many(THING))}},
+        "/things": {
+            "get": {
+                "operationId": "list_things",
+                **query(tag=many({"type": "string"}), big={"type": "boolean"}),
+                **answers(many(THING)),
+            }
+        },
         "/things/{id}": {
             **path("id"),
             "get": {"operationId": "get_thing", **answers(THING)},
-            "patch": {"operationId": "size_thing", **takes({"properties": {"size": {"type": "integer"}}}), **answers(THING)},
+            "patch": {
+                "operationId": "size_thing",
+                **takes({"properties": {"size": {"type": "integer"}}}),
+                **answers(THING),
+            },
             "delete": {"operationId": "drop_thing", **answers(None, "204")},
         },
         "/do/{what}": {**path("what"), "post": {"operationId": "do", **answers(None)}},
-        "/admin/reset": {"post": {"operationId": "reset", **takes({"properties": {"seed": {"type": "integer"}, "kind": {}}})}},
+        "/admin/reset": {
+            "post": {
+                "operationId": "reset",
+                **takes({"properties": {"seed": {"type": "integer"}, "kind": {}}}),
+            }
+        },
         "/admin/dump": {"get": {"operationId": "dump"}},
     },
-}  # fmt: skip
+}
 STATE = {"reset": ("reset", {"kind": "test"}), "dump": "dump"}
 
 
@@ -42,7 +60,8 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.seen, self.states = [], {}
+        self.seen = []
+        self.states = {}
         self.elsewhere = ""
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -156,12 +175,20 @@ def test_arguments_go_where_the_document_says(server, session):
     call(session, "size_thing", id="T1", size=4)
     (_, listed, _, _), (method, sized, headers, body) = server.seen[-2:]
     assert parse_qs(urlsplit(listed).query) == {"tag": ["a", "b c"], "big": ["true"]}
-    assert (method, sized, headers["Content-Type"], body) == ("PATCH", "/things/T1", "application/json", '{"size":4}')
+    assert (method, sized, headers["Content-Type"], body) == (
+        "PATCH",
+        "/things/T1",
+        "application/json",
+        '{"size":4}',
+    )
 
 
 @pytest.mark.parametrize("id_", ["../admin/dump", "a/b?c#d", "T 1%2f"])
 def test_an_argument_never_leaves_its_place_in_the_path(server, session, id_):
-    assert call(session, "get_thing", id=id_).text == f"404: {json.dumps({'error': f'no thing {id_}'})}"
+    assert (
+        call(session, "get_thing", id=id_).text
+        == f"404: {json.dumps({'error': f'no thing {id_}'})}"
+    )
     assert server.seen[-1][1].count("/") == 2
 
 
@@ -179,7 +206,8 @@ def test_what_the_server_refuses_is_an_answer(session):
 
 
 @pytest.mark.parametrize(
-    ("what", "kind", "words"), [("break", "tool_crashed", "status 503"), ("unknown", "tool_crashed", "does not know us")]
+    ("what", "kind", "words"),
+    [("break", "tool_crashed", "status 503"), ("unknown", "tool_crashed", "does not know us")],
 )
 def test_a_broken_server_and_a_wrong_token_are_failures_of_the_world(session, what, kind, words):
     found = failure(session, "do", what=what)
@@ -207,7 +235,10 @@ def test_a_redirect_is_followed_here_and_refused_elsewhere(server, session):
     other = Server()
     server.elsewhere = other.url
     assert json.loads(call(session, "do", what="here").text)[0]["id"] == "T0"
-    assert call(session, "do", what="away").text == "the server redirects to 127.0.0.1, which this environment may not call"
+    assert (
+        call(session, "do", what="away").text
+        == "the server redirects to 127.0.0.1, which this environment may not call"
+    )
     assert other.seen == []
     assert not call(session, "do", what="circle").ok
     other.shutdown()
@@ -220,12 +251,20 @@ def test_reset_gets_the_seed_and_the_dump_shows_what_changed(server, session):
     call(session, "size_thing", id="T1", size=4)
     call(session, "drop_thing", id="T2")
     before = [{"id": "T1", "size": 11}, {"id": "T2", "size": 12}]
-    assert session.diff(timeout_seconds=5) == {"things": {"added": [{"id": "T1", "size": 4}], "removed": before}}
+    assert session.diff(timeout_seconds=5) == {
+        "things": {"added": [{"id": "T1", "size": 4}], "removed": before}
+    }
 
 
 def test_equal_seeds_have_equal_hashes_and_reset_and_dump_are_no_tools(server):
     api = LiveApi(DOCUMENT, server.url, **STATE)
-    assert [tool["name"] for tool in api.describe()] == ["list_things", "get_thing", "size_thing", "drop_thing", "do"]
+    assert [tool["name"] for tool in api.describe()] == [
+        "list_things",
+        "get_thing",
+        "size_thing",
+        "drop_thing",
+        "do",
+    ]
 
     def hash_of(seed):
         session = api.open(seed=seed, timeout_seconds=5)
@@ -270,11 +309,15 @@ def test_a_secret_comes_from_the_environment(server, monkeypatch):
     call(api.open(seed=1, timeout_seconds=5), "list_things")
     assert server.seen[-1][2]["Authorization"] == "Bearer s3cret"
     monkeypatch.delenv("THINGS_TOKEN")
-    with pytest.raises(PrerequisiteError, match="'Authorization' comes from the environment variable THINGS_TOKEN"):
+    with pytest.raises(
+        PrerequisiteError, match="'Authorization' comes from the environment variable THINGS_TOKEN"
+    ):
         LiveApi(DOCUMENT, server.url, headers={"Authorization": "env:THINGS_TOKEN"})
 
 
-@pytest.mark.parametrize("what", [{"dump": "dumb"}, {"reset": ("dumb", {})}, {"reference": "api.yaml:dumb"}])
+@pytest.mark.parametrize(
+    "what", [{"dump": "dumb"}, {"reset": ("dumb", {})}, {"reference": "api.yaml:dumb"}]
+)
 def test_an_operation_that_is_not_there_is_told(what):
     with pytest.raises(SpecError, match="no operation 'dumb', did you mean 'dump'"):
         LiveApi(DOCUMENT, "http://127.0.0.1:9", **what)
@@ -305,7 +348,12 @@ def resize(draw):
 
 
 def yaml_of(folder, url, text=YAML):
-    for name, content in {"api.json": json.dumps(DOCUMENT), "world.py": WORLD, "tasks.py": TASKS, "x.py": ""}.items():
+    for name, content in {
+        "api.json": json.dumps(DOCUMENT),
+        "world.py": WORLD,
+        "tasks.py": TASKS,
+        "x.py": "",
+    }.items():
         (folder / name).write_text(content)
     (folder / "things.yaml").write_text(text.replace("URL", url))
     return folder / "things.yaml"
@@ -323,9 +371,18 @@ def test_an_episode_on_a_live_api_is_scored_by_what_changed_there(server, tmp_pa
 
 def test_a_live_api_stands_beside_python_tools(server, tmp_path):
     text = YAML.replace("tools: [", "tools: [own.py, ")
-    (tmp_path / "own.py").write_text('def double(number: int) -> int:\n    """Twice as much."""\n    return 2 * number\n')
+    (tmp_path / "own.py").write_text(
+        'def double(number: int) -> int:\n    """Twice as much."""\n    return 2 * number\n'
+    )
     world = World(load_spec(yaml_of(tmp_path, server.url, text), ["sandbox.backend=local"]))
-    assert list(world.tools) == ["double", "list_things", "get_thing", "size_thing", "drop_thing", "do"]
+    assert list(world.tools) == [
+        "double",
+        "list_things",
+        "get_thing",
+        "size_thing",
+        "drop_thing",
+        "do",
+    ]
     session = world.sandbox.open(seed=3, timeout_seconds=20)
     assert session.call("double", {"number": 4}, now="", timeout_seconds=20).text == "8"
     assert session.call("drop_thing", {"id": "T0"}, now="", timeout_seconds=20).ok
@@ -339,7 +396,10 @@ def play_wrong(world):
         def open(self, *_, **__):
             from envgym.policies.scripted import ScriptDialogue
 
-            texts = ['<tool_call>{"name": "drop_thing", "arguments": {"id": "T0"}}</tool_call>', "Done."]
+            texts = [
+                '<tool_call>{"name": "drop_thing", "arguments": {"id": "T0"}}</tool_call>',
+                "Done.",
+            ]
             return ScriptDialogue(lambda turn: texts[turn])
 
     return play(world.env(), Wrong(), seed=0, task="test/resize/0")
@@ -348,7 +408,10 @@ def play_wrong(world):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ("tools: [{openapi: api.json, base_url: 'ftp://h'}]", "base_url: string should match pattern"),
+        (
+            "tools: [{openapi: api.json, base_url: 'ftp://h'}]",
+            "base_url: string should match pattern",
+        ),
         ("tools: [{openapi: api.json}]", "base_url: is required"),
         (
             "tools: [{openapi: api.json, base_ur: 'http://h', base_url: 'http://h'}]",

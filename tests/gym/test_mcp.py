@@ -26,11 +26,17 @@ def add_to(draw: Draw) -> Task:
     return draw.task(prompt=f"Add 2 to {row['name']}.", oracle=[ToolCall("add", {"name": row["name"], "by": 2})],
                      changes=[Change.update("counters", row["name"], value=row["value"] + 2)])
 """
-KEPT = {"reset": {"tool": "reset", "arguments": {"seed": "{seed}"}}, "dump": "dump", "keys": {"counters": ["name"]}}
+KEPT = {
+    "reset": {"tool": "reset", "arguments": {"seed": "{seed}"}},
+    "dump": "dump",
+    "keys": {"counters": ["name"]},
+}
 RESTARTED = {"dump": "dump", "keys": {"counters": ["name"]}}
 
 
-def write_env(folder: Path, *, tools: list | None = None, sandbox: dict | None = None, **mcp) -> Path:
+def write_env(
+    folder: Path, *, tools: list | None = None, sandbox: dict | None = None, **mcp
+) -> Path:
     """An environment on the counter server; `mcp` are settings of its block."""
     (folder / "mcp").mkdir(exist_ok=True)
     (folder / "mcp/server.py").write_text((APPS / "mcp/server.py").read_text())
@@ -38,7 +44,10 @@ def write_env(folder: Path, *, tools: list | None = None, sandbox: dict | None =
     block = {"command": ["python", "mcp/server.py"]} | mcp
     spec = {
         "id": "t/counter-v0",
-        "tools": [*(tools or []), {"mcp": {key: value for key, value in block.items() if value is not None}}],
+        "tools": [
+            *(tools or []),
+            {"mcp": {key: value for key, value in block.items() if value is not None}},
+        ],
         "sandbox": {"backend": "local"} | (sandbox or {}),
         "state": {"now": NOW},
         "tasks": {"from": "tasks.py", "val": 2, "test": 4},
@@ -71,7 +80,9 @@ def test_the_model_sees_the_servers_tools_but_for_those_of_the_environment(kept)
     assert {"add", "talk", "die"} <= set(kept.tools)
     assert not {"reset", "dump"} & set(kept.tools)
     assert kept.tools["add"].description == "Add to a counter."
-    assert validate(kept.tools["add"], {"name": "a", "by": "2"}) == ['by must be an integer, got "2"']
+    assert validate(kept.tools["add"], {"name": "a", "by": "2"}) == [
+        'by must be an integer, got "2"'
+    ]
 
 
 def test_a_call_gives_the_servers_text_and_its_refusal_is_an_answer(session):
@@ -150,8 +161,12 @@ def test_a_server_that_dies_or_hangs_voids_its_own_episode_only(kept, tool, seco
     again.close()
 
 
-@pytest.mark.parametrize("command", [["python", "-c", "raise SystemExit('no paper')"], ["no-such-program"]])
-def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_way_out(tmp_path, command):
+@pytest.mark.parametrize(
+    "command", [["python", "-c", "raise SystemExit('no paper')"], ["no-such-program"]]
+)
+def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_way_out(
+    tmp_path, command
+):
     with pytest.raises(PrerequisiteError, match=r"(?s)no paper|no-such-program") as caught:
         make_world(tmp_path, command=command)
     assert "must be installed where the box runs" in str(caught.value)
@@ -176,7 +191,10 @@ def test_a_kept_server_serves_one_episode_after_the_other_each_from_its_own_stat
         assert session.diff(timeout_seconds=30) == {}
         assert call(session, "add", name="a").text == str(seed + 1)
         changed = session.diff(timeout_seconds=30)
-        assert changed["counters"] == {"added": [{"name": "a", "value": seed + 1}], "removed": [{"name": "a", "value": seed}]}
+        assert changed["counters"] == {
+            "added": [{"name": "a", "value": seed + 1}],
+            "removed": [{"name": "a", "value": seed}],
+        }
         session.close()
     assert len(pids) == 1
 
@@ -237,7 +255,9 @@ def test_templates_draw_from_the_dump_and_an_episode_is_judged_by_it(kept):
     task = kept.tasks.task("test/add_to/0")
     env = kept.env()
     _, info = env.reset(options={"task": task.id})
-    env.step(f"```json\n{json.dumps({'name': 'add', 'arguments': dict(task.oracle[0].arguments)})}\n```")
+    env.step(
+        f"```json\n{json.dumps({'name': 'add', 'arguments': dict(task.oracle[0].arguments)})}\n```"
+    )
     *_, info = env.step("Done.")
     assert (info["success"], info["state_diff"]["extra"]) == (True, [])
     assert kept.keys == {"counters": ("name",)}
@@ -246,10 +266,14 @@ def test_templates_draw_from_the_dump_and_an_episode_is_judged_by_it(kept):
 
 def test_order_does_not_matter_to_a_state_and_volatile_columns_do_not_count():
     one = read_tables('{"t": [{"id": 1, "at": 5, "tags": ["x"]}, {"id": 2, "at": 6, "tags": []}]}')
-    other = read_tables('{"t": [{"id": 2, "at": 7, "tags": []}, {"id": 1, "at": 8, "tags": ["x"]}]}')
+    other = read_tables(
+        '{"t": [{"id": 2, "at": 7, "tags": []}, {"id": 1, "at": 8, "tags": ["x"]}]}'
+    )
     assert tables_hash(one, volatile=("*.at",)) == tables_hash(other, volatile=("*.at",))
     assert tables_hash(one) != tables_hash(other)
-    assert tables_diff(one, {"t": [one["t"][1]]}) == {"t": {"added": [], "removed": [{"id": 1, "at": 5, "tags": '["x"]'}]}}
+    assert tables_diff(one, {"t": [one["t"][1]]}) == {
+        "t": {"added": [], "removed": [{"id": 1, "at": 5, "tags": '["x"]'}]}
+    }
     with pytest.raises(ValueError, match="a dump must be"):
         read_tables('{"t": [1]}')
 
@@ -262,7 +286,9 @@ def url():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, str(APPS / "mcp/server.py"), str(port)], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, str(APPS / "mcp/server.py"), str(port)], stderr=subprocess.DEVNULL
+    )
     for _ in range(300):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -305,7 +331,9 @@ def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
     notes = APPS.parents[2] / "envs/notes"
     for line in connect().build(path=str(notes), tag="envgym-notes-test", decode=True, rm=True):
         assert "error" not in line, line
-    spec = load_spec(notes.parent / "notes.yaml", ["sandbox.backend=docker", "sandbox.image=envgym-notes-test"])
+    spec = load_spec(
+        notes.parent / "notes.yaml", ["sandbox.backend=docker", "sandbox.image=envgym-notes-test"]
+    )
     world = World(spec)
     task = world.tasks.task("test/delete_note/0")
     env = world.env()
@@ -322,8 +350,8 @@ def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
 
 def test_a_world_that_nobody_closed_does_not_hold_the_program(tmp_path):
     path = write_env(tmp_path, **KEPT)
-    code = (
-        f"from envgym import *; w = make_world(load_spec({str(path)!r})); w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
+    code = f"from envgym import *; w = make_world(load_spec({str(path)!r})); w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "done", done.stderr

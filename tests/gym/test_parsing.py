@@ -20,17 +20,44 @@ JSON = '{"name": "look_up", "arguments": {"id": "A1", "limit": 2}}'
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 tricky = st.sampled_from(
-    ["</tool_call>", "<tool_call>", "```", "\n```\n", '"', "\\", "\\d", "{", "f(a=1)", "\u2028", "\x00", "é€𝄞", "'''"]
+    [
+        "</tool_call>",
+        "<tool_call>",
+        "```",
+        "\n```\n",
+        '"',
+        "\\",
+        "\\d",
+        "{",
+        "f(a=1)",
+        "\u2028",
+        "\x00",
+        "é€𝄞",
+        "'''",
+    ]
 )
 scalars = (
-    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | texts | tricky
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+    | tricky
 )
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | tricky, inner, max_size=3), max_leaves=8
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | tricky, inner, max_size=3),
+    max_leaves=8,
 )
-names = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True).filter(lambda name: name not in __import__("keyword").kwlist)
+names = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True).filter(
+    lambda name: name not in __import__("keyword").kwlist
+)
 calls = st.builds(
-    ToolCall, names, st.dictionaries(names | st.sampled_from(["from", "class", "in", "e-mail"]) | texts, values, max_size=4)
+    ToolCall,
+    names,
+    st.dictionaries(
+        names | st.sampled_from(["from", "class", "in", "e-mail"]) | texts, values, max_size=4
+    ),
 )
 
 
@@ -41,21 +68,30 @@ def test_every_dialect_reads_back_what_it_writes(dialect, call):
     parsed = parse(render_call(call, dialect), [dialect])
     assert parsed.mode == dialect, parsed.problem
     # JSON text tells True from 1 and 1 from 1.0, which == does not.
-    assert [json.dumps(read.to_dict()) for read in parsed.calls] in ([json.dumps(call.to_dict())], [json.dumps(reordered(call))])
+    assert [json.dumps(read.to_dict()) for read in parsed.calls] in (
+        [json.dumps(call.to_dict())],
+        [json.dumps(reordered(call))],
+    )
 
 
 def reordered(call: ToolCall) -> dict:
     """Arguments that Python cannot write as keywords come last in the pythonic dialect."""
     import keyword
 
-    plain = [name for name in call.arguments if name.isidentifier() and name.isascii() and not keyword.iskeyword(name)]
+    plain = [
+        name
+        for name in call.arguments
+        if name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+    ]
     order = plain + [name for name in call.arguments if name not in plain]
     return {"name": call.name, "arguments": {name: call.arguments[name] for name in order}}
 
 
 @given(
     text=st.text(max_size=200)
-    | st.lists(tricky | texts | st.sampled_from([JSON, "[", "(", "f(", ")", "]", "}"]), max_size=12).map("".join)
+    | st.lists(
+        tricky | texts | st.sampled_from([JSON, "[", "(", "f(", ")", "]", "}"]), max_size=12
+    ).map("".join)
 )
 @settings(max_examples=300, deadline=None)
 def test_no_text_whatever_raises(text):
@@ -122,7 +158,10 @@ def test_plain_text_is_an_answer(text):
     ("text", "problem"),
     [
         ('<tool_call>{"name": "f", "arguments": {}}', "must come </tool_call>, got the end"),
-        ('<tool_call>{"name": "f" "arguments": {}}</tool_call>', "not valid JSON: Expecting ',' delimiter"),
+        (
+            '<tool_call>{"name": "f" "arguments": {}}</tool_call>',
+            "not valid JSON: Expecting ',' delimiter",
+        ),
         ("</tool_call>", "without <tool_call> before it"),
         ('<tool_call>{"name": "f"}</tool_call>', "has no 'arguments'"),
         ('<tool_call>{"name": "f", "arguments": "x"}</tool_call>', 'must be an object, got "x"'),
@@ -165,12 +204,17 @@ def test_a_malformed_attempt_is_invalid_and_says_why(text, problem):
 
 
 def test_an_unknown_name_is_still_a_call():
-    assert parse("no_such_tool(a=1)", ["pythonic"], known=["look_up"]).calls == (ToolCall("no_such_tool", {"a": 1}),)
+    assert parse("no_such_tool(a=1)", ["pythonic"], known=["look_up"]).calls == (
+        ToolCall("no_such_tool", {"a": 1}),
+    )
 
 
 def test_a_known_call_after_prose_is_an_attempt_and_an_unknown_one_is_prose():
     text = 'I will look.\nlook_up(id="A1")'
-    assert parse(text, ["pythonic"], known=["look_up"]).problem == "write the call alone, without any other text"
+    assert (
+        parse(text, ["pythonic"], known=["look_up"]).problem
+        == "write the call alone, without any other text"
+    )
     assert parse(text, ["pythonic"], known=["other"]).mode == "none"
 
 
@@ -229,7 +273,9 @@ class SlowGarbage:
 
 def test_many_threads_parse_at_once():
     # Without its lock: "SystemError: AST constructor recursion depth mismatch", when one thread's collector runs amid a parse.
-    text, wrong, threshold = 'f(a=[1, [2, {"x": [3, 4]}]], b="c")\n' * 30, [], gc.get_threshold()
+    text = 'f(a=[1, [2, {"x": [3, 4]}]], b="c")\n' * 30
+    wrong = []
+    threshold = gc.get_threshold()
 
     def work():
         try:
@@ -265,7 +311,9 @@ def test_what_a_dialect_cannot_write_is_refused():
         render_call(ToolCall("f", {"a": float("nan")}), "pythonic")
     with pytest.raises(UsageError, match="'get-it' cannot be called in the pythonic dialect"):
         render_call(ToolCall("get-it", {}), "pythonic")
-    with pytest.raises(UsageError, match="unknown tool-call dialect 'hermess', did you mean 'hermes'"):
+    with pytest.raises(
+        UsageError, match="unknown tool-call dialect 'hermess', did you mean 'hermes'"
+    ):
         parse("x", ["hermess"])
 
 
@@ -276,4 +324,6 @@ def test_a_dialect_function_raises_where_it_was_tried_in_vain():
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_explanation_shows_the_very_form_that_is_read(dialect):
-    assert parse(explain(dialect).partition(":")[2].strip(), [dialect]).calls == (ToolCall("look_up", {"word": "tree"}),)
+    assert parse(explain(dialect).partition(":")[2].strip(), [dialect]).calls == (
+        ToolCall("look_up", {"word": "tree"}),
+    )

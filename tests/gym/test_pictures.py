@@ -34,8 +34,11 @@ def test_a_picture_is_just_like_itself(measure):
 
 def random_chart(seed):
     rng = random.Random(seed)
-    draw, count = (CHARTS.bar_chart, CHARTS.line_chart)[seed % 2], rng.randint(3, 5)
-    return draw_svg(draw("Fruit sold", rng.sample([*LABELS, "Melons"], count), rng.sample(range(2, 99), count)))
+    draw = (CHARTS.bar_chart, CHARTS.line_chart)[seed % 2]
+    count = rng.randint(3, 5)
+    return draw_svg(
+        draw("Fruit sold", rng.sample([*LABELS, "Melons"], count), rng.sample(range(2, 99), count))
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -52,13 +55,16 @@ def test_plain_ssim_is_fooled_by_paper_which_is_why_it_is_not_the_measure():
 
 
 def test_the_nearer_the_chart_the_higher_the_score():
-    scores = [svg_similarity(other, bars()) for other in (
-        bars(labels=["Apples", "Pears", "Plums", "Fibs"]),
-        bars(title="Stock"),
-        bars(values=[12, 7, 8, 3]),
-        bars(values=[12, 7, 9, 12]),
-        bars("Rain", list("abcdef"), [3, 6, 2, 8, 9, 1]),
-    )]  # fmt: skip
+    scores = [
+        svg_similarity(other, bars())
+        for other in (
+            bars(labels=["Apples", "Pears", "Plums", "Fibs"]),
+            bars(title="Stock"),
+            bars(values=[12, 7, 8, 3]),
+            bars(values=[12, 7, 9, 12]),
+            bars("Rain", list("abcdef"), [3, 6, 2, 8, 9, 1]),
+        )
+    ]
     assert scores == sorted(scores, reverse=True)
     assert 0.95 < scores[1] < scores[0] < 1.0
     assert scores[-1] < 0.3
@@ -73,7 +79,9 @@ def test_colour_counts_where_a_hash_of_greys_sees_none():
 def test_hashes_that_differ_in_half_of_their_bits_are_those_of_strangers():
     noise = random.Random(0)
     pixels = [Image.frombytes("L", (64, 64), noise.randbytes(64 * 64)) for _ in range(6)]
-    scores = [perceptual_similarity(one, other) for one in pixels for other in pixels if one is not other]
+    scores = [
+        perceptual_similarity(one, other) for one in pixels for other in pixels if one is not other
+    ]
     assert max(scores) < 0.5
     assert min(scores) >= 0.0
 
@@ -81,7 +89,9 @@ def test_hashes_that_differ_in_half_of_their_bits_are_those_of_strangers():
 def test_pictures_of_other_sizes_and_modes_are_put_on_the_same_paper():
     assert image_similarity(TRUTH.resize((800, 600)), TRUTH) > 0.95
     assert image_similarity(TRUTH.convert("RGBA"), TRUTH) == 1.0
-    assert image_similarity(Image.new("RGBA", TRUTH.size, (0, 0, 0, 0)), BLANK) == 1.0  # all transparent: paper
+    assert (
+        image_similarity(Image.new("RGBA", TRUTH.size, (0, 0, 0, 0)), BLANK) == 1.0
+    )  # all transparent: paper
     assert image_similarity(TRUTH.crop((0, 0, 400, 150)), TRUTH) < 0.7
 
 
@@ -91,24 +101,35 @@ def test_a_picture_too_small_for_the_windows_of_ssim_is_refused():
 
 
 def test_the_same_look_scores_fully_however_it_is_written():
-    plain = svg('<rect x="10" y="20" width="100" height="50" fill="#ff0000"/><circle cx="300" cy="100" r="40"/>')
+    plain = svg(
+        '<rect x="10" y="20" width="100" height="50" fill="#ff0000"/><circle cx="300" cy="100" r="40"/>'
+    )
     others = [
-        svg('<circle r="40" cy="100" cx="300"/><rect fill="red" height="50" width="100" y="20" x="10"/>'),
+        svg(
+            '<circle r="40" cy="100" cx="300"/><rect fill="red" height="50" width="100" y="20" x="10"/>'
+        ),
         svg(
             '<g transform="translate(10 20)" style="fill: rgb(255,0,0)"><rect width="100" height="50"/></g>'
             '<circle cx="300" cy="100" r="40"/>'
         ),
         svg(
-            '<title>x</title><path d="M10 20h100v50H10Z" fill="red"/><circle cx="300" cy="100" r="40"/>', 'width="400" height="300"'
+            '<title>x</title><path d="M10 20h100v50H10Z" fill="red"/><circle cx="300" cy="100" r="40"/>',
+            'width="400" height="300"',
         ),
-        svg('<rect x="20" y="40" width="200" height="100" fill="red"/><circle cx="600" cy="200" r="80"/>', 'viewBox="0 0 800 600"'),
+        svg(
+            '<rect x="20" y="40" width="200" height="100" fill="red"/><circle cx="600" cy="200" r="80"/>',
+            'viewBox="0 0 800 600"',
+        ),
     ]
     assert [svg_similarity(other, plain) for other in others] == [1.0] * 4
 
 
 def test_text_is_drawn_in_the_font_we_bring_whatever_font_is_named():
     text = '<text x="50" y="100" font-size="40" font-family="{}">Figs</text>'
-    assert draw_svg(svg(text.format("Comic Sans MS"))).tobytes() == draw_svg(svg(text.format("serif"))).tobytes()
+    assert (
+        draw_svg(svg(text.format("Comic Sans MS"))).tobytes()
+        == draw_svg(svg(text.format("serif"))).tobytes()
+    )
     assert image_similarity(draw_svg(svg(text.format("serif"))), BLANK) < 0.5
 
 
@@ -138,7 +159,8 @@ HOSTILE = {
     "huge": svg("", 'width="100000000" height="100000000"'),
     "flat": svg("", 'width="100" height="0"'),
     "entities": BILLION,
-    "file by entity": '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>' + svg("<text>&x;</text>"),
+    "file by entity": '<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+    + svg("<text>&x;</text>"),
     "script": svg("<script>while(true){}</script>"),
     "image": svg('<image href="file:///etc/passwd" width="9" height="9"/>'),
     "use": svg('<g id="a"/><use xlink:href="#a"/>'),
@@ -151,7 +173,7 @@ HOSTILE = {
     "wordy": svg(f"<text>{'x' * 6_000}</text>"),
     "no characters": svg("<text>\x00</text>"),
     "half a character": svg("<text>\ud800</text>"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -167,21 +189,26 @@ def test_a_truth_that_cannot_be_drawn_is_the_mistake_of_whoever_wrote_it(name):
         svg_similarity(bars(), HOSTILE[name])
 
 
-@pytest.mark.parametrize("inside", [
-    '<rect width="nan" height="inf" x="1e400"/><path d="M nan L x"/><circle r="-1"/>',
-    '<text font-size="1e30" letter-spacing="1e30">abc</text>',
-    '<g transform="scale(1e20) skewX(90) matrix(0 0 0 0 0 0)"><rect width="4" height="3"/></g>',
-    '<polyline points="0,0 400,300" stroke="red" stroke-width="1e20" stroke-dasharray="1e-9"/>',
-    '<svg width="1e9" height="1e9" viewBox="0 0 1e-9 1e-9"><rect width="1" height="1"/></svg>',
-    '<rect fill="url(http://127.0.0.1/x)" onclick="alert(1)" filter="url(#f)" style="fill:;:;;x" width="9" height="9"/>',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "inside",
+    [
+        '<rect width="nan" height="inf" x="1e400"/><path d="M nan L x"/><circle r="-1"/>',
+        '<text font-size="1e30" letter-spacing="1e30">abc</text>',
+        '<g transform="scale(1e20) skewX(90) matrix(0 0 0 0 0 0)"><rect width="4" height="3"/></g>',
+        '<polyline points="0,0 400,300" stroke="red" stroke-width="1e20" stroke-dasharray="1e-9"/>',
+        '<svg width="1e9" height="1e9" viewBox="0 0 1e-9 1e-9"><rect width="1" height="1"/></svg>',
+        '<rect fill="url(http://127.0.0.1/x)" onclick="alert(1)" filter="url(#f)" style="fill:;:;;x" width="9" height="9"/>',
+    ],
+)
 def test_wild_numbers_are_drawn_or_left_out_but_never_raise(inside):
     assert draw_svg(svg(inside)).size == (400, 300)
 
 
 def test_a_picture_at_which_the_drawing_library_panics_raises_nothing():
     endless = svg('<polyline points="0,0 1e30,1e30 -1e30,5" stroke="red" stroke-width="1e20"/>')
-    assert svg_similarity(endless, bars()) < 0.3  # resvg 0.5 panics, which is no Exception in Python
+    assert (
+        svg_similarity(endless, bars()) < 0.3
+    )  # resvg 0.5 panics, which is no Exception in Python
 
 
 def test_drawing_asks_nobody_for_anything():
@@ -197,7 +224,9 @@ def test_drawing_asks_nobody_for_anything():
     url = f"http://127.0.0.1:{http.server_port}/x"
     draw_svg(
         f'<?xml-stylesheet href="{url}"?>'
-        + svg(f'<rect xlink:href="{url}" fill="url({url})" style="mask:url({url})" width="9" height="9"/>')
+        + svg(
+            f'<rect xlink:href="{url}" fill="url({url})" style="mask:url({url})" width="9" height="9"/>'
+        )
     )
     svg_similarity(svg(f'<image href="{url}" width="9" height="9"/>'), bars())
     http.shutdown()
@@ -208,12 +237,15 @@ def test_drawing_asks_nobody_for_anything():
 
 def test_another_measure_takes_the_place_of_ours():
     def red_alike(picture, truth):
-        one, other = (image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))[0] for image in (picture, truth))
+        one, other = (
+            image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))[0]
+            for image in (picture, truth)
+        )
         return 1 - abs(one - other) / 255
 
-    assert svg_similarity(svg('<rect width="400" height="300" fill="#330000"/>'), svg(""), similarity=red_alike) == pytest.approx(
-        0.2
-    )
+    assert svg_similarity(
+        svg('<rect width="400" height="300" fill="#330000"/>'), svg(""), similarity=red_alike
+    ) == pytest.approx(0.2)
     assert svg_similarity("no svg", bars(), similarity=red_alike) == 0.0
 
 
@@ -223,7 +255,9 @@ def test_a_measure_that_gives_no_share_is_an_error(value):
         svg_similarity(bars(), bars(), similarity=lambda picture, truth: value)
 
 
-@pytest.mark.parametrize("library", ["resvg_py", "defusedxml.ElementTree", "skimage.metrics", "imagehash"])
+@pytest.mark.parametrize(
+    "library", ["resvg_py", "defusedxml.ElementTree", "skimage.metrics", "imagehash"]
+)
 def test_a_library_that_is_missing_is_named_with_the_way_out(library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(PrerequisiteError, match=r"needs .*pip install 'envgym\[images\]'"):

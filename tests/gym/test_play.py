@@ -30,10 +30,30 @@ def scripted(*texts):
 
 def test_the_record_holds_what_was_said_done_and_earned(world):
     episode = play(world.env(), OraclePolicy("pythonic"), seed=3, task="test/reprice/1")
-    assert [m.role for m in episode.messages] == ["system", "user", "assistant", "tool", "assistant"]
-    assert (episode.env_id, episode.task_id, episode.split, episode.level) == ("test/shop-v0", "test/reprice/1", "test", "L0")
-    assert (episode.reward, episode.success, episode.stop_reason, episode.turns) == (1.0, True, "answered", 2)
-    assert (episode.tool_calls, episode.tool_errors, episode.parse_modes) == (1, 0, {"pythonic": 1, "none": 1})
+    assert [m.role for m in episode.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert (episode.env_id, episode.task_id, episode.split, episode.level) == (
+        "test/shop-v0",
+        "test/reprice/1",
+        "test",
+        "L0",
+    )
+    assert (episode.reward, episode.success, episode.stop_reason, episode.turns) == (
+        1.0,
+        True,
+        "answered",
+        2,
+    )
+    assert (episode.tool_calls, episode.tool_errors, episode.parse_modes) == (
+        1,
+        0,
+        {"pythonic": 1, "none": 1},
+    )
     assert episode.reward_parts == {"solved": 1.0, "calls": 1.0}
     assert episode.state_diff["extra"] == []
     assert episode.start_hash
@@ -55,7 +75,9 @@ def test_the_worlds_failure_voids_the_episode(world):
 
 
 def test_a_grader_that_raises_voids_the_episode(tmp_path):
-    (tmp_path / "rewards.py").write_text("def broken(evidence):\n    raise RuntimeError('grader down')\n")
+    (tmp_path / "rewards.py").write_text(
+        "def broken(evidence):\n    raise RuntimeError('grader down')\n"
+    )
     spec = shop(tmp_path, "reward.bad={from: rewards.py:broken}")
     world = World(spec)
     episode = play(world.env(), NoopPolicy(), seed=0, task="test/reprice/0")
@@ -67,7 +89,10 @@ def test_a_policy_that_fails_voids_the_episode(world):
     def fail(task, turn):
         raise WorldFailure("policy_failed", "server gone", stage="policy")
 
-    assert play(world.env(), ScriptedPolicy(fail), seed=0, task="test/reprice/0").failure.stage == "policy"
+    assert (
+        play(world.env(), ScriptedPolicy(fail), seed=0, task="test/reprice/0").failure.stage
+        == "policy"
+    )
 
 
 def test_an_episode_over_its_time_is_void(tmp_path):
@@ -91,11 +116,16 @@ def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
     def act(task, turn):
         if task.id.endswith("/2"):
             return "crash()"
-        return ["set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments), "Done."][turn]
+        return [
+            "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments),
+            "Done.",
+        ][turn]
 
     requests = [Request(f"train/reprice/{n}", n) for n in range(20)]
     seen = []
-    episodes = play_many(world.env, ScriptedPolicy(act), requests, workers=8, on_episode=seen.append)
+    episodes = play_many(
+        world.env, ScriptedPolicy(act), requests, workers=8, on_episode=seen.append
+    )
     assert [e.task_id for e in episodes] == [r.task for r in requests]
     assert [e.task_id for e in episodes if e.void] == ["train/reprice/2"]
     assert all(e.reward == 1.0 for e in episodes if not e.void)
@@ -133,20 +163,44 @@ def foreign(tmp_path):
 def test_a_foreign_environment_plays_by_seeds_and_reports_success(foreign):
     word = foreign.env().reset(options={"task": "test/seed/1"})[0].split()[-1]
     episode = play(foreign.env(), scripted(word), seed=0, task="test/seed/1")
-    assert (episode.reward, episode.success, episode.task_id, episode.stop_reason) == (1.0, True, "test/seed/1", "terminated")
+    assert (episode.reward, episode.success, episode.task_id, episode.stop_reason) == (
+        1.0,
+        True,
+        "test/seed/1",
+        "terminated",
+    )
     assert [m.role for m in episode.messages] == ["user", "assistant"]
-    assert play(foreign.env(), scripted("wrong", "wrong"), seed=0, task="test/seed/1").success is False
+    assert (
+        play(foreign.env(), scripted("wrong", "wrong"), seed=0, task="test/seed/1").success is False
+    )
 
 
 def test_a_foreign_environment_is_cut_at_a_horizon_too(foreign):
-    cut, last = (play(foreign.env(), scripted("a", "b"), seed=0, task="test/seed/1", max_turns=turns) for turns in (1, 2))
-    assert (cut.turns, cut.truncated, cut.terminated, cut.stop_reason, cut.success) == (1, True, False, "horizon", None)
-    assert (last.turns, last.stop_reason, last.success) == (2, "truncated", False)  # its own limit came first
+    cut, last = (
+        play(foreign.env(), scripted("a", "b"), seed=0, task="test/seed/1", max_turns=turns)
+        for turns in (1, 2)
+    )
+    assert (cut.turns, cut.truncated, cut.terminated, cut.stop_reason, cut.success) == (
+        1,
+        True,
+        False,
+        "horizon",
+        None,
+    )
+    assert (last.turns, last.stop_reason, last.success) == (
+        2,
+        "truncated",
+        False,
+    )  # its own limit came first
 
 
 def test_foreign_tasks_are_named_and_split(foreign):
     assert foreign.tasks.ids("test") == [f"test/seed/{n}" for n in range(4)]
-    seeds = {foreign.tasks.seed_of(task) for split in ("train", "val", "test") for task in foreign.tasks.ids(split, count=50)}
+    seeds = {
+        foreign.tasks.seed_of(task)
+        for split in ("train", "val", "test")
+        for task in foreign.tasks.ids(split, count=50)
+    }
     assert len(seeds) == 150
     with pytest.raises(SpecError, match="must look like split/seed/index"):
         foreign.tasks.seed_of("test/x/1")

@@ -36,30 +36,44 @@ def podman(tmp_path_factory):
     fetch_image(command, environment)
     with (folder / "log").open("w") as log, pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTAINER_HOST", f"unix://{folder}/podman.sock")
-        service = subprocess.Popen([*command, "system", "service", "-t", "0", f"unix://{folder}/podman.sock"],
-                                   env=environment, stdout=log, stderr=log)  # fmt: skip
+        service = subprocess.Popen(
+            [*command, "system", "service", "-t", "0", f"unix://{folder}/podman.sock"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
         try:
             wait_until_it_answers(folder / "log")
             yield
         finally:
             service.terminate()
             service.wait()
-            subprocess.run(["umount", folder / "root/overlay"], capture_output=True, check=False)  # podman mounts it onto itself
+            subprocess.run(
+                ["umount", folder / "root/overlay"], capture_output=True, check=False
+            )  # podman mounts it onto itself
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def configuration(folder: Path) -> Path:
     """crun, podman's first choice, refuses machines that have both versions of cgroups; runc takes them."""
     path = folder / "containers.conf"
-    path.write_text('[engine]\ncgroup_manager="cgroupfs"\n' + ('runtime="runc"\n' if shutil.which("runc") else ""))
+    path.write_text(
+        '[engine]\ncgroup_manager="cgroupfs"\n'
+        + ('runtime="runc"\n' if shutil.which("runc") else "")
+    )
     return path
 
 
 def fetch_image(command: list[str], environment: dict[str, str]) -> None:
     need_docker()
     api = connect()
-    load = subprocess.Popen([*command, "load", "-q"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE)  # fmt: skip
+    load = subprocess.Popen(
+        [*command, "load", "-q"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     assert load.stdin is not None
     try:
         for chunk in api.get_image("python:3.12-slim"):
@@ -79,7 +93,9 @@ def wait_until_it_answers(log: Path) -> None:
             return connect("podman").close()
         except PrerequisiteError as error:
             if time.monotonic() > deadline:
-                pytest.skip(f"NOT TESTED, podman's service does not answer: {error}; it said: {log.read_text()[-500:]}")
+                pytest.skip(
+                    f"NOT TESTED, podman's service does not answer: {error}; it said: {log.read_text()[-500:]}"
+                )
             time.sleep(0.1)
 
 
@@ -101,7 +117,9 @@ def test_the_engine_and_the_label_say_podman(api, sandbox):
     engine = find_engine("podman")
     assert (engine.name, engine.address.found) == ("podman", "CONTAINER_HOST")
     engine.api.close()
-    assert sandbox.label.startswith("podman (python:3.12-slim), isolation fork: no network, read-only files")
+    assert sandbox.label.startswith(
+        "podman (python:3.12-slim), isolation fork: no network, read-only files"
+    )
 
 
 def test_the_same_calls_give_the_same_bytes_as_in_a_local_process(sandbox):
@@ -119,14 +137,21 @@ def test_the_same_calls_give_the_same_bytes_as_in_a_local_process(sandbox):
     local.close()
 
 
-@pytest.mark.parametrize("path", ["/x", "/etc/x", "/envgym/x", "/envgym/app/kiosk/tools.py", "/envgym/agent/desk.py"])
+@pytest.mark.parametrize(
+    "path", ["/x", "/etc/x", "/envgym/x", "/envgym/app/kiosk/tools.py", "/envgym/agent/desk.py"]
+)
 def test_a_tool_can_write_neither_the_image_nor_its_own_files_nor_the_agents(session, path):
-    assert call(session, "write_file", path=path).text in ("Permission denied", "Read-only file system")
+    assert call(session, "write_file", path=path).text in (
+        "Permission denied",
+        "Read-only file system",
+    )
 
 
 def test_no_network_no_rights_no_capabilities(session):
     assert call(session, "connect", host="1.1.1.1").text == "Network is unreachable"
-    status = dict(line.split(":\t") for line in call(session, "status").text.splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t") for line in call(session, "status").text.splitlines() if ":\t" in line
+    )
     assert status["Uid"].split() == ["65534"] * 4
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
@@ -156,7 +181,9 @@ time.sleep(600)
 """
 
 
-def test_an_owner_killed_by_sigkill_leaves_only_what_it_never_started_and_gc_removes_that(api, capsys):
+def test_an_owner_killed_by_sigkill_leaves_only_what_it_never_started_and_gc_removes_that(
+    api, capsys
+):
     process = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     run, created = process.stdout.readline().split()
@@ -178,15 +205,22 @@ def test_a_container_that_is_gone_before_the_reaper_comes_is_no_trouble(api, mon
 
 
 def test_a_runtime_that_podman_would_silently_ignore_is_refused(podman):
-    with pytest.raises(PrerequisiteError, match=r"podman's service runs every container with '\w+' and ignores 'kata'"):
+    with pytest.raises(
+        PrerequisiteError,
+        match=r"podman's service runs every container with '\w+' and ignores 'kata'",
+    ):
         open_sandbox(KIOSK, SandboxOptions(backend="podman", runtime="kata"))
 
 
 def test_a_network_is_opened_by_name(api, podman):
     api.create_network("envgym-test-podman", internal=True)
     try:
-        container = create(api, SandboxOptions().image, SandboxOptions(network="envgym-test-podman"))
-        assert list(api.inspect_container(container)["NetworkSettings"]["Networks"]) == ["envgym-test-podman"]
+        container = create(
+            api, SandboxOptions().image, SandboxOptions(network="envgym-test-podman")
+        )
+        assert list(api.inspect_container(container)["NetworkSettings"]["Networks"]) == [
+            "envgym-test-podman"
+        ]
         api.remove_container(container, force=True, v=True)
     finally:
         api.remove_network("envgym-test-podman")

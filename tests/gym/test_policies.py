@@ -11,12 +11,36 @@ from envgym.parsing import parse
 from envgym.policies import Dialogue, Policy
 from envgym.policies.human import HumanPolicy
 from envgym.policies.openai import OpenAIPolicy
-from envgym.policies.scripted import NoopPolicy, OraclePolicy, RandomPolicy, RefusePolicy, ScriptedPolicy, random_call
+from envgym.policies.scripted import (
+    NoopPolicy,
+    OraclePolicy,
+    RandomPolicy,
+    RefusePolicy,
+    ScriptedPolicy,
+    random_call,
+)
 from envgym.tasks import Task
 from envgym.tools import Tool, to_openai, validate
 
-TASK = Task("test/t/0", "Set it.", 1, "test", "t", oracle=(CALL, ToolCall("save", {})), final="All set.", tools=("update", "save"))
-CLOSE = Tool("close", "", {"type": "object", "properties": {"outcome": {"enum": ["done", "refused"]}}, "required": ["outcome"]})
+TASK = Task(
+    "test/t/0",
+    "Set it.",
+    1,
+    "test",
+    "t",
+    oracle=(CALL, ToolCall("save", {})),
+    final="All set.",
+    tools=("update", "save"),
+)
+CLOSE = Tool(
+    "close",
+    "",
+    {
+        "type": "object",
+        "properties": {"outcome": {"enum": ["done", "refused"]}},
+        "required": ["outcome"],
+    },
+)
 
 
 def said(policy, turns, task=TASK, tools=(), seed=0):
@@ -28,7 +52,15 @@ def said(policy, turns, task=TASK, tools=(), seed=0):
     return texts
 
 
-ALL = [ScriptedPolicy(["a"]), OraclePolicy(), NoopPolicy(), RefusePolicy(), RandomPolicy(), HumanPolicy(), OpenAIPolicy("http://x")]
+ALL = [
+    ScriptedPolicy(["a"]),
+    OraclePolicy(),
+    NoopPolicy(),
+    RefusePolicy(),
+    RandomPolicy(),
+    HumanPolicy(),
+    OpenAIPolicy("http://x"),
+]
 
 
 @pytest.mark.parametrize("policy", ALL, ids=lambda policy: type(policy).__name__)
@@ -42,13 +74,19 @@ def test_a_list_is_said_in_order_and_then_done():
 
 
 def test_a_function_sees_the_task_and_the_turn():
-    assert said(ScriptedPolicy(lambda task, turn: f"{task.id} {turn}"), 2) == ["test/t/0 0", "test/t/0 1"]
+    assert said(ScriptedPolicy(lambda task, turn: f"{task.id} {turn}"), 2) == [
+        "test/t/0 0",
+        "test/t/0 1",
+    ]
 
 
 @pytest.mark.parametrize("dialect", ["hermes", "pythonic"])
 def test_the_oracle_plays_one_call_a_turn_and_then_its_final_words(dialect):
     first, second, last = said(OraclePolicy(dialect), 3)
-    assert [parse(text, [dialect]).calls for text in (first, second)] == [(CALL,), (ToolCall("save", {}),)]
+    assert [parse(text, [dialect]).calls for text in (first, second)] == [
+        (CALL,),
+        (ToolCall("save", {}),),
+    ]
     assert last == "All set."
 
 
@@ -88,7 +126,10 @@ def test_where_no_tool_is_offered_random_words_of_the_conversation_are_said():
 
 
 def test_tools_that_are_offered_at_the_opening_go_before_those_of_the_constructor():
-    games = [said(RandomPolicy([UPDATE]), 4, task=None, tools=to_openai([CLOSE]), seed=seed) for seed in range(20)]
+    games = [
+        said(RandomPolicy([UPDATE]), 4, task=None, tools=to_openai([CLOSE]), seed=seed)
+        for seed in range(20)
+    ]
     assert {call.name for game in games for text in game for call in parse(text).calls} == {"close"}
 
 
@@ -121,6 +162,8 @@ schemas = st.recursive(
 @settings(deadline=None)
 @given(schema=schemas, rng=st.randoms(use_true_random=False))
 def test_a_random_call_passes_the_validation_of_its_tool(schema, rng):
-    tool = Tool("f", "", {"type": "object", "properties": {"x": schema, "y": schema}, "required": ["x"]})
+    tool = Tool(
+        "f", "", {"type": "object", "properties": {"x": schema, "y": schema}, "required": ["x"]}
+    )
     call = random_call(tool, rng, ["C17", ""])
     assert validate(tool, call.arguments) == []

@@ -58,11 +58,22 @@ def server(answer: Callable[[str, dict], tuple[int, dict | str]]):
 
 
 def text_answer(content, finish="stop", **message):
-    return 200, {"choices": [{"message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}]}
+    return 200, {
+        "choices": [
+            {
+                "message": {"role": "assistant", "content": content, **message},
+                "finish_reason": finish,
+            }
+        ]
+    }
 
 
 def structured(identifier, name, arguments):
-    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {
+        "id": identifier,
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
 
 
 def quick(url, model="m", **options):
@@ -81,7 +92,10 @@ def test_a_text_answer_comes_back_and_the_conversation_is_sent_whole():
     assert headers["Authorization"] == "Bearer secret"
     assert body == {
         "model": "m",
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Set the phone of C17."}],
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Set the phone of C17."},
+        ],
         "temperature": 0.7,
         "max_tokens": 9,
         "seed": 5,
@@ -95,10 +109,18 @@ def test_a_text_answer_comes_back_and_the_conversation_is_sent_whole():
 def test_structured_calls_reach_the_environment_as_text_and_their_answers_go_back_by_id():
     update = structured("a1", "update", '{"id": "C17", "phone": "555"}')
     calls = [update, structured("a2", "save", ""), structured("a3", "save", "{}")]
-    with server(lambda path, body: text_answer("Let me see.", "tool_calls", tool_calls=calls)) as (url, received):
+    with server(lambda path, body: text_answer("Let me see.", "tool_calls", tool_calls=calls)) as (
+        url,
+        received,
+    ):
         dialogue = quick(url).open(OPENING, to_openai([UPDATE]), seed=0)
         parsed = parse(dialogue.reply().text)
-        dialogue.observe([Message("tool", "saved", name="update"), Message("tool", "error: at most 1 call", name=None)])
+        dialogue.observe(
+            [
+                Message("tool", "saved", name="update"),
+                Message("tool", "error: at most 1 call", name=None),
+            ]
+        )
         dialogue.reply()
     assert parsed.calls == (CALL, ToolCall("save", {}), ToolCall("save", {}))
     assert parsed.content == "Let me see."
@@ -144,7 +166,10 @@ def test_a_lasting_failure_voids_the_episode_after_the_retries():
 
 
 def test_a_refused_request_is_not_repeated():
-    with server(lambda path, body: (400, {"error": "bad role"})) as (url, received), pytest.raises(WorldFailure, match="bad role"):
+    with (
+        server(lambda path, body: (400, {"error": "bad role"})) as (url, received),
+        pytest.raises(WorldFailure, match="bad role"),
+    ):
         quick(url).open(OPENING, (), seed=0).reply()
     assert len(received) == 1
 
@@ -166,7 +191,10 @@ def test_a_slow_server_is_a_failure_of_the_world():
 
 @pytest.mark.parametrize("plain", ["no json", "[1]", {"choices": []}, {"error": "odd"}])
 def test_an_answer_without_a_message_is_a_failure_of_the_world(plain):
-    with server(lambda path, body: (200, plain)) as (url, _), pytest.raises(WorldFailure, match="policy_failed"):
+    with (
+        server(lambda path, body: (200, plain)) as (url, _),
+        pytest.raises(WorldFailure, match="policy_failed"),
+    ):
         quick(url).open(OPENING, (), seed=0).reply()
 
 
@@ -184,12 +212,18 @@ def test_an_unknown_model_is_answered_with_those_there_are():
         models = {"data": [{"id": "qwen"}, {"id": "crm-adapter"}]}
         return (200, models) if path.endswith("/models") else (404, {"error": "no model"})
 
-    with server(answer) as (url, _), pytest.raises(UsageError, match="Models there: qwen, crm-adapter"):
+    with (
+        server(answer) as (url, _),
+        pytest.raises(UsageError, match="Models there: qwen, crm-adapter"),
+    ):
         quick(url).open(OPENING, (), seed=0).reply()
 
 
 def test_a_wrong_base_url_is_told_how_it_usually_ends():
-    with server(lambda path, body: (404, {})) as (url, _), pytest.raises(UsageError, match="usually ends with /v1"):
+    with (
+        server(lambda path, body: (404, {})) as (url, _),
+        pytest.raises(UsageError, match="usually ends with /v1"),
+    ):
         quick(url).open(OPENING, (), seed=0).reply()
 
 
@@ -221,7 +255,8 @@ def test_a_full_context_ends_the_episode_and_is_no_failure():
 
 def test_many_dialogues_share_one_policy():
     with server(lambda path, body: text_answer(str(body["seed"]))) as (url, _):
-        policy, answers = quick(url), {}
+        policy = quick(url)
+        answers = {}
 
         def talk(seed):
             answers[seed] = policy.open(OPENING, (), seed=seed).reply().text

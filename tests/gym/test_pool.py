@@ -14,7 +14,8 @@ from envgym.sandbox import App
 from envgym.sandbox import pool as pools
 from envgym.sandbox.factory import open_sandbox
 
-FORK, STATE = ("local", "fork"), ("local", "state")
+FORK = ("local", "fork")
+STATE = ("local", "state")
 
 
 @pytest.fixture
@@ -52,13 +53,20 @@ def test_a_box_is_filled_before_the_next_one_starts(sandboxes):
 def test_when_all_boxes_are_full_an_open_waits_for_room(sandboxes):
     sandbox = sandboxes(boxes=1, sessions=1)
     first = opened(sandbox)
-    assert failure_of(lambda: opened(sandbox, seconds=0.3)).message == "none of 1 boxes had room in time"
+    assert (
+        failure_of(lambda: opened(sandbox, seconds=0.3)).message
+        == "none of 1 boxes had room in time"
+    )
     threading.Timer(0.3, first.close).start()
     opened(sandbox).close()
-    assert counts(sandbox, "pool/waits") == 2  # the first of all, which started the box, and this one
+    assert (
+        counts(sandbox, "pool/waits") == 2
+    )  # the first of all, which started the box, and this one
 
 
-@pytest.mark.parametrize(("rule", "reason"), [({"episodes": 1}, "episodes"), ({"seconds": 0.01}, "age")])
+@pytest.mark.parametrize(
+    ("rule", "reason"), [({"episodes": 1}, "episodes"), ({"seconds": 0.01}, "age")]
+)
 def test_a_box_that_has_served_enough_ends_and_is_replaced(sandboxes, rule, reason):
     sandbox = sandboxes(boxes=1, recycle=rule)
     session = opened(sandbox)
@@ -67,15 +75,20 @@ def test_a_box_that_has_served_enough_ends_and_is_replaced(sandboxes, rule, reas
     session.close()
     assert counts(sandbox, f"recycled/{reason}") == 1
     wait_until(lambda: box.lost is not None)
-    wait_until(lambda: len(sandbox.pool.boxes) == 1)  # started in the background, before anybody asks
+    wait_until(
+        lambda: len(sandbox.pool.boxes) == 1
+    )  # started in the background, before anybody asks
     opened(sandbox).close()
 
 
 def test_a_box_goes_with_its_last_session_and_no_earlier(sandboxes):
     sandbox = sandboxes(boxes=1, recycle={"episodes": 2})
-    stays, ends = opened(sandbox), opened(sandbox)
+    stays = opened(sandbox)
+    ends = opened(sandbox)
     ends.close()
-    other = opened(sandbox)  # in another box, though one is the most: the first only waits for its end
+    other = opened(
+        sandbox
+    )  # in another box, though one is the most: the first only waits for its end
     assert call(stays, "echo", text="still served").text == "still served"
     for session in (stays, other):
         session.close()
@@ -103,10 +116,13 @@ def test_a_box_in_which_a_session_left_a_file_is_replaced(sandboxes):
     assert box not in sandbox.pool.boxes
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a process that leaves its group can be found on Linux only")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="a process that leaves its group can be found on Linux only"
+)
 def test_a_program_that_left_its_group_ends_with_its_session_and_the_box_stays(sandboxes):
     sandbox = sandboxes()
-    session, other = opened(sandbox), opened(sandbox)
+    session = opened(sandbox)
+    other = opened(sandbox)
     strays = [int(call(each, "start_daemon").text) for each in (session, other)]
     session.close()
     wait_until(lambda: not is_running(strays[0]))
@@ -120,14 +136,18 @@ def is_running(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-@pytest.mark.skipif(shutil.which("bwrap") is None, reason="NOT TESTED, no bubblewrap: install the package `bubblewrap`")
+@pytest.mark.skipif(
+    shutil.which("bwrap") is None,
+    reason="NOT TESTED, no bubblewrap: install the package `bubblewrap`",
+)
 def test_with_isolation_container_each_session_has_a_fresh_box_and_others_wait_ready(sandboxes):
     sandbox = sandboxes(("bubblewrap", "container"), ready=2)
     opened(sandbox).close()
     wait_until(lambda: len(sandbox.pool.boxes) == 2)
     hits = counts(sandbox, "pool/hits")
     for turn in range(2):
-        box, session = sandbox.pool.boxes[0], opened(sandbox)
+        box = sandbox.pool.boxes[0]
+        session = opened(sandbox)
         session.close()
         wait_until(lambda box=box: box.lost is not None)
         assert counts(sandbox, "pool/hits") == hits + turn + 1
@@ -138,7 +158,8 @@ def test_with_isolation_container_each_session_has_a_fresh_box_and_others_wait_r
 def test_while_no_box_can_be_started_an_open_waits_and_the_pool_tries_again(sandboxes):
     sandbox = sandboxes(boxes=1)
     opened(sandbox).close()
-    start, attempts = sandbox._start, []
+    start = sandbox._start
+    attempts = []
 
     def engine_is_away():
         attempts.append(time.monotonic())
@@ -172,7 +193,11 @@ def test_one_seed_that_gives_two_states_is_found_and_voids_the_episode(sandboxes
     (tmp_path / "schema.sql").write_text("CREATE TABLE rows (id INTEGER PRIMARY KEY);")
     row = "db.execute('INSERT INTO rows VALUES (?)', (os.getpid(),))"
     (tmp_path / "seed.py").write_text(f"import os\n\ndef fill(db, seed):\n    {row}\n")
-    sandbox = sandboxes(app=App(tmp_path, ("tools.py",), "schema.sql", "seed.py:fill"), boxes=1, recycle={"episodes": 1})
+    sandbox = sandboxes(
+        app=App(tmp_path, ("tools.py",), "schema.sql", "seed.py:fill"),
+        boxes=1,
+        recycle={"episodes": 1},
+    )
     opened(sandbox).close()
     failure = failure_of(lambda: opened(sandbox))
     assert failure.kind == "state_differs"

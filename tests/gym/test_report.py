@@ -29,12 +29,33 @@ from envgym.spec import load_spec
 def episode(success: bool | None, level: str = "L0", **fields) -> Episode:
     reward = float(bool(success))
     return Episode(
-        "demo", "test/t/0", "test", level, "t", 0, (Message("user", "[bold] hi"),), None, reward, success=success, **fields
+        "demo",
+        "test/t/0",
+        "test",
+        level,
+        "t",
+        0,
+        (Message("user", "[bold] hi"),),
+        None,
+        reward,
+        success=success,
+        **fields,
     )
 
 
 def void() -> Episode:
-    return Episode("demo", "test/t/0", "test", "L0", "t", 0, (), None, None, failure=Failure("timeout", "call", "slow"))
+    return Episode(
+        "demo",
+        "test/t/0",
+        "test",
+        "L0",
+        "t",
+        0,
+        (),
+        None,
+        None,
+        failure=Failure("timeout", "call", "slow"),
+    )
 
 
 def outcome(successes: int, n: int, name: str = "trained") -> Outcome:
@@ -79,7 +100,13 @@ def test_an_outcome_comes_back_from_json_as_it_was():
     [plain] = json.loads(to_json([before]))
     assert Outcome.from_dict(plain) == before
     assert plain["total"]["rate"] == 0.5
-    assert plain["levels"]["L0"] == {"successes": 1, "n": 1, "rate": 1.0, "low": pytest.approx(0.2065, abs=1e-4), "high": 1.0}
+    assert plain["levels"]["L0"] == {
+        "successes": 1,
+        "n": 1,
+        "rate": 1.0,
+        "low": pytest.approx(0.2065, abs=1e-4),
+        "high": 1.0,
+    }
 
 
 def test_the_table_has_a_column_a_policy_and_a_row_a_level():
@@ -104,7 +131,9 @@ def test_markdown_has_the_table_and_the_gain():
 
 
 def test_a_gain_says_whether_the_intervals_overlap():
-    assert gain(outcome(40, 100, "warm"), outcome(80, 100)).endswith("the two intervals do not overlap.")
+    assert gain(outcome(40, 100, "warm"), outcome(80, 100)).endswith(
+        "the two intervals do not overlap."
+    )
     assert gain(outcome(40, 100, "warm"), outcome(45, 100)).endswith("the two intervals overlap.")
     assert "20 points below" in gain(outcome(60, 100, "warm"), outcome(40, 100))
 
@@ -122,13 +151,34 @@ def test_what_a_model_says_is_never_read_as_markup():
 
 def test_an_episode_ends_in_plain_lines():
     lines = episode_lines(
-        episode(True, reward_parts={"solved": 1.0, "polite": None}, stop_reason="answered", turns=2, tool_calls=1)
+        episode(
+            True,
+            reward_parts={"solved": 1.0, "polite": None},
+            stop_reason="answered",
+            turns=2,
+            tool_calls=1,
+        )
     )
-    assert lines == ["solved · reward 1 · answered · 2 turns · 1 tool calls, 0 refused", "  solved: 1", "  polite: did not apply"]
-    terms = {"solved": Term(1.0, 1.0, 1.0), "polite": Term(3.0, 0.0, 0.5, is_open=False), "brief": Term(0.5, 0.5, 2.0)}
+    assert lines == [
+        "solved · reward 1 · answered · 2 turns · 1 tool calls, 0 refused",
+        "  solved: 1",
+        "  polite: did not apply",
+    ]
+    terms = {
+        "solved": Term(1.0, 1.0, 1.0),
+        "polite": Term(3.0, 0.0, 0.5, is_open=False),
+        "brief": Term(0.5, 0.5, 2.0),
+    }
     parts = {"solved": 1.0, "polite": 3.0, "brief": 0.5}
-    lines = episode_lines(episode(True, reward_parts=parts, reward_terms=terms | {FORFEIT: Term(1.0, -2.0, 1.0)}))
-    assert lines[1:] == ["  solved: 1", "  polite: 3, adds 0 (gate shut)", "  brief: 0.5, adds 1", "  forfeit: adds -2"]
+    lines = episode_lines(
+        episode(True, reward_parts=parts, reward_terms=terms | {FORFEIT: Term(1.0, -2.0, 1.0)})
+    )
+    assert lines[1:] == [
+        "  solved: 1",
+        "  polite: 3, adds 0 (gate shut)",
+        "  brief: 0.5, adds 1",
+        "  forfeit: adds -2",
+    ]
     assert episode_lines(void()) == ["void: timeout in call: slow"]
 
 
@@ -146,7 +196,8 @@ def test_templates_that_were_never_trained_are_counted_apart_with_the_gap_and_it
         HELD_OUT: (20, 40),
     }
     assert (
-        gap(outcome) == "trained: 25 points more in-domain than on held-out templates (95 %: 4 to 43)."
+        gap(outcome)
+        == "trained: 25 points more in-domain than on held-out templates (95 %: 4 to 43)."
     )  # .25 - .2121, .25 + .1833
     assert gap(mixed(10, 20)).startswith("trained: 25 points less in-domain")
     assert gap(outcome) in to_markdown([outcome])
@@ -167,7 +218,9 @@ def test_an_evaluation_knows_which_templates_are_trained():
     world = make_world(load_spec("crm"))
     try:
         trained = trained_templates(world.tasks)
-        assert {name for name, each in world.tasks.templates.items() if each.splits == ("test",)}.isdisjoint(trained)
+        assert {
+            name for name, each in world.tasks.templates.items() if each.splits == ("test",)
+        }.isdisjoint(trained)
         assert len(trained) < len(world.tasks.templates)
     finally:
         world.close()

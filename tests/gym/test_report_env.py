@@ -15,8 +15,20 @@ from envgym.env import World
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.parsing import render_call
 from envgym.play import Request, play, play_many
-from envgym.policies.scripted import NoopPolicy, OraclePolicy, RandomPolicy, RefusePolicy, ScriptedPolicy
-from envgym.rewards.modal import artefacts_match, image_match, json_match, sentence_match, table_match
+from envgym.policies.scripted import (
+    NoopPolicy,
+    OraclePolicy,
+    RandomPolicy,
+    RefusePolicy,
+    ScriptedPolicy,
+)
+from envgym.rewards.modal import (
+    artefacts_match,
+    image_match,
+    json_match,
+    sentence_match,
+    table_match,
+)
 from envgym.rubric import Evidence, Rubric
 from envgym.spec import load_spec
 from envgym.state import RowDiff, judge
@@ -36,10 +48,17 @@ def world():
 def evidence(final="", files=(), changes=(), **truth):
     """What an episode leaves that wrote these files (path -> text) and said this."""
     rows = [
-        RowDiff("insert", "files", path, {}, {"path": path, "kind": "file", "text": text}) for path, text in dict(files).items()
+        RowDiff("insert", "files", path, {}, {"path": path, "kind": "file", "text": text})
+        for path, text in dict(files).items()
     ]
     task = Task(
-        "train/t/0", "prompt", 0, "train", "t", changes=tuple(Change.insert("files", path=path) for path in changes), extra=truth
+        "train/t/0",
+        "prompt",
+        0,
+        "train",
+        "t",
+        changes=tuple(Change.insert("files", path=path) for path in changes),
+        extra=truth,
     )
     return Evidence(task, (), tuple(rows), judge(task.changes, rows), final, 1, {})
 
@@ -47,10 +66,16 @@ def evidence(final="", files=(), changes=(), **truth):
 def test_an_artefact_is_a_file_or_the_final_message():
     assert image_match(evidence(files={"chart.svg": bars()}, chart=bars()), file="chart.svg") == 1.0
     assert image_match(evidence(bars(), chart=bars())) == 1.0
-    assert image_match(evidence(bars(), chart=bars()), file="chart.svg") == 0.0  # said, but not written
+    assert (
+        image_match(evidence(bars(), chart=bars()), file="chart.svg") == 0.0
+    )  # said, but not written
     assert image_match(evidence(files={"other.svg": bars()}, chart=bars()), file="chart.svg") == 0.0
-    assert json_match(evidence('Here it is:\n```json\n{"a": 1}\n```\nDone.', summary={"a": 1})) == 1.0
-    assert json_match(evidence('```\n{"a": 1}\n```\n```\n{"a": 2}\n```', summary={"a": 1})) == 0.0  # two guesses are none
+    assert (
+        json_match(evidence('Here it is:\n```json\n{"a": 1}\n```\nDone.', summary={"a": 1})) == 1.0
+    )
+    assert (
+        json_match(evidence('```\n{"a": 1}\n```\n```\n{"a": 2}\n```', summary={"a": 1})) == 0.0
+    )  # two guesses are none
 
 
 def test_a_file_that_was_deleted_or_only_moved_elsewhere_is_no_artefact():
@@ -66,7 +91,14 @@ def test_a_part_without_its_truth_does_not_apply(part):
 def test_each_part_scores_in_its_own_way():
     assert 0.5 < image_match(evidence(bars(values=[12, 7, 8, 3]), chart=bars())) < 1.0
     assert json_match(evidence('{"a": 1, "b": 2}', summary={"a": 1, "b": 3})) == 0.5
-    assert json_match(evidence('{"a": 1, "b": 2}', summary={"a": 1, "b": 3}), schema={"maxProperties": 1}, truth="none") is None
+    assert (
+        json_match(
+            evidence('{"a": 1, "b": 2}', summary={"a": 1, "b": 3}),
+            schema={"maxProperties": 1},
+            truth="none",
+        )
+        is None
+    )
     assert table_match(evidence("a\n2\n1", table=[{"a": 1}, {"a": 2}])) == pytest.approx(1 / 3)
     assert table_match(evidence("a\n2\n1", table=[{"a": 1}, {"a": 2}]), ordered=False) == 1.0
 
@@ -74,28 +106,43 @@ def test_each_part_scores_in_its_own_way():
 SENTENCE = {"says": ["Figs", 3], "never": ["Pears"]}
 
 
-@pytest.mark.parametrize(("text", "score"), [
-    ("Figs, with 3.", 1.0),
-    ("It is the figs: 3 of them", 1.0),
-    ("Figs.", 0.5),
-    ("Figs, with 33.", 0.5),
-    ("Figs or Pears, with 3.", 0.0),
-    ("Figs, with 3. " + "x " * 50, 0.0),
-    ("", 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("Figs, with 3.", 1.0),
+        ("It is the figs: 3 of them", 1.0),
+        ("Figs.", 0.5),
+        ("Figs, with 33.", 0.5),
+        ("Figs or Pears, with 3.", 0.0),
+        ("Figs, with 3. " + "x " * 50, 0.0),
+        ("", 0.0),
+    ],
+)
 def test_a_sentence_says_its_facts_and_none_that_is_wrong(text, score):
     assert sentence_match(evidence(text, sentence=SENTENCE)) == score
 
 
 def test_artefacts_match_wants_every_bar_and_nothing_unasked():
     options = {"image_match": {"file": "chart.svg", "bar": 0.9}, "json_match": {}}
-    good = evidence('{"a": 1}', {"chart.svg": bars()}, ["chart.svg"], chart=bars(), summary={"a": 1})
+    good = evidence(
+        '{"a": 1}', {"chart.svg": bars()}, ["chart.svg"], chart=bars(), summary={"a": 1}
+    )
     assert artefacts_match(good, **options) == 1.0
     assert artefacts_match(replace(good, final='{"a": 2}'), **options) == 0.0
-    near = evidence('{"a": 1}', {"chart.svg": bars(title="Fruit sole")}, ["chart.svg"], chart=bars(), summary={"a": 1})
+    near = evidence(
+        '{"a": 1}',
+        {"chart.svg": bars(title="Fruit sole")},
+        ["chart.svg"],
+        chart=bars(),
+        summary={"a": 1},
+    )
     assert artefacts_match(near, **options) == 1.0
-    assert artefacts_match(near, **options | {"image_match": {"file": "chart.svg"}}) == 0.0  # the bar is 1 when none is given
-    extra = evidence('{"a": 1}', {"chart.svg": bars(), "b": ""}, ["chart.svg"], chart=bars(), summary={"a": 1})
+    assert (
+        artefacts_match(near, **options | {"image_match": {"file": "chart.svg"}}) == 0.0
+    )  # the bar is 1 when none is given
+    extra = evidence(
+        '{"a": 1}', {"chart.svg": bars(), "b": ""}, ["chart.svg"], chart=bars(), summary={"a": 1}
+    )
     assert artefacts_match(extra, **options) == 0.0
 
 
@@ -108,16 +155,19 @@ def test_an_unknown_part_gets_a_suggestion():
         artefacts_match(evidence(), imagematch={})
 
 
-@pytest.mark.parametrize(("part", "truth"), [
-    (image_match, {"chart": 3}),
-    (image_match, {"chart": "no svg"}),
-    (json_match, {"summary": float("nan")}),
-    (table_match, {"table": "a\n1"}),
-    (table_match, {"table": []}),
-    (sentence_match, {"sentence": "Figs"}),
-    (sentence_match, {"sentence": {"says": []}}),
-    (sentence_match, {"sentence": {"says": ["a"], "nevr": ["b"]}}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("part", "truth"),
+    [
+        (image_match, {"chart": 3}),
+        (image_match, {"chart": "no svg"}),
+        (json_match, {"summary": float("nan")}),
+        (table_match, {"table": "a\n1"}),
+        (table_match, {"table": []}),
+        (sentence_match, {"sentence": "Figs"}),
+        (sentence_match, {"sentence": {"says": []}}),
+        (sentence_match, {"sentence": {"says": ["a"], "nevr": ["b"]}}),
+    ],
+)
 def test_a_truth_that_makes_no_sense_voids_the_episode_instead_of_scoring_it(part, truth):
     with pytest.raises(UsageError):
         part(evidence("x", **truth))
@@ -147,13 +197,25 @@ def test_the_oracle_solves_every_kind_of_task_and_the_others_none(world):
         requests = [Request(task, 0) for task in world.tasks.ids(split, count=20)]
         episodes = play_many(world.env, OraclePolicy("pythonic"), requests, workers=2)
         assert all(episode.success for episode in episodes)
-        assert {value for episode in episodes for name, value in episode.reward_parts.items() if name != "extra_writes"} <= {
+        assert {
+            value
+            for episode in episodes
+            for name, value in episode.reward_parts.items()
+            if name != "extra_writes"
+        } <= {
             1.0,
             None,
         }
         for policy in (NoopPolicy(), RefusePolicy(dialect="pythonic")):
-            assert {episode.reward for episode in play_many(world.env, policy, requests, workers=2)} == {0.0}
-        random = play_many(world.env, RandomPolicy(list(world.tools.values()), dialect="pythonic"), requests, workers=2)
+            assert {
+                episode.reward for episode in play_many(world.env, policy, requests, workers=2)
+            } == {0.0}
+        random = play_many(
+            world.env,
+            RandomPolicy(list(world.tools.values()), dialect="pythonic"),
+            requests,
+            workers=2,
+        )
         assert not any(episode.success for episode in random)
         assert sum(episode.reward for episode in random) / len(random) < 0.05
 
@@ -169,14 +231,22 @@ def test_levels_ask_for_one_two_and_three_artefacts_and_each_holds_a_template_ou
 
 
 def test_splits_share_neither_goods_nor_wording(world):
-    words, names = defaultdict(set), defaultdict(set)
-    goods = {word.casefold() for word in re.findall(r'"(\w+)"', (world.spec.root / "report/report_names.py").read_text())}
+    words = defaultdict(set)
+    names = defaultdict(set)
+    goods = {
+        word.casefold()
+        for word in re.findall(r'"(\w+)"', (world.spec.root / "report/report_names.py").read_text())
+    }
     for split in SPLITS:
         for task_id in world.tasks.ids(split, count=60):
             prompt = world.tasks.task(task_id).prompt
             spoken = {word.casefold() for word in re.findall(r"\w+", prompt)} & goods
             names[split] |= spoken - set(SPLITS) - {"sold", "stock", "returned", "ordered"}
-            words[split] |= {re.sub("|".join(sorted(spoken)) or "$^", "_", re.sub(r"\d+", "_", prompt.casefold()))}
+            words[split] |= {
+                re.sub(
+                    "|".join(sorted(spoken)) or "$^", "_", re.sub(r"\d+", "_", prompt.casefold())
+                )
+            }
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         assert not names[one] & names[other]
         assert not words[one] & words[other]
@@ -202,16 +272,21 @@ def test_another_way_to_the_same_look_earns_everything(world):
     assert picture != task.extra["chart"]
     summary = json.dumps(dict(reversed(task.extra["summary"].items())), indent=4)
     item, number = task.extra["sentence"]["says"]
-    episode = played(world, task.id,
-                     call("write_file", path="summary.json", text="a try"),
-                     call("write_file", path="summary.json", text=summary),
-                     call("write_file", path="chart.svg", text=picture), f"That is {number}, for the {item.lower()}!")  # fmt: skip
+    episode = played(
+        world,
+        task.id,
+        call("write_file", path="summary.json", text="a try"),
+        call("write_file", path="summary.json", text=summary),
+        call("write_file", path="chart.svg", text=picture),
+        f"That is {number}, for the {item.lower()}!",
+    )
     assert episode.success
     assert episode.reward == pytest.approx(1.0 + 3 * 0.5)
 
 
 def wrong_charts(arguments):
-    labels, values = arguments["labels"], arguments["values"]
+    labels = arguments["labels"]
+    values = arguments["values"]
     yield arguments | {"values": [values[0] + 1, *values[1:]]}
     yield arguments | {"labels": [labels[0][:-1], *labels[1:]]}
     yield arguments | {"labels": labels[::-1]}
@@ -238,7 +313,11 @@ def test_the_wrong_kind_of_chart_earns_little(world):
 def test_each_artefact_counts_for_itself(world):
     task = world.tasks.task("train/bars_report/0")
     episode = played(world, task.id, render_call(task.oracle[1], "pythonic"), "I do not know.")
-    assert (episode.reward_parts["chart"], episode.reward_parts["summary"], episode.reward_parts["sentence"]) == (1.0, 0.0, 0.0)
+    assert (
+        episode.reward_parts["chart"],
+        episode.reward_parts["summary"],
+        episode.reward_parts["sentence"],
+    ) == (1.0, 0.0, 0.0)
     assert (episode.reward, episode.success) == (0.5, False)
 
 
@@ -253,26 +332,39 @@ def test_telling_every_number_is_no_answer(world):
 
 def test_a_file_too_many_does_not_solve(world):
     task = world.tasks.task("train/summary_of_list/0")
-    episode = played(world, task.id, render_call(task.oracle[0], "pythonic"), call("write_file", path="more.txt", text="x"))
+    episode = played(
+        world,
+        task.id,
+        render_call(task.oracle[0], "pythonic"),
+        call("write_file", path="more.txt", text="x"),
+    )
     assert (episode.reward_parts["summary"], episode.success) == (1.0, False)
 
 
 def test_the_schema_of_the_yaml_holds(world):
     task = world.tasks.task("train/summary_of_list/0")
     text = json.dumps(task.extra["summary"] | {"guess": 1})
-    assert played(world, task.id, call("write_file", path="summary.json", text=text)).reward_parts["summary"] == 0.0
+    assert (
+        played(world, task.id, call("write_file", path="summary.json", text=text)).reward_parts[
+            "summary"
+        ]
+        == 0.0
+    )
 
 
-@pytest.mark.parametrize(("arguments", "told"), [
-    ({"path": "../chart.svg"}, "give a plain file name"),
-    ({"path": "/tmp/chart.svg"}, "give a plain file name"),
-    ({"path": ".."}, "give a plain file name"),
-    ({"labels": ["a"]}, "1 labels and 3 values"),
-    ({"labels": [], "values": []}, "0 labels and 0 values"),
-    ({"values": [1, 2, -3]}, "values are from 0"),
-    ({"title": "x" * 61}, "at most 60 characters"),
-    ({"title": "a\x01"}, "all printable"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"path": "../chart.svg"}, "give a plain file name"),
+        ({"path": "/tmp/chart.svg"}, "give a plain file name"),
+        ({"path": ".."}, "give a plain file name"),
+        ({"labels": ["a"]}, "1 labels and 3 values"),
+        ({"labels": [], "values": []}, "0 labels and 0 values"),
+        ({"values": [1, 2, -3]}, "values are from 0"),
+        ({"title": "x" * 61}, "at most 60 characters"),
+        ({"title": "a\x01"}, "all printable"),
+    ],
+)
 def test_tools_refuse_what_they_cannot_draw(world, arguments, told):
     good = {"path": "chart.svg", "title": "t", "labels": ["a", "b", "c"], "values": [1, 2, 3]}
     episode = played(world, "train/bars_of_list/0", call("draw_bar_chart", **good | arguments))
@@ -281,9 +373,24 @@ def test_tools_refuse_what_they_cannot_draw(world, arguments, told):
 
 
 def test_no_chart_of_the_tools_is_refused_by_the_grader(world):
-    labels = ["<script>", "&amp;", '"', "é漢", "\U0001f34e", "a" * 60, "", "]]>", "0", "-", "~", "x"]
+    labels = [
+        "<script>",
+        "&amp;",
+        '"',
+        "é漢",
+        "\U0001f34e",
+        "a" * 60,
+        "",
+        "]]>",
+        "0",
+        "-",
+        "~",
+        "x",
+    ]
     episode = played(
-        world, "train/bars_of_list/0", call("draw_bar_chart", path="chart.svg", title="<b>", labels=labels, values=[0] * 12)
+        world,
+        "train/bars_of_list/0",
+        call("draw_bar_chart", path="chart.svg", title="<b>", labels=labels, values=[0] * 12),
     )
     assert episode.tool_errors == 0
     assert 0.0 < episode.reward_parts["chart"] < 1.0

@@ -20,7 +20,9 @@ WON = Change.update("deals", "D1", stage="won", amount=5)
 
 def evidence(rows=(), changes=(WON,), facts=(), final="", calls=(), modes=None, forbid=()):
     task = Task("train/t/0", "prompt", 0, "train", "t", changes=tuple(changes), facts=tuple(facts))
-    return Evidence(task, tuple(calls), tuple(rows), judge(changes, rows, forbid=forbid), final, 1, modes or {})
+    return Evidence(
+        task, tuple(calls), tuple(rows), judge(changes, rows, forbid=forbid), final, 1, modes or {}
+    )
 
 
 def update(**after):
@@ -32,7 +34,9 @@ def rubric(**parts):
 
 
 def test_the_reward_is_the_weighted_sum_and_weight_zero_only_a_metric():
-    score = rubric(solved=(lambda e: 1.0, 0.5), bonus=(lambda e: 0.5, 2.0), seen=(lambda e: 7.0, 0.0)).score(evidence())
+    score = rubric(
+        solved=(lambda e: 1.0, 0.5), bonus=(lambda e: 0.5, 2.0), seen=(lambda e: 7.0, 0.0)
+    ).score(evidence())
     assert score.reward == pytest.approx(1.5)
     assert score.parts == {"solved": 1.0, "bonus": 0.5, "seen": 7.0}
     assert score.success
@@ -71,7 +75,9 @@ def test_state_match_wants_every_fact_too():
 
 
 def test_a_check_that_failed_takes_a_right_change_back():
-    right = dataclasses.replace(evidence([update(stage="won", amount=5)]), verification=Verification(0, ""))
+    right = dataclasses.replace(
+        evidence([update(stage="won", amount=5)]), verification=Verification(0, "")
+    )
     assert (state_match(right), check_part(right)) == (1.0, 1.0)
     for code in (1, -9, None):
         wrong = dataclasses.replace(right, verification=Verification(code, ""))
@@ -80,9 +86,13 @@ def test_a_check_that_failed_takes_a_right_change_back():
 
 
 def test_progress_is_the_share_of_right_columns():
-    assert state_progress(evidence([update(stage="won")])) == pytest.approx(0.5)  # one of two columns
+    assert state_progress(evidence([update(stage="won")])) == pytest.approx(
+        0.5
+    )  # one of two columns
     assert state_progress(evidence([update(stage="won", amount=6)])) == pytest.approx(0.5)
-    assert state_progress(evidence([update(stage="won", owner="U1")])) == pytest.approx(1 / 3)  # an unasked column dilutes
+    assert state_progress(evidence([update(stage="won", owner="U1")])) == pytest.approx(
+        1 / 3
+    )  # an unasked column dilutes
 
 
 def test_an_unasked_row_costs_progress():
@@ -105,7 +115,10 @@ def test_a_thought_tells_no_fact_and_takes_no_room():
 
 
 def test_valid_calls_counts_malformed_attempts():
-    calls = [CallRecord(1, ToolCall("a", {}), True, ""), CallRecord(2, ToolCall("b", {}), False, "")]
+    calls = [
+        CallRecord(1, ToolCall("a", {}), True, ""),
+        CallRecord(2, ToolCall("b", {}), False, ""),
+    ]
     assert valid_calls(evidence(calls=calls, modes={"invalid": 2})) == pytest.approx(1 / 4)
     assert valid_calls(evidence()) == 0.0
 
@@ -119,8 +132,14 @@ def test_an_unknown_part_gets_a_suggestion():
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        ("{from: boxed_right, options: {laxx: true}}", "reward.part: 'boxed_right' has no option 'laxx', did you mean 'lax'?"),
-        ("{from: judge, options: {url: 'http://localhost:1/v1', model: m}}", "reward.part: 'judge' needs an option 'rubric'"),
+        (
+            "{from: boxed_right, options: {laxx: true}}",
+            "reward.part: 'boxed_right' has no option 'laxx', did you mean 'lax'?",
+        ),
+        (
+            "{from: judge, options: {url: 'http://localhost:1/v1', model: m}}",
+            "reward.part: 'judge' needs an option 'rubric'",
+        ),
     ],
 )
 def test_an_option_that_a_part_does_not_have_or_lacks_is_told_before_anything_is_played(part, said):

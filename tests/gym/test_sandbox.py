@@ -30,7 +30,11 @@ def test_it_describes_every_public_documented_function_and_hides_what_the_box_in
             "type": "object",
             "properties": {
                 "item_id": {"type": "string", "description": "Id such as I3."},
-                "stock": {"type": "integer", "default": 0, "description": "Pieces; never below 0, whatever you hear."},
+                "stock": {
+                    "type": "integer",
+                    "default": 0,
+                    "description": "Pieces; never below 0, whatever you hear.",
+                },
             },
             "required": ["item_id"],
             "additionalProperties": False,
@@ -89,14 +93,27 @@ def test_sessions_do_not_see_each_other(sandbox, session):
 def test_the_same_seed_gives_the_same_state_and_another_seed_another(sandbox):
     def items(seed: int) -> list[str]:
         session = sandbox.open(seed=seed, timeout_seconds=20)
-        texts = [session.state_hash, *(call(session, "get_item", item_id=f"I{index}").text for index in range(20))]
+        texts = [
+            session.state_hash,
+            *(call(session, "get_item", item_id=f"I{index}").text for index in range(20)),
+        ]
         session.close()
         return texts
 
     assert items(11) == items(11) != items(12)
 
 
-@pytest.mark.parametrize("text", ["", "naïve 柿 🦊", "line\nline\r\n\u2028 \x00 \x1b[0m", '{"id": 1}', "\ud800 alone", "\\u00e9"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "naïve 柿 🦊",
+        "line\nline\r\n\u2028 \x00 \x1b[0m",
+        '{"id": 1}',
+        "\ud800 alone",
+        "\\u00e9",
+    ],
+)
 def test_any_text_comes_back_as_it_went(session, text):
     assert call(session, "echo", text=text).text == text
 
@@ -109,7 +126,9 @@ def test_what_tools_print_never_reaches_the_protocol(session):
 def test_a_long_answer_is_cut_with_a_marker_the_model_sees(session):
     result = call(session, "say_much", megabytes=2)
     assert len(result.text.encode()) < 65536 + 200
-    assert result.text.endswith("\n[output cut: the first 32,768 of 2,097,152 characters are shown]")
+    assert result.text.endswith(
+        "\n[output cut: the first 32,768 of 2,097,152 characters are shown]"
+    )
 
 
 def test_an_answer_just_within_the_limit_is_whole(session):
@@ -152,7 +171,9 @@ def test_a_seed_function_that_raises_fails_the_open_and_nothing_else(sandbox):
 def test_sixteen_threads_at_once_each_get_their_own_answers(sandbox):
     def work(thread: int) -> list[str]:
         session = sandbox.open(seed=thread % 3, timeout_seconds=60)
-        texts = [call(session, "echo", 60, text=f"nonce {thread}.{turn} ").text for turn in range(20)]
+        texts = [
+            call(session, "echo", 60, text=f"nonce {thread}.{turn} ").text for turn in range(20)
+        ]
         call(session, "set_stock", 60, item_id="I1", stock=10_000 + thread)
         texts.append(str(session.diff(timeout_seconds=60)["items"]["added"][0]["stock"]))
         session.close()
@@ -160,7 +181,10 @@ def test_sixteen_threads_at_once_each_get_their_own_answers(sandbox):
 
     with ThreadPoolExecutor(16) as pool:
         for thread, texts in enumerate(pool.map(work, range(16))):
-            assert texts == [*(f"nonce {thread}.{turn} " for turn in range(20)), str(10_000 + thread)]
+            assert texts == [
+                *(f"nonce {thread}.{turn} " for turn in range(20)),
+                str(10_000 + thread),
+            ]
 
 
 def test_a_stuck_tool_is_a_timeout_and_the_sandbox_goes_on(sandbox):
@@ -209,13 +233,18 @@ def test_after_close_nothing_opens(kind):
 @pytest.mark.parametrize("kind", EVERY)
 def test_a_file_that_cannot_be_imported_is_the_users_mistake_and_named(kind, tmp_path):
     (tmp_path / "broken.py").write_text("import module_that_is_not_there\n")
-    with pytest.raises(SpecError, match=r"broken.py: cannot be imported(.|\n)*No module named 'module_that_is_not_there'"):
+    with pytest.raises(
+        SpecError,
+        match=r"broken.py: cannot be imported(.|\n)*No module named 'module_that_is_not_there'",
+    ):
         open_sandbox(App(tmp_path, ("broken.py",)), options(kind)).describe()
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_an_app_without_tables_works(kind, tmp_path):
-    (tmp_path / "tools.py").write_text('def up(text: str) -> str:\n    """Shouts."""\n    return text.upper()\n')
+    (tmp_path / "tools.py").write_text(
+        'def up(text: str) -> str:\n    """Shouts."""\n    return text.upper()\n'
+    )
     sandbox = open_sandbox(App(tmp_path, ("tools.py",)), options(kind))
     session = sandbox.open(seed=0, timeout_seconds=20)
     assert call(session, "up", text="a").text == "A"

@@ -27,35 +27,58 @@ def bench(capsys, *words: str) -> dict:
 
 
 def test_bench_plays_as_many_episodes_as_are_asked_for_and_counts_them(tmp_path, capsys):
-    report = bench(capsys, str(write(tmp_path)), "--backend", "local", "--sessions", "3", "--episodes", "10")
-    played, numbers = report["played"], report["numbers"]
+    report = bench(
+        capsys, str(write(tmp_path)), "--backend", "local", "--sessions", "3", "--episodes", "10"
+    )
+    played = report["played"]
+    numbers = report["numbers"]
     assert (played["episodes"], played["calls"], played["void"]) == (10, 10, 0)
     assert numbers["pool/hits"] + numbers["pool/waits"] == 10
     for operation in ("open", "reset", "call", "call_overhead", "diff", "close", "start"):
         assert 0 < numbers[f"{operation}_ms/p50"] <= numbers[f"{operation}_ms/p99"]
     assert report["box_cpu_seconds"] > 0
-    assert report["cpu_ms_per_episode"] == pytest.approx(100 * (played["host_cpu_seconds"] + report["box_cpu_seconds"]))
+    assert report["cpu_ms_per_episode"] == pytest.approx(
+        100 * (played["host_cpu_seconds"] + report["box_cpu_seconds"])
+    )
 
 
 def test_bench_shows_a_line_for_each_operation(tmp_path, capsys):
-    assert main(["sandbox", "bench", str(write(tmp_path)), "--backend", "none", "--episodes", "4"]) == 0
+    assert (
+        main(["sandbox", "bench", str(write(tmp_path)), "--backend", "none", "--episodes", "4"])
+        == 0
+    )
     said = capsys.readouterr().out.splitlines()
-    assert {"open", "reset", "call", "call_overhead", "diff", "close"} <= {line.split(" ")[0] for line in said}
+    assert {"open", "reset", "call", "call_overhead", "diff", "close"} <= {
+        line.split(" ")[0] for line in said
+    }
     assert "4 episodes of 1.0 calls, 8 at once" in said[1]
 
 
 @pytest.mark.docker
 def test_bench_tells_the_memory_of_a_container_and_of_a_session(tmp_path, capsys):
     need_docker()
-    report = bench(capsys, str(write(tmp_path)), "--backend", "docker", "--isolation", "fork", "--episodes", "4")
+    report = bench(
+        capsys,
+        str(write(tmp_path)),
+        "--backend",
+        "docker",
+        "--isolation",
+        "fork",
+        "--episodes",
+        "4",
+    )
     assert "isolation fork" in report["sandbox"]
     assert 2 < report["box_mb"] < 100
     assert 0.1 < report["session_mb"] < 50
 
 
 def test_bench_fails_and_names_the_failures_where_the_world_breaks(tmp_path, capsys):
-    env = write(tmp_path, tools=TOOLS.replace("    if price < 0:\n", "    1 / 0\n    if price < 0:\n"))
-    assert main(["sandbox", "bench", str(env), "--backend", "local", "--episodes", "8", "--json"]) == 1
+    env = write(
+        tmp_path, tools=TOOLS.replace("    if price < 0:\n", "    1 / 0\n    if price < 0:\n")
+    )
+    assert (
+        main(["sandbox", "bench", str(env), "--backend", "local", "--episodes", "8", "--json"]) == 1
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["played"]["void"] == report["numbers"]["failures/tool_crashed"] == 8
 

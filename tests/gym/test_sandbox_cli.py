@@ -68,9 +68,14 @@ def test_ls_shows_a_container_with_its_image_state_age_owner_and_run(api, capsys
     sandbox.describe()
     identity = sandbox.pool.boxes[0].transport.container[:12]
     (row,) = [row for row in shown(capsys, "ls") if row["id"] == identity]
-    age, image = row.pop("age_seconds"), row.pop("image")
+    age = row.pop("age_seconds")
+    image = row.pop("image")
     assert image.endswith("python:3.12-slim")  # podman puts localhost/ before it
-    mine = {"owner_pid": pid_of(labels()[OWNER_LABEL]), "owner": "alive", "run": labels()[RUN_LABEL]}
+    mine = {
+        "owner_pid": pid_of(labels()[OWNER_LABEL]),
+        "owner": "alive",
+        "run": labels()[RUN_LABEL],
+    }
     assert row == {"id": identity, "state": "running"} | mine
     assert 0 <= age < 300
     (line,) = [line for line in run(capsys, "ls")[1].splitlines() if line.startswith(identity)]
@@ -94,7 +99,9 @@ def test_ls_tells_a_container_whose_owner_was_killed_before_it_was_started(owner
 
 
 @pytest.mark.docker
-def test_gc_removes_what_a_killed_owner_left_and_says_so_and_keeps_what_the_living_have(api, owner, capsys):
+def test_gc_removes_what_a_killed_owner_left_and_says_so_and_keeps_what_the_living_have(
+    api, owner, capsys
+):
     sandbox = open_sandbox(KIOSK, options(("docker", "fork")))
     session = sandbox.open(seed=7, timeout_seconds=20)
     kept = shown(capsys, "gc")["kept"]
@@ -102,7 +109,9 @@ def test_gc_removes_what_a_killed_owner_left_and_says_so_and_keeps_what_the_livi
     end(owner)
     code, said = run(capsys, "gc")
     assert code == 0
-    (line,) = [line for line in said.splitlines() if line.startswith(f"removed {owner.container[:12]}: ")]
+    (line,) = [
+        line for line in said.splitlines() if line.startswith(f"removed {owner.container[:12]}: ")
+    ]
     assert line.endswith(f"python:3.12-slim, created, owner {owner.pid} is gone")
     assert owner.container not in containers(api)
     assert call(session, "echo", text="well").text == "well"
@@ -142,7 +151,12 @@ def test_doctor_without_an_engine_says_what_works_and_why_the_rest_does_not(no_e
     report = shown(capsys, "doctor")
     assert report["engines"]["docker"]["name"] is None
     assert list(report["backends"]) == ["docker", "podman", "bubblewrap", "local", "none"]
-    assert [level["name"] for level in report["backends"]["local"]] == ["state", "fork", "namespaces", "container"]
+    assert [level["name"] for level in report["backends"]["local"]] == [
+        "state",
+        "fork",
+        "namespaces",
+        "container",
+    ]
     local = {level["name"]: level for level in report["backends"]["local"]}
     assert local["fork"]["possible"]
     assert "no file or network isolation" in local["fork"]["reason"]
@@ -152,10 +166,17 @@ def test_doctor_without_an_engine_says_what_works_and_why_the_rest_does_not(no_e
 
 def test_every_refusal_of_doctor_names_a_way_out(no_engine, capsys):
     report = shown(capsys, "doctor")
-    refused = [level["reason"] for each in report["backends"].values() for level in each if not level["possible"]]
+    refused = [
+        level["reason"]
+        for each in report["backends"].values()
+        for level in each
+        if not level["possible"]
+    ]
     assert len(refused) >= 8
     for reason in refused:
-        assert any(way in reason for way in ("sandbox.backend=", "sandbox.isolation=", "Start ")), reason
+        assert any(way in reason for way in ("sandbox.backend=", "sandbox.isolation=", "Start ")), (
+            reason
+        )
 
 
 def test_doctor_fails_where_no_level_is_possible_and_succeeds_where_one_is(no_engine, capsys):

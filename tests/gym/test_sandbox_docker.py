@@ -45,9 +45,14 @@ def test_the_file_system_is_read_only(session, path):
     assert result.text in ("Read-only file system", "Permission denied")
 
 
-@pytest.mark.parametrize("path", ["/envgym/x", "/envgym/app/kiosk/tools.py", "/envgym/agent/desk.py"])
+@pytest.mark.parametrize(
+    "path", ["/envgym/x", "/envgym/app/kiosk/tools.py", "/envgym/agent/desk.py"]
+)
 def test_a_tool_cannot_change_its_own_files_or_the_agents(session, path):
-    assert call(session, "write_file", path=path).text in ("Permission denied", "Read-only file system")
+    assert call(session, "write_file", path=path).text in (
+        "Permission denied",
+        "Read-only file system",
+    )
 
 
 def test_there_is_a_small_tmp(session):
@@ -55,7 +60,9 @@ def test_there_is_a_small_tmp(session):
 
 
 def test_no_rights_no_capabilities_no_new_ones(session):
-    status = dict(line.split(":\t") for line in call(session, "status").text.splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t") for line in call(session, "status").text.splitlines() if ":\t" in line
+    )
     assert status["Uid"].split() == ["65534"] * 4
     assert status["Gid"].split() == ["65534"] * 4
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == int(status["CapPrm"], 16) == 0
@@ -71,7 +78,10 @@ def test_no_variable_of_the_owner_is_in_the_box(session, monkeypatch):
 
 def test_a_tool_that_eats_all_memory_ends_its_session_alone(sandbox, session):
     greedy = sandbox.open(seed=7, timeout_seconds=20)
-    with pytest.raises(WorldFailure, match=r"out_of_memory in call: the session's process ended: killed for want of memory"):
+    with pytest.raises(
+        WorldFailure,
+        match=r"out_of_memory in call: the session's process ended: killed for want of memory",
+    ):
         call(greedy, "grab_memory", megabytes=512)
     assert call(session, "echo", text="well").text == "well"
 
@@ -79,8 +89,13 @@ def test_a_tool_that_eats_all_memory_ends_its_session_alone(sandbox, session):
 def test_a_full_box_says_so_and_keeps_serving(api):
     sandbox = open_sandbox(KIOSK, options(FORK, pids=16, pool={"boxes": 1}))
     try:
-        sessions = [sandbox.open(seed=7, timeout_seconds=20) for _ in range(15)]  # and the agent makes 16
-        with pytest.raises(WorldFailure, match="sandbox_full in open: no process is left in this box, which has 15 sessions"):
+        sessions = [
+            sandbox.open(seed=7, timeout_seconds=20) for _ in range(15)
+        ]  # and the agent makes 16
+        with pytest.raises(
+            WorldFailure,
+            match="sandbox_full in open: no process is left in this box, which has 15 sessions",
+        ):
             sandbox.open(seed=7, timeout_seconds=1)
         assert call(sessions[0], "echo", text="well").text == "well"
     finally:
@@ -89,11 +104,15 @@ def test_a_full_box_says_so_and_keeps_serving(api):
 
 def test_the_engine_is_told_all_limits(api, sandbox, session):
     if is_podman(api):
-        pytest.skip("NOT TESTED: podman shows them in other words; test_podman.py proves them from inside")
+        pytest.skip(
+            "NOT TESTED: podman shows them in other words; test_podman.py proves them from inside"
+        )
     container = api.inspect_container(sandbox.pool.boxes[0].transport.container)
     limits = container["HostConfig"]
     assert limits["NetworkMode"] == "none"
-    assert limits["ReadonlyRootfs"] is limits["AutoRemove"] is container["Config"]["StdinOnce"] is True
+    assert (
+        limits["ReadonlyRootfs"] is limits["AutoRemove"] is container["Config"]["StdinOnce"] is True
+    )
     assert limits["CapDrop"] == ["ALL"]
     assert limits["SecurityOpt"] == ["no-new-privileges:true"]
     assert limits["Memory"] == limits["MemorySwap"] == 128 * 2**20
@@ -149,7 +168,9 @@ threading.Event().wait()
 
 @pytest.mark.parametrize("isolation", ["fork", "state"])
 def test_an_owner_killed_by_sigkill_leaves_no_container(api, isolation):
-    process = subprocess.Popen([sys.executable, "-c", OWNER, isolation], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, isolation], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     run = process.stdout.readline().strip()
     mine = {"label": f"{RUN_LABEL}={run}"}
@@ -160,14 +181,20 @@ def test_an_owner_killed_by_sigkill_leaves_no_container(api, isolation):
     wait_until(lambda: not api.containers(all=True, filters=mine))
 
 
-def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_are_not(api, sandbox, session):
+def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_are_not(
+    api, sandbox, session
+):
     boot, namespace, _, _ = owner().split(":")
     dead = subprocess.Popen(["true"])
     dead.wait()
-    orphan = api.create_container("python:3.12-slim", ["true"], labels={OWNER_LABEL: f"{boot}:{namespace}:{dead.pid}:1"})["Id"]
+    orphan = api.create_container(
+        "python:3.12-slim", ["true"], labels={OWNER_LABEL: f"{boot}:{namespace}:{dead.pid}:1"}
+    )["Id"]
     mine = api.create_container("python:3.12-slim", ["true"], labels=labels())["Id"]
     try:
-        reap_orphans(api)  # or another process of envgym's was quicker: each start of a sandbox reaps
+        reap_orphans(
+            api
+        )  # or another process of envgym's was quicker: each start of a sandbox reaps
         left = {each["Id"] for each in api.containers(all=True)}
         assert orphan not in left
         assert mine in left
@@ -180,7 +207,10 @@ def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_ar
 
 
 def test_an_image_that_is_neither_there_nor_to_be_had_is_a_missing_prerequisite():
-    with pytest.raises(PrerequisiteError, match=r"no image 'envgym-test/absent:1' and cannot pull it .*sandbox.backend=local"):
+    with pytest.raises(
+        PrerequisiteError,
+        match=r"no image 'envgym-test/absent:1' and cannot pull it .*sandbox.backend=local",
+    ):
         open_sandbox(KIOSK, options(FORK, image="envgym-test/absent:1"))
 
 
@@ -192,11 +222,18 @@ def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
     def without_python(api, image, options):
         monkeypatch.setattr(backend, "HOME", "/envgym")
         kept = api.create_container
-        monkeypatch.setattr(api, "create_container", lambda *a, **k: kept(*a, **k | {"entrypoint": ["no-python-here"]}))
+        monkeypatch.setattr(
+            api,
+            "create_container",
+            lambda *a, **k: kept(*a, **k | {"entrypoint": ["no-python-here"]}),
+        )
         return create(api, image, options)
 
     monkeypatch.setattr(backend, "create", without_python)
     sandbox = open_sandbox(KIOSK, options(FORK))
-    with pytest.raises(PrerequisiteError, match=r"the sandbox does not start \(\w+ \(python:3.12-slim\)(.|\n)*no-python-here"):
+    with pytest.raises(
+        PrerequisiteError,
+        match=r"the sandbox does not start \(\w+ \(python:3.12-slim\)(.|\n)*no-python-here",
+    ):
         sandbox.describe()
     sandbox.close()

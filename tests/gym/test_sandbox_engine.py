@@ -36,7 +36,14 @@ def open_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 '''
 
-VARIABLES = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "CONTAINER_HOST")
+VARIABLES = (
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+    "CONTAINER_HOST",
+)
 BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -62,10 +69,13 @@ def contexts(bare, monkeypatch):
 
 def add_context(name: str, host: str, **tls: Path) -> None:
     """Writes a context as `docker context create` does; `tls` are the files ca, cert and key."""
-    folder, key = Path(os.environ["HOME"]) / ".docker/contexts", hashlib.sha256(name.encode()).hexdigest()
+    folder = Path(os.environ["HOME"]) / ".docker/contexts"
+    key = hashlib.sha256(name.encode()).hexdigest()
     endpoint = {"Host": host, "SkipTLSVerify": False}
     (folder / "meta" / key).mkdir(parents=True)
-    (folder / "meta" / key / "meta.json").write_text(json.dumps({"Name": name, "Metadata": {}, "Endpoints": {"docker": endpoint}}))
+    (folder / "meta" / key / "meta.json").write_text(
+        json.dumps({"Name": name, "Metadata": {}, "Endpoints": {"docker": endpoint}})
+    )
     (folder / "tls" / key / "docker").mkdir(parents=True)
     for role, file in tls.items():
         shutil.copy(file, folder / "tls" / key / "docker" / f"{role}.pem")
@@ -112,7 +122,8 @@ def test_docker_context_goes_before_the_current_one(contexts, monkeypatch):
 
 
 def test_without_a_choice_dockers_sockets_come_before_podmans(bare):
-    docker, podman = silent_socket(bare / "run/docker.sock"), silent_socket(bare / "run/podman/podman.sock")
+    docker = silent_socket(bare / "run/docker.sock")
+    podman = silent_socket(bare / "run/podman/podman.sock")
     urls = [url for url, _ in where()]
     assert urls.index(docker) < urls.index(podman)
     assert (podman, "the usual socket of podman") in where("podman")
@@ -154,7 +165,8 @@ def test_a_chosen_engine_that_is_silent_is_told_with_all_ways_out(contexts, monk
     assert "(Docker context 'asleep': " in told
     assert "usual socket" not in told
     assert (
-        "Start Docker, or podman's service (systemctl --user start podman.socket), or run without it: sandbox.backend=local" in told
+        "Start Docker, or podman's service (systemctl --user start podman.socket), or run without it: sandbox.backend=local"
+        in told
     )
 
 
@@ -165,7 +177,9 @@ def test_an_unknown_context_is_told_with_the_way_out(contexts, monkeypatch):
     )
 
 
-def test_contexts_that_the_sdk_cannot_find_for_want_of_a_config_file_are_told_so(contexts, monkeypatch):
+def test_contexts_that_the_sdk_cannot_find_for_want_of_a_config_file_are_told_so(
+    contexts, monkeypatch
+):
     (contexts / "config.json").unlink()
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
     assert f"({contexts}/config.json is missing, without it none is found)" in refusal(connect)
@@ -202,13 +216,20 @@ def test_docker_is_not_taken_for_podman(monkeypatch):
     monkeypatch.setenv("CONTAINER_HOST", connect_url())
     if find_engine().name == "podman":
         pytest.skip("NOT TESTED: the engine here is podman")
-    assert "is Docker, not podman. Take sandbox.backend=docker, or start podman's service" in refusal(lambda: connect("podman"))
+    assert (
+        "is Docker, not podman. Take sandbox.backend=docker, or start podman's service"
+        in refusal(lambda: connect("podman"))
+    )
 
 
-@pytest.mark.parametrize("asked", [{"network": "crm"}, {"runtime": "runsc"}, {"build": {"context": "."}}], ids=str)
+@pytest.mark.parametrize(
+    "asked", [{"network": "crm"}, {"runtime": "runsc"}, {"build": {"context": "."}}], ids=str
+)
 def test_what_an_engine_alone_can_give_is_never_left_out_for_want_of_one(asked, bare, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{bare}/nothing.sock")
-    assert "no Docker engine answers" in refusal(lambda: open_sandbox(KIOSK, SandboxOptions(**asked)))
+    assert "no Docker engine answers" in refusal(
+        lambda: open_sandbox(KIOSK, SandboxOptions(**asked))
+    )
 
 
 # --- TLS contexts ---
@@ -233,9 +254,28 @@ def certificate(tmp_path):
     """A certificate for 127.0.0.1 that signs itself, and its key."""
     if not shutil.which("openssl"):
         pytest.skip("NOT TESTED: no openssl to make certificates with")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    certificate = tmp_path / "cert.pem"
+    key = tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    command += [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return certificate, key
 
@@ -254,7 +294,9 @@ def guarded(certificate):
         server.shutdown()
 
 
-def test_a_tls_context_shows_its_certificate_and_checks_the_engines(contexts, certificate, guarded, monkeypatch):
+def test_a_tls_context_shows_its_certificate_and_checks_the_engines(
+    contexts, certificate, guarded, monkeypatch
+):
     cert, key = certificate
     add_context("safe", guarded, ca=cert, cert=cert, key=key)
     monkeypatch.setenv("DOCKER_CONTEXT", "safe")
@@ -262,10 +304,14 @@ def test_a_tls_context_shows_its_certificate_and_checks_the_engines(contexts, ce
     assert (engine.version, engine.address.found) == ("1.2.3", "Docker context 'safe'")
     engine.api.close()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", ssl.get_default_verify_paths().openssl_cafile)
-    assert "REQUESTS_CA_BUNDLE is set and goes before the engine's own CA, unset it" in refusal(connect)
+    assert "REQUESTS_CA_BUNDLE is set and goes before the engine's own CA, unset it" in refusal(
+        connect
+    )
 
 
-def test_without_the_contexts_certificate_the_same_engine_does_not_answer(contexts, guarded, monkeypatch):
+def test_without_the_contexts_certificate_the_same_engine_does_not_answer(
+    contexts, guarded, monkeypatch
+):
     add_context("bare", guarded)
     monkeypatch.setenv("DOCKER_CONTEXT", "bare")
     assert f"no Docker engine answers at {guarded} (Docker context 'bare'" in refusal(connect)
@@ -298,7 +344,8 @@ def ask(app, tool, **more) -> tuple[str, str]:
 
 @pytest.mark.docker
 def test_a_box_has_no_network_but_one_that_is_named_and_the_label_says_which(app, network):
-    alone, joined = ask(app, "interfaces"), ask(app, "interfaces", network=network)
+    alone = ask(app, "interfaces")
+    joined = ask(app, "interfaces", network=network)
     assert json.loads(alone[0]) == ["lo"]
     assert "no network" in alone[1]
     assert len(json.loads(joined[0])) == 2
@@ -316,18 +363,25 @@ def test_an_unknown_network_is_told_with_those_that_there_are(app, network):
 @pytest.mark.docker
 @pytest.mark.parametrize("network", ["host", "container:abc"])
 def test_a_network_of_others_is_refused(app, network):
-    with pytest.raises(SpecError, match=r"is no network of the box's own and is refused. Take none, or create one"):
+    with pytest.raises(
+        SpecError, match=r"is no network of the box's own and is refused. Take none, or create one"
+    ):
         ask(app, "interfaces", network=network)
 
 
 @pytest.mark.docker
 def test_a_runtime_is_passed_through_and_told_in_the_label(api):
     if is_podman(api):
-        pytest.skip("NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused")
+        pytest.skip(
+            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused"
+        )
     name = api.info()["DefaultRuntime"]
     sandbox = open_sandbox(KIOSK, options(("docker", "fork"), runtime=name))
     sandbox.describe()
-    assert api.inspect_container(sandbox.pool.boxes[0].transport.container)["HostConfig"]["Runtime"] == name
+    assert (
+        api.inspect_container(sandbox.pool.boxes[0].transport.container)["HostConfig"]["Runtime"]
+        == name
+    )
     assert f"runtime {name})" in sandbox.label
     sandbox.close()
 
@@ -335,7 +389,9 @@ def test_a_runtime_is_passed_through_and_told_in_the_label(api):
 @pytest.mark.docker
 def test_a_runtime_that_the_engine_refuses_is_told_with_those_that_it_has(api, app):
     if is_podman(api):
-        pytest.skip("NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused")
+        pytest.skip(
+            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused"
+        )
     told = refusal(lambda: ask(app, "interfaces", runtime="no-such-runtime"))
     assert "sandbox.runtime: the engine refused 'no-such-runtime'" in told
     assert f"Runtimes of this engine: {', '.join(sorted(api.info()['Runtimes']))}" in told

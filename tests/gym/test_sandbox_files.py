@@ -31,7 +31,8 @@ from envgym.sandbox.agent.tree import (
 from envgym.sandbox.factory import open_sandbox
 
 FOLDER = App(Path(__file__).parent / "apps", ("folder/tools.py",), files="folder/world.py:lay_out")
-PASS, FAIL = "print('well done')", "print('not done'); raise SystemExit(3)"
+PASS = "print('well done')"
+FAIL = "print('not done'); raise SystemExit(3)"
 
 
 # --- reading a tree ---
@@ -39,9 +40,11 @@ PASS, FAIL = "print('well done')", "print('not done'); raise SystemExit(3)"
 
 def test_a_tree_that_is_written_reads_back_as_it_was(tmp_path):
     tree = {
-        "a": Entry("folder", 0o500), "a/b.txt": Entry("file", 0o000, b"text"), "a/l": Entry("link", 0o777, b"../nowhere"),
+        "a": Entry("folder", 0o500),
+        "a/b.txt": Entry("file", 0o000, b"text"),
+        "a/l": Entry("link", 0o777, b"../nowhere"),
         "c.bin": Entry("file", 0o4755, b"\xff\x00"),
-    }  # fmt: skip
+    }
     write_tree(tree, tmp_path)
     assert read_tree(tmp_path) == tree
     assert from_plain(json.loads(json.dumps(to_plain(tree)))) == tree
@@ -56,7 +59,10 @@ def test_reading_what_has_no_rights_leaves_the_rights_as_they_were(tmp_path):
 def test_links_are_shown_and_never_followed(tmp_path):
     (tmp_path / "out").symlink_to("/etc")
     (tmp_path / "loop").symlink_to("loop")
-    assert read_tree(tmp_path) == {"out": Entry("link", 0o777, b"/etc"), "loop": Entry("link", 0o777, b"loop")}
+    assert read_tree(tmp_path) == {
+        "out": Entry("link", 0o777, b"/etc"),
+        "loop": Entry("link", 0o777, b"loop"),
+    }
 
 
 def test_a_work_folder_that_was_replaced_by_a_link_is_empty(tmp_path):
@@ -100,13 +106,19 @@ def test_bytes_within_the_limit_are_all_read(tmp_path):
 
 
 def test_hidden_files_win_over_whatever_stands_in_their_way():
-    tree = {"t": Entry("link", 0o777, b"/etc"), "u": Entry("folder", 0o000), "u/x.py": Entry("folder", 0o755),
-            "u/x.py/y": Entry("file", 0o644)}  # fmt: skip
+    tree = {
+        "t": Entry("link", 0o777, b"/etc"),
+        "u": Entry("folder", 0o000),
+        "u/x.py": Entry("folder", 0o755),
+        "u/x.py/y": Entry("file", 0o644),
+    }
     whole = with_hidden(tree, {"t/x.py": "1", "u/x.py": "2"})
     assert whole == {
-        "t": Entry("folder", 0o755), "t/x.py": Entry("file", 0o644, b"1"),
-        "u": Entry("folder", 0o755), "u/x.py": Entry("file", 0o644, b"2"),
-    }  # fmt: skip
+        "t": Entry("folder", 0o755),
+        "t/x.py": Entry("file", 0o644, b"1"),
+        "u": Entry("folder", 0o755),
+        "u/x.py": Entry("file", 0o644, b"2"),
+    }
 
 
 def test_wiping_removes_deep_nests_and_folders_without_rights(tmp_path):
@@ -125,7 +137,11 @@ def test_wiping_removes_deep_nests_and_folders_without_rights(tmp_path):
 
 def test_a_starting_tree_beyond_the_limits_is_the_apps_mistake(tmp_path):
     with pytest.raises(AppError, match=r"state\.files lays out more than 2,000 files"):
-        WorkFolder(lambda folder, seed: [(folder / str(n)).touch() for n in range(MOST_ENTRIES + 1)], tmp_path, 1)
+        WorkFolder(
+            lambda folder, seed: [(folder / str(n)).touch() for n in range(MOST_ENTRIES + 1)],
+            tmp_path,
+            1,
+        )
 
 
 # --- a session's folder, in every box ---
@@ -159,16 +175,27 @@ def test_an_untouched_folder_did_not_change_and_reading_leaves_no_trace(session)
 def test_a_changed_file_is_one_row_gone_and_one_come(session):
     sh(session, "echo more >> notes/a.txt")
     row = {"path": "notes/a.txt", "kind": "file", "mode": "644"}
-    assert diff(session) == {"removed": [row | {"text": "seed 7\n"}], "added": [row | {"text": "seed 7\nmore\n"}]}
+    assert diff(session) == {
+        "removed": [row | {"text": "seed 7\n"}],
+        "added": [row | {"text": "seed 7\nmore\n"}],
+    }
 
 
 def test_a_new_file_folder_or_mode_shows_and_what_is_taken_back_does_not(session):
-    sh(session, "mkdir new; touch new/b; chmod 600 empty.txt; echo x > notes/a.txt; echo 'seed 7' > notes/a.txt; rm to_a")
+    sh(
+        session,
+        "mkdir new; touch new/b; chmod 600 empty.txt; echo x > notes/a.txt; echo 'seed 7' > notes/a.txt; rm to_a",
+    )
     changes = diff(session)
     assert [(row["path"], row["kind"], row["mode"]) for row in changes["added"]] == [
-        ("empty.txt", "file", "600"), ("new", "folder", "755"), ("new/b", "file", "644"),
-    ]  # fmt: skip
-    assert [(row["path"], row["text"]) for row in changes["removed"]] == [("empty.txt", ""), ("to_a", "notes/a.txt")]
+        ("empty.txt", "file", "600"),
+        ("new", "folder", "755"),
+        ("new/b", "file", "644"),
+    ]
+    assert [(row["path"], row["text"]) for row in changes["removed"]] == [
+        ("empty.txt", ""),
+        ("to_a", "notes/a.txt"),
+    ]
 
 
 def test_the_same_seed_gives_the_same_state_and_another_seed_another(sandbox):
@@ -233,7 +260,12 @@ def test_a_nest_deeper_than_a_path_may_be_long_harms_nobody(sandbox, session):
 
 def test_the_work_folder_may_be_gone(session):
     sh(session, "rm -rf ../work")
-    assert [row["path"] for row in diff(session)["removed"]] == ["empty.txt", "notes", "notes/a.txt", "to_a"]
+    assert [row["path"] for row in diff(session)["removed"]] == [
+        "empty.txt",
+        "notes",
+        "notes/a.txt",
+        "to_a",
+    ]
 
 
 def test_a_tool_works_in_the_folder(session, sandbox):
@@ -254,13 +286,18 @@ def test_a_layout_that_raises_fails_the_open_and_nothing_else(sandbox):
 # --- hidden tests ---
 
 
-def verify(session, text: str = PASS, *, seconds: float = 20, command=("python", "-I", "tests/t.py")):
+def verify(
+    session, text: str = PASS, *, seconds: float = 20, command=("python", "-I", "tests/t.py")
+):
     return session.verify({"tests/t.py": text}, command, timeout_seconds=seconds)
 
 
 def test_a_check_sees_the_final_files_and_its_exit_code_decides(session):
     sh(session, "echo 42 > answer.txt")
-    found = verify(session, "import os; print(open('answer.txt').read(), sorted(os.listdir())); raise SystemExit(3)")
+    found = verify(
+        session,
+        "import os; print(open('answer.txt').read(), sorted(os.listdir())); raise SystemExit(3)",
+    )
     assert (found.exit_code, found.passed) == (3, False)
     assert found.output == "42\n ['answer.txt', 'empty.txt', 'notes', 'tests', 'to_a']\n"
 
@@ -334,8 +371,17 @@ def test_two_sessions_are_checked_at_once(sandbox):
 
 
 def test_a_table_named_files_is_refused_beside_files(tmp_path):
-    spec = shop(tmp_path, "state.files=layout.py:lay_out", schema="CREATE TABLE files (id);", yaml=YAML, layout="")
-    with pytest.raises(SpecError, match=r"have a table named 'files' \('files' is the name under which files stand\)"):
+    spec = shop(
+        tmp_path,
+        "state.files=layout.py:lay_out",
+        schema="CREATE TABLE files (id);",
+        yaml=YAML,
+        layout="",
+    )
+    with pytest.raises(
+        SpecError,
+        match=r"have a table named 'files' \('files' is the name under which files stand\)",
+    ):
         keys_of(spec, "CREATE TABLE files (id);")
 
 
@@ -345,5 +391,7 @@ def test_a_layout_that_is_not_there_is_told_with_its_line(tmp_path):
 
 
 def test_a_tool_that_asks_for_a_folder_needs_one():
-    with pytest.raises(SpecError, match=r"asks for 'folder', the work folder, which needs state.files"):
+    with pytest.raises(
+        SpecError, match=r"asks for 'folder', the work folder, which needs state.files"
+    ):
         open_sandbox(App(FOLDER.root, FOLDER.tools), options(("none", "state")))

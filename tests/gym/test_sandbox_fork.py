@@ -26,9 +26,12 @@ def test_each_session_runs_in_a_process_of_its_own(forking):
 
 
 def test_a_stuck_neighbour_neither_slows_nor_harms_others(forking):
-    stuck, well = forking.open(seed=7, timeout_seconds=20), forking.open(seed=7, timeout_seconds=20)
+    stuck = forking.open(seed=7, timeout_seconds=20)
+    well = forking.open(seed=7, timeout_seconds=20)
     call(well, "set_stock", item_id="I1", stock=1234)
-    hanging = threading.Thread(target=lambda: failure_of(lambda: call(stuck, "hang_with_child", 1.0)))
+    hanging = threading.Thread(
+        target=lambda: failure_of(lambda: call(stuck, "hang_with_child", 1.0))
+    )
     hanging.start()
     started = time.monotonic()
     for _ in range(10):
@@ -40,19 +43,29 @@ def test_a_stuck_neighbour_neither_slows_nor_harms_others(forking):
 
 
 def test_a_tool_that_ends_its_process_ends_its_session_alone(forking):
-    doomed, well = forking.open(seed=7, timeout_seconds=20), forking.open(seed=7, timeout_seconds=20)
+    doomed = forking.open(seed=7, timeout_seconds=20)
+    well = forking.open(seed=7, timeout_seconds=20)
     failure = failure_of(lambda: call(doomed, "end_process", code=4))
-    assert (failure.kind, failure.message) == ("session_ended", "the session's process ended: exit status 4")
+    assert (failure.kind, failure.message) == (
+        "session_ended",
+        "the session's process ended: exit status 4",
+    )
     assert call(well, "echo", text="well").text == "well"
     well.close()
 
 
 def test_files_that_a_tool_leaves_are_seen_by_its_session_alone(forking):
-    for _ in range(2):  # the second session, with or without the first one's end, finds a clean folder
+    for _ in range(
+        2
+    ):  # the second session, with or without the first one's end, finds a clean folder
         sessions = [forking.open(seed=7, timeout_seconds=20) for _ in range(2)]
         for session in sessions:
             files = json.loads(call(session, "leave_files").text)
-            assert [name[:17] for name in files] == ["left_as_temporary", "left_at_home", "left_here"]
+            assert [name[:17] for name in files] == [
+                "left_as_temporary",
+                "left_at_home",
+                "left_here",
+            ]
         for session in sessions:
             session.close()
 

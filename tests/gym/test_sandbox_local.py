@@ -38,7 +38,9 @@ def test_closing_a_session_ends_its_process_and_what_that_started():
 
 
 def _living_of_group(group: int) -> list[str]:
-    lines = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     return [line for line in lines if line.split()[0] == str(group) and "Z" not in line]
 
 
@@ -63,7 +65,12 @@ def test_a_hundred_episodes_leave_no_descriptor_thread_or_process_behind():
         sandbox.pool.boxes[0].request("ping", stage="open", timeout_seconds=20)
         agent = sandbox.pool.boxes[0].transport.process.pid
         children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-        return len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{agent}/fd")), threading.active_count(), len(children)
+        return (
+            len(os.listdir("/proc/self/fd")),
+            len(os.listdir(f"/proc/{agent}/fd")),
+            threading.active_count(),
+            len(children),
+        )
 
     def episodes(count: int) -> None:
         for seed in range(count):

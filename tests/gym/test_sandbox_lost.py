@@ -29,7 +29,9 @@ def test_a_killed_box_loses_its_sessions_at_once_and_the_next_open_starts_a_fres
     try:
         session, waiting = (sandbox.open(seed=7, timeout_seconds=20) for _ in range(2))
         failures = []
-        caller = threading.Thread(target=lambda: failures.append(failure_of(lambda: call(waiting, "hang", seconds=30))))
+        caller = threading.Thread(
+            target=lambda: failures.append(failure_of(lambda: call(waiting, "hang", seconds=30)))
+        )
         caller.start()
         time.sleep(0.2)
         kill_boxes(sandbox)

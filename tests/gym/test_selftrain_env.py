@@ -20,7 +20,8 @@ from envgym.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 puzzles = pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_gym") is None, reason="NOT TESTED, no reasoning-gym: pip install 'envgym[puzzles]'"
+    importlib.util.find_spec("reasoning_gym") is None,
+    reason="NOT TESTED, no reasoning-gym: pip install 'envgym[puzzles]'",
 )
 
 
@@ -70,17 +71,27 @@ def test_a_question_belongs_to_one_split_by_its_own_text(world):
         assert {split_of(task.prompt) for task in tasks} == {split}
         assert {task.level for task in tasks} == {"L0", "L1", "L2", "L3"}
     drawn = create_dataset("knights_knaves", seed=1, size=200)
-    shares = [sum(split_of(item["question"]) == split for item in drawn) / 200 for split in ("train", "val", "test")]
+    shares = [
+        sum(split_of(item["question"]) == split for item in drawn) / 200
+        for split in ("train", "val", "test")
+    ]
     assert shares == pytest.approx([0.6, 0.2, 0.2], abs=0.1)
 
 
 @puzzles
 def test_levels_are_harder_by_what_they_are_made_of(world):
     make = world.tasks.task
-    assert [make(f"train/knights_{level}/3").extra["answer"].count(" is ") for level in range(4)] == [2, 3, 4, 5]
-    depth = lambda prompt: max(prompt.count("(", 0, at) - prompt.count(")", 0, at) for at in range(len(prompt)))
     assert [
-        max(depth(make(f"train/bits_{level}/{index}").prompt.splitlines()[-1]) for index in range(8)) for level in range(4)
+        make(f"train/knights_{level}/3").extra["answer"].count(" is ") for level in range(4)
+    ] == [2, 3, 4, 5]
+    depth = lambda prompt: max(
+        prompt.count("(", 0, at) - prompt.count(")", 0, at) for at in range(len(prompt))
+    )
+    assert [
+        max(
+            depth(make(f"train/bits_{level}/{index}").prompt.splitlines()[-1]) for index in range(8)
+        )
+        for level in range(4)
     ] == [1, 2, 3, 4]
 
 
@@ -108,7 +119,9 @@ def test_without_reasoning_gym_the_way_out_is_told(world, monkeypatch):
 
 @puzzles
 def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wrong():
-    lenient = World(load_spec("selftrain", ["reward.solved={from: turns}"]))  # 1 for a turn, whatever was said
+    lenient = World(
+        load_spec("selftrain", ["reward.solved={from: turns}"])
+    )  # 1 for a turn, whatever was said
     try:
         tasks = [lenient.tasks.task(task_id) for task_id in lenient.tasks.ids("test", count=24)]
         found = wrong_field(Bench(lenient, {"test": tasks}))
@@ -132,8 +145,12 @@ def benchmark(*arguments):
 
 @pytest.mark.slow
 def test_pure_votes_end_in_one_answer_and_the_watch_sees_it_first():
-    runs = {run["setting"]: run for run in map(json.loads, benchmark("--quick", "--json").splitlines())}
-    votes, easy, true = runs["votes"], runs["votes, easiest third"], runs["true labels"]
+    runs = {
+        run["setting"]: run for run in map(json.loads, benchmark("--quick", "--json").splitlines())
+    }
+    votes = runs["votes"]
+    easy = runs["votes, easiest third"]
+    true = runs["true labels"]
     assert votes["modal"] > 0.9
     assert votes["end"] < 0.2 < 0.4 < votes["peak"]
     assert min(votes["alarms"].values()) < votes["lost_at"]

@@ -13,7 +13,11 @@ from envgym.scoring.signals import HackWatch, Limits, StepRecord, modal_share, r
 def told(records, watch=None):
     """(step, name, severity) of every signal."""
     watch = watch or HackWatch()
-    return [(signal.step, signal.name, signal.severity) for record in records for signal in watch.observe(record)]
+    return [
+        (signal.step, signal.name, signal.severity)
+        for record in records
+        for signal in watch.observe(record)
+    ]
 
 
 def series(name, values):
@@ -45,7 +49,9 @@ def test_an_answer_that_takes_over_is_told_once_when_most_of_the_latest_steps_sh
 
 def test_tasks_that_share_their_answer_from_the_start_raise_no_alarm():
     assert told(series("modal_share", [0.5, 0.6] * 30)) == []  # yes or no
-    assert told(series("modal_share", [0.2] * 20 + [0.9, 0.9] + [0.2] * 20)) == []  # two odd batches
+    assert (
+        told(series("modal_share", [0.2] * 20 + [0.9, 0.9] + [0.2] * 20)) == []
+    )  # two odd batches
 
 
 def test_a_signal_comes_again_only_after_a_pause():
@@ -78,7 +84,9 @@ def test_entropy_that_doubles_is_an_alarm_and_entropy_that_is_gone_a_warning():
 
 
 def test_learning_makes_the_policy_surer_and_that_is_no_signal():
-    assert told(series("entropy", [0.99**step for step in range(250)])) == []  # down to 8 % of what it was
+    assert (
+        told(series("entropy", [0.99**step for step in range(250)])) == []
+    )  # down to 8 % of what it was
 
 
 # -- texts and calls ------------------------------------------------------------------------------------------------------
@@ -87,7 +95,9 @@ def test_learning_makes_the_policy_surer_and_that_is_no_signal():
 def test_repetition_is_the_share_of_grams_that_stood_there_before():
     assert repetition("one two three four five six") == 0.0
     assert repetition("a b c d " * 3) == pytest.approx(5 / 9)  # nine grams, four of them different
-    assert repetition("a" * 200) == pytest.approx(1 - 1 / 22)  # 25 pieces of 8 letters: 22 grams, all alike
+    assert repetition("a" * 200) == pytest.approx(
+        1 - 1 / 22
+    )  # 25 pieces of 8 letters: 22 grams, all alike
     assert repetition("!" * 23) == pytest.approx(1 - 1 / 20)
 
 
@@ -120,12 +130,16 @@ def test_neither_a_climb_nor_noise_nor_one_odd_step_is_a_jump():
     assert told(part([0.2 + 0.006 * step for step in range(120)])) == []
     assert told(part([rng.random() for _ in range(300)])) == []
     assert told(part([0.4] * 40 + [1.0] + [0.4] * 40)) == []
-    assert told(part([0.4] * 40 + [0.5] * 40)) == []  # a constant part has no deviation, but 0.1 is not much
+    assert (
+        told(part([0.4] * 40 + [0.5] * 40)) == []
+    )  # a constant part has no deviation, but 0.1 is not much
 
 
 def test_a_jump_names_its_part():
     watch = HackWatch()
-    signals = [signal for record in part([0.4] * 30 + [1.0] * 3) for signal in watch.observe(record)]
+    signals = [
+        signal for record in part([0.4] * 30 + [1.0] * 3) for signal in watch.observe(record)
+    ]
     assert signals[0].message == "vote jumped from 0.4 to 1; it used to stay within 0.15"
     assert (signals[0].value, signals[0].limit) == (pytest.approx(0.6), 0.15)
 
@@ -136,7 +150,9 @@ def test_a_jump_names_its_part():
 def test_truth_that_falls_while_the_reward_rises_is_the_gap():
     falling = [0.5] * 12 + [0.4] * 12
     # six measurements are averaged: four of them at 0.4 make 0.5 - 0.067, the first beyond 0.05
-    assert told(held_out(falling, [0.6 + 0.01 * step for step in range(24)])) == [(15, "gap", "alarm")]
+    assert told(held_out(falling, [0.6 + 0.01 * step for step in range(24)])) == [
+        (15, "gap", "alarm")
+    ]
 
 
 def test_truth_that_falls_together_with_the_reward_is_another_trouble():
@@ -148,8 +164,11 @@ def test_a_high_reward_alone_is_no_alarm():
 
 
 def test_a_fall_that_so_few_held_out_tasks_may_show_by_chance_is_none():
-    falling, rewards = [0.5] * 12 + [0.4] * 12, [0.9] * 24
-    assert told(held_out(falling, rewards, tasks=20)) == []  # 3.5 standard errors of 120 against 120 tasks are 0.23
+    falling = [0.5] * 12 + [0.4] * 12
+    rewards = [0.9] * 24
+    assert (
+        told(held_out(falling, rewards, tasks=20)) == []
+    )  # 3.5 standard errors of 120 against 120 tasks are 0.23
     assert [name for _, name, _ in told(held_out(falling, rewards, tasks=500))] == ["gap"]  # 0.045
 
 
@@ -161,7 +180,9 @@ def test_without_held_out_labels_or_a_reward_there_is_no_gap():
 # -- what is fed, and kept ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["reward", "truth", "modal_share", "entropy", "repetition", "extra_calls"])
+@pytest.mark.parametrize(
+    "name", ["reward", "truth", "modal_share", "entropy", "repetition", "extra_calls"]
+)
 def test_a_nan_is_refused_by_name(name):
     with pytest.raises(UsageError, match=rf"step 3: {name} is nan; leave out"):
         record(3, name, float("nan"))
@@ -189,14 +210,19 @@ def test_a_resumed_run_gives_the_signals_of_an_unbroken_one(stop):
     rng = random.Random(2)
     records = [
         StepRecord(
-            step, reward=0.5 + 0.005 * step, truth=0.5 - 0.006 * step if step % 2 else None, modal_share=min(1, 0.2 + 0.01 * step),
-            entropy=1.0 + rng.random() + (step > 50) * 2, parts={"vote": 0.4 + 0.5 * (step > 30)},
+            step,
+            reward=0.5 + 0.005 * step,
+            truth=0.5 - 0.006 * step if step % 2 else None,
+            modal_share=min(1, 0.2 + 0.01 * step),
+            entropy=1.0 + rng.random() + (step > 50) * 2,
+            parts={"vote": 0.4 + 0.5 * (step > 30)},
         )
         for step in range(80)
-    ]  # fmt: skip
+    ]
     whole = told(records)
     assert {name for _, name, _ in whole} == {"gap", "modal_answer", "jump", "entropy_explosion"}
-    first, second = HackWatch(), HackWatch()
+    first = HackWatch()
+    second = HackWatch()
     before = told(records[:stop], first)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert before + told(records[stop:], second) == whole

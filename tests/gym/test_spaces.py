@@ -21,7 +21,8 @@ PROSE = "Zoë asked:\n“größer than 3 €?” 日本 𝄞 \x00"
 class Echo(gym.Env):
     """Answers with what it was told, how often, and its seed; ends when told to."""
 
-    observation_space, action_space = UnicodeText(), UnicodeText(max_length=10_000)
+    observation_space = UnicodeText()
+    action_space = UnicodeText(max_length=10_000)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -53,7 +54,8 @@ def test_the_limit_counts_characters_and_other_types_are_outside():
 
 
 def test_samples_are_inside_and_the_same_for_a_seed():
-    first, second = UnicodeText(max_length=20, seed=7), UnicodeText(max_length=20, seed=7)
+    first = UnicodeText(max_length=20, seed=7)
+    second = UnicodeText(max_length=20, seed=7)
     drawn = [first.sample() for _ in range(50)]
     assert drawn == [second.sample() for _ in range(50)]
     assert all(text in first for text in drawn)
@@ -102,7 +104,9 @@ def test_vector_environments_give_the_right_strings(mode, options):
     if options.get("context") == "spawn" and mode == "async":
         vector = gym.vector.AsyncVectorEnv([Echo, Echo, Echo], **options)
     else:
-        vector = gym.make_vec("envgym-test/Echo-v0", num_envs=3, vectorization_mode=mode, vector_kwargs=options)
+        vector = gym.make_vec(
+            "envgym-test/Echo-v0", num_envs=3, vectorization_mode=mode, vector_kwargs=options
+        )
     alone = [Echo().reset(seed=seed)[0] for seed in (5, 6, 7)]
     with contextlib.closing(vector):
         assert tuple(vector.reset(seed=5)[0]) == tuple(alone)
@@ -112,7 +116,9 @@ def test_vector_environments_give_the_right_strings(mode, options):
 
 
 def test_copies_stay_as_they_were_when_the_environments_go_on():
-    with contextlib.closing(gym.make_vec("envgym-test/Echo-v0", num_envs=2, vectorization_mode="async")) as vector:
+    with contextlib.closing(
+        gym.make_vec("envgym-test/Echo-v0", num_envs=2, vectorization_mode="async")
+    ) as vector:
         vector.reset(seed=0)
         first = vector.step(("a", "b"))[0]
         vector.step(("c", "d"))

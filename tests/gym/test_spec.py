@@ -45,9 +45,16 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_one(tmp_path):
 
 
 def test_several_mistakes_are_told_at_once(tmp_path):
-    text = GOOD.replace("max_turns: 4", "max_turns: 0") + "sandbox: {backend: dcoker}\ntrain: {stepz: 3}\n"
+    text = (
+        GOOD.replace("max_turns: 4", "max_turns: 0")
+        + "sandbox: {backend: dcoker}\ntrain: {stepz: 3}\n"
+    )
     told = mistakes(tmp_path, text)
-    assert [line.split(": ")[1] for line in told] == ["sandbox.backend", "episode.max_turns", "train.stepz"]
+    assert [line.split(": ")[1] for line in told] == [
+        "sandbox.backend",
+        "episode.max_turns",
+        "train.stepz",
+    ]
     assert "did you mean 'docker'?" in told[0]
     assert f"{tmp_path}/shop.yaml:8: train.stepz: unknown key, did you mean 'steps'?" in told[2]
 
@@ -73,7 +80,12 @@ def test_broken_yaml_is_told_with_its_line(tmp_path):
 
 
 def test_overrides_go_over_the_file_and_are_named_in_mistakes(tmp_path):
-    assert load_spec(write(tmp_path), ["episode.max_turns=7", "prompt.tools=template"]).episode.max_turns == 7
+    assert (
+        load_spec(
+            write(tmp_path), ["episode.max_turns=7", "prompt.tools=template"]
+        ).episode.max_turns
+        == 7
+    )
     assert mistakes(tmp_path, GOOD, ["episode.max_turn=7"])[0].startswith(
         "override 'episode.max_turn=7': episode.max_turn: unknown key"
     )
@@ -81,7 +93,11 @@ def test_overrides_go_over_the_file_and_are_named_in_mistakes(tmp_path):
 
 
 def test_a_profile_goes_over_the_block_and_under_the_overrides(tmp_path):
-    path = write(tmp_path, GOOD + "train:\n  steps: 1\n  group_size: 2\n  profiles:\n    cpu: {steps: 5, group_size: 4}\n")
+    path = write(
+        tmp_path,
+        GOOD
+        + "train:\n  steps: 1\n  group_size: 2\n  profiles:\n    cpu: {steps: 5, group_size: 4}\n",
+    )
     train = load_spec(path, ["train.steps=9"], profile="cpu").train
     assert (train["steps"], train["group_size"]) == (9, 4)
     assert load_spec(path).train["steps"] == 1
@@ -97,8 +113,19 @@ def test_tools_and_tasks_are_required_unless_the_world_is_foreign(tmp_path):
     assert "tools: at least one file" in told
     assert "answered in words set `prompt.tools: template`" in told
     for none in ("", "tools: []\n"):
-        assert load_spec(write(tmp_path, f"id: a/b-v0\ntasks: {{from: tasks.py}}\nprompt: {{tools: template}}\n{none}")).tools == ()
-    assert load_spec(write(tmp_path, "id: a/b-v0\ngym: some_package:Thing-v0\n")).gym == "some_package:Thing-v0"
+        assert (
+            load_spec(
+                write(
+                    tmp_path,
+                    f"id: a/b-v0\ntasks: {{from: tasks.py}}\nprompt: {{tools: template}}\n{none}",
+                )
+            ).tools
+            == ()
+        )
+    assert (
+        load_spec(write(tmp_path, "id: a/b-v0\ngym: some_package:Thing-v0\n")).gym
+        == "some_package:Thing-v0"
+    )
 
 
 def test_an_unknown_name_gets_a_suggestion():
@@ -109,7 +136,9 @@ def test_an_unknown_name_gets_a_suggestion():
 def test_the_schema_covers_the_trainers_block_and_describes_its_fields():
     schema = json_schema()
     assert json.dumps(schema)
-    assert schema["properties"]["train"]["properties"]["group_size"]["description"].startswith("Episodes of one task")
+    assert schema["properties"]["train"]["properties"]["group_size"]["description"].startswith(
+        "Episodes of one task"
+    )
     assert "Gymnasium id" in schema["properties"]["id"]["description"]
 
 
@@ -120,5 +149,8 @@ def test_every_shipped_environment_loads(name):
 
 def test_adding_a_reward_part_keeps_solved(tmp_path):
     spec = load_spec(write(tmp_path), ["reward.turns={from: turns, weight: 0.0}"])
-    assert {name: part.weight for name, part in spec.reward.items()} == {"solved": 1.0, "turns": 0.0}
+    assert {name: part.weight for name, part in spec.reward.items()} == {
+        "solved": 1.0,
+        "turns": 0.0,
+    }
     assert "success: is 'done', which is no part" in mistakes(tmp_path, GOOD, ["success=done"])[0]

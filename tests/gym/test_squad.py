@@ -19,7 +19,9 @@ from envgym.scoring.squad import SquadScores, exact, f1, normalize, score_all
         ("", ""),
     ],
 )
-def test_normal_form_is_lower_case_then_no_punctuation_then_no_articles_then_single_spaces(text, normal):
+def test_normal_form_is_lower_case_then_no_punctuation_then_no_articles_then_single_spaces(
+    text, normal
+):
     assert normalize(text) == normal
     assert normalize(normalize(text)) == normal
 
@@ -43,12 +45,17 @@ def test_f1_is_of_the_words_shared_as_bags(prediction, gold, expected):
 
 
 def test_f1_takes_the_best_gold_of_several():
-    assert f1("north tower", ["the tower of the north", "tower"]) == pytest.approx(0.8)  # 2/2, 2/3 beats 1/2, 1
+    assert f1("north tower", ["the tower of the north", "tower"]) == pytest.approx(
+        0.8
+    )  # 2/2, 2/3 beats 1/2, 1
 
 
 def test_a_question_without_answer_wants_the_empty_answer_in_version_2():
     assert (exact("", [], v2=True), f1("", [], v2=True)) == (1.0, 1.0)
-    assert (exact("The.", [], v2=True), f1("The.", [], v2=True)) == (1.0, 1.0)  # normalises to nothing
+    assert (exact("The.", [], v2=True), f1("The.", [], v2=True)) == (
+        1.0,
+        1.0,
+    )  # normalises to nothing
     assert (exact("Paris", [], v2=True), f1("Paris", [], v2=True)) == (0.0, 0.0)
     assert (exact("", ["Paris"], v2=True), f1("", ["Paris"], v2=True)) == (0.0, 0.0)
 

@@ -17,12 +17,19 @@ def deal(**values):
 
 
 def updated(**values):
-    return diff_rows({"deals": {"removed": [deal()], "added": [deal(**values)]}}, KEYS, volatile=["*.updated_at"])
+    return diff_rows(
+        {"deals": {"removed": [deal()], "added": [deal(**values)]}}, KEYS, volatile=["*.updated_at"]
+    )
 
 
 def test_a_changed_row_is_an_update_of_just_its_changed_columns():
     (row,) = updated(stage="won", updated_at="new")
-    assert (row.kind, row.key, row.before, row.after) == ("update", "D1", {"stage": "open"}, {"stage": "won"})
+    assert (row.kind, row.key, row.before, row.after) == (
+        "update",
+        "D1",
+        {"stage": "open"},
+        {"stage": "won"},
+    )
 
 
 def test_a_row_whose_volatile_columns_alone_changed_did_not_change():
@@ -36,7 +43,9 @@ def test_numbers_compare_by_value():
 
 
 def test_expected_text_may_differ_in_case_and_white_space_but_a_row_may_not_change_by_it():
-    assert judge([Change.update("deals", "D1", stage="Closed  Won")], updated(stage="closed won")).exact
+    assert judge(
+        [Change.update("deals", "D1", stage="Closed  Won")], updated(stage="closed won")
+    ).exact
     assert updated(stage="Open") != []
 
 
@@ -67,11 +76,16 @@ def test_a_wrong_value_is_missing_and_extra():
 
 
 def test_an_update_must_not_touch_other_columns():
-    assert not judge([Change.update("deals", "D1", stage="won")], updated(stage="won", amount=1)).exact
+    assert not judge(
+        [Change.update("deals", "D1", stage="won")], updated(stage="won", amount=1)
+    ).exact
 
 
 def test_one_more_write_is_not_exact_unless_its_table_is_free():
-    rows = [*updated(stage="won"), *diff_rows({"log": {"removed": [], "added": [{"text": "x"}]}}, KEYS)]
+    rows = [
+        *updated(stage="won"),
+        *diff_rows({"log": {"removed": [], "added": [{"text": "x"}]}}, KEYS),
+    ]
     expected = [Change.update("deals", "D1", stage="won")]
     assert not judge(expected, rows).exact
     assert judge(expected, rows, allow=["log"]).exact
@@ -81,7 +95,9 @@ def test_one_more_write_is_not_exact_unless_its_table_is_free():
 def test_an_insert_is_met_by_a_row_that_has_its_values_whatever_its_key():
     rows = diff_rows({"deals": {"removed": [], "added": [deal(id="D9", stage="new")]}}, KEYS)
     assert judge([Change.insert("deals", stage="new")], rows).exact
-    assert not judge([Change.insert("deals", stage="new"), Change.insert("deals", stage="new")], rows).exact
+    assert not judge(
+        [Change.insert("deals", stage="new"), Change.insert("deals", stage="new")], rows
+    ).exact
 
 
 def test_a_vague_insert_does_not_take_the_row_of_a_precise_one():

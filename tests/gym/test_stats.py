@@ -11,7 +11,13 @@ from envgym.stats import intervals_overlap, mean_interval, newcombe_difference, 
 
 @pytest.mark.parametrize(
     ("successes", "trials", "low", "high"),
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718), (20, 20, 0.8389, 1.0)],
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
 )
 def test_wilson_gives_the_printed_values(successes, trials, low, high):
     assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=5e-5)
@@ -38,7 +44,9 @@ def test_newcombe_gives_the_printed_values(counts, low, high):
 
 
 @settings(deadline=None)
-@given(st.integers(1, 500).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+@given(
+    st.integers(1, 500).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials)))
+)
 def test_the_interval_holds_the_rate_and_stays_between_0_and_1(counts):
     successes, trials = counts
     low, high = wilson_interval(successes, trials)

@@ -55,7 +55,14 @@ BOOK = {"title": "Moon", "kind": "atlas", "pages": 5, "lent": True}
 def test_a_row_is_made_read_changed_and_deleted_in_every_sandbox(everywhere):
     session = everywhere.open(seed=1, timeout_seconds=20)
     made = told(session, "add_book", **BOOK, tags=["a", "ü"], author_id="A7", secret="s")
-    assert made == {"id": "B013", **BOOK, "tags": ["a", "ü"], "author_id": "A7", "added_at": NOW, "updated_at": NOW}
+    assert made == {
+        "id": "B013",
+        **BOOK,
+        "tags": ["a", "ü"],
+        "author_id": "A7",
+        "added_at": NOW,
+        "updated_at": NOW,
+    }
     assert told(session, "get_api_v1_books_book_id", bookId="B013") == made
     assert told(session, "change_book", bookId="B009", pages=7)["pages"] == 7
     assert told(session, "drop_book", bookId="B012") == "Done."
@@ -79,7 +86,9 @@ def test_a_list_filters_searches_sorts_and_pages(session):
     assert titles(session, sort="-title", limit=2, page=2) == ["Rivers", "Hills"]
     assert titles(session, kind="atlas") == titles(session, lent=True) == []
     assert told(session, "list_books", limit=1)["total"] == 4
-    assert "cannot sort by 'colour'; sort by id, title" in refusal(session, "list_books", sort="colour")
+    assert "cannot sort by 'colour'; sort by id, title" in refusal(
+        session, "list_books", sort="colour"
+    )
 
 
 def test_the_text_of_a_search_is_text(session):
@@ -89,9 +98,15 @@ def test_the_text_of_a_search_is_text(session):
 def test_a_nested_path_means_rows_below_its_item(session):
     assert told(session, "list_copies", bookId="B009") == [{"number": 4, "shelf": "left"}]
     assert told(session, "list_copies", bookId="B010") == []
-    assert told(session, "add_copy", bookId="B010", shelf="right") == {"number": 5, "shelf": "right"}
+    assert told(session, "add_copy", bookId="B010", shelf="right") == {
+        "number": 5,
+        "shelf": "right",
+    }
     assert told(session, "get_copy", bookId="B010", number=5)["shelf"] == "right"
-    assert refusal(session, "get_copy", bookId="B009", number=5) == "no book copy 5 with book_id 'B009'"
+    assert (
+        refusal(session, "get_copy", bookId="B009", number=5)
+        == "no book copy 5 with book_id 'B009'"
+    )
     assert refusal(session, "add_copy", bookId="B999", shelf="x") == "no book 'B999'"
     assert [book["id"] for book in told(session, "books_of_author", id="A7")] == ["B009", "B010"]
 
@@ -100,22 +115,39 @@ def test_a_put_replaces_and_a_patch_changes_what_it_names(session):
     told(session, "add_book", **BOOK, tags=["x"], author_id="A7")
     assert told(session, "change_book", bookId="B013", title="Sun")["tags"] == ["x"]
     replaced = told(session, "replace_book", bookId="B013", **BOOK)
-    assert (replaced["title"], replaced["tags"], replaced["author_id"], replaced["added_at"]) == ("Moon", None, None, NOW)
-    assert refusal(session, "change_book", bookId="B013") == "nothing to change; takes title, pages, author_id"
+    assert (replaced["title"], replaced["tags"], replaced["author_id"], replaced["added_at"]) == (
+        "Moon",
+        None,
+        None,
+        NOW,
+    )
+    assert (
+        refusal(session, "change_book", bookId="B013")
+        == "nothing to change; takes title, pages, author_id"
+    )
 
 
 def test_what_does_not_fit_the_tables_is_refused_in_words(session):
     assert refusal(session, "add_author", id="A7", name="Bo") == "author 'A7' is there already"
-    assert refusal(session, "change_book", bookId="B009", author_id="A9") == "author_id: no author 'A9'"
+    assert (
+        refusal(session, "change_book", bookId="B009", author_id="A9")
+        == "author_id: no author 'A9'"
+    )
     assert refusal(session, "drop_author", id="A7") == "author 'A7' is in use by book 'B009'"
-    assert refusal(session, "change_book", bookId="B009", pages=2**70) == "a number for book is too large"
+    assert (
+        refusal(session, "change_book", bookId="B009", pages=2**70)
+        == "a number for book is too large"
+    )
     assert "CHECK constraint failed" in refusal(session, "change_book", bookId="B009", pages=0)
 
 
 def test_rows_below_a_deleted_one_go_with_it_and_the_rest_stays(session):
     told(session, "drop_book", bookId="B009")
     changes = session.diff(timeout_seconds=20)
-    assert {table: len(change["removed"]) for table, change in changes.items()} == {"books": 1, "book_copies": 1}
+    assert {table: len(change["removed"]) for table, change in changes.items()} == {
+        "books": 1,
+        "book_copies": 1,
+    }
     told(session, "drop_book", bookId="B010")
     assert told(session, "drop_author", id="A7") == {"id": "A7", "name": "Ann"}
 
@@ -129,9 +161,23 @@ def test_siblings_that_do_the_same_see_the_same(here):
 
 
 def test_ids_begin_somewhere_in_empty_tables(tmp_path):
-    kept = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string", "format": "uuid", "readOnly": True}}}
-    document = library(**{"/kept": {"post": {"operationId": "keep", **takes({"properties": {"x": {}}}), **answers(kept)},
-                                    "get": {"operationId": "kept", **answers(many(kept))}}})  # fmt: skip
+    kept = {
+        "type": "object",
+        "required": ["id"],
+        "properties": {"id": {"type": "string", "format": "uuid", "readOnly": True}},
+    }
+    document = library(
+        **{
+            "/kept": {
+                "post": {
+                    "operationId": "keep",
+                    **takes({"properties": {"x": {}}}),
+                    **answers(kept),
+                },
+                "get": {"operationId": "kept", **answers(many(kept))},
+            }
+        }
+    )
     session = NoSandbox(app(tmp_path, document, seed=False)).open(seed=1, timeout_seconds=20)
     assert told(session, "add_book", **BOOK)["id"] == "B1"
     assert told(session, "add_copy", bookId="B1", shelf="x")["number"] == 1
@@ -141,31 +187,59 @@ def test_ids_begin_somewhere_in_empty_tables(tmp_path):
 
 
 def test_what_only_the_server_knows_is_filled_in(tmp_path):
-    job = {"type": "object", "required": ["id", "state", "tries", "who", "day"], "properties": {
-        "id": {"type": "integer", "readOnly": True}, "state": {"type": "string", "enum": ["new", "done"], "readOnly": True},
-        "tries": {"type": "integer", "readOnly": True}, "who": {"type": "string", "default": "ann"},
-        "day": {"type": "string", "format": "date", "readOnly": True}, "words": {"type": "string"}}}  # fmt: skip
+    job = {
+        "type": "object",
+        "required": ["id", "state", "tries", "who", "day"],
+        "properties": {
+            "id": {"type": "integer", "readOnly": True},
+            "state": {"type": "string", "enum": ["new", "done"], "readOnly": True},
+            "tries": {"type": "integer", "readOnly": True},
+            "who": {"type": "string", "default": "ann"},
+            "day": {"type": "string", "format": "date", "readOnly": True},
+            "words": {"type": "string"},
+        },
+    }
     body = {"type": "object", "properties": {"words": {"type": "string"}}}
-    document = library(**{"/jobs": {"post": {"operationId": "start", **takes(body), **answers(job)}}, "/jobs/{id}": {
-        **path("id"), "get": {"operationId": "job", **answers(job)}}})  # fmt: skip
+    document = library(
+        **{
+            "/jobs": {"post": {"operationId": "start", **takes(body), **answers(job)}},
+            "/jobs/{id}": {**path("id"), "get": {"operationId": "job", **answers(job)}},
+        }
+    )
     session = NoSandbox(app(tmp_path, document, seed=False)).open(seed=1, timeout_seconds=20)
-    assert told(session, "start", words="w") == {"id": 1, "state": "new", "tries": 0, "who": "ann", "day": NOW[:10], "words": "w"}
+    assert told(session, "start", words="w") == {
+        "id": 1,
+        "state": "new",
+        "tries": 0,
+        "who": "ann",
+        "day": NOW[:10],
+        "words": "w",
+    }
 
 
 TEXTS = st.text(max_size=12)
 
 
 @settings(max_examples=60, deadline=None)
-@given(title=TEXTS, tags=st.lists(TEXTS, max_size=3), lent=st.booleans(), pages=st.integers(1, 2**63 - 1))
+@given(
+    title=TEXTS,
+    tags=st.lists(TEXTS, max_size=3),
+    lent=st.booleans(),
+    pages=st.integers(1, 2**63 - 1),
+)
 def test_what_is_sent_comes_back_as_it_was(here, title, tags, lent, pages):
     session = here.open(seed=1, timeout_seconds=20)
     sent = {"title": title, "tags": tags, "lent": lent, "pages": pages, "kind": "atlas"}
     made = told(session, "add_book", **sent)
-    assert {name: told(session, "get_api_v1_books_book_id", bookId=made["id"])[name] for name in sent} == sent
+    assert {
+        name: told(session, "get_api_v1_books_book_id", bookId=made["id"])[name] for name in sent
+    } == sent
     session.close()
 
 
 def test_another_name_of_a_collection_is_the_same_table(tmp_path):
-    document = library(**{"/archive": {"get": {"operationId": "archive", **answers(many(ref("Book")))}}})
+    document = library(
+        **{"/archive": {"get": {"operationId": "archive", **answers(many(ref("Book")))}}}
+    )
     session = NoSandbox(app(tmp_path, document)).open(seed=1, timeout_seconds=20)
     assert len(told(session, "archive")) == 4

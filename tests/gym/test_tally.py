@@ -54,8 +54,13 @@ def played(tmp_path):
         worlds.append(world)
         task = world.tasks.task(TASK)
         call = task.oracle[0].arguments
-        said = [text.replace("RIGHT", f"set_price(item='{call['item']}', price={call['price']})") for text in texts]
-        return play(world.env(), ScriptedPolicy(said), seed=0, task=TASK, step=step, max_turns=max_turns)
+        said = [
+            text.replace("RIGHT", f"set_price(item='{call['item']}', price={call['price']})")
+            for text in texts
+        ]
+        return play(
+            world.env(), ScriptedPolicy(said), seed=0, task=TASK, step=step, max_turns=max_turns
+        )
 
     yield play_with
     for world in worlds:
@@ -76,7 +81,9 @@ def test_each_turn_is_paid_for_its_own_calls(played):
 
 def test_each_call_is_judged_by_itself(played):
     calls = "reward.ok={from: valid_calls, per: call, weight: 0.1}"
-    episode = played("[price(item='I0'), price(item='I9'), price(item='I1')]", "Done.", settings=[calls])
+    episode = played(
+        "[price(item='I0'), price(item='I9'), price(item='I1')]", "Done.", settings=[calls]
+    )
     assert episode.turn_rewards == (pytest.approx(0.2), 0.0)
     assert episode.reward_terms["ok"].by_turn == (2.0, 0.0)
 
@@ -84,20 +91,41 @@ def test_each_call_is_judged_by_itself(played):
 def test_a_potential_moves_credit_to_the_turn_that_earned_it_and_adds_nothing(played):
     progress = "reward.on_way={from: state_progress, per: potential}"
     episode = played("price(item='I0')", "RIGHT", "Done.", settings=[progress])
-    assert episode.turn_rewards == (0.0, 1.0, 0.0)  # up by 1 with the change; at the end minus 1, and 1 for being solved
+    assert episode.turn_rewards == (
+        0.0,
+        1.0,
+        0.0,
+    )  # up by 1 with the change; at the end minus 1, and 1 for being solved
     assert (episode.reward, contributions(episode)["on_way"]) == (1.0, 0.0)
     assert episode.reward_parts["on_way"] == 1.0
 
 
 def test_schedules_stand_at_the_training_step_and_parts_may_look_at_it(played):
-    settings = ["reward.grows={from: parts.py:fine, weight: {0: 0.0, 100: 1.0}}", "reward.step={from: parts.py:step}"]
-    assert contributions(played("Done.", settings=settings)) == {"solved": 0.0, "calls": 0.0, "grows": 0.0, "step": 0.0}
-    assert contributions(played("Done.", settings=settings, step=25)) == {"solved": 0.0, "calls": 0.0, "grows": 0.25, "step": 0.25}
+    settings = [
+        "reward.grows={from: parts.py:fine, weight: {0: 0.0, 100: 1.0}}",
+        "reward.step={from: parts.py:step}",
+    ]
+    assert contributions(played("Done.", settings=settings)) == {
+        "solved": 0.0,
+        "calls": 0.0,
+        "grows": 0.0,
+        "step": 0.0,
+    }
+    assert contributions(played("Done.", settings=settings, step=25)) == {
+        "solved": 0.0,
+        "calls": 0.0,
+        "grows": 0.25,
+        "step": 0.25,
+    }
 
 
 def test_a_forbidden_write_is_never_better_than_failing(played):
-    settings = ["reward.solved={from: state_match, range: [-3, 3]}", "reward.fine={from: parts.py:fine}"]
-    failed, forbidden = played("Done.", settings=settings), played("audit()", "Done.", settings=settings)
+    settings = [
+        "reward.solved={from: state_match, range: [-3, 3]}",
+        "reward.fine={from: parts.py:fine}",
+    ]
+    failed = played("Done.", settings=settings)
+    forbidden = played("audit()", "Done.", settings=settings)
     assert failed.reward == -2.0  # not solved, but all its calls were fine
     assert forbidden.reward == -3.0
     assert contributions(forbidden) == {"solved": -3.0, "calls": 0.0, "fine": 1.0, "forfeit": -1.0}
@@ -122,7 +150,10 @@ class RunsOut(ScriptedPolicy):
 
 def test_running_out_of_room_is_no_way_to_escape_a_bad_score(tmp_path):
     (tmp_path / "parts.py").write_text(PARTS)
-    settings = ["reward.solved={from: state_match, range: [-3, 3]}", "reward.fine={from: parts.py:fine, per: turn}"]
+    settings = [
+        "reward.solved={from: state_match, range: [-3, 3]}",
+        "reward.fine={from: parts.py:fine, per: turn}",
+    ]
     world = World(shop(tmp_path, *settings))
     episode = play(world.env(), RunsOut(["price(item='I0')", "Done."]), seed=0, task=TASK)
     assert (episode.stop_reason, episode.reward, episode.turn_rewards) == ("context", -3.0, (-3.0,))
@@ -133,7 +164,9 @@ def test_running_out_of_room_is_no_way_to_escape_a_bad_score(tmp_path):
 def test_a_part_of_groups_says_nothing_of_one_episode(played):
     episode = played("Done.", settings=["reward.vote={from: parts.py:together}"])
     assert episode.reward_parts["vote"] is None
-    with pytest.raises(SpecError, match=r"reward.vote: compares whole episodes; it cannot be per turn"):
+    with pytest.raises(
+        SpecError, match=r"reward.vote: compares whole episodes; it cannot be per turn"
+    ):
         played("Done.", settings=["reward.vote={from: parts.py:together, per: turn}"])
 
 
@@ -156,9 +189,16 @@ def test_a_training_step_reaches_each_episode_of_many(tmp_path):
 
 def test_a_part_declares_whether_it_is_an_opinion(tmp_path):
     (tmp_path / "parts.py").write_text(
-        PARTS + "def liked(evidence):\n    '''How it sounds.\n\n    More.'''\nliked.grounded = False\n"
+        PARTS
+        + "def liked(evidence):\n    '''How it sounds.\n\n    More.'''\nliked.grounded = False\n"
     )
-    world = World(shop(tmp_path, "reward.liked={from: parts.py:liked}", "reward.sure={from: parts.py:fine, grounded: false}"))
+    world = World(
+        shop(
+            tmp_path,
+            "reward.liked={from: parts.py:liked}",
+            "reward.sure={from: parts.py:fine, grounded: false}",
+        )
+    )
     parts = world.rubric.parts
     assert [parts[name].is_grounded for name in ("solved", "liked", "sure")] == [True, False, False]
     assert parts["liked"].about == "How it sounds."
@@ -166,9 +206,7 @@ def test_a_part_declares_whether_it_is_an_opinion(tmp_path):
 
 
 def test_the_worlds_failure_inside_a_part_keeps_its_own_kind(tmp_path):
-    text = (
-        "from envgym.errors import WorldFailure\n\ndef asks(evidence):\n    raise WorldFailure('timeout', 'judge', stage='score')\n"
-    )
+    text = "from envgym.errors import WorldFailure\n\ndef asks(evidence):\n    raise WorldFailure('timeout', 'judge', stage='score')\n"
     (tmp_path / "parts.py").write_text(text)
     world = World(shop(tmp_path, "reward.asks={from: parts.py:asks}"))
     episode = play(world.env(), ScriptedPolicy(["Done."]), seed=0, task=TASK)

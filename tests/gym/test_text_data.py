@@ -30,16 +30,25 @@ def squad(*questions, version="1.1"):
 
 
 def question(id_, text="Who?", answers=("Ann",), **more):
-    return {"id": id_, "question": text, "answers": [{"text": answer, "answer_start": 0} for answer in answers]} | more
+    return {
+        "id": id_,
+        "question": text,
+        "answers": [{"text": answer, "answer_start": 0} for answer in answers],
+    } | more
 
 
 # --- a user's own file ---
 
 
 def test_csv_with_quotes_line_breaks_and_further_columns(tmp_path):
-    path = file(tmp_path, "a.csv", 'id,text,label\r\n1,"late, again",delivery\r\n2,"two\nlines",billing\r\n')
+    path = file(
+        tmp_path, "a.csv", 'id,text,label\r\n1,"late, again",delivery\r\n2,"two\nlines",billing\r\n'
+    )
     rows = load_rows(path)
-    assert [(row.texts, row.label) for row in rows] == [({"text": "late, again"}, "delivery"), ({"text": "two\nlines"}, "billing")]
+    assert [(row.texts, row.label) for row in rows] == [
+        ({"text": "late, again"}, "delivery"),
+        ({"text": "two\nlines"}, "billing"),
+    ]
     assert [row.where for row in rows] == [f"{path}:2", f"{path}:3"]
 
 
@@ -63,7 +72,11 @@ def test_pairs_in_json_lines(tmp_path):
         ("a.csv", "text,lable\nx,y\n", r"a.csv:1: no 'label', did you mean 'lable'\?"),
         ("a.csv", "body,label\nx,y\n", "a.csv:1: no 'text'.*got body,label"),
         ("a.csv", "", "a.csv:1: no 'text'.*got nothing"),
-        ("a.csv", "text,label\nx,y\nz\n", r"a.csv:3: has another number of columns than the header \(2\)"),
+        (
+            "a.csv",
+            "text,label\nx,y\nz\n",
+            r"a.csv:3: has another number of columns than the header \(2\)",
+        ),
         ("a.csv", "text,label\nx,y,z\n", "a.csv:2: has another number"),
         ("a.csv", "text,label\nx,\n", "a.csv:2: label must be a text that is not empty, got ''"),
         ("a.csv", 'text,label\n"x"y,z\n', "a.csv:2: not valid CSV"),
@@ -71,9 +84,21 @@ def test_pairs_in_json_lines(tmp_path):
         ("a.csv", "text,label\n", "a.csv: holds no example"),
         ("a.jsonl", '{"text": "x", "label": "y"}\n{"text": "x"\n', "a.jsonl:2: not valid JSON"),
         ("a.jsonl", '["x", "y"]\n', "a.jsonl:1: must be an object"),
-        ("a.jsonl", '{"text": "x", "label": "y"}\n{"text": "x", "lab": "y"}\n', "a.jsonl:2: no 'label'"),
-        ("a.jsonl", '{"text": 3, "label": "y"}\n', "a.jsonl:1: text must be a text that is not empty, got 3"),
-        ("a.jsonl", '{"text": "x", "label": true}\n', "a.jsonl:1: label must be a text that is not empty, got True"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "y"}\n{"text": "x", "lab": "y"}\n',
+            "a.jsonl:2: no 'label'",
+        ),
+        (
+            "a.jsonl",
+            '{"text": 3, "label": "y"}\n',
+            "a.jsonl:1: text must be a text that is not empty, got 3",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": true}\n',
+            "a.jsonl:1: label must be a text that is not empty, got True",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_file_and_line(tmp_path, name, text, told):
@@ -100,36 +125,98 @@ def test_a_kind_that_is_not_known(tmp_path):
 # --- GLUE ---
 
 PAIR = ("index", "sentence1", "sentence2", "label")
-MNLI = ("index", "promptID", "pairID", "genre", "sentence1_binary_parse", "sentence2_binary_parse", "sentence1_parse",
-        "sentence2_parse", "sentence1", "sentence2", "label1", "gold_label")  # fmt: skip
-STSB = ("index", "genre", "filename", "year", "old_index", "source1", "source2", "sentence1", "sentence2", "score")
+MNLI = (
+    "index",
+    "promptID",
+    "pairID",
+    "genre",
+    "sentence1_binary_parse",
+    "sentence2_binary_parse",
+    "sentence1_parse",
+    "sentence2_parse",
+    "sentence1",
+    "sentence2",
+    "label1",
+    "gold_label",
+)
+STSB = (
+    "index",
+    "genre",
+    "filename",
+    "year",
+    "old_index",
+    "source1",
+    "source2",
+    "sentence1",
+    "sentence2",
+    "score",
+)
 
 
 @pytest.mark.parametrize(
     ("kind", "lines", "texts", "label"),
     [
-        ("cola", [("gj04", "0", "*", "They drank the pub.")], {"sentence": "They drank the pub."}, "unacceptable"),
+        (
+            "cola",
+            [("gj04", "0", "*", "They drank the pub.")],
+            {"sentence": "They drank the pub."},
+            "unacceptable",
+        ),
         ("cola", [("gj04", "1", "", 'He said "so.')], {"sentence": 'He said "so.'}, "acceptable"),
         ("sst2", [("sentence", "label"), ("a gem ", "1")], {"sentence": "a gem"}, "positive"),
-        ("mrpc", [("\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"), ("1", "7", "8", '"Yes', "Yes")],
-         {"sentence1": '"Yes', "sentence2": "Yes"}, "equivalent"),
-        ("qqp", [("id", "qid1", "qid2", "question1", "question2", "is_duplicate"), ("1", "2", "3", "Why?", "How?", "0")],
-         {"question1": "Why?", "question2": "How?"}, "not_duplicate"),
-        ("mnli", [MNLI, ("0", "1", "1n", "fiction", "", "", "", "", "A.", "B.", "neutral", "neutral")],
-         {"premise": "A.", "hypothesis": "B."}, "neutral"),
-        ("qnli", [("index", "question", "sentence", "label"), ("0", "Who?", "Ann.", "entailment")],
-         {"question": "Who?", "sentence": "Ann."}, "entailment"),
-        ("rte", [PAIR, ("0", "A.", "B.", "not_entailment")], {"premise": "A.", "hypothesis": "B."}, "not_entailment"),
-        ("wnli", [PAIR, ("0", "A.", "B.", "1")], {"premise": "A.", "hypothesis": "B."}, "entailment"),
+        (
+            "mrpc",
+            [
+                ("\ufeffQuality", "#1 ID", "#2 ID", "#1 String", "#2 String"),
+                ("1", "7", "8", '"Yes', "Yes"),
+            ],
+            {"sentence1": '"Yes', "sentence2": "Yes"},
+            "equivalent",
+        ),
+        (
+            "qqp",
+            [
+                ("id", "qid1", "qid2", "question1", "question2", "is_duplicate"),
+                ("1", "2", "3", "Why?", "How?", "0"),
+            ],
+            {"question1": "Why?", "question2": "How?"},
+            "not_duplicate",
+        ),
+        (
+            "mnli",
+            [MNLI, ("0", "1", "1n", "fiction", "", "", "", "", "A.", "B.", "neutral", "neutral")],
+            {"premise": "A.", "hypothesis": "B."},
+            "neutral",
+        ),
+        (
+            "qnli",
+            [("index", "question", "sentence", "label"), ("0", "Who?", "Ann.", "entailment")],
+            {"question": "Who?", "sentence": "Ann."},
+            "entailment",
+        ),
+        (
+            "rte",
+            [PAIR, ("0", "A.", "B.", "not_entailment")],
+            {"premise": "A.", "hypothesis": "B."},
+            "not_entailment",
+        ),
+        (
+            "wnli",
+            [PAIR, ("0", "A.", "B.", "1")],
+            {"premise": "A.", "hypothesis": "B."},
+            "entailment",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_glue_task_has_its_own_columns(tmp_path, kind, lines, texts, label):
     (row,) = load_rows(file(tmp_path, "dev.tsv", tsv(*lines)), kind=kind)
     assert (row.texts, row.label) == (texts, label)
     assert row.where.endswith(f"dev.tsv:{len(lines)}")
 
 
-@pytest.mark.parametrize(("score", "label"), [("2.5", "3"), ("2.499", "2"), ("0.000", "0"), ("5.000", "5")])
+@pytest.mark.parametrize(
+    ("score", "label"), [("2.5", "3"), ("2.499", "2"), ("0.000", "0"), ("5.000", "5")]
+)
 def test_sts_b_keeps_its_score_and_has_the_nearest_whole_number_as_label(tmp_path, score, label):
     cells = ("0", "news", "f", "2012", "1", "none", "none", "A.", "B.", score)
     (row,) = load_rows(file(tmp_path, "dev.tsv", tsv(STSB, cells)), kind="stsb")
@@ -142,11 +229,27 @@ def test_sts_b_keeps_its_score_and_has_the_nearest_whole_number_as_label(tmp_pat
         ("cola", [("index", "sentence"), ("0", "A.")], "dev.tsv:1: has no labels"),
         ("sst2", [("index", "sentence"), ("0", "A.")], "dev.tsv:1: has no labels"),
         ("rte", [PAIR, ("0", "A.", "B.")], "dev.tsv:2: has 3 columns, not 4; skip_broken=True"),
-        ("rte", [PAIR, ("0", "A.", "B.", "yes")], "dev.tsv:2: label is 'yes', not one of entailment, not_entailment"),
+        (
+            "rte",
+            [PAIR, ("0", "A.", "B.", "yes")],
+            "dev.tsv:2: label is 'yes', not one of entailment, not_entailment",
+        ),
         ("rte", [PAIR, ("0", "A.", " ", "entailment")], "dev.tsv:2: hypothesis is empty"),
-        ("wnli", [PAIR, ("0", "A.", "B.", "entailment")], "dev.tsv:2: label is 'entailment', not one of 0, 1"),
-        ("sst2", [PAIR, ("0", "A.", "B.", "1")], r"dev.tsv:1: no column 'sentence', did you mean 'sentence\d'\?.* sst2"),
-        ("stsb", [STSB, ("0", "n", "f", "1", "1", "n", "n", "A.", "B.", "5.1")], "dev.tsv:2: score must be a number from 0 to 5"),
+        (
+            "wnli",
+            [PAIR, ("0", "A.", "B.", "entailment")],
+            "dev.tsv:2: label is 'entailment', not one of 0, 1",
+        ),
+        (
+            "sst2",
+            [PAIR, ("0", "A.", "B.", "1")],
+            r"dev.tsv:1: no column 'sentence', did you mean 'sentence\d'\?.* sst2",
+        ),
+        (
+            "stsb",
+            [STSB, ("0", "n", "f", "1", "1", "n", "n", "A.", "B.", "5.1")],
+            "dev.tsv:2: score must be a number from 0 to 5",
+        ),
         ("stsb", [STSB, ("0", "n", "f", "1", "1", "n", "n", "A.", "B.", "nan")], "got 'nan'"),
         ("stsb", [STSB, ("0", "n", "f", "1", "1", "n", "n", "A.", "B.", "high")], "got 'high'"),
     ],
@@ -157,7 +260,9 @@ def test_a_glue_file_of_another_form_is_an_error(tmp_path, kind, lines, told):
 
 
 def test_broken_lines_are_left_out_when_that_is_asked_for(tmp_path):
-    path = file(tmp_path, "train.tsv", tsv(PAIR, ("0", "A.", "B."), ("1", "C.", "D.", "entailment")))
+    path = file(
+        tmp_path, "train.tsv", tsv(PAIR, ("0", "A.", "B."), ("1", "C.", "D.", "entailment"))
+    )
     assert [row.where for row in load_rows(path, kind="rte", skip_broken=True)] == [f"{path}:3"]
 
 
@@ -165,16 +270,30 @@ def test_broken_lines_are_left_out_when_that_is_asked_for(tmp_path):
 
 
 def test_squad_1_1_and_its_repeated_answers(tmp_path):
-    path = file(tmp_path, "dev.json", squad(("Ann and Bob.", [question("a", answers=("Ann", "Ann", "Ann and Bob"))])))
+    path = file(
+        tmp_path,
+        "dev.json",
+        squad(("Ann and Bob.", [question("a", answers=("Ann", "Ann", "Ann and Bob"))])),
+    )
     (row,) = load_rows(path, kind="squad")
-    assert (row.texts, row.answers) == ({"context": "Ann and Bob.", "question": "Who?"}, ("Ann", "Ann and Bob"))
+    assert (row.texts, row.answers) == (
+        {"context": "Ann and Bob.", "question": "Who?"},
+        ("Ann", "Ann and Bob"),
+    )
     assert row.where == f"{path}: data[0].paragraphs[0].qas[0]"
 
 
 def test_squad_2_0_marks_what_cannot_be_answered(tmp_path):
-    hard = question("b", answers=(), is_impossible=True, plausible_answers=[{"text": "Bob", "answer_start": 0}])
+    hard = question(
+        "b", answers=(), is_impossible=True, plausible_answers=[{"text": "Bob", "answer_start": 0}]
+    )
     rows = load_rows(
-        file(tmp_path, "dev.json", squad(("Ann.", [question("a", is_impossible=False), hard]), version="v2.0")), kind="squad"
+        file(
+            tmp_path,
+            "dev.json",
+            squad(("Ann.", [question("a", is_impossible=False), hard]), version="v2.0"),
+        ),
+        kind="squad",
     )
     assert [row.answers for row in rows] == [("Ann",), ()]
 
@@ -187,10 +306,22 @@ def test_squad_2_0_marks_what_cannot_be_answered(tmp_path):
         ('{"data": [{"title": "T"}]}', r"dev.json: data\[0\].paragraphs: must be a list"),
         ('{"data": ["T"]}', r"data\[0\]: must be an object, got str"),
         (squad(("Ann.", [question("a", answers=())])), r"qas\[0\]: has no answer; SQuAD 2.0 marks"),
-        (squad(("Ann.", [question("a", is_impossible=True)])), r"qas\[0\]: is_impossible, and yet has the answer 'Ann'"),
-        (squad(("Ann.", [question("a", is_impossible="yes")])), "is_impossible must be true or false"),
-        (squad(("Ann.", [question("a"), question("a")])), r"qas\[1\]: id 'a' stands at .*qas\[0\] already"),
-        (squad(("Ann.", [question("a", text=" ")])), r"qas\[0\]: question must be a text that is not empty"),
+        (
+            squad(("Ann.", [question("a", is_impossible=True)])),
+            r"qas\[0\]: is_impossible, and yet has the answer 'Ann'",
+        ),
+        (
+            squad(("Ann.", [question("a", is_impossible="yes")])),
+            "is_impossible must be true or false",
+        ),
+        (
+            squad(("Ann.", [question("a"), question("a")])),
+            r"qas\[1\]: id 'a' stands at .*qas\[0\] already",
+        ),
+        (
+            squad(("Ann.", [question("a", text=" ")])),
+            r"qas\[0\]: question must be a text that is not empty",
+        ),
         (squad(("", [question("a")])), r"paragraphs\[0\]: context must be"),
         (squad(("Ann.", [question("a", answers=("",))])), r"answers\[0\]: text must be"),
     ],
@@ -202,7 +333,9 @@ def test_a_squad_file_of_another_form_is_an_error_with_its_place(tmp_path, text,
 
 # --- rows become tasks ---
 
-TICKETS = "text,label\n" + "".join(f"ticket {n} is late,{'billing' if n % 5 else 'delivery'}\n" for n in range(200))
+TICKETS = "text,label\n" + "".join(
+    f"ticket {n} is late,{'billing' if n % 5 else 'delivery'}\n" for n in range(200)
+)
 YAML = """
 id: acme/tickets-v0
 prompt: {system: Answer with the label alone., tools: template}
@@ -231,7 +364,9 @@ def world(tmp_path):
 
 
 def rate(world, policy, split="test"):
-    episodes = play_many(world.env, policy, [Request(id_, 0) for id_ in world.tasks.ids(split, count=20)], workers=1)
+    episodes = play_many(
+        world.env, policy, [Request(id_, 0) for id_ in world.tasks.ids(split, count=20)], workers=1
+    )
     return sum(bool(episode.success) for episode in episodes) / len(episodes)
 
 
@@ -248,7 +383,10 @@ def test_always_answering_one_label_solves_its_share_however_rare_the_label_is(w
 
 
 def test_no_text_stands_in_two_splits(world):
-    prompts = {s: {world.tasks.task(id_).prompt for id_ in world.tasks.ids(s, count=300)} for s in ("train", "val", "test")}
+    prompts = {
+        s: {world.tasks.task(id_).prompt for id_ in world.tasks.ids(s, count=300)}
+        for s in ("train", "val", "test")
+    }
     assert not prompts["train"] & prompts["test"]
     assert not prompts["train"] & prompts["val"]
     assert sum(map(len, prompts.values())) == 200  # every row is in one of them
@@ -260,13 +398,21 @@ def rows_of(folder, *lines, name="a.csv"):
 
 
 def split_rows(folder):
-    return {s: rows_of(folder, f"{s} one,a", f"{s} two,b", name=f"{s}.csv") for s in ("train", "val", "test")}
+    return {
+        s: rows_of(folder, f"{s} one,a", f"{s} two,b", name=f"{s}.csv")
+        for s in ("train", "val", "test")
+    }
 
 
 def test_splits_may_be_given_and_must_not_share_a_text(tmp_path):
     label_template("t", split_rows(tmp_path), ask="{text}")
-    shared = split_rows(tmp_path) | {"test": rows_of(tmp_path, "train one,a", "x,b", name="shared.csv")}
-    with pytest.raises(SpecError, match=r"shared.csv:2: the same text stands in 'test' here and in 'train' at .*train.csv:2"):
+    shared = split_rows(tmp_path) | {
+        "test": rows_of(tmp_path, "train one,a", "x,b", name="shared.csv")
+    }
+    with pytest.raises(
+        SpecError,
+        match=r"shared.csv:2: the same text stands in 'test' here and in 'train' at .*train.csv:2",
+    ):
         label_template("t", shared, ask="{text}")
     with pytest.raises(SpecError, match="no split 'dev'"):
         label_template("t", {"dev": rows_of(tmp_path, "x,a")}, ask="{text}")
@@ -276,7 +422,10 @@ def test_splits_may_be_given_and_must_not_share_a_text(tmp_path):
     ("lines", "told"),
     [
         (["x,a", "x,b"], r"a.csv:3: the same text is 'b' here and 'a' at .*a.csv:2"),
-        (["x,a", "y,b"], "split '(train|val|test)' has no row of kind '(a|b)'; add rows, or give the splits yourself"),
+        (
+            ["x,a", "y,b"],
+            "split '(train|val|test)' has no row of kind '(a|b)'; add rows, or give the splits yourself",
+        ),
     ],
 )
 def test_rows_that_contradict_each_other_or_are_too_few(tmp_path, lines, told):
@@ -295,15 +444,28 @@ def test_a_template_that_cannot_be_filled_in_is_an_error(tmp_path):
 
 
 def test_labels_that_differ_in_case_only_cannot_be_told_apart(tmp_path):
-    rows = {s: rows_of(tmp_path, f"{s} one,Yes", f"{s} two,yes", name=f"{s}.csv") for s in ("train", "val", "test")}
+    rows = {
+        s: rows_of(tmp_path, f"{s} one,Yes", f"{s} two,yes", name=f"{s}.csv")
+        for s in ("train", "val", "test")
+    }
     with pytest.raises(SpecError, match="differ in nothing but case"):
         label_template("t", rows, ask="{text}")
 
 
 def test_squad_questions_become_tasks_and_every_second_one_has_no_answer(tmp_path):
-    three = [("a", "Who?", ("Ann",), False), ("b", "Why?", ("Ann",), False), ("c", "When?", (), True)]
+    three = [
+        ("a", "Who?", ("Ann",), False),
+        ("b", "Why?", ("Ann",), False),
+        ("c", "When?", (), True),
+    ]
     passages = [
-        (f"Passage {n}. Ann.", [question(f"{n}{id_}", text, said, is_impossible=none) for id_, text, said, none in three])
+        (
+            f"Passage {n}. Ann.",
+            [
+                question(f"{n}{id_}", text, said, is_impossible=none)
+                for id_, text, said, none in three
+            ],
+        )
         for n in range(60)
     ]
     path = file(tmp_path, "dev.json", squad(*passages, version="v2.0"))
@@ -325,6 +487,9 @@ squad = question_template("squad", load_rows({str(path)!r}, kind="squad"), ask={
     assert rate(world, ScriptedPolicy(["unanswerable"])) == 0.5
     tasks = [world.tasks.task(id_) for id_ in world.tasks.ids("train", count=30)]
     assert Counter(bool(task.extra["answers"]) for task in tasks) == {True: 15, False: 15}
-    passages_of = {s: {world.tasks.task(i).prompt.split(".")[0] for i in world.tasks.ids(s, count=200)} for s in ("train", "test")}
+    passages_of = {
+        s: {world.tasks.task(i).prompt.split(".")[0] for i in world.tasks.ids(s, count=200)}
+        for s in ("train", "test")
+    }
     assert not passages_of["train"] & passages_of["test"]
     world.close()

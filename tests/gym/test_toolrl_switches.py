@@ -29,7 +29,12 @@ RIGHT_RANGES = [
     ({"smooth": True}, 150, (-1, 1), (-3, 3)),
     ({"smooth": True}, 400, (-1, 1), (-3, 3)),
     ({"smooth": True, "equal_max": True}, 75, (-1, 1.5), (-1.5, 1.5)),
-    ({"smooth": True, "equal_max": True}, 300, (-1, 1), (0, 0)),  # nothing stops it below 1 in the reference
+    (
+        {"smooth": True, "equal_max": True},
+        300,
+        (-1, 1),
+        (0, 0),
+    ),  # nothing stops it below 1 in the reference
     ({"equal_max": True, "two_stage": True}, 0, (0, 1), (-1 / 3, 1 / 3)),
     ({"two_stage": True, "smooth": True}, 15, (-1.8, 1.9), (-1.9, 1.9)),  # 2 + (1 - 2) / 10
     ({"two_stage": True, "smooth": True}, 60, (-1.2, 1.4), (-2.4, 2.4)),  # 2 - (2 - 0.5) * 0.4
@@ -47,36 +52,62 @@ def test_each_switch_sets_the_ranges_of_its_step(switches, step, form, calls):
     assert (least.format, most.format) == pytest.approx(form)
     assert (least.correctness, most.correctness) == pytest.approx(calls)
     assert (least.total, most.total) == pytest.approx((form[0] + calls[0], form[1] + calls[1]))
-    half = total(answer(call("stay", town="Oslo")), CALL, step=step, settings=chosen).correctness  # the name alone: 1/4
+    half = total(
+        answer(call("stay", town="Oslo")), CALL, step=step, settings=chosen
+    ).correctness  # the name alone: 1/4
     assert half == pytest.approx(calls[0] + (calls[1] - calls[0]) / 4)
 
 
 @pytest.mark.parametrize(
     ("switches", "step", "target"),
-    [({}, 90, 512), ({"schedule_length": True}, 0, 384), ({"schedule_length": True}, 105, 640),
-     ({"schedule_length": True}, 210, 896),
-     ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 20, 640),
-     ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 90, 1024)],
-)  # fmt: skip
-def test_the_length_counts_where_it_is_switched_on_against_the_target_of_the_step(switches, step, target):
+    [
+        ({}, 90, 512),
+        ({"schedule_length": True}, 0, 384),
+        ({"schedule_length": True}, 105, 640),
+        ({"schedule_length": True}, 210, 896),
+        ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 20, 640),
+        ({"schedule_length": True, "schedule": "paper", "total_steps": 80}, 90, 1024),
+    ],
+)
+def test_the_length_counts_where_it_is_switched_on_against_the_target_of_the_step(
+    switches, step, target
+):
     text = answer(STAY, think="w " * (target // 4))
-    assert total(text, CALL, step=step, settings=ToolRlSettings(with_length=True, **switches)) == (4.25, 1.0, 3.0, 0.25)
+    assert total(text, CALL, step=step, settings=ToolRlSettings(with_length=True, **switches)) == (
+        4.25,
+        1.0,
+        3.0,
+        0.25,
+    )
     assert total(text, CALL, step=step, settings=ToolRlSettings(**switches)).length == 0.0
 
 
 def test_the_papers_form_matches_optimally_and_names_as_sets():
     chosen = ToolRlSettings.paper(smooth=True, total_steps=10)
-    assert (chosen.matching, chosen.names, chosen.schedule, chosen.smooth) == ("optimal", "set", "paper", True)
+    assert (chosen.matching, chosen.names, chosen.schedule, chosen.smooth) == (
+        "optimal",
+        "set",
+        "paper",
+        True,
+    )
 
 
 @pytest.mark.parametrize(
     ("switches", "what"),
-    [({"granularity": "fine"}, "granularity is 'fine'"), ({"matching": "optimum"}, "did you mean 'optimal'"),
-     ({"names": "bag"}, "names is 'bag'"), ({"schedule": "papers"}, "did you mean 'paper'"),
-     ({"template": "gpt"}, "available: None, qwen, llama"), ({"total_steps": 0}, "total_steps is 0"),
-     ({"schedule": "paper", "smooth": True, "two_stage": True}, "leave equal_max and two_stage out"),
-     ({"two_stag": True}, "unknown option 'two_stag', did you mean 'two_stage'")],
-)  # fmt: skip
+    [
+        ({"granularity": "fine"}, "granularity is 'fine'"),
+        ({"matching": "optimum"}, "did you mean 'optimal'"),
+        ({"names": "bag"}, "names is 'bag'"),
+        ({"schedule": "papers"}, "did you mean 'paper'"),
+        ({"template": "gpt"}, "available: None, qwen, llama"),
+        ({"total_steps": 0}, "total_steps is 0"),
+        (
+            {"schedule": "paper", "smooth": True, "two_stage": True},
+            "leave equal_max and two_stage out",
+        ),
+        ({"two_stag": True}, "unknown option 'two_stag', did you mean 'two_stage'"),
+    ],
+)
 def test_a_wrong_setting_is_told_with_its_way_out(switches, what):
     with pytest.raises(UsageError, match=what):
         ToolRlSettings.of(switches)
@@ -105,11 +136,16 @@ TEXTS = st.builds(
     st.sampled_from([0, 100, 500, 900]),
 )
 TRUTHS = st.builds(
-    lambda calls, response: answer(*calls, response=response), st.lists(CALLS, max_size=3), st.sampled_from([None, "r"])
+    lambda calls, response: answer(*calls, response=response),
+    st.lists(CALLS, max_size=3),
+    st.sampled_from([None, "r"]),
 )
 SWITCHES = st.fixed_dictionaries(
     {
-        **{name: st.booleans() for name in ("schedule_length", "equal_max", "two_stage", "smooth", "guard")},
+        **{
+            name: st.booleans()
+            for name in ("schedule_length", "equal_max", "two_stage", "smooth", "guard")
+        },
         "granularity": st.sampled_from(["default", "refined", "intermediate", "coarse"]),
         "matching": st.sampled_from(["greedy", "optimal"]),
         "names": st.sampled_from(["multiset", "set", "exact"]),
@@ -131,9 +167,17 @@ def test_the_parts_add_up_to_the_whole_and_stay_in_range(text, truth, switches, 
 
 
 def test_a_rubric_of_the_parts_gives_the_references_total():
-    rubric = Rubric.of({"solved": (toolrl_solved, 0.0)} | {name: (part, 1.0) for name, part in PARTS.items()}, success="solved")
+    rubric = Rubric.of(
+        {"solved": (toolrl_solved, 0.0)} | {name: (part, 1.0) for name, part in PARTS.items()},
+        success="solved",
+    )
     score = rubric.score(evidence(answer(call("stay", city="Oslo", nights=3), think="w " * 256)))
-    assert score.parts == {"solved": 0.0, "format": 1.0, "correctness": pytest.approx(1.5), "length": 0.5}
+    assert score.parts == {
+        "solved": 0.0,
+        "format": 1.0,
+        "correctness": pytest.approx(1.5),
+        "length": 0.5,
+    }
     assert score.reward == pytest.approx(3.0)
     assert rubric.score(evidence(CALL)).success
 
@@ -162,4 +206,6 @@ def test_a_transcript_is_cut_where_the_template_is_named():
 @pytest.mark.parametrize("truth", [{"name": "f"}, "<tool_call>\n{\n</tool_call>"])
 def test_a_truth_that_cannot_be_read_voids_the_episode_and_makes_up_no_reward(truth):
     with pytest.raises(WorldFailure, match="part 'solved': UsageError"):
-        Rubric.of({"solved": (toolrl_correctness, 1.0)}, "solved").score(evidence(CALL, truth=truth))
+        Rubric.of({"solved": (toolrl_correctness, 1.0)}, "solved").score(
+            evidence(CALL, truth=truth)
+        )

@@ -8,16 +8,24 @@ from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_to
 
 def tool(required=None, /, **properties) -> Tool:
     required = list(properties) if required is None else required
-    return Tool("act", "Does it.", {"type": "object", "properties": properties, "required": required})
+    return Tool(
+        "act", "Does it.", {"type": "object", "properties": properties, "required": required}
+    )
 
 
-STRING, INTEGER, NUMBER, BOOLEAN = ({"type": kind} for kind in ("string", "integer", "number", "boolean"))
+STRING, INTEGER, NUMBER, BOOLEAN = (
+    {"type": kind} for kind in ("string", "integer", "number", "boolean")
+)
 UPDATE = {
     "name": "update_contact",
     "description": "Change one field of a contact.\n\nLonger story.",
     "parameters": {
         "type": "object",
-        "properties": {"contact_id": STRING, "field": {"enum": ["phone", "email"]}, "value": STRING},
+        "properties": {
+            "contact_id": STRING,
+            "field": {"enum": ["phone", "email"]},
+            "value": STRING,
+        },
         "required": ["contact_id", "field", "value"],
     },
 }
@@ -41,9 +49,21 @@ UPDATE = {
         ({"anyOf": [{"enum": ["a"]}, {"type": "null"}]}, "b", 'x must be "a" or null, got "b"'),
         ({"type": "array", "items": INTEGER}, [1, "2"], 'x[1] must be an integer, got "2"'),
         ({"type": "array"}, "a,b", 'x must be a list, got "a,b"'),
-        ({"type": "object", "properties": {"a": INTEGER}, "required": ["a"]}, {}, "missing key 'a' in x (int)"),
-        ({"type": "object", "properties": {"a": INTEGER}}, {"a": "1"}, 'x.a must be an integer, got "1"'),
-        ({"type": "object", "additionalProperties": NUMBER}, {"q": "1"}, 'x.q must be a number, got "1"'),
+        (
+            {"type": "object", "properties": {"a": INTEGER}, "required": ["a"]},
+            {},
+            "missing key 'a' in x (int)",
+        ),
+        (
+            {"type": "object", "properties": {"a": INTEGER}},
+            {"a": "1"},
+            'x.a must be an integer, got "1"',
+        ),
+        (
+            {"type": "object", "additionalProperties": NUMBER},
+            {"q": "1"},
+            'x.q must be a number, got "1"',
+        ),
         ({"type": "integer", "minimum": 1}, 0, "x must be at least 1, got 0"),
         ({"type": "number", "exclusiveMaximum": 1}, 1, "x must be less than 1, got 1"),
         ({"type": "string", "maxLength": 3}, "long", "x must have at most 3 characters, got 4"),
@@ -80,11 +100,16 @@ def test_an_integer_may_stand_for_a_number_and_is_the_only_coercion():
 
 def test_a_missing_and_a_misspelt_argument_are_both_told():
     problems = validate(tool(amount=NUMBER), {"amout": 3})
-    assert problems == ["missing argument 'amount' (float)", "unknown argument 'amout', did you mean 'amount'?"]
+    assert problems == [
+        "missing argument 'amount' (float)",
+        "unknown argument 'amout', did you mean 'amount'?",
+    ]
 
 
 def test_an_unknown_argument_without_a_neighbour_lists_what_there_is():
-    assert validate(tool([], amount=NUMBER, id=STRING), {"zzz": 1}) == ["unknown argument 'zzz'; takes amount, id"]
+    assert validate(tool([], amount=NUMBER, id=STRING), {"zzz": 1}) == [
+        "unknown argument 'zzz'; takes amount, id"
+    ]
     assert validate(tool(), {"zzz": 1}) == ["unknown argument 'zzz'; takes none"]
 
 
@@ -104,15 +129,25 @@ def test_a_long_value_is_cut_in_the_message():
 
 def test_an_unknown_tool_is_told_its_neighbour_or_all():
     assert (
-        unknown_tool("updat_contact", ["update_contact", "close"]) == "unknown tool 'updat_contact', did you mean 'update_contact'?"
+        unknown_tool("updat_contact", ["update_contact", "close"])
+        == "unknown tool 'updat_contact', did you mean 'update_contact'?"
     )
-    assert unknown_tool("zzz", ["update_contact", "close"]) == "unknown tool 'zzz'; tools: update_contact, close"
+    assert (
+        unknown_tool("zzz", ["update_contact", "close"])
+        == "unknown tool 'zzz'; tools: update_contact, close"
+    )
     assert unknown_tool("zzz", []) == "unknown tool 'zzz'; tools: none"
 
 
 def test_the_compact_rendering_is_one_line_a_tool():
     page = Tool.from_schema(
-        {"name": "notes", "parameters": {"type": "object", "properties": {"page": {"type": "integer", "default": 1}}}}
+        {
+            "name": "notes",
+            "parameters": {
+                "type": "object",
+                "properties": {"page": {"type": "integer", "default": 1}},
+            },
+        }
     )
     assert render_compact([Tool.from_schema(UPDATE), page]).splitlines() == [
         'update_contact(contact_id: str, field: "phone"|"email", value: str)  # Change one field of a contact.',
@@ -133,7 +168,10 @@ def test_the_compact_rendering_is_one_line_a_tool():
     ],
 )
 def test_optional_arguments_show_their_default(schema, written):
-    assert render_compact([Tool("f", "", {"type": "object", "properties": {"x": schema}})]) == f"f({written})"
+    assert (
+        render_compact([Tool("f", "", {"type": "object", "properties": {"x": schema}})])
+        == f"f({written})"
+    )
 
 
 def test_the_openai_form_survives_a_round_trip():
@@ -146,7 +184,9 @@ def test_two_tools_of_one_name_are_refused():
         tools_from([UPDATE, UPDATE])
 
 
-@pytest.mark.parametrize("schema", [{"description": "no name"}, {"name": "f", "parameters": {"type": "string"}}])
+@pytest.mark.parametrize(
+    "schema", [{"description": "no name"}, {"name": "f", "parameters": {"type": "string"}}]
+)
 def test_a_schema_that_is_no_tool_is_refused(schema):
     with pytest.raises(SpecError):
         Tool.from_schema(schema)

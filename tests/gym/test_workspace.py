@@ -25,7 +25,8 @@ BOX = ("sandbox.backend=local", "sandbox.isolation=fork", "sandbox.executes_code
 SPEC = load_spec(WORKSPACE.parent / "workspace.yaml", BOX)
 SOURCE = TaskSource(SPEC)
 TEMPLATES = SOURCE.templates
-FILES, SHELL = load_module(WORKSPACE / "box/files.py"), load_module(WORKSPACE / "box/shell.py")
+FILES = load_module(WORKSPACE / "box/files.py")
+SHELL = load_module(WORKSPACE / "box/shell.py")
 
 
 @pytest.fixture
@@ -56,7 +57,18 @@ def refused(tool, folder, **arguments) -> str:
 # --- the tools on files ---
 
 
-@pytest.mark.parametrize("path", ["../secret.txt", "/etc/passwd", "notes/../../secret.txt", "out/secret.txt", "out", "..", "a\0b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../secret.txt",
+        "/etc/passwd",
+        "notes/../../secret.txt",
+        "out/secret.txt",
+        "out",
+        "..",
+        "a\0b",
+    ],
+)
 def test_no_tool_follows_a_path_out_of_the_folder(folder, path):
     before = (folder.parent / "secret.txt").read_text()
     for words in (
@@ -87,7 +99,9 @@ def test_a_listing_shows_rights_sizes_and_links(folder):
 def test_a_long_listing_is_cut_with_a_marker(folder):
     for number in range(300):
         (folder / f"notes/{number}").touch()
-    assert FILES.list_files(folder, "notes").endswith("\n[more than 200 entries; list a folder of them]")
+    assert FILES.list_files(folder, "notes").endswith(
+        "\n[more than 200 entries; list a folder of them]"
+    )
 
 
 def test_lines_are_counted_from_one(folder):
@@ -109,7 +123,10 @@ def test_writing_makes_folders_and_ends_the_text_with_a_newline(folder):
     assert (folder / "new/b.txt").read_text() == "t\n"
 
 
-@pytest.mark.parametrize(("old", "words"), [("nine", "does not stand there"), ("t", "2 times"), ("", "does not stand there")])
+@pytest.mark.parametrize(
+    ("old", "words"),
+    [("nine", "does not stand there"), ("t", "2 times"), ("", "does not stand there")],
+)
 def test_a_patch_replaces_what_stands_there_exactly_once_or_nothing(folder, old, words):
     assert words in refused(FILES.patch_file, folder, path="notes/a.txt", old=old, new="x")
     FILES.patch_file(folder, "notes/a.txt", "two\n", "zwei\n")
@@ -120,7 +137,10 @@ def test_a_patch_replaces_what_stands_there_exactly_once_or_nothing(folder, old,
 
 
 def test_a_command_shows_its_output_and_exit_code(folder):
-    assert SHELL.run(folder, "cat notes/a.txt | head -n 1; echo wrong >&2; exit 3") == "one\nwrong\nexit code 3"
+    assert (
+        SHELL.run(folder, "cat notes/a.txt | head -n 1; echo wrong >&2; exit 3")
+        == "one\nwrong\nexit code 3"
+    )
     assert SHELL.run(folder, "true") == "exit code 0"
 
 
@@ -128,7 +148,9 @@ def test_what_is_printed_does_not_tell_where_the_folder_lies(folder):
     assert SHELL.run(folder, "pwd; echo $PWD/notes") == ".\nnotes\nexit code 0"
 
 
-def test_a_command_that_runs_too_long_is_an_observation_and_ends_with_all_it_started(folder, monkeypatch):
+def test_a_command_that_runs_too_long_is_an_observation_and_ends_with_all_it_started(
+    folder, monkeypatch
+):
     monkeypatch.setattr(SHELL, "SECONDS", 0.5)
     words = refused(SHELL.run, folder, command="echo begun; (sleep 1; touch late) & sleep 60")
     assert words == "begun\nstopped: not done after 0.5 s"
@@ -169,13 +191,24 @@ PLACES = [(name, split) for name, template in TEMPLATES.items() for split in tem
 
 
 def test_there_are_twenty_templates_and_each_level_holds_one_out():
-    assert Counter(template.level for template in TEMPLATES.values()) == {"L0": 5, "L1": 5, "L2": 7, "L3": 3}
-    assert {t.level for t in TEMPLATES.values() if t.splits == ("test",)} == {"L0", "L1", "L2", "L3"}
+    assert Counter(template.level for template in TEMPLATES.values()) == {
+        "L0": 5,
+        "L1": 5,
+        "L2": 7,
+        "L3": 3,
+    }
+    assert {t.level for t in TEMPLATES.values() if t.splits == ("test",)} == {
+        "L0",
+        "L1",
+        "L2",
+        "L3",
+    }
 
 
 @pytest.mark.parametrize(("name", "split"), PLACES)
 def test_the_oracle_solves_a_task_and_with_one_file_more_it_does_not(world, name, split):
-    env, task = world.env(), SOURCE.task(f"{split}/{name}/0")
+    env = world.env()
+    task = SOURCE.task(f"{split}/{name}/0")
     assert play(env, OraclePolicy("pythonic"), seed=0, task=task.id).success
     calls = [*task.oracle, ToolCall("run", {"command": "touch left_over"})]
     script = ScriptedPolicy([render_call(call, "pythonic") for call in calls])
@@ -187,12 +220,16 @@ def test_the_oracle_solves_a_task_and_with_one_file_more_it_does_not(world, name
 def test_every_bug_of_the_world_is_known_and_its_mended_program_right(world):
     level3 = load_file(WORKSPACE / "workspace_level3.py")
     programs = load_module(WORKSPACE / "box/world.py").PROGRAMS
-    assert [sum(bug.wrong in program for program in programs) for bug in level3.BUGS] == [1] * len(programs)
+    assert [sum(bug.wrong in program for program in programs) for bug in level3.BUGS] == [1] * len(
+        programs
+    )
 
 
 def mending(task: Task, text: str) -> ScriptedPolicy:
     path = task.changes[0].key
-    return ScriptedPolicy([render_call(ToolCall("write_file", {"path": path, "text": text}), "pythonic")])
+    return ScriptedPolicy(
+        [render_call(ToolCall("write_file", {"path": path, "text": text}), "pythonic")]
+    )
 
 
 CHEATS = {
@@ -228,7 +265,9 @@ def test_text_in_files_is_compared_to_the_letter(world):
     task = SOURCE.task("train/write_note/0")
     write = task.oracle[0]
     shouted = ToolCall("write_file", write.arguments | {"text": write.arguments["text"].upper()})
-    assert not play(env, ScriptedPolicy([render_call(shouted, "pythonic")]), seed=0, task=task.id).success
+    assert not play(
+        env, ScriptedPolicy([render_call(shouted, "pythonic")]), seed=0, task=task.id
+    ).success
     env.close()
 
 
@@ -253,4 +292,6 @@ def test_expected_changes_name_existing_files():
     for name, split in PLACES:
         task = SOURCE.task(f"{split}/{name}/1")
         assert task.changes
-        assert all(isinstance(change, Change) and change.table == "files" for change in task.changes)
+        assert all(
+            isinstance(change, Change) and change.table == "files" for change in task.changes
+        )

@@ -10,11 +10,16 @@ def call(name, **parameters):
 def answer(*calls, think="I think.", response=None):
     """An answer in perfect form; calls may be any JSON."""
     parts = [f"<think>{think}</think>"]
-    parts += ["<tool_call>\n" + "\n".join(map(json.dumps, calls)) + "\n</tool_call>"] if calls else []
+    parts += (
+        ["<tool_call>\n" + "\n".join(map(json.dumps, calls)) + "\n</tool_call>"] if calls else []
+    )
     parts += [f"<response>{response}</response>"] if response else []
     return "\n".join(parts)
 
 
 STAY = call("stay", city="Oslo", nights=2)
-CALL, RESPONSE, BOTH, NEITHER = answer(STAY), answer(response="No."), answer(STAY, response="Now."), answer()
+CALL = answer(STAY)
+RESPONSE = answer(response="No.")
+BOTH = answer(STAY, response="Now.")
+NEITHER = answer()
 FORMS = [CALL, RESPONSE, BOTH, NEITHER]

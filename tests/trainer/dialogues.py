@@ -18,7 +18,9 @@ def user(text: str) -> Message:
     return Message("user", text)
 
 
-def talk(policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about") -> EngineDialogue:
+def talk(
+    policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about"
+) -> EngineDialogue:
     """A whole dialogue whose observations differ in length from turn to turn and from seed to seed."""
     dialogue = policy.open(opening or [SYSTEM, user(f"{words} {seed}")], (), seed=seed)
     for turn in range(turns):
@@ -36,7 +38,8 @@ def together(job, count: int) -> list:
 
 def in_one_step(engine, job, count: int) -> list:
     """Like `together`; the sampler begins when the first turns of all of them have come, so who computes is no matter of luck."""
-    held, turns = threading.Event(), engine._scheduler.turns
+    held = threading.Event()
+    turns = engine._scheduler.turns
 
     def hold() -> None:
         held.set()
@@ -60,13 +63,21 @@ def failure_of(job) -> WorldFailure:
 
 def turns_of(trace) -> list[tuple[int, int]]:
     """(start, end) of each run of sampled tokens."""
-    edges = [i for i, (a, b) in enumerate(zip((False, *trace.loss_mask), (*trace.loss_mask, False), strict=True)) if a != b]
+    edges = [
+        i
+        for i, (a, b) in enumerate(
+            zip((False, *trace.loss_mask), (*trace.loss_mask, False), strict=True)
+        )
+        if a != b
+    ]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def least_work(traces) -> int:
     """Tokens that must be read to sample these: every prefix once, and no trace's last token, after which nothing is sampled."""
-    return len({trace.token_ids[:end] for trace in traces for end in range(1, len(trace.token_ids))})
+    return len(
+        {trace.token_ids[:end] for trace in traces for end in range(1, len(trace.token_ids))}
+    )
 
 
 @torch.no_grad()
@@ -80,12 +91,19 @@ def fresh_logprobs(model, trace, temperature: float = 1.0) -> torch.Tensor:
 def gap(model, trace, temperature: float = 1.0) -> float:
     """Largest difference between the sampler's logprobs and a fresh forward's, over sampled tokens."""
     mask = torch.tensor(trace.loss_mask)
-    return (torch.tensor(trace.logprobs) - fresh_logprobs(model, trace, temperature))[mask].abs().max().item()
+    return (
+        (torch.tensor(trace.logprobs) - fresh_logprobs(model, trace, temperature))[mask]
+        .abs()
+        .max()
+        .item()
+    )
 
 
 def assert_greedy_as_generate(model, trace, *, limit: int) -> None:
     """Each sampled turn is what `generate` makes of the ids before it."""
     for start, end in turns_of(trace):
         before = torch.tensor([trace.token_ids[:start]])
-        out = model.generate(before, attention_mask=torch.ones_like(before), max_new_tokens=limit, do_sample=False)
+        out = model.generate(
+            before, attention_mask=torch.ones_like(before), max_new_tokens=limit, do_sample=False
+        )
         assert out[0, start:].tolist() == list(trace.token_ids[start:end])

@@ -6,32 +6,59 @@ import gymnasium
 
 from envgym.spaces import UnicodeText
 
-HOOKS = ("make", "reset", "step", "close", "reward_raises", "reward_nan", "reward_none", "five_values", "gymnasium_error")
+HOOKS = (
+    "make",
+    "reset",
+    "step",
+    "close",
+    "reward_raises",
+    "reward_nan",
+    "reward_none",
+    "five_values",
+    "gymnasium_error",
+)
 
 
 class Faulty(gymnasium.Env):
     """Two turns, reward 1 for an answer. `broken` says which resets (or makings) lead to an episode that breaks."""
 
-    observation_space, action_space = UnicodeText(), UnicodeText()
-    hook, broken = "step", frozenset()
-    lock, resets, made = threading.Lock(), 0, 0
+    observation_space = UnicodeText()
+    action_space = UnicodeText()
+    hook = "step"
+    broken = frozenset()
+    lock = threading.Lock()
+    resets = 0
+    made = 0
 
     @classmethod
     def breaking(cls, hook: str, broken) -> type["Faulty"]:
-        return type("Faulty", (cls,), {"hook": hook, "broken": frozenset(broken), "resets": 0, "made": 0, "lock": threading.Lock()})
+        return type(
+            "Faulty",
+            (cls,),
+            {
+                "hook": hook,
+                "broken": frozenset(broken),
+                "resets": 0,
+                "made": 0,
+                "lock": threading.Lock(),
+            },
+        )
 
     def __init__(self):
         kind = type(self)
         with self.lock:
-            number, kind.made = kind.made, kind.made + 1
+            number = kind.made
+            kind.made = kind.made + 1
         self._break("make", number in self.broken)
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         kind = type(self)
         with self.lock:
-            self.number, kind.resets = kind.resets, kind.resets + 1
-        self.turn, self.bad = 0, self.number in self.broken
+            self.number = kind.resets
+            kind.resets = kind.resets + 1
+        self.turn = 0
+        self.bad = self.number in self.broken
         self._break("reset", self.bad)
         return f"say {(options or {}).get('task', seed)}", {}
 
@@ -42,8 +69,16 @@ class Faulty(gymnasium.Env):
             raise gymnasium.error.InvalidAction("not so")
         self._break("step", self.bad and over)
         self._break("reward_raises", self.bad and over)
-        strange = {"reward_nan": float("nan"), "reward_none": None}.get(self.hook, 0.5) if self.bad else 0.5
-        return ("", strange, over, False) if self.bad and self.hook == "five_values" else ("", strange, over, False, {})
+        strange = (
+            {"reward_nan": float("nan"), "reward_none": None}.get(self.hook, 0.5)
+            if self.bad
+            else 0.5
+        )
+        return (
+            ("", strange, over, False)
+            if self.bad and self.hook == "five_values"
+            else ("", strange, over, False, {})
+        )
 
     def close(self):
         self._break("close", True)

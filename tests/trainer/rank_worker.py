@@ -27,7 +27,9 @@ STEPS = 3
 def gradient_of(learner, samples):
     """The gradient that one GRPO step hands to the optimiser, which is kept from using it; and the step's metrics."""
     seen = {}
-    learner.optimizer.step = lambda: seen.update({name: value.grad.clone() for name, value in learner.parameters.items()})
+    learner.optimizer.step = lambda: seen.update(
+        {name: value.grad.clone() for name, value in learner.parameters.items()}
+    )
     return seen, learner.grpo_step(samples)
 
 
@@ -47,11 +49,14 @@ def poisoned(samples):
 
 
 def what_a_rank_sees(rank, size, group):
-    ranks, share = Ranks.joined(group), SHARES[size][rank]
+    ranks = Ranks.joined(group)
+    share = SHARES[size][rank]
     gradient, metrics = gradient_of(learner(ranks), share)
     found = {"gradient": gradient, "metrics": metrics}
     found["adapter"] = after_steps(learner(ranks, max_grad_norm=1.0), [share] * STEPS)
-    found["skipped"] = learner(ranks).grpo_step(poisoned(share) if rank == 0 else share)["skipped_steps"]
+    found["skipped"] = learner(ranks).grpo_step(poisoned(share) if rank == 0 else share)[
+        "skipped_steps"
+    ]
     try:
         Learner(tiny_model(seed=rank), ranks=ranks)
     except UsageError as error:
@@ -62,7 +67,10 @@ def what_a_rank_sees(rank, size, group):
 def one_rank(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=3)
     two = dist.new_group([0, 1])
-    found = {2: what_a_rank_sees(rank, 2, two) if rank < 2 else None, 3: what_a_rank_sees(rank, 3, None)}
+    found = {
+        2: what_a_rank_sees(rank, 2, two) if rank < 2 else None,
+        3: what_a_rank_sees(rank, 3, None),
+    }
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
     dist.destroy_process_group()
 
@@ -70,7 +78,10 @@ def one_rank(rank, folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     # Forked before anything was computed: the imports, which take longest, are paid once.
-    processes = [multiprocessing.get_context("fork").Process(target=one_rank, args=(rank, sys.argv[1])) for rank in range(3)]
+    processes = [
+        multiprocessing.get_context("fork").Process(target=one_rank, args=(rank, sys.argv[1]))
+        for rank in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:

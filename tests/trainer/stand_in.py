@@ -15,9 +15,16 @@ class StandIn:
     """What the server holds; `requests` are all bodies it was sent, by path."""
 
     def __init__(self, model, name="tiny", *, loads_adapters=True):
-        self.base, self.name, self.loads_adapters = model, name, loads_adapters
+        self.base = model
+        self.name = name
+        self.loads_adapters = loads_adapters
         self.eos = model.config.eos_token_id
-        self.adapters, self.requests, self.change, self.lock = {}, [], lambda choice: None, threading.Lock()
+        self.adapters, self.requests, self.change, self.lock = (
+            {},
+            [],
+            lambda choice: None,
+            threading.Lock(),
+        )
 
     def answer(self, path, body):
         """(status, text) of one request."""
@@ -27,7 +34,9 @@ class StandIn:
         if path.endswith("_lora_adapter"):
             return self.adapt(path, body)
         if body["model"] not in (self.name, *self.adapters):
-            return 404, json.dumps({"error": {"message": f"The model `{body['model']}` does not exist."}})
+            return 404, json.dumps(
+                {"error": {"message": f"The model `{body['model']}` does not exist."}}
+            )
         with self.lock:
             choice = self.sample(self.adapters.get(body["model"], self.base), body)
         self.change(choice)
@@ -39,31 +48,50 @@ class StandIn:
         if path == "/v1/unload_lora_adapter":
             del self.adapters[body["lora_name"]]
         elif body["lora_name"] in self.adapters:
-            return 400, json.dumps({"error": {"message": f"The lora adapter '{body['lora_name']}' has already been loaded."}})
+            return 400, json.dumps(
+                {
+                    "error": {
+                        "message": f"The lora adapter '{body['lora_name']}' has already been loaded."
+                    }
+                }
+            )
         else:
             assert Path(body["lora_path"]).is_absolute()
             copied = type(self.base)(self.base.config)
             copied.load_state_dict(self.base.state_dict())
-            self.adapters[body["lora_name"]] = PeftModel.from_pretrained(copied, body["lora_path"]).eval()
+            self.adapters[body["lora_name"]] = PeftModel.from_pretrained(
+                copied, body["lora_path"]
+            ).eval()
         return 200, "Success: done."  # plain text, as vLLM's
 
     @torch.no_grad()
     def sample(self, model, body):
         generator = torch.Generator().manual_seed(body["seed"])
-        ids, sampled, logprobs = list(body["prompt"]), [], []
+        ids = list(body["prompt"])
+        sampled = []
+        logprobs = []
         stops = {*body["stop_token_ids"], *([] if body.get("ignore_eos") else [self.eos])}
         for _ in range(body["max_tokens"]):
             logits = model(torch.tensor([ids])).logits[0, -1]
             scores = (logits / (body["temperature"] or 1.0)).log_softmax(-1)
             greedy = body["temperature"] == 0
-            token = int(scores.argmax()) if greedy else int(torch.multinomial(scores.exp(), 1, generator=generator))
+            token = (
+                int(scores.argmax())
+                if greedy
+                else int(torch.multinomial(scores.exp(), 1, generator=generator))
+            )
             ids.append(token)
             sampled.append(token)
             logprobs.append(float(scores[token]))
             if token in stops:
                 break
         reason = "stop" if sampled[-1] in stops else "length"
-        return {"text": "", "finish_reason": reason, "token_ids": sampled, "logprobs": {"token_logprobs": logprobs}}
+        return {
+            "text": "",
+            "finish_reason": reason,
+            "token_ids": sampled,
+            "logprobs": {"token_logprobs": logprobs},
+        }
 
 
 @contextmanager

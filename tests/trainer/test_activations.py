@@ -19,7 +19,10 @@ def drawn(*shape, dtype=torch.float64, seed=0):
 
 
 def operands(*, bias, dtype=torch.float64):
-    x, weight, a, b = (drawn(*shape, dtype=dtype, seed=n) for n, shape in enumerate([(2, 5, 6), (7, 6), (3, 6), (7, 3)]))
+    x, weight, a, b = (
+        drawn(*shape, dtype=dtype, seed=n)
+        for n, shape in enumerate([(2, 5, 6), (7, 6), (3, 6), (7, 3)])
+    )
     for trained in (x, a, b):
         trained.requires_grad_()
     return [x, weight, drawn(7, dtype=dtype, seed=9) if bias else None, a, b, 0.7]
@@ -31,18 +34,24 @@ def test_the_operation_is_the_sum_that_it_stands_for_and_so_are_its_gradients(bi
     written = x @ (weight + scale * b @ a).T + (0 if shift is None else shift)
     found = lora_linear(x, weight, shift, a, b, scale)
     torch.testing.assert_close(found, written, atol=1e-12, rtol=0)
-    for one, other in zip(*(torch.autograd.grad(y.sin().sum(), [x, a, b]) for y in (found, written)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(y.sin().sum(), [x, a, b]) for y in (found, written)), strict=True
+    ):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operation_keeps_torchs_rules(bias):
-    torch.library.opcheck(lora_linear, operands(bias=bias), test_utils=("test_schema", "test_autograd_registration"))
+    torch.library.opcheck(
+        lora_linear, operands(bias=bias), test_utils=("test_schema", "test_autograd_registration")
+    )
 
 
 def test_with_a_wider_adapter_the_sum_is_rounded_once():
-    x, weight = drawn(4, 8).bfloat16(), drawn(6, 8, seed=1).bfloat16()
-    a, b = drawn(2, 8, seed=2).float(), drawn(6, 2, seed=3).float()
+    x = drawn(4, 8).bfloat16()
+    weight = drawn(6, 8, seed=1).bfloat16()
+    a = drawn(2, 8, seed=2).float()
+    b = drawn(6, 2, seed=3).float()
     exact = x.double() @ weight.double().T + 0.5 * (x.double() @ a.double().T) @ b.double().T
     found = lora_linear(x, weight, None, a, b, 0.5)
     assert found.dtype == torch.bfloat16
@@ -61,7 +70,9 @@ def gradients(model, *, few, seed=0):
     else:
         loss = model(input_ids=IDS, use_cache=False).logits.sin().sum()
         loss.backward()
-    return {name: value.grad for name, value in model.named_parameters() if value.requires_grad} | {"loss": loss.detach()}
+    return {name: value.grad for name, value in model.named_parameters() if value.requires_grad} | {
+        "loss": loss.detach()
+    }
 
 
 KINDS = [
@@ -76,15 +87,20 @@ KINDS = [
 
 @pytest.mark.parametrize("options", [{}, *KINDS], ids=str)
 def test_every_kind_of_adapter_gets_the_gradients_that_it_gets_from_peft(options):
-    model = attach(small_llama(byte_tokenizer(), attention_bias=True), rank=4, alpha=8.0, seed=0, **options).double()
+    model = attach(
+        small_llama(byte_tokenizer(), attention_bias=True), rank=4, alpha=8.0, seed=0, **options
+    ).double()
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)
-    found, expected = gradients(model, few=True), gradients(model, few=False)
+    found = gradients(model, few=True)
+    expected = gradients(model, few=False)
     assert found.keys() == expected.keys()
     assert max(value.abs().max() for value in expected.values()) > 1e-2
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6, msg=name)  # Llama's norm is float32 throughout
+        torch.testing.assert_close(
+            found[name], value, atol=1e-6, rtol=1e-6, msg=name
+        )  # Llama's norm is float32 throughout
 
 
 def test_with_the_adapter_off_the_model_is_its_base():
@@ -115,7 +131,10 @@ def test_products_and_attention_are_computed_once_and_the_cheap_rest_again():
         loss.backward()
     layers = model.config.num_hidden_layers
     attention = "aten::_scaled_dot_product_flash_attention_for_cpu"
-    assert (forward.calls["envgym::lora_linear"], backward.calls["envgym::lora_linear"]) == (7 * layers, 0)
+    assert (forward.calls["envgym::lora_linear"], backward.calls["envgym::lora_linear"]) == (
+        7 * layers,
+        0,
+    )
     assert (forward.calls[attention], backward.calls[attention]) == (layers, 0)
     assert (forward.calls["aten::silu"], backward.calls["aten::silu"]) == (layers, layers)
 

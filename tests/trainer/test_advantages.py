@@ -10,12 +10,17 @@ from envgym_trainer.advantages import group_advantages, groups_that_agree
 
 def test_an_advantage_is_the_distance_to_the_mean_in_units_of_the_groups_deviation():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])  # mean 0.25, deviation sqrt(0.1875) = 0.4330
-    assert group_advantages(rewards, eps=0.0)[0].tolist() == pytest.approx([1.7320508, -0.5773503, -0.5773503, -0.5773503])
+    assert group_advantages(rewards, eps=0.0)[0].tolist() == pytest.approx(
+        [1.7320508, -0.5773503, -0.5773503, -0.5773503]
+    )
 
 
 def test_dr_grpo_leaves_the_deviation_out():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [4.0, 2.0, 0.0, 2.0]])
-    assert group_advantages(rewards, scale_by_std=False).tolist() == [[0.75, -0.25, -0.25, -0.25], [2.0, 0.0, -2.0, 0.0]]
+    assert group_advantages(rewards, scale_by_std=False).tolist() == [
+        [0.75, -0.25, -0.25, -0.25],
+        [2.0, 0.0, -2.0, 0.0],
+    ]
 
 
 def test_eps_is_added_to_the_deviation_so_that_tiny_differences_stay_small():
@@ -30,8 +35,10 @@ def test_a_group_that_agrees_gets_exact_zeros(scale_by_std):
 
 
 def test_groups_do_not_see_each_other():
-    easy, hard = [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]
-    together, alone = group_advantages(torch.tensor([easy, hard])), group_advantages(torch.tensor([easy]))
+    easy = [1.0, 1.0, 0.0]
+    hard = [0.0, 0.0, 1.0]
+    together = group_advantages(torch.tensor([easy, hard]))
+    alone = group_advantages(torch.tensor([easy]))
     assert torch.equal(together[0], alone[0])
 
 
@@ -43,13 +50,18 @@ def test_a_void_episode_counts_for_nothing_and_gets_zero():
 
 @pytest.mark.parametrize("valid", [[True, False, False], [False, False, False]])
 def test_fewer_than_two_valid_members_leave_nothing_to_compare(valid):
-    rewards, valid = torch.tensor([[5.0, math.nan, math.nan]]), torch.tensor([valid])
+    rewards = torch.tensor([[5.0, math.nan, math.nan]])
+    valid = torch.tensor([valid])
     assert group_advantages(rewards, valid=valid).tolist() == [[0.0, 0.0, 0.0]]
     assert groups_that_agree(rewards, valid=valid).tolist() == [True]
 
 
 def test_which_groups_agree():
-    assert groups_that_agree(torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])).tolist() == [True, False, True]
+    assert groups_that_agree(torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])).tolist() == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_group_of_one_is_refused_with_the_way_out():

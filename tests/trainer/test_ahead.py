@@ -24,8 +24,10 @@ def env(tmp_path):
 
 
 def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, monkeypatch):
-    replied, learned = threading.Event(), []
-    submit, learn = Engine.submit, Learner.grpo_step
+    replied = threading.Event()
+    learned = []
+    submit = Engine.submit
+    learn = Learner.grpo_step
 
     def seen(self, turn):
         submit(self, turn)
@@ -62,7 +64,12 @@ def test_what_was_played_ahead_is_one_step_off_and_its_ratio_says_so(env, tmp_pa
 def test_a_step_after_a_checkpoint_or_a_validation_is_played_afresh(env, tmp_path):
     for number, setting in enumerate(("train.save_every=2", "train.eval.every=2")):
         _, folder = run(tmp_path / f"r{number}", *AHEAD, setting, env=env)
-        assert ["offpolicy/staleness_max" in line for line in lines(folder)] == [False, True, False, True]
+        assert ["offpolicy/staleness_max" in line for line in lines(folder)] == [
+            False,
+            True,
+            False,
+            True,
+        ]
 
 
 def test_a_run_that_was_stopped_goes_on_with_fresh_episodes(env, tmp_path):
@@ -70,11 +77,15 @@ def test_a_run_that_was_stopped_goes_on_with_fresh_episodes(env, tmp_path):
     _, folder = run(folder.path, *AHEAD, env=env, resume=True)
     assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4]
     assert "offpolicy/mismatch_max" in lines(folder)[2]
-    assert torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)["updates"] == 4
+    assert (
+        torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)["updates"] == 4
+    )
 
 
 def test_a_world_that_breaks_while_a_step_is_learned_from_loses_nothing_of_that_step(tmp_path):
-    (tmp_path / "rewards.py").write_text(BREAKS_LATE + WORDY)  # after eight episodes: when the second step is played
+    (tmp_path / "rewards.py").write_text(
+        BREAKS_LATE + WORDY
+    )  # after eight episodes: when the second step is played
     env = str(write_shop(tmp_path))
     with pytest.raises(TooManyFailures, match="grader down"):
         run(tmp_path / "r", *AHEAD, "reward.late={from: rewards.py:breaks_late}", env=env)
@@ -85,7 +96,9 @@ def test_a_world_that_breaks_while_a_step_is_learned_from_loses_nothing_of_that_
     assert second["failures/reward_raised"] == 2 * second["episode/void"] > 0
     steps = [step for step, *_ in folder.episodes()]
     assert steps == sorted(steps)
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("envgym-ahead")]
+    assert not [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("envgym-ahead")
+    ]
 
 
 def test_playing_in_step_and_ahead_at_once_is_refused():

@@ -11,10 +11,18 @@ from envgym_trainer.runs import RunFolder
 
 SMALL = [
     "train.preflight=off",
-    "train.model=tiny", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=2", "train.group_size=3",
-    "train.eval.tasks=1", "train.eval.base_tasks=0", "train.max_new_tokens=4", "episode.max_turns=2",
+    "train.model=tiny",
+    "train.device=cpu",
+    "train.warmup.demos=0",
+    "train.steps=1",
+    "train.tasks_per_step=2",
+    "train.group_size=3",
+    "train.eval.tasks=1",
+    "train.eval.base_tasks=0",
+    "train.max_new_tokens=4",
+    "episode.max_turns=2",
     "reward.words={from: 'rewards.py:words'}",
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -49,9 +57,14 @@ def test_a_run_with_each_preset(preset, guess):
 
 
 def test_a_correction_runs_with_several_updates_a_step(guess):
-    settings = ["train.updates_per_step=2", "train.algorithm={correction: {mode: truncate}, std: none}"]
+    settings = [
+        "train.updates_per_step=2",
+        "train.algorithm={correction: {mode: truncate}, std: none}",
+    ]
     spec, config, _ = resolve(str(guess / "guess.yaml"), [*SMALL, *settings])
     folder = RunFolder.create(guess, "run")
     train(spec, config, folder, console=Console(quiet=True))
     (step,) = [line for line in folder.metrics() if line["phase"] == "grpo"]
-    assert step["correction/weight"] == pytest.approx(1.0, abs=1e-3)  # the sampler's numerics are the trainer's
+    assert step["correction/weight"] == pytest.approx(
+        1.0, abs=1e-3
+    )  # the sampler's numerics are the trainer's

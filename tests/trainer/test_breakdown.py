@@ -16,9 +16,14 @@ from envgym_trainer.lessons import lessons_of
 
 def of_terms(turns=1, *, mistakes=(), **terms):
     """An episode of these terms; numbers are values of weight 1."""
-    terms = {name: term if isinstance(term, Term) else Term(term, term, 1.0) for name, term in terms.items()}
+    terms = {
+        name: term if isinstance(term, Term) else Term(term, term, 1.0)
+        for name, term in terms.items()
+    }
     made = episode([0.0] * turns, mistakes=mistakes)
-    return dataclasses.replace(made, reward=total(terms), reward_terms=terms, turn_rewards=turn_rewards(terms, turns))
+    return dataclasses.replace(
+        made, reward=total(terms), reward_terms=terms, turn_rewards=turn_rewards(terms, turns)
+    )
 
 
 def random_groups(seed, *, size=5):
@@ -27,7 +32,8 @@ def random_groups(seed, *, size=5):
     for _ in range(3):
         group = []
         for _ in range(size):
-            turns, value = rng.randint(1, 4), rng.choice([0.0, 1.0])
+            turns = rng.randint(1, 4)
+            value = rng.choice([0.0, 1.0])
             by_turn = tuple(rng.choice([0.0, 0.5, -0.5]) for _ in range(turns))
             terms = {
                 "solved": Term(value, value, 2.0),
@@ -37,7 +43,9 @@ def random_groups(seed, *, size=5):
             }
             if rng.random() < 0.2:
                 terms[FORFEIT] = Term(1.0, min(0.0, -total(terms)), 1.0)
-            group.append(of_terms(turns, mistakes=tuple(rng.choice([0, 1]) for _ in range(turns)), **terms))
+            group.append(
+                of_terms(turns, mistakes=tuple(rng.choice([0, 1]) for _ in range(turns)), **terms)
+            )
         groups.append(group)
     groups[1][2] = VOID
     groups[2] = [of_terms(2, solved=1.0) for _ in range(size)]  # they agree
@@ -48,7 +56,9 @@ def learned_from(groups, algorithm):
     """(P, G) the mean over tokens of what `lessons_of` gives each valid episode."""
     rows = []
     for group in lessons_of(groups, algorithm):
-        mean = lambda s: math.fsum(s.token_advantages) / sum(s.loss_mask) if s.token_advantages else s.advantage
+        mean = lambda s: (
+            math.fsum(s.token_advantages) / sum(s.loss_mask) if s.token_advantages else s.advantage
+        )
         rows.append([mean(sample) for sample in group])
     return rows
 
@@ -56,7 +66,8 @@ def learned_from(groups, algorithm):
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("seed", range(3))
 def test_parts_sum_to_the_very_advantage_that_is_learned_from(preset, seed):
-    algorithm, groups = TrainConfig.model_validate({"algorithm": preset}).algorithm, random_groups(seed)
+    algorithm = TrainConfig.model_validate({"algorithm": preset}).algorithm
+    groups = random_groups(seed)
     told = [[each for each in group if not each.void] for group in explained(groups, algorithm)]
     assert [[each.advantage for each in group] for group in told] == [
         pytest.approx(row, abs=1e-4) for row in learned_from(groups, algorithm)
@@ -65,12 +76,21 @@ def test_parts_sum_to_the_very_advantage_that_is_learned_from(preset, seed):
         assert sum(each.advantage_parts.values()) == pytest.approx(each.advantage, abs=1e-6)
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"std": "none"}, {"std": "batch"}, {"advantage": "rloo"}, {"advantage": "reinforce_pp"},
-    {"advantage": "reinforce_pp_baseline"},
-    {"credit": "turns"}, {"credit": "turns", "discount": 0.9, "mistake_penalty": 0.1},
-    {"overlong": {"max_tokens": 6, "cache_tokens": 4}}, {"credit": "turns", "overlong": {"max_tokens": 6, "cache_tokens": 4}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"std": "none"},
+        {"std": "batch"},
+        {"advantage": "rloo"},
+        {"advantage": "reinforce_pp"},
+        {"advantage": "reinforce_pp_baseline"},
+        {"credit": "turns"},
+        {"credit": "turns", "discount": 0.9, "mistake_penalty": 0.1},
+        {"overlong": {"max_tokens": 6, "cache_tokens": 4}},
+        {"credit": "turns", "overlong": {"max_tokens": 6, "cache_tokens": 4}},
+    ],
+)
 def test_what_is_linear_is_explained_to_the_end(options):
     algorithm = TrainConfig.model_validate({"algorithm": options}).algorithm
     for seed in range(3):
@@ -84,12 +104,18 @@ def test_what_is_linear_is_explained_to_the_end(options):
 
 def test_shares_worked_out_by_hand():
     # Rewards 3, 1: mean 2, deviation 1. `solved` differs by +-1 from its mean, `form` (weight 0.5, values 0, 4) by -+1 ...
-    group = [of_terms(solved=3.0, form=Term(0.0, 0.0, 0.5)), of_terms(solved=-1.0, form=Term(4.0, 4.0, 0.5))]
+    group = [
+        of_terms(solved=3.0, form=Term(0.0, 0.0, 0.5)),
+        of_terms(solved=-1.0, form=Term(4.0, 4.0, 0.5)),
+    ]
     first, second = explained([group], AlgorithmConfig(eps=1e-9))[0]
     assert first.advantage_parts == {"form": pytest.approx(-1.0), "solved": pytest.approx(2.0)}
     assert first.advantage == pytest.approx(1.0)
     assert second.advantage_parts == {"form": pytest.approx(1.0), "solved": pytest.approx(-2.0)}
-    assert part_metrics([[first, second]]) == {"advantage/form": pytest.approx(1 / 3), "advantage/solved": pytest.approx(2 / 3)}
+    assert part_metrics([[first, second]]) == {
+        "advantage/form": pytest.approx(1 / 3),
+        "advantage/solved": pytest.approx(2 / 3),
+    }
 
 
 def test_a_group_that_agrees_is_moved_by_nothing_even_where_its_parts_do_not():

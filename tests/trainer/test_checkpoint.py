@@ -38,12 +38,19 @@ def learner_at(step=0):
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
     """A run with checkpoints of the steps 1, 2 and 3, each with an adapter and a counter of its own."""
-    run, learner = RunFolder.create(tmp_path_factory.mktemp("runs"), "r"), learner_at()
+    run = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
+    learner = learner_at()
     for step in (1, 2, 3):
         learner.grpo_step(random_samples(step))
         run.append_metrics({"step": step})
         progress = Progress(step, written=run.written())
-        run.save_checkpoint(step, lambda folder, p=progress, n=step: checkpoint.save(folder, learner, p, {"n": Counter(n)}), keep=3)
+        run.save_checkpoint(
+            step,
+            lambda folder, p=progress, n=step: checkpoint.save(
+                folder, learner, p, {"n": Counter(n)}
+            ),
+            keep=3,
+        )
     return run.path
 
 
@@ -54,7 +61,8 @@ def run(three, tmp_path):
 
 
 def restored(run):
-    part, said = Counter(), []
+    part = Counter()
+    said = []
     learner, progress = restore(run, learner_at, {"n": part}, say=said.append)
     return progress.step, part.count, learner.updates, " ".join(said)
 
@@ -70,7 +78,11 @@ def test_the_last_checkpoint_is_taken_with_the_state_of_every_part(run):
 @pytest.mark.parametrize(
     ("file", "harm"),
     [
-        *((file, harm) for file in ("learner.pt", "parts.pt", "progress.json") for harm in ("truncated", "missing", "other byte")),
+        *(
+            (file, harm)
+            for file in ("learner.pt", "parts.pt", "progress.json")
+            for harm in ("truncated", "missing", "other byte")
+        ),
         ("manifest.json", "truncated"),
         ("manifest.json", "other byte"),
     ],
@@ -98,7 +110,10 @@ def test_when_all_are_damaged_nothing_is_overwritten_and_the_way_out_is_told_eac
     for _, path in run.checkpoints():
         os.truncate(path / "learner.pt", 100)
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"no checkpoint that can be read.*Put back a copy of one, or start the run again"):
+        with pytest.raises(
+            UsageError,
+            match=r"no checkpoint that can be read.*Put back a copy of one, or start the run again",
+        ):
             restored(run)
     assert [line["step"] for line in run.metrics()] == [1, 2, 3]
 
@@ -142,7 +157,9 @@ def test_a_file_of_lines_shorter_than_its_checkpoint_says_is_cut_by_its_steps(ru
 def test_what_a_kill_left_half_written_goes_and_what_it_had_moved_away_comes_back(run):
     folder = run.path / "checkpoints"
     shutil.copytree(run.checkpoint(3), folder / ".step-000004.partial")
-    run.checkpoint(3).rename(folder / ".step-000003.old")  # killed between the two renames of a replacement
+    run.checkpoint(3).rename(
+        folder / ".step-000003.old"
+    )  # killed between the two renames of a replacement
     shutil.copytree(run.checkpoint(2), folder / ".step-000002.old")  # killed after them
     (run.path / ".config.yaml.partial").write_text("half")
     assert restored(run)[0] == 3
@@ -156,13 +173,24 @@ def test_the_best_stays_besides_the_last(run):
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(run, monkeypatch):
-    synced, original = [], os.fsync
+    synced = []
+    original = os.fsync
     monkeypatch.setattr(
-        "os.fsync", lambda descriptor: (synced.append(os.readlink(f"/proc/self/fd/{descriptor}")), original(descriptor))
+        "os.fsync",
+        lambda descriptor: (
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}")),
+            original(descriptor),
+        ),
     )
     run.save_checkpoint(4, lambda folder: (folder / "weights").write_text("w"), keep=9)
-    partial, folder = (str(run.path / "checkpoints" / name) for name in (".step-000004.partial", ""))
-    assert synced.index(f"{partial}/weights") < synced.index(partial) < synced.index(folder.rstrip("/"))
+    partial, folder = (
+        str(run.path / "checkpoints" / name) for name in (".step-000004.partial", "")
+    )
+    assert (
+        synced.index(f"{partial}/weights")
+        < synced.index(partial)
+        < synced.index(folder.rstrip("/"))
+    )
     assert str(run.metrics_file) in synced
 
 
@@ -180,14 +208,20 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
 
 
 @pytest.mark.parametrize(("export", "due"), [("last", [4, 6]), ("best", [4, 6, 7])])
-def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_with_the_best(export, due):
+def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_with_the_best(
+    export, due
+):
     config = TrainConfig.model_validate({"export": export, "eval": {"every": 2}})
-    assert [s for s in range(8) if best.is_due(Progress(s), config, warmup_steps=2, total_steps=7)] == due
+    assert [
+        s for s in range(8) if best.is_due(Progress(s), config, warmup_steps=2, total_steps=7)
+    ] == due
     assert not best.is_due(Progress(4, validated=4), config, warmup_steps=2, total_steps=7)
 
 
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():
-    with pytest.raises(UsageError, match=r"train\.export is best, but train\.eval\.every is 0.*train\.eval\.every"):
+    with pytest.raises(
+        UsageError, match=r"train\.export is best, but train\.eval\.every is 0.*train\.eval\.every"
+    ):
         resolve("guess", ["train.device=cpu", "train.export=best"])
 
 
@@ -195,12 +229,18 @@ def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run
     learner = learner_at()
     checkpoint.load(run.checkpoint(3), learner)
     value = lambda: next(iter(learner.parameters.values())).clone()
-    last, progress = value(), Progress(3, best={"step": 1, "success": 0.5, "tasks": 2})
-    wanted = next(iter(torch.load(run.checkpoint(1) / "learner.pt", weights_only=True)["adapter"].values()))
+    last = value()
+    progress = Progress(3, best={"step": 1, "success": 0.5, "tasks": 2})
+    wanted = next(
+        iter(torch.load(run.checkpoint(1) / "learner.pt", weights_only=True)["adapter"].values())
+    )
     assert not torch.equal(last, wanted)
     with best.best_adapter(run, progress, learner, None):
         assert torch.equal(value(), wanted)
     assert torch.equal(value(), last)
     os.truncate(run.checkpoint(1) / "learner.pt", 100)
-    with pytest.raises(DamagedCheckpoint, match=r"It was the best; hand over the last: --resume .* train\.export=last"):
+    with pytest.raises(
+        DamagedCheckpoint,
+        match=r"It was the best; hand over the last: --resume .* train\.export=last",
+    ):
         best.best_adapter(run, progress, learner, None).__enter__()

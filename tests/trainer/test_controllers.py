@@ -9,14 +9,21 @@ from tiny_lora import random_samples, tiny_model
 
 from envgym.errors import UsageError
 from envgym_trainer.controller_config import ControllersConfig, EntropyControl, KLControl
-from envgym_trainer.controllers import AdaptiveKL, AdaptiveLearningRate, Controls, EntropyTarget, updates_until_stopped
+from envgym_trainer.controllers import (
+    AdaptiveKL,
+    AdaptiveLearningRate,
+    Controls,
+    EntropyTarget,
+    updates_until_stopped,
+)
 from envgym_trainer.learner import Learner
 from envgym_trainer.logprobs import action_logprobs
 from envgym_trainer.losses.entropy import entropy_bonus
 from envgym_trainer.losses.grpo import grpo_loss, k3_kl
 from envgym_trainer.run import resolve
 
-ARMS, PULLS = 8, 512
+ARMS = 8
+PULLS = 512
 
 
 class Bandit:
@@ -24,8 +31,12 @@ class Bandit:
     uniform. What it lacks of the real learner is the language model alone."""
 
     def __init__(self, *, learning_rate=0.5, kl_coef=0.0, entropy_coef=0.0, seed=0):
-        self.learning_rate, self.kl_coef, self.entropy_coef, self.max_kl = learning_rate, kl_coef, entropy_coef, None
-        self.updates, self.warmup_steps = 0, 0
+        self.learning_rate = learning_rate
+        self.kl_coef = kl_coef
+        self.entropy_coef = entropy_coef
+        self.max_kl = None
+        self.updates = 0
+        self.warmup_steps = 0
         self.logits = torch.zeros(ARMS, dtype=torch.float64, requires_grad=True)
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -40,13 +51,21 @@ class Bandit:
         arms, old, advantages = pulls
         policy = self.logits.log_softmax(0)
         out = grpo_loss(
-            policy[arms], old, advantages, denominator=PULLS, kl_coef=self.kl_coef, clip_low=9.0, clip_high=9.0,
+            policy[arms],
+            old,
+            advantages,
+            denominator=PULLS,
+            kl_coef=self.kl_coef,
+            clip_low=9.0,
+            clip_high=9.0,
             ref_logprobs=torch.full_like(old, -math.log(ARMS)) if self.kl_coef else None,
-        )  # fmt: skip
+        )
         entropy = -(policy.exp() * policy).sum().expand(PULLS)
         loss = out.loss + entropy_bonus(entropy, coef=self.entropy_coef, denominator=PULLS)
         (gradient,) = torch.autograd.grad(loss, self.logits)
-        metrics = {name: value.item() / PULLS for name, value in out.sums.items()} | {"entropy": entropy[0].item()}
+        metrics = {name: value.item() / PULLS for name, value in out.sums.items()} | {
+            "entropy": entropy[0].item()
+        }
         if self.max_kl is not None and metrics["approx_kl"] > self.max_kl:
             return metrics | {"controller/stopped": 1.0, "grad_norm": 1.0}
         self.logits.data -= self.learning_rate * gradient
@@ -91,7 +110,9 @@ def test_the_kl_to_the_base_comes_to_its_target_from_a_coefficient_too_small_or_
 
 @pytest.mark.parametrize("start", [1e-4, 10.0])
 def test_each_steps_kl_comes_to_its_target_from_a_rate_too_small_or_too_large(start):
-    bandit = Bandit(learning_rate=start, entropy_coef=0.3)  # the bonus keeps it from freezing on one arm
+    bandit = Bandit(
+        learning_rate=start, entropy_coef=0.3
+    )  # the bonus keeps it from freezing on one arm
     config = {"target": 1e-4, "lowest": 1e-5, "highest": 100.0}
     lines = controlled(bandit, controls_of(bandit, learning_rate=config), 400)
     assert_held([line["controller/step_kl"] for line in lines], 1e-4)
@@ -102,7 +123,9 @@ def test_the_entropy_comes_to_its_target_where_without_a_bonus_it_would_be_lost(
     lost = Bandit()
     assert controlled(lost, controls_of(lost), 1500)[-1]["entropy"] < 0.3 * target
     bandit = Bandit()
-    lines = controlled(bandit, controls_of(bandit, entropy={"target": target, "highest": 2.0}), 1500)
+    lines = controlled(
+        bandit, controls_of(bandit, entropy={"target": target, "highest": 2.0}), 1500
+    )
     assert_held([line["entropy"] for line in lines], target)
 
 
@@ -110,7 +133,8 @@ def test_the_updates_of_a_step_stop_where_the_policy_has_gone_as_far_as_allowed(
     bandit = Bandit(learning_rate=0.1)
     controls_of(bandit, max_kl=0.002).attach(bandit)
     for _ in range(8):
-        pulls, before = bandit.pull(), bandit.updates
+        pulls = bandit.pull()
+        before = bandit.updates
         rounds = updates_until_stopped(bandit.step, [pulls] * 200)
         assert len(rounds) < 200
         assert bandit.updates - before == len(rounds) - 1  # the last one was left out
@@ -127,7 +151,9 @@ def test_ziegler_by_hand():
 
 
 def test_the_learning_rate_by_hand():
-    config = ControllersConfig.model_validate({"learning_rate": {"target": 0.01, "gain": 0.5, "lowest": 0.5, "highest": 2.0}})
+    config = ControllersConfig.model_validate(
+        {"learning_rate": {"target": 0.01, "gain": 0.5, "lowest": 0.5, "highest": 2.0}}
+    )
     control = AdaptiveLearningRate(config.learning_rate, 1.0)
     assert control.update(0.014) == pytest.approx(math.exp(-0.2))  # 40 % too far, times the gain
     assert control.update(1.0) == pytest.approx(math.exp(-0.2) / 1.5)  # at most by 1.5
@@ -135,9 +161,13 @@ def test_the_learning_rate_by_hand():
 
 
 def test_the_entropy_weight_by_hand():
-    control = EntropyTarget(EntropyControl(target=1.0, gain=0.1, proportional=0.5, lowest=0.001, highest=1.0), 0.01)
+    control = EntropyTarget(
+        EntropyControl(target=1.0, gain=0.1, proportional=0.5, lowest=0.001, highest=1.0), 0.01
+    )
     assert control.update(0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing
-    assert control.update(1.0) == pytest.approx(0.01 * math.exp(0.05))  # the integral stays, the proportional part goes
+    assert control.update(1.0) == pytest.approx(
+        0.01 * math.exp(0.05)
+    )  # the integral stays, the proportional part goes
     for _ in range(100):
         control.update(9.0)
     assert control.value == pytest.approx(control.config.lowest)
@@ -146,15 +176,25 @@ def test_the_entropy_weight_by_hand():
 
 def test_a_step_without_a_measurement_leaves_everything_as_it_is():
     bandit = Bandit(kl_coef=0.1, learning_rate=1e-4)
-    controls = controls_of(bandit, kl={"target": 0.1}, learning_rate={"target": 0.1}, entropy={"target": 1.0})
+    controls = controls_of(
+        bandit, kl={"target": 0.1}, learning_rate={"target": 0.1}, entropy={"target": 1.0}
+    )
     before = controls.state_dict()
     out = controls.update(bandit, {"grad_norm": 0.0, "kl": math.nan}, [])
     assert controls.state_dict() == before
-    assert out == {"controller/kl_coef": 0.1, "controller/entropy_coef": 1e-5, "controller/learning_rate": 1e-4}
+    assert out == {
+        "controller/kl_coef": 0.1,
+        "controller/entropy_coef": 1e-5,
+        "controller/learning_rate": 1e-4,
+    }
 
 
 def test_controllers_go_on_from_their_state_as_if_never_stopped():
-    config = {"kl": {"target": 0.05}, "learning_rate": {"target": 1e-3, "highest": 10.0}, "entropy": {"target": 2.5}}
+    config = {
+        "kl": {"target": 0.05},
+        "learning_rate": {"target": 1e-3, "highest": 10.0},
+        "entropy": {"target": 2.5},
+    }
     straight = Bandit(kl_coef=0.1)
     whole = controls_of(straight, **config)
     controlled(straight, whole, 20)
@@ -172,9 +212,13 @@ def test_controllers_go_on_from_their_state_as_if_never_stopped():
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_gradient_of_logprob_and_entropy_is_that_of_autograd(temperature, chunk):
     torch.manual_seed(0)
-    hidden, head = torch.randn(5, 6, dtype=torch.float64, requires_grad=True), torch.randn(11, 6, dtype=torch.float64)
-    ids, pull = torch.tensor([3, 0, 10, 3, 7]), torch.randn(2, 5, dtype=torch.float64)
-    found = action_logprobs(hidden, head, ids, temperature=temperature, chunk=chunk, entropy_gradient=True)
+    hidden = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 6, dtype=torch.float64)
+    ids = torch.tensor([3, 0, 10, 3, 7])
+    pull = torch.randn(2, 5, dtype=torch.float64)
+    found = action_logprobs(
+        hidden, head, ids, temperature=temperature, chunk=chunk, entropy_gradient=True
+    )
     (gradient,) = torch.autograd.grad((torch.stack(found) * pull).sum(), hidden)
     all_logprobs = (hidden @ head.T / temperature).log_softmax(1)
     wanted = all_logprobs.gather(1, ids[:, None])[:, 0], -(all_logprobs.exp() * all_logprobs).sum(1)
@@ -185,20 +229,33 @@ def test_the_gradient_of_logprob_and_entropy_is_that_of_autograd(temperature, ch
 
 def gradient_of(step, learner):
     seen = {}
-    learner.optimizer.step = lambda: seen.update({name: value.grad.clone() for name, value in learner.parameters.items()})
+    learner.optimizer.step = lambda: seen.update(
+        {name: value.grad.clone() for name, value in learner.parameters.items()}
+    )
     step()
     return seen
 
 
 @pytest.mark.parametrize(("layout", "budget"), [("tree", 30), ("tree", 10_000), ("flat", 20)])
 def test_the_learners_entropy_bonus_is_the_written_formula_for_every_layout(layout, budget):
-    samples, coef = random_samples(0), 0.3
+    samples = random_samples(0)
+    coef = 0.3
     options = {"max_grad_norm": 1e9, "layout": layout, "max_tokens_per_micro_batch": budget}
-    with_bonus, without = Learner(tiny_model(), entropy_coef=coef, **options), Learner(tiny_model(), **options)
-    ours, plain = (gradient_of(lambda lr=learner: lr.grpo_step(samples), learner) for learner in (with_bonus, without))
-    model, total = tiny_model(), 0.0
+    with_bonus = Learner(tiny_model(), entropy_coef=coef, **options)
+    without = Learner(tiny_model(), **options)
+    ours, plain = (
+        gradient_of(lambda lr=learner: lr.grpo_step(samples), learner)
+        for learner in (with_bonus, without)
+    )
+    model = tiny_model()
+    total = 0.0
     for sample in samples:
-        logprobs = model(input_ids=torch.tensor([sample.token_ids])).logits[0].double().log_softmax(-1)[:-1]
+        logprobs = (
+            model(input_ids=torch.tensor([sample.token_ids]))
+            .logits[0]
+            .double()
+            .log_softmax(-1)[:-1]
+        )
         entropy = -(logprobs.exp() * logprobs).sum(-1)
         total = total + sample.weight * entropy[torch.tensor(sample.loss_mask[1:])].sum()
     (-coef * total / sum(sample.weight * sample.num_actions for sample in samples)).backward()
@@ -221,8 +278,11 @@ def test_the_learner_leaves_an_update_out_once_its_samples_are_too_far():
 
 
 def test_step_kl_is_the_mean_k3_of_sampled_tokens():
-    learner, samples = Learner(tiny_model(), max_grad_norm=1e9), random_samples(0)
-    assert learner.step_kl(samples) == pytest.approx(learner.grpo_step(samples)["approx_kl"], rel=1e-6)
+    learner = Learner(tiny_model(), max_grad_norm=1e9)
+    samples = random_samples(0)
+    assert learner.step_kl(samples) == pytest.approx(
+        learner.grpo_step(samples)["approx_kl"], rel=1e-6
+    )
     assert math.isnan(learner.step_kl([]))
 
 

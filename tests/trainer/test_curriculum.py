@@ -8,7 +8,9 @@ from envgym_trainer.curriculum_config import CurriculumConfig, HorizonConfig
 
 
 def test_a_task_solved_half_of_the_time_teaches_most_and_one_that_is_certain_keeps_the_floor():
-    assert [learnability(rate, floor=0.1) for rate in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx([0.1, 0.75, 1.0, 0.75, 0.1])
+    assert [learnability(rate, floor=0.1) for rate in (0.0, 0.25, 0.5, 0.75, 1.0)] == pytest.approx(
+        [0.1, 0.75, 1.0, 0.75, 0.1]
+    )
     assert learnability(0.02, floor=0.1) == 0.1  # 4 * 0.02 * 0.98 = 0.0784
 
 
@@ -42,7 +44,9 @@ def test_levels_open_in_order_when_the_last_open_one_has_its_score():
 
 
 def test_a_level_passed_before_it_opened_opens_the_next_at_once():
-    assert Ladder(["L0", "L1", "L2", "L3"], unlock_at=0.5).observe({"L0": 0.6, "L1": 0.6, "L2": 0.4}) == ["L1", "L2"]
+    assert Ladder(["L0", "L1", "L2", "L3"], unlock_at=0.5).observe(
+        {"L0": 0.6, "L1": 0.6, "L2": 0.4}
+    ) == ["L1", "L2"]
 
 
 def test_a_level_without_a_score_opens_nothing():
@@ -62,8 +66,12 @@ def test_a_horizon_grows_evenly_over_its_steps_and_stays():
 def test_a_horizon_by_score_grows_by_one_turn_for_each_validation_that_reaches_it():
     horizon = Horizon(HorizonConfig(start=2, end=4, score=0.5))
     assert [(horizon.observe(score), horizon.turns(99)) for score in (0.4, 0.5, 0.4, 0.9, 0.9)] == [
-        (False, 2), (True, 3), (False, 3), (True, 4), (False, 4),
-    ]  # fmt: skip
+        (False, 2),
+        (True, 3),
+        (False, 3),
+        (True, 4),
+        (False, 4),
+    ]
 
 
 @pytest.mark.parametrize(

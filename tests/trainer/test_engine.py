@@ -6,7 +6,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dialogues import SYSTEM, assert_greedy_as_generate, failure_of, gap, in_one_step, least_work, talk, together, turns_of, user
+from dialogues import (
+    SYSTEM,
+    assert_greedy_as_generate,
+    failure_of,
+    gap,
+    in_one_step,
+    least_work,
+    talk,
+    together,
+    turns_of,
+    user,
+)
 from small_models import byte_tokenizer, small_llama
 
 from envgym.errors import UsageError, WorldFailure
@@ -57,20 +68,27 @@ def test_who_else_is_in_the_batch_changes_no_token(model, tokenizer, engine):
     policy = engine.policy(max_new_tokens=12)
     crowd = together(lambda n: talk(policy, seed=n, words="long " * n).trace().token_ids, 8)
     with Engine(model, Chat(tokenizer, model=model), max_context=600) as other:
-        alone = [talk(other.policy(max_new_tokens=12), seed=n, words="long " * n).trace().token_ids for n in range(8)]
+        alone = [
+            talk(other.policy(max_new_tokens=12), seed=n, words="long " * n).trace().token_ids
+            for n in range(8)
+        ]
     assert crowd == alone
 
 
 def test_the_seed_decides_what_is_sampled(engine):
     policy = engine.policy(max_new_tokens=12)
     opening = [SYSTEM, user("the same")]
-    ids = [talk(policy, seed=seed, opening=opening, turns=1).trace().token_ids for seed in (1, 1, 2)]
+    ids = [
+        talk(policy, seed=seed, opening=opening, turns=1).trace().token_ids for seed in (1, 1, 2)
+    ]
     assert ids[0] == ids[1] != ids[2]
 
 
 def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
     opening = [SYSTEM, user("a task of some length, the same for the whole group")]
-    group = together(lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8)
+    group = together(
+        lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8
+    )
     prompt = len(engine.chat.open(opening))
     # All of it once, and its last token again for each of the seven who came too late to draw from the first one's logits.
     assert engine.stats.prefill_tokens <= prompt + 7
@@ -90,7 +108,9 @@ def test_groups_stored_as_segments_sample_what_they_would_sample_apart(model, to
     for siblings in (1, 4):
         with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=12) as engine:
             policy = engine.policy(max_new_tokens=8, siblings=siblings)
-            traces.append([dialogue.trace() for dialogue in in_one_step(engine, grouped(policy), 12)])
+            traces.append(
+                [dialogue.trace() for dialogue in in_one_step(engine, grouped(policy), 12)]
+            )
     for apart, together_ in zip(*traces, strict=True):
         assert together_.token_ids == apart.token_ids
         assert gap(model, together_) < 1e-4
@@ -101,16 +121,23 @@ def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_o
     openings = [len(chat.open(opening)) for opening in GROUPS]
     shared = chat.shared(GROUPS[0], ())
     policy = engine.policy(max_new_tokens=1, siblings=4)
-    dialogues = in_one_step(engine, lambda index: talk(policy, seed=index, opening=GROUPS[index // 4], turns=1), 8)
+    dialogues = in_one_step(
+        engine, lambda index: talk(policy, seed=index, opening=GROUPS[index // 4], turns=1), 8
+    )
     assert engine.stats.prefill_tokens == shared + sum(length - shared for length in openings[:2])
     tracks = [dialogue._track for dialogue in dialogues]
     assert len({track.segment.row for track in tracks[:4]}) == 1
-    assert all(track.cached <= 1 for track in tracks)  # of the opening only its last token lies in a row of its own
+    assert all(
+        track.cached <= 1 for track in tracks
+    )  # of the opening only its last token lies in a row of its own
 
 
 def test_short_tasks_after_a_long_system_message_share_its_segment(engine):
     policy = engine.policy(max_new_tokens=1, siblings=4)
-    first, second = (policy.open([Message("system", "rules " * 200), user(task)], (), seed=0)._track for task in "xy")
+    first, second = (
+        policy.open([Message("system", "rules " * 200), user(task)], (), seed=0)._track
+        for task in "xy"
+    )
     assert first.outer == second.outer == 0
     assert first.ids[: first.shared] == second.ids[: second.shared]
 
@@ -135,7 +162,9 @@ def test_rows_of_segments_go_to_the_next_groups_when_a_group_is_through(model, t
 def test_a_group_is_computed_once_for_as_long_as_its_members_say_the_same(model, engine):
     opening = [SYSTEM, user("the same")]
     policies = [engine.policy(max_new_tokens=12, greedy=n < 7) for n in range(8)]
-    dialogues = in_one_step(engine, lambda n: talk(policies[n], seed=n, opening=opening, turns=1), 8)
+    dialogues = in_one_step(
+        engine, lambda n: talk(policies[n], seed=n, opening=opening, turns=1), 8
+    )
 
     def second_turn(n: int):
         dialogues[n].observe([Message("tool", "the same answer")])
@@ -143,14 +172,18 @@ def test_a_group_is_computed_once_for_as_long_as_its_members_say_the_same(model,
 
     in_one_step(engine, second_turn, 8)
     *alike, other = traces = [dialogue.trace() for dialogue in dialogues]
-    assert len({trace.token_ids for trace in alike}) == 1 != len({alike[0].token_ids, other.token_ids})
+    assert (
+        len({trace.token_ids for trace in alike}) == 1 != len({alike[0].token_ids, other.token_ids})
+    )
     assert max(gap(model, trace) for trace in traces) < 1e-4
     assert engine.stats.computed_tokens == least_work(traces)
 
 
 def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
     opening = [SYSTEM, user("the same")]
-    talk(engine.policy(), seed=0, turns=1).close()  # leaves the system message, so that nobody but the first needs a pass for it
+    talk(
+        engine.policy(), seed=0, turns=1
+    ).close()  # leaves the system message, so that nobody but the first needs a pass for it
     before = engine.stats.computed_tokens
     first = engine.policy(max_new_tokens=8, greedy=True).open(opening, (), seed=0)
 
@@ -161,7 +194,9 @@ def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
         while not engine._scheduler.turns:  # the first to come is the one who computes
             time.sleep(0.001)
         first.close()  # while it speaks, so that it is gone with its last token
-        return talk(engine.policy(max_new_tokens=30, greedy=True), seed=0, opening=opening, turns=1).trace()
+        return talk(
+            engine.policy(max_new_tokens=30, greedy=True), seed=0, opening=opening, turns=1
+        ).trace()
 
     traces = in_one_step(engine, play, 6)
     assert [sum(trace.loss_mask) for trace in traces] == [8] + [30] * 5
@@ -173,23 +208,33 @@ def test_the_system_message_is_computed_once_for_different_tasks(engine):
     for n in range(4):
         talk(engine.policy(max_new_tokens=2), seed=n, turns=1).close()
     shared = engine.chat.shared([SYSTEM, user("")])
-    own = sum(len(engine.chat.open([SYSTEM, user(f"tell me about {n}")])) - shared for n in range(4))
+    own = sum(
+        len(engine.chat.open([SYSTEM, user(f"tell me about {n}")])) - shared for n in range(4)
+    )
     assert engine.stats.prefill_tokens == shared + own
 
 
 def test_a_second_turn_computes_only_what_is_new(engine):
     dialogue = engine.policy(max_new_tokens=5).open([SYSTEM, user("x")], (), seed=3)
     first = dialogue.reply()
-    before, length = engine.stats.prefill_tokens, len(dialogue.trace().token_ids)
+    before = engine.stats.prefill_tokens
+    length = len(dialogue.trace().token_ids)
     dialogue.observe([Message("tool", "42")])
     dialogue.reply()
     observed = turns_of(dialogue.trace())[1][0] - length
-    assert engine.stats.prefill_tokens - before == observed + 1  # the last sampled token is read together with them
+    assert (
+        engine.stats.prefill_tokens - before == observed + 1
+    )  # the last sampled token is read together with them
     assert first.token_ids
 
 
 def test_dialogues_without_a_system_message_and_with_different_ones_share_a_batch(model, engine):
-    openings = [[user("no system")], [SYSTEM, user("one")], [Message("system", "Another."), user("two")], [user("none again")]]
+    openings = [
+        [user("no system")],
+        [SYSTEM, user("one")],
+        [Message("system", "Another."), user("two")],
+        [user("none again")],
+    ]
     policy = engine.policy(max_new_tokens=10)
     for dialogue in together(lambda n: talk(policy, seed=n, opening=openings[n % 4]), 8):
         assert gap(model, dialogue.trace()) < 1e-4
@@ -207,14 +252,21 @@ def test_more_dialogues_than_rows_are_served_in_turn_and_stay_right(model, token
 
 
 def test_a_prompt_longer_than_a_step_is_computed_in_parts(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=1000, max_step_tokens=50) as engine:
+    with Engine(
+        model, Chat(tokenizer, model=model), max_context=1000, max_step_tokens=50
+    ) as engine:
         policy = engine.policy(max_new_tokens=6)
-        for dialogue in together(lambda n: talk(policy, seed=n, opening=[SYSTEM, user("word " * 30 * (n + 1))], turns=2), 4):
+        for dialogue in together(
+            lambda n: talk(policy, seed=n, opening=[SYSTEM, user("word " * 30 * (n + 1))], turns=2),
+            4,
+        ):
             assert gap(model, dialogue.trace()) < 1e-4
 
 
 def test_a_turn_ends_at_its_stop_token_which_is_part_of_what_was_sampled(model, engine):
-    completions = together(lambda n: engine.policy(max_new_tokens=400).open([user(f"{n}")], (), seed=n).reply(), 8)
+    completions = together(
+        lambda n: engine.policy(max_new_tokens=400).open([user(f"{n}")], (), seed=n).reply(), 8
+    )
     stopped = [completion for completion in completions if completion.stop_reason == "stop"]
     assert stopped
     assert all(completion.token_ids[-1] in engine.chat.stop_ids for completion in stopped)
@@ -262,7 +314,8 @@ def test_a_second_reply_without_an_observation_is_refused(engine):
 
 def test_two_hundred_interleaved_dialogues_do_not_cross(model, tokenizer):
     with Engine(model, Chat(tokenizer, model=model), max_context=400, max_batch=16) as engine:
-        policy, clock = engine.policy(max_new_tokens=4), random.Random(0)
+        policy = engine.policy(max_new_tokens=4)
+        clock = random.Random(0)
         pauses = [clock.random() / 200 for _ in range(200)]
 
         def play(n: int):
@@ -324,20 +377,26 @@ def test_closing_the_engine_frees_who_waits(model, tokenizer):
     engine = Engine(model, Chat(tokenizer, model=model), max_context=2000)
     policy = engine.policy(max_new_tokens=1900)
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(lambda n=n: policy.open([user("x")], (), seed=n).reply()) for n in range(2)]
+        waiting = [
+            pool.submit(lambda n=n: policy.open([user("x")], (), seed=n).reply()) for n in range(2)
+        ]
         while not engine.stats.steps:
             threading.Event().wait(0.005)
         engine.close()
         for future in waiting:
             error = future.exception(timeout=30)
-            assert error is None or (isinstance(error, WorldFailure) and error.kind == "policy_failed")
+            assert error is None or (
+                isinstance(error, WorldFailure) and error.kind == "policy_failed"
+            )
     with pytest.raises(WorldFailure, match="closed"):
         policy.open([user("x")], (), seed=0).reply()
 
 
 def test_a_dialogue_longer_than_the_model_is_refused(tokenizer):
     with pytest.raises(UsageError, match="max_context is 600, but this llama model knows 128"):
-        Engine(small_llama(tokenizer, max_position_embeddings=128), Chat(tokenizer), max_context=600)
+        Engine(
+            small_llama(tokenizer, max_position_embeddings=128), Chat(tokenizer), max_context=600
+        )
 
 
 @pytest.mark.model
@@ -346,10 +405,21 @@ def test_the_real_model_answers_as_generate_does_and_knows_its_logprobs():
 
     model, tokenizer = load_model("smollm2-135m-instruct", device="cpu")
     with Engine(model, Chat(tokenizer, model=model), max_context=512) as engine:
-        opening = [[Message("system", "Answer briefly."), user(text)] for text in ("The capital of France?", "Count to three.")]
+        opening = [
+            [Message("system", "Answer briefly."), user(text)]
+            for text in ("The capital of France?", "Count to three.")
+        ]
         for policy, check in (
-            (engine.policy(greedy=True, max_new_tokens=10), lambda trace: assert_greedy_as_generate(model, trace, limit=10)),
-            (engine.policy(max_new_tokens=10), lambda trace: gap(model, trace) < 1e-4 or pytest.fail("logprobs differ")),
+            (
+                engine.policy(greedy=True, max_new_tokens=10),
+                lambda trace: assert_greedy_as_generate(model, trace, limit=10),
+            ),
+            (
+                engine.policy(max_new_tokens=10),
+                lambda trace: gap(model, trace) < 1e-4 or pytest.fail("logprobs differ"),
+            ),
         ):
-            for dialogue in together(lambda n, p=policy: talk(p, seed=n, opening=opening[n % 2], turns=2), 4):
+            for dialogue in together(
+                lambda n, p=policy: talk(p, seed=n, opening=opening[n % 2], turns=2), 4
+            ):
                 check(dialogue.trace())

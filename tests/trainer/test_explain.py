@@ -43,7 +43,13 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("explain")
     (root / "parts.py").write_text(PARTS + MORE)
     (root / "rewards.py").write_text(WORDY)
-    settings = [*SETTINGS, *MIXED, "train.warmup.demos=8", "train.steps=2", "train.reward_weights={mode: spread, rate: 0.5}"]
+    settings = [
+        *SETTINGS,
+        *MIXED,
+        "train.warmup.demos=8",
+        "train.steps=2",
+        "train.reward_weights={mode: spread, rate: 0.5}",
+    ]
     return run(root / "runs" / "shop", *settings, env=str(write_shop(root)))[1]
 
 
@@ -85,22 +91,30 @@ def test_the_numbers_that_are_printed_add_up_to_reward_and_advantage(finished):
         episode = recorded(finished, each.episode)
         explained = explain(finished, each.episode)
         lines = cells(printed(explained))
-        rows, total = [lines[part.name] for part in explained.parts], lines["sum"]
+        rows = [lines[part.name] for part in explained.parts]
+        total = lines["sum"]
         for column, whole in ((-2, episode.reward), (-1, episode.advantage)):
             numbers = [row[column] for row in rows if row[column] != "-"]
-            units = [round(float(number) * 10_000) for number in numbers]  # whole units: no noise of floats
+            units = [
+                round(float(number) * 10_000) for number in numbers
+            ]  # whole units: no noise of floats
             assert sum(units) == round(float(total[column]) * 10_000)
             assert float(total[column]) == pytest.approx(whole, abs=1e-4)
 
 
 def test_json_is_the_record_to_the_last_bit(finished):
     for each in overview(finished):
-        episode, found = recorded(finished, each.episode), plain(explain(finished, each.episode))
+        episode = recorded(finished, each.episode)
+        found = plain(explain(finished, each.episode))
         assert (found["reward"], found["advantage"]) == (episode.reward, episode.advantage)
         parts = {part["name"]: part for part in found["parts"]}
         for name, term in episode.reward_terms.items():
             given = parts[name]
-            assert (given["raw"], given["value"], given["weight"]) == (term.raw, term.value, term.weight)
+            assert (given["raw"], given["value"], given["weight"]) == (
+                term.raw,
+                term.value,
+                term.weight,
+            )
             assert (given["contribution"], given["by_turn"]) == (term.contribution, term.by_turn)
             assert given["advantage"] == episode.advantage_parts.get(name, 0.0)
         assert set(episode.advantage_parts) <= set(parts)
@@ -109,20 +123,29 @@ def test_json_is_the_record_to_the_last_bit(finished):
 
 def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
     found = {part.name: part for part in explain(finished, "4:1").parts}
-    long, polite = found["long"], found["polite"]
+    long = found["long"]
+    polite = found["polite"]
     assert long.rule == "1 for the episode with the longest last message of its group."
     assert (long.source, long.is_grounded, long.range) == ("parts.py:longest", False, (-1.0, 1.0))
     assert long.schedule == {0: 0.5, 2: 1.5}
-    assert long.weight_of_config == 1.0  # the second step after the warm start is step 1: half the way
+    assert (
+        long.weight_of_config == 1.0
+    )  # the second step after the warm start is step 1: half the way
     assert long.weight != 1.0  # which `spread` multiplied after the first
     assert found["solved"].is_grounded is True
     assert polite.clip == (0.0, 2.0)
     assert polite.gate == {"on": "solved", "at_least": 1.0, "is_open": False}
-    assert (found["words"].scale, found["turn"].by_turn) == ("running", tuple(1.0 for _ in found["turn"].by_turn))
+    assert (found["words"].scale, found["turn"].by_turn) == (
+        "running",
+        tuple(1.0 for _ in found["turn"].by_turn),
+    )
     text = printed(explain(finished, "4:1"))
     assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at step 1 of GRPO" in text
     assert f"weight {long.weight:.4g} by train.reward_weights; the settings say 1" in text
-    assert "long: 1 for the episode with the longest last message of its group. (from parts.py:longest, an opinion)" in text
+    assert (
+        "long: 1 for the episode with the longest last message of its group. (from parts.py:longest, an opinion)"
+        in text
+    )
     assert "gate on solved, from 1 on: shut" in text
     assert "by turn: 1: 1" in text
     assert "shut" in cells(text)["polite"]
@@ -138,7 +161,10 @@ def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
     for vote in found.siblings:
         sibling = recorded(finished, vote["episode"])
         assert vote["value"] == sibling.reward_terms["long"].value
-        assert vote["said"] == [message for message in sibling.messages if message.role == "assistant"][-1].content
+        assert (
+            vote["said"]
+            == [message for message in sibling.messages if message.role == "assistant"][-1].content
+        )
     assert {vote["raw"] for vote in found.siblings} == {0.0, 1.0}
     assert re.search(r"^  > +4:2 ", printed(explain(finished, "4:2")), flags=re.MULTILINE)
 
@@ -162,7 +188,12 @@ def test_the_command_prints_both_without_loading_torch(finished):
     )
     for words, told in (([], "4:1"), (["3:1"], "episode 3:1 of")):
         command = [sys.executable, "-c", code, str(finished.path), *words]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ":".join(sys.path)})
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+        )
         assert done.returncode == 0, done.stderr
         assert told in done.stdout
 
@@ -171,7 +202,9 @@ def test_the_command_prints_both_without_loading_torch(finished):
 def command(monkeypatch, capsys):
     """Runs `envgym explain`; gives exit code, output and errors."""
     point = EntryPoint("explain", "envgym_trainer.cli:explain", "envgym.commands")
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point] * (group == "envgym.commands"))
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: [point] * (group == "envgym.commands")
+    )
 
     def run(*words):
         code = main(["explain", *map(str, words)])
@@ -215,10 +248,17 @@ def test_a_folder_that_is_no_run_and_a_run_without_episodes_are_told(folder, tmp
 
 
 def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
-    change(folder, lambda line: [line.pop(name) for name in ("reward_terms", "advantage", "advantage_parts")])
-    with pytest.raises(UsageError, match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*train anew, or go on with"):
+    change(
+        folder,
+        lambda line: [line.pop(name) for name in ("reward_terms", "advantage", "advantage_parts")],
+    )
+    with pytest.raises(
+        UsageError, match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*train anew, or go on with"
+    ):
         explain(folder, "4:1")
-    assert {each.largest for each in overview(folder)} == {None}  # the list still shows what there is
+    assert {each.largest for each in overview(folder)} == {
+        None
+    }  # the list still shows what there is
 
 
 def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):
@@ -228,7 +268,10 @@ def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):
     assert (long.rule, long.source) == ("", "parts.py:longest")
     assert long.contribution == recorded(folder, "4:1").reward_terms["long"].contribution
     assert {part.name: part for part in gone.parts}["solved"].rule  # it ships with envgym
-    assert any("No words for part 'long'" in note and "Put the environment's files back" in note for note in gone.notes)
+    assert any(
+        "No words for part 'long'" in note and "Put the environment's files back" in note
+        for note in gone.notes
+    )
     folder.config_file.write_text("id: [\n")
     bare = explain(folder, "4:1")
     assert bare.reward == gone.reward
@@ -237,31 +280,61 @@ def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):
 
 
 def test_a_void_episode_says_how_the_world_broke(folder):
-    void = {"failure": {"kind": "timeout", "stage": "call", "message": "slow"}, "reward": None, "success": None}
-    change(folder, lambda line: line.update(void | {"reward_terms": {}, "advantage": None, "advantage_parts": {}}))
+    void = {
+        "failure": {"kind": "timeout", "stage": "call", "message": "slow"},
+        "reward": None,
+        "success": None,
+    }
+    change(
+        folder,
+        lambda line: line.update(
+            void | {"reward_terms": {}, "advantage": None, "advantage_parts": {}}
+        ),
+    )
     text = printed(explain(folder, "4:1"))
     assert "void: timeout in call: slow. It has no reward" in text
     assert overview(folder)[0].reward is None
 
 
 def test_a_foreign_environment_has_its_reward_as_the_only_part(folder):
-    folder.write_config(folder.config_file.read_text().replace("gym: null", "gym: echo_env:Echo-v0"))
-    change(folder, lambda line: line.update(reward_terms={}, advantage_parts={"reward": line["advantage"]}))
-    found, episode = explain(folder, "4:1"), recorded(folder, "4:1")
+    folder.write_config(
+        folder.config_file.read_text().replace("gym: null", "gym: echo_env:Echo-v0")
+    )
+    change(
+        folder,
+        lambda line: line.update(reward_terms={}, advantage_parts={"reward": line["advantage"]}),
+    )
+    found = explain(folder, "4:1")
+    episode = recorded(folder, "4:1")
     [part] = found.parts
-    assert (part.name, part.contribution, part.advantage) == ("reward", episode.reward, episode.advantage)
+    assert (part.name, part.contribution, part.advantage) == (
+        "reward",
+        episode.reward,
+        episode.advantage,
+    )
     assert part.rule == OTHERS["reward"]
 
 
 def test_what_changes_the_advantage_only_has_no_contribution(folder):
-    change(folder, lambda line: line["advantage_parts"].update(overlong=-0.5) if line.get("advantage_parts") else None)
+    change(
+        folder,
+        lambda line: (
+            line["advantage_parts"].update(overlong=-0.5) if line.get("advantage_parts") else None
+        ),
+    )
     found = {part.name: part for part in explain(folder, "4:1").parts}["overlong"]
     assert (found.contribution, found.weight, found.advantage) == (None, None, -0.5)
     assert cells(printed(explain(folder, "4:1")))["overlong"][-2:] == ["-", "-0.5000"]
 
 
 def test_every_name_beside_the_parts_has_its_rule():
-    assert set(OTHERS) == {FORFEIT, breakdown.REST, breakdown.REWARD, breakdown.OVERLONG, breakdown.MISTAKES}
+    assert set(OTHERS) == {
+        FORFEIT,
+        breakdown.REST,
+        breakdown.REWARD,
+        breakdown.OVERLONG,
+        breakdown.MISTAKES,
+    }
 
 
 def test_thirds_are_printed_so_that_they_make_a_whole():
@@ -278,4 +351,13 @@ def test_an_episode_fits_a_terminal_of_eighty_columns(finished):
     console = Console(file=io.StringIO(), width=80)
     print_episode(explain(finished, "4:1"), console=console)
     head = next(line for line in console.file.getvalue().splitlines() if "contribution" in line)  # type: ignore[attr-defined]
-    assert head.split() == ["part", "raw", "range", "gate", "value", "weight", "contribution", "advantage"]
+    assert head.split() == [
+        "part",
+        "raw",
+        "range",
+        "gate",
+        "value",
+        "weight",
+        "contribution",
+        "advantage",
+    ]

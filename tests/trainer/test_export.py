@@ -15,7 +15,8 @@ from envgym_trainer.export import save_adapter, verify_adapter, verify_files
 from envgym_trainer.lora import attach, lora_state, merged_weights
 from envgym_trainer.policies.local import base_of, open_adapter, open_model
 
-SYSTEM, USER = Message("system", "Be brief."), Message("user", "Hello")
+SYSTEM = Message("system", "Be brief.")
+USER = Message("user", "Hello")
 
 
 @pytest.fixture
@@ -35,7 +36,9 @@ def randomise(adapted):
 
 def save(trained, folder, *, base_id: str = "org/base"):
     model, tokenizer = trained
-    return save_adapter(model, tokenizer, Chat(tokenizer), folder, base_id=base_id, card="# What it learned")
+    return save_adapter(
+        model, tokenizer, Chat(tokenizer), folder, base_id=base_id, card="# What it learned"
+    )
 
 
 def test_the_written_adapter_gives_the_trained_models_logits(trained, tmp_path):
@@ -61,9 +64,12 @@ def test_every_linear_layer_is_adapted_but_the_head(trained):
 
 def test_a_new_adapter_changes_nothing_and_its_seed_decides_it():
     tokenizer = byte_tokenizer()
-    base, ids = small_llama(tokenizer), torch.tensor([[5, 6, 7, 8]])
+    base = small_llama(tokenizer)
+    ids = torch.tensor([[5, 6, 7, 8]])
     plain = base(ids).logits
-    one, same, other = (attach(small_llama(tokenizer), rank=4, alpha=8, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (
+        attach(small_llama(tokenizer), rank=4, alpha=8, seed=seed) for seed in (1, 1, 2)
+    )
     assert torch.equal(one(ids).logits, plain)
     factors = [lora_state(model) for model in (one, same, other)]
     key = next(name for name in factors[0] if "lora_A" in name)
@@ -85,14 +91,18 @@ def test_merged_weights_are_the_base_plus_the_scaled_product(trained):
 def test_the_base_is_named_by_its_public_id_alone(trained, tmp_path):
     config = json.loads((save(trained, tmp_path) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "org/base" == base_of(tmp_path)
-    assert str(tmp_path) not in "".join(path.read_text() for path in tmp_path.iterdir() if path.suffix in (".json", ".md"))
+    assert str(tmp_path) not in "".join(
+        path.read_text() for path in tmp_path.iterdir() if path.suffix in (".json", ".md")
+    )
 
 
 def test_the_tokenizer_beside_it_renders_what_was_trained(trained, tmp_path):
     chat = Chat(trained[1])
     tokenizer = AutoTokenizer.from_pretrained(save(trained, tmp_path))
     plain = [message.to_dict() for message in (SYSTEM, USER)]
-    ids = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=True)["input_ids"]
+    ids = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=True)[
+        "input_ids"
+    ]
     assert ids == chat.open([SYSTEM, USER])
 
 
@@ -100,7 +110,9 @@ def test_the_card_is_kept_beside_it(trained, tmp_path):
     assert (save(trained, tmp_path) / "README.md").read_text() == "# What it learned"
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "chat_template.jinja", "adapter_config.json"])
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "chat_template.jinja", "adapter_config.json"]
+)
 def test_a_changed_file_is_found_by_its_hash(trained, tmp_path, name):
     save(trained, tmp_path)
     verify_files(tmp_path)
@@ -123,17 +135,26 @@ def test_an_adapter_plays_as_a_policy_on_the_base_that_it_names(trained, tmp_pat
     tokenizer.save_pretrained(tmp_path / "base")
     save(trained, tmp_path / "adapter", base_id=str(tmp_path / "base"))
     said = []
-    for policy in (open_model(str(tmp_path / "base"), device="cpu"), open_adapter(str(tmp_path / "adapter"), device="cpu")):
+    for policy in (
+        open_model(str(tmp_path / "base"), device="cpu"),
+        open_adapter(str(tmp_path / "adapter"), device="cpu"),
+    ):
         said.append(policy.open([SYSTEM, USER], (), seed=0).reply().token_ids)
         policy.engine.close()  # type: ignore[attr-defined]
     prompt = torch.tensor([Chat(tokenizer).open([SYSTEM, USER])])
-    expected = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False)
+    expected = model.generate(
+        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False
+    )
     assert list(said[1]) == expected[0, prompt.shape[1] :].tolist()
     assert said[0] != said[1]
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"])
-def test_an_adapter_that_was_changed_is_not_opened_and_each_difference_is_told(trained, tmp_path, name):
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json"]
+)
+def test_an_adapter_that_was_changed_is_not_opened_and_each_difference_is_told(
+    trained, tmp_path, name
+):
     folder = save(trained, tmp_path)
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     (folder / "chat_template.jinja").unlink()
@@ -143,7 +164,9 @@ def test_an_adapter_that_was_changed_is_not_opened_and_each_difference_is_told(t
     assert "chat_template.jinja is missing" in str(told.value)
 
 
-def test_a_card_may_be_edited_and_an_adapter_of_another_tool_has_no_manifest(trained, tmp_path, caplog):
+def test_a_card_may_be_edited_and_an_adapter_of_another_tool_has_no_manifest(
+    trained, tmp_path, caplog
+):
     model, tokenizer = trained
     small_llama(tokenizer).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
@@ -156,7 +179,9 @@ def test_a_card_may_be_edited_and_an_adapter_of_another_tool_has_no_manifest(tra
     assert "no manifest.json: its files are taken as they are" in caplog.text
 
 
-@pytest.mark.parametrize(("options", "reason"), [({"rank": 12}, "take 16"), ({"rank": 8, "dora": True}, "DoRA")])
+@pytest.mark.parametrize(
+    ("options", "reason"), [({"rank": 12}, "take 16"), ({"rank": 8, "dora": True}, "DoRA")]
+)
 def test_what_no_server_loads_is_not_written(tmp_path, options, reason):
     tokenizer = byte_tokenizer()
     model = attach(small_llama(tokenizer), alpha=16, seed=0, **options)

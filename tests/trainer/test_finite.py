@@ -24,11 +24,15 @@ from envgym_trainer.lessons import samples_of
 def episode(reward, tokens=2, sampled=1):
     """An episode of some tokens, the last `sampled` of them by the policy."""
     mask = (False,) * (tokens - sampled) + (True,) * sampled
-    return Episode("e", "t", "train", "", "", 0, (), TokenTrace((1,) * tokens, mask, (-0.5,) * tokens), reward)
+    return Episode(
+        "e", "t", "train", "", "", 0, (), TokenTrace((1,) * tokens, mask, (-0.5,) * tokens), reward
+    )
 
 
 def with_old(value, sample):
-    return dataclasses.replace(sample, old_logprobs=tuple(value if m else 0.0 for m in sample.loss_mask))
+    return dataclasses.replace(
+        sample, old_logprobs=tuple(value if m else 0.0 for m in sample.loss_mask)
+    )
 
 
 EMPTY_ACTION_ROW = Sample((3, 4, 5), (False, False, False), (0.0, 0.0, 0.0), 1.0)
@@ -55,12 +59,17 @@ def odd_step(rng):
 @pytest.mark.parametrize("layout", ["tree", "flat"])
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_a_hundred_odd_steps_each_update_finitely_or_are_skipped_and_counted(layout, kl_coef):
-    rng, outcomes = random.Random(layout), Counter()
-    learner = Learner(tiny_model(dtype=torch.float32), layout=layout, kl_coef=kl_coef, learning_rate=1e-3)
+    rng = random.Random(layout)
+    outcomes = Counter()
+    learner = Learner(
+        tiny_model(dtype=torch.float32), layout=layout, kl_coef=kl_coef, learning_rate=1e-3
+    )
     for _ in range(25):
-        before, counts = adapter(learner.model), (learner.updates, learner.skipped_steps)
+        before = adapter(learner.model)
+        counts = (learner.updates, learner.skipped_steps)
         metrics = learner.grpo_step(odd_step(rng))
-        updated, skipped = learner.updates - counts[0], learner.skipped_steps - counts[1]
+        updated = learner.updates - counts[0]
+        skipped = learner.skipped_steps - counts[1]
         outcomes[updated, skipped] += 1
         assert all(value.isfinite().all() for value in learner.parameters.values())
         assert metrics["skipped_steps"] == learner.skipped_steps
@@ -70,7 +79,15 @@ def test_a_hundred_odd_steps_each_update_finitely_or_are_skipped_and_counted(lay
     assert min(outcomes[1, 0], outcomes[0, 1]) >= 3  # the dice brought both kinds
 
 
-@pytest.mark.parametrize("rows", [[EMPTY_ACTION_ROW], [NO_TOKENS], [ONE_TOKEN_ROW], [EMPTY_ACTION_ROW, NO_TOKENS, ONE_TOKEN_ROW]])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [EMPTY_ACTION_ROW],
+        [NO_TOKENS],
+        [ONE_TOKEN_ROW],
+        [EMPTY_ACTION_ROW, NO_TOKENS, ONE_TOKEN_ROW],
+    ],
+)
 def test_rows_without_an_action_alone_are_no_step_and_no_skip(rows):
     learner = Learner(tiny_model(dtype=torch.float32))
     assert learner.grpo_step(rows)["grad_norm"] == 0.0
@@ -105,7 +122,10 @@ def test_equal_rewards_are_no_step_however_large(reward, std):
 @pytest.mark.parametrize("std", ["group", "batch", "none"])
 def test_huge_rewards_leave_finite_weights(huge, std):
     learner = Learner(tiny_model(dtype=torch.float32))
-    samples = samples_of([[episode(huge), episode(-huge, tokens=4, sampled=2), episode(0.0)]], AlgorithmConfig(std=std))
+    samples = samples_of(
+        [[episode(huge), episode(-huge, tokens=4, sampled=2), episode(0.0)]],
+        AlgorithmConfig(std=std),
+    )
     learner.grpo_step(samples)
     assert learner.updates + learner.skipped_steps <= 1
     assert all(value.isfinite().all() for value in learner.parameters.values())
@@ -113,21 +133,30 @@ def test_huge_rewards_leave_finite_weights(huge, std):
 
 def rates_at_the_optimizer(learner, steps):
     """The learning rate that the optimiser really had at each of its steps."""
-    seen, step = [], learner.optimizer.step
+    seen = []
+    step = learner.optimizer.step
     learner.optimizer.step = lambda: (seen.append(learner.optimizer.param_groups[0]["lr"]), step())
     for samples in steps:
         learner.grpo_step(samples)
     return seen
 
 
-@pytest.mark.parametrize(("layout", "budget"), [("flat", 1), ("flat", 10_000), ("tree", 1), ("tree", 15)])
+@pytest.mark.parametrize(
+    ("layout", "budget"), [("flat", 1), ("flat", 10_000), ("tree", 1), ("tree", 15)]
+)
 def test_the_rate_after_n_updates_is_its_closed_form_for_any_micro_batch_split(layout, budget):
     learner = Learner(
-        tiny_model(dtype=torch.float32), learning_rate=1e-3, warmup_steps=4, layout=layout, max_tokens_per_micro_batch=budget
+        tiny_model(dtype=torch.float32),
+        learning_rate=1e-3,
+        warmup_steps=4,
+        layout=layout,
+        max_tokens_per_micro_batch=budget,
     )
     good = random_samples(3, groups=2, group_size=2)
     assert budget == 10_000 or len(list(learner.micro_batches(good))) > 1
     idle = [dataclasses.replace(sample, advantage=0.0) for sample in good]
     broken = [dataclasses.replace(good[0], advantage=math.inf), *good[1:]]
     seen = rates_at_the_optimizer(learner, [good, idle, good, broken, good, good, good, good])
-    assert seen == pytest.approx([1e-3 * min(1.0, n / 4) for n in range(1, 7)])  # neither idle nor skipped steps count
+    assert seen == pytest.approx(
+        [1e-3 * min(1.0, n / 4) for n in range(1, 7)]
+    )  # neither idle nor skipped steps count

@@ -25,37 +25,55 @@ from envgym_trainer.tree import tree_batch
 
 HERE = Path(__file__).parent
 MAKE = {"tree": tree_batch, "flat": flat_batch}
-CLIP_LOW, CLIP_HIGH, KL, TEMPERATURE = 0.2, 0.28, 0.1, 0.7
+CLIP_LOW = 0.2
+CLIP_HIGH = 0.28
+KL = 0.1
+TEMPERATURE = 0.7
 OPTIONS = {"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "kl_coef": KL, "temperature": TEMPERATURE}
 
 
 def written_formula():
     """(gradient, loss) of -sum_t w (min(r A, clip(r) A) - kl_coef k3) / sum_t w over all sampled tokens: DAPO eq. 8, GRPO's KL."""
-    model, terms = tiny_model(), []
+    model = tiny_model()
+    terms = []
 
     def scored(ids, mask):
-        log_probabilities = (model(input_ids=ids[None]).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
+        log_probabilities = (model(input_ids=ids[None]).logits[0, :-1] / TEMPERATURE).log_softmax(
+            -1
+        )
         return log_probabilities.gather(1, ids[1:, None])[mask, 0]
 
     for sample in SAMPLES:
-        ids, mask = torch.tensor(sample.token_ids), torch.tensor(sample.loss_mask)[1:]
+        ids = torch.tensor(sample.token_ids)
+        mask = torch.tensor(sample.loss_mask)[1:]
         logprobs = scored(ids, mask)
         with torch.no_grad(), model.disable_adapter():
             reference = scored(ids, mask)
         old = torch.tensor(sample.old_logprobs)[1:][mask]  # float32, as a batch stores it
-        ratio, advantage = (logprobs - old).exp(), torch.tensor(sample.advantage).item()  # float32 too
+        # float32 too
+        ratio = (logprobs - old).exp()
+        advantage = torch.tensor(sample.advantage).item()
         kl = (reference - logprobs).exp() - 1 - (reference - logprobs)
-        objective = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH) * advantage) - KL * kl
+        objective = (
+            torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH) * advantage)
+            - KL * kl
+        )
         terms.append(-sample.weight * objective.sum())
-    loss = torch.stack(terms).sum() / sum(sample.weight * sum(sample.loss_mask) for sample in SAMPLES)
+    loss = torch.stack(terms).sum() / sum(
+        sample.weight * sum(sample.loss_mask) for sample in SAMPLES
+    )
     loss.backward()
-    return {name: value.grad for name, value in model.named_parameters() if value.requires_grad}, loss.item()
+    return {
+        name: value.grad for name, value in model.named_parameters() if value.requires_grad
+    }, loss.item()
 
 
 @pytest.fixture(scope="module")
 def formula():
     gradient, loss = written_formula()
-    assert max(value.abs().max() for value in gradient.values()) > 1e-3  # nothing is proven about zeros
+    assert (
+        max(value.abs().max() for value in gradient.values()) > 1e-3
+    )  # nothing is proven about zeros
     return gradient, loss
 
 
@@ -66,20 +84,28 @@ def gap(left, right):
 
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 @pytest.mark.parametrize("layout", ["tree", "flat"])
-def test_every_layout_and_token_budget_gives_the_gradient_and_loss_of_the_written_formula(layout, budget, formula):
-    gradient, metrics = gradient_of(learner(layout=layout, max_tokens_per_micro_batch=budget, **OPTIONS), SAMPLES)
+def test_every_layout_and_token_budget_gives_the_gradient_and_loss_of_the_written_formula(
+    layout, budget, formula
+):
+    gradient, metrics = gradient_of(
+        learner(layout=layout, max_tokens_per_micro_batch=budget, **OPTIONS), SAMPLES
+    )
     assert gap(gradient, formula[0]) < 1e-9
     assert metrics["loss"] == pytest.approx(formula[1], abs=1e-9)
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4, len(SAMPLES)])
-def test_every_number_of_accumulated_pieces_gives_it_wherever_they_are_cut_and_whatever_their_layouts(pieces, formula):
+def test_every_number_of_accumulated_pieces_gives_it_wherever_they_are_cut_and_whatever_their_layouts(
+    pieces, formula
+):
     rng = random.Random(pieces)
     for _ in range(2):
         rows = rng.sample(SAMPLES, len(SAMPLES))
         cuts = [0, *sorted(rng.sample(range(1, len(rows)), pieces - 1)), len(rows)]
         one = learner(**OPTIONS)
-        made = [MAKE[rng.choice(["tree", "flat"])](rows[start:end]) for start, end in pairwise(cuts)]
+        made = [
+            MAKE[rng.choice(["tree", "flat"])](rows[start:end]) for start, end in pairwise(cuts)
+        ]
         one.micro_batches = lambda samples, made=made: made
         assert len(made) == pieces
         assert gap(gradient_of(one, SAMPLES)[0], formula[0]) < 1e-9
@@ -89,7 +115,9 @@ def test_every_number_of_accumulated_pieces_gives_it_wherever_they_are_cut_and_w
 def test_every_order_of_the_rows_gives_it(layout, formula):
     for seed in range(2):
         rows = random.Random(seed).sample(SAMPLES, len(SAMPLES))
-        gradient, _ = gradient_of(learner(layout=layout, max_tokens_per_micro_batch=40, **OPTIONS), rows)
+        gradient, _ = gradient_of(
+            learner(layout=layout, max_tokens_per_micro_batch=40, **OPTIONS), rows
+        )
         assert gap(gradient, formula[0]) < 1e-9
 
 
@@ -99,7 +127,9 @@ def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(HERE)])}
     command = [sys.executable, str(HERE / "rank_worker.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(3)]
 
@@ -110,12 +140,17 @@ def test_ranks_with_uneven_shares_sum_to_the_gradient_of_one_process(ranks, size
     for rank in range(size):
         found = ranks[rank][size]
         assert gap(found["gradient"], alone) < 1e-9
-        assert found["metrics"] == pytest.approx(metrics | forward_tokens(found["metrics"]), abs=1e-9)
+        assert found["metrics"] == pytest.approx(
+            metrics | forward_tokens(found["metrics"]), abs=1e-9
+        )
 
 
 def forward_tokens(metrics):
     """What alone may differ: a prefix that ranks share is read by each of them."""
-    return {name: metrics[name] for name in ("batch/scored_tokens", "batch/forward_tokens", "batch/compression")}
+    return {
+        name: metrics[name]
+        for name in ("batch/scored_tokens", "batch/forward_tokens", "batch/compression")
+    }
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -147,11 +182,15 @@ def test_one_process_alone_sends_nothing():
     assert Learner(tiny_model()).ranks == one
 
 
-def test_training_under_torchrun_is_refused_since_each_process_would_train_a_run_of_its_own(tmp_path, monkeypatch):
+def test_training_under_torchrun_is_refused_since_each_process_would_train_a_run_of_its_own(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="without torchrun"):
         start("guess", [], out=tmp_path, name=None, resume=None)
     assert not list(tmp_path.iterdir())
-    refuse_launcher({"RANK": "0", "WORLD_SIZE": "1"})  # one process under a launcher is what it says
+    refuse_launcher(
+        {"RANK": "0", "WORLD_SIZE": "1"}
+    )  # one process under a launcher is what it says
     refuse_launcher({"WORLD_SIZE": "4"})

@@ -22,15 +22,35 @@ class Counting:
         self.count = 0
 
     def requests(self, tasks, episodes):
-        first, self.count = self.count, self.count + tasks
-        return [Request(f"t{first + n}", 1000 * (first + n) + g) for n in range(tasks) for g in range(episodes)]
+        first = self.count
+        self.count = self.count + tasks
+        return [
+            Request(f"t{first + n}", 1000 * (first + n) + g)
+            for n in range(tasks)
+            for g in range(episodes)
+        ]
 
 
 def episode(task="t0", reward: float | None = 0.0, seed=0, **fields):
     trace = TokenTrace((1, 2), (False, True), (0.0, -0.5))
     messages = (Message("system", "s"), Message("user", task), Message("assistant", f"a{seed}"))
-    given = {"success": None if reward is None else reward >= 1, "failure": LOST if reward is None else None}
-    return Episode("e", task, "train", "L0", "t", seed, messages, trace, reward, start_hash=f"h-{task}", **(given | fields))
+    given = {
+        "success": None if reward is None else reward >= 1,
+        "failure": LOST if reward is None else None,
+    }
+    return Episode(
+        "e",
+        task,
+        "train",
+        "L0",
+        "t",
+        seed,
+        messages,
+        trace,
+        reward,
+        start_hash=f"h-{task}",
+        **(given | fields),
+    )
 
 
 class Scripted:
@@ -81,7 +101,9 @@ def test_a_group_that_agrees_makes_room_for_a_fresh_one_with_a_lesson():
 
 
 def test_a_fresh_group_that_agrees_too_is_thrown_and_another_is_played():
-    played = play_groups(Scripted({"t0": AGREE, "t2": [0.0]}), Counting(), tasks=2, size=2, max_extra=5)
+    played = play_groups(
+        Scripted({"t0": AGREE, "t2": [0.0]}), Counting(), tasks=2, size=2, max_extra=5
+    )
     assert tasks_of(played.groups) == [{"t3"}, {"t1"}]
     assert tasks_of(played.thrown) == [{"t2"}, {"t0"}]
 
@@ -104,7 +126,11 @@ def test_no_more_fresh_groups_are_played_at_once_than_are_missing():
 def test_the_numbers_of_a_step_are_about_all_that_was_played():
     played = play_groups(Scripted({"t0": AGREE}), Counting(), tasks=1, size=2, max_extra=1)
     metrics = played.metrics()
-    assert (metrics["success"], metrics["episode/n"], metrics["group/frac_all_one"]) == (0.75, 4, 0.5)
+    assert (metrics["success"], metrics["episode/n"], metrics["group/frac_all_one"]) == (
+        0.75,
+        4,
+        0.5,
+    )
     assert metrics["group/lessons"] == 1
 
 
@@ -133,12 +159,22 @@ def test_fewer_than_two_valid_members_are_no_lesson_and_are_counted():
     assert [sum(not e.void for e in group) for group in played.groups] == [0, 1, 3]
     assert tasks_of(played.comparable) == [{"t2"}]
     metrics = played.metrics()
-    assert (metrics["group/too_few_valid"], metrics["group/lessons"], metrics["group/replayed_members"]) == (2, 1, 5)
+    assert (
+        metrics["group/too_few_valid"],
+        metrics["group/lessons"],
+        metrics["group/replayed_members"],
+    ) == (2, 1, 5)
 
 
 def test_failures_of_members_that_were_replaced_are_counted():
-    metrics = play_groups(Scripted({}, void=[("t0", 0), ("t1", 1)]), Counting(), tasks=2, size=2).metrics()
-    assert (metrics["failures/sandbox_lost"], metrics["failures/stage/call"], metrics["episode/void"]) == (2, 2, 0)
+    metrics = play_groups(
+        Scripted({}, void=[("t0", 0), ("t1", 1)]), Counting(), tasks=2, size=2
+    ).metrics()
+    assert (
+        metrics["failures/sandbox_lost"],
+        metrics["failures/stage/call"],
+        metrics["episode/void"],
+    ) == (2, 2, 0)
 
 
 def test_members_of_two_tasks_or_of_two_starts_are_no_group():
@@ -164,8 +200,13 @@ def test_rewards_that_differ_by_the_noise_of_floats_agree():
 
 def test_what_was_thrown_away_is_written_down_and_marked(tmp_path):
     folder = RunFolder.create(tmp_path, "r")
-    play_groups(Scripted({"t0": AGREE}, void=[("t1", 0)]), Counting(), tasks=2, size=2, max_extra=1).write(folder, 7)
-    lines = [(line["step"], line["phase"], line["task_id"], line.get("left_out")) for line in _lines(folder)]
+    play_groups(
+        Scripted({"t0": AGREE}, void=[("t1", 0)]), Counting(), tasks=2, size=2, max_extra=1
+    ).write(folder, 7)
+    lines = [
+        (line["step"], line["phase"], line["task_id"], line.get("left_out"))
+        for line in _lines(folder)
+    ]
     assert Counter(lines) == Counter(
         {
             (7, "grpo", "t2", None): 2,

@@ -44,11 +44,15 @@ VOTED = ["reward.agree={from: parts.py:agree}", "reward.solved.weight=0.0", "epi
 def ends(text, *, calls=0, stop_reason="answered", task="train/reprice/1"):
     made = of_terms(1)
     said = (Message("user", "Do it."), Message("assistant", text))
-    return dataclasses.replace(made, task_id=task, messages=said, stop_reason=stop_reason, tool_calls=calls)
+    return dataclasses.replace(
+        made, task_id=task, messages=said, stop_reason=stop_reason, tool_calls=calls
+    )
 
 
 def asks(n, *, final="Done.", facts=(), oracle=(), **extra):
-    return Task(f"train/t/{n}", "?", n, "train", "t", final=final, facts=facts, oracle=oracle, extra=extra)
+    return Task(
+        f"train/t/{n}", "?", n, "train", "t", final=final, facts=facts, oracle=oracle, extra=extra
+    )
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
@@ -61,13 +65,24 @@ def test_the_last_word_of_work_with_tools_is_no_answer():
 def test_boxed_answers_count_everywhere_and_texts_where_facts_are_asked_for():
     boxed = [(asks(n), [ends(r"\boxed{7}"), ends(rf"\boxed{{{n}}}")]) for n in range(4)]
     assert answered_alike(boxed) == pytest.approx(0.5)
-    told = [(asks(n, final=f"{n}.", facts=(str(n),)), [ends("0."), ends(f"{n}"), ends("", stop_reason="closed")]) for n in range(4)]
-    assert answered_alike(told) == pytest.approx((1 + 3 * 0.5) / 4)  # of the two who spoke, task 0's both say 0
+    told = [
+        (
+            asks(n, final=f"{n}.", facts=(str(n),)),
+            [ends("0."), ends(f"{n}"), ends("", stop_reason="closed")],
+        )
+        for n in range(4)
+    ]
+    assert answered_alike(told) == pytest.approx(
+        (1 + 3 * 0.5) / 4
+    )  # of the two who spoke, task 0's both say 0
 
 
 def test_tasks_that_share_their_answers_are_not_taken_for_a_collapse():
     truths = [r"\boxed{yes}", r"\boxed{yes}", r"\boxed{yes}", r"\boxed{no}"]
-    unsure = [(asks(n, final=truth), [ends(r"\boxed{perhaps}"), ends(rf"\boxed{{{n}}}")]) for n, truth in enumerate(truths)]
+    unsure = [
+        (asks(n, final=truth), [ends(r"\boxed{perhaps}"), ends(rf"\boxed{{{n}}}")])
+        for n, truth in enumerate(truths)
+    ]
     learned = [(asks(n, final=truth), [ends(truth)]) for n, truth in enumerate(truths)]
     assert answered_alike(unsure) == answered_alike(learned) == 0.75
     constant = [(task, [ends(r"\boxed{yes}")]) for task, _ in learned]
@@ -75,14 +90,28 @@ def test_tasks_that_share_their_answers_are_not_taken_for_a_collapse():
 
 
 def test_spellings_of_one_answer_are_one_by_the_tasks_own_reading():
-    knights = [r"\boxed{Ann is a knight, and Bob is a knave}", r"\boxed{Bob is a knave, Ann is a knight}"]
-    assert answered_alike([(asks(n, reading="claims"), [ends(text)]) for n, text in enumerate(knights)]) == 1.0
-    assert answered_alike([(asks(n, reading="raw"), [ends(text)]) for n, text in enumerate(knights)]) == 0.5
+    knights = [
+        r"\boxed{Ann is a knight, and Bob is a knave}",
+        r"\boxed{Bob is a knave, Ann is a knight}",
+    ]
+    assert (
+        answered_alike(
+            [(asks(n, reading="claims"), [ends(text)]) for n, text in enumerate(knights)]
+        )
+        == 1.0
+    )
+    assert (
+        answered_alike([(asks(n, reading="raw"), [ends(text)]) for n, text in enumerate(knights)])
+        == 0.5
+    )
 
 
 def test_calls_beyond_the_oracles_are_extra_and_tasks_without_one_tell_nothing():
     call = ("set_price",)
-    asked = [(asks(0, oracle=call), [ends("", calls=3), ends("", calls=1)]), (asks(1, oracle=call * 2), [ends("", calls=2)])]
+    asked = [
+        (asks(0, oracle=call), [ends("", calls=3), ends("", calls=1)]),
+        (asks(1, oracle=call * 2), [ends("", calls=2)]),
+    ]
     assert beyond_oracle(asked) == pytest.approx(2 / 6)
     assert beyond_oracle([(asks(0), [ends("", calls=9)])]) is None
     assert beyond_oracle([(asks(0, oracle=call), [ends("")])]) is None
@@ -91,9 +120,13 @@ def test_calls_beyond_the_oracles_are_extra_and_tasks_without_one_tell_nothing()
 def test_each_turn_repeats_for_itself():
     call = 'set_price(item="I1", price=120)'
     once = ends(call)
-    twice = dataclasses.replace(once, messages=(*once.messages, Message("tool", "ok"), Message("assistant", call)))
+    twice = dataclasses.replace(
+        once, messages=(*once.messages, Message("tool", "ok"), Message("assistant", call))
+    )
     assert repeated([[once]]) == repeated([[twice]]) == 0.0
-    assert repeated([[ends("no no no no no no no no")]]) == pytest.approx(0.8)  # five grams of four, all alike
+    assert repeated([[ends("no no no no no no no no")]]) == pytest.approx(
+        0.8
+    )  # five grams of four, all alike
     assert repeated([[ends("x")]]) is None
 
 
@@ -104,7 +137,8 @@ def test_each_turn_repeats_for_itself():
 def watch(tmp_path):
     """Makes the signals of the shop with these settings."""
     (tmp_path / "parts.py").write_text(VOTE)
-    worlds, folder = [], RunFolder.create(tmp_path / "runs", "r")
+    worlds = []
+    folder = RunFolder.create(tmp_path / "runs", "r")
 
     def make(*settings, is_on=True):
         worlds.append(World(shop(tmp_path, *settings)))
@@ -121,13 +155,21 @@ def step_of(part, value, text="Done."):
     return [[made, made], [dataclasses.replace(made, task_id="train/ask/1")] * 2]
 
 
-@pytest.mark.parametrize(("part", "severity"), [("agree", "alarm"), ("brief", "warn"), ("solved", None), ("unweighed", None)])
+@pytest.mark.parametrize(
+    ("part", "severity"),
+    [("agree", "alarm"), ("brief", "warn"), ("solved", None), ("unweighed", None)],
+)
 def test_a_jump_is_an_alarm_where_judges_alone_see_it_and_none_of_success(watch, part, severity):
     flat = "{from: parts.py:flat}"
     signals, folder, told = watch(
-        "reward.agree={from: parts.py:agree}", f"reward.brief={flat}", "reward.unweighed={from: parts.py:flat, weight: 0.0}"
+        "reward.agree={from: parts.py:agree}",
+        f"reward.brief={flat}",
+        "reward.unweighed={from: parts.py:flat, weight: 0.0}",
     )
-    curves = [signals.observe(step, step_of(part, 0.1 if step < 25 else 0.9), {})["signals/jump"] for step in range(40)]
+    curves = [
+        signals.observe(step, step_of(part, 0.1 if step < 25 else 0.9), {})["signals/jump"]
+        for step in range(40)
+    ]
     assert [line["severity"] for line in folder.signals()] == [each for each in [severity] if each]
     assert max(curves) == {"alarm": 1.0, "warn": 0.5, None: 0.0}[severity]
     assert len(told) == (severity is not None)
@@ -180,14 +222,25 @@ def voted(tmp_path):
 
 
 def signs(folder):
-    return [{name: value for name, value in line.items() if name.startswith(("signals/", "watched/"))} for line in lines(folder)]
+    return [
+        {name: value for name, value in line.items() if name.startswith(("signals/", "watched/"))}
+        for line in lines(folder)
+    ]
 
 
-def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_run_tells_the_same(voted, tmp_path):
+def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_run_tells_the_same(
+    voted, tmp_path
+):
     settings = [
-        *SETTINGS, *VOTED, "reward.wordy.weight=0.0", "train.deterministic=true", "train.max_new_tokens=2", "train.group_size=8",
-        "train.tasks_per_step=3", "train.learning_rate=7e-4",
-    ]  # fmt: skip
+        *SETTINGS,
+        *VOTED,
+        "reward.wordy.weight=0.0",
+        "train.deterministic=true",
+        "train.max_new_tokens=2",
+        "train.group_size=8",
+        "train.tasks_per_step=3",
+        "train.learning_rate=7e-4",
+    ]
     _, whole = run(tmp_path / "whole", *settings, "train.steps=24", env=voted)
     found = {line["name"]: line for line in whole.signals()}
     assert found["modal_answer"]["severity"] == "alarm"
@@ -195,7 +248,9 @@ def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_r
     told = [line for line in lines(whole) if line["signals/modal_answer"] == 1.0]
     assert [line["step"] for line in told] == [found["modal_answer"]["step"]]
     _, part = run(tmp_path / "part", *settings, "train.steps=8", env=voted)
-    part.append_signals([dataclasses.replace(_signal(whole), step=99)])  # of a step that the run was killed in
+    part.append_signals(
+        [dataclasses.replace(_signal(whole), step=99)]
+    )  # of a step that the run was killed in
     _, part = run(part.path, *settings, "train.steps=24", env=voted, resume=True)
     assert part.signals() == whole.signals()
     assert signs(part) == signs(whole)
@@ -210,7 +265,9 @@ def _signal(folder):
 def test_a_healthy_run_with_tools_tells_nothing(tmp_path):
     (tmp_path / "rewards.py").write_text(WORDY)
     env = str(write_shop(tmp_path))
-    _, folder = run(tmp_path / "r", *SETTINGS, "train.steps=40", "train.learning_rate=1e-3", env=env)
+    _, folder = run(
+        tmp_path / "r", *SETTINGS, "train.steps=40", "train.learning_rate=1e-3", env=env
+    )
     assert folder.signals() == []
     assert not folder.signals_file.exists()
     for line in lines(folder):
@@ -220,5 +277,11 @@ def test_a_healthy_run_with_tools_tells_nothing(tmp_path):
 
 def test_signals_can_be_switched_off(tmp_path):
     (tmp_path / "rewards.py").write_text(WORDY)
-    _, folder = run(tmp_path / "r", *SETTINGS, "train.steps=1", "train.signals=false", env=str(write_shop(tmp_path)))
+    _, folder = run(
+        tmp_path / "r",
+        *SETTINGS,
+        "train.steps=1",
+        "train.signals=false",
+        env=str(write_shop(tmp_path)),
+    )
     assert signs(folder) == [{}]

@@ -11,7 +11,15 @@ from envgym_trainer.passes import Passes
 
 @pytest.fixture
 def store():
-    return KeyValues(layers=2, rows=20, tokens=300, heads=1, dim=4, dtype=torch.float32, device=torch.device("cpu"))
+    return KeyValues(
+        layers=2,
+        rows=20,
+        tokens=300,
+        heads=1,
+        dim=4,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
 
 
 def shape(store):
@@ -25,7 +33,16 @@ def test_a_store_doubles_up_to_its_bound_and_goes_beyond_it_only_when_told_to(st
     for asked in ((1, 3), (1, 64), (9, 2), (9, 65), (17, 129), (20, 257), (3, 5), (21, 301)):
         store.reserve(*asked)
         sizes.append(shape(store))
-    assert sizes == [(8, 64), (8, 64), (16, 64), (16, 128), (20, 256), (20, 300), (20, 300), (21, 301)]
+    assert sizes == [
+        (8, 64),
+        (8, 64),
+        (16, 64),
+        (16, 128),
+        (20, 256),
+        (20, 300),
+        (20, 300),
+        (21, 301),
+    ]
 
 
 def test_growing_and_copying_keep_what_is_held_and_the_rest_is_zero(store):

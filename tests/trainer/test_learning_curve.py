@@ -13,17 +13,24 @@ def line(step: int, phase: str, **numbers) -> dict:
 def run(tmp_path):
     lines = [line(1, "warmup", loss=1.0), line(1, "eval", **{"eval/success": 0.25, "eval/n": 40.0})]
     lines += [line(2, "grpo", success=0.5), line(3, "grpo", success=None)]
-    lines += [line(3, "eval", **{"eval/success": 0.75, "eval/n": 40.0}), line(3, "eval", **{"val/success": 0.5})]
+    lines += [
+        line(3, "eval", **{"eval/success": 0.75, "eval/n": 40.0}),
+        line(3, "eval", **{"val/success": 0.5}),
+    ]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (tmp_path / name / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
+        )
     return tmp_path
 
 
 def test_a_step_without_a_number_is_no_zero():
-    assert curve([line(2, "grpo", success=0.5), line(3, "grpo", success=None), line(4, "eval")], "success", phase="grpo") == [
-        (2, 0.5)
-    ]
+    assert curve(
+        [line(2, "grpo", success=0.5), line(3, "grpo", success=None), line(4, "eval")],
+        "success",
+        phase="grpo",
+    ) == [(2, 0.5)]
 
 
 def test_smoothing_looks_back_only():
@@ -31,11 +38,19 @@ def test_smoothing_looks_back_only():
 
 
 def test_the_band_spans_the_runs_that_have_the_step():
-    assert mean_and_band([[(1, 0.0), (2, 0.2)], [(1, 1.0)]]) == [(1, 0.5, 0.0, 1.0), (2, 0.2, 0.2, 0.2)]
+    assert mean_and_band([[(1, 0.0), (2, 0.2)], [(1, 1.0)]]) == [
+        (1, 0.5, 0.0, 1.0),
+        (2, 0.2, 0.2, 0.2),
+    ]
 
 
 def test_held_out_points_are_counts():
-    [(step, count)] = held_out([line(7, "eval", **{"eval/success": 0.75, "eval/n": 40.0}), line(8, "eval", **{"val/success": 1.0})])
+    [(step, count)] = held_out(
+        [
+            line(7, "eval", **{"eval/success": 0.75, "eval/n": 40.0}),
+            line(8, "eval", **{"val/success": 1.0}),
+        ]
+    )
     assert (step, count.successes, count.n) == (7, 30, 40)
 
 

@@ -9,7 +9,11 @@ from envgym_trainer.logprobs import action_logprobs
 def rows(*, dtype=torch.float64, n=7, d=5, vocab=11):
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-    return draw(n, d).requires_grad_(), draw(vocab, d), torch.randint(vocab, (n,), generator=generator)
+    return (
+        draw(n, d).requires_grad_(),
+        draw(vocab, d),
+        torch.randint(vocab, (n,), generator=generator),
+    )
 
 
 def naive(hidden, head, ids, temperature):
@@ -31,7 +35,9 @@ def test_values_and_gradients_equal_log_softmax_for_every_chunk_and_temperature(
 
 def test_the_gradient_agrees_with_finite_differences():
     hidden, head, ids = rows()
-    assert torch.autograd.gradcheck(lambda h: action_logprobs(h, head, ids, temperature=0.7, chunk=3)[0], (hidden,))
+    assert torch.autograd.gradcheck(
+        lambda h: action_logprobs(h, head, ids, temperature=0.7, chunk=3)[0], (hidden,)
+    )
 
 
 def test_entropy_of_a_fair_choice_among_four_is_log_four_and_pulls_no_gradient():
@@ -46,7 +52,11 @@ def test_bfloat16_inputs_give_float32_logprobs_and_a_bfloat16_gradient():
     hidden, head, ids = rows(dtype=torch.bfloat16)
     logprobs, entropy = action_logprobs(hidden, head, ids)
     logprobs.sum().backward()
-    assert (logprobs.dtype, entropy.dtype, hidden.grad.dtype) == (torch.float32, torch.float32, torch.bfloat16)
+    assert (logprobs.dtype, entropy.dtype, hidden.grad.dtype) == (
+        torch.float32,
+        torch.float32,
+        torch.bfloat16,
+    )
 
 
 def test_no_tokens_are_no_problem():

@@ -20,11 +20,20 @@ from envgym_trainer.runs import RunFolder
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 SMALL = [
-    "train.model=tiny", "train.device=cpu", "train.warmup.demos=4", "train.warmup.demos_per_step=4", "train.steps=1",
-    "train.tasks_per_step=1", "train.group_size=4", "train.eval.tasks=2", "train.eval.base_tasks=0", "train.max_new_tokens=8",
-]  # fmt: skip
+    "train.model=tiny",
+    "train.device=cpu",
+    "train.warmup.demos=4",
+    "train.warmup.demos_per_step=4",
+    "train.steps=1",
+    "train.tasks_per_step=1",
+    "train.group_size=4",
+    "train.eval.tasks=2",
+    "train.eval.base_tasks=0",
+    "train.max_new_tokens=8",
+]
 needs_bitsandbytes = pytest.mark.skipif(
-    not importlib.util.find_spec("bitsandbytes"), reason="NOT TESTED, no bitsandbytes: pip install 'envgym[quantize]'"
+    not importlib.util.find_spec("bitsandbytes"),
+    reason="NOT TESTED, no bitsandbytes: pip install 'envgym[quantize]'",
 )
 
 
@@ -67,7 +76,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("setting", REFUSED)
-def test_what_servers_refuse_is_refused_before_anything_is_loaded_unless_nothing_is_exported(setting):
+def test_what_servers_refuse_is_refused_before_anything_is_loaded_unless_nothing_is_exported(
+    setting,
+):
     with pytest.raises(SpecError, match=rf"{REFUSED[setting]}.*or set train\.lora\.export=none"):
         resolve("guess", [setting])
     resolve("guess", [setting, "train.lora.export=none"])
@@ -86,8 +97,11 @@ def test_biases_have_no_reference_to_measure_a_distance_to():
 def test_rslora_scales_by_the_root_of_the_rank():
     model = adapted(rank=16, alpha=32.0, rslora=True)
     layer = next(iter(lora_layers(model).values()))
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    assert torch.allclose(merge(layer), layer.get_base_layer().weight + 32 / 4 * b @ a, atol=1e-5)  # sqrt(16) = 4
+    a = layer.lora_A["default"].weight
+    b = layer.lora_B["default"].weight
+    assert torch.allclose(
+        merge(layer), layer.get_base_layer().weight + 32 / 4 * b @ a, atol=1e-5
+    )  # sqrt(16) = 4
 
 
 OPTIONS = {
@@ -112,7 +126,9 @@ def test_the_sampler_computes_what_the_trained_model_computes(options):
 @pytest.mark.parametrize("bias", ["lora_only", "all"])
 def test_trained_biases_are_sampled_as_they_are_now(bias):
     model = adapted(base=small_llama(byte_tokenizer(), attention_bias=True), bias=bias)
-    assert any(name.endswith("bias") and weight.requires_grad for name, weight in model.named_parameters())
+    assert any(
+        name.endswith("bias") and weight.requires_grad for name, weight in model.named_parameters()
+    )
     assert gap_of_sampler(model) <= 1e-4
 
 
@@ -126,8 +142,13 @@ def first_update(dropout):
     with torch.no_grad():
         for sample in samples:
             logprobs = model(torch.tensor([sample.token_ids])).logits.log_softmax(-1)[0]
-            old = [0.0, *(logprobs[t, token].item() for t, token in enumerate(sample.token_ids[1:]))]
-            honest.append(type(sample)(sample.token_ids, sample.loss_mask, tuple(old), sample.advantage))
+            old = [
+                0.0,
+                *(logprobs[t, token].item() for t, token in enumerate(sample.token_ids[1:])),
+            ]
+            honest.append(
+                type(sample)(sample.token_ids, sample.loss_mask, tuple(old), sample.advantage)
+            )
     return learner.grpo_step(honest)
 
 
@@ -138,19 +159,34 @@ def test_without_dropout_the_first_update_meets_the_probabilities_of_sampling_an
 
 def test_a_bfloat16_base_has_a_float32_adapter_and_optimiser():
     model = adapted(base=small_llama(byte_tokenizer()).to(torch.bfloat16))
-    before = {name: weight.clone() for name, weight in model.named_parameters() if not weight.requires_grad}
+    before = {
+        name: weight.clone()
+        for name, weight in model.named_parameters()
+        if not weight.requires_grad
+    }
     learner = Learner(model, learning_rate=1e-3)
     learner.sft_step(random_samples(0))
     assert {weight.dtype for weight in learner.parameters.values()} == {torch.float32}
-    moments = [value for state in learner.optimizer.state.values() for value in state.values() if value.dim()]
+    moments = [
+        value
+        for state in learner.optimizer.state.values()
+        for value in state.values()
+        if value.dim()
+    ]
     assert {value.dtype for value in moments} == {torch.float32}
     assert {tensor.dtype for tensor in lora_state(model).values()} == {torch.float32}
-    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters() if name in before)
+    assert all(
+        torch.equal(weight, before[name])
+        for name, weight in model.named_parameters()
+        if name in before
+    )
     assert {weight.dtype for weight in before.values()} == {torch.bfloat16}
 
 
 def test_a_run_that_exports_nothing_trains_what_no_server_loads_and_writes_no_adapter(tmp_path):
-    outcomes, folder = run(tmp_path, "train.lora.export=none", "train.lora.dora=true", "train.lora.rank=3")
+    outcomes, folder = run(
+        tmp_path, "train.lora.export=none", "train.lora.dora=true", "train.lora.rank=3"
+    )
     assert outcomes["trained"].total.n == 2
     assert not folder.adapter.exists()
     assert folder.latest_checkpoint()[0] == 2
@@ -160,7 +196,10 @@ def test_a_run_that_exports_nothing_trains_what_no_server_loads_and_writes_no_ad
 
 def test_four_bits_without_bitsandbytes_are_refused_with_the_way_out(monkeypatch, tmp_path):
     monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PrerequisiteError, match=r"pip install 'envgym\[quantize\]', or leave train\.lora\.quantize=none"):
+    with pytest.raises(
+        PrerequisiteError,
+        match=r"pip install 'envgym\[quantize\]', or leave train\.lora\.quantize=none",
+    ):
         run(tmp_path, "train.lora.quantize=4bit")
 
 
@@ -173,11 +212,21 @@ def test_over_four_bits_the_sampler_computes_what_the_trained_model_computes(tmp
     base, tokenizer = load_model("tiny", device="cpu", quantize="4bit")
     plain, _ = load_model("tiny", device="cpu")
     model = adapted(base=base)
-    assert quantize.is_4bit(model.get_base_model().model.layers[0].mlp.up_proj.get_base_layer().weight)
+    assert quantize.is_4bit(
+        model.get_base_model().model.layers[0].mlp.up_proj.get_base_layer().weight
+    )
     assert gap_of_sampler(model) <= 1e-4
     with torch.no_grad(), model.disable_adapter():
-        assert (model(IDS).logits - plain(IDS).logits).abs().max() > 1e-3  # four bits are not the base
-    assert verify_adapter(save_adapter(model, tokenizer, Chat(tokenizer), tmp_path, base_id="tiny", card=""), model) <= 1e-4
+        assert (
+            model(IDS).logits - plain(IDS).logits
+        ).abs().max() > 1e-3  # four bits are not the base
+    assert (
+        verify_adapter(
+            save_adapter(model, tokenizer, Chat(tokenizer), tmp_path, base_id="tiny", card=""),
+            model,
+        )
+        <= 1e-4
+    )
 
 
 @needs_bitsandbytes
@@ -185,6 +234,10 @@ def test_a_run_over_four_bits_learns_and_leaves_an_ordinary_adapter(tmp_path):
     _, folder = run(tmp_path, "train.lora.quantize=4bit")
     assert (folder.adapter / "adapter_model.safetensors").is_file()
     lines = folder.metrics()
-    mismatch = [line["sampling/sampling_logp_difference/max"] for line in lines if "sampling/sampling_logp_difference/max" in line]
+    mismatch = [
+        line["sampling/sampling_logp_difference/max"]
+        for line in lines
+        if "sampling/sampling_logp_difference/max" in line
+    ]
     assert all(value < 1e-3 for value in mismatch)
     assert next(line for line in lines if line["phase"] == "warmup")["grad_norm"] > 0

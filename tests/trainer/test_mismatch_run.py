@@ -18,9 +18,17 @@ def wordy(evidence):
 """
 SETTINGS = [
     "train.preflight=off",
-    *SMALL, "train.warmup.demos=0", "train.steps=3", "train.eval.base_tasks=0", "train.eval.every=0", "train.eval.tasks=1",
-    "train.save_every=0", "train.learning_rate=1e-2", "train.lr_warmup_steps=0", "reward.wordy={from: rewards.py:wordy}",
-]  # fmt: skip
+    *SMALL,
+    "train.warmup.demos=0",
+    "train.steps=3",
+    "train.eval.base_tasks=0",
+    "train.eval.every=0",
+    "train.eval.tasks=1",
+    "train.save_every=0",
+    "train.learning_rate=1e-2",
+    "train.lr_warmup_steps=0",
+    "reward.wordy={from: rewards.py:wordy}",
+]
 
 
 @pytest.fixture
@@ -54,20 +62,40 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
     learner = torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)
     assert learner["updates"] == 3 * 2 * 3  # steps, shares, epochs
     curves = set(EventAccumulator(str(folder.path)).Reload().Tags()["scalars"])
-    assert {"offpolicy/mismatch_max", "offpolicy/staleness_mean", "offpolicy/ess", "alarm/mismatch"} <= curves
+    assert {
+        "offpolicy/mismatch_max",
+        "offpolicy/staleness_mean",
+        "offpolicy/ess",
+        "alarm/mismatch",
+    } <= curves
 
 
-def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_of_once(env, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Engine, "refresh", lambda self, model=None: None)  # trap 6: the adapter is never taken over
-    monkeypatch.setattr(Engine, "sleep", lambda self: None)  # who sleeps would notice: it answers to nobody without a refresh
+def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_of_once(
+    env, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        Engine, "refresh", lambda self, model=None: None
+    )  # trap 6: the adapter is never taken over
+    monkeypatch.setattr(
+        Engine, "sleep", lambda self: None
+    )  # who sleeps would notice: it answers to nobody without a refresh
     out = tmp_path / "runs"
-    with pytest.raises(SamplerMismatch, match=r"was not learned; what was learned before it is saved.*on_mismatch=warn"):
+    with pytest.raises(
+        SamplerMismatch,
+        match=r"was not learned; what was learned before it is saved.*on_mismatch=warn",
+    ):
         start(env, [*SETTINGS, "train.on_mismatch=stop"], out=out, name="r", resume=None)
     folder = RunFolder.open(out / "r")
     step, path = folder.latest_checkpoint()
-    assert (step, [m["step"] for m in lines(folder)]) == (1, [1])  # the first step's adapter was that of the sampler: nothing yet
+    assert (step, [m["step"] for m in lines(folder)]) == (
+        1,
+        [1],
+    )  # the first step's adapter was that of the sampler: nothing yet
     assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
     capsys.readouterr()
     assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0
     assert [m["alarm/mismatch"] for m in lines(folder)] == [0.0, 1.0, 1.0]
-    assert " ".join(capsys.readouterr().out.split()).count("WARNING: sampler and trainer disagree") == 1
+    assert (
+        " ".join(capsys.readouterr().out.split()).count("WARNING: sampler and trainer disagree")
+        == 1
+    )

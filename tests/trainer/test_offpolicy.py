@@ -19,11 +19,20 @@ from envgym_trainer.engine import Engine
 from envgym_trainer.learner import Learner
 from envgym_trainer.lora import attach
 from envgym_trainer.losses import LossOutput
-from envgym_trainer.offpolicy import MismatchWatch, SamplerMismatch, combine, effective_sample_size, inner_updates, with_drift
+from envgym_trainer.offpolicy import (
+    MismatchWatch,
+    SamplerMismatch,
+    combine,
+    effective_sample_size,
+    inner_updates,
+    with_drift,
+)
 
 
 def watch(on_mismatch="stop", said=None):
-    return MismatchWatch(dtype=torch.float32, on_mismatch=on_mismatch, say=[].append if said is None else said.append)
+    return MismatchWatch(
+        dtype=torch.float32, on_mismatch=on_mismatch, say=[].append if said is None else said.append
+    )
 
 
 def fresh(seed=0, **options):
@@ -33,24 +42,41 @@ def fresh(seed=0, **options):
 
 
 def test_drift_by_hand():
-    new, old = torch.tensor([0.0, 0.5]).log1p(), torch.zeros(2)  # ratios 1 and 1.5
+    # ratios 1 and 1.5
+    new = torch.tensor([0.0, 0.5]).log1p()
+    old = torch.zeros(2)
     out = with_drift(LossOutput(torch.tensor(3.0), {"x": torch.tensor(1.0)}), new, old)
     assert out.loss == 3.0
     assert {name: value.item() for name, value in (out.sums | out.maxima).items()} == pytest.approx(
-        {"x": 1.0, "drift/mean": math.log(1.5), "drift/ratio": 2.5, "drift/ratio_squared": 3.25, "drift/max": math.log(1.5)}
+        {
+            "x": 1.0,
+            "drift/mean": math.log(1.5),
+            "drift/ratio": 2.5,
+            "drift/ratio_squared": 3.25,
+            "drift/max": math.log(1.5),
+        }
     )
 
 
 def test_the_effective_sample_size_by_hand():
     assert effective_sample_size(1.0, 1.0) == 1.0
-    assert effective_sample_size((3.0 + 1.0) / 2, (9.0 + 1.0) / 2) == pytest.approx(0.8)  # (3 + 1)^2 / (2 * (9 + 1))
-    assert effective_sample_size(1 / 4, 1 / 4) == pytest.approx(0.25)  # one token of four has all the weight
+    assert effective_sample_size((3.0 + 1.0) / 2, (9.0 + 1.0) / 2) == pytest.approx(
+        0.8
+    )  # (3 + 1)^2 / (2 * (9 + 1))
+    assert effective_sample_size(1 / 4, 1 / 4) == pytest.approx(
+        0.25
+    )  # one token of four has all the weight
 
 
 def test_mismatch_is_what_stands_before_the_first_update_and_staleness_what_comes_after():
     learner, samples = fresh()
     metrics = inner_updates(learner, [samples[:6], samples[6:]], epochs=2, watch=watch())
-    assert metrics["offpolicy/mismatch_max"] < 1e-4 < metrics["offpolicy/staleness_mean"] < metrics["offpolicy/staleness_max"]
+    assert (
+        metrics["offpolicy/mismatch_max"]
+        < 1e-4
+        < metrics["offpolicy/staleness_mean"]
+        < metrics["offpolicy/staleness_max"]
+    )
     assert metrics["offpolicy/ess"] < 0.9999
     assert metrics["alarm/mismatch"] == 0.0
     assert learner.updates == 4  # two shares, twice over
@@ -84,7 +110,12 @@ def test_the_numbers_of_several_updates_are_means_but_for_extremes():
         {"loss": 1.0, "x/max": 1.0, "offpolicy/ess": 0.9, "alarm/mismatch": 0.0},
         {"loss": 3.0, "x/max": 2.0, "alarm/mismatch": 1.0},
     ]
-    assert combine([*rounds, {"offpolicy/ess": 0.5}]) == {"loss": 2.0, "x/max": 2.0, "offpolicy/ess": 0.5, "alarm/mismatch": 1.0}
+    assert combine([*rounds, {"offpolicy/ess": 0.5}]) == {
+        "loss": 2.0,
+        "x/max": 2.0,
+        "offpolicy/ess": 0.5,
+        "alarm/mismatch": 1.0,
+    }
 
 
 @pytest.mark.parametrize("wrong", [1e-2, -1e-2, math.nan])
@@ -102,7 +133,13 @@ def test_one_wrong_logprob_stops_the_step_before_anything_is_learned(wrong):
 
 @pytest.mark.parametrize(
     ("mean", "largest", "rings"),
-    [(9e-6, 9e-4, False), (1.1e-5, 9e-4, True), (9e-6, 1.1e-3, True), (math.nan, 0.0, True), (0.0, math.nan, True)],
+    [
+        (9e-6, 9e-4, False),
+        (1.1e-5, 9e-4, True),
+        (9e-6, 1.1e-3, True),
+        (math.nan, 0.0, True),
+        (0.0, math.nan, True),
+    ],
 )
 def test_either_bound_of_float32_rings_alone_and_so_does_what_is_no_number(mean, largest, rings):
     assert watch().is_exceeded({"drift/mean": mean, "drift/max": largest}) is rings
@@ -110,7 +147,10 @@ def test_either_bound_of_float32_rings_alone_and_so_does_what_is_no_number(mean,
 
 def test_a_small_error_of_every_token_rings_though_no_single_one_is_large():
     learner, samples = fresh()
-    shifted = [dataclasses.replace(s, old_logprobs=tuple(o + 1e-4 for o in s.old_logprobs)) for s in samples]
+    shifted = [
+        dataclasses.replace(s, old_logprobs=tuple(o + 1e-4 for o in s.old_logprobs))
+        for s in samples
+    ]
     with pytest.raises(SamplerMismatch):
         inner_updates(learner, [shifted], epochs=1, watch=watch())
 
@@ -139,7 +179,9 @@ def test_dropout_rings():  # trap 25
 def sampled_by_the_engine(model, tokenizer, *, temperature, refreshed=True):
     """Samples of three turns each, drawn by the real sampler with the model's adapter."""
     samples = []
-    with Engine(model, Chat(tokenizer, model=model.get_base_model()), max_context=600, max_batch=4) as engine:
+    with Engine(
+        model, Chat(tokenizer, model=model.get_base_model()), max_context=600, max_batch=4
+    ) as engine:
         if refreshed:
             engine.refresh(model)
         policy = engine.policy(temperature=temperature, max_new_tokens=8)
@@ -167,11 +209,18 @@ def small():
 def test_what_the_sampler_said_is_what_the_learner_finds(small, temperature):  # traps 4 and 23
     model, tokenizer = small
     samples = sampled_by_the_engine(model, tokenizer, temperature=temperature)
-    metrics = inner_updates(Learner(model, learning_rate=0.0, temperature=temperature), [samples], epochs=1, watch=watch())
+    metrics = inner_updates(
+        Learner(model, learning_rate=0.0, temperature=temperature),
+        [samples],
+        epochs=1,
+        watch=watch(),
+    )
     assert metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=1e-6)
     assert metrics["offpolicy/mismatch_max"] < 1e-4
     with pytest.raises(SamplerMismatch):  # scored at another temperature
-        inner_updates(Learner(model, temperature=temperature + 0.1), [samples], epochs=1, watch=watch())
+        inner_updates(
+            Learner(model, temperature=temperature + 0.1), [samples], epochs=1, watch=watch()
+        )
 
 
 def test_a_sampler_that_did_not_take_the_adapter_over_rings(small):
@@ -184,9 +233,15 @@ def test_a_sampler_that_did_not_take_the_adapter_over_rings(small):
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [
-        ("top_p=0.9", r"train\.sampling\.top_p: top_p below 1 samples from a cut distribution.*lower train\.temperature"),
+        (
+            "top_p=0.9",
+            r"train\.sampling\.top_p: top_p below 1 samples from a cut distribution.*lower train\.temperature",
+        ),
         ("top_k=50", r"train\.sampling\.top_k: top_k above 0 samples from a cut distribution"),
-        ("repetition_penalty=1.1", r"train\.sampling\.repetition_penalty: a repetition penalty.*negative reward part"),
+        (
+            "repetition_penalty=1.1",
+            r"train\.sampling\.repetition_penalty: a repetition penalty.*negative reward part",
+        ),
     ],
 )
 def test_sampling_that_the_loss_cannot_score_is_refused_with_the_reason(setting, reason):

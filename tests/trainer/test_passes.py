@@ -32,11 +32,13 @@ def passes():
 @pytest.fixture
 def in_shares(passes):
     """Two shares, whatever is faster on this machine."""
-    passes._helpers, passes._shares = _single_threads(1), 2
+    passes._helpers = _single_threads(1)
+    passes._shares = 2
     torch.set_num_threads(EVERY)
     yield passes
     passes.close()
-    passes._helpers, passes._shares = None, 1
+    passes._helpers = None
+    passes._shares = 1
 
 
 def play(passes) -> list[torch.Tensor]:
@@ -47,7 +49,10 @@ def play(passes) -> list[torch.Tensor]:
         prompts = [Work(list(range(3, 5 + row)), row, 0, 1, 37) for row in range(40)]
         decoding = [Work([7], row, 2 + row, 1, 37) for row in range(40)]
         observing = [Work([8] * (50 if row == 5 else 1), row, 3 + row, 1, 37) for row in range(40)]
-        return [passes.logits(works, due) for works, due in ((prompts, [3, 1, 39]), (decoding, range(40)), (observing, [5, 4]))]
+        return [
+            passes.logits(works, due)
+            for works, due in ((prompts, [3, 1, 39]), (decoding, range(40)), (observing, [5, 4]))
+        ]
 
 
 def test_shares_change_no_logit(passes, in_shares):
@@ -93,7 +98,8 @@ def test_shares_hold_every_work_once_and_weigh_about_the_same(tokens, shares, si
 @pytest.mark.skipif(EVERY == 1, reason="there is one way only with one thread")
 @pytest.mark.parametrize("slow", ["shares", "whole"])
 def test_the_faster_way_is_kept_for_the_thread_that_computes(monkeypatch, slow):
-    found, plain = {}, Passes._pass
+    found = {}
+    plain = Passes._pass
 
     def slowed(passes, works, due):
         time.sleep(0.05 * ((torch.get_num_threads() == 1) == (slow == "shares")))
@@ -109,6 +115,10 @@ def test_the_faster_way_is_kept_for_the_thread_that_computes(monkeypatch, slow):
     thread = threading.Thread(target=compute)
     thread.start()
     thread.join()
-    assert found == ({"threads": EVERY, "shares": 1} if slow == "shares" else {"threads": 1, "shares": min(EVERY, MOST_SHARES)})
+    assert found == (
+        {"threads": EVERY, "shares": 1}
+        if slow == "shares"
+        else {"threads": 1, "shares": min(EVERY, MOST_SHARES)}
+    )
     assert torch.get_num_threads() == EVERY
     torch.set_num_threads(EVERY)  # for threads to come

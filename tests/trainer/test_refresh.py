@@ -76,12 +76,16 @@ def test_a_dialogue_that_is_open_across_a_refresh_goes_on_under_the_new_weights(
         dialogue.reply()
         trace = dialogue.trace()
         start, end = turns_of(trace)[1]
-        assert (torch.tensor(trace.logprobs) - fresh_logprobs(adapted, trace))[start:end].abs().max() < 1e-4
+        assert (torch.tensor(trace.logprobs) - fresh_logprobs(adapted, trace))[
+            start:end
+        ].abs().max() < 1e-4
 
 
 def test_fifty_refreshes_leave_the_base_bit_for_bit_as_it_was(model, tokenizer):
     adapted = with_adapter(model)
-    before = {name: weight.clone() for name, weight in model.state_dict().items() if "lora_" not in name}
+    before = {
+        name: weight.clone() for name, weight in model.state_dict().items() if "lora_" not in name
+    }
     with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         for seed in range(50):
             scramble(adapted, seed)
@@ -94,7 +98,9 @@ def test_the_sampler_shares_what_no_adapter_touches(model):
     replica = Replica(adapted)
     replica.refresh(adapted)
     theirs = {weight.data_ptr() for weight in adapted.parameters()}
-    own = [name for name, weight in replica.model.named_parameters() if weight.data_ptr() not in theirs]
+    own = [
+        name for name, weight in replica.model.named_parameters() if weight.data_ptr() not in theirs
+    ]
     assert len(own) == 2 * 7
     assert all(name.endswith("proj.weight") for name in own)
     replica.sleep()
@@ -109,12 +115,15 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 def test_packed_weights_give_the_logits_of_plain_ones(model, rows):
     adapted = with_adapter(model)
     ids = IDS.repeat(rows, 1)[:, : 8 if rows > 1 else 1]
-    packed, plain = Replica(adapted, packed=True), Replica(adapted)
+    packed = Replica(adapted, packed=True)
+    plain = Replica(adapted)
     assert sum(isinstance(module, PackedLinear) for module in packed.model.modules()) == 2 * 7 + 1
     for source in (None, adapted):
         packed.refresh(source)
         plain.refresh(source)
-        torch.testing.assert_close(packed.model(ids).logits, plain.model(ids).logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            packed.model(ids).logits, plain.model(ids).logits, atol=1e-5, rtol=1e-5
+        )
     packed.sleep()
     with adapted.disable_adapter():
         assert torch.equal(packed.model(ids).logits, adapted(ids).logits)
@@ -122,7 +131,8 @@ def test_packed_weights_give_the_logits_of_plain_ones(model, rows):
 
 @torch.no_grad()
 def test_a_layer_of_a_bias_computes_with_it_packed_and_passes_over_no_rows():
-    layer, x = torch.nn.Linear(24, 40).requires_grad_(False), torch.randn(2, 5, 24)
+    layer = torch.nn.Linear(24, 40).requires_grad_(False)
+    x = torch.randn(2, 5, 24)
     packed = PackedLinear(layer)
     packed.pack()
     torch.testing.assert_close(packed(x), layer(x), atol=1e-6, rtol=1e-5)
@@ -162,7 +172,9 @@ def test_a_sampler_whose_dialogues_wait_cannot_sleep(model, tokenizer):
     with Engine(model, Chat(tokenizer, model=model), max_context=400) as engine:
         engine.in_flight(2)  # so that the one turn waits for another
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(engine.policy(max_new_tokens=2).open([user("x")], (), seed=1).reply)
+            answer = pool.submit(
+                engine.policy(max_new_tokens=2).open([user("x")], (), seed=1).reply
+            )
             while not engine._scheduler.turns:
                 time.sleep(0.001)
             with pytest.raises(UsageError, match="cannot sleep"):
@@ -177,7 +189,9 @@ def test_the_learners_model_keeps_its_own_attention_and_gradients(model, tokeniz
         engine.refresh(adapted)
         talk(engine.policy(max_new_tokens=3), seed=0)
         adapted(torch.tensor([[3, 4, 5]])).logits.sum().backward()
-    assert all(weight.grad is not None for name, weight in adapted.named_parameters() if "lora_" in name)
+    assert all(
+        weight.grad is not None for name, weight in adapted.named_parameters() if "lora_" in name
+    )
 
 
 def test_an_adapter_of_another_model_is_refused(model, tokenizer, engine):

@@ -52,7 +52,8 @@ def step(evidence):
 def layer(tmp_path):
     """Makes the layer of the shop with these settings."""
     (tmp_path / "parts.py").write_text(PARTS)
-    worlds, said_aloud = [], []
+    worlds = []
+    said_aloud = []
 
     def make(*settings, weights=None, find=lambda names: {}):
         world = World(load_spec(write_shop(tmp_path), settings))
@@ -69,7 +70,9 @@ def layer(tmp_path):
 def said(text, **terms):
     made = of_terms(1, **terms)
     last = dataclasses.replace(made.messages[-1], content=text)
-    return dataclasses.replace(made, task_id="train/reprice/1", messages=(*made.messages[:-1], last))
+    return dataclasses.replace(
+        made, task_id="train/reprice/1", messages=(*made.messages[:-1], last)
+    )
 
 
 def rewards(groups):
@@ -87,7 +90,11 @@ def test_without_any_of_it_rewards_are_the_environments_own(layer):
 def test_a_part_of_groups_is_scored_among_siblings_and_void_ones_are_not_asked(layer):
     judged = layer("reward.long={from: parts.py:longest, weight: {0: 0.5, 10: 1.5}}")
     none = Term(None, None, 0.5)
-    group = [said("a", solved=1.0, calls=0.0, long=none), VOID, said("bbb", solved=0.0, calls=0.0, long=none)]
+    group = [
+        said("a", solved=1.0, calls=0.0, long=none),
+        VOID,
+        said("bbb", solved=0.0, calls=0.0, long=none),
+    ]
     (first, void, second) = judged.score([group], step=10)[0]
     assert void is VOID
     assert (first.reward, second.reward) == (1.0, 1.5)
@@ -101,7 +108,13 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
     judged = layer(f"reward.opinion={{from: parts.py:{broken}, range: [-1, 1]}}")
     none = Term(None, None, 1.0)
     group = judged.score(
-        [[said("a", solved=1.0, calls=0.0, opinion=none), said("b", solved=0.0, calls=0.0, opinion=none)]], step=0
+        [
+            [
+                said("a", solved=1.0, calls=0.0, opinion=none),
+                said("b", solved=0.0, calls=0.0, opinion=none),
+            ]
+        ],
+        step=0,
     )[0]
     assert rewards([group]) == [[1.0, 0.0]]
     assert group[0].reward_terms["opinion"].value is None
@@ -111,7 +124,9 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
 
 
 def test_what_a_judge_was_asked_is_counted(layer):
-    judged = layer("reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}")
+    judged = layer(
+        "reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}"
+    )
     assert {"judge/asked", "judge/judged", "judge/unreachable"} <= judged.metrics().keys()
     assert not any(name.startswith("judge/") for name in layer().metrics())
 
@@ -126,11 +141,15 @@ def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):
     assert rewards(second) == [[pytest.approx(2 * value / spread) for value in (10, 30, 50, 70)]]
     again = layer("reward.words={from: parts.py:words, scale: running, weight: 2.0}")
     again.load_state_dict(json.loads(json.dumps(scaled.state_dict())))
-    assert again.metrics() == scaled.metrics() == {"rewards/words/running_std": pytest.approx(spread)}
+    assert (
+        again.metrics() == scaled.metrics() == {"rewards/words/running_std": pytest.approx(spread)}
+    )
 
 
 def test_moments_in_pieces_are_moments_of_the_whole():
-    rng, moments, values = random.Random(3), Moments(), []
+    rng = random.Random(3)
+    moments = Moments()
+    values = []
     for _ in range(20):
         piece = [rng.gauss(5, 2) for _ in range(rng.randrange(0, 5))]
         moments.add(piece)
@@ -145,7 +164,9 @@ def watched(weights, spreads, *, seed=0, groups=6):
 
     def make():
         values = {name: spread * rng.choice([-1, 1]) for name, spread in spreads.items()}
-        return of_terms(**{name: Term(value, value, weights.factor(name)) for name, value in values.items()})
+        return of_terms(
+            **{name: Term(value, value, weights.factor(name)) for name, value in values.items()}
+        )
 
     return [[make() for _ in range(8)] for _ in range(groups)]
 
@@ -158,23 +179,34 @@ def test_by_spread_no_part_drowns_the_others_and_noise_is_not_blown_up():
     assert weights.factor("loud") == pytest.approx(0.5, rel=0.05)
     assert weights.factor("quiet") == pytest.approx(2.0, rel=0.05)
     assert weights.factor("dead") == 1.0
-    assert set(weights.metrics()) == {"reward_weights/loud", "reward_weights/quiet", "reward_weights/dead"}
+    assert set(weights.metrics()) == {
+        "reward_weights/loud",
+        "reward_weights/quiet",
+        "reward_weights/dead",
+    }
     other = RewardWeights(config, ["loud", "quiet"], grounded=[])
     other.load_state_dict(json.loads(json.dumps(weights.state_dict())))
     assert other.factor("quiet") == weights.factor("quiet")
 
 
 def test_a_factor_stays_within_its_bound():
-    weights = RewardWeights(RewardWeightsConfig(mode="spread", rate=1.0, bound=2), ["loud", "quiet"], grounded=[])
+    weights = RewardWeights(
+        RewardWeightsConfig(mode="spread", rate=1.0, bound=2), ["loud", "quiet"], grounded=[]
+    )
     for seed in range(5):
         weights.observe(watched(weights, {"loud": 100.0, "quiet": 0.01}, seed=seed))
-    assert (weights.factor("loud"), weights.factor("quiet")) == (pytest.approx(0.5), pytest.approx(2.0))
+    assert (weights.factor("loud"), weights.factor("quiet")) == (
+        pytest.approx(0.5),
+        pytest.approx(2.0),
+    )
 
 
 def test_likes_raise_the_grounded_part_that_they_go_with_and_nothing_else():
     rng = random.Random(5)
     weights = RewardWeights(
-        RewardWeightsConfig(mode="feedback", feedback="x"), ["brief", "polite", "judge"], grounded=["brief", "polite"]
+        RewardWeightsConfig(mode="feedback", feedback="x"),
+        ["brief", "polite", "judge"],
+        grounded=["brief", "polite"],
     )
     likes = []
     for _ in range(40):
@@ -199,7 +231,9 @@ def test_slopes_are_those_of_a_ridge_fit_worked_out_by_descent():
     def loss():
         optimiser.zero_grad()
         logits = slopes[0] + design @ slopes[1:]
-        fit = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor(liked).double(), reduction="sum")
+        fit = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, torch.tensor(liked).double(), reduction="sum"
+        )
         penalised = fit + 2.0 / 2 * slopes[1:].square().sum() + 1e-6 / 2 * slopes[0] ** 2
         penalised.backward()
         return penalised
@@ -212,7 +246,14 @@ def test_slopes_are_those_of_a_ridge_fit_worked_out_by_descent():
 
 
 @pytest.mark.parametrize(
-    "line", ['{"episode": "12", "like": true}', '{"episode": "1:2", "like": 1}', "yes", "[]", '{"like": true}']
+    "line",
+    [
+        '{"episode": "12", "like": true}',
+        '{"episode": "1:2", "like": 1}',
+        "yes",
+        "[]",
+        '{"like": true}',
+    ],
 )
 def test_a_like_that_cannot_be_read_is_told_with_its_line(tmp_path, line):
     (tmp_path / "likes.jsonl").write_text('{"episode": "1:2", "like": true}\n\n' + line + "\n")
@@ -243,13 +284,25 @@ def env(tmp_path):
     return str(write_shop(tmp_path))
 
 
-MIXED = ["reward.words={from: parts.py:words, weight: 0.05, scale: running}", "reward.long={from: parts.py:longest, weight: 0.5}"]
+MIXED = [
+    "reward.words={from: parts.py:words, weight: 0.05, scale: running}",
+    "reward.long={from: parts.py:longest, weight: 0.5}",
+]
 
 
 def test_a_run_stores_what_each_advantage_is_made_of(env, tmp_path):
-    settings = [*SETTINGS, *MIXED, "reward.step={from: parts.py:step, weight: 0.0}", "train.steps=2"]
+    settings = [
+        *SETTINGS,
+        *MIXED,
+        "reward.step={from: parts.py:step, weight: 0.0}",
+        "train.steps=2",
+    ]
     _, folder = run(tmp_path / "r", *settings, env=env)
-    trained = [(step, episode) for step, phase, episode in folder.episodes() if phase == "grpo" and not episode.void]
+    trained = [
+        (step, episode)
+        for step, phase, episode in folder.episodes()
+        if phase == "grpo" and not episode.void
+    ]
     assert len(trained) > 8
     for step, episode in trained:
         assert episode.reward == pytest.approx(total(episode.reward_terms), abs=1e-9)
@@ -257,16 +310,26 @@ def test_a_run_stores_what_each_advantage_is_made_of(env, tmp_path):
         assert sum(episode.advantage_parts.values()) == pytest.approx(episode.advantage, abs=1e-6)
         assert episode.reward_terms["long"].value in (0.0, 1.0)
     for line in lines(folder):
-        assert sum(value for name, value in line.items() if name.startswith("advantage/")) == pytest.approx(1.0)
+        assert sum(
+            value for name, value in line.items() if name.startswith("advantage/")
+        ) == pytest.approx(1.0)
         assert line["rewards/words/running_std"] > 0
 
 
 def test_a_resumed_run_goes_on_with_the_same_scales_and_weights(env, tmp_path):
-    settings = [*SETTINGS, *MIXED, "train.reward_weights={mode: spread, rate: 0.5}", "train.deterministic=true"]
+    settings = [
+        *SETTINGS,
+        *MIXED,
+        "train.reward_weights={mode: spread, rate: 0.5}",
+        "train.deterministic=true",
+    ]
     _, whole = run(tmp_path / "whole", *settings, "train.steps=3", env=env)
     _, part = run(tmp_path / "part", *settings, "train.steps=1", env=env)
     _, part = run(part.path, *settings, "train.steps=3", env=env, resume=True)
-    keep = lambda folder: [{n: v for n, v in line.items() if n.startswith(("reward", "advantage"))} for line in lines(folder)]
+    keep = lambda folder: [
+        {n: v for n, v in line.items() if n.startswith(("reward", "advantage"))}
+        for line in lines(folder)
+    ]
     assert keep(whole) == keep(part)
     factors = [line["reward_weights/words"] for line in lines(whole)]
     assert len(set(factors)) > 1
@@ -278,7 +341,10 @@ def test_likes_written_while_a_run_goes_on_are_heard(env, tmp_path):
     _, folder = run(tmp_path / "r", *settings, "train.steps=1", env=env)
     episodes = [episode for _, phase, episode in folder.episodes() if phase == "grpo"]
     middle = statistics.median(episode.reward_parts["words"] for episode in episodes)
-    judged = [{"episode": f"1:{n}", "like": episode.reward_parts["words"] <= middle} for n, episode in enumerate(episodes, start=1)]
+    judged = [
+        {"episode": f"1:{n}", "like": episode.reward_parts["words"] <= middle}
+        for n, episode in enumerate(episodes, start=1)
+    ]
     likes.write_text("".join(json.dumps(each) + "\n" for each in judged))
     _, folder = run(folder.path, *settings, "train.steps=3", env=env, resume=True)
     assert lines(folder)[0]["reward_weights/words"] == 1.0
@@ -310,7 +376,8 @@ def test_a_users_mistake_in_the_middle_of_a_run_loses_no_step(env, tmp_path):
 
 
 def test_likes_that_cannot_be_read_are_told_once_and_change_nothing(layer, tmp_path):
-    likes, judged = tmp_path / "likes.jsonl", of_terms(1, solved=1.0)
+    likes = tmp_path / "likes.jsonl"
+    judged = of_terms(1, solved=1.0)
     weighed = layer(
         weights=RewardWeightsConfig(mode="feedback", feedback=str(likes)),
         find=lambda names: {n: judged for n in names if n == "1:1"},
@@ -322,7 +389,10 @@ def test_likes_that_cannot_be_read_are_told_once_and_change_nothing(layer, tmp_p
         likes.write_text(wrong)
         weighed.observe([])
         weighed.observe([])
-    assert ["must look like" in line or "no episode 99:1" in line for line in weighed.told] == [True, True]
+    assert ["must look like" in line or "no episode 99:1" in line for line in weighed.told] == [
+        True,
+        True,
+    ]
     assert weighed.weights.factor("solved") == 1.0
 
 

@@ -13,7 +13,9 @@ from envgym_trainer.runs import RunFolder
 
 def episode(reward: float = 1.0) -> Episode:
     trace = TokenTrace((1, 2), (False, True), (0.0, -0.5))
-    return Episode("demo", "train/t/0", "train", "L0", "t", 3, (Message("user", "Grüße\n🙂"),), trace, reward)
+    return Episode(
+        "demo", "train/t/0", "train", "L0", "t", 3, (Message("user", "Grüße\n🙂"),), trace, reward
+    )
 
 
 @pytest.fixture
@@ -67,8 +69,13 @@ def test_a_line_torn_by_a_kill_costs_that_line_only(run):
 
 def test_the_last_checkpoints_are_kept(run):
     for step in (10, 20, 30):
-        run.save_checkpoint(step, lambda folder, step=step: (folder / "weights").write_text(str(step)), keep=2)
-    assert [(step, folder.name) for step, folder in run.checkpoints()] == [(20, "step-000020"), (30, "step-000030")]
+        run.save_checkpoint(
+            step, lambda folder, step=step: (folder / "weights").write_text(str(step)), keep=2
+        )
+    assert [(step, folder.name) for step, folder in run.checkpoints()] == [
+        (20, "step-000020"),
+        (30, "step-000030"),
+    ]
     step, folder = run.latest_checkpoint() or pytest.fail("no checkpoint")
     assert (folder / "weights").read_text() == str(step) == "30"
 

@@ -9,7 +9,9 @@ from envgym_trainer.sampling import sample
 def draw(logits, temperature, uniforms):
     rows = len(uniforms)
     return sample(
-        torch.tensor([logits]).expand(rows, -1), torch.full((rows,), temperature), torch.tensor(uniforms, dtype=torch.float64)
+        torch.tensor([logits]).expand(rows, -1),
+        torch.full((rows,), temperature),
+        torch.tensor(uniforms, dtype=torch.float64),
     )
 
 
@@ -36,8 +38,11 @@ def test_temperature_zero_takes_the_most_likely_token_and_reports_its_logprob_at
 @pytest.mark.parametrize("vocabulary", [3, 256, 257, 1000])
 def test_frequencies_match_the_softmax(vocabulary):
     torch.manual_seed(0)
-    logits, count = torch.randn(vocabulary) * 2, 10_000
-    uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count  # an even comb, so counts are exact to one tooth
+    logits = torch.randn(vocabulary) * 2
+    count = 10_000
+    uniforms = (
+        torch.arange(count, dtype=torch.float64) + 0.5
+    ) / count  # an even comb, so counts are exact to one tooth
     ids, _ = sample(logits.expand(count, -1), torch.ones(count), uniforms)
     found = torch.bincount(ids, minlength=vocabulary).double()
     assert (found - count * logits.double().softmax(0)).abs().max() <= 1.01

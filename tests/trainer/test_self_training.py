@@ -35,13 +35,16 @@ def open_quiz(tmp_path):
 
     def make(*settings, begun=True, play=None):
         spec = load_spec(write_quiz(tmp_path), settings)
-        config, world = TrainConfig.of(spec.train), World(spec)
+        config = TrainConfig.of(spec.train)
+        world = World(spec)
         worlds.append(world)
         labels = SelfTraining(spec, config, config.self_training, world, torch.nn.Linear(2, 2))
         labels.check()
         if begun:
             labels.begin(play or (lambda tasks: pytest.fail("nobody needs to play")))
-        return labels, RewardLayer(world, RewardWeightsConfig(), lambda names: {}, lambda line: None, labels)
+        return labels, RewardLayer(
+            world, RewardWeightsConfig(), lambda names: {}, lambda line: None, labels
+        )
 
     yield make
     for world in worlds:
@@ -53,11 +56,16 @@ def answered(task, answer, solved=0.0, **terms):
     made = of_terms(solved=solved, agreed=Term(None, None, 1.0), **terms)
     said = dataclasses.replace(made.messages[-1], role="assistant", content=rf"\boxed{{{answer}}}")
     parts = {name: term.raw for name, term in made.reward_terms.items()}
-    return dataclasses.replace(made, task_id=task, messages=(*made.messages[:-1], said), reward_parts=parts)
+    return dataclasses.replace(
+        made, task_id=task, messages=(*made.messages[:-1], said), reward_parts=parts
+    )
 
 
 def group_of(task, answers, solved=None):
-    return [answered(task, answer, right) for answer, right in zip(answers, solved or [0.0] * len(answers), strict=True)]
+    return [
+        answered(task, answer, right)
+        for answer, right in zip(answers, solved or [0.0] * len(answers), strict=True)
+    ]
 
 
 def tasks_of(labels):
@@ -73,7 +81,9 @@ def test_a_task_without_a_label_is_paid_by_the_vote_and_one_with_a_label_by_the_
     labels, layer = open_quiz()
     labelled, unlabelled = tasks_of(labels)
     truth = [0.0, 0.0, 1.0]
-    voted, true = layer.score([group_of(unlabelled, "774", truth), group_of(labelled, "774", truth)], step=0)
+    voted, true = layer.score(
+        [group_of(unlabelled, "774", truth), group_of(labelled, "774", truth)], step=0
+    )
     assert (rewards(voted), rewards(true)) == ([1.0, 1.0, 0.0], [0.0, 0.0, 1.0])
     assert voted[0].reward_terms == {"solved": Term(None, None, 1.0), "agreed": Term(1.0, 1.0, 1.0)}
     assert true[0].reward_terms == {"solved": Term(0.0, 0.0, 1.0), "agreed": Term(None, None, 1.0)}
@@ -87,20 +97,31 @@ def test_the_truth_of_a_task_without_a_label_changes_nothing_that_is_learned(ope
     answers = {task: [rng.choice("123") for _ in range(4)] for task in tasks}
 
     def learned(truth):
-        groups = [group_of(task, answers[task], [float(truth()) for _ in range(4)]) for task in tasks]
+        groups = [
+            group_of(task, answers[task], [float(truth()) for _ in range(4)]) for task in tasks
+        ]
         played = labels.most_agreed(Played(layer.score(groups, step=0)), len(tasks) // 2)
         return [(group[0].task_id, rewards(group)) for group in played.groups]
 
     assert learned(lambda: 0) == learned(lambda: 1) == learned(lambda: rng.choice([0, 1]))
 
 
-def test_parts_that_need_no_label_stay_and_all_others_are_silent_turn_by_turn_too(open_quiz, tmp_path):
-    (tmp_path / "parts.py").write_text("def form(evidence): return 1.0\ndef near(evidence): return 1.0\n")
-    extra = ["reward.form={from: parts.py:form, weight: 0.5}", "reward.near={from: parts.py:near, per: turn}"]
+def test_parts_that_need_no_label_stay_and_all_others_are_silent_turn_by_turn_too(
+    open_quiz, tmp_path
+):
+    (tmp_path / "parts.py").write_text(
+        "def form(evidence): return 1.0\ndef near(evidence): return 1.0\n"
+    )
+    extra = [
+        "reward.form={from: parts.py:form, weight: 0.5}",
+        "reward.near={from: parts.py:near, per: turn}",
+    ]
     labels, layer = open_quiz(*extra, "train.self_training.label_free=[form]")
     _, unlabelled = tasks_of(labels)
     near = Term(1.0, 1.0, 1.0, by_turn=(1.0,))
-    [group] = layer.score([[answered(unlabelled, 7, form=Term(1.0, 1.0, 0.5), near=near) for _ in range(2)]], step=0)
+    [group] = layer.score(
+        [[answered(unlabelled, 7, form=Term(1.0, 1.0, 0.5), near=near) for _ in range(2)]], step=0
+    )
     assert rewards(group) == [1.5, 1.5]
     assert group[0].reward_terms["near"] == Term(None, None, 1.0)
     assert group[0].turn_rewards == (1.5,)
@@ -109,12 +130,16 @@ def test_parts_that_need_no_label_stay_and_all_others_are_silent_turn_by_turn_to
 def test_a_task_that_turns_out_to_have_no_truth_is_voted_on(open_quiz):
     labels, layer = open_quiz()
     labelled, _ = tasks_of(labels)
-    [group] = layer.score([[answered(labelled, answer, Term(None, None, 1.0)) for answer in "774"]], step=0)
+    [group] = layer.score(
+        [[answered(labelled, answer, Term(None, None, 1.0)) for answer in "774"]], step=0
+    )
     assert rewards(group) == [1.0, 1.0, 0.0]
 
 
 def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
-    first, again, other = (open_quiz(f"train.seed={seed}", "train.self_training.pool=200")[0] for seed in (3, 3, 4))
+    first, again, other = (
+        open_quiz(f"train.seed={seed}", "train.self_training.pool=200")[0] for seed in (3, 3, 4)
+    )
     assert (first.pool, first.labelled) == (again.pool, again.labelled)
     assert set(first.pool).isdisjoint(other.pool)
     assert len(first.pool) == 200
@@ -122,7 +147,9 @@ def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
 
 
 def test_a_budget_binds_and_levels_with_the_truth_are_outside_of_it(open_quiz):
-    labels, _ = open_quiz("train.self_training={pool: 60, true_labels: 1.0, label_budget: 5, labelled_levels: [L0]}")
+    labels, _ = open_quiz(
+        "train.self_training={pool: 60, true_labels: 1.0, label_budget: 5, labelled_levels: [L0]}"
+    )
     levels = [labels.tasks.templates[task.split("/")[1]].level for task in labels.labelled]
     easy = [task for task in labels.pool if "/same/" in task]
     assert (levels.count("L0"), levels.count("L1")) == (len(easy), 5)
@@ -139,13 +166,17 @@ def test_every_task_comes_once_before_any_comes_again(open_quiz):
 def test_steps_play_the_pool_and_the_warm_start_only_levels_with_the_truth(open_quiz):
     labels, _ = open_quiz("train.self_training.labelled_levels=[L0]")
     sampler = TaskSampler(labels.spec, labels.config, labels.tasks, labels)
-    tasks = lambda step, **more: {request.task for request in sampler.draws(step, **more).requests(40, 1)}
+    tasks = lambda step, **more: {
+        request.task for request in sampler.draws(step, **more).requests(40, 1)
+    }
     assert all(task.startswith("train/same/") for task in tasks(1))
     assert tasks(3, done=1) == set(labels.pool)
 
 
 def test_a_share_of_each_step_can_be_of_labelled_tasks(open_quiz):
-    labels, _ = open_quiz("train.self_training={pool: 100, true_labels: 0.05, labelled_groups: 0.3}")
+    labels, _ = open_quiz(
+        "train.self_training={pool: 100, true_labels: 0.05, labelled_groups: 0.3}"
+    )
     rng = random.Random(0)
     counts = [sum(task in labels.labelled for task in labels.draw(rng, 8)) for _ in range(400)]
     assert set(counts) == {2, 3}
@@ -156,19 +187,30 @@ def test_the_most_agreed_groups_are_kept_after_those_with_a_true_label(open_quiz
     labels, _ = open_quiz("train.self_training.keep=0.5")
     labelled, _ = tasks_of(labels)
     split, whole, torn = sorted(set(labels.pool) - labels.labelled)[:3]
-    groups = [group_of(split, "1123"), group_of(whole, "4444"), group_of(labelled, "5678"), group_of(torn, "1234")]
+    groups = [
+        group_of(split, "1123"),
+        group_of(whole, "4444"),
+        group_of(labelled, "5678"),
+        group_of(torn, "1234"),
+    ]
     assert labels.groups_to_play(2) == 4
     played = labels.most_agreed(Played(groups), 2)
     assert [group[0].task_id for group in played.groups] == [whole, labelled]
     assert [group[0].task_id for group in played.disagreed] == [split, torn]
     assert played.votes["selftrain/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
-    assert (played.votes["selftrain/true_labels"], played.votes["selftrain/disagreed"]) == (1.0, 2.0)
+    assert (played.votes["selftrain/true_labels"], played.votes["selftrain/disagreed"]) == (
+        1.0,
+        2.0,
+    )
     assert len(played.everything) == 4
 
 
 def test_the_easiest_of_each_level_are_those_that_the_policy_agrees_on(open_quiz):
     def play(tasks):
-        return [group_of(task, "5555" if number % 3 == 0 else "1234") for number, task in enumerate(tasks)]
+        return [
+            group_of(task, "5555" if number % 3 == 0 else "1234")
+            for number, task in enumerate(tasks)
+        ]
 
     labels, _ = open_quiz("train.self_training={pool: 60, easiest: 0.2}", play=play)
     whole, _ = open_quiz("train.self_training.pool=60")
@@ -222,8 +264,14 @@ def test_an_average_goes_its_way_to_the_policy_and_the_model_gets_its_own_back()
         (["train.eval.every=0"], "needs a held-out slice with true labels.*set train.eval.every"),
         (["train.signals=false"], "needs train.signals"),
         (["train.curriculum.adaptive=true"], "goes by true labels"),
-        (["train.self_training.teacher=frozen", "train.one_step_off=true"], "no train.one_step_off"),
-        (["train.self_training.teacher=average", "train.server.url=http://localhost:1"], "no train.server"),
+        (
+            ["train.self_training.teacher=frozen", "train.one_step_off=true"],
+            "no train.one_step_off",
+        ),
+        (
+            ["train.self_training.teacher=average", "train.server.url=http://localhost:1"],
+            "no train.server",
+        ),
     ],
 )
 def test_a_run_in_which_a_collapse_would_go_unseen_is_refused(tmp_path, settings, said):
@@ -234,10 +282,19 @@ def test_a_run_in_which_a_collapse_would_go_unseen_is_refused(tmp_path, settings
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["reward.agreed={from: boxed_right}"], "needs one part of the reward that votes, and it has none"),
+        (
+            ["reward.agreed={from: boxed_right}"],
+            "needs one part of the reward that votes, and it has none",
+        ),
         (["reward.more={from: majority_vote}"], "it has agreed and more"),
-        (["train.self_training.label_free=[solvd]"], "label_free: the reward has no part 'solvd', did you mean 'solved'"),
-        (["train.self_training.labelled_levels=[L7]"], "labelled_levels: no training task of level 'L7'"),
+        (
+            ["train.self_training.label_free=[solvd]"],
+            "label_free: the reward has no part 'solvd', did you mean 'solved'",
+        ),
+        (
+            ["train.self_training.labelled_levels=[L7]"],
+            "labelled_levels: no training task of level 'L7'",
+        ),
     ],
 )
 def test_a_reward_that_cannot_serve_it_is_refused(open_quiz, settings, said):
@@ -278,7 +335,12 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("selftrain")
     env = write_quiz(place)
     options = "{pool: 12, true_labels: 0.25, keep: 0.5, easiest: 0.75, teacher: average, labelled_levels: [L0]}"
-    settings = [f"train.self_training={options}", "train.deterministic=true", "train.save_every=1", "train.export=best"]
+    settings = [
+        f"train.self_training={options}",
+        "train.deterministic=true",
+        "train.save_every=1",
+        "train.export=best",
+    ]
     _, folder = run(place / "r", *settings, env=env)
     return SimpleNamespace(env=env, settings=settings, folder=folder)
 
@@ -289,11 +351,19 @@ def lines(folder):
 
 def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_voted(made):
     played = [line for line in lines(made.folder) if line["phase"] == "grpo"]
-    ways = {reason: [line for line in played if line.get("left_out") == reason] for reason in (None, "disagreed", "voted")}
-    assert {reason: len(found) for reason, found in ways.items() if reason != "voted"} == {None: 2 * 3 * 4, "disagreed": 2 * 3 * 4}
+    ways = {
+        reason: [line for line in played if line.get("left_out") == reason]
+        for reason in (None, "disagreed", "voted")
+    }
+    assert {reason: len(found) for reason, found in ways.items() if reason != "voted"} == {
+        None: 2 * 3 * 4,
+        "disagreed": 2 * 3 * 4,
+    }
     assert len({line["task_id"] for line in played}) <= 9
     assert ways["voted"]
-    assert all(line["task_id"].startswith("train/after/") for line in ways["voted"])  # those of L0 have the truth
+    assert all(
+        line["task_id"].startswith("train/after/") for line in ways["voted"]
+    )  # those of L0 have the truth
     numbers = [line for line in made.folder.metrics() if line["phase"] == "grpo"]
     assert len(numbers) == 2
     for line in numbers:
@@ -309,7 +379,11 @@ def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_vo
 
 def test_an_episode_explains_its_vote(made):
     played = [line for line in lines(made.folder) if line["phase"] == "grpo" and line["step"] == 21]
-    place = next(n for n, line in enumerate(played, 1) if not line.get("left_out") and "/after/" in line["task_id"])
+    place = next(
+        n
+        for n, line in enumerate(played, 1)
+        if not line.get("left_out") and "/after/" in line["task_id"]
+    )
     told = explain(made.folder, f"21:{place}")
     [vote] = [part for part in told.parts if part.name == "agreed"]
     assert len(vote.siblings) >= 4
@@ -319,6 +393,7 @@ def test_an_episode_explains_its_vote(made):
 def test_a_resumed_run_ends_with_the_same_bits(made, tmp_path):
     _, stopped = run(tmp_path / "r", *made.settings, "train.steps=1", env=made.env)
     run(stopped.path, *made.settings, env=made.env, resume=True)
-    before, after = adapter_of(made.folder), adapter_of(stopped)
+    before = adapter_of(made.folder)
+    after = adapter_of(stopped)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -12,19 +12,36 @@ from envgym.spec import load_spec
 
 ENVS = sorted((Path(__file__).parents[2] / "envs").glob("*.yaml"))
 LESS = [
-    "train.model=tiny", "train.device=cpu", "train.preflight=off", "train.warmup.demos=2", "train.warmup.demos_per_step=2",
-    "train.steps=1", "train.tasks_per_step=1", "train.group_size=2", "train.max_new_tokens=8", "train.max_context=2048",
-    "train.eval.tasks=1", "train.eval.base_tasks=0", "train.eval.val_tasks=1", "train.save_every=0",
-]  # fmt: skip
+    "train.model=tiny",
+    "train.device=cpu",
+    "train.preflight=off",
+    "train.warmup.demos=2",
+    "train.warmup.demos_per_step=2",
+    "train.steps=1",
+    "train.tasks_per_step=1",
+    "train.group_size=2",
+    "train.max_new_tokens=8",
+    "train.max_context=2048",
+    "train.eval.tasks=1",
+    "train.eval.base_tasks=0",
+    "train.eval.val_tasks=1",
+    "train.save_every=0",
+]
 NEEDS = {"selftrain": "reasoning_gym", "notes": "mcp", "report": "resvg_py"}
 
 
 @pytest.mark.parametrize(
-    "env", [pytest.param(env, id=env.stem, marks=[pytest.mark.docker] * (env.stem == "workspace")) for env in ENVS]
+    "env",
+    [
+        pytest.param(env, id=env.stem, marks=[pytest.mark.docker] * (env.stem == "workspace"))
+        for env in ENVS
+    ],
 )
 def test_an_environment_that_ships_trains_by_its_own_settings(env, tmp_path):
     if importlib.util.find_spec(NEEDS.get(env.stem, "json")) is None:
-        pytest.skip(f"NOT TESTED, {NEEDS[env.stem]} is not installed: pip install 'envgym[images,mcp,puzzles]'")
+        pytest.skip(
+            f"NOT TESTED, {NEEDS[env.stem]} is not installed: pip install 'envgym[images,mcp,puzzles]'"
+        )
     if env.stem == "workspace":
         need_docker()
     more = ["train.self_training.pool=4"] if load_spec(env).train.get("self_training") else []

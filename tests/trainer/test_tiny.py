@@ -38,29 +38,53 @@ def test_it_is_the_same_each_time_and_leaves_the_randomness_of_others_alone(fold
     drawn = torch.rand(1)
     torch.manual_seed(5)
     assert drawn == torch.rand(1)
-    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert (tmp_path / "model.safetensors").read_bytes() == (
+        folder / "model.safetensors"
+    ).read_bytes()
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.text(max_size=60))
 def test_any_text_comes_back_exactly(text):
     tokenizer = TOKENIZER
-    assert tokenizer.decode(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) == text
+    assert (
+        tokenizer.decode(
+            tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        )
+        == text
+    )
 
 
 TOKENIZER = build_tokenizer()
 
 
 @pytest.mark.parametrize(
-    "text", ["Grüße 🙂 日本\u200b\x00", " \r\n\t  x", "</tool_call><tool_call", "C17 007 1234567890", "<|im_end|>"]
+    "text",
+    [
+        "Grüße 🙂 日本\u200b\x00",
+        " \r\n\t  x",
+        "</tool_call><tool_call",
+        "C17 007 1234567890",
+        "<|im_end|>",
+    ],
 )
 def test_awkward_texts_come_back_exactly_from_the_saved_tokenizer(tokenizer, text):
     assert tokenizer.decode(ids(tokenizer, text)) == text
 
 
 def test_a_call_is_a_handful_of_tokens(tokenizer):
-    assert tokenizer.convert_ids_to_tokens(ids(tokenizer, CALL)) == ["guess", "(", "number", "=", "8", ")"]
-    assert len(ids(tokenizer, '<tool_call>{"name": "guess", "arguments": {"number": 8}}</tool_call>')) == 17
+    assert tokenizer.convert_ids_to_tokens(ids(tokenizer, CALL)) == [
+        "guess",
+        "(",
+        "number",
+        "=",
+        "8",
+        ")",
+    ]
+    assert (
+        len(ids(tokenizer, '<tool_call>{"name": "guess", "arguments": {"number": 8}}</tool_call>'))
+        == 17
+    )
 
 
 @pytest.mark.parametrize("number", [0, 9, 10, 15, 99, 100, 128])
@@ -69,7 +93,11 @@ def test_a_small_number_is_one_token(tokenizer, number):
 
 
 def test_each_known_word_is_one_token_with_and_without_its_space(tokenizer):
-    assert all(len(ids(tokenizer, form)) == 1 for word in WORDS for form in (word, " " + word, " " + word.capitalize()))
+    assert all(
+        len(ids(tokenizer, form)) == 1
+        for word in WORDS
+        for form in (word, " " + word, " " + word.capitalize())
+    )
 
 
 def test_chatml_marks_are_special_and_a_turn_ends_with_eos(tokenizer):

@@ -24,10 +24,19 @@ from envgym_trainer.run import resolve, start, train
 from envgym_trainer.runs import RunFolder
 
 SMALL = [
-    "train.model=tiny", "train.device=cpu", "train.warmup.demos=8", "train.warmup.demos_per_step=4", "train.steps=2",
-    "train.tasks_per_step=2", "train.group_size=4", "train.eval.tasks=4", "train.max_new_tokens=8", "train.save_every=1",
-    "train.eval.every=1", "train.eval.val_tasks=2",
-]  # fmt: skip
+    "train.model=tiny",
+    "train.device=cpu",
+    "train.warmup.demos=8",
+    "train.warmup.demos_per_step=4",
+    "train.steps=2",
+    "train.tasks_per_step=2",
+    "train.group_size=4",
+    "train.eval.tasks=4",
+    "train.max_new_tokens=8",
+    "train.save_every=1",
+    "train.eval.every=1",
+    "train.eval.val_tasks=2",
+]
 FOREIGN = "id: test/echo-v0\ngym: echo_env:Echo-v0\ntasks: {val: 2, test: 4}\n"
 
 
@@ -59,7 +68,11 @@ def test_a_run_folder_holds_everything(finished):
     names = {path.name.split(".")[0] for path in folder.path.iterdir()}
     assert {"config", "run", "metrics", "episodes", "events", "checkpoints", "adapter"} <= names
     config = yaml.safe_load(folder.config_file.read_text())
-    assert (config["id"], config["train"]["model"], config["train"]["steps"]) == ("envgym/guess-v0", "tiny", 2)
+    assert (config["id"], config["train"]["model"], config["train"]["steps"]) == (
+        "envgym/guess-v0",
+        "tiny",
+        2,
+    )
     facts = folder.facts()
     assert facts["seeds"] == {"train": 0}
     assert {"torch", "transformers", "peft", "gymnasium"} <= set(facts["versions"])
@@ -75,7 +88,15 @@ def test_warm_start_and_grpo_stand_on_one_axis(finished):
         (4, "grpo"),
     ]
     last = lines[-2]
-    assert {"reward", "frac_reward_zero_std", "success", "episode/turns", "time/generate", "time/env", "time/train"} <= set(last)
+    assert {
+        "reward",
+        "frac_reward_zero_std",
+        "success",
+        "episode/turns",
+        "time/generate",
+        "time/env",
+        "time/train",
+    } <= set(last)
     assert {m["step"] for m in lines if "eval/success" in m} == {0, 2, 4}
     assert [m["step"] for m in lines if "val/success" in m] == [3]
 
@@ -87,7 +108,10 @@ def test_episodes_are_kept_with_their_tokens(finished):
     for episode in episodes:
         trace = episode.tokens
         assert len(trace.token_ids) == len(trace.loss_mask) == len(trace.logprobs)
-        assert all((logprob == 0.0) or sampled for logprob, sampled in zip(trace.logprobs, trace.loss_mask, strict=True))
+        assert all(
+            (logprob == 0.0) or sampled
+            for logprob, sampled in zip(trace.logprobs, trace.loss_mask, strict=True)
+        )
         assert any(trace.loss_mask)
 
 
@@ -111,16 +135,28 @@ def test_tensorboard_reads_the_curves_and_the_transcripts(finished):
 
 @pytest.mark.parametrize(("prefix", "step"), [("", 1), ("", 3), ("eval/", 4), ("val/", 3)])
 def test_each_step_and_evaluation_tells_what_the_sandbox_did_in_it(finished, prefix, step):
-    (line,) = [m for m in finished[1].metrics() if m["step"] == step and f"{prefix}sandbox/open_ms/p50" in m]
+    (line,) = [
+        m
+        for m in finished[1].metrics()
+        if m["step"] == step and f"{prefix}sandbox/open_ms/p50" in m
+    ]
     for operation in ("open", "reset", "diff", "close"):
         name = f"{prefix}sandbox/{operation}_ms"
         assert 0 < line[f"{name}/p50"] <= line[f"{name}/p99"]
 
 
 def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_failed(tmp_path):
-    crash = TOOLS.replace('    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n")
+    crash = TOOLS.replace(
+        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
+    )
     env = write_shop(tmp_path, tools=crash)
-    settings = ["sandbox.backend=local", "train.warmup.demos=8", "train.eval.base_tasks=0", "train.steps=0", "episode.max_void=1.0"]
+    settings = [
+        "sandbox.backend=local",
+        "train.warmup.demos=8",
+        "train.eval.base_tasks=0",
+        "train.steps=0",
+        "episode.max_void=1.0",
+    ]
     settings.append("train.preflight=off")  # which would refuse a world as broken as this one
     _, folder = run(tmp_path / "r", *settings, env=env)
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
@@ -146,7 +182,10 @@ def test_plain_peft_finds_the_trainers_own_logits(finished):
     card = (folder.adapter / "README.md").read_text()
     assert "| base model | warm start | trained |" in card
     assert "| base weights | built |" in card
-    assert json.loads((folder.adapter / "adapter_config.json").read_text())["base_model_name_or_path"] == "tiny"
+    assert (
+        json.loads((folder.adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == "tiny"
+    )
 
 
 def test_the_same_seed_gives_the_same_adapter_and_another_another(finished, tmp_path):
@@ -188,9 +227,21 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     assert process.returncode == 130
     assert f"--resume {tmp_path / 'r'}" in said
     assert "Traceback" not in said
-    done, before = RunFolder.open(tmp_path / "r").latest_checkpoint()[0], steps_of(tmp_path / "r")
-    assert done == before[-1]  # with no checkpoint due before the end, every step is saved all the same
-    assert start("guess", [*settings, f"train.steps={done}"], out=tmp_path, name=None, resume=tmp_path / "r") == 0
+    done = RunFolder.open(tmp_path / "r").latest_checkpoint()[0]
+    before = steps_of(tmp_path / "r")
+    assert (
+        done == before[-1]
+    )  # with no checkpoint due before the end, every step is saved all the same
+    assert (
+        start(
+            "guess",
+            [*settings, f"train.steps={done}"],
+            out=tmp_path,
+            name=None,
+            resume=tmp_path / "r",
+        )
+        == 0
+    )
     assert steps_of(tmp_path / "r") == list(range(3, done + 3))
 
 
@@ -207,13 +258,22 @@ def breaks_late(evidence):
 """
 
 
-def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_once_it_is_repaired(tmp_path, capsys):
+def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_once_it_is_repaired(
+    tmp_path, capsys
+):
     (tmp_path / "rewards.py").write_text(BREAKS_LATE)
     settings = [
-        *SMALL, "train.warmup.demos=0", "train.steps=3", "train.eval.base_tasks=0", "train.eval.every=0", "train.save_every=0",
-        "reward.late={from: rewards.py:breaks_late}", "train.preflight=off",
-    ]  # fmt: skip
-    env, out = str(write_shop(tmp_path)), tmp_path / "runs"
+        *SMALL,
+        "train.warmup.demos=0",
+        "train.steps=3",
+        "train.eval.base_tasks=0",
+        "train.eval.every=0",
+        "train.save_every=0",
+        "reward.late={from: rewards.py:breaks_late}",
+        "train.preflight=off",
+    ]
+    env = str(write_shop(tmp_path))
+    out = tmp_path / "runs"
     assert start(env, settings, out=out, name="r", resume=None) == 1
     said = capsys.readouterr().out
     for words in (
@@ -225,33 +285,52 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
     ):
         assert words in said
     folder = RunFolder.open(out / "r")
-    assert folder.latest_checkpoint()[0] == 1  # the first step had its eight episodes; nothing of it is lost
+    assert (
+        folder.latest_checkpoint()[0] == 1
+    )  # the first step had its eight episodes; nothing of it is lost
     last = folder.metrics()[-1]
     assert (last["step"], last["failures/reward_raised"]) == (2, 2 * last["episode/void"])
-    assert [e.void for step, _, e in folder.episodes() if step == 2] == [True] * int(last["episode/void"])
+    assert [e.void for step, _, e in folder.episodes() if step == 2] == [True] * int(
+        last["episode/void"]
+    )
     (tmp_path / "repaired").touch()
     assert start(env, settings, out=out, name=None, resume=folder.path) == 0
     assert steps_of(folder.path) == [1, 2, 3]
 
 
 def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
-    crash = TOOLS.replace('    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n")
+    crash = TOOLS.replace(
+        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
+    )
     env = write_shop(tmp_path, tools=crash)
-    settings = ["train.warmup.demos=80", "train.warmup.demos_per_step=8", "train.eval.base_tasks=0", "train.preflight=off"]
+    settings = [
+        "train.warmup.demos=80",
+        "train.warmup.demos_per_step=8",
+        "train.eval.base_tasks=0",
+        "train.preflight=off",
+    ]
     with pytest.raises(TooManyFailures, match="tool_crashed in call"):
         run(tmp_path / "r", *settings, env=env)
     folder = RunFolder.open(tmp_path / "r")
     lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
-    assert folder.latest_checkpoint()[0] == len(lines) - 1  # the last line tells of the step that was given up
-    assert sum(m.get("failures/stage/call", 0) for m in lines) >= 5  # more than a quarter of sixteen attempts
+    assert (
+        folder.latest_checkpoint()[0] == len(lines) - 1
+    )  # the last line tells of the step that was given up
+    assert (
+        sum(m.get("failures/stage/call", 0) for m in lines) >= 5
+    )  # more than a quarter of sixteen attempts
 
 
 def test_a_foreign_gymnasium_environment_trains(tmp_path):
     path = tmp_path / "echo.yaml"
     path.write_text(FOREIGN)
-    with pytest.raises(CannotLearn, match="a stronger model"):  # the tiny model never earns anything here
+    with pytest.raises(
+        CannotLearn, match="a stronger model"
+    ):  # the tiny model never earns anything here
         run(tmp_path / "refused", "train.warmup.demos=0", env=path)
-    outcomes, folder = run(tmp_path / "echo", "train.warmup.demos=0", "train.preflight=off", env=path)
+    outcomes, folder = run(
+        tmp_path / "echo", "train.warmup.demos=0", "train.preflight=off", env=path
+    )
     assert outcomes["trained"].total.n == 4
     assert (folder.adapter / "adapter_model.safetensors").exists()
 
@@ -274,11 +353,14 @@ def test_void_members_are_left_out_of_their_group():
         return Episode("e", "t", "train", "", "", 0, (), trace, reward, failure=failure)
 
     void = episode(None, Failure("sandbox_lost", "call", ""))
-    plain, scaled = AlgorithmConfig(std="none"), AlgorithmConfig()
+    plain = AlgorithmConfig(std="none")
+    scaled = AlgorithmConfig()
     samples = samples_of([[episode(1.0), episode(0.0), void]], plain)
     assert [sample.advantage for sample in samples] == [0.5, -0.5]
     for algorithm in (plain, scaled):  # one that is left has nobody to be compared with
-        assert [sample.advantage for sample in samples_of([[episode(1.0), void, void]], algorithm)] == [0.0]
+        assert [
+            sample.advantage for sample in samples_of([[episode(1.0), void, void]], algorithm)
+        ] == [0.0]
         assert samples_of([[void, void, void]], algorithm) == []
 
 

@@ -14,7 +14,9 @@ from envgym_trainer.tree_attention import attention_blocks
 
 def sample(ids, first_sampled, advantage=1.0):
     """All ids from `first_sampled` on are sampled."""
-    return Sample(tuple(ids), tuple(t >= first_sampled for t in range(len(ids))), (0.0,) * len(ids), advantage)
+    return Sample(
+        tuple(ids), tuple(t >= first_sampled for t in range(len(ids))), (0.0,) * len(ids), advantage
+    )
 
 
 def gradients(model, batches):
@@ -23,7 +25,9 @@ def gradients(model, batches):
     learner.attention_block = 7
     for batch in batches:
         logprobs, _ = learner.score(batch)
-        (logprobs[batch.entry_nodes] * (batch.advantages * batch.weights).double() / 7).sum().backward()
+        (
+            logprobs[batch.entry_nodes] * (batch.advantages * batch.weights).double() / 7
+        ).sum().backward()
     collected = {name: value.grad.clone() for name, value in learner.parameters.items()}
     model.zero_grad()
     return collected
@@ -35,7 +39,9 @@ def largest_difference(left, right):
 
 
 def test_shared_prompts_and_shared_sampled_prefixes_are_read_once():
-    batch = tree_batch([sample([1, 2, 3, 4, 9], 2), sample([1, 2, 3, 5, 9], 2), sample([1, 2, 6, 9], 2)])
+    batch = tree_batch(
+        [sample([1, 2, 3, 4, 9], 2), sample([1, 2, 3, 5, 9], 2), sample([1, 2, 6, 9], 2)]
+    )
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5, 6]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 3, 2]]
     assert (batch.num_tokens, batch.num_flat_tokens) == (6, 11)
@@ -50,13 +56,22 @@ def test_a_token_sees_its_ancestors_and_itself_and_nothing_else(size):
 
 
 def test_a_block_leaves_out_what_none_of_its_tokens_sees():
-    batch = tree_batch([sample([1, 2, 3, 4, 9], 1), sample([1, 5, 6, 7, 9], 1)])  # row: 1 2 3 4 | 5 6 7
-    assert [block.keys.tolist() for block in attention_blocks(batch.subtree_end, size=4)] == [[0, 1, 2, 3], [0, 4, 5, 6]]
+    batch = tree_batch(
+        [sample([1, 2, 3, 4, 9], 1), sample([1, 5, 6, 7, 9], 1)]
+    )  # row: 1 2 3 4 | 5 6 7
+    assert [block.keys.tolist() for block in attention_blocks(batch.subtree_end, size=4)] == [
+        [0, 1, 2, 3],
+        [0, 4, 5, 6],
+    ]
 
 
 def test_an_id_that_several_siblings_sampled_after_the_same_history_is_scored_once():
     batch = tree_batch([sample([1, 2, 3], 1, advantage=1.0), sample([1, 2, 4], 1, advantage=-1.0)])
-    assert list(zip(batch.score_positions.tolist(), batch.score_ids.tolist(), strict=True)) == [(0, 2), (1, 3), (1, 4)]
+    assert list(zip(batch.score_positions.tolist(), batch.score_ids.tolist(), strict=True)) == [
+        (0, 2),
+        (1, 3),
+        (1, 4),
+    ]
     assert batch.entry_nodes.tolist() == [0, 1, 0, 2]
     assert batch.advantages.tolist() == [1.0, 1.0, -1.0, -1.0]
 
@@ -68,8 +83,10 @@ def test_the_same_ids_in_another_place_are_not_shared():
 
 @pytest.mark.parametrize("seed", range(8))
 def test_tree_and_flat_have_equal_logprobs_and_gradients(seed):
-    model, samples = tiny_model(seed=seed), random_samples(seed)
-    flat, tree = flat_batch(samples), tree_batch(samples)
+    model = tiny_model(seed=seed)
+    samples = random_samples(seed)
+    flat = flat_batch(samples)
+    tree = tree_batch(samples)
     assert tree.num_tokens < flat.num_tokens
     learner = Learner(model)
     learner.attention_block = 5
@@ -81,16 +98,28 @@ def test_tree_and_flat_have_equal_logprobs_and_gradients(seed):
 
 @pytest.mark.parametrize("max_tokens", [1, 12, 20, 40, 10_000])
 def test_gradients_do_not_depend_on_the_cut_into_micro_batches(max_tokens):
-    model, samples = tiny_model(), random_samples(3)
-    pieces = [tree_batch([samples[i] for i in piece]) for piece in split_samples(samples, max_tokens=max_tokens)]
-    assert largest_difference(gradients(model, [flat_batch(samples)]), gradients(model, pieces)) < 1e-9
+    model = tiny_model()
+    samples = random_samples(3)
+    pieces = [
+        tree_batch([samples[i] for i in piece])
+        for piece in split_samples(samples, max_tokens=max_tokens)
+    ]
+    assert (
+        largest_difference(gradients(model, [flat_batch(samples)]), gradients(model, pieces)) < 1e-9
+    )
 
 
 def test_what_one_episode_says_leaves_its_siblings_unchanged_to_the_bit():
     learner = Learner(tiny_model(dtype=torch.float32))
     with torch.no_grad():
-        before, after = (tree_batch([sample([1, 2, 3, 4, 5], 2), sample([1, 2, 6, *rest], 2)]) for rest in ([7, 8], [9, 8]))
-        first = [learner.score(batch)[0][batch.entry_nodes][batch.entry_samples == 0] for batch in (before, after)]
+        before, after = (
+            tree_batch([sample([1, 2, 3, 4, 5], 2), sample([1, 2, 6, *rest], 2)])
+            for rest in ([7, 8], [9, 8])
+        )
+        first = [
+            learner.score(batch)[0][batch.entry_nodes][batch.entry_samples == 0]
+            for batch in (before, after)
+        ]
     assert torch.equal(*first)
 
 
@@ -102,12 +131,15 @@ def test_every_sample_lands_in_exactly_one_micro_batch_within_the_budget():
 
 
 def test_cuts_fall_between_groups_where_the_least_is_read_twice():
-    group = lambda task: [sample([1, 1, *[task] * 6, 10 + member, 9], 8) for member in range(3)]  # 2 shared, then 6, then 1 each
+    group = lambda task: [
+        sample([1, 1, *[task] * 6, 10 + member, 9], 8) for member in range(3)
+    ]  # 2 shared, then 6, then 1 each
     samples = [*group(2), *group(3), *group(4), *group(5)]
     pieces = split_samples(samples, max_tokens=20)  # two groups need 2 + 2 * 9 = 20 tokens
     assert [sorted(piece) for piece in pieces] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
 
 
 def test_a_sample_longer_than_the_budget_gets_a_micro_batch_of_its_own():
-    long, short = sample(range(30), 1), sample([50, 51, 52], 1)
+    long = sample(range(30), 1)
+    short = sample([50, 51, 52], 1)
     assert split_samples([long, short], max_tokens=10) == [[0], [1]]

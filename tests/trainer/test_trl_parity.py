@@ -20,7 +20,10 @@ from trl.trainer.utils import nanstd
 from envgym_trainer.advantages import group_advantages
 from envgym_trainer.learner import Learner
 
-CLIP_LOW, CLIP_HIGH, TEMPERATURE, LIMIT = 0.2, 0.28, 0.7, 50
+CLIP_LOW = 0.2
+CLIP_HIGH = 0.28
+TEMPERATURE = 0.7
+LIMIT = 50
 SAMPLES = [dataclasses.replace(s, weight=1.0) for s in random_samples(3, groups=3, group_size=4)]
 SAMPLES[0] = dataclasses.replace(SAMPLES[0], advantage=0.0)
 
@@ -37,16 +40,32 @@ def one_thread():
 def trl_trainer(folder, *, loss_type, beta, exact=True, pieces=1):
     """A real `GRPOTrainer` over the tiny model; `exact` replaces its scorer, which adds up in float32, by a plain forward."""
     config = GRPOConfig(
-        output_dir=str(folder), use_cpu=True, bf16=False, report_to=[], disable_tqdm=True, importance_sampling_level="token",
-        per_device_train_batch_size=len(SAMPLES) // pieces, gradient_accumulation_steps=pieces, num_generations=4,
-        loss_type=loss_type, beta=beta, epsilon=CLIP_LOW, epsilon_high=CLIP_HIGH, temperature=TEMPERATURE,
-        max_completion_length=LIMIT, use_bias_correction_kl=False,
-    )  # fmt: skip
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        disable_tqdm=True,
+        importance_sampling_level="token",
+        per_device_train_batch_size=len(SAMPLES) // pieces,
+        gradient_accumulation_steps=pieces,
+        num_generations=4,
+        loss_type=loss_type,
+        beta=beta,
+        epsilon=CLIP_LOW,
+        epsilon_high=CLIP_HIGH,
+        temperature=TEMPERATURE,
+        max_completion_length=LIMIT,
+        use_bias_correction_kl=False,
+    )
     from datasets import Dataset
 
     rows = Dataset.from_list([{"prompt": "x"}])
     trainer = GRPOTrainer(
-        tiny_model(), args=config, train_dataset=rows, processing_class=byte_tokenizer(), reward_funcs=lambda **_: [0.0]
+        tiny_model(),
+        args=config,
+        train_dataset=rows,
+        processing_class=byte_tokenizer(),
+        reward_funcs=lambda **_: [0.0],
     )
     trainer.current_gradient_accumulation_steps = pieces
     if exact:
@@ -57,18 +76,36 @@ def trl_trainer(folder, *, loss_type, beta, exact=True, pieces=1):
 def plain_scores(model, input_ids, attention_mask, logits_to_keep, **_):
     """What TRL's scorer returns, in float64: (B, C) logprobs at the temperature, (B, C) entropies, no auxiliary loss."""
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions).logits
+    logits = model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=positions
+    ).logits
     logs = (logits[:, -logits_to_keep - 1 : -1] / TEMPERATURE).log_softmax(-1)
-    return logs.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0], -(logs.exp() * logs).sum(-1), None
+    return (
+        logs.gather(-1, input_ids[:, -logits_to_keep:, None])[..., 0],
+        -(logs.exp() * logs).sum(-1),
+        None,
+    )
 
 
 def trl_inputs(samples, *, trainer):
     """The samples in TRL's layout: prompts padded on the left, the rest on the right, `tool_mask` 0 where the world spoke."""
     starts = [sample.loss_mask.index(True) for sample in samples]
-    prompt, rest = max(starts), max(len(s.token_ids) - start for s, start in zip(samples, starts, strict=True))
-    rows = {name: [] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "tool_mask", "old")}
+    prompt = max(starts)
+    rest = max(len(s.token_ids) - start for s, start in zip(samples, starts, strict=True))
+    rows = {
+        name: []
+        for name in (
+            "prompt_ids",
+            "prompt_mask",
+            "completion_ids",
+            "completion_mask",
+            "tool_mask",
+            "old",
+        )
+    }
     for sample, start in zip(samples, starts, strict=True):
-        left, right = prompt - start, rest - (len(sample.token_ids) - start)
+        left = prompt - start
+        right = rest - (len(sample.token_ids) - start)
         rows["prompt_ids"].append([0] * left + list(sample.token_ids[:start]))
         rows["prompt_mask"].append([0] * left + [1] * start)
         rows["completion_ids"].append(list(sample.token_ids[start:]) + [0] * right)
@@ -76,13 +113,20 @@ def trl_inputs(samples, *, trainer):
         rows["tool_mask"].append([int(m) for m in sample.loss_mask[start:]] + [1] * right)
         rows["old"].append(list(sample.old_logprobs[start:]) + [0.0] * right)
     inputs = {name: torch.tensor(values) for name, values in rows.items()}
-    inputs["old_per_token_logps"] = inputs.pop("old").double()  # already rounded to float32, as ours are
+    inputs["old_per_token_logps"] = inputs.pop(
+        "old"
+    ).double()  # already rounded to float32, as ours are
     inputs["advantages"] = torch.tensor([sample.advantage for sample in samples]).double()
     inputs["num_items_in_batch"] = (inputs["completion_mask"] * inputs["tool_mask"]).sum()
     if trainer.beta:
-        ids, mask = (torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1) for x in ("ids", "mask"))
+        ids, mask = (
+            torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1)
+            for x in ("ids", "mask")
+        )
         with torch.no_grad(), trainer.model.disable_adapter():  # ours: the reference is the base
-            inputs["ref_per_token_logps"] = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, rest)[0]
+            inputs["ref_per_token_logps"] = trainer._get_per_token_logps_and_entropies(
+                trainer.model, ids, mask, rest
+            )[0]
     return inputs
 
 
@@ -90,19 +134,33 @@ def trl_gradient(folder, samples, *, loss_type, beta=0.0, exact=True, pieces=1):
     """Gradient and loss of TRL on the samples, accumulated over as many equally long pieces as asked."""
     trainer = trl_trainer(folder, loss_type=loss_type, beta=beta, exact=exact, pieces=pieces)
     trainer.model.train()
-    loss, size = 0.0, len(samples) // pieces
+    loss = 0.0
+    size = len(samples) // pieces
     tokens = trl_inputs(samples, trainer=trainer)["num_items_in_batch"]
     for start in range(0, len(samples), size):
-        inputs = trl_inputs(samples[start : start + size], trainer=trainer) | {"num_items_in_batch": tokens}
+        inputs = trl_inputs(samples[start : start + size], trainer=trainer) | {
+            "num_items_in_batch": tokens
+        }
         part = trainer._compute_loss(trainer.model, inputs)
         part.backward()
         loss += part.item()
-    return {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad and p.grad is not None}, loss
+    return {
+        n: p.grad
+        for n, p in trainer.model.named_parameters()
+        if p.requires_grad and p.grad is not None
+    }, loss
 
 
 def ours(samples, *, beta=0.0):
-    options = {"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "kl_coef": beta, "temperature": TEMPERATURE}
-    return gradient_of_grpo_step(samples, **options), Learner(tiny_model(), **options).grpo_step(samples)["loss"]
+    options = {
+        "clip_low": CLIP_LOW,
+        "clip_high": CLIP_HIGH,
+        "kl_coef": beta,
+        "temperature": TEMPERATURE,
+    }
+    return gradient_of_grpo_step(samples, **options), Learner(tiny_model(), **options).grpo_step(
+        samples
+    )["loss"]
 
 
 def as_stored(samples):
@@ -110,7 +168,10 @@ def as_stored(samples):
     round_off = lambda x: float(torch.tensor(x))
     return [
         dataclasses.replace(
-            s, old_logprobs=tuple(map(round_off, s.old_logprobs)), advantage=round_off(s.advantage), weight=round_off(s.weight)
+            s,
+            old_logprobs=tuple(map(round_off, s.old_logprobs)),
+            advantage=round_off(s.advantage),
+            weight=round_off(s.weight),
         )
         for s in samples
     ]
@@ -126,39 +187,68 @@ def episodes():
 
 
 def assert_same(left, right, *, factor=1.0, tolerance=1e-9):
-    assert largest_difference(left[0], {name: factor * value for name, value in right[0].items()}) < tolerance
+    assert (
+        largest_difference(left[0], {name: factor * value for name, value in right[0].items()})
+        < tolerance
+    )
     assert left[1] == pytest.approx(factor * right[1], abs=tolerance)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 @pytest.mark.parametrize("loss_type", ["dapo", "bnpo"])
-def test_the_token_mean_of_dapo_and_of_one_batch_bnpo_is_our_default(loss_type, beta, episodes, tmp_path):
-    assert_same(trl_gradient(tmp_path, episodes, loss_type=loss_type, beta=beta), ours(episodes, beta=beta))
+def test_the_token_mean_of_dapo_and_of_one_batch_bnpo_is_our_default(
+    loss_type, beta, episodes, tmp_path
+):
+    assert_same(
+        trl_gradient(tmp_path, episodes, loss_type=loss_type, beta=beta), ours(episodes, beta=beta)
+    )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-def test_dr_grpo_is_our_default_times_tokens_over_rows_times_the_length_limit(beta, episodes, tmp_path):
+def test_dr_grpo_is_our_default_times_tokens_over_rows_times_the_length_limit(
+    beta, episodes, tmp_path
+):
     factor = sum(sample.num_actions for sample in episodes) / (len(episodes) * LIMIT)
-    assert_same(trl_gradient(tmp_path, episodes, loss_type="dr_grpo", beta=beta), ours(episodes, beta=beta), factor=factor)
+    assert_same(
+        trl_gradient(tmp_path, episodes, loss_type="dr_grpo", beta=beta),
+        ours(episodes, beta=beta),
+        factor=factor,
+    )
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
-def test_the_mean_of_sequence_means_of_grpo_is_a_weight_of_one_over_the_length(beta, episodes, tmp_path):
+def test_the_mean_of_sequence_means_of_grpo_is_a_weight_of_one_over_the_length(
+    beta, episodes, tmp_path
+):
     # 1 / |o_i| of GRPO's eq. 3 is a weight here: the denominator, the sum of all weights, becomes the number of episodes.
     weighted = [dataclasses.replace(s, weight=1 / s.num_actions) for s in episodes]
     # A batch keeps weights in float32, hence 1e-7.
-    assert_same(trl_gradient(tmp_path, episodes, loss_type="grpo", beta=beta), ours(weighted, beta=beta), tolerance=1e-7)
+    assert_same(
+        trl_gradient(tmp_path, episodes, loss_type="grpo", beta=beta),
+        ours(weighted, beta=beta),
+        tolerance=1e-7,
+    )
 
 
 def test_trls_own_scorer_agrees_within_its_float32_sums(episodes, tmp_path):
-    assert_same(trl_gradient(tmp_path, episodes, loss_type="dapo", beta=0.1, exact=False), ours(episodes, beta=0.1), tolerance=1e-5)
+    assert_same(
+        trl_gradient(tmp_path, episodes, loss_type="dapo", beta=0.1, exact=False),
+        ours(episodes, beta=0.1),
+        tolerance=1e-5,
+    )
 
 
-def test_accumulated_over_pieces_dapo_stays_what_it_is_and_bnpo_becomes_another_loss(episodes, tmp_path):
-    rows = sorted(episodes, key=lambda sample: sample.num_actions)  # pieces of clearly different token counts
+def test_accumulated_over_pieces_dapo_stays_what_it_is_and_bnpo_becomes_another_loss(
+    episodes, tmp_path
+):
+    rows = sorted(
+        episodes, key=lambda sample: sample.num_actions
+    )  # pieces of clearly different token counts
     assert_same(trl_gradient(tmp_path, rows, loss_type="dapo", pieces=3), ours(rows))
     split, whole = (trl_gradient(tmp_path, rows, loss_type="bnpo", pieces=n)[0] for n in (3, 1))
-    assert largest_difference(split, whole) > 1e-4  # means of unequal pieces; our denominator is the step's
+    assert (
+        largest_difference(split, whole) > 1e-4
+    )  # means of unequal pieces; our denominator is the step's
 
 
 def test_advantages_differ_by_the_deviations_degrees_of_freedom_alone():

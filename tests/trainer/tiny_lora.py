@@ -17,10 +17,19 @@ def tiny_model(*, dtype: torch.dtype = torch.float64, seed: int = 0) -> PeftMode
     """A model whose adapter already does something: lora_B is random rather than zero."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.3,
-    )  # fmt: skip
-    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=4, lora_alpha=8, target_modules=LINEARS))
+        vocab_size=VOCAB,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    model = get_peft_model(
+        LlamaForCausalLM(config), LoraConfig(r=4, lora_alpha=8, target_modules=LINEARS)
+    )
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)
@@ -34,24 +43,37 @@ def _norm_in_full_precision(model: torch.nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, LlamaRMSNorm):
-                setattr(module, name, torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon))
+                setattr(
+                    module, name, torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
+                )
 
 
 def random_samples(seed: int, *, groups: int = 3, group_size: int = 4) -> list[Sample]:
     """Episodes with a shared system prompt, a task prompt for each group, and turns drawn from few ids so that they collide."""
     rng = random.Random(seed)
     ids = lambda low, high: [rng.randrange(1, VOCAB) for _ in range(rng.randint(low, high))]
-    system, samples = ids(3, 6), []
+    system = ids(3, 6)
+    samples = []
     for _ in range(groups):
         task = ids(1, 4)
         answers = [ids(1, 3) for _ in range(2)]
         for _ in range(group_size):
-            tokens, mask = [*system, *task], [False] * (len(system) + len(task))
+            tokens = [*system, *task]
+            mask = [False] * (len(system) + len(task))
             for _ in range(rng.randint(1, 3)):
-                said, heard = rng.choice([*answers, ids(1, 3)]), ids(1, 1)
+                said = rng.choice([*answers, ids(1, 3)])
+                heard = ids(1, 1)
                 tokens += [*said, *heard]
                 mask += [True] * len(said) + [False] * len(heard)
             old = tuple(rng.uniform(-4, -1) if sampled else 0.0 for sampled in mask)
-            samples.append(Sample(tuple(tokens), tuple(mask), old, advantage=rng.uniform(-1, 1), weight=rng.choice([1.0, 0.5])))
+            samples.append(
+                Sample(
+                    tuple(tokens),
+                    tuple(mask),
+                    old,
+                    advantage=rng.uniform(-1, 1),
+                    weight=rng.choice([1.0, 0.5]),
+                )
+            )
     rng.shuffle(samples)
     return samples

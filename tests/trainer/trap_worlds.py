@@ -19,11 +19,13 @@ class NonceEnv(gymnasium.Env):
     """Says its nonce at reset and after each answer; keeps everything it heard. Foreign to envgym, some milliseconds slow."""
 
     def __init__(self, *, turns: int = 2, delay: float = 0.0):
-        self.turns, self.delay = turns, delay
+        self.turns = turns
+        self.delay = delay
         self.heard: list[str] = []
 
     def reset(self, *, seed=None, options=None):
-        self.nonce, self.heard = (options or {}).get("task", "") or f"seed-{seed}", []
+        self.nonce = (options or {}).get("task", "") or f"seed-{seed}"
+        self.heard = []
         return f"<{self.nonce}>", {"task": {"id": self.nonce}, "state_hash": self.nonce}
 
     def step(self, action):
@@ -41,7 +43,9 @@ def byte_engine(*, adapter_std: float = 0.3, seed: int = 0, **options):
     model = small_llama(tokenizer)
     adapted = attach(model, rank=4, alpha=8, seed=seed)
     scramble(adapted, seed, std=adapter_std)
-    engine = Engine(adapted, Chat(tokenizer, model=model), **{"max_context": 600, "max_batch": 16, **options})
+    engine = Engine(
+        adapted, Chat(tokenizer, model=model), **{"max_context": 600, "max_batch": 16, **options}
+    )
     engine.refresh(adapted)
     return adapted, engine
 
@@ -66,11 +70,19 @@ def say(monkeypatch, ids):
     monkeypatch.setattr(sampling, "sample", scripted)
 
 
-def samples_from(engine, *, count: int = 6, turns: int = 2, temperature: float = 1.0, tokens: int = 8) -> list[Sample]:
+def samples_from(
+    engine, *, count: int = 6, turns: int = 2, temperature: float = 1.0, tokens: int = 8
+) -> list[Sample]:
     """Samples of real dialogues, their advantages alternating between 1 and -1."""
     policy = engine.policy(temperature=temperature, max_new_tokens=tokens)
-    episodes = [play(NonceEnv(turns=turns), policy, seed=seed, task=f"task {seed % 2}") for seed in range(count)]
-    return [Sample.from_trace(episode.tokens, advantage=(-1.0) ** n) for n, episode in enumerate(episodes)]
+    episodes = [
+        play(NonceEnv(turns=turns), policy, seed=seed, task=f"task {seed % 2}")
+        for seed in range(count)
+    ]
+    return [
+        Sample.from_trace(episode.tokens, advantage=(-1.0) ** n)
+        for n, episode in enumerate(episodes)
+    ]
 
 
 def scored_ids(batch) -> list[list[int]]:

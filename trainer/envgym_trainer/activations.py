@@ -18,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @torch.library.custom_op("envgym::lora_linear", mutates_args=())
-def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def lora_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+) -> Tensor:
     """x @ (weight + scale * b @ a).T + bias, without ever forming the sum; gradients for x, a and b.
 
     Args:
@@ -31,7 +37,9 @@ def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Te
     Returns: (..., n) in x's precision, rounded to it once.
     """
     rows = x.reshape(-1, x.shape[-1])
-    return _plus(linear(rows, weight, bias), rows.to(a.dtype) @ a.T, b.T, scale).view(*x.shape[:-1], len(weight))
+    return _plus(linear(rows, weight, bias), rows.to(a.dtype) @ a.T, b.T, scale).view(
+        *x.shape[:-1], len(weight)
+    )
 
 
 def _plus(base: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -48,11 +56,16 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, a, b = ctx.saved_tensors
-    rows, towards = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    wide, wide_rows = towards.to(b.dtype), rows.to(a.dtype)
+    rows = x.reshape(-1, x.shape[-1])
+    towards = gradient.reshape(-1, gradient.shape[-1])
+    wide = towards.to(b.dtype)
+    wide_rows = rows.to(a.dtype)
     thin = wide @ b  # (N, r)
-    for_a, for_b = (thin.T @ wide_rows).mul_(ctx.scale), (wide.T @ (wide_rows @ a.T)).mul_(ctx.scale)
-    for_x = _plus(towards @ weight, thin, a, ctx.scale).view_as(x) if ctx.needs_input_grad[0] else None
+    for_a = (thin.T @ wide_rows).mul_(ctx.scale)
+    for_b = (wide.T @ (wide_rows @ a.T)).mul_(ctx.scale)
+    for_x = (
+        _plus(towards @ weight, thin, a, ctx.scale).view_as(x) if ctx.needs_input_grad[0] else None
+    )
     return for_x, None, None, for_a, for_b, None
 
 
@@ -101,14 +114,30 @@ def _policy(ctx: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPo
 def _lora_forward(layer: Any, x: Tensor) -> Tensor:
     if layer.disable_adapters:
         return layer.base_layer(x)
-    base, name = layer.base_layer, layer.active_adapters[0]
-    return lora_linear(x, base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+    base = layer.base_layer
+    name = layer.active_adapters[0]
+    return lora_linear(
+        x,
+        base.weight,
+        base.bias,
+        layer.lora_A[name].weight,
+        layer.lora_B[name].weight,
+        layer.scaling[name],
+    )
 
 
 def _is_plain(layer: Any) -> bool:
-    if layer.merged or len(layer.active_adapters) != 1 or (name := layer.active_adapters[0]) not in layer.lora_A:
+    if (
+        layer.merged
+        or len(layer.active_adapters) != 1
+        or (name := layer.active_adapters[0]) not in layer.lora_A
+    ):
         return False
-    odd = name in layer.lora_variant or layer.lora_bias[name] or not isinstance(layer.lora_dropout[name], nn.Identity)
+    odd = (
+        name in layer.lora_variant
+        or layer.lora_bias[name]
+        or not isinstance(layer.lora_dropout[name], nn.Identity)
+    )
     frozen = not any(value.requires_grad for value in layer.base_layer.parameters())
     return type(layer.base_layer) is nn.Linear and frozen and not odd
 

@@ -15,7 +15,13 @@ Std = Literal["group", "batch"]
 
 
 def group_advantages(
-    rewards: Tensor, *, valid: Tensor | None = None, scale_by_std: bool = True, std: Std = "group", ddof: int = 0, eps: float = 1e-4
+    rewards: Tensor,
+    *,
+    valid: Tensor | None = None,
+    scale_by_std: bool = True,
+    std: Std = "group",
+    ddof: int = 0,
+    eps: float = 1e-4,
 ) -> Tensor:
     """How much better than its siblings each episode was.
 
@@ -37,16 +43,20 @@ def group_advantages(
         )
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
     if not rewards[valid].isfinite().all():
-        raise ValueError("a valid episode has a reward that is not finite. Mark it void in `valid`, or make the reward finite.")
+        raise ValueError(
+            "a valid episode has a reward that is not finite. Mark it void in `valid`, or make the reward finite."
+        )
     count = valid.sum(dim=-1, keepdim=True).clamp(min=1)  # (P, 1)
     known = rewards.masked_fill(~valid, 0.0)
     centered = (known - known.sum(dim=-1, keepdim=True) / count).masked_fill(~valid, 0.0)  # (P, G)
     if scale_by_std:
         # By default inside the group, not the batch: tasks differ in difficulty, siblings do not.
-        squares, freedom = centered.square().sum(dim=-1, keepdim=True), (count - ddof).clamp(min=1)
+        squares = centered.square().sum(dim=-1, keepdim=True)
+        freedom = (count - ddof).clamp(min=1)
         if std == "batch":
             from_mean = (known - known.sum() / valid.sum().clamp(min=1)).masked_fill(~valid, 0.0)
-            squares, freedom = from_mean.square().sum(), (valid.sum() - ddof).clamp(min=1)
+            squares = from_mean.square().sum()
+            freedom = (valid.sum() - ddof).clamp(min=1)
         deviation = (squares / freedom).sqrt()
         centered = centered / (deviation + eps)
     # Told by comparing, not by a small deviation: the mean of equal floats can miss them by a rounding error.

@@ -12,7 +12,9 @@ from envgym_trainer.advantages import group_advantages, groups_that_agree
 from envgym_trainer.advantages_reinforce_pp import whiten
 
 
-def gdpo_advantages(parts: Tensor, weights: Tensor, *, valid: Tensor, ddof: int = 0, eps: float = 1e-4) -> Tensor:
+def gdpo_advantages(
+    parts: Tensor, weights: Tensor, *, valid: Tensor, ddof: int = 0, eps: float = 1e-4
+) -> Tensor:
     """whiten(sum_k weights[k] * (parts[k] - group mean) / (group deviation + eps)).
 
     Args:
@@ -25,9 +27,16 @@ def gdpo_advantages(parts: Tensor, weights: Tensor, *, valid: Tensor, ddof: int 
         paper leaves to the mean being 0.
     """
     known = parts.masked_fill(~valid, 0.0).double()
-    each = torch.stack([group_advantages(k, valid=v, ddof=ddof, eps=eps) for k, v in zip(known, valid, strict=True)])  # (K, P, G)
+    each = torch.stack(
+        [
+            group_advantages(k, valid=v, ddof=ddof, eps=eps)
+            for k, v in zip(known, valid, strict=True)
+        ]
+    )  # (K, P, G)
     total = (weights.double()[:, None, None] * each).sum(dim=0)  # (P, G)
-    agreed = torch.stack([groups_that_agree(k, valid=v) for k, v in zip(known, valid, strict=True)])  # (K, P)
+    agreed = torch.stack(
+        [groups_that_agree(k, valid=v) for k, v in zip(known, valid, strict=True)]
+    )  # (K, P)
     dead = ~valid.any(dim=0) | (agreed | (weights[:, None] == 0)).all(dim=0)[:, None]
     alive = whiten(total.masked_fill(dead, 0.0), valid=valid.any(dim=0), eps=eps, ddof=ddof)
     return alive.masked_fill(dead, 0.0).to(parts.dtype)

@@ -20,7 +20,9 @@ def whiten(values: Tensor, *, valid: Tensor, eps: float = 1e-8, ddof: int = 0) -
     return torch.where(equal, torch.zeros_like(values), centered / (deviation + eps))
 
 
-def reinforce_pp_advantages(rewards: Tensor, *, valid: Tensor | None = None, baseline: bool = False, eps: float = 1e-8) -> Tensor:
+def reinforce_pp_advantages(
+    rewards: Tensor, *, valid: Tensor | None = None, baseline: bool = False, eps: float = 1e-8
+) -> Tensor:
     """Rewards, less the mean of their group where `baseline`, whitened over the batch.
 
     Each episode counts once in the batch's mean and deviation, however many tokens it has. (Implementations that whiten over
@@ -35,6 +37,8 @@ def reinforce_pp_advantages(rewards: Tensor, *, valid: Tensor | None = None, bas
     if not baseline:
         return whiten(rewards, valid=valid, eps=eps)
     known = rewards.masked_fill(~valid, 0.0)
-    centered = known - known.sum(dim=-1, keepdim=True) / valid.sum(dim=-1, keepdim=True).clamp(min=1)  # (P, G)
+    centered = known - known.sum(dim=-1, keepdim=True) / valid.sum(dim=-1, keepdim=True).clamp(
+        min=1
+    )  # (P, G)
     dead = ~valid | groups_that_agree(rewards, valid=valid)[:, None]
     return whiten(centered.masked_fill(dead, 0.0), valid=valid, eps=eps).masked_fill(dead, 0.0)

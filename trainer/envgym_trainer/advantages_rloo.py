@@ -20,4 +20,6 @@ def rloo_advantages(rewards: Tensor, *, valid: Tensor | None = None) -> Tensor:
     known = rewards.masked_fill(~valid, 0.0)
     others = (valid.sum(dim=-1, keepdim=True) - 1).clamp(min=1)  # (P, 1)
     baseline = (known.sum(dim=-1, keepdim=True) - known) / others  # (P, G)
-    return (known - baseline).masked_fill(~valid | groups_that_agree(rewards, valid=valid)[:, None], 0.0)
+    return (known - baseline).masked_fill(
+        ~valid | groups_that_agree(rewards, valid=valid)[:, None], 0.0
+    )

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 
-def step_advantages(returns: Tensor, states: Tensor, *, scale_by_std: bool = True, eps: float = 1e-4) -> Tensor:
+def step_advantages(
+    returns: Tensor, states: Tensor, *, scale_by_std: bool = True, eps: float = 1e-4
+) -> Tensor:
     """How much better each turn went on than the other turns that were taken from its state.
 
     Args:

@@ -26,7 +26,11 @@ def returns_to_go(rewards: Tensor, *, discount: float) -> Tensor:
 
 
 def turn_advantages(
-    returns: Tensor, *, valid: Tensor, std: Literal["group", "batch", "none"] = "group", eps: float = 1e-4
+    returns: Tensor,
+    *,
+    valid: Tensor,
+    std: Literal["group", "batch", "none"] = "group",
+    eps: float = 1e-4,
 ) -> Tensor:
     """How much better the rest of the episode went from each turn on than the group's episodes did on average.
 
@@ -42,7 +46,9 @@ def turn_advantages(
     Source: arXiv 2505.11821 (turn-level advantages); the baseline is REINFORCE's, constant within a group.
     """
     turns = valid.sum(dim=-1)  # (P, G)
-    share = valid.to(returns.dtype) / turns.clamp(min=1)[..., None]  # (P, G, K) sums to 1 in each episode
+    share = (
+        valid.to(returns.dtype) / turns.clamp(min=1)[..., None]
+    )  # (P, G, K) sums to 1 in each episode
     members = (turns > 0).sum(dim=-1)  # (P,)
     known = returns.masked_fill(~valid, 0.0)
     mean = (share * known).sum(dim=(1, 2)) / members.clamp(min=1)  # (P,)
@@ -76,7 +82,9 @@ def spread_over_turns(values: Tensor, loss_mask: Tensor) -> Tensor:
     """
     spans = turn_spans(loss_mask)
     if len(spans) != len(values):
-        raise ValueError(f"{len(values)} turn values for {len(spans)} turns of sampled tokens. Give one value for each turn.")
+        raise ValueError(
+            f"{len(values)} turn values for {len(spans)} turns of sampled tokens. Give one value for each turn."
+        )
     out = torch.zeros(len(loss_mask), dtype=values.dtype)
     for value, (start, end) in zip(values, spans, strict=True):
         out[start:end] = value

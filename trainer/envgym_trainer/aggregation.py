@@ -15,7 +15,9 @@ from envgym_trainer.batch import Sample
 Aggregation = Literal["token", "sequence", "constant"]
 
 
-def aggregated(samples: Sequence[Sample], how: Aggregation = "token", *, constant_length: int = 1) -> tuple[list[Sample], float]:
+def aggregated(
+    samples: Sequence[Sample], how: Aggregation = "token", *, constant_length: int = 1
+) -> tuple[list[Sample], float]:
     """The samples with the weight of each of their tokens, and what the step's sum is divided by.
 
     Args:
@@ -30,4 +32,6 @@ def aggregated(samples: Sequence[Sample], how: Aggregation = "token", *, constan
         return samples, sum(sample.num_actions * sample.weight for sample in samples)
     if how == "constant":
         return samples, episodes * constant_length
-    return [dataclasses.replace(s, weight=s.weight / max(s.num_actions, 1)) for s in samples], episodes
+    return [
+        dataclasses.replace(s, weight=s.weight / max(s.num_actions, 1)) for s in samples
+    ], episodes

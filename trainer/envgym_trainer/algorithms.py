@@ -13,7 +13,18 @@ from pydantic import Field, model_validator
 from envgym.block import Block
 
 Preset = Literal[
-    "default", "grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gdpo", "turns", "gigpo"
+    "default",
+    "grpo",
+    "dr_grpo",
+    "dapo",
+    "gspo",
+    "cispo",
+    "rloo",
+    "reinforce_pp",
+    "reinforce_pp_baseline",
+    "gdpo",
+    "turns",
+    "gigpo",
 ]
 PAPER_CLIPS = {"clip_low": 0.2, "clip_high": 0.2}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -23,7 +34,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "dapo": {"clip_low": 0.2, "clip_high": 0.28},
     "gspo": {"loss": "gspo", "aggregation": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
     "cispo": {"loss": "cispo", "clip_low": 1.0, "clip_high": 4.0},
-    "rloo": {"loss": "reinforce", "advantage": "rloo", "aggregation": "constant", "constant_length": 1},
+    "rloo": {
+        "loss": "reinforce",
+        "advantage": "rloo",
+        "aggregation": "constant",
+        "constant_length": 1,
+    },
     "reinforce_pp": {"advantage": "reinforce_pp", "kl": "k1", "kl_place": "reward"} | PAPER_CLIPS,
     "reinforce_pp_baseline": {"advantage": "reinforce_pp_baseline", "kl": "k2"} | PAPER_CLIPS,
     "gdpo": {"advantage": "gdpo"} | PAPER_CLIPS,
@@ -31,7 +47,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gigpo": {"credit": "steps", "discount": 0.95} | PAPER_CLIPS,
 }
 """What each preset changes of the defaults of `AlgorithmConfig`, and the clips it brings."""
-STD_OF = {"rloo": "none", "reinforce_pp": "batch", "reinforce_pp_baseline": "batch", "gdpo": "group"}
+STD_OF = {
+    "rloo": "none",
+    "reinforce_pp": "batch",
+    "reinforce_pp_baseline": "batch",
+    "gdpo": "group",
+}
 """The deviation that belongs to an advantage; only `group` leaves the choice."""
 CLIPS = ("clip_low", "clip_high")
 
@@ -62,7 +83,9 @@ class OverlongConfig(Block):
     @model_validator(mode="after")
     def _fits(self) -> OverlongConfig:
         if self.cache_tokens > self.max_tokens:
-            raise ValueError(f"cache_tokens ({self.cache_tokens}) must not exceed max_tokens ({self.max_tokens})")
+            raise ValueError(
+                f"cache_tokens ({self.cache_tokens}) must not exceed max_tokens ({self.max_tokens})"
+            )
         return self
 
 
@@ -107,13 +130,21 @@ class AlgorithmConfig(Block):
     def _fits(self) -> AlgorithmConfig:
         belongs = STD_OF.get(self.advantage, self.std)
         if self.std != belongs:
-            raise ValueError(f"std is '{self.std}', but advantage '{self.advantage}' has std '{belongs}'. Leave std out.")
+            raise ValueError(
+                f"std is '{self.std}', but advantage '{self.advantage}' has std '{belongs}'. Leave std out."
+            )
         if self.credit == "turns" and self.advantage != "group":
-            raise ValueError(f"credit 'turns' needs advantage 'group', not '{self.advantage}'. With that, use credit 'steps'.")
+            raise ValueError(
+                f"credit 'turns' needs advantage 'group', not '{self.advantage}'. With that, use credit 'steps'."
+            )
         if self.kl == "k1" and self.kl_place == "loss":
-            raise ValueError("k1 in the loss has an expected gradient of 0. Use kl_place: reward, or kl: k2 or k3.")
+            raise ValueError(
+                "k1 in the loss has an expected gradient of 0. Use kl_place: reward, or kl: k2 or k3."
+            )
         if self.mistake_penalty and self.credit == "episode":
-            raise ValueError("mistake_penalty belongs to a turn. Use credit: turns or steps, or a reward part.")
+            raise ValueError(
+                "mistake_penalty belongs to a turn. Use credit: turns or steps, or a reward part."
+            )
         return self
 
 

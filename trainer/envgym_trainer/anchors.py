@@ -22,7 +22,9 @@ def anchor_states(episode: Episode, by: Anchor = "history") -> list[str]:
             one place do not meet. "observation": what the environment said last, as in GiGPO's code: they meet, and so may
             different states that look alike.
     """
-    keys, seen, since = [], list[Message](), list[Message]()
+    keys = []
+    seen = list[Message]()
+    since = list[Message]()
     for message in episode.messages:
         if message.role == "assistant":
             keys.append(_hash(episode.start_hash, seen if by == "history" else since))

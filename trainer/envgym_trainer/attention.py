@@ -42,8 +42,13 @@ def why_unknown(config: Any, max_context: int) -> str | None:
     if has_window and (window := getattr(config, "sliding_window", None)) and window < max_context:
         return f"a window of {window} tokens in dialogues of up to {max_context}"
     rope = getattr(config, "rope_parameters", None) or {}
-    for each in rope.values() if any(isinstance(value, dict) for value in rope.values()) else [rope]:
-        if each.get("rope_type", "default") in ("dynamic", "longrope"):  # stored keys would go stale
+    for each in (
+        rope.values() if any(isinstance(value, dict) for value in rope.values()) else [rope]
+    ):
+        if each.get("rope_type", "default") in (
+            "dynamic",
+            "longrope",
+        ):  # stored keys would go stale
             return f"'{each['rope_type']}' positions, which change with the length"
     return None
 
@@ -118,9 +123,16 @@ class Layout:
 
 
 def attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, scaling: float | None = None,
-    envgym_layout: Layout | None = None, **options: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    envgym_layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
     """Stores the new keys and values, then attends. Signature as in transformers' `ALL_ATTENTION_FUNCTIONS`.
 
     Args:
@@ -130,24 +142,36 @@ def attend(
     """
     window = options.get("sliding_window")
     is_cut = window is not None and envgym_layout is not None and envgym_layout.longest > window
-    if envgym_layout is None or is_cut or any(options.get(name) is not None for name in ("softcap", "s_aux")):
-        raise UnknownAttention(f"{type(module).__name__}: soft caps, sinks, or a window shorter than the dialogue")
+    if (
+        envgym_layout is None
+        or is_cut
+        or any(options.get(name) is not None for name in ("softcap", "s_aux"))
+    ):
+        raise UnknownAttention(
+            f"{type(module).__name__}: soft caps, sinks, or a window shorter than the dialogue"
+        )
     layer = module.layer_idx
     query = query[0] * (scaling if scaling is not None else query.shape[-1] ** -0.5)  # (H, N, D)
     out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])  # (N, H, D)
     for span in envgym_layout.spans:
         part = slice(span.start, span.end)
-        out[part] = _span(layer, span, envgym_layout.shared, query[:, part], key[0, :, part], value[0, :, part]).transpose(0, 1)
+        out[part] = _span(
+            layer, span, envgym_layout.shared, query[:, part], key[0, :, part], value[0, :, part]
+        ).transpose(0, 1)
     if (singles := envgym_layout.singles) is not None:
         part = slice(singles.start, None)
-        out[part] = _singles(layer, singles, envgym_layout, query[:, part], key[0, :, part], value[0, :, part])
+        out[part] = _singles(
+            layer, singles, envgym_layout, query[:, part], key[0, :, part], value[0, :, part]
+        )
     return out.unsqueeze(0), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
 
 
-def _span(layer: int, span: Span, shared: KeyValues, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _span(
+    layer: int, span: Span, shared: KeyValues, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
     """One row's new tokens, (H, n, D), over its segment, what it had, and themselves."""
     end = span.before + key.shape[1]
     parts = []
@@ -157,16 +181,29 @@ def _span(layer: int, span: Span, shared: KeyValues, query: Tensor, key: Tensor,
     ):
         own[span.row, :, span.before : end] = new
         mine = own[span.row, :, :end]
-        parts.append(torch.cat([front[span.shared_row, :, : span.shared], mine], dim=1) if span.shared else mine)
+        parts.append(
+            torch.cat([front[span.shared_row, :, : span.shared], mine], dim=1)
+            if span.shared
+            else mine
+        )
     keys, values = (part.unsqueeze(0) for part in parts)
     return scaled_dot_product_attention(
-        query.unsqueeze(0), keys, values, attn_mask=span.mask, is_causal=span.mask is None, scale=1.0, enable_gqa=True
+        query.unsqueeze(0),
+        keys,
+        values,
+        attn_mask=span.mask,
+        is_causal=span.mask is None,
+        scale=1.0,
+        enable_gqa=True,
     )[0]
 
 
-def _singles(layer: int, singles: Singles, layout: Layout, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _singles(
+    layer: int, singles: Singles, layout: Layout, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
     """The rows with one new token, (B, H, D): one softmax over segment and own tokens, put together from two parts."""
-    keys, values = layout.own.keys[layer], layout.own.values[layer]
+    keys = layout.own.keys[layer]
+    values = layout.own.values[layer]
     keys[singles.rows, :, singles.before] = key.transpose(0, 1)
     values[singles.rows, :, singles.before] = value.transpose(0, 1)
     wide = query.new_zeros(len(singles.mask), query.shape[0], query.shape[2])  # (S, H, D)
@@ -175,18 +212,28 @@ def _singles(layer: int, singles: Singles, layout: Layout, query: Tensor, key: T
     select = (singles.select, slice(None), slice(singles.length))
     out, weight = _part(grouped, keys[select], values[select], singles.mask)
     if (segments := singles.segments) is not None:
-        front, front_weight = _segment_part(grouped, segments, layout.shared.keys[layer], layout.shared.values[layer])
-        out = torch.lerp(out.float(), front.float(), torch.sigmoid(front_weight - weight)).to(out.dtype)
+        front, front_weight = _segment_part(
+            grouped, segments, layout.shared.keys[layer], layout.shared.values[layer]
+        )
+        out = torch.lerp(out.float(), front.float(), torch.sigmoid(front_weight - weight)).to(
+            out.dtype
+        )
     return out.flatten(1, 2)[singles.place]
 
 
-def _segment_part(query: Tensor, segments: Segments, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _segment_part(
+    query: Tensor, segments: Segments, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
     """`_part` over the shared segments, each read once for its R rows; the answers in the order of `query`'s S rows."""
     group = query.shape[2]
     select = (segments.select, slice(None), slice(segments.length))
-    grid = query[segments.grid].unflatten(0, (len(segments.mask), -1)).transpose(1, 2).flatten(2, 3)  # (U, K, R * H/K, D)
+    grid = (
+        query[segments.grid].unflatten(0, (len(segments.mask), -1)).transpose(1, 2).flatten(2, 3)
+    )  # (U, K, R * H/K, D)
     out, weight = (
-        part.unflatten(2, (-1, group)).transpose(1, 2).flatten(0, 1)[segments.cell]  # (S, K, H/K, D or 1)
+        part.unflatten(2, (-1, group))
+        .transpose(1, 2)
+        .flatten(0, 1)[segments.cell]  # (S, K, H/K, D or 1)
         for part in _part(grid, keys[select], values[select], segments.mask)
     )
     return out, weight + segments.alone

@@ -40,16 +40,24 @@ class Sample:
         lengths = len(self.token_ids), len(self.loss_mask), len(self.old_logprobs)
         if len(set(lengths)) != 1:
             raise ValueError(
-                "a sample needs one mask bit and one logprob for every id, got {} ids, {} bits, {} logprobs.".format(*lengths)
+                "a sample needs one mask bit and one logprob for every id, got {} ids, {} bits, {} logprobs.".format(
+                    *lengths
+                )
             )
         for name in ("token_advantages", "scored_logprobs"):
             if (values := getattr(self, name)) is not None and len(values) != lengths[0]:
-                raise ValueError(f"a sample of {lengths[0]} ids needs as many {name}, got {len(values)}.")
+                raise ValueError(
+                    f"a sample of {lengths[0]} ids needs as many {name}, got {len(values)}."
+                )
         if self.loss_mask and self.loss_mask[0]:
-            raise ValueError("the first token of a sample cannot be trained: nothing precedes it to predict it.")
+            raise ValueError(
+                "the first token of a sample cannot be trained: nothing precedes it to predict it."
+            )
 
     @classmethod
-    def from_trace(cls, trace: TokenTrace, *, advantage: float = 0.0, weight: float = 1.0) -> Sample:
+    def from_trace(
+        cls, trace: TokenTrace, *, advantage: float = 0.0, weight: float = 1.0
+    ) -> Sample:
         """The sample of an episode's tokens."""
         return cls(trace.token_ids, trace.loss_mask, trace.logprobs, advantage, weight)
 
@@ -63,7 +71,10 @@ class Sample:
         """Whether any of its sampled tokens has an advantage other than 0."""
         if self.token_advantages is None:
             return self.advantage != 0
-        return any(sampled and value != 0 for sampled, value in zip(self.loss_mask, self.token_advantages, strict=True))
+        return any(
+            sampled and value != 0
+            for sampled, value in zip(self.loss_mask, self.token_advantages, strict=True)
+        )
 
     @property
     def input_length(self) -> int:
@@ -113,7 +124,14 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)})
+        return dataclasses.replace(
+            self,
+            **{
+                name: value.to(device)
+                for name, value in values.items()
+                if isinstance(value, Tensor)
+            },
+        )
 
 
 def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
@@ -125,7 +143,10 @@ def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
     """
     lengths = [sample.input_length for sample in samples]
     width = max(lengths)
-    rows = [list(sample.token_ids[:length]) + [pad_id] * (width - length) for sample, length in zip(samples, lengths, strict=True)]
+    rows = [
+        list(sample.token_ids[:length]) + [pad_id] * (width - length)
+        for sample, length in zip(samples, lengths, strict=True)
+    ]
     positions = torch.arange(width)
     return Batch(
         input_ids=torch.tensor(rows),
@@ -134,11 +155,15 @@ def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
         subtree_end=None,
         num_tokens=sum(lengths),
         num_flat_tokens=sum(lengths),
-        **entries(samples, [[(row, t) for t in range(length)] for row, length in enumerate(lengths)]),
+        **entries(
+            samples, [[(row, t) for t in range(length)] for row, length in enumerate(lengths)]
+        ),
     )
 
 
-def entries(samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Any]:
+def entries(
+    samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]]
+) -> dict[str, Any]:
     """The scored nodes and the entries that use them, as the fields of `Batch` that begin with score_, entry_, old_logprobs.
 
     Args:
@@ -151,16 +176,26 @@ def entries(samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]
         for t, sampled in enumerate(sample.loss_mask):
             if sampled:
                 node = nodes.setdefault((*path[t - 1], sample.token_ids[t]), len(nodes))
-                advantage = sample.advantage if sample.token_advantages is None else sample.token_advantages[t]
+                advantage = (
+                    sample.advantage
+                    if sample.token_advantages is None
+                    else sample.token_advantages[t]
+                )
                 table.append((node, index, sample.old_logprobs[t], advantage, sample.weight))
     rows, positions, ids = torch.tensor(list(nodes)).T.contiguous()
     entry_nodes, entry_samples, *floats = zip(*table, strict=True)
     old_logprobs, advantages, weights = torch.tensor(floats, dtype=torch.float32)
     return {
-        "score_rows": rows, "score_positions": positions, "score_ids": ids,
-        "entry_nodes": torch.tensor(entry_nodes), "entry_samples": torch.tensor(entry_samples),
-        "old_logprobs": old_logprobs, "advantages": advantages, "weights": weights, "scored_logprobs": _scored(samples),
-    }  # fmt: skip
+        "score_rows": rows,
+        "score_positions": positions,
+        "score_ids": ids,
+        "entry_nodes": torch.tensor(entry_nodes),
+        "entry_samples": torch.tensor(entry_samples),
+        "old_logprobs": old_logprobs,
+        "advantages": advantages,
+        "weights": weights,
+        "scored_logprobs": _scored(samples),
+    }
 
 
 def _scored(samples: Sequence[Sample]) -> Tensor | None:

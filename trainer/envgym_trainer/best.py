@@ -21,10 +21,13 @@ from envgym_trainer.runs import RunFolder
 
 def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_steps: int) -> bool:
     """Whether the step that was just finished is to be validated and has not been yet."""
-    step, every = progress.step, config.eval.every
+    step = progress.step
+    every = config.eval.every
     if not every or step <= max(progress.validated, warmup_steps):
         return False
-    if step == total_steps:  # evaluated anyway; but to be handed over as the best it must compare with the others
+    if (
+        step == total_steps
+    ):  # evaluated anyway; but to be handed over as the best it must compare with the others
         return config.export == "best"
     return (step - warmup_steps) % every == 0
 
@@ -36,7 +39,8 @@ def note(progress: Progress, success: float | None, *, tasks: int, written: dict
         success: share of solved tasks, None where no episode tells it.
         tasks: how many were played. written: `RunFolder.written` behind its lines.
     """
-    progress.validated, progress.written = progress.step, written
+    progress.validated = progress.step
+    progress.written = written
     if success is None or (progress.best and success <= progress.best["success"]):
         return False
     progress.best = {"step": progress.step, "success": success, "tasks": tasks}
@@ -48,17 +52,23 @@ def recipe(progress: Progress, config: TrainConfig) -> dict[str, str]:
     if config.export == "last" or progress.best is None:
         return {}
     step, success, tasks = (progress.best[name] for name in ("step", "success", "tasks"))
-    return {"adapter of": f"step {step:.0f}, the best of the validations ({success:.0%} of {tasks:.0f} tasks)"}
+    return {
+        "adapter of": f"step {step:.0f}, the best of the validations ({success:.0%} of {tasks:.0f} tasks)"
+    }
 
 
 @contextmanager
-def best_adapter(folder: RunFolder, progress: Progress, learner: Learner, display: Display) -> Iterator[None]:
+def best_adapter(
+    folder: RunFolder, progress: Progress, learner: Learner, display: Display
+) -> Iterator[None]:
     """While in the block the model has the adapter of the best validation, or that of the last step where nothing was validated.
 
     Raises: DamagedCheckpoint where the best one is not what was written.
     """
     if progress.best is None:
-        display.note("WARNING: no validation told a success, so the adapter of the last step counts as the best.")
+        display.note(
+            "WARNING: no validation told a success, so the adapter of the last step counts as the best."
+        )
         yield
         return
     path = folder.checkpoint(int(progress.best["step"]))

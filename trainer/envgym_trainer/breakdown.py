@@ -19,9 +19,20 @@ from envgym.episode import Episode
 from envgym_trainer.advantages import group_advantages
 from envgym_trainer.advantages_turns import turn_spans
 from envgym_trainer.algorithms import AlgorithmConfig
-from envgym_trainer.lessons import Groups, episode_advantages, episode_rewards, overlong, part_table, turn_values, weighted_names
+from envgym_trainer.lessons import (
+    Groups,
+    episode_advantages,
+    episode_rewards,
+    overlong,
+    part_table,
+    turn_values,
+    weighted_names,
+)
 
-REST, REWARD, OVERLONG, MISTAKES = "rest", "reward", "overlong", "mistakes"
+REST = "rest"
+REWARD = "reward"
+OVERLONG = "overlong"
+MISTAKES = "mistakes"
 NOISE = 1e-6
 """Below this, in units of advantage, a rest is rounding."""
 
@@ -41,7 +52,11 @@ def explained(groups: Groups, algorithm: AlgorithmConfig) -> list[list[Episode]]
         shares[REST] = rest
     return [
         [
-            _with(episode, float(advantages[p, g]), {name: float(share[p, g]) for name, share in shares.items()})
+            _with(
+                episode,
+                float(advantages[p, g]),
+                {name: float(share[p, g]) for name, share in shares.items()},
+            )
             if valid[p, g]
             else episode
             for g, episode in enumerate(group)
@@ -57,29 +72,45 @@ def _with(episode: Episode, advantage: float, parts: dict[str, float]) -> Episod
 def part_metrics(groups: Groups) -> dict[str, float]:
     """`advantage/NAME`: the share of each term in what moved the policy, 0 to 1: its mean absolute share of the advantages over
     that of all terms. Nothing where no advantage differs from 0."""
-    parts = [episode.advantage_parts for group in groups for episode in group if episode.advantage is not None]
+    parts = [
+        episode.advantage_parts
+        for group in groups
+        for episode in group
+        if episode.advantage is not None
+    ]
     names = sorted({name for each in parts for name in each})
     moved = {name: sum(abs(each.get(name, 0.0)) for each in parts) for name in names}
     total = sum(moved.values())
     return {f"advantage/{name}": value / total for name, value in moved.items()} if total else {}
 
 
-def _shares(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _shares(
+    groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The advantages (P, G), and each term's share of them, before any rest."""
     if algorithm.credit == "turns":
         whole = _token_mean(groups, turn_values(groups, algorithm, rewards, valid))
-        return whole, _scaled(_differences_of_turns(groups, algorithm, rewards, valid), whole, per_group=True)
+        return whole, _scaled(
+            _differences_of_turns(groups, algorithm, rewards, valid), whole, per_group=True
+        )
     advantages = episode_advantages(groups, algorithm, rewards, valid)
     if algorithm.advantage == "gdpo":
         table, weights = part_table(groups, rewards)
         names = weighted_names(groups)
         names.append(FORFEIT if names else REWARD)
-        alone = lambda part: group_advantages(part, valid=~part.isnan(), ddof=algorithm.ddof, eps=algorithm.eps)
-        each = {name: weight * alone(part) for name, weight, part in zip(names, weights, table, strict=True)}
+        alone = lambda part: group_advantages(
+            part, valid=~part.isnan(), ddof=algorithm.ddof, eps=algorithm.eps
+        )
+        each = {
+            name: weight * alone(part)
+            for name, weight, part in zip(names, weights, table, strict=True)
+        }
         return advantages, {name: share for name, share in each.items() if share.any()}
     over_batch = algorithm.advantage == "reinforce_pp"
     terms = _terms(groups, algorithm, rewards)
-    differences = {name: _centered(table, valid, over_batch=over_batch) for name, table in terms.items()}
+    differences = {
+        name: _centered(table, valid, over_batch=over_batch) for name, table in terms.items()
+    }
     shares = _scaled(differences, advantages, per_group=not over_batch)
     if algorithm.credit == "steps":
         advantages = _token_mean(groups, turn_values(groups, algorithm, rewards, valid))
@@ -88,8 +119,17 @@ def _shares(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: 
 
 def _terms(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor) -> dict[str, Tensor]:
     """Name -> (P, G) what it contributed to each reward; they sum to the rewards."""
-    names = {name for group in groups for episode in group for name, term in _terms_of(episode).items() if term.contribution}
-    tables = {name: torch.zeros_like(rewards) for name in [*sorted(names), *([OVERLONG] if algorithm.overlong else [])]}
+    names = {
+        name
+        for group in groups
+        for episode in group
+        for name, term in _terms_of(episode).items()
+        if term.contribution
+    }
+    tables = {
+        name: torch.zeros_like(rewards)
+        for name in [*sorted(names), *([OVERLONG] if algorithm.overlong else [])]
+    }
     for p, group in enumerate(groups):
         for g, episode in enumerate(group):
             for name, term in _terms_of(episode).items():
@@ -109,19 +149,34 @@ def _terms_of(episode: Episode) -> Mapping[str, Term]:
 def _centered(values: Tensor, valid: Tensor, *, over_batch: bool) -> Tensor:
     """values less the mean of their group, or of the batch; 0 where not valid."""
     known = values.masked_fill(~valid, 0.0)
-    total, count = (known.sum(), valid.sum()) if over_batch else (known.sum(-1, keepdim=True), valid.sum(-1, keepdim=True))
+    total, count = (
+        (known.sum(), valid.sum())
+        if over_batch
+        else (known.sum(-1, keepdim=True), valid.sum(-1, keepdim=True))
+    )
     return (known - total / count.clamp(min=1)).masked_fill(~valid, 0.0)
 
 
-def _differences_of_turns(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def _differences_of_turns(
+    groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
+) -> dict[str, Tensor]:
     """Name -> (P, G) the advantage that the episodes had if there were only this term and no deviation to divide by."""
     plain = algorithm.model_copy(update={"std": "none", "overlong": None, "mistake_penalty": 0.0})
-    names = {name for group in groups for episode in group for name, term in _terms_of(episode).items() if term.contribution}
+    names = {
+        name
+        for group in groups
+        for episode in group
+        for name, term in _terms_of(episode).items()
+        if term.contribution
+    }
     alone = {name: (plain, name) for name in sorted(names)}
     if algorithm.overlong:
         alone[OVERLONG] = plain.model_copy(update={"overlong": algorithm.overlong}), ""
     if algorithm.mistake_penalty:
-        alone[MISTAKES] = plain.model_copy(update={"mistake_penalty": algorithm.mistake_penalty}), ""
+        alone[MISTAKES] = (
+            plain.model_copy(update={"mistake_penalty": algorithm.mistake_penalty}),
+            "",
+        )
     found = {}
     for name, (rule, term) in alone.items():
         reduced = [[_only(episode, term) for episode in group] for group in groups]
@@ -148,10 +203,19 @@ def _token_mean(groups: Groups, values: Sequence[Sequence[Tensor]]) -> Tensor:
     return table
 
 
-def _scaled(differences: Mapping[str, Tensor], advantages: Tensor, *, per_group: bool) -> dict[str, Tensor]:
+def _scaled(
+    differences: Mapping[str, Tensor], advantages: Tensor, *, per_group: bool
+) -> dict[str, Tensor]:
     """The differences times what makes an advantage of their sum: one number a group, or one for all."""
     whole = sum(differences.values(), torch.zeros_like(advantages))
-    product, square = advantages * whole, whole.square()
-    product, square = (table.sum(-1, keepdim=True) if per_group else table.sum() for table in (product, square))
-    scale = torch.where(square > 0, product / square.clamp(min=torch.finfo(square.dtype).tiny), torch.zeros_like(square))
+    product = advantages * whole
+    square = whole.square()
+    product, square = (
+        table.sum(-1, keepdim=True) if per_group else table.sum() for table in (product, square)
+    )
+    scale = torch.where(
+        square > 0,
+        product / square.clamp(min=torch.finfo(square.dtype).tiny),
+        torch.zeros_like(square),
+    )
     return {name: scale * table for name, table in differences.items()}

@@ -82,7 +82,11 @@ def _front_matter(facts: CardFacts) -> str:
         "library_name": "peft",
         "base_model": facts.base_model,
         "pipeline_tag": "text-generation",
-        "tags": list(dict.fromkeys(["lora", "grpo", "envgym", "reinforcement-learning", "tool-use", *facts.tags])),
+        "tags": list(
+            dict.fromkeys(
+                ["lora", "grpo", "envgym", "reinforcement-learning", "tool-use", *facts.tags]
+            )
+        ),
     }
     if facts.base_license:
         plain["license"] = facts.base_license
@@ -102,7 +106,10 @@ def _weight(schedule: float | Mapping[int, float]) -> str:
 
 
 def _reward(reward: Mapping[str, float | Mapping[int, float]]) -> str:
-    rows = {name: _weight(weight) if weight else "0 (reported, not rewarded)" for name, weight in reward.items()}
+    rows = {
+        name: _weight(weight) if weight else "0 (reported, not rewarded)"
+        for name, weight in reward.items()
+    }
     return (
         f"## Reward\n\nA sum of named parts, each between 0 and 1, times its weight.\n\n{_table(rows, head=('part', 'weight'))}"
         if rows

@@ -44,7 +44,9 @@ class Chat:
         style = ChatML if self.template == "chatml" else OwnTemplate
         self._style = style(self.tokenizer, self._encode)
         self.stop_ids = frozenset(
-            {self._style.end_id} | eos_ids(self.tokenizer) | eos_ids(getattr(model, "generation_config", None))
+            {self._style.end_id}
+            | eos_ids(self.tokenizer)
+            | eos_ids(getattr(model, "generation_config", None))
         )
         """Ids that end a turn, each of them sampled and trained on."""
 
@@ -57,7 +59,12 @@ class Chat:
         return self._style.shared(messages, tools)
 
     def observe(
-        self, messages: Sequence[Message], *, closed: bool, history: Sequence[Message] = (), tools: Tools = ()
+        self,
+        messages: Sequence[Message],
+        *,
+        closed: bool,
+        history: Sequence[Message] = (),
+        tools: Tools = (),
     ) -> list[int]:
         """The ids that follow a sampled turn: its end where it was cut, the new messages, the next generation prompt.
 
@@ -77,7 +84,9 @@ class Chat:
         """Text without special tokens; a stop id at the end is left out even where it is an ordinary token."""
         ids = list(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
         with self._lock:
-            return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            return self.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
 
     @cached_property
     def jinja(self) -> str:
@@ -87,7 +96,9 @@ class Chat:
     def _encode(self, text: str, *, special: bool = False) -> list[int]:
         """Ids of a text; `special` says whether it may spell special tokens."""
         with self._lock:
-            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)[
+                "input_ids"
+            ]
 
 
 class ChatML:
@@ -95,7 +106,9 @@ class ChatML:
 
     def __init__(self, tokenizer: Any, encode: Encode):
         self._encode = encode
-        self._start_id, self.end_id = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
+        self._start_id, self.end_id = (
+            tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>")
+        )
 
     def open(self, messages: Sequence[Message], tools: Tools) -> list[int]:
         head, rest = self._head(messages, tools)
@@ -105,12 +118,19 @@ class ChatML:
         return len(self._head(messages, tools)[0])
 
     def observe(
-        self, messages: Sequence[Message], *, closed: bool, history: Sequence[Message] = (), tools: Tools = ()
+        self,
+        messages: Sequence[Message],
+        *,
+        closed: bool,
+        history: Sequence[Message] = (),
+        tools: Tools = (),
     ) -> list[int]:
         end = [] if closed else [self.end_id]
         return end + self._encode("\n") + self._turns(messages) + self._generation_prompt()
 
-    def _head(self, messages: Sequence[Message], tools: Tools) -> tuple[list[int], Sequence[Message]]:
+    def _head(
+        self, messages: Sequence[Message], tools: Tools
+    ) -> tuple[list[int], Sequence[Message]]:
         """Ids of the system turn, and the messages after it."""
         has_system = bool(messages) and messages[0].role == "system"
         parts = [messages[0].content] if has_system and messages[0].content else []
@@ -119,7 +139,9 @@ class ChatML:
         return head, messages[1:] if has_system else messages
 
     def _turns(self, messages: Sequence[Message]) -> list[int]:
-        return [token for message in messages for token in self._turn(message.role, message.content)]
+        return [
+            token for message in messages for token in self._turn(message.role, message.content)
+        ]
 
     def _turn(self, role: str, text: str) -> list[int]:
         return [self._start_id, *self._encode(f"{role}\n{text}"), self.end_id, *self._encode("\n")]
@@ -129,8 +151,13 @@ class ChatML:
 
 
 def _tools_text(tools: Tools) -> str:
-    lines = [json.dumps(tool.get("function", tool), ensure_ascii=False, separators=(",", ":")) for tool in tools]
-    usage = '# Tools\nTo call a tool write <tool_call>{"name": ..., "arguments": {...}}</tool_call>.'
+    lines = [
+        json.dumps(tool.get("function", tool), ensure_ascii=False, separators=(",", ":"))
+        for tool in tools
+    ]
+    usage = (
+        '# Tools\nTo call a tool write <tool_call>{"name": ..., "arguments": {...}}</tool_call>.'
+    )
     return "\n".join([usage, "<tools>", *lines, "</tools>"])
 
 
@@ -152,5 +179,7 @@ def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
     if template == "chatml" or (template == "auto" and has_chatml):
         return "chatml"
     if not tokenizer.chat_template:
-        raise UsageError("this tokenizer has neither ChatML tokens nor a chat template. Take an instruct (chat) model.")
+        raise UsageError(
+            "this tokenizer has neither ChatML tokens nor a chat template. Take an instruct (chat) model."
+        )
     return "model"

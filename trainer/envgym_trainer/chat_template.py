@@ -25,7 +25,8 @@ class OwnTemplate:
     """The tokenizer's own chat template. Raises UsageError where it names no token that ends a turn."""
 
     def __init__(self, tokenizer: Any, encode: Encode):
-        self._tokenizer, self._encode = tokenizer, encode
+        self._tokenizer = tokenizer
+        self._encode = encode
         self._special: list[str] = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
         self._end, self._tail = self._turn_end()
         self.end_id: int = tokenizer.convert_tokens_to_ids(self._end)
@@ -40,21 +41,35 @@ class OwnTemplate:
         one, other = (self.open([messages[0], Message("user", text)], tools) for text in ("0", "x"))
         whole = self.open(messages, tools)
         count = 0
-        while count < min(len(one), len(other), len(whole)) and one[count] == other[count] == whole[count]:
+        while (
+            count < min(len(one), len(other), len(whole))
+            and one[count] == other[count] == whole[count]
+        ):
             count += 1
         return count
 
     def observe(
-        self, messages: Sequence[Message], *, closed: bool, history: Sequence[Message] = (), tools: Tools = ()
+        self,
+        messages: Sequence[Message],
+        *,
+        closed: bool,
+        history: Sequence[Message] = (),
+        tools: Tools = (),
     ) -> list[int]:
         history = list(history) or [Message("user", "x"), Message("assistant", "x")]
         before = self._render(history, tools)
         after = self._render([*history, *messages], tools, prompt=True)
         turn = sum(message.role == "assistant" for message in history)
         self._check_prefix(
-            self._render(history[:-1], tools, prompt=True), before, f"assistant turn {turn}, as soon as it is history"
+            self._render(history[:-1], tools, prompt=True),
+            before,
+            f"assistant turn {turn}, as soon as it is history",
         )
-        self._check_prefix(before, after, f"assistant turn {turn}, once a {messages[0].role if messages else 'prompt'} follows")
+        self._check_prefix(
+            before,
+            after,
+            f"assistant turn {turn}, once a {messages[0].role if messages else 'prompt'} follows",
+        )
         text = ("" if closed else self._end) + self._tail + after[len(before) :]
         return self._ids(text)
 
@@ -62,7 +77,9 @@ class OwnTemplate:
         """The token that closes an assistant turn, and what the template writes after it."""
         text = self._render([Message("user", "x"), Message("assistant", "zqz")], ())
         rest = text.rpartition("zqz")[2]
-        found = [(rest.index(token), -len(token), token) for token in self._special if token in rest]
+        found = [
+            (rest.index(token), -len(token), token) for token in self._special if token in rest
+        ]
         if not found:
             raise UsageError(
                 "the model's chat template ends an assistant turn with no special token. Use an instruct (chat) model."
@@ -71,7 +88,9 @@ class OwnTemplate:
         return end, rest.partition(end)[2]
 
     def _render(self, messages: Sequence[Message], tools: Tools, *, prompt: bool = False) -> str:
-        plain = [message.to_dict() | {"content": self._mask(message.content)} for message in messages]
+        plain = [
+            message.to_dict() | {"content": self._mask(message.content)} for message in messages
+        ]
         try:
             return self._tokenizer.apply_chat_template(
                 plain, tools=list(tools) or None, add_generation_prompt=prompt, tokenize=False
@@ -94,7 +113,9 @@ class OwnTemplate:
         start = 0
         for place, char in enumerate(text):
             if 0 <= ord(char) - 0xE000 < len(self._special):
-                ids += self._encode(text[start:place], special=True) + self._encode(self._special[ord(char) - 0xE000])
+                ids += self._encode(text[start:place], special=True) + self._encode(
+                    self._special[ord(char) - 0xE000]
+                )
                 start = place + 1
         return ids + self._encode(text[start:], special=True)
 

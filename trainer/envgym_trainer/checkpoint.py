@@ -56,12 +56,19 @@ class Progress:
     """File of lines -> its bytes that tell of this progress; what follows them is of a step or evaluation not finished."""
 
 
-def save(folder: Path, learner: Learner, progress: Progress, parts: Mapping[str, Stateful] | None = None) -> None:
+def save(
+    folder: Path, learner: Learner, progress: Progress, parts: Mapping[str, Stateful] | None = None
+) -> None:
     """Writes into an empty folder; the caller makes it appear at once."""
     torch.save(learner.state_dict(), folder / "learner.pt")
-    torch.save({name: part.state_dict() for name, part in (parts or {}).items()}, folder / "parts.pt")
+    torch.save(
+        {name: part.state_dict() for name, part in (parts or {}).items()}, folder / "parts.pt"
+    )
     (folder / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    (folder / MANIFEST).write_text(json.dumps({file.name: _sha256(file) for file in sorted(folder.iterdir())}), encoding="utf-8")
+    (folder / MANIFEST).write_text(
+        json.dumps({file.name: _sha256(file) for file in sorted(folder.iterdir())}),
+        encoding="utf-8",
+    )
 
 
 def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = None) -> Progress:
@@ -72,7 +79,11 @@ def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = 
     verify(folder)
     try:
         state = torch.load(folder / "learner.pt", weights_only=True)
-        states = torch.load(folder / "parts.pt", weights_only=True) if (folder / "parts.pt").exists() else {}
+        states = (
+            torch.load(folder / "parts.pt", weights_only=True)
+            if (folder / "parts.pt").exists()
+            else {}
+        )
         progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
     except Exception as error:  # torch.load says it in many ways
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
@@ -95,7 +106,10 @@ def verify(folder: Path) -> None:
         if not (folder / name).is_file():
             raise _damaged(folder / name, "missing")
         if _sha256(folder / name) != digest:
-            raise _damaged(folder / name, f"{(folder / name).stat().st_size} bytes that are not those that were written")
+            raise _damaged(
+                folder / name,
+                f"{(folder / name).stat().st_size} bytes that are not those that were written",
+            )
 
 
 def _damaged(place: Path, what: str) -> DamagedCheckpoint:

@@ -46,9 +46,13 @@ class LoraConfig(Block):
 
     @model_validator(mode="after")
     def _can_be_served(self) -> LoraConfig:
-        found = refusals(rank=self.rank, dora=self.dora, bias=self.bias, modules_to_save=self.modules_to_save)
+        found = refusals(
+            rank=self.rank, dora=self.dora, bias=self.bias, modules_to_save=self.modules_to_save
+        )
         if found and self.export == "adapter":
-            raise ValueError(f"{'; '.join(found)}; or set train.lora.export=none, and no adapter is written")
+            raise ValueError(
+                f"{'; '.join(found)}; or set train.lora.export=none, and no adapter is written"
+            )
         return self
 
 
@@ -184,7 +188,9 @@ class TrainConfig(Block):
                 TrainConfig.model_validate(settings)
             except ValidationError as error:
                 first = error.errors()[0]
-                raise ValueError(f"profiles.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+                raise ValueError(
+                    f"profiles.{name}.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+                ) from None
         return self
 
     @field_validator("preflight", mode="before")
@@ -214,13 +220,24 @@ class TrainConfig(Block):
                 "train.eval.every, such as to 5 GRPO steps, or train.export=last."
             )
         if self.server and self.deterministic:
-            raise UsageError("train.deterministic needs the sampler of this process: a server batches as it likes. Leave one out.")
+            raise UsageError(
+                "train.deterministic needs the sampler of this process: a server batches as it likes. Leave one out."
+            )
         if self.one_step_off and self.deterministic:
-            raise UsageError("train.deterministic plays and learns in turn, train.one_step_off at once. Leave one out.")
+            raise UsageError(
+                "train.deterministic plays and learns in turn, train.one_step_off at once. Leave one out."
+            )
         if self.self_training:
             self.self_training.check(
-                eval_every=self.eval.every, signals=self.signals, adaptive=self.curriculum.adaptive,
-                one_step_off=self.one_step_off, is_served=self.server is not None,
-            )  # fmt: skip
-        self.controllers.check(kl_coef=self.kl_coef, learning_rate=self.learning_rate, updates_per_step=self.updates_per_step)
+                eval_every=self.eval.every,
+                signals=self.signals,
+                adaptive=self.curriculum.adaptive,
+                one_step_off=self.one_step_off,
+                is_served=self.server is not None,
+            )
+        self.controllers.check(
+            kl_coef=self.kl_coef,
+            learning_rate=self.learning_rate,
+            updates_per_step=self.updates_per_step,
+        )
         return self

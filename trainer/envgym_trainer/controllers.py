@@ -15,7 +15,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from envgym_trainer.controller_config import ControllersConfig, EntropyControl, KLControl, LearningRateControl
+from envgym_trainer.controller_config import (
+    ControllersConfig,
+    EntropyControl,
+    KLControl,
+    LearningRateControl,
+)
 
 
 class Controlled(Protocol):
@@ -44,8 +49,11 @@ class AdaptiveKL:
 
     def __init__(self, config: KLControl, coef: float):
         if coef <= 0:
-            raise ValueError(f"coef is {coef}: a controller that multiplies never leaves 0. Start above it.")
-        self.config, self.value = config, coef
+            raise ValueError(
+                f"coef is {coef}: a controller that multiplies never leaves 0. Start above it."
+            )
+        self.config = config
+        self.value = coef
 
     def update(self, measured: float) -> float:
         """The coefficient of the next step, from the mean `kl` (nats a token) of this one."""
@@ -74,7 +82,9 @@ class AdaptiveLearningRate:
     def update(self, measured: float) -> float:
         """The rate of the next step, from the KL (nats a token) by which this one moved the policy."""
         config = self.config
-        factor = math.exp(max(-math.log(1.5), min(math.log(1.5), config.gain * (1 - measured / config.target))))
+        factor = math.exp(
+            max(-math.log(1.5), min(math.log(1.5), config.gain * (1 - measured / config.target)))
+        )
         self.value = min(config.highest, max(config.lowest, self.value * factor))
         return self.value
 
@@ -102,14 +112,17 @@ class EntropyTarget:
     def update(self, measured: float) -> float:
         """The coefficient of the next step, from the mean `entropy` (nats a token) of this one."""
         config = self.config
-        low, high = math.log(config.lowest), math.log(config.highest)
+        low = math.log(config.lowest)
+        high = math.log(config.highest)
         error = min(1.0, max(-1.0, 1 - measured / config.target))
         self.integral = min(high, max(low, self.integral + config.gain * error))
         self.value = math.exp(min(high, max(low, self.integral + config.proportional * error)))
         return self.value
 
 
-def updates_until_stopped(step: Callable[[Any], dict[str, float]], shares: Sequence[Any]) -> list[dict[str, float]]:
+def updates_until_stopped(
+    step: Callable[[Any], dict[str, float]], shares: Sequence[Any]
+) -> list[dict[str, float]]:
     """Metrics of one update a share, up to the one that the learner left out because the policy had gone too far.
 
     The rule of Spinning Up's PPO (`target_kl`) with the check before the update, as in Stable-Baselines3.
@@ -122,7 +135,9 @@ def updates_until_stopped(step: Callable[[Any], dict[str, float]], shares: Seque
     return rounds
 
 
-def _follow(controller: AdaptiveKL | AdaptiveLearningRate | EntropyTarget, measured: float) -> float:
+def _follow(
+    controller: AdaptiveKL | AdaptiveLearningRate | EntropyTarget, measured: float
+) -> float:
     return controller.update(measured) if math.isfinite(measured) else controller.value
 
 
@@ -134,10 +149,21 @@ class Controls:
         learning_rate, kl_coef, entropy_coef: what the run starts with.
     """
 
-    def __init__(self, config: ControllersConfig, *, learning_rate: float, kl_coef: float, entropy_coef: float):
+    def __init__(
+        self,
+        config: ControllersConfig,
+        *,
+        learning_rate: float,
+        kl_coef: float,
+        entropy_coef: float,
+    ):
         self.max_kl = config.max_kl
         self.kl = AdaptiveKL(config.kl, kl_coef) if config.kl else None
-        self.learning_rate = AdaptiveLearningRate(config.learning_rate, learning_rate) if config.learning_rate else None
+        self.learning_rate = (
+            AdaptiveLearningRate(config.learning_rate, learning_rate)
+            if config.learning_rate
+            else None
+        )
         self.entropy = EntropyTarget(config.entropy, entropy_coef) if config.entropy else None
 
     def attach(self, learner: Controlled) -> None:
@@ -150,7 +176,9 @@ class Controls:
         if self.entropy:
             learner.entropy_coef = self.entropy.value
 
-    def update(self, learner: Controlled, metrics: Mapping[str, float], samples: Sequence[Any]) -> dict[str, float]:
+    def update(
+        self, learner: Controlled, metrics: Mapping[str, float], samples: Sequence[Any]
+    ) -> dict[str, float]:
         """Lets each controller answer to a step, and sets the learner for the next one.
 
         A measurement that is absent or not finite (nothing was learned from) leaves its controller as it is, and so does the
@@ -166,7 +194,9 @@ class Controls:
         if self.entropy:
             out["controller/entropy_coef"] = _follow(self.entropy, metrics.get("entropy", math.nan))
         if self.learning_rate:
-            moved = learner.step_kl(samples) if metrics.get("grad_norm") else math.nan  # without an update nothing moved
+            moved = (
+                learner.step_kl(samples) if metrics.get("grad_norm") else math.nan
+            )  # without an update nothing moved
             out |= {"controller/step_kl": moved} if math.isfinite(moved) else {}
             out["controller/learning_rate"] = _follow(
                 self.learning_rate, moved if learner.updates >= learner.warmup_steps else math.nan

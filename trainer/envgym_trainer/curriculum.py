@@ -66,7 +66,8 @@ class Ladder:
     """
 
     def __init__(self, levels: Sequence[str], *, unlock_at: float | None):
-        self.levels, self.unlock_at = tuple(levels), unlock_at
+        self.levels = tuple(levels)
+        self.unlock_at = unlock_at
         self.unlocked = len(self.levels) if unlock_at is None else 1
 
     @property
@@ -97,7 +98,9 @@ class Horizon:
 
     def turns(self, done: int) -> int:
         """The limit at GRPO step `done`, counted from 1. By steps: `end` is reached after `steps` of them."""
-        first, last, steps = self.config.start, self.config.end, self.config.steps
+        first = self.config.start
+        last = self.config.end
+        steps = self.config.steps
         if steps is None:
             return min(last, first + self.grown)
         return first + (last - first) * min(max(done - 1, 0), steps) // steps
@@ -105,7 +108,11 @@ class Horizon:
     def observe(self, score: float) -> bool:
         """Takes in a held-out success; says whether the limit grew by a turn."""
         threshold = self.config.score
-        if threshold is None or score < threshold or self.config.start + self.grown >= self.config.end:
+        if (
+            threshold is None
+            or score < threshold
+            or self.config.start + self.grown >= self.config.end
+        ):
             return False
         self.grown += 1
         return True

@@ -26,9 +26,13 @@ class HorizonConfig(Block):
     @model_validator(mode="after")
     def _grows(self) -> HorizonConfig:
         if self.end < self.start:
-            raise ValueError(f"end is {self.end}, below start, which is {self.start}: a horizon grows")
+            raise ValueError(
+                f"end is {self.end}, below start, which is {self.start}: a horizon grows"
+            )
         if (self.steps is None) == (self.score is None):
-            raise ValueError("set either steps (it grows with time) or score (it grows with validation success)")
+            raise ValueError(
+                "set either steps (it grows with time) or score (it grows with validation success)"
+            )
         return self
 
 

@@ -46,7 +46,9 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
-            self._live = Live(Text("starting"), console=self.console, refresh_per_second=4, transient=True)
+            self._live = Live(
+                Text("starting"), console=self.console, refresh_per_second=4, transient=True
+            )
             self._live.start()
         return self
 
@@ -70,9 +72,15 @@ class Display:
         if self._live is not None:
             self._live.update(self._panel(phase, done, metrics, left))
         else:
-            self.console.print(plain_line(phase, done, self.plan.get(phase), metrics, left), highlight=False, soft_wrap=True)
+            self.console.print(
+                plain_line(phase, done, self.plan.get(phase), metrics, left),
+                highlight=False,
+                soft_wrap=True,
+            )
 
-    def _panel(self, phase: str, done: int, metrics: Mapping[str, Any], left: float | None) -> Group:
+    def _panel(
+        self, phase: str, done: int, metrics: Mapping[str, Any], left: float | None
+    ) -> Group:
         total = self.plan.get(phase, done)
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
@@ -84,9 +92,14 @@ class Display:
         return Group(bar, Text("  ".join(part for part in (headline(metrics), curve) if part)))
 
 
-def plain_line(phase: str, done: int, total: int | None, metrics: Mapping[str, Any], left: float | None) -> str:
+def plain_line(
+    phase: str, done: int, total: int | None, metrics: Mapping[str, Any], left: float | None
+) -> str:
     """One line for a log file: `GRPO 3/60 · success 0.50 · reward 0.61 · ... · 2:10 left`."""
-    parts = [f"{TITLES.get(phase, phase)} {done}" + (f"/{total}" if total is not None else ""), headline(metrics)]
+    parts = [
+        f"{TITLES.get(phase, phase)} {done}" + (f"/{total}" if total is not None else ""),
+        headline(metrics),
+    ]
     if left is not None:
         parts.append(f"{clock(left)} left")
     return " · ".join(part for part in parts if part)
@@ -95,8 +108,16 @@ def plain_line(phase: str, done: int, total: int | None, metrics: Mapping[str, A
 def headline(metrics: Mapping[str, Any]) -> str:
     """The numbers a person looks at first, in one row: loss, success, reward, its parts, tokens a second."""
     shown = {"loss": "loss", "success": "success", "eval/success": "success", "reward": "reward"}
-    parts = [f"{title} {metrics[name]:.3g}" for name, title in shown.items() if metrics.get(name) is not None]
-    parts += [f"{name.split('/')[1]} {value:.2f}" for name, value in metrics.items() if _is_part(name) and value is not None]
+    parts = [
+        f"{title} {metrics[name]:.3g}"
+        for name, title in shown.items()
+        if metrics.get(name) is not None
+    ]
+    parts += [
+        f"{name.split('/')[1]} {value:.2f}"
+        for name, value in metrics.items()
+        if _is_part(name) and value is not None
+    ]
     if metrics.get(TOKENS_PER_SECOND):
         parts.append(f"{metrics[TOKENS_PER_SECOND]:,.0f} tokens/s")
     return " · ".join(parts)

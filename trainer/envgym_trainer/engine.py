@@ -63,20 +63,32 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, chat: Chat, *, max_context: int, max_batch: int = 64, max_step_tokens: int = 2048,
-        deterministic: bool = False, say: Callable[[str], None] = log.warning,
-    ):  # fmt: skip
-        self.chat, self.max_context, self._deterministic = chat, max_context, deterministic
+        self,
+        model: Any,
+        chat: Chat,
+        *,
+        max_context: int,
+        max_batch: int = 64,
+        max_step_tokens: int = 2048,
+        deterministic: bool = False,
+        say: Callable[[str], None] = log.warning,
+    ):
+        self.chat = chat
+        self.max_context = max_context
+        self._deterministic = deterministic
         self._replica = Replica(model, packed=True)
         _check_length(self._replica.model.config, max_context)
         rows = {"rows": max_batch, "shared_rows": 2 * max_batch}
         self._passes = open_passes(self._replica.model, **rows, max_context=max_context, say=say)
-        self._max_batch, self._max_step_tokens = max_batch, max_step_tokens
+        self._max_batch = max_batch
+        self._max_step_tokens = max_step_tokens
         self._scheduler = self._new_scheduler()
         self._in_flight = 0
         self._wake = threading.Condition()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._stats, self._closed, self._asleep = Stats(), False, False
+        self._stats = Stats()
+        self._closed = False
+        self._asleep = False
         self._thread = threading.Thread(target=self._run, name="envgym-engine", daemon=True)
         every = torch.get_num_threads()
         self._thread.start()
@@ -86,7 +98,12 @@ class Engine:
         torch.set_num_threads(every)  # for threads to come; the engine's keep their own number
 
     def policy(
-        self, *, temperature: float = 1.0, max_new_tokens: int = 256, greedy: bool = False, siblings: int = 1
+        self,
+        *,
+        temperature: float = 1.0,
+        max_new_tokens: int = 256,
+        greedy: bool = False,
+        siblings: int = 1,
     ) -> EnginePolicy:
         """A policy on this engine.
 
@@ -113,7 +130,9 @@ class Engine:
             self._replica.refresh(peft_model)
             self._scheduler.forget()
             self._asleep = False
-            if self._deterministic and not self._scheduler.turns:  # what an earlier step left must not choose rows or shapes
+            if (
+                self._deterministic and not self._scheduler.turns
+            ):  # what an earlier step left must not choose rows or shapes
                 self._scheduler = self._new_scheduler()
                 self._passes.forget()
 
@@ -211,7 +230,9 @@ class Engine:
         return bool(self._scheduler.turns) and len(self._scheduler.turns) >= self._in_flight
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(rows=self._max_batch, shared_rows=2 * self._max_batch, copy=self._passes.copy)
+        return Scheduler(
+            rows=self._max_batch, shared_rows=2 * self._max_batch, copy=self._passes.copy
+        )
 
     def _obey(self) -> None:
         while self._commands:
@@ -247,19 +268,28 @@ class Engine:
     def _sample(self, logits: torch.Tensor, turns: list[Turn]) -> tuple[list[int], list[float]]:
         if not turns:
             return [], []
-        temperatures = torch.tensor([turn.temperature for turn in turns], device=self._passes.device)
-        uniforms = torch.tensor([turn.track.random() for turn in turns], dtype=torch.float64, device=self._passes.device)
+        temperatures = torch.tensor(
+            [turn.temperature for turn in turns], device=self._passes.device
+        )
+        uniforms = torch.tensor(
+            [turn.track.random() for turn in turns], dtype=torch.float64, device=self._passes.device
+        )
         ids, logprobs = sampling.sample(logits, temperatures, uniforms)
         return ids.tolist(), logprobs.tolist()
 
     def _count(self, plan: list[Planned], sampled: int, seconds: float) -> None:
         old = self._stats
         computed = sum(len(item.work.ids) for item in plan)
-        prefilled = sum(len(item.work.ids) for item in plan if not any(turn.count for turn in item.turns))
+        prefilled = sum(
+            len(item.work.ids) for item in plan if not any(turn.count for turn in item.turns)
+        )
         self._stats = Stats(
-            prefill_tokens=old.prefill_tokens + prefilled, decoded_tokens=old.decoded_tokens + sampled,
-            computed_tokens=old.computed_tokens + computed, steps=old.steps + 1, seconds_busy=old.seconds_busy + seconds,
-        )  # fmt: skip
+            prefill_tokens=old.prefill_tokens + prefilled,
+            decoded_tokens=old.decoded_tokens + sampled,
+            computed_tokens=old.computed_tokens + computed,
+            steps=old.steps + 1,
+            seconds_busy=old.seconds_busy + seconds,
+        )
 
     def _fail(self, message: str) -> None:
         """Voids every waiting turn. The stores may be half written, so they are made anew."""

@@ -66,11 +66,20 @@ class Rules:
             data, where = read_yaml(folder.config_file)
             spec = validate(EnvSpec, data | {"path": env}, where)
         except SpecError as error:
-            return cls({}, notes=(f"The rules of this run cannot be read, what follows is the record alone: {error}",))
+            return cls(
+                {},
+                notes=(
+                    f"The rules of this run cannot be read, what follows is the record alone: {error}",
+                ),
+            )
         warmup = spec.train.get("warmup") or {}
         steps = -(-int(warmup.get("demos", 0)) // int(warmup.get("demos_per_step", 16)))
         notes: list[str] = []
-        parts = {name: _rule(name, rule, spec, notes) for name, rule in spec.reward.items()} if not spec.gym else {}
+        parts = (
+            {name: _rule(name, rule, spec, notes) for name, rule in spec.reward.items()}
+            if not spec.gym
+            else {}
+        )
         return cls(parts, steps, spec.gym is not None, tuple(notes))
 
 
@@ -78,7 +87,9 @@ def _rule(name: str, rule: PartSpec, spec: EnvSpec, notes: list[str]) -> Rule:
     try:
         part = RewardPart(partial(find_part(rule.source, spec), **rule.options), rule)
     except SpecError as error:
-        notes.append(f"No words for part '{name}' ({error}). Put the environment's files back, or start where it was trained.")
+        notes.append(
+            f"No words for part '{name}' ({error}). Put the environment's files back, or start where it was trained."
+        )
         return Rule(rule, is_grounded=rule.grounded)
     return Rule(rule, part.about, part.is_grounded, part.is_of_group)
 
@@ -155,41 +166,72 @@ class Overview:
 def overview(folder: RunFolder, step: int | None = None) -> list[Overview]:
     """The training episodes of a step, the last by default. Raises UsageError where the run has none."""
     step, lines = _lines(folder, step)
-    return [_overview(f"{step}:{place}", episode) for place, (episode, _) in enumerate(lines, start=1)]
+    return [
+        _overview(f"{step}:{place}", episode) for place, (episode, _) in enumerate(lines, start=1)
+    ]
 
 
 def explain(folder: RunFolder, name: str) -> Explanation:
     """One training episode, such as `12:3`, the third of step 12. Raises UsageError for one that cannot be explained."""
     if (match := NAME.fullmatch(name)) is None:
-        raise UsageError(f"'{name}' must look like 12:3, the third episode of step 12. `envgym explain {folder.path}` lists some.")
+        raise UsageError(
+            f"'{name}' must look like 12:3, the third episode of step 12. `envgym explain {folder.path}` lists some."
+        )
     step, lines = _lines(folder, int(match[1]))
     if not 1 <= (place := int(match[2])) <= len(lines):
-        raise UsageError(f"{folder.path}: no episode {name}: step {step} has {len(lines)}, from {step}:1 to {step}:{len(lines)}.")
+        raise UsageError(
+            f"{folder.path}: no episode {name}: step {step} has {len(lines)}, from {step}:1 to {step}:{len(lines)}."
+        )
     episode, left_out = lines[place - 1]
     rules = Rules.of(folder)
     known = _known(episode, folder, name, is_foreign=rules.is_foreign)
     schedule_step = max(0, step - rules.warmup_steps - 1)
-    group = {f"{step}:{n}": each for n, (each, _) in enumerate(lines, start=1) if _are_siblings(each, episode)}
+    group = {
+        f"{step}:{n}": each
+        for n, (each, _) in enumerate(lines, start=1)
+        if _are_siblings(each, episode)
+    }
     return Explanation(
-        str(folder.path), name, step, schedule_step, episode.task_id or episode.env_id, episode.level,
-        next((message.content for message in episode.messages if message.role == "user"), ""), episode.last_said,
-        episode.success, episode.stop_reason, episode.reward, episode.advantage, left_out,
-        f"{episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}" if episode.failure else "",
-        tuple(_line(each, known, rules.parts.get(each), episode, group, schedule_step) for each in _names(episode, known)),
+        str(folder.path),
+        name,
+        step,
+        schedule_step,
+        episode.task_id or episode.env_id,
+        episode.level,
+        next((message.content for message in episode.messages if message.role == "user"), ""),
+        episode.last_said,
+        episode.success,
+        episode.stop_reason,
+        episode.reward,
+        episode.advantage,
+        left_out,
+        f"{episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"
+        if episode.failure
+        else "",
+        tuple(
+            _line(each, known, rules.parts.get(each), episode, group, schedule_step)
+            for each in _names(episode, known)
+        ),
         rules.notes,
-    )  # fmt: skip
+    )
 
 
 def _lines(folder: RunFolder, step: int | None) -> tuple[int, list[tuple[Episode, str]]]:
     steps, lines = folder.training_episodes(step)
     if not steps:
-        raise UsageError(f"{folder.path}: no training episode was written yet. They come with the first GRPO step.")
+        raise UsageError(
+            f"{folder.path}: no training episode was written yet. They come with the first GRPO step."
+        )
     if not lines:
-        raise UsageError(f"{folder.path}: no training step {step}: it has episodes of steps {min(steps)} to {max(steps)}.")
+        raise UsageError(
+            f"{folder.path}: no training step {step}: it has episodes of steps {min(steps)} to {max(steps)}."
+        )
     return steps[-1] if step is None else step, lines
 
 
-def _known(episode: Episode, folder: RunFolder, name: str, *, is_foreign: bool) -> Mapping[str, Term]:
+def _known(
+    episode: Episode, folder: RunFolder, name: str, *, is_foreign: bool
+) -> Mapping[str, Term]:
     """The terms of an episode. Raises UsageError where the record should have some and has none."""
     if episode.reward_terms or episode.void:
         return episode.reward_terms
@@ -211,8 +253,13 @@ def _are_siblings(one: Episode, other: Episode) -> bool:
 
 
 def _line(
-    name: str, terms: Mapping[str, Term], rule: Rule | None, episode: Episode, group: Mapping[str, Episode], step: int
-) -> Line:  # fmt: skip
+    name: str,
+    terms: Mapping[str, Term],
+    rule: Rule | None,
+    episode: Episode,
+    group: Mapping[str, Episode],
+    step: int,
+) -> Line:
     term = terms.get(name)
     spec = rule.spec if rule else None
     weight = spec.weight if spec else None
@@ -245,16 +292,30 @@ def _gate(spec: PartSpec | None, term: Term) -> dict[str, Any] | None:
 def _votes(name: str, group: Mapping[str, Episode]) -> tuple[dict[str, Any], ...]:
     terms = {each: episode.reward_terms.get(name) for each, episode in group.items()}
     return tuple(
-        {"episode": each, "said": group[each].last_said, "raw": term and term.raw, "value": term and term.value}
+        {
+            "episode": each,
+            "said": group[each].last_said,
+            "raw": term and term.raw,
+            "value": term and term.value,
+        }
         for each, term in terms.items()
     )
 
 
 def _overview(name: str, episode: Episode) -> Overview:
-    shares = episode.advantage_parts or {each: term.contribution for each, term in episode.reward_terms.items()}
+    shares = episode.advantage_parts or {
+        each: term.contribution for each, term in episode.reward_terms.items()
+    }
     largest = max(shares, key=lambda each: abs(shares[each]), default=None)
     moved = largest if largest is not None and shares[largest] else None
-    return Overview(name, episode.task_id or episode.env_id, episode.reward, episode.advantage, episode.success, moved)
+    return Overview(
+        name,
+        episode.task_id or episode.env_id,
+        episode.reward,
+        episode.advantage,
+        episode.success,
+        moved,
+    )
 
 
 def plain(explained: Explanation | Sequence[Overview]) -> Any:

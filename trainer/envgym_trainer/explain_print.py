@@ -14,25 +14,40 @@ from envgym_trainer.explain import Explanation, Line, Overview, plain
 
 PLACES = 4
 """Decimals of numbers that are summed."""
-ASKED_LINES, SAID_CHARACTERS = 4, 60
+ASKED_LINES = 4
+SAID_CHARACTERS = 60
 
 
-def print_overview(episodes: Sequence[Overview], *, as_json: bool = False, console: Console | None = None) -> None:
+def print_overview(
+    episodes: Sequence[Overview], *, as_json: bool = False, console: Console | None = None
+) -> None:
     """One line an episode."""
     if as_json:
         print(json.dumps(plain(episodes), indent=2, ensure_ascii=False))
         return
-    table = _table(("episode", "left"), ("task", "left"), ("reward", "right"), ("advantage", "right"), ("success", "left"),
-                   ("largest part", "left"))  # fmt: skip
+    table = _table(
+        ("episode", "left"),
+        ("task", "left"),
+        ("reward", "right"),
+        ("advantage", "right"),
+        ("success", "left"),
+        ("largest part", "left"),
+    )
     for each in episodes:
         table.add_row(
-            each.episode, each.task, _fixed(each.reward), _fixed(each.advantage, sign=True), _result(each.success, each.reward),
+            each.episode,
+            each.task,
+            _fixed(each.reward),
+            _fixed(each.advantage, sign=True),
+            _result(each.success, each.reward),
             each.largest or "-",
-        )  # fmt: skip
+        )
     (console or Console()).print(table)
 
 
-def print_episode(explained: Explanation, *, as_json: bool = False, console: Console | None = None) -> None:
+def print_episode(
+    explained: Explanation, *, as_json: bool = False, console: Console | None = None
+) -> None:
     """One episode: what was asked and said, the table of parts with its sums, then each part's rule and particulars."""
     if as_json:
         print(json.dumps(plain(explained), indent=2, ensure_ascii=False))
@@ -54,8 +69,15 @@ def head(explained: Explanation) -> list[str]:
     lines += [f"  asked   {line}" for line in [*asked[:ASKED_LINES], *more]]
     lines += [f"  said    {shortened(explained.said)}"]
     if explained.failure:
-        return [*lines, f"  result  void: {explained.failure}. It has no reward and was not learned from."]
-    advantage = _unlearned(explained) if explained.advantage is None else f"advantage {_fixed(explained.advantage, sign=True)}"
+        return [
+            *lines,
+            f"  result  void: {explained.failure}. It has no reward and was not learned from.",
+        ]
+    advantage = (
+        _unlearned(explained)
+        if explained.advantage is None
+        else f"advantage {_fixed(explained.advantage, sign=True)}"
+    )
     result = f"{_result(explained.success, explained.reward)} · {explained.stop_reason}"
     return [*lines, f"  result  {result} · reward {_fixed(explained.reward)} · {advantage}"]
 
@@ -64,11 +86,28 @@ def parts_table(explained: Explanation) -> Table:
     """One row a part, and the sums: the numbers of the last two columns add up as they are printed."""
     contributions = summed([part.contribution for part in explained.parts])
     advantages = summed([part.advantage for part in explained.parts], sign=True)
-    table = _table(("part", "left"), ("raw", "right"), ("range", "right"), ("gate", "left"), ("value", "right"),
-                   ("weight", "right"), ("contribution", "right"), ("advantage", "right"))  # fmt: skip
-    for part, contribution, advantage in zip(explained.parts, contributions[:-1], advantages[:-1], strict=True):
+    table = _table(
+        ("part", "left"),
+        ("raw", "right"),
+        ("range", "right"),
+        ("gate", "left"),
+        ("value", "right"),
+        ("weight", "right"),
+        ("contribution", "right"),
+        ("advantage", "right"),
+    )
+    for part, contribution, advantage in zip(
+        explained.parts, contributions[:-1], advantages[:-1], strict=True
+    ):
         table.add_row(
-            part.name, _short(part.raw), _range(part), _gate(part), _short(part.value), _short(part.weight), contribution, advantage
+            part.name,
+            _short(part.raw),
+            _range(part),
+            _gate(part),
+            _short(part.value),
+            _short(part.weight),
+            contribution,
+            advantage,
         )
     table.add_section()
     table.add_row("sum", "", "", "", "", "", contributions[-1], advantages[-1], style="bold")
@@ -83,7 +122,11 @@ def particulars(part: Line, explained: Explanation) -> Iterator[str]:
     if part.schedule:
         points = ", ".join(f"{step}: {weight:g}" for step, weight in part.schedule.items())
         yield f"    weight by schedule {{{points}}}: {_short(part.weight_of_config)} at step {explained.schedule_step} of GRPO"
-    if part.weight is not None and part.weight_of_config is not None and not math.isclose(part.weight, part.weight_of_config):
+    if (
+        part.weight is not None
+        and part.weight_of_config is not None
+        and not math.isclose(part.weight, part.weight_of_config)
+    ):
         yield f"    weight {_short(part.weight)} by train.reward_weights; the settings say {_short(part.weight_of_config)}"
     if part.scale == "running":
         yield "    value divided by its running deviation over all episodes of the run so far"
@@ -92,14 +135,18 @@ def particulars(part: Line, explained: Explanation) -> Iterator[str]:
     if part.gate and part.gate["on"]:
         yield f"    gate on {part.gate['on']}, from {part.gate['at_least']:g} on: {_gate(part)}"
     if part.by_turn:
-        yield "    by turn: " + ", ".join(f"{turn}: {_short(value)}" for turn, value in enumerate(part.by_turn, start=1))
+        yield "    by turn: " + ", ".join(
+            f"{turn}: {_short(value)}" for turn, value in enumerate(part.by_turn, start=1)
+        )
     for vote in part.siblings:
         mark = ">" if vote["episode"] == explained.episode else " "
         value = "did not apply" if vote["value"] is None else _short(vote["value"])
         yield f"  {mark} {vote['episode']:>6}  {value:>8}  {shortened(vote['said'])}"
 
 
-def summed(values: Sequence[float | None], *, sign: bool = False, places: int = PLACES) -> list[str]:
+def summed(
+    values: Sequence[float | None], *, sign: bool = False, places: int = PLACES
+) -> list[str]:
     """The values and their sum with so many decimals, so that what is printed adds up: where rounding alone would not let it, the
     values that are nearest to the next number go there, one unit of the last place off. None is `-`, and counts for nothing."""
     unit = 10**places
@@ -108,7 +155,9 @@ def summed(values: Sequence[float | None], *, sign: bool = False, places: int = 
     missing = round(math.fsum(exact)) - sum(units)
     for n in sorted(range(len(exact)), key=lambda n: units[n] - exact[n])[:missing]:
         units[n] += 1
-    shown = [None if value is None else each / unit for value, each in zip(values, units, strict=True)]
+    shown = [
+        None if value is None else each / unit for value, each in zip(values, units, strict=True)
+    ]
     whole = sum(units) / unit if any(value is not None for value in values) else None
     return [_fixed(value, sign=sign, places=places) for value in [*shown, whole]]
 
@@ -135,7 +184,11 @@ def _gate(part: Line) -> str:
 
 
 def _result(success: bool | None, reward: float | None) -> str:
-    return "void" if reward is None else {True: "solved", False: "not solved", None: "success unknown"}[success]
+    return (
+        "void"
+        if reward is None
+        else {True: "solved", False: "not solved", None: "success unknown"}[success]
+    )
 
 
 def _table(*columns: tuple[str, str]) -> Table:

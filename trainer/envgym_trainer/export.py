@@ -28,7 +28,9 @@ from envgym_trainer.serving import RANKS, refusals
 MANIFEST = "manifest.json"
 
 
-def save_adapter(peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, base_id: str, card: str) -> Path:
+def save_adapter(
+    peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, base_id: str, card: str
+) -> Path:
     """Writes everything a server needs beside the base model; returns the folder.
 
     Args:
@@ -55,9 +57,12 @@ def save_weights(peft_model: Any, folder: Path, *, base_id: str) -> Path:
     config = copy.deepcopy(peft_model.peft_config[peft_model.active_adapter])
     _check_served(config)
     folder.mkdir(parents=True, exist_ok=True)
-    config.base_model_name_or_path, config.inference_mode = base_id, True
+    config.base_model_name_or_path = base_id
+    config.inference_mode = True
     config.save_pretrained(folder)
-    save_file(lora_state(peft_model), folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        lora_state(peft_model), folder / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
     return folder
 
 
@@ -90,9 +95,15 @@ def verify_files(folder: Path, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{folder}: no {MANIFEST}, so this is not an adapter that envgym wrote.")
     manifest = json.loads(path.read_text())
-    differing = [told for name, sha in manifest["files"].items() if name not in ignore and (told := _differs(folder / name, sha))]
+    differing = [
+        told
+        for name, sha in manifest["files"].items()
+        if name not in ignore and (told := _differs(folder / name, sha))
+    ]
     if differing:
-        raise UsageError(f"{folder}: {'; '.join(differing)}. Export the adapter again, or fetch it anew.")
+        raise UsageError(
+            f"{folder}: {'; '.join(differing)}. Export the adapter again, or fetch it anew."
+        )
     return manifest
 
 
@@ -102,21 +113,39 @@ def _differs(file: Path, expected: str) -> str:
         return f"{file.name} is missing"
     found = _sha256(file)
     return (
-        "" if found == expected else f"{file.name} has changed since it was written (sha256 {found[:12]}, written {expected[:12]})"
+        ""
+        if found == expected
+        else f"{file.name} has changed since it was written (sha256 {found[:12]}, written {expected[:12]})"
     )
 
 
 def _check_served(config: Any) -> None:
-    found = refusals(rank=config.r, dora=config.use_dora, bias=config.bias, modules_to_save=config.modules_to_save or ())
+    found = refusals(
+        rank=config.r,
+        dora=config.use_dora,
+        bias=config.bias,
+        modules_to_save=config.modules_to_save or (),
+    )
     if odd := sorted({*config.rank_pattern.values()} - set(RANKS)):
         found.append(f"layers with ranks {odd} of their own (rank_pattern)")
     if found:
-        raise UsageError(f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.lora.export=none.")
+        raise UsageError(
+            f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.lora.export=none."
+        )
 
 
 def _write_manifest(folder: Path, base_id: str, chat: Chat) -> None:
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != MANIFEST}
-    manifest = {"base_model": base_id, "template": chat.template, "stop_ids": sorted(chat.stop_ids), "files": files}
+    files = {
+        path.name: _sha256(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {
+        "base_model": base_id,
+        "template": chat.template,
+        "stop_ids": sorted(chat.stop_ids),
+        "files": files,
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
@@ -124,7 +153,9 @@ def _write_manifest(folder: Path, base_id: str, chat: Chat) -> None:
 def _logits(model: Any) -> Tensor:
     """Logits of a fixed text, (1, 32, V), without dropout."""
     device = model.get_input_embeddings().weight.device
-    ids = torch.arange(1, 33, device=device).mul(7919).remainder(model.config.vocab_size).unsqueeze(0)
+    ids = (
+        torch.arange(1, 33, device=device).mul(7919).remainder(model.config.vocab_size).unsqueeze(0)
+    )
     training = model.training
     try:
         return model.eval()(input_ids=ids, use_cache=False).logits.float()

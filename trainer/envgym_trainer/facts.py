@@ -15,7 +15,9 @@ from typing import Any
 PACKAGES = ("envgym", "torch", "transformers", "peft", "tokenizers", "gymnasium", "numpy")
 
 
-def run_facts(*, seeds: Mapping[str, int], device: str, argv: Sequence[str] | None = None, **more: Any) -> dict[str, Any]:
+def run_facts(
+    *, seeds: Mapping[str, int], device: str, argv: Sequence[str] | None = None, **more: Any
+) -> dict[str, Any]:
     """The content of `run.json`.
 
     Args:
@@ -54,12 +56,21 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    return {
+        "commit": commit,
+        "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no")),
+    }
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

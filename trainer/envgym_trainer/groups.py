@@ -23,7 +23,10 @@ Play = Callable[[Sequence[Request]], list[Episode]]
 """Plays requests; the episodes come in their order."""
 Score = Callable[[Sequence[Group]], list[Group]]
 """The same groups with other rewards, or with more told of them."""
-NO_LESSON, PLAYED_AGAIN, DISAGREED, VOTED = "no_lesson", "played_again", "disagreed", "voted"
+NO_LESSON = "no_lesson"
+PLAYED_AGAIN = "played_again"
+DISAGREED = "disagreed"
+VOTED = "voted"
 """Why an episode is written down with `left_out`."""
 
 
@@ -56,7 +59,11 @@ class Played:
     @property
     def episodes(self) -> list[Episode]:
         """Every episode that was paid for."""
-        return [episode for group in self.everything for episode in group] + self.replayed + self.taught
+        return (
+            [episode for group in self.everything for episode in group]
+            + self.replayed
+            + self.taught
+        )
 
     @property
     def comparable(self) -> list[Group]:
@@ -67,13 +74,19 @@ class Played:
     def told(self, explain: Score) -> Played:
         """With what `explain` tells of the comparable groups."""
         told = iter(explain(self.comparable))
-        return replace(self, groups=[next(told) if is_comparable(group) else group for group in self.groups])
+        return replace(
+            self, groups=[next(told) if is_comparable(group) else group for group in self.groups]
+        )
 
     def metrics(self) -> Metrics:
         """The step's numbers; rewards and successes over all groups that were played, thrown ones too."""
         numbers = episode_metrics(self.everything)
         failures = failure_metrics([*self.everything, self.replayed])
-        numbers |= {name: value for name, value in failures.items() if name.startswith(("failures/", "episode/retried"))}
+        numbers |= {
+            name: value
+            for name, value in failures.items()
+            if name.startswith(("failures/", "episode/retried"))
+        }
         if not math.isnan(self.idle):
             numbers["sampling/idle"] = self.idle
         numbers |= self.votes
@@ -89,15 +102,25 @@ class Played:
     def write(self, folder: RunFolder, step: int) -> None:
         """Adds everything to `episodes.jsonl`; what was not learned from says why in `left_out`."""
         folder.append_episodes(step, [episode for group in self.groups for episode in group])
-        folder.append_episodes(step, [episode for group in self.thrown for episode in group], left_out=NO_LESSON)
+        folder.append_episodes(
+            step, [episode for group in self.thrown for episode in group], left_out=NO_LESSON
+        )
         folder.append_episodes(step, self.replayed, left_out=PLAYED_AGAIN)
-        folder.append_episodes(step, [episode for group in self.disagreed for episode in group], left_out=DISAGREED)
+        folder.append_episodes(
+            step, [episode for group in self.disagreed for episode in group], left_out=DISAGREED
+        )
         folder.append_episodes(step, self.taught, left_out=VOTED)
 
 
 def play_groups(
-    play: Play, draws: Draws, *, tasks: int, size: int, max_extra: int = 0, score: Score = lambda groups: list(groups)
-) -> Played:  # fmt: skip
+    play: Play,
+    draws: Draws,
+    *,
+    tasks: int,
+    size: int,
+    max_extra: int = 0,
+    score: Score = lambda groups: list(groups),
+) -> Played:
     """The groups of one step.
 
     Args:
@@ -111,7 +134,9 @@ def play_groups(
     """
     groups, replayed = _play(play, draws, tasks, size, score)
     thrown: list[Group] = []
-    while (poor := [n for n, group in enumerate(groups) if not has_lesson(group)]) and len(thrown) < max_extra:
+    while (poor := [n for n, group in enumerate(groups) if not has_lesson(group)]) and len(
+        thrown
+    ) < max_extra:
         more, again = _play(play, draws, min(len(poor), max_extra - len(thrown)), size, score)
         replayed += again
         for group in more:
@@ -139,7 +164,10 @@ def is_comparable(group: Sequence[Episode]) -> bool:
 
 def starts_alike(group: Sequence[Episode]) -> bool:
     """Whether all valid members are of one task, from one state, with one opening; else they are no group."""
-    return len({(episode.task_id, episode.start_hash, _opening(episode)) for episode in valid(group)}) < 2
+    return (
+        len({(episode.task_id, episode.start_hash, _opening(episode)) for episode in valid(group)})
+        < 2
+    )
 
 
 def _opening(episode: Episode) -> tuple[tuple[str, str], ...]:
@@ -149,14 +177,21 @@ def _opening(episode: Episode) -> tuple[tuple[str, str], ...]:
     return tuple((message.role, message.content) for message in episode.messages[:count])
 
 
-def _play(play: Play, draws: Draws, tasks: int, size: int, score: Score) -> tuple[list[Group], list[Episode]]:
+def _play(
+    play: Play, draws: Draws, tasks: int, size: int, score: Score
+) -> tuple[list[Group], list[Episode]]:
     """Fresh groups, and the void members that were played once more: with a seed of their own, since the very same tokens may
     have broken the world."""
     requests = draws.requests(tasks, size)
     episodes = play(requests)
     broken = [n for n, episode in enumerate(episodes) if episode.void]
-    again = play([replace(requests[n], seed=stable_seed(requests[n].seed, "again")) for n in broken]) if broken else []
+    again = (
+        play([replace(requests[n], seed=stable_seed(requests[n].seed, "again")) for n in broken])
+        if broken
+        else []
+    )
     replayed = [episodes[n] for n in broken]
     for n, episode in zip(broken, again, strict=True):
         episodes[n] = episode
-    return score([episodes[start : start + size] for start in range(0, len(episodes), size)]), replayed
+    groups = [episodes[start : start + size] for start in range(0, len(episodes), size)]
+    return score(groups), replayed

@@ -32,7 +32,15 @@ from envgym_trainer.runs import RunFolder
 Metrics = dict[str, float]
 Groups = Sequence[Sequence[Episode]]
 
-NAMES = ("gap", "modal_answer", "jump", "entropy_explosion", "entropy_collapse", "repetition", "extra_calls")
+NAMES = (
+    "gap",
+    "modal_answer",
+    "jump",
+    "entropy_explosion",
+    "entropy_collapse",
+    "repetition",
+    "extra_calls",
+)
 """Of the signals, each a curve `signals/NAME`."""
 HEIGHTS = {"warn": 0.5, "alarm": 1.0}
 """Of the curve where a signal begins; it is 0 elsewhere."""
@@ -52,10 +60,18 @@ class RunSignals:
     def __init__(self, world: Any, folder: RunFolder, *, is_on: bool, say: Callable[[str], None]):
         rubric: Rubric | None = getattr(world, "rubric", None)
         self._tasks = world.tasks if rubric else None
-        self._parts = {name: part for name, part in rubric.parts.items() if part.rule.weight != 0} if rubric else {}
+        self._parts = (
+            {name: part for name, part in rubric.parts.items() if part.rule.weight != 0}
+            if rubric
+            else {}
+        )
         self._success = rubric.success if rubric else ""
-        self._judges_alone = any(part.is_of_group or not part.is_grounded for part in self._parts.values())
-        self._folder, self._is_on, self._say = folder, is_on, say
+        self._judges_alone = any(
+            part.is_of_group or not part.is_grounded for part in self._parts.values()
+        )
+        self._folder = folder
+        self._is_on = is_on
+        self._say = say
         self._watch = HackWatch()
         self._validated: dict[str, Any] = {}
         """What a validation that no record told yet adds to one."""
@@ -63,7 +79,10 @@ class RunSignals:
     def validated(self, numbers: Mapping[str, float]) -> None:
         """Takes in the numbers of a validation (`val/...`)."""
         if "val/success" in numbers:
-            self._validated = {"truth": numbers["val/success"], "truth_tasks": int(numbers["val/n"])}
+            self._validated = {
+                "truth": numbers["val/success"],
+                "truth_tasks": int(numbers["val/n"]),
+            }
 
     def observe(self, step: int, groups: Groups, metrics: Metrics) -> Metrics:
         """Looks at a step, and tells what begins.
@@ -79,9 +98,18 @@ class RunSignals:
         begun = [self._softened(signal) for signal in self._watch.observe(record)]
         self._folder.append_signals(begun)
         for signal in begun:
-            self._say(f"{'WARNING' if signal.severity == 'alarm' else 'note'}: step {step}, signal {signal.name}: {signal.message}")
-        heights = {name: max((HEIGHTS[s.severity] for s in begun if s.name == name), default=0.0) for name in NAMES}
-        seen = {f"watched/{name}": value for name in SEEN if (value := getattr(record, name)) is not None}
+            self._say(
+                f"{'WARNING' if signal.severity == 'alarm' else 'note'}: step {step}, signal {signal.name}: {signal.message}"
+            )
+        heights = {
+            name: max((HEIGHTS[s.severity] for s in begun if s.name == name), default=0.0)
+            for name in NAMES
+        }
+        seen = {
+            f"watched/{name}": value
+            for name in SEEN
+            if (value := getattr(record, name)) is not None
+        }
         return {f"signals/{name}": height for name, height in heights.items()} | seen
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,14 +120,22 @@ class RunSignals:
         self._validated = dict(state["validated"])
 
     def _record(self, step: int, groups: Groups, metrics: Metrics) -> StepRecord:
-        validated, self._validated = self._validated, {}
-        asked = [(self._tasks.task(group[0].task_id), group) for group in groups] if self._tasks else []
+        validated = self._validated
+        self._validated = {}
+        asked = (
+            [(self._tasks.task(group[0].task_id), group) for group in groups] if self._tasks else []
+        )
         parts = {name: _part_mean(name, groups) for name in self._parts if name != self._success}
         return StepRecord(
-            step, **validated, reward=_number(metrics, "reward"), entropy=_number(metrics, "entropy"),
-            modal_share=answered_alike(asked) if self._judges_alone else None, repetition=repeated(groups),
-            extra_calls=beyond_oracle(asked), parts=parts,
-        )  # fmt: skip
+            step,
+            **validated,
+            reward=_number(metrics, "reward"),
+            entropy=_number(metrics, "entropy"),
+            modal_share=answered_alike(asked) if self._judges_alone else None,
+            repetition=repeated(groups),
+            extra_calls=beyond_oracle(asked),
+            parts=parts,
+        )
 
     def _softened(self, signal: Signal) -> Signal:
         part = self._parts.get(signal.series.removeprefix(PART)) if signal.name == "jump" else None
@@ -122,20 +158,37 @@ def answered_alike(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | N
         form = find_reading(task.extra.get("reading", "value"))(answer)
         return str(numbers.setdefault(form, len(numbers)))
 
-    given = modal_share([[known(task, _last_said(episode)) for episode in group] for task, group in asked], reading=raw)
-    right = modal_share([[known(task, task.final)] for task in {task.id: task for task, _ in asked}.values()], reading=raw)
+    given = modal_share(
+        [[known(task, _last_said(episode)) for episode in group] for task, group in asked],
+        reading=raw,
+    )
+    right = modal_share(
+        [[known(task, task.final)] for task in {task.id: task for task, _ in asked}.values()],
+        reading=raw,
+    )
     return given if given is None or right is None else max(given, right)
 
 
 def repeated(groups: Groups) -> float | None:
     """Mean of `repetition` over everything that the policy said, turn by turn: two calls of one tool do not repeat each other."""
-    said = [message.content for group in groups for episode in group for message in episode.messages if message.role == "assistant"]
+    said = [
+        message.content
+        for group in groups
+        for episode in group
+        for message in episode.messages
+        if message.role == "assistant"
+    ]
     return _mean([share for text in said if (share := repetition(text)) is not None])
 
 
 def beyond_oracle(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | None:
     """Share of the calls that exceed as many as the oracle makes; None where no task has an oracle with calls, or none was made."""
-    counts = [(episode.tool_calls, len(task.oracle)) for task, group in asked if task.oracle for episode in group]
+    counts = [
+        (episode.tool_calls, len(task.oracle))
+        for task, group in asked
+        if task.oracle
+        for episode in group
+    ]
     calls = sum(made for made, _ in counts)
     return sum(max(0, made - needed) for made, needed in counts) / calls if calls else None
 
@@ -149,11 +202,22 @@ def _answer(task: Task, text: str) -> str | None:
 def _last_said(episode: Episode) -> str:
     """The last message of the policy; empty where it ended with a call of a tool."""
     last = episode.messages[-1] if episode.messages else None
-    return last.content if last is not None and last.role == "assistant" and episode.stop_reason in ("answered", "length") else ""
+    return (
+        last.content
+        if last is not None
+        and last.role == "assistant"
+        and episode.stop_reason in ("answered", "length")
+        else ""
+    )
 
 
 def _part_mean(name: str, groups: Groups) -> float | None:
-    values = [value for group in groups for episode in group if (value := episode.reward_parts.get(name)) is not None]
+    values = [
+        value
+        for group in groups
+        for episode in group
+        if (value := episode.reward_parts.get(name)) is not None
+    ]
     return _mean(values)
 
 

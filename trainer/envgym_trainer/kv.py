@@ -20,11 +20,24 @@ class KeyValues:
         keys, values: one (rows so far, heads, tokens so far, dim) tensor a layer.
     """
 
-    def __init__(self, *, layers: int, rows: int, tokens: int, heads: int, dim: int, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        *,
+        layers: int,
+        rows: int,
+        tokens: int,
+        heads: int,
+        dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
         def empty() -> list[Tensor]:
-            return [torch.zeros(0, heads, 0, dim, dtype=dtype, device=device) for _ in range(layers)]
+            return [
+                torch.zeros(0, heads, 0, dim, dtype=dtype, device=device) for _ in range(layers)
+            ]
 
-        self._most_rows, self._most_tokens = rows, tokens
+        self._most_rows = rows
+        self._most_tokens = tokens
         self.keys, self.values = empty(), empty()
 
     def reserve(self, rows: int, tokens: int) -> None:

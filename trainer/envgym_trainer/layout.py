@@ -52,9 +52,15 @@ class Pass:
 
 def make_room(works: Sequence[Work], own: KeyValues, shared: KeyValues) -> None:
     """Grows the stores where they are too small for the works."""
-    for store, mine in ((own, [work for work in works if work.own]), (shared, [work for work in works if not work.own])):
+    for store, mine in (
+        (own, [work for work in works if work.own]),
+        (shared, [work for work in works if not work.own]),
+    ):
         if mine:
-            store.reserve(max(work.row for work in mine) + 1, max(work.before + len(work.ids) for work in mine))
+            store.reserve(
+                max(work.row for work in mine) + 1,
+                max(work.before + len(work.ids) for work in mine),
+            )
 
 
 def lay_out(works: Sequence[Work], own: KeyValues, shared: KeyValues, device: torch.device) -> Pass:
@@ -80,9 +86,16 @@ def lay_out(works: Sequence[Work], own: KeyValues, shared: KeyValues, device: to
 
 
 def _span(work: Work, start: int, store: KeyValues, device: torch.device) -> Span:
-    count, seen = len(work.ids), work.shared + work.before
-    mask = torch.ones(count, seen + count, dtype=torch.bool, device=device).tril(seen) if seen else None
-    return Span(start, start + count, store, work.row, work.before, work.shared_row, work.shared, mask)
+    count = len(work.ids)
+    seen = work.shared + work.before
+    mask = (
+        torch.ones(count, seen + count, dtype=torch.bool, device=device).tril(seen)
+        if seen
+        else None
+    )
+    return Span(
+        start, start + count, store, work.row, work.before, work.shared_row, work.shared, mask
+    )
 
 
 def _singles(works: list[Work], start: int, device: torch.device) -> Singles:
@@ -93,13 +106,20 @@ def _singles(works: list[Work], start: int, device: torch.device) -> Singles:
     for where, work in zip(place, works, strict=True):
         lengths[where] = work.before + 1
     return Singles(
-        start=start, rows=torch.tensor(rows, device=device), before=torch.tensor([work.before for work in works], device=device),
-        select=select, place=torch.tensor(place, device=device), length=max(lengths), mask=_mask(lengths, device),
+        start=start,
+        rows=torch.tensor(rows, device=device),
+        before=torch.tensor([work.before for work in works], device=device),
+        select=select,
+        place=torch.tensor(place, device=device),
+        length=max(lengths),
+        mask=_mask(lengths, device),
         segments=_segments(works, place, count, device),
-    )  # fmt: skip
+    )
 
 
-def _segments(works: list[Work], place: list[int], count: int, device: torch.device) -> Segments | None:
+def _segments(
+    works: list[Work], place: list[int], count: int, device: torch.device
+) -> Segments | None:
     """The grid of the segments in front of these works, whose rows stand at `place` among `count`."""
     members: dict[int, list[int]] = {}
     lengths: dict[int, int] = {}
@@ -112,16 +132,26 @@ def _segments(works: list[Work], place: list[int], count: int, device: torch.dev
     used = sorted(members)
     select, unit, units = _select(used, device)
     widest = max(map(len, members.values()))
-    grid, cell, alone = [0] * (units * widest), [0] * count, [LOW] * count
+    grid = [0] * (units * widest)
+    cell = [0] * count
+    alone = [LOW] * count
     unit_lengths = [0] * units
     for row, position in zip(used, unit, strict=True):
         unit_lengths[position] = lengths[row]
         for offset, where in enumerate(members[row]):
-            grid[position * widest + offset], cell[where], alone[where] = where, position * widest + offset, 0.0
+            grid[position * widest + offset], cell[where], alone[where] = (
+                where,
+                position * widest + offset,
+                0.0,
+            )
     return Segments(
-        select=select, length=max(unit_lengths), mask=_mask(unit_lengths, device), grid=torch.tensor(grid, device=device),
-        cell=torch.tensor(cell, device=device), alone=torch.tensor(alone, device=device).view(-1, 1, 1, 1),
-    )  # fmt: skip
+        select=select,
+        length=max(unit_lengths),
+        mask=_mask(unit_lengths, device),
+        grid=torch.tensor(grid, device=device),
+        cell=torch.tensor(cell, device=device),
+        alone=torch.tensor(alone, device=device).view(-1, 1, 1, 1),
+    )
 
 
 def _select(rows: list[int], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
@@ -129,7 +159,8 @@ def _select(rows: list[int], device: torch.device) -> tuple[slice | Tensor, list
 
     Returns: the index, where each row stands in its result, and how many rows the result has.
     """
-    first, count = rows[0], rows[-1] + 1 - rows[0]
+    first = rows[0]
+    count = rows[-1] + 1 - rows[0]
     if count <= 2 * len(rows):
         return slice(first, first + count), [row - first for row in rows], count
     return torch.tensor(rows, device=device), list(range(len(rows))), len(rows)

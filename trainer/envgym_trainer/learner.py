@@ -81,16 +81,26 @@ class Learner:
         self.decoder, self.head_weight = _body_and_head(model)
         self.parameters = trainable(model)
         if not self.parameters:
-            raise UsageError("the model has no trainable parameters. Attach a LoRA adapter, or load one with is_trainable=True.")
+            raise UsageError(
+                "the model has no trainable parameters. Attach a LoRA adapter, or load one with is_trainable=True."
+            )
         self.ranks.require_equal(self.parameters)
-        self.learning_rate, self.warmup_steps, self.max_grad_norm = learning_rate, warmup_steps, max_grad_norm
-        self.temperature, self.kl_coef, self.max_tokens = temperature, kl_coef, max_tokens_per_micro_batch
-        self.clip_low, self.clip_high = clip_low, clip_high
-        self.algorithm, self.constant_length = algorithm, algorithm.constant_length or constant_length
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.max_grad_norm = max_grad_norm
+        self.temperature = temperature
+        self.kl_coef = kl_coef
+        self.max_tokens = max_tokens_per_micro_batch
+        self.clip_low = clip_low
+        self.clip_high = clip_high
+        self.algorithm = algorithm
+        self.constant_length = algorithm.constant_length or constant_length
         self.entropy_coef = entropy_coef
         self.max_kl: float | None = None
         """No update from samples whose `approx_kl` is above this, in nats a token; see `controllers.py`."""
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=learning_rate, weight_decay=weight_decay
+        )
         # Measured on 2 cores with 1,000-2,000 tokens: 128 is best, 64 and 256 are 5 % behind. A GPU wants few big calls.
         self.attention_block = 128 if self.head_weight.device.type == "cpu" else 1024
         self.updates = 0
@@ -98,7 +108,9 @@ class Learner:
         self.skipped_steps = 0
         """Steps left out because the loss or the gradient was not finite."""
 
-    def grpo_step(self, samples: Sequence[Sample], *, check: Check | None = None) -> dict[str, float]:
+    def grpo_step(
+        self, samples: Sequence[Sample], *, check: Check | None = None
+    ) -> dict[str, float]:
         """One policy-gradient update.
 
         The denominator belongs to *all* samples given (`aggregation.py`), those without an advantage included, although these
@@ -108,16 +120,27 @@ class Learner:
             check: called with the metrics before the update, where there is one; what it raises forbids the update.
         Returns: metrics; with nothing to learn from, no update is made and most are absent.
         """
-        samples, share = aggregated(self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length)
+        samples, share = aggregated(
+            self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length
+        )
         denominator = self.ranks.total(share) or 1.0
-        kept = [sample for sample in samples if sample.has_lesson or self.kl_coef > 0 or self.entropy_coef > 0]
+        kept = [
+            sample
+            for sample in samples
+            if sample.has_lesson or self.kl_coef > 0 or self.entropy_coef > 0
+        ]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
             output = policy_loss(
-                self.algorithm, batch, logprobs, denominator=denominator,
-                clip_low=self.clip_low, clip_high=self.clip_high, kl_coef=self.kl_coef,
+                self.algorithm,
+                batch,
+                logprobs,
+                denominator=denominator,
+                clip_low=self.clip_low,
+                clip_high=self.clip_high,
+                kl_coef=self.kl_coef,
                 ref_logprobs=self._reference_logprobs(batch) if self.kl_coef > 0 else None,
-            )  # fmt: skip
+            )
             return with_drift(output, logprobs, batch.old_logprobs)
 
         metrics = self._step(kept, loss, denominator, check=check, entropy_coef=self.entropy_coef)
@@ -135,14 +158,19 @@ class Learner:
         """One update towards the samples' own tokens: the weighted mean of their negative log likelihood."""
         denominator = self.ranks.total(_total_weight(samples)) or 1.0
         return self._step(
-            samples, lambda batch, logprobs: sft_loss(logprobs, denominator=denominator, weights=batch.weights), denominator
+            samples,
+            lambda batch, logprobs: sft_loss(
+                logprobs, denominator=denominator, weights=batch.weights
+            ),
+            denominator,
         )
 
     @torch.no_grad()
     def step_kl(self, samples: Sequence[Sample]) -> float:
         """How far the policy is from the one that sampled, in nats a token: the mean k3 estimate; NaN without samples."""
         samples = [sample for sample in samples if sample.num_actions]
-        total, count = 0.0, 0
+        total = 0.0
+        count = 0
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)
             total += k3_kl(batch.old_logprobs, self.score(batch)[0][batch.entry_nodes]).sum().item()
@@ -157,7 +185,17 @@ class Learner:
             return
         rows = sorted(samples, key=lambda sample: sample.input_length)
         while rows:
-            count = max(1, max((n for n in range(1, len(rows) + 1) if n * rows[n - 1].input_length <= self.max_tokens), default=1))
+            count = max(
+                1,
+                max(
+                    (
+                        n
+                        for n in range(1, len(rows) + 1)
+                        if n * rows[n - 1].input_length <= self.max_tokens
+                    ),
+                    default=1,
+                ),
+            )
             yield flat_batch(rows[:count])
             rows = rows[count:]
 
@@ -165,12 +203,19 @@ class Learner:
         """Current logprobs and entropy of the batch's nodes, (N,) each; gradients flow to the adapter."""
         with _attention(self.decoder, batch):
             hidden = self.decoder(
-                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.attention_mask, use_cache=False,
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
                 **self._blocks(batch),
-            ).last_hidden_state  # (B, S, d)  # fmt: skip
+            ).last_hidden_state  # (B, S, d)
         predictors = hidden[batch.score_rows, batch.score_positions]  # (N, d)
         return action_logprobs(
-            predictors, self.head_weight, batch.score_ids, temperature=self.temperature, entropy_gradient=self.entropy_coef > 0
+            predictors,
+            self.head_weight,
+            batch.score_ids,
+            temperature=self.temperature,
+            entropy_gradient=self.entropy_coef > 0,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -198,14 +243,23 @@ class Learner:
         torch.set_rng_state(state["torch_rng"])
 
     def _step(
-        self, samples: Sequence[Sample], loss: Callable[[Batch, Tensor], LossOutput], denominator: float, *,
-        check: Check | None = None, entropy_coef: float = 0.0,
-    ) -> dict[str, float]:  # fmt: skip
+        self,
+        samples: Sequence[Sample],
+        loss: Callable[[Batch, Tensor], LossOutput],
+        denominator: float,
+        *,
+        check: Check | None = None,
+        entropy_coef: float = 0.0,
+    ) -> dict[str, float]:
         """Forward and backward over all micro-batches, then one update."""
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
-        self.optimizer.zero_grad(set_to_none=True)  # an interrupted step may have left a part of its gradient
-        training_mode(self.model)  # nothing but LoRA's own dropout, 0 unless asked for, may differ from sampling
+        self.optimizer.zero_grad(
+            set_to_none=True
+        )  # an interrupted step may have left a part of its gradient
+        training_mode(
+            self.model
+        )  # nothing but LoRA's own dropout, 0 unless asked for, may differ from sampling
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)
             with lean(self.model), _attention(self.decoder, batch):
@@ -213,12 +267,16 @@ class Learner:
                 output = loss(batch, logprobs[batch.entry_nodes])
                 if entropy_coef > 0:
                     at = entropy[batch.entry_nodes]
-                    bonus = entropy_bonus(at, coef=entropy_coef, denominator=denominator, weights=batch.weights)
+                    bonus = entropy_bonus(
+                        at, coef=entropy_coef, denominator=denominator, weights=batch.weights
+                    )
                     output = replace(output, loss=output.loss + bonus)
                 output.loss.backward()
             tally.add(batch, output, entropy)
         tally = _Tally.merged(self.ranks.gather(tally))
-        metrics = tally.metrics(denominator) | ({"entropy_coef": entropy_coef} if entropy_coef > 0 else {})
+        metrics = tally.metrics(denominator) | (
+            {"entropy_coef": entropy_coef} if entropy_coef > 0 else {}
+        )
         if tally.entries:
             self.ranks.add_gradients(self.parameters.values())
             if check:
@@ -232,7 +290,9 @@ class Learner:
         rate = self.learning_rate * min(1.0, (self.updates + 1) / max(self.warmup_steps, 1))
         norm = 0.0
         if has_gradient:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm).item()
+            norm = torch.nn.utils.clip_grad_norm_(
+                self.parameters.values(), self.max_grad_norm
+            ).item()
             if norm - norm == 0 and loss - loss == 0:  # finite
                 for group in self.optimizer.param_groups:
                     group["lr"] = rate
@@ -241,13 +301,21 @@ class Learner:
             else:
                 self.skipped_steps += 1
         self.optimizer.zero_grad(set_to_none=True)
-        return {"grad_norm": norm, "learning_rate": rate, "skipped_steps": float(self.skipped_steps)}
+        return {
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "skipped_steps": float(self.skipped_steps),
+        }
 
     def _blocks(self, batch: Batch) -> dict[str, Any]:
         """What the tree's attention needs besides the model's own arguments."""
         if batch.subtree_end is None:
             return {}
-        return {"envgym_blocks": tree_attention.attention_blocks(batch.subtree_end, size=self.attention_block)}
+        return {
+            "envgym_blocks": tree_attention.attention_blocks(
+                batch.subtree_end, size=self.attention_block
+            )
+        }
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch) -> Tensor:
@@ -272,8 +340,14 @@ class _Tally:
         for part in parts:
             for name in ("loss", "entries", "nodes", "tokens", "flat_tokens"):
                 setattr(whole, name, getattr(whole, name) + getattr(part, name))
-            whole.sums = {name: whole.sums.get(name, 0.0) + part.sums.get(name, 0.0) for name in whole.sums | part.sums}
-            whole.maxima = {n: max(t.maxima[n] for t in (whole, part) if n in t.maxima) for n in whole.maxima | part.maxima}
+            whole.sums = {
+                name: whole.sums.get(name, 0.0) + part.sums.get(name, 0.0)
+                for name in whole.sums | part.sums
+            }
+            whole.maxima = {
+                n: max(t.maxima[n] for t in (whole, part) if n in t.maxima)
+                for n in whole.maxima | part.maxima
+            }
         return whole
 
     def add(self, batch: Batch, output: LossOutput, entropy: Tensor) -> None:
@@ -289,7 +363,10 @@ class _Tally:
 
     def metrics(self, denominator: float) -> dict[str, float]:
         """Means over the trained tokens, `policy_loss` over the loss's own denominator."""
-        means = {name: value / (denominator if name == "policy_loss" else self.entries) for name, value in self.sums.items()}
+        means = {
+            name: value / (denominator if name == "policy_loss" else self.entries)
+            for name, value in self.sums.items()
+        }
         return {
             "loss": self.loss,
             **means,
@@ -308,7 +385,8 @@ def _total_weight(samples: Sequence[Sample]) -> float:
 @contextmanager
 def _attention(decoder: Any, batch: Batch) -> Iterator[None]:
     """The decoder with the attention that this batch needs, for a forward pass, and a backward pass that computes parts again."""
-    config, before = decoder.config, decoder.config._attn_implementation
+    config = decoder.config
+    before = decoder.config._attn_implementation
     config._attn_implementation = "sdpa" if batch.subtree_end is None else tree_attention.NAME
     try:
         yield
@@ -319,9 +397,14 @@ def _attention(decoder: Any, batch: Batch) -> Iterator[None]:
 def _body_and_head(model: PeftModel) -> tuple[torch.nn.Module, Tensor]:
     """The transformer without its head, and the head's matrix (V, d). Raises UsageError for a head that is more than a matrix."""
     language_model: Any = model.get_base_model()
-    config, head = language_model.config, language_model.get_output_embeddings()
+    config = language_model.config
+    head = language_model.get_output_embeddings()
     name = type(language_model).__name__
-    if head is None or getattr(head, "bias", None) is not None or any(p.requires_grad for p in head.parameters()):
+    if (
+        head is None
+        or getattr(head, "bias", None) is not None
+        or any(p.requires_grad for p in head.parameters())
+    ):
         raise UsageError(
             f"{name}: the language-model head must be a frozen matrix without bias. Leave lm_head out of the LoRA targets."
         )

@@ -21,7 +21,12 @@ from envgym_trainer.advantages_overlong import overlong_penalty
 from envgym_trainer.advantages_reinforce_pp import reinforce_pp_advantages
 from envgym_trainer.advantages_rloo import rloo_advantages
 from envgym_trainer.advantages_steps import step_advantages
-from envgym_trainer.advantages_turns import returns_to_go, spread_over_turns, turn_advantages, turn_spans
+from envgym_trainer.advantages_turns import (
+    returns_to_go,
+    spread_over_turns,
+    turn_advantages,
+    turn_spans,
+)
 from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.anchors import anchor_states
 from envgym_trainer.batch import Sample
@@ -49,12 +54,20 @@ def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list
     if algorithm.credit == "episode":
         values = episode_advantages(groups, algorithm, rewards, valid)  # (P, G)
         return [
-            [s for g, e in enumerate(group) if valid[p, g] and (s := _sample(e, float(values[p, g]), algorithm))]
+            [
+                s
+                for g, e in enumerate(group)
+                if valid[p, g] and (s := _sample(e, float(values[p, g]), algorithm))
+            ]
             for p, group in enumerate(groups)
         ]
     values = turn_values(groups, algorithm, rewards, valid)
     return [
-        [s for g, e in enumerate(group) if valid[p, g] and (s := _turn_sample(e, values[p][g], algorithm))]
+        [
+            s
+            for g, e in enumerate(group)
+            if valid[p, g] and (s := _turn_sample(e, values[p][g], algorithm))
+        ]
         for p, group in enumerate(groups)
     ]
 
@@ -65,11 +78,17 @@ def demonstration(episode: Episode) -> Sample | None:
     return None if trace is None or episode.void else Sample.from_trace(trace, advantage=1.0)
 
 
-def episode_rewards(groups: Groups, algorithm: AlgorithmConfig, *, dtype: torch.dtype = torch.float32) -> Tensor:
+def episode_rewards(
+    groups: Groups, algorithm: AlgorithmConfig, *, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """(P, G) rewards with the overlong punishment, NaN for void members and where a group is smaller than others."""
     width = max((len(group) for group in groups), default=0)
-    reward = lambda episode: math.nan if episode.reward is None else episode.reward + overlong(episode, algorithm)
-    return torch.tensor([[*map(reward, group), *[math.nan] * (width - len(group))] for group in groups], dtype=dtype)
+    reward = lambda episode: (
+        math.nan if episode.reward is None else episode.reward + overlong(episode, algorithm)
+    )
+    return torch.tensor(
+        [[*map(reward, group), *[math.nan] * (width - len(group))] for group in groups], dtype=dtype
+    )
 
 
 def overlong(episode: Episode, algorithm: AlgorithmConfig) -> float:
@@ -77,10 +96,14 @@ def overlong(episode: Episode, algorithm: AlgorithmConfig) -> float:
     if limits is None or episode.tokens is None:
         return 0.0
     length = torch.tensor(float(sum(episode.tokens.loss_mask)))
-    return float(overlong_penalty(length, max_tokens=limits.max_tokens, cache_tokens=limits.cache_tokens))
+    return float(
+        overlong_penalty(length, max_tokens=limits.max_tokens, cache_tokens=limits.cache_tokens)
+    )
 
 
-def episode_advantages(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor) -> Tensor:
+def episode_advantages(
+    groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
+) -> Tensor:
     """(P, G), of `episode_rewards` and where they are no NaN."""
     if algorithm.advantage == "rloo":
         return rloo_advantages(rewards, valid=valid)
@@ -89,11 +112,17 @@ def episode_advantages(groups: Groups, algorithm: AlgorithmConfig, rewards: Tens
         return reinforce_pp_advantages(rewards, valid=valid, baseline=baseline, eps=algorithm.eps)
     if algorithm.advantage == "gdpo":
         parts, part_weights = part_table(groups, rewards)
-        return gdpo_advantages(parts, part_weights, valid=~parts.isnan(), ddof=algorithm.ddof, eps=algorithm.eps)
+        return gdpo_advantages(
+            parts, part_weights, valid=~parts.isnan(), ddof=algorithm.ddof, eps=algorithm.eps
+        )
     return group_advantages(
-        rewards, valid=valid, scale_by_std=algorithm.std != "none", std="batch" if algorithm.std == "batch" else "group",
-        ddof=algorithm.ddof, eps=algorithm.eps,
-    )  # fmt: skip
+        rewards,
+        valid=valid,
+        scale_by_std=algorithm.std != "none",
+        std="batch" if algorithm.std == "batch" else "group",
+        ddof=algorithm.ddof,
+        eps=algorithm.eps,
+    )
 
 
 def part_table(groups: Groups, rewards: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,12 +132,17 @@ def part_table(groups: Groups, rewards: Tensor) -> tuple[Tensor, Tensor]:
     more part of weight 1, so that the weighted parts always sum to the reward.
     """
     names = weighted_names(groups)
-    table, weights = torch.full((len(names) + 1, *rewards.shape), math.nan, dtype=rewards.dtype), [1.0] * (len(names) + 1)
+    table = torch.full((len(names) + 1, *rewards.shape), math.nan, dtype=rewards.dtype)
+    weights = [1.0] * (len(names) + 1)
     for p, group in enumerate(groups):
         for g, episode in enumerate(group):
             if rewards[p, g].isnan():
                 continue
-            terms = {name: term for name, term in episode.reward_terms.items() if name in names and term.value is not None}
+            terms = {
+                name: term
+                for name, term in episode.reward_terms.items()
+                if name in names and term.value is not None
+            }
             rest = float(rewards[p, g]) - total(terms)
             for k, name in enumerate(names):
                 if name in terms:
@@ -119,16 +153,29 @@ def part_table(groups: Groups, rewards: Tensor) -> tuple[Tensor, Tensor]:
 
 def weighted_names(groups: Groups) -> list[str]:
     """The terms that count for something, a forfeit apart, in the order of `part_table`."""
-    terms = {name for group in groups for episode in group for name, term in episode.reward_terms.items() if term.weight}
+    terms = {
+        name
+        for group in groups
+        for episode in group
+        for name, term in episode.reward_terms.items()
+        if term.weight
+    }
     return sorted(terms - {FORFEIT})
 
 
-def turn_values(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor) -> list[list[Tensor]]:
+def turn_values(
+    groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
+) -> list[list[Tensor]]:
     """For each episode the advantage of each turn, (K,), where credit is for turns or steps."""
     if algorithm.credit == "steps":
-        return _step_values(groups, algorithm, valid, episode_advantages(groups, algorithm, rewards, valid))
+        return _step_values(
+            groups, algorithm, valid, episode_advantages(groups, algorithm, rewards, valid)
+        )
     returns = [
-        [_returns(episode, algorithm) if valid[p, g] else torch.zeros(0) for g, episode in enumerate(group)]
+        [
+            _returns(episode, algorithm) if valid[p, g] else torch.zeros(0)
+            for g, episode in enumerate(group)
+        ]
         for p, group in enumerate(groups)
     ]
     longest = max((len(row) for group in returns for row in group), default=0)
@@ -136,14 +183,23 @@ def turn_values(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, val
     for p, group in enumerate(returns):
         for g, row in enumerate(group):
             table[p, g, : len(row)] = row
-    advantages = turn_advantages(table, valid=~table.isnan(), std=algorithm.std, eps=algorithm.eps)  # (P, G, K)
-    return [[advantages[p, g, : len(row)] for g, row in enumerate(group)] for p, group in enumerate(returns)]
+    advantages = turn_advantages(
+        table, valid=~table.isnan(), std=algorithm.std, eps=algorithm.eps
+    )  # (P, G, K)
+    return [
+        [advantages[p, g, : len(row)] for g, row in enumerate(group)]
+        for p, group in enumerate(returns)
+    ]
 
 
-def _step_values(groups: Groups, algorithm: AlgorithmConfig, valid: Tensor, episode_wise: Tensor) -> list[list[Tensor]]:
+def _step_values(
+    groups: Groups, algorithm: AlgorithmConfig, valid: Tensor, episode_wise: Tensor
+) -> list[list[Tensor]]:
     """For each episode the advantage of each turn, (K,): the episode's own plus that among the turns from equal states."""
     numbers: dict[tuple[int, str], int] = {}
-    returns, states, owners = [], [], []
+    returns = []
+    states = []
+    owners = []
     for p, group in enumerate(groups):
         for g, episode in enumerate(group):
             if not valid[p, g]:
@@ -155,9 +211,16 @@ def _step_values(groups: Groups, algorithm: AlgorithmConfig, valid: Tensor, epis
             owners += [(p, g)] * len(own)
     values = [[torch.zeros(0) for _ in group] for group in groups]
     if owners:
-        steps = step_advantages(torch.cat(returns), torch.tensor(states), scale_by_std=algorithm.std != "none", eps=algorithm.eps)
+        steps = step_advantages(
+            torch.cat(returns),
+            torch.tensor(states),
+            scale_by_std=algorithm.std != "none",
+            eps=algorithm.eps,
+        )
         for (p, g), step in zip(owners, steps, strict=True):
-            values[p][g] = torch.cat([values[p][g], (episode_wise[p, g] + algorithm.step_weight * step)[None]])
+            values[p][g] = torch.cat(
+                [values[p][g], (episode_wise[p, g] + algorithm.step_weight * step)[None]]
+            )
     return values
 
 
@@ -174,7 +237,10 @@ def _returns(episode: Episode, algorithm: AlgorithmConfig) -> Tensor:
             "Use train.algorithm.credit=episode for this environment or record."
         )
     mistakes = episode.turn_mistakes or (0,) * spans
-    rewards = [reward - algorithm.mistake_penalty * n for reward, n in zip(episode.turn_rewards, mistakes, strict=True)]
+    rewards = [
+        reward - algorithm.mistake_penalty * n
+        for reward, n in zip(episode.turn_rewards, mistakes, strict=True)
+    ]
     if rewards:
         rewards[-1] += overlong(episode, algorithm)
     return returns_to_go(torch.tensor(rewards), discount=algorithm.discount)
@@ -184,7 +250,10 @@ def _turn_sample(episode: Episode, values: Tensor, algorithm: AlgorithmConfig) -
     sample = _sample(episode, 0.0, algorithm)
     if sample is None:
         return None
-    return dataclasses.replace(sample, token_advantages=tuple(spread_over_turns(values, torch.tensor(sample.loss_mask)).tolist()))
+    return dataclasses.replace(
+        sample,
+        token_advantages=tuple(spread_over_turns(values, torch.tensor(sample.loss_mask)).tolist()),
+    )
 
 
 def _sample(episode: Episode, advantage: float, algorithm: AlgorithmConfig) -> Sample | None:

@@ -40,7 +40,13 @@ def play_in_step(
         wave = requests[start : start + workers]
         engine.in_flight(len(wave))
         episodes += play_many(
-            make_env, policy, wave, workers=workers, on_episode=on_episode, on_done=lambda: engine.in_flight(-1), cap=cap
+            make_env,
+            policy,
+            wave,
+            workers=workers,
+            on_episode=on_episode,
+            on_done=lambda: engine.in_flight(-1),
+            cap=cap,
         )
     return episodes
 
@@ -48,7 +54,8 @@ def play_in_step(
 @contextmanager
 def exact_kernels(wanted: bool) -> Iterator[None]:
     """While in the block torch adds in a fixed order where it has a choice (a large indexed sum on a CPU has one)."""
-    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if wanted:
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:

@@ -35,26 +35,42 @@ def action_logprobs(
     Raises: ValueError where the head would need a gradient, which is not formed.
     """
     if head_weight.requires_grad:
-        raise ValueError("action_logprobs treats the head as frozen, but head_weight requires a gradient. Freeze lm_head.")
-    return _ActionLogprobs.apply(hidden, head_weight, token_ids, temperature, chunk, entropy_gradient)  # type: ignore[return-value]
+        raise ValueError(
+            "action_logprobs treats the head as frozen, but head_weight requires a gradient. Freeze lm_head."
+        )
+    return _ActionLogprobs.apply(
+        hidden, head_weight, token_ids, temperature, chunk, entropy_gradient
+    )  # type: ignore[return-value]
 
 
 class _ActionLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head_weight: Tensor, token_ids: Tensor, temperature: float, chunk: int, entropy_gradient: bool
-    ):  # fmt: skip
+        ctx: Any,
+        hidden: Tensor,
+        head_weight: Tensor,
+        token_ids: Tensor,
+        temperature: float,
+        chunk: int,
+        entropy_gradient: bool,
+    ):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         logprobs = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
         entropy = torch.empty_like(logprobs)
-        slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # (N, d) d logprob / d hidden
-        entropy_slope = torch.empty_like(hidden) if ctx.needs_input_grad[0] and entropy_gradient else None  # (N, d)
+        slope = (
+            torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        )  # (N, d) d logprob / d hidden
+        entropy_slope = (
+            torch.empty_like(hidden) if ctx.needs_input_grad[0] and entropy_gradient else None
+        )  # (N, d)
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
             ids = token_ids[rows, None]
             logits = (hidden[rows] @ head_weight.T).to(dtype).div_(temperature)  # (chunk, V)
             logits -= logits.amax(dim=-1, keepdim=True)
-            scores = logits.exp()  # probabilities but for their sum, which is divided out of small results only
+            scores = (
+                logits.exp()
+            )  # probabilities but for their sum, which is divided out of small results only
             total = scores.sum(dim=-1)
             logprobs[rows] = logits.gather(1, ids).squeeze(1) - total.log()
             # Entropy = -sum p log p, with log p = logits - log total. As an einsum it is one pass over memory.
@@ -62,7 +78,9 @@ class _ActionLogprobs(torch.autograd.Function):
             if slope is not None:
                 # d logprob / d hidden = (W[id] - sum_v p_v W[v]) / temperature
                 mean = scores.to(head_weight.dtype) @ head_weight / total[:, None]
-                slope[rows] = (head_weight[token_ids[rows]] - mean).div_(temperature).to(slope.dtype)
+                slope[rows] = (
+                    (head_weight[token_ids[rows]] - mean).div_(temperature).to(slope.dtype)
+                )
             if entropy_slope is not None:
                 # d entropy / d logit_v = -p_v (log p_v + entropy), and log p_v + entropy = logit_v - sum_u p_u logit_u
                 logits += (entropy[rows] - total.log())[:, None]

@@ -18,9 +18,18 @@ from envgym_trainer.quantize import dense_weight, is_4bit
 
 
 def attach(
-    model: Any, *, rank: int, alpha: float, seed: int, dropout: float = 0.0, targets: str | Sequence[str] = "all-linear",
-    rslora: bool = False, dora: bool = False, bias: Any = "none", modules_to_save: Sequence[str] = (),
-) -> Any:  # fmt: skip
+    model: Any,
+    *,
+    rank: int,
+    alpha: float,
+    seed: int,
+    dropout: float = 0.0,
+    targets: str | Sequence[str] = "all-linear",
+    rslora: bool = False,
+    dora: bool = False,
+    bias: Any = "none",
+    modules_to_save: Sequence[str] = (),
+) -> Any:
     """The model with a new adapter, whose product is zero until it is trained.
 
     Args:
@@ -39,12 +48,20 @@ def attach(
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=rank, lora_dropout=dropout, target_modules=targets if isinstance(targets, str) else list(targets),
+        r=rank,
+        lora_dropout=dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
         lora_alpha=alpha,  # type: ignore[arg-type]  # a float in every file that PEFT writes and reads
-        use_rslora=rslora, use_dora=dora, bias=bias, modules_to_save=list(modules_to_save) or None, task_type="CAUSAL_LM",
-    )  # fmt: skip
+        use_rslora=rslora,
+        use_dora=dora,
+        bias=bias,
+        modules_to_save=list(modules_to_save) or None,
+        task_type="CAUSAL_LM",
+    )
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # PEFT's, of transformers
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+        )  # PEFT's, of transformers
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
@@ -98,10 +115,22 @@ def lora_layers(model: Any) -> dict[str, Any]:
     from peft.tuners.lora import Linear, LoraLayer
     from peft.tuners.lora.variants import DoraLinearVariant
 
-    found = {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+    found = {
+        name: module
+        for name, module in model.get_base_model().named_modules()
+        if isinstance(module, LoraLayer)
+    }
     for name, layer in found.items():
-        odd = [variant for variant in layer.lora_variant.values() if not isinstance(variant, DoraLinearVariant)]
-        if not (isinstance(layer, Linear) or is_4bit(layer.get_base_layer().weight)) or odd or any(layer.lora_bias.values()):
+        odd = [
+            variant
+            for variant in layer.lora_variant.values()
+            if not isinstance(variant, DoraLinearVariant)
+        ]
+        if (
+            not (isinstance(layer, Linear) or is_4bit(layer.get_base_layer().weight))
+            or odd
+            or any(layer.lora_bias.values())
+        ):
             raise UsageError(
                 f"{name}: only LoRA and DoRA on linear layers can be sampled from, not {type(layer).__name__} with a variant."
             )
@@ -110,7 +139,9 @@ def lora_layers(model: Any) -> dict[str, Any]:
                 f"{name}: expected one active, unmerged adapter; merged: {layer.merged}, active: {layer.active_adapters}."
             )
     if not found:
-        raise UsageError("this model has no LoRA layer. Attach an adapter first: lora.attach(model, rank=16, alpha=32, seed=0).")
+        raise UsageError(
+            "this model has no LoRA layer. Attach an adapter first: lora.attach(model, rank=16, alpha=32, seed=0)."
+        )
     return found
 
 
@@ -125,7 +156,9 @@ def merge(layer: Any) -> Tensor:
     Returns: (n, m), freshly made, and rounded once at the end.
     """
     name = layer.active_adapters[0]
-    weight, a, b = dense_weight(layer.get_base_layer().weight), layer.lora_A[name].weight, layer.lora_B[name].weight
+    weight = dense_weight(layer.get_base_layer().weight)
+    a = layer.lora_A[name].weight
+    b = layer.lora_B[name].weight
     merged = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])
     if name in layer.lora_variant:
         length = layer.lora_magnitude_vector[name].weight  # (n,)

@@ -48,7 +48,13 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
     out: Metrics = {"episode/n": float(len(episodes))} | failure_metrics(groups)
     if not episodes:
         return out
-    return out | reward_metrics(episodes) | success_metrics(episodes) | group_metrics(counted) | behaviour_metrics(episodes)
+    return (
+        out
+        | reward_metrics(episodes)
+        | success_metrics(episodes)
+        | group_metrics(counted)
+        | behaviour_metrics(episodes)
+    )
 
 
 def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metrics:
@@ -57,9 +63,17 @@ def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metri
     numbers = episode_metrics([episodes])
     numbers["n"] = numbers.pop("episode/n")
     for level in sorted({episode.level for episode in episodes if episode.level}):
-        numbers[f"n/{level}"] = float(sum(1 for episode in episodes if episode.level == level and not episode.void))
-    about_groups = ("group/", "reward_std", "frac_reward_zero_std")  # an evaluation has one episode a task
-    return {prefix + name: value for name, value in numbers.items() if not name.startswith(about_groups)}
+        numbers[f"n/{level}"] = float(
+            sum(1 for episode in episodes if episode.level == level and not episode.void)
+        )
+    about_groups = (
+        "group/",
+        "reward_std",
+        "frac_reward_zero_std",
+    )  # an evaluation has one episode a task
+    return {
+        prefix + name: value for name, value in numbers.items() if not name.startswith(about_groups)
+    }
 
 
 def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") -> Metrics:
@@ -68,26 +82,45 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
     groups = [group for group in groups if group]
     episodes = [episode for group in groups for episode in group]
     failures = [failure for episode in episodes for failure in episode.failures]
-    counts = Counter(name for failure in failures for name in (f"failures/{failure.kind}", f"failures/stage/{failure.stage}"))
+    counts = Counter(
+        name
+        for failure in failures
+        for name in (f"failures/{failure.kind}", f"failures/stage/{failure.stage}")
+    )
     out: Metrics = {
         "episode/void": float(sum(episode.void for episode in episodes)),
         "episode/retried": float(sum(episode.first_failure is not None for episode in episodes)),
-        "group/void_members": _mean([sum(episode.void for episode in group) / len(group) for group in groups]),
+        "group/void_members": _mean(
+            [sum(episode.void for episode in group) / len(group) for group in groups]
+        ),
     }
-    return {prefix + name: value for name, value in (_existing(out) | {n: float(c) for n, c in sorted(counts.items())}).items()}
+    return {
+        prefix + name: value
+        for name, value in (
+            _existing(out) | {n: float(c) for n, c in sorted(counts.items())}
+        ).items()
+    }
 
 
 def sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
     """What the sandbox of a world did since this was last asked: times, pool, failures, bytes; nothing where it does not tell."""
     statistics = getattr(getattr(world, "sandbox", None), "statistics", None)
-    return {f"{prefix}sandbox/{name}": number for name, number in statistics.take().items()} if statistics else {}
+    return (
+        {f"{prefix}sandbox/{name}": number for name, number in statistics.take().items()}
+        if statistics
+        else {}
+    )
 
 
 def reward_metrics(episodes: Sequence[Episode]) -> Metrics:
     """Mean reward, and mean and deviation of each part among the episodes to which it applied."""
-    out: Metrics = {"reward": _mean([episode.reward for episode in episodes if episode.reward is not None])}
+    out: Metrics = {
+        "reward": _mean([episode.reward for episode in episodes if episode.reward is not None])
+    }
     for name in _names(episode.reward_parts for episode in episodes):
-        values = [value for episode in episodes if (value := episode.reward_parts.get(name)) is not None]
+        values = [
+            value for episode in episodes if (value := episode.reward_parts.get(name)) is not None
+        ]
         out[f"rewards/{name}/mean"] = _mean(values)
         out[f"rewards/{name}/std"] = statistics.stdev(values) if len(values) > 1 else math.nan
     return _existing(out) | contribution_metrics(episodes)
@@ -99,9 +132,13 @@ def contribution_metrics(episodes: Sequence[Episode]) -> Metrics:
     So all of them sum to the mean reward of these episodes.
     """
     terms = [episode.reward_terms for episode in episodes if episode.reward_terms]
-    weighted = [name for name in _names(terms) if any(each[name].weight for each in terms if name in each)]
+    weighted = [
+        name for name in _names(terms) if any(each[name].weight for each in terms if name in each)
+    ]
     return {
-        f"rewards/{name}/contribution": _mean([each[name].contribution if name in each else 0.0 for each in terms])
+        f"rewards/{name}/contribution": _mean(
+            [each[name].contribution if name in each else 0.0 for each in terms]
+        )
         for name in weighted
     }
 
@@ -112,7 +149,9 @@ def success_metrics(episodes: Sequence[Episode]) -> Metrics:
     levels = sorted({episode.level for episode in known if episode.level})
     out: Metrics = {"success": _mean([float(bool(episode.success)) for episode in known])}
     for level in levels:
-        out[f"success/{level}"] = _mean([float(bool(episode.success)) for episode in known if episode.level == level])
+        out[f"success/{level}"] = _mean(
+            [float(bool(episode.success)) for episode in known if episode.level == level]
+        )
     return _existing(out)
 
 
@@ -121,12 +160,16 @@ def group_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
 
     `reward_std` is the mean of the groups' sample deviations (n - 1, as in TRL). Groups of fewer than two are left out.
     """
-    rewards = [[episode.reward for episode in group if episode.reward is not None] for group in groups]
+    rewards = [
+        [episode.reward for episode in group if episode.reward is not None] for group in groups
+    ]
     deviations = [statistics.stdev(group) for group in rewards if len(group) > 1]
     return _existing(
         {
             "reward_std": _mean(deviations),
-            "frac_reward_zero_std": _mean([float(deviation < ZERO_STD) for deviation in deviations]),
+            "frac_reward_zero_std": _mean(
+                [float(deviation < ZERO_STD) for deviation in deviations]
+            ),
         }
         | agreement_metrics(groups)
     )
@@ -141,28 +184,47 @@ def agreement_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
     for group in groups:
         solved = [bool(episode.success) for episode in group if episode.success is not None]
         if len(solved) > 1:
-            level, template = (f"/{group[0].level}", f"/template/{group[0].template}")
-            for name in ("", *([level] if group[0].level else []), *([template] if group[0].template else [])):
+            level = f"/{group[0].level}"
+            template = f"/template/{group[0].template}"
+            for name in (
+                "",
+                *([level] if group[0].level else []),
+                *([template] if group[0].template else []),
+            ):
                 by_name.setdefault(name, []).append(solved)
-    none = {f"group/frac_all_zero{name}": _mean([float(not any(group)) for group in found]) for name, found in by_name.items()}
-    return none | {f"group/frac_all_one{name}": _mean([float(all(group)) for group in found]) for name, found in by_name.items()}
+    none = {
+        f"group/frac_all_zero{name}": _mean([float(not any(group)) for group in found])
+        for name, found in by_name.items()
+    }
+    return none | {
+        f"group/frac_all_one{name}": _mean([float(all(group)) for group in found])
+        for name, found in by_name.items()
+    }
 
 
 def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
     """Turns, tools, lengths, dialects, stop reasons, seconds."""
     calls = sum(episode.tool_calls for episode in episodes)
-    lengths = [float(sum(episode.tokens.loss_mask)) for episode in episodes if episode.tokens is not None]
+    lengths = [
+        float(sum(episode.tokens.loss_mask)) for episode in episodes if episode.tokens is not None
+    ]
     out: Metrics = {
         "episode/turns": _mean([float(episode.turns) for episode in episodes]),
         "tools/call_frequency": calls / len(episodes),
-        "tools/failure_frequency": sum(episode.tool_errors for episode in episodes) / calls if calls else 0.0,
-        "completions/clipped_ratio": _mean([float(episode.stop_reason in CLIPPED) for episode in episodes]),
+        "tools/failure_frequency": sum(episode.tool_errors for episode in episodes) / calls
+        if calls
+        else 0.0,
+        "completions/clipped_ratio": _mean(
+            [float(episode.stop_reason in CLIPPED) for episode in episodes]
+        ),
     }
     if lengths:
         out |= {"completions/mean_length": _mean(lengths), "completions/min_length": min(lengths)}
         out |= {"completions/max_length": max(lengths)}
     for place in _names(episode.seconds for episode in episodes):
-        out[f"episode/seconds_{place}"] = _mean([episode.seconds.get(place, 0.0) for episode in episodes])
+        out[f"episode/seconds_{place}"] = _mean(
+            [episode.seconds.get(place, 0.0) for episode in episodes]
+        )
     modes: Counter[str] = Counter()
     for episode in episodes:
         modes.update(episode.parse_modes)
@@ -172,7 +234,11 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
 
 def _shares(family: str, counts: Mapping[str, int]) -> Metrics:
     total = sum(counts.values())
-    return {f"{family}/{name}": count / total for name, count in sorted(counts.items())} if total else {}
+    return (
+        {f"{family}/{name}": count / total for name, count in sorted(counts.items())}
+        if total
+        else {}
+    )
 
 
 def _names(mappings: Iterable[Mapping[str, object]]) -> list[str]:

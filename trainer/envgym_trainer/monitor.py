@@ -41,7 +41,9 @@ class Monitor:
         self._open = False
         self.tensorboard: Any = None
 
-    def log(self, step: int, metrics: Mapping[str, float], *, phase: Phase = "grpo") -> dict[str, float | str]:
+    def log(
+        self, step: int, metrics: Mapping[str, float], *, phase: Phase = "grpo"
+    ) -> dict[str, float | str]:
         """Writes one line and one point of each curve. Returns the line as written."""
         self._continue()
         numbers = {name: float(value) for name, value in metrics.items()}
@@ -55,7 +57,12 @@ class Monitor:
         return line
 
     def transcripts(
-        self, step: int, episodes: Sequence[Episode], *, decode: Decode | None = None, prefix: str = "transcripts"
+        self,
+        step: int,
+        episodes: Sequence[Episode],
+        *,
+        decode: Decode | None = None,
+        prefix: str = "transcripts",
     ) -> None:
         """Best, worst and a random episode as text; `decode` turns ids into exact text with the sampled part marked."""
         self._continue()
@@ -93,22 +100,32 @@ class Monitor:
         past = self.folder.metrics()
         self._seconds_before = max((line["seconds"] for line in past), default=0.0)
         self._shares |= {name for line in past for name in line if name.startswith(SHARES + COUNTS)}
-        self.tensorboard = _summary_writer(self.folder, purge_step=max((line["step"] for line in past), default=-1) + 1)
+        self.tensorboard = _summary_writer(
+            self.folder, purge_step=max((line["step"] for line in past), default=-1) + 1
+        )
         if self.tensorboard is not None:
             for name, text in self._texts.items():
                 self.tensorboard.add_text(name, text, 0)
 
     def _silent_shares(self, numbers: Mapping[str, float]) -> set[str]:
         families = {name.split("/")[0] + "/" for name in numbers if name.startswith(SHARES)}
-        families |= {family for family in COUNTS if family.replace("failures/", "episode/void") in numbers}
+        families |= {
+            family for family in COUNTS if family.replace("failures/", "episode/void") in numbers
+        }
         self._shares |= {name for name in numbers if name.startswith(SHARES + COUNTS)}
-        return {name for name in self._shares if name not in numbers and name.startswith(tuple(families))}
+        return {
+            name
+            for name in self._shares
+            if name not in numbers and name.startswith(tuple(families))
+        }
 
 
 def _summary_writer(folder: RunFolder, *, purge_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("TensorBoard is not installed: numbers go to metrics.jsonl only. For curves: pip install tensorboard")
+        print(
+            "TensorBoard is not installed: numbers go to metrics.jsonl only. For curves: pip install tensorboard"
+        )
         return None
     return SummaryWriter(str(folder.path), purge_step=purge_step or None)

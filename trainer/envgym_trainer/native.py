@@ -43,5 +43,9 @@ def _function(library: str, name: str) -> Callable[..., int] | None:
         mapped = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
-    found = {path for line in mapped if (path := line.split(maxsplit=5)[-1]).rpartition("/")[2].startswith(library)}
+    found = {
+        path
+        for line in mapped
+        if (path := line.split(maxsplit=5)[-1]).rpartition("/")[2].startswith(library)
+    }
     return getattr(ctypes.CDLL(found.pop()), name, None) if len(found) == 1 else None

@@ -39,11 +39,18 @@ def policy_loss(
         ref_logprobs: (E,) with the adapter off; needed when kl_coef > 0.
     Returns: LossOutput; with a correction also the sums `correction/weight` and `correction/changed`.
     """
-    advantages, weights, old_logprobs = batch.advantages, batch.weights, batch.old_logprobs
+    advantages = batch.advantages
+    weights = batch.weights
+    old_logprobs = batch.old_logprobs
     options = {"kl_coef": kl_coef, "ref_logprobs": ref_logprobs, "kl": algorithm.kl}
     if algorithm.kl_place == "reward" and kl_coef > 0 and ref_logprobs is not None:
         advantages = with_kl_in_reward(
-            advantages, old_logprobs, ref_logprobs, batch.entry_samples, kl_coef=kl_coef, estimator=algorithm.kl
+            advantages,
+            old_logprobs,
+            ref_logprobs,
+            batch.entry_samples,
+            kl_coef=kl_coef,
+            estimator=algorithm.kl,
         )
         options["kl_coef"] = 0.0  # it is in the advantages now; the estimate is still logged
     sums: dict[str, Tensor] = {}
@@ -56,11 +63,19 @@ def policy_loss(
         output = reinforce_loss(logprobs, old_logprobs, advantages, **options)
     elif algorithm.loss == "gspo":
         output = gspo_loss(
-            logprobs, old_logprobs, advantages, batch.entry_samples, clip_low=clip_low, clip_high=clip_high, **options
+            logprobs,
+            old_logprobs,
+            advantages,
+            batch.entry_samples,
+            clip_low=clip_low,
+            clip_high=clip_high,
+            **options,
         )
     else:
         ratio_loss = cispo_loss if algorithm.loss == "cispo" else grpo_loss
-        output = ratio_loss(logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, **options)
+        output = ratio_loss(
+            logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, **options
+        )
     return LossOutput(output.loss, output.sums | sums, output.maxima)
 
 
@@ -69,15 +84,32 @@ def needs_scoring(algorithm: AlgorithmConfig) -> bool:
     return algorithm.correction.mode != "none" and algorithm.loss != "reinforce"
 
 
-def _correction(algorithm: AlgorithmConfig, batch: Batch, logprobs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _correction(
+    algorithm: AlgorithmConfig, batch: Batch, logprobs: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """(E,) importance weights from the sampler to the first scoring, or to the current policy where the loss has no ratio."""
     correction = algorithm.correction
     scored = logprobs.detach() if algorithm.loss == "reinforce" else batch.scored_logprobs
     if scored is None:
-        raise ValueError("a correction needs the trainer's first scoring of the samples. Call Learner.scored(samples) before.")
-    options = {"mode": correction.mode, "level": correction.level, "cap": correction.cap, "floor": correction.floor}
+        raise ValueError(
+            "a correction needs the trainer's first scoring of the samples. Call Learner.scored(samples) before."
+        )
+    options = {
+        "mode": correction.mode,
+        "level": correction.level,
+        "cap": correction.cap,
+        "floor": correction.floor,
+    }
     factor = importance_weights(scored, batch.old_logprobs, batch.entry_samples, **options)
     plain = importance_weights(
-        scored, batch.old_logprobs, batch.entry_samples, mode="truncate", level=correction.level, cap=torch.inf
+        scored,
+        batch.old_logprobs,
+        batch.entry_samples,
+        mode="truncate",
+        level=correction.level,
+        cap=torch.inf,
     )
-    return factor, {"correction/weight": factor.sum(), "correction/changed": (factor != plain).sum()}
+    return factor, {
+        "correction/weight": factor.sum(),
+        "correction/changed": (factor != plain).sum(),
+    }

@@ -32,7 +32,10 @@ Metrics = dict[str, float]
 Check = Callable[[Metrics], None]
 """Called with a step's numbers before its update; raises to forbid the update."""
 
-DRIFT_MEAN, DRIFT_MAX, RATIO, RATIO_SQUARED = "drift/mean", "drift/max", "drift/ratio", "drift/ratio_squared"
+DRIFT_MEAN = "drift/mean"
+DRIFT_MAX = "drift/max"
+RATIO = "drift/ratio"
+RATIO_SQUARED = "drift/ratio_squared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ def with_drift(output: LossOutput, logprobs: Tensor, old_logprobs: Tensor) -> Lo
     """
     with torch.no_grad():
         log_ratio = logprobs - old_logprobs  # (N,)
-        ratio, drift = log_ratio.exp(), log_ratio.abs()
+        ratio = log_ratio.exp()
+        drift = log_ratio.abs()
         sums = {DRIFT_MEAN: drift.sum(), RATIO: ratio.sum(), RATIO_SQUARED: ratio.square().sum()}
         maxima = {DRIFT_MAX: drift.max()} if drift.numel() else {}
     return dataclasses.replace(output, sums=output.sums | sums, maxima=output.maxima | maxima)
@@ -86,8 +90,16 @@ class MismatchWatch:
         say: takes the one line for the person at the terminal.
     """
 
-    def __init__(self, *, dtype: torch.dtype, on_mismatch: Literal["warn", "stop"], say: Callable[[str], None]):
-        self.bound, self.on_mismatch, self._say = BOUNDS.get(dtype, BOUNDS[torch.bfloat16]), on_mismatch, say
+    def __init__(
+        self,
+        *,
+        dtype: torch.dtype,
+        on_mismatch: Literal["warn", "stop"],
+        say: Callable[[str], None],
+    ):
+        self.bound = BOUNDS.get(dtype, BOUNDS[torch.bfloat16])
+        self.on_mismatch = on_mismatch
+        self._say = say
         self.dtype = str(dtype).removeprefix("torch.")
         self._told = False
 
@@ -110,12 +122,19 @@ class MismatchWatch:
                 "model that its attention gets wrong; train.dtype=float32 rules rounding out, train.on_mismatch=warn goes on."
             )
         if not self._told:
-            self._say(f"WARNING: {found}. Training goes on (train.on_mismatch: warn); see alarm/mismatch.")
+            self._say(
+                f"WARNING: {found}. Training goes on (train.on_mismatch: warn); see alarm/mismatch."
+            )
         self._told = True
 
 
 def inner_updates(
-    learner: Learner, shares: Sequence[Sequence[Sample]], *, epochs: int, watch: MismatchWatch, sampled_at: int | None = None
+    learner: Learner,
+    shares: Sequence[Sequence[Sample]],
+    *,
+    epochs: int,
+    watch: MismatchWatch,
+    sampled_at: int | None = None,
 ) -> Metrics:
     """`epochs` passes over the shares of one step's samples, an update for each share.
 
@@ -161,6 +180,9 @@ def _named(metrics: Metrics, watch: MismatchWatch | None) -> Metrics:
     if DRIFT_MEAN not in metrics:
         return out
     kind = "mismatch" if watch else "staleness"
-    out |= {f"offpolicy/{kind}_mean": metrics[DRIFT_MEAN], f"offpolicy/{kind}_max": metrics[DRIFT_MAX]}
+    out |= {
+        f"offpolicy/{kind}_mean": metrics[DRIFT_MEAN],
+        f"offpolicy/{kind}_max": metrics[DRIFT_MAX],
+    }
     out["offpolicy/ess"] = effective_sample_size(metrics[RATIO], metrics[RATIO_SQUARED])
     return out | ({"alarm/mismatch": float(watch.is_exceeded(metrics))} if watch else {})

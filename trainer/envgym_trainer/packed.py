@@ -27,7 +27,8 @@ class PackedLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear):
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
+        self.weight = layer.weight
+        self.bias = layer.bias
         self._packed: Tensor | None = None
         self._is_own = False
 
@@ -37,12 +38,15 @@ class PackedLinear(nn.Module):
         if other is None and self._is_own:
             return
         self._packed = None  # so that there are never two
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight if other is None else other, ROWS)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(
+            self.weight if other is None else other, ROWS
+        )
         self._is_own = other is None
 
     def unpack(self) -> None:
         """Computes from now on with its own weight as it lies there, and keeps no copy."""
-        self._packed, self._is_own = None, False
+        self._packed = None
+        self._is_own = False
 
     def forward(self, x: Tensor) -> Tensor:
         if self._packed is None or not x.numel():
@@ -53,6 +57,11 @@ class PackedLinear(nn.Module):
 def can_pack(weight: Tensor) -> bool:
     """Whether this machine and this build of torch can compute with a packed copy of the weight."""
     return (
-        weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-        and all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-    )  # fmt: skip
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and all(
+            hasattr(torch.ops.mkldnn, name)
+            for name in ("_reorder_linear_weight", "_linear_pointwise")
+        )
+    )

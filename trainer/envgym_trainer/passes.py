@@ -39,7 +39,10 @@ class Passes:
     """
 
     def __init__(self, model: Any, *, rows: int, shared_rows: int, max_context: int):
-        self.model, self._rows, self._shared_rows, self._max_context = model, rows, shared_rows, max_context
+        self.model = model
+        self._rows = rows
+        self._shared_rows = shared_rows
+        self._max_context = max_context
         self.device = model.get_input_embeddings().weight.device
         self._helpers: ThreadPoolExecutor | None = None
         self._shares = 1
@@ -53,11 +56,16 @@ class Passes:
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.own, self.shared = (
             KeyValues(
-                layers=config.num_hidden_layers, rows=rows, tokens=self._max_context, heads=heads, dim=dim,
-                dtype=self.model.dtype, device=self.device,
+                layers=config.num_hidden_layers,
+                rows=rows,
+                tokens=self._max_context,
+                heads=heads,
+                dim=dim,
+                dtype=self.model.dtype,
+                device=self.device,
             )
             for rows in (self._rows, self._shared_rows)
-        )  # fmt: skip
+        )
 
     def logits(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
         """Computes all works; returns the logits of the last token of those in `due`, (len(due), V), in their order."""
@@ -67,7 +75,10 @@ class Passes:
             return self._pass(works, due)
         wanted = set(due)
         mine = [[index for index in share if index in wanted] for share in shares]
-        jobs = [([works[i] for i in share], [share.index(i) for i in own]) for share, own in zip(shares, mine, strict=True)]
+        jobs = [
+            ([works[i] for i in share], [share.index(i) for i in own])
+            for share, own in zip(shares, mine, strict=True)
+        ]
         others = [self._helpers.submit(self._pass, *job) for job in jobs[1:]]
         try:
             first = self._pass(*jobs[0])
@@ -102,7 +113,8 @@ class Passes:
             seconds[alone].append(time.perf_counter() - started)
         self.forget()  # the trial's rows may be more than are ever used
         if min(seconds[False]) < min(seconds[True]):
-            self._helpers, self._shares = None, 1
+            self._helpers = None
+            self._shares = 1
             torch.set_num_threads(threads)
             helpers.shutdown()
         else:
@@ -117,18 +129,28 @@ class Passes:
     def _pass(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
         packed = lay_out(works, self.own, self.shared, self.device)
         return self.model(
-            input_ids=packed.ids, position_ids=packed.positions, use_cache=False, logits_to_keep=packed.last[list(due)],
+            input_ids=packed.ids,
+            position_ids=packed.positions,
+            use_cache=False,
+            logits_to_keep=packed.last[list(due)],
             envgym_layout=packed.layout,
-        ).logits[0]  # fmt: skip
+        ).logits[0]
 
     @torch.inference_mode()
     def _prove(self) -> None:
         """Compares the sampler's way through the model with the model's own, on one short text in three parts."""
         ids = [index % self.model.config.vocab_size for index in (3, 1, 4, 1, 5, 9, 2)]
-        expected = self.model(input_ids=torch.tensor([ids], device=self.device), use_cache=False).logits[0, -1]
-        own, self.model.config._attn_implementation = self.model.config._attn_implementation, attention.NAME
+        expected = self.model(
+            input_ids=torch.tensor([ids], device=self.device), use_cache=False
+        ).logits[0, -1]
+        own = self.model.config._attn_implementation
+        self.model.config._attn_implementation = attention.NAME
         try:
-            for work in (Work(ids[:3], 0, 0, own=False), Work(ids[3:6], 0, 0, 0, 3), Work(ids[6:], 0, 3, 0, 3)):
+            for work in (
+                Work(ids[:3], 0, 0, own=False),
+                Work(ids[3:6], 0, 0, 0, 3),
+                Work(ids[6:], 0, 3, 0, 3),
+            ):
                 found = self.logits([work], [0])[0]
         except attention.UnknownAttention:
             self.model.config._attn_implementation = own
@@ -136,7 +158,9 @@ class Passes:
         gap = (found - expected).abs().max().item() / expected.abs().max().item()
         if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):
             name = type(self.model).__name__
-            raise UsageError(f"{name}: the sampler's attention gives other logits than the model's own (relative gap {gap:.2g}).")
+            raise UsageError(
+                f"{name}: the sampler's attention gives other logits than the model's own (relative gap {gap:.2g})."
+            )
 
 
 def split(tokens: Sequence[int], shares: int) -> list[list[int]]:
@@ -153,7 +177,9 @@ def split(tokens: Sequence[int], shares: int) -> list[list[int]]:
 
 def _single_threads(count: int) -> ThreadPoolExecutor:
     """Threads that compute on one core each, all of them started."""
-    pool = ThreadPoolExecutor(count, "envgym-pass", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(
+        count, "envgym-pass", initializer=torch.set_num_threads, initargs=(1,)
+    )
     together = threading.Barrier(count)
     list(pool.map(lambda _: together.wait(), range(count)))
     return pool

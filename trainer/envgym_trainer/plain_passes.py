@@ -32,7 +32,8 @@ class PlainPasses:
     """The interface of `passes.Passes` over the model's own forward. Args: as there."""
 
     def __init__(self, model: Any, *, rows: int, shared_rows: int):
-        self.model, self._sizes = model, (rows, shared_rows)
+        self.model = model
+        self._sizes = (rows, shared_rows)
         self.device = model.get_input_embeddings().weight.device
         self.forget()
 
@@ -48,7 +49,11 @@ class PlainPasses:
             row = (self.own if work.own else self.shared)[work.row]
             row.ids = [*row.ids[: work.before], *work.ids]
         rows = [self._last_logits(works[index]) for index in due]
-        return torch.stack(rows) if rows else torch.empty(0, self.model.config.vocab_size, device=self.device)
+        return (
+            torch.stack(rows)
+            if rows
+            else torch.empty(0, self.model.config.vocab_size, device=self.device)
+        )
 
     def copy(self, source: int, target: int, start: int, stop: int, *, own: bool = True) -> None:
         """Copies the tokens from `start` to `stop` of one dialogue's row to another's; of one segment's, where not `own`."""
@@ -66,14 +71,18 @@ class PlainPasses:
         row = self.own[work.row]
         ids = [*self.shared[work.shared_row].ids[: work.shared], *row.ids]
         if row.past != ids[: len(row.past)] or len(row.past) >= len(ids):
-            row.past, row.cache = [], None
+            row.past = []
+            row.cache = None
         new = torch.tensor([ids[len(row.past) :]], device=self.device)
         out = self.model(input_ids=new, past_key_values=row.cache, use_cache=True, logits_to_keep=1)
-        row.past, row.cache = ids, out.past_key_values
+        row.past = ids
+        row.cache = out.past_key_values
         return out.logits[0, -1]
 
 
-def open_passes(model: Any, *, rows: int, shared_rows: int, max_context: int, say: Callable[[str], None]) -> Passes | PlainPasses:
+def open_passes(
+    model: Any, *, rows: int, shared_rows: int, max_context: int, say: Callable[[str], None]
+) -> Passes | PlainPasses:
     """The fast passes where this model's attention is known, else the plain ones, and `say` is told."""
     why = why_unknown(model.config, max_context)
     if why is None:
@@ -81,5 +90,7 @@ def open_passes(model: Any, *, rows: int, shared_rows: int, max_context: int, sa
             return Passes(model, rows=rows, shared_rows=shared_rows, max_context=max_context)
         except UnknownAttention as error:
             why = str(error)
-    say(f"{type(model).__name__} is sampled by its own forward, one dialogue at a time, which is slow: {why}")
+    say(
+        f"{type(model).__name__} is sampled by its own forward, one dialogue at a time, which is slow: {why}"
+    )
     return PlainPasses(model, rows=rows, shared_rows=shared_rows)

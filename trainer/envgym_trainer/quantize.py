@@ -22,11 +22,15 @@ INSTALL = "Install it: pip install 'envgym[quantize]', or leave train.lora.quant
 def require() -> None:
     """Raises PrerequisiteError where bitsandbytes is not installed or does not load."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise PrerequisiteError(f"train.lora.quantize=4bit needs bitsandbytes, which is not installed. {INSTALL}")
+        raise PrerequisiteError(
+            f"train.lora.quantize=4bit needs bitsandbytes, which is not installed. {INSTALL}"
+        )
     try:
         import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
     except Exception as error:  # its native library raises whatever its loader does
-        raise PrerequisiteError(f"train.lora.quantize=4bit: bitsandbytes does not load here: {error}. {INSTALL}") from error
+        raise PrerequisiteError(
+            f"train.lora.quantize=4bit: bitsandbytes does not load here: {error}. {INSTALL}"
+        ) from error
 
 
 def load_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -34,7 +38,9 @@ def load_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     require()
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
     return {"quantization_config": config, "device_map": {"": str(device)}}
 
 

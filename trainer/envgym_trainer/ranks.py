@@ -42,7 +42,9 @@ class Ranks:
     def joined(cls, group: Any = None) -> Ranks:
         """The ranks of a process group. Raises UsageError where none was made."""
         if not (dist.is_available() and dist.is_initialized()):
-            raise UsageError("there is no process group. Call torch.distributed.init_process_group first, on every rank.")
+            raise UsageError(
+                "there is no process group. Call torch.distributed.init_process_group first, on every rank."
+            )
         return cls(group, dist.get_world_size(group))
 
     def gather(self, value: T) -> list[T]:
@@ -67,16 +69,23 @@ class Ranks:
             return
         parameters = list(parameters)
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([part.flatten() for part in parts])  # (all of them,) one message instead of hundreds
+        flat = torch.cat(
+            [part.flatten() for part in parts]
+        )  # (all of them,) one message instead of hundreds
         dist.all_reduce(flat, group=self.group)
-        for parameter, part in zip(parameters, flat.split([part.numel() for part in parts]), strict=True):
+        for parameter, part in zip(
+            parameters, flat.split([part.numel() for part in parts]), strict=True
+        ):
             parameter.grad = part.view_as(parameter).clone()
 
     def require_equal(self, parameters: Mapping[str, Tensor]) -> None:
         """Raises UsageError, on every rank, where the ranks start from different weights: they would never meet again."""
         if self.size == 1:
             return
-        mine = {name: (tuple(value.shape), value.detach().double().sum().item()) for name, value in parameters.items()}
+        mine = {
+            name: (tuple(value.shape), value.detach().double().sum().item())
+            for name, value in parameters.items()
+        }
         others = self.gather(mine)
         if any(other != others[0] for other in others):
             raise UsageError(

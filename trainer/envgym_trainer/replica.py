@@ -36,7 +36,9 @@ class Replica:
         self.model: Any = _widened(_without_adapters(copy.deepcopy(base, shared))).eval()
         if packed:
             _pack(self.model, shared)
-        self._layers = {name: module for name, module in _linears(self.model).items() if name in self._base}
+        self._layers = {
+            name: module for name, module in _linears(self.model).items() if name in self._base
+        }
         """All but those that are trained whole, and shared."""
 
     @torch.no_grad()
@@ -44,11 +46,15 @@ class Replica:
         """Takes over the adapter's present values; None goes back to the base."""
         layers = {} if peft_model is None else lora.lora_layers(peft_model)
         if missing := layers.keys() - self._base.keys():
-            raise UsageError(f"the adapter belongs to another model: no linear layer named {min(missing)} in the sampler's.")
+            raise UsageError(
+                f"the adapter belongs to another model: no linear layer named {min(missing)} in the sampler's."
+            )
         for name, module in self._layers.items():
             base = self._base[name]
             if name in layers and layers[name].get_base_layer().weight is not base:
-                raise UsageError(f"{name}: the adapter's base weight is not the tensor that the sampler was made from.")
+                raise UsageError(
+                    f"{name}: the adapter's base weight is not the tensor that the sampler was made from."
+                )
             merged = lora.merge(layers[name]) if name in layers else None
             if isinstance(module, PackedLinear):
                 module.pack(merged)
@@ -76,7 +82,11 @@ def _linears(model: nn.Module) -> dict[str, Any]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             found[name] = module.get_base_layer()
-        elif isinstance(module, nn.Linear | PackedLinear) and ".lora_" not in name and not name.endswith(".base_layer"):
+        elif (
+            isinstance(module, nn.Linear | PackedLinear)
+            and ".lora_" not in name
+            and not name.endswith(".base_layer")
+        ):
             found[name] = module
     return found
 
@@ -99,8 +109,11 @@ def _widened(model: nn.Module) -> nn.Module:
     for name, module in _linears(model).items():
         if is_4bit(module.weight):
             parent, _, child = name.rpartition(".")
-            plain = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
-            plain.weight, plain.bias = _frozen(dense_weight(module.weight)), module.bias
+            plain = nn.Linear(
+                module.in_features, module.out_features, bias=module.bias is not None, device="meta"
+            )
+            plain.weight = _frozen(dense_weight(module.weight))
+            plain.bias = module.bias
             setattr(model.get_submodule(parent), child, plain)
     return model
 

@@ -18,7 +18,11 @@ Say = Callable[[str], None]
 
 
 def restore(
-    folder: RunFolder, learner_at: Callable[[int], Learner], parts: Mapping[str, Stateful], *, say: Say
+    folder: RunFolder,
+    learner_at: Callable[[int], Learner],
+    parts: Mapping[str, Stateful],
+    *,
+    say: Say,
 ) -> tuple[Learner, Progress]:
     """The learner and progress of the last whole checkpoint; those of the start where the run was killed before its first.
 
@@ -36,10 +40,14 @@ def restore(
         try:
             progress = checkpoint.load(path, learner, parts)
         except DamagedCheckpoint as damage:
-            say(f"WARNING: {damage}. It is set aside as {folder.set_aside(path).name}; the one before it is taken.")
+            say(
+                f"WARNING: {damage}. It is set aside as {folder.set_aside(path).name}; the one before it is taken."
+            )
             continue
         if progress.best and not folder.checkpoint(int(progress.best["step"])).is_dir():
-            say(f"WARNING: the best checkpoint so far, of step {progress.best['step']}, is gone. The best is sought anew.")
+            say(
+                f"WARNING: the best checkpoint so far, of step {progress.best['step']}, is gone. The best is sought anew."
+            )
             progress.best = None
         folder.rewind(progress.written, step=step)
         return learner, progress
@@ -48,6 +56,8 @@ def restore(
             f"{folder.path}: it has no checkpoint that can be read (damaged ones are set aside in {folder.path}/checkpoints). "
             "Put back a copy of one, or start the run again without --resume."
         )
-    say(f"{folder.path} was stopped before its first checkpoint: it starts again from the beginning.")
+    say(
+        f"{folder.path} was stopped before its first checkpoint: it starts again from the beginning."
+    )
     folder.rewind({}, step=-1)
     return learner_at(0), Progress()

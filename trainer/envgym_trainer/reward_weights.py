@@ -31,7 +31,9 @@ class RewardWeights:
         grounded: those of them that are no judgement; only they follow likes.
     """
 
-    def __init__(self, config: RewardWeightsConfig, names: Sequence[str], *, grounded: Sequence[str]):
+    def __init__(
+        self, config: RewardWeightsConfig, names: Sequence[str], *, grounded: Sequence[str]
+    ):
         self.config, self.names, self.grounded = config, list(names), list(grounded)
         self.logs = dict.fromkeys(names, 0.0)
         """Name -> logarithm of its factor."""
@@ -46,11 +48,21 @@ class RewardWeights:
         if self.config.mode != "spread":
             return
         for name in self.names:
-            spreads = [spread for group in groups if (spread := _spread(group, name, self.factor(name))) is not None]
+            spreads = [
+                spread
+                for group in groups
+                if (spread := _spread(group, name, self.factor(name))) is not None
+            ]
             if spreads:
                 self._follow(self.spread, name, statistics.fmean(spreads))
-                self._follow(self.alive, name, statistics.fmean(float(spread > ZERO) for spread in spreads))
-        told = [name for name in self.names if self.spread.get(name, 0.0) > ZERO and self.alive[name] >= self.config.saturated]
+                self._follow(
+                    self.alive, name, statistics.fmean(float(spread > ZERO) for spread in spreads)
+                )
+        told = [
+            name
+            for name in self.names
+            if self.spread.get(name, 0.0) > ZERO and self.alive[name] >= self.config.saturated
+        ]
         middle = statistics.fmean(math.log(self.spread[name]) for name in told) if told else 0.0
         for name in self.names:
             wanted = self._bounded(middle - math.log(self.spread[name])) if name in told else 0.0
@@ -62,24 +74,37 @@ class RewardWeights:
         Args: likes: (name -> value of each part, whether it was liked) of each episode that somebody judged.
         """
         slopes = liked_slopes(
-            [values for values, _ in likes], [liked for _, liked in likes], self.grounded, prior=self.config.prior
+            [values for values, _ in likes],
+            [liked for _, liked in likes],
+            self.grounded,
+            prior=self.config.prior,
         )
         self.logs = {name: self._bounded(slopes.get(name, 0.0)) for name in self.names}
 
     def metrics(self) -> dict[str, float]:
-        return {f"reward_weights/{name}": self.factor(name) for name in self.names} if self.config.mode != "fixed" else {}
+        return (
+            {f"reward_weights/{name}": self.factor(name) for name in self.names}
+            if self.config.mode != "fixed"
+            else {}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"logs": dict(self.logs), "spread": dict(self.spread), "alive": dict(self.alive)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
-            known = lambda values: {name: value for name, value in values.items() if name in self.names}
+            known = lambda values: {
+                name: value for name, value in values.items() if name in self.names
+            }
             self.logs |= known(state["logs"])
             self.spread, self.alive = known(state["spread"]), known(state["alive"])
 
     def _follow(self, averages: dict[str, float], name: str, value: float) -> None:
-        averages[name] = value if name not in averages else averages[name] + self.config.rate * (value - averages[name])
+        averages[name] = (
+            value
+            if name not in averages
+            else averages[name] + self.config.rate * (value - averages[name])
+        )
 
     def _bounded(self, log: float) -> float:
         return min(max(log, -math.log(self.config.bound)), math.log(self.config.bound))
@@ -93,7 +118,11 @@ def _spread(group: Sequence[Episode], name: str, factor: float) -> float | None:
 
 
 def liked_slopes(
-    values: Sequence[Mapping[str, float]], liked: Sequence[bool], names: Sequence[str], *, prior: float
+    values: Sequence[Mapping[str, float]],
+    liked: Sequence[bool],
+    names: Sequence[str],
+    *,
+    prior: float,
 ) -> dict[str, float]:
     """How much more likely a like is with one deviation more of each part: ridge logistic regression, without a ridge on the
     intercept.
@@ -108,20 +137,28 @@ def liked_slopes(
         return {}
     table = np.array([[each.get(name, math.nan) for name in names] for each in values])  # (N, K)
     seen = ~np.isnan(table)
-    mean = np.where(seen.any(0), np.nansum(np.where(seen, table, 0.0), 0) / np.maximum(seen.sum(0), 1), 0.0)
+    mean = np.where(
+        seen.any(0), np.nansum(np.where(seen, table, 0.0), 0) / np.maximum(seen.sum(0), 1), 0.0
+    )
     centered = np.where(seen, table - mean, 0.0)
     deviation = np.sqrt((centered**2).mean(0))
-    design = np.column_stack([np.ones(len(liked)), centered / np.where(deviation > ZERO, deviation, 1.0)])
-    ridge, slopes = np.diag([1e-6, *[prior] * len(names)]), np.zeros(len(names) + 1)
+    design = np.column_stack(
+        [np.ones(len(liked)), centered / np.where(deviation > ZERO, deviation, 1.0)]
+    )
+    ridge = np.diag([1e-6, *[prior] * len(names)])
+    slopes = np.zeros(len(names) + 1)
     for _ in range(50):  # Newton's method on a strictly convex function
         likely = 1 / (1 + np.exp(-np.clip(design @ slopes, -30, 30)))
         gradient = design.T @ (likely - np.array(liked, dtype=float)) + ridge @ slopes
-        step = np.linalg.solve(design.T @ (design * (likely * (1 - likely) + 1e-9)[:, None]) + ridge, gradient)
+        step = np.linalg.solve(
+            design.T @ (design * (likely * (1 - likely) + 1e-9)[:, None]) + ridge, gradient
+        )
         slopes = slopes - np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             break
     return {
-        name: float(slope) if deviation[k] > ZERO else 0.0 for k, (name, slope) in enumerate(zip(names, slopes[1:], strict=True))
+        name: float(slope) if deviation[k] > ZERO else 0.0
+        for k, (name, slope) in enumerate(zip(names, slopes[1:], strict=True))
     }
 
 

@@ -48,12 +48,26 @@ class Rollouts:
     """
 
     def __init__(
-        self, spec: EnvSpec, config: TrainConfig, world: Any, engine: Sampler, rewards: RewardLayer,
-        folder: RunFolder, monitor: Monitor, labels: SelfTraining | None = None,
-    ):  # fmt: skip
-        self.config, self.world, self.engine, self.folder, self.monitor = config, world, engine, folder, monitor
-        self.rewards, self.labels = rewards, labels
-        self._cap = FailureCap(spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}.")
+        self,
+        spec: EnvSpec,
+        config: TrainConfig,
+        world: Any,
+        engine: Sampler,
+        rewards: RewardLayer,
+        folder: RunFolder,
+        monitor: Monitor,
+        labels: SelfTraining | None = None,
+    ):
+        self.config = config
+        self.world = world
+        self.engine = engine
+        self.folder = folder
+        self.monitor = monitor
+        self.rewards = rewards
+        self.labels = labels
+        self._cap = FailureCap(
+            spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}."
+        )
         self._play_many: Callable[..., list[Episode]] = play_many
         if config.deterministic and isinstance(engine, Engine):
             self._play_many = partial(play_in_step, engine)
@@ -67,8 +81,11 @@ class Rollouts:
         Args:
             sampled_at: the learner's updates so far.
         """
-        config, earlier, taught = self.config, list[Episode](), list[Episode]()
-        policy, labels = self._policy(), self.labels
+        config = self.config
+        earlier = list[Episode]()
+        taught = list[Episode]()
+        policy = self._policy()
+        labels = self.labels
 
         def play(requests: Sequence[Request]) -> list[Episode]:
             episodes = self.play(policy, requests, step=step, phase="grpo", earlier=earlier)
@@ -82,23 +99,37 @@ class Rollouts:
         if labels:
             labels.begin(partial(self._vote_on, step=step))
             labels.begin_step()
-        started, busy = time.perf_counter(), self.engine.seconds_busy
+        started = time.perf_counter()
+        busy = self.engine.seconds_busy
         played = play_groups(
-            play, draws, tasks=labels.groups_to_play(config.tasks_per_step) if labels else config.tasks_per_step,
-            size=config.group_size, max_extra=config.max_extra_groups, score=score,
-        )  # fmt: skip
+            play,
+            draws,
+            tasks=labels.groups_to_play(config.tasks_per_step) if labels else config.tasks_per_step,
+            size=config.group_size,
+            max_extra=config.max_extra_groups,
+            score=score,
+        )
         idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
         played = labels.most_agreed(played, config.tasks_per_step) if labels else played
         return replace(played, taught=taught, sampled_at=sampled_at, idle=idle)
 
     def _policy(self) -> Policy:
         config = self.config
-        return self.engine.policy(temperature=config.temperature, max_new_tokens=config.max_new_tokens, siblings=config.group_size)
+        return self.engine.policy(
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            siblings=config.group_size,
+        )
 
     def _vote_on(self, tasks: Sequence[str], *, step: int) -> list[Group]:
         """A group of each task that is played for its votes alone."""
-        size, seed = self.config.group_size, self.config.seed
-        requests = [Request(task, stable_seed(seed, step, "vote", task, g)) for task in tasks for g in range(size)]
+        size = self.config.group_size
+        seed = self.config.seed
+        requests = [
+            Request(task, stable_seed(seed, step, "vote", task, g))
+            for task in tasks
+            for g in range(size)
+        ]
         episodes = self.play(self._policy(), requests, step=step, phase="grpo")
         return [episodes[start : start + size] for start in range(0, len(episodes), size)]
 
@@ -120,13 +151,20 @@ class Rollouts:
 
     def take(self) -> Played | None:
         """The groups that were started, waited for; None where none were. Raises what playing them raised."""
-        ahead, self._ahead = self._ahead, None
+        ahead = self._ahead
+        self._ahead = None
         return ahead.result() if ahead else None
 
     def play(
-        self, policy: Policy, requests: Sequence[Request], *, step: int, phase: Phase,
-        on_episode: Callable[[Episode], None] = lambda episode: None, earlier: Sequence[Episode] = (),
-    ) -> list[Episode]:  # fmt: skip
+        self,
+        policy: Policy,
+        requests: Sequence[Request],
+        *,
+        step: int,
+        phase: Phase,
+        on_episode: Callable[[Episode], None] = lambda episode: None,
+        earlier: Sequence[Episode] = (),
+    ) -> list[Episode]:
         """Plays the requests. What was played before the run is stopped for its failures, `earlier` in the same step too, is
         kept for `write_lost`."""
         played = list(earlier)
@@ -136,7 +174,14 @@ class Rollouts:
             on_episode(episode)
 
         try:
-            return self._play_many(self.world.env, policy, requests, workers=self.config.workers, on_episode=keep, cap=self._cap)
+            return self._play_many(
+                self.world.env,
+                policy,
+                requests,
+                workers=self.config.workers,
+                on_episode=keep,
+                cap=self._cap,
+            )
         except TooManyFailures:
             self._lost = step, phase, played
             raise
@@ -148,7 +193,9 @@ class Rollouts:
         step, phase, played = self._lost
         prefix = "eval/" if phase == "eval" else ""
         self.folder.append_episodes(step, played, phase=phase)
-        numbers = failure_metrics([played], prefix=prefix) | sandbox_metrics(self.world, prefix=prefix)
+        numbers = failure_metrics([played], prefix=prefix) | sandbox_metrics(
+            self.world, prefix=prefix
+        )
         self.monitor.log(step, numbers, phase=phase)
 
     def close(self) -> None:

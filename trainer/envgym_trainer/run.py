@@ -19,7 +19,9 @@ from envgym_trainer.config import TrainConfig
 from envgym_trainer.runs import RunFolder
 
 
-def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, resume: Path | None) -> int:
+def start(
+    env: str, settings: Iterable[str], *, out: Path, name: str | None, resume: Path | None
+) -> int:
     """Trains, or goes on training, from the command line. Returns the exit code."""
     from envgym_trainer.preflight import CannotLearn
     from envgym_trainer.ranks import refuse_launcher
@@ -32,7 +34,10 @@ def start(env: str, settings: Iterable[str], *, out: Path, name: str | None, res
         _same_settings(folder, spec)
     else:
         folder = RunFolder.create(out, name or find_env(env).stem)
-    console.print(f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · run folder {folder.path}", highlight=False)
+    console.print(
+        f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · run folder {folder.path}",
+        highlight=False,
+    )
     started = time.monotonic()
     try:
         outcomes = train(spec, config, folder, console=console, resume=resume is not None)
@@ -61,7 +66,9 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     return spec, TrainConfig.of(spec.train).checked(), profile
 
 
-def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Console, resume: bool = False) -> dict[str, Outcome]:
+def train(
+    spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Console, resume: bool = False
+) -> dict[str, Outcome]:
     """One training run into `folder`; returns its evaluations by name. Raises KeyboardInterrupt or TooManyFailures once all
     is saved."""
     import torch
@@ -74,12 +81,23 @@ def train(spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Con
     from envgym_trainer.train import Trainer
 
     device = pick_device(config.device)
-    place = f"cpu ({torch.get_num_threads()} threads)" if device == "cpu" else torch.cuda.get_device_name(device)
+    place = (
+        f"cpu ({torch.get_num_threads()} threads)"
+        if device == "cpu"
+        else torch.cuda.get_device_name(device)
+    )
     if not resume:
         folder.write_config(resolved_yaml(spec, config))
-        folder.write_facts(run_facts(seeds={"train": config.seed}, device=place, env=str(spec.path), env_id=spec.id))
+        folder.write_facts(
+            run_facts(
+                seeds={"train": config.seed}, device=place, env=str(spec.path), env_id=spec.id
+            )
+        )
     console.print(f"device: {place}")
-    with Monitor(folder) as monitor, Display({"warmup": 0, "grpo": config.steps}, console=console) as display:
+    with (
+        Monitor(folder) as monitor,
+        Display({"warmup": 0, "grpo": config.steps}, console=console) as display,
+    ):
         monitor.config(resolved_yaml(spec, config))
         trainer = Trainer(spec, config, folder, monitor, display)
         try:
@@ -107,11 +125,19 @@ def resolved_yaml(spec: EnvSpec, config: TrainConfig) -> str:
 def _same_settings(folder: RunFolder, spec: EnvSpec) -> None:
     before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8")).get("id")
     if before != spec.id:
-        raise UsageError(f"{folder.path} is a run of '{before}', not of '{spec.id}'. Resume it with its own environment.")
+        raise UsageError(
+            f"{folder.path} is a run of '{before}', not of '{spec.id}'. Resume it with its own environment."
+        )
 
 
 def close(
-    env: str, folder: RunFolder, config: TrainConfig, outcomes: dict[str, Outcome], console: Console, *, seconds: float
+    env: str,
+    folder: RunFolder,
+    config: TrainConfig,
+    outcomes: dict[str, Outcome],
+    console: Console,
+    *,
+    seconds: float,
 ) -> None:
     """The table before and after, where the adapter lies, and what to do next."""
     from envgym_trainer.card import serve_command
@@ -123,15 +149,21 @@ def close(
             f"{seconds / 60:.1f} minutes. No adapter was written (train.lora.export=none); {folder.path}/checkpoints has it"
         )
         return
-    console.print(f"{seconds / 60:.1f} minutes. The adapter is in {folder.adapter}", highlight=False)
+    console.print(
+        f"{seconds / 60:.1f} minutes. The adapter is in {folder.adapter}", highlight=False
+    )
     console.print("\nNext:")
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
     console.print(f"  envgym eval {env} --policy adapter:{folder.adapter}", highlight=False)
-    serve = serve_command(base_id(folder), folder.path.name, str(folder.adapter), rank=config.lora.rank)
+    serve = serve_command(
+        base_id(folder), folder.path.name, str(folder.adapter), rank=config.lora.rank
+    )
     console.print(f"  {serve}", highlight=False, soft_wrap=True)
 
 
 def base_id(folder: RunFolder) -> str:
     import json
 
-    return json.loads((folder.adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return json.loads((folder.adapter / "adapter_config.json").read_text(encoding="utf-8"))[
+        "base_model_name_or_path"
+    ]

@@ -101,18 +101,32 @@ class RunFolder:
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """`run.json`; see `facts.run_facts` for what belongs there."""
-        write_atomic(self.facts_file, json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n")
+        write_atomic(
+            self.facts_file,
+            json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n",
+        )
 
     def facts(self) -> dict[str, Any]:
-        return json.loads(self.facts_file.read_text(encoding="utf-8")) if self.facts_file.exists() else {}
+        return (
+            json.loads(self.facts_file.read_text(encoding="utf-8"))
+            if self.facts_file.exists()
+            else {}
+        )
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds one line; a number that is not finite becomes null, because JSON has no other word for it."""
-        _append(self.metrics_file, [json.dumps({name: _finite(value) for name, value in line.items()}, allow_nan=False)])
+        _append(
+            self.metrics_file,
+            [json.dumps({name: _finite(value) for name, value in line.items()}, allow_nan=False)],
+        )
 
-    def append_episodes(self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo", left_out: str = "") -> None:
+    def append_episodes(
+        self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo", left_out: str = ""
+    ) -> None:
         """Adds one line an episode: `Episode.to_json` with the step and phase in front, and why it was not learned from."""
-        head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},' + (f'"left_out":{json.dumps(left_out)},' if left_out else "")
+        head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},' + (
+            f'"left_out":{json.dumps(left_out)},' if left_out else ""
+        )
         _append(self.episodes_file, [head + episode.to_json()[1:] for episode in episodes])
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
@@ -135,7 +149,9 @@ class RunFolder:
 
     def find_episodes(self, names: Iterable[str]) -> dict[str, Episode]:
         """The training episodes of these names: `12:3` is the third line of step 12. What is not there is left out."""
-        wanted, found, counts = set(names), dict[str, Episode](), Counter[int]()
+        wanted = set(names)
+        found = dict[str, Episode]()
+        counts = Counter[int]()
         for plain in _read(self.episodes_file) if wanted else ():
             if plain["phase"] == "grpo":
                 counts[plain["step"]] += 1
@@ -143,21 +159,28 @@ class RunFolder:
                     found[name] = Episode.from_json(json.dumps(plain))
         return found
 
-    def training_episodes(self, step: int | None = None) -> tuple[list[int], list[tuple[Episode, str]]]:
+    def training_episodes(
+        self, step: int | None = None
+    ) -> tuple[list[int], list[tuple[Episode, str]]]:
         """The steps that have training episodes, and (episode, why it was left out) for each line of one of them.
 
         Args: step: the last one by default; one that has none gives no lines.
         """
-        steps, lines = list[int](), list[dict[str, Any]]()
+        steps = list[int]()
+        lines = list[dict[str, Any]]()
         for plain in _read(self.episodes_file):
             if plain["phase"] != "grpo":
                 continue
             if plain["step"] not in steps[-1:]:
                 steps.append(plain["step"])
-                lines = [] if step is None else lines  # the last one so far: only its lines are kept
+                lines = (
+                    [] if step is None else lines
+                )  # the last one so far: only its lines are kept
             if step in (None, plain["step"]):
                 lines.append(plain)
-        return steps, [(Episode.from_json(json.dumps(plain)), plain.get("left_out", "")) for plain in lines]
+        return steps, [
+            (Episode.from_json(json.dumps(plain)), plain.get("left_out", "")) for plain in lines
+        ]
 
     def written(self) -> dict[str, int]:
         """Bytes of each file of lines so far, as `rewind` wants them."""
@@ -168,7 +191,12 @@ class RunFolder:
 
         A file that is not named, or has fewer bytes than that, loses the lines of steps after `step` instead.
         """
-        self.truncate_after(step, leave={name for name, size in self.written().items() if size >= written.get(name, size + 1)})
+        self.truncate_after(
+            step,
+            leave={
+                name for name, size in self.written().items() if size >= written.get(name, size + 1)
+            },
+        )
         for name in written.keys() & self.written().keys():
             os.truncate(self.path / name, min(written[name], self.written()[name]))
 
@@ -176,13 +204,21 @@ class RunFolder:
         """Drops the lines of later steps (and torn ones), so that a resumed run writes each step once."""
         for file in self.files_of_lines:
             if file.exists() and file.name not in leave:
-                kept = [json.dumps(line, ensure_ascii=False, separators=(",", ":")) for line in _read(file) if line["step"] <= step]
+                kept = [
+                    json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+                    for line in _read(file)
+                    if line["step"] <= step
+                ]
                 write_atomic(file, "".join(line + "\n" for line in kept))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """(step, folder) of each complete checkpoint, oldest first."""
         folders = (self.path / "checkpoints").glob("step-*")
-        return sorted((int(match[1]), folder) for folder in folders if (match := STEP_FOLDER.fullmatch(folder.name)))
+        return sorted(
+            (int(match[1]), folder)
+            for folder in folders
+            if (match := STEP_FOLDER.fullmatch(folder.name))
+        )
 
     def checkpoint(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:06d}"
@@ -214,8 +250,13 @@ class RunFolder:
         return found[-1] if found else None
 
     def save_checkpoint(
-        self, step: int, write: Callable[[Path], Any], *, keep: int = 2, besides: Collection[int] = ()
-    ) -> Path:  # fmt: skip
+        self,
+        step: int,
+        write: Callable[[Path], Any],
+        *,
+        keep: int = 2,
+        besides: Collection[int] = (),
+    ) -> Path:
         """Makes `checkpoints/step-000010` with what `write(folder)` puts there, then removes all but the last `keep`, and those
         of the steps `besides` them.
 
@@ -227,7 +268,9 @@ class RunFolder:
             write(temporary)
         for number, old in self.checkpoints()[: -max(1, keep)]:
             if number not in besides:
-                gone = old.rename(old.with_name(f".{old.name}.partial"))  # at once: half a checkpoint must not look like one
+                gone = old.rename(
+                    old.with_name(f".{old.name}.partial")
+                )  # at once: half a checkpoint must not look like one
                 shutil.rmtree(gone)
         return folder
 
@@ -252,7 +295,8 @@ def write_atomic(file: Path, text: str) -> None:
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes its real name, and the place of an older one, when the block ends without error."""
-    temporary, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    temporary = folder.with_name(f".{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -87,7 +87,9 @@ class Turn:
     count: int = 0
     """Tokens sampled so far."""
 
-    def take(self, token: int, logprob: float, stop_ids: frozenset[int], max_context: int) -> StopReason | None:
+    def take(
+        self, token: int, logprob: float, stop_ids: frozenset[int], max_context: int
+    ) -> StopReason | None:
         """Appends a sampled token; says why the turn ends with it, or None."""
         self.track.ids.append(token)
         self.track.mask.append(True)
@@ -201,7 +203,9 @@ class Scheduler:
         """Finds the dialogue its segment; without one it stores all of its ids itself."""
         if track.shared and track.segment is None:
             of_group = track.shared == len(track.prompt) - 1
-            track.segment = self._segment(track.prompt[: track.shared], of_group=of_group, outer=track.outer)
+            track.segment = self._segment(
+                track.prompt[: track.shared], of_group=of_group, outer=track.outer
+            )
             track.shared = len(track.segment.ids) if track.segment else 0
 
     def _next(self, track: Track, limit: int) -> Planned | None:
@@ -230,7 +234,9 @@ class Scheduler:
         ids = segment.ids[segment.cached : segment.cached + limit]
         return Planned(Work(ids, segment.row, segment.cached, own=False), segment)
 
-    def _segment(self, ids: tuple[int, ...], *, of_group: bool = False, outer: int = 0) -> Segment | None:
+    def _segment(
+        self, ids: tuple[int, ...], *, of_group: bool = False, outer: int = 0
+    ) -> Segment | None:
         """The segment with these ids, new or known; None where every row is in use."""
         if (found := self._segments.get(ids)) is None:
             begins = self._segment(ids[:outer]) if outer else None
@@ -294,4 +300,5 @@ class Scheduler:
             siblings.remove(track)
             if not siblings:
                 del self._siblings[track.prompt]
-        track.row, track.cached = None, 0
+        track.row = None
+        track.cached = 0

@@ -20,7 +20,11 @@ def with_scores(learner: Learner, samples: Sequence[Sample]) -> list[Sample]:
     """The samples with `scored_logprobs`; those that have them, or sampled nothing, are returned as they are."""
     learner.model.eval()  # LoRA dropout would be scored as a mismatch
     out = list(samples)
-    open_ones = [index for index, sample in enumerate(samples) if sample.num_actions and sample.scored_logprobs is None]
+    open_ones = [
+        index
+        for index, sample in enumerate(samples)
+        if sample.num_actions and sample.scored_logprobs is None
+    ]
     for indices, batch in _batches(learner, [samples[index] for index in open_ones]):
         batch = batch.to(learner.head_weight.device)
         logprobs = iter(learner.score(batch)[0][batch.entry_nodes].tolist())

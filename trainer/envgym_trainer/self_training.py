@@ -20,7 +20,14 @@ from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, did_you_mean
 from envgym.rubric import Rubric
 from envgym.scoring.answers import Reading, find_reading
-from envgym.scoring.votes import Vote, VotedGroup, choose_labelled, keep_most_agreed, text_vote, vote_metrics
+from envgym.scoring.votes import (
+    Vote,
+    VotedGroup,
+    choose_labelled,
+    keep_most_agreed,
+    text_vote,
+    vote_metrics,
+)
 from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.config import TrainConfig
@@ -46,8 +53,18 @@ class SelfTraining:
         model: that learns.
     """
 
-    def __init__(self, spec: EnvSpec, config: TrainConfig, options: SelfTrainingConfig, world: Any, model: Any):
-        self.spec, self.config, self.options, self.tasks = spec, config, options, world.tasks
+    def __init__(
+        self,
+        spec: EnvSpec,
+        config: TrainConfig,
+        options: SelfTrainingConfig,
+        world: Any,
+        model: Any,
+    ):
+        self.spec = spec
+        self.config = config
+        self.options = options
+        self.tasks = world.tasks
         self.rubric: Rubric = getattr(world, "rubric", None) or Rubric({}, "")
         moving = options.teacher_decay if options.teacher == "average" else 1.0
         self.teacher = None if options.teacher == "policy" else Teacher(model, decay=moving)
@@ -67,17 +84,27 @@ class SelfTraining:
         votes = [name for name, rule in self.rubric.rules.items() if rule.source == VOTE]
         if len(votes) != 1:
             found = f"has {' and '.join(votes)}" if votes else "has none"
-            self._refuse(f"needs one part of the reward that votes, and it {found}; write `agreed: {{from: {VOTE}}}`")
+            self._refuse(
+                f"needs one part of the reward that votes, and it {found}; write `agreed: {{from: {VOTE}}}`"
+            )
         if unknown := [name for name in self.options.label_free if name not in self.rubric.parts]:
-            self._refuse(f"label_free: the reward has no part '{unknown[0]}'{did_you_mean(unknown[0], self.rubric.parts)}")
-        levels = {template.level for template in self.tasks.fitting("train", levels=self.config.levels)}
+            self._refuse(
+                f"label_free: the reward has no part '{unknown[0]}'{did_you_mean(unknown[0], self.rubric.parts)}"
+            )
+        levels = {
+            template.level for template in self.tasks.fitting("train", levels=self.config.levels)
+        }
         if unknown := [level for level in self.options.labelled_levels if level not in levels]:
-            self._refuse(f"labelled_levels: no training task of level '{unknown[0]}'{did_you_mean(unknown[0], levels)}")
+            self._refuse(
+                f"labelled_levels: no training task of level '{unknown[0]}'{did_you_mean(unknown[0], levels)}"
+            )
 
     def validated(self, episodes: Sequence[Episode]) -> None:
         """Sees that a validation told the truth. Raises UsageError where none of its tasks has any."""
         played = [episode for episode in episodes if not episode.void]
-        if played and all(episode.reward_parts.get(self.rubric.success) is None for episode in played):
+        if played and all(
+            episode.reward_parts.get(self.rubric.success) is None for episode in played
+        ):
             raise UsageError(
                 f"{self.spec.path}: train.self_training: no validation task has a true label, so no one sees votes go wrong."
             )
@@ -86,17 +113,26 @@ class SelfTraining:
         """Chooses the tasks and their labels, once a run."""
         if self.pool:
             return
-        options, seed = self.options, self.config.seed
+        options = self.options
+        seed = self.config.seed
         tasks = self._drawn()
         if options.easiest < 1:
             groups = play(tasks)
-            agreed = {task: self._vote(group).agreement for task, group in zip(tasks, groups, strict=True)}
+            agreed = {
+                task: self._vote(group).agreement for task, group in zip(tasks, groups, strict=True)
+            }
             if self.teacher and not self.teacher.moves:
                 self.hear(tasks, groups)
-            tasks = [task for level in self._by_level(tasks) for task in _most(level, agreed, options.easiest)]
+            tasks = [
+                task
+                for level in self._by_level(tasks)
+                for task in _most(level, agreed, options.easiest)
+            ]
         given = frozenset(task for task in tasks if self._level(task) in options.labelled_levels)
         others = (task for task in tasks if task not in given)
-        self.labelled = given | choose_labelled(others, share=options.true_labels, budget=options.label_budget, seed=seed)
+        self.labelled = given | choose_labelled(
+            others, share=options.true_labels, budget=options.label_budget, seed=seed
+        )
         self.pool = tuple(tasks)
 
     def draw(self, rng: random.Random, count: int, *, levels: Sequence[str] = ()) -> list[str]:
@@ -105,12 +141,16 @@ class SelfTraining:
         Args:
             levels: that are open; empty for all.
         """
-        tasks = [task for task in self.pool if not levels or self._level(task) in levels] or list(self.pool)
+        tasks = [task for task in self.pool if not levels or self._level(task) in levels] or list(
+            self.pool
+        )
         true = [task for task in tasks if task in self.labelled]
         others = [task for task in tasks if task not in self.labelled]
         if self.options.labelled_groups is None or not true or not others:
             return _some(rng, tasks, count)
-        wanted = math.floor(count * self.options.labelled_groups + rng.random())  # its share on average
+        wanted = math.floor(
+            count * self.options.labelled_groups + rng.random()
+        )  # its share on average
         drawn = _some(rng, true, wanted) + _some(rng, others, count - wanted)
         rng.shuffle(drawn)
         return drawn
@@ -138,7 +178,9 @@ class SelfTraining:
     def hear(self, tasks: Sequence[str], groups: Sequence[Group]) -> None:
         """Takes in the teacher's votes."""
         for task, group in zip(tasks, groups, strict=True):
-            self._heard[task] = [episode.last_said for episode in valid(group)] or [""]  # of nobody: no label
+            self._heard[task] = [episode.last_said for episode in valid(group)] or [
+                ""
+            ]  # of nobody: no label
 
     def begin_step(self) -> None:
         """Lets a teacher that moves follow the policy; what it said before counts no more."""
@@ -152,11 +194,14 @@ class SelfTraining:
         groups = played.groups
         if len(groups) > count:
             labelled = {n for n, group in enumerate(groups) if self._is_labelled(group)}
-            kept = keep_most_agreed([self._vote(group) for group in groups], count / len(groups), labelled=labelled)
+            kept = keep_most_agreed(
+                [self._vote(group) for group in groups], count / len(groups), labelled=labelled
+            )
             played = replace(
-                played, groups=[groups[n] for n in kept],
+                played,
+                groups=[groups[n] for n in kept],
                 disagreed=[group for n, group in enumerate(groups) if n not in kept],
-            )  # fmt: skip
+            )
         return replace(played, votes=self.metrics(played))
 
     def metrics(self, played: Played) -> Metrics:
@@ -170,10 +215,19 @@ class SelfTraining:
 
     def state_dict(self) -> dict[str, Any]:
         teacher = self.teacher.state_dict() if self.teacher else {}
-        return {"pool": list(self.pool), "labelled": sorted(self.labelled), "heard": dict(self._heard), "teacher": teacher}
+        return {
+            "pool": list(self.pool),
+            "labelled": sorted(self.labelled),
+            "heard": dict(self._heard),
+            "teacher": teacher,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.pool, self.labelled, self._heard = tuple(state["pool"]), frozenset(state["labelled"]), dict(state["heard"])
+        self.pool, self.labelled, self._heard = (
+            tuple(state["pool"]),
+            frozenset(state["labelled"]),
+            dict(state["heard"]),
+        )
         if self.teacher:
             self.teacher.load_state_dict(state["teacher"])
 
@@ -181,14 +235,22 @@ class SelfTraining:
         raise SpecError(f"{self.spec.path}: train.self_training: {why}")
 
     def _drawn(self) -> list[str]:
-        rng, levels = random.Random(stable_seed(self.config.seed, "pool")), self.config.levels
-        return list(dict.fromkeys(self.tasks.draw_id("train", rng, levels=levels) for _ in range(self.options.pool)))
+        rng = random.Random(stable_seed(self.config.seed, "pool"))
+        levels = self.config.levels
+        return list(
+            dict.fromkeys(
+                self.tasks.draw_id("train", rng, levels=levels) for _ in range(self.options.pool)
+            )
+        )
 
     def _level(self, task: str) -> str:
         return self.tasks.templates[task.split("/")[1]].level
 
     def _by_level(self, tasks: Sequence[str]) -> list[list[str]]:
-        return [[task for task in tasks if self._level(task) == level] for level in dict.fromkeys(map(self._level, tasks))]
+        return [
+            [task for task in tasks if self._level(task) == level]
+            for level in dict.fromkeys(map(self._level, tasks))
+        ]
 
     def _is_labelled(self, group: Group) -> bool:
         """Whether its true label counts; a task that turns out to have none is voted on."""
@@ -197,15 +259,25 @@ class SelfTraining:
 
     def _vote(self, group: Group) -> Vote:
         options = getattr(self.rubric.parts[self.part].function, "keywords", {})
-        texts = self.voters(group[0].task_id) or [episode.last_said for episode in valid(group)] or [""]
-        return text_vote(texts, reading=self._reading(group), **{name: options[name] for name in COUNTED if name in options})
+        texts = (
+            self.voters(group[0].task_id) or [episode.last_said for episode in valid(group)] or [""]
+        )
+        return text_vote(
+            texts,
+            reading=self._reading(group),
+            **{name: options[name] for name in COUNTED if name in options},
+        )
 
     def _voted(self, group: Group) -> VotedGroup:
-        members, truth = valid(group), self.tasks.task(group[0].task_id).extra.get("answer")
+        members = valid(group)
+        truth = self.tasks.task(group[0].task_id).extra.get("answer")
         return VotedGroup(
-            [episode.last_said for episode in members], self._vote(group), [e.reward_parts.get(self.part) for e in members],
-            truth if isinstance(truth, str) else None, self._reading(group),
-        )  # fmt: skip
+            [episode.last_said for episode in members],
+            self._vote(group),
+            [e.reward_parts.get(self.part) for e in members],
+            truth if isinstance(truth, str) else None,
+            self._reading(group),
+        )
 
     def _reading(self, group: Group) -> Reading:
         return find_reading(self.tasks.task(group[0].task_id).extra.get("reading", "value"))

@@ -40,7 +40,9 @@ class SelfTrainingConfig(Block):
     teacher_decay: float = Field(default=0.9, ge=0, lt=1)
     """Share of the averaged teacher that stays at each step."""
 
-    def check(self, *, eval_every: int, signals: bool, adaptive: bool, one_step_off: bool, is_served: bool) -> None:
+    def check(
+        self, *, eval_every: int, signals: bool, adaptive: bool, one_step_off: bool, is_served: bool
+    ) -> None:
         """Raises UsageError for a run in which a collapse would go unseen, or which would use labels that it does not have."""
         if not eval_every:
             raise UsageError(
@@ -57,4 +59,6 @@ class SelfTrainingConfig(Block):
             )
         if self.teacher != "policy" and (one_step_off or is_served):
             other = "train.one_step_off" if one_step_off else "train.server"
-            raise UsageError(f"train.self_training.teacher={self.teacher} needs the sampler of this process to itself: no {other}.")
+            raise UsageError(
+                f"train.self_training.teacher={self.teacher} needs the sampler of this process to itself: no {other}."
+            )

@@ -42,17 +42,28 @@ class ServedEngine:
     Raises: PrerequisiteError where no server answers. UsageError where it has no such model, or loads no adapters.
     """
 
-    def __init__(self, url: str, chat: Chat, *, model: str | None, adapters: Path, max_context: int):
-        self.chat, self.max_context = chat, max_context
+    def __init__(
+        self, url: str, chat: Chat, *, model: str | None, adapters: Path, max_context: int
+    ):
+        self.chat = chat
+        self.max_context = max_context
         self._server = OpenAIPolicy(url, model, timeout_seconds=TIMEOUT_SECONDS)
         self._base = self._serving = self._server.model
-        if self._base not in (names := [entry.get("id") for entry in self._server.request("GET", "/models").get("data", [])]):
-            raise UsageError(f"the server at {url} has no model '{self._base}', but {', '.join(names)}. Set train.server.model.")
+        if self._base not in (
+            names := [
+                entry.get("id") for entry in self._server.request("GET", "/models").get("data", [])
+            ]
+        ):
+            raise UsageError(
+                f"the server at {url} has no model '{self._base}', but {', '.join(names)}. Set train.server.model."
+            )
         self._folder, self._session, self._version = adapters.absolute(), uuid.uuid4().hex[:8], 0
 
     seconds_busy = math.nan
 
-    def policy(self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1) -> EnginePolicy:
+    def policy(
+        self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1
+    ) -> EnginePolicy:
         """A policy on this server, which finds out itself who begins alike; see `Engine.policy`."""
         return EnginePolicy(self, temperature=temperature, max_new_tokens=max_new_tokens)
 
@@ -77,11 +88,23 @@ class ServedEngine:
         track = turn.track
         limit = min(turn.max_new_tokens, self.max_context - len(track.ids))
         body = {
-            "model": self._serving, "prompt": list(track.ids), "max_tokens": limit, "temperature": turn.temperature,
-            "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-            "seed": math.floor(track.random() * 2**53), "stop_token_ids": sorted(self.chat.stop_ids), "logprobs": 0,
-            "ignore_eos": True, "return_token_ids": True, "cache_salt": f"{self._session}-{self._serving}",
-        }  # fmt: skip
+            "model": self._serving,
+            "prompt": list(track.ids),
+            "max_tokens": limit,
+            "temperature": turn.temperature,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": math.floor(track.random() * 2**53),
+            "stop_token_ids": sorted(self.chat.stop_ids),
+            "logprobs": 0,
+            "ignore_eos": True,
+            "return_token_ids": True,
+            "cache_salt": f"{self._session}-{self._serving}",
+        }
         try:
             answer = self._server.request("POST", "/completions", body, seed=track.seed)
         except ContextFull:
@@ -97,7 +120,8 @@ class ServedEngine:
 
     def close(self) -> None:
         """Takes the adapter out of the server. Safe to call twice."""
-        serving, self._serving = self._serving, self._base
+        serving = self._serving
+        self._serving = self._base
         self._drop(serving)
         self._server.close()
 
@@ -116,19 +140,26 @@ class ServedEngine:
             ) from error
 
 
-def _take(turn: Turn, answer: dict[str, Any], stop_ids: frozenset[int], max_context: int) -> StopReason:
+def _take(
+    turn: Turn, answer: dict[str, Any], stop_ids: frozenset[int], max_context: int
+) -> StopReason:
     """Puts what was sampled into the turn; returns why it ended."""
     try:
         choice = answer["choices"][0]
-        ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        ids = choice["token_ids"]
+        logprobs = choice["logprobs"]["token_logprobs"]
         if not ids or len(ids) != len(logprobs):
             raise ValueError(f"{len(ids)} tokens with {len(logprobs)} probabilities")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         told = f"the server's answer has no token ids with their logprobs ({error}); vLLM 0.10.2 and later have"
         raise WorldFailure("policy_failed", told, stage="policy") from None
     pairs = zip(ids, logprobs, strict=True)
-    reasons: list[StopReason | None] = [turn.take(token, logprob, stop_ids, max_context) for token, logprob in pairs]
+    reasons: list[StopReason | None] = [
+        turn.take(token, logprob, stop_ids, max_context) for token, logprob in pairs
+    ]
     if (last := reasons.pop()) is None or any(reasons):
         told = f"a turn that the server ended ({choice.get('finish_reason')}) with token {ids[-1]} does not end there"
-        raise WorldFailure("policy_failed", f"{told}: its stop ids are {sorted(stop_ids)}", stage="policy")
+        raise WorldFailure(
+            "policy_failed", f"{told}: its stop ids are {sorted(stop_ids)}", stage="policy"
+        )
     return last

@@ -13,7 +13,9 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks that vLLM has room for; an adapter of another one takes the room of the next."""
 
 
-def refusals(*, rank: int, dora: bool = False, bias: str = "none", modules_to_save: Sequence[str] = ()) -> list[str]:
+def refusals(
+    *, rank: int, dora: bool = False, bias: str = "none", modules_to_save: Sequence[str] = ()
+) -> list[str]:
     """Why servers would not load such an adapter, one sentence each; empty when they do.
 
     Args:
@@ -23,11 +25,15 @@ def refusals(*, rank: int, dora: bool = False, bias: str = "none", modules_to_sa
     found = []
     if rank not in RANKS:
         fitting = next((known for known in RANKS if known >= rank), RANKS[-1])
-        found.append(f"rank {rank} is none of the ranks that vLLM serves ({', '.join(map(str, RANKS))}); take {fitting}")
+        found.append(
+            f"rank {rank} is none of the ranks that vLLM serves ({', '.join(map(str, RANKS))}); take {fitting}"
+        )
     if dora:
         found.append("vLLM and llama.cpp do not load DoRA (dora: true); leave it out")
     if bias != "none":
         found.append(f"vLLM refuses trained biases (bias: {bias}); take bias: none")
     if modules_to_save:
-        found.append(f"vLLM refuses modules saved whole (modules_to_save: {', '.join(modules_to_save)}); adapt them by `targets`")
+        found.append(
+            f"vLLM refuses modules saved whole (modules_to_save: {', '.join(modules_to_save)}); adapt them by `targets`"
+        )
     return found

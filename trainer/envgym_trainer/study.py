@@ -32,10 +32,13 @@ from envgym_trainer.algorithms import Preset
 from envgym_trainer.run import resolve, resolved_yaml, train
 from envgym_trainer.runs import RunFolder, atomic_folder, write_atomic
 
-BASE, WARM, TRAINED = "base model", "warm start", "trained"
+BASE = "base model"
+WARM = "warm start"
+TRAINED = "trained"
 """Names of a run's evaluations, as of `train.py`."""
 RESULT = "outcomes.json"
-WARM_RUN, WARM_ARM = "sft", "SFT"
+WARM_RUN = "sft"
+WARM_ARM = "SFT"
 """The run that ends with the warm start, and the arm that looks at it there."""
 
 
@@ -72,7 +75,9 @@ def baselines() -> tuple[Arm, ...]:
     return (
         Arm("base", WARM_RUN, ("train.steps=0",), evaluation=BASE),
         Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM),
-        Arm("GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")),  # that it may learn nothing is the finding
+        Arm(
+            "GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")
+        ),  # that it may learn nothing is the finding
         Arm("SFT+GRPO", "sft-grpo", after=WARM_RUN),
     )
 
@@ -95,14 +100,20 @@ def own_arms(texts: Sequence[str], *, after_sft: bool) -> tuple[Arm, ...]:
         name, _, settings = text.partition(":")
         name = name.strip()
         if not re.fullmatch(r"[\w.-]+", name) or name in {arm.run for arm in arms} | {WARM_RUN}:
-            raise UsageError(f"--arm '{text}': '{name}' must be a name of its own, of letters, digits and dashes")
+            raise UsageError(
+                f"--arm '{text}': '{name}' must be a name of its own, of letters, digits and dashes"
+            )
         try:
             words = tuple(shlex.split(settings))
         except ValueError as error:
-            raise UsageError(f"--arm '{text}': its settings cannot be told apart ({error}); write key=value key=value") from None
+            raise UsageError(
+                f"--arm '{text}': its settings cannot be told apart ({error}); write key=value key=value"
+            ) from None
         arms.append(Arm(name, name, words, after=WARM_RUN if after_sft else ""))
     if len(arms) < 2:
-        raise UsageError("a study of arms compares two or more: --arm fixed --arm 'spread: train.reward_weights.mode=spread'")
+        raise UsageError(
+            "a study of arms compares two or more: --arm fixed --arm 'spread: train.reward_weights.mode=spread'"
+        )
     return tuple(arms)
 
 
@@ -129,18 +140,28 @@ class Study:
         plan = [(seed, arm) for seed in self.seeds for arm in runs.values()]
         done: dict[tuple[int, str], dict[str, Outcome]] = {}
         for number, (seed, arm) in enumerate(plan, 1):
-            console.print(f"\n[bold]run {number} of {len(plan)}: {arm.run}, seed {seed}[/bold]", highlight=False)
+            console.print(
+                f"\n[bold]run {number} of {len(plan)}: {arm.run}, seed {seed}[/bold]",
+                highlight=False,
+            )
             done[seed, arm.run] = self._outcomes(arm, seed, console)
-        return [Result(arm, tuple(done[seed, arm.run][arm.evaluation] for seed in self.seeds)) for arm in self.arms]
+        return [
+            Result(arm, tuple(done[seed, arm.run][arm.evaluation] for seed in self.seeds))
+            for arm in self.arms
+        ]
 
     def check(self) -> None:
         """Sees that every run is possible, and those that are there are of this study, before the first begins."""
         for arm in self.arms:
             _, config, _ = resolve(self.env, self._settings(arm, 0))
             if arm.evaluation == WARM and not config.warmup.demos:
-                raise UsageError(f"arm '{arm.name}' needs a warm start, and this environment has none: set train.warmup.demos=64")
+                raise UsageError(
+                    f"arm '{arm.name}' needs a warm start, and this environment has none: set train.warmup.demos=64"
+                )
             if arm.evaluation == BASE and config.eval.base_tasks == 0:
-                raise UsageError(f"arm '{arm.name}' needs the base model's evaluation: leave train.eval.base_tasks=0 out")
+                raise UsageError(
+                    f"arm '{arm.name}' needs the base model's evaluation: leave train.eval.base_tasks=0 out"
+                )
             for seed in self.seeds:
                 self._check_same(arm, seed)
 
@@ -148,7 +169,9 @@ class Study:
         spec, config, _ = resolve(self.env, self._settings(arm, seed))
         made = self._path(arm, seed) / "config.yaml"
         if made.is_file() and made.read_text(encoding="utf-8") != resolved_yaml(spec, config):
-            raise UsageError(f"{made.parent} was made with other settings. Name another folder with --out, or remove it")
+            raise UsageError(
+                f"{made.parent} was made with other settings. Name another folder with --out, or remove it"
+            )
 
     def _outcomes(self, arm: Arm, seed: int, console: Console) -> dict[str, Outcome]:
         path = self._path(arm, seed)
@@ -161,7 +184,11 @@ class Study:
             begun = RunFolder(path).latest_checkpoint() is not None
             folder = RunFolder.open(path) if begun else _fresh(path)
             outcomes = train(spec, config, folder, console=console, resume=begun)
-            write_atomic(path / RESULT, json.dumps({name: each.to_dict() for name, each in outcomes.items()}, indent=2) + "\n")
+            write_atomic(
+                path / RESULT,
+                json.dumps({name: each.to_dict() for name, each in outcomes.items()}, indent=2)
+                + "\n",
+            )
         plain = json.loads((path / RESULT).read_text(encoding="utf-8"))
         return {name: Outcome.from_dict(each) for name, each in plain.items()}
 
@@ -173,7 +200,9 @@ class Study:
 
 
 def _fresh(path: Path) -> RunFolder:
-    if (path / "config.yaml").is_file():  # a run that was stopped before its first checkpoint: nothing to go on from
+    if (
+        path / "config.yaml"
+    ).is_file():  # a run that was stopped before its first checkpoint: nothing to go on from
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)
@@ -182,7 +211,12 @@ def _fresh(path: Path) -> RunFolder:
 def _branch(source: Path, path: Path, config: str) -> None:
     """A run that goes on from another's last checkpoint, with settings of its own."""
     with atomic_folder(path) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("adapter", RESULT, ".*"))
+        shutil.copytree(
+            source,
+            folder,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("adapter", RESULT, ".*"),
+        )
         RunFolder(folder).write_config(config)
 
 
@@ -190,9 +224,18 @@ def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Rows of (arm, mean with its interval, gain on the first arm with its interval, the seeds' own rates), a heading first."""
     rows = [("arm", "solved", f"more than {results[0].arm.name}", "each seed")]
     for result in results:
-        gains = [after - before for after, before in zip(result.rates, results[0].rates, strict=True)]
+        gains = [
+            after - before for after, before in zip(result.rates, results[0].rates, strict=True)
+        ]
         gain = "" if result is results[0] else _text(gains, sign=True)
-        rows.append((result.arm.name, _text(result.rates), gain, " ".join(f"{100 * rate:.0f}" for rate in result.rates)))
+        rows.append(
+            (
+                result.arm.name,
+                _text(result.rates),
+                gain,
+                " ".join(f"{100 * rate:.0f}" for rate in result.rates),
+            )
+        )
     return rows
 
 
@@ -201,7 +244,11 @@ def _text(values: Sequence[float], *, sign: bool = False) -> str:
     mean, low, high = mean_interval(values)
     form = "+.0f" if sign else ".0f"
     least, most = (-1.0, 1.0) if sign else (0.0, 1.0)
-    spread = "" if math.isnan(low) else f" ({100 * max(least, low):{form}} to {100 * min(most, high):{form}})"
+    spread = (
+        ""
+        if math.isnan(low)
+        else f" ({100 * max(least, low):{form}} to {100 * min(most, high):{form}})"
+    )
     return f"{100 * mean:{form}} %{spread}"
 
 
@@ -209,7 +256,8 @@ def to_markdown(results: Sequence[Result]) -> str:
     """The table for a README, with what it says under it."""
     head, *rows = table(results)
     lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
-    count, tasks = len(results[0].outcomes), results[0].outcomes[0].total.n
+    count = len(results[0].outcomes)
+    tasks = results[0].outcomes[0].total.n
     note = f"Share of {tasks} held-out tasks solved, mean over {count} seeds; in brackets Student's 95 % interval of that mean,"
     note += " and of the mean difference seed by seed."
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}"
@@ -218,7 +266,11 @@ def to_markdown(results: Sequence[Result]) -> str:
 def to_table(results: Sequence[Result]) -> Table:
     """The same for a terminal."""
     head, *rows = table(results)
-    shown = Table(title="held-out tasks solved, mean and 95 % interval over seeds", title_justify="left", title_style="dim")
+    shown = Table(
+        title="held-out tasks solved, mean and 95 % interval over seeds",
+        title_justify="left",
+        title_style="dim",
+    )
     for name in head:
         shown.add_column(name, justify="left" if name == "arm" else "right")
     for row in rows:
@@ -231,7 +283,9 @@ def start(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.seeds <= len(T_975) + 1:
         raise UsageError(f"--seeds must lie between 1 and {len(T_975) + 1}, got {arguments.seeds}")
     if arguments.what != "arms" and (arguments.arm or arguments.after_sft):
-        raise UsageError(f"--arm and --after-sft belong to `envgym study arms`, not to `envgym study {arguments.what}`")
+        raise UsageError(
+            f"--arm and --after-sft belong to `envgym study arms`, not to `envgym study {arguments.what}`"
+        )
     if arguments.what == "arms":
         arms = own_arms(arguments.arm, after_sft=arguments.after_sft)
     elif arguments.what == "algorithms":
@@ -241,12 +295,17 @@ def start(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("runs") / f"study-{find_env(arguments.env).stem}"
     console = Console()
     try:
-        results = Study(arms, tuple(range(arguments.seeds)), arguments.env, arguments.settings, out).run(console)
+        results = Study(
+            arms, tuple(range(arguments.seeds)), arguments.env, arguments.settings, out
+        ).run(console)
     except KeyboardInterrupt:
         console.print("\nstopped and saved. The same command goes on.", highlight=False)
         return 130
     console.print()
     console.print(to_table(results))
     write_atomic(out / f"{arguments.what}.md", to_markdown(results) + "\n")
-    console.print(f"{out / arguments.what}.md holds the table; each run is a folder beside it", highlight=False)
+    console.print(
+        f"{out / arguments.what}.md holds the table; each run is a folder beside it",
+        highlight=False,
+    )
     return 0

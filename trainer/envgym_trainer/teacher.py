@@ -24,7 +24,8 @@ class Teacher:
     """
 
     def __init__(self, model: Any, *, decay: float):
-        self.model, self.decay = model, decay
+        self.model = model
+        self.decay = decay
         self.adapter: dict[str, Tensor] = {}
         """Empty until it begins."""
 

@@ -11,13 +11,19 @@ from envgym.episode import Episode
 def speed(episodes: Sequence[Episode], start: float) -> dict[str, float]:
     """Sampled (or demonstrated) tokens for each second of the whole step."""
     tokens = sum(sum(episode.tokens.loss_mask) for episode in episodes if episode.tokens)
-    return {"throughput/tokens_per_second": tokens / (time.perf_counter() - start), "step_time": time.perf_counter() - start}
+    return {
+        "throughput/tokens_per_second": tokens / (time.perf_counter() - start),
+        "step_time": time.perf_counter() - start,
+    }
 
 
 def time_split(episodes: Sequence[Episode], start: float, sampled: float) -> dict[str, float]:
     """Where a step's wall seconds went; `time/env` is the share of the rollout that episodes spent in the environment."""
-    waiting, working = (sum(e.seconds.get(place, 0.0) for e in episodes) for place in ("policy", "env"))
-    rollout, env_share = sampled - start, working / max(waiting + working, 1e-9)
+    waiting, working = (
+        sum(e.seconds.get(place, 0.0) for e in episodes) for place in ("policy", "env")
+    )
+    rollout = sampled - start
+    env_share = working / max(waiting + working, 1e-9)
     return {
         "time/generate": rollout * (1 - env_share),
         "time/env": rollout * env_share,

@@ -39,11 +39,14 @@ _SYMBOLS = """
 ( ) [ ] { } , . : ; = ? ! ' " / | < > # * + - _ ` & % $ @ ~ ^ -> => .. ... == -- --- ``` ": ", "} {" "}} }} }, :: () (" ") ="
 [" "] [] {} "," ":" ), ). ): <= >= != ** "), "}, ]}
 """
-WORDS, SYMBOLS = tuple(_WORDS.split()), tuple(_SYMBOLS.split())
+WORDS = tuple(_WORDS.split())
+SYMBOLS = tuple(_SYMBOLS.split())
 """What is one token; each word also with a capital, with a space before it, and both."""
 SPACED = ("(", '"', '{"', "->", "=", "-", "{", "[", ":", '["', "|", "+", "<", ">", '"}')
 
-PATTERN = r"</?tool_call>|</?tool_response>|</?tools>| ?[A-Za-z]+|\d{1,3}| ?[^\sA-Za-z\d<]+|\n+| +|\s|<"
+PATTERN = (
+    r"</?tool_call>|</?tool_response>|</?tools>| ?[A-Za-z]+|\d{1,3}| ?[^\sA-Za-z\d<]+|\n+| +|\s|<"
+)
 """Where text is cut before the vocabulary is asked: tags, words with the space before them, up to three digits, symbols."""
 
 SEED = 0
@@ -76,16 +79,27 @@ def build_model(tokenizer: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, dtype="float32",
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(SEED)
         model: Any = LlamaForCausalLM(config)
         for name, weight in model.named_parameters():
             if weight.dim() == 2:  # norms stay at one
-                weight.normal_(0.0, EMBEDDING_STD if "embed_tokens" in name else weight.shape[1] ** -0.5)
+                weight.normal_(
+                    0.0, EMBEDDING_STD if "embed_tokens" in name else weight.shape[1] ** -0.5
+                )
     return model.eval()
 
 
@@ -94,10 +108,27 @@ def vocabulary() -> dict[str, int]:
     from tokenizers.pre_tokenizers import ByteLevel
 
     spell = ByteLevel(add_prefix_space=False, use_regex=False)
-    forms = [form for word in WORDS for form in (word, " " + word, word.capitalize(), " " + word.capitalize())]
-    texts = [*TAGS, *map(str, NUMBERS), *SYMBOLS, *(" " + symbol for symbol in SPACED), "\n\n", "  ", *forms]
+    forms = [
+        form
+        for word in WORDS
+        for form in (word, " " + word, word.capitalize(), " " + word.capitalize())
+    ]
+    texts = [
+        *TAGS,
+        *map(str, NUMBERS),
+        *SYMBOLS,
+        *(" " + symbol for symbol in SPACED),
+        "\n\n",
+        "  ",
+        *forms,
+    ]
     whole = ["".join(piece for piece, _ in spell.pre_tokenize_str(text)) for text in texts]
-    return {token: index for index, token in enumerate(dict.fromkeys([*SPECIAL, *sorted(ByteLevel.alphabet()), *whole]))}
+    return {
+        token: index
+        for index, token in enumerate(
+            dict.fromkeys([*SPECIAL, *sorted(ByteLevel.alphabet()), *whole])
+        )
+    }
 
 
 def build_tokenizer() -> Any:
@@ -108,10 +139,17 @@ def build_tokenizer() -> Any:
     # No merges at all: a piece of the pattern is either in the vocabulary as a whole or falls into its bytes.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary(), merges=[], ignore_merges=True))
     pieces = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])  # type: ignore[list-item]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )  # type: ignore[list-item]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
         model_max_length=2048,
-    )  # fmt: skip
+    )

@@ -62,7 +62,9 @@ from envgym_trainer.timing import speed, time_split
 
 log = logging.getLogger(__name__)
 
-BASE, WARM, TRAINED = "base model", "warm start", "trained"
+BASE = "base model"
+WARM = "warm start"
+TRAINED = "trained"
 
 
 class Trainer:
@@ -75,30 +77,61 @@ class Trainer:
         monitor, display: where numbers go.
     """
 
-    def __init__(self, spec: EnvSpec, config: TrainConfig, folder: RunFolder, monitor: Monitor, display: Display):
-        self.spec, self.config, self.folder, self.monitor, self.display = spec, config, folder, monitor, display
+    def __init__(
+        self,
+        spec: EnvSpec,
+        config: TrainConfig,
+        folder: RunFolder,
+        monitor: Monitor,
+        display: Display,
+    ):
+        self.spec = spec
+        self.config = config
+        self.folder = folder
+        self.monitor = monitor
+        self.display = display
         torch.manual_seed(config.seed)
         one_heap()
         self.progress = Progress()
-        rates = {"learning_rate": config.learning_rate, "kl_coef": config.kl_coef, "entropy_coef": config.entropy_coef}
+        rates = {
+            "learning_rate": config.learning_rate,
+            "kl_coef": config.kl_coef,
+            "entropy_coef": config.entropy_coef,
+        }
         self.controls = Controls(config.controllers, **rates)
         self.stop = Interrupt()
         dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
         model, self.tokenizer = load_model(
-            config.model, device=pick_device(config.device), dtype=dtype, say=display.note, quantize=config.lora.quantize
+            config.model,
+            device=pick_device(config.device),
+            dtype=dtype,
+            say=display.note,
+            quantize=config.lora.quantize,
         )
         self.chat = Chat(self.tokenizer, model=model)
-        self.model = attach(model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
+        self.model = attach(
+            model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed
+        )
         self.engine = self._sampler()
-        self.learner = self._learner(config.warmup.learning_rate if config.warmup.demos else config.learning_rate)
-        precision = torch.bfloat16 if config.server else model.dtype  # a server rounds in a way of its own
-        self.watch = MismatchWatch(dtype=precision, on_mismatch=config.on_mismatch, say=display.note)
+        self.learner = self._learner(
+            config.warmup.learning_rate if config.warmup.demos else config.learning_rate
+        )
+        precision = (
+            torch.bfloat16 if config.server else model.dtype
+        )  # a server rounds in a way of its own
+        self.watch = MismatchWatch(
+            dtype=precision, on_mismatch=config.on_mismatch, say=display.note
+        )
         self.world = make_world(spec)
         wanted = config.self_training
         self.labels = SelfTraining(spec, config, wanted, self.world, self.model) if wanted else None
-        self.rewards = RewardLayer(self.world, config.reward_weights, folder.find_episodes, display.note, self.labels)
+        self.rewards = RewardLayer(
+            self.world, config.reward_weights, folder.find_episodes, display.note, self.labels
+        )
         self.signals = RunSignals(self.world, folder, is_on=config.signals, say=display.note)
-        self.rollouts = Rollouts(spec, config, self.world, self.engine, self.rewards, folder, monitor, self.labels)
+        self.rollouts = Rollouts(
+            spec, config, self.world, self.engine, self.rewards, folder, monitor, self.labels
+        )
         self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
         self.total_steps = self.warmup_steps + config.steps
 
@@ -110,7 +143,11 @@ class Trainer:
     @cached_property
     def parts(self) -> dict[str, Stateful]:
         """Whatever else a checkpoint must hold."""
-        parts: dict[str, Stateful] = {"controllers": self.controls, "sampler": self.sampler, "rewards": self.rewards}
+        parts: dict[str, Stateful] = {
+            "controllers": self.controls,
+            "sampler": self.sampler,
+            "rewards": self.rewards,
+        }
         parts |= {"self_training": self.labels} if self.labels else {}
         return parts | {"signals": self.signals}
 
@@ -151,9 +188,20 @@ class Trainer:
             start = time.perf_counter()
             count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
             policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
-            demos = self.rollouts.play(policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup")
-            metrics = self.learner.sft_step([sample for demo in demos if (sample := demonstration(demo))])
-            self._report(step, "warmup", metrics | failure_metrics([demos]) | speed(demos, start) | sandbox_metrics(self.world))
+            demos = self.rollouts.play(
+                policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup"
+            )
+            metrics = self.learner.sft_step(
+                [sample for demo in demos if (sample := demonstration(demo))]
+            )
+            self._report(
+                step,
+                "warmup",
+                metrics
+                | failure_metrics([demos])
+                | speed(demos, start)
+                | sandbox_metrics(self.world),
+            )
         if self.progress.step == self.warmup_steps > 0:
             self.save()
 
@@ -161,13 +209,16 @@ class Trainer:
         """Policy-gradient steps on groups of episodes."""
         config = self.config
         if self.progress.step == self.warmup_steps:
-            self.learner = self._learner(config.learning_rate)  # another objective: the moments start anew
+            self.learner = self._learner(
+                config.learning_rate
+            )  # another objective: the moments start anew
         self.controls.attach(self.learner)
         self._validate()  # of the step after which the run was stopped, if it is still due
         for step in range(self.progress.step + 1, self.total_steps + 1):
             self.stop.check()
             start = time.perf_counter()
-            played, done = self.sample(step), step - self.warmup_steps
+            played = self.sample(step)
+            done = step - self.warmup_steps
             sampled = time.perf_counter()
             metrics = played.metrics() | self.sampler.metrics(done) | self.rewards.metrics()
             self.sampler.observe(played.everything)
@@ -179,7 +230,11 @@ class Trainer:
             metrics |= self.signals.observe(step, played.everything, metrics)
             played = played.told(partial(explained, algorithm=config.algorithm))
             metrics |= part_metrics(played.groups)
-            metrics |= speed(played.episodes, start) | time_split(played.episodes, start, sampled) | sandbox_metrics(self.world)
+            metrics |= (
+                speed(played.episodes, start)
+                | time_split(played.episodes, start, sampled)
+                | sandbox_metrics(self.world)
+            )
             played.write(self.folder, step)
             self.monitor.transcripts(step, played.episodes)
             self._report(step, "grpo", metrics)
@@ -196,18 +251,29 @@ class Trainer:
             self.engine.sleep()  # the learner needs the memory
         return played
 
-    def learn(self, groups: list[list[Episode]], *, sampled_at: int | None = None) -> dict[str, float]:
+    def learn(
+        self, groups: list[list[Episode]], *, sampled_at: int | None = None
+    ) -> dict[str, float]:
         """`updates_per_step` updates, each on its own share of the groups, `epochs_per_step` times over.
 
         Args:
             sampled_at: the learner's updates when the sampler took over what it played with; by default as many as now.
         """
-        lessons = [self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm)]
-        shares = [lessons[n :: self.config.updates_per_step] for n in range(min(self.config.updates_per_step, len(lessons)))]
+        lessons = [
+            self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm)
+        ]
+        shares = [
+            lessons[n :: self.config.updates_per_step]
+            for n in range(min(self.config.updates_per_step, len(lessons)))
+        ]
         samples = [[sample for group in share for sample in group] for share in shares]
         epochs = self.config.epochs_per_step
-        metrics = inner_updates(self.learner, samples, epochs=epochs, watch=self.watch, sampled_at=sampled_at)
-        return metrics | self.controls.update(self.learner, metrics, [sample for share in samples for sample in share])
+        metrics = inner_updates(
+            self.learner, samples, epochs=epochs, watch=self.watch, sampled_at=sampled_at
+        )
+        return metrics | self.controls.update(
+            self.learner, metrics, [sample for share in samples for sample in share]
+        )
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
         """Held-out success of the adapter as it is now, once; kept in the checkpoint and on the TensorBoard axis."""
@@ -215,12 +281,20 @@ class Trainer:
             return
         count = self.config.eval.tasks if tasks is None else tasks
         with self._adapter_of(name):
-            episodes = self._held_out(self.world.tasks.ids(self.config.eval.split, levels=self.config.levels, count=count), name)
+            episodes = self._held_out(
+                self.world.tasks.ids(
+                    self.config.eval.split, levels=self.config.levels, count=count
+                ),
+                name,
+            )
         outcome = Outcome.of(name, episodes, trained=trained_templates(self.world.tasks))
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
         numbers = eval_metrics(episodes) | sandbox_metrics(self.world, prefix="eval/")
         self.monitor.log(self.progress.step, numbers, phase="eval")
-        self.progress.evaluations[name], self.progress.written = outcome.to_dict(), self.folder.written()
+        self.progress.evaluations[name], self.progress.written = (
+            outcome.to_dict(),
+            self.folder.written(),
+        )
         self.display.note(f"{name}: {outcome.line()}")
         self.save()
 
@@ -232,35 +306,62 @@ class Trainer:
         card = model_card(self._card_facts(base, list(outcomes.values())))
         with self._adapter_of(TRAINED):
             self.folder.save_adapter(
-                lambda folder: save_adapter(self.model, self.tokenizer, self.chat, folder, base_id=base.public_id, card=card)
+                lambda folder: save_adapter(
+                    self.model, self.tokenizer, self.chat, folder, base_id=base.public_id, card=card
+                )
             )
 
     def _card_facts(self, base: ResolvedModel, outcomes: list[Outcome]) -> CardFacts:
-        config, spec = self.config, self.spec
+        config = self.config
+        spec = self.spec
         levels = f", levels {', '.join(config.levels)}" if config.levels else ""
-        grpo = f"{config.steps} steps of {config.tasks_per_step} tasks x {config.group_size} episodes"
-        rounded = " (a 4-bit GGUF made float again: the published weights differ a little)" if base.is_quantized else ""
+        grpo = (
+            f"{config.steps} steps of {config.tasks_per_step} tasks x {config.group_size} episodes"
+        )
+        rounded = (
+            " (a 4-bit GGUF made float again: the published weights differ a little)"
+            if base.is_quantized
+            else ""
+        )
         recipe = best.recipe(self.progress, config)
-        recipe |= {"warm start": f"{config.warmup.demos} oracle episodes, learning rate {config.warmup.learning_rate:g}"}
+        recipe |= {
+            "warm start": f"{config.warmup.demos} oracle episodes, learning rate {config.warmup.learning_rate:g}"
+        }
         return CardFacts(
-            name=self.folder.path.name, base_model=base.public_id, env_id=spec.id, env_description=spec.description.strip(),
-            outcomes=outcomes, eval_tasks=f"held-out tasks of split {config.eval.split}{levels}",
+            name=self.folder.path.name,
+            base_model=base.public_id,
+            env_id=spec.id,
+            env_description=spec.description.strip(),
+            outcomes=outcomes,
+            eval_tasks=f"held-out tasks of split {config.eval.split}{levels}",
             reward={name: part.weight for name, part in spec.reward.items()},
-            recipe=recipe | {"GRPO": f"{grpo}, learning rate {config.learning_rate:g}", "base weights": base.source + rounded},
+            recipe=recipe
+            | {
+                "GRPO": f"{grpo}, learning rate {config.learning_rate:g}",
+                "base weights": base.source + rounded,
+            },
             seed=config.seed,
-            rank=config.lora.rank, alpha=config.lora.alpha, versions=versions(),
-        )  # fmt: skip
+            rank=config.lora.rank,
+            alpha=config.lora.alpha,
+            versions=versions(),
+        )
 
     def save(self) -> None:
         self.folder.save_checkpoint(
-            self.progress.step, lambda folder: checkpoint.save(folder, self.learner, self.progress, self.parts),
-            keep=self.config.keep_checkpoints, besides=[int(self.progress.best["step"])] if self.progress.best else (),
-        )  # fmt: skip
+            self.progress.step,
+            lambda folder: checkpoint.save(folder, self.learner, self.progress, self.parts),
+            keep=self.config.keep_checkpoints,
+            besides=[int(self.progress.best["step"])] if self.progress.best else (),
+        )
 
     def resume(self) -> None:
         """Goes on from the run's last whole checkpoint; see `resume.restore`."""
-        self.learner, self.progress = restore(self.folder, self._learner_at, self.parts, say=self.display.note)
-        if self.progress.step < self.total_steps:  # the run was finished with fewer steps, and now goes further
+        self.learner, self.progress = restore(
+            self.folder, self._learner_at, self.parts, say=self.display.note
+        )
+        if (
+            self.progress.step < self.total_steps
+        ):  # the run was finished with fewer steps, and now goes further
             self.progress.evaluations.pop(TRAINED, None)
 
     def close(self) -> None:
@@ -272,30 +373,46 @@ class Trainer:
         return step, self.sampler.draws(step, done=step - self.warmup_steps)
 
     def _is_saved(self, step: int) -> bool:
-        done, every = step - self.warmup_steps, self.config.save_every
+        done = step - self.warmup_steps
+        every = self.config.save_every
         return step == self.total_steps or bool(every and done % every == 0)
 
     def _goes_ahead(self, step: int) -> bool:
         """Whether the next step is played while this one is learned from: not past a checkpoint, from which a resumed run plays
         afresh, and not while the sampler is needed for a validation."""
-        done, every = step - self.warmup_steps, self.config.eval.every
-        return self.config.one_step_off and not self._is_saved(step) and not (every and done % every == 0)
+        done = step - self.warmup_steps
+        every = self.config.eval.every
+        return (
+            self.config.one_step_off
+            and not self._is_saved(step)
+            and not (every and done % every == 0)
+        )
 
     def _sampler(self) -> Sampler:
         config = self.config
         if config.server:
             adapters = Path(config.server.adapters or self.folder.path / "served")
             return ServedEngine(
-                config.server.url, self.chat, model=config.server.model, adapters=adapters, max_context=config.max_context
+                config.server.url,
+                self.chat,
+                model=config.server.model,
+                adapters=adapters,
+                max_context=config.max_context,
             )
         return Engine(
-            self.model, self.chat, max_context=config.max_context, max_batch=config.workers, deterministic=config.deterministic,
+            self.model,
+            self.chat,
+            max_context=config.max_context,
+            max_batch=config.workers,
+            deterministic=config.deterministic,
             say=self.display.note,
-        )  # fmt: skip
+        )
 
     def _learner_at(self, step: int) -> Learner:
         warming_up = self.config.warmup.demos and step <= self.warmup_steps
-        return self._learner(self.config.warmup.learning_rate if warming_up else self.config.learning_rate)
+        return self._learner(
+            self.config.warmup.learning_rate if warming_up else self.config.learning_rate
+        )
 
     def _adapter_of(self, name: str) -> AbstractContextManager[None]:
         if name != TRAINED or self.config.export == "last":
@@ -305,42 +422,69 @@ class Trainer:
     def _learner(self, learning_rate: float) -> Learner:
         config = self.config
         return Learner(
-            self.model, learning_rate=learning_rate, max_grad_norm=config.max_grad_norm, temperature=config.temperature,
-            clip_low=config.clip_low, clip_high=config.clip_high, kl_coef=config.kl_coef, weight_decay=config.weight_decay,
-            warmup_steps=config.lr_warmup_steps, entropy_coef=config.entropy_coef,
+            self.model,
+            learning_rate=learning_rate,
+            max_grad_norm=config.max_grad_norm,
+            temperature=config.temperature,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            kl_coef=config.kl_coef,
+            weight_decay=config.weight_decay,
+            warmup_steps=config.lr_warmup_steps,
+            entropy_coef=config.entropy_coef,
             max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
-            algorithm=config.algorithm, constant_length=config.max_new_tokens,
-            layout="flat" if why_unknown(self.model.get_base_model().config, config.max_context) else "tree",
-        )  # fmt: skip
+            algorithm=config.algorithm,
+            constant_length=config.max_new_tokens,
+            layout="flat"
+            if why_unknown(self.model.get_base_model().config, config.max_context)
+            else "tree",
+        )
 
     def _held_out(self, tasks: Sequence[str], name: str) -> list[Episode]:
         config = self.config
         self.engine.refresh(self.model)
-        policy = self.engine.policy(temperature=config.eval.temperature, max_new_tokens=config.max_new_tokens)
+        policy = self.engine.policy(
+            temperature=config.eval.temperature, max_new_tokens=config.max_new_tokens
+        )
         done: list[Episode] = []
 
         def show(episode: Episode) -> None:
             done.append(episode)
             self.stop.check()
             if len(done) % max(1, len(tasks) // 10) == 0:
-                self.display.update(f"eval: {name}", len(done), {"success": sum(bool(e.success) for e in done) / len(done)})
+                self.display.update(
+                    f"eval: {name}",
+                    len(done),
+                    {"success": sum(bool(e.success) for e in done) / len(done)},
+                )
 
         self.display.plan[f"eval: {name}"] = len(tasks)
         requests = [Request(task, stable_seed(config.seed, task)) for task in tasks]
-        return self.rollouts.play(policy, requests, step=self.progress.step, phase="eval", on_episode=show)
+        return self.rollouts.play(
+            policy, requests, step=self.progress.step, phase="eval", on_episode=show
+        )
 
     def _validate(self) -> None:
         """Success on validation tasks after this step, once, where it is due; the best so far is kept."""
-        if not best.is_due(self.progress, self.config, warmup_steps=self.warmup_steps, total_steps=self.total_steps):
+        if not best.is_due(
+            self.progress, self.config, warmup_steps=self.warmup_steps, total_steps=self.total_steps
+        ):
             return
-        tasks = self.world.tasks.ids("val", levels=self.config.levels, count=self.config.eval.val_tasks)
+        tasks = self.world.tasks.ids(
+            "val", levels=self.config.levels, count=self.config.eval.val_tasks
+        )
         episodes = self._held_out(tasks, "validation")
         numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")
         self.monitor.log(self.progress.step, numbers, phase="eval")
         self.signals.validated(numbers)
         for line in self.sampler.validated(episodes):
             self.display.note(line)
-        if best.note(self.progress, numbers.get("val/success"), tasks=len(tasks), written=self.folder.written()):
+        if best.note(
+            self.progress,
+            numbers.get("val/success"),
+            tasks=len(tasks),
+            written=self.folder.written(),
+        ):
             self.save()
 
     def _report(self, step: int, phase: Any, metrics: dict[str, float]) -> None:

@@ -29,9 +29,19 @@ def pick(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, Episode]:
 
 def transcript(episode: Episode, *, decode: Decode | None = None) -> str:
     """One episode as markdown, at most MAX_CHARACTERS long."""
-    parts = [_headline(episode), _rewards(episode), _conversation(episode), _mask(episode, decode), _diff(episode)]
+    parts = [
+        _headline(episode),
+        _rewards(episode),
+        _conversation(episode),
+        _mask(episode, decode),
+        _diff(episode),
+    ]
     text = "\n\n".join(part for part in parts if part)
-    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + f"\n\n... {len(text) - MAX_CHARACTERS} characters cut"
+    return (
+        text
+        if len(text) <= MAX_CHARACTERS
+        else text[:MAX_CHARACTERS] + f"\n\n... {len(text) - MAX_CHARACTERS} characters cut"
+    )
 
 
 def mask_runs(loss_mask: Sequence[bool]) -> list[tuple[bool, int]]:
@@ -46,7 +56,11 @@ def _headline(episode: Episode) -> str:
     ending = f"{episode.stop_reason or 'no stop reason'} · {episode.turns} turns · {episode.tool_calls} calls"
     line = f"**{where}** · {result} · {reward} · {ending}, {episode.tool_errors} refused"
     failure = episode.failure
-    return line if failure is None else f"{line}\n\nfailure: {failure.kind} in {failure.stage}: {failure.message}"
+    return (
+        line
+        if failure is None
+        else f"{line}\n\nfailure: {failure.kind} in {failure.stage}: {failure.message}"
+    )
 
 
 def _rewards(episode: Episode) -> str:
@@ -54,20 +68,30 @@ def _rewards(episode: Episode) -> str:
         return _terms(episode)
     if not episode.reward_parts:
         return ""
-    rows = [f"| {name} | {'did not apply' if value is None else f'{value:.3g}'} |" for name, value in episode.reward_parts.items()]
+    rows = [
+        f"| {name} | {'did not apply' if value is None else f'{value:.3g}'} |"
+        for name, value in episode.reward_parts.items()
+    ]
     return "\n".join(["| part | value |", "|---|---|", *rows])
 
 
 def _terms(episode: Episode) -> str:
     """What each part said and what it counted for; parts of the advantage that are none of the reward stand below."""
-    terms, shares = episode.reward_terms, episode.advantage_parts
+    terms = episode.reward_terms
+    shares = episode.advantage_parts
     rows = [
         f"| {name} | {'did not apply' if term.raw is None else f'{term.raw:.3g}'} | {term.weight:.3g} | {term.contribution:.3g} "
         f"| {_share(episode, name)} |"
         for name, term in terms.items()
     ]
     rows += [f"| {name} | | | | {_share(episode, name)} |" for name in shares if name not in terms]
-    return "\n".join(["| part | said (raw) | weight | contribution | share of advantage |", "|---|---|---|---|---|", *rows])
+    return "\n".join(
+        [
+            "| part | said (raw) | weight | contribution | share of advantage |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )
 
 
 def _share(episode: Episode, name: str) -> str:
@@ -76,7 +100,8 @@ def _share(episode: Episode, name: str) -> str:
 
 def _conversation(episode: Episode) -> str:
     return "\n\n".join(
-        f"**{' '.join(filter(None, (message.role, message.name)))}**\n\n{_block(message.content)}" for message in episode.messages
+        f"**{' '.join(filter(None, (message.role, message.name)))}**\n\n{_block(message.content)}"
+        for message in episode.messages
     )
 
 
@@ -87,9 +112,12 @@ def _mask(episode: Episode, decode: Decode | None) -> str:
         return ""
     runs = mask_runs(trace.loss_mask)
     if decode is None:
-        counts = " · ".join(f"**{length} sampled**" if sampled else f"{length} given" for sampled, length in runs)
+        counts = " · ".join(
+            f"**{length} sampled**" if sampled else f"{length} given" for sampled, length in runs
+        )
         return f"{len(trace.token_ids)} tokens: {counts}"
-    pieces, start = [], 0
+    pieces = []
+    start = 0
     for sampled, length in runs:
         text = decode(trace.token_ids[start : start + length])
         pieces.append(f"⟦{text}⟧" if sampled else text)
@@ -98,11 +126,17 @@ def _mask(episode: Episode, decode: Decode | None) -> str:
 
 
 def _diff(episode: Episode) -> str:
-    return f"state diff\n\n{_block(json.dumps(episode.state_diff, indent=1, ensure_ascii=False))}" if episode.state_diff else ""
+    return (
+        f"state diff\n\n{_block(json.dumps(episode.state_diff, indent=1, ensure_ascii=False))}"
+        if episode.state_diff
+        else ""
+    )
 
 
 def _block(text: str) -> str:
     """A code block that no back-ticks inside can end."""
-    longest = max((len(list(run)) for character, run in groupby(text) if character == "`"), default=0)
+    longest = max(
+        (len(list(run)) for character, run in groupby(text) if character == "`"), default=0
+    )
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"

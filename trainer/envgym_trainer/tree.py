@@ -25,7 +25,9 @@ def tree_batch(samples: Sequence[Sample]) -> Batch:
     """One row that holds each distinct prefix of the samples once; each sample has at least one sampled token."""
     inputs = [sample.token_ids[: sample.input_length] for sample in samples]
     order = sorted(range(len(samples)), key=lambda index: inputs[index])
-    paths: list[list[int]] = [[] for _ in samples]  # where the t-th input token of each sample lies in the row
+    paths: list[list[int]] = [
+        [] for _ in samples
+    ]  # where the t-th input token of each sample lies in the row
     token_ids: list[int] = []
     depths: list[int] = []
     subtree_end: list[int] = []
@@ -68,14 +70,16 @@ def split_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[list[in
     # best[j] = (tokens, start): cheapest way to cut the first j samples, and where its last micro-batch begins.
     best: list[tuple[int, int]] = [(0, 0)]
     for stop in range(1, len(order) + 1):
-        size, choices = 0, []
+        size = 0
+        choices = []
         for start in range(stop - 1, -1, -1):
             size += lengths[start] - (shared[start] if start < stop - 1 else 0)
             if size > max_tokens and choices:
                 break
             choices.append((best[start][0] + size, start))
         best.append(min(choices))
-    pieces, stop = [], len(order)
+    pieces = []
+    stop = len(order)
     while stop:
         start = best[stop][1]
         pieces.append(order[start:stop])

@@ -47,8 +47,11 @@ def attention_blocks(subtree_end: Tensor, *, size: int) -> list[Block]:
     places = torch.arange(len(subtree_end), device=subtree_end.device)
     blocks = []
     for rows in places.split(size):
-        start, end = int(rows[0]), int(rows[-1]) + 1
-        keys = places[:end][subtree_end[:end] > start]  # still open when the block begins, or inside it
+        start = int(rows[0])
+        end = int(rows[-1]) + 1
+        keys = places[:end][
+            subtree_end[:end] > start
+        ]  # still open when the block begins, or inside it
         mask = (keys <= rows[:, None]) & (rows[:, None] < subtree_end[keys])
         blocks.append(Block(start, end, keys, mask))
     return blocks
@@ -85,10 +88,18 @@ def attend(
     repeats = query.shape[1] // key.shape[1] if query.is_cuda else 1
     parts = []
     for block in envgym_blocks:
-        keys, values = (whole.index_select(2, block.keys).repeat_interleave(repeats, dim=1) for whole in (key, value))
+        keys, values = (
+            whole.index_select(2, block.keys).repeat_interleave(repeats, dim=1)
+            for whole in (key, value)
+        )
         parts.append(
             scaled_dot_product_attention(
-                query[:, :, block.start : block.end], keys, values, attn_mask=block.mask, scale=scaling, enable_gqa=repeats == 1
+                query[:, :, block.start : block.end],
+                keys,
+                values,
+                attn_mask=block.mask,
+                scale=scaling,
+                enable_gqa=repeats == 1,
             )
         )
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None

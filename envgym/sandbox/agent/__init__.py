@@ -30,6 +30,16 @@ from .failures import AppError, BoxError
 from .tables import diff_tables, prepare_image
 
 __all__ = [
-    "AppError", "BoxError", "Desk", "LoadedApp", "cut", "describe_tool", "diff_tables", "is_document", "load_app", "load_module",
-    "prepare_image", "schema_sql",
-]  # fmt: skip
+    "AppError",
+    "BoxError",
+    "Desk",
+    "LoadedApp",
+    "cut",
+    "describe_tool",
+    "diff_tables",
+    "is_document",
+    "load_app",
+    "load_module",
+    "prepare_image",
+    "schema_sql",
+]

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 - an image may bring any Python
-    sys.exit(f"envgym's agent needs Python 3.11 or later, this is {sys.version.split()[0]}. Take another sandbox.image.")
+    sys.exit(
+        f"envgym's agent needs Python 3.11 or later, this is {sys.version.split()[0]}. Take another sandbox.image."
+    )
 
 folder = Path(__file__).resolve().parent
 # Python puts a folder that is run on the path; a company's `import app` must not find ours.

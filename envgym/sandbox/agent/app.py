@@ -57,15 +57,34 @@ def load_app(
     for reference in [reference for reference in tools if not is_document(reference)]:
         for function in _tools_in(root, reference):
             if written.setdefault(function.__name__, function) is not function:
-                raise AppError(f"{reference}: two files define a tool named '{function.__name__}'; rename one of them")
+                raise AppError(
+                    f"{reference}: two files define a tool named '{function.__name__}'; rename one of them"
+                )
     found = _document_tools(tools, documents, written) if documents else {}
     found |= {name: function for name, function in written.items() if name not in found}
     for function in found.values():
-        describe_tool(function)  # so that a mistake shows when the box starts, not at the first call
-        if not files and not hasattr(function, "tool_schema") and "folder" in inspect.signature(function).parameters:
-            raise AppError(f"tool '{function.__name__}' asks for 'folder', the work folder, which needs state.files in the YAML")
-    seed_function, lay_out = (_function_at(root, reference) if reference else None for reference in (seed, files))
-    app = LoadedApp(found, schema_sql(root, schema, documents), seed_function, lay_out, str(root), tuple(servers))
+        describe_tool(
+            function
+        )  # so that a mistake shows when the box starts, not at the first call
+        if (
+            not files
+            and not hasattr(function, "tool_schema")
+            and "folder" in inspect.signature(function).parameters
+        ):
+            raise AppError(
+                f"tool '{function.__name__}' asks for 'folder', the work folder, which needs state.files in the YAML"
+            )
+    seed_function, lay_out = (
+        _function_at(root, reference) if reference else None for reference in (seed, files)
+    )
+    app = LoadedApp(
+        found,
+        schema_sql(root, schema, documents),
+        seed_function,
+        lay_out,
+        str(root),
+        tuple(servers),
+    )
     _check_tables(app.schema_sql, documents or {})
     return app
 
@@ -91,7 +110,11 @@ def _document_tools(
 ) -> dict[str, Callable[..., Any]]:
     from .documents import document_functions, read_documents
 
-    return document_functions(read_documents(documents), [reference for reference in tools if is_document(reference)], written)
+    return document_functions(
+        read_documents(documents),
+        [reference for reference in tools if is_document(reference)],
+        written,
+    )
 
 
 def _check_tables(sql: str | None, documents: Documents) -> None:
@@ -114,10 +137,18 @@ def _tools_in(root: Path, reference: str) -> list[Callable[..., Any]]:
     if ":" in reference:
         return [_function_at(root, reference)]
     module = load_module(root / reference)
-    own = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
-    public = [function for function in own if not function.__name__.startswith("_") and function.__doc__]
+    own = [
+        f
+        for f in vars(module).values()
+        if inspect.isfunction(f) and f.__module__ == module.__name__
+    ]
+    public = [
+        function for function in own if not function.__name__.startswith("_") and function.__doc__
+    ]
     if not public:
-        raise AppError(f"{reference}: defines no tool. A tool is a public function with a docstring.")
+        raise AppError(
+            f"{reference}: defines no tool. A tool is a public function with a docstring."
+        )
     return public
 
 
@@ -126,8 +157,12 @@ def _function_at(root: Path, reference: str) -> Callable[..., Any]:
     module = load_module(root / file)
     function = getattr(module, name, None)
     if not callable(function):
-        close = difflib.get_close_matches(name, [key for key, value in vars(module).items() if callable(value)], n=1)
-        raise AppError(f"{file}: no function '{name}'" + (f", did you mean '{close[0]}'?" if close else ""))
+        close = difflib.get_close_matches(
+            name, [key for key, value in vars(module).items() if callable(value)], n=1
+        )
+        raise AppError(
+            f"{file}: no function '{name}'" + (f", did you mean '{close[0]}'?" if close else "")
+        )
     return function
 
 
@@ -168,7 +203,11 @@ def _folder_first(folder: str) -> Iterator[None]:
         sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)  # for an import inside a function, at the time of a call
-        own |= {name: module for name, module in sys.modules.items() if name not in before and _lies_in(name, folder)}
+        own |= {
+            name: module
+            for name, module in sys.modules.items()
+            if name not in before and _lies_in(name, folder)
+        }
         for name in own:
             del sys.modules[name]
             if name in before:
@@ -177,4 +216,6 @@ def _folder_first(folder: str) -> Iterator[None]:
 
 def _lies_in(name: str, folder: str) -> bool:
     file = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None) or ""
-    return os.path.dirname(file.removesuffix("/__init__.py")) == folder and not name.startswith("_app_")
+    return os.path.dirname(file.removesuffix("/__init__.py")) == folder and not name.startswith(
+        "_app_"
+    )

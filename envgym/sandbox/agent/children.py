@@ -49,7 +49,10 @@ class Child:
 
 
 def kill_group(pid: int) -> None:
-    for kill in (os.killpg, os.kill):  # the group may not exist, or not yet, a moment after the fork
+    for kill in (
+        os.killpg,
+        os.kill,
+    ):  # the group may not exist, or not yet, a moment after the fork
         with contextlib.suppress(OSError):
             kill(pid, signal.SIGKILL)
 
@@ -84,7 +87,9 @@ def fork(
     return Child(pid, ours, name, [request], time.monotonic() + request["timeout"])
 
 
-def _live_as_child(parent: int, private: Iterable[int], enter: Callable[[], None], work: Callable[[], None]) -> None:
+def _live_as_child(
+    parent: int, private: Iterable[int], enter: Callable[[], None], work: Callable[[], None]
+) -> None:
     status = 1
     try:
         os.setsid()  # a group of its own, so that one kill ends the tool and what it started
@@ -95,7 +100,9 @@ def _live_as_child(parent: int, private: Iterable[int], enter: Callable[[], None
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         enter()
-        prctl(SET_SUBREAPER, 1)  # who leaves the group stays below this process, and comes to the agent when it ends
+        prctl(
+            SET_SUBREAPER, 1
+        )  # who leaves the group stays below this process, and comes to the agent when it ends
         prctl(SET_DUMPABLE, 0)  # no process of the same user may look into this one, or trace it
         work()
         status = 0

@@ -54,7 +54,11 @@ def _children() -> list[int]:
     try:
         return [int(pid) for pid in _read(f"/proc/self/task/{os.getpid()}/children").split()]
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _parent(pid) == os.getpid()]
+        return [
+            pid
+            for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+            if _parent(pid) == os.getpid()
+        ]
 
 
 def _parent(pid: int) -> int:
@@ -73,12 +77,18 @@ class Traces:
 
     def __init__(self, scratch: str):
         self._scratch = scratch
-        self._shared = SHARED_FOLDERS if os.getpid() == 1 else ()  # on a machine of many, others use them too
+        self._shared = (
+            SHARED_FOLDERS if os.getpid() == 1 else ()
+        )  # on a machine of many, others use them too
         self._before = self._look()
 
     def new(self, sessions: Container[str]) -> list[str]:
         """What is there now and was not at the start, folders of living sessions left out."""
-        return sorted(trace for trace in self._look() - self._before if os.path.basename(trace) not in sessions)
+        return sorted(
+            trace
+            for trace in self._look() - self._before
+            if os.path.basename(trace) not in sessions
+        )
 
     def _look(self) -> set[str]:
         found = set()
@@ -86,7 +96,9 @@ class Traces:
             with contextlib.suppress(OSError):
                 found |= {os.path.join(folder, name) for name in os.listdir(folder)}
         if self._shared:
-            found |= {f"{file} {line.split()[1]}" for file in SHARED_MEMORY for line in _lines(file)[1:]}
+            found |= {
+                f"{file} {line.split()[1]}" for file in SHARED_MEMORY for line in _lines(file)[1:]
+            }
         return found
 
 
@@ -111,7 +123,10 @@ def _read(file: str) -> bytes:
 
 def killed_for_memory() -> int:
     """How many processes of this box's control group the kernel has killed for want of memory; 0 where it does not say."""
-    for file, word in (("/sys/fs/cgroup/memory.events", "oom_kill"), ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill")):
+    for file, word in (
+        ("/sys/fs/cgroup/memory.events", "oom_kill"),
+        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
+    ):
         for line in _lines(file):
             name, _, count = line.partition(" ")
             if name == word:
@@ -121,10 +136,12 @@ def killed_for_memory() -> int:
 
 def usage() -> dict[str, Any]:
     """Memory in bytes and processor time since the start: of the box's control group in a container, else of this process."""
-    memory, cpu = _group_memory(), _group_cpu_seconds()
+    memory = _group_memory()
+    cpu = _group_cpu_seconds()
     if os.getpid() == 1 and memory is not None and cpu is not None:
         return {"memory": memory, "cpu_seconds": cpu, "is_whole": True}
-    pages, times = _lines("/proc/self/statm"), os.times()
+    pages = _lines("/proc/self/statm")
+    times = os.times()
     memory = int(pages[0].split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
     return {"memory": memory, "cpu_seconds": sum(times[:4]), "is_whole": False}
 

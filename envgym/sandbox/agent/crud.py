@@ -62,17 +62,25 @@ def read_api(operations: Sequence[Operation]) -> Api:
     for operation in operations:
         if chain := chain_of(operation.path):
             place = place_of(chain)
-            home = homes[operation.name] = collections.setdefault(place, Collection((*chain[:-1], (chain[-1][0], None))))
+            home = homes[operation.name] = collections.setdefault(
+                place, Collection((*chain[:-1], (chain[-1][0], None)))
+            )
             (home.on_item if chain[-1][1] else home.on_all)[operation.method] = operation
     tables = read_tables(collections)
-    crud, why_not = {}, {}
+    crud = {}
+    why_not = {}
     for operation in operations:
         found = _crud(operation, homes.get(operation.name), collections, tables)
         (crud if isinstance(found, Crud) else why_not)[operation.name] = found
     return Api({operation.name: operation for operation in operations}, tables, crud, why_not)
 
 
-def _crud(operation: Operation, home: Collection | None, collections: dict[str, Collection], tables: dict[str, Table]) -> Any:
+def _crud(
+    operation: Operation,
+    home: Collection | None,
+    collections: dict[str, Collection],
+    tables: dict[str, Table],
+) -> Any:
     """A `Crud`, or a few words why there is none."""
     if operation.problem:
         return operation.problem
@@ -83,7 +91,11 @@ def _crud(operation: Operation, home: Collection | None, collections: dict[str, 
     if len(steps) < len(chain):
         word = chain[len(steps)][0]
         return f"'{word}' is no collection that the document lists or has items of"
-    if any(tables[step.table].key is None for step, (_, parameter) in zip(steps, chain, strict=True) if parameter):
+    if any(
+        tables[step.table].key is None
+        for step, (_, parameter) in zip(steps, chain, strict=True)
+        if parameter
+    ):
         return "no property of the schema is the one that its path names"
     kinds = ITEM_KINDS if chain[-1][1] else {"get": "list", "post": "create"}
     kind = kinds.get(operation.method)
@@ -93,10 +105,14 @@ def _crud(operation: Operation, home: Collection | None, collections: dict[str, 
         return "its answer is no list of objects"
     table = tables[steps[-1].table]
     unknown = [word for word in _unknown(operation, kind, table)]
-    return f"the store does not know what {unknown[0]} means" if unknown else Crud(kind, tuple(steps))
+    return (
+        f"the store does not know what {unknown[0]} means" if unknown else Crud(kind, tuple(steps))
+    )
 
 
-def _steps(chain: Sequence[Any], collections: dict[str, Collection], tables: dict[str, Table]) -> Iterator[Step]:
+def _steps(
+    chain: Sequence[Any], collections: dict[str, Collection], tables: dict[str, Table]
+) -> Iterator[Step]:
     before: Table | None = None
     for size, (_, parameter) in enumerate(chain, start=1):
         collection = collections.get(place_of(chain[:size]))
@@ -118,4 +134,8 @@ def _unknown(operation: Operation, kind: str, table: Table) -> Iterator[str]:
             if place.where == "query" and not (kind == "list" and known):
                 yield f"the query parameter '{place.name}'"
             if place.where == "body" and place.name not in table.columns:
-                yield f"the body's '{place.name}'" if place.name else "a body that is no object with properties"
+                yield (
+                    f"the body's '{place.name}'"
+                    if place.name
+                    else "a body that is no object with properties"
+                )

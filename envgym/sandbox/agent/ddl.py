@@ -29,7 +29,10 @@ def _column_sql(column: Column, table: Table, tables: dict[str, Table]) -> str:
     if check := _check(column, name):
         words.append(f"CHECK ({check})")
     if column.references and (key := tables[column.references].key):
-        words.append(f"REFERENCES {quoted(column.references)} ({quoted(key)})" + (" ON DELETE CASCADE" if column.cascade else ""))
+        words.append(
+            f"REFERENCES {quoted(column.references)} ({quoted(key)})"
+            + (" ON DELETE CASCADE" if column.cascade else "")
+        )
     return " ".join(words)
 
 
@@ -41,10 +44,17 @@ def _check(column: Column, name: str) -> str:
         return ""
     if all(isinstance(value, str | int | float | None) for value in schema.get("enum", [[]])):
         return f"{name} IN ({', '.join(_literal(value) for value in schema['enum'] if value is not None)})"
-    bounds = (("minimum", ">="), ("maximum", "<="), ("exclusiveMinimum", ">"), ("exclusiveMaximum", "<"))
+    bounds = (
+        ("minimum", ">="),
+        ("maximum", "<="),
+        ("exclusiveMinimum", ">"),
+        ("exclusiveMaximum", "<"),
+    )
     numeric = column.kind in ("INTEGER", "REAL")
     return " AND ".join(
-        f"{name} {sign} {schema[key]}" for key, sign in bounds if numeric and isinstance(schema.get(key), int | float)
+        f"{name} {sign} {schema[key]}"
+        for key, sign in bounds
+        if numeric and isinstance(schema.get(key), int | float)
     )
 
 

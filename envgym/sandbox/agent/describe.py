@@ -40,7 +40,11 @@ def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
         hints = typing.get_type_hints(function)
     except NameError as error:
         raise AppError(f"{where}: an annotation cannot be read: {error}") from None
-    parameters = {name: p for name, p in inspect.signature(function).parameters.items() if name not in RESERVED}
+    parameters = {
+        name: p
+        for name, p in inspect.signature(function).parameters.items()
+        if name not in RESERVED
+    }
     if unknown := [name for name in words if name not in parameters and name not in RESERVED]:
         raise AppError(f"{where}: its docstring explains '{unknown[0]}', which is no parameter")
     properties = {}
@@ -48,14 +52,23 @@ def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
         properties[name] = _property(parameter, hints.get(name), f"{where}: parameter '{name}'")
         if name in words:
             properties[name]["description"] = words[name]
-    required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
-    schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    required = [
+        name for name, parameter in parameters.items() if parameter.default is parameter.empty
+    ]
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
     return {"name": function.__name__, "description": description, "parameters": schema}
 
 
 def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, Any]:
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-        raise AppError(f"{where}: a tool takes named parameters only, no *args, **kwargs or positional-only ones")
+        raise AppError(
+            f"{where}: a tool takes named parameters only, no *args, **kwargs or positional-only ones"
+        )
     if hint is None:
         raise AppError(f"{where}: has no type annotation")
     try:
@@ -64,12 +77,15 @@ def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, 
     except (TypeError, KeyError, ValueError):
         known = "str, int, float, bool, Literal[...] of one of these, list[...], dict, X | None, with JSON values as defaults"
         raise AppError(f"{where}: '{parameter}' has no JSON schema; possible are {known}") from None
-    return schema if parameter.default is parameter.empty else schema | {"default": parameter.default}
+    return (
+        schema if parameter.default is parameter.empty else schema | {"default": parameter.default}
+    )
 
 
 def _schema_of(hint: Any) -> dict[str, Any]:
     """JSON schema of an annotation. Raises TypeError, KeyError or ValueError where there is none."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if origin is typing.Literal:
         (kind,) = {_NAMES[type(value)] for value in inner}
         return {"type": kind, "enum": list(inner)}
@@ -81,7 +97,11 @@ def _schema_of(hint: Any) -> dict[str, Any]:
     if origin in (typing.Union, types.UnionType):
         (one,) = (option for option in inner if option is not types.NoneType)
         schema = _schema_of(one)
-        return schema | {"type": [schema["type"], "null"]} | ({"enum": [*schema["enum"], None]} if "enum" in schema else {})
+        return (
+            schema
+            | {"type": [schema["type"], "null"]}
+            | ({"enum": [*schema["enum"], None]} if "enum" in schema else {})
+        )
     return {"type": _NAMES[hint]}
 
 

@@ -73,12 +73,19 @@ class Desk:
         fix_random: bool = True,
         place: str = "",
     ):
-        self.app, self.image, self.seed, self.calls = app, image, seed, 0
-        self.output_bytes, self.fix_random, self.place = output_bytes, fix_random, place
+        self.app = app
+        self.image = image
+        self.seed = seed
+        self.calls = 0
+        self.output_bytes = output_bytes
+        self.fix_random = fix_random
+        self.place = place
         self.work = WorkFolder(app.lay_out, place, seed) if app.lay_out else None
         self.state_hash = self.work.hash_with(image_hash(image)) if self.work else image_hash(image)
         self._relays: dict[str, Relay] = {}
-        self.db = sqlite3.connect(":memory:", factory=Database, isolation_level=None, check_same_thread=False)
+        self.db = sqlite3.connect(
+            ":memory:", factory=Database, isolation_level=None, check_same_thread=False
+        )
         self.db.deserialize(image)
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA foreign_keys = ON")
@@ -89,20 +96,28 @@ class Desk:
         given = {"db": self.db, "now": now, "folder": self.work and self.work.path}
         self.calls += 1
         if self.fix_random:
-            random.seed(self.seed * 1_000_003 + self.calls)  # siblings that do the same see the same
-        ok, started = True, time.perf_counter()
+            random.seed(
+                self.seed * 1_000_003 + self.calls
+            )  # siblings that do the same see the same
+        ok = True
+        started = time.perf_counter()
         try:
             self.db.begin_call()
             try:
-                text = _text(function(**arguments, **{name: given[name] for name in _injected(function)}))
+                text = _text(
+                    function(**arguments, **{name: given[name] for name in _injected(function)})
+                )
             except (ValueError, LookupError) as refusal:
-                ok, text = False, _refusal(refusal)
+                ok = False
+                text = _refusal(refusal)
             seconds = time.perf_counter() - started
             self._finish(tool, keep=ok)
         except BaseException as crash:
             with contextlib.suppress(sqlite3.Error):
                 self.db.end_call(keep=False)
-            raise BoxError("tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)) from None
+            raise BoxError(
+                "tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)
+            ) from None
         return {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
 
     def _finish(self, tool: str, *, keep: bool) -> None:
@@ -111,7 +126,10 @@ class Desk:
         except sqlite3.OperationalError:
             # BEGIN, COMMIT and `executescript` end the box's own savepoint, and with it the promise that a refusal changes nothing.
             advice = "Leave BEGIN, COMMIT and executescript() out of tools; db.commit() and `with db:` are fine."
-            raise BoxError("tool_crashed", f"tool '{tool}' ended the transaction that its call runs in. {advice}") from None
+            raise BoxError(
+                "tool_crashed",
+                f"tool '{tool}' ended the transaction that its call runs in. {advice}",
+            ) from None
 
     def relay(self, name: str) -> Relay:
         """The session's own run of an MCP server that the app declares, started when it is first asked for."""
@@ -150,13 +168,19 @@ def cut(text: str, most: int) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return "Done."
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+    return (
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+    )
 
 
 def _plain(value: Any) -> Any:
-    return {key: value[key] for key in value.keys()} if isinstance(value, sqlite3.Row) else str(value)  # noqa: SIM118
+    if isinstance(value, sqlite3.Row):
+        return dict(value)
+    return str(value)
 
 
 def _refusal(error: Exception) -> str:
-    lone_key = isinstance(error, KeyError) and len(error.args) == 1  # str() of a KeyError puts its message in quotes
+    lone_key = (
+        isinstance(error, KeyError) and len(error.args) == 1
+    )  # str() of a KeyError puts its message in quotes
     return str(error.args[0] if lone_key else error) or type(error).__name__

@@ -38,7 +38,9 @@ def document_functions(
         file = reference.partition(":")[0]
         for operation in selected(apis[file], reference):
             if operation.name in functions:
-                raise AppError(f"{reference}: a tool named '{operation.name}' is there already; name the operations you want")
+                raise AppError(
+                    f"{reference}: a tool named '{operation.name}' is there already; name the operations you want"
+                )
             if operation.name in written:
                 functions[operation.name] = written_function(operation, written[operation.name])
             elif operation.name in apis[file].crud:
@@ -57,7 +59,11 @@ def selected(api: Api, reference: str) -> list[Operation]:
         return list(api.operations.values())
     if name not in api.operations:
         close = difflib.get_close_matches(name, api.operations, n=1)
-        hint = f", did you mean '{close[0]}'?" if close else f"; operations: {', '.join(api.operations)}"
+        hint = (
+            f", did you mean '{close[0]}'?"
+            if close
+            else f"; operations: {', '.join(api.operations)}"
+        )
         raise AppError(f"{file}: no operation '{name}'{hint}")
     return [api.operations[name]]
 
@@ -66,14 +72,21 @@ def written_function(operation: Operation, function: Callable[..., Any]) -> Call
     """A Python function in an operation's place: the document describes it, the function does it. Raises AppError."""
     parameters = inspect.signature(function).parameters
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    given, needed = operation.parameters["properties"], operation.parameters["required"]
+    given = operation.parameters["properties"]
+    needed = operation.parameters["required"]
     wrong = [name for name in given if name not in parameters and not free]
     wrong += [
-        name for name in given if name in parameters and name not in needed and parameters[name].default is inspect.Parameter.empty
+        name
+        for name in given
+        if name in parameters
+        and name not in needed
+        and parameters[name].default is inspect.Parameter.empty
     ]
     if wrong:
         where = f"{inspect.getsourcefile(function)}: '{operation.name}'"
-        signature = ", ".join(["db", *(name if name in needed else f"{name}=None" for name in given)])
+        signature = ", ".join(
+            ["db", *(name if name in needed else f"{name}=None" for name in given)]
+        )
         stands = f"stands for {operation.method.upper()} {operation.path} and must take '{wrong[0]}' as the document says"
         raise AppError(f"{where} {stands}: def {operation.name}({signature})")
 
@@ -87,8 +100,14 @@ def written_function(operation: Operation, function: Callable[..., Any]) -> Call
 
 def _way_out(file: str, operation: Operation, api: Api) -> str:
     needed = operation.parameters["required"]
-    arguments = [name if name in needed else f"{name}=None" for name in operation.parameters["properties"]]
-    others = f"; or list only the operations you want, such as {file}:{next(iter(api.crud))}" if api.crud else ""
+    arguments = [
+        name if name in needed else f"{name}=None" for name in operation.parameters["properties"]
+    ]
+    others = (
+        f"; or list only the operations you want, such as {file}:{next(iter(api.crud))}"
+        if api.crud
+        else ""
+    )
     why = api.why_not[operation.name]
     return (
         f"{file}: {operation.name} ({operation.method.upper()} {operation.path}) cannot be simulated: {why}. "
@@ -102,7 +121,9 @@ def check_tables(image: bytes, apis: Mapping[str, Api]) -> None:
         db.deserialize(image)
         for file, api in apis.items():
             for table, column in _missing(db, api):
-                raise AppError(f"{file}: table '{table}' of the schema file has no column '{column}', which the document speaks of")
+                raise AppError(
+                    f"{file}: table '{table}' of the schema file has no column '{column}', which the document speaks of"
+                )
 
 
 def _missing(db: sqlite3.Connection, api: Api) -> Iterator[tuple[str, str]]:

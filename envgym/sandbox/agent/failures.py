@@ -21,6 +21,10 @@ class BoxError(Exception):
 def tail_of(error: BaseException, size: int = 2000) -> str:
     """The end of a traceback, in characters; the agent's own frames are left out where others follow."""
     trace = error.__traceback__
-    while trace and trace.tb_next and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent:
+    while (
+        trace
+        and trace.tb_next
+        and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+    ):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace))[-size:].rstrip()

@@ -22,16 +22,28 @@ import sys
 from dataclasses import dataclass
 
 # <linux/sched.h>
-NEW_MOUNTS, NEW_HOSTNAME, NEW_IPC, NEW_USERS, NEW_PROCESSES, NEW_NETWORK = (
-    0x00020000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000,
-)  # fmt: skip
+NEW_MOUNTS = 0x00020000
+NEW_HOSTNAME = 0x04000000
+NEW_IPC = 0x08000000
+NEW_USERS = 0x10000000
+NEW_PROCESSES = 0x20000000
+NEW_NETWORK = 0x40000000
 # <linux/mount.h>
-NO_SUID, NO_DEVICES, NO_EXEC, RECURSIVE, PRIVATE = 2, 4, 8, 0x4000, 1 << 18
+NO_SUID = 2
+NO_DEVICES = 4
+NO_EXEC = 8
+RECURSIVE = 0x4000
+PRIVATE = 1 << 18
 # <linux/prctl.h>, <linux/capability.h>
-SET_DEATH_SIGNAL, SET_DUMPABLE, DROP_FROM_BOUNDING_SET, SET_SUBREAPER, SET_NO_NEW_PRIVILEGES = 1, 4, 24, 36, 38
+SET_DEATH_SIGNAL = 1
+SET_DUMPABLE = 4
+DROP_FROM_BOUNDING_SET = 24
+SET_SUBREAPER = 36
+SET_NO_NEW_PRIVILEGES = 38
 CAPABILITY_VERSION_3 = 0x20080522
 # <linux/sockios.h>, <net/if.h>
-SET_INTERFACE_FLAGS, INTERFACE_UP = 0x8914, 1
+SET_INTERFACE_FLAGS = 0x8914
+INTERFACE_UP = 1
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -63,11 +75,19 @@ def enter(limits: Limits, scratch: str) -> None:
     """
     if _libc is None:
         raise OSError("namespaces exist on Linux only")
-    user, group = os.getuid(), os.getgid()
+    user = os.getuid()
+    group = os.getgid()
     prctl(SET_DUMPABLE, 1)  # else its own entries in /proc would belong to root
     network = 0 if limits.network else NEW_NETWORK
-    _check(_libc.unshare(NEW_USERS | NEW_MOUNTS | NEW_PROCESSES | NEW_IPC | NEW_HOSTNAME | network), "unshare")
-    for file, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+    _check(
+        _libc.unshare(NEW_USERS | NEW_MOUNTS | NEW_PROCESSES | NEW_IPC | NEW_HOSTNAME | network),
+        "unshare",
+    )
+    for file, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
         _write(f"/proc/self/{file}", text)
     _check(_libc.mount(b"none", b"/", b"none", RECURSIVE | PRIVATE, None), "mount / private")
     for folder in dict.fromkeys((os.path.realpath(scratch), "/tmp", "/dev/shm", "/dev/mqueue")):
@@ -79,7 +99,9 @@ def enter(limits: Limits, scratch: str) -> None:
         _end_like(pid)
     prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
     _mount("proc", "/proc", NO_SUID | NO_DEVICES | NO_EXEC, "")
-    _write("/proc/sys/user/max_user_namespaces", "0")  # what runs here cannot begin anew and get its capabilities back
+    _write(
+        "/proc/sys/user/max_user_namespaces", "0"
+    )  # what runs here cannot begin anew and get its capabilities back
     resource.setrlimit(resource.RLIMIT_NPROC, (limits.processes, limits.processes))
     _give_up_capabilities()
 
@@ -96,7 +118,10 @@ def _end_like(pid: int) -> None:
 
 def _mount(kind: str, folder: str, flags: int, options: str) -> None:
     assert _libc
-    _check(_libc.mount(kind.encode(), folder.encode(), kind.encode(), flags, options.encode()), f"mount {kind} on {folder}")
+    _check(
+        _libc.mount(kind.encode(), folder.encode(), kind.encode(), flags, options.encode()),
+        f"mount {kind} on {folder}",
+    )
 
 
 def _write(file: str, text: str) -> None:
@@ -123,5 +148,6 @@ def _give_up_capabilities() -> None:
     capability = 0
     while _libc.prctl(DROP_FROM_BOUNDING_SET, capability, 0, 0, 0) == 0:
         capability += 1
-    header, nothing = struct.pack("Ii", CAPABILITY_VERSION_3, 0), struct.pack("6I", *[0] * 6)
+    header = struct.pack("Ii", CAPABILITY_VERSION_3, 0)
+    nothing = struct.pack("6I", *[0] * 6)
     _check(_libc.capset(header, nothing), "capset")

@@ -62,7 +62,9 @@ class Operation:
 
     def argument(self, where: str, name: str) -> str:
         """The argument that goes to a place. Raises KeyError."""
-        return {place: argument for argument, places in self.places.items() for place in places}[Place(where, name)]
+        return {place: argument for argument, places in self.places.items() for place in places}[
+            Place(where, name)
+        ]
 
 
 def read_operations(document: Any, where: str) -> list[Operation]:
@@ -74,21 +76,29 @@ def read_operations(document: Any, where: str) -> list[Operation]:
     """
     version = document.get("openapi") if isinstance(document, dict) else None
     if not isinstance(version, str) or not version.startswith("3."):
-        found = "Swagger 2; convert it first" if isinstance(document, dict) and "swagger" in document else f"openapi: {version!r}"
+        found = (
+            "Swagger 2; convert it first"
+            if isinstance(document, dict) and "swagger" in document
+            else f"openapi: {version!r}"
+        )
         raise AppError(f"{where}: must be an OpenAPI 3 document (`openapi: 3.x`), got {found}")
     try:
         operations = list(_operations(Reader(document)))
     except AppError as error:
         raise AppError(f"{where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise AppError(f"{where}: is not formed as OpenAPI 3 says: {type(error).__name__}: {error}") from None
+        raise AppError(
+            f"{where}: is not formed as OpenAPI 3 says: {type(error).__name__}: {error}"
+        ) from None
     if not operations:
         raise AppError(f"{where}: has no operation under `paths`")
     by_name: dict[str, Operation] = {}
     for operation in operations:
         if (other := by_name.setdefault(operation.name, operation)) is not operation:
             pair = f"{other.method.upper()} {other.path} and {operation.method.upper()} {operation.path}"
-            raise AppError(f"{where}: {pair} are both named '{operation.name}'; give one another operationId")
+            raise AppError(
+                f"{where}: {pair} are both named '{operation.name}'; give one another operationId"
+            )
     return operations
 
 
@@ -102,17 +112,38 @@ def _operations(reader: Reader) -> Iterator[Operation]:
 
 def _operation(reader: Reader, method: str, path: str, item: Schema, raw: Schema) -> Operation:
     words = (raw.get("summary"), raw.get("description"))
-    extra = {key: value for source in (item, raw) for key, value in source.items() if str(key).startswith("x-")}
+    extra = {
+        key: value
+        for source in (item, raw)
+        for key, value in source.items()
+        if str(key).startswith("x-")
+    }
     body, required, problem = _body(reader, raw)
-    shown = _without_defaults(body) if method == "patch" and body else body  # what a patch leaves out stays as it is
+    shown = (
+        _without_defaults(body) if method == "patch" and body else body
+    )  # what a patch leaves out stays as it is
     parameters, places = _arguments(_parameters(reader, item, raw), shown, required)
-    missing = [name for name in re.findall(r"{([^{}]+)}", path) if Place("path", name) not in sum(places.values(), ())]
+    missing = [
+        name
+        for name in re.findall(r"{([^{}]+)}", path)
+        if Place("path", name) not in sum(places.values(), ())
+    ]
     if missing:
-        raise AppError(f"{method.upper()} {path}: does not declare its path parameter '{missing[0]}'")
+        raise AppError(
+            f"{method.upper()} {path}: does not declare its path parameter '{missing[0]}'"
+        )
     return Operation(
-        tool_name(raw.get("operationId") or f"{method} {path}"), method, path, "\n".join(" ".join(w.split()) for w in words if w),
-        parameters, places, body, _response(reader, raw), extra, problem,
-    )  # fmt: skip
+        tool_name(raw.get("operationId") or f"{method} {path}"),
+        method,
+        path,
+        "\n".join(" ".join(w.split()) for w in words if w),
+        parameters,
+        places,
+        body,
+        _response(reader, raw),
+        extra,
+        problem,
+    )
 
 
 def tool_name(text: str) -> str:
@@ -144,8 +175,13 @@ def _parameters(reader: Reader, item: Schema, raw: Schema) -> list[Schema]:
         wanted = where in ("path", "query") or (where == "header" and parameter.get("required"))
         if wanted and name.lower() not in (IGNORED_HEADERS if where == "header" else ()):
             content = next(iter((parameter.get("content") or {}).values()), {})
-            schema = reader.resolve(parameter.get("schema") or content.get("schema") or {"type": "string"})
-            kept.append(parameter | {"schema": schema, "required": where == "path" or bool(parameter.get("required"))})
+            schema = reader.resolve(
+                parameter.get("schema") or content.get("schema") or {"type": "string"}
+            )
+            kept.append(
+                parameter
+                | {"schema": schema, "required": where == "path" or bool(parameter.get("required"))}
+            )
     return kept
 
 
@@ -162,7 +198,9 @@ def _body(reader: Reader, raw: Schema) -> tuple[Schema | None, bool, str]:
 
 
 def _response(reader: Reader, raw: Schema) -> Schema | None:
-    for status, response in sorted((raw.get("responses") or {}).items(), key=lambda pair: str(pair[0])):
+    for status, response in sorted(
+        (raw.get("responses") or {}).items(), key=lambda pair: str(pair[0])
+    ):
         if str(status).startswith("2"):
             schema = _json_schema(reader.follow(response).get("content") or {})
             return None if schema is None else reader.resolve(schema)
@@ -176,14 +214,18 @@ def _json_schema(content: Schema) -> Schema | None:
     return None
 
 
-def _arguments(parameters: list[Schema], body: Schema | None, body_required: bool) -> tuple[Schema, dict[str, tuple[Place, ...]]]:
+def _arguments(
+    parameters: list[Schema], body: Schema | None, body_required: bool
+) -> tuple[Schema, dict[str, tuple[Place, ...]]]:
     properties: dict[str, Schema] = {}
     places: dict[str, tuple[Place, ...]] = {}
     required: set[str] = set()
     for parameter in parameters:
         name = _free(argument_name(parameter["name"]), parameter["in"], properties)
         words = parameter["schema"].get("description") or parameter.get("description")
-        properties[name] = plain_schema(parameter["schema"]) | ({"description": " ".join(words.split())} if words else {})
+        properties[name] = plain_schema(parameter["schema"]) | (
+            {"description": " ".join(words.split())} if words else {}
+        )
         places[name] = (Place(parameter["in"], parameter["name"]),)
         required |= {name} if parameter["required"] else set()
     for wire, schema, needed in _fields(body):
@@ -194,7 +236,10 @@ def _arguments(parameters: list[Schema], body: Schema | None, body_required: boo
         name = _free(name, "body", properties)
         properties[name], places[name] = plain_schema(schema), (Place("body", wire),)
         required |= {name} if needed and body_required else set()
-    names = [*(name for name in properties if name in required), *(name for name in properties if name not in required)]
+    names = [
+        *(name for name in properties if name in required),
+        *(name for name in properties if name not in required),
+    ]
     schema = {"type": "object", "properties": {name: properties[name] for name in names}}
     return schema | {"required": names[: len(required)], "additionalProperties": False}, places
 
@@ -213,7 +258,11 @@ def _fields(body: Schema | None) -> Iterator[tuple[str, Schema, bool]]:
 
 def _without_defaults(body: Schema) -> Schema:
     properties = body.get("properties", {}).items()
-    return body | {"properties": {name: {k: v for k, v in inner.items() if k != "default"} for name, inner in properties}}
+    return body | {
+        "properties": {
+            name: {k: v for k, v in inner.items() if k != "default"} for name, inner in properties
+        }
+    }
 
 
 def _free(name: str, where: str, taken: dict[str, Schema]) -> str:

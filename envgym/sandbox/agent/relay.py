@@ -21,7 +21,8 @@ from typing import Any
 
 from .failures import BoxError
 
-EXCHANGE_BYTES, EXCHANGE_LINES = 16 * 2**20, 10_000
+EXCHANGE_BYTES = 16 * 2**20
+EXCHANGE_LINES = 10_000
 """A server that says more than this in one exchange is out of its mind."""
 WORDS_BYTES = 2000
 OWN_PYTHON = ("python", "python3")
@@ -40,21 +41,32 @@ class Relay:
     def __init__(self, server: dict[str, Any], root: str, seed: int):
         self.name = server["name"]
         self._unanswered: set[str] = set()
-        self._outgoing, self._rest, self._words, self._failure = b"", b"", b"", ""
+        self._outgoing = b""
+        self._rest = b""
+        self._words = b""
+        self._failure = ""
         program, *arguments = server["command"]
         try:
             self._process = subprocess.Popen(
                 [sys.executable if program in OWN_PYTHON else program, *arguments],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-                cwd=root, env=os.environ | server["env"] | {"ENVGYM_SEED": str(seed)},
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd=root,
+                env=os.environ | server["env"] | {"ENVGYM_SEED": str(seed)},
+            )
         except OSError as error:
-            raise BoxError("server_lost", f"MCP server '{self.name}' does not start: {error}") from None
+            raise BoxError(
+                "server_lost", f"MCP server '{self.name}' does not start: {error}"
+            ) from None
         self._stdin: Any = self._process.stdin
         self._stdout: Any = self._process.stdout
         for stream in (self._stdin, self._stdout):
             os.set_blocking(stream.fileno(), False)
-        self._listener = threading.Thread(target=self._hear_stderr, name="envgym-stderr", daemon=True)
+        self._listener = threading.Thread(
+            target=self._hear_stderr, name="envgym-stderr", daemon=True
+        )
         self._listener.start()
 
     def exchange(self, lines: list[str], seconds: float) -> list[str]:
@@ -72,7 +84,11 @@ class Relay:
         size = 0
         while self._outgoing or self._unanswered:
             self._write()
-            data = self._read(deadline - time.monotonic()) if self._outgoing or self._unanswered else b""
+            data = (
+                self._read(deadline - time.monotonic())
+                if self._outgoing or self._unanswered
+                else b""
+            )
             size += len(data)
             asked = self._take(data, incoming)
             if size > EXCHANGE_BYTES or len(incoming) > EXCHANGE_LINES:
@@ -132,7 +148,9 @@ class Relay:
         self.end()
         self._listener.join(0.5)
         words = self._words.decode("utf-8", "replace").strip()
-        self._failure = f"MCP server '{self.name}' {what}" + (f"; its last words:\n{words}" if words else "")
+        self._failure = f"MCP server '{self.name}' {what}" + (
+            f"; its last words:\n{words}" if words else ""
+        )
         raise BoxError(kind, self._failure)
 
     def _how_it_ended(self) -> str:

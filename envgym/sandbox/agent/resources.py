@@ -83,7 +83,9 @@ class Table:
 
     def column(self, name: str) -> Column | None:
         """The column of a name in any spelling: `orderId` finds `order_id`."""
-        return self.columns.get(name) or next((c for c in self.columns.values() if snake(c.name) == snake(name)), None)
+        return self.columns.get(name) or next(
+            (c for c in self.columns.values() if snake(c.name) == snake(name)), None
+        )
 
 
 @dataclass
@@ -102,10 +104,16 @@ class Collection:
     def item_schema(self) -> Schema | None:
         """What one row looks like: as it is got, listed, answered or sent."""
         listed = list_shape(self.on_all["get"].response) if "get" in self.on_all else None
-        answers = [*self._responses("get"), *([listed[1]] if listed else []), *self._responses("put", "patch"),
-                   *[o.response for m, o in self.on_all.items() if m == "post"]]  # fmt: skip
+        answers = [
+            *self._responses("get"),
+            *([listed[1]] if listed else []),
+            *self._responses("put", "patch"),
+            *[o.response for m, o in self.on_all.items() if m == "post"],
+        ]
         bodies = [operation.body for operation in self.operations]
-        return next((schema for schema in (*answers, *bodies) if schema and schema.get("properties")), None)
+        return next(
+            (schema for schema in (*answers, *bodies) if schema and schema.get("properties")), None
+        )
 
     def _responses(self, *methods: str) -> list[Schema | None]:
         return [self.on_item[method].response for method in methods if method in self.on_item]
@@ -117,7 +125,14 @@ class Collection:
 
     def named(self) -> str | None:
         """The table that the document asks for."""
-        return next((str(o.extra["x-envgym-table"]) for o in self.operations if "x-envgym-table" in o.extra), None)
+        return next(
+            (
+                str(o.extra["x-envgym-table"])
+                for o in self.operations
+                if "x-envgym-table" in o.extra
+            ),
+            None,
+        )
 
 
 def chain_of(path: str) -> Chain | None:
@@ -168,7 +183,11 @@ def read_tables(collections: dict[str, Collection]) -> dict[str, Table]:
         schema = collection.item_schema()
         if not collection.is_resource() or schema is None:
             continue
-        name = collection.named() or components.get(schema.get(COMPONENT, "")) or _table_name(collection, collections)
+        name = (
+            collection.named()
+            or components.get(schema.get(COMPONENT, ""))
+            or _table_name(collection, collections)
+        )
         if COMPONENT in schema:
             components.setdefault(schema[COMPONENT], name)
         collection.table = name
@@ -198,7 +217,9 @@ def _add_columns(table: Table, collection: Collection, schema: Schema) -> None:
     for name, inner in schema["properties"].items():
         sure = name in schema.get("required", ()) and "null" not in (inner.get("type") or ())
         table.columns.setdefault(name, Column(name, inner, sure, shown=not inner.get("writeOnly")))
-    bodies = [o.body for o in collection.operations if o.body and o.method in ("post", "put", "patch")]
+    bodies = [
+        o.body for o in collection.operations if o.body and o.method in ("post", "put", "patch")
+    ]
     for body in bodies:
         for name, inner in (body.get("properties") or {}).items():
             table.columns.setdefault(name, Column(name, inner, required=False, shown=False))
@@ -214,26 +235,40 @@ def _key(table: Table, collection: Collection) -> str | None:
     return "id" if not parameters and "id" in table.columns else None
 
 
-def _link(collection: Collection, owned: bool, collections: dict[str, Collection], tables: dict[str, Table]) -> None:
+def _link(
+    collection: Collection,
+    owned: bool,
+    collections: dict[str, Collection],
+    tables: dict[str, Table],
+) -> None:
     """The column through which a nested table refers to the one above."""
     above = _above(collection, collections)
     if above is None or not above.table or tables[above.table].key is None:
         return
-    parent, table = tables[above.table], tables[collection.table]
+    parent = tables[above.table]
+    table = tables[collection.table]
     column = linking_column(table, parent)
     if column is None:
         key = parent.columns[parent.key or ""]
         name = f"{singular(parent.name)}_{snake(key.name)}"
-        column = table.columns[name] = Column(name, {"type": key.schema.get("type", "string")}, owned, shown=False)
-    column.references, column.cascade = parent.name, owned
+        column = table.columns[name] = Column(
+            name, {"type": key.schema.get("type", "string")}, owned, shown=False
+        )
+    column.references = parent.name
+    column.cascade = owned
     column.required = column.required or owned
 
 
 def linking_column(table: Table, parent: Table) -> Column | None:
     for column in table.columns.values():
-        if column.schema.get("x-envgym-references") == parent.name or column.references == parent.name:
+        if (
+            column.schema.get("x-envgym-references") == parent.name
+            or column.references == parent.name
+        ):
             return column
-    return table.column(f"{singular(parent.name)}_id") or table.column(f"{singular(parent.name)}_{parent.key}")
+    return table.column(f"{singular(parent.name)}_id") or table.column(
+        f"{singular(parent.name)}_{parent.key}"
+    )
 
 
 def _refer(table: Table, tables: dict[str, Table]) -> None:

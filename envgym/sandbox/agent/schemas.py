@@ -16,15 +16,34 @@ DEEPEST = 8
 """References inside references that are followed."""
 COMPONENT = "$component"
 """Mark on a resolved schema: the name it has under `components`."""
-_PLAIN = ("type", "enum", "const", "default", "format", "pattern", "description", "minimum", "maximum", "exclusiveMinimum",
-          "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "minItems", "maxItems", "required")  # fmt: skip
+_PLAIN = (
+    "type",
+    "enum",
+    "const",
+    "default",
+    "format",
+    "pattern",
+    "description",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "required",
+)
 
 
 def plain_schema(schema: Schema) -> Schema:
     """A resolved schema as a model is shown it: without marks, `x-` fields and what only servers write."""
     plain = {key: schema[key] for key in _PLAIN if key in schema}
     if "properties" in schema:
-        writable = {name: inner for name, inner in schema["properties"].items() if not inner.get("readOnly")}
+        writable = {
+            name: inner for name, inner in schema["properties"].items() if not inner.get("readOnly")
+        }
         plain["properties"] = {name: plain_schema(inner) for name, inner in writable.items()}
         plain["required"] = [name for name in schema.get("required", ()) if name in writable]
     for key in ("items", "additionalProperties"):
@@ -38,10 +57,23 @@ def plain_schema(schema: Schema) -> Schema:
 
 _NUMBER = (int, float)
 _SHAPES: dict[str, Any] = {
-    "type": (str, list), "enum": list, "format": str, "description": str, "minimum": _NUMBER, "maximum": _NUMBER,
-    "exclusiveMinimum": _NUMBER, "exclusiveMaximum": _NUMBER, "minLength": int, "maxLength": int, "minItems": int, "maxItems": int,
-    "properties": dict, "anyOf": list, "oneOf": list, "allOf": list,
-}  # fmt: skip
+    "type": (str, list),
+    "enum": list,
+    "format": str,
+    "description": str,
+    "minimum": _NUMBER,
+    "maximum": _NUMBER,
+    "exclusiveMinimum": _NUMBER,
+    "exclusiveMaximum": _NUMBER,
+    "minLength": int,
+    "maxLength": int,
+    "minItems": int,
+    "maxItems": int,
+    "properties": dict,
+    "anyOf": list,
+    "oneOf": list,
+    "allOf": list,
+}
 
 
 def _check_shape(schema: Schema) -> None:
@@ -71,7 +103,9 @@ class Reader:
 
     def _at(self, reference: str) -> Any:
         if not reference.startswith("#/"):
-            raise AppError(f"refers to '{reference}' in another file; bundle the document into one file first")
+            raise AppError(
+                f"refers to '{reference}' in another file; bundle the document into one file first"
+            )
         part: Any = self.document
         for step in reference[2:].split("/"):
             step = step.replace("~1", "/").replace("~0", "~")
@@ -95,16 +129,28 @@ class Reader:
             mark = {COMPONENT: reference.rpartition("/")[2]}
             return self.resolve(target, (*seen, reference)) | self.resolve(beside, seen) | mark
         _check_shape(schema)
-        own = {key: value for key, value in schema.items() if key in _PLAIN or key in ("readOnly", "writeOnly") or key[:2] == "x-"}
+        own = {
+            key: value
+            for key, value in schema.items()
+            if key in _PLAIN or key in ("readOnly", "writeOnly") or key[:2] == "x-"
+        }
         if not isinstance(own.get("required", []), list):
-            del own["required"]  # the habit of Swagger 1, `required: true` on a property, means nothing here
+            del own[
+                "required"
+            ]  # the habit of Swagger 1, `required: true` on a property, means nothing here
         own = _modern(own, nullable=schema.get("nullable") is True)
         if "properties" in schema:
-            own["properties"] = {str(name): self.resolve(inner, seen) for name, inner in schema["properties"].items()}
+            own["properties"] = {
+                str(name): self.resolve(inner, seen) for name, inner in schema["properties"].items()
+            }
             own.setdefault("type", "object")
         for key in ("items", "additionalProperties"):
             if key in schema:
-                own[key] = schema[key] if isinstance(schema[key], bool) else self.resolve(schema[key], seen)
+                own[key] = (
+                    schema[key]
+                    if isinstance(schema[key], bool)
+                    else self.resolve(schema[key], seen)
+                )
         for key in ("anyOf", "oneOf"):
             if key in schema:
                 own[key] = [self.resolve(option, seen) for option in schema[key]]
@@ -129,7 +175,12 @@ def _merged(parts: list[Schema]) -> Schema:
     for part in parts:
         properties = merged.get("properties", {}) | part.get("properties", {})
         required = list(dict.fromkeys([*merged.get("required", ()), *part.get("required", ())]))
-        merged = merged | part | ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
+        merged = (
+            merged
+            | part
+            | ({"properties": properties} if properties else {})
+            | ({"required": required} if required else {})
+        )
     if len([part for part in parts if part.get("properties")]) > 1:
         merged.pop(COMPONENT, None)
     return merged

@@ -22,7 +22,9 @@ class StateServer:
     """Answers one request after the other. A stuck tool stops every session; the host then ends the box."""
 
     def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int):
-        self.app, self.wire, self.output_bytes = app, wire, output_bytes
+        self.app = app
+        self.wire = wire
+        self.output_bytes = output_bytes
         self.images, self.desks = Images(), dict[str, Desk]()
 
     def serve(self, lines: list[bytes] | None) -> None:
@@ -35,7 +37,8 @@ class StateServer:
             desk.close()
 
     def _answer(self, request: Request) -> None:
-        op, desk = request["op"], self.desks.get(request.get("session", ""))
+        op = request["op"]
+        desk = self.desks.get(request.get("session", ""))
         if op == "close":
             if desk:
                 self.desks.pop(request["session"]).close()
@@ -51,9 +54,13 @@ class StateServer:
             self.wire.say(answer(desk, request) if desk else no_session(request))
 
     def _open(self, session: str, seed: int) -> str:
-        image = self.images.get(seed) or self.images.put(seed, prepare_image(self.app.schema_sql, self.app.seed_function, seed))
+        image = self.images.get(seed) or self.images.put(
+            seed, prepare_image(self.app.schema_sql, self.app.seed_function, seed)
+        )
         place = fresh_folder() if self.app.lay_out else ""
-        desk = self.desks[session] = Desk(self.app, image, seed, output_bytes=self.output_bytes, place=place)
+        desk = self.desks[session] = Desk(
+            self.app, image, seed, output_bytes=self.output_bytes, place=place
+        )
         return desk.state_hash
 
     def _verify(self, request: Request) -> None:
@@ -77,7 +84,11 @@ def main() -> None:
     if limits := hello.get("limits"):
         _limit(**limits)
     try:
-        more = {"documents": hello["documents"], "files": hello["files"], "servers": hello["servers"]}
+        more = {
+            "documents": hello["documents"],
+            "files": hello["files"],
+            "servers": hello["servers"],
+        }
         app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], **more)
         server = _server(app, wire, hello)
     except AppError as error:

@@ -33,7 +33,9 @@ def operation_function(api: Api, operation: Operation) -> Callable[..., Any]:
     def function(db: sqlite3.Connection, now: str, **arguments: Any) -> Any:
         return request.answer(db, now, arguments)
 
-    function.__name__, function.tool_schema = operation.name, operation.schema  # type: ignore[attr-defined]
+    # type: ignore[attr-defined]
+    function.__name__ = operation.name
+    function.tool_schema = operation.schema
     return function
 
 
@@ -41,10 +43,22 @@ class _Request:
     """One operation on one table."""
 
     def __init__(self, api: Api, operation: Operation, crud: Crud):
-        self.operation, self.crud, self.tables = operation, crud, api.tables
+        self.operation = operation
+        self.crud = crud
+        self.tables = api.tables
         self.table = api.tables[crud.steps[-1].table]
-        self.body = {place.name: name for name, places in operation.places.items() for place in places if place.where == "body"}
-        self.query = {place.name: name for name, places in operation.places.items() for place in places if place.where == "query"}
+        self.body = {
+            place.name: name
+            for name, places in operation.places.items()
+            for place in places
+            if place.where == "body"
+        }
+        self.query = {
+            place.name: name
+            for name, places in operation.places.items()
+            for place in places
+            if place.where == "query"
+        }
 
     def answer(self, db: sqlite3.Connection, now: str, arguments: Row) -> Any:
         scope = self._scope(db, arguments)
@@ -53,7 +67,9 @@ class _Request:
             return self._list(db, arguments, scope)
         if self.crud.kind == "create":
             return self._shown(self._create(db, now, sent | scope))
-        row = self._row(db, self.table, arguments[self._argument(self.crud.steps[-1].parameter)], scope)
+        row = self._row(
+            db, self.table, arguments[self._argument(self.crud.steps[-1].parameter)], scope
+        )
         if self.crud.kind == "get":
             return self._shown(row)
         if self.crud.kind == "delete":
@@ -67,14 +83,18 @@ class _Request:
         """Column and value that the path asks of a row: the item above, which must be there."""
         scope: Row = {}
         for step, following in zip(self.crud.steps, self.crud.steps[1:], strict=False):
-            above = self._row(db, self.tables[step.table], arguments[self._argument(step.parameter)], scope)
+            above = self._row(
+                db, self.tables[step.table], arguments[self._argument(step.parameter)], scope
+            )
             scope = {following.link or "": above[self.tables[step.table].key or ""]}
         return scope
 
     def _row(self, db: sqlite3.Connection, table: Table, key: Any, scope: Row) -> Row:
         wanted = {table.key or "": key} | scope
         where = " AND ".join(f"{quoted(column)} = ?" for column in wanted)
-        found = rows_of(db, f"SELECT * FROM {quoted(table.name)} WHERE {where}", list(wanted.values()))
+        found = rows_of(
+            db, f"SELECT * FROM {quoted(table.name)} WHERE {where}", list(wanted.values())
+        )
         if not found:
             above = "".join(f" with {column} {value!r}" for column, value in scope.items())
             raise LookupError(f"no {table.noun} {key!r}{above}")
@@ -83,19 +103,26 @@ class _Request:
     # --- reading ---
 
     def _list(self, db: sqlite3.Connection, arguments: Row, scope: Row) -> Any:
-        given = {wire: arguments.get(name, self._default(name)) for wire, name in self.query.items()}
+        given = {
+            wire: arguments.get(name, self._default(name)) for wire, name in self.query.items()
+        }
         given = {wire: value for wire, value in given.items() if value is not None}
-        conditions, values = [f"{quoted(column)} = ?" for column in scope], list(scope.values())
+        conditions = [f"{quoted(column)} = ?" for column in scope]
+        values = list(scope.values())
         for wire, value in given.items():
             if column := self.table.column(wire):
-                several = [to_cell(one, column) for one in (value if isinstance(value, list) else [value])]
+                several = [
+                    to_cell(one, column) for one in (value if isinstance(value, list) else [value])
+                ]
                 conditions.append(f"{quoted(column.name)} IN ({', '.join('?' * len(several))})")
                 values += several
             elif snake(wire) in SEARCHES:
                 conditions.append(self._search())
                 values += [str(value)] * self._search().count("?")
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        total = rows_of(db, f"SELECT count(*) AS total FROM {quoted(self.table.name)}{where}", values)[0]["total"]
+        total = rows_of(
+            db, f"SELECT count(*) AS total FROM {quoted(self.table.name)}{where}", values
+        )[0]["total"]
         limit, offset = page(given)
         query = f"SELECT * FROM {quoted(self.table.name)}{where} ORDER BY {self._order(given)} LIMIT {limit} OFFSET {offset}"
         return self._listed(rows_of(db, query, values), total, given, offset)
@@ -104,15 +131,25 @@ class _Request:
         return self.operation.parameters["properties"][argument].get("default")
 
     def _search(self) -> str:
-        text = [column.name for column in self.table.columns.values() if column.kind == "TEXT" and column.shown]
+        text = [
+            column.name
+            for column in self.table.columns.values()
+            if column.kind == "TEXT" and column.shown
+        ]
         return f"({' OR '.join(f'instr(lower({quoted(name)}), lower(?))' for name in text) or '0'})"
 
     def _order(self, given: Row) -> str:
         wanted = str(given.get("sort", ""))
         column = self.table.column(wanted.lstrip("+-"))
         if wanted and column is None:
-            raise ValueError(f"cannot sort by {wanted!r}; sort by {', '.join(self.table.columns)}, with - in front for descending")
-        return f"{quoted(column.name)} {'DESC' if wanted.startswith('-') else 'ASC'}, rowid" if column else "rowid"
+            raise ValueError(
+                f"cannot sort by {wanted!r}; sort by {', '.join(self.table.columns)}, with - in front for descending"
+            )
+        return (
+            f"{quoted(column.name)} {'DESC' if wanted.startswith('-') else 'ASC'}, rowid"
+            if column
+            else "rowid"
+        )
 
     def _listed(self, rows: list[Row], total: int, given: Row, offset: int) -> Any:
         name, item = list_shape(self.operation.response) or (None, {})
@@ -137,8 +174,16 @@ class _Request:
         return None if response is None else self._shaped(row, response)
 
     def _shaped(self, row: Row, schema: Schema) -> Row:
-        names = [name for name in schema.get("properties", self.table.columns) if name in self.table.columns]
-        return {name: from_cell(row[name], self.table.columns[name]) for name in names if self.table.columns[name].shown}
+        names = [
+            name
+            for name in schema.get("properties", self.table.columns)
+            if name in self.table.columns
+        ]
+        return {
+            name: from_cell(row[name], self.table.columns[name])
+            for name in names
+            if self.table.columns[name].shown
+        }
 
     # --- writing ---
 
@@ -152,7 +197,9 @@ class _Request:
             else:
                 row[column.name] = filled(column, now)
         names = ", ".join(map(quoted, row))
-        statement = f"INSERT INTO {quoted(self.table.name)} ({names}) VALUES ({', '.join('?' * len(row))})"
+        statement = (
+            f"INSERT INTO {quoted(self.table.name)} ({names}) VALUES ({', '.join('?' * len(row))})"
+        )
         self._write(db, statement, row, list(row.values()))
         if self.table.key is None:
             return row
@@ -162,27 +209,52 @@ class _Request:
         """The next id: deterministic, so that siblings which do the same see the same."""
         name = quoted(column.name)
         if column.kind in ("INTEGER", "REAL"):
-            return rows_of(db, f"SELECT coalesce(max({name}), 0) + 1 AS next FROM {quoted(self.table.name)}", [])[0]["next"]
-        known = [str(row["id"]) for row in rows_of(db, f"SELECT {name} AS id FROM {quoted(self.table.name)}", [])]
+            return rows_of(
+                db,
+                f"SELECT coalesce(max({name}), 0) + 1 AS next FROM {quoted(self.table.name)}",
+                [],
+            )[0]["next"]
+        known = [
+            str(row["id"])
+            for row in rows_of(db, f"SELECT {name} AS id FROM {quoted(self.table.name)}", [])
+        ]
         if column.schema.get("format") == "uuid":
             return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{self.table.name}/{sorted(known)}"))
-        parted = [match.groups() for id_ in known if (match := re.fullmatch(r"(.*?)(\d+)", id_, re.DOTALL))]
+        parted = [
+            match.groups()
+            for id_ in known
+            if (match := re.fullmatch(r"(.*?)(\d+)", id_, re.DOTALL))
+        ]
         if not parted:
             return f"{self.table.name[:1].upper()}{len(known) + 1}"
         prefix, digits = max(parted, key=lambda pair: (int(pair[1]), pair[0]))
         return f"{prefix}{int(digits) + 1:0{len(digits)}d}"
 
     def _update(self, db: sqlite3.Connection, now: str, row: Row, sent: Row) -> Row:
-        sent = {name: value for name, value in sent.items() if name != self.table.key or value != row[name]}
+        sent = {
+            name: value
+            for name, value in sent.items()
+            if name != self.table.key or value != row[name]
+        }
         if not sent:
             raise ValueError(f"nothing to change; takes {', '.join(self.body) or 'nothing'}")
         values = {name: to_cell(value, self.table.columns[name]) for name, value in sent.items()}
-        dates = [name for name, column in self.table.columns.items() if column.read_only and snake(name).startswith(CHANGED)]
-        left = [name for name in self.body if self.crud.kind == "replace" and name not in (*sent, self.table.key)]
+        dates = [
+            name
+            for name, column in self.table.columns.items()
+            if column.read_only and snake(name).startswith(CHANGED)
+        ]
+        left = [
+            name
+            for name in self.body
+            if self.crud.kind == "replace" and name not in (*sent, self.table.key)
+        ]
         values |= {name: filled(self.table.columns[name], now) for name in (*left, *dates)}
         key = values.get(self.table.key or "", row[self.table.key or ""])
         marks = ", ".join(f"{quoted(name)} = ?" for name in values)
-        statement = f"UPDATE {quoted(self.table.name)} SET {marks} WHERE {quoted(self.table.key or '')} = ?"
+        statement = (
+            f"UPDATE {quoted(self.table.name)} SET {marks} WHERE {quoted(self.table.key or '')} = ?"
+        )
         self._write(db, statement, values, [*values.values(), row[self.table.key or ""]])
         return self._row(db, self.table, key, {})
 
@@ -199,7 +271,9 @@ class _Request:
             raise ValueError(f"a number for {self.table.noun} is too large") from None
 
     def _row_must_be(self, db: sqlite3.Connection, target: Table, name: str, value: Any) -> None:
-        if not rows_of(db, f"SELECT 1 FROM {quoted(target.name)} WHERE {quoted(target.key or '')} = ?", [value]):
+        if not rows_of(
+            db, f"SELECT 1 FROM {quoted(target.name)} WHERE {quoted(target.key or '')} = ?", [value]
+        ):
             raise ValueError(f"{name}: no {target.noun} {value!r}")
 
     def _told(self, error: sqlite3.IntegrityError, row: Row) -> str:
@@ -216,11 +290,20 @@ class _Request:
             for column in table.columns.values():
                 if column.references == self.table.name and not column.cascade:
                     self._nothing_refers(db, table, column, key)
-        self._write(db, f"DELETE FROM {quoted(self.table.name)} WHERE {quoted(self.table.key or '')} = ?", {}, [key])
+        self._write(
+            db,
+            f"DELETE FROM {quoted(self.table.name)} WHERE {quoted(self.table.key or '')} = ?",
+            {},
+            [key],
+        )
         return self._shown(row)
 
-    def _nothing_refers(self, db: sqlite3.Connection, table: Table, column: Column, key: Any) -> None:
-        found = rows_of(db, f"SELECT * FROM {quoted(table.name)} WHERE {quoted(column.name)} = ?", [key])
+    def _nothing_refers(
+        self, db: sqlite3.Connection, table: Table, column: Column, key: Any
+    ) -> None:
+        found = rows_of(
+            db, f"SELECT * FROM {quoted(table.name)} WHERE {quoted(column.name)} = ?", [key]
+        )
         if found:
             named = f" {found[0][table.key]!r}" if table.key else ""
             raise ValueError(f"{self.table.noun} {key!r} is in use by {table.noun}{named}")

@@ -24,7 +24,8 @@ from typing import Any
 from .failures import AppError
 from .tables import RowChanges
 
-MOST_ENTRIES, MOST_BYTES = 2000, 2 * 2**20
+MOST_ENTRIES = 2000
+MOST_BYTES = 2 * 2**20
 """What is read back of a tree; file contents only. The starting tree must keep within it too."""
 MOST_PATH = 1024
 """Bytes of a relative path; systems refuse absolute ones of 1024 (macOS) or 4096 (Linux) bytes."""
@@ -65,7 +66,8 @@ def read_tree(folder: str | Path) -> Tree:
 
 def _read(folder: str, undo: contextlib.ExitStack) -> Tree:
     tree: Tree = {}
-    left, pending = MOST_BYTES, [""]
+    left = MOST_BYTES
+    pending = [""]
     while pending:
         inner = pending.pop()
         for name in _names(os.path.join(folder, inner) if inner else folder, undo):
@@ -113,7 +115,11 @@ def _entry(path: str, left: int) -> Entry | None:
             return Entry("folder", mode)
         if stat.S_ISLNK(found.st_mode):
             return Entry("link", 0o777, os.fsencode(os.readlink(path)))
-        return Entry("file", mode, _content(path, left)) if stat.S_ISREG(found.st_mode) else Entry("special", mode)
+        return (
+            Entry("file", mode, _content(path, left))
+            if stat.S_ISREG(found.st_mode)
+            else Entry("special", mode)
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -202,7 +208,12 @@ def _empty(folder: str, heap: str, names: Iterator[str]) -> list[str]:
 
 def row(path: str, entry: Entry) -> dict[str, str]:
     """An entry as a row: path, kind, mode (octal), text."""
-    return {"path": _shown(os.fsencode(path)), "kind": entry.kind, "mode": format(entry.mode, "o"), "text": text_of(entry)}
+    return {
+        "path": _shown(os.fsencode(path)),
+        "kind": entry.kind,
+        "mode": format(entry.mode, "o"),
+        "text": text_of(entry),
+    }
 
 
 def text_of(entry: Entry) -> str:
@@ -230,11 +241,17 @@ def _unlike(tree: Tree, other: Tree) -> list[dict[str, Any]]:
 
 def to_plain(tree: Tree) -> dict[str, list[Any]]:
     """A tree as JSON can carry it; `from_plain` gives it back."""
-    return {path: [entry.kind, entry.mode, base64.b64encode(entry.content).decode()] for path, entry in tree.items()}
+    return {
+        path: [entry.kind, entry.mode, base64.b64encode(entry.content).decode()]
+        for path, entry in tree.items()
+    }
 
 
 def from_plain(plain: dict[str, list[Any]]) -> Tree:
-    return {path: Entry(kind, mode, base64.b64decode(content)) for path, (kind, mode, content) in plain.items()}
+    return {
+        path: Entry(kind, mode, base64.b64decode(content))
+        for path, (kind, mode, content) in plain.items()
+    }
 
 
 # --- a session's folder ---
@@ -246,9 +263,13 @@ def starting_tree(lay_out: LayOut, folder: Path, seed: int) -> Tree:
     try:
         tree = read_tree(folder)
     except TooLarge as error:
-        raise AppError(f"state.files lays out {error} (seed {seed}), which is more than is read back") from None
+        raise AppError(
+            f"state.files lays out {error} (seed {seed}), which is more than is read back"
+        ) from None
     if odd := [path for path, entry in tree.items() if entry.kind == "special"]:
-        raise AppError(f"state.files makes '{odd[0]}' (seed {seed}), which is neither file, folder nor link")
+        raise AppError(
+            f"state.files makes '{odd[0]}' (seed {seed}), which is neither file, folder nor link"
+        )
     return tree
 
 
@@ -272,7 +293,12 @@ class WorkFolder:
         try:
             changes = diff_trees(self.start, read_tree(self.path))
         except TooLarge as error:
-            marker = {"path": "[cut]", "kind": "cut", "mode": "", "text": f"not compared: the folder holds {error}"}
+            marker = {
+                "path": "[cut]",
+                "kind": "cut",
+                "mode": "",
+                "text": f"not compared: the folder holds {error}",
+            }
             changes = {"added": [marker], "removed": []}
         return {TABLE: changes} if changes["added"] or changes["removed"] else {}
 

@@ -24,11 +24,19 @@ from .tree import Tree, with_hidden, write_tree
 OUTPUT_BYTES = 8192
 """The end of the command's output that is kept."""
 POLL_SECONDS = 0.05
-FIXED = {"LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+FIXED = {
+    "LANG": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+    "PYTHONUTF8": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-def verify(tree: Tree, files: dict[str, str], command: list[str], seconds: float, place: str | Path) -> dict[str, Any]:
+def verify(
+    tree: Tree, files: dict[str, str], command: list[str], seconds: float, place: str | Path
+) -> dict[str, Any]:
     """What a command says about a tree with hidden files put into it.
 
     Args:
@@ -39,7 +47,8 @@ def verify(tree: Tree, files: dict[str, str], command: list[str], seconds: float
     Returns: `exit_code` (negative for a signal; None for a command past its deadline, or one that cannot be started) and
         `output`, the end of what it printed.
     """
-    folder, home = Path(place) / "check", Path(place) / "home"
+    folder = Path(place) / "check"
+    home = Path(place) / "home"
     folder.mkdir()
     home.mkdir()
     write_tree(with_hidden(tree, files), folder)
@@ -47,9 +56,14 @@ def verify(tree: Tree, files: dict[str, str], command: list[str], seconds: float
     program = sys.executable if command[0] == "python" else command[0]
     try:
         process = subprocess.Popen(
-            [program, *command[1:]], cwd=folder, env=environment | {"HOME": str(home), "TMPDIR": str(home)},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [program, *command[1:]],
+            cwd=folder,
+            env=environment | {"HOME": str(home), "TMPDIR": str(home)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     except OSError as error:
         return {"exit_code": None, "output": f"{command[0]}: {error.strerror}"}
     said, in_time = _listen(process, time.monotonic() + seconds)
@@ -72,7 +86,9 @@ def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, b
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        while selector.select(0) and (more := _read(stream.fileno())) and time.monotonic() < deadline:
+        while (
+            selector.select(0) and (more := _read(stream.fileno())) and time.monotonic() < deadline
+        ):
             kept = (kept + more)[-OUTPUT_BYTES:]
     return kept, in_time
 

@@ -21,7 +21,9 @@ class Wire:
     """The two ends of the protocol, as file descriptors that no tool knows."""
 
     def __init__(self, source: int, sink: int):
-        self.source, self.sink, self._rest = source, sink, b""
+        self.source = source
+        self.sink = sink
+        self._rest = b""
 
     def lines(self) -> list[bytes] | None:
         """The whole lines that have come; waits for more bytes, so it can be an empty list. None at the end."""
@@ -61,7 +63,9 @@ def failed(request: Request, kind: str, message: str) -> Reply:
 
 def no_session(request: Request) -> Reply:
     why = "closed, timed out, or its process ended"
-    return failed(request, "sandbox_lost", f"the box has no session '{request.get('session')}' ({why})")
+    return failed(
+        request, "sandbox_lost", f"the box has no session '{request.get('session')}' ({why})"
+    )
 
 
 def attempt(request: Request, work: Callable[[], Any]) -> Reply:
@@ -71,19 +75,29 @@ def attempt(request: Request, work: Callable[[], Any]) -> Reply:
     except BoxError as error:
         return failed(request, error.kind, str(error))
     except BaseException as error:
-        return failed(request, "seed_crashed" if request["op"] == "open" else "tool_crashed", tail_of(error))
+        return failed(
+            request, "seed_crashed" if request["op"] == "open" else "tool_crashed", tail_of(error)
+        )
 
 
 def answer(desk: Desk, request: Request) -> Reply:
     """What a session answers to `call`, `exchange`, `diff` or `tree`."""
     if request["op"] == "call":
-        return attempt(request, lambda: desk.call(request["tool"], request["arguments"], request["now"]))
+        return attempt(
+            request, lambda: desk.call(request["tool"], request["arguments"], request["now"])
+        )
     if request["op"] == "exchange":
-        return attempt(request, lambda: desk.relay(request["server"]).exchange(request["lines"], request["patience"]))
+        return attempt(
+            request,
+            lambda: desk.relay(request["server"]).exchange(request["lines"], request["patience"]),
+        )
     return attempt(request, desk.hand_over if request["op"] == "tree" else desk.diff)
 
 
 def answer_verify(request: Request, place: str) -> Reply:
     """What a fresh process answers to `verify`, in an empty folder."""
     tree = from_plain(request["tree"])
-    return attempt(request, lambda: verify(tree, request["files"], request["command"], request["seconds"], place))
+    return attempt(
+        request,
+        lambda: verify(tree, request["files"], request["command"], request["seconds"], place),
+    )

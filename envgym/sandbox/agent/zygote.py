@@ -52,11 +52,24 @@ class Zygote:
         cannot have namespaces, with the reason.
     """
 
-    def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int, apart: Limits | None = None, is_single: bool = False):
+    def __init__(
+        self,
+        app: LoadedApp,
+        wire: Wire,
+        *,
+        output_bytes: int,
+        apart: Limits | None = None,
+        is_single: bool = False,
+    ):
         if threading.active_count() > 1:
-            raise AppError("the app's files start a thread when imported, which a fork would lose. Start it in the tool, "
-                           "or set sandbox.isolation=state.")  # fmt: skip
-        self.app, self.wire, self.output_bytes, self.apart = app, wire, output_bytes, apart
+            raise AppError(
+                "the app's files start a thread when imported, which a fork would lose. Start it in the tool, "
+                "or set sandbox.isolation=state."
+            )
+        self.app = app
+        self.wire = wire
+        self.output_bytes = output_bytes
+        self.apart = apart
         self.images = Images()
         self.scratch = os.environ.get("ENVGYM_SCRATCH") or tempfile.mkdtemp(prefix="envgym-")
         self.traces, self.memory_kills = Traces(self.scratch), killed_for_memory()
@@ -108,7 +121,11 @@ class Zygote:
     def _expire(self) -> None:
         now = time.monotonic()
         for child in [child for child in self.children if child.deadline <= now]:
-            self._settle(child, "timeout", f"not done after {child.waiting[0]['timeout']:g} s; its process was killed")
+            self._settle(
+                child,
+                "timeout",
+                f"not done after {child.waiting[0]['timeout']:g} s; its process was killed",
+            )
 
     # --- requests of the host ---
 
@@ -117,7 +134,11 @@ class Zygote:
         child = self.sessions.get(request.get("session", ""))
         if op == "ping":
             self.wire.say(
-                {"id": request["id"], "result": {"sessions": len(self.sessions), "processes": len(self.children)} | usage()}
+                {
+                    "id": request["id"],
+                    "result": {"sessions": len(self.sessions), "processes": len(self.children)}
+                    | usage(),
+                }
             )
         elif op == "open":
             self._open(request)
@@ -156,7 +177,9 @@ class Zygote:
 
     def _start_session(self, request: Request, image: bytes) -> None:
         session = request["session"]
-        if child := self._give_spare(request, image) or self._fork(session, request, lambda end: self._work(request, image, end)):
+        if child := self._give_spare(request, image) or self._fork(
+            session, request, lambda end: self._work(request, image, end)
+        ):
             self.sessions[session] = child
 
     def _start_spare(self) -> Child | None:
@@ -178,10 +201,15 @@ class Zygote:
 
     def _give_spare(self, request: Request, image: bytes) -> Child | None:
         """The spare child, which is now this session's; None where there is none."""
-        child, self.spare = self.spare, None
+        child = self.spare
+        self.spare = None
         if child is None or child not in self.children:
             return None
-        child.name, child.waiting, child.deadline = request["session"], [request], time.monotonic() + request["timeout"]
+        child.name, child.waiting, child.deadline = (
+            request["session"],
+            [request],
+            time.monotonic() + request["timeout"],
+        )
         try:
             child.socket.sendall(encode(request | {"image_bytes": len(image)}) + image)
         except OSError:
@@ -193,7 +221,9 @@ class Zygote:
         """The session ends, with all it started; a fresh process under its name does the check and ends in turn."""
         if child:
             self._settle(child, "sandbox_lost", "the session was ended by its check")
-        if checker := self._fork(request["session"], request, lambda end: self._check(request, end)):
+        if checker := self._fork(
+            request["session"], request, lambda end: self._check(request, end)
+        ):
             self.sessions[request["session"]] = checker
 
     # --- what children say ---
@@ -207,12 +237,17 @@ class Zygote:
         if not data:
             self._ended(child)
         elif len(child.heard) > ANSWER_BYTES:
-            self._settle(child, "tool_crashed", f"the session's process said more than {ANSWER_BYTES >> 20} MiB in one answer")
+            self._settle(
+                child,
+                "tool_crashed",
+                f"the session's process said more than {ANSWER_BYTES >> 20} MiB in one answer",
+            )
         elif not child.is_builder and data.endswith(b"\n"):
             self._pass_back(child)
 
     def _pass_back(self, child: Child) -> None:
-        line, child.heard = bytes(child.heard), bytearray()
+        line = bytes(child.heard)
+        child.heard = bytearray()
         try:
             right = bool(child.waiting) and json.loads(line)["id"] == child.waiting[0]["id"]
         except (ValueError, TypeError, LookupError):
@@ -221,17 +256,25 @@ class Zygote:
             self._settle(child, "sandbox_lost", "the session's process broke the protocol")
             return
         is_check = child.waiting[0]["op"] == "verify"
-        child.waiting, child.deadline = [], math.inf
+        child.waiting = []
+        child.deadline = math.inf
         self.wire.pass_on(line)
         if is_check:  # it has said all that it was started for
             self._drop(child)
 
     def _ended(self, child: Child) -> None:
-        requests, child.waiting = child.waiting, []
+        requests = child.waiting
+        child.waiting = []
         how = self._how(self._drop(child))
         if not child.is_builder:
             for request in requests:
-                kind = "out_of_memory" if "memory" in how else "session_ended" if request["op"] == "call" else "sandbox_lost"
+                kind = (
+                    "out_of_memory"
+                    if "memory" in how
+                    else "session_ended"
+                    if request["op"] == "call"
+                    else "sandbox_lost"
+                )
                 self.wire.say(failed(request, kind, f"the session's process ended: {how}"))
             return
         status, _, body = bytes(child.heard).partition(b"\n")
@@ -240,13 +283,18 @@ class Zygote:
             for request in requests:
                 self._start_session(request, image)
         else:
-            message = body.decode() if status == b"error" else f"the process that builds the state ended: {how}"
+            message = (
+                body.decode()
+                if status == b"error"
+                else f"the process that builds the state ended: {how}"
+            )
             for request in requests:
                 self.wire.say(failed(request, "seed_crashed", message))
 
     def _settle(self, child: Child, kind: str, message: str) -> None:
         """Ends a child and answers what it still owed."""
-        requests, child.waiting = child.waiting, []
+        requests = child.waiting
+        child.waiting = []
         self._drop(child)
         for request in requests:
             self.wire.say(failed(request, kind, message))
@@ -282,15 +330,24 @@ class Zygote:
 
     # --- what children do ---
 
-    def _fork(self, name: str | int, request: Request, work: Callable[[socket.socket], None]) -> Child | None:
+    def _fork(
+        self, name: str | int, request: Request, work: Callable[[socket.socket], None]
+    ) -> Child | None:
         """A child at work for a request; None where the box is full, which the host is told."""
         # The selector too: who holds it can have the agent wait for what never comes.
         watched = [self.selector.fileno()] if hasattr(self.selector, "fileno") else []
-        private = [self.wire.source, self.wire.sink, *watched, *(child.socket.fileno() for child in self.children)]
+        private = [
+            self.wire.source,
+            self.wire.sink,
+            *watched,
+            *(child.socket.fileno() for child in self.children),
+        ]
         try:
             child = fork(name, request, work, private=private, enter=self._enter)
         except OSError as error:
-            message = f"no process is left in this box, which has {len(self.sessions)} sessions: {error}"
+            message = (
+                f"no process is left in this box, which has {len(self.sessions)} sessions: {error}"
+            )
             self.wire.say(failed(request, "sandbox_full", message))
             return None
         self.children.add(child)
@@ -326,7 +383,12 @@ class Zygote:
         try:
             image = prepare_image(self.app.schema_sql, self.app.seed_function, seed)
         except Exception as error:
-            end.sendall(b"error\n" + (str(error) if isinstance(error, AppError) else tail_of(error)).encode("utf-8", "replace"))
+            end.sendall(
+                b"error\n"
+                + (str(error) if isinstance(error, AppError) else tail_of(error)).encode(
+                    "utf-8", "replace"
+                )
+            )
         else:
             end.sendall(b"image\n" + image)
 
@@ -351,7 +413,9 @@ class Zygote:
         desk.diff()
         desk.close()
 
-    def _serve(self, opening: Request, image: bytes, end: socket.socket, requests: BinaryIO) -> None:
+    def _serve(
+        self, opening: Request, image: bytes, end: socket.socket, requests: BinaryIO
+    ) -> None:
         _live_in(self._folder(opening["session"]))
         desks: list[Desk] = []
         end.sendall(encode(attempt(opening, lambda: self._open_desk(opening, image, desks))))
@@ -360,7 +424,11 @@ class Zygote:
 
     def _open_desk(self, opening: Request, image: bytes, desks: list[Desk]) -> str:
         place = self._folder(opening["session"])
-        desks.append(desk := Desk(self.app, image, opening["seed"], output_bytes=self.output_bytes, place=place))
+        desks.append(
+            desk := Desk(
+                self.app, image, opening["seed"], output_bytes=self.output_bytes, place=place
+            )
+        )
         if desk.work:
             os.chdir(desk.work.path)
         return desk.state_hash

@@ -31,7 +31,8 @@ class Connection:
     """A client that is connected, until `close`. For one thread at a time. Raises: WorldFailure(stage `open`)."""
 
     def __init__(self, portal: BlockingPortal, link: Link, *, timeout_seconds: float):
-        self._portal, self._link = portal, link
+        self._portal = portal
+        self._link = link
         self._ready: Future[tuple[Client, anyio.Event]] = Future()
         link.deadline = time.monotonic() + timeout_seconds
         self._life = portal.start_task_soon(self._live)
@@ -45,7 +46,10 @@ class Connection:
     async def _live(self) -> None:
         """The client from its first to its last breath: it must end in the task in which it began."""
         try:
-            async with Client(_Entered(self._link, self._portal), client_info=Implementation(name="envgym", version="0")) as client:
+            async with Client(
+                _Entered(self._link, self._portal),
+                client_info=Implementation(name="envgym", version="0"),
+            ) as client:
                 end = anyio.Event()
                 self._ready.set_result((client, end))
                 await end.wait()
@@ -74,7 +78,9 @@ class Connection:
 
         return self._do(work, "open", timeout_seconds)
 
-    def call(self, tool: str, arguments: dict[str, Any], *, stage: Stage, timeout_seconds: float) -> CallToolResult:
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, stage: Stage, timeout_seconds: float
+    ) -> CallToolResult:
         """What a tool answered, errors of its own included. Raises: WorldFailure; Refused."""
         return self._do(lambda: self._client.call_tool(tool, arguments), stage, timeout_seconds)
 
@@ -100,7 +106,11 @@ class Connection:
         except (LateError, CancelledError) as error:
             future.cancel()
             late = isinstance(error, LateError)
-            kind, message = ("timeout", f"no answer within {seconds:g} s") if late else ("server_lost", "the connection ended")
+            kind, message = (
+                ("timeout", f"no answer within {seconds:g} s")
+                if late
+                else ("server_lost", "the connection ended")
+            )
         except MCPError as error:
             if error.code == INVALID_PARAMS and stage == "call":
                 raise Refused(error.message) from None
@@ -108,10 +118,14 @@ class Connection:
             message = f"the server answered with error {error.code}: {error.message}"
         except WorldFailure:
             raise
-        except Exception as error:  # of the transport (nobody listens) or of a reply that breaks the protocol
-            kind, message = "server_lost", _plainly(error)
+        except (
+            Exception
+        ) as error:  # of the transport (nobody listens) or of a reply that breaks the protocol
+            kind = "server_lost"
+            message = _plainly(error)
         if told := self._link.failure:  # the link knows better what happened
-            kind, message = told.kind, told.message
+            kind = told.kind
+            message = told.message
         raise WorldFailure(kind, message, stage=stage) from None
 
 

@@ -12,7 +12,9 @@ def text_of(result: CallToolResult) -> str:
     """What a tool answered, as text; content of other kinds is named in brackets."""
     if not result.content and result.structured_content is not None:
         return json.dumps(result.structured_content, ensure_ascii=False)
-    parts = [block.text if isinstance(block, TextContent) else _named(block) for block in result.content]
+    parts = [
+        block.text if isinstance(block, TextContent) else _named(block) for block in result.content
+    ]
     return "\n".join(parts) if parts else "Done."
 
 
@@ -30,4 +32,8 @@ def filled(arguments: Any, *, seed: int, now: str) -> Any:
         return [filled(value, seed=seed, now=now) for value in arguments]
     if arguments == "{seed}":
         return seed
-    return arguments.replace("{seed}", str(seed)).replace("{now}", now) if isinstance(arguments, str) else arguments
+    return (
+        arguments.replace("{seed}", str(seed)).replace("{now}", now)
+        if isinstance(arguments, str)
+        else arguments
+    )

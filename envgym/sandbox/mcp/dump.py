@@ -23,7 +23,10 @@ def read_tables(text: str) -> Tables:
     data = json.loads(text)
     if not isinstance(data, dict) or not all(_are_rows(rows) for rows in data.values()):
         raise ValueError('a dump must be JSON of the form {"table": [{"column": value, ...}, ...]}')
-    return {table: [{column: _cell(value) for column, value in row.items()} for row in rows] for table, rows in data.items()}
+    return {
+        table: [{column: _cell(value) for column, value in row.items()} for row in rows]
+        for table, rows in data.items()
+    }
 
 
 def _are_rows(rows: Any) -> bool:
@@ -40,12 +43,19 @@ def _text(value: Any) -> str:
 
 def tables_hash(tables: Tables, *, volatile: Sequence[str] = ()) -> str:
     """Names a state: 16 hexadecimal digits, equal for equal rows in any order, without the volatile columns."""
-    rows = {table: sorted(_text(_stable(table, row, volatile)) for row in rows) for table, rows in tables.items()}
+    rows = {
+        table: sorted(_text(_stable(table, row, volatile)) for row in rows)
+        for table, rows in tables.items()
+    }
     return hashlib.sha256(_text(rows).encode()).hexdigest()[:16]
 
 
 def _stable(table: str, row: dict[str, Any], volatile: Sequence[str]) -> dict[str, Any]:
-    kept = {name for name in row if not any(fnmatchcase(f"{table}.{name}", pattern) for pattern in volatile)}
+    kept = {
+        name
+        for name in row
+        if not any(fnmatchcase(f"{table}.{name}", pattern) for pattern in volatile)
+    }
     return {name: row[name] for name in row if name in kept}
 
 
@@ -61,7 +71,8 @@ def tables_diff(start: Tables, now: Tables) -> RowChanges:
 
 
 def _without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    left, kept = Counter(map(_text, others)), []
+    left = Counter(map(_text, others))
+    kept = []
     for row in rows:
         if left[_text(row)] > 0:
             left[_text(row)] -= 1
@@ -76,7 +87,9 @@ def fill(db: sqlite3.Connection, tables: Tables, keys: dict[str, tuple[str, ...]
     Columns are those of the rows and of the key, without types; a table with neither is left out.
     """
     for table, rows in tables.items():
-        columns = list(dict.fromkeys([*keys.get(table, ()), *(column for row in rows for column in row)]))
+        columns = list(
+            dict.fromkeys([*keys.get(table, ()), *(column for row in rows for column in row)])
+        )
         if columns:
             key = f", PRIMARY KEY ({_names(keys[table])})" if keys.get(table) else ""
             db.execute(f"CREATE TABLE {_names([table])} ({_names(columns)}{key})")

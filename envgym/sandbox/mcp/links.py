@@ -73,11 +73,14 @@ class BoxLink:
     def __init__(self, session: Exchanging, server: str):
         self.failure: WorldFailure | None = None
         self.deadline = 0.0
-        self._session, self._server = session, server
+        self._session = session
+        self._server = server
 
     @asynccontextmanager
     async def streams(self, portal: BlockingPortal) -> AsyncIterator[Any]:
-        to_client, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](float("inf"))
+        to_client, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](
+            float("inf")
+        )
         to_server, from_client = anyio.create_memory_object_stream[SessionMessage](float("inf"))
         outbox: SimpleQueue[str | None] = SimpleQueue()
 
@@ -90,7 +93,9 @@ class BoxLink:
                 to_client.send_nowait(_parsed(line))
 
         # A thread of its own, since an exchange blocks; a daemon, so that a sandbox nobody closed does not hold the program.
-        pump = threading.Thread(target=self._pump, args=(portal, outbox, deliver, to_client.close), daemon=True)
+        pump = threading.Thread(
+            target=self._pump, args=(portal, outbox, deliver, to_client.close), daemon=True
+        )
         pump.start()
         try:
             async with from_client, from_server, to_server, anyio.create_task_group() as tasks:
@@ -100,12 +105,16 @@ class BoxLink:
         finally:
             outbox.put(None)
 
-    def _pump(self, portal: BlockingPortal, outbox: SimpleQueue[str | None], deliver: Any, hang_up: Any) -> None:
+    def _pump(
+        self, portal: BlockingPortal, outbox: SimpleQueue[str | None], deliver: Any, hang_up: Any
+    ) -> None:
         """Exchanges what the client says for what the server says, until the client ends or the world breaks."""
         try:
             while (lines := _all_of(outbox)) is not None:
                 seconds = max(LEAST_SECONDS, self.deadline - time.monotonic())
-                portal.call(deliver, self._session.exchange(self._server, lines, timeout_seconds=seconds))
+                portal.call(
+                    deliver, self._session.exchange(self._server, lines, timeout_seconds=seconds)
+                )
         except WorldFailure as failure:
             self.failure = failure
             portal.call(hang_up)
@@ -126,6 +135,8 @@ def _all_of(outbox: SimpleQueue[str | None]) -> list[str] | None:
 
 def _parsed(line: str) -> SessionMessage | Exception:
     try:
-        return SessionMessage(jsonrpc_message_adapter.validate_python(json.loads(line), by_name=False))
+        return SessionMessage(
+            jsonrpc_message_adapter.validate_python(json.loads(line), by_name=False)
+        )
     except ValueError as error:
         return error

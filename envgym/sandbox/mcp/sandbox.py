@@ -16,7 +16,14 @@ from typing import Any, cast
 
 from anyio.from_thread import BlockingPortal
 
-from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure, did_you_mean
+from envgym.errors import (
+    PrerequisiteError,
+    SpecError,
+    Stage,
+    UsageError,
+    WorldFailure,
+    did_you_mean,
+)
 from envgym.sandbox import RowChanges, Sandbox, ToolResult, Verification
 from envgym.sandbox.agent import cut
 from envgym.sandbox.mcp import McpServer, ResetCall
@@ -53,8 +60,13 @@ class McpSandbox:
 
     def __init__(self, server: McpServer, box: Sandbox | None, options: SandboxOptions):
         self.server, self.counts = server, Counts()
-        self.label = f"MCP server '{server.name}' in {box.label}" if box else f"MCP server at {server.name}: not isolated by envgym"
-        self._box, self._options = box, options
+        self.label = (
+            f"MCP server '{server.name}' in {box.label}"
+            if box
+            else f"MCP server at {server.name}: not isolated by envgym"
+        )
+        self._box = box
+        self._options = options
         self._known: OrderedDict[int, tuple[str, Tables]] = OrderedDict()
         self._tools: list[dict[str, Any]] | None = None
         self._closed = False
@@ -78,7 +90,11 @@ class McpSandbox:
         self._check_open()
         if self._turns and not self._turns.acquire(timeout=WAIT_SECONDS):
             advice = "Close sessions that are done, or raise `sessions` in the mcp block."
-            raise WorldFailure("sandbox_full", f"all sessions of '{self.server.name}' are taken. {advice}", stage="open")
+            raise WorldFailure(
+                "sandbox_full",
+                f"all sessions of '{self.server.name}' are taken. {advice}",
+                stage="open",
+            )
         try:
             return self._open(seed, timeout_seconds)
         except BaseException:
@@ -101,7 +117,8 @@ class McpSandbox:
         self._closed = True
         if self._process == os.getpid():
             with self._lock:
-                idle, self._idle = self._idle, []
+                idle = self._idle
+                self._idle = []
                 for connection in idle:
                     connection.close()
                 if self._loop is not None:
@@ -113,7 +130,9 @@ class McpSandbox:
     # --- servers ---
 
     def _check_open(self) -> None:
-        if self._process != os.getpid():  # after a fork the loop's thread, and maybe a held lock, belong to the parent
+        if (
+            self._process != os.getpid()
+        ):  # after a fork the loop's thread, and maybe a held lock, belong to the parent
             self._forget()
         if self._closed:
             raise UsageError("this sandbox is closed; open another one")
@@ -145,7 +164,10 @@ class McpSandbox:
         else:
             # A server that is kept serves many seeds, and must not think of the first one.
             own_seed = 0 if isinstance(self.server.reset, ResetCall) else seed
-            link = BoxLink(cast(Exchanging, self._box.open(seed=own_seed, timeout_seconds=left)), self.server.name)
+            link = BoxLink(
+                cast(Exchanging, self._box.open(seed=own_seed, timeout_seconds=left)),
+                self.server.name,
+            )
         return Connection(self._portal(), link, timeout_seconds=deadline - time.monotonic())
 
     def _portal(self) -> BlockingPortal:
@@ -154,7 +176,9 @@ class McpSandbox:
                 self._loop = start_loop()
             return self._loop
 
-    def _start(self, connection: Connection, seed: int, deadline: float, *, is_new: bool) -> McpSession:
+    def _start(
+        self, connection: Connection, seed: int, deadline: float, *, is_new: bool
+    ) -> McpSession:
         """Resets the server and proves that its state is that of the seed. Raises WorldFailure, kind `dirty` where it is not."""
         reset = self.server.reset
         if isinstance(reset, ResetCall):
@@ -162,7 +186,9 @@ class McpSandbox:
             _ask(connection, reset.tool, arguments, "open", deadline - time.monotonic())
         start = self._dump(connection, "open", deadline - time.monotonic())
         # Without a dump nothing is known of the state; the seed stands for it.
-        state_hash = tables_hash(start if self.server.dump else {"seed": [{"seed": seed}]}, volatile=self.server.volatile)
+        state_hash = tables_hash(
+            start if self.server.dump else {"seed": [{"seed": seed}]}, volatile=self.server.volatile
+        )
         with self._lock:
             known = self._known.get(seed)
             if known and known[0] != state_hash and not is_new:
@@ -181,7 +207,9 @@ class McpSandbox:
         try:
             return read_tables(text)
         except ValueError as error:
-            raise WorldFailure("tool_crashed", f"the dump tool '{self.server.dump}': {error}", stage=stage) from None
+            raise WorldFailure(
+                "tool_crashed", f"the dump tool '{self.server.dump}': {error}", stage=stage
+            ) from None
 
     def _give_back(self, connection: Connection) -> None:
         keep = isinstance(self.server.reset, ResetCall) and connection.is_whole and not self._closed
@@ -217,7 +245,11 @@ class McpSandbox:
             connection.close()
         hidden = self._hidden([tool.name for tool in found])
         return [
-            {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+            {
+                "name": tool.name,
+                "description": tool.description or "",
+                "parameters": tool.input_schema,
+            }
             for tool in found
             if tool.name not in hidden
         ]
@@ -229,7 +261,11 @@ class McpSandbox:
 
     def _hidden(self, names: list[str]) -> set[str]:
         reset = self.server.reset
-        hidden = [*self.server.hidden, *([reset.tool] if isinstance(reset, ResetCall) else []), *filter(None, [self.server.dump])]
+        hidden = [
+            *self.server.hidden,
+            *([reset.tool] if isinstance(reset, ResetCall) else []),
+            *filter(None, [self.server.dump]),
+        ]
         for name in hidden:
             if name not in names:
                 hint = did_you_mean(name, names) or f"; it has {', '.join(names)}"
@@ -241,17 +277,24 @@ class McpSession:
     """One episode's use of a server; the `Session` of envgym.sandbox."""
 
     def __init__(self, sandbox: McpSandbox, connection: Connection, start: Tables, state_hash: str):
-        self.state_hash, self.start = state_hash, start
-        self._sandbox, self._connection = sandbox, connection
-        self._lock, self._closed = threading.Lock(), False
+        self.state_hash = state_hash
+        self.start = start
+        self._sandbox = sandbox
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._closed = False
 
-    def call(self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float) -> ToolResult:
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
+    ) -> ToolResult:
         """As of the contract; `now` stays here, since MCP has no place for it."""
         with self._lock:
             self._check_open()
             begun = time.perf_counter()
             try:
-                result = self._connection.call(tool, arguments, stage="call", timeout_seconds=timeout_seconds)
+                result = self._connection.call(
+                    tool, arguments, stage="call", timeout_seconds=timeout_seconds
+                )
             except Refused as refusal:
                 return ToolResult(str(refusal), ok=False, seconds=time.perf_counter() - begun)
             text = cut(text_of(result), self._sandbox._options.output_bytes)
@@ -260,10 +303,16 @@ class McpSession:
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         with self._lock:
             self._check_open()
-            return tables_diff(self.start, self._sandbox._dump(self._connection, "diff", timeout_seconds))
+            return tables_diff(
+                self.start, self._sandbox._dump(self._connection, "diff", timeout_seconds)
+            )
 
-    def verify(self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float) -> Verification:
-        raise UsageError("an MCP server has no work folder to check: tasks with a `check` need state.files and tools in a box")
+    def verify(
+        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+    ) -> Verification:
+        raise UsageError(
+            "an MCP server has no work folder to check: tasks with a `check` need state.files and tools in a box"
+        )
 
     def close(self) -> None:
         if not self._closed:
@@ -275,9 +324,19 @@ class McpSession:
             raise UsageError("this session is closed; open another one with Sandbox.open()")
 
 
-def _ask(connection: Connection, tool: str, arguments: dict[str, Any], stage: Stage, timeout_seconds: float) -> str:
+def _ask(
+    connection: Connection,
+    tool: str,
+    arguments: dict[str, Any],
+    stage: Stage,
+    timeout_seconds: float,
+) -> str:
     """The text of a tool that the environment itself calls, which must not fail. Raises WorldFailure."""
-    result = connection.call(tool, arguments, stage=stage, timeout_seconds=max(0.1, timeout_seconds))
+    result = connection.call(
+        tool, arguments, stage=stage, timeout_seconds=max(0.1, timeout_seconds)
+    )
     if result.is_error:
-        raise WorldFailure("tool_crashed", f"tool '{tool}' with {arguments}: {text_of(result)}", stage=stage)
+        raise WorldFailure(
+            "tool_crashed", f"tool '{tool}' with {arguments}: {text_of(result)}", stage=stage
+        )
     return text_of(result)

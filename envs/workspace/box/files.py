@@ -28,7 +28,9 @@ def list_files(folder: Path, path: str = ".") -> str:
         lines = []
         for line in _lines(place, Path(os.path.realpath(folder))):
             if len(lines) == MOST_LINES:
-                return "\n".join([*lines, f"[more than {MOST_LINES} entries; list a folder of them]"])
+                return "\n".join(
+                    [*lines, f"[more than {MOST_LINES} entries; list a folder of them]"]
+                )
             lines.append(line)
     return "\n".join(lines) or "empty"
 
@@ -61,7 +63,11 @@ def read_file(folder: Path, path: str, first: int = 1, last: int = 0) -> str:
     if first > max(1, len(lines)):
         raise ValueError(f"{path} has {len(lines)} lines")
     end = min(last or len(lines), len(lines), first - 1 + MOST_LINES)
-    cut = f"[lines {first} to {end} of {len(lines)}]" if end < (last or len(lines)) and end < len(lines) else ""
+    cut = (
+        f"[lines {first} to {end} of {len(lines)}]"
+        if end < (last or len(lines)) and end < len(lines)
+        else ""
+    )
     return "".join(lines[first - 1 : end]) + cut or "empty"
 
 
@@ -73,7 +79,9 @@ def _text(folder: Path, path: str) -> str:
         with open(open_file(place, os.O_RDONLY), "rb") as file:
             data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise ValueError(f"{path}: larger than {MOST_BYTES // 1024} KiB; take run with head, grep or cut")
+        raise ValueError(
+            f"{path}: larger than {MOST_BYTES // 1024} KiB; take run with head, grep or cut"
+        )
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -113,7 +121,11 @@ def patch_file(folder: Path, path: str, old: str, new: str) -> str:
     text = _text(folder, path)
     count = text.count(old) if old else 0
     if count != 1:
-        found = f"stands there {count} times, give more of what is around it" if count else "does not stand there"
+        found = (
+            f"stands there {count} times, give more of what is around it"
+            if count
+            else "does not stand there"
+        )
         raise ValueError(f"{path}: old {found}")
     data = text.replace(old, new).encode()
     with refusing(path):

@@ -30,9 +30,14 @@ def run(folder: Path, command: str) -> str:
     """
     try:
         process = subprocess.Popen(
-            ["/bin/sh", "-c", command], cwd=folder, env=_environment(folder), start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            ["/bin/sh", "-c", command],
+            cwd=folder,
+            env=_environment(folder),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     except OSError as error:
         raise ValueError(f"cannot be started: {error.strerror}") from None
     said, size, in_time = _listen(process, time.monotonic() + SECONDS)
@@ -52,22 +57,34 @@ def run(folder: Path, command: str) -> str:
 
 def _environment(folder: Path) -> dict[str, str]:
     """A clean one; what the command keeps for itself lies beside the work folder, not in it."""
-    python, path = os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)
+    python = os.path.dirname(sys.executable)
+    path = os.environ.get("PATH", os.defpath)
     home = str(folder.parent)
-    fixed = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    fixed = {
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     return fixed | {"PATH": f"{python}{os.pathsep}{path}", "HOME": home, "TMPDIR": home}
 
 
 def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, int, bool]:
     """The beginning of what a command says, how much it said, and whether it ended in time; then ends its group."""
     assert process.stdout
-    kept, size = b"", 0
+    kept = b""
+    size = 0
     with process.stdout as stream, selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         ended = False
         while size <= MOST_BYTES and time.monotonic() < deadline:
-            data = os.read(stream.fileno(), 1 << 16) if selector.select(0 if ended else POLL_SECONDS) else None
-            kept, size = kept + (data or b"")[: SHOWN_BYTES - len(kept)], size + len(data or b"")
+            data = (
+                os.read(stream.fileno(), 1 << 16)
+                if selector.select(0 if ended else POLL_SECONDS)
+                else None
+            )
+            kept = kept + (data or b"")[: SHOWN_BYTES - len(kept)]
+            size = size + len(data or b"")
             if data == b"":
                 break  # nobody can say any more
             if ended and data is None:

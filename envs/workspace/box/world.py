@@ -14,16 +14,53 @@ from pathlib import Path
 
 import workspace_words as words
 
-CITIES = ("Basel", "Cork", "Delft", "Eger", "Faro", "Ghent", "Hoorn", "Izola", "Jena", "Kotka", "Lugo", "Mons")
-PRODUCTS = ("bolt", "bracket", "cable", "clamp", "filter", "gasket", "hinge", "latch", "nozzle", "pulley", "spring", "valve")
+CITIES = (
+    "Basel",
+    "Cork",
+    "Delft",
+    "Eger",
+    "Faro",
+    "Ghent",
+    "Hoorn",
+    "Izola",
+    "Jena",
+    "Kotka",
+    "Lugo",
+    "Mons",
+)
+PRODUCTS = (
+    "bolt",
+    "bracket",
+    "cable",
+    "clamp",
+    "filter",
+    "gasket",
+    "hinge",
+    "latch",
+    "nozzle",
+    "pulley",
+    "spring",
+    "valve",
+)
 LEVELS = ("INFO", "INFO", "INFO", "WARNING", "ERROR")
-EVENTS = ("started", "connection lost", "retry", "cache full", "slow answer", "saved", "user left", "disk nearly full")
+EVENTS = (
+    "started",
+    "connection lost",
+    "retry",
+    "cache full",
+    "slow answer",
+    "saved",
+    "user left",
+    "disk nearly full",
+)
 
 
 def lay_out(folder: Path, seed: int) -> None:
     """Fills an empty folder; the same seed gives the same files everywhere."""
     rng = random.Random(seed)
-    files = _logs(rng) | _tables(rng) | _settings(rng) | _notes(rng) | _reports(rng) | _programs(rng)
+    files = (
+        _logs(rng) | _tables(rng) | _settings(rng) | _notes(rng) | _reports(rng) | _programs(rng)
+    )
     for name in sorted({path.partition("/")[0] for path in files}):
         os.mkdir(folder / name)
         os.chmod(folder / name, 0o755)
@@ -51,7 +88,8 @@ def _logs(rng: random.Random) -> dict[str, str]:
 
 
 def _log(rng: random.Random) -> str:
-    minute, lines = 0, []
+    minute = 0
+    lines = []
     for _ in range(rng.randint(18, 40)):
         minute += rng.randint(1, 30)
         stamp = f"2026-02-{1 + minute // 1440:02} {minute // 60 % 24:02}:{minute % 60:02}"
@@ -68,12 +106,21 @@ def _tables(rng: random.Random) -> dict[str, str]:
         f"{number},{rng.choice(customers)},{rng.choice(products)},{rng.randint(1, 30)}"
         for number in sorted(rng.sample(range(1000, 10_000), rng.randint(14, 24)))
     ]
-    stock = {f"{product}-{rng.randint(10, 99)}": {"count": rng.randint(0, 60), "price": rng.randint(2, 90)} for product in PRODUCTS}
+    stock = {
+        f"{product}-{rng.randint(10, 99)}": {
+            "count": rng.randint(0, 60),
+            "price": rng.randint(2, 90),
+        }
+        for product in PRODUCTS
+    }
     return {
         "data/customers.csv": _text(["id,name,city", *people]),
         "data/orders.csv": _text(["number,customer,product,quantity", *orders]),
         "data/stock.json": json.dumps(stock, indent=2) + "\n",
-    } | {f"data/{name}.csv": _text(["item,amount", *_amounts(rng)]) for name in words.fresh(rng, 2, "part")}
+    } | {
+        f"data/{name}.csv": _text(["item,amount", *_amounts(rng)])
+        for name in words.fresh(rng, 2, "part")
+    }
 
 
 def _amounts(rng: random.Random) -> list[str]:
@@ -82,14 +129,21 @@ def _amounts(rng: random.Random) -> list[str]:
 
 def _settings(rng: random.Random) -> dict[str, str]:
     names = words.fresh(rng, 2)
-    ini = [f"[{names[0]}]", f"port = {rng.randint(1024, 9999)}", f"workers = {rng.randint(1, 32)}",
-           f"timeout = {rng.randint(5, 600)}", f"host = {words.word(rng)}.example"]  # fmt: skip
+    ini = [
+        f"[{names[0]}]",
+        f"port = {rng.randint(1024, 9999)}",
+        f"workers = {rng.randint(1, 32)}",
+        f"timeout = {rng.randint(5, 600)}",
+        f"host = {words.word(rng)}.example",
+    ]
     return {f"config/{names[0]}.ini": _text(ini), f"config/{names[1]}.json": _broken(rng)}
 
 
 def _broken(rng: random.Random) -> str:
     """An object whose text JSON does not allow, for one of four reasons."""
-    fields = {word: rng.choice((rng.randint(1, 99), words.word(rng))) for word in words.fresh(rng, 5)}
+    fields = {
+        word: rng.choice((rng.randint(1, 99), words.word(rng))) for word in words.fresh(rng, 5)
+    }
     text = json.dumps(fields, indent=2) + "\n"
     how = rng.choice(("comma too many", "comma missing", "wrong quotes", "no quotes"))
     if how == "comma too many":
@@ -102,7 +156,10 @@ def _broken(rng: random.Random) -> str:
 
 
 def _notes(rng: random.Random) -> dict[str, str]:
-    files = {f"drafts/{name}.{rng.choice(('txt', 'txt', 'md'))}": _prose(rng) for name in words.fresh(rng, 6)}
+    files = {
+        f"drafts/{name}.{rng.choice(('txt', 'txt', 'md'))}": _prose(rng)
+        for name in words.fresh(rng, 6)
+    }
     files |= {f"notes/{name}.txt": _prose(rng) for name in words.fresh(rng, 3)}
     files |= {f"notes/{name}.txt": "" for name in words.fresh(rng, rng.randint(2, 3))}
     files |= {f"shared/{name}.txt": _prose(rng) for name in words.fresh(rng, 6)}
@@ -114,7 +171,10 @@ def _doubles(rng: random.Random) -> dict[str, str]:
     texts = [_prose(rng) for _ in range(rng.randint(3, 5))]
     names = words.fresh(rng, len(texts) + 3)
     rng.shuffle(names)
-    return {f"inbox/{name}.txt": text for name, text in zip(names, [*texts, texts[0], texts[0], texts[1]], strict=True)}
+    return {
+        f"inbox/{name}.txt": text
+        for name, text in zip(names, [*texts, texts[0], texts[0], texts[1]], strict=True)
+    }
 
 
 def _list(rng: random.Random) -> str:
@@ -138,7 +198,12 @@ def _programs(rng: random.Random) -> dict[str, str]:
 
 
 def _prose(rng: random.Random) -> str:
-    return _text([" ".join(words.word(rng) for _ in range(rng.randint(3, 6))) for _ in range(rng.randint(1, 3))])
+    return _text(
+        [
+            " ".join(words.word(rng) for _ in range(rng.randint(3, 6)))
+            for _ in range(rng.randint(1, 3))
+        ]
+    )
 
 
 def _text(lines: list[str]) -> str:

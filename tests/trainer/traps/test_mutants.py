@@ -25,7 +25,9 @@ def test_a_text_that_is_gone_or_stands_there_twice_is_told_with_its_trap_and_fil
     mutant = mutants.Mutant(9, "x", "T/learner.py", "old", "new")
     assert mutant.broken("an old one") == "an new one"
     for text in ("", "old old"):
-        with pytest.raises(ValueError, match=r"trap 9 \(x\): trainer/envgym_trainer/learner.py holds [02] times"):
+        with pytest.raises(
+            ValueError, match=r"trap 9 \(x\): trainer/envgym_trainer/learner.py holds [02] times"
+        ):
             mutant.broken(text)
 
 
@@ -34,16 +36,26 @@ def test_all_thirty_traps_have_tests_a_breakage_and_a_line_in_the_table():
     tested = {int(number) for number in re.findall(r"mark\.trap\((\d+)\)", tests)}
     assert tested == NUMBERS
     assert {mutant.trap for mutant in mutants.MUTANTS} == NUMBERS
-    table = re.findall(r"^\| (\d+) [^|]*\|", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    table = re.findall(
+        r"^\| (\d+) [^|]*\|",
+        (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
     assert [int(number) for number in table] == sorted(NUMBERS)
 
 
-@pytest.mark.parametrize(("code", "verdict"), [(0, "SURVIVED"), (2, "NOT TESTED"), (5, "NOT TESTED"), (1, "killed by")])
-def test_only_a_test_that_fails_kills_and_everything_else_is_reported_with_exit_code_1(code, verdict, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("code", "verdict"), [(0, "SURVIVED"), (2, "NOT TESTED"), (5, "NOT TESTED"), (1, "killed by")]
+)
+def test_only_a_test_that_fails_kills_and_everything_else_is_reported_with_exit_code_1(
+    code, verdict, monkeypatch, capsys
+):
     seen = []
 
     def run(tree, *, trap):
-        seen.append("0.99 *" in (tree / "trainer/envgym_trainer/lora.py").read_text(encoding="utf-8"))
+        seen.append(
+            "0.99 *" in (tree / "trainer/envgym_trainer/lora.py").read_text(encoding="utf-8")
+        )
         return (code if seen[-1] else 0), "FAILED tests/x.py::test_that - assert"
 
     monkeypatch.setattr(mutants, "run", run)

@@ -22,14 +22,25 @@ from envgym_trainer.tree import tree_batch
 
 
 def sample(ids, mask, *, old=None, **fields):
-    return Sample(tuple(ids), tuple(map(bool, mask)), tuple(old or [0.0] * len(ids)), **{"advantage": 1.0, **fields})
+    return Sample(
+        tuple(ids),
+        tuple(map(bool, mask)),
+        tuple(old or [0.0] * len(ids)),
+        **{"advantage": 1.0, **fields},
+    )
 
 
 def gradient(samples, *, model=None, **options) -> torch.Tensor:
     """What one step hands to the optimiser, float64, as one vector; zeros where it hands it nothing."""
     learner = Learner(model or tiny_model(), max_grad_norm=1e9, **options)
-    seen = [torch.zeros(sum(value.numel() for value in learner.parameters.values()), dtype=torch.float64)]
-    learner.optimizer.step = lambda: seen.append(torch.cat([value.grad.flatten() for value in learner.parameters.values()]))
+    seen = [
+        torch.zeros(
+            sum(value.numel() for value in learner.parameters.values()), dtype=torch.float64
+        )
+    ]
+    learner.optimizer.step = lambda: seen.append(
+        torch.cat([value.grad.flatten() for value in learner.parameters.values()])
+    )
     learner.grpo_step(samples)
     return seen[-1]
 
@@ -42,11 +53,21 @@ def test_the_gradient_is_the_mean_over_all_tokens_for_every_split_and_order(layo
     model = tiny_model()
     for s in samples:
         row = model(input_ids=torch.tensor([s.token_ids])).logits[0, :-1].log_softmax(-1)
-        logprobs.append(row.gather(1, torch.tensor(s.token_ids[1:])[:, None])[:, 0][torch.tensor(s.loss_mask[1:])])
-    old = [torch.tensor([o for o, m in zip(s.old_logprobs, s.loss_mask, strict=True) if m]).double() for s in samples]
+        logprobs.append(
+            row.gather(1, torch.tensor(s.token_ids[1:])[:, None])[:, 0][
+                torch.tensor(s.loss_mask[1:])
+            ]
+        )
+    old = [
+        torch.tensor([o for o, m in zip(s.old_logprobs, s.loss_mask, strict=True) if m]).double()
+        for s in samples
+    ]
     total = sum(s.num_actions * s.weight for s in samples)
     terms = [
-        s.weight * torch.minimum((n - o).exp() * s.advantage, (n - o).exp().clamp(0.8, 1.2) * s.advantage).sum()
+        s.weight
+        * torch.minimum(
+            (n - o).exp() * s.advantage, (n - o).exp().clamp(0.8, 1.2) * s.advantage
+        ).sum()
         for s, n, o in zip(samples, logprobs, old, strict=True)
     ]
     trained = [value for value in model.parameters() if value.requires_grad]
@@ -60,7 +81,9 @@ def test_the_gradient_is_the_mean_over_all_tokens_for_every_split_and_order(layo
 
 @pytest.mark.trap(10)
 def test_a_groups_advantages_are_those_worked_out_by_hand_with_and_without_the_deviation():
-    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])  # mean 1/4 and 3/4, deviation sqrt(3)/4 in both
+    rewards = torch.tensor(
+        [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    )  # mean 1/4 and 3/4, deviation sqrt(3)/4 in both
     root = math.sqrt(3)
     plain = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.25, 0.25, 0.25, -0.75]])
     assert torch.allclose(group_advantages(rewards, scale_by_std=False), plain)
@@ -86,7 +109,10 @@ def test_a_group_that_agrees_pulls_nothing_and_dilutes_the_others_by_exactly_its
 
 @pytest.mark.trap(11)
 def test_groups_that_agree_are_reported():
-    group = lambda *rewards: [Episode("e", "t", "train", "", "", 0, (), None, reward, success=reward == 1) for reward in rewards]
+    group = lambda *rewards: [
+        Episode("e", "t", "train", "", "", 0, (), None, reward, success=reward == 1)
+        for reward in rewards
+    ]
     metrics = episode_metrics([group(0.0, 0.0), group(1.0, 1.0), group(1.0, 0.0), group(0.0, 0.0)])
     assert metrics["frac_reward_zero_std"] == 0.75
     assert (metrics["group/frac_all_zero"], metrics["group/frac_all_one"]) == (0.5, 0.25)
@@ -94,7 +120,8 @@ def test_groups_that_agree_are_reported():
 
 def scores(samples, *, make, dtype=torch.float32) -> list[torch.Tensor]:
     """The logprobs of each sample's sampled tokens, all samples in one batch."""
-    learner, batch = Learner(tiny_model(dtype=dtype)), make(samples)
+    learner = Learner(tiny_model(dtype=dtype))
+    batch = make(samples)
     learner.attention_block = 5
     with torch.no_grad():
         logprobs = learner.score(batch)[0][batch.entry_nodes]
@@ -110,16 +137,27 @@ def test_a_ragged_batch_gives_each_token_the_logprob_that_its_sample_has_alone(m
     for s, together in zip(samples, scores(samples, make=make), strict=True):
         with torch.no_grad():
             row = model(input_ids=torch.tensor([s.token_ids])).logits[0, :-1].log_softmax(-1)
-        alone = row.gather(1, torch.tensor(s.token_ids[1:])[:, None])[:, 0][torch.tensor(s.loss_mask[1:])]
+        alone = row.gather(1, torch.tensor(s.token_ids[1:])[:, None])[:, 0][
+            torch.tensor(s.loss_mask[1:])
+        ]
         assert torch.allclose(together, alone, rtol=0, atol=1e-5)
 
 
 @pytest.mark.trap(17)
 @pytest.mark.parametrize("make", [flat_batch, tree_batch])
 def test_another_sample_in_the_pack_leaves_a_samples_logprobs_unchanged_to_the_bit(make):
-    mine = sample([1, 15, 3, 4, 5], [0, 0, 1, 1, 1])  # in the middle of a tree, whose branches are sorted by their ids
+    mine = sample(
+        [1, 15, 3, 4, 5], [0, 0, 1, 1, 1]
+    )  # in the middle of a tree, whose branches are sorted by their ids
     before, after = (
-        scores([sample([1, 9, *other, 8], [0, 0, 1, 1, 1]), mine, sample([1, 16, *other, 3], [0, 0, 1, 1, 1])], make=make)
+        scores(
+            [
+                sample([1, 9, *other, 8], [0, 0, 1, 1, 1]),
+                mine,
+                sample([1, 16, *other, 3], [0, 0, 1, 1, 1]),
+            ],
+            make=make,
+        )
         for other in ([6, 7], [20, 21])
     )
     assert torch.equal(before[1], after[1])
@@ -130,20 +168,29 @@ def test_another_sample_in_the_pack_leaves_a_samples_logprobs_unchanged_to_the_b
 @pytest.mark.parametrize("seed", range(4))
 def test_the_tree_gives_the_gradient_of_padded_rows_for_random_tries(seed):
     samples = random_samples(seed, groups=4)
-    tree, flat = (gradient(samples, layout=layout, max_tokens_per_micro_batch=10_000) for layout in ("tree", "flat"))
+    tree, flat = (
+        gradient(samples, layout=layout, max_tokens_per_micro_batch=10_000)
+        for layout in ("tree", "flat")
+    )
     assert tree_batch(samples).num_tokens < 0.7 * flat_batch(samples).num_tokens
     assert (tree - flat).abs().max() < 1e-9
 
 
 @pytest.mark.trap(21)
 @pytest.mark.parametrize("make", [flat_batch, tree_batch])
-def test_the_advantage_lands_on_every_sampled_token_from_a_turns_first_to_its_last_and_on_no_other(make):
+def test_the_advantage_lands_on_every_sampled_token_from_a_turns_first_to_its_last_and_on_no_other(
+    make,
+):
     #                 prompt | turn 1  | told | turn 2 | told
-    episode = sample([5, 6,    7, 8, 2,  9, 10, 11, 2,   12], [0, 0, 1, 1, 1, 0, 0, 1, 1, 0], advantage=-0.5)  # fmt: skip
+    episode = sample(
+        [5, 6, 7, 8, 2, 9, 10, 11, 2, 12], [0, 0, 1, 1, 1, 0, 0, 1, 1, 0], advantage=-0.5
+    )
     batch = make([episode])
     vector = [0.0] * len(episode.token_ids)
     for node, advantage in zip(batch.entry_nodes.tolist(), batch.advantages.tolist(), strict=True):
-        vector[int(batch.score_positions[node]) + 1] = advantage  # the hidden state before a token predicts it
+        vector[int(batch.score_positions[node]) + 1] = (
+            advantage  # the hidden state before a token predicts it
+        )
     assert vector == [0, 0, -0.5, -0.5, -0.5, 0, 0, -0.5, -0.5, 0]
     assert batch.score_ids.tolist() == [7, 8, 2, 11, 2]
 
@@ -160,29 +207,44 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
     policy = logits.log_softmax(0)
     # Every token once, weighted by its probability: the expectation of the loss over what the policy samples.
     out = grpo_loss(
-        policy, policy.detach(), torch.zeros(5).double(), denominator=1.0, ref_logprobs=reference, kl_coef=1.0,
+        policy,
+        policy.detach(),
+        torch.zeros(5).double(),
+        denominator=1.0,
+        ref_logprobs=reference,
+        kl_coef=1.0,
         weights=policy.detach().exp(),
-    )  # fmt: skip
+    )
     of = lambda value: torch.autograd.grad(value, logits, retain_graph=True)[0]
     forward = (reference.exp() * (reference - policy)).sum()  # KL(reference || policy)
     backward = (policy.exp() * (policy - reference)).sum()  # KL(policy || reference)
-    assert out.loss.item() == pytest.approx(backward.item())  # the value is that of KL(policy || reference) ...
-    assert torch.allclose(of(out.loss), of(forward), atol=1e-12)  # ... and the pull that of KL(reference || policy)
+    assert out.loss.item() == pytest.approx(
+        backward.item()
+    )  # the value is that of KL(policy || reference) ...
+    assert torch.allclose(
+        of(out.loss), of(forward), atol=1e-12
+    )  # ... and the pull that of KL(reference || policy)
     assert not torch.allclose(of(out.loss), of(backward), atol=1e-2)
 
 
 @pytest.mark.trap(24)
 @pytest.mark.parametrize("budget", [1, 30, 10_000])
 def test_the_learning_rate_follows_its_closed_form_by_updates_for_any_split(budget):
-    learner = Learner(tiny_model(), learning_rate=1e-3, warmup_steps=3, max_tokens_per_micro_batch=budget)
+    learner = Learner(
+        tiny_model(), learning_rate=1e-3, warmup_steps=3, max_tokens_per_micro_batch=budget
+    )
     lessons = [random_samples(seed, groups=1) for seed in range(4)]
     idle = [dataclasses.replace(s, advantage=0.0) for s in lessons[0]]
     rates = []
     for samples in (*lessons[:2], idle, *lessons[2:]):
         updates = learner.updates
-        assert learner.grpo_step(samples)["learning_rate"] == pytest.approx(1e-3 * min(1, (updates + 1) / 3))
+        assert learner.grpo_step(samples)["learning_rate"] == pytest.approx(
+            1e-3 * min(1, (updates + 1) / 3)
+        )
         rates += [learner.optimizer.param_groups[0]["lr"]] * (learner.updates - updates)
-    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])  # the step without a lesson is no update
+    assert rates == pytest.approx(
+        [1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3]
+    )  # the step without a lesson is no update
 
 
 @pytest.mark.trap(26)
@@ -198,9 +260,23 @@ def test_the_learning_rate_follows_its_closed_form_by_updates_for_any_split(budg
         ([sample([5, 6], [0, 1], advantage=math.inf)], 1),
         ([sample([5, 6], [0, 1], old=[0, math.nan])], 1),
         ([sample([5, 6], [0, 1], old=[0, -math.inf])], 1),
-        ([sample([5, 6], [0, 1], old=[0, -200.0], advantage=-1.0)], 1),  # the ratio overflows float32
+        (
+            [sample([5, 6], [0, 1], old=[0, -200.0], advantage=-1.0)],
+            1,
+        ),  # the ratio overflows float32
     ],
-    ids=["no action", "one action", "both", "no advantage", "large", "huge", "infinite", "nan", "impossible", "overflow"],
+    ids=[
+        "no action",
+        "one action",
+        "both",
+        "no advantage",
+        "large",
+        "huge",
+        "infinite",
+        "nan",
+        "impossible",
+        "overflow",
+    ],
 )
 def test_whatever_comes_the_update_is_finite_or_skipped_and_counted(samples, skipped):
     learner = Learner(tiny_model(dtype=torch.float32))
@@ -208,9 +284,13 @@ def test_whatever_comes_the_update_is_finite_or_skipped_and_counted(samples, ski
     metrics = learner.grpo_step(samples)
     assert all(value.isfinite().all() for value in learner.parameters.values())
     assert metrics["skipped_steps"] == skipped
-    moved = any(not torch.equal(a, b) for a, b in zip(before, learner.parameters.values(), strict=True))
+    moved = any(
+        not torch.equal(a, b) for a, b in zip(before, learner.parameters.values(), strict=True)
+    )
     assert moved == (learner.updates == 1)
-    assert learner.updates + skipped == (1 if any(s.num_actions and s.advantage for s in samples) else 0)
+    assert learner.updates + skipped == (
+        1 if any(s.num_actions and s.advantage for s in samples) else 0
+    )
 
 
 @pytest.mark.trap(26)
@@ -223,6 +303,8 @@ def test_equal_and_huge_rewards_give_finite_advantages():
 @pytest.mark.trap(26)
 def test_a_token_whose_logit_is_minus_infinity_is_never_drawn():
     logits = torch.tensor([-math.inf, 0.0, -math.inf, 1.0]).repeat(64, 1)
-    ids, logprobs = sampling.sample(logits, torch.ones(64), torch.linspace(0, 1 - 1e-9, 64).double())
+    ids, logprobs = sampling.sample(
+        logits, torch.ones(64), torch.linspace(0, 1 - 1e-9, 64).double()
+    )
     assert set(ids.tolist()) == {1, 3}
     assert logprobs.isfinite().all()

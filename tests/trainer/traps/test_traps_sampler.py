@@ -22,7 +22,8 @@ from envgym_trainer.learner import Learner
 from envgym_trainer.lora import attach, lora_layers, merge
 
 OPENING = [Message("system", "One system message for all."), Message("user", "x")]
-DRIFT, RATIO = "sampling/sampling_logp_difference/max", "sampling/importance_sampling_ratio/mean"
+DRIFT = "sampling/sampling_logp_difference/max"
+RATIO = "sampling/importance_sampling_ratio/mean"
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def sampler():
 
 @pytest.mark.trap(4)
 @pytest.mark.parametrize("layout", ["tree", "flat"])
-def test_before_any_update_the_ratio_is_one_because_sampler_and_learner_give_the_same_logprobs(sampler, layout):
+def test_before_any_update_the_ratio_is_one_because_sampler_and_learner_give_the_same_logprobs(
+    sampler, layout
+):
     model, engine = sampler
     metrics = Learner(model, layout=layout).grpo_step(samples_from(engine))
     assert metrics[DRIFT] < 2e-5
@@ -44,7 +47,9 @@ def test_before_any_update_the_ratio_is_one_because_sampler_and_learner_give_the
 @pytest.mark.trap(4)
 def test_in_bfloat16_the_ratio_is_one_within_a_hundredth():
     tokenizer = byte_tokenizer()
-    model = attach(small_llama(tokenizer, initializer_range=0.05).bfloat16(), rank=4, alpha=8, seed=0)
+    model = attach(
+        small_llama(tokenizer, initializer_range=0.05).bfloat16(), rank=4, alpha=8, seed=0
+    )
     scramble(model, 0, std=0.05)
     with Engine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.refresh(model)
@@ -70,7 +75,9 @@ def test_a_thousand_syncs_leave_the_base_weights_as_they_were_to_the_bit(sampler
         scramble(model, seed % 7)
         engine.refresh(model)
     assert checksum(model) == before
-    assert gap(model, talk(engine.policy(max_new_tokens=6), seed=1).trace()) < 1e-4  # and the last one is in force
+    assert (
+        gap(model, talk(engine.policy(max_new_tokens=6), seed=1).trace()) < 1e-4
+    )  # and the last one is in force
 
 
 @pytest.mark.trap(5)
@@ -85,7 +92,9 @@ def test_the_merged_weight_gives_what_base_and_adapter_give_apart(sampler):
 def test_after_an_update_nothing_computed_under_the_old_adapter_is_used(sampler):
     model, engine = sampler
     policy = engine.policy(max_new_tokens=6)
-    opened = policy.open(OPENING, (), seed=1)  # holds keys of the system message, of its prompt and of its own turn
+    opened = policy.open(
+        OPENING, (), seed=1
+    )  # holds keys of the system message, of its prompt and of its own turn
     opened.reply()
     scramble(model, 1)
     engine.refresh(model)
@@ -100,7 +109,9 @@ def test_after_an_update_nothing_computed_under_the_old_adapter_is_used(sampler)
         fresh = cold.policy(max_new_tokens=6).open(OPENING, (), seed=2)
         fresh.reply()
     assert fresh.trace().token_ids == warm.trace().token_ids
-    assert (torch.tensor(opened.trace().logprobs) - fresh_logprobs(model, opened.trace()))[start:].abs().max() < 1e-4
+    assert (torch.tensor(opened.trace().logprobs) - fresh_logprobs(model, opened.trace()))[
+        start:
+    ].abs().max() < 1e-4
 
 
 @pytest.mark.trap(7)
@@ -126,7 +137,12 @@ def test_keys_and_values_are_kept_in_the_models_own_precision(dtype):
     tokenizer = byte_tokenizer()
     model = small_llama(tokenizer).to(dtype)
     with Engine(model, Chat(tokenizer, model=model), max_context=300) as engine:
-        stores = [*engine._passes.own.keys, *engine._passes.own.values, *engine._passes.shared.keys, *engine._passes.shared.values]
+        stores = [
+            *engine._passes.own.keys,
+            *engine._passes.own.values,
+            *engine._passes.shared.keys,
+            *engine._passes.shared.values,
+        ]
         assert {store.dtype for store in stores} == {dtype}
 
 
@@ -150,7 +166,9 @@ def test_a_store_that_rounds_as_fp8_does_is_refused_at_the_start(monkeypatch):
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_what_was_sampled_at_a_temperature_is_scored_at_it(sampler, temperature):
     model, engine = sampler
-    metrics = Learner(model, temperature=temperature).grpo_step(samples_from(engine, temperature=temperature))
+    metrics = Learner(model, temperature=temperature).grpo_step(
+        samples_from(engine, temperature=temperature)
+    )
     assert metrics[DRIFT] < 2e-5
     assert metrics[RATIO] == pytest.approx(1.0, abs=1e-6)
 
@@ -169,19 +187,24 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
     scramble(model, 0)
     with Engine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.refresh(model.train())
-        learner = Learner(model, algorithm=AlgorithmConfig(correction=CorrectionConfig(mode="truncate")))
+        learner = Learner(
+            model, algorithm=AlgorithmConfig(correction=CorrectionConfig(mode="truncate"))
+        )
         samples = learner.scored(samples_from(engine))
         assert len(samples) > 0
         for sample in samples:
             gaps = zip(sample.scored_logprobs, sample.old_logprobs, sample.loss_mask, strict=True)
             assert max(abs(scored - old) for scored, old, sampled in gaps if sampled) < 2e-5
-        assert learner.grpo_step(samples)[DRIFT] > 1e-3  # as asked for; the mismatch alarm is about this
+        assert (
+            learner.grpo_step(samples)[DRIFT] > 1e-3
+        )  # as asked for; the mismatch alarm is about this
 
 
 def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None:
     """Plays `count` episodes at once and finds each one's nonce, seed and tokens in its own record."""
     model, engine = byte_engine(max_batch=workers)
-    lock, made = threading.Lock(), []
+    lock = threading.Lock()
+    made = []
 
     def make():
         with lock:
@@ -194,16 +217,21 @@ def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None
     assert 1 < len(made) <= workers
     assert len(episodes) == count
     for request, episode in zip(requests, episodes, strict=True):
-        trace, nonce = episode.tokens, f"<{request.task}>"
+        trace = episode.tokens
+        nonce = f"<{request.task}>"
         assert (episode.task_id, episode.seed, episode.void) == (request.task, request.seed, False)
         assert [m.content for m in episode.messages if m.role == "user"] == [nonce] * 3
         said = [m.content for m in episode.messages if m.role == "assistant"]
-        assert said == episode.state_diff["heard"]  # what this episode's environment heard is what its dialogue said
+        assert (
+            said == episode.state_diff["heard"]
+        )  # what this episode's environment heard is what its dialogue said
         text = engine.chat.tokenizer.decode(trace.token_ids)
         assert text.count("nonce-") == text.count(nonce) == 2  # of its own and of nobody else's
         assert all(words in text for words in said)
     for episode in episodes[:: max(1, count // checked)]:
-        assert gap(model, episode.tokens) < 1e-4  # each token was drawn from its own dialogue's logits
+        assert (
+            gap(model, episode.tokens) < 1e-4
+        )  # each token was drawn from its own dialogue's logits
     assert len({episode.tokens.token_ids for episode in episodes}) == count
     assert all(math.isfinite(value) for episode in episodes for value in episode.tokens.logprobs)
 

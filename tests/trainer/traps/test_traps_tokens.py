@@ -34,13 +34,20 @@ def adversarial(tokenizer) -> dict[str, list[int]]:
         "spaces one by one": [byte("Ġ"), byte("Ġ"), byte("t")],
         "a stray continuation byte": [byte("Ģ"), byte("Ģ")],  # 0x80, twice: no UTF-8
         "half of a character": [byte("Ã"), tokenizer.convert_tokens_to_ids("the")],
-        "a special token within the turn": [tokenizer.convert_tokens_to_ids("<|im_start|>"), byte("u"), byte("s"), byte("e")],
+        "a special token within the turn": [
+            tokenizer.convert_tokens_to_ids("<|im_start|>"),
+            byte("u"),
+            byte("s"),
+            byte("e"),
+        ],
     }
 
 
 @pytest.mark.trap(1)
 @pytest.mark.parametrize("name", list(adversarial(build_tokenizer())))
-def test_the_ids_in_the_batch_are_those_that_were_drawn_though_their_text_encodes_otherwise(name, monkeypatch):
+def test_the_ids_in_the_batch_are_those_that_were_drawn_though_their_text_encodes_otherwise(
+    name, monkeypatch
+):
     tokenizer = build_tokenizer()
     drawn = [*adversarial(tokenizer)[name], tokenizer.convert_tokens_to_ids(END)]
     model = small_llama(tokenizer)
@@ -62,7 +69,13 @@ def family(name: str) -> Chat:
     if name == "chatml":
         return Chat(byte_tokenizer())
     keeps = THINKING.replace(" if loop.last else m.content.split('</think>')[-1]", "")
-    return Chat(byte_tokenizer(("<|head|>", "<|eot|>"), eos="<|eot|>", template={"keeps": keeps, "strips": THINKING}[name]))
+    return Chat(
+        byte_tokenizer(
+            ("<|head|>", "<|eot|>"),
+            eos="<|eot|>",
+            template={"keeps": keeps, "strips": THINKING}[name],
+        )
+    )
 
 
 def history(chat: Chat, turns: int) -> list[Message]:
@@ -74,23 +87,31 @@ def history(chat: Chat, turns: int) -> list[Message]:
 
 @pytest.mark.trap(2)
 @pytest.mark.parametrize("name", ["chatml", "keeps"])
-def test_what_was_seen_at_a_turn_is_a_prefix_of_what_is_seen_at_the_next_and_equals_a_fresh_rendering(name):
+def test_what_was_seen_at_a_turn_is_a_prefix_of_what_is_seen_at_the_next_and_equals_a_fresh_rendering(
+    name,
+):
     chat = family(name)
     ids = chat.open(history(chat, 0))
     for turn in range(3):
         messages = history(chat, turn + 1)
-        seen, ids = ids, ids + chat.answer(messages[-2].content)
+        seen = ids
+        ids = ids + chat.answer(messages[-2].content)
         ids = ids + chat.observe(messages[-1:], closed=True, history=messages[:-1])
         assert ids == chat.open(messages)
         assert ids[: len(seen)] == seen
 
 
 @pytest.mark.trap(2)
-def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_way_out(monkeypatch):
+def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_way_out(
+    monkeypatch,
+):
     chat = family("strips")
     with Engine(small_llama(chat.tokenizer), chat, max_context=600) as engine:
         say(monkeypatch, chat.answer("<think>hm</think>42") * 2)
-        with pytest.raises(UsageError, match=r"rewrites earlier text at assistant turn 1, once a user follows.*template 'chatml'"):
+        with pytest.raises(
+            UsageError,
+            match=r"rewrites earlier text at assistant turn 1, once a user follows.*template 'chatml'",
+        ):
             play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
 
 
@@ -105,7 +126,11 @@ def test_a_turn_trains_as_many_tokens_as_were_drawn_for_it_and_the_end_added_by_
             drawn += dialogue.reply().token_ids
             dialogue.observe([Message("tool", "y")])
         trace = dialogue.trace()
-        trained = [token for token, sampled in zip(trace.token_ids, trace.loss_mask, strict=True) if sampled]
+        trained = [
+            token
+            for token, sampled in zip(trace.token_ids, trace.loss_mask, strict=True)
+            if sampled
+        ]
         assert trained == drawn
         assert len(drawn) == engine.stats.decoded_tokens - before
         assert sum(token in engine.chat.stop_ids for token in trace.token_ids) > sum(
@@ -118,14 +143,20 @@ def test_a_turn_trains_as_many_tokens_as_were_drawn_for_it_and_the_end_added_by_
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_each_of_several_end_tokens_ends_the_turn_and_is_trained(tokenizer, which, monkeypatch):
     tokenizer = tokenizer()
-    ends = [tokenizer.convert_tokens_to_ids(END), tokenizer.convert_tokens_to_ids("<|endoftext|>"), 77]
+    ends = [
+        tokenizer.convert_tokens_to_ids(END),
+        tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        77,
+    ]
     model = small_llama(tokenizer)
     model.generation_config.eos_token_id = ends[1:]
     with Engine(model, Chat(tokenizer, model=model), max_context=300) as engine:
         say(monkeypatch, [9, ends[which], 9, 9, ends[which]])
         episode = play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
     assert episode.turns == 2
-    assert scored_ids(tree_batch([Sample.from_trace(episode.tokens)])) == [[9, ends[which], 9, 9, ends[which]]]
+    assert scored_ids(tree_batch([Sample.from_trace(episode.tokens)])) == [
+        [9, ends[which], 9, 9, ends[which]]
+    ]
     assert all(message.content != "" and END not in message.content for message in episode.messages)
 
 
@@ -143,7 +174,10 @@ def test_a_pad_that_is_the_end_token_costs_no_end_token_its_training_or_its_plac
     assert scored_ids(batch) == [list(sample.token_ids[1:]) for sample in samples]
     with torch.no_grad():
         together = Learner(model).score(batch)[0][batch.entry_nodes]
-        alone = [Learner(model).score(one := flat_batch([sample], pad_id=7))[0][one.entry_nodes] for sample in samples]
+        alone = [
+            Learner(model).score(one := flat_batch([sample], pad_id=7))[0][one.entry_nodes]
+            for sample in samples
+        ]
     assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
 
 
@@ -153,12 +187,18 @@ def test_a_pad_that_is_the_end_token_costs_no_end_token_its_training_or_its_plac
 def test_nan_where_nothing_was_sampled_changes_neither_the_loss_nor_any_metric(layout, kl_coef):
     def metrics(fill: float) -> dict[str, float]:
         filled = [
-            dataclasses.replace(s, old_logprobs=tuple(o if m else fill for o, m in zip(s.old_logprobs, s.loss_mask, strict=True)))
+            dataclasses.replace(
+                s,
+                old_logprobs=tuple(
+                    o if m else fill for o, m in zip(s.old_logprobs, s.loss_mask, strict=True)
+                ),
+            )
             for s in random_samples(3)
         ]
         return Learner(tiny_model(), layout=layout, kl_coef=kl_coef).grpo_step(filled)
 
-    clean, dirty = metrics(0.0), metrics(math.nan)
+    clean = metrics(0.0)
+    dirty = metrics(math.nan)
     assert clean == dirty
     assert clean["skipped_steps"] == 0
     assert clean["batch/action_tokens"] == sum(sample.num_actions for sample in random_samples(3))

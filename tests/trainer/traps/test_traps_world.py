@@ -32,9 +32,16 @@ from envgym_trainer.train import Trainer
 
 SMALL = [
     "train.preflight=off",
-    "train.model=tiny", "train.device=cpu", "train.warmup.demos=0", "train.steps=1", "train.tasks_per_step=3",
-    "train.group_size=4", "train.eval.tasks=2", "train.eval.base_tasks=0", "train.max_new_tokens=4",
-]  # fmt: skip
+    "train.model=tiny",
+    "train.device=cpu",
+    "train.warmup.demos=0",
+    "train.steps=1",
+    "train.tasks_per_step=3",
+    "train.group_size=4",
+    "train.eval.tasks=2",
+    "train.eval.base_tasks=0",
+    "train.max_new_tokens=4",
+]
 
 learned = functools.partial(samples_of, algorithm=AlgorithmConfig(std="none"))
 
@@ -59,12 +66,22 @@ def test_each_group_holds_exactly_its_episodes_of_one_task_and_no_two_groups_sha
     tasks = [{episode.task_id for episode in group} for group in groups]
     assert [len(names) for names in tasks] == [1, 1, 1]
     assert len(set.union(*tasks)) == 3
-    assert len({episode.seed for group in groups for episode in group}) == 12  # siblings sample each with a seed of its own
+    assert (
+        len({episode.seed for group in groups for episode in group}) == 12
+    )  # siblings sample each with a seed of its own
 
 
 @pytest.mark.trap(13)
-def test_the_members_of_a_group_start_from_one_state_with_one_prompt_and_other_groups_from_others(groups):
-    starts = [{(e.start_hash, e.messages[:2], e.tokens.token_ids[: e.tokens.loss_mask.index(True)]) for e in g} for g in groups]
+def test_the_members_of_a_group_start_from_one_state_with_one_prompt_and_other_groups_from_others(
+    groups,
+):
+    starts = [
+        {
+            (e.start_hash, e.messages[:2], e.tokens.token_ids[: e.tokens.loss_mask.index(True)])
+            for e in g
+        }
+        for g in groups
+    ]
     assert [len(start) for start in starts] == [1, 1, 1]
     assert all(start_hash for group in starts for start_hash, *_ in group)
     assert len({start_hash for group in starts for start_hash, *_ in group}) > 1
@@ -79,18 +96,24 @@ def test_a_truncated_episode_is_not_terminated_keeps_what_it_earned_and_is_learn
     task = world.tasks.task("train/reprice/0")
     right = "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments)
     endings = {
-        "cut": play(world.env(), ScriptedPolicy([right, *["price(item='I1')"] * 3]), seed=0, task=task.id),
+        "cut": play(
+            world.env(), ScriptedPolicy([right, *["price(item='I1')"] * 3]), seed=0, task=task.id
+        ),
         "ended": play(world.env(), ScriptedPolicy([right, "Done."]), seed=0, task=task.id),
         "refused": play(world.env(), ScriptedPolicy(["No."]), seed=0, task=task.id),
     }
     world.close()
-    told = {name: (e.terminated, e.truncated, e.stop_reason, e.reward) for name, e in endings.items()}
+    told = {
+        name: (e.terminated, e.truncated, e.stop_reason, e.reward) for name, e in endings.items()
+    }
     assert told == {
         "cut": (False, True, "max_turns", 1.0),
         "ended": (True, False, "answered", 1.0),
         "refused": (True, False, "answered", 0.0),
     }
-    demo = DemoPolicy(Chat(byte_tokenizer()), "pythonic").open(endings["cut"].messages[:2], (), seed=0, task=task)
+    demo = DemoPolicy(Chat(byte_tokenizer()), "pythonic").open(
+        endings["cut"].messages[:2], (), seed=0, task=task
+    )
     demo.reply()
     group = [dataclasses.replace(endings[name], tokens=demo.trace()) for name in ("cut", "refused")]
     assert [sample.advantage for sample in learned([group])] == [0.5, -0.5]
@@ -101,10 +124,17 @@ def test_an_episode_that_fills_its_context_is_truncated_unsolved_and_trained_to_
     _, engine = byte_engine(max_context=90)
     with engine:
         episode = play(Faulty(), engine.policy(max_new_tokens=200), seed=3)
-    assert (episode.stop_reason, episode.terminated, episode.truncated, episode.success) == ("context", False, True, False)
+    assert (episode.stop_reason, episode.terminated, episode.truncated, episode.success) == (
+        "context",
+        False,
+        True,
+        False,
+    )
     assert episode.tokens.loss_mask.count(True) > 10
     winner = dataclasses.replace(episode, reward=1.0)
-    assert [sample.num_actions for sample in learned([[episode, winner]])] == [sum(episode.tokens.loss_mask)] * 2
+    assert [sample.num_actions for sample in learned([[episode, winner]])] == [
+        sum(episode.tokens.loss_mask)
+    ] * 2
 
 
 @pytest.mark.trap(20)
@@ -119,7 +149,9 @@ def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(cred
     assert (episode.stop_reason, episode.messages[-1].role) == ("context", "assistant")
     assert episode.turns == len(episode.turn_rewards) == len(episode.turn_mistakes) > 1
     assert episode.turn_rewards[-1] == 0.0
-    winner = dataclasses.replace(episode, reward=1.0, turn_rewards=(*episode.turn_rewards[:-1], 1.0))
+    winner = dataclasses.replace(
+        episode, reward=1.0, turn_rewards=(*episode.turn_rewards[:-1], 1.0)
+    )
     lost, won = samples_of([[episode, winner]], AlgorithmConfig(credit=credit))
     last = [index for index, sampled in enumerate(episode.tokens.loss_mask) if sampled][-1]
     assert lost.token_advantages[last] < 0 < won.token_advantages[last]
@@ -133,7 +165,9 @@ def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_
     steps = [random_samples(seed, groups=1) for seed in range(4)]
 
     def learner() -> Learner:
-        return Learner(tiny_model(dtype=torch.float32), learning_rate=1e-2, warmup_steps=3, weight_decay=0.01)
+        return Learner(
+            tiny_model(dtype=torch.float32), learning_rate=1e-2, warmup_steps=3, weight_decay=0.01
+        )
 
     def learn(learner: Learner, steps) -> Learner:
         for samples in steps:
@@ -143,8 +177,11 @@ def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_
     torch.save(learn(learner(), steps[:2]).state_dict(), tmp_path / "half.pt")
     resumed = learner()
     resumed.load_state_dict(torch.load(tmp_path / "half.pt", weights_only=True))
-    whole, halves = learn(learner(), steps), learn(resumed, steps[2:])
-    assert all(torch.equal(whole.parameters[name], halves.parameters[name]) for name in whole.parameters)
+    whole = learn(learner(), steps)
+    halves = learn(resumed, steps[2:])
+    assert all(
+        torch.equal(whole.parameters[name], halves.parameters[name]) for name in whole.parameters
+    )
     assert whole.updates == halves.updates == 4
 
 
@@ -155,34 +192,57 @@ def assert_only_the_second_is_void(episodes) -> None:
     """Four siblings that all earned the same, but the world broke for the second one, twice."""
     assert [episode.void for episode in episodes] == [False, True, False, False]
     void = episodes[1]
-    assert (void.reward, void.success, void.stop_reason, len(void.failures)) == (None, None, "void", 2)
+    assert (void.reward, void.success, void.stop_reason, len(void.failures)) == (
+        None,
+        None,
+        "void",
+        2,
+    )
     counts = failure_metrics([episodes])
-    assert (counts["episode/void"], counts["episode/retried"], counts["group/void_members"]) == (1, 1, 0.25)
+    assert (counts["episode/void"], counts["episode/retried"], counts["group/void_members"]) == (
+        1,
+        1,
+        0.25,
+    )
     assert counts[f"failures/{void.failure.kind}"] == 2
     assert episode_metrics([episodes])["reward"] == 1.0  # no zero slipped in
-    assert [sample.advantage for sample in learned([episodes])] == [0.0, 0.0, 0.0]  # with a 0 in the group they would differ
+    assert [sample.advantage for sample in learned([episodes])] == [
+        0.0,
+        0.0,
+        0.0,
+    ]  # with a 0 in the group they would differ
 
 
 @pytest.mark.trap(28)
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_foreign_environment_may_raise_in_any_hook(hook):
-    make = Faulty.breaking(hook, {1, 2})  # attempts 1 and 2 are the second request's: its first, and the one made again
-    policy, requests = ScriptedPolicy(["a", "b"]), [Request("", seed) for seed in range(4)]
+    make = Faulty.breaking(
+        hook, {1, 2}
+    )  # attempts 1 and 2 are the second request's: its first, and the one made again
+    policy = ScriptedPolicy(["a", "b"])
+    requests = [Request("", seed) for seed in range(4)]
     # Each request in a call of its own where it is the making that breaks: else one environment serves them all.
     shares = [[request] for request in requests] if hook == "make" else [requests]
-    episodes = [episode for share in shares for episode in play_many(make, policy, share, workers=1)]
-    if hook == "close":  # everything was played by then: nothing is lost, and every environment has been asked
+    episodes = [
+        episode for share in shares for episode in play_many(make, policy, share, workers=1)
+    ]
+    if (
+        hook == "close"
+    ):  # everything was played by then: nothing is lost, and every environment has been asked
         assert [episode.reward for episode in episodes] == [1.0] * 4
         return
     tokens = TokenTrace((5, 6), (False, True), (0.0, -1.0))
-    assert_only_the_second_is_void([dataclasses.replace(episode, tokens=tokens) for episode in episodes])
+    assert_only_the_second_is_void(
+        [dataclasses.replace(episode, tokens=tokens) for episode in episodes]
+    )
 
 
 class FaultySession:
     """A session of which one hook breaks."""
 
     def __init__(self, session, hook: str, broken: bool):
-        self._session, self._broken = session, hook if broken else ""
+        self._session = session
+        self._broken = hook if broken else ""
         self.state_hash = session.state_hash
 
     def __getattr__(self, name: str):
@@ -200,7 +260,9 @@ class FaultySession:
 @pytest.mark.parametrize("hook", ["open", "call", "diff", "verify", "close"])
 def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
     world = World(shop(tmp_path))
-    opened, task, attempts = world.sandbox.open, world.tasks.task, iter(range(100))
+    opened = world.sandbox.open
+    task = world.tasks.task
+    attempts = iter(range(100))
 
     def open_session(**options):
         broken = next(attempts) in (1, 2)
@@ -209,18 +271,36 @@ def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
         return FaultySession(opened(**options), hook, broken)
 
     monkeypatch.setattr(world.sandbox, "open", open_session)
-    monkeypatch.setattr(world.tasks, "task", lambda name: dataclasses.replace(task(name), check=Check({}, ("true",), 1.0)))
+    monkeypatch.setattr(
+        world.tasks,
+        "task",
+        lambda name: dataclasses.replace(task(name), check=Check({}, ("true",), 1.0)),
+    )
     policy = DemoPolicy(Chat(byte_tokenizer()), "pythonic")
-    episodes = play_many(world.env, policy, [Request("train/reprice/0", seed) for seed in range(4)], workers=1)
+    episodes = play_many(
+        world.env, policy, [Request("train/reprice/0", seed) for seed in range(4)], workers=1
+    )
     world.close()
     assert_only_the_second_is_void(episodes)
 
 
 REWARD = "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n        raise KeyError('grader')\n    return 0.0\n"
 BAD = {
-    "tool": {"tools": TOOLS.replace("    if price < 0:\n", "    if price == PRICE:\n        1 / 0\n    if price < 0:\n")},
-    "seed": {"world": WORLD.replace("    rng =", "    if seed == SEED:\n        raise OSError('seed')\n    rng =")},
-    "template": {"tasks": TASKS.replace("    item, price =", "    assert not draw.id.endswith('/1')\n    item, price =")},
+    "tool": {
+        "tools": TOOLS.replace(
+            "    if price < 0:\n", "    if price == PRICE:\n        1 / 0\n    if price < 0:\n"
+        )
+    },
+    "seed": {
+        "world": WORLD.replace(
+            "    rng =", "    if seed == SEED:\n        raise OSError('seed')\n    rng ="
+        )
+    },
+    "template": {
+        "tasks": TASKS.replace(
+            "    item, price =", "    assert not draw.id.endswith('/1')\n    item, price ="
+        )
+    },
     "reward": {},
 }
 
@@ -228,16 +308,24 @@ BAD = {
 @pytest.mark.trap(28)
 @pytest.mark.parametrize("where", BAD)
 def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
-    seed, names = stable_seed("test/shop-v0", "train", "reprice", 1, 0, "state"), [f"train/reprice/{n}" for n in range(4)]
+    seed = stable_seed("test/shop-v0", "train", "reprice", 1, 0, "state")
+    names = [f"train/reprice/{n}" for n in range(4)]
     price = 0
     if where == "tool":
         (tmp_path / "sound").mkdir()
         sound = World(shop(tmp_path / "sound"))
         price = sound.tasks.task(names[1]).oracle[0].arguments["price"]
         sound.close()
-    files = {name: text.replace("SEED", str(seed)).replace("PRICE", str(price)) for name, text in BAD[where].items()}
+    files = {
+        name: text.replace("SEED", str(seed)).replace("PRICE", str(price))
+        for name, text in BAD[where].items()
+    }
     (tmp_path / "rewards.py").write_text(REWARD)
-    world = World(shop(tmp_path, *(["reward.bad={from: rewards.py:bad}"] if where == "reward" else []), **files))
+    world = World(
+        shop(
+            tmp_path, *(["reward.bad={from: rewards.py:bad}"] if where == "reward" else []), **files
+        )
+    )
     policy = DemoPolicy(Chat(byte_tokenizer()), "pythonic")
     episodes = play_many(world.env, policy, [Request(name, 0) for name in names], workers=1)
     world.close()
@@ -247,14 +335,18 @@ def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
 @pytest.mark.trap(28)
 def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp_path):
     path = tmp_path / "faulty.yaml"
-    path.write_text("id: test/faulty-v0\ngym: faulty_env:Faulty-v0\ntasks: {val: 2, test: 2}\nepisode: {max_void: 1.0}\n")
+    path.write_text(
+        "id: test/faulty-v0\ngym: faulty_env:Faulty-v0\ntasks: {val: 2, test: 2}\nepisode: {max_void: 1.0}\n"
+    )
     spec, config, _ = resolve(str(path), [*SMALL, "train.steps=2"])
     folder = RunFolder.create(tmp_path, "r")
     outcomes = train(spec, config, folder, console=Console(quiet=True))
     lines = [line for line in folder.metrics() if line["phase"] == "grpo"]
     assert sum(line.get("failures/env_raised", 0) for line in lines) >= 1
     assert [line["step"] for line in lines] == [1, 2]
-    assert all(line["reward"] == 1.0 for line in lines)  # every episode that counts has earned the same: no zeros among them
+    assert all(
+        line["reward"] == 1.0 for line in lines
+    )  # every episode that counts has earned the same: no zeros among them
     assert outcomes["trained"].total.n >= 1
     assert (folder.adapter / "adapter_model.safetensors").exists()
 
@@ -271,7 +363,9 @@ def flood(db) -> str:
 
 
 @pytest.mark.trap(29)
-def test_a_tool_output_beyond_the_budget_is_cut_with_a_marker_in_the_tokens_and_its_side_effect_stays(tmp_path, monkeypatch):
+def test_a_tool_output_beyond_the_budget_is_cut_with_a_marker_in_the_tokens_and_its_side_effect_stays(
+    tmp_path, monkeypatch
+):
     world = World(shop(tmp_path, tools=TOOLS + FLOOD))
     _, engine = byte_engine(max_context=2000)
     with engine:

@@ -30,6 +30,15 @@ def cispo_loss(
     ratio = (logprobs - old_logprobs).detach().exp()
     policy = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages * logprobs
     return policy_output(
-        policy, logprobs, old_logprobs, ratio=ratio, low=ratio < 1 - clip_low, high=ratio > 1 + clip_high,
-        denominator=denominator, weights=weights, ref_logprobs=ref_logprobs, kl_coef=kl_coef, kl=kl,
-    )  # fmt: skip
+        policy,
+        logprobs,
+        old_logprobs,
+        ratio=ratio,
+        low=ratio < 1 - clip_low,
+        high=ratio > 1 + clip_high,
+        denominator=denominator,
+        weights=weights,
+        ref_logprobs=ref_logprobs,
+        kl_coef=kl_coef,
+        kl=kl,
+    )

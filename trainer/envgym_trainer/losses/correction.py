@@ -16,7 +16,14 @@ Level = Literal["token", "sequence"]
 
 
 def importance_weights(
-    scored: Tensor, sampled: Tensor, samples: Tensor, *, mode: Mode, level: Level = "token", cap: float = 2.0, floor: float = 0.0
+    scored: Tensor,
+    sampled: Tensor,
+    samples: Tensor,
+    *,
+    mode: Mode,
+    level: Level = "token",
+    cap: float = 2.0,
+    floor: float = 0.0,
 ) -> Tensor:
     """min(w, cap), or w where floor <= w <= cap and 0 elsewhere, with w = scored probability / sampled probability.
 
@@ -35,7 +42,9 @@ def importance_weights(
     if level == "sequence":
         seen = samples.unique(return_inverse=True)[1]
         size = int(seen.max()) + 1 if len(seen) else 0
-        log_ratio = torch.zeros(size, dtype=log_ratio.dtype, device=log_ratio.device).index_add(0, seen, log_ratio)[seen]
+        log_ratio = torch.zeros(size, dtype=log_ratio.dtype, device=log_ratio.device).index_add(
+            0, seen, log_ratio
+        )[seen]
     ratio = log_ratio.exp()
     if mode == "truncate":
         return ratio.clamp(max=cap)

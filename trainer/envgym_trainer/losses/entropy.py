@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def entropy_bonus(entropy: Tensor, *, coef: float, denominator: float, weights: Tensor | None = None) -> Tensor:
+def entropy_bonus(
+    entropy: Tensor, *, coef: float, denominator: float, weights: Tensor | None = None
+) -> Tensor:
     """-coef * sum(weight * entropy) / denominator, to be added to a loss.
 
     Args:

@@ -44,6 +44,15 @@ def grpo_loss(
     ratio = log_ratio.exp()
     policy, low, high = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
     return policy_output(
-        policy, logprobs, old_logprobs, ratio=ratio, low=low, high=high, denominator=denominator, weights=weights,
-        ref_logprobs=ref_logprobs, kl_coef=kl_coef, kl=kl,
-    )  # fmt: skip
+        policy,
+        logprobs,
+        old_logprobs,
+        ratio=ratio,
+        low=low,
+        high=high,
+        denominator=denominator,
+        weights=weights,
+        ref_logprobs=ref_logprobs,
+        kl_coef=kl_coef,
+        kl=kl,
+    )

@@ -38,14 +38,27 @@ def gspo_loss(
     Source: arXiv 2507.18071, eq. 5 and 7 (GSPO), eq. 13-14 (GSPO-token); clips of sec. 5.1.
     """
     seen = samples.unique(return_inverse=True)[1]  # (N,) 0, 1, ... without gaps
-    count = torch.zeros(int(seen.max()) + 1 if len(seen) else 0, dtype=logprobs.dtype, device=logprobs.device)
+    count = torch.zeros(
+        int(seen.max()) + 1 if len(seen) else 0, dtype=logprobs.dtype, device=logprobs.device
+    )
     log_ratio = (logprobs - old_logprobs).detach()
     total = torch.zeros_like(count).index_add(0, seen, log_ratio)
     count = count.index_add(0, seen, torch.ones_like(log_ratio))
     sequence = (total / count)[seen]  # (N,)
-    ratio = (sequence + (logprobs - logprobs.detach())).exp()  # the bracket is 0 and carries the gradient
+    ratio = (
+        sequence + (logprobs - logprobs.detach())
+    ).exp()  # the bracket is 0 and carries the gradient
     policy, low, high = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
     return policy_output(
-        policy, logprobs, old_logprobs, ratio=ratio, low=low, high=high, denominator=denominator, weights=weights,
-        ref_logprobs=ref_logprobs, kl_coef=kl_coef, kl=kl,
-    )  # fmt: skip
+        policy,
+        logprobs,
+        old_logprobs,
+        ratio=ratio,
+        low=low,
+        high=high,
+        denominator=denominator,
+        weights=weights,
+        ref_logprobs=ref_logprobs,
+        kl_coef=kl_coef,
+        kl=kl,
+    )

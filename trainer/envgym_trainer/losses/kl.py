@@ -44,7 +44,13 @@ ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"k1": k1_kl, "k2": 
 
 
 def with_kl_in_reward(
-    advantages: Tensor, logprobs: Tensor, ref_logprobs: Tensor, samples: Tensor, *, kl_coef: float, estimator: str = "k1"
+    advantages: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    samples: Tensor,
+    *,
+    kl_coef: float,
+    estimator: str = "k1",
 ) -> Tensor:
     """Each token's advantage less kl_coef times the KL estimated from it to the end of its episode.
 

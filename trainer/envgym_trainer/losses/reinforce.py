@@ -28,6 +28,15 @@ def reinforce_loss(
     """
     never = torch.zeros_like(logprobs, dtype=torch.bool)
     return policy_output(
-        -advantages * logprobs, logprobs, old_logprobs, ratio=(logprobs - old_logprobs).detach().exp(), low=never, high=never,
-        denominator=denominator, weights=weights, ref_logprobs=ref_logprobs, kl_coef=kl_coef, kl=kl,
-    )  # fmt: skip
+        -advantages * logprobs,
+        logprobs,
+        old_logprobs,
+        ratio=(logprobs - old_logprobs).detach().exp(),
+        low=never,
+        high=never,
+        denominator=denominator,
+        weights=weights,
+        ref_logprobs=ref_logprobs,
+        kl_coef=kl_coef,
+        kl=kl,
+    )

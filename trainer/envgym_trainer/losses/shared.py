@@ -9,7 +9,9 @@ from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.kl import ESTIMATORS, k3_kl
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor, Tensor]:
+def clipped_surrogate(
+    ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A).
 
     Args: ratio (N,) with gradient, advantages (N,).
@@ -68,7 +70,10 @@ def policy_output(
             "sampling/sampling_logp_difference/mean": drift,
             "sampling/importance_sampling_ratio/mean": ratio,
         } | ({} if penalty is None else {"kl": penalty})
-        maxima = {"sampling/sampling_logp_difference/max": drift, "sampling/importance_sampling_ratio/max": ratio}
+        maxima = {
+            "sampling/sampling_logp_difference/max": drift,
+            "sampling/importance_sampling_ratio/max": ratio,
+        }
     return LossOutput(
         per_token.sum() / denominator,
         {name: value.detach().sum() for name, value in sums.items()},

@@ -22,10 +22,16 @@ class DemoPolicy:
     """
 
     def __init__(self, chat: Chat, dialect: str):
-        self.chat, self.dialect = chat, dialect
+        self.chat = chat
+        self.dialect = dialect
 
     def open(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, seed: int, task: Task | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        task: Task | None = None,
     ) -> DemoDialogue:
         if task is None or not task.has_solution:
             raise UsageError(
@@ -37,7 +43,8 @@ class DemoPolicy:
 
 class DemoDialogue:
     def __init__(self, chat: Chat, prompt: list[int], lines: list[str]):
-        self.chat, self.lines = chat, lines
+        self.chat = chat
+        self.lines = lines
         self.ids, self.mask = list(prompt), [False] * len(prompt)
 
     def reply(self) -> Completion:

@@ -21,9 +21,14 @@ log = logging.getLogger(__name__)
 
 
 def open_model(
-    argument: str, *, temperature: float = 0.0, max_new_tokens: int = 64, device: str = "auto", template: TemplateName = "auto",
+    argument: str,
+    *,
+    temperature: float = 0.0,
+    max_new_tokens: int = 64,
+    device: str = "auto",
+    template: TemplateName = "auto",
     max_context: int | None = None,
-) -> Policy:  # fmt: skip
+) -> Policy:
     """A model by its name: built in, a Hugging Face id, or a local directory.
 
     Args:
@@ -39,9 +44,14 @@ def open_model(
 
 
 def open_adapter(
-    argument: str, *, temperature: float = 0.0, max_new_tokens: int = 64, device: str = "auto", template: TemplateName = "auto",
+    argument: str,
+    *,
+    temperature: float = 0.0,
+    max_new_tokens: int = 64,
+    device: str = "auto",
+    template: TemplateName = "auto",
     max_context: int | None = None,
-) -> Policy:  # fmt: skip
+) -> Policy:
     """An adapter's folder on top of the base that it names; options as for `open_model`.
 
     Raises: UsageError when the folder holds no adapter, or not the files that its manifest names.
@@ -62,7 +72,9 @@ def base_of(folder: Path) -> str:
     """The base model that an adapter names."""
     path = folder / "adapter_config.json"
     if not path.is_file():
-        raise UsageError(f"{folder}: no adapter_config.json in this folder. Give an adapter's folder, such as runs/NAME/adapter.")
+        raise UsageError(
+            f"{folder}: no adapter_config.json in this folder. Give an adapter's folder, such as runs/NAME/adapter."
+        )
     return json.loads(path.read_text())["base_model_name_or_path"]
 
 

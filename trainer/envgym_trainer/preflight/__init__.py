@@ -47,7 +47,9 @@ class CannotLearn(UsageError):
     """A preflight found why this run would learn nothing; the message holds each reason with the way out."""
 
 
-def run_preflight(subject: Subject, *, progress: Callable[[str], None] = lambda check: None) -> list[CheckResult]:
+def run_preflight(
+    subject: Subject, *, progress: Callable[[str], None] = lambda check: None
+) -> list[CheckResult]:
     """Every check, in the order in which a failure is best understood. What a check cannot survive is its failure."""
     results = []
     for name, check in CHECKS.items():
@@ -69,12 +71,22 @@ def before_training(trainer: Trainer) -> None:
         return
     started = time.monotonic()
     subject = Subject(
-        trainer.spec, trainer.config, trainer.world, trainer.chat, trainer.engine, trainer.model, is_full=mode == "full"
+        trainer.spec,
+        trainer.config,
+        trainer.world,
+        trainer.chat,
+        trainer.engine,
+        trainer.model,
+        is_full=mode == "full",
     )
     results = run_preflight(subject)
     sandbox_metrics(trainer.world)  # what it did is no part of the first step's numbers
-    plain = [{"id": r.id, "passed": r.passed, "warning": r.warning, "detail": r.detail} for r in results]
-    (trainer.folder.path / "preflight.json").write_text(json.dumps(plain, ensure_ascii=False, indent=1), encoding="utf-8")
+    plain = [
+        {"id": r.id, "passed": r.passed, "warning": r.warning, "detail": r.detail} for r in results
+    ]
+    (trainer.folder.path / "preflight.json").write_text(
+        json.dumps(plain, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
     for result in results:
         if result.warning:
             trainer.display.note(f"warning: {result.id}: {result.detail}")

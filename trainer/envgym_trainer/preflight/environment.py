@@ -16,15 +16,29 @@ def oracle(subject: Subject) -> CheckResult:
     silent = [task.id for task in subject.tasks if not task.has_solution]
     if not subject.demos or (silent and subject.config.warmup.demos):
         return _without_oracle(subject, silent)
-    offenders = [told(episode) for episode in subject.demos if not episode.success or not (episode.reward or 0) > 0]
+    offenders = [
+        told(episode)
+        for episode in subject.demos
+        if not episode.success or not (episode.reward or 0) > 0
+    ]
     way_out = "See what is wrong with them: envgym check " + str(subject.spec.path)
-    return verdict("oracle", offenders, len(subject.demos), passed=f"solves all {len(subject.demos)} tasks tried", way_out=way_out)
+    return verdict(
+        "oracle",
+        offenders,
+        len(subject.demos),
+        passed=f"solves all {len(subject.demos)} tasks tried",
+        way_out=way_out,
+    )
 
 
 def _without_oracle(subject: Subject, silent: list[str]) -> CheckResult:
     what = f"the tasks have no oracle (such as {silent[0]})" if silent else FOREIGN
     if subject.config.warmup.demos:
-        return CheckResult("oracle", False, f"{what}, and a warm start learns from one. Set train.warmup.demos=0, or give oracles")
+        return CheckResult(
+            "oracle",
+            False,
+            f"{what}, and a warm start learns from one. Set train.warmup.demos=0, or give oracles",
+        )
     return CheckResult("oracle", True, what)
 
 
@@ -35,26 +49,40 @@ def noop(subject: Subject) -> CheckResult:
     ids = [episode.task_id for episode in subject.demos]
     idle = subject.play(NoopPolicy(), [Request(task, 0) for task in ids])
     pairs = zip(subject.demos, idle, strict=True)
-    rows = [(solved, lazy) for solved, lazy in pairs if solved.reward is not None and lazy.reward is not None]
+    rows = [
+        (solved, lazy)
+        for solved, lazy in pairs
+        if solved.reward is not None and lazy.reward is not None
+    ]
     offenders = [
         f"{lazy.task_id}: doing nothing earns {lazy.reward:g}, the oracle {solved.reward:g}"
         for solved, lazy in rows
         if lazy.reward >= solved.reward  # type: ignore[operator]
     ]
     way_out = "Let the reward ask for what the task changes (reward: {solved: {from: state_match}})"
-    return verdict("noop", offenders, len(rows), passed=f"doing nothing earns less on all {len(rows)} tasks", way_out=way_out)
+    return verdict(
+        "noop",
+        offenders,
+        len(rows),
+        passed=f"doing nothing earns less on all {len(rows)} tasks",
+        way_out=way_out,
+    )
 
 
 def splits(subject: Subject) -> CheckResult:
     """No task with its prompt and its truth is both trained on and held out."""
     if not subject.has_own_tasks:
-        return CheckResult("splits", True, "a foreign environment: train, val and test have different seeds")
+        return CheckResult(
+            "splits", True, "a foreign environment: train, val and test have different seeds"
+        )
     count = SPLIT_TASKS[subject.is_full]
     tasks = subject.tasks_of("train", count)
     train = {_same(task): task.id for task in tasks}
     prompts = {prompt for prompt, _ in train}
     held_out = [task for split in ("val", "test") for task in subject.tasks_of(split, count)]
-    offenders = [f"{task.id} is {train[_same(task)]} again" for task in held_out if _same(task) in train]
+    offenders = [
+        f"{task.id} is {train[_same(task)]} again" for task in held_out if _same(task) in train
+    ]
     way_out = "Draw names and values from draw.rng or draw.row, and phrases with draw.wording: held-out success would be memory"
     passed = f"{len(tasks)} training and {len(held_out)} held-out tasks, none the same"
     result = verdict("splits", offenders, len(held_out), passed=passed, way_out=way_out)

@@ -41,20 +41,30 @@ class Sizes:
     @classmethod
     def of(cls, model: Any) -> Sizes:
         """Of a PEFT model."""
-        config, layers = model.config, lora_layers(model).values()
+        config = model.config
+        layers = lora_layers(model).values()
         embedding = model.get_input_embeddings().weight
         dtype_bytes = embedding.element_size()
-        packed_head = config.hidden_size * config.vocab_size * dtype_bytes if can_pack(embedding) else 0
+        packed_head = (
+            config.hidden_size * config.vocab_size * dtype_bytes if can_pack(embedding) else 0
+        )
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(
-            config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
-            2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype_bytes, dtype_bytes,
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            config.vocab_size,
+            2 * config.num_hidden_layers * config.num_key_value_heads * head * dtype_bytes,
+            dtype_bytes,
             sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-            sum(layer.in_features * layer.out_features * dtype_bytes for layer in layers) + packed_head,
-        )  # fmt: skip
+            sum(layer.in_features * layer.out_features * dtype_bytes for layer in layers)
+            + packed_head,
+        )
 
 
-def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: float = OVERHEAD) -> dict[str, float]:
+def estimate(
+    sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: float = OVERHEAD
+) -> dict[str, float]:
     """Bytes that a run adds to the loaded base, by what they are for; `at_once` says how much of it is there together.
 
     Args:
@@ -62,8 +72,12 @@ def estimate(sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: 
         sampled_tokens: kept by the sampler in all its rows.
         overhead: activations are this many times what is counted; 1 for the least.
     """
-    kept = 5 * sizes.hidden + 2 * sizes.intermediate  # of a layer for its backward pass, a token; keys and values come on top
-    again = 12 * sizes.hidden + 4 * sizes.intermediate  # of the one layer that is computed again, in float32
+    kept = (
+        5 * sizes.hidden + 2 * sizes.intermediate
+    )  # of a layer for its backward pass, a token; keys and values come on top
+    again = (
+        12 * sizes.hidden + 4 * sizes.intermediate
+    )  # of the one layer that is computed again, in float32
     a_token = sizes.layers * kept * sizes.dtype_bytes + sizes.kv_bytes_a_token + 4 * again
     return {
         "sampler's weights": float(sizes.copied_bytes),
@@ -84,10 +98,16 @@ def at_once(parts: dict[str, float], *, one_step_off: bool = False) -> float:
 
 def memory(subject: Subject) -> CheckResult:
     """Least and most that the run adds, against what is free."""
-    config, sizes = subject.config, Sizes.of(subject.model)
+    config = subject.config
+    sizes = Sizes.of(subject.model)
     episodes = config.tasks_per_step * config.group_size
     rows = min(config.workers, episodes)
-    typical = min(config.max_context, max((len(e.tokens.token_ids) for e in subject.demos if e.tokens), default=config.max_context))
+    typical = min(
+        config.max_context,
+        max(
+            (len(e.tokens.token_ids) for e in subject.demos if e.tokens), default=config.max_context
+        ),
+    )
     least_tokens = min(config.max_tokens_per_micro_batch, config.tasks_per_step * typical)
     least = estimate(sizes, train_tokens=least_tokens, sampled_tokens=rows * typical, overhead=1.0)
     most = estimate(
@@ -101,7 +121,9 @@ def memory(subject: Subject) -> CheckResult:
     if high <= free:
         return CheckResult("memory", True, told)
     culprit = max(most if low <= free else least, key=(most if low <= free else least).__getitem__)
-    return CheckResult("memory", low <= free, f"{told}; most of it {culprit}. {WAYS_OUT}", warning=low <= free)
+    return CheckResult(
+        "memory", low <= free, f"{told}; most of it {culprit}. {WAYS_OUT}", warning=low <= free
+    )
 
 
 WAYS_OUT = "Lower train.max_tokens_per_micro_batch, train.workers or train.max_context, or take train.lora.quantize=4bit"
@@ -118,17 +140,28 @@ def available_bytes(model: Any) -> float:
 def _free_in_system() -> float:
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
-        found = [line.split()[1] for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]
+        found = [
+            line.split()[1]
+            for line in meminfo.read_text().splitlines()
+            if line.startswith("MemAvailable:")
+        ]
         if found:
             return 1024.0 * int(found[0])
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))  # all of it, where nobody tells what is free
+    return float(
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    )  # all of it, where nobody tells what is free
 
 
 def _free_in_group(root: Path = Path("/sys/fs/cgroup")) -> float:
     """What a container's limit (cgroup v2) leaves; infinite without one. File pages count as free: they are given back."""
     try:
-        limit, used = (root / "memory.max").read_text().strip(), int((root / "memory.current").read_text())
-        cached = next(int(line.split()[1]) for line in (root / "memory.stat").read_text().splitlines() if line.startswith("file "))
+        limit = (root / "memory.max").read_text().strip()
+        used = int((root / "memory.current").read_text())
+        cached = next(
+            int(line.split()[1])
+            for line in (root / "memory.stat").read_text().splitlines()
+            if line.startswith("file ")
+        )
     except (OSError, ValueError, StopIteration):
         return float("inf")
     return float("inf") if limit == "max" else float(int(limit) - used + cached)

@@ -60,7 +60,10 @@ class Subject:
     def tasks_of(self, split: Any, count: int) -> list[Task]:
         """The first tasks of a split, of the levels that are trained."""
         size = count if split == "train" else min(count, self.world.tasks.sizes[split])
-        return [self.world.tasks.task(task) for task in self.world.tasks.ids(split, levels=self.config.levels, count=size)]
+        return [
+            self.world.tasks.task(task)
+            for task in self.world.tasks.ids(split, levels=self.config.levels, count=size)
+        ]
 
     @cached_property
     def demos(self) -> list[Episode]:
@@ -69,14 +72,24 @@ class Subject:
         return self.play(policy, [Request(task.id, 0) for task in self.tasks if task.has_solution])
 
     def play(self, policy: Policy, requests: Sequence[Request]) -> list[Episode]:
-        return play_many(self.world.env, policy, requests, workers=min(WORKERS, self.config.workers)) if requests else []
+        return (
+            play_many(self.world.env, policy, requests, workers=min(WORKERS, self.config.workers))
+            if requests
+            else []
+        )
 
     def play_groups(self, count: int, size: int) -> list[list[Episode]]:
         """`count` more groups by the model as it is, as in training; kept in `groups`."""
         first = len(self.groups)
         ids = self.world.tasks.ids("train", levels=self.config.levels, count=first + count)[first:]
-        policy = self.engine.policy(temperature=self.config.temperature, max_new_tokens=self.config.max_new_tokens)
-        seeds = [(task, stable_seed(self.config.seed, "preflight", task, member)) for task in ids for member in range(size)]
+        policy = self.engine.policy(
+            temperature=self.config.temperature, max_new_tokens=self.config.max_new_tokens
+        )
+        seeds = [
+            (task, stable_seed(self.config.seed, "preflight", task, member))
+            for task in ids
+            for member in range(size)
+        ]
         requests = [Request(task, seed) for task, seed in seeds]
         played = play_many(self.world.env, policy, requests, workers=self.config.workers)
         groups = [played[start : start + size] for start in range(0, len(played), size)]
@@ -85,7 +98,9 @@ class Subject:
 
 
 @contextmanager
-def open_subject(spec: EnvSpec, config: TrainConfig, *, is_full: bool = True, say: Any = print) -> Iterator[Subject]:
+def open_subject(
+    spec: EnvSpec, config: TrainConfig, *, is_full: bool = True, say: Any = print
+) -> Iterator[Subject]:
     """World, model and sampler as a training run would open them; closed at the end.
 
     Raises: UsageError, PrerequisiteError where they cannot be opened at all.
@@ -98,19 +113,27 @@ def open_subject(spec: EnvSpec, config: TrainConfig, *, is_full: bool = True, sa
 
     dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
     base, tokenizer = load_model(
-        config.model, device=pick_device(config.device), dtype=dtype, say=say, quantize=config.lora.quantize
+        config.model,
+        device=pick_device(config.device),
+        dtype=dtype,
+        say=say,
+        quantize=config.lora.quantize,
     )
     chat = Chat(tokenizer, model=base)
     model = attach(base, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
     world = make_world(spec)
     try:
-        with Engine(model, chat, max_context=config.max_context, max_batch=config.workers) as engine:
+        with Engine(
+            model, chat, max_context=config.max_context, max_batch=config.workers
+        ) as engine:
             yield Subject(spec, config, world, chat, engine, model, is_full)
     finally:
         world.close()
 
 
-def verdict(check: str, offenders: Sequence[str], total: int, *, passed: str, way_out: str) -> CheckResult:
+def verdict(
+    check: str, offenders: Sequence[str], total: int, *, passed: str, way_out: str
+) -> CheckResult:
     """Passed when nobody offended, a warning while only few did, failed beyond `TOLERATED`; the detail ends with the way out."""
     if not offenders:
         return CheckResult(check, True, passed)

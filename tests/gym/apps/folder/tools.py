@@ -5,7 +5,9 @@ from pathlib import Path
 
 def sh(folder: Path, command: str) -> str:
     """Runs a shell command in the folder; what it starts in the background stays."""
-    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False
+    )
     return done.stdout + done.stderr
 
 
@@ -25,7 +27,9 @@ def here(folder: Path) -> bool:
 
 def leave_running(folder: Path) -> str:
     """Starts what writes into the folder for as long as it lives."""
-    subprocess.Popen(["sh", "-c", "while true; do echo again >> notes/a.txt; sleep 0.05; done"], cwd=folder)
+    subprocess.Popen(
+        ["sh", "-c", "while true; do echo again >> notes/a.txt; sleep 0.05; done"], cwd=folder
+    )
     return "started"
 
 

@@ -19,8 +19,16 @@ from functools import partial
 
 kept = []
 libc = ctypes.CDLL(None, use_errno=True)
-PORT, KEY, NAME, PATIENCE = 7741, 0x7741, "hostile-shared", 2.0
-ATTACH, DETACH, NEW_USERS, CREATE, GET_DESCRIPTOR, OPEN_PROCESS = 16, 17, 0x10000000, 0o1600, 438, 434
+PORT = 7741
+KEY = 0x7741
+NAME = "hostile-shared"
+PATIENCE = 2.0
+ATTACH = 16
+DETACH = 17
+NEW_USERS = 0x10000000
+CREATE = 0o1600
+GET_DESCRIPTOR = 438
+OPEN_PROCESS = 434
 
 
 class Bytes(ctypes.Structure):
@@ -78,7 +86,11 @@ def unsettle() -> None:
 def look(path: str) -> str:
     """Reads a file or lists a folder."""
     try:
-        return " ".join(sorted(os.listdir(path))) if os.path.isdir(path) else open(path, errors="replace").read(4096)
+        return (
+            " ".join(sorted(os.listdir(path)))
+            if os.path.isdir(path)
+            else open(path, errors="replace").read(4096)
+        )
     except OSError as error:
         return _name(error)
 
@@ -87,19 +99,28 @@ def search(names: list[str]) -> list[str]:
     """Files anywhere with one of these names, or compiled from them."""
     found = []
     for folder, folders, files in os.walk("/"):
-        folders[:] = [name for name in folders if os.path.join(folder, name) not in ("/proc", "/sys", "/dev")]
+        folders[:] = [
+            name for name in folders if os.path.join(folder, name) not in ("/proc", "/sys", "/dev")
+        ]
         found += [os.path.join(folder, file) for file in files if file.partition(".")[0] in names]
     return sorted(found)
 
 
 def processes() -> list[str]:
     """Command lines of all processes there are."""
-    return [f"{path.split('/')[2]} {look(path)[:200]}".replace("\0", " ") for path in glob.glob("/proc/[0-9]*/cmdline")]
+    return [
+        f"{path.split('/')[2]} {look(path)[:200]}".replace("\0", " ")
+        for path in glob.glob("/proc/[0-9]*/cmdline")
+    ]
 
 
 def descriptors() -> list[str]:
     """What the open files of this process are, without numbers."""
-    return sorted(os.readlink(path).partition(":[")[0] for path in glob.glob("/proc/self/fd/*") if os.path.lexists(path))
+    return sorted(
+        os.readlink(path).partition(":[")[0]
+        for path in glob.glob("/proc/self/fd/*")
+        if os.path.lexists(path)
+    )
 
 
 def overhear() -> str:
@@ -117,14 +138,24 @@ def send_signal(pid: int, number: int = 0) -> str:
 
 def trace(pid: int) -> list[str]:
     """The ways in which a process can be looked into or changed."""
-    ways = {"ptrace": _ptrace, "memory": _memory, "vm_read": _vm_read, "descriptors": _descriptors_of, "environment": _environment,
-            "take_descriptor": _take_descriptor}  # fmt: skip
+    ways = {
+        "ptrace": _ptrace,
+        "memory": _memory,
+        "vm_read": _vm_read,
+        "descriptors": _descriptors_of,
+        "environment": _environment,
+        "take_descriptor": _take_descriptor,
+    }
     return [name for name, way in ways.items() if _outcome(partial(way, pid)) == "done"]
 
 
 def limit(pid: int) -> str:
     """Sets the limits of a process, to what they are."""
-    return _outcome(lambda: resource.prlimit(pid, resource.RLIMIT_CORE, resource.prlimit(pid, resource.RLIMIT_CORE)))
+    return _outcome(
+        lambda: resource.prlimit(
+            pid, resource.RLIMIT_CORE, resource.prlimit(pid, resource.RLIMIT_CORE)
+        )
+    )
 
 
 def _ptrace(pid: int) -> None:
@@ -143,8 +174,12 @@ def _memory(pid: int) -> None:
 def _vm_read(pid: int) -> None:
     place = ctypes.create_string_buffer(16)
     # The same program is at the same place only by chance; a refusal comes before the place is looked at.
-    ours, theirs = Bytes(ctypes.addressof(place), 16), Bytes(id(kept), 16)
-    if libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0) < 0 and ctypes.get_errno() != errno.EFAULT:
+    ours = Bytes(ctypes.addressof(place), 16)
+    theirs = Bytes(id(kept), 16)
+    if (
+        libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0) < 0
+        and ctypes.get_errno() != errno.EFAULT
+    ):
         raise OSError(ctypes.get_errno(), "process_vm_readv")
 
 
@@ -181,8 +216,14 @@ def writable_settings() -> list[str]:
     found = []
     for top in ("/proc", "/sys"):
         for folder, folders, files in os.walk(top):
-            folders[:] = [name for name in folders if not (folder == "/proc" and (name.isdigit() or "self" in name))]
-            found += [path for file in files if os.access(path := os.path.join(folder, file), os.W_OK)]
+            folders[:] = [
+                name
+                for name in folders
+                if not (folder == "/proc" and (name.isdigit() or "self" in name))
+            ]
+            found += [
+                path for file in files if os.access(path := os.path.join(folder, file), os.W_OK)
+            ]
     return [path for path in found if os.path.isfile(path) and write(path) == "done"]
 
 
@@ -273,7 +314,10 @@ def unpack_bomb(megabytes: int) -> str:
     """Unpacks an archive of zeros that is a thousandth of its content."""
     import zipfile
 
-    with zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("zeros", "w", force_zip64=True) as file:
+    with (
+        zipfile.ZipFile("bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("zeros", "w", force_zip64=True) as file,
+    ):
         for _ in range(megabytes):
             file.write(bytes(2**20))
     return _outcome(lambda: zipfile.ZipFile("bomb.zip").extractall("unpacked"))

@@ -5,7 +5,8 @@ import time
 
 from names import NAMES, SHELVES
 
-SLOW_SEED, BROKEN_SEED = 1_000_001, 1_000_002
+SLOW_SEED = 1_000_001
+BROKEN_SEED = 1_000_002
 
 
 def fill(db, seed):
@@ -15,6 +16,9 @@ def fill(db, seed):
         time.sleep(30)
     rng = random.Random(seed)
     # Items come before the shelves they refer to: references are checked at the end.
-    items = [(f"I{index}", f"{rng.choice(NAMES)} {index}", rng.randint(0, 1000), rng.choice(SHELVES)) for index in range(20)]
+    items = [
+        (f"I{index}", f"{rng.choice(NAMES)} {index}", rng.randint(0, 1000), rng.choice(SHELVES))
+        for index in range(20)
+    ]
     db.executemany("INSERT INTO items VALUES (?, ?, ?, ?)", items)
     db.executemany("INSERT INTO shelves VALUES (?)", [(name,) for name in SHELVES])

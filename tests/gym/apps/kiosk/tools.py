@@ -185,7 +185,11 @@ def start_daemon() -> int:
     """Starts a program that leaves its group and is nobody's child any more; returns its id."""
     quiet = "start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
     program = f"import subprocess; print(subprocess.Popen(['sleep', '600'], {quiet}).pid)"
-    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+    return int(
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 def _helper() -> str:

@@ -4,15 +4,27 @@ import json
 import os
 import sys
 
-FLOOD = b'{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "%s"}}\n' % (b"x" * 4096)
+FLOOD = (
+    b'{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "%s"}}\n'
+    % (b"x" * 4096)
+)
 
 
 def answer(method: str, params: dict) -> dict:
     if method == "initialize":
         version = params["protocolVersion"]
-        return {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "rude", "version": "1"}}
+        return {
+            "protocolVersion": version,
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "rude", "version": "1"},
+        }
     if method == "tools/list":
-        return {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in ("garble", "flood", "misread", "ask")]}
+        return {
+            "tools": [
+                {"name": name, "inputSchema": {"type": "object"}}
+                for name in ("garble", "flood", "misread", "ask")
+            ]
+        }
     if params["name"] == "flood":
         while True:
             os.write(1, FLOOD)
