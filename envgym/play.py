@@ -46,8 +46,8 @@ def play(
         seed: Seed of the policy's sampling. It also seeds `reset` if no task is given.
         task: Task id, for environments that have tasks.
         max_turns: Number of turns after which the episode is truncated with stop reason `horizon`.
-            Not supported by foreign environments.
-        step: Training step used by reward schedules. Not supported by foreign environments.
+            Only for environments that envgym makes.
+        step: Training step used by reward schedules. Only for environments that envgym makes.
 
     Returns:
         The record. If the environment failed, the episode is void: `failure` describes the error
@@ -145,7 +145,9 @@ class _Record:
             self.seconds[place] += time.perf_counter() - start
 
     def world(self, stage: Stage, function: Callable, *arguments: Any, **keywords: Any) -> Any:
-        """Call environment code with `timed`. Raise WorldFailure for exceptions that are not ours."""
+        """Call environment code with `timed`. Raise WorldFailure for exceptions that are not
+        envgym's.
+        """
         try:
             return self.timed("env", function, *arguments, **keywords)
         except EnvgymError:

@@ -252,7 +252,7 @@ def print_episode(
 
 
 def episode_lines(episode: Episode) -> list[str]:
-    """Return plain lines that describe how an episode ended: result, reward by part, changed rows."""
+    """Return lines that describe how an episode ended: result, reward by part, changed rows."""
     if episode.failure:
         return [
             f"void: {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"
@@ -280,7 +280,7 @@ def episode_lines(episode: Episode) -> list[str]:
 
 
 def _part(said: float | None, term: Term | None) -> str:
-    """Return the value of a part, and its contribution to the reward if that is a different number."""
+    """Return the value of a part, and its contribution to the reward if the two numbers differ."""
     if said is None:
         return "did not apply"
     if term is None or f"{term.contribution:.3g}" == f"{said:.3g}":
