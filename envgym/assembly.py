@@ -107,9 +107,7 @@ def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) ->
     """Raise SpecError if the configured sandbox cannot run the server."""
     where = f"{spec.path}: tools: mcp: command"
     if options.backend == "none":
-        raise SpecError(
-            f"{where}: runs in a separate box; set sandbox.backend=local or docker"
-        )
+        raise SpecError(f"{where}: runs in a separate box; set sandbox.backend=local or docker")
     if options.level == "state":
         raise SpecError(f"{where}: needs one process per session; set sandbox.isolation=fork")
     if server.reset == "container" and options.level != "container":

@@ -93,7 +93,8 @@ class McpSpec(Block):
             )
         if self.dump and not self.keys:
             raise ValueError(
-                "keys: name the primary key of each table of the dump, such as `keys: {notes: [id]}`"
+                "keys: name the primary key of each table of the dump, "
+                "such as `keys: {notes: [id]}`"
             )
         return self
 
