@@ -110,7 +110,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         levels: Default levels of the tasks drawn; empty for all.
         world: World shared with other environments. By default the environment creates and closes a
             world.
-        render_mode: If `ansi`, `render()` returns the conversation so far as text.
+        render_mode: If `ansi`, `render()` returns the current conversation as text.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own convention
@@ -349,7 +349,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         return "\n".join(message.content for message in answers), reward, not cut, cut, info
 
     def _evidence(self, final: str = "") -> Evidence:
-        """Return the evidence of the episode so far, without the result of the hidden test."""
+        """Return the current evidence of the episode, without the result of the hidden test."""
         state = self.world.spec.state
         task = self._task
         session = self._session
@@ -403,7 +403,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             session.close()
 
     def render(self) -> str | None:  # type: ignore[override]
-        """Return the conversation so far if the render mode is `ansi`."""
+        """Return the current conversation if the render mode is `ansi`."""
         if self.render_mode != "ansi":
             return None
         return "\n".join(

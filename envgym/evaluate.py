@@ -87,7 +87,7 @@ def _append(file: Path, episodes: Sequence[Episode]) -> None:
 
 
 class _bar:
-    """Progress bar on stderr that also shows the success rate so far."""
+    """Progress bar on stderr that also shows the current success rate."""
 
     def __init__(self, title: str, total: int):
         from rich.console import Console

@@ -60,7 +60,7 @@ class PartSpec(Block):
     """Lower and upper bound of the value after `range`."""
     scale: Literal["none", "running"] = "none"
     """Normalization during training. `running` divides the part by its standard deviation over all
-    episodes so far, so that parts with different units have the same scale."""
+    previous episodes, so that parts with different units have the same scale."""
     gate: GateSpec | None = None
     """Condition on another part: if that part is below `at_least`, this part is 0. The other part's
     name alone is a short form."""

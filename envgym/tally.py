@@ -12,7 +12,7 @@ from envgym.rubric import Evidence, RewardPart, Rubric, Score, value_of
 
 
 class Tally:
-    """Compute the rewards of one episode turn by turn and keep the sum paid so far.
+    """Compute the rewards of one episode turn by turn and keep their sum.
 
     Args:
         rubric: Parts of the reward.

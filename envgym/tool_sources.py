@@ -25,7 +25,7 @@ class OpenApiTools(Block):
     """URL of the server. No other host is called."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Headers of every call. `env:NAME` is replaced by an environment variable, `{session}` by the
-    id of the episode's session."""
+    name of the episode's session."""
     reset: OperationCall | None = None
     """Operation called when an episode starts, with the episode's `seed` if it accepts one. Hidden
     from the model."""

@@ -32,7 +32,7 @@ Dealt = dict[str, dict[Any, list[Row]]]
 
 
 def label_template(name: str, rows: Rows, *, ask: str, level: str = "") -> Template:
-    """Build a template of tasks whose answer is a label.
+    """Build a template of tasks with a label as the answer.
 
     Args:
         name: Name of the template, an identifier.
@@ -60,7 +60,7 @@ def label_template(name: str, rows: Rows, *, ask: str, level: str = "") -> Templ
 def question_template(
     name: str, rows: Rows, *, ask: str, no_answer: str = "unanswerable", level: str = ""
 ) -> Template:
-    """Build a template of tasks whose answer is a span of a passage.
+    """Build a template of tasks with a span of a passage as the answer.
 
     No passage occurs in two splits.
 

@@ -34,7 +34,7 @@ class Row:
     """Instructions, with the tools as a list of `1. Name: ...`, `Description: ...`, `Parameters:
     ...`. May be empty."""
     user: str
-    """The request, or the whole dialogue so far."""
+    """The request, or the whole dialogue up to this step."""
     truth: str
     """Hidden: correct answer, `<think>...</think>` with `<tool_call>`, `<response>` or both."""
     where: str

@@ -1,4 +1,4 @@
-"""Variants of ToolRL rows: random tool names, and requests whose tool is missing.
+"""Variants of ToolRL rows: random tool names, and requests without the needed tool.
 
 Both parse the numbered list of tools in a row's system text (`1. Name: ...`, `Description: ...`,
 `Parameters: ...`). Source: Hammer, arXiv 2410.04587: function masking, and an irrelevance set in
@@ -22,7 +22,7 @@ NO_TOOL = (
     "<think> None of the tools can do this. </think>\n"
     "<response> None of my tools can do this. </response>"
 )
-"""Truth of a request whose tool is missing. The text of a response is not compared."""
+"""Truth of a request without the needed tool. The text of a response is not compared."""
 _TOOL = re.compile(
     r"^\d+\. Name: (?P<name>[^\n]*)\n(?P<rest>.*?^Parameters: [^\n]*)", re.DOTALL | re.MULTILINE
 )
@@ -65,10 +65,10 @@ def masked_row(row: Row, rng: random.Random) -> Row:
 
 
 def irrelevant_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return rows whose needed tools are removed and whose truth answers without a call.
+    """Return rows without their needed tools, with a truth that answers without a call.
 
-    Skipped are rows whose truth has no call, whose dialogue already called one of these tools, or
-    that have no other tool.
+    A row is skipped if its truth has no call, if its dialogue already called one of these tools, or
+    if it has no other tool.
     """
     return tuple(made for row in rows if (made := _without_its_tools(row)) is not None)
 

@@ -47,7 +47,7 @@ class _Answer:
 
 
 def steps_of(trace: dict[str, Any], where: str) -> list[tuple[str, str, str]]:
-    """Return (system text, dialogue so far, truth) for each assistant step that follows a message.
+    """Return (system text, dialogue, truth) for each assistant step that follows a message.
 
     Args:
         trace: Trace in one of the two formats.

@@ -23,7 +23,7 @@ from envgym.errors import EnvgymError
 from envgym.spec import EnvSpec
 
 Progress = Callable[[str, int], None]
-"""Callback with the name of the current check and the number of episodes played so far."""
+"""Callback with the name of the current check and the number of episodes played."""
 
 __all__ = ["CheckResult", "print_checks", "run_checks"]
 

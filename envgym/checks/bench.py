@@ -103,8 +103,8 @@ class Bench:
         """Open a session on the task's initial tables, outside of any episode.
 
         Args:
-            task: Task whose state is used.
-            free: Tables (patterns) whose changes are ignored.
+            task: Task that defines the initial state.
+            free: Tables (patterns) in which changes are ignored.
         """
         session = self.world.sandbox.open(
             seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds

@@ -1,4 +1,4 @@
-"""Reward bounds: the oracle gets the full reward; doing nothing or random calls get none."""
+"""Reward bounds: the full reward for the oracle, none for doing nothing or random calls."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Dialogue(Protocol):
         ...
 
     def trace(self) -> TokenTrace | None:
-        """Return all tokens so far, or None if the policy has no tokens (a person, an API)."""
+        """Return all tokens of the dialogue, or None if the policy has no tokens (a person, an API)."""
         ...
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ def test_pairs_in_json_lines(tmp_path):
             "text,label\nx,y\nz\n",
             r"a.csv:3: the number of columns differs from the header \(2\)",
         ),
-        ("a.csv", "text,label\nx,y,z\n", "a.csv:2: has another number"),
+        ("a.csv", "text,label\nx,y,z\n", "a.csv:2: the number of columns"),
         ("a.csv", "text,label\nx,\n", "a.csv:2: label must be a non-empty text, got ''"),
         ("a.csv", 'text,label\n"x"y,z\n', "a.csv:2: not valid CSV"),
         ("a.csv", 'text,label\nx,y\n"never closed,z\nx,y\n', "a.csv:3: not valid CSV"),
@@ -228,7 +228,7 @@ def test_sts_b_keeps_its_score_and_has_the_nearest_whole_number_as_label(tmp_pat
     [
         ("cola", [("index", "sentence"), ("0", "A.")], "dev.tsv:1: has no labels"),
         ("sst2", [("index", "sentence"), ("0", "A.")], "dev.tsv:1: has no labels"),
-        ("rte", [PAIR, ("0", "A.", "B.")], "dev.tsv:2: has 3 columns, not 4; skip_broken=True"),
+        ("rte", [PAIR, ("0", "A.", "B.")], "dev.tsv:2: has 3 columns, not 4; set skip_broken=True"),
         (
             "rte",
             [PAIR, ("0", "A.", "B.", "yes")],

@@ -119,7 +119,7 @@ def test_a_csv_keeps_line_breaks_and_lines(tmp_path):
         (
             "rows.jsonl",
             json.dumps(VERL | {"prompt": VERL["prompt"] * 2}),
-            r"rows.jsonl:1: `prompt` must hold one message",
+            r"rows.jsonl:1: `prompt` must contain one user message",
         ),
         ("rows.jsonl", "\n", r"contains no rows"),
         ("rows.parquet", "", r"not from '.parquet'"),
