@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Block(BaseModel):
-    """Part of the YAML. Unknown keys are rejected, values are frozen, and a docstring under a field
-    becomes its description.
+    """Part of the YAML: unknown keys are rejected and values are frozen.
+
+    A docstring under a field becomes its description in the JSON schema.
     """
 
     model_config = ConfigDict(

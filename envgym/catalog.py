@@ -11,8 +11,9 @@ _HERE = Path(__file__).parent
 
 
 def bundled_folder() -> Path:
-    """Return the folder of the bundled environments: in the installed package, or `envs/` of a
-    checkout.
+    """Return the folder of the bundled environments.
+
+    It is in the installed package, or `envs/` in a checkout.
     """
     installed = _HERE / "_envs"
     return installed if installed.is_dir() else _HERE.parent / "envs"

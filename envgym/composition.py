@@ -96,8 +96,9 @@ def _term(part: PartSpec, raw: Mapping[str, float | None], name: str, step: int)
 
 
 def compose_turns(part: PartSpec, raw: Sequence[float | None], *, step: int = 0) -> Term:
-    """Return the term of a part that is evaluated per turn. A turn to which it does not apply gets
-    0.
+    """Return the term of a part that is evaluated per turn.
+
+    A turn to which the part does not apply gets 0.
     """
     values = tuple(0.0 if said is None else placed(part, said, step) for said in raw)
     spoke = [said for said in raw if said is not None]
@@ -122,7 +123,7 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
 
     References:
         Ng, Harada and Russell, Policy invariance under reward transformations, ICML 1999, theorem
-            1. For the final potential: Grzes, AAMAS 2017, section 3.
+        1. For the final potential: Grzes, AAMAS 2017, section 3.
     """
     after = [*potentials[1:-1], 0.0] if len(potentials) > 1 else []
     return tuple(discount * new - old for old, new in zip(potentials, after, strict=False))
@@ -131,11 +132,10 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
 def given_up(
     parts: Mapping[str, PartSpec], worst: Mapping[str, float], *, step: int = 0
 ) -> dict[str, Term]:
-    """Return the reward terms of an aborted episode: each part with a positive weight at its
-    minimum.
+    """Return the reward terms of an aborted episode.
 
-    Values are capped at 0. Otherwise an episode could avoid a negative range by filling the context
-    or by changing a forbidden table.
+    Each part with a positive weight gets its minimum, capped at 0. Otherwise an episode could avoid
+    a negative range by filling the context or by changing a forbidden table.
 
     Args:
         parts: Rules of the parts, by name.

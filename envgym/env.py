@@ -4,10 +4,7 @@
     step("update_contact(...)")                         ->  the tools' answers
     step("Done.")                                       ->  the end, and the reward
 
-An answer without a tool call, or a successful call of a closing tool, ends the episode
-(`terminated`). The turn limit, or a lower `max_turns` given to `reset`, truncates it. If the
-environment itself fails, the step is `truncated`, `info["failure"]` is set and the reward 0.0 must
-be ignored.
+See `ToolEnv.step` for the reasons that end an episode.
 """
 
 from __future__ import annotations
@@ -202,6 +199,11 @@ class ToolEnv(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Execute one answer of the model.
 
+        An answer without a tool call, or a successful call of a closing tool, terminates the
+        episode. The turn limit, or a lower `max_turns` given to `reset`, truncates it. If the
+        environment itself fails, the step is truncated, `info["failure"]` is set and the reward 0.0
+        must be ignored.
+
         Args:
             action: Text of the answer.
 
@@ -211,7 +213,10 @@ class ToolEnv(gymnasium.Env[str, str]):
             `info` has `messages` (the new ones), `parse_mode` and `mistakes` (invalid or rejected
             calls of this turn). At the end it also has `reward_parts`, `reward_terms` (`Term`s that
             sum to the reward), `success`, `state_diff`, `verification` (exit code and output of the
-            task's hidden test) and `stop_reason`; after a failure of the environment, `failure`.
+            task's hidden test) and `stop_reason`.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If the episode is over.
         """
         if self._over or self._session is None:
             raise gymnasium.error.ResetNeeded("this episode is over: call reset() first")

@@ -25,8 +25,9 @@ class EnvgymError(Exception):
 
 
 class SpecError(EnvgymError, ValueError):
-    """The definition of the environment is wrong. The message has one `file:line: problem` per
-    mistake.
+    """The definition of the environment is wrong.
+
+    The message has one line `file:line: problem` per mistake.
     """
 
 

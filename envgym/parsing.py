@@ -102,11 +102,10 @@ def bare(text: str) -> list[ToolCall] | None:
 
 
 def pythonic(text: str) -> list[ToolCall] | None:
-    """Parse a text that is `f(a=1)`, several such lines, or `[f(a=1), g()]`, keyword arguments
-    only.
+    """Parse a text of pythonic calls: `f(a=1)`, one per line, or `[f(a=1), g()]`.
 
     A text is an attempt if it starts with an identifier directly followed by "("; "Done (as
-    asked)." is not an attempt.
+    asked)." is not an attempt. Only keyword arguments with literal values are allowed.
     """
     return _calls_of(_read_pythonic(text))
 

@@ -51,8 +51,8 @@ def play(
 
     Returns:
         The record. If the environment failed, the episode is void: `failure` describes the error
-            and there is no reward. Any exception of the environment except `EnvgymError` counts as
-            such a failure.
+        and there is no reward. Any exception of the environment except `EnvgymError` counts as such
+        a failure.
 
     Raises:
         SpecError: If the environment's definition is wrong.
@@ -145,8 +145,9 @@ class _Record:
             self.seconds[place] += time.perf_counter() - start
 
     def world(self, stage: Stage, function: Callable, *arguments: Any, **keywords: Any) -> Any:
-        """Call environment code with `timed`. Raise WorldFailure for exceptions that are not
-        envgym's.
+        """Call environment code, timed, and turn its exceptions into WorldFailure.
+
+        An `EnvgymError` is passed on unchanged.
         """
         try:
             return self.timed("env", function, *arguments, **keywords)
@@ -345,8 +346,9 @@ def play_many(
 
 
 class _Envs:
-    """Environments of one `play_many` call: created on demand, reused, and closed if their code
-    raises.
+    """Environments of one `play_many` call, created on demand and reused.
+
+    An environment is closed and replaced if its code raises.
     """
 
     def __init__(self, make_env: Callable[[], gymnasium.Env]):

@@ -46,8 +46,9 @@ class Count:
         return wilson_interval(self.successes, self.n) if self.n else (0.0, 1.0)
 
     def text(self) -> str:
-        """Return text such as `62 % (55-69)`, with the 95 % interval in per cent; `-` if no task
-        was played.
+        """Return text such as `62 % (55-69)`, or `-` if no task was played.
+
+        The numbers in brackets are the 95 % interval in per cent.
         """
         if not self.n:
             return "-"
@@ -166,9 +167,7 @@ def outcomes_table(rows: Sequence[Outcome]) -> Table:
 
 
 def to_markdown(rows: Sequence[Outcome]) -> str:
-    """Return the table as GitHub Markdown, followed by the gains of the last policy over the
-    others.
-    """
+    """Return the table as GitHub Markdown, followed by the gains of the last policy."""
     head = ["level", *(outcome.policy for outcome in rows)]
     lines = [
         head,

@@ -94,8 +94,9 @@ class PartSpec(Block):
 
 
 def check_gates(reward: Mapping[str, PartSpec]) -> None:
-    """Raise ValueError if a gate names no other part, or belongs to a part that is paid before the
-    end.
+    """Raise ValueError if a gate is invalid.
+
+    A gate must name another part, and its own part must be evaluated at the end of the episode.
     """
     for name, part in reward.items():
         if part.gate is None:

@@ -228,8 +228,9 @@ class Rubric:
         return Score(terms, success=solved is not None and solved >= 1.0 and not forbidden)
 
     def forfeit(self, terms: Terms, *, step: int) -> Term:
-        """Return the penalty that lowers the reward to the failure reward. It is 0 if the reward is
-        already lower.
+        """Return the penalty that lowers the reward to the failure reward.
+
+        The penalty is 0 if the reward is already lower.
         """
         return Term(1.0, min(0.0, total(self.given_up(step=step)) - total(terms)), 1.0)
 
@@ -243,8 +244,10 @@ class Rubric:
 def _taking(
     rule: PartSpec, function: Callable[..., Any], name: str, spec: EnvSpec
 ) -> Callable[..., Any]:
-    """Return `function`. Raise SpecError if an option is unknown to it or a required option is
-    missing.
+    """Return `function` after checking the options of the rule.
+
+    Raises:
+        SpecError: If an option is unknown to the function or a required option is missing.
     """
     try:
         wanted = inspect.signature(function).parameters.values()

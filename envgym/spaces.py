@@ -93,12 +93,11 @@ class UnicodeText(Space[str]):
 
 
 class Mailbox:
-    """Folder through which the workers of an `AsyncVectorEnv` pass strings, one file per
-    environment.
+    """Folder through which the workers of an `AsyncVectorEnv` pass strings.
 
-    Gymnasium's shared memory needs a fixed size, which text does not have. The worker's pipe
-    signals that a file is complete, so no lock is needed. The folder is deleted when the process
-    that created it exits.
+    It has one file per environment. Gymnasium's shared memory needs a fixed size, which text does
+    not have. The worker's pipe signals that a file is complete, so no lock is needed. The folder is
+    deleted when the process that created it exits.
     """
 
     def __init__(self, count: int):

@@ -102,8 +102,8 @@ class EnvSpec(Block):
     """Gymnasium id, such as `acme/crm-v0`."""
     description: str = ""
     gym: str | None = None
-    """Id of a foreign Gymnasium text environment (`package:Env-v0`), used instead of `tools` and
-    `tasks`."""
+    """Id of a foreign Gymnasium text environment (`package:Env-v0`), used instead of `tools`
+    and `tasks`."""
     prompt: PromptSpec = PromptSpec()
     tools: tuple[ToolSource, ...] = ()
     """Sources of tools: Python files (`crm/tools.py` for every public function, `crm/tools.py:name`
@@ -260,8 +260,9 @@ def block_models() -> dict[str, type[BaseModel]]:
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of the whole YAML, with the trainer's block if the trainer is
-    installed.
+    """Return the JSON schema of the whole YAML.
+
+    It includes the trainer's block if the trainer is installed.
     """
     schema = EnvSpec.model_json_schema(by_alias=True)
     schema["properties"].pop("path", None)

@@ -1,5 +1,4 @@
-"""Confidence intervals for a success rate, for the difference of two rates and for the mean of
-runs.
+"""Confidence intervals for a success rate, a difference of two rates, and a mean of runs.
 
 Not supported: paired tests. Two policies evaluated on the same tasks are treated as independent
 samples, which is conservative if their successes are positively correlated.
@@ -85,8 +84,9 @@ def newcombe_difference(
     *,
     confidence: float = 0.95,
 ) -> Interval:
-    """Return the interval of `successes/trials - other_successes/other_trials` for independent
-    rates.
+    """Return the interval of the difference of two independent success rates.
+
+    The difference is `successes/trials - other_successes/other_trials`.
 
     References:
         Newcombe 1998, Statistics in Medicine 17:873-890, method 10 (hybrid score, no continuity

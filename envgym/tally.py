@@ -55,9 +55,7 @@ class Tally:
         return math.fsum(rewards)
 
     def end(self, evidence: Evidence) -> tuple[float, Score]:
-        """Return the reward of the last turn and the score of the episode, which includes that
-        reward.
-        """
+        """Return the reward of the last turn and the score of the whole episode."""
         self._note(evidence)
         score = self.rubric.score(evidence, self._terms())
         return score.reward - self._paid, score
@@ -85,8 +83,9 @@ class Tally:
             potentials.append(_potential(name, self.rubric.parts[name], evidence))
 
     def _alone(self, evidence: Evidence) -> Evidence:
-        """Return the evidence of the last turn: its text, calls and dialects, and all state changes
-        so far.
+        """Return the evidence of the last turn alone.
+
+        Its changed rows are all changes of the episode up to this turn.
         """
         calls = tuple(record for record in evidence.calls if record.turn == evidence.turns)
         modes = {
@@ -116,8 +115,9 @@ class Tally:
 
 
 def _of_calls(name: str, part: RewardPart, turn: Evidence) -> float | None:
-    """Return the sum of a part's values over the calls of one turn, or None if it applies to no
-    call.
+    """Return the sum of a part's values over the calls of one turn.
+
+    Return None if the part applies to no call.
     """
     alone = [replace(turn, calls=(record,), parse_modes={}) for record in turn.calls]
     said = [value for each in alone if (value := value_of(name, part.function, each)) is not None]

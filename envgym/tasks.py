@@ -80,17 +80,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Check:
-    """Hidden test: a command that runs on the final files, inaccessible to the model. Exit code 0
-    is success.
+    """Hidden test: a command that runs on the final files. Exit code 0 is success.
 
         Check(
             files={"tests/test_hidden.py": "..."},
             command=("python", "-I", "tests/test_hidden.py"),
         )
 
-    A test of the model's code should run that code as a separate program and check its output:
-    imported code could end the test with exit code 0. The test should first delete its own file, so
-    that the program cannot read it.
+    The model cannot read the test. A test of the model's code should run that code as a separate
+    program and check its output: imported code could end the test with exit code 0. The test should
+    first delete its file, so that the program cannot read it.
     """
 
     files: dict[str, str]

@@ -48,8 +48,9 @@ class Tool:
 
     @classmethod
     def from_schema(cls, schema: dict[str, Any]) -> Tool:
-        """Build a tool from an OpenAI function schema, with or without the `{"type": "function",
-        "function": ...}` wrapper.
+        """Build a tool from an OpenAI function schema.
+
+        The wrapper `{"type": "function", "function": ...}` is optional.
 
         Raises:
             SpecError: If the name is missing or the parameters are not an object schema.
@@ -130,12 +131,11 @@ def to_openai(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 
 
 def render_compact(tools: Iterable[Tool]) -> str:
-    """Return one line per tool, with few tokens: a Python signature and the description's first
-    line.
+    """Return one line per tool, as a Python signature with a short description.
 
     `list_notes(contact_id: str, page: int = 1)  # Notes of one contact, newest first.`
-    Descriptions of arguments are omitted. An optional argument without a default in the schema
-    shows `...`.
+    To save tokens, only the first line of the description is used and descriptions of arguments are
+    omitted. An optional argument without a default in the schema shows `...`.
     """
     return "\n".join(_signature(tool) + _remark(tool.description) for tool in tools)
 
@@ -191,8 +191,9 @@ def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
 def _object_problems(
     value: dict[str, Any], schema: dict[str, Any], *, where: str, noun: str, closed: bool
 ) -> list[str]:
-    """Return the problems of an object. If `closed`, keys that the schema does not name are
-    rejected.
+    """Return the problems of an object's keys and values.
+
+    If `closed`, keys that the schema does not name are rejected.
     """
     properties: dict[str, Any] = schema.get("properties", {})
     suffix = f" in {where}" if where else ""

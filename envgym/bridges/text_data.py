@@ -214,8 +214,9 @@ def _own_text(value: Any, name: str, where: str) -> str:
 
 
 def _glue_rows(text: str, path: Path, kind: str, skip_broken: bool) -> Iterator[Row]:
-    """Yield the rows of a GLUE file. Cells are split at tabs only: the official files use no
-    quoting.
+    """Yield the rows of a GLUE file.
+
+    Cells are split at tabs only, because the official files use no quoting.
     """
     glue = GLUE[kind]
     lines = [line.rstrip("\r").split("\t") for line in text.rstrip("\n").split("\n")]

@@ -8,10 +8,8 @@
     ASK = "Whose is this ticket? {text} Answer with one of: {labels}."
     ticket = label_template("ticket", ROWS, ask=ASK)
 
-Labels alternate, so a constant answer solves 1/n of the tasks for n labels, even if the file is
-unbalanced. If some questions are unanswerable, every second task is such a question. Use the reward
-part `label_right`, or `answer_exact` and related parts. If tools can read files, keep the data
-outside of the environment's folder, because the boxes contain that folder.
+Labels alternate, so a constant answer solves only 1/n of the tasks for n labels. If tools can read
+files, keep the data outside of the environment's folder, because the boxes contain that folder.
 """
 
 from __future__ import annotations
@@ -33,6 +31,8 @@ Dealt = dict[str, dict[Any, list[Row]]]
 
 def label_template(name: str, rows: Rows, *, ask: str, level: str = "") -> Template:
     """Build a template of tasks with a label as the answer.
+
+    Labels alternate, even if the file is unbalanced. The reward part is `label_right`.
 
     Args:
         name: Name of the template, an identifier.
@@ -62,7 +62,8 @@ def question_template(
 ) -> Template:
     """Build a template of tasks with a span of a passage as the answer.
 
-    No passage occurs in two splits.
+    No passage occurs in two splits. If some questions are unanswerable, every second task is such a
+    question. Reward parts are `answer_exact` and related ones.
 
     Args:
         name: Name of the template, an identifier.

@@ -5,10 +5,8 @@
     masked = row_template("masked", ROWS, masked=True)               # random tool names
     irrelevant = row_template("irrelevant", irrelevant_rows(ROWS))   # the needed tool is missing
 
-`rows_from` reads JSON, JSONL and CSV: ToolRL's rows, raw (`instruction input output`) or for verl
-(`prompt reward_model`), rows of `system user truth`, and whole traces, of which each assistant step
-becomes a row. Not supported: parquet. Convert it with `pandas.read_parquet(file).to_json(out,
-orient="records", lines=True)`.
+Not supported: parquet. Convert it with `pandas.read_parquet(file).to_json(out, orient="records",
+lines=True)`.
 """
 
 from __future__ import annotations
@@ -52,11 +50,14 @@ class Row:
 
 
 def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[Row, ...]:
-    """Read the rows of a file and check each truth.
+    """Read the rows of a JSON, JSONL or CSV file and check each truth.
+
+    Rows may be ToolRL's, raw (`instruction input output`) or for verl (`prompt reward_model`), rows
+    of `system user truth`, or whole traces, of which each assistant step becomes a row.
 
     Args:
-        path: JSON, JSONL or CSV file.
-        skip_unreadable: Whether to skip rows whose truth has malformed calls. ToolRL's set for
+        path: File to read.
+        skip_unreadable: Whether to skip rows with malformed calls in the truth. ToolRL's set for
             supervised training has some: thoughts that quote a `<tool_call>`.
 
     Raises:
@@ -202,8 +203,9 @@ def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
 
 
 def _opening(user: str) -> str:
-    """Return the first request, which all steps of one dialogue share; without tags, the whole
-    text.
+    """Return the first request of a dialogue, or the whole text if it has no tags.
+
+    All steps of one dialogue share the first request.
     """
     return user.partition("</user>")[0]
 

@@ -1,17 +1,14 @@
-"""Cut recorded dialogues with tool calls into steps: each assistant answer with the dialogue before
-it.
+"""Cut recorded dialogues with tool calls into steps, one per assistant answer.
 
-Two formats are supported. Messages of the chat-completions API, with `tool_calls` and the offered
-`tools`:
+Two formats are supported. Messages of the chat-completions API, with `tool_calls` and `tools`:
 
-    {"messages": [{"role": "user", ...}, {"role": "assistant", "tool_calls": [...]}, {"role":
-    "tool", ...}], "tools": [...]}
+    {"messages": [{"role": "user", ...}, {"role": "assistant", "tool_calls": [...]}, ...],
+     "tools": [...]}
 
 and tagged records in ToolRL's format (consecutive `<think>`, `<tool_call>` and `<response>` are one
-answer):
+answer, tool results are `<obs>`):
 
-    {"system": "...", "dialogue": "<user> ... </user> <think> ... </think> <tool_call> ...
-    </tool_call> <obs> ... </obs>"}
+    {"system": "...", "dialogue": "<user> ... </user> <think> ... </think> <tool_call> ..."}
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Fixture shared by the checks: a world, its tasks, ways to play them, and a probe for single
-calls.
-"""
+"""Fixture shared by the checks: a world, its tasks, ways to play them, and a probe for calls."""
 
 from __future__ import annotations
 

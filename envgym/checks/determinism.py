@@ -1,6 +1,4 @@
-"""Determinism checks: equal seeds give equal episodes when repeated, in threads and in a new
-process.
-"""
+"""Determinism checks: equal seeds give equal episodes, also in threads and in a new process."""
 
 from __future__ import annotations
 

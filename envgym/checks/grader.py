@@ -115,10 +115,10 @@ def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
 
 
 def _wrong_answer(bench: Bench, task: Task) -> Variant | None:
-    """Return the oracle's calls with the final message of another task, if possible of the same
-    template.
+    """Return the oracle's calls with the final message of another task.
 
-    Return None if the final message does not decide the result.
+    A task of the same template is preferred. Return None if the final message does not decide the
+    result.
     """
     if task.changes or task.check:
         return None

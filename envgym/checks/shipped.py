@@ -97,8 +97,9 @@ def _shared(tasks: list[Task], others: list[Task], split: str, other: str) -> It
 
 
 def no_solution_leakage(bench: Bench) -> CheckResult:
-    """Check that the opening messages contain no solution value that the user's request does not
-    give.
+    """Check that the opening messages do not contain the solution.
+
+    Values that the user's request gives are allowed.
     """
     offenders = [
         f"{task.id}: the opening shows {value!r}, which its request does not give"
@@ -143,8 +144,9 @@ def _stands_in(value: str, text: str) -> bool:
 
 
 def _choices(schemas: Iterable[Any]) -> Iterator[Any]:
-    """Yield every enum value in the tools' schemas. The opening lists all of them, so they are no
-    leak.
+    """Yield every enum value in the tools' schemas.
+
+    The opening lists all of them, so the correct one is no leak.
     """
     for schema in schemas:
         if isinstance(schema, dict):

@@ -1,13 +1,9 @@
 """Interfaces between an episode and the policy that plays it.
 
-A policy opens a dialogue. The dialogue holds the state of one conversation, such as a KV cache or
-the message list of an API client. A dialogue belongs to one episode and one thread; a policy is
-shared by many threads.
-
-    dialogue = policy.open(messages, tools, seed=7, task=task)
-    completion = dialogue.reply()
-    dialogue.observe(tool_messages)
-    dialogue.close()
+dialogue = policy.open(messages, tools, seed=7, task=task)
+completion = dialogue.reply()
+dialogue.observe(tool_messages)
+dialogue.close()
 """
 
 from __future__ import annotations
@@ -54,7 +50,10 @@ class TokenTrace:
 
 @runtime_checkable
 class Dialogue(Protocol):
-    """One conversation in progress."""
+    """One conversation in progress, used by one episode and one thread.
+
+    It holds the state of the conversation, such as a KV cache or the message list of an API client.
+    """
 
     def reply(self) -> Completion:
         """Sample the next assistant message."""
@@ -65,7 +64,7 @@ class Dialogue(Protocol):
         ...
 
     def trace(self) -> TokenTrace | None:
-        """Return all tokens of the dialogue, or None if the policy has no tokens (a person, an API)."""
+        """Return all tokens of the dialogue, or None if the policy has no tokens."""
         ...
 
     def close(self) -> None:
