@@ -1,6 +1,7 @@
-"""envgym: a company's tools and tasks as a Gymnasium text environment, and a trainer that learns them.
+"""envgym: a company's tools and tasks as a Gymnasium text environment, with a GRPO trainer.
 
-Importing it registers the shipped environments with Gymnasium and loads nothing heavy; names below load on first use.
+Importing it registers the bundled environments with Gymnasium. The public names are imported on
+first use, so that the import is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The base of every block of an environment's YAML."""
+"""Base class of every block of an environment's YAML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Block(BaseModel):
-    """A part of the YAML: unknown keys are refused, values are frozen, and a docstring under a field describes it."""
+    """Part of the YAML: unknown keys are rejected and values are frozen.
+
+    A docstring under a field becomes its description in the JSON schema.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True

@@ -1,8 +1,8 @@
-"""How the parts of a reward make one number, so that it can always be taken apart again.
+"""Reward terms: combine the parts of a reward into one number that can be taken apart again.
 
-Each part becomes a `Term`: what the part said, what it stands for after range and gate, and its weight at that step. The reward is
-the sum of weight x value over the terms, to the last bit. Pure functions; left out: where the values come from (`rubric.py`,
-`tally.py`), and what training changes about the weights.
+Each part becomes a `Term` with its raw value, its value after range, clip and gate, and its weight
+at that training step. The reward is the exact sum of weight x value over the terms. All functions
+are pure. The parts are evaluated by `Rubric`; the trainer may change the weights.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from envgym.spec.reward import PartSpec, at_step
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part's share in one episode's reward."""
+    """Contribution of one part to the reward of one episode."""
 
     raw: float | None
-    """What the part said; the sum over turns where it speaks at each; None where it did not apply."""
+    """Value that the part returned, summed over turns if it is evaluated per turn. None if the part
+    does not apply."""
     value: float | None
-    """After range, clip and scale, 0 behind a shut gate; None where it did not apply."""
+    """Value after range, clip and scale; 0 if the gate is closed. None if the part does not apply.
+    """
     weight: float
-    """At the training step of the episode."""
+    """Weight at the training step of the episode."""
     is_open: bool = True
-    """False where its gate is shut."""
+    """Whether the gate is open. True if the part has no gate."""
     by_turn: tuple[float, ...] = ()
-    """The value of each turn, for a part that is paid turn by turn; they sum to `value`."""
+    """Value of each turn, for a part that is paid per turn. The values sum to `value`."""
 
     @property
     def contribution(self) -> float:
@@ -36,16 +38,19 @@ class Term:
 
 Terms = Mapping[str, Term]
 FORFEIT = "forfeit"
-"""Name of the term by which an episode loses its reward, whatever its parts say."""
+"""Name of the penalty term that lowers the reward of an episode to the failure reward."""
 
 
 def total(terms: Terms) -> float:
-    """The reward that the terms make, whatever their order."""
+    """Return the reward: the exact sum of the contributions, independent of their order."""
     return math.fsum(term.contribution for term in terms.values())
 
 
 def turn_rewards(terms: Terms, turns: int) -> tuple[float, ...]:
-    """What each turn was paid, (turns,): its own terms, and at the last turn all that is known at the end only."""
+    """Return the reward of each turn, shape (turns,).
+
+    The last turn includes the contributions of all parts that are evaluated at the end only.
+    """
     if not turns:
         return ()
     paid = [
@@ -57,7 +62,7 @@ def turn_rewards(terms: Terms, turns: int) -> tuple[float, ...]:
 
 
 def placed(part: PartSpec, raw: float, step: int) -> float:
-    """A part's value where its range and clip put it."""
+    """Return the part's value after range and clip: clip(low + (high - low) * raw)."""
     low, high = (at_step(end, step) for end in part.range)
     value = low + (high - low) * raw
     return value if part.clip is None else min(max(value, part.clip[0]), part.clip[1])
@@ -66,12 +71,12 @@ def placed(part: PartSpec, raw: float, step: int) -> float:
 def compose(
     parts: Mapping[str, PartSpec], raw: Mapping[str, float | None], *, step: int = 0
 ) -> dict[str, Term]:
-    """The terms of parts that speak once an episode.
+    """Return the terms of parts that are evaluated once per episode.
 
     Args:
-        parts: of the reward.
-        raw: name -> what the part said, at least of every part that is given or that a gate looks at.
-        step: of training.
+        parts: Rules of the parts, by name.
+        raw: Raw value of each part in `parts` and of each part that a gate refers to.
+        step: Training step, used by schedules.
     """
     return {name: _term(part, raw, name, step) for name, part in parts.items()}
 
@@ -83,7 +88,7 @@ def _term(part: PartSpec, raw: Mapping[str, float | None], name: str, step: int)
         return Term(None, None, weight)
     if part.gate is not None:
         on = raw[part.gate.on]
-        if on is None:  # nobody knows whether it is met
+        if on is None:  # without a value the gate's condition is unknown
             return Term(said, None, weight, is_open=False)
         if on < part.gate.at_least:
             return Term(said, 0.0, weight, is_open=False)
@@ -91,7 +96,10 @@ def _term(part: PartSpec, raw: Mapping[str, float | None], name: str, step: int)
 
 
 def compose_turns(part: PartSpec, raw: Sequence[float | None], *, step: int = 0) -> Term:
-    """The term of a part that speaks at each turn; a turn of which it says nothing is paid nothing."""
+    """Return the term of a part that is evaluated per turn.
+
+    A turn to which the part does not apply gets 0.
+    """
     values = tuple(0.0 if said is None else placed(part, said, step) for said in raw)
     spoke = [said for said in raw if said is not None]
     raw_sum, value = (math.fsum(spoke), math.fsum(values)) if spoke else (None, None)
@@ -99,14 +107,23 @@ def compose_turns(part: PartSpec, raw: Sequence[float | None], *, step: int = 0)
 
 
 def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...]:
-    """What potential-based shaping pays each turn: discount x potential after - potential before; the end's potential is 0.
+    """Return the rewards of potential-based shaping.
 
-    It changes no optimum: over an episode it sums (discounted) to minus the potential of the start.
+    A turn gets discount x potential after it - potential before it; the final potential is 0. The
+    discounted sum over an episode is minus the potential of the start, so the optimal policy does
+    not change.
 
-    Args: potentials (K + 1,) of the start and after each of the K turns; the last one is not looked at.
-    Returns: (K,).
-    Source: Ng, Harada and Russell, Policy invariance under reward transformations, ICML 1999, theorem 1; the end's potential:
-        Grzes, AAMAS 2017, sec. 3.
+    Args:
+        potentials: Potentials at the start and after each of the K turns, shape (K + 1,). The last
+            one is ignored.
+        discount: Discount factor of the potential.
+
+    Returns:
+        Rewards, shape (K,).
+
+    References:
+        Ng, Harada and Russell, Policy invariance under reward transformations, ICML 1999, theorem
+        1. For the final potential: Grzes, AAMAS 2017, section 3.
     """
     after = [*potentials[1:-1], 0.0] if len(potentials) > 1 else []
     return tuple(discount * new - old for old, new in zip(potentials, after, strict=False))
@@ -115,11 +132,15 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
 def given_up(
     parts: Mapping[str, PartSpec], worst: Mapping[str, float], *, step: int = 0
 ) -> dict[str, Term]:
-    """What an episode gets that is given up: every part worth having at its worst, and no reward for that.
+    """Return the reward terms of an aborted episode.
 
-    So nobody runs out of room, or breaks the rules, to escape a range that begins below 0.
+    Each part with a positive weight gets its minimum, capped at 0. Otherwise an episode could avoid
+    a negative range by filling the context or by changing a forbidden table.
 
-    Args: worst: name -> the least that the part says.
+    Args:
+        parts: Rules of the parts, by name.
+        worst: Minimum raw value of each part.
+        step: Training step, used by schedules.
     """
     worth = {
         name: at_step(part.weight, step) for name, part in parts.items() if part.per == "episode"

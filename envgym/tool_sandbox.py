@@ -1,6 +1,7 @@
-"""Opens what an environment's `tools:` name, as one sandbox: a box for its Python files, and each MCP server beside it.
+"""Create the sandbox for an environment's `tools:`.
 
-Without any tool there is a box all the same: it keeps the tables and runs a task's hidden test.
+Python files run in one sandbox box, and each MCP server or live API gets a sandbox of its kind. An
+environment without tools also gets a box: it holds the tables and runs a task's hidden test.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from envgym.tasksets.templates import app_of
 
 
 def open_tools(spec: EnvSpec) -> Sandbox:
-    """The sandbox of an environment. Raises: SpecError; PrerequisiteError for what must be installed or started first."""
+    """Return the sandbox of an environment.
+
+    Raises:
+        SpecError: If the tools and the sandbox settings do not fit together.
+        PrerequisiteError: If something must be installed or started first.
+    """
     app = app_of(spec)
     parts = list[Sandbox]()
     try:
@@ -40,14 +46,19 @@ def open_tools(spec: EnvSpec) -> Sandbox:
 
 
 def keys_of(spec: EnvSpec, schema_sql: str) -> Keys:
-    """The primary keys of all tables: of the schema, of MCP servers' dumps, of files. Raises SpecError for two of one name."""
+    """Return the primary keys of all tables: of the schema, of MCP servers' dumps and of files.
+
+    Raises:
+        SpecError: If two of these have a table with the same name.
+    """
     keys = primary_keys(schema_sql)
     dumps = [source.mcp.keys for source in spec.tools if isinstance(source, McpTools)]
     for more in [*dumps, *([{FILES: ("path",)}] if spec.state.files else [])]:
         if shared := keys.keys() & more.keys():
-            also = f" ('{FILES}' is the name under which files stand)" if FILES in shared else ""
+            also = f" ('{FILES}' is reserved for the work folder)" if FILES in shared else ""
             raise SpecError(
-                f"{spec.path}: two sources have a table named '{min(shared)}'{also}; rename one of them"
+                f"{spec.path}: two sources have a table named '{min(shared)}'{also}; "
+                "rename one of them"
             )
         keys |= more
     return keys
@@ -93,14 +104,14 @@ def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:
 
 
 def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> None:
-    """Raises SpecError where the sandbox that is asked for cannot run a server."""
+    """Raise SpecError if the configured sandbox cannot run the server."""
     where = f"{spec.path}: tools: mcp: command"
     if options.backend == "none":
-        raise SpecError(f"{where}: runs in a box of its own; take sandbox.backend=local or docker")
+        raise SpecError(f"{where}: runs in a separate box; set sandbox.backend=local or docker")
     if options.level == "state":
-        raise SpecError(f"{where}: needs a process for each session; take sandbox.isolation=fork")
+        raise SpecError(f"{where}: needs one process per session; set sandbox.isolation=fork")
     if server.reset == "container" and options.level != "container":
-        way_out = "set sandbox.isolation=container, or take `reset: restart`"
+        way_out = "set sandbox.isolation=container or `reset: restart`"
         raise SpecError(
-            f"{where}: reset: container asks for a fresh box for each episode; {way_out}"
+            f"{where}: `reset: container` needs a new container for each episode; {way_out}"
         )

@@ -1,8 +1,8 @@
-"""The command line. Each command is a function that imports what it needs, so that `--help` answers at once.
+"""Command line interface. Each command imports its modules lazily, so that `--help` is fast.
 
-Other packages add commands through the entry-point group `envgym.commands` (the trainer adds `train`). Exit codes: 0 done,
-1 failed, 2 wrong use (a mistake in a YAML, an override or an argument), 3 something must be installed or started first, 130
-interrupted.
+Other packages add commands through the entry-point group `envgym.commands` (the trainer adds
+`train`). Exit codes: 0 success, 1 failed, 2 usage error (in a YAML, an override or an argument), 3
+missing prerequisite, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 from envgym.errors import EnvgymError, PrerequisiteError, TooManyFailures
 
 EXAMPLES = """examples:
-  envgym list                                   the environments that ship
+  envgym list                                   list the bundled environments
   envgym play guess                             play an episode yourself
-  envgym eval crm --policy oracle               how an oracle does on the test tasks
-  envgym check envs/crm.yaml                    prove that the environment can be trusted
+  envgym eval crm --policy oracle               evaluate an oracle on the test tasks
+  envgym check envs/crm.yaml                    test the environment and its grader
   envgym train envs/crm.yaml                    train a small model on it (needs envgym[train])
-  envgym train envs/crm.yaml train.steps=60     any setting of the YAML, from the command line
+  envgym train envs/crm.yaml train.steps=60     override any setting of the YAML
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code."""
+    """Run one command and return its exit code."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
-    # Settings may stand anywhere on the line; argparse itself takes them only in one place.
+    # Settings may appear anywhere on the line; argparse accepts them only in one place.
     if not hasattr(arguments, "settings") or any(
         word.startswith("-") or "=" not in word for word in rest
     ):
@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="envgym",
-        description="From your tools to your adapter: a YAML becomes an environment, and a small open model learns it.",
+        description=(
+            "Turn a YAML file with tools and tasks into an environment "
+            "and train a small open model on it."
+        ),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -89,7 +92,16 @@ class _Version(argparse.Action):
 def add_command(
     commands: Any, name: str, run: Any, *, summary: str, example: str, env: bool = True
 ) -> argparse.ArgumentParser:
-    """A sub-command with one real example in its help; `env` adds the environment and its `key=value` settings."""
+    """Add a sub-command with an example in its help.
+
+    Args:
+        commands: Sub-parsers of the main parser.
+        name: Name of the command.
+        run: Function that runs the command with the parsed arguments.
+        summary: One sentence for the help.
+        example: Command line for the help.
+        env: Whether to add the environment and its `key=value` settings as arguments.
+    """
     parser = commands.add_parser(
         name,
         help=summary,
@@ -106,7 +118,7 @@ def add_command(
             "settings",
             nargs="*",
             metavar="key=value",
-            help="settings over those of the YAML, such as sandbox.backend=local",
+            help="settings that override the YAML, such as sandbox.backend=local",
         )
     return parser
 
@@ -123,7 +135,7 @@ def _add_list(commands: Any) -> None:
         commands,
         "list",
         _list,
-        summary="Show the environments that ship.",
+        summary="List the bundled environments.",
         example="envgym list",
         env=False,
     )
@@ -146,14 +158,12 @@ def _add_play(commands: Any) -> None:
         summary="Play an episode yourself.",
         example="envgym play crm --split test",
     )
-    parser.add_argument(
-        "--task", help="id of a task, such as test/set_phone/3; a random one by default"
-    )
+    parser.add_argument("--task", help="task id, such as test/set_phone/3 (default: random)")
     parser.add_argument("--split", default="train", choices=["train", "val", "test"])
     parser.add_argument(
         "--policy",
         default="human",
-        help="who plays: human (default), oracle, noop, random, ... as of `envgym eval`",
+        help="policy: human (default), oracle, noop, random, ... (see `envgym eval --help`)",
     )
     parser.add_argument("--seed", type=int, default=0)
 
@@ -179,25 +189,30 @@ def _add_eval(commands: Any) -> None:
         commands,
         "eval",
         _eval,
-        summary="Measure how often a policy solves held-out tasks.",
+        summary="Measure the success rate of a policy on held-out tasks.",
         example="envgym eval envs/crm.yaml --policy adapter:runs/crm/adapter --levels L0,L1",
     )
     parser.add_argument(
         "--policy",
         required=True,
         action="append",
-        metavar="WHO",
-        help="oracle | noop | refuse | random | model:NAME | adapter:PATH | openai:URL[#MODEL]; repeat to compare several",
+        metavar="POLICY",
+        help=(
+            "oracle | noop | refuse | random | model:NAME | adapter:PATH | openai:URL[#MODEL]; "
+            "repeat to compare several"
+        ),
     )
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
     parser.add_argument(
-        "--levels", default="", help="comma-separated levels, such as L0,L1; all by default"
+        "--levels", default="", help="comma-separated levels, such as L0,L1 (default: all)"
     )
     parser.add_argument(
-        "--tasks", type=int, help="number of tasks; all of the split by default (100 for train)"
+        "--tasks", type=int, help="number of tasks (default: the whole split, 100 for train)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=64, help="episodes in flight")
+    parser.add_argument(
+        "--workers", type=int, default=64, help="maximum number of parallel episodes"
+    )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
     parser.add_argument(
         "--episodes", metavar="FILE", help="also write every episode to this JSONL file"
@@ -234,7 +249,11 @@ def _eval(arguments: argparse.Namespace) -> None:
 
 
 def open_policy(text: str, world: Any) -> Any:
-    """The policy that `oracle`, `random`, `openai:URL`, `adapter:PATH`, ... means for a world. Raises UsageError."""
+    """Return the policy that `oracle`, `random`, `openai:URL`, `adapter:PATH`, ... refers to.
+
+    Raises:
+        UsageError: If there is no such policy.
+    """
     from envgym.policies.registry import open_policy
 
     return open_policy(text, world)
@@ -245,11 +264,11 @@ def _add_check(commands: Any) -> None:
         commands,
         "check",
         _check,
-        summary="Prove that an environment can be trusted: oracle, floors, determinism, leaks.",
+        summary="Test an environment and its grader: oracle, floors, determinism, leaks.",
         example="envgym check envs/crm.yaml",
     )
     parser.add_argument(
-        "--tasks", type=int, help="tasks of each split to check; all shipped ones by default"
+        "--tasks", type=int, help="tasks per split (default: all of val and test, 100 of train)"
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -261,7 +280,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from envgym.spec.environment import load_spec
 
     spec = load_spec(arguments.env, arguments.settings)
-    with Console(stderr=True).status("checking") as status:  # shows on a terminal only
+    with Console(stderr=True).status("checking") as status:  # visible on a terminal only
         results = run_checks(
             spec,
             tasks_per_split=arguments.tasks,

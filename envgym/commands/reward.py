@@ -1,7 +1,8 @@
-"""`envgym reward score`: the reward block of an environment applied to answers in a file, to compare it with another scorer.
+"""`envgym reward score`: apply an environment's reward to answers in a file.
 
-Nothing is played: each answer stands for an episode of one turn in which no tool was run and no table changed. So this is for
-parts that judge text; one that looks at tables sees that nothing was done.
+It is meant for comparing a reward with another scorer. No episode is played: each answer counts as
+an episode of one turn without tool calls and without changes. Therefore it suits parts that
+evaluate text.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from envgym.spec.environment import EnvSpec
 
 EXAMPLES = """one JSON object a line comes in, and one goes out:
-  in    {"completion": what the model wrote, "truth": task.extra["truth"], "step": training step, "id": any}
-  out   {"id": as given, or the line's number, "total": weighted sum, "parts": {name: value, or null where it does not apply}}
-"step" and "id" may be left out.
+  in    {"completion": model output, "truth": task.extra["truth"], "step": training step, "id": any}
+  out   {"id": id or line number, "total": weighted sum, "parts": {name: value, or null}}
+"step" and "id" are optional. A part is null if it does not apply.
 
 example:
   printf '%s\\n' '{"completion": "<think>a</think>", "truth": "<think>b</think>"}' > cases.jsonl
@@ -32,7 +33,7 @@ example:
 
 
 def add_reward(commands: Any) -> None:
-    """Adds `envgym reward` and its own sub-command."""
+    """Add `envgym reward` and its sub-command."""
     summary = "Score answers in a file with an environment's reward."
     parser = commands.add_parser("reward", help=summary, description=summary)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -50,11 +51,11 @@ def add_reward(commands: Any) -> None:
         help="a YAML file, or the name or id of an environment (see `envgym list`)",
     )
     parser.add_argument(
-        "--step", type=int, default=0, help="training step of the cases that name none (default 0)"
+        "--step", type=int, default=0, help="training step of cases without `step` (default 0)"
     )
     parser.add_argument("cases", help="JSONL file, or - for the standard input")
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings over those of the YAML"
+        "settings", nargs="*", metavar="key=value", help="settings that override the YAML"
     )
 
 
@@ -80,12 +81,17 @@ def _lines(cases: str) -> Iterable[str]:
 def score_cases(
     spec: EnvSpec, lines: Iterable[str], *, name: str, step: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """The scores of cases, one for each line that is not blank; see EXAMPLES for both forms.
+    """Yield the score of each case, one per line that is not blank. See EXAMPLES for both formats.
 
     Args:
-        name: of the file, for messages.
-        step: training step of the cases that name none.
-    Raises: UsageError naming `name:line`; SpecError for a part that does not exist.
+        spec: Definition of the environment.
+        lines: Cases as JSON.
+        name: Name of the file, for error messages.
+        step: Training step of cases without `step`.
+
+    Raises:
+        UsageError: If a line is invalid; the message begins with `name:line`.
+        SpecError: If a part does not exist.
     """
     from envgym.rewards.rubric import Rubric
 
@@ -119,13 +125,13 @@ def _case(line: str, where: str) -> dict[str, Any]:
 def _scored(rubric: Rubric, spec: EnvSpec, case: dict[str, Any], where: str) -> dict[str, Any]:
     try:
         score = rubric.score(_evidence(spec, case))
-    except WorldFailure as failure:  # here nobody else is to blame: the truth or an option is wrong
+    except WorldFailure as failure:  # without a sandbox, only the truth or an option can be wrong
         raise UsageError(f"{where}: {failure.message}") from failure
     return {"id": case["id"], "total": score.reward, "parts": score.parts}
 
 
 def _evidence(spec: EnvSpec, case: dict[str, Any]) -> Evidence:
-    """An episode of one turn that changed nothing."""
+    """Return the evidence of an episode of one turn without changes."""
     from envgym.dialects import parse
     from envgym.rewards.rubric import Evidence
     from envgym.rewards.state_diff import judge

@@ -1,13 +1,15 @@
-"""What a model wrote becomes tool calls: four dialects, one pure function each, and nothing guessed.
+"""Parse tool calls from model output. Each dialect is one pure function.
 
     hermes    <tool_call>{"name": "look_up", "arguments": {"id": "A1"}}</tool_call>   (Qwen, Hermes)
     fenced    the same JSON in a ```json block
-    bare      the same JSON and nothing else
-    pythonic  look_up(id="A1")                                                        (Llama 4, Gemma)
+    bare      the same JSON and no other text
+    pythonic  look_up(id="A1")                                                        (Llama 4,
+    Gemma)
 
-A dialect function returns None where its form is not there at all, the calls where it is, and raises `MalformedCall` where
-it was tried and went wrong. Nothing is repaired and nothing is evaluated: JSON is read strictly (no duplicate keys, no
-NaN), Python by its syntax tree, literals only. Whether a tool exists and takes these arguments is for `tools.py`.
+A dialect function returns None if its form is absent, the calls if it is present, and raises
+`MalformedCall` if it is malformed. Text is never repaired or evaluated: JSON is parsed strictly,
+Python by its syntax tree with literals only. Whether a tool exists and accepts the arguments is
+checked elsewhere.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ Dialect = Literal["hermes", "fenced", "bare", "pythonic"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
 MAX_CHARACTERS = 200_000
-"""Longer attempts are refused unread: Python's parser needs about 100 bytes of memory for one of text."""
+"""Maximum length of an attempted call. Python's parser needs about 100 bytes of memory per
+character."""
 
 _STARTS_LIKE_CALL = re.compile(rf"\[?\s*{DOTTED_NAME}\(")
 _STARTS_LIKE_JSON = re.compile(r"\s*(?:\{|\[\s*\{)")
@@ -46,25 +49,28 @@ _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What one answer of a model amounts to."""
+    """Result of parsing one answer of a model."""
 
     calls: tuple[ToolCall, ...]
     mode: str
-    """The dialect it was read in, `none` for plain text, `invalid` for an attempt that cannot be read."""
+    """Dialect of the calls; `none` for plain text, `invalid` for an attempt that cannot be
+    parsed."""
     problem: str = ""
-    """Why it is invalid, for the model."""
+    """Error message for the model, if the answer is invalid."""
     content: str = ""
-    """The text outside the calls and thoughts; all of the text when there is no call."""
+    """Text outside the calls and thoughts; the whole text if there is no call."""
 
 
 def parse(text: str, dialects: Sequence[str] = DIALECTS, *, known: Iterable[str] = ()) -> Parsed:
-    """Reads an answer in the first dialect that is there.
+    """Parse an answer with the first dialect that it contains.
 
     Args:
-        text: the answer, special tokens removed; a leading `<think>...</think>` is set aside and never searched for calls.
-        dialects: names to try, in order.
-        known: names of the tools; one of them followed by "(" at the start of any line counts as an attempted
-            pythonic call, so that a call with prose around it is answered with a hint rather than taken for a final answer.
+        text: Answer without special tokens. A leading `<think>...</think>` is removed and never
+            searched for calls.
+        dialects: Dialects to try, in order.
+        known: Tool names. If a line starts with one of them and "(", the answer counts as an
+            attempted pythonic call: the model then gets a hint, and the text is not taken for a
+            final answer.
     """
     try:
         answer = _without_thought(text)
@@ -81,32 +87,35 @@ def parse(text: str, dialects: Sequence[str] = DIALECTS, *, known: Iterable[str]
 
 
 def hermes(text: str) -> list[ToolCall] | None:
-    """Calls in `<tool_call>` blocks, anywhere in the text."""
+    """Parse calls in `<tool_call>` blocks anywhere in the text."""
     return _calls_of(_read_hermes(text))
 
 
 def fenced(text: str) -> list[ToolCall] | None:
-    """Calls in code blocks marked json, tool_call or not at all. A block of other JSON is an answer, not a call."""
+    """Parse calls in code blocks marked json, tool_call or not at all. Other JSON is no call."""
     return _calls_of(_read_fenced(text))
 
 
 def bare(text: str) -> list[ToolCall] | None:
-    """Calls as the whole text: one JSON object or a list of them. Other JSON is an answer, not a call."""
+    """Parse a text that is one JSON object or a list of objects. Other JSON is not a call."""
     return _calls_of(_read_bare(text))
 
 
 def pythonic(text: str) -> list[ToolCall] | None:
-    """Calls as the whole text: `f(a=1)`, one a line, or `[f(a=1), g()]`. Literals and keyword arguments only.
+    """Parse a text of pythonic calls: `f(a=1)`, one per line, or `[f(a=1), g()]`.
 
-    An attempt is a text that starts with an identifier directly followed by "(", so "Done (as asked)." is none.
+    A text is an attempt if it starts with an identifier directly followed by "("; "Done (as
+    asked)." is not an attempt. Only keyword arguments with literal values are allowed.
     """
     return _calls_of(_read_pythonic(text))
 
 
 def render_call(call: ToolCall, dialect: str) -> str:
-    """The call as this dialect writes it; `parse` reads the same call back.
+    """Return the call as text in a dialect; `parse` returns the same call for it.
 
-    Raises: UsageError where the dialect cannot write it (NaN; a name that Python does not allow).
+    Raises:
+        UsageError: If the dialect is unknown or cannot express the call (NaN, or a name that is not
+            valid in Python).
     """
     if dialect == "pythonic":
         return write_python_call(call)
@@ -116,7 +125,7 @@ def render_call(call: ToolCall, dialect: str) -> str:
         raise UsageError(
             f"the call of '{call.name}' cannot be written as JSON: {problem}"
         ) from None
-    _reader(dialect)  # an unknown dialect ends here, with its message
+    _reader(dialect)  # raises UsageError for an unknown dialect
     return {
         "hermes": f"<tool_call>\n{body}\n</tool_call>",
         "fenced": f"```json\n{body}\n```",
@@ -125,14 +134,17 @@ def render_call(call: ToolCall, dialect: str) -> str:
 
 
 def explain(dialect: str) -> str:
-    """Tells a model how to call a tool, by an example with a made-up one."""
-    # No number and no name in it: either could be the answer of some task.
+    """Return an instruction for the model that shows an example call in this dialect."""
+    # The example contains no number and no name, because either could be the answer of a task.
     example = render_call(ToolCall("look_up", {"word": "tree"}), dialect)
     alone = "with nothing but" if dialect in ("bare", "pythonic") else "with"
-    return f"To call a tool, answer {alone}:{' ' if dialect in ('bare', 'pythonic') else chr(10)}{example}"
+    return (
+        f"To call a tool, answer {alone}:"
+        f"{' ' if dialect in ('bare', 'pythonic') else chr(10)}{example}"
+    )
 
 
-# -- one reader a dialect: (calls, text around them), or None where the dialect is absent -----------------------------
+# -- one reader per dialect: (calls, surrounding text), or None if the dialect is absent ---------
 
 _Read = tuple[list[ToolCall], str] | None
 
@@ -147,7 +159,8 @@ def _reader(dialect: str) -> Callable[[str], _Read]:
     if dialect not in readers:
         options = ", ".join(readers)
         raise UsageError(
-            f"unknown tool-call dialect '{dialect}'{did_you_mean(dialect, readers)}; available: {options}"
+            f"unknown tool-call dialect '{dialect}'{did_you_mean(dialect, readers)}; "
+            f"available: {options}"
         )
     return readers[dialect]
 
@@ -168,7 +181,8 @@ def _read_hermes(text: str) -> _Read:
         value, end = read_json(text, start + len(opening))
         if not text.startswith(closing, end):
             raise MalformedCall(
-                f"after the JSON of a call must come {closing}, got {excerpt(text[end:]) or 'the end'}"
+                f"after the JSON of a call must come {closing}, "
+                f"got {excerpt(text[end:]) or 'the end'}"
             )
         calls.append(_call_from(value))
         end += len(closing)
@@ -240,7 +254,7 @@ def _refuse_long(text: str) -> None:
 
 
 def _is_call(value: Any) -> bool:
-    """Whether JSON means to be a call, well-formed or not; other JSON is an answer."""
+    """Return whether JSON is meant as a call, valid or not. Other JSON is an answer."""
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict) and ("arguments" in first or "name" in first)
 
@@ -265,6 +279,7 @@ def _call_from(value: Any) -> ToolCall:
         )
     if not isinstance(value["arguments"], dict):
         raise MalformedCall(
-            f"the arguments of a call must be an object, got {excerpt(json.dumps(value['arguments']))}"
+            "the arguments of a call must be an object, "
+            f"got {excerpt(json.dumps(value['arguments']))}"
         )
     return ToolCall(value["name"], value["arguments"])

@@ -1,8 +1,9 @@
-"""The values a model may write in a call, read strictly from JSON and from Python's syntax tree.
+"""Strict parsers for the values of a tool call, from JSON and from Python syntax trees.
 
-Allowed: strings, finite numbers, booleans, null, lists, objects with string keys, nested at most `MAX_DEPTH` deep.
-Refused, each with a message for the model: duplicate keys, NaN and Infinity, half surrogate pairs, anything that would have
-to be evaluated. Never raised, whatever the text: RecursionError, MemoryError, SyntaxError.
+Allowed: strings, finite numbers, booleans, null, lists and objects with string keys, at most
+`MAX_DEPTH` levels deep. Rejected with a message for the model: duplicate keys, NaN and Infinity,
+half surrogate pairs, and expressions that need evaluation. RecursionError, MemoryError and
+SyntaxError never reach the caller.
 """
 
 from __future__ import annotations
@@ -21,34 +22,39 @@ from envgym.errors import UsageError
 from envgym.messages import ToolCall
 
 MAX_DEPTH = 32
-"""Nesting of lists and objects in one argument; json and ast would go on to the recursion limit."""
+"""Maximum nesting of lists and objects in one argument. The limit of json and ast is the recursion
+limit."""
 
 DOTTED_NAME = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 
 _ONE_PARSER = threading.RLock()
 _SPACE = re.compile(r"\s*")
-# Python only warns of these, and a warning cannot be caught per thread.
+# Python only emits a warning for these escapes, and a warning cannot be caught per thread.
 _BAD_ESCAPE = re.compile(r"\\(?:([^\n\r\\'\"abfnrtvx0-7NuU])|[4-7][0-7]{2}|.)", re.DOTALL)
 _KEYWORD_ARGUMENT = re.compile(rf"[(,]\s*({'|'.join(keyword.kwlist)})\s*=(?!=)")
 
 
 class MalformedCall(ValueError):
-    """A call was attempted in some dialect and cannot be read; the message is for the model."""
+    """Attempted call that cannot be parsed. The message is for the model."""
 
 
 def excerpt(text: str, length: int = 40) -> str:
-    """The text's beginning on one line."""
+    """Return the beginning of a text as one line."""
     line = " ".join(text[: 4 * length].split())
     return line if len(line) <= length else line[: length - 3] + "..."
 
 
-# -- JSON -------------------------------------------------------------------------------------------------------------
+# -- JSON -----------------------------------------------------------------------------------------
 
 
 def read_json(text: str, start: int = 0) -> tuple[Any, int]:
-    """The JSON value at `start`, white space skipped, and the index after it and the white space that follows.
+    """Parse the JSON value at `start`; leading white space is skipped.
 
-    Raises: MalformedCall.
+    Returns:
+        The value and the index after it and the white space that follows.
+
+    Raises:
+        MalformedCall: If there is no valid JSON value.
     """
     try:
         value, end = _DECODER.raw_decode(text, _skip_space(text, start))
@@ -60,16 +66,16 @@ def read_json(text: str, start: int = 0) -> tuple[Any, int]:
         raise MalformedCall(f"the call is nested more than {MAX_DEPTH} levels deep") from None
     except MalformedCall:
         raise
-    except ValueError:  # an integer of more than 4300 digits
+    except ValueError:  # Python refuses to convert an integer with more than 4300 digits
         raise MalformedCall("the call holds a number that is too large") from None
     check_value(value)
     return value, _skip_space(text, end)
 
 
 def check_value(value: Any) -> None:
-    """Refuses what could not travel on: endless numbers, half surrogate pairs, bottomless nesting."""
+    """Raise MalformedCall for infinite numbers, half surrogate pairs and too deep nesting."""
     level = [value]
-    for _ in range(MAX_DEPTH + 3):  # the call, its arguments and a list of calls come on top
+    for _ in range(MAX_DEPTH + 3):  # a list of calls, the call and its arguments are 3 levels
         for item in level:
             _check_scalar(item)
         level = [part for item in level for part in _parts(item)]
@@ -126,13 +132,14 @@ def _refuse_constant(name: str) -> Any:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
 
 
-# -- Python -----------------------------------------------------------------------------------------------------------
+# -- Python ---------------------------------------------------------------------------------------
 
 
 def read_python_calls(text: str) -> list[ToolCall]:
-    """Calls such as `f(a=1)`, one a line, or `[f(a=1), g()]`, from the syntax tree alone.
+    """Parse calls such as `f(a=1)`, one per line, or `[f(a=1), g()]`. No code is evaluated.
 
-    Raises: MalformedCall.
+    Raises:
+        MalformedCall: If the text contains anything but calls with literal keyword arguments.
     """
     try:
         calls = [_call(node) for node in _call_nodes(_parse(text))]
@@ -144,15 +151,17 @@ def read_python_calls(text: str) -> list[ToolCall]:
 
 
 def write_python_call(call: ToolCall) -> str:
-    """The call in one line. An argument whose name is a Python keyword is written as `**{"from": ...}`.
+    """Return the call as one line. A keyword as argument name is written as `**{"from": ...}`.
 
-    Raises: UsageError for a tool's name or a value that Python cannot write so.
+    Raises:
+        UsageError: If Python syntax cannot express the tool's name or a value.
     """
     if not re.fullmatch(DOTTED_NAME, call.name) or any(
         map(keyword.iskeyword, call.name.split("."))
     ):
         raise UsageError(
-            f"a tool named '{call.name}' cannot be called in the pythonic dialect; rename it or use another dialect"
+            f"a tool named '{call.name}' cannot be called in the pythonic dialect; "
+            "rename it or use another dialect"
         )
     plain = {name: value for name, value in call.arguments.items() if _is_plain_name(name)}
     odd = {name: value for name, value in call.arguments.items() if name not in plain}
@@ -163,13 +172,13 @@ def write_python_call(call: ToolCall) -> str:
 
 
 def _is_plain_name(name: str) -> bool:
-    # Python folds identifiers to NFKC; a name that would be changed by it is no plain one.
+    # Python normalizes identifiers to NFKC, which may change a name that is not ASCII.
     return name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
 
 
 def _write(value: Any) -> str:
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # every JSON escape means the same in Python
+        return json.dumps(value, ensure_ascii=False)  # JSON escapes are valid Python escapes
     if isinstance(value, list):
         return f"[{', '.join(map(_write, value))}]"
     if isinstance(value, dict):
@@ -195,15 +204,16 @@ def _parse(text: str) -> ast.Module:
         return _syntax_tree(text)
     except SyntaxError as problem:
         raise MalformedCall(_syntax_message(text, problem)) from None
-    except ValueError:  # NUL bytes, half surrogate pairs
+    except ValueError:  # NUL bytes or half surrogate pairs
         raise MalformedCall("the call holds a character that Python refuses") from None
 
 
 def _syntax_tree(text: str) -> ast.Module:
-    """`ast.parse`, one thread at a time.
+    """Call `ast.parse` in one thread at a time.
 
-    CPython up to 3.12 counts the depth of the tree it builds in one place for all threads, and two that parse at once end in
-    `SystemError: AST constructor recursion depth mismatch`. The lock keeps our own threads apart, the retry all others.
+    CPython up to 3.12 keeps the recursion depth of the tree in one place for all threads. Two
+    concurrent calls can raise `SystemError: AST constructor recursion depth mismatch`. The lock
+    serializes envgym's threads; the retry handles all other threads.
     """
     for _ in range(100):
         with _ONE_PARSER, contextlib.suppress(SystemError):

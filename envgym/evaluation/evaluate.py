@@ -1,4 +1,4 @@
-"""Measures a policy on a fixed set of tasks."""
+"""Evaluate a policy on a fixed set of tasks."""
 
 from __future__ import annotations
 
@@ -28,14 +28,22 @@ def evaluate(
     progress: bool = True,
     episodes_file: str | Path | None = None,
 ) -> Outcome:
-    """Plays each task once.
+    """Play each task once and return the results.
 
     Args:
-        world: what `envgym.make_world` gave.
-        tasks: how many; all of the split by default (100 for train, which has no end).
-        progress: show a progress bar on a terminal.
-        episodes_file: every episode is appended to it as a JSON line, those before a failure or Ctrl-C too.
-    Raises: TooManyFailures when more episodes are void than `episode.max_void` allows.
+        world: Return value of `envgym.make_world`.
+        policy: Policy to evaluate.
+        name: Display name of the policy.
+        split: Split from which the tasks are taken.
+        levels: Levels to include; empty for all.
+        tasks: Number of tasks. Default: the whole split, or 100 for train, which is unlimited.
+        seed: Seed of the policy's sampling.
+        workers: Maximum number of episodes that run at the same time.
+        progress: Whether to show a progress bar if stderr is a terminal.
+        episodes_file: JSONL file to which every episode is appended, also after an error or Ctrl-C.
+
+    Raises:
+        TooManyFailures: If more episodes are void than `episode.max_void` allows.
     """
     count = tasks if tasks is not None else (100 if split == "train" else None)
     ids = world.tasks.ids(split, levels=levels, count=count)
@@ -64,7 +72,7 @@ def evaluate(
 
 
 def trained_templates(tasks: Any) -> frozenset[str] | None:
-    """Names of the templates that training may draw from; None for a foreign environment, which has none."""
+    """Return the names of the templates that training uses, or None for a foreign environment."""
     templates = getattr(tasks, "templates", None)
     return (
         None
@@ -79,7 +87,7 @@ def _append(file: Path, episodes: Sequence[Episode]) -> None:
 
 
 class _bar:
-    """A progress bar on stderr that also shows the success so far."""
+    """Progress bar on stderr that also shows the current success rate."""
 
     def __init__(self, title: str, total: int):
         from rich.console import Console

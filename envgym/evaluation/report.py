@@ -1,11 +1,11 @@
-"""Results for people and for machines: how often a policy solved the tasks, by level, and how sure that is.
+"""Evaluation results: success rates by level with 95 % intervals, as tables, Markdown and JSON.
 
     outcome = Outcome.of("warm start", episodes)
-    console.print(outcomes_table([base, warm, trained]))      # one column a policy, one row a level
-    text = to_markdown([base, warm, trained])                 # the same for a README or a model card
+    console.print(outcomes_table([base, warm, trained]))      # one column per policy
+    text = to_markdown([base, warm, trained])                 # for a README or a model card
 
-Void episodes (the world broke) count for nothing and are named. Left out: what a training step logs (the trainer's
-`metrics.py`).
+Void episodes are counted but not scored. Not included: metrics of training steps, which the trainer
+logs.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ HELD_OUT = "held-out templates"
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Solved tasks of those played."""
+    """Number of solved tasks among the tasks played."""
 
     successes: int
     n: int
 
     @property
     def rate(self) -> float:
-        """Share solved; NaN where nothing was played."""
+        """Fraction of tasks solved; NaN if no task was played."""
         return self.successes / self.n if self.n else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval; (0, 1) where nothing was played."""
+        """Wilson 95 % interval; (0, 1) if no task was played."""
         return wilson_interval(self.successes, self.n) if self.n else (0.0, 1.0)
 
     def text(self) -> str:
-        """`62 % (55-69)`, with the 95 % interval in per cent; `-` where nothing was played."""
+        """Return text such as `62 % (55-69)`, or `-` if no task was played.
+
+        The numbers in brackets are the 95 % interval in per cent.
+        """
         if not self.n:
             return "-"
         low, high = self.interval
@@ -55,34 +58,36 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one policy reached on a set of tasks."""
+    """Result of one policy on a set of tasks."""
 
     policy: str
-    """Name for people, such as `oracle` or `warm start`."""
+    """Display name, such as `oracle` or `warm start`."""
     total: Count
-    """Among episodes whose success is known."""
+    """Count over all episodes with a known success."""
     levels: dict[str, Count] = field(default_factory=dict)
-    """Level -> the same for its tasks."""
+    """Count by level."""
     domains: dict[str, Count] = field(default_factory=dict)
-    """The same for `IN_DOMAIN` and `HELD_OUT`: tasks of templates that training draws from, and of those that it never sees. Empty
-    where there are not both."""
+    """Counts for `IN_DOMAIN` (templates that training uses) and `HELD_OUT` (the other templates).
+    Empty unless both have episodes."""
     played: int = 0
-    """Episodes that are not void."""
+    """Number of episodes that are not void."""
     void: int = 0
-    """Episodes in which the world broke."""
+    """Number of void episodes."""
     reward: float | None = None
-    """Mean reward of the played; None where there are none."""
+    """Mean reward of the episodes that are not void; None if no episode has a reward."""
     turns: float | None = None
-    """Mean turns of the played."""
+    """Mean number of turns of the episodes that are not void; None if all are void."""
 
     @classmethod
     def of(
         cls, policy: str, episodes: Iterable[Episode], *, trained: Container[str] | None = None
     ) -> Outcome:
-        """Counts the episodes of one policy.
+        """Build the outcome of one policy from its episodes.
 
         Args:
-            trained: names of the templates that training draws from; None where nobody knows.
+            policy: Display name of the policy.
+            episodes: Episodes of one evaluation, void ones included.
+            trained: Names of the templates that training uses; None if they are unknown.
         """
         episodes = list(episodes)
         played = [episode for episode in episodes if not episode.void]
@@ -103,7 +108,7 @@ class Outcome:
         )
 
     def line(self) -> str:
-        """`62 % (55-69) of 200 tasks · L0 80 % (71-87) · reward 0.71`."""
+        """Return a summary such as `62 % (55-69) of 200 tasks · L0 80 % (71-87) · reward 0.71`."""
         parts = (
             [f"{self.total.text()} of {self.total.n} tasks"]
             if self.total.n
@@ -118,7 +123,7 @@ class Outcome:
         return " · ".join([*parts, *([f"{self.void} void"] if self.void else [])])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with rates and intervals beside the counts; `from_dict` reads it back."""
+        """Return a JSON-serializable dict with rates and intervals; `from_dict` reads it."""
         plain = asdict(self)
         plain["total"] = _count_to_dict(self.total)
         for groups in ("levels", "domains"):
@@ -144,7 +149,7 @@ class Outcome:
 
 
 def outcomes_table(rows: Sequence[Outcome]) -> Table:
-    """One column a policy, one row a level, then the means: the table before and after training."""
+    """Return a table with one column per policy and one row per level, followed by the means."""
     caption = gap(rows[-1]) if rows else ""
     table = Table(
         title="solved, with 95 % intervals",
@@ -162,7 +167,7 @@ def outcomes_table(rows: Sequence[Outcome]) -> Table:
 
 
 def to_markdown(rows: Sequence[Outcome]) -> str:
-    """The same table as GitHub markdown, and under it how much the last policy gained on the first."""
+    """Return the table as GitHub Markdown, followed by the gains of the last policy."""
     head = ["level", *(outcome.policy for outcome in rows)]
     lines = [
         head,
@@ -179,12 +184,16 @@ def to_markdown(rows: Sequence[Outcome]) -> str:
 
 
 def to_json(rows: Sequence[Outcome]) -> str:
-    """The exact numbers: a list of `Outcome.to_dict`."""
+    """Return the exact numbers as JSON: a list of `Outcome.to_dict`."""
     return json.dumps([outcome.to_dict() for outcome in rows], indent=2, ensure_ascii=False)
 
 
 def gain(before: Outcome, after: Outcome) -> str:
-    """`trained is 31 points above warm start (95 %: 21 to 40); the intervals do not overlap.` Empty where nothing compares."""
+    """Return a comparison of two policies, or an empty string if one of them played no task.
+
+    Example: `trained is 31 points above warm start (95 %: 21 to 40); the two intervals do not
+    overlap.`
+    """
     old = before.total
     new = after.total
     if not (old.n and new.n):
@@ -193,25 +202,34 @@ def gain(before: Outcome, after: Outcome) -> str:
     low, high = newcombe_difference(new.successes, new.n, old.successes, old.n)
     apart = "overlap" if intervals_overlap(old.interval, new.interval) else "do not overlap"
     where = f"{abs(points)} points {'above' if points >= 0 else 'below'}"
-    return f"{after.policy} is {where} {before.policy} (95 %: {low * 100:.0f} to {high * 100:.0f}); the two intervals {apart}."
+    return (
+        f"{after.policy} is {where} {before.policy} "
+        f"(95 %: {low * 100:.0f} to {high * 100:.0f}); the two intervals {apart}."
+    )
 
 
 def gap(outcome: Outcome) -> str:
-    """`trained: 12 points more in-domain than on held-out templates (95 %: 3 to 21).` Empty where there are not both."""
+    """Return a comparison of in-domain and held-out success, or an empty string without `domains`.
+
+    Example: `trained: 12 points more in-domain than on held-out templates (95 %: 3 to 21).`
+    """
     if not outcome.domains:
         return ""
     known = outcome.domains[IN_DOMAIN]
     new = outcome.domains[HELD_OUT]
     points = round((known.rate - new.rate) * 100)
     low, high = newcombe_difference(known.successes, known.n, new.successes, new.n)
-    where = f"{abs(points)} points {'more' if points >= 0 else 'less'} in-domain than on held-out templates"
+    where = (
+        f"{abs(points)} points {'more' if points >= 0 else 'less'} "
+        "in-domain than on held-out templates"
+    )
     return f"{outcome.policy}: {where} (95 %: {low * 100:.0f} to {high * 100:.0f})."
 
 
 def print_outcomes(
     outcomes: Sequence[Outcome], *, as_json: bool = False, console: Console | None = None
 ) -> None:
-    """The table, or the exact numbers as JSON and nothing else."""
+    """Print the table, or only the exact numbers as JSON."""
     if as_json:
         print(to_json(outcomes))
         return
@@ -222,7 +240,7 @@ def print_outcomes(
 def print_episode(
     episode: Episode, *, conversation: bool = True, console: Console | None = None
 ) -> None:
-    """One episode: what was said (unless the reader has just lived through it), how it ended and what it was worth."""
+    """Print one episode: its messages (if `conversation` is set), its result and its reward."""
     console = console or Console()
     if conversation:
         for message in episode.messages:
@@ -233,7 +251,7 @@ def print_episode(
 
 
 def episode_lines(episode: Episode) -> list[str]:
-    """How an episode ended, in plain lines: result, reward by part, what changed in the tables."""
+    """Return lines that describe how an episode ended: result, reward by part, changed rows."""
     if episode.failure:
         return [
             f"void: {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"
@@ -261,7 +279,7 @@ def episode_lines(episode: Episode) -> list[str]:
 
 
 def _part(said: float | None, term: Term | None) -> str:
-    """What a part said, and what it adds to the reward where that is another number."""
+    """Return the value of a part, and its contribution to the reward if the two numbers differ."""
     if said is None:
         return "did not apply"
     if term is None or f"{term.contribution:.3g}" == f"{said:.3g}":
@@ -270,7 +288,7 @@ def _part(said: float | None, term: Term | None) -> str:
 
 
 def _cells(rows: Sequence[Outcome]) -> list[list[str]]:
-    """The body of both tables: name, then one text for each policy."""
+    """Return the body of both tables: a name and one text per policy in each row."""
     levels = sorted({level for outcome in rows for level in outcome.levels})
     body = [
         [level, *(outcome.levels.get(level, Count(0, 0)).text() for outcome in rows)]

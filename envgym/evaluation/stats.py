@@ -1,7 +1,7 @@
-"""How sure a success rate is: intervals for one proportion, for the difference of two, and for the mean of several runs.
+"""Confidence intervals for a success rate, a difference of two rates, and a mean of runs.
 
-Left out: paired tests. Two policies judged on the same tasks are treated as independent samples, which is on the safe side
-when their successes go together.
+Not supported: paired tests. Two policies evaluated on the same tasks are treated as independent
+samples, which is conservative if their successes are positively correlated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 Interval = tuple[float, float]
-"""Low and high end, both inside."""
+"""Low and high end, both included."""
 T_975 = (
     12.706,
     4.303,
@@ -45,18 +45,24 @@ T_975 = (
     2.045,
     2.042,
 )
-"""Student's t, 97.5 %, for 1, 2, ... 30 degrees of freedom."""
+"""Quantiles of Student's t distribution, 97.5 %, for 1, 2, ... 30 degrees of freedom."""
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
-    """Where a success rate lies, given what was seen; honest at 0 of n and n of n, where mean +- deviation is not.
+    """Return the Wilson score interval of a success rate.
+
+    It is valid for 0 of n and n of n too, where the normal approximation is not.
 
     Args:
-        successes: 0..trials.
-        trials: at least 1.
-        confidence: share of such intervals that hold the true rate.
-    Raises: ValueError for counts that cannot be.
-    Source: Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857-872, method 3.
+        successes: Number of successes, 0..trials.
+        trials: Number of trials, at least 1.
+        confidence: Coverage probability of the interval.
+
+    Raises:
+        ValueError: If the counts are impossible.
+
+    References:
+        Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857-872, method 3.
     """
     _check(successes, trials)
     z = _z(confidence)
@@ -64,7 +70,7 @@ def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) ->
     centre = rate + z * z / (2 * trials)
     spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    # Exact at the ends, where rounding would leave 1e-18.
+    # The ends are exact; the formula would give about 1e-18 because of rounding.
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == trials else (centre + spread) / scale
     return low, high
@@ -78,9 +84,13 @@ def newcombe_difference(
     *,
     confidence: float = 0.95,
 ) -> Interval:
-    """Where the difference `successes/trials - other_successes/other_trials` of two independent rates lies.
+    """Return the interval of the difference of two independent success rates.
 
-    Source: Newcombe 1998, Statistics in Medicine 17:873-890, method 10 (hybrid score, no continuity correction).
+    The difference is `successes/trials - other_successes/other_trials`.
+
+    References:
+        Newcombe 1998, Statistics in Medicine 17:873-890, method 10 (hybrid score, no continuity
+        correction).
     """
     low, high = wilson_interval(successes, trials, confidence=confidence)
     other_low, other_high = wilson_interval(other_successes, other_trials, confidence=confidence)
@@ -94,13 +104,19 @@ def newcombe_difference(
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of a few independent runs, and the low and high end of Student's 95 % interval for it.
+    """Return the mean of a few independent runs with Student's 95 % interval.
 
     Args:
-        values: one a run, such as one a seed; at most 31.
-    Returns: (mean, low, high); both ends NaN from a single run, which says nothing about the next one.
-    Raises: ValueError for no run, and for more than the table holds.
-    Source: Student 1908; the quantiles are those of any table of t, such as NIST/SEMATECH e-Handbook 1.3.6.7.2.
+        values: One value per run, for example per seed; at most 31.
+
+    Returns:
+        (mean, low, high). Both ends are NaN if there is only one run.
+
+    Raises:
+        ValueError: If there is no value, or more than 31.
+
+    References:
+        Student 1908. Quantiles: any table of t, such as NIST/SEMATECH e-Handbook 1.3.6.7.2.
     """
     if not 1 <= len(values) <= len(T_975) + 1:
         raise ValueError(f"needs 1 to {len(T_975) + 1} values, got {len(values)}")
@@ -112,7 +128,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def intervals_overlap(one: Interval, other: Interval) -> bool:
-    """Whether two intervals share a point. No overlap is a stricter demand than a difference that excludes 0."""
+    """Return whether two intervals share a point.
+
+    Requiring no overlap is stricter than requiring a difference whose interval excludes 0.
+    """
     return one[0] <= other[1] and other[0] <= one[1]
 
 

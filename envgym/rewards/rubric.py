@@ -1,8 +1,9 @@
-"""Rewards: named, weighted parts that look at the evidence an episode left.
+"""Rewards: named, weighted parts that evaluate the evidence of an episode.
 
-A part is a function of `Evidence` that returns a number, or None where it does not apply (then it counts for nothing, and is
-logged as such). How parts make a reward is in `composition.py`. The parts that ship lie in `envgym/rewards/`, one file a
-family; a folder is the registry. `declares` says what is special about one.
+A part is a function of `Evidence` that returns a number, or None if it does not apply. A part that
+does not apply adds no reward and is logged as null. Parts are combined into one reward by `Term`s.
+The bundled parts are in `envgym/rewards/`, one file per family; the folder is the registry. The
+decorator `declares` sets the properties of a part.
 """
 
 from __future__ import annotations
@@ -30,44 +31,45 @@ from envgym.terms import FORFEIT, Term, Terms, compose, given_up, total
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """One tool call that was attempted."""
+    """Record of one attempted tool call."""
 
     turn: int
     call: ToolCall
     ok: bool
-    """False when it was refused: unknown tool, wrong argument, or the tool's own refusal."""
+    """False if the call was rejected: unknown tool, invalid argument, or an error raised by the
+    tool."""
     text: str
-    """What the model was told."""
+    """Observation returned to the model."""
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that a reward may look at: what was asked, what was done, what changed, what was said last."""
+    """Input of a reward part: the task, the calls, the changed rows and the final message."""
 
     task: Task
     calls: tuple[CallRecord, ...]
     rows: tuple[RowDiff, ...]
-    """Every row that changed."""
+    """All changed rows."""
     verdict: Verdict
-    """The rows that changed against those the task expected."""
+    """Comparison of the changed rows with the task's expected changes."""
     final: str
-    """The last message, when it was an answer without a tool call; else empty."""
+    """Last message, if it is an answer without a tool call; otherwise empty."""
     turns: int
     parse_modes: dict[str, int]
-    """How often each dialect was read from the turns; `none` is plain text, `invalid` a malformed call."""
+    """Number of turns by dialect; `none` is plain text, `invalid` a malformed call."""
     verification: Verification | None = None
-    """What the task's hidden test command said; None for a task without one."""
+    """Result of the task's hidden test command; None for a task without a test."""
     said: tuple[str, ...] = ()
-    """What the model wrote at each turn, to the letter."""
+    """Exact text of the model at each turn."""
     step: int = 0
-    """The training step that the episode is played for, for parts with a schedule of their own; 0 outside of training."""
+    """Training step of the episode, for parts with a schedule; 0 outside of training."""
 
 
 Part = Callable[[Evidence], float | None]
 GroupPart = Callable[[Task, Sequence[Any]], Sequence[float | None]]
-"""Judges the episodes of one task together, such as by a vote: (task, episodes) -> a value for each. Training scores it; alone, an
-episode has None."""
+"""Part that evaluates all episodes of one task together, such as a vote: (task, episodes) -> one
+value per episode. Only training computes it; a single episode gets None."""
 
 
 Declared = TypeVar("Declared", bound=Callable[..., Any])
@@ -76,12 +78,14 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 def declares(
     *, grounded: bool = True, of_group: bool = False, worst: Callable[..., float] | None = None
 ) -> Callable[[Declared], Declared]:
-    """Marks a part.
+    """Return a decorator that sets the properties of a reward part.
 
     Args:
-        grounded: False for an opinion, which is not computed from what happened.
-        of_group: it judges the episodes of one task together: a `GroupPart`.
-        worst: (step, **options) -> the least that it says at a training step, where that is not 0.
+        grounded: False if the part is an opinion, not computed from events in the environment.
+        of_group: Whether the part is a `GroupPart`, which evaluates all episodes of a task
+            together.
+        worst: Function (step, **options) that returns the part's minimum at a training step.
+            Default: 0.
     """
 
     def mark(part: Declared) -> Declared:
@@ -94,10 +98,11 @@ def declares(
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What an episode earned, and why."""
+    """Reward of an episode with its terms."""
 
     terms: dict[str, Term]
-    """Name -> each part's share, and a forfeit where there was one; the reward is the sum of their contributions."""
+    """Term of each part by name, and a penalty if there is one. The reward is the sum of their
+    contributions."""
     success: bool
 
     @property
@@ -106,31 +111,31 @@ class Score:
 
     @property
     def parts(self) -> dict[str, float | None]:
-        """Name -> what each part said."""
+        """Raw value of each part by name."""
         return {name: term.raw for name, term in self.terms.items() if name != FORFEIT}
 
 
 @dataclass(frozen=True)
 class RewardPart:
-    """A part ready to be asked."""
+    """Part whose options are bound, ready to be called."""
 
     function: Callable[..., Any]
-    """Its options are bound."""
+    """Function of the part with its options bound."""
     rule: PartSpec
 
     @property
     def weight(self) -> float:
-        """At the start of training."""
+        """Weight at the start of training."""
         return at_step(self.rule.weight, 0)
 
     @property
     def is_grounded(self) -> bool:
-        """Whether it is computed from what happened in the environment, and is no judgement."""
+        """Whether the part is computed from events in the environment and is not a judgement."""
         declared = getattr(getattr(self.function, "func", self.function), "grounded", True)
         return declared if self.rule.grounded is None else self.rule.grounded
 
     def worst(self, step: int) -> float:
-        """The least that it says."""
+        """Return the minimum of the part at a training step."""
         declared = getattr(getattr(self.function, "func", self.function), "worst", None)
         return 0.0 if declared is None else declared(step, **getattr(self.function, "keywords", {}))
 
@@ -140,22 +145,26 @@ class RewardPart:
 
     @property
     def about(self) -> str:
-        """The first line of its docstring."""
+        """First line of the part's docstring."""
         told = inspect.getdoc(getattr(self.function, "func", self.function)) or ""
         return told.splitlines()[0] if told else ""
 
 
 @dataclass(frozen=True)
 class Rubric:
-    """The parts of one environment."""
+    """All reward parts of one environment."""
 
     parts: dict[str, RewardPart]
     success: str
 
     @classmethod
     def from_spec(cls, spec: EnvSpec) -> Rubric:
-        """Raises SpecError where a part's name leads nowhere, it has no such option, or a part of groups is asked for turn by
-        turn."""
+        """Build the rubric of an environment.
+
+        Raises:
+            SpecError: If a part or one of its options does not exist, or if a group part is not
+                `per: episode`.
+        """
         parts = {
             name: RewardPart(
                 partial(_taking(rule, find_part(rule.source, spec), name, spec), **rule.options),
@@ -166,13 +175,14 @@ class Rubric:
         for name, part in parts.items():
             if part.is_of_group and part.rule.per != "episode":
                 raise SpecError(
-                    f"{spec.path}: reward.{name}: compares whole episodes; it cannot be per {part.rule.per}"
+                    f"{spec.path}: reward.{name}: compares whole episodes; "
+                    f"it cannot be per {part.rule.per}"
                 )
         return cls(parts, spec.success)
 
     @classmethod
     def of(cls, parts: Mapping[str, tuple[Callable[..., Any], float]], success: str) -> Rubric:
-        """A rubric of functions with their weights and no further rules."""
+        """Build a rubric from functions with their weights, without any further rules."""
         rule = lambda name, weight: PartSpec.model_validate({"from": name, "weight": weight})
         return cls(
             {name: RewardPart(part, rule(name, weight)) for name, (part, weight) in parts.items()},
@@ -184,15 +194,19 @@ class Rubric:
         return {name: part.rule for name, part in self.parts.items()}
 
     def named(self, *per: Per) -> dict[str, RewardPart]:
-        """The parts that judge this much at a time."""
+        """Return the parts whose rule has one of these values of `per`."""
         return {name: part for name, part in self.parts.items() if part.rule.per in per}
 
     def score(self, evidence: Evidence, by_turn: Mapping[str, Term] | None = None) -> Score:
-        """The end of an episode.
+        """Compute the score at the end of an episode.
 
         Args:
-            by_turn: the terms of parts that were paid turn by turn.
-        Raises: WorldFailure (`reward_raised`) when a part raises or gives no finite number: no reward is made up.
+            evidence: Evidence of the whole episode.
+            by_turn: Terms of the parts that were paid turn by turn.
+
+        Raises:
+            WorldFailure: If a part raises or returns no finite number (kind `reward_raised`). No
+                substitute value is used.
         """
         by_turn = by_turn or {}
         whole = self.named("episode")
@@ -214,11 +228,14 @@ class Rubric:
         return Score(terms, success=solved is not None and solved >= 1.0 and not forbidden)
 
     def forfeit(self, terms: Terms, *, step: int) -> Term:
-        """What takes an episode's reward down to that of a total failure, or leaves it where that is lower."""
+        """Return the penalty that lowers the reward to the failure reward.
+
+        The penalty is 0 if the reward is already lower.
+        """
         return Term(1.0, min(0.0, total(self.given_up(step=step)) - total(terms)), 1.0)
 
     def given_up(self, *, step: int) -> dict[str, Term]:
-        """The terms of an episode that the policy breaks off."""
+        """Return the reward terms of an aborted episode."""
         return given_up(
             self.rules, {name: part.worst(step) for name, part in self.parts.items()}, step=step
         )
@@ -227,10 +244,14 @@ class Rubric:
 def _taking(
     rule: PartSpec, function: Callable[..., Any], name: str, spec: EnvSpec
 ) -> Callable[..., Any]:
-    """The function, which must know every option that it is given and be given every one that it needs."""
+    """Return `function` after checking the options of the rule.
+
+    Raises:
+        SpecError: If an option is unknown to the function or a required option is missing.
+    """
     try:
         wanted = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # of C code
+    except (TypeError, ValueError):  # C functions may have no signature
         return function
     where = f"{spec.path}: reward.{name}: '{rule.source}'"
     names = [each.name for each in wanted]
@@ -249,7 +270,11 @@ def _taking(
 
 
 def value_of(name: str, part: Part, evidence: Evidence) -> float | None:
-    """What a part says. Raises WorldFailure where it raises or says no finite number."""
+    """Return the value of a part, or None if it does not apply.
+
+    Raises:
+        WorldFailure: If the part raises or returns no finite number.
+    """
     try:
         value = part(evidence)
         if value is None:
@@ -269,19 +294,24 @@ def value_of(name: str, part: Part, evidence: Evidence) -> float | None:
 
 
 def find_part(source: str, spec: EnvSpec) -> Callable[..., float | None]:
-    """The function behind `state_match` or `file.py:function`. Raises SpecError."""
+    """Return the function of a part such as `state_match` or `file.py:function`.
+
+    Raises:
+        SpecError: If there is no such part.
+    """
     if ":" in source:
         return load_object(source, spec.root)
     shipped = shipped_parts()
     if source not in shipped:
         raise SpecError(
-            f"{spec.path}: reward: no part '{source}'{did_you_mean(source, shipped)}. Shipped: {', '.join(sorted(shipped))}"
+            f"{spec.path}: reward: no part '{source}'{did_you_mean(source, shipped)}. "
+            f"Shipped: {', '.join(sorted(shipped))}"
         )
     return shipped[source]
 
 
 def shipped_parts() -> dict[str, Callable[..., Any]]:
-    """Name -> function of every part in `envgym/rewards/`."""
+    """Return the function of every part in `envgym/rewards/`, by name."""
     modules = [
         importlib.import_module(f"envgym.rewards.parts.{m.name}")
         for m in pkgutil.iter_modules(envgym.rewards.parts.__path__)

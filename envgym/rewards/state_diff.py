@@ -1,7 +1,7 @@
-"""What an episode did to its tables, compared with what it should have done.
+"""Compare the changes that an episode made to its tables with the expected changes.
 
-Rows pair by primary key, so order never matters; numbers compare by value; volatile columns are never looked at. Reading
-leaves no trace here, so reads can never change a reward.
+Rows are paired by primary key, so their order does not matter. Numbers compare by value and
+volatile columns are ignored. Reads leave no trace, so they cannot change a reward.
 
     rows = diff_rows(session.diff(...), keys, volatile=("*.updated_at",))
     verdict = judge(task.changes, rows, allow=("audit_log",), forbid=("users",))
@@ -21,23 +21,25 @@ from envgym.tasks import ANY, Change
 
 Row = dict[str, Any]
 Keys = dict[str, tuple[str, ...]]
-"""Table -> columns of its primary key; a table without one pairs nothing, so an update shows as delete and insert."""
+"""Columns of the primary key of each table. Without a primary key rows cannot be paired, so an
+update appears as a delete and an insert."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowDiff:
-    """One row that changed."""
+    """One changed row."""
 
     kind: Literal["insert", "update", "delete"]
     table: str
     key: Any
-    """Value of the primary key (a tuple where it has several columns); None for a table without one."""
+    """Value of the primary key, a tuple if it has several columns; None for a table without primary
+    key."""
     before: Row
-    """The changed columns of an update, all columns of a delete, empty for an insert."""
+    """Changed columns of an update, all columns of a delete, empty for an insert."""
     after: Row
-    """The changed columns of an update, all columns of an insert, empty for a delete."""
+    """Changed columns of an update, all columns of an insert, empty for a delete."""
     exact_text: bool = False
-    """Whether expected text must be met to the letter, as in files; else case and white space are free."""
+    """Whether text must match exactly, as in files. If false, case and white space are ignored."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -51,22 +53,22 @@ class RowDiff:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How the changes that happened meet those that were expected."""
+    """Comparison of the changes that happened with the expected changes."""
 
     met: tuple[Change, ...]
     missing: tuple[Change, ...]
     extra: tuple[RowDiff, ...]
-    """Changes that nobody asked for, outside the tables in `allow`."""
+    """Unexpected changes outside the tables in `allow`."""
     forbidden: tuple[RowDiff, ...]
-    """Those of the extra ones that fall in a forbidden table."""
+    """Unexpected changes in a forbidden table; a subset of `extra`."""
 
     @property
     def exact(self) -> bool:
-        """Everything expected happened, and nothing else."""
+        """Whether all expected changes happened and no other."""
         return not self.missing and not self.extra
 
     def to_dict(self) -> dict[str, Any]:
-        """The form kept in episode records."""
+        """Return the form that episode records store."""
         plain = {
             "met": [_plain(change) for change in self.met],
             "missing": [_plain(change) for change in self.missing],
@@ -85,7 +87,7 @@ def _plain(change: Change) -> dict[str, Any]:
 
 
 def primary_keys(schema_sql: str) -> Keys:
-    """The primary key of every table that a schema creates."""
+    """Return the primary key of every table that a schema creates."""
     with sqlite3.connect(":memory:") as db:
         db.executescript(schema_sql)
         tables = [
@@ -97,7 +99,8 @@ def primary_keys(schema_sql: str) -> Keys:
         columns = {
             table: db.execute(f'PRAGMA table_info("{table}")').fetchall() for table in tables
         }
-    # PRAGMA table_info: (cid, name, type, notnull, default, pk); pk numbers the columns of the key from 1.
+    # PRAGMA table_info returns (cid, name, type, notnull, default, pk); pk is the position in the
+    # primary key, from 1.
     return {
         table: tuple(c[1] for c in sorted((c for c in cols if c[5]), key=lambda c: c[5]))
         for table, cols in columns.items()
@@ -107,10 +110,15 @@ def primary_keys(schema_sql: str) -> Keys:
 def diff_rows(
     changes: RowChanges, keys: Keys, *, volatile: Sequence[str] = (), exact: Sequence[str] = ()
 ) -> list[RowDiff]:
-    """Pairs the rows that went and came by primary key. A row whose volatile columns alone changed is left out.
+    """Pair removed and added rows by primary key and return the changed rows.
+
+    Rows in which only volatile columns changed are omitted.
 
     Args:
-        exact: tables whose text an expected change must meet to the letter.
+        changes: Removed and added rows of each table.
+        keys: Primary key of each table.
+        volatile: `table.column` patterns to ignore.
+        exact: Tables in which text must match an expected change exactly.
     """
     rows = _paired(changes, keys, volatile)
     return [replace(row, exact_text=True) if row.table in exact else row for row in rows]
@@ -176,7 +184,11 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def same_value(one: Any, other: Any, *, exact_text: bool = False) -> bool:
-    """Whether two cells are equal: numbers by value, text without regard to case and repeated or outer white space."""
+    """Return whether two cells are equal.
+
+    Numbers compare by value with a relative tolerance of 1e-9. Text compares without regard to case
+    and white space, unless `exact_text` is set.
+    """
     if isinstance(one, str) and isinstance(other, str) and not exact_text:
         return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
     if isinstance(one, float | int) and isinstance(other, float | int):
@@ -191,7 +203,16 @@ def judge(
     allow: Sequence[str] = (),
     forbid: Sequence[str] = (),
 ) -> Verdict:
-    """Matches each expected change with one row that changed, as many as possible, each row used once."""
+    """Match each expected change with one changed row.
+
+    The number of matches is the largest possible, and each row is used at most once.
+
+    Args:
+        expected: Expected changes.
+        rows: Changed rows, see `diff_rows`.
+        allow: Tables (patterns) in which unexpected changes are ignored.
+        forbid: Tables (patterns) in which unexpected changes are reported as forbidden.
+    """
     row_of = _matching(
         [[index for index, row in enumerate(rows) if satisfies(row, change)] for change in expected]
     )
@@ -208,7 +229,7 @@ def judge(
 
 
 def satisfies(row: RowDiff, change: Change) -> bool:
-    """Whether a changed row is just what a `Change` asks for."""
+    """Return whether a changed row matches a `Change` exactly."""
     if (row.kind, row.table) != (change.kind, change.table):
         return False
     if (
@@ -225,12 +246,12 @@ def satisfies(row: RowDiff, change: Change) -> bool:
 
 
 def fits(row: RowDiff, column: str, expected: Any) -> bool:
-    """Whether a cell of a changed row has the value that a `Change` asks for."""
+    """Return whether a cell of a changed row has the value that a `Change` expects."""
     return expected is ANY or same_value(row.after[column], expected, exact_text=row.exact_text)
 
 
 def _matching(candidates: list[list[int]]) -> dict[int, int]:
-    """A largest matching of changes (by index) to rows, by augmenting paths (Kuhn 1955)."""
+    """Return a maximum matching of changes (by index) to rows, by augmenting paths (Kuhn 1955)."""
     owner: dict[int, int] = {}
 
     def place(change: int, tried: set[int]) -> bool:

@@ -1,4 +1,4 @@
-"""The rewards of one episode as they come: of each turn after that turn, of the whole at its end."""
+"""Per-turn and end-of-episode rewards of one episode."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from envgym.terms import FORFEIT, Term, compose_turns, placed, shaping
 
 
 class Tally:
-    """Asks the parts of a rubric in time, and knows what was paid so far.
+    """Compute the rewards of one episode turn by turn and keep their sum.
 
     Args:
-        so_far: gives what the episode has left up to now; asked for at the start and after each turn, only where a part wants it.
-        step: of training, for schedules.
-    Raises: WorldFailure where a part raises; so do all methods.
+        rubric: Parts of the reward.
+        so_far: Return the evidence of the episode up to now. Called at the start and after each
+            turn, but only if a part is evaluated before the end.
+        step: Training step, used by schedules.
+
+    Raises:
+        WorldFailure: If a part raises or returns no finite number. All methods raise it too.
     """
 
     def __init__(self, rubric: Rubric, so_far: Callable[[], Evidence], *, step: int = 0):
@@ -35,7 +39,7 @@ class Tally:
         self._paid = 0.0
 
     def turn(self) -> float:
-        """What the turn that was just taken is paid, where the episode goes on."""
+        """Return the reward of the turn just taken, if the episode continues."""
         if not self._said and not self._potentials:
             return 0.0
         self._note(self._so_far())
@@ -51,13 +55,13 @@ class Tally:
         return math.fsum(rewards)
 
     def end(self, evidence: Evidence) -> tuple[float, Score]:
-        """What the last turn is paid, and the whole, which includes it."""
+        """Return the reward of the last turn and the score of the whole episode."""
         self._note(evidence)
         score = self.rubric.score(evidence, self._terms())
         return score.reward - self._paid, score
 
     def give_up(self) -> tuple[float, Score]:
-        """The same for an episode that broke off by its own doing: whatever it may have earned is forfeit."""
+        """Return the same as `end` for an episode that is aborted: it gets the failure reward."""
         for said in self._said.values():
             said.append(None)
         for potentials in self._potentials.values():
@@ -79,7 +83,10 @@ class Tally:
             potentials.append(_potential(name, self.rubric.parts[name], evidence))
 
     def _alone(self, evidence: Evidence) -> Evidence:
-        """The last turn by itself: its text, calls and dialects; of the state, all that has changed by then."""
+        """Return the evidence of the last turn alone.
+
+        Its changed rows are all changes of the episode up to this turn.
+        """
         calls = tuple(record for record in evidence.calls if record.turn == evidence.turns)
         modes = {
             mode: count - self._modes.get(mode, 0) for mode, count in evidence.parse_modes.items()
@@ -108,12 +115,15 @@ class Tally:
 
 
 def _of_calls(name: str, part: RewardPart, turn: Evidence) -> float | None:
-    """The sum of what a part says of each call of a turn by itself; None where there was none, or it says nothing."""
+    """Return the sum of a part's values over the calls of one turn.
+
+    Return None if the part applies to no call.
+    """
     alone = [replace(turn, calls=(record,), parse_modes={}) for record in turn.calls]
     said = [value for each in alone if (value := value_of(name, part.function, each)) is not None]
     return math.fsum(said) if said else None
 
 
 def _potential(name: str, part: RewardPart, evidence: Evidence) -> float:
-    """A part that says nothing yet has a potential of 0."""
+    """Return the potential of a part; it is 0 if the part does not apply yet."""
     return value_of(name, part.function, evidence) or 0.0

@@ -1,4 +1,4 @@
-"""Finds environments by name: a path, a bundled name (`crm`), or a Gymnasium id (`envgym/crm-v0`)."""
+"""Find an environment by path, by bundled name (`crm`) or by Gymnasium id (`envgym/crm-v0`)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def bundled_folder() -> Path:
-    """Where the shipped environments lie: inside the installed package, or `envs/` of a checkout."""
-    installed = _PACKAGE / "_envs"
-    return installed if installed.is_dir() else _PACKAGE.parent / "envs"
+    """Return the folder of the bundled environments.
+
+    It is in the installed package, or `envs/` in a checkout.
+    """
+    installed = _HERE / "_envs"
+    return installed if installed.is_dir() else _HERE.parent / "envs"
 
 
 def bundled_envs() -> dict[str, Path]:
-    """Name -> YAML file of each shipped environment."""
+    """Return the YAML file of each bundled environment, by name."""
     return {path.stem: path for path in sorted(bundled_folder().glob("*.yaml"))}
 
 
 def id_of(path: Path) -> str | None:
-    """The `id:` of a YAML file, read without parsing the rest; None where there is none."""
+    """Return the `id:` of a YAML file, or None if it has no id. Avoids parsing the whole file."""
     found = re.search(
         r"^id:[ \t]*['\"]?([^\s'\"#]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE
     )
@@ -30,7 +33,12 @@ def id_of(path: Path) -> str | None:
 
 
 def find_env(name: str | Path) -> Path:
-    """The YAML file that `name` means. Raises SpecError with what is known."""
+    """Return the path of the YAML file that `name` refers to.
+
+    Raises:
+        SpecError: If there is no such file, bundled name or id. The message lists the bundled
+            names.
+    """
     path = Path(name)
     if path.is_file():
         return path
@@ -42,8 +50,10 @@ def find_env(name: str | Path) -> Path:
         return by_id[str(name)]
     if path.suffix in {".yaml", ".yml"}:
         raise SpecError(
-            f"{path}: no such file{did_you_mean(path.stem, known)}. Shipped environments: {', '.join(known)}"
+            f"{path}: no such file{did_you_mean(path.stem, known)}. "
+            f"Shipped environments: {', '.join(known)}"
         )
     raise SpecError(
-        f"no environment '{name}'{did_you_mean(str(name), known)}. Shipped: {', '.join(known)}; or give the path of a YAML file."
+        f"no environment '{name}'{did_you_mean(str(name), known)}. "
+        f"Shipped: {', '.join(known)}; or give the path of a YAML file."
     )

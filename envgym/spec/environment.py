@@ -1,7 +1,8 @@
-"""The environment's definition: what may stand in its YAML, with units, bounds and defaults.
+"""Schema of an environment's YAML, with units, bounds and defaults.
 
-`load_spec("crm")` or `load_spec("path/to/my.yaml", overrides=["episode.max_turns=4"])` gives an `EnvSpec`. The `train:` block
-belongs to the trainer; it is checked by whatever package offers a model for it (entry-point group `envgym.blocks`).
+`load_spec("crm")` or `load_spec("path/to/my.yaml", overrides=["episode.max_turns=4"])` returns an
+`EnvSpec`. The `train:` block belongs to the trainer. It is validated by the package that provides a
+model for it (entry-point group `envgym.blocks`).
 """
 
 from __future__ import annotations
@@ -27,39 +28,41 @@ from envgym.spec.yaml_file import Where, apply_overrides, read_yaml, validate
 
 class PromptSpec(Block):
     system: str = "You are a helpful assistant. Use the tools to do what the user asks."
-    """System message; `{now}` becomes the episode's date."""
+    """System message. `{now}` is replaced by the episode's start date and time."""
     tools: Literal["compact", "template"] = "compact"
-    """`compact`: one line a tool in the system message; `template`: given to the model's chat template as JSON schemas."""
+    """Form of the tools in the prompt. `compact`: one line per tool in the system message.
+    `template`: JSON schemas passed to the model's chat template."""
     dialects: tuple[Dialect, ...] = Field(
         default=("hermes", "fenced", "bare", "pythonic"), min_length=1
     )
-    """Ways of writing a tool call that are understood; the first is the one the model is shown."""
+    """Syntaxes of tool calls that are parsed. The prompt shows the first one."""
 
 
 class StateSpec(Block):
     schema_file: str | None = Field(default=None, alias="schema")
-    """SQL file with the tables of one episode; none for an episode without tables."""
+    """SQL file that creates the tables of one episode. Default: no tables."""
     seed: str | None = None
     """`file.py:function(db, seed)` that fills the tables."""
     files: str | None = None
-    """`file.py:function(folder, seed)` that lays out an episode's work folder; its files are compared like a table `files`."""
+    """`file.py:function(folder, seed)` that creates an episode's work folder. Its files are
+    compared like a table named `files`."""
     now: datetime = datetime(2026, 1, 5, 9, 0)
-    """Where the episode's clock starts; tools see no other."""
+    """Start of the episode's clock. Tools see no other time."""
     step_seconds: float = Field(default=60.0, ge=0)
-    """Seconds by which the clock moves at each tool call."""
+    """Seconds by which the clock advances at each tool call."""
     volatile: tuple[str, ...] = ()
-    """`table.column` patterns that no comparison looks at, such as `*.updated_at`."""
+    """`table.column` patterns that comparisons ignore, such as `*.updated_at`."""
     allow: tuple[str, ...] = ()
-    """Tables (patterns) in which changes beyond the expected ones are free, such as `audit_log`."""
+    """Tables (patterns) in which unexpected changes are allowed, such as `audit_log`."""
     forbid: tuple[str, ...] = ()
-    """Tables (patterns) in which any change that is not expected makes the whole reward 0."""
+    """Tables (patterns) in which an unexpected change gives the episode the failure reward."""
 
 
 class TasksSpec(Block):
     source: str | None = Field(default=None, alias="from")
-    """Python file whose templates make the tasks; none for a foreign environment, whose tasks are seeds."""
+    """Python file with the task templates. Not used with `gym:`, whose tasks are seeds."""
     levels: tuple[str, ...] = ()
-    """Only templates of these levels; empty for all."""
+    """Levels of the templates to use; empty for all."""
     val: int = Field(default=100, ge=1)
     """Number of validation tasks."""
     test: int = Field(default=200, ge=1)
@@ -68,63 +71,70 @@ class TasksSpec(Block):
 
 class EpisodeSpec(Block):
     max_turns: int = Field(default=8, ge=1)
-    """Answers of the model after which the episode is cut (truncated)."""
+    """Number of model answers after which the episode is truncated."""
     spare_turns: int | None = Field(default=None, ge=0)
-    """Answers allowed beyond those that the task's oracle needs, where it has one; none for `max_turns` alone."""
+    """Number of answers allowed in addition to those that the task's oracle needs, if the task has
+    an oracle. By default only `max_turns` applies."""
     max_calls_per_turn: int = Field(default=4, ge=1)
-    """Tool calls that one answer may hold."""
+    """Maximum number of tool calls in one answer."""
     closes_with: tuple[str, ...] = ()
-    """Tools whose successful call ends the episode."""
+    """Tools that end the episode when a call to them succeeds."""
     tool_seconds: float = Field(default=10.0, gt=0)
-    """Time allowed to one tool call."""
+    """Time limit of one tool call in seconds."""
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Wall time allowed to a whole episode, sampling included; beyond it the episode is void."""
+    """Time limit of a whole episode in seconds of wall time, sampling included. If it is exceeded,
+    the episode is void."""
     max_void: float = Field(default=0.25, ge=0, le=1)
-    """Share of the last episodes (16 to 64, second attempts included) that may be void; beyond it a run or an evaluation stops."""
+    """Maximum fraction of void episodes among the last 16 to 64, retries included. If it is
+    exceeded, the run or evaluation stops."""
     observation_chars: int = Field(default=2000, ge=64)
-    """Characters of one tool's answer that the model is shown; the rest is cut with a marker."""
+    """Maximum number of characters of one tool's answer shown to the model. The rest is replaced by
+    a marker."""
     success_reward: float = 1.0
-    """For a foreign Gymnasium environment (`gym:`) that reports no success: the total reward that counts as one."""
+    """Total reward at which an episode counts as success, for a foreign Gymnasium environment
+    (`gym:`) that does not report success."""
 
 
 class EnvSpec(Block):
-    """One environment."""
+    """Definition of one environment."""
 
     id: str = Field(pattern=r"^([\w.-]+/)?[\w.-]+-v\d+$")
     """Gymnasium id, such as `acme/crm-v0`."""
     description: str = ""
     gym: str | None = None
-    """Id of a foreign Gymnasium text environment (`package:Env-v0`) to use instead of tools and tasks of our own."""
+    """Id of a foreign Gymnasium text environment (`package:Env-v0`), used instead of `tools`
+    and `tasks`."""
     prompt: PromptSpec = PromptSpec()
     tools: tuple[ToolSource, ...] = ()
-    """Sources of tools: Python files (`crm/tools.py` for every public function, `crm/tools.py:name` for one), OpenAPI documents
-    likewise, whose operations work on simulated tables, live APIs (`{openapi: ..., base_url: ...}`), MCP servers (`{mcp: ...}`).
-    None where tasks are answered in words (with `prompt.tools: template`)."""
+    """Sources of tools: Python files (`crm/tools.py` for every public function, `crm/tools.py:name`
+    for one), OpenAPI documents in the same form, whose operations use simulated tables, live APIs
+    (`{openapi: ..., base_url: ...}`) and MCP servers (`{mcp: ...}`). May be empty if tasks are
+    answered in words (with `prompt.tools: template`)."""
     state: StateSpec = StateSpec()
     sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
     reward: dict[str, PartSpec] = Field(
         default_factory=lambda: {"solved": PartSpec.model_validate({"from": "state_match"})}
     )
-    """Named parts; the reward of an episode is the sum of weight x value over them. `solved` is
-    `state_match` unless it is said otherwise."""
+    """Named parts of the reward. The reward of an episode is the sum of weight x value over them.
+    By default `solved` is `state_match`."""
     success: str = "solved"
-    """The part that says whether a task was solved (value 1)."""
+    """Name of the part that defines success: a task is solved if its value is at least 1."""
     episode: EpisodeSpec = EpisodeSpec()
     train: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the trainer; `envgym schema` shows them where the trainer is installed."""
+    """Settings of the trainer. `envgym schema` includes them if the trainer is installed."""
     path: Path = Field(default=Path(), exclude=True)
-    """The YAML file itself (filled in by `load_spec`)."""
+    """Path of the YAML file, set by `load_spec`."""
 
     @property
     def root(self) -> Path:
-        """Folder to which the files named in the YAML are relative."""
+        """Folder to which file names in the YAML are relative."""
         return self.path.parent
 
     @model_validator(mode="before")
     @classmethod
     def _solved_by_default(cls, data: Any) -> Any:
-        """A YAML that only adds parts keeps `solved`."""
+        """Keep `solved` if a YAML only adds parts."""
         if (
             isinstance(data, dict)
             and isinstance(data.get("reward"), dict)
@@ -138,13 +148,17 @@ class EnvSpec(Block):
         if self.gym:
             return self
         if not self.tools and self.prompt.tools == "compact":
-            words = "for tasks that are answered in words set `prompt.tools: template`, for a foreign environment `gym:`"
+            words = (
+                "for tasks that are answered in words set `prompt.tools: template`, "
+                "for a foreign environment set `gym:`"
+            )
             raise ValueError(f"tools: at least one file with tools is required; {words}")
         if self.tasks.source is None:
             raise ValueError("tasks.from: is required (or `gym:` for a foreign environment)")
         if self.success not in self.reward:
             raise ValueError(
-                f"success: is '{self.success}', which is no part of reward ({', '.join(self.reward)})"
+                f"success: is '{self.success}', which is not a part of reward "
+                f"({', '.join(self.reward)})"
             )
         check_gates(self.reward)
         return self
@@ -153,13 +167,16 @@ class EnvSpec(Block):
 def load_spec(
     name: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None
 ) -> EnvSpec:
-    """The environment in a YAML file.
+    """Load and validate an environment's YAML file.
 
     Args:
-        name: path of the file, or the name or id of a known environment (`crm`, `envgym/crm-v0`).
-        overrides: `key.sub=value` settings put on top.
-        profile: name of a set of settings in `train.profiles` to be put between the two, such as `cpu`.
-    Raises: SpecError with one `file:line: key: what` for every mistake found.
+        name: Path of the file, or the name or id of a bundled environment (`crm`, `envgym/crm-v0`).
+        overrides: `key.sub=value` settings that override the file and the profile.
+        profile: Name of a set of settings in `train.profiles`, such as `cpu`, that overrides
+            `train:`.
+
+    Raises:
+        SpecError: If the file has mistakes; the message has one `file:line: key: problem` for each.
     """
     path = find_env(name)
     data, where = read_yaml(path)
@@ -170,7 +187,7 @@ def load_spec(
 
 
 def apply_profile(data: dict[str, Any], where: Where, profile: str) -> None:
-    """Puts the settings of `train.profiles.NAME` over those of `train:`; each keeps its own line."""
+    """Override `train:` with the settings of `train.profiles.NAME`; each keeps its line number."""
     train = data.get("train")
     settings = ((train if isinstance(train, dict) else {}).get("profiles") or {}).get(profile)
     if isinstance(train, dict) and isinstance(settings, dict):
@@ -238,12 +255,15 @@ def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
 
 @functools.cache
 def block_models() -> dict[str, type[BaseModel]]:
-    """Models of the blocks that other packages own, by key (`train`)."""
+    """Return the models of blocks that other packages define, by key (`train`)."""
     return {point.name: point.load() for point in entry_points(group="envgym.blocks")}
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema of the whole YAML, the trainer's block included where it is installed."""
+    """Return the JSON schema of the whole YAML.
+
+    It includes the trainer's block if the trainer is installed.
+    """
     schema = EnvSpec.model_json_schema(by_alias=True)
     schema["properties"].pop("path", None)
     for block, model in block_models().items():

@@ -1,11 +1,11 @@
-"""What a YAML may say of one part of the reward: where it comes from, how much it counts, when, and for what.
+"""Schema of the `reward:` block: source, weight, range and gate of each part.
 
 reward:
   solved:  {from: state_match}
-  right:   {from: toolrl_correctness, range: [-3, 3]}                      # 0 becomes -3, 1 becomes 3
-  short:   {from: crm/rewards.py:short, weight: {0: 0.0, 100: 0.5}}        # grows over the first 100 training steps
-  polite:  {from: crm/rewards.py:polite, weight: 0.2, gate: solved}        # counts only where the task was solved
-  on_way:  {from: state_progress, per: potential}                          # moves credit between turns, never the optimum
+  right:   {from: toolrl_correctness, range: [-3, 3]}                # 0 becomes -3, 1 becomes 3
+  short:   {from: crm/rewards.py:short, weight: {0: 0.0, 100: 0.5}}  # grows over 100 training steps
+  polite:  {from: crm/rewards.py:polite, weight: 0.2, gate: solved}  # counts only if solved is 1
+  on_way:  {from: state_progress, per: potential}                    # credit per turn, same optimum
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ Schedule = Annotated[
     | Annotated[dict[Annotated[int, Field(ge=0)], float], Field(min_length=1), Tag("<schedule>")],
     Discriminator(lambda value: "<schedule>" if isinstance(value, Mapping) else "<number>"),
 ]
-"""A number, or numbers by training step: in straight lines between them, constant before the first and after the last."""
+"""Number, or numbers by training step: interpolated linearly, constant before the first step and
+after the last one."""
 Per = Literal["episode", "turn", "call", "potential"]
 
 
 def at_step(schedule: float | Mapping[int, float], step: int) -> float:
-    """A schedule's number at a training step; a jump is two neighbouring steps, such as {29: 1, 30: 3}."""
+    """Return the value of a schedule at a training step.
+
+    A jump needs two adjacent steps, such as {29: 1, 30: 3}.
+    """
     if not isinstance(schedule, Mapping):
         return float(schedule)
     steps = sorted(schedule)
@@ -37,32 +41,38 @@ def at_step(schedule: float | Mapping[int, float], step: int) -> float:
 
 class GateSpec(Block):
     on: str
-    """The part that must be met first."""
+    """Name of the part that opens the gate."""
     at_least: float = 1.0
-    """Its value, as it came, from which on it is met."""
+    """Minimum raw value of that part at which the gate opens."""
 
 
 class PartSpec(Block):
     source: str = Field(alias="from")
-    """A part that envgym ships (`state_match`), `file.py:function` or `package.module:function`."""
+    """Name of a part that envgym ships (`state_match`), `file.py:function` or
+    `package.module:function`."""
     weight: Schedule = 1.0
-    """Factor in the sum; 0 makes it a metric that is logged and not rewarded."""
+    """Weight of the part in the sum. If it is 0, the part is logged as a metric but not rewarded.
+    """
     range: tuple[Schedule, Schedule] = (0.0, 1.0)
-    """What the part's 0 and its 1 become, each a number or a schedule; what lies between or beyond follows the same line."""
+    """Values to which the part's 0 and 1 are mapped, each a number or a schedule. Other values are
+    mapped by the same line."""
     clip: tuple[float, float] | None = None
-    """Bounds of what comes of that."""
+    """Lower and upper bound of the value after `range`."""
     scale: Literal["none", "running"] = "none"
-    """`running`: while training, divided by the part's deviation over all episodes so far, so that parts of different units
-    weigh alike."""
+    """Normalization during training. `running` divides the part by its standard deviation over all
+    previous episodes, so that parts with different units have the same scale."""
     gate: GateSpec | None = None
-    """The part counts only where another one is met; else it is 0. Short: the other's name."""
+    """Condition on another part: if that part is below `at_least`, this part is 0. The other part's
+    name alone is a short form."""
     per: Per = "episode"
-    """What it judges: the episode at its end; each turn, or each tool call, by itself, paid at that turn; or `potential`: each turn
-    earns `discount` times the value after it less the value before it, and the end has none (Ng et al., ICML 1999)."""
+    """Unit that the part evaluates. `episode`: the whole episode at its end. `turn` and `call`:
+    each turn or each tool call, paid at that turn. `potential`: each turn gets `discount` times the
+    value after it minus the value before it, and the final value is 0 (Ng et al., ICML 1999)."""
     discount: float = Field(default=1.0, ge=0, le=1)
-    """Of a potential."""
+    """Discount factor of a potential."""
     grounded: bool | None = None
-    """Whether it is computed from what happened in the environment; false for a judgement. As the part declares by default."""
+    """Whether the part is computed from events in the environment; false for a judgement. By
+    default the part's declaration decides."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the part."""
 
@@ -77,13 +87,17 @@ class PartSpec(Block):
     def _bounds_in_order(self) -> PartSpec:
         if self.clip is not None and self.clip[0] >= self.clip[1]:
             raise ValueError(
-                f"clip: the lower bound {self.clip[0]:g} must be below the upper one {self.clip[1]:g}"
+                f"clip: the lower bound {self.clip[0]:g} must be below "
+                f"the upper bound {self.clip[1]:g}"
             )
         return self
 
 
 def check_gates(reward: Mapping[str, PartSpec]) -> None:
-    """Raises ValueError for a gate that leads nowhere, or to what is not known yet when the part is paid."""
+    """Raise ValueError if a gate is invalid.
+
+    A gate must name another part, and its own part must be evaluated at the end of the episode.
+    """
     for name, part in reward.items():
         if part.gate is None:
             continue
@@ -91,5 +105,6 @@ def check_gates(reward: Mapping[str, PartSpec]) -> None:
             raise ValueError(f"{name}.gate: no other part '{part.gate.on}' ({', '.join(reward)})")
         if part.per != "episode":
             raise ValueError(
-                f"{name}.gate: a part per {part.per} is paid before the episode's end and cannot wait for another"
+                f"{name}.gate: a part with `per: {part.per}` is paid before the episode's end, "
+                "when the gate's value is not available yet; use `per: episode`"
             )

@@ -1,4 +1,4 @@
-"""What may stand in `tools:`: files of Python or OpenAPI as their names, live APIs and MCP servers as blocks."""
+"""Schema of `tools:` entries: names of Python or OpenAPI files, live APIs and MCP servers."""
 
 from __future__ import annotations
 
@@ -16,25 +16,30 @@ class OperationCall(Block):
 
 
 class OpenApiTools(Block):
-    """A live API as tools: calls go from this machine to `base_url`, and nowhere else."""
+    """Live API as tools. Calls go from this machine to `base_url` only."""
 
     openapi: str
-    """OpenAPI 3 document, `orders/openapi.yaml` for every operation or `orders/openapi.yaml:name` for one."""
+    """OpenAPI 3 document: `orders/openapi.yaml` for every operation or `orders/openapi.yaml:name`
+    for one."""
     base_url: str = Field(pattern=r"^https?://[^/\s]+")
-    """Where the server is; its host is the only one that is called."""
+    """URL of the server. No other host is called."""
     headers: dict[str, str] = Field(default_factory=dict)
-    """Sent with every call; `env:NAME` takes the value from an environment variable, `{session}` names the episode."""
+    """Headers of every call. `env:NAME` is replaced by an environment variable, `{session}` by the
+    name of the episode's session."""
     reset: OperationCall | None = None
-    """Called when an episode opens, with the episode's `seed` where it takes one. Hidden from the model."""
+    """Operation called when an episode starts, with the episode's `seed` if it accepts one. Hidden
+    from the model."""
     dump: str | None = None
-    """Operation that answers {table: [row, ...]}, from which the state's hash and diff are made. Hidden from the model."""
+    """Operation that returns {table: [row, ...]}, used for the state's hash and diff. Hidden from
+    the model."""
 
 
 class McpReset(Block):
     tool: str
-    """Tool of the server that makes its state that of a seed; the model never sees it."""
+    """Tool of the server that resets its state to a seed. Hidden from the model."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Its arguments; `{seed}` and `{now}` in strings are filled in, `"{seed}"` alone becomes a number."""
+    """Arguments of the tool. `{seed}` and `{now}` in strings are replaced; `"{seed}"` alone becomes
+    a number."""
 
 
 Reset = Annotated[
@@ -46,22 +51,28 @@ Reset = Annotated[
 
 class McpSpec(Block):
     command: tuple[str, ...] = ()
-    """Starts the server in the box, in the YAML's folder: `[python, notes/server.py]`; `python` is the box's own."""
+    """Command that starts the server in the box, in the YAML's folder: `[python, notes/server.py]`.
+    `python` is the interpreter of the box."""
     url: str | None = Field(default=None, pattern=r"^https?://")
-    """Instead of a command: a streamable HTTP endpoint, called from the host; the server is not isolated by envgym."""
+    """Streamable HTTP endpoint, as an alternative to a command. It is called from the host; envgym
+    does not isolate the server."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Variables for the command; ENVGYM_SEED (with `reset: restart`) and ENVGYM_NOW come by themselves."""
+    """Environment variables of the command. ENVGYM_SEED (with `reset: restart`) and ENVGYM_NOW are
+    always set."""
     reset: Reset | None = None
-    """How an episode starts clean. For a command `restart`, a new process each time (the default), `container`, a fresh box, or
-    `{tool: NAME}`, a call to a server that is kept. For a URL `session`, a new MCP session, or `{tool: NAME}`."""
+    """Way to reset the state at the start of an episode. For a command: `restart`, a new process
+    each time (the default), `container`, a new container, or `{tool: NAME}`, a call to a server
+    that keeps running. For a URL: `session`, a new MCP session, or `{tool: NAME}`."""
     hidden: tuple[str, ...] = ()
-    """Tools that the model never sees."""
+    """Tools hidden from the model."""
     dump: str | None = None
-    """Tool whose JSON `{table: [row, ...]}` is the whole state: tasks draw from it, and the reward compares it."""
+    """Tool whose JSON result `{table: [row, ...]}` is the whole state. Tasks are drawn from it and
+    the reward compares it."""
     keys: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Table of the dump -> columns of its primary key."""
+    """Columns of the primary key of each table in the dump."""
     sessions: int | None = Field(default=None, ge=1)
-    """Episodes at once, others wait; 1 for a URL, whose episodes may share a state, and no limit for a command."""
+    """Maximum number of episodes at the same time; further ones wait. Default: 1 for a URL, whose
+    episodes may share a state, and no limit for a command."""
 
     @model_validator(mode="after")
     def _complete(self) -> McpSpec:
@@ -72,15 +83,18 @@ class McpSpec(Block):
         words = ("session",) if self.url else ("restart", "container")
         if isinstance(self.reset, str) and self.reset not in words:
             raise ValueError(
-                f"reset: '{self.reset}' is not for {'a url' if self.url else 'a command'}; {' or '.join(words)} is"
+                f"reset: '{self.reset}' does not work with "
+                f"{'a url' if self.url else 'a command'}; use {' or '.join(words)}"
             )
         if self.url and self.reset is None:
             raise ValueError(
-                "reset: a server at a URL is not restarted; say `{tool: NAME}`, or `session` where each has its own state"
+                "reset: a server at a URL cannot be restarted; set `{tool: NAME}`, "
+                "or `session` if each session has a separate state"
             )
         if self.dump and not self.keys:
             raise ValueError(
-                "keys: name the primary key of each table of the dump, such as `keys: {notes: [id]}`"
+                "keys: name the primary key of each table of the dump, "
+                "such as `keys: {notes: [id]}`"
             )
         return self
 
@@ -90,7 +104,8 @@ class McpTools(Block):
 
 
 def _kind(value: Any) -> str:
-    # In brackets, as a tag is no key that a person wrote: `loading.explain` leaves it out.
+    # Tags are in angle brackets, because error messages omit path elements in this form: a tag is
+    # not a key of the YAML.
     if isinstance(value, McpTools) or (isinstance(value, dict) and "mcp" in value):
         return "<mcp>"
     return "<live>" if isinstance(value, dict | OpenApiTools) else "<file>"
@@ -102,4 +117,4 @@ ToolSource = Annotated[
     | Annotated[McpTools, Tag("<mcp>")],
     Discriminator(_kind),
 ]
-"""What one entry of `tools:` may be."""
+"""Type of one entry of `tools:`."""

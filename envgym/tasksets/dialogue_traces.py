@@ -1,12 +1,14 @@
-"""Recorded dialogues with tool calls, cut into single steps: each answer of the assistant with the dialogue before it.
+"""Cut recorded dialogues with tool calls into steps, one per assistant answer.
 
-Two forms are read. Messages as of the chat-completions API, with `tool_calls` and the `tools` that were offered:
+Two formats are supported. Messages of the chat-completions API, with `tool_calls` and `tools`:
 
-    {"messages": [{"role": "user", ...}, {"role": "assistant", "tool_calls": [...]}, {"role": "tool", ...}], "tools": [...]}
+    {"messages": [{"role": "user", ...}, {"role": "assistant", "tool_calls": [...]}, ...],
+     "tools": [...]}
 
-and records in tags, as ToolRL writes a dialogue (`<think>`, `<tool_call>` and `<response>` in a row are one answer):
+and tagged records in ToolRL's format (consecutive `<think>`, `<tool_call>` and `<response>` are one
+answer, tool results are `<obs>`):
 
-    {"system": "...", "dialogue": "<user> ... </user> <think> ... </think> <tool_call> ... </tool_call> <obs> ... </obs>"}
+    {"system": "...", "dialogue": "<user> ... </user> <think> ... </think> <tool_call> ..."}
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 from envgym.errors import UsageError
 
 THOUGHT = "I do what this step needs."
-"""Stands in a truth whose trace tells no thought: thoughts are asked for, and never compared."""
+"""Thought used in a truth if the trace contains none. Thoughts are required but never compared."""
 HEADING = "Dialogue so far:"
 _RECORD = re.compile(r"<(user|think|tool_call|response|obs)>(.*?)</\1>", re.DOTALL)
 _CALL_KEYS = ("name", "parameters")
@@ -42,11 +44,14 @@ class _Answer:
 
 
 def steps_of(trace: dict[str, Any], where: str) -> list[tuple[str, str, str]]:
-    """(system text, dialogue so far, truth) for each step of the assistant that follows something said to it.
+    """Return (system text, dialogue, truth) for each assistant step that follows a message.
 
     Args:
-        where: `file:line`, for messages.
-    Raises: UsageError for records that cannot be read, and for a trace without such a step.
+        trace: Trace in one of the two formats.
+        where: `file:line`, for error messages.
+
+    Raises:
+        UsageError: If a record is invalid, or the trace has no such step.
     """
     said = list(
         _from_messages(trace["messages"], where)
@@ -67,10 +72,11 @@ def steps_of(trace: dict[str, Any], where: str) -> list[tuple[str, str, str]]:
 
 
 def listing(tools: Sequence[dict[str, Any]]) -> str:
-    """Tools of the chat-completions API as ToolRL's numbered list."""
+    """Return tools of the chat-completions API as ToolRL's numbered list."""
     functions = [tool.get("function", tool) for tool in tools]
     return "\n".join(
-        f"{number}. Name: {function['name']}\nDescription: {' '.join(function.get('description', '').split())}\n"
+        f"{number}. Name: {function['name']}\n"
+        f"Description: {' '.join(function.get('description', '').split())}\n"
         f"Parameters: {json.dumps(_properties(function), ensure_ascii=False)}"
         for number, function in enumerate(functions, start=1)
     )
@@ -88,7 +94,7 @@ def _system_text(trace: dict[str, Any]) -> str:
     return "\n\n".join([*filter(None, [trace.get("system")]), *first, *tools])
 
 
-# -- records in tags ---------------------------------------------------------------------------------------------------
+# -- tagged records -------------------------------------------------------------------------------
 
 
 def _from_tags(text: Any, where: str) -> Iterator[str | _Answer]:
@@ -109,7 +115,7 @@ def _from_tags(text: Any, where: str) -> Iterator[str | _Answer]:
 
 
 def _tagged(text: str, where: str) -> Iterator[tuple[str, str]]:
-    """(tag, what it holds), in order. Raises UsageError for text outside of tags."""
+    """Yield each tag with its content, in order. Raise UsageError for text outside of tags."""
     end = 0
     for record in _RECORD.finditer(text):
         _nothing_between(text[end : record.start()], where)
@@ -121,11 +127,12 @@ def _tagged(text: str, where: str) -> Iterator[tuple[str, str]]:
 def _nothing_between(text: str, where: str) -> None:
     if text.strip():
         raise UsageError(
-            f"{where}: dialogue: {text.strip()[:60]!r} stands outside of <user>, <think>, <tool_call>, <response> and <obs>"
+            f"{where}: dialogue: {text.strip()[:60]!r} is outside of "
+            "<user>, <think>, <tool_call>, <response> and <obs>"
         )
 
 
-# -- messages ----------------------------------------------------------------------------------------------------------
+# -- messages -------------------------------------------------------------------------------------
 
 
 def _from_messages(messages: Any, where: str) -> Iterator[str | _Answer]:
@@ -146,14 +153,15 @@ def _from_messages(messages: Any, where: str) -> Iterator[str | _Answer]:
             yield f"<{tag}> {content} </{tag}>"
         elif role != "system" or number > 1:
             raise UsageError(
-                f"{where}: message {number} has the role {role!r}; known: system (first), user, assistant, tool"
+                f"{where}: message {number} has the role {role!r}; "
+                "allowed: system (first), user, assistant, tool"
             )
 
 
 def _answer(message: dict[str, Any], content: str, where: str) -> _Answer:
     calls = [_call(call, where) for call in message.get("tool_calls") or ()]
     if not calls and not content:
-        raise UsageError(f"{where}: the assistant neither calls a tool nor says anything")
+        raise UsageError(f"{where}: the assistant message has neither a tool call nor content")
     thought = (message.get("reasoning_content") or "").strip()
     if content.startswith("<think>"):
         told, _, content = content.removeprefix("<think>").partition("</think>")
@@ -165,11 +173,12 @@ def _answer(message: dict[str, Any], content: str, where: str) -> _Answer:
 
 
 def _retold(content: str, thought: str, calls: list[str], where: str) -> _Answer:
-    """An answer that is written in tags already."""
+    """Return the answer of a message whose content already has tags."""
     found = list(_from_tags(content, where))
     if len(found) != 1 or not isinstance(found[0], _Answer) or calls:
         raise UsageError(
-            f"{where}: content in tags must hold one <tool_call>, one <response> or both, without `tool_calls`"
+            f"{where}: content in tags must contain one <tool_call>, one <response> or both, "
+            "without `tool_calls`"
         )
     return _Answer(thought, found[0].tool_call, found[0].response)
 

@@ -1,13 +1,15 @@
-"""Reads labelled texts and questions from files: a user's own CSV or JSON Lines, official GLUE TSV and official SQuAD JSON.
+"""Load labelled texts and questions: CSV, JSON Lines, official GLUE TSV and official SQuAD JSON.
 
-    rows = load_rows("tickets.csv")                       # columns text,label or premise,hypothesis,label
+    rows = load_rows("tickets.csv")                       # columns text,label or
+    premise,hypothesis,label
     rows = load_rows("MRPC/dev.tsv", kind="mrpc")
     rows = load_rows("dev-v2.0.json", kind="squad")       # 1.1 and 2.0
 
-Nothing is guessed: a row that does not fit is an error with file and line. `text_tasks.py` makes tasks of the rows.
-Left out: downloading (the sets have licences of their own), and the test files of GLUE, which come without labels.
+An invalid row raises an error with file and line. Not supported: downloading (the data sets have
+separate licences) and the test files of GLUE, which have no labels.
 
-Sources: https://gluebenchmark.com (columns of each file), https://rajpurkar.github.io/SQuAD-explorer/ (JSON format).
+Sources: https://gluebenchmark.com (columns of each file),
+https://rajpurkar.github.io/SQuAD-explorer/ (JSON format).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from envgym.errors import SpecError, UsageError, did_you_mean
 from envgym.tasksets.squad_json import questions_in
 
 FIELDS = (("premise", "hypothesis"), ("text",))
-"""Text columns of a user's own file, the most particular first; each needs `label` beside it."""
+"""Text columns of a user's file, the most specific first. Each also needs a column `label`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +35,29 @@ class Row:
     """One example."""
 
     texts: Mapping[str, str]
-    """Name -> text, such as `text`, `premise` and `hypothesis`, `context` and `question`."""
+    """Texts by name, such as `text`, `premise` and `hypothesis`, `context` and `question`."""
     where: str
-    """`file:line` it was read from; for SQuAD its place in the JSON."""
+    """Position in the file: `file:line`, or for SQuAD the path in the JSON."""
     label: str | None = None
-    """Right label in words; None for a question."""
+    """Correct label in words; None for a question."""
     answers: tuple[str, ...] | None = None
-    """Right answers of a question, none for an unanswerable one; None for a labelled text."""
+    """Correct answers of a question, empty if it is unanswerable; None for a labelled text."""
     score: float | None = None
-    """STS-B: the similarity from 0 to 5 as it stands in the file; `label` is the nearest whole number (halves upwards)."""
+    """STS-B: similarity from 0 to 5 as in the file. `label` is the nearest integer (halves round
+    up)."""
 
 
 @dataclass(frozen=True, slots=True)
 class GlueFile:
-    """Where the columns of a GLUE task's train and dev files are, by name in the header."""
+    """Columns of a GLUE task's train and dev files, by their names in the header."""
 
     texts: Mapping[str, str]
-    """Our name of a text -> column."""
+    """Column of each text, by the name used in `Row.texts`."""
     label: str
     names: Mapping[str, str]
-    """Label in the file -> in words; empty for a score."""
+    """Label in words by label in the file; empty for a score."""
     columns: tuple[str, ...] | None = None
-    """Names of the columns where the file has no header."""
+    """Names of the columns if the file has no header."""
 
 
 _ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
@@ -94,18 +97,24 @@ KINDS = ("csv", "jsonl", "squad", *GLUE)
 
 
 def load_rows(path: str | Path, *, kind: str | None = None, skip_broken: bool = False) -> list[Row]:
-    """All examples of a file, in its order.
+    """Return all examples of a file, in order.
 
     Args:
-        kind: one of `KINDS`; by default that of the file's ending, for `.csv` and `.jsonl`.
-        skip_broken: leave out GLUE lines with too few or too many columns, of which the official QQP file has some.
-    Raises: SpecError with `file:line: what` for a file that cannot be read; UsageError for an unknown kind.
+        path: File to read, in UTF-8.
+        kind: One of `KINDS`. Default: the extension, for `.csv` and `.jsonl`.
+        skip_broken: Whether to skip GLUE lines with a wrong number of columns. The official QQP
+            file has some.
+
+    Raises:
+        SpecError: If the file cannot be read or is invalid; the message begins with `file:line`.
+        UsageError: If the kind is unknown.
     """
     path = Path(path)
     kind = path.suffix.lstrip(".").lower() if kind is None else kind
     if kind not in KINDS:
         raise UsageError(
-            f"{path}: no kind of data '{kind}'{did_you_mean(kind, KINDS)}; name it: kind=... ({', '.join(KINDS)})"
+            f"{path}: no kind of data '{kind}'{did_you_mean(kind, KINDS)}; "
+            f"name it: kind=... ({', '.join(KINDS)})"
         )
     text = _read(path)
     if kind == "squad":
@@ -117,24 +126,24 @@ def load_rows(path: str | Path, *, kind: str | None = None, skip_broken: bool = 
     else:
         rows = list({"csv": _csv_rows, "jsonl": _jsonl_rows}[kind](text, path))
     if not rows:
-        raise SpecError(f"{path}: holds no example")
+        raise SpecError(f"{path}: contains no example")
     return rows
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # MRPC's files begin with a byte order mark
+        return path.read_text(encoding="utf-8-sig")  # MRPC's files start with a byte order mark
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: is not UTF-8 (byte {error.start})") from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-# -- a user's own file --------------------------------------------------------------------------------------------------
+# -- CSV and JSON Lines ---------------------------------------------------------------------------
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[Row]:
-    """A row's place is the line it begins on."""
+    """Yield the rows of a CSV file; the position of a row is the line on which it begins."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restval=None, restkey="")
     line = 1
     try:
@@ -143,7 +152,8 @@ def _csv_rows(text: str, path: Path) -> Iterator[Row]:
         for record in reader:
             if "" in record or None in record.values():
                 raise SpecError(
-                    f"{path}:{line}: has another number of columns than the header ({len(reader.fieldnames or ())})"
+                    f"{path}:{line}: the number of columns differs from the header "
+                    f"({len(reader.fieldnames or ())})"
                 )
             yield _own_row(record, fields, f"{path}:{line}")
             line = reader.line_num + 1
@@ -165,21 +175,22 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
             ) from None
         if not isinstance(record, dict):
             raise SpecError(
-                f'{where}: must be an object such as {{"text": ..., "label": ...}}, got {line.strip()[:40]}'
+                f'{where}: must be an object such as {{"text": ..., "label": ...}}, '
+                f"got {line.strip()[:40]}"
             )
         fields = fields or _fields(list(record), where)
         yield _own_row(record, fields, where)
 
 
 def _fields(columns: list[str], where: str) -> tuple[str, ...]:
-    """Which text columns there are. Raises SpecError."""
+    """Return the names of the text columns. Raise SpecError if a column is missing."""
     found = next((fields for fields in FIELDS if set(fields) <= set(columns)), None)
     if found and "label" in columns:
         return found
     missing = "label" if found else "text"
     raise SpecError(
-        f"{where}: no '{missing}'{did_you_mean(missing, columns)}; needs text,label or premise,hypothesis,label, "
-        f"got {','.join(columns) or 'nothing'}"
+        f"{where}: no '{missing}'{did_you_mean(missing, columns)}; "
+        f"needs text,label or premise,hypothesis,label, got {','.join(columns) or 'no columns'}"
     )
 
 
@@ -195,25 +206,29 @@ def _own_row(record: Mapping[str, Any], fields: tuple[str, ...], where: str) -> 
 
 def _own_text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise SpecError(f"{where}: {name} must be a text that is not empty, got {value!r}")
+        raise SpecError(f"{where}: {name} must be a non-empty text, got {value!r}")
     return value
 
 
-# -- GLUE ---------------------------------------------------------------------------------------------------------------
+# -- GLUE -----------------------------------------------------------------------------------------
 
 
 def _glue_rows(text: str, path: Path, kind: str, skip_broken: bool) -> Iterator[Row]:
-    """Cells are what stands between tabs: the official files quote nothing, and single quotation marks are text."""
+    """Yield the rows of a GLUE file.
+
+    Cells are split at tabs only, because the official files use no quoting.
+    """
     glue = GLUE[kind]
     lines = [line.rstrip("\r").split("\t") for line in text.rstrip("\n").split("\n")]
     if "index" in lines[0] and glue.label not in lines[0]:
         raise SpecError(
-            f"{path}:1: has no labels, as GLUE's test files: take the train or dev file"
+            f"{path}:1: has no labels, like GLUE's test files; use the train or dev file"
         )
     header = list(glue.columns or lines[0])
     if missing := [column for column in (*glue.texts.values(), glue.label) if column not in header]:
         raise SpecError(
-            f"{path}:1: no column '{missing[0]}'{did_you_mean(missing[0], header)}, which {kind} needs"
+            f"{path}:1: no column '{missing[0]}'{did_you_mean(missing[0], header)}, "
+            f"which {kind} needs"
         )
     for number, cells in enumerate(lines, start=1):
         if number == 1 and glue.columns is None:
@@ -222,7 +237,8 @@ def _glue_rows(text: str, path: Path, kind: str, skip_broken: bool) -> Iterator[
             yield _glue_row(dict(zip(header, cells, strict=True)), glue, f"{path}:{number}")
         elif not skip_broken:
             raise SpecError(
-                f"{path}:{number}: has {len(cells)} columns, not {len(header)}; skip_broken=True leaves it out"
+                f"{path}:{number}: has {len(cells)} columns, not {len(header)}; "
+                "set skip_broken=True to skip such lines"
             )
 
 

@@ -1,15 +1,15 @@
-"""A file of labelled texts, or of questions, as a template of single-turn tasks. A whole `tasks.py`:
+"""Templates of single-turn tasks from labelled texts or questions. A complete `tasks.py`:
 
     from pathlib import Path
     from envgym.tasksets.labelled_rows import load_rows
     from envgym.tasksets.labelled_tasks import label_template
 
     ROWS = load_rows(Path(__file__).parent / "tickets.csv")
-    ticket = label_template("ticket", ROWS, ask="Whose is this ticket? {text} Answer with one of: {labels}.")
+    ASK = "Whose is this ticket? {text} Answer with one of: {labels}."
+    ticket = label_template("ticket", ROWS, ask=ASK)
 
-Labels come in turn, so that always answering one and the same of n solves 1/n of the tasks, however rare it is in the file;
-with unanswerable questions among them, every second question is one. Judged by `label_right`, or `answer_exact` and its kin.
-Where tools read files, keep the data outside of the environment's folder: its boxes get what lies there.
+Labels alternate, so a constant answer solves only 1/n of the tasks for n labels. If tools can read
+files, keep the data outside of the environment's folder, because the boxes contain that folder.
 """
 
 from __future__ import annotations
@@ -23,25 +23,31 @@ from envgym.tasks import SPLITS, Draw, Task, Template, stable_seed
 from envgym.tasksets.labelled_rows import Row
 
 Rows = Sequence[Row] | Mapping[str, Sequence[Row]]
-"""Rows to be split by their text (8 in 10 for training), or rows of `train`, `val` and `test` that are split already."""
+"""Rows to be split by their text (8 in 10 for training), or rows that are already split into
+`train`, `val` and `test`."""
 Dealt = dict[str, dict[Any, list[Row]]]
-"""Split -> what must come in turn (label, or whether there is an answer) -> its rows."""
+"""Rows by split and kind. Kinds alternate; a kind is a label, or whether there is an answer."""
 
 
 def label_template(name: str, rows: Rows, *, ask: str, level: str = "") -> Template:
-    """Tasks whose answer is a label.
+    """Build a template of tasks with a label as the answer.
+
+    Labels alternate, even if the file is unbalanced. The reward part is `label_right`.
 
     Args:
-        name: of the template, a plain word.
-        rows: with a label each. Equal texts must have equal labels.
-        ask: the user's message; `{text}` or whatever the rows' texts are called, and `{labels}`, are filled in.
-        level: difficulty label, such as L0.
-    Raises: SpecError for rows that cannot be used, and for a split that lacks a label.
+        name: Name of the template, an identifier.
+        rows: Rows with a label. Equal texts must have equal labels.
+        ask: Message of the user. `{text}` (or the names of the rows' texts) and `{labels}` are
+            replaced.
+        level: Difficulty label, such as L0.
+
+    Raises:
+        SpecError: If a row is invalid or a split lacks a label.
     """
     dealt = _dealt(name, rows, lambda row: row.label, _whole_text)
     labels = sorted(next(iter(dealt.values())))
     if len({label.casefold() for label in labels}) < len(labels):
-        raise SpecError(f"'{name}': two labels differ in nothing but case: {', '.join(labels)}")
+        raise SpecError(f"'{name}': two labels differ only in case: {', '.join(labels)}")
 
     def make(draw: Draw) -> Task:
         row = _row_of(draw, dealt)
@@ -54,14 +60,20 @@ def label_template(name: str, rows: Rows, *, ask: str, level: str = "") -> Templ
 def question_template(
     name: str, rows: Rows, *, ask: str, no_answer: str = "unanswerable", level: str = ""
 ) -> Template:
-    """Tasks whose answer is a span of a passage. No passage stands in two splits.
+    """Build a template of tasks with a span of a passage as the answer.
+
+    No passage occurs in two splits. If some questions are unanswerable, every second task is such a
+    question. Reward parts are `answer_exact` and related ones.
 
     Args:
-        rows: with `answers`.
-        ask: the user's message; `{context}`, `{question}` and `{no_answer}` are filled in.
-        no_answer: what is to be said where there is no answer; the same as the option of `answer_exact`.
-        name, level: as of `label_template`.
-    Raises: as `label_template`.
+        name: Name of the template, an identifier.
+        rows: Rows with `answers`.
+        ask: Message of the user. `{context}`, `{question}` and `{no_answer}` are replaced.
+        no_answer: Answer to an unanswerable question, equal to the option of `answer_exact`.
+        level: Difficulty label, such as L0.
+
+    Raises:
+        SpecError: If a row is invalid or a split lacks a kind of question.
     """
     dealt = _dealt(
         name, rows, lambda row: None if row.answers is None else bool(row.answers), _passage
@@ -77,7 +89,7 @@ def question_template(
 
 
 def _row_of(draw: Draw, dealt: Dealt) -> Row:
-    """The row of a task's index: its kind in turn, then the next row of this kind."""
+    """Return the row of a task index: kinds alternate, and each kind cycles through its rows."""
     index = int(draw.id.rsplit("/", 1)[1])
     kinds = dealt[draw.split]
     kind = sorted(kinds)[index % len(kinds)]
@@ -87,11 +99,12 @@ def _row_of(draw: Draw, dealt: Dealt) -> Row:
 def _dealt(
     name: str, rows: Rows, kind_of: Callable[[Row], Hashable], apart: Callable[[Row], str]
 ) -> Dealt:
-    """The rows by split and kind. Rows with the same `apart` text stay in one split."""
+    """Return the rows by split and kind. Rows with the same `apart` text stay in one split."""
     if isinstance(rows, Mapping):
         if wrong := [split for split in rows if split not in SPLITS]:
             raise SpecError(
-                f"'{name}': no split '{wrong[0]}'{did_you_mean(wrong[0], SPLITS)}; splits: {', '.join(SPLITS)}"
+                f"'{name}': no split '{wrong[0]}'{did_you_mean(wrong[0], SPLITS)}; "
+                f"splits: {', '.join(SPLITS)}"
             )
         placed = [(split, row) for split, own in rows.items() for row in own]
     else:
@@ -106,7 +119,7 @@ def _dealt(
 
 
 def _split_of(text: str) -> str:
-    """By a hash, so that a row stays where it is when others are added to the file."""
+    """Return the split by a hash, so that a row keeps its split when rows are added to the file."""
     return (*["train"] * 8, "val", "test")[stable_seed("split", text) % 10]
 
 
@@ -123,12 +136,13 @@ def _check_truth(rows: Sequence[Row], kind_of: Callable[[Row], Hashable], name: 
     for row in rows:
         if kind_of(row) is None:
             raise SpecError(
-                f"{row.where}: has no truth of the kind that '{name}' needs (label, or answers)"
+                f"{row.where}: has no label (or, for questions, no answers), which '{name}' needs"
             )
         other = first.setdefault(_whole_text(row), row)
         if other.label != row.label:
             raise SpecError(
-                f"{row.where}: the same text is '{row.label}' here and '{other.label}' at {other.where}"
+                f"{row.where}: the same text is '{row.label}' here "
+                f"and '{other.label}' at {other.where}"
             )
 
 
@@ -138,7 +152,8 @@ def _check_apart(placed: Sequence[tuple[str, Row]], apart: Callable[[Row], str])
         other_split, other = first.setdefault(apart(row), (split, row))
         if other_split != split:
             raise SpecError(
-                f"{row.where}: the same text stands in '{split}' here and in '{other_split}' at {other.where}"
+                f"{row.where}: the same text is in '{split}' here "
+                f"and in '{other_split}' at {other.where}"
             )
 
 
@@ -146,13 +161,13 @@ def _check_kinds(dealt: Dealt, name: str) -> None:
     kinds = {kind for own in dealt.values() for kind in own}
     for split in SPLITS:
         if lacking := sorted(str(kind) for kind in kinds - set(dealt.get(split, ()))):
-            way_out = "add rows, or give the splits yourself: {'train': [...], 'val': [...], 'test': [...]}"
+            way_out = "add rows, or pass the splits: {'train': [...], 'val': [...], 'test': [...]}"
             raise SpecError(
                 f"'{name}': split '{split}' has no row of kind '{lacking[0]}'; {way_out}"
             )
     if len(kinds) < 2 and kinds != {True}:
         raise SpecError(
-            f"'{name}': all rows have the label {kinds or 'none'}; there is nothing to learn"
+            f"'{name}': all rows have the label {kinds or 'none'}; at least two labels are needed"
         )
 
 
@@ -164,7 +179,7 @@ def _template(
     ask: str,
     given: tuple[str, ...],
 ) -> Template:
-    """The template, once `ask` is known to fit the rows. Raises SpecError."""
+    """Return the template if `ask` fits the rows. Raise SpecError otherwise."""
     if not name.isidentifier():
         raise SpecError(f"template name '{name}' must be a plain word, such as tickets")
     row = next(row for kinds in dealt.values() for rows in kinds.values() for row in rows)
@@ -173,6 +188,7 @@ def _template(
     except (KeyError, IndexError, ValueError) as error:
         fields = ", ".join(f"{{{field}}}" for field in (*row.texts, *given))
         raise SpecError(
-            f"'{name}': ask cannot be filled in ({type(error).__name__}: {error}); it may hold {fields}"
+            f"'{name}': ask cannot be filled in ({type(error).__name__}: {error}); "
+            f"available fields: {fields}"
         ) from None
     return Template(name, level, SPLITS, make)

@@ -1,7 +1,8 @@
-"""The JSON of SQuAD 1.1 and 2.0: articles, their paragraphs, questions on each.
+"""Reader of SQuAD 1.1 and 2.0 JSON: articles with paragraphs and questions.
 
-`answer_start` and `plausible_answers` are not read: the metrics know texts only. The official files are one long line, so a
-mistake is told by its place, such as `dev.json: data[0].paragraphs[2].qas[1]`.
+`answer_start` and `plausible_answers` are ignored, because the metrics only compare texts. The
+official files are one long line, so errors name a position such as `dev.json:
+data[0].paragraphs[2].qas[1]`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from typing import Any
 from envgym.errors import SpecError
 
 Question = tuple[dict[str, str], tuple[str, ...], str]
-"""Texts (`context`, `question`), right answers without repeats (none for an unanswerable one), place in the file."""
+"""Texts (`context`, `question`), distinct correct answers (empty if unanswerable), and position in
+the file."""
 
 
 def questions_in(text: str, path: Path) -> Iterator[Question]:
-    """Every question of a file. Raises SpecError for another form, an id given twice, and a question without a truth."""
+    """Yield every question of a file.
+
+    Raises:
+        SpecError: If the format is wrong, an id is repeated, or a question has neither an answer
+            nor `is_impossible`.
+    """
     try:
         whole = json.loads(text)
     except json.JSONDecodeError as error:
@@ -30,7 +37,7 @@ def questions_in(text: str, path: Path) -> Iterator[Question]:
             for question, place in _items(paragraph, "qas", f"{at_paragraph}."):
                 id_ = _text(question, "id", place)
                 if id_ in seen:
-                    raise SpecError(f"{place}: id '{id_}' stands at {seen[id_]} already")
+                    raise SpecError(f"{place}: id '{id_}' is already used at {seen[id_]}")
                 seen[id_] = place
                 yield (
                     {"context": context, "question": _text(question, "question", place)},
@@ -45,16 +52,17 @@ def _answers(question: dict[str, Any], place: str) -> tuple[str, ...]:
     if not isinstance(impossible, bool):
         raise SpecError(f"{place}: is_impossible must be true or false, got {impossible!r}")
     if impossible and found:
-        raise SpecError(f"{place}: is_impossible, and yet has the answer {found[0]!r}")
+        raise SpecError(f"{place}: is_impossible is true, but there is an answer: {found[0]!r}")
     if not impossible and not found:
         raise SpecError(
-            f'{place}: has no answer; SQuAD 2.0 marks an unanswerable question with "is_impossible": true'
+            f"{place}: has no answer; SQuAD 2.0 marks an unanswerable question "
+            'with "is_impossible": true'
         )
     return tuple(dict.fromkeys(found))
 
 
 def _items(holder: Any, key: str, before: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects in the list under a key, each with its place."""
+    """Yield the objects in the list at a key, each with its position."""
     items = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(items, list):
         raise SpecError(
@@ -70,5 +78,5 @@ def _items(holder: Any, key: str, before: str) -> Iterator[tuple[dict[str, Any],
 def _text(holder: dict[str, Any], key: str, place: str) -> str:
     value = holder.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise SpecError(f"{place}: {key} must be a text that is not empty, got {value!r}")
+        raise SpecError(f"{place}: {key} must be a non-empty text, got {value!r}")
     return value

@@ -1,7 +1,8 @@
-"""Where an environment's tasks come from: templates drawn from a seed, with splits that share neither entities nor wording.
+"""Task set of an environment: tasks drawn from templates by seed.
 
-A task is a pure function of its id `split/template/index`. Training tasks are unlimited (any index); validation and test
-are the fixed first `val` and `test` ids, dealt over the templates in turn.
+Splits share no initial state and no wording. A task is a pure function of its id
+`split/template/index`. Training tasks are unlimited (any index). Validation and test use the first
+`val` and `test` ids, distributed over the templates in turn.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from envgym.spec.yaml_file import load_file, load_object
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 
 ATTEMPTS = 20
-"""States tried before a template that finds no suitable row is an error."""
+"""Maximum number of states tried before a template without a suitable row raises an error."""
 
 
 class TaskSource:
-    """The tasks of one environment. Safe to share between threads.
+    """Tasks of one environment. Thread-safe.
 
-    Templates draw from the tables of `state:` and from those that MCP servers tell of themselves (`dump`).
+    Templates draw from the tables of `state:` and from the tables in the `dump` of MCP servers.
 
     Args:
-        sandbox: asked for the tables of a dump; not needed without one.
+        spec: Definition of the environment.
+        sandbox: Sandbox that provides the dumped tables. Not needed without a `dump`.
     """
 
     def __init__(self, spec: EnvSpec, sandbox: Sandbox | None = None):
@@ -58,12 +60,11 @@ class TaskSource:
         )
         self._lay_out = load_object(spec.state.files, spec.root) if spec.state.files else None
         self.files = functools.lru_cache(maxsize=64)(self._starting_files)
-        self._lock = (
-            threading.Lock()
-        )  # templates and seed functions are user code, not asked to be thread-safe
+        # Templates and seed functions are user code, which need not be thread-safe.
+        self._lock = threading.Lock()
 
     def tables(self, seed: int) -> sqlite3.Connection:
-        """A private copy of the tables that an episode of this state seed starts with."""
+        """Return a private copy of the initial tables of an episode with this state seed."""
         db = sqlite3.connect(":memory:")
         db.deserialize(self._image(seed))
         return db
@@ -77,11 +78,15 @@ class TaskSource:
     def ids(
         self, split: Split, *, levels: Sequence[str] = (), count: int | None = None
     ) -> list[str]:
-        """The first `count` task ids of a split (all of a fixed split by default), dealt over its templates in turn.
+        """Return the first `count` task ids of a split, distributed over its templates in turn.
 
         Args:
-            levels: only templates of these levels; empty for all.
-        Raises: SpecError where no template fits.
+            split: Split of the tasks.
+            levels: Levels of the templates; empty for all.
+            count: Number of ids. Default: the size of the split. Required for train.
+
+        Raises:
+            SpecError: If no template fits.
         """
         templates = self.fitting(split, levels=levels)
         count = self.sizes[split] if count is None else count
@@ -98,10 +103,13 @@ class TaskSource:
         levels: Sequence[str] = (),
         weights: Mapping[str, float] | None = None,
     ) -> str:
-        """A random task id of a split: fresh for train, one of the fixed ones else.
+        """Return a random task id of a split: a new one for train, otherwise one of the fixed ids.
 
         Args:
-            weights: template -> how often a train task is drawn from it, in any unit; all alike by default.
+            split: Split of the task.
+            rng: Random generator.
+            levels: Levels of the templates; empty for all.
+            weights: Sampling weight of each template for train tasks. Default: equal weights.
         """
         if split != "train":
             return rng.choice(self.ids(split, levels=levels))
@@ -113,7 +121,11 @@ class TaskSource:
         return f"train/{drawn.name}/{rng.randrange(2**31)}"
 
     def task(self, task_id: str) -> Task:
-        """The task of an id. Raises SpecError for an id that names none."""
+        """Build the task with this id.
+
+        Raises:
+            SpecError: If the id is invalid or no state fits its template.
+        """
         split, name, index = self._parse(task_id)
         template = self.templates[name]
         reason = ""
@@ -124,7 +136,8 @@ class TaskSource:
                 except LookupError as error:
                     reason = str(error)
         raise SpecError(
-            f"{self.spec.path}: task '{task_id}': no state fits its template in {ATTEMPTS} attempts: {reason}"
+            f"{self.spec.path}: task '{task_id}': no state fits its template "
+            f"in {ATTEMPTS} attempts: {reason}"
         )
 
     def _make(
@@ -145,7 +158,13 @@ class TaskSource:
         return tuple(file_rows(self._lay_out, seed))
 
     def fitting(self, split: Split, *, levels: Sequence[str] = ()) -> list[Template]:
-        """The templates of a split, of these levels only (empty: of all that the environment is limited to). Raises SpecError."""
+        """Return the templates of a split that have one of these levels.
+
+        If `levels` is empty, the levels of the spec apply.
+
+        Raises:
+            SpecError: If there is no such template.
+        """
         wanted = tuple(levels) or self.spec.tasks.levels
         found = [
             t
@@ -155,7 +174,8 @@ class TaskSource:
         if not found:
             known = sorted({t.level for t in self.templates.values()})
             raise SpecError(
-                f"{self.spec.path}: no template of split '{split}' has a level in {list(wanted)}; levels: {', '.join(known)}"
+                f"{self.spec.path}: no template of split '{split}' has a level in {list(wanted)}; "
+                f"levels: {', '.join(known)}"
             )
         return found
 
@@ -163,7 +183,8 @@ class TaskSource:
         parts = task_id.split("/")
         if len(parts) != 3 or parts[0] not in SPLITS or not parts[2].isdigit():
             raise SpecError(
-                f"task '{task_id}': must look like split/template/index, for example {self.ids('test', count=1)[0]}"
+                f"task '{task_id}': must look like split/template/index, "
+                f"for example {self.ids('test', count=1)[0]}"
             )
         split, name, index = parts
         if name not in self.templates:
@@ -172,13 +193,18 @@ class TaskSource:
             )
         if split not in self.templates[name].splits:
             raise SpecError(
-                f"task '{task_id}': template '{name}' belongs to {', '.join(self.templates[name].splits)} only"
+                f"task '{task_id}': template '{name}' belongs to "
+                f"{', '.join(self.templates[name].splits)} only"
             )
         return split, name, int(index)  # type: ignore[return-value]
 
 
 def app_of(spec: EnvSpec) -> App:
-    """What an environment's boxes load, and what they must not hold."""
+    """Return the files that an environment's boxes load, and those that they must not contain.
+
+    Raises:
+        SpecError: If a live API is combined with `state.schema`.
+    """
     root = spec.root.resolve()
     state = spec.state
     files = tuple(tool for tool in spec.tools if isinstance(tool, str))
@@ -195,23 +221,29 @@ def app_of(spec: EnvSpec) -> App:
     is_live = any(isinstance(tool, OpenApiTools) for tool in spec.tools)
     if is_live and state.schema_file:
         raise SpecError(
-            f"{spec.path}: state.schema: a live API brings its tables; leave it out, or simulate the document"
+            f"{spec.path}: state.schema: a live API defines its tables; "
+            "remove state.schema, or remove base_url to simulate the API"
         )
-    # Beside a live API the seed function fills the API's tables, for the tasks; the boxes have none.
+    # With a live API the seed function fills copies of the API's tables, from which tasks are
+    # drawn. The boxes have no tables.
     return App(
         root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden
     )
 
 
 def _with_live(spec: EnvSpec) -> App:
-    """The same with live APIs as documents, whose tables are those of their dump."""
+    """Return the app with live APIs as simulated documents, to get their tables."""
     live = tuple(tool.openapi for tool in spec.tools if isinstance(tool, OpenApiTools))
     app = app_of(spec)
     return dataclasses.replace(app, tools=(*app.tools, *live))
 
 
 def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:
-    """The files that an episode starts with, as rows of the table `files`. Raises AppError for too many of them."""
+    """Return the initial files of an episode as rows of the table `files`.
+
+    Raises:
+        AppError: If there are too many files.
+    """
     if lay_out is None:
         return []
     with tempfile.TemporaryDirectory(prefix="envgym-") as folder:
@@ -227,6 +259,7 @@ def _templates(spec: EnvSpec) -> dict[str, Template]:
     found = {value.name: value for value in vars(module).values() if isinstance(value, Template)}
     if not found:
         raise SpecError(
-            f"{spec.root / spec.tasks.source}: holds no task template; mark functions of one Draw with @template(level=...)"
+            f"{spec.root / spec.tasks.source}: contains no task template; "
+            "mark functions of one Draw with @template(level=...)"
         )
     return found

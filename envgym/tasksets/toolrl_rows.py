@@ -1,14 +1,12 @@
-"""Data in ToolRL's form as tasks: one prompt, one answer, judged against a written truth.
+"""Tasks from data in ToolRL's format: one prompt and one answer, compared with a given truth.
 
     ROWS = rows_from("rows.jsonl")
     single = row_template("single", ROWS)
-    masked = row_template("masked", ROWS, masked=True)                       # tool names replaced by random ones
-    irrelevant = row_template("irrelevant", irrelevant_rows(ROWS))           # the tool that is needed is not there
+    masked = row_template("masked", ROWS, masked=True)               # random tool names
+    irrelevant = row_template("irrelevant", irrelevant_rows(ROWS))   # the needed tool is missing
 
-`rows_from` reads JSON, JSONL and CSV: rows as ToolRL has them, raw (`instruction input output`) or for verl (`prompt
-reward_model`), rows of `system user truth`, and whole traces, of which each step of the assistant becomes a row.
-
-Left out: parquet (pandas writes it as JSONL: `pandas.read_parquet(file).to_json(out, orient="records", lines=True)`).
+Not supported: parquet. Convert it with `pandas.read_parquet(file).to_json(out, orient="records",
+lines=True)`.
 """
 
 from __future__ import annotations
@@ -28,40 +26,49 @@ from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One step of a dialogue: what the model sees, and a right answer."""
+    """One step of a dialogue: the model's input and a correct answer."""
 
     system: str
-    """Instructions, with the tools as a list of `1. Name: ...`, `Description: ...`, `Parameters: ...`; may be empty."""
+    """Instructions, with the tools as a list of `1. Name: ...`, `Description: ...`, `Parameters:
+    ...`. May be empty."""
     user: str
-    """The request, or the whole dialogue so far."""
+    """The request, or the whole dialogue up to this step."""
     truth: str
-    """Hidden: a right answer, `<think>...</think>` with `<tool_call>`, `<response>` or both."""
+    """Hidden: correct answer, `<think>...</think>` with `<tool_call>`, `<response>` or both."""
     where: str
-    """`file:line`, for messages."""
+    """`file:line`, for error messages."""
     group: str
-    """The request it begins with. Rows of one group go to the same split, so that no later step tells an earlier one's truth."""
+    """First request of the dialogue. Rows of one group go to the same split, because a later step
+    contains the truth of an earlier one."""
     split: Split | None = None
-    """Where the data themselves put it."""
+    """Split given in the data, if any."""
 
     @property
     def prompt(self) -> str:
-        """System and user text as one message, as a task has no system text of its own."""
+        """System and user text as one message, because a task has no system text."""
         return f"{self.system.strip()}\n\n{self.user.strip()}".strip()
 
 
 def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[Row, ...]:
-    """The rows of a file, each truth checked.
+    """Read the rows of a JSON, JSONL or CSV file and check each truth.
+
+    Rows may be ToolRL's, raw (`instruction input output`) or for verl (`prompt reward_model`), rows
+    of `system user truth`, or whole traces, of which each assistant step becomes a row.
 
     Args:
-        skip_unreadable: leaves out rows whose truth holds calls that cannot be read. ToolRL's own set for supervised training has
-            some: thoughts that quote a `<tool_call>`.
-    Raises: UsageError naming `file:line` (`file: row 3` for a JSON list) and what is wrong there.
+        path: File to read.
+        skip_unreadable: Whether to skip rows with malformed calls in the truth. ToolRL's set for
+            supervised training has some: thoughts that quote a `<tool_call>`.
+
+    Raises:
+        UsageError: If a row is invalid; the message begins with `file:line` (`file: row 3` for a
+            JSON list).
     """
     path = Path(path)
     rows = [row for where, record in _records(path) for row in _rows_of(record, where)]
     rows = [row for row in rows if _is_readable(row, skip=skip_unreadable)]
     if not rows:
-        raise UsageError(f"{path}: holds no rows")
+        raise UsageError(f"{path}: contains no rows")
     return tuple(rows)
 
 
@@ -74,13 +81,21 @@ def row_template(
     val: float = 0.1,
     test: float = 0.1,
 ) -> Template:
-    """A template whose task `split/name/index` is the row `index` of that split; in training it starts over after the last.
+    """Build a template whose task `split/name/index` is row `index` of that split.
+
+    In training, the index wraps around after the last row.
 
     Args:
-        level: difficulty label.
-        masked: every task has random tool names (Hammer, arXiv 2410.04587), others at each index.
-        val, test: shares of the groups without a split of their own that are held out.
-    Raises: when a task is drawn, SpecError for more val or test tasks than there are rows.
+        name: Name of the template.
+        rows: Rows of all splits.
+        level: Difficulty label.
+        masked: Whether each task gets random tool names (Hammer, arXiv 2410.04587), different for
+            each index.
+        val: Fraction of groups without a given split that is used for validation.
+        test: Fraction of groups without a given split that is used for test.
+
+    Raises:
+        SpecError: When a task is drawn, if there are more val or test tasks than rows.
     """
     from envgym.tasksets.toolrl_variants import masked_row
 
@@ -107,20 +122,21 @@ def _row_at(draw: Draw, rows: Sequence[Row]) -> Row:
     index = int(draw.id.rpartition("/")[2])
     if draw.split != "train" and index >= len(rows):
         raise SpecError(
-            f"task '{draw.id}': there are {len(rows)} rows for this template and split; lower tasks.{draw.split}"
+            f"task '{draw.id}': there are {len(rows)} rows for this template and split; "
+            f"lower tasks.{draw.split}"
         )
     return rows[index % len(rows)]
 
 
 def split_of(row: Row, *, val: float, test: float) -> Split:
-    """By a hash of the group, so that adding rows moves no other."""
+    """Return the split by a hash of the group, so that adding rows does not move existing ones."""
     if row.split is not None:
         return row.split
     drawn = stable_seed("toolrl", row.group) / 2**31
     return "test" if drawn < test else "val" if drawn < test + val else "train"
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -140,9 +156,8 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _jsonl(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(
-        text.split("\n"), start=1
-    ):  # not splitlines: a string may hold other line separators
+    # Not splitlines: a JSON string may contain other line separators.
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", _parsed(line, f"{path}:{number}")
 
@@ -167,7 +182,7 @@ def _parsed(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not valid JSON: {error}") from None
 
 
-# -- rows --------------------------------------------------------------------------------------------------------------
+# -- rows -----------------------------------------------------------------------------------------
 
 
 def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
@@ -176,7 +191,8 @@ def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
     split = record.get("split") or (record.get("extra_info") or {}).get("split") or None
     if split is not None and split not in SPLITS:
         raise UsageError(
-            f"{where}: split is {split!r}{did_you_mean(split, SPLITS)}; available: {', '.join(SPLITS)}"
+            f"{where}: split is {split!r}{did_you_mean(split, SPLITS)}; "
+            f"available: {', '.join(SPLITS)}"
         )
     if "messages" in record or "dialogue" in record:
         steps = steps_of(record, where)
@@ -187,23 +203,28 @@ def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
 
 
 def _opening(user: str) -> str:
-    """The first request of a dialogue, which all steps cut from it share; the whole text where it is not in tags."""
+    """Return the first request of a dialogue, or the whole text if it has no tags.
+
+    All steps of one dialogue share the first request.
+    """
     return user.partition("</user>")[0]
 
 
 def _fields(record: dict[str, Any], where: str) -> tuple[str, str, str]:
-    """System text, user text and truth of a row, in whichever form."""
+    """Return system text, user text and truth of a row in any of the formats."""
     if "prompt" in record:
         try:
             said = {message["role"]: message["content"] for message in record["prompt"]}
             found = said.get("system", ""), said["user"], record["reward_model"]["ground_truth"]
         except (TypeError, KeyError) as error:
             raise UsageError(
-                f"{where}: `prompt` must list messages, `reward_model` hold `ground_truth`: {error!r}"
+                f"{where}: `prompt` must list messages and `reward_model` must contain "
+                f"`ground_truth`: {error!r}"
             ) from None
         if len(said) < len(record["prompt"]) or said.keys() - {"system", "user"}:
             raise UsageError(
-                f"{where}: `prompt` must hold one message of the user, after one of the system or none"
+                f"{where}: `prompt` must contain one user message, "
+                "optionally after one system message"
             )
     else:
         names = (
@@ -213,7 +234,8 @@ def _fields(record: dict[str, Any], where: str) -> tuple[str, str, str]:
         )
         if missing := [name for name in names[1:] if name not in record]:
             raise UsageError(
-                f"{where}: no '{missing[0]}'; a row has {', '.join(names)}, or is a trace with messages or dialogue"
+                f"{where}: no '{missing[0]}'; a row has {', '.join(names)}, "
+                "or is a trace with messages or dialogue"
             )
         found = record.get(names[0], ""), record[names[1]], record[names[2]]
     if not all(isinstance(text, str) for text in found):

@@ -1,7 +1,8 @@
-"""Other tasks from the same rows: tools under random names, and requests whose tool is missing.
+"""Variants of ToolRL rows: random tool names, and requests without the needed tool.
 
-Both read the tools from the numbered list in a row's system text (`1. Name: ...`, `Description: ...`, `Parameters: ...`).
-Source: Hammer, arXiv 2410.04587: masked function names, and an irrelevance set in which no tool fits.
+Both parse the numbered list of tools in a row's system text (`1. Name: ...`, `Description: ...`,
+`Parameters: ...`). Source: Hammer, arXiv 2410.04587: function masking, and an irrelevance set in
+which no tool fits.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from envgym.errors import UsageError
 from envgym.rewards.scoring.toolrl import truth_calls
 from envgym.tasksets.toolrl_rows import Row
 
-NO_TOOL = "<think> None of the tools can do this. </think>\n<response> None of my tools can do this. </response>"
-"""The truth of a request whose tool is missing; what a response says is not compared."""
+NO_TOOL = (
+    "<think> None of the tools can do this. </think>\n"
+    "<response> None of my tools can do this. </response>"
+)
+"""Truth of a request without the needed tool. The text of a response is not compared."""
 _TOOL = re.compile(
     r"^\d+\. Name: (?P<name>[^\n]*)\n(?P<rest>.*?^Parameters: [^\n]*)", re.DOTALL | re.MULTILINE
 )
@@ -26,20 +30,26 @@ _LETTERS = string.ascii_letters + string.digits + "_"
 
 
 def tool_names(row: Row) -> list[str]:
-    """Names of the tools that a row offers. Raises UsageError for a system text without a list of them."""
+    """Return the names of the tools that a row offers.
+
+    Raises:
+        UsageError: If the system text has no list of tools.
+    """
     names = [tool["name"] for tool in _TOOL.finditer(row.system)]
     if not names:
         raise UsageError(
-            f"{row.where}: the system text lists no tools in the form `1. Name: ...`, `Parameters: ...`"
+            f"{row.where}: the system text lists no tools in the form "
+            "`1. Name: ...`, `Parameters: ...`"
         )
     return names
 
 
 def masked_row(row: Row, rng: random.Random) -> Row:
-    """The row with random tool names, the same in system text, dialogue and truth.
+    """Return the row with random tool names, equal in system text, dialogue and truth.
 
-    A name that looks like an identifier (`find_room`) is replaced wherever it stands as a whole word; one that could be plain
-    words (`search`, `Event Result`) only where it names a tool: in the list and as the `name` of a call.
+    A name that looks like an identifier (`find_room`) is replaced at each occurrence as a whole
+    word. A name that could be plain words (`search`, `Event Result`) is replaced only in the list
+    and as the `name` of a call.
     """
     new: dict[str, str] = {}
     for name in tool_names(row):
@@ -48,15 +58,17 @@ def masked_row(row: Row, rng: random.Random) -> Row:
     masked = dataclasses.replace(row, system=system, user=user, truth=truth)
     if unmasked := {call["name"] for call in truth_calls(truth)} & (new.keys() - set(new.values())):
         raise UsageError(
-            f"{row.where}: the name '{min(unmasked)}' in the truth could not be masked; write it without escapes"
+            f"{row.where}: the name '{min(unmasked)}' in the truth could not be masked; "
+            "write it without escapes"
         )
     return masked
 
 
 def irrelevant_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Each row that calls tools, with these tools taken from its list and a truth that answers without a call.
+    """Return rows without their needed tools, with a truth that answers without a call.
 
-    Left out: rows whose truth has no call, whose dialogue has called one of these tools before, or that have no other tool.
+    A row is skipped if its truth has no call, if its dialogue already called one of these tools, or
+    if it has no other tool.
     """
     return tuple(made for row in rows if (made := _without_its_tools(row)) is not None)
 
@@ -78,7 +90,7 @@ def _is_called(name: str, dialogue: str) -> bool:
 
 
 def _relisted(system: str, without: set[str]) -> str:
-    """The system text with some tools gone and the others numbered anew."""
+    """Return the system text without some tools, with the other tools renumbered."""
     tools = list(_TOOL.finditer(system))
     kept = [tool for tool in tools if tool["name"] not in without]
     lines = [
@@ -89,7 +101,7 @@ def _relisted(system: str, without: set[str]) -> str:
 
 
 def _renamed(text: str, new: dict[str, str]) -> str:
-    """All names at once, the longest first: one may be part of another."""
+    """Replace all names in one pass, the longest first, because one name may be part of another."""
     spellings = {spelling: name for name in new for spelling in (name, json.dumps(name)[1:-1])}
     ordered = sorted(spellings, key=len, reverse=True)
     pattern = "|".join(_place_of(spelling) for spelling in ordered)

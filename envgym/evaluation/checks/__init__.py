@@ -1,15 +1,15 @@
-"""Proves that an environment can be trusted: `envgym check envs/crm.yaml`.
+"""Check that an environment and its grader are correct: `envgym check envs/crm.yaml`.
 
-    tool and task declarations   nothing crashes, every task can be made and solved
-    oracle_max, floor_gap        the truth earns everything, doing nothing earns nothing
-    canary_floor                 always refusing and random calls stay at the floor
-    wrong_field, extra_write     nearly right is wrong
-    reads_free                   reading costs nothing
-    seeds, determinism           same task, same bytes: again, in threads, in another process
-    splits, leakage              held-out tasks are new, and no answer stands in the question
+    tool and task declarations   no crash; every task can be made and solved
+    oracle_max, floor_gap        the oracle gets the full reward, doing nothing gets none
+    canary_floor                 constant refusals and random calls stay near 0
+    wrong_field, extra_write     nearly correct is not solved
+    reads_free                   reads do not change the reward
+    seeds, determinism           equal results when repeated, in threads and in another process
+    splits, leakage              held-out tasks are new, and no prompt contains the solution
 
-Ids follow OpenEnv RFC 008 where it has one. Left out: what needs a model (difficulty, headroom, reachability), and the
-sandbox's walls, which have their own tests.
+Ids follow OpenEnv RFC 008 if it defines one. Not included: checks that need a model (difficulty,
+headroom), and tests of the sandbox's isolation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from envgym.evaluation.checks.fixture import Bench, CheckResult
 from envgym.spec.environment import EnvSpec
 
 Progress = Callable[[str, int], None]
-"""(what is being checked, episodes played so far)."""
+"""Callback with the name of the current check and the number of episodes played."""
 
 __all__ = ["CheckResult", "print_checks", "run_checks"]
 
@@ -36,15 +36,23 @@ def run_checks(
     refuse_ceiling: float = 0.10,
     progress: Progress = lambda check, episodes: None,
 ) -> list[CheckResult]:
-    """Every check that applies, in the order in which a failure is best understood.
+    """Run all checks that apply. The order puts causes before their consequences.
 
     Args:
-        tasks_per_split: how many tasks of each split; all of val and test and 100 of train by default.
-        random_ceiling: share of tasks that random calls may solve; it fails when surely more are (95 %).
-        refuse_ceiling: the same for one and the same refusal.
-        progress: called as each check starts and as episodes end.
-    Returns: one result a check; for a foreign Gymnasium environment only those that need no tasks of ours.
-    Raises: SpecError, PrerequisiteError where the environment cannot be opened at all.
+        spec: Definition of the environment.
+        tasks_per_split: Number of tasks per split. Default: all of val and test, and 100 of train.
+        random_ceiling: Fraction of tasks that random calls may solve. The check fails if the lower
+            end of the 95 % interval is above it.
+        refuse_ceiling: The same limit for a constant refusal.
+        progress: Called when a check starts and after each episode.
+
+    Returns:
+        One result per check. For a foreign Gymnasium environment only the checks that need no
+        tasks.
+
+    Raises:
+        SpecError: If the environment cannot be opened.
+        PrerequisiteError: If something must be installed or started first.
     """
     from envgym.registration import make_world
 
@@ -69,7 +77,7 @@ def _own(
     from envgym.evaluation.checks import tasks as shipped
 
     tasks, declared = shipped.draw_tasks(world, tasks_per_split)
-    if not declared.passed:  # nothing can be said of tasks that cannot be made
+    if not declared.passed:  # the other checks need valid tasks
         return [declared]
     bench = Bench(world, tasks)
     checks: dict[str, Callable[[], CheckResult | list[CheckResult]]] = {
@@ -128,7 +136,7 @@ def _run(
 
 
 def print_checks(results: Sequence[CheckResult], *, as_json: bool = False) -> None:
-    """A table on the terminal, or JSON."""
+    """Print the results as a table, or as JSON."""
     if as_json:
         plain = [
             {"id": result.id, "passed": result.passed, "detail": result.detail}

@@ -1,4 +1,4 @@
-"""Same seed, same episode: again in this process, in sixteen threads at once, and in another process."""
+"""Determinism checks: equal seeds give equal episodes, also in threads and in a new process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 
 TASKS = 12
-"""Tasks of each split that are replayed."""
+"""Number of tasks per split that are replayed."""
 THREADS = 16
 SEEDS = 12
 
 Digests = dict[str, tuple[str, str]]
-"""`policy task` -> (digest of everything that was said, digest of the scores)."""
+"""(digest of messages, digest of scores) by the key `policy task`."""
 
 
 def seed_control(world: Any) -> CheckResult:
-    """`reset(seed=)` fixes the task and its first observation, and different seeds lead to different tasks."""
+    """Check that `reset(seed=)` determines the task and its first observation.
+
+    Different seeds must lead to different tasks.
+    """
     one = world.env()
     other = world.env()
     try:
@@ -41,29 +44,29 @@ def seed_control(world: Any) -> CheckResult:
         one.close()
         other.close()
     offenders = [
-        f"reset(seed={seed}) gave two different beginnings"
+        f"reset(seed={seed}) returned two different observations or infos"
         for seed in first
         if first[seed] != again[seed]
     ]
     seen = {observation for observation, _ in first.values()}
     if len(seen) == 1:
-        offenders.append(f"{SEEDS} different seeds gave one and the same beginning")
+        offenders.append(f"{SEEDS} different seeds returned the same first observation")
     return verdict(
         "seed_control",
         offenders,
-        f"{SEEDS} seeds, {len(seen)} different beginnings, each the same twice",
+        f"{SEEDS} seeds, {len(seen)} different first observations, each equal when repeated",
     )
 
 
 def _opening(env: Any, seed: int) -> tuple[str, str]:
-    """What is seen first, and that together with what is known of it."""
+    """Return the first observation, and its JSON together with the info of `reset`."""
     observation, info = env.reset(seed=seed)
     known = [observation, info.get("messages"), info.get("task"), info.get("state_hash")]
     return observation, json.dumps(known, ensure_ascii=False)
 
 
 def episode_determinism(spec: EnvSpec, world: Any, ids: Sequence[str]) -> list[CheckResult]:
-    """Replays of the same tasks, in other circumstances: byte-identical observations and equal scores."""
+    """Check that replays of a task give equal observations (byte by byte) and equal scores."""
     reference = replay(world, ids, workers=1)
     others = {
         "again": replay(world, list(reversed(ids)), workers=1),
@@ -80,7 +83,7 @@ def _compare(
     check: str, what: str, part: int, reference: Digests, others: dict[str, Digests]
 ) -> CheckResult:
     offenders = [
-        f"{name}: other {what} {how}"
+        f"{name}: different {what} {how}"
         for how, digests in others.items()
         for name in reference
         if digests.get(name, ("", ""))[part] != reference[name][part]
@@ -91,7 +94,10 @@ def _compare(
 
 
 def replay(world: Any, ids: Sequence[str], *, workers: int) -> Digests:
-    """Plays the tasks with policies that need no model; a task that stands twice must come out the same twice."""
+    """Play the tasks with policies that need no model.
+
+    If a task id is repeated, its episodes must agree; otherwise the digest is replaced by a note.
+    """
     digests: Digests = {}
     for name, policy in _policies(world).items():
         requests = [Request(task, 0) for task in ids]
@@ -139,7 +145,7 @@ def _digest(plain: Any) -> str:
 
 
 def _in_another_process(spec: EnvSpec, ids: Sequence[str]) -> Digests:
-    """The replay of a fresh interpreter with another hash seed, so that the order of a set shows."""
+    """Replay in a new interpreter with another hash seed, which reveals dependence on set order."""
     code = "from envgym.evaluation.checks.determinism import replay_from_stdin; replay_from_stdin()"
     environment = os.environ | {
         "PYTHONHASHSEED": "12345",
@@ -163,7 +169,10 @@ def _in_another_process(spec: EnvSpec, ids: Sequence[str]) -> Digests:
 
 
 def replay_from_stdin() -> None:
-    """The second process: reads a pickled (spec, ids), prints the digests as the last line."""
+    """Entry point of the second process.
+
+    It reads a pickled (spec, ids) from stdin and prints the digests as the last line.
+    """
     spec, ids = pickle.load(sys.stdin.buffer)
     world = make_world(spec)
     try:
@@ -174,7 +183,10 @@ def replay_from_stdin() -> None:
 
 
 def episode_isolation(bench: Bench) -> CheckResult:
-    """An episode that writes leaves no trace in another one of the same task, open beside it or started after it."""
+    """Check that an episode that writes does not affect another episode of the same task.
+
+    The other episode is either open at the same time or started later.
+    """
     offenders = []
     tasks = bench.sample(4)
     one = bench.world.env()
@@ -186,12 +198,12 @@ def episode_isolation(bench: Bench) -> CheckResult:
             alone = _answers(one, task, bench.dialect)
             if _answers(beside, task, bench.dialect) != alone:
                 offenders.append(
-                    f"{task.id}: an episode that was open beside the oracle's saw what that one had done"
+                    f"{task.id}: an episode open at the same time saw the oracle's changes"
                 )
             one.reset(options={"task": task.id})
             if _answers(one, task, bench.dialect) != alone:
                 offenders.append(
-                    f"{task.id}: an episode started after the oracle's saw what that one had done"
+                    f"{task.id}: an episode started after the oracle's saw the oracle's changes"
                 )
     finally:
         one.close()
@@ -199,12 +211,12 @@ def episode_isolation(bench: Bench) -> CheckResult:
     return verdict(
         "episode_isolation",
         offenders,
-        f"{len(tasks)} tasks: nothing of one episode shows in another",
+        f"{len(tasks)} tasks: no episode sees the changes of another one",
     )
 
 
 def _answers(env: Any, task: Task, dialect: str) -> list[Any]:
-    """Everything the oracle is answered in an episode that has just been reset."""
+    """Return all observations and rewards of the oracle in an episode that was just reset."""
     answers: list[Any] = []
     for text in [*(render_call(call, dialect) for call in task.oracle), task.final]:
         observation, reward, terminated, truncated, info = env.step(text)

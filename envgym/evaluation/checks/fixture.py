@@ -1,4 +1,4 @@
-"""What the checks share: a world, the tasks under test, ways to play them, and a look at what single calls change."""
+"""Fixture shared by the checks: a world, its tasks, ways to play them, and a probe for calls."""
 
 from __future__ import annotations
 
@@ -23,24 +23,25 @@ from envgym.tasks import Task
 
 WORKERS = 16
 EXTRA_TURNS = 8
-"""Turns added to the limit where a check adds calls to the oracle's, so that it tests the grader and not the limit."""
+"""Turns added to the limit if a check adds calls to the oracle's. The check must test the grader,
+not the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check found."""
+    """Result of one check."""
 
     id: str
-    """Name of the check, after OpenEnv RFC 008 where it has one."""
+    """Name of the check, following OpenEnv RFC 008 if it defines one."""
     passed: bool
     detail: str
-    """Numbers when it passed; the first offenders when it failed."""
+    """Numbers if the check passed; the first offenders if it failed."""
     warning: bool = False
-    """It passed, but what it found should be read."""
+    """Whether a passed check found something that a person should read."""
 
 
 def verdict(check: str, offenders: Sequence[str], passed: str) -> CheckResult:
-    """Passed when nobody offended; otherwise the detail names the first three."""
+    """Return a passed result if there are no offenders; otherwise a failed one that names three."""
     if not offenders:
         return CheckResult(check, True, passed)
     more = f"; and {len(offenders) - 3} more" if len(offenders) > 3 else ""
@@ -49,16 +50,16 @@ def verdict(check: str, offenders: Sequence[str], passed: str) -> CheckResult:
 
 @dataclass
 class Bench:
-    """A world on the test bench."""
+    """World under test, with its tasks."""
 
     world: World
     tasks: dict[str, list[Task]]
-    """Split -> its tasks under test."""
+    """Tasks under test by split."""
     on_episode: Callable[[Episode], None] = lambda episode: None
     oracle: dict[str, Episode] = field(default_factory=dict)
-    """Task id -> the oracle's episode, once `oracle_max` has played them."""
+    """Episode of the oracle by task id, filled by `oracle_max`."""
     writers: set[str] = field(default_factory=set)
-    """Tools that were seen to change a table."""
+    """Tools that have changed a table in any probe."""
 
     @property
     def all_tasks(self) -> list[Task]:
@@ -69,20 +70,23 @@ class Bench:
         return self.world.spec.prompt.dialects[0]
 
     def sample(self, count: int) -> list[Task]:
-        """At most `count` tasks of each split, spread evenly; tasks are dealt over templates, so every template is there."""
+        """Return at most `count` tasks of each split, evenly spaced.
+
+        Task ids alternate between templates, so all templates are represented.
+        """
         return [task for tasks in self.tasks.values() for task in spread(tasks, count)]
 
     def play(
         self, policy: Policy, tasks: Sequence[Task], *, workers: int = WORKERS
     ) -> list[Episode]:
-        """One episode a task, under the environment's own limits; seed 0."""
+        """Play one episode per task with seed 0, under the limits of the environment."""
         requests = [Request(task.id, 0) for task in tasks]
         return play_many(
             self.world.env, policy, requests, workers=workers, on_episode=self.on_episode
         )
 
     def play_variants(self, variants: Sequence[Variant]) -> list[Episode]:
-        """One episode a variant, with room for the turns that it adds."""
+        """Play one episode per variant, with a turn limit that allows the added turns."""
         spec = self.world.spec
         episode = spec.episode.model_copy(
             update={"max_turns": spec.episode.max_turns + EXTRA_TURNS, "spare_turns": None}
@@ -94,7 +98,12 @@ class Bench:
 
     @contextmanager
     def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:
-        """A session on the task's starting tables, outside any episode; tables in `free` (patterns) do not count."""
+        """Open a session on the task's initial tables, outside of any episode.
+
+        Args:
+            task: Task that defines the initial state.
+            free: Tables (patterns) in which changes are ignored.
+        """
         session = self.world.sandbox.open(
             seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
         )
@@ -104,12 +113,12 @@ class Bench:
             session.close()
 
     def writing_calls(self, task: Task) -> list[int]:
-        """Indices of the oracle's calls that change a table."""
+        """Return the indices of the oracle's calls that change a table."""
         with self.probe(task) as probe:
             return [index for index, call in enumerate(task.oracle) if probe.make(call).rows]
 
     def tables(self, task: Task) -> sqlite3.Connection:
-        """A private copy of the tables the task starts with, its files among them."""
+        """Return a private copy of the task's initial tables, with a table for its files."""
         tasks = self.world.tasks
         db = tasks.tables(task.seed)
         if self.world.spec.state.files:
@@ -124,19 +133,19 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """The oracle's way through a task, altered."""
+    """Modified solution of a task, based on the oracle's calls."""
 
     task: Task
     calls: tuple[ToolCall, ...]
     what: str
-    """How it was altered, for the report."""
+    """Description of the modification, for the report."""
     final: str | None = None
-    """The last message; None for the task's own."""
+    """Final message; None for the task's message."""
 
 
 @dataclass(frozen=True)
 class _Variants:
-    """Plays the variant whose index is the seed."""
+    """Policy that plays the variant whose index is the seed."""
 
     variants: Sequence[Variant]
     dialect: str
@@ -152,16 +161,17 @@ class _Variants:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What one call did."""
+    """Effect of one call."""
 
     ok: bool
-    """Whether the tool accepted it."""
+    """Whether the tool accepted the call."""
     rows: set[tuple[str, str]]
-    """(table, key) of the rows that it changed; empty for a read or a refusal. Volatile columns do not count."""
+    """(table, key) of the changed rows; empty for a read or a rejected call. Volatile columns are
+    ignored."""
 
 
 class Probe:
-    """Makes calls in a session and says what each of them did, with no grader between."""
+    """Make calls in a session and report the effect of each one, without a grader."""
 
     def __init__(self, bench: Bench, session: Session, free: Sequence[str]):
         self._bench = bench
@@ -172,7 +182,11 @@ class Probe:
         self._made = 0
 
     def make(self, call: ToolCall) -> Effect:
-        """Raises WorldFailure when the tool crashes."""
+        """Make one call and return its effect.
+
+        Raises:
+            WorldFailure: If the tool crashes.
+        """
         spec = self._world.spec
         now = (spec.state.now + timedelta(seconds=spec.state.step_seconds * self._made)).isoformat()
         result = self._session.call(
@@ -192,7 +206,7 @@ class Probe:
         spec = self._world.spec
         changes = self._session.diff(timeout_seconds=spec.episode.tool_seconds)
         rows = diff_rows(changes, self._world.keys, volatile=spec.state.volatile)
-        # Rows of a table without a primary key have no name but their content.
+        # In a table without a primary key, the content of a row is its name.
         named = [
             ((row.table, repr(row.key if row.key is not None else row.after)), row) for row in rows
         ]
@@ -204,14 +218,17 @@ class Probe:
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` items at even distances."""
+    """Return at most `count` items at equal distances."""
     if len(items) <= count:
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]
 
 
 def told(episode: Episode) -> str:
-    """An episode in a few words, for a report."""
+    """Return a short description of an episode for a report."""
     if episode.failure is not None:
-        return f"{episode.task_id}: void, {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message[-160:]}"
+        return (
+            f"{episode.task_id}: void, {episode.failure.kind} in {episode.failure.stage}: "
+            f"{episode.failure.message[-160:]}"
+        )
     return f"{episode.task_id}: reward {episode.reward:g}, {episode.stop_reason}"

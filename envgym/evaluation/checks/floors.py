@@ -1,4 +1,4 @@
-"""The ceiling and the floors: knowing the truth gets everything, doing nothing or anything gets nothing."""
+"""Reward bounds: the full reward for the oracle, none for doing nothing or random calls."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from envgym.policies.scripted import NoopPolicy, OraclePolicy, RandomPolicy, Ref
 from envgym.terms import placed, total
 
 CANARY_TASKS = 24
-"""Tasks of each split that a canary plays."""
+"""Number of tasks per split for the canary checks."""
 MAX_REFUSALS = 4
-"""Different closing calls that are tried."""
+"""Number of different closing calls that are tried."""
 
 
 def oracle_max(bench: Bench) -> CheckResult:
-    """The oracle solves every task and gets all that the rubric can give."""
+    """Check that the oracle solves every task and gets the maximum reward of the rubric."""
     offenders = []
     for task, episode in zip(
         bench.all_tasks, bench.play(OraclePolicy(bench.dialect), bench.all_tasks), strict=True
@@ -38,7 +38,7 @@ def oracle_max(bench: Bench) -> CheckResult:
 
 
 def floor_gap(bench: Bench) -> CheckResult:
-    """Doing nothing earns nothing on any task: 0, or less where a part goes below 0."""
+    """Check that doing nothing gets no positive reward on any task."""
     episodes = bench.play(NoopPolicy(), bench.all_tasks)
     offenders = [
         told(episode)
@@ -46,12 +46,12 @@ def floor_gap(bench: Bench) -> CheckResult:
         if episode.success or episode.reward is None or episode.reward > 0.0
     ]
     return verdict(
-        "floor_gap", offenders, f"doing nothing earns nothing on all {len(episodes)} tasks"
+        "floor_gap", offenders, f"doing nothing gets no reward on all {len(episodes)} tasks"
     )
 
 
 def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:
-    """Always refusing, in words or by any one closing call, stays at the floor."""
+    """Check that a constant refusal, in words or by one closing call, rarely solves a task."""
     tasks = bench.sample(CANARY_TASKS)
     worst = (0.0, "in words")
     for call in [None, *_closing_calls(bench)]:
@@ -59,14 +59,20 @@ def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:
         rate = sum(bool(episode.success) for episode in episodes) / len(episodes)
         worst = max(worst, (rate, f"{call.name} {call.arguments}" if call else "in words"))
     rate, how = worst
-    words = f"always refusing solves at most {rate:.1%} of {len(tasks)} tasks ({how}); allowed {ceiling:.0%}"
+    words = (
+        f"always refusing solves at most {rate:.1%} of {len(tasks)} tasks ({how}); "
+        f"allowed {ceiling:.0%}"
+    )
     return CheckResult("canary_floor.refuse", _at_floor(rate, len(tasks), ceiling), words)
 
 
 def canary_random(bench: Bench, ceiling: float) -> CheckResult:
-    """Random valid calls stay at the floor. Of tasks answered in words nothing is said: a label is guessed now and then."""
+    """Check that random valid calls rarely solve a task.
+
+    It does not apply to tasks answered in words, where a label can be guessed.
+    """
     if not bench.world.tools:
-        return CheckResult("canary_floor.random", True, "not applicable: there is no tool to call")
+        return CheckResult("canary_floor.random", True, "not applicable: there are no tools")
     episodes = bench.play(_random_policy(bench), bench.all_tasks)
     solved = [episode.task_id for episode in episodes if episode.success]
     rate = len(solved) / len(episodes)
@@ -76,11 +82,9 @@ def canary_random(bench: Bench, ceiling: float) -> CheckResult:
 
 
 def tool_declaration_accuracy(bench: Bench) -> CheckResult:
-    """What a tool's schema allows, the tool takes or refuses politely: it never crashes."""
+    """Check that no tool crashes for arguments that its schema allows. It may reject them."""
     if not bench.world.tools:
-        return CheckResult(
-            "tool_declaration_accuracy", True, "not applicable: there is no tool to call"
-        )
+        return CheckResult("tool_declaration_accuracy", True, "not applicable: there are no tools")
     episodes = bench.play(
         RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect),
         bench.all_tasks,
@@ -93,7 +97,10 @@ def tool_declaration_accuracy(bench: Bench) -> CheckResult:
 
 
 def _at_floor(rate: float, trials: int, ceiling: float) -> bool:
-    """Whether a rate may be at the ceiling or below, so that a handful of tasks convicts nobody by bad luck."""
+    """Return whether the rate may be at or below the ceiling, at 95 % confidence.
+
+    The interval keeps a small number of tasks from failing the check by chance.
+    """
     return wilson_interval(round(rate * trials), trials)[0] <= ceiling
 
 
@@ -102,7 +109,7 @@ def _random_policy(bench: Bench) -> RandomPolicy:
 
 
 def _earned(bench: Bench, episode: Episode) -> tuple[float, float]:
-    """What the parts that judge the whole episode gave this one, and the most that those which applied can give."""
+    """Return the reward of the parts with `per: episode`, and the maximum of those that applied."""
     rules = bench.world.rubric.rules
     terms = {
         name: term
@@ -116,11 +123,11 @@ def _earned(bench: Bench, episode: Episode) -> tuple[float, float]:
 
 def _unmet(episode: Episode) -> str:
     missing, extra = (len(episode.state_diff.get(key, ())) for key in ("missing", "extra"))
-    return f", {missing} expected changes missing, {extra} unasked"
+    return f", {missing} expected changes missing, {extra} unexpected"
 
 
 def _closing_calls(bench: Bench) -> list[ToolCall]:
-    """The closing calls that the oracles make most often: whoever always makes one of them gets furthest."""
+    """Return the most frequent closing calls of the oracles, the best constant answers."""
     closing = bench.world.spec.episode.closes_with
     made = [call for task in bench.all_tasks for call in task.oracle if call.name in closing]
     ranked = Counter(json.dumps(call.to_dict(), sort_keys=True) for call in made).most_common(

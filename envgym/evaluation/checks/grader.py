@@ -1,4 +1,4 @@
-"""Whether the grader tells right from nearly right: a wrong field or an extra write fails, a read changes nothing."""
+"""Grader checks: a wrong field or an extra write fails the task, and a read changes no reward."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from envgym.tasks import Task, stable_seed
 from envgym.tools import Tool, validate
 
 ATTEMPTS = 12
-"""Random calls tried on a task to find one that writes, or one that only reads."""
+"""Number of random calls tried per task to find one that writes, or one that only reads."""
 
 
 def wrong_field(bench: Bench) -> CheckResult:
-    """Each argument of a writing call that the truth mentions, set to something else: not solved.
+    """Check that a task is not solved if one argument of a writing call is wrong.
 
-    A task that expects no change is answered in words: there, another task's last message is said instead.
+    Only arguments that the expected changes depend on are altered. For a task that expects no
+    change, the final message of another task is used instead.
     """
     variants = [variant for task in bench.all_tasks for variant in _wrong_fields(bench, task)]
     variants += [variant for task in bench.all_tasks if (variant := _wrong_answer(bench, task))]
@@ -36,17 +37,18 @@ def wrong_field(bench: Bench) -> CheckResult:
         return CheckResult(
             "wrong_field",
             False,
-            "no task has a writing call whose arguments its `changes` mention, or an answer of its own",
+            "no task has a writing call whose arguments occur in its `changes`, "
+            "or a different final message",
         )
     return verdict(
         "wrong_field",
         offenders,
-        f"{len(variants)} oracles with one wrong value, none solved its task",
+        f"{len(variants)} oracle solutions with one wrong value, none solved its task",
     )
 
 
 def extra_write(bench: Bench) -> CheckResult:
-    """The oracle's calls and one more that changes another row: not solved."""
+    """Check that a task is not solved if one more write to another row is added."""
     variants = [variant for task in bench.all_tasks if (variant := _extra_write(bench, task))]
     episodes = bench.play_variants(variants)
     offenders = [
@@ -58,17 +60,17 @@ def extra_write(bench: Bench) -> CheckResult:
         return CheckResult(
             "extra_write",
             True,
-            "not applicable: no call was found that changes a row outside `state.allow`",
+            "not applicable: no call found that changes a row outside `state.allow`",
         )
     return verdict(
         "extra_write",
         offenders,
-        f"{len(variants)} oracles with one unasked write, none solved its task",
+        f"{len(variants)} oracle solutions with one unexpected write, none solved its task",
     )
 
 
 def reads_free(bench: Bench) -> CheckResult:
-    """Reading before the oracle's calls takes nothing away; only parts with a negative weight may make it cost something."""
+    """Check that reads before the oracle's calls do not lower any part with a positive weight."""
     variants = [variant for task in bench.all_tasks if (variant := _with_reads(bench, task))]
     episodes = bench.play_variants(variants)
     offenders = [
@@ -77,11 +79,11 @@ def reads_free(bench: Bench) -> CheckResult:
         if not _as_good(bench, v.task, e)
     ]
     if not variants:
-        return CheckResult("reads_free", True, "not applicable: no call was found that only reads")
+        return CheckResult("reads_free", True, "not applicable: no call found that only reads")
     return verdict(
         "reads_free",
         offenders,
-        f"{len(variants)} oracles after reading first, all as good as without",
+        f"{len(variants)} oracle solutions with reads first, all with the same result",
     )
 
 
@@ -92,7 +94,7 @@ def _as_good(bench: Bench, task: Task, episode: Any) -> bool:
     return episode.success == plain.success and same
 
 
-# -- one wrong value ----------------------------------------------------------------------------------------------------
+# -- one wrong value ------------------------------------------------------------------------------
 
 
 def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
@@ -107,24 +109,28 @@ def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
                     calls = (*task.oracle[:index], wrong, *task.oracle[index + 1 :])
                     yield Variant(task, calls, f"{call.name} got {name}={wrong.arguments[name]!r}")
     except WorldFailure:
-        return  # a crashing oracle is told by oracle_max
+        return  # oracle_max reports an oracle that crashes
     finally:
         db.close()
 
 
 def _wrong_answer(bench: Bench, task: Task) -> Variant | None:
-    """The oracle's calls and another task's answer, of the same template if one differs; None where words decide nothing."""
+    """Return the oracle's calls with the final message of another task.
+
+    A task of the same template is preferred. Return None if the final message does not decide the
+    result.
+    """
     if task.changes or task.check:
         return None
     others = sorted(bench.all_tasks, key=lambda other: other.template != task.template)
     final = next((other.final for other in others if other.final != task.final), None)
-    return None if final is None else Variant(task, task.oracle, f"it said {final!r}", final)
+    return None if final is None else Variant(task, task.oracle, f"it answered {final!r}", final)
 
 
 def _is_in_truth(value: Any, task: Task) -> bool:
-    """Whether the task's expected changes depend on this value: as a key, a cell or a column's name.
+    """Return whether the expected changes depend on this value: as a key, a cell or a column name.
 
-    Others, such as the free text of a note, may be chosen by the model, and a different one is not wrong.
+    The model may choose other values, such as the text of a note, so a different one is not wrong.
     """
     truths = [
         truth
@@ -141,7 +147,7 @@ def _alike(value: Any, truth: Any) -> bool:
 def _altered(
     bench: Bench, task: Task, call: ToolCall, name: str, db: sqlite3.Connection
 ) -> ToolCall | None:
-    """The call with another value of one argument that its tool's schema still allows; None where there is none."""
+    """Return the call with one other argument value that the tool's schema allows, or None."""
     tool = bench.world.tools[call.name]
     value = call.arguments[name]
     for other in _others(tool, name, value, task, bench, db):
@@ -158,7 +164,10 @@ def _altered(
 def _others(
     tool: Tool, name: str, value: Any, task: Task, bench: Bench, db: sqlite3.Connection
 ) -> Iterator[Any]:
-    """Other values, the most plausible first: another row's key, another choice, what other tasks use, a small change."""
+    """Yield other values, the most plausible first.
+
+    The order is: keys of other rows, other enum values, values used by other tasks, small changes.
+    """
     yield from _other_keys(task, value, bench, db)
     yield from tool.properties.get(name, {}).get("enum", ())
     yield from _values_elsewhere(bench, tool.name, name)
@@ -188,11 +197,11 @@ def _values_elsewhere(bench: Bench, tool: str, name: str) -> list[Any]:
     return [call.arguments[name] for call in calls if call.name == tool and name in call.arguments]
 
 
-# -- one write too many, and reads -------------------------------------------------------------------------------------
+# -- extra writes and reads -----------------------------------------------------------------------
 
 
 def _extra_write(bench: Bench, task: Task) -> Variant | None:
-    """The oracle's calls with one more just before a closing call, or at the end."""
+    """Return the oracle's calls with one more write, before a closing call or at the end."""
     at = _before_closing(bench, task)
     try:
         with bench.probe(task, free=bench.world.spec.state.allow) as probe:
@@ -201,20 +210,21 @@ def _extra_write(bench: Bench, task: Task) -> Variant | None:
                 (call for call in _candidates(bench, task) if probe.make(call).rows - done), None
             )
     except WorldFailure:
-        return None  # a tool that crashes is told by tool_declaration_accuracy
+        return None  # tool_declaration_accuracy reports a tool that crashes
     if extra is None:
         return None
     return Variant(
         task,
         (*task.oracle[:at], extra, *task.oracle[at:]),
-        f"{extra.name} {extra.arguments} was called as well",
+        f"{extra.name} {extra.arguments} was called too",
     )
 
 
 def _with_reads(bench: Bench, task: Task) -> Variant | None:
-    """The oracle's calls after at most two that a tool accepts and that change nothing.
+    """Return the oracle's calls after at most two accepted calls that change no row.
 
-    Only tools that never wrote: in tables that the probe has changed, an update to the same value looks like a read.
+    Tools that have written before are excluded: after a change, an update to the same value looks
+    like a read.
     """
     reads: list[ToolCall] = []
     try:
@@ -239,7 +249,7 @@ def _before_closing(bench: Bench, task: Task) -> int:
 
 
 def _candidates(bench: Bench, task: Task) -> Iterator[ToolCall]:
-    """Calls worth trying: the oracle's own, the same on other rows, then random ones of every tool offered."""
+    """Yield calls to try: the oracle's calls, the same calls on other rows, then random ones."""
     offered = bench.world.tools_of(task)
     closing = bench.world.spec.episode.closes_with
     tools = [tool for name, tool in offered.items() if name not in closing]
@@ -268,7 +278,7 @@ def _on_other_rows(call: ToolCall, keys: Sequence[str]) -> Iterator[ToolCall]:
 
 
 def _words(bench: Bench, task: Task) -> list[str]:
-    """Keys of the starting tables: what random calls can do something with."""
+    """Return keys of the initial tables, so that random calls refer to existing rows."""
     db = bench.tables(task)
     try:
         found = []

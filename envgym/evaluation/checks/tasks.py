@@ -1,4 +1,4 @@
-"""The tasks as they are shipped: whole, apart from each other by split, and silent about their solution."""
+"""Task checks: tasks are valid, splits are disjoint, and prompts do not contain the solution."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from envgym.rewards.state_diff import same_value
 from envgym.tasks import ANY, SPLITS, Task
 
 TRAIN_TASKS = 100
-"""Training tasks that are checked when no number is given; they have no end."""
+"""Default number of training tasks to check; their number is unlimited."""
 CHARACTERS_A_TOKEN = 4
-"""Rule of thumb for English; no tokenizer is at hand here."""
+"""Average number of characters per token in English, because no tokenizer is available here."""
 
 
 def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task]], CheckResult]:
-    """The tasks to be checked, and whether each of them could be made, twice the same, and fits the environment."""
+    """Return the tasks to check, and the result of making each one twice.
+
+    A task fails if it cannot be made, differs when made again, or does not fit the environment.
+    """
     tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
     offenders = []
     for split in SPLITS:
@@ -36,7 +39,7 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
                 problem = _undeclared(world, task, world.tasks.task(task_id))
             except EnvgymError as error:
                 problem = str(error)
-            except Exception as error:  # templates are the company's code
+            except Exception as error:  # templates are user code
                 problem = f"{task_id}: the template raised {type(error).__name__}: {error}"
             else:
                 tasks[split].append(task)
@@ -45,25 +48,31 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
     return tasks, verdict(
         "task_declaration_accuracy",
         offenders,
-        f"{total} tasks drawn, each twice the same and whole",
+        f"{total} tasks drawn, each valid and equal when drawn again",
     )
 
 
 def _undeclared(world: World, task: Task, again: Task) -> str:
     if task != again:
-        return f"{task.id}: drawn twice, it came out different; a template may use nothing but draw.rng and draw's rows"
+        return (
+            f"{task.id}: differs when drawn again; "
+            "a template may only use draw.rng and the rows of draw"
+        )
     offered = world.tools_of(task)
     if missing := [call.name for call in task.oracle if call.name not in offered]:
         return f"{task.id}: its oracle calls {missing[0]}, which the task does not offer"
     if unknown := [change.table for change in task.changes if change.table not in world.keys]:
-        return f"{task.id}: expects a change in '{unknown[0]}', which is no table"
+        return f"{task.id}: expects a change in '{unknown[0]}', which is not a table"
     if not task.prompt.strip():
         return f"{task.id}: has an empty prompt"
     return ""
 
 
 def splits_disjoint(bench: Bench) -> CheckResult:
-    """No prompt and no starting state stands in two splits, so held-out tasks are not merely remembered."""
+    """Check that no prompt and no initial state occurs in two splits.
+
+    Otherwise a policy could solve held-out tasks from memory.
+    """
     offenders = []
     for index, split in enumerate(SPLITS):
         for other in SPLITS[index + 1 :]:
@@ -81,11 +90,17 @@ def _shared(tasks: list[Task], others: list[Task], split: str, other: str) -> It
         if task.prompt in prompts:
             yield f"{task.id} ({split}) and {prompts[task.prompt]} ({other}) have the same prompt"
         elif task.seed in seeds:
-            yield f"{task.id} ({split}) and {seeds[task.seed]} ({other}) start from the same state seed"
+            yield (
+                f"{task.id} ({split}) and {seeds[task.seed]} ({other}) "
+                "start from the same state seed"
+            )
 
 
 def no_solution_leakage(bench: Bench) -> CheckResult:
-    """No value of the solution stands in what the model sees first, but for what the user's own request gives."""
+    """Check that the opening messages do not contain the solution.
+
+    Values that the user's request gives are allowed.
+    """
     offenders = [
         f"{task.id}: the opening shows {value!r}, which its request does not give"
         for task in bench.all_tasks
@@ -94,7 +109,7 @@ def no_solution_leakage(bench: Bench) -> CheckResult:
     return verdict(
         "no_solution_leakage",
         offenders,
-        f"{len(bench.all_tasks)} openings show nothing of the solution",
+        f"{len(bench.all_tasks)} openings contain no value of the solution",
     )
 
 
@@ -113,7 +128,10 @@ def _leaked(world: World, task: Task) -> list[str]:
 
 
 def _solution(task: Task) -> Iterator[str]:
-    """The values that decide: keys and cells of the expected changes, and the facts. Yes and no are no secret words."""
+    """Yield the values that decide: keys and cells of the expected changes, and the facts.
+
+    Booleans are excluded, because they occur in any prompt.
+    """
     yield from task.facts
     for change in task.changes:
         for value in (change.key, *change.values.values()):
@@ -126,7 +144,10 @@ def _stands_in(value: str, text: str) -> bool:
 
 
 def _choices(schemas: Iterable[Any]) -> Iterator[Any]:
-    """Every choice that a tool's schema lists: all of them stand in the opening, the right one among them."""
+    """Yield every enum value in the tools' schemas.
+
+    The opening lists all of them, so the correct one is no leak.
+    """
     for schema in schemas:
         if isinstance(schema, dict):
             yield from schema.get("enum", ())
@@ -136,7 +157,7 @@ def _choices(schemas: Iterable[Any]) -> Iterator[Any]:
 
 
 def prompt_size(bench: Bench) -> CheckResult:
-    """How long the openings are, by level. For information: it always passes."""
+    """Report the longest opening by level. This check always passes."""
     longest: dict[str, int] = {}
     for task in bench.all_tasks:
         size = sum(len(message.content) for message in bench.world.opening(task))

@@ -129,7 +129,7 @@ def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wr
         lenient.close()
     assert not found.passed
     another = next(task.final for task in tasks if task.id == "test/bits_0/1")
-    assert f"test/bits_0/0: reward 1, answered though it said {another!r}" in found.detail
+    assert f"test/bits_0/0: reward 1, answered though it answered {another!r}" in found.detail
 
 
 # -- the benchmark --------------------------------------------------------------------------------------------------------

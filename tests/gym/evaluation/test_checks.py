@@ -283,7 +283,7 @@ def test_a_failure_names_the_task_and_what_happened(tmp_path):
         for result in run_checks(environment(tmp_path, **edits), tasks_per_split=6)
     }
     assert (
-        "train/by_id/0: reward 0, answered of 1, 1 expected changes missing, 1 unasked"
+        "train/by_id/0: reward 0, answered of 1, 1 expected changes missing, 1 unexpected"
         in results["oracle_max"].detail
     )
     assert "and 15 more" in results["oracle_max"].detail
@@ -349,4 +349,6 @@ def test_a_foreign_environment_is_checked_for_its_seeds(foreign):
 def test_a_foreign_environment_that_ignores_its_seed_is_found_out(foreign):
     results = {result.id: result for result in run_checks(foreign("Deaf"))}
     assert not results["seed_control"].passed
-    assert "12 different seeds gave one and the same beginning" in results["seed_control"].detail
+    assert (
+        "12 different seeds returned the same first observation" in results["seed_control"].detail
+    )

@@ -149,7 +149,7 @@ def test_a_gate_must_lead_to_another_part_and_leave_turns_alone():
         check_gates({"polite": part(gate="solvd")})
     with pytest.raises(ValueError, match="no other part 'polite'"):
         check_gates({"polite": part(gate="polite")})
-    with pytest.raises(ValueError, match="per turn is paid before the episode's end"):
+    with pytest.raises(ValueError, match="`per: turn` is paid before the episode's end"):
         check_gates({"solved": part(), "polite": part(gate="solved", per="turn")})
 
 

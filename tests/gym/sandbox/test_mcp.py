@@ -232,12 +232,15 @@ def test_a_restarted_server_knows_seed_and_time_from_its_surroundings(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"reset": "container"}, "reset: container asks for a fresh box"),
+        ({"reset": "container"}, "`reset: container` needs a new container"),
         ({"sandbox": {"backend": "none"}}, "sandbox.backend=local or docker"),
         ({"sandbox": {"isolation": "state"}}, "sandbox.isolation=fork"),
         ({"hidden": ["ad"]}, "no tool 'ad', did you mean 'add'"),
         ({"command": None}, r"env.yaml:1: tools\.0\.mcp: give either `command`"),
-        ({"command": None, "url": "http://127.0.0.1:1/mcp"}, "a server at a URL is not restarted"),
+        (
+            {"command": None, "url": "http://127.0.0.1:1/mcp"},
+            "a server at a URL cannot be restarted",
+        ),
         ({"dump": "dump"}, "name the primary key"),
         ({"comand": ["x"]}, r"tools\.0\.mcp\.comand: unknown key, did you mean 'command'"),
         ({"reset": "sometimes"}, r"tools\.0\.mcp\.reset: is 'sometimes'"),

@@ -384,7 +384,7 @@ def test_a_table_named_files_is_refused_beside_files(tmp_path):
     )
     with pytest.raises(
         SpecError,
-        match=r"have a table named 'files' \('files' is the name under which files stand\)",
+        match=r"have a table named 'files' \('files' is reserved for the work folder\)",
     ):
         keys_of(spec, "CREATE TABLE files (id);")
 

@@ -153,4 +153,6 @@ def test_adding_a_reward_part_keeps_solved(tmp_path):
         "solved": 1.0,
         "turns": 0.0,
     }
-    assert "success: is 'done', which is no part" in mistakes(tmp_path, GOOD, ["success=done"])[0]
+    assert (
+        "success: is 'done', which is not a part" in mistakes(tmp_path, GOOD, ["success=done"])[0]
+    )

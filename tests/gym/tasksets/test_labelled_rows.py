@@ -71,17 +71,17 @@ def test_pairs_in_json_lines(tmp_path):
     [
         ("a.csv", "text,lable\nx,y\n", r"a.csv:1: no 'label', did you mean 'lable'\?"),
         ("a.csv", "body,label\nx,y\n", "a.csv:1: no 'text'.*got body,label"),
-        ("a.csv", "", "a.csv:1: no 'text'.*got nothing"),
+        ("a.csv", "", "a.csv:1: no 'text'.*got no columns"),
         (
             "a.csv",
             "text,label\nx,y\nz\n",
-            r"a.csv:3: has another number of columns than the header \(2\)",
+            r"a.csv:3: the number of columns differs from the header \(2\)",
         ),
-        ("a.csv", "text,label\nx,y,z\n", "a.csv:2: has another number"),
-        ("a.csv", "text,label\nx,\n", "a.csv:2: label must be a text that is not empty, got ''"),
+        ("a.csv", "text,label\nx,y,z\n", "a.csv:2: the number of columns"),
+        ("a.csv", "text,label\nx,\n", "a.csv:2: label must be a non-empty text, got ''"),
         ("a.csv", 'text,label\n"x"y,z\n', "a.csv:2: not valid CSV"),
         ("a.csv", 'text,label\nx,y\n"never closed,z\nx,y\n', "a.csv:3: not valid CSV"),
-        ("a.csv", "text,label\n", "a.csv: holds no example"),
+        ("a.csv", "text,label\n", "a.csv: contains no example"),
         ("a.jsonl", '{"text": "x", "label": "y"}\n{"text": "x"\n', "a.jsonl:2: not valid JSON"),
         ("a.jsonl", '["x", "y"]\n', "a.jsonl:1: must be an object"),
         (
@@ -92,12 +92,12 @@ def test_pairs_in_json_lines(tmp_path):
         (
             "a.jsonl",
             '{"text": 3, "label": "y"}\n',
-            "a.jsonl:1: text must be a text that is not empty, got 3",
+            "a.jsonl:1: text must be a non-empty text, got 3",
         ),
         (
             "a.jsonl",
             '{"text": "x", "label": true}\n',
-            "a.jsonl:1: label must be a text that is not empty, got True",
+            "a.jsonl:1: label must be a non-empty text, got True",
         ),
     ],
 )
@@ -228,7 +228,7 @@ def test_sts_b_keeps_its_score_and_has_the_nearest_whole_number_as_label(tmp_pat
     [
         ("cola", [("index", "sentence"), ("0", "A.")], "dev.tsv:1: has no labels"),
         ("sst2", [("index", "sentence"), ("0", "A.")], "dev.tsv:1: has no labels"),
-        ("rte", [PAIR, ("0", "A.", "B.")], "dev.tsv:2: has 3 columns, not 4; skip_broken=True"),
+        ("rte", [PAIR, ("0", "A.", "B.")], "dev.tsv:2: has 3 columns, not 4; set skip_broken=True"),
         (
             "rte",
             [PAIR, ("0", "A.", "B.", "yes")],
@@ -308,7 +308,7 @@ def test_squad_2_0_marks_what_cannot_be_answered(tmp_path):
         (squad(("Ann.", [question("a", answers=())])), r"qas\[0\]: has no answer; SQuAD 2.0 marks"),
         (
             squad(("Ann.", [question("a", is_impossible=True)])),
-            r"qas\[0\]: is_impossible, and yet has the answer 'Ann'",
+            r"qas\[0\]: is_impossible is true, but there is an answer: 'Ann'",
         ),
         (
             squad(("Ann.", [question("a", is_impossible="yes")])),
@@ -316,11 +316,11 @@ def test_squad_2_0_marks_what_cannot_be_answered(tmp_path):
         ),
         (
             squad(("Ann.", [question("a"), question("a")])),
-            r"qas\[1\]: id 'a' stands at .*qas\[0\] already",
+            r"qas\[1\]: id 'a' is already used at .*qas\[0\]",
         ),
         (
             squad(("Ann.", [question("a", text=" ")])),
-            r"qas\[0\]: question must be a text that is not empty",
+            r"qas\[0\]: question must be a non-empty text",
         ),
         (squad(("", [question("a")])), r"paragraphs\[0\]: context must be"),
         (squad(("Ann.", [question("a", answers=("",))])), r"answers\[0\]: text must be"),
@@ -411,7 +411,7 @@ def test_splits_may_be_given_and_must_not_share_a_text(tmp_path):
     }
     with pytest.raises(
         SpecError,
-        match=r"shared.csv:2: the same text stands in 'test' here and in 'train' at .*train.csv:2",
+        match=r"shared.csv:2: the same text is in 'test' here and in 'train' at .*train.csv:2",
     ):
         label_template("t", shared, ask="{text}")
     with pytest.raises(SpecError, match="no split 'dev'"):
@@ -424,7 +424,7 @@ def test_splits_may_be_given_and_must_not_share_a_text(tmp_path):
         (["x,a", "x,b"], r"a.csv:3: the same text is 'b' here and 'a' at .*a.csv:2"),
         (
             ["x,a", "y,b"],
-            "split '(train|val|test)' has no row of kind '(a|b)'; add rows, or give the splits yourself",
+            "split '(train|val|test)' has no row of kind '(a|b)'; add rows, or pass the splits",
         ),
     ],
 )
@@ -435,11 +435,13 @@ def test_rows_that_contradict_each_other_or_are_too_few(tmp_path, lines, told):
 
 def test_a_template_that_cannot_be_filled_in_is_an_error(tmp_path):
     rows = split_rows(tmp_path)
-    with pytest.raises(SpecError, match=r"KeyError: 'body'.*it may hold \{text\}, \{labels\}"):
+    with pytest.raises(
+        SpecError, match=r"KeyError: 'body'.*available fields: \{text\}, \{labels\}"
+    ):
         label_template("t", rows, ask="{body}")
     with pytest.raises(SpecError, match="must be a plain word"):
         label_template("my tickets", rows, ask="{text}")
-    with pytest.raises(SpecError, match=r"train.csv:2: has no truth of the kind that 'q' needs"):
+    with pytest.raises(SpecError, match=r"train.csv:2: has no label .*which 'q' needs"):
         question_template("q", rows, ask="{text}")
 
 
@@ -448,7 +450,7 @@ def test_labels_that_differ_in_case_only_cannot_be_told_apart(tmp_path):
         s: rows_of(tmp_path, f"{s} one,Yes", f"{s} two,yes", name=f"{s}.csv")
         for s in ("train", "val", "test")
     }
-    with pytest.raises(SpecError, match="differ in nothing but case"):
+    with pytest.raises(SpecError, match="differ only in case"):
         label_template("t", rows, ask="{text}")
 
 

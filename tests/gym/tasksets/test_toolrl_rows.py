@@ -119,9 +119,9 @@ def test_a_csv_keeps_line_breaks_and_lines(tmp_path):
         (
             "rows.jsonl",
             json.dumps(VERL | {"prompt": VERL["prompt"] * 2}),
-            r"rows.jsonl:1: `prompt` must hold one message",
+            r"rows.jsonl:1: `prompt` must contain one user message",
         ),
-        ("rows.jsonl", "\n", r"holds no rows"),
+        ("rows.jsonl", "\n", r"contains no rows"),
         ("rows.parquet", "", r"not from '.parquet'"),
     ],
 )
@@ -218,7 +218,7 @@ def test_the_tools_of_a_chat_are_listed_with_their_parameters():
         ({"messages": [{"role": "assistant", "content": "hello"}]}, "t:1: the trace has no answer"),
         (
             {"messages": [{"role": "user", "content": "u"}, {"role": "assistant"}]},
-            "t:1: message 2: .* neither calls",
+            "t:1: message 2: .* neither a tool call",
         ),
         ({"messages": [{"role": "bot"}]}, "t:1: message 1 has the role 'bot'"),
         ({"messages": "u"}, "must be a list"),
@@ -241,7 +241,7 @@ def test_the_tools_of_a_chat_are_listed_with_their_parameters():
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}]},
             "t:1: message 1: tool_calls",
         ),
-        ({"dialogue": "<user> u </user> and"}, "t:1: dialogue: 'and' stands outside"),
+        ({"dialogue": "<user> u </user> and"}, "t:1: dialogue: 'and' is outside"),
         ({"dialogue": 3}, "must be text"),
     ],
 )
@@ -406,9 +406,9 @@ def test_the_shipped_environment_can_be_trusted():
         for result in run_checks(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)
     }
     assert [result for result in results.values() if not result.passed] == []
-    assert "oracles with one wrong value" in results["wrong_field"].detail
+    assert "oracle solutions with one wrong value" in results["wrong_field"].detail
     for check in ("canary_floor.random", "tool_declaration_accuracy"):
-        assert results[check].detail == "not applicable: there is no tool to call"
+        assert results[check].detail == "not applicable: there are no tools"
 
 
 def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
