@@ -1,4 +1,4 @@
-"""The tables of an OpenAPI document as SQL: columns typed, with keys, choices, bounds and references."""
+"""SQL for the tables of an OpenAPI document: types, keys, enums, bounds and references."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .resources import Column, Table
 
 
 def schema_sql(api: Api) -> str:
-    """CREATE TABLE statements; a table that exists already stays as it is."""
+    """Return the CREATE TABLE statements. Existing tables are kept as they are."""
     return "".join(_create(table, api.tables) for table in api.tables.values())
 
 

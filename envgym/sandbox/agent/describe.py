@@ -1,6 +1,6 @@
-"""What a tool looks like to the model: a function's signature and docstring as a JSON schema.
+"""Build the JSON schema of a tool from its function's signature and docstring.
 
-Left out: checking arguments against it, which the host does before a call (`envgym/tools.py`).
+The host validates arguments against it before a call (`envgym/tools.py`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from typing import Any
 from .failures import AppError
 
 RESERVED = ("db", "now", "folder")
-"""Parameters that the box fills in; the model never sees them."""
+"""Parameters that the box supplies. They are not part of the schema."""
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Examples?):", re.MULTILINE)
 
 
 def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
-    """A function as an OpenAI function schema: name, description, parameters.
+    """Return the OpenAI function schema of a function: name, description, parameters.
 
-    Types come from annotations (str, int, float, bool, Literal, list, dict, `X | None`), words from a Google docstring.
-    A function with a `tool_schema` (an operation of an OpenAPI document) brings its own.
-    Raises: AppError naming function, parameter and file for anything else.
+    Types come from annotations (str, int, float, bool, Literal, list, dict, `X | None`),
+    descriptions from a Google docstring. If the function has a `tool_schema` (an OpenAPI
+    operation), it is used.
+
+    Raises:
+        AppError: If the function cannot be described; names function, parameter and file.
     """
     if ready := getattr(function, "tool_schema", None):
         return ready
@@ -83,7 +86,11 @@ def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, 
 
 
 def _schema_of(hint: Any) -> dict[str, Any]:
-    """JSON schema of an annotation. Raises TypeError, KeyError or ValueError where there is none."""
+    """Return the JSON schema of an annotation.
+
+    Raises:
+        TypeError, KeyError, ValueError: If the annotation has no JSON schema.
+    """
     origin = typing.get_origin(hint)
     inner = typing.get_args(hint)
     if origin is typing.Literal:
@@ -106,7 +113,7 @@ def _schema_of(hint: Any) -> dict[str, Any]:
 
 
 def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The text before the sections, one line a paragraph, and the words about each parameter."""
+    """Return the text before the sections, one line a paragraph, and the parameter descriptions."""
     text, *sections = _SECTION.split(inspect.getdoc(function) or "")
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
     words: dict[str, str] = {}
