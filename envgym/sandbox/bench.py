@@ -1,7 +1,8 @@
-"""`envgym sandbox bench`: how fast one environment's sandbox is, at what cost, with the oracle's calls as the work.
+"""Measure the speed and cost of an environment's sandbox, without a model (`envgym sandbox bench`).
 
-What is measured is the sandbox alone, without a model. Times are wall times, so they tell of this machine and its other load;
-CPU is that of this process and, for containers, of the boxes. Not counted: the engine's own CPU (`benchmarks/sandbox.py` does).
+Episodes replay the oracle's calls. Times are wall times, so they depend on the machine and its
+other load. CPU time covers this process and, for containers, the boxes. The container engine's CPU
+time is not included; `benchmarks/sandbox.py` measures it.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ ABOUT = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a bench found."""
+    """Measurements of one sandbox."""
 
     env: str
     sandbox: str
-    """The sandbox's own label."""
+    """Label of the sandbox."""
     sessions: int
     played: Played
     box_cpu_seconds: float | None
-    """Inside of the boxes; None where nobody counts it."""
+    """CPU seconds inside the boxes. `None` if it cannot be measured."""
     box_mb: float | None
-    """A box with no session, MiB."""
+    """Memory of a box without sessions, in MiB."""
     session_mb: float | None
-    """What a box grows by for each of the sessions that are open, MiB."""
+    """Growth of a box per open session, in MiB."""
     numbers: dict[str, float]
-    """As of `sandbox.statistics`."""
+    """Numbers of `envgym.sandbox.statistics`."""
 
     @property
     def episodes_per_second(self) -> float:
@@ -65,12 +66,15 @@ class Report:
 
 
 def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True) -> Report:
-    """Measures the sandbox of an environment, after a warm-up.
+    """Measure the sandbox of an environment after a warm-up.
 
     Args:
-        sessions: how many are open at once.
-        episodes: how many are played; those of a group start from the same state.
-    Raises: UsageError for an environment without a sandbox or without oracles; PrerequisiteError, SpecError.
+        sessions: Number of concurrent sessions.
+        episodes: Number of episodes. Those of a group start from the same state.
+
+    Raises:
+        UsageError: If the environment has no sandbox or its tasks have no oracle.
+        PrerequisiteError, SpecError: If the sandbox cannot be opened.
     """
     from envgym.registration import make_world
 
@@ -118,7 +122,10 @@ def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> Repor
 
 
 def _memory(sandbox: Any, works: list, now: str) -> tuple[float | None, float | None]:
-    """MiB of a box without sessions, and what it grows by for each session; None where nobody counts a whole box."""
+    """Return the memory of a box without sessions and its growth per session, in MiB.
+
+    Both are `None` if the memory of a whole box cannot be measured.
+    """
     if not isinstance(sandbox, BoxSandbox):
         return None, None
     alone = [usage for box in sandbox.pool.boxes if (usage := box.usage()).is_whole]
@@ -130,7 +137,7 @@ def _memory(sandbox: Any, works: list, now: str) -> tuple[float | None, float | 
 
 
 class _bar:
-    """A progress bar on stderr, shown on a terminal."""
+    """Progress bar on stderr, shown on a terminal."""
 
     def __init__(self, total: int, *, shown: bool):
         from rich.console import Console
@@ -148,7 +155,7 @@ class _bar:
 
 
 def lines(report: Report) -> list[str]:
-    """The report for people."""
+    """Return the report as lines of text."""
     played = report.played
     numbers = report.numbers
     cpu = f"{report.cpu_ms_per_episode:.1f} CPU ms each (host {1000 * played.host_cpu_seconds / played.episodes:.1f}"

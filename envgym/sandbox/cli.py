@@ -1,4 +1,4 @@
-"""`envgym sandbox ls|gc|doctor|bench`: envgym's containers, the removal of those left over, what can run here and how fast."""
+"""Command `envgym sandbox`: list and remove containers, probe backends, measure a sandbox."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = """examples:
 
 
 def add_sandbox(commands: Any) -> None:
-    """Adds `envgym sandbox` and its own sub-commands."""
+    """Add `envgym sandbox` and its subcommands."""
     parser = commands.add_parser(
         "sandbox",
         help="Look after containers and measure them: ls, gc, doctor, bench.",
@@ -74,7 +74,10 @@ def _ls(arguments: argparse.Namespace) -> None:
 
 
 def _row(container: dict[str, Any]) -> dict[str, Any]:
-    """A container as people are shown it; `owner` is alive, gone or unknown (of another machine or process namespace)."""
+    """Return the listed fields of a container.
+
+    `owner` is alive, gone, or unknown (on another machine or in another PID namespace).
+    """
     from envgym.sandbox.owner import OWNER_LABEL, RUN_LABEL
 
     labels = container["Labels"]
@@ -90,7 +93,7 @@ def _row(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def pid_of(owner: str) -> int | None:
-    """The process id in an owner label."""
+    """Return the process id in an owner label."""
     pid = owner.split(":")[2:3]
     return int(pid[0]) if pid and pid[0].isdigit() else None
 

@@ -1,7 +1,8 @@
-"""Chooses and opens the sandbox that an environment asks for, or says why it cannot be had.
+"""Open the sandbox that an environment asks for.
 
-A level of isolation is given as it was asked for, or refused with the reason; it is never lowered silently. Backends are
-imported when they are chosen: the Docker SDK takes a third of a second.
+An isolation level is provided as requested or refused with the reason; it is never lowered
+silently. Backends are imported when they are used: importing the Docker SDK takes a third of a
+second.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ LEVELS: dict[Backend, tuple[Isolation, ...]] = {
     "local": ("state", "fork"),
     "none": ("state",),
 }
-"""What each backend can give, where the machine permits it (`envgym sandbox doctor` tries)."""
+"""Isolation levels of each backend, if the machine permits them (see `envgym sandbox doctor`)."""
 WHY_NOT: dict[tuple[Backend, Isolation], str] = {
     (
         "bubblewrap",
@@ -34,9 +35,13 @@ WHY_NOT: dict[tuple[Backend, Isolation], str] = {
 
 
 def open_sandbox(app: App, options: SandboxOptions | None = None) -> Sandbox:
-    """The sandbox for an app; its `label` says which backend is in force and what it does not isolate.
+    """Open the sandbox for an app. Boxes start when they are first used.
 
-    Boxes start when they are first needed. Raises: PrerequisiteError where the backend or the level cannot be had here.
+    Returns:
+        The sandbox; its `label` names the backend and its isolation.
+
+    Raises:
+        PrerequisiteError: If the backend or the isolation level is not available here.
     """
     options = options or SandboxOptions()
     if options.backend == "auto":
@@ -45,12 +50,14 @@ def open_sandbox(app: App, options: SandboxOptions | None = None) -> Sandbox:
 
 
 def _auto(app: App, options: SandboxOptions) -> Sandbox:
-    """An engine where it can be had; the label of what is taken instead says why not."""
+    """Open a container engine if one is available, otherwise a fallback with the reason in its
+    label.
+    """
     try:
         return _open("docker", app, options)
     except PrerequisiteError as missing:
         if options.build or options.runtime or options.network != "none":
-            raise  # what was asked for is an engine's alone, and is never silently left out
+            raise  # Only an engine supports these options; never ignore them silently.
         reason = f"not docker: {str(missing).partition('. ')[0]}"
     instead: Backend = "local" if options.level in LEVELS["local"] else "bubblewrap"
     try:

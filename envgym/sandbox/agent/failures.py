@@ -22,8 +22,9 @@ class BoxError(Exception):
 
 
 def tail_of(error: BaseException, size: int = 2000) -> str:
-    """Return the last `size` characters of a traceback, without the agent's frames if others
-    follow.
+    """Return the last `size` characters of a traceback.
+
+    The agent's own frames are dropped if other frames follow.
     """
     trace = error.__traceback__
     while (

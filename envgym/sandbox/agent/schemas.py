@@ -116,8 +116,9 @@ class Reader:
         return part
 
     def resolve(self, schema: Any, seen: tuple[str, ...] = ()) -> Schema:
-        """Return the schema as JSON schema without references; `readOnly`, `writeOnly` and `x-` are
-        kept.
+        """Return the schema as JSON schema without references.
+
+        `readOnly`, `writeOnly` and `x-` fields are kept.
         """
         if isinstance(schema, bool):
             return {}

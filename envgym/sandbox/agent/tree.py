@@ -318,9 +318,7 @@ class WorkFolder:
         return {TABLE: changes} if changes["added"] or changes["removed"] else {}
 
     def hand_over(self) -> dict[str, Any]:
-        """Return the current tree for a check in another process, or the `problem` that prevents
-        it.
-        """
+        """Return the current tree as JSON values, or the `problem` that prevents reading it."""
         try:
             return {"tree": to_plain(read_tree(self.path)), "problem": ""}
         except TooLarge as error:

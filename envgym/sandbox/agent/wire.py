@@ -26,8 +26,9 @@ class Wire:
         self._rest = b""
 
     def lines(self) -> list[bytes] | None:
-        """Read once and return the complete lines received, possibly none yet; `None` at the end of
-        stdin.
+        """Block for one read and return the complete lines, possibly none.
+
+        Return `None` at the end.
         """
         data = os.read(self.source, 1 << 16)
         if not data:
