@@ -144,7 +144,6 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
     # read-only it can still be filled from outside before the start. Docker gives it to root, and
     # cannot fill a read-only volume.
     home = Mount(HOME, None, type="volume", no_copy=True, read_only=podman)
-    # Output of tools would fill the engine's disk; attached streams do not need a log.
     limits = api.create_host_config(
         auto_remove=True,
         network_mode=options.network,
@@ -163,6 +162,7 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
         memswap_limit=f"{options.memory_mb}m",  # Equal to the memory limit: no swap.
         nano_cpus=int(options.cpus * 1e9),
         ulimits=_ulimits(options, podman=podman),
+        # Output of tools would fill the engine's disk; attached streams do not need a log.
         log_config=LogConfig(type="none"),
     )
     if needs_namespaces(options):

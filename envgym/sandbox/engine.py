@@ -1,6 +1,7 @@
-"""Reaches a container engine, Docker or podman, quickly and with a clear word where there is none or where it refuses.
+"""Connect to a container engine, Docker or podman, with the `docker` SDK.
 
-One SDK (`docker`) speaks to both. Where an engine is looked for: `addresses.py`. Images: `images.py`.
+If no engine responds or it refuses a setting, the error names the remedy. See `addresses.py` for
+the search order and `images.py` for images.
 """
 
 from __future__ import annotations
@@ -22,32 +23,35 @@ from envgym.sandbox.addresses import (
 )
 
 ANSWER_SECONDS = 2
-"""An engine that has not answered by then is none."""
+"""Timeout in seconds for the first response of an engine."""
 WORK_SECONDS = 120
-"""Time for one request once the engine is known to be there."""
+"""Timeout in seconds of later requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine that answers."""
+    """Container engine that responds."""
 
     api: Any
-    """A `docker.APIClient`."""
+    """Client of the engine, a `docker.APIClient`."""
     address: Address
     name: EngineName
     version: str
 
 
 def connect(backend: EngineName = "docker") -> Any:
-    """A `docker.APIClient` of the engine that `find_engine` finds. Raises PrerequisiteError."""
+    """Return a `docker.APIClient` of the engine found by `find_engine`. Raises PrerequisiteError."""
     return find_engine(backend).api
 
 
 def find_engine(backend: EngineName = "docker") -> Engine:
-    """The first engine that answers. Raises PrerequisiteError with the way out.
+    """Return the first engine that responds.
 
     Args:
-        backend: `docker` takes any engine that speaks Docker's API, podman's too; `podman` takes podman alone.
+        backend: `docker` accepts any engine with Docker's API, also podman; `podman` only podman.
+
+    Raises:
+        PrerequisiteError: If no engine responds; the message names the remedy.
     """
     import docker.errors
 
@@ -69,12 +73,17 @@ def find_engine(backend: EngineName = "docker") -> Engine:
 
 
 def is_podman(api: Any) -> bool:
-    """Whether a `docker.APIClient` speaks to podman."""
+    """Return whether a `docker.APIClient` is connected to podman."""
     return _name_and_version(api)[0] == "podman"
 
 
 def check_network(api: Any, network: str) -> None:
-    """Raises PrerequisiteError for a network that the engine does not have, SpecError for the host's own."""
+    """Check that boxes may use a network.
+
+    Raises:
+        PrerequisiteError: If the engine does not have the network.
+        SpecError: If it is the host's network or another container's.
+    """
     if network == "none":
         return
     if network == "host" or network.startswith("container:"):
@@ -91,7 +100,13 @@ def check_network(api: Any, network: str) -> None:
 
 
 def check_runtime(api: Any, runtime: str | None) -> None:
-    """Raises PrerequisiteError for a runtime that podman would silently ignore; Docker itself refuses when it creates a box."""
+    """Check that podman uses the runtime, because it silently ignores the setting.
+
+    Docker itself reports an unknown runtime when it creates a container.
+
+    Raises:
+        PrerequisiteError: If podman's service uses another runtime.
+    """
     default = api.info().get("DefaultRuntime") if runtime and is_podman(api) else runtime
     if default != runtime:
         raise PrerequisiteError(
@@ -102,7 +117,7 @@ def check_runtime(api: Any, runtime: str | None) -> None:
 
 
 def refused_runtime(api: Any, runtime: str, why: str) -> PrerequisiteError:
-    """What to tell people when the engine refused a runtime; it lists those that the engine has."""
+    """Return the error for a refused runtime, with the list of available ones."""
     known = ", ".join(sorted(api.info().get("Runtimes") or {}))
     return PrerequisiteError(
         f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: {known}. "
@@ -111,7 +126,11 @@ def refused_runtime(api: Any, runtime: str, why: str) -> PrerequisiteError:
 
 
 def _bundle_hint(address: Address) -> str:
-    """A bundle named in the environment goes before the session's own CA. https://github.com/psf/requests/issues/3829"""
+    """Return a hint if a CA bundle in the environment overrides the engine's CA.
+
+    References:
+        https://github.com/psf/requests/issues/3829
+    """
     name = next(
         (name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None
     )
@@ -137,9 +156,13 @@ def _engine_at(address: Address) -> Engine:
 
 
 def _share_connections(api: Any) -> None:
-    """One pool of connections for the whole socket. The SDK has one for each URL, thus for each request about a container: nearly
-    each request connects anew, and the 26th pool closes the oldest under whoever is about to use it.
-    https://github.com/docker/docker-py/blob/7.1.0/docker/transport/unixconn.py
+    """Use one connection pool for the whole socket.
+
+    The SDK has one pool per URL, thus per container: nearly every request opens a new connection,
+    and the 26th pool closes the oldest one, which may be in use.
+
+    References:
+        https://github.com/docker/docker-py/blob/7.1.0/docker/transport/unixconn.py
     """
     from docker.transport import UnixHTTPAdapter
 

@@ -1,8 +1,8 @@
-"""Packs the agent and an app's files into the tar archive that a container gets.
+"""Pack the agent and an app's files into the tar archive that a container receives.
 
-A copy rather than a mount of the folder: it works with engines on other machines, whatever the files' modes are, and all boxes
-of a sandbox run the files as they were when it was opened. Packed are the folders in which the app's files lie, but for what the
-app hides: tasks hold the truth that rewards judge by.
+Unlike a mount, a copy works with remote engines and any file modes, and all boxes of a sandbox run
+the same version of the files. The archive contains the folders of the app's files without the app's
+hidden files, which hold the tasks' true answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ LEFT_OUT = ("__pycache__", "node_modules")
 
 
 def pack(app: App) -> bytes:
-    """A tar archive with `agent/` and `app/`, readable for everyone, writable for root alone. Raises SpecError."""
+    """Return a tar archive with `agent/` and `app/`, readable by all users, writable by root only.
+
+    Raises:
+        SpecError: If a file lies outside the app's folder, is hidden, or the archive is too large.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for file in sorted(AGENT.glob("*.py")):
@@ -71,7 +75,7 @@ def _files(app: App) -> Iterator[Path]:
 
 
 def _files_of_servers(app: App) -> Iterator[str]:
-    """The words of the servers' commands that are files of the app; what else they name is the image's own."""
+    """Yield the words of the servers' commands that are files of the app."""
     for word in (word for server in app.servers for word in server.command):
         if not PurePosixPath(word).is_absolute() and (app.root / word).is_file():
             yield word
@@ -90,7 +94,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    # Folders stand in the archive too: one that the engine makes up takes the mode it likes.
+    # Add folders explicitly; the engine would create missing ones with an arbitrary mode.
     for parent in reversed(PurePosixPath(name).parents[:-1]):
         if str(parent) not in archive.getnames():
             folder = tarfile.TarInfo(str(parent))
