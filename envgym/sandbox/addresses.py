@@ -32,7 +32,7 @@ class Address:
     found: str
     """Origin of the address, for messages: `DOCKER_HOST`, `Docker context 'x'`, ..."""
     tls: Any = None
-    """TLS settings, a `docker.tls.TLSConfig`. None for a plain connection."""
+    """TLS settings, a `docker.tls.TLSConfig`. `None` for a plain connection."""
     is_chosen: bool = False
     """The user chose this address, so no other one is tried."""
 
@@ -88,7 +88,7 @@ def _container_host() -> Address | None:
 
 
 def _current_context() -> Address | None:
-    """Return the address of the current Docker context, or None for `default`, the usual socket."""
+    """Return the address of the current Docker context. `None` for `default`, the usual socket."""
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     name = os.environ.get("DOCKER_CONTEXT")
     if not name and not (folder / "config.json").exists():

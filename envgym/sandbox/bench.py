@@ -70,7 +70,7 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
 
     Args:
         sessions: Number of concurrent sessions.
-        episodes: Number of episodes. Those of a group start from the same state.
+        episodes: Number of episodes. All episodes of a group start from the same state.
 
     Raises:
         UsageError: If the environment has no sandbox or its tasks have no oracle.

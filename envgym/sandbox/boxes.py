@@ -138,7 +138,7 @@ class BoxSandbox:
             self.pool.close()
 
     def _known_image(self, seed: int) -> dict[str, str]:
-        """Return the cached state for a box, so that the members of a group do not build it again."""
+        """Return the cached state for a box, so that group members do not build it again."""
         with self._lock:
             image = self._images.get(seed)
         return {"image": image} if image else {}

@@ -154,7 +154,7 @@ def find_bubblewrap() -> str:
 
 @functools.cache
 def _no_further_namespaces(command: str) -> tuple[str, ...]:
-    """Return the arguments that forbid further user namespaces, if this bubblewrap supports them."""
+    """Return the arguments that forbid further user namespaces, if `bwrap` supports them."""
     said = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
     can = (
         "--disable-userns" in said.stdout + said.stderr
@@ -208,7 +208,7 @@ def _system(*, cover: Path) -> list[str]:
 
 
 def unpack(app: App) -> str:
-    """Copy the agent and the app's files into a folder named after its owner, and return its path."""
+    """Copy the agent and the app's files into a folder with the owner's label in its name."""
     folder = tempfile.mkdtemp(prefix=f"{FOLDER}{owner()}-")
     with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
         archive.extractall(folder, filter="data")
@@ -216,7 +216,7 @@ def unpack(app: App) -> str:
 
 
 def remove_orphans() -> None:
-    """Remove the copies whose owner is gone."""
+    """Remove the copies of processes that have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
         if is_gone(folder.name.removeprefix(FOLDER).rpartition("-")[0], engine_is_local=True):
             shutil.rmtree(folder, ignore_errors=True)

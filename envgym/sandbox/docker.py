@@ -140,9 +140,9 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
     from docker.types import LogConfig, Mount
 
     podman = is_podman(api)
-    # Podman gives a volume to the container's user, who could then replace these files. Mounted
-    # read-only it can still be filled from outside before the start. Docker gives it to root, and
-    # cannot fill a read-only volume.
+    # Podman makes the container's user the owner of a volume, so that it could replace these files.
+    # Mounted read-only it can still be filled from outside before the start. Docker makes root the
+    # owner, and cannot fill a read-only volume.
     home = Mount(HOME, None, type="volume", no_copy=True, read_only=podman)
     limits = api.create_host_config(
         auto_remove=True,
@@ -258,7 +258,7 @@ class DockerTransport:
         return b""
 
     def _hang_up(self) -> None:
-        """Close our end from the reading thread. Stream, socket and response refer to each other."""
+        """Close our end from the reading thread. Stream, socket and response hold each other."""
         for part in (self._stream, self._socket, getattr(self._stream, "_response", None)):
             # ValueError: already closed with the previous one.
             with contextlib.suppress(OSError, AttributeError, ValueError):

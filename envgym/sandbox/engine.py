@@ -40,7 +40,11 @@ class Engine:
 
 
 def connect(backend: EngineName = "docker") -> Any:
-    """Return a `docker.APIClient` of the engine found by `find_engine`. Raises PrerequisiteError."""
+    """Return a client (`docker.APIClient`) for the engine that `find_engine` finds.
+
+    Raises:
+        PrerequisiteError: If no engine responds.
+    """
     return find_engine(backend).api
 
 

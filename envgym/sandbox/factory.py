@@ -50,7 +50,7 @@ def open_sandbox(app: App, options: SandboxOptions | None = None) -> Sandbox:
 
 
 def _auto(app: App, options: SandboxOptions) -> Sandbox:
-    """Open a container engine, or a fallback whose label has the reason."""
+    """Open a container engine, or a fallback with the reason in its label."""
     try:
         return _open("docker", app, options)
     except PrerequisiteError as missing:

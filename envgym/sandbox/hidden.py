@@ -36,7 +36,7 @@ def _files(root: Path, references: Iterable[str]) -> set[Path]:
 
 
 def _with_imports(files: set[Path]) -> set[Path]:
-    """Return the files and all files that they import from their own folders, at any depth."""
+    """Return the files and, recursively, the files that they import from the same folder."""
     found = set(files)
     fresh = set(files)
     while fresh:

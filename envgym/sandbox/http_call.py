@@ -19,7 +19,7 @@ MOST_REDIRECTS = 5
 
 
 class Call:
-    """HTTP request of one operation. Raises ValueError if a value must not be in a path or header."""
+    """HTTP request of one operation. Raises ValueError if a value is not allowed in its place."""
 
     def __init__(
         self,

@@ -104,7 +104,7 @@ def build_image(api: Any, build: BuildOptions, *, root: Path) -> str:
 
 
 def pack_context(context: Path, dockerfile: Path, archive: io.BufferedRandom) -> str:
-    """Write the build context as a reproducible tar archive and return the Dockerfile's name in it."""
+    """Write the build context as a reproducible archive. Return the Dockerfile's name in it."""
     inside = dockerfile.resolve().is_relative_to(context)
     name = dockerfile.resolve().relative_to(context).as_posix() if inside else OUTSIDE
     with tarfile.open(fileobj=archive, mode="w") as tar:

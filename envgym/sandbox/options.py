@@ -34,7 +34,10 @@ class RecycleOptions(Block):
 
 
 class PoolOptions(Block):
-    """Number of boxes. A box to be replaced gets no new session and is replaced in the background."""
+    """Number of boxes and their limits.
+
+    A box is replaced in the background after its last session.
+    """
 
     boxes: int | None = Field(default=None, ge=1)
     """Maximum number of boxes. Default: 2, or 16 with isolation `container`."""

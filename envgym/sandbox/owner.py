@@ -1,4 +1,4 @@
-"""Ownership labels of containers, and removal of containers whose owner is gone.
+"""Ownership labels of containers, and removal of orphaned containers.
 
 A container normally ends with its owner because its stdin closes. Containers remain if the owner
 was killed between `create` and `start`. A label identifies the owner by machine boot, PID
@@ -74,7 +74,7 @@ def owned(api: Any) -> list[dict[str, Any]]:
 
 
 def reap_orphans(api: Any) -> list[str]:
-    """Remove envgym's containers whose owner is gone.
+    """Remove envgym's orphaned containers.
 
     Args:
         api: A `docker.APIClient`.

@@ -99,7 +99,7 @@ class Pool:
             return self._wait_for_room(timeout_seconds).box
 
     def release(self, slot: Slot) -> None:
-        """Take back a box whose session has ended."""
+        """Return a box to the pool after a session has ended."""
         with self._changed:
             slot.sessions -= 1
             self._retire_if_due(slot)
@@ -113,7 +113,7 @@ class Pool:
         with self._changed:
             slots = [slot for slot in self._slots if slot.sessions]
         for slot in slots:
-            with contextlib.suppress(WorldFailure):  # A lost box fails its own sessions.
+            with contextlib.suppress(WorldFailure):  # A lost box fails its sessions anyway.
                 usage = slot.box.usage()
                 sessions = slot.sessions
                 if usage.is_whole and sessions:

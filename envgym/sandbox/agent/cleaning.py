@@ -47,7 +47,10 @@ def end_strays(own: Container[int]) -> bool:
 
 
 def _children() -> list[int]:
-    """Return the process ids of all children, zombies included. Empty on other systems than Linux."""
+    """Return the process ids of all children, zombies included.
+
+    Empty if the system is not Linux.
+    """
     if sys.platform != "linux":
         return []
     try:
@@ -81,7 +84,7 @@ class Traces:
         self._before = self._look()
 
     def new(self, sessions: Container[str]) -> list[str]:
-        """Return the traces that were not present at the start, without folders of open sessions."""
+        """Return the traces that appeared since the start, without folders of open sessions."""
         return sorted(
             trace
             for trace in self._look() - self._before

@@ -127,7 +127,7 @@ def _steps(
 
 
 def _unknown(operation: Operation, kind: str, table: Table) -> Iterator[str]:
-    """Yield the query parameters and body properties that match no column and no known keyword."""
+    """Yield the query parameters and body properties that match neither a column nor a keyword."""
     for places in operation.places.values():
         for place in places:
             known = snake(place.name) in (*SEARCHES, *PAGING) or table.column(place.name)

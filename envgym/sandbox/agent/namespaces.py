@@ -1,4 +1,4 @@
-"""Isolate a session in its own Linux namespaces.
+"""Isolate a session in new Linux namespaces.
 
 `enter` is called in a forked child and returns in a grandchild: process 1 of a new PID namespace,
 with an empty /tmp and /dev/shm, a private /proc, only loopback networking and no capabilities. Its

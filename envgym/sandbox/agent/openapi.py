@@ -51,7 +51,7 @@ class Operation:
     """Resolved schema of the first successful JSON response. `None` if there is no such response.
     """
     extra: dict[str, Any]
-    """`x-` fields of the operation; those of its path are defaults."""
+    """`x-` fields of the operation. The fields of its path are used as defaults."""
     problem: str = ""
     """Reason why the operation cannot be called. Empty if it can."""
 
@@ -166,10 +166,7 @@ def argument_name(name: str) -> str:
 
 
 def _parameters(reader: Reader, item: Schema, raw: Schema) -> list[Schema]:
-    """Return the parameters that become arguments.
-
-    Those of the operation override those of its path.
-    """
+    """Return the parameters that become arguments. The operation overrides its path."""
     found: dict[tuple[str, str], Schema] = {}
     for parameter in [*(item.get("parameters") or ()), *(raw.get("parameters") or ())]:
         parameter = reader.follow(parameter)

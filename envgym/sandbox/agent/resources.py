@@ -73,7 +73,7 @@ class Table:
     name: str
     columns: dict[str, Column] = field(default_factory=dict)
     key: str | None = None
-    """Primary key column. None if no path selects single rows."""
+    """Primary key column. `None` if no path selects single rows."""
 
     @property
     def noun(self) -> str:
@@ -140,7 +140,7 @@ class Collection:
 def chain_of(path: str) -> Chain | None:
     """Parse `/api/orders/{id}/items` into (("orders", "id"), ("items", None)).
 
-    Returns None if the path does not alternate between collections and path parameters.
+    Returns `None` if the path does not alternate between collections and path parameters.
     """
     parts = [part for part in path.split("/") if part]
     chain: list[tuple[str, str | None]] = []
@@ -166,8 +166,8 @@ def place_of(chain: Sequence[tuple[str, str | None]]) -> str:
 def list_shape(response: Schema | None) -> tuple[str | None, Schema] | None:
     """Return (property that holds the list, schema of an item) of a response that lists objects.
 
-    The property is None if the response is the list itself. A list may also be in an envelope: an
-    object whose other properties are all about paging, such as a total. Returns None for other
+    The property is `None` if the response is the list itself. The list may also be in an envelope,
+    an object with only paging properties beside it, such as a total. Returns `None` for other
     responses.
     """
     if not response:

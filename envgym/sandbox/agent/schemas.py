@@ -39,7 +39,7 @@ _PLAIN = (
 
 
 def plain_schema(schema: Schema) -> Schema:
-    """Return a resolved schema without marks, `x-` fields and read-only properties, for the model."""
+    """Return a resolved schema for the model, without marks, `x-` fields and read-only properties."""
     plain = {key: schema[key] for key in _PLAIN if key in schema}
     if "properties" in schema:
         writable = {

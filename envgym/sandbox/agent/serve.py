@@ -19,7 +19,10 @@ from .zygote import Zygote
 
 
 class StateServer:
-    """Answer requests one by one. A hanging tool blocks all sessions until the host kills the box."""
+    """Answer requests one by one.
+
+    A hanging tool blocks all sessions until the host ends the box.
+    """
 
     def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int):
         self.app = app

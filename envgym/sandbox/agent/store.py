@@ -214,7 +214,7 @@ class _Request:
         return self._row(db, self.table, row[self.table.key], {})
 
     def _new_key(self, db: sqlite3.Connection, column: Column) -> Any:
-        """Return the next id. It depends on the rows alone, so equal group members get equal ids."""
+        """Return the next id. It depends on the rows only, so equal group members get equal ids."""
         name = quoted(column.name)
         if column.kind in ("INTEGER", "REAL"):
             return rows_of(

@@ -172,7 +172,7 @@ class _Form:
 
 
 _forms: dict[str, _Form | None] = {}
-"""CREATE TABLE text to table layout. None for virtual tables and their shadow tables. Forked
+"""Table layouts by CREATE TABLE text. `None` for virtual tables and their shadow tables. Forked
 sessions inherit the agent's entries.
 """
 
@@ -211,7 +211,7 @@ def _read_forms(cursor: sqlite3.Cursor, schema: str) -> dict[str, _Form]:
 def _rows(
     cursor: sqlite3.Cursor, table: str, here: str, forms: dict[str, _Form], there: str | None
 ) -> list[tuple]:
-    """Return rows of a table in `here` that differ from `there`, or all rows if `there` is None."""
+    """Return rows of a table in `here` that differ from `there`; all rows if `there` is `None`."""
     if table not in forms:
         return []
     select = f"SELECT a.* FROM {here}.{_q(table)} a"

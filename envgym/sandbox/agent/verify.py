@@ -1,9 +1,9 @@
 """Run a task's hidden test command on the final files, in a folder the episode never saw.
 
 The caller is a process started after the session's processes ended, so no process of the model can
-interfere. The command runs without a shell, in a clean environment and its own process group, which
+interfere. The command runs without a shell, in a clean environment and a new process group, which
 is killed at the end. Not covered: model code that the test itself imports. The test should run it
-as a program, check its output, and delete its own file first.
+as a program, check its output, and delete its file first.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def verify(
 
 
 def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
-    """Return the end of a program's output and whether it ended in time. Kills its process group."""
+    """Return the end of a program's output and whether it ended in time; kill its group."""
     assert process.stdout
     kept = b""
     with process.stdout as stream, selectors.DefaultSelector() as selector:

@@ -5,7 +5,7 @@ children with a selector, forwards their lines, and kills a child at its deadlin
 in a child too and cached; sessions with the same seed wait for the same build. Each session has a
 private folder (current folder, TMPDIR, HOME). When it ends, the folder and all processes it left
 are removed; if anything remains, the host is notified and retires the box. With isolation
-`namespaces` the child also enters its own namespaces (`namespaces.py`).
+`namespaces` the child also enters new namespaces (`namespaces.py`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Zygote:
     """Serve the protocol from forked children.
 
     Args:
-        apart: Limits of a session in namespaces. None runs it as a plain process.
+        apart: Limits of a session in namespaces. By default a session is a plain process.
         is_single: The box serves one session. Its process is forked and isolated in advance.
 
     Raises:
@@ -85,8 +85,8 @@ class Zygote:
         if apart:
             self._try_apart(apart)
         gc.collect()
-        # The collector then never writes to objects loaded so far, so their pages stay shared
-        # (copy-on-write).
+        # Freeze all objects loaded until now: the collector then never writes to them, so that
+        # their memory pages remain shared (copy-on-write).
         gc.freeze()
         self.spare = self._start_spare() if is_single else None
 
@@ -190,7 +190,7 @@ class Zygote:
     def _start_spare(self) -> Child | None:
         """Fork and isolate the child of the next session.
 
-        Returns None if that fails; the session then forks for itself and reports the error.
+        Returns `None` if that fails; the session then forks for itself and reports the error.
         """
         child = self._fork(SPARE, {"timeout": TRIAL_SECONDS, "id": 0}, self._work_later)
         if child is None:
@@ -209,7 +209,7 @@ class Zygote:
         return None
 
     def _give_spare(self, request: Request, image: bytes) -> Child | None:
-        """Return the pre-forked child, assigned to this session, or None if there is none."""
+        """Return the pre-forked child, assigned to this session. `None` if there is none."""
         child = self.spare
         self.spare = None
         if child is None or child not in self.children:
@@ -227,7 +227,7 @@ class Zygote:
         return child
 
     def _start_check(self, request: Request, child: Child | None) -> None:
-        """End the session and its processes, then run the check in a fresh child of the same name."""
+        """End the session and its processes, then run the check in a new child of the same name."""
         if child:
             self._settle(child, "sandbox_lost", "the session was ended by its check")
         if checker := self._fork(
@@ -235,7 +235,7 @@ class Zygote:
         ):
             self.sessions[request["session"]] = checker
 
-    # --- what children say ---
+    # --- answers of children ---
 
     def _hear(self, child: Child) -> None:
         try:
@@ -329,7 +329,7 @@ class Zygote:
         return ended_how(code, for_memory=for_memory)
 
     def _prove_clean(self) -> None:
-        """End processes that a session left running and report to the host any trace that remains."""
+        """End processes that a session left running, and report remaining traces to the host."""
         own = {child.pid for child in self.children}
         immortal = [] if end_strays(own) else ["a process that cannot be ended"]
         if left := [*immortal, *self.traces.new(self.sessions)]:
@@ -338,12 +338,12 @@ class Zygote:
     def _folder(self, session: str) -> str:
         return os.path.join(self.scratch, session)
 
-    # --- what children do ---
+    # --- work of children ---
 
     def _fork(
         self, name: str | int, request: Request, work: Callable[[socket.socket], None]
     ) -> Child | None:
-        """Fork a child for a request. If the box is full, report that to the host and return None."""
+        """Fork a child for a request. If the box is full, report that and return `None`."""
         # Close the selector too. A child that inherits it could block the agent.
         watched = [self.selector.fileno()] if hasattr(self.selector, "fileno") else []
         private = [
@@ -369,7 +369,7 @@ class Zygote:
             enter(self.apart, self.scratch)
 
     def _try_apart(self, apart: Limits) -> None:
-        """Enter namespaces once in a trial child, so that a refused level is reported at the start."""
+        """Enter namespaces in a trial child, so that a refused level is reported at the start."""
 
         def work(end: socket.socket) -> None:
             try:
@@ -407,7 +407,7 @@ class Zygote:
             self._serve(opening, image, end, requests)
 
     def _work_later(self, end: socket.socket) -> None:
-        """Serve the session whose `open` request arrives later on the socket."""
+        """Serve the session that a later `open` request on the socket names."""
         self._rehearse()
         end.sendall(b".")
         with end.makefile("rb") as requests:
@@ -416,7 +416,7 @@ class Zygote:
                 self._serve(opening, requests.read(opening["image_bytes"]), end, requests)
 
     def _rehearse(self) -> None:
-        """Open and diff an empty database once; the first use is slow because it allocates memory."""
+        """Open and diff an empty database, because the first use allocates memory and is slow."""
         image = unpack_image(pack_image(prepare_image(self.app.schema_sql, None, 0)))
         tables_alone = dataclasses.replace(self.app, lay_out=None)
         desk = Desk(tables_alone, image, 0, output_bytes=self.output_bytes)

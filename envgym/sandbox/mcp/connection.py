@@ -68,7 +68,11 @@ class Connection:
         return self._link.failure is None and not self._life.done()
 
     def tools(self, *, timeout_seconds: float) -> list[Tool]:
-        """Return all tools of the server, including hidden ones. Raises WorldFailure(stage `open`)."""
+        """Return all tools of the server, hidden ones included.
+
+        Raises:
+            WorldFailure: Stage `open`, if the server fails.
+        """
 
         async def work() -> list[Tool]:
             page = await self._client.list_tools()

@@ -19,7 +19,11 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 def read_tables(text: str) -> Tables:
-    """Parse the tables of a dump. Lists and objects in cells become JSON text. Raises ValueError."""
+    """Parse the tables of a dump. Lists and objects in cells become JSON text.
+
+    Raises:
+        ValueError: If the text is not a dump.
+    """
     data = json.loads(text)
     if not isinstance(data, dict) or not all(_are_rows(rows) for rows in data.values()):
         raise ValueError('a dump must be JSON of the form {"table": [{"column": value, ...}, ...]}')

@@ -48,16 +48,16 @@ class Counts:
 
     started: int = 0
     dirty: int = 0
-    """Kept servers whose reset did not restore the state of the seed."""
+    """Kept servers that did not have the state of the seed after their reset."""
     lost: int = 0
     """Kept servers that failed during the reset."""
 
 
 class McpSandbox:
-    """Open sessions of one MCP server. Safe to share between threads.
+    """Sandbox for one MCP server. Safe to share between threads.
 
     Args:
-        box: Sandbox in which the server's command runs. None for a server at a URL.
+        box: Sandbox in which the server's command runs. `None` for a server at a URL.
     """
 
     def __init__(self, server: McpServer, box: Sandbox | None, options: SandboxOptions):
@@ -104,7 +104,10 @@ class McpSandbox:
             raise
 
     def tables(self, seed: int) -> Tables:
-        """Return the start tables of a seed from the server's dump, or {} if it has no dump tool."""
+        """Return the start tables of a seed from the server's dump.
+
+        Empty if it has no dump tool.
+        """
         if self.server.dump is None:
             return {}
         if known := self._known.get(seed):
@@ -337,7 +340,7 @@ def _ask(
     stage: Stage,
     timeout_seconds: float,
 ) -> str:
-    """Return the text of a tool that the environment calls itself. Raises WorldFailure if it fails."""
+    """Call a tool for the environment and return its text. Raises WorldFailure if it fails."""
     result = connection.call(
         tool, arguments, stage=stage, timeout_seconds=max(0.1, timeout_seconds)
     )
