@@ -19,7 +19,10 @@ from envgym.errors import PrerequisiteError
 EngineName = Literal["docker", "podman"]
 
 NOW_LOCAL = "or run without it: sandbox.backend=local"
-START_PODMAN = "systemctl --user start podman.socket (as root: sudo systemctl start podman.socket), or podman system service -t 0"
+START_PODMAN = (
+    "systemctl --user start podman.socket (as root: sudo systemctl start podman.socket), "
+    "or podman system service -t 0"
+)
 START_DOCKER = "Start Docker, or podman's service (systemctl --user start podman.socket)"
 
 
@@ -76,8 +79,8 @@ def _docker_host() -> Address | None:
         tls = kwargs_from_env().get("tls")
     except docker.errors.DockerException as error:
         raise PrerequisiteError(
-            f"DOCKER_HOST: its TLS files cannot be used ({short(error)}). Correct DOCKER_CERT_PATH and "
-            f"DOCKER_TLS_VERIFY, {NOW_LOCAL}"
+            f"DOCKER_HOST: its TLS files cannot be used ({short(error)}). Correct DOCKER_CERT_PATH "
+            f"and DOCKER_TLS_VERIFY, {NOW_LOCAL}"
         ) from None
     return Address(host, "DOCKER_HOST", tls, is_chosen=True)
 
@@ -99,7 +102,10 @@ def _current_context() -> Address | None:
     name = name or get_current_context_name()
     if name == "default":
         return None
-    way_out = f"`docker context ls` lists them, `docker context use default` (or unsetting DOCKER_CONTEXT) leaves it, {NOW_LOCAL}"
+    way_out = (
+        "List contexts with `docker context ls`, go back with `docker context use default` (or "
+        f"unset DOCKER_CONTEXT), {NOW_LOCAL}"
+    )
     try:
         context = ContextAPI.get_context(name)
     except Exception as error:  # The SDK raises a plain Exception for a damaged file.
@@ -111,7 +117,7 @@ def _current_context() -> Address | None:
         hint = (
             ""
             if (folder / "config.json").exists()
-            else f" ({folder}/config.json is missing, without it none is found)"
+            else f" ({folder}/config.json is missing; without it no context can be found)"
         )
         raise PrerequisiteError(f"there is no Docker context '{name}'{hint}. {way_out}")
     return Address(context.Host, f"Docker context '{name}'", context.TLSConfig, is_chosen=True)

@@ -17,13 +17,13 @@ from envgym.spec import EnvSpec
 
 OPERATIONS = ("open", "reset", "call", "call_overhead", "diff", "close", "start")
 ABOUT = {
-    "open": "until an episode can begin, waiting for a box included",
-    "reset": "of this, in the box: a fresh state, proven",
+    "open": "open a session, including the wait for a box",
+    "reset": "part of open: build and check the state in the box",
     "call": "a tool call",
-    "call_overhead": "of this, not the tool's own",
-    "diff": "what changed",
-    "close": "handing back",
-    "start": "a new box, in the background but for the first",
+    "call_overhead": "part of call: outside the tool",
+    "diff": "compute the changes",
+    "close": "close the session",
+    "start": "start a box, in the background except for the first",
 }
 
 
@@ -80,7 +80,7 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
 
     if spec.gym:
         raise UsageError(
-            f"{spec.id} is a foreign Gymnasium environment: its tools run in no sandbox of ours"
+            f"{spec.id} is an external Gymnasium environment and has no envgym sandbox to measure"
         )
     world: Any = make_world(spec)
     try:
@@ -90,7 +90,7 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
         ]
         if not any(task.oracle for task in tasks):
             raise UsageError(
-                f"the tasks of {spec.id} have no oracle, and so no calls to measure with"
+                f"the tasks of {spec.id} have no oracle, so there are no calls to replay"
             )
         return _measure(world, works_of(tasks, episodes), sessions=sessions, progress=progress)
     finally:
@@ -158,20 +158,25 @@ def lines(report: Report) -> list[str]:
     """Return the report as lines of text."""
     played = report.played
     numbers = report.numbers
-    cpu = f"{report.cpu_ms_per_episode:.1f} CPU ms each (host {1000 * played.host_cpu_seconds / played.episodes:.1f}"
+    cpu = (
+        f"{report.cpu_ms_per_episode:.1f} CPU ms each "
+        f"(host {1000 * played.host_cpu_seconds / played.episodes:.1f}"
+    )
     if report.box_cpu_seconds is not None:
         cpu += f", boxes {1000 * report.box_cpu_seconds / played.episodes:.1f}"
     said = [
         f"{report.env}: {report.sandbox}",
-        f"{played.episodes} episodes of {played.calls / played.episodes:.1f} calls, {report.sessions} at once: "
-        f"{report.episodes_per_second:.1f} a second, {cpu}), {played.void} void",
+        f"{played.episodes} episodes of {played.calls / played.episodes:.1f} calls, "
+        f"{report.sessions} at once: {report.episodes_per_second:.1f} a second, "
+        f"{cpu}), {played.void} void",
         "",
         f"{'ms':14}{'p50':>9}{'p99':>9}",
     ]
     for name in OPERATIONS:
         if f"{name}_ms/p50" in numbers:
             said.append(
-                f"{name:14}{numbers[f'{name}_ms/p50']:9.2f}{numbers[f'{name}_ms/p99']:9.2f}  {ABOUT[name]}"
+                f"{name:14}{numbers[f'{name}_ms/p50']:9.2f}{numbers[f'{name}_ms/p99']:9.2f}  "
+                f"{ABOUT[name]}"
             )
     if report.session_mb is not None:
         said += [

@@ -160,7 +160,7 @@ class BoxSandbox:
                 self._states.popitem(last=False)
         if known != state_hash:
             self.pool.retire(slot, "dirty")
-            why = "a box is not clean, or the seed function does not depend on its seed alone"
+            why = "a box is not clean, or the seed function depends on more than its seed"
             raise WorldFailure(
                 "state_differs",
                 f"seed {seed} gave state {state_hash} after {known}: {why}",

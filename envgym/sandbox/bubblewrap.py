@@ -53,7 +53,7 @@ class BubblewrapSandbox(BoxSandbox):
         remove_orphans()
         self._files, self._root = unpack(app), app.root.resolve()
         shared = (
-            "a fresh one for each episode"
+            "a fresh bubblewrap for each episode"
             if options.level == "container"
             else "sessions of one box share a user id"
         )
@@ -63,7 +63,8 @@ class BubblewrapSandbox(BoxSandbox):
             root=f"{HOME}/app",
             options=options,
             within="fork" if options.level == "container" else options.level,
-            label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; no memory limit for a whole box",
+            label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; "
+            "no memory limit for a whole box",
         )
         self._hello["limits"] = {
             "memory_mb": options.memory_mb,
@@ -144,11 +145,11 @@ def _starter(_pid: int) -> ThreadPoolExecutor:
 def find_bubblewrap() -> str:
     """Return the path of `bwrap`. Raises PrerequisiteError."""
     if sys.platform != "linux":
-        raise PrerequisiteError("bubblewrap exists on Linux only. Take sandbox.backend=docker")
+        raise PrerequisiteError("bubblewrap exists on Linux only. Use sandbox.backend=docker")
     if command := shutil.which("bwrap"):
         return command
     raise PrerequisiteError(
-        "no `bwrap` on this machine. Install the package bubblewrap, or take sandbox.backend=docker"
+        "no `bwrap` on this machine. Install the package bubblewrap, or use sandbox.backend=docker"
     )
 
 

@@ -52,8 +52,8 @@ namespaces.
 SAID: dict[Isolation, str] = {
     "state": "sessions of one box share a process",
     "fork": "sessions of one box share a user id",
-    "namespaces": "sessions of one box share its kernel and its memory limit alone",
-    "container": "a fresh container for each episode, in namespaces of its own where the engine permits it",
+    "namespaces": "sessions of one box share only its kernel and its memory limit",
+    "container": "a fresh container for each episode, in namespaces if the engine permits it",
 }
 """Resources that sessions share at each level, for the label."""
 
@@ -91,7 +91,8 @@ class DockerSandbox(BoxSandbox):
             root=f"{HOME}/app",
             options=options,
             within="namespaces" if needs_namespaces(options) else options.level,
-            label=f"{engine.name} ({image}{runtime}), isolation {options.level}: {network}, read-only files; {SAID[options.level]}",
+            label=f"{engine.name} ({image}{runtime}), isolation {options.level}: {network}, "
+            f"read-only files; {SAID[options.level]}",
         )
         reap_quietly(self._api)
 

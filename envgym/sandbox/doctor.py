@@ -68,20 +68,21 @@ def _try(backend: str, level: str, image: str | None) -> Level:
         return Level(
             level,
             False,
-            f"this version of envgym has no backend '{backend}'. Take sandbox.backend=docker or local",
+            f"this version of envgym has no backend '{backend}'. "
+            "Use sandbox.backend=docker or local",
         )
     if backend == "none" and level != "state":
         return Level(
             level,
             False,
-            "without a box there is only one process. Take sandbox.backend=local or docker",
+            "without a box there is only one process. Use sandbox.backend=local or docker",
         )
     if level not in get_args(Isolation):
         known = " or ".join(get_args(Isolation))
         return Level(
             level,
             False,
-            f"this version of envgym has no such level. Take sandbox.isolation={known}",
+            f"this version of envgym has no such level. Use sandbox.isolation={known}",
         )
     more = {"image": image} if image else {}
     try:

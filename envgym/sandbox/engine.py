@@ -69,7 +69,7 @@ def find_engine(backend: EngineName = "docker") -> Engine:
         if backend == "podman" and engine.name != "podman":
             engine.api.close()
             raise PrerequisiteError(
-                f"what answers at {address.url} ({address.found}) is Docker, not podman. Take "
+                f"the engine at {address.url} ({address.found}) is Docker, not podman. Use "
                 f"sandbox.backend=docker, or start podman's service: {START_PODMAN}"
             )
         return engine
@@ -92,14 +92,16 @@ def check_network(api: Any, network: str) -> None:
         return
     if network == "host" or network.startswith("container:"):
         raise SpecError(
-            f"sandbox.network: '{network}' is no network of the box's own and is refused. Take none, or create one: "
+            f"sandbox.network: '{network}' is not isolated from the host or other containers and "
+            "is refused. Use sandbox.network=none, or create a network: "
             "docker network create NAME"
         )
     known = sorted({each["Name"] for each in api.networks()} - {"host", "none"})
     if network not in known:
         raise PrerequisiteError(
-            f"sandbox.network: the engine has no network '{network}'; it has: {', '.join(known) or 'none'}. "
-            f"Create it (docker network create {network}), or take sandbox.network=none"
+            f"sandbox.network: the engine has no network '{network}'; it has: "
+            f"{', '.join(known) or 'none'}. "
+            f"Create it (docker network create {network}), or set sandbox.network=none"
         )
 
 
@@ -115,8 +117,8 @@ def check_runtime(api: Any, runtime: str | None) -> None:
     if default != runtime:
         raise PrerequisiteError(
             f"sandbox.runtime: podman's service runs every container with '{default}' and ignores "
-            f"'{runtime}'. Set runtime=\"{runtime}\" under [engine] in containers.conf and restart the "
-            "service, or leave sandbox.runtime out"
+            f"'{runtime}'. Set runtime=\"{runtime}\" under [engine] in containers.conf and restart "
+            "the service, or remove sandbox.runtime"
         )
 
 
@@ -124,8 +126,8 @@ def refused_runtime(api: Any, runtime: str, why: str) -> PrerequisiteError:
     """Return the error for a refused runtime, with the list of available ones."""
     known = ", ".join(sorted(api.info().get("Runtimes") or {}))
     return PrerequisiteError(
-        f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: {known}. "
-        "Install it and name it in the engine's configuration, or leave sandbox.runtime out"
+        f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: "
+        f"{known}. Install it and add it to the engine's configuration, or remove sandbox.runtime"
     )
 
 
@@ -139,16 +141,15 @@ def _bundle_hint(address: Address) -> str:
         (name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None
     )
     return (
-        f"; {name} is set and goes before the engine's own CA, unset it"
-        if address.tls and name
-        else ""
+        f"; {name} is set and overrides the engine's CA, unset it" if address.tls and name else ""
     )
 
 
 def _engine_at(address: Address) -> Engine:
     if address.url.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
         raise PrerequisiteError(
-            f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]'; {NOW_LOCAL}"
+            f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]', "
+            f"{NOW_LOCAL}"
         )
     import docker
 
@@ -194,7 +195,10 @@ def _no_engine(backend: EngineName, silent: list[str]) -> str:
             if silent
             else "no podman engine: no socket of podman was found"
         )
-        return f"{what}. Start its service: {START_PODMAN}; CONTAINER_HOST names another address; {NOW_LOCAL}"
+        return (
+            f"{what}. Start its service: {START_PODMAN}; set CONTAINER_HOST for another address, "
+            f"{NOW_LOCAL}"
+        )
     if silent:
         return f"no Docker engine answers at {'; '.join(silent)}. {START_DOCKER}, {NOW_LOCAL}"
     nowhere = "DOCKER_HOST is not set, there is no Docker context and no socket was found"

@@ -25,7 +25,7 @@ WHY_NOT: dict[tuple[Backend, Isolation], str] = {
     (
         "bubblewrap",
         "namespaces",
-    ): "it covers parts of /proc, so that no session can have a /proc of its own",
+    ): "it covers parts of /proc, so a session cannot mount a private /proc",
     ("local", "namespaces"): "a local process sees the files and the network of its user",
     ("local", "container"): "a local process sees the files and the network of its user",
     ("none", "fork"): "without a box there is only one process",
@@ -62,7 +62,7 @@ def _auto(app: App, options: SandboxOptions) -> Sandbox:
         sandbox = _open(instead, app, options)
     except PrerequisiteError as missing:
         raise PrerequisiteError(
-            f"isolation '{options.level}' cannot be had here ({reason}). {missing}"
+            f"isolation '{options.level}' is not available here ({reason}). {missing}"
         ) from None
     sandbox.label += f" ({reason})"
     return sandbox
@@ -74,8 +74,10 @@ def _open(backend: Backend, app: App, options: SandboxOptions) -> Sandbox:
         level = "state"
     if level not in LEVELS[backend]:
         raise PrerequisiteError(
-            f"backend '{backend}' cannot give isolation '{level}': {WHY_NOT[backend, level]}. Take sandbox.backend="
-            f"{' or '.join(name for name, levels in LEVELS.items() if level in levels)}, or sandbox.isolation="
+            f"backend '{backend}' cannot provide isolation '{level}': {WHY_NOT[backend, level]}. "
+            "Use sandbox.backend="
+            f"{' or '.join(name for name, levels in LEVELS.items() if level in levels)}, "
+            "or sandbox.isolation="
             f"{' or '.join(LEVELS[backend])}"
         )
     if backend in ("docker", "podman"):

@@ -74,7 +74,8 @@ class Call:
                 request = response.next_request
             if _origin(request.url) != origin:
                 raise ValueError(
-                    f"the server redirects to {request.url.host}, which this environment may not call"
+                    f"the server redirects to {request.url.host}, "
+                    "which this environment may not call"
                 )
         raise ValueError("the server redirects in circles")
 
@@ -87,7 +88,10 @@ def _text(response: httpx.Response, deadline: float, most: int) -> str:
         if time.monotonic() > deadline:
             raise TimeoutError
         if len(kept) > most:
-            return f"{kept[:most].decode('utf-8', 'ignore')}\n[output cut: the first {most:,} bytes are shown]"
+            return (
+                f"{kept[:most].decode('utf-8', 'ignore')}"
+                f"\n[output cut: the first {most:,} bytes are shown]"
+            )
     return kept.decode("utf-8", "replace").strip()
 
 

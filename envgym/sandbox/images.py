@@ -63,7 +63,10 @@ def ensure_image(api: Any, image: str) -> None:
         api.inspect_image(image)
     except (docker.errors.DockerException, OSError) as error:
         why = trouble or short(error)
-        way_out = f"Build it (docker build -t {image} ...), name another one with sandbox.image=..., {NOW_LOCAL}"
+        way_out = (
+            f"Build it (docker build -t {image} ...), set another one with sandbox.image=..., "
+            f"{NOW_LOCAL}"
+        )
         raise PrerequisiteError(
             f"the engine has no image '{image}' and cannot pull it ({why}). {way_out}"
         ) from None
@@ -91,8 +94,8 @@ def build_image(api: Any, build: BuildOptions, *, root: Path) -> str:
     dockerfile = context / build.dockerfile
     if not dockerfile.is_file():
         raise SpecError(
-            f"sandbox.build: no such file: {dockerfile}. `context` is relative to the YAML's folder, "
-            "`dockerfile` to the context"
+            f"sandbox.build: no such file: {dockerfile}. `context` is relative to the YAML's "
+            "folder, `dockerfile` to the context"
         )
     with tempfile.TemporaryFile() as archive:
         name = pack_context(context, dockerfile, archive)
@@ -179,8 +182,8 @@ def _build(api: Any, tag: str, archive: io.BufferedRandom, name: str, dockerfile
         trouble = short(error)
     if trouble or not has_image(api, tag):
         end = "\n".join(f"  {line}" for line in "".join(log).splitlines()[-LOG_LINES:])
-        why = trouble or "the engine made no image"
+        why = trouble or "the engine built no image"
         raise PrerequisiteError(
             f"sandbox.build: {dockerfile} cannot be built ({why}). The end of its log:"
-            f"\n{end}\nCorrect it, name an image with sandbox.image=..., {NOW_LOCAL}"
+            f"\n{end}\nCorrect it, set an image with sandbox.image=..., {NOW_LOCAL}"
         )

@@ -172,7 +172,7 @@ def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any
     except Empty:
         raise WorldFailure(
             "timeout",
-            f"not done after {timeout_seconds:g} s; its thread was left behind",
+            f"not done after {timeout_seconds:g} s; its thread was abandoned",
             stage=stage,
         ) from None
     if failure:

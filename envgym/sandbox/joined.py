@@ -33,7 +33,8 @@ class JoinedSandbox:
                 if (other := homes.setdefault(schema["name"], index)) != index:
                     pair = f"{self.parts[other].label}, and {part.label}"
                     raise SpecError(
-                        f"two sources define a tool named '{schema['name']}' ({pair}); rename or hide one of them"
+                        f"two sources define a tool named '{schema['name']}' ({pair}); "
+                        "rename or hide one of them"
                     )
                 schemas.append(schema)
         self._homes = homes

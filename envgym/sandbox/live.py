@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from envgym.tool_sources import OpenApiTools
 
 NOT_THE_MODELS = {
-    401: "the server does not know us",
-    408: "the server gave up waiting",
-    429: "the server is asked too often",
+    401: "the server rejects the credentials",
+    408: "the server timed out",
+    429: "the server's rate limit is exceeded",
 }
 """Statuses below 500 that do not depend on the model's arguments."""
 DUMP_BYTES = 64 * 2**20
@@ -110,7 +110,8 @@ class LiveApi:
         }
         if wrong := [operation for operation in self._offered.values() if operation.problem]:
             raise SpecError(
-                f"{file}: {wrong[0].name} cannot be called: {wrong[0].problem}; list the operations you want by name"
+                f"{file}: {wrong[0].name} cannot be called: {wrong[0].problem}; "
+                "list the operations you want by name"
             )
         self.base_url = base_url.rstrip("/")
         self.reset = reset
@@ -124,7 +125,7 @@ class LiveApi:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
         )
         state = (
-            "each session its own by a header"
+            "a state for each session by a header"
             if apart
             else "one state, one episode at a time"
             if hidden
@@ -145,10 +146,13 @@ class LiveApi:
         if self._client.is_closed:
             raise UsageError("this sandbox is closed; open another one")
         if self._turn and not self._turn.acquire(timeout=timeout_seconds):
-            advice = "Take fewer workers, or a server that keeps a state for each value of a header with {session}."
+            advice = (
+                "Use fewer workers, or a server that keeps a state for each value of a header "
+                "with {session}."
+            )
             raise WorldFailure(
                 "sandbox_full",
-                f"another episode holds the state of {self.base_url}. {advice}",
+                f"another episode is using the state of {self.base_url}. {advice}",
                 stage="open",
             )
         try:
@@ -195,7 +199,7 @@ class LiveApi:
                 stage=stage,
             ) from None
         if status >= 500 or status in NOT_THE_MODELS:
-            why = NOT_THE_MODELS.get(status, "the server broke")
+            why = NOT_THE_MODELS.get(status, "the server failed")
             raise WorldFailure(
                 "tool_crashed",
                 f"{operation.name}: {why}: status {status}: {text[:300]}",
@@ -261,7 +265,8 @@ class LiveSession:
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
         raise UsageError(
-            "a live API has no work folder to check: tasks with a `check` need state.files and tools in a box"
+            "a live API has no work folder to check: tasks with a `check` need state.files and "
+            "tools in a box"
         )
 
     def close(self) -> None:
@@ -316,7 +321,7 @@ class LiveSession:
             }
         raise WorldFailure(
             "tool_crashed",
-            f"{self._api.dump}: its answer is not {{table: [row, ...]}}: {text[:100]}",
+            f"{self._api.dump}: its response is not {{table: [row, ...]}}: {text[:100]}",
             stage=stage,
         )
 
@@ -328,7 +333,8 @@ def _value_of(name: str, text: str) -> str:
     variable = text.removeprefix("env:")
     if variable not in os.environ:
         raise PrerequisiteError(
-            f"the header '{name}' comes from the environment variable {variable}, which is not set. Set it first."
+            f"the header '{name}' uses the environment variable {variable}, which is not set. "
+            "Set it first."
         )
     return os.environ[variable]
 

@@ -107,16 +107,15 @@ class SandboxOptions(Block):
     @model_validator(mode="after")
     def _one_image(self) -> SandboxOptions:
         if self.build and "image" in self.model_fields_set:
-            raise ValueError(
-                "image and build exclude each other: leave out the one that is not meant"
-            )
+            raise ValueError("image and build exclude each other: remove one of them")
         return self
 
     @model_validator(mode="after")
     def _code_is_held(self) -> SandboxOptions:
         if self.executes_code and self.level not in FOR_CODE:
             raise ValueError(
-                f"isolation: '{self.isolation}' does not hold code that a model wrote (executes_code). "
-                f"Available: {' or '.join(FOR_CODE)}; leave it out for 'container'"
+                f"isolation: '{self.isolation}' is not safe for code written by a model "
+                "(executes_code). "
+                f"Available: {' or '.join(FOR_CODE)}; the default is 'container'"
             )
         return self

@@ -37,7 +37,7 @@ def pack(app: App) -> bytes:
             size += len(data)
             if count >= MOST_FILES or size > MOST_BYTES:
                 limits = f"{MOST_FILES} files or {MOST_BYTES >> 20} MiB"
-                advice = "Put tools, schema and seed into a folder of their own."
+                advice = "Move tools, schema and seed into a separate folder."
                 raise SpecError(
                     f"{app.root}: the folders of the app's files hold more than {limits}. {advice}"
                 )
@@ -55,12 +55,14 @@ def _files(app: App) -> Iterator[Path]:
         path = PurePosixPath(reference)
         if path.is_absolute() or ".." in path.parts:
             raise SpecError(
-                f"{reference}: lies outside of {app.root}; a container gets files below that folder only"
+                f"{reference}: is outside {app.root}; a container gets only files below that "
+                "folder. Move it there"
             )
         if reference.partition(":")[0] in app.hidden:
-            advice = "Move what the box runs into a file of its own, or take sandbox.backend=local."
+            advice = "Move the code for the box into a separate file, or use sandbox.backend=local."
             raise SpecError(
-                f"{reference}: this file defines tasks or rewards as well, which no container gets. {advice}"
+                f"{reference}: this file also defines tasks or rewards, which a container must "
+                f"not contain. {advice}"
             )
     folders = {
         app.root / PurePosixPath(reference.partition(":")[0]).parent for reference in references

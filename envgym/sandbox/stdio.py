@@ -162,11 +162,12 @@ class Box:
             self._send(message)
             reply = answer.get(timeout=timeout_seconds + self._grace)
         except OSError as error:
-            self.end(f"the box takes no request: {error}")
+            self.end(f"the box accepts no request: {error}")
             reply = answer.get()
         except Empty:
             self.end(
-                f"the box gave no answer to '{message.get('op', 'start')}' within {timeout_seconds:g} s and was ended"
+                f"the box did not respond to '{message.get('op', 'start')}' within "
+                f"{timeout_seconds:g} s and was ended"
             )
             raise WorldFailure("timeout", self.lost or "", stage=stage) from None
         finally:
@@ -176,7 +177,8 @@ class Box:
                 raise SpecError(error["message"])
             if error["kind"] == "level_refused":
                 raise PrerequisiteError(
-                    f"this box cannot give isolation '{message['isolation']}': {error['message']}. Take isolation=container or "
+                    f"this box cannot provide isolation '{message['isolation']}': "
+                    f"{error['message']}. Use isolation=container or "
                     "fork, or see `envgym sandbox doctor`"
                 )
             raise WorldFailure(error["kind"], error["message"], stage=stage)
@@ -206,7 +208,7 @@ class Box:
         except (ValueError, TypeError, KeyError) as error:
             reason = f"the box broke the protocol: {error}"
         words = self.transport.last_words()
-        self.end(reason + (f"; its last words:\n{words}" if words else ""))
+        self.end(reason + (f"; its last output:\n{words}" if words else ""))
 
     def _deliver(self, reply: dict[str, Any]) -> None:
         if reply.get("event") == "dirty":

@@ -63,7 +63,7 @@ def test_a_level_that_a_backend_cannot_give_is_refused_with_the_reason_and_the_w
 ):
     with pytest.raises(
         PrerequisiteError,
-        match=rf"'{backend}' cannot give isolation '{level}': .*Take sandbox.backend=docker",
+        match=rf"'{backend}' cannot provide isolation '{level}': .*Use sandbox.backend=docker",
     ):
         open_sandbox(KIOSK, SandboxOptions(backend=backend, isolation=level))
 
@@ -72,7 +72,7 @@ def test_tools_that_execute_code_get_a_container_or_namespaces_and_nothing_less(
     assert SandboxOptions(executes_code=True).level == "container"
     with pytest.raises(
         SpecError,
-        match=r"'fork' does not hold code that a model wrote .*Available: namespaces or container",
+        match=r"'fork' is not safe for code written by a model .*Available: namespaces or container",
     ):
         load_spec("guess", ["sandbox.executes_code=true", "sandbox.isolation=fork"])
 
@@ -80,7 +80,7 @@ def test_tools_that_execute_code_get_a_container_or_namespaces_and_nothing_less(
 def test_tools_that_execute_code_are_refused_where_nothing_holds_them(no_engine, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
-        PrerequisiteError, match=r"'container' cannot be had here \(not docker: .*bubblewrap"
+        PrerequisiteError, match=r"'container' is not available here \(not docker: .*bubblewrap"
     ):
         open_sandbox(KIOSK, SandboxOptions(executes_code=True))
 

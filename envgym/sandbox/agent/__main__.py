@@ -6,7 +6,8 @@ from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 - an image may bring any Python
     sys.exit(
-        f"envgym's agent needs Python 3.11 or later, this is {sys.version.split()[0]}. Take another sandbox.image."
+        "envgym's agent needs Python 3.11 or later, this is "
+        f"{sys.version.split()[0]}. Use another sandbox.image."
     )
 
 folder = Path(__file__).resolve().parent

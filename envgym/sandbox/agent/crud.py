@@ -86,28 +86,29 @@ def _crud(
         return operation.problem
     chain = chain_of(operation.path)
     if home is None or chain is None:
-        return "its path is not made of collections and their items"
+        return "its path does not alternate between collections and path parameters"
     steps = list(_steps(chain, collections, tables))
     if len(steps) < len(chain):
         word = chain[len(steps)][0]
-        return f"'{word}' is no collection that the document lists or has items of"
+        return f"'{word}' is not a collection: no operation lists it or returns its items"
     if any(
         tables[step.table].key is None
         for step, (_, parameter) in zip(steps, chain, strict=True)
         if parameter
     ):
-        return "no property of the schema is the one that its path names"
+        return "the schema has no property for the parameter in its path"
     kinds = ITEM_KINDS if chain[-1][1] else {"get": "list", "post": "create"}
     kind = kinds.get(operation.method)
     if kind is None:
-        return f"a {operation.method.upper()} on {'an item' if chain[-1][1] else 'a whole collection'} means something of its own"
+        return (
+            f"a {operation.method.upper()} on "
+            f"{'an item' if chain[-1][1] else 'a whole collection'} has no standard meaning"
+        )
     if kind == "list" and not list_shape(operation.response):
-        return "its answer is no list of objects"
+        return "its response is not a list of objects"
     table = tables[steps[-1].table]
     unknown = [word for word in _unknown(operation, kind, table)]
-    return (
-        f"the store does not know what {unknown[0]} means" if unknown else Crud(kind, tuple(steps))
-    )
+    return f"{unknown[0]} matches no column" if unknown else Crud(kind, tuple(steps))
 
 
 def _steps(
@@ -137,5 +138,5 @@ def _unknown(operation: Operation, kind: str, table: Table) -> Iterator[str]:
                 yield (
                     f"the body's '{place.name}'"
                     if place.name
-                    else "a body that is no object with properties"
+                    else "a body that is not an object with properties"
                 )

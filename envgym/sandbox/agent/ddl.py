@@ -43,7 +43,10 @@ def _check(column: Column, name: str) -> str:
     if column.kind == "JSON":
         return ""
     if all(isinstance(value, str | int | float | None) for value in schema.get("enum", [[]])):
-        return f"{name} IN ({', '.join(_literal(value) for value in schema['enum'] if value is not None)})"
+        return (
+            f"{name} IN ("
+            f"{', '.join(_literal(value) for value in schema['enum'] if value is not None)})"
+        )
     bounds = (
         ("minimum", ">="),
         ("maximum", "<="),

@@ -49,7 +49,7 @@ def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
         if name not in RESERVED
     }
     if unknown := [name for name in words if name not in parameters and name not in RESERVED]:
-        raise AppError(f"{where}: its docstring explains '{unknown[0]}', which is no parameter")
+        raise AppError(f"{where}: its docstring describes '{unknown[0]}', which is not a parameter")
     properties = {}
     for name, parameter in parameters.items():
         properties[name] = _property(parameter, hints.get(name), f"{where}: parameter '{name}'")
@@ -70,7 +70,8 @@ def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
 def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, Any]:
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         raise AppError(
-            f"{where}: a tool takes named parameters only, no *args, **kwargs or positional-only ones"
+            f"{where}: a tool takes named parameters only, "
+            "no *args, **kwargs or positional-only ones"
         )
     if hint is None:
         raise AppError(f"{where}: has no type annotation")
@@ -78,7 +79,10 @@ def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, 
         schema = _schema_of(hint)
         json.dumps(None if parameter.default is parameter.empty else parameter.default)
     except (TypeError, KeyError, ValueError):
-        known = "str, int, float, bool, Literal[...] of one of these, list[...], dict, X | None, with JSON values as defaults"
+        known = (
+            "str, int, float, bool, Literal[...] of one of these, list[...], dict, X | None, "
+            "with JSON values as defaults"
+        )
         raise AppError(f"{where}: '{parameter}' has no JSON schema; possible are {known}") from None
     return (
         schema if parameter.default is parameter.empty else schema | {"default": parameter.default}

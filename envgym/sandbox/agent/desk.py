@@ -128,7 +128,10 @@ class Desk:
         except sqlite3.OperationalError:
             # BEGIN, COMMIT and `executescript` end our savepoint, so a refused call could not be
             # rolled back.
-            advice = "Leave BEGIN, COMMIT and executescript() out of tools; db.commit() and `with db:` are fine."
+            advice = (
+                "Do not use BEGIN, COMMIT or executescript() in tools; db.commit() and `with db:` "
+                "are fine."
+            )
             raise BoxError(
                 "tool_crashed",
                 f"tool '{tool}' ended the transaction that its call runs in. {advice}",

@@ -42,7 +42,8 @@ def document_functions(
         for operation in selected(apis[file], reference):
             if operation.name in functions:
                 raise AppError(
-                    f"{reference}: a tool named '{operation.name}' is there already; name the operations you want"
+                    f"{reference}: a tool named '{operation.name}' already exists; "
+                    "list the operations you want"
                 )
             if operation.name in written:
                 functions[operation.name] = written_function(operation, written[operation.name])
@@ -94,7 +95,10 @@ def written_function(operation: Operation, function: Callable[..., Any]) -> Call
         signature = ", ".join(
             ["db", *(name if name in needed else f"{name}=None" for name in given)]
         )
-        stands = f"stands for {operation.method.upper()} {operation.path} and must take '{wrong[0]}' as the document says"
+        stands = (
+            f"replaces {operation.method.upper()} {operation.path} and must take '{wrong[0]}' "
+            "as in the document"
+        )
         raise AppError(f"{where} {stands}: def {operation.name}({signature})")
 
     @functools.wraps(function)
@@ -117,8 +121,10 @@ def _way_out(file: str, operation: Operation, api: Api) -> str:
     )
     why = api.why_not[operation.name]
     return (
-        f"{file}: {operation.name} ({operation.method.upper()} {operation.path}) cannot be simulated: {why}. "
-        f"Write def {operation.name}({', '.join(['db', *arguments])}) with a docstring in a .py file listed in tools{others}"
+        f"{file}: {operation.name} ({operation.method.upper()} {operation.path}) cannot be "
+        f"simulated: {why}. "
+        f"Write def {operation.name}({', '.join(['db', *arguments])}) with a docstring in a .py "
+        f"file listed in tools{others}"
     )
 
 
@@ -133,7 +139,8 @@ def check_tables(image: bytes, apis: Mapping[str, Api]) -> None:
         for file, api in apis.items():
             for table, column in _missing(db, api):
                 raise AppError(
-                    f"{file}: table '{table}' of the schema file has no column '{column}', which the document speaks of"
+                    f"{file}: table '{table}' of the schema file has no column '{column}', "
+                    "which the document uses"
                 )
 
 

@@ -90,14 +90,17 @@ def read_operations(document: Any, where: str) -> list[Operation]:
         raise AppError(f"{where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise AppError(
-            f"{where}: is not formed as OpenAPI 3 says: {type(error).__name__}: {error}"
+            f"{where}: is not valid OpenAPI 3: {type(error).__name__}: {error}"
         ) from None
     if not operations:
         raise AppError(f"{where}: has no operation under `paths`")
     by_name: dict[str, Operation] = {}
     for operation in operations:
         if (other := by_name.setdefault(operation.name, operation)) is not operation:
-            pair = f"{other.method.upper()} {other.path} and {operation.method.upper()} {operation.path}"
+            pair = (
+                f"{other.method.upper()} {other.path} and "
+                f"{operation.method.upper()} {operation.path}"
+            )
             raise AppError(
                 f"{where}: {pair} are both named '{operation.name}'; give one another operationId"
             )
@@ -194,7 +197,7 @@ def _body(reader: Reader, raw: Schema) -> tuple[Schema | None, bool, str]:
     schema = _json_schema(request.get("content") or {})
     if schema is None:
         kinds = ", ".join(request.get("content") or ()) or "nothing"
-        return None, False, f"its body is {kinds}, and only JSON bodies are understood"
+        return None, False, f"its body is {kinds}, and only JSON bodies are supported"
     return reader.resolve(schema), bool(request.get("required")), ""
 
 

@@ -94,7 +94,7 @@ class Relay:
             asked = self._take(data, incoming)
             if size > EXCHANGE_BYTES or len(incoming) > EXCHANGE_LINES:
                 limit = f"{EXCHANGE_BYTES >> 20} MiB or {EXCHANGE_LINES:,} lines"
-                self._fail("tool_crashed", f"said more than {limit} in one exchange")
+                self._fail("tool_crashed", f"sent more than {limit} in one exchange")
             if asked:
                 break
         return incoming
@@ -126,7 +126,7 @@ class Relay:
                 selector.register(self._stdin, selectors.EVENT_WRITE)
             ready = {key.fileobj for key, _ in selector.select(max(0.0, seconds))}
         if not ready:
-            self._fail("timeout", "gave no answer in time")
+            self._fail("timeout", "did not respond in time")
         if self._stdout not in ready:
             return b""
         data = self._stdout.read(1 << 18)
@@ -154,7 +154,7 @@ class Relay:
         self._listener.join(0.5)
         words = self._words.decode("utf-8", "replace").strip()
         self._failure = f"MCP server '{self.name}' {what}" + (
-            f"; its last words:\n{words}" if words else ""
+            f"; its last output:\n{words}" if words else ""
         )
         raise BoxError(kind, self._failure)
 

@@ -39,7 +39,7 @@ _PLAIN = (
 
 
 def plain_schema(schema: Schema) -> Schema:
-    """Return a resolved schema for the model, without marks, `x-` fields and read-only properties."""
+    """Return a resolved schema for the model, without marks, `x-` and read-only fields."""
     plain = {key: schema[key] for key in _PLAIN if key in schema}
     if "properties" in schema:
         writable = {
@@ -100,7 +100,7 @@ class Reader:
             if "$ref" not in part:
                 return part
             part = self._at(part["$ref"])
-        raise AppError(f"'{part.get('$ref')}' leads through too many references")
+        raise AppError(f"'{part.get('$ref')}' is nested in too many references")
 
     def _at(self, reference: str) -> Any:
         if not reference.startswith("#/"):
@@ -111,7 +111,7 @@ class Reader:
         for step in reference[2:].split("/"):
             step = step.replace("~1", "/").replace("~0", "~")
             if not isinstance(part, dict) or step not in part:
-                raise AppError(f"refers to '{reference}', which is not there")
+                raise AppError(f"refers to '{reference}', which does not exist")
             part = part[step]
         return part
 

@@ -129,7 +129,10 @@ class _Request:
             db, f"SELECT count(*) AS total FROM {quoted(self.table.name)}{where}", values
         )[0]["total"]
         limit, offset = page(given)
-        query = f"SELECT * FROM {quoted(self.table.name)}{where} ORDER BY {self._order(given)} LIMIT {limit} OFFSET {offset}"
+        query = (
+            f"SELECT * FROM {quoted(self.table.name)}{where} "
+            f"ORDER BY {self._order(given)} LIMIT {limit} OFFSET {offset}"
+        )
         return self._listed(rows_of(db, query, values), total, given, offset)
 
     def _default(self, argument: str) -> Any:
@@ -148,7 +151,8 @@ class _Request:
         column = self.table.column(wanted.lstrip("+-"))
         if wanted and column is None:
             raise ValueError(
-                f"cannot sort by {wanted!r}; sort by {', '.join(self.table.columns)}, with - in front for descending"
+                f"cannot sort by {wanted!r}; sort by {', '.join(self.table.columns)}, "
+                "with - in front for descending"
             )
         return (
             f"{quoted(column.name)} {'DESC' if wanted.startswith('-') else 'ASC'}, rowid"

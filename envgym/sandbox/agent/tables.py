@@ -54,7 +54,8 @@ def prepare_image(
         if lost := db.execute("PRAGMA foreign_key_check").fetchone():
             table, row, target, _ = lost
             raise AppError(
-                f"state of seed {seed}: row {row} of table '{table}' refers to a row of '{target}' that is not there"
+                f"state of seed {seed}: row {row} of table '{table}' refers to a missing row "
+                f"of '{target}'"
             )
         return db.serialize()
 

@@ -279,11 +279,11 @@ def starting_tree(lay_out: LayOut, folder: Path, seed: int) -> Tree:
         tree = read_tree(folder)
     except TooLarge as error:
         raise AppError(
-            f"state.files lays out {error} (seed {seed}), which is more than is read back"
+            f"state.files creates {error} (seed {seed}), which exceeds the limit"
         ) from None
     if odd := [path for path, entry in tree.items() if entry.kind == "special"]:
         raise AppError(
-            f"state.files makes '{odd[0]}' (seed {seed}), which is neither file, folder nor link"
+            f"state.files creates '{odd[0]}' (seed {seed}), which is not a file, folder or link"
         )
     return tree
 

@@ -66,8 +66,8 @@ class Zygote:
     ):
         if threading.active_count() > 1:
             raise AppError(
-                "the app's files start a thread when imported, which a fork would lose. Start it in the tool, "
-                "or set sandbox.isolation=state."
+                "the app's files start a thread when imported, which a fork would lose. Start "
+                "it in the tool, or set sandbox.isolation=state."
             )
         self.app = app
         self.wire = wire
@@ -249,7 +249,7 @@ class Zygote:
             self._settle(
                 child,
                 "tool_crashed",
-                f"the session's process said more than {ANSWER_BYTES >> 20} MiB in one answer",
+                f"the session's process sent more than {ANSWER_BYTES >> 20} MiB in one answer",
             )
         elif not child.is_builder and data.endswith(b"\n"):
             self._pass_back(child)

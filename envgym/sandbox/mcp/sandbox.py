@@ -200,7 +200,7 @@ class McpSandbox:
         with self._lock:
             known = self._known.get(seed)
             if known and known[0] != state_hash and not is_new:
-                raise WorldFailure("dirty", f"seed {seed} gave another state before", stage="open")
+                raise WorldFailure("dirty", f"seed {seed} had another state before", stage="open")
             # A new server is authoritative. If its state differs from the recorded state, the
             # record came from a server that had not been reset.
             self._known[seed] = (state_hash, start)
@@ -265,8 +265,11 @@ class McpSandbox:
 
     def _advice(self) -> str:
         if self._box is None:
-            return "Start it, and name its endpoint in `url`, such as http://127.0.0.1:8000/mcp."
-        return "Try its `command` in the environment's folder; what it imports must be installed where the box runs."
+            return "Start it, and set `url` to its endpoint, such as http://127.0.0.1:8000/mcp."
+        return (
+            "Try its `command` in the environment's folder; its imports must be installed "
+            "in the box."
+        )
 
     def _hidden(self, names: list[str]) -> set[str]:
         reset = self.server.reset
@@ -320,7 +323,8 @@ class McpSession:
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
         raise UsageError(
-            "an MCP server has no work folder to check: tasks with a `check` need state.files and tools in a box"
+            "an MCP server has no work folder to check: tasks with a `check` need state.files and "
+            "tools in a box"
         )
 
     def close(self) -> None:
