@@ -23,8 +23,7 @@ from typing import Any, Literal, Protocol
 Backend = Literal["auto", "docker", "podman", "bubblewrap", "local", "none"]
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
-"""Seconds to copy the final files from a session to a check, in addition to the check's time limit.
-"""
+"""Seconds to copy the final files to a check, in addition to the check's time limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,7 @@ class App:
     """Tools and state that are loaded into a box: a folder and files in it."""
 
     root: Path
-    """Folder that the box can read (read-only in a container). The paths below are relative to it.
-    """
+    """Folder that the box can read (read-only in a container). Other paths are relative to it."""
     tools: tuple[str, ...]
     """Tool files: Python (`crm/tools.py` for every public function, `crm/tools.py:name` for one) or
     OpenAPI documents, with the same syntax.
@@ -74,8 +72,7 @@ class ToolResult:
     text: str
     """Text shown to the model. Longer output is cut with a marker."""
     ok: bool = True
-    """False if the tool raised `ValueError` or `LookupError`; the text is then the error message.
-    """
+    """False if the tool raised `ValueError` or `LookupError`; the text is then the message."""
     seconds: float = 0.0
     """Time inside the tool in seconds, measured in the box."""
 
@@ -124,11 +121,10 @@ class Session(Protocol):
 
         Raises:
             WorldFailure: Kind `sandbox_lost` (the box ended or broke the protocol), `tool_crashed`
-                (an
-                exception other than ValueError and LookupError; the message ends with the
-                traceback),
-                `session_ended` (its process ended), `out_of_memory` (killed by the kernel),
-                `server_lost` (an external server ended or refuses the connection), or `timeout`.
+                (an exception other than ValueError and LookupError; the message has the end of the
+                traceback), `session_ended` (its process ended), `out_of_memory` (killed by the
+                kernel), `server_lost` (an external server ended or refuses the connection), or
+                `timeout`.
         """
         ...
 
@@ -181,8 +177,7 @@ class Sandbox(Protocol):
 
         Raises:
             WorldFailure: Stage `open`. Kind `sandbox_lost`, `timeout`, `seed_crashed` (the seed
-                function
-                raised) or `sandbox_full` (the box has no free process).
+                function raised) or `sandbox_full` (the box has no free process).
             PrerequisiteError: If the very first box does not start.
             SpecError: If the app cannot be loaded.
         """

@@ -16,9 +16,8 @@ def hidden_files(root: Path, *, secret: Iterable[str], needed: Iterable[str]) ->
     """Return the paths, relative to `root`, of the files to hide.
 
     Args:
-        secret: References such as `crm/tasks.py` or `crm/rewards.py:brief`. Those to installed
-            packages
-            are ignored.
+        secret: References such as `crm/tasks.py` or `crm/rewards.py:brief`. References to installed
+            packages are ignored.
         needed: References loaded into the box. Files that they import are not hidden.
     """
     named = _files(root, secret)

@@ -143,9 +143,10 @@ class InProcessSession:
 
 
 def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any:
-    """Run `work` in a thread, abandon it after the timeout, and return its result.
+    """Run `work` in a thread and return its result.
 
-    Raises WorldFailure.
+    Raises:
+        WorldFailure: If it fails, or after the timeout; the thread is then abandoned.
     """
     done: SimpleQueue[tuple[Any, WorldFailure | None]] = SimpleQueue()
 

@@ -178,7 +178,8 @@ class LiveApi:
     ) -> tuple[int, str]:
         """Call an operation and return (status, body).
 
-        Raises WorldFailure if there is no usable response.
+        Raises:
+            WorldFailure: If there is no usable response.
         """
         call = Call(
             self.base_url,
@@ -296,7 +297,8 @@ class LiveSession:
     ) -> str:
         """Call an operation for the environment and return its body.
 
-        Raises WorldFailure also if refused.
+        Raises:
+            WorldFailure: If there is no usable response or the server refuses.
         """
         try:
             status, text = self._request(operation, arguments, stage, seconds, DUMP_BYTES)

@@ -34,10 +34,7 @@ class RecycleOptions(Block):
 
 
 class PoolOptions(Block):
-    """Number of boxes and their limits.
-
-    A box is replaced in the background after its last session.
-    """
+    """Number of boxes. A box that reached a limit gets no new session and is replaced."""
 
     boxes: int | None = Field(default=None, ge=1)
     """Maximum number of boxes. Default: 2, or 16 with isolation `container`."""
@@ -79,8 +76,7 @@ class SandboxOptions(Block):
     cpus: float = Field(default=1.0, gt=0)
     """CPU limit of a container in cores."""
     pids: int = Field(default=256, ge=16)
-    """Maximum processes and threads of a container. A session in namespaces may use half of them.
-    """
+    """Maximum processes and threads of a container. A session in namespaces gets half of them."""
     nofile: int = Field(default=1024, ge=64)
     """Maximum number of open files of one process."""
     tmpfs_mb: int = Field(default=32, ge=1)

@@ -137,14 +137,14 @@ def test_a_container_gets_the_folders_of_the_apps_files_and_the_agent_readable_f
 
 @pytest.mark.parametrize("reference", ["../secret.py", "/etc/passwd", "crm/../../secret.py:x"])
 def test_files_outside_the_apps_folder_are_refused(reference):
-    with pytest.raises(SpecError, match="lies outside"):
+    with pytest.raises(SpecError, match="is outside"):
         pack(App(HERE, (reference,)))
 
 
 def test_a_folder_with_too_much_in_it_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(parcels, "MOST_BYTES", 10)
     (tmp_path / "tools.py").write_text("x = 'more than ten bytes'\n")
-    with pytest.raises(SpecError, match="Put tools, schema and seed into a folder of their own"):
+    with pytest.raises(SpecError, match="Move tools, schema and seed into a separate folder"):
         pack(App(tmp_path, ("tools.py",)))
 
 

@@ -55,10 +55,7 @@ class Child:
 
 def kill_group(pid: int) -> None:
     # Right after the fork the group may not exist yet.
-    for kill in (
-        os.killpg,
-        os.kill,
-    ):
+    for kill in (os.killpg, os.kill):
         with contextlib.suppress(OSError):
             kill(pid, signal.SIGKILL)
 

@@ -48,8 +48,7 @@ class Operation:
     body: Schema | None
     """Resolved schema of the JSON body."""
     response: Schema | None
-    """Resolved schema of the first successful JSON response. `None` if there is no such response.
-    """
+    """Resolved schema of the first successful JSON response. `None` if there is no such one."""
     extra: dict[str, Any]
     """`x-` fields of the operation. The fields of its path are used as defaults."""
     problem: str = ""

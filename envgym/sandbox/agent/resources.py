@@ -184,6 +184,13 @@ def list_shape(response: Schema | None) -> tuple[str | None, Schema] | None:
 
 
 def read_tables(collections: dict[str, Collection]) -> dict[str, Table]:
+    """Return the tables of all collections, by name.
+
+    For example, `GET /orders` lists {id, customer_id, total} and `GET /orders/{id}/items` lists
+    {id, sku}. The tables are `orders` (id, customer_id, total) and `order_items` (id, sku,
+    order_id). `order_id` refers to `orders`, and its rows are deleted with their order. If the
+    document has a collection `/customers`, `customer_id` refers to its table.
+    """
     tables: dict[str, Table] = {}
     components: dict[str, str] = {}
     nested: list[tuple[Collection, bool]] = []

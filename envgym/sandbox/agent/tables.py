@@ -168,8 +168,7 @@ def _changes(db: sqlite3.Connection, touched: set[str] | None) -> RowChanges:
 class _Form:
     columns: tuple[str, ...]
     keys: tuple[str, ...]
-    """Columns that identify a row: the hidden rowid, or the primary key of a WITHOUT ROWID table.
-    """
+    """Columns that identify a row: the hidden rowid, or the primary key if there is no rowid."""
 
 
 _forms: dict[str, _Form | None] = {}

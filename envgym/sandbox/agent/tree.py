@@ -27,8 +27,7 @@ MOST_ENTRIES = 2000
 MOST_BYTES = 2 * 2**20
 """Maximum bytes of file contents read from a tree. The starting tree must keep within it too."""
 MOST_PATH = 1024
-"""Maximum bytes of a relative path. Systems limit absolute paths to 1024 (macOS) or 4096 (Linux).
-"""
+"""Maximum bytes of a relative path. Systems allow 1024 (macOS) or 4096 (Linux) in all."""
 TABLE = "files"
 """Name of the table of file changes in a diff. Its key is `path`."""
 

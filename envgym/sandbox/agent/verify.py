@@ -41,13 +41,12 @@ def verify(
     Args:
         files: Path to text. These files override the tree.
         command: Program and arguments. `python` means the interpreter of the agent.
-        seconds: Time limit. After it the command's process group is killed.
+        seconds: Time limit. When it expires the command's process group is killed.
         place: Empty folder to work in.
 
     Returns:
         `exit_code` (negative for a signal; `None` after a timeout or if the command cannot be
-        started)
-        and `output`, the end of the command's output.
+        started) and `output`, the end of the command's output.
     """
     folder = Path(place) / "check"
     home = Path(place) / "home"

@@ -38,8 +38,7 @@ from envgym.sandbox.options import SandboxOptions
 WAIT_SECONDS = 600.0
 """Seconds an episode waits for a free session if `sessions` is limited."""
 KNOWN_SEEDS = 1000
-"""Number of seeds whose start tables are kept, for drawing tasks and for detecting dirty servers.
-"""
+"""Number of seeds with recorded start tables, used to draw tasks and to detect dirty servers."""
 
 
 @dataclass
