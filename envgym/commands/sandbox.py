@@ -1,4 +1,4 @@
-"""`envgym sandbox ls|gc|doctor|bench`: envgym's containers, the removal of those left over, what can run here and how fast."""
+"""Command `envgym sandbox`: list and remove containers, probe backends, measure a sandbox."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from envgym.errors import PrerequisiteError
 
 EXAMPLES = """examples:
-  envgym sandbox doctor        which engine, backends and isolation levels can be had here, and why not the others
+  envgym sandbox doctor        test which engine, backends and isolation levels work here
   envgym sandbox ls            envgym's containers and their owners
-  envgym sandbox gc            remove the containers whose owner is gone
-  envgym sandbox bench crm     how fast the sandbox of an environment is, and what it costs
+  envgym sandbox gc            remove containers whose owner has ended
+  envgym sandbox bench crm     measure the speed and cost of an environment's sandbox
 """
 
 
 def add_sandbox(commands: Any) -> None:
-    """Adds `envgym sandbox` and its own sub-commands."""
+    """Add `envgym sandbox` and its subcommands."""
     parser = commands.add_parser(
         "sandbox",
-        help="Look after containers and measure them: ls, gc, doctor, bench.",
-        description="Look after the containers that tools run in, find out what can run here, and how fast.",
+        help="List, remove, test and measure sandboxes: ls, gc, doctor, bench.",
+        description="List and remove envgym's containers, test backends, and measure a sandbox.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,7 +47,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=["docker", "podman"],
         default="docker",
-        help="whose containers: of the engine that answers first (docker, default), or of podman",
+        help="container engine: docker (default; the first engine that responds) or podman",
     )
 
 
@@ -69,12 +69,16 @@ def _ls(arguments: argparse.Namespace) -> None:
     for row in rows:
         owner = f"{row['owner_pid']} {row['owner']}"
         print(
-            f"{row['id']:12} {row['image']:26} {row['state']:9} {_age(row['age_seconds']):7} {owner:16} {row['run'][:12]}"
+            f"{row['id']:12} {row['image']:26} {row['state']:9} {_age(row['age_seconds']):7} "
+            f"{owner:16} {row['run'][:12]}"
         )
 
 
 def _row(container: dict[str, Any]) -> dict[str, Any]:
-    """A container as people are shown it; `owner` is alive, gone or unknown (of another machine or process namespace)."""
+    """Return the listed fields of a container.
+
+    `owner` is alive, gone, or unknown (on another machine or in another PID namespace).
+    """
     from envgym.sandbox.containers.owners import OWNER_LABEL, RUN_LABEL
 
     labels = container["Labels"]
@@ -90,7 +94,7 @@ def _row(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def pid_of(owner: str) -> int | None:
-    """The process id in an owner label."""
+    """Return the process id in an owner label."""
     pid = owner.split(":")[2:3]
     return int(pid[0]) if pid and pid[0].isdigit() else None
 
@@ -103,7 +107,7 @@ def _age(seconds: int) -> str:
 
 
 def _add_gc(commands: Any) -> None:
-    summary = "Remove envgym's containers whose owner is gone; never those of a living owner."
+    summary = "Remove envgym's containers whose owner has ended; never those of a running one."
     _add_engine(_add(commands, "gc", _gc, summary=summary, example="envgym sandbox gc"))
 
 
@@ -134,18 +138,16 @@ def _add_doctor(commands: Any) -> None:
         commands,
         "doctor",
         _doctor,
-        summary="Try which backends and isolation levels can be had here, and why not the others.",
+        summary="Test which backends and isolation levels work here, and why others do not.",
         example="envgym sandbox doctor --backend docker --image acme/crm:1.4",
     )
     parser.add_argument(
         "--backend",
         action="append",
         metavar="NAME",
-        help="docker, podman, bubblewrap, local or none; repeat for several, all by default",
+        help="docker, podman, bubblewrap, local or none; repeatable (default: all)",
     )
-    parser.add_argument(
-        "--image", help="container image to try it with (default: python:3.12-slim)"
-    )
+    parser.add_argument("--image", help="container image to test with (default: python:3.12-slim)")
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -185,8 +187,10 @@ def _print_doctor(engines: dict[str, dict[str, Any]], found: dict[str, Any]) -> 
             print(f"engine for {backend}: none. {engine['why']}")
         else:
             print(
-                f"engine for {backend}: {engine['name']} {engine['version']} at {engine['address']} (found: {engine['found']}); "
-                f"runtimes {', '.join(engine['runtimes'])}; networks {', '.join(engine['networks'])}"
+                f"engine for {backend}: {engine['name']} {engine['version']} at "
+                f"{engine['address']} (found: {engine['found']}); "
+                f"runtimes {', '.join(engine['runtimes'])}; "
+                f"networks {', '.join(engine['networks'])}"
             )
     print(f"\n{'BACKEND':11} {'HERE':4} LEVEL: WHY")
     for backend, each in found.items():
@@ -194,7 +198,8 @@ def _print_doctor(engines: dict[str, dict[str, Any]], found: dict[str, Any]) -> 
             each, key=lambda level: (level.possible, " ".join(level.reason.split()))
         ):
             print(
-                f"{backend:11} {'yes' if possible else 'no':4} {', '.join(level.name for level in same)}: {reason}"
+                f"{backend:11} {'yes' if possible else 'no':4} "
+                f"{', '.join(level.name for level in same)}: {reason}"
             )
 
 
@@ -205,27 +210,27 @@ def _add_bench(commands: Any) -> None:
         commands,
         "bench",
         _bench,
-        summary="Measure the sandbox of an environment, with the calls of its oracle as the work.",
-        example="envgym sandbox bench crm --backend docker --isolation fork --sessions 8 --episodes 200",
+        summary="Measure the sandbox of an environment by replaying its oracle's calls.",
+        example="envgym sandbox bench crm --backend docker --sessions 8 --episodes 200",
     )
     parser.add_argument(
-        "--backend", metavar="NAME", help="in place of the environment's own sandbox.backend"
+        "--backend", metavar="NAME", help="override the environment's sandbox.backend"
     )
     parser.add_argument(
-        "--isolation", metavar="LEVEL", help="in place of the environment's own sandbox.isolation"
+        "--isolation", metavar="LEVEL", help="override the environment's sandbox.isolation"
     )
     parser.add_argument(
-        "--sessions", type=_positive, default=8, help="episodes at once (default: 8)"
+        "--sessions", type=_positive, default=8, help="concurrent episodes (default: 8)"
     )
     parser.add_argument(
-        "--episodes", type=_positive, default=200, help="episodes in all (default: 200)"
+        "--episodes", type=_positive, default=200, help="total number of episodes (default: 200)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
     return int(text)
 
 

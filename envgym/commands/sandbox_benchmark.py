@@ -1,7 +1,8 @@
-"""`envgym sandbox bench`: how fast one environment's sandbox is, at what cost, with the oracle's calls as the work.
+"""Measure the speed and cost of an environment's sandbox, without a model (`envgym sandbox bench`).
 
-What is measured is the sandbox alone, without a model. Times are wall times, so they tell of this machine and its other load;
-CPU is that of this process and, for containers, of the boxes. Not counted: the engine's own CPU (`benchmarks/sandbox.py` does).
+Episodes replay the oracle's calls. Times are wall times, so they depend on the machine and its
+other load. CPU time covers this process and, for containers, the boxes. The container engine's CPU
+time is not included; `benchmarks/sandbox.py` measures it.
 """
 
 from __future__ import annotations
@@ -16,33 +17,33 @@ from envgym.spec.environment import EnvSpec
 
 OPERATIONS = ("open", "reset", "call", "call_overhead", "diff", "close", "start")
 ABOUT = {
-    "open": "until an episode can begin, waiting for a box included",
-    "reset": "of this, in the box: a fresh state, proven",
+    "open": "open a session, including the wait for a box",
+    "reset": "part of open: build and check the state in the box",
     "call": "a tool call",
-    "call_overhead": "of this, not the tool's own",
-    "diff": "what changed",
-    "close": "handing back",
-    "start": "a new box, in the background but for the first",
+    "call_overhead": "part of call: outside the tool",
+    "diff": "compute the changes",
+    "close": "close the session",
+    "start": "start a box, in the background except for the first",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a bench found."""
+    """Measurements of one sandbox."""
 
     env: str
     sandbox: str
-    """The sandbox's own label."""
+    """Label of the sandbox."""
     sessions: int
     played: Played
     box_cpu_seconds: float | None
-    """Inside of the boxes; None where nobody counts it."""
+    """CPU seconds inside the boxes. `None` if it cannot be measured."""
     box_mb: float | None
-    """A box with no session, MiB."""
+    """Memory of a box without sessions, in MiB."""
     session_mb: float | None
-    """What a box grows by for each of the sessions that are open, MiB."""
+    """Growth of a box per open session, in MiB."""
     numbers: dict[str, float]
-    """As of `sandbox.statistics`."""
+    """Numbers of `envgym.sandbox.statistics`."""
 
     @property
     def episodes_per_second(self) -> float:
@@ -65,18 +66,21 @@ class Report:
 
 
 def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True) -> Report:
-    """Measures the sandbox of an environment, after a warm-up.
+    """Measure the sandbox of an environment after a warm-up.
 
     Args:
-        sessions: how many are open at once.
-        episodes: how many are played; those of a group start from the same state.
-    Raises: UsageError for an environment without a sandbox or without oracles; PrerequisiteError, SpecError.
+        sessions: Number of concurrent sessions.
+        episodes: Number of episodes. All episodes of a group start from the same state.
+
+    Raises:
+        UsageError: If the environment has no sandbox or its tasks have no oracle.
+        PrerequisiteError, SpecError: If the sandbox cannot be opened.
     """
     from envgym.registration import make_world
 
     if spec.gym:
         raise UsageError(
-            f"{spec.id} is a foreign Gymnasium environment: its tools run in no sandbox of ours"
+            f"{spec.id} is an external Gymnasium environment and has no envgym sandbox to measure"
         )
     world: Any = make_world(spec)
     try:
@@ -86,7 +90,7 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
         ]
         if not any(task.oracle for task in tasks):
             raise UsageError(
-                f"the tasks of {spec.id} have no oracle, and so no calls to measure with"
+                f"the tasks of {spec.id} have no oracle, so there are no calls to replay"
             )
         return _measure(world, works_of(tasks, episodes), sessions=sessions, progress=progress)
     finally:
@@ -118,7 +122,10 @@ def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> Repor
 
 
 def _memory(sandbox: Any, works: list, now: str) -> tuple[float | None, float | None]:
-    """MiB of a box without sessions, and what it grows by for each session; None where nobody counts a whole box."""
+    """Return the memory of a box without sessions and its growth per session, in MiB.
+
+    Both are `None` if the memory of a whole box cannot be measured.
+    """
     if not isinstance(sandbox, BoxSandbox):
         return None, None
     alone = [usage for box in sandbox.pool.boxes if (usage := box.usage()).is_whole]
@@ -130,7 +137,7 @@ def _memory(sandbox: Any, works: list, now: str) -> tuple[float | None, float | 
 
 
 class _bar:
-    """A progress bar on stderr, shown on a terminal."""
+    """Progress bar on stderr, shown on a terminal."""
 
     def __init__(self, total: int, *, shown: bool):
         from rich.console import Console
@@ -148,23 +155,28 @@ class _bar:
 
 
 def lines(report: Report) -> list[str]:
-    """The report for people."""
+    """Return the report as lines of text."""
     played = report.played
     numbers = report.numbers
-    cpu = f"{report.cpu_ms_per_episode:.1f} CPU ms each (host {1000 * played.host_cpu_seconds / played.episodes:.1f}"
+    cpu = (
+        f"{report.cpu_ms_per_episode:.1f} CPU ms each "
+        f"(host {1000 * played.host_cpu_seconds / played.episodes:.1f}"
+    )
     if report.box_cpu_seconds is not None:
         cpu += f", boxes {1000 * report.box_cpu_seconds / played.episodes:.1f}"
     said = [
         f"{report.env}: {report.sandbox}",
-        f"{played.episodes} episodes of {played.calls / played.episodes:.1f} calls, {report.sessions} at once: "
-        f"{report.episodes_per_second:.1f} a second, {cpu}), {played.void} void",
+        f"{played.episodes} episodes of {played.calls / played.episodes:.1f} calls, "
+        f"{report.sessions} at once: {report.episodes_per_second:.1f} a second, "
+        f"{cpu}), {played.void} void",
         "",
         f"{'ms':14}{'p50':>9}{'p99':>9}",
     ]
     for name in OPERATIONS:
         if f"{name}_ms/p50" in numbers:
             said.append(
-                f"{name:14}{numbers[f'{name}_ms/p50']:9.2f}{numbers[f'{name}_ms/p99']:9.2f}  {ABOUT[name]}"
+                f"{name:14}{numbers[f'{name}_ms/p50']:9.2f}{numbers[f'{name}_ms/p99']:9.2f}  "
+                f"{ABOUT[name]}"
             )
     if report.session_mb is not None:
         said += [

@@ -1,7 +1,7 @@
-"""Finds out which backends and isolation levels are possible on this machine, by running a tool in each of them.
+"""Probe the backends and isolation levels of this machine by running a tool in each.
 
-What does not run is told with the reason, and the way out, that the sandbox itself gives when it refuses: nothing is judged
-from version numbers. Not covered: what a company's own image or its limits change (name the image with `image`).
+A failed level is reported with the sandbox's own error message and its remedy; version numbers are
+not interpreted. To test a company's image, set `image`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ PROBE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Whether one backend can give one isolation level."""
+    """Result of a probe of one isolation level."""
 
     name: str
     possible: bool
     reason: str
-    """What is in force and what it does not isolate; or why it is not possible, with the way out."""
+    """Label of the sandbox if it is possible, otherwise the error message with its remedy."""
 
 
 def engine_facts(backend: EngineName) -> dict[str, Any]:
-    """Name, version, address, how it was found, runtimes and networks of an engine. Raises PrerequisiteError."""
+    """Return name, version, address, origin, runtimes and networks of an engine.
+
+    Raises:
+        PrerequisiteError: If no engine responds.
+    """
     engine = find_engine(backend)
     try:
         return {
@@ -51,10 +55,10 @@ def engine_facts(backend: EngineName) -> dict[str, Any]:
 
 
 def levels(backend: str, *, image: str | None = None) -> list[Level]:
-    """Each isolation level under a backend, tried for real.
+    """Probe each isolation level of a backend.
 
     Args:
-        image: container image to try it with; the default one if None.
+        image: Container image to use. `None` means the default image.
     """
     return [_try(backend, level, image) for level in LEVELS]
 
@@ -64,20 +68,21 @@ def _try(backend: str, level: str, image: str | None) -> Level:
         return Level(
             level,
             False,
-            f"this version of envgym has no backend '{backend}'. Take sandbox.backend=docker or local",
+            f"this version of envgym has no backend '{backend}'. "
+            "Use sandbox.backend=docker or local",
         )
     if backend == "none" and level != "state":
         return Level(
             level,
             False,
-            "without a box there is only one process. Take sandbox.backend=local or docker",
+            "without a box there is only one process. Use sandbox.backend=local or docker",
         )
     if level not in get_args(Isolation):
         known = " or ".join(get_args(Isolation))
         return Level(
             level,
             False,
-            f"this version of envgym has no such level. Take sandbox.isolation={known}",
+            f"this version of envgym has no such level. Use sandbox.isolation={known}",
         )
     more = {"image": image} if image else {}
     try:
@@ -88,7 +93,7 @@ def _try(backend: str, level: str, image: str | None) -> Level:
 
 
 def _run_probe(options: SandboxOptions) -> str:
-    """Opens a box, runs a tool in it, and returns the sandbox's label."""
+    """Open a box, run a tool in it and return the sandbox's label."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "probe.py").write_text(PROBE)
         sandbox = open_sandbox(App(Path(folder), ("probe.py",)), options)

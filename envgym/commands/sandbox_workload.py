@@ -1,6 +1,6 @@
-"""Work for a sandbox without a model: episodes that open a session, make the calls of a task's oracle, diff and close.
+"""Workload for a sandbox without a model: open a session, replay the oracle's calls, diff, close.
 
-Used by `envgym sandbox bench` and `benchmarks/sandbox.py`. Left out: parsing, rewards and tokens, which are no sandbox's.
+Used by `envgym sandbox bench` and `benchmarks/sandbox.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from envgym.sandbox import Sandbox
 from envgym.tasks import Task
 
 GROUP = 8
-"""Episodes that start from one state, one after the other, as those of a group in training do."""
+"""Number of consecutive episodes that start from the same state, like a group in training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one episode does."""
+    """Seed and calls of one episode."""
 
     seed: int
     calls: tuple[ToolCall, ...]
@@ -31,20 +31,20 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """How some episodes went."""
+    """Totals over all episodes of a workload."""
 
     episodes: int
     void: int
-    """Of these, the ones in which the world broke."""
+    """Number of episodes that failed because of the sandbox."""
     calls: int
     seconds: float
-    """Wall time of all together."""
+    """Wall time in seconds."""
     host_cpu_seconds: float
-    """Processor time of this process."""
+    """CPU seconds of this process."""
 
 
 def works_of(tasks: Sequence[Task], episodes: int) -> list[Work]:
-    """`episodes` pieces of work from the oracles of tasks, each task for a group."""
+    """Return `episodes` workload episodes from the tasks' oracles, one group per task in turn."""
     order = [tasks[number // GROUP % len(tasks)] for number in range(episodes)]
     return [Work(task.seed, task.oracle) for task in order]
 
@@ -58,14 +58,17 @@ def play_works(
     timeout_seconds: float = 60.0,
     on_episode: Callable[[], Any] = lambda: None,
 ) -> Played:
-    """Plays every work once.
+    """Play every workload episode once.
 
     Args:
-        sessions: threads, and so sessions that are open at once.
-        now: what the tools are told of the time.
-        timeout_seconds: of each operation.
-        on_episode: called in the playing thread as an episode ends.
-    Raises: PrerequisiteError, SpecError; a WorldFailure makes its episode void.
+        sessions: Number of threads, and so of concurrent sessions.
+        now: Virtual time for the tools in ISO 8601.
+        timeout_seconds: Time limit of each operation.
+        on_episode: Called in the playing thread when an episode ends.
+
+    Raises:
+        PrerequisiteError, SpecError: If the sandbox cannot be used. A WorldFailure voids its
+            episode.
     """
 
     def play(work: Work) -> bool:
@@ -108,7 +111,7 @@ def hold_sessions(
     look: Callable[[], Any],
     timeout_seconds: float = 60.0,
 ) -> Any:
-    """What `look` returns while a session of each work is open, all its calls made."""
+    """Open a session per workload episode, make its calls, and return the result of `look`."""
     with contextlib.ExitStack() as held:
         for work in works:
             session = sandbox.open(seed=work.seed, timeout_seconds=timeout_seconds)

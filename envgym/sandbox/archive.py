@@ -1,8 +1,8 @@
-"""Packs the agent and an app's files into the tar archive that a container gets.
+"""Pack the agent and an app's files into the tar archive that a container receives.
 
-A copy rather than a mount of the folder: it works with engines on other machines, whatever the files' modes are, and all boxes
-of a sandbox run the files as they were when it was opened. Packed are the folders in which the app's files lie, but for what the
-app hides: tasks hold the truth that rewards judge by.
+Unlike a mount, a copy works with remote engines and any file modes, and all boxes of a sandbox run
+the same version of the files. The archive contains the folders of the app's files without the app's
+hidden files, which hold the tasks' true answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ LEFT_OUT = ("__pycache__", "node_modules")
 
 
 def pack(app: App) -> bytes:
-    """A tar archive with `agent/` and `app/`, readable for everyone, writable for root alone. Raises SpecError."""
+    """Return a tar archive with `agent/` and `app/`, readable by all users, writable by root only.
+
+    Raises:
+        SpecError: If a file lies outside the app's folder, is hidden, or the archive is too large.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for file in sorted(AGENT.rglob("*.py")):
@@ -33,7 +37,7 @@ def pack(app: App) -> bytes:
             size += len(data)
             if count >= MOST_FILES or size > MOST_BYTES:
                 limits = f"{MOST_FILES} files or {MOST_BYTES >> 20} MiB"
-                advice = "Put tools, schema and seed into a folder of their own."
+                advice = "Move tools, schema and seed into a separate folder."
                 raise SpecError(
                     f"{app.root}: the folders of the app's files hold more than {limits}. {advice}"
                 )
@@ -51,12 +55,14 @@ def _files(app: App) -> Iterator[Path]:
         path = PurePosixPath(reference)
         if path.is_absolute() or ".." in path.parts:
             raise SpecError(
-                f"{reference}: lies outside of {app.root}; a container gets files below that folder only"
+                f"{reference}: is outside {app.root}; a container gets only files below that "
+                "folder. Move it there"
             )
         if reference.partition(":")[0] in app.hidden:
-            advice = "Move what the box runs into a file of its own, or take sandbox.backend=local."
+            advice = "Move the code for the box into a separate file, or use sandbox.backend=local."
             raise SpecError(
-                f"{reference}: this file defines tasks or rewards as well, which no container gets. {advice}"
+                f"{reference}: this file also defines tasks or rewards, which a container must "
+                f"not contain. {advice}"
             )
     folders = {
         app.root / PurePosixPath(reference.partition(":")[0]).parent for reference in references
@@ -71,7 +77,7 @@ def _files(app: App) -> Iterator[Path]:
 
 
 def _files_of_servers(app: App) -> Iterator[str]:
-    """The words of the servers' commands that are files of the app; what else they name is the image's own."""
+    """Yield the words of the servers' commands that are files of the app."""
     for word in (word for server in app.servers for word in server.command):
         if not PurePosixPath(word).is_absolute() and (app.root / word).is_file():
             yield word
@@ -90,7 +96,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    # Folders stand in the archive too: one that the engine makes up takes the mode it likes.
+    # Add folders explicitly; the engine would create missing ones with an arbitrary mode.
     for parent in reversed(PurePosixPath(name).parents[:-1]):
         if str(parent) not in archive.getnames():
             folder = tarfile.TarInfo(str(parent))

@@ -1,8 +1,8 @@
-"""Which files of an environment its boxes must not hold: those of the tasks and rewards, and what only these import.
+"""Find the files that boxes must not contain: tasks, rewards and modules that only they import.
 
-A tool that reads files, or code that a model wrote, would else find the hidden truth in the box. Followed are plain imports
-of files that lie beside the importing one (`import phrases`, `from phrases import ...`).
-Left out: data that tasks read at run time, and what a Dockerfile of the user's own copies into the image.
+Otherwise a tool that reads files, or code written by a model, could find the true answers. Only
+imports of files beside the importing file are followed (`import phrases`, `from phrases import
+...`). Not covered: data that tasks read at run time, and files copied by a user's Dockerfile.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 
 
 def hidden_files(root: Path, *, secret: Iterable[str], needed: Iterable[str]) -> tuple[str, ...]:
-    """Paths relative to `root` of what no box gets.
+    """Return the paths, relative to `root`, of the files to hide.
 
     Args:
-        secret: references such as `crm/tasks.py` or `crm/rewards.py:brief`; those to installed packages name no file here.
-        needed: references that are loaded into the box; what these import stays.
+        secret: References such as `crm/tasks.py` or `crm/rewards.py:brief`. References to installed
+            packages are ignored.
+        needed: References loaded into the box. Files that they import are not hidden.
     """
     named = _files(root, secret)
     kept = _with_imports(_files(root, needed))
@@ -34,7 +35,7 @@ def _files(root: Path, references: Iterable[str]) -> set[Path]:
 
 
 def _with_imports(files: set[Path]) -> set[Path]:
-    """The files, and all that they import from their own folders, at any depth."""
+    """Return the files and, recursively, the files that they import from the same folder."""
     found = set(files)
     fresh = set(files)
     while fresh:
@@ -49,7 +50,7 @@ def _imported_by(file: Path) -> Iterator[Path]:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
-        return  # told, with its place, by who loads the file
+        return  # The loader of the file reports the syntax error.
     for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -15,8 +15,8 @@ def bundled_folder() -> Path:
 
     It is in the installed package, or `envs/` in a checkout.
     """
-    installed = _HERE / "_envs"
-    return installed if installed.is_dir() else _HERE.parent / "envs"
+    installed = _PACKAGE / "_envs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "envs"
 
 
 def bundled_envs() -> dict[str, Path]:

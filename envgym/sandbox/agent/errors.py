@@ -1,4 +1,4 @@
-"""How things fail in a box: the app is wrong, or the world broke."""
+"""Errors of the agent: a defect of the app, or a failure of the box."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 
 
 class AppError(ValueError):
-    """The app's own files are wrong; the message names the file."""
+    """The app's files are wrong. The message names the file."""
 
 
 class BoxError(Exception):
-    """A request that failed in the world, not by the model; `kind` as of `envgym.errors.WorldFailure`."""
+    """A request failed because of the environment, not the model.
+
+    `kind` is a kind of `envgym.errors.WorldFailure`.
+    """
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -19,7 +22,10 @@ class BoxError(Exception):
 
 
 def tail_of(error: BaseException, size: int = 2000) -> str:
-    """The end of a traceback, in characters; the agent's own frames are left out where others follow."""
+    """Return the last `size` characters of a traceback.
+
+    The agent's own frames are dropped if other frames follow.
+    """
     trace = error.__traceback__
     while (
         trace

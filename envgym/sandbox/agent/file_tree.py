@@ -1,10 +1,9 @@
-"""A session's work folder as state: what is laid out at its start, what lies there now, and how the two differ.
+"""Work folder of a session as state: lay out, read back and diff a file tree.
 
-A tree is read without following links and without opening anything but regular files, up to a number of entries and bytes; one
-that is larger shows as a single marker row. Compared are kind, mode and content. Names that are not UTF-8 are kept as they are
-and shown with backslashes (`caf\\xe9`).
-
-Not covered: owners, times, extended attributes, hard links (shown as two files).
+Reading never follows links and opens regular files only. It is limited in entries and bytes; a
+larger tree is diffed as one marker row. Kind, mode and content are compared. File names that are
+not UTF-8 are shown with backslashes (`caf\\xe9`). Not supported: owners, times, extended
+attributes, hard links (shown as two files).
 """
 
 from __future__ import annotations
@@ -26,40 +25,40 @@ from .tables import RowChanges
 
 MOST_ENTRIES = 2000
 MOST_BYTES = 2 * 2**20
-"""What is read back of a tree; file contents only. The starting tree must keep within it too."""
+"""Maximum bytes of file contents read from a tree. The starting tree must keep within it too."""
 MOST_PATH = 1024
-"""Bytes of a relative path; systems refuse absolute ones of 1024 (macOS) or 4096 (Linux) bytes."""
+"""Maximum bytes of a relative path. Systems allow 1024 (macOS) or 4096 (Linux) in all."""
 TABLE = "files"
-"""Name under which a folder's changes stand beside those of tables; its key is `path`."""
+"""Name of the table of file changes in a diff. Its key is `path`."""
 
 LayOut = Callable[[Path, int], Any]
 
 
 class TooLarge(Exception):
-    """A tree is beyond what is read back; the message says in what."""
+    """A tree exceeds a limit. The message names the limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing in a folder."""
+    """File, folder, link or special file in a tree."""
 
     kind: str
-    """`file`, `folder`, `link`, or `special` for what is none of these (a pipe, a socket, a device)."""
+    """Kind: `file`, `folder`, `link`, or `special` (a pipe, socket or device)."""
     mode: int
-    """Permission bits; those of a link mean nothing and are 0o777 everywhere."""
+    """Permission bits. Always 0o777 for a link, because systems differ."""
     content: bytes = b""
-    """Of a file its bytes, of a link its target."""
+    """Bytes of a file, or target of a link."""
 
 
 Tree = dict[str, Entry]
-"""Path from the folder, with slashes, as `os.fsdecode` gives it -> entry."""
+"""Relative path, decoded by `os.fsdecode`, to entry."""
 
 
 # --- reading and writing ---
 
 
 def read_tree(folder: str | Path) -> Tree:
-    """All that lies in a folder; a folder that is gone is empty. Raises TooLarge."""
+    """Return the tree of a folder. A missing folder is empty. Raises TooLarge."""
     with contextlib.ExitStack() as undo:
         return _read(os.fspath(folder), undo)
 
@@ -91,10 +90,15 @@ def _names(folder: str, undo: contextlib.ExitStack) -> list[str]:
 
 
 def _permit(path: str, needed: int, undo: contextlib.ExitStack) -> None:
-    """Gives the owner rights that an entry lacks, until it has been read. Raises NotADirectoryError for a link."""
+    """Grant the owner missing permissions until `undo` runs.
+
+    Raises:
+        NotADirectoryError: If the path is a link.
+    """
     found = os.lstat(path)
     if stat.S_ISLNK(found.st_mode):
-        raise NotADirectoryError(path)  # put there since it was listed; never followed
+        # A link replaced the entry after it was listed; do not follow it.
+        raise NotADirectoryError(path)
     mode = stat.S_IMODE(found.st_mode)
     if mode & needed != needed:
         os.chmod(path, mode | needed)
@@ -107,7 +111,11 @@ def _restore(path: str, mode: int) -> None:
 
 
 def _entry(path: str, left: int) -> Entry | None:
-    """What lies at a path; None where it went away meanwhile. Raises TooLarge for more than `left` bytes."""
+    """Return the entry at a path, or `None` if it has vanished.
+
+    Raises:
+        TooLarge: If a file has more than `left` bytes.
+    """
     try:
         found = os.lstat(path)
         mode = stat.S_IMODE(found.st_mode)
@@ -127,7 +135,8 @@ def _entry(path: str, left: int) -> Entry | None:
 def _content(path: str, left: int) -> bytes:
     with contextlib.ExitStack() as undo:
         _permit(path, 0o400, undo)
-        # A process that is still at work may put a pipe or a link in its place: neither may hold us up.
+        # A running process may replace the file by a pipe or a link; neither may block or redirect
+        # us.
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise FileNotFoundError(path)
@@ -138,8 +147,8 @@ def _content(path: str, left: int) -> bytes:
 
 
 def write_tree(tree: Tree, folder: str | Path) -> None:
-    """Puts a tree into an empty folder; special entries are left out."""
-    for path, entry in sorted(tree.items()):  # a folder stands before what lies in it
+    """Write a tree into an empty folder. Special entries are skipped."""
+    for path, entry in sorted(tree.items()):  # Sorted, a folder comes before its contents.
         at = os.path.join(folder, path)
         if entry.kind == "folder":
             os.mkdir(at, 0o700)
@@ -154,7 +163,7 @@ def write_tree(tree: Tree, folder: str | Path) -> None:
 
 
 def fresh_folder() -> str:
-    """An empty folder where temporary ones are made; `ENVGYM_SCRATCH` says where the agent's belong."""
+    """Create an empty temporary folder, inside `ENVGYM_SCRATCH` if it is set."""
     return tempfile.mkdtemp(prefix="envgym-", dir=os.environ.get("ENVGYM_SCRATCH"))
 
 
@@ -168,9 +177,10 @@ def folder_for_now() -> Iterator[str]:
 
 
 def wipe(folder: str | Path) -> None:
-    """Removes a folder whatever lies in it: nests that are deeper than a path may be long, folders without rights.
+    """Remove a folder with any contents, including overlong paths and folders without permissions.
 
-    Folders within are moved up beside the first one before they are emptied, so that no path grows. Never raises.
+    Subfolders are moved up beside the first one before they are emptied, so no path grows. Never
+    raises.
     """
     top = os.fspath(folder)
     if not os.path.lexists(top):
@@ -186,7 +196,7 @@ def wipe(folder: str | Path) -> None:
 
 
 def _empty(folder: str, heap: str, names: Iterator[str]) -> list[str]:
-    """Removes a folder; those in it come to lie in the heap, under the names returned."""
+    """Remove a folder. Its subfolders are moved into the heap, under the names returned."""
     moved = []
     with contextlib.suppress(OSError):
         os.chmod(folder, 0o700)
@@ -207,7 +217,7 @@ def _empty(folder: str, heap: str, names: Iterator[str]) -> list[str]:
 
 
 def row(path: str, entry: Entry) -> dict[str, str]:
-    """An entry as a row: path, kind, mode (octal), text."""
+    """Return an entry as a row with path, kind, mode (octal) and text."""
     return {
         "path": _shown(os.fsencode(path)),
         "kind": entry.kind,
@@ -217,7 +227,7 @@ def row(path: str, entry: Entry) -> dict[str, str]:
 
 
 def text_of(entry: Entry) -> str:
-    """A file's text, or `sha256:...` where it is not UTF-8; a link's target."""
+    """Return a file's text, `sha256:...` if it is not UTF-8, or a link's target."""
     if entry.kind == "link":
         return _shown(entry.content)
     try:
@@ -231,7 +241,7 @@ def _shown(name: bytes) -> str:
 
 
 def diff_trees(start: Tree, now: Tree) -> dict[str, list[dict[str, Any]]]:
-    """Rows now there and not at the start, and the reverse."""
+    """Return the rows added and removed between two trees."""
     return {"added": _unlike(now, start), "removed": _unlike(start, now)}
 
 
@@ -240,7 +250,7 @@ def _unlike(tree: Tree, other: Tree) -> list[dict[str, Any]]:
 
 
 def to_plain(tree: Tree) -> dict[str, list[Any]]:
-    """A tree as JSON can carry it; `from_plain` gives it back."""
+    """Convert a tree to JSON values. `from_plain` is the inverse."""
     return {
         path: [entry.kind, entry.mode, base64.b64encode(entry.content).decode()]
         for path, entry in tree.items()
@@ -258,23 +268,27 @@ def from_plain(plain: dict[str, list[Any]]) -> Tree:
 
 
 def starting_tree(lay_out: LayOut, folder: Path, seed: int) -> Tree:
-    """Lays a seed's files out in an empty folder and reads them back. Raises AppError for too many of them."""
+    """Lay out the files of a seed in an empty folder and return their tree.
+
+    Raises:
+        AppError: If they exceed a limit or contain a special file.
+    """
     lay_out(folder, seed)
     try:
         tree = read_tree(folder)
     except TooLarge as error:
         raise AppError(
-            f"state.files lays out {error} (seed {seed}), which is more than is read back"
+            f"state.files creates {error} (seed {seed}), which exceeds the limit"
         ) from None
     if odd := [path for path, entry in tree.items() if entry.kind == "special"]:
         raise AppError(
-            f"state.files makes '{odd[0]}' (seed {seed}), which is neither file, folder nor link"
+            f"state.files creates '{odd[0]}' (seed {seed}), which is not a file, folder or link"
         )
     return tree
 
 
 class WorkFolder:
-    """The folder that one session works in, `work` in its place, and the tree that it started with."""
+    """Work folder of one session, `place`/work, with its starting tree."""
 
     def __init__(self, lay_out: LayOut, place: str | Path, seed: int):
         self.path = Path(place) / "work"
@@ -282,14 +296,14 @@ class WorkFolder:
         self.start = starting_tree(lay_out, self.path, seed)
 
     def hash_with(self, tables: str) -> str:
-        """Names the whole starting state: `tables` is the name of its tables."""
+        """Return a hash of the start state; `tables` is the hash of its tables."""
         digest = hashlib.sha256(tables.encode())
         for path, entry in sorted(self.start.items()):
             digest.update(repr((os.fsencode(path), entry.kind, entry.mode, entry.content)).encode())
         return digest.hexdigest()[:16]
 
     def diff(self) -> RowChanges:
-        """The table `files`, where anything changed."""
+        """Return the table `files`, or {} if no file changed."""
         try:
             changes = diff_trees(self.start, read_tree(self.path))
         except TooLarge as error:
@@ -303,7 +317,7 @@ class WorkFolder:
         return {TABLE: changes} if changes["added"] or changes["removed"] else {}
 
     def hand_over(self) -> dict[str, Any]:
-        """The tree as it lies there now, for a check in another process; `problem` says why there is none."""
+        """Return the current tree as JSON values, or the `problem` that prevents reading it."""
         try:
             return {"tree": to_plain(read_tree(self.path)), "problem": ""}
         except TooLarge as error:
@@ -311,7 +325,7 @@ class WorkFolder:
 
 
 def with_hidden(tree: Tree, files: dict[str, str]) -> Tree:
-    """A tree with files put into it, whatever stood in their way."""
+    """Return a tree with files added; they replace conflicting entries."""
     whole = dict(tree)
     for name, text in files.items():
         for path in _below(whole, name):

@@ -1,11 +1,11 @@
-"""Serves each session from a forked child, so that a tool which hangs, crashes or eats memory harms its own session only.
+"""Fork server: one forked child per session, so a hanging or crashing tool harms only its session.
 
-The agent itself runs no tool and no seed function and never waits for a child: it watches all of them at once, passes lines
-on, and kills a child at its deadline. A state that is not cached is built in a child too; sessions for the same seed wait for
-that one. Each session has a folder of its own to work in (current folder, TMPDIR, HOME), which is wiped when it ends, together
-with every process it left; what stays all the same is told to the host, which takes the box out of service.
-With isolation `namespaces` the child lives apart from all others as well (`namespaces.py`). A box for a single session has its
-child ready before the session comes.
+The server itself runs no tool and no seed function and never blocks on a child. It multiplexes all
+children with a selector, forwards their lines, and kills a child at its deadline. States are built
+in a child too and cached; sessions with the same seed wait for the same build. Each session has a
+private folder (current folder, TMPDIR, HOME). When it ends, the folder and all processes it left
+are removed; if anything remains, the host is notified and retires the box. With isolation
+`namespaces` the child also enters new namespaces (`namespaces.py`).
 """
 
 from __future__ import annotations
@@ -36,20 +36,23 @@ from .session import Desk
 from .tables import Images, pack_image, prepare_image, unpack_image
 
 ANSWER_BYTES = 64 * 2**20
-"""A child that says more than this in one answer is out of its mind."""
+"""Maximum size of one answer of a child in bytes. A larger one ends the session."""
 TRIAL_SECONDS = 5.0
 SPARE = "spare"
-"""Name of the child that waits for its session; those of the host's sessions are others."""
+"""Name of the pre-forked child; the host uses other names for its sessions."""
 
 
 class Zygote:
-    """Answers the protocol from forked children.
+    """Serve the protocol from forked children.
 
     Args:
-        apart: limits of a session in namespaces of its own; None for a process alone.
-        is_single: the box is for one session, whose process is forked and set apart at once.
-    Raises: AppError where the app has started threads: a fork would lose them. BoxError(`level_refused`) where sessions
-        cannot have namespaces, with the reason.
+        apart: Limits of a session in namespaces. By default a session is a plain process.
+        is_single: The box serves one session. Its process is forked and isolated in advance.
+
+    Raises:
+        AppError: If the app has started threads, which a fork would lose.
+        BoxError: Kind `level_refused` if sessions cannot have namespaces; the message has the
+            reason.
     """
 
     def __init__(
@@ -63,8 +66,8 @@ class Zygote:
     ):
         if threading.active_count() > 1:
             raise AppError(
-                "the app's files start a thread when imported, which a fork would lose. Start it in the tool, "
-                "or set sandbox.isolation=state."
+                "the app's files start a thread when imported, which a fork would lose. Start "
+                "it in the tool, or set sandbox.isolation=state."
             )
         self.app = app
         self.wire = wire
@@ -74,7 +77,7 @@ class Zygote:
         self.scratch = os.environ.get("ENVGYM_SCRATCH") or tempfile.mkdtemp(prefix="envgym-")
         self.traces, self.memory_kills = Traces(self.scratch), killed_for_memory()
         adopt_orphans()
-        prctl(SET_DUMPABLE, 0)  # no session may look into this process, or trace it
+        prctl(SET_DUMPABLE, 0)  # No session may read this process's memory or trace it.
         self.children: set[Child] = set()
         self.sessions: dict[str, Child] = {}
         self.builders: dict[int, Child] = {}
@@ -82,13 +85,15 @@ class Zygote:
         if apart:
             self._try_apart(apart)
         gc.collect()
-        gc.freeze()  # what is loaded now stays shared with all children: their collector never touches it
+        # Freeze all objects loaded until now: the collector then never writes to them, so that
+        # their memory pages remain shared (copy-on-write).
+        gc.freeze()
         self.spare = self._start_spare() if is_single else None
 
     # --- the loop ---
 
     def serve(self, lines: list[bytes]) -> None:
-        """Answers `lines` and all that follow, until stdin ends; then kills every child."""
+        """Answer `lines` and all later lines until stdin ends, then kill every child."""
         self.selector.register(self.wire.source, selectors.EVENT_READ)
         try:
             for line in lines:
@@ -101,10 +106,10 @@ class Zygote:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _turn(self) -> bool:
-        """Handles what has happened since the last turn; False when stdin has ended."""
+        """Handle all pending events. Return False if stdin has ended."""
         for key, _ in self.selector.select(self._patience()):
             if isinstance(key.data, Child):
-                if key.data in self.children:  # not ended by an earlier event of this turn
+                if key.data in self.children:  # An earlier event of this loop may have ended it.
                     self._hear(key.data)
                 continue
             lines = self.wire.lines()
@@ -183,7 +188,10 @@ class Zygote:
             self.sessions[session] = child
 
     def _start_spare(self) -> Child | None:
-        """A child for the session to come, forked and set apart by now; None where that fails, as it then does with the session."""
+        """Fork and isolate the child of the next session.
+
+        Returns `None` if that fails; the session then forks for itself and reports the error.
+        """
         child = self._fork(SPARE, {"timeout": TRIAL_SECONDS, "id": 0}, self._work_later)
         if child is None:
             return None
@@ -194,13 +202,14 @@ class Zygote:
             ready = b""
         child.socket.settimeout(SEND_SECONDS)
         if ready:
-            self._rehearse()  # here as well: since the fork this process has to copy what it writes to
+            # Rehearse here too: pages shared with the child are copied at the first write.
+            self._rehearse()
             return child
         self._drop(child)
         return None
 
     def _give_spare(self, request: Request, image: bytes) -> Child | None:
-        """The spare child, which is now this session's; None where there is none."""
+        """Return the pre-forked child, assigned to this session. `None` if there is none."""
         child = self.spare
         self.spare = None
         if child is None or child not in self.children:
@@ -218,7 +227,7 @@ class Zygote:
         return child
 
     def _start_check(self, request: Request, child: Child | None) -> None:
-        """The session ends, with all it started; a fresh process under its name does the check and ends in turn."""
+        """End the session and its processes, then run the check in a new child of the same name."""
         if child:
             self._settle(child, "sandbox_lost", "the session was ended by its check")
         if checker := self._fork(
@@ -226,7 +235,7 @@ class Zygote:
         ):
             self.sessions[request["session"]] = checker
 
-    # --- what children say ---
+    # --- answers of children ---
 
     def _hear(self, child: Child) -> None:
         try:
@@ -240,7 +249,7 @@ class Zygote:
             self._settle(
                 child,
                 "tool_crashed",
-                f"the session's process said more than {ANSWER_BYTES >> 20} MiB in one answer",
+                f"the session's process sent more than {ANSWER_BYTES >> 20} MiB in one answer",
             )
         elif not child.is_builder and data.endswith(b"\n"):
             self._pass_back(child)
@@ -252,14 +261,15 @@ class Zygote:
             right = bool(child.waiting) and json.loads(line)["id"] == child.waiting[0]["id"]
         except (ValueError, TypeError, LookupError):
             right = False
-        if not right:  # a tool that got hold of the socket; never let it speak for other sessions
+        # A tool may have written to the socket; its message must not reach other sessions.
+        if not right:
             self._settle(child, "sandbox_lost", "the session's process broke the protocol")
             return
         is_check = child.waiting[0]["op"] == "verify"
         child.waiting = []
         child.deadline = math.inf
         self.wire.pass_on(line)
-        if is_check:  # it has said all that it was started for
+        if is_check:  # A check answers once.
             self._drop(child)
 
     def _ended(self, child: Child) -> None:
@@ -292,7 +302,7 @@ class Zygote:
                 self.wire.say(failed(request, "seed_crashed", message))
 
     def _settle(self, child: Child, kind: str, message: str) -> None:
-        """Ends a child and answers what it still owed."""
+        """End a child and answer its pending requests with an error."""
         requests = child.waiting
         child.waiting = []
         self._drop(child)
@@ -300,7 +310,7 @@ class Zygote:
             self.wire.say(failed(request, kind, message))
 
     def _drop(self, child: Child) -> int:
-        """Ends a child for good with all that it left; returns its exit code."""
+        """End a child, remove its leftovers and return its exit code."""
         self.children.discard(child)
         self.selector.unregister(child.socket)
         code = child.end()
@@ -313,13 +323,13 @@ class Zygote:
         return code
 
     def _how(self, code: int) -> str:
-        """How a process ended by itself; each one that the kernel killed for want of memory is told of once."""
+        """Describe how a process ended. Each kill by the kernel's OOM killer is reported once."""
         for_memory = code == -signal.SIGKILL and killed_for_memory() > self.memory_kills
         self.memory_kills += for_memory
         return ended_how(code, for_memory=for_memory)
 
     def _prove_clean(self) -> None:
-        """Ends what a session left running; tells the host of anything that is still there."""
+        """End processes that a session left running, and report remaining traces to the host."""
         own = {child.pid for child in self.children}
         immortal = [] if end_strays(own) else ["a process that cannot be ended"]
         if left := [*immortal, *self.traces.new(self.sessions)]:
@@ -328,13 +338,13 @@ class Zygote:
     def _folder(self, session: str) -> str:
         return os.path.join(self.scratch, session)
 
-    # --- what children do ---
+    # --- work of children ---
 
     def _fork(
         self, name: str | int, request: Request, work: Callable[[socket.socket], None]
     ) -> Child | None:
-        """A child at work for a request; None where the box is full, which the host is told."""
-        # The selector too: who holds it can have the agent wait for what never comes.
+        """Fork a child for a request. If the box is full, report that and return `None`."""
+        # Close the selector too. A child that inherits it could block the agent.
         watched = [self.selector.fileno()] if hasattr(self.selector, "fileno") else []
         private = [
             self.wire.source,
@@ -359,7 +369,7 @@ class Zygote:
             enter(self.apart, self.scratch)
 
     def _try_apart(self, apart: Limits) -> None:
-        """One child in namespaces of its own, so that a box which cannot give them says so at its start."""
+        """Enter namespaces in a trial child, so that a refused level is reported at the start."""
 
         def work(end: socket.socket) -> None:
             try:
@@ -397,7 +407,7 @@ class Zygote:
             self._serve(opening, image, end, requests)
 
     def _work_later(self, end: socket.socket) -> None:
-        """The work of a spare child, which is told of its session when that is there."""
+        """Serve the session that a later `open` request on the socket names."""
         self._rehearse()
         end.sendall(b".")
         with end.makefile("rb") as requests:
@@ -406,7 +416,7 @@ class Zygote:
                 self._serve(opening, requests.read(opening["image_bytes"]), end, requests)
 
     def _rehearse(self) -> None:
-        """Opens and compares the empty tables once: a process is slow only the first time, as it gets its memory by then."""
+        """Open and diff an empty database, because the first use allocates memory and is slow."""
         image = unpack_image(pack_image(prepare_image(self.app.schema_sql, None, 0)))
         tables_alone = dataclasses.replace(self.app, lay_out=None)
         desk = Desk(tables_alone, image, 0, output_bytes=self.output_bytes)
@@ -442,4 +452,4 @@ def _live_in(folder: str) -> None:
     os.mkdir(folder, 0o700)
     os.chdir(folder)
     os.environ["TMPDIR"] = os.environ["HOME"] = folder
-    tempfile.tempdir = None  # what it may have found before
+    tempfile.tempdir = None  # Forget a folder that was cached before.

@@ -1,4 +1,4 @@
-"""The agent's end of the protocol: JSON lines in, JSON lines out, and what a desk answers to one of them."""
+"""Agent side of the protocol: JSON lines in and out, and the dispatch of requests to a session."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Reply = dict[str, Any]
 
 
 class Wire:
-    """The two ends of the protocol, as file descriptors that no tool knows."""
+    """Input and output of the protocol, as file descriptors that tools cannot find by number."""
 
     def __init__(self, source: int, sink: int):
         self.source = source
@@ -26,7 +26,10 @@ class Wire:
         self._rest = b""
 
     def lines(self) -> list[bytes] | None:
-        """The whole lines that have come; waits for more bytes, so it can be an empty list. None at the end."""
+        """Block for one read and return the complete lines, possibly none.
+
+        Return `None` at the end.
+        """
         data = os.read(self.source, 1 << 16)
         if not data:
             return None
@@ -42,12 +45,15 @@ class Wire:
 
 
 def encode(reply: Reply) -> bytes:
-    # ASCII only: a lone surrogate in a tool's answer must not break the line.
+    # ASCII only, because a lone surrogate in a tool's output must not break the line.
     return json.dumps(reply, separators=(",", ":")).encode() + b"\n"
 
 
 def take_stdio() -> Wire:
-    """Keeps stdin and stdout for the protocol: from now on a tool reads nothing and prints to stderr."""
+    """Reserve stdin and stdout for the protocol.
+
+    Tools then read an empty stdin and print to stderr.
+    """
     wire = Wire(os.dup(0), os.dup(1))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -69,7 +75,7 @@ def no_session(request: Request) -> Reply:
 
 
 def attempt(request: Request, work: Callable[[], Any]) -> Reply:
-    """The reply that holds what `work` returns, or how it failed."""
+    """Return the reply with the result of `work`, or with its error."""
     try:
         return {"id": request["id"], "result": work()}
     except BoxError as error:
@@ -81,7 +87,7 @@ def attempt(request: Request, work: Callable[[], Any]) -> Reply:
 
 
 def answer(desk: Desk, request: Request) -> Reply:
-    """What a session answers to `call`, `exchange`, `diff` or `tree`."""
+    """Return the reply of a session to `call`, `exchange`, `diff` or `tree`."""
     if request["op"] == "call":
         return attempt(
             request, lambda: desk.call(request["tool"], request["arguments"], request["now"])
@@ -95,7 +101,7 @@ def answer(desk: Desk, request: Request) -> Reply:
 
 
 def answer_verify(request: Request, place: str) -> Reply:
-    """What a fresh process answers to `verify`, in an empty folder."""
+    """Return the reply to `verify`, run in a fresh process and an empty folder."""
     tree = from_plain(request["tree"])
     return attempt(
         request,

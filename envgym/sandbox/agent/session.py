@@ -1,8 +1,7 @@
-"""One session's work place: a private database, a folder where the app lays one out, and the tools that run on them.
+"""State of one session: a private database, an optional work folder, and the tools that use them.
 
-A call is one transaction of the database; what a refused call wrote into files stays.
-
-The same in a forked child, in an agent with isolation `state` and in the host's own process.
+A call is one database transaction. Files written by a refused call are kept. The same class serves
+a forked child, an agent with isolation `state`, and the host's own process (`backend: none`).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ OUTPUT_BYTES = 64 * 1024
 
 
 class Database(sqlite3.Connection):
-    """A session's database. A call is one transaction of the box; commit and rollback of a tool stay inside it."""
+    """Database of a session. Savepoints keep a tool's commit and rollback inside its call."""
 
     def begin_call(self) -> None:
         self.execute("SAVEPOINT envgym_call")
@@ -57,10 +56,10 @@ def _injected(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 class Desk:
-    """One session: a private database, its files, and the tools that work on them. For one thread at a time.
+    """Session with a private database and files. For one thread at a time.
 
     Args:
-        place: an empty folder of the session's own; needed where the app lays out files.
+        place: Empty private folder. Required if the app lays out files.
     """
 
     def __init__(
@@ -91,14 +90,17 @@ class Desk:
         self.db.execute("PRAGMA foreign_keys = ON")
 
     def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
-        """Runs a tool; a refused or crashed call leaves the tables as they were. Raises BoxError(`tool_crashed`)."""
+        """Run a tool. If it refuses or crashes, its changes to the tables are rolled back.
+
+        Raises:
+            BoxError: Kind `tool_crashed`.
+        """
         function = self.app.tools[tool]
         given = {"db": self.db, "now": now, "folder": self.work and self.work.path}
         self.calls += 1
         if self.fix_random:
-            random.seed(
-                self.seed * 1_000_003 + self.calls
-            )  # siblings that do the same see the same
+            # Members of a group that make the same calls must get the same results.
+            random.seed(self.seed * 1_000_003 + self.calls)
         ok = True
         started = time.perf_counter()
         try:
@@ -124,26 +126,33 @@ class Desk:
         try:
             self.db.end_call(keep=keep)
         except sqlite3.OperationalError:
-            # BEGIN, COMMIT and `executescript` end the box's own savepoint, and with it the promise that a refusal changes nothing.
-            advice = "Leave BEGIN, COMMIT and executescript() out of tools; db.commit() and `with db:` are fine."
+            # BEGIN, COMMIT and `executescript` end our savepoint, so a refused call could not be
+            # rolled back.
+            advice = (
+                "Do not use BEGIN, COMMIT or executescript() in tools; db.commit() and `with db:` "
+                "are fine."
+            )
             raise BoxError(
                 "tool_crashed",
                 f"tool '{tool}' ended the transaction that its call runs in. {advice}",
             ) from None
 
     def relay(self, name: str) -> Relay:
-        """The session's own run of an MCP server that the app declares, started when it is first asked for."""
+        """Return the session's process of an MCP server. It starts at the first request."""
         if name not in self._relays:
             server = next(server for server in self.app.servers if server["name"] == name)
             self._relays[name] = Relay(server, self.app.root, self.seed)
         return self._relays[name]
 
     def diff(self) -> RowChanges:
-        """Rows now there and not at the start, and the reverse, of each table that changed; files are the table `files`."""
+        """Return the rows added and removed in each changed table.
+
+        Changed files are the table `files`.
+        """
         return diff_tables(self.db, self.image) | (self.work.diff() if self.work else {})
 
     def hand_over(self) -> dict[str, Any]:
-        """The final files, for `verify`."""
+        """Return the final files, for `verify`."""
         return self.work.hand_over() if self.work else {"tree": {}, "problem": ""}
 
     def close(self) -> None:
@@ -155,7 +164,7 @@ class Desk:
 
 
 def cut(text: str, most: int) -> str:
-    """The first `most` bytes of a tool's answer, with a marker where there was more."""
+    """Return at most `most` bytes of a tool's output, with a marker if it was cut."""
     if len(text) * 4 <= most:
         return text
     head = text[:most].encode("utf-8", "surrogatepass")
@@ -180,7 +189,6 @@ def _plain(value: Any) -> Any:
 
 
 def _refusal(error: Exception) -> str:
-    lone_key = (
-        isinstance(error, KeyError) and len(error.args) == 1
-    )  # str() of a KeyError puts its message in quotes
+    # str() of a KeyError quotes its message.
+    lone_key = isinstance(error, KeyError) and len(error.args) == 1
     return str(error.args[0] if lone_key else error) or type(error).__name__

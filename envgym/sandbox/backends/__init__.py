@@ -1,7 +1,8 @@
-"""Chooses and opens the sandbox that an environment asks for, or says why it cannot be had.
+"""Open the sandbox that an environment asks for.
 
-A level of isolation is given as it was asked for, or refused with the reason; it is never lowered silently. Backends are
-imported when they are chosen: the Docker SDK takes a third of a second.
+An isolation level is provided as requested or refused with the reason; it is never lowered
+silently. Backends are imported when they are used: importing the Docker SDK takes a third of a
+second.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ LEVELS: dict[Backend, tuple[Isolation, ...]] = {
     "local": ("state", "fork"),
     "none": ("state",),
 }
-"""What each backend can give, where the machine permits it (`envgym sandbox doctor` tries)."""
+"""Isolation levels of each backend, if the machine permits them (see `envgym sandbox doctor`)."""
 WHY_NOT: dict[tuple[Backend, Isolation], str] = {
     (
         "bubblewrap",
         "namespaces",
-    ): "it covers parts of /proc, so that no session can have a /proc of its own",
+    ): "it covers parts of /proc, so a session cannot mount a private /proc",
     ("local", "namespaces"): "a local process sees the files and the network of its user",
     ("local", "container"): "a local process sees the files and the network of its user",
     ("none", "fork"): "without a box there is only one process",
@@ -34,9 +35,13 @@ WHY_NOT: dict[tuple[Backend, Isolation], str] = {
 
 
 def open_sandbox(app: App, options: SandboxOptions | None = None) -> Sandbox:
-    """The sandbox for an app; its `label` says which backend is in force and what it does not isolate.
+    """Open the sandbox for an app. Boxes start when they are first used.
 
-    Boxes start when they are first needed. Raises: PrerequisiteError where the backend or the level cannot be had here.
+    Returns:
+        The sandbox; its `label` names the backend and its isolation.
+
+    Raises:
+        PrerequisiteError: If the backend or the isolation level is not available here.
     """
     options = options or SandboxOptions()
     if options.backend == "auto":
@@ -45,19 +50,19 @@ def open_sandbox(app: App, options: SandboxOptions | None = None) -> Sandbox:
 
 
 def _auto(app: App, options: SandboxOptions) -> Sandbox:
-    """An engine where it can be had; the label of what is taken instead says why not."""
+    """Open a container engine, or a fallback with the reason in its label."""
     try:
         return _open("docker", app, options)
     except PrerequisiteError as missing:
         if options.build or options.runtime or options.network != "none":
-            raise  # what was asked for is an engine's alone, and is never silently left out
+            raise  # Only an engine supports these options; never ignore them silently.
         reason = f"not docker: {str(missing).partition('. ')[0]}"
     instead: Backend = "local" if options.level in LEVELS["local"] else "bubblewrap"
     try:
         sandbox = _open(instead, app, options)
     except PrerequisiteError as missing:
         raise PrerequisiteError(
-            f"isolation '{options.level}' cannot be had here ({reason}). {missing}"
+            f"isolation '{options.level}' is not available here ({reason}). {missing}"
         ) from None
     sandbox.label += f" ({reason})"
     return sandbox
@@ -69,8 +74,10 @@ def _open(backend: Backend, app: App, options: SandboxOptions) -> Sandbox:
         level = "state"
     if level not in LEVELS[backend]:
         raise PrerequisiteError(
-            f"backend '{backend}' cannot give isolation '{level}': {WHY_NOT[backend, level]}. Take sandbox.backend="
-            f"{' or '.join(name for name, levels in LEVELS.items() if level in levels)}, or sandbox.isolation="
+            f"backend '{backend}' cannot provide isolation '{level}': {WHY_NOT[backend, level]}. "
+            "Use sandbox.backend="
+            f"{' or '.join(name for name, levels in LEVELS.items() if level in levels)}, "
+            "or sandbox.isolation="
             f"{' or '.join(LEVELS[backend])}"
         )
     if backend in ("docker", "podman"):

@@ -1,11 +1,10 @@
-"""Boxes that are local processes inside bubblewrap: a wall of namespaces without a container engine, on Linux.
+"""Backend `bubblewrap`: boxes are local processes in Linux namespaces, without a container engine.
 
-Covered: only the system's programs, this Python and a copy of the app's files can be seen, all read-only; no network; an empty
-/tmp; processes, files and memory of each process limited; no namespaces of a session's own, in which it would be root (bubblewrap
-0.8 or later, not installed setuid); an end together with the owner.
-Not covered: memory and processors of a box as a whole (no control group), a hostile kernel exploit. A session cannot have
-namespaces of its own, as bubblewrap covers parts of /proc: for code that a model wrote take isolation `container`, a fresh
-bubblewrap for each episode.
+Visible and read-only: system programs, this Python and a copy of the app's files. No network, an
+empty /tmp, limits on processes, files and memory per process, no further user namespaces
+(bubblewrap 0.8 or later, not setuid); the box ends with its owner. Not covered: memory and CPU
+limits of a whole box, kernel exploits. Sessions cannot have namespaces because bubblewrap covers
+parts of /proc: for code written by a model use isolation `container`, one bubblewrap per episode.
 Source: bwrap(1), https://github.com/containers/bubblewrap.
 """
 
@@ -47,14 +46,14 @@ FOLDER = "envgym-app-"
 
 
 class BubblewrapSandbox(BoxSandbox):
-    """Runs an app in bubblewrap. Raises PrerequisiteError where there is no `bwrap`."""
+    """Run an app in bubblewrap. Raises PrerequisiteError if there is no `bwrap`."""
 
     def __init__(self, app: App, options: SandboxOptions):
         self._command = find_bubblewrap()
         remove_orphans()
         self._files, self._root = unpack(app), app.root.resolve()
         shared = (
-            "a fresh one for each episode"
+            "a fresh bubblewrap for each episode"
             if options.level == "container"
             else "sessions of one box share a user id"
         )
@@ -64,7 +63,8 @@ class BubblewrapSandbox(BoxSandbox):
             root=f"{HOME}/app",
             options=options,
             within="fork" if options.level == "container" else options.level,
-            label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; no memory limit for a whole box",
+            label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; "
+            "no memory limit for a whole box",
         )
         self._hello["limits"] = {
             "memory_mb": options.memory_mb,
@@ -98,7 +98,7 @@ class BubblewrapSandbox(BoxSandbox):
             "/proc",
             "--dev",
             "/dev",
-            # Of an owner who is root, bubblewrap leaves the machine's own settings open for writing.
+            # If the owner is root, bubblewrap leaves /proc/sys writable.
             "--ro-bind",
             "/proc/sys",
             "/proc/sys",
@@ -123,7 +123,7 @@ class BubblewrapSandbox(BoxSandbox):
             "--remount-ro",
             "/",
             "--chdir",
-            "/tmp",  # both would take files without a limit
+            "/tmp",  # /dev and / are writable by default, without a size limit.
             sys.executable,
             "-s",
             f"{HOME}/agent",
@@ -133,7 +133,7 @@ class BubblewrapSandbox(BoxSandbox):
             "TMPDIR": "/tmp",
             "ENVGYM_SCRATCH": "/tmp",
         }
-        # "Parent" in --die-with-parent is the thread that starts it: one that lives as long as this process.
+        # --die-with-parent refers to the starting thread, which must live as long as this process.
         return _starter(os.getpid()).submit(ProcessTransport, command, environment).result()
 
 
@@ -143,19 +143,19 @@ def _starter(_pid: int) -> ThreadPoolExecutor:
 
 
 def find_bubblewrap() -> str:
-    """Path of `bwrap`. Raises PrerequisiteError."""
+    """Return the path of `bwrap`. Raises PrerequisiteError."""
     if sys.platform != "linux":
-        raise PrerequisiteError("bubblewrap exists on Linux only. Take sandbox.backend=docker")
+        raise PrerequisiteError("bubblewrap exists on Linux only. Use sandbox.backend=docker")
     if command := shutil.which("bwrap"):
         return command
     raise PrerequisiteError(
-        "no `bwrap` on this machine. Install the package bubblewrap, or take sandbox.backend=docker"
+        "no `bwrap` on this machine. Install the package bubblewrap, or use sandbox.backend=docker"
     )
 
 
 @functools.cache
 def _no_further_namespaces(command: str) -> tuple[str, ...]:
-    """Arguments that keep a session from namespaces of its own, as far as this bubblewrap has them."""
+    """Return the arguments that forbid further user namespaces, if `bwrap` supports them."""
     said = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
     can = (
         "--disable-userns" in said.stdout + said.stderr
@@ -165,10 +165,11 @@ def _no_further_namespaces(command: str) -> tuple[str, ...]:
 
 
 def _system(*, cover: Path) -> list[str]:
-    """Arguments that show the system's programs and this Python, read-only.
+    """Return the arguments that show the system's programs and this Python, read-only.
 
     Args:
-        cover: the environment's own folder; shown empty where it lies among them, as in an installed package.
+        cover: Folder of the environment. Shown empty if it lies inside a visible folder, as in an
+            installed package.
     """
     shown = []
     for path in map(Path, SYSTEM):
@@ -177,9 +178,8 @@ def _system(*, cover: Path) -> list[str]:
         elif path.exists():
             shown += ["--ro-bind", str(path), str(path)]
     pythons = dict.fromkeys(os.path.realpath(prefix) for prefix in (sys.base_prefix, sys.prefix))
-    pythons |= dict.fromkeys(
-        (sys.base_prefix, sys.prefix)
-    )  # both the way that leads there and the place itself
+    # Bind both the link and its target.
+    pythons |= dict.fromkeys((sys.base_prefix, sys.prefix))
     shown += [
         word
         for path in pythons
@@ -187,7 +187,7 @@ def _system(*, cover: Path) -> list[str]:
         for word in ("--ro-bind", path, path)
     ]
     visible = [Path(path) for path in ("/usr", *pythons)]
-    # By every name that leads there: a binding of a folder and one of what it links to are two places in the box.
+    # Cover every name of the folder: a bound link and its bound target are two places in the box.
     names = {
         cover,
         *(
@@ -209,7 +209,7 @@ def _system(*, cover: Path) -> list[str]:
 
 
 def unpack(app: App) -> str:
-    """A copy of the agent and of the app's files, in a folder that names its owner."""
+    """Copy the agent and the app's files into a folder with the owner's label in its name."""
     folder = tempfile.mkdtemp(prefix=f"{FOLDER}{owner()}-")
     with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
         archive.extractall(folder, filter="data")
@@ -217,7 +217,7 @@ def unpack(app: App) -> str:
 
 
 def remove_orphans() -> None:
-    """Removes the copies of owners that were killed."""
+    """Remove the copies of processes that have ended."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
         if is_gone(folder.name.removeprefix(FOLDER).rpartition("-")[0], engine_is_local=True):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Boxes that are containers of Docker or podman: one long-lived container, many sessions, spoken to over its attached stdio.
+"""Backend `docker` and `podman`: one long-lived container per box, used over its attached stdio.
 
-Covered: no network unless one is named, a read-only file system but for a small /tmp and /dev/shm, no capabilities, a user
-without rights, limits on memory, processors, processes and output, and an end together with the owner even when that is killed:
-the engine closes stdin, the agent ends, the engine removes the container. Files come as a copy (`parcel.py`), not as a mount of
-a host's folder.
-Not covered: a hostile kernel exploit; with isolation `fork`, sessions of one box that attack each other, as they share a user
-id. `docker exec` is never used: it costs 100 ms where a line over stdio costs a quarter of one.
+A container has no network by default, a read-only file system except /tmp and /dev/shm, no
+capabilities, an unprivileged user, limits on memory, CPU, processes and output. It ends with its
+owner even if the owner is killed: stdin closes, the agent ends, the engine removes the container.
+Files are copied in (`parcel.py`), not mounted. Not covered: kernel exploits; with isolation `fork`,
+sessions of one box that attack each other, because they share a user id. `docker exec` is not used:
+it takes 100 ms, a line over stdio 0.25 ms.
 """
 
 from __future__ import annotations
@@ -38,24 +38,33 @@ from envgym.sandbox.containers.owners import labels, reap_quietly
 from envgym.sandbox.options import SandboxOptions
 
 HOME = "/envgym"
-"""A volume of the container's own, which only root may write: `agent/` and `app/`."""
+"""Private volume of the container with `agent/` and `app/`. Only root may write to it."""
 NOBODY = "65534:65534"
 MOST_PROCESSES = 2**15
-"""For all boxes of podman together, as they share a user id; podman's service lowers its own limit to this number."""
+"""Process limit of all podman boxes together, which share a user id. Podman's service lowers its
+own limit to this number.
+"""
 STDOUT = 1
 SECCOMP = Path(__file__).parent / "seccomp.json"
-"""The system calls that a box with namespaces may make: those of ordinary programs, and what begins a namespace."""
+"""Seccomp profile for boxes with namespaces: the usual system calls plus those that create
+namespaces.
+"""
 SAID: dict[Isolation, str] = {
     "state": "sessions of one box share a process",
     "fork": "sessions of one box share a user id",
-    "namespaces": "sessions of one box share its kernel and its memory limit alone",
-    "container": "a fresh container for each episode, in namespaces of its own where the engine permits it",
+    "namespaces": "sessions of one box share only its kernel and its memory limit",
+    "container": "a fresh container for each episode, in namespaces if the engine permits it",
 }
-"""What sessions have in common, at each level."""
+"""Resources that sessions share at each level, for the label."""
 
 
 class DockerSandbox(BoxSandbox):
-    """Runs an app in a container. Raises PrerequisiteError for no engine or no image, SpecError for files out of reach."""
+    """Run an app in containers.
+
+    Raises:
+        PrerequisiteError: If there is no engine or no image.
+        SpecError: If files of the app cannot be packed.
+    """
 
     def __init__(self, app: App, options: SandboxOptions):
         self._engine_name: EngineName = "podman" if options.backend == "podman" else "docker"
@@ -82,14 +91,14 @@ class DockerSandbox(BoxSandbox):
             root=f"{HOME}/app",
             options=options,
             within="namespaces" if needs_namespaces(options) else options.level,
-            label=f"{engine.name} ({image}{runtime}), isolation {options.level}: {network}, read-only files; {SAID[options.level]}",
+            label=f"{engine.name} ({image}{runtime}), isolation {options.level}: {network}, "
+            f"read-only files; {SAID[options.level]}",
         )
         reap_quietly(self._api)
 
     def _after_fork(self) -> None:
-        self._api = connect(
-            self._engine_name
-        )  # two processes must not speak over one pooled connection
+        # Two processes must not share one pooled connection.
+        self._api = connect(self._engine_name)
 
     def close(self) -> None:
         super().close()
@@ -114,21 +123,27 @@ class DockerSandbox(BoxSandbox):
 
 
 def needs_namespaces(options: SandboxOptions) -> bool:
-    """Whether sessions live in namespaces inside of the container; with level `container` that is a second wall."""
+    """Return whether sessions use namespaces inside the container.
+
+    With isolation `container` that is a second barrier.
+    """
     return options.level in ("namespaces", "container")
 
 
 def create(api: Any, image: str, options: SandboxOptions) -> str:
-    """Creates a hardened container that is not started yet; returns its id.
+    """Create a hardened container without starting it, and return its id.
 
-    Raises: PrerequisiteError where the engine refuses `options.runtime`; docker.errors.APIError for other refusals.
+    Raises:
+        PrerequisiteError: If the engine refuses `options.runtime`.
+        docker.errors.APIError: If the engine refuses for another reason.
     """
     import docker.errors
     from docker.types import LogConfig, Mount
 
     podman = is_podman(api)
-    # podman gives a volume to the user of the container, who could then put other files in place of these; mounted read-only it
-    # still takes them from outside, before the start. Docker leaves it to root, and fills no volume that is mounted read-only.
+    # Podman makes the container's user the owner of a volume, so that it could replace these files.
+    # Mounted read-only it can still be filled from outside before the start. Docker makes root the
+    # owner, and cannot fill a read-only volume.
     home = Mount(HOME, None, type="volume", no_copy=True, read_only=podman)
     limits = api.create_host_config(
         auto_remove=True,
@@ -145,19 +160,19 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
         shm_size=f"{options.tmpfs_mb}m",
         pids_limit=options.pids,
         mem_limit=f"{options.memory_mb}m",
-        memswap_limit=f"{options.memory_mb}m",  # equal to memory: no swap
+        memswap_limit=f"{options.memory_mb}m",  # Equal to the memory limit: no swap.
         nano_cpus=int(options.cpus * 1e9),
         ulimits=_ulimits(options, podman=podman),
-        log_config=LogConfig(
-            type="none"
-        ),  # what tools print would fill the engine's disk; attached streams do not need it
+        # Output of tools would fill the engine's disk; attached streams do not need a log.
+        log_config=LogConfig(type="none"),
     )
     if needs_namespaces(options):
-        # The kernel lets nobody mount a /proc of their own while parts of the one they see are covered. What is uncovered is
-        # root's alone, and the box has no root.
+        # The kernel refuses to mount a new /proc while parts of the visible one are masked. The
+        # unmasked parts are accessible to root only, and the box has no root.
         limits |= {"MaskedPaths": [], "ReadonlyPaths": []}
     try:
-        # The low-level call with detach=False sets StdinOnce: when our end of stdin goes, the agent's end closes.
+        # With detach=False the low-level call sets StdinOnce: if our end of stdin closes, so does
+        # the agent's.
         return api.create_container(
             image,
             entrypoint=["python", "-s", f"{HOME}/agent"],
@@ -179,7 +194,10 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
 
 
 def _for_namespaces(api: Any) -> list[str]:
-    """Our seccomp profile in place of the engine's, which forbids namespaces; AppArmor's, where there is one, forbids mounts."""
+    """Return security options that allow namespaces: our seccomp profile, and no AppArmor.
+
+    The engine's own profiles forbid to create namespaces or to mount.
+    """
     profile = json.dumps(json.loads(SECCOMP.read_text(encoding="utf-8")), separators=(",", ":"))
     has_apparmor = any(
         "name=apparmor" in option for option in api.info().get("SecurityOptions") or ()
@@ -192,7 +210,7 @@ def _ulimits(options: SandboxOptions, *, podman: bool) -> list[Any]:
 
     limits = {"nofile": options.nofile, "core": 0}
     if podman:
-        # podman asks for a million where nothing is said, which a service without the right to raise limits cannot grant.
+        # Podman's default of a million is refused if the service may not raise limits.
         most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
         limits["nproc"] = (
             MOST_PROCESSES if most == resource.RLIM_INFINITY else min(most, MOST_PROCESSES)
@@ -201,10 +219,13 @@ def _ulimits(options: SandboxOptions, *, podman: bool) -> list[Any]:
 
 
 class DockerTransport:
-    """An agent as pid 1 of a container, with the attached streams in one socket.
+    """Agent as process 1 of a container, with its attached streams in one socket.
 
-    The engine frames its output: 1 byte stream, 3 of nothing, 4 of length (big endian), then the bytes. Only stream 1 is
-    protocol. Source: Docker Engine API, "Attach to a container", stream format.
+    The engine frames its output: 1 byte stream number, 3 bytes padding, 4 bytes length (big
+    endian), then the data. Stream 1 carries the protocol.
+
+    References:
+        Docker Engine API, "Attach to a container", stream format.
     """
 
     def __init__(self, api: Any, container: str, files: bytes):
@@ -216,9 +237,8 @@ class DockerTransport:
         try:
             api.put_archive(container, HOME, files)
             streams = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-            self._stream = api.attach_socket(
-                container, params=streams
-            )  # kept: its end would close the connection
+            # Keep the stream: the connection closes when it is collected.
+            self._stream = api.attach_socket(container, params=streams)
             self._socket: socket.socket = getattr(self._stream, "_sock", self._stream)
             self._socket.settimeout(None)
             api.start(container)
@@ -239,19 +259,18 @@ class DockerTransport:
         return b""
 
     def _hang_up(self) -> None:
-        """Closes our end, by the thread that reads: stream, socket and response hold each other and would stay open."""
+        """Close our end from the reading thread. Stream, socket and response hold each other."""
         for part in (self._stream, self._socket, getattr(self._stream, "_response", None)):
-            with contextlib.suppress(
-                OSError, AttributeError, ValueError
-            ):  # ValueError: closed with the one before
+            # ValueError: already closed with the previous one.
+            with contextlib.suppress(OSError, AttributeError, ValueError):
                 part.close()  # type: ignore[union-attr]
 
     def _exactly(self, size: int) -> bytes:
-        """The next `size` bytes; empty when the stream ends before."""
+        """Return the next `size` bytes, or b"" if the stream ends first."""
         while len(self._data) < size:
             try:
                 more = self._socket.recv(1 << 18)
-            except OSError:  # shut down by `kill`, or reset by an engine that went away
+            except OSError:  # Shut down by `kill`, or reset because the engine ended.
                 more = b""
             if not more:
                 return b""
@@ -265,16 +284,15 @@ class DockerTransport:
 
     def kill(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.shutdown(
-                socket.SHUT_RDWR
-            )  # the agent sees the end of its stdin and ends everything
+            # The agent detects the end of stdin and ends all sessions.
+            self._socket.shutdown(socket.SHUT_RDWR)
         with self._ending:
-            if (
-                self._killed
-            ):  # a request after the client was closed would open a connection that nobody closes
+            # A request after the client was closed would open a connection that is never closed.
+            if self._killed:
                 return
             self._killed = True
-            # For an agent that is stuck in a tool (isolation `state`), and for an engine that has not noticed yet.
+            # Needed if the agent hangs in a tool (isolation `state`) or the engine has not noticed
+            # the end yet.
             self._quietly(lambda: self._api.kill(self.container))
 
     def _remove(self) -> None:

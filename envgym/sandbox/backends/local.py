@@ -1,8 +1,8 @@
-"""Boxes that are local processes: the embedded default, where no container engine is at hand.
+"""Backend `local`: boxes are local processes. The default if there is no container engine.
 
-Covered: a clean environment (no secrets of the caller), crashes, hangs and floods of tools, an end together with its owner, a
-folder for each session that is wiped with it.
-Not covered: the box sees the files and the network of the user who runs it. For tools that run code a model wrote, take Docker.
+A box has a clean environment without the caller's secrets, handles crashes, hangs and excessive
+output of tools, ends with its owner, and gives each session a folder that is removed with it. Not
+isolated: files and network of the user. For tools that execute a model's code use Docker.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ KEPT_VARIABLES = (
 
 
 def clean_environment() -> dict[str, str]:
-    """What an agent on this machine gets of the caller's environment: nothing that could be a secret."""
+    """Return the environment variables of an agent, without any that may hold a secret."""
     return {
         name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ
     } | FIXED_VARIABLES
 
 
 class ProcessTransport:
-    """An agent as a child process, with pipes.
+    """Agent as a child process with pipes.
 
     Args:
-        scratch: folder of the box, removed with it; None where it has none on this machine.
+        scratch: Folder of the box, removed with it. `None` if it is not on this machine.
     """
 
     def __init__(
         self, command: Sequence[str], environment: dict[str, str], *, scratch: str | None = None
     ):
         self.scratch = scratch
-        # A process group of its own: Ctrl-C in a terminal is for the owner to handle, who then closes the box.
+        # A separate process group: Ctrl-C goes to the owner alone, which then closes the box.
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -95,8 +95,8 @@ class ProcessTransport:
             self._selector.unregister(self._stderr)
 
     def _hang_up(self) -> bytes:
-        """Closes the reading ends, by the thread that reads; what stderr still holds are the last words."""
-        os.set_blocking(self._stderr.fileno(), False)  # a grandchild may hold the other end open
+        """Close the output pipes from the reading thread, after keeping the rest of stderr."""
+        os.set_blocking(self._stderr.fileno(), False)  # A descendant may still hold the pipe open.
         self._tail.add(self._stderr.read() or b"")
         self._selector.close()
         self._stdout.close()
@@ -113,20 +113,20 @@ class ProcessTransport:
                     os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         if self.scratch:
-            wipe(self.scratch)  # the agent does so too, for an owner that was killed
-        with self._sending:  # a sender that is stuck in a full pipe fails now, and lets go
+            wipe(self.scratch)  # The agent removes it too, in case the owner is killed.
+        with self._sending:  # A sender blocked on a full pipe has failed by now.
             self._stdin.close()
 
 
 def start_locally() -> ProcessTransport:
-    """An agent in a folder of its own, started with the Python that runs this."""
+    """Start an agent with this Python interpreter in a private folder."""
     scratch = tempfile.mkdtemp(prefix="envgym-")
     environment = clean_environment() | {"ENVGYM_SCRATCH": scratch}
     return ProcessTransport([sys.executable, "-s", str(AGENT)], environment, scratch=scratch)
 
 
 class LocalSandbox(BoxSandbox):
-    """Runs an app in a local process."""
+    """Run an app in local processes."""
 
     def __init__(self, app: App, options: SandboxOptions):
         label = f"local process, isolation {options.level}: no file or network isolation"

@@ -1,8 +1,8 @@
-"""No box at all: tools run in this very process. For tests, and for debugging a tool with breakpoints.
+"""Backend `none`: tools run in this process. For tests and for debugging tools with breakpoints.
 
-Covered: private tables and files for each session, refusals, crashes, deadlines as far as Python can keep them.
-Not covered: everything else. A tool can read and end this process; one past its deadline is abandoned, not stopped. The current
-folder is the caller's, as a process has only one; a check runs beside whatever a tool has left running.
+Each session has private tables and files; refusals and crashes are handled as in a box. Nothing is
+isolated: a tool can read and end this process. After a timeout a tool is abandoned, not stopped.
+The current folder is the caller's, and a check runs beside processes that a tool left running.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from envgym.sandbox.statistics import Statistics, counting_failures
 
 
 class NoSandbox:
-    """Runs an app in this process. Raises SpecError for an app that cannot be loaded."""
+    """Run an app in this process. Raises SpecError if the app cannot be loaded."""
 
     label = "none: tools run inside this process, nothing is isolated"
 
@@ -64,13 +64,14 @@ class NoSandbox:
 
     def _desk(self, image: bytes, seed: int) -> Desk:
         place = fresh_folder() if self._app.lay_out else ""
-        # The generator of `random` belongs to the whole process: a session must not turn it back.
+        # The global generator of `random` belongs to the whole process; a session must not reseed
+        # it.
         return Desk(
             self._app, image, seed, output_bytes=self._output_bytes, fix_random=False, place=place
         )
 
     def _image(self, seed: int) -> bytes:
-        with self._lock:  # seed functions are user code, not asked to be thread-safe
+        with self._lock:  # Seed functions are user code and may not be thread-safe.
             image = self._images.get(seed)
             return image or self._images.put(
                 seed, prepare_image(self._app.schema_sql, self._app.seed_function, seed)
@@ -81,7 +82,7 @@ class NoSandbox:
 
 
 class InProcessSession:
-    """One episode's tables; the `Session` of envgym.sandbox."""
+    """Session of one episode in this process."""
 
     def __init__(self, desk: Desk, statistics: Statistics):
         self.state_hash = desk.state_hash
@@ -122,7 +123,7 @@ class InProcessSession:
         if self._closed:
             return
         self._closed = True
-        if not self._lost:  # else a call that was left behind may still use the tables
+        if not self._lost:  # An abandoned call may still use the tables.
             with self._statistics.timed("close"), self._lock:
                 self._desk.close()
 
@@ -142,7 +143,11 @@ class InProcessSession:
 
 
 def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any:
-    """What `work` returns, done in a thread that is left behind at the deadline. Raises WorldFailure."""
+    """Run `work` in a thread and return its result.
+
+    Raises:
+        WorldFailure: If it fails, or after the timeout; the thread is then abandoned.
+    """
     done: SimpleQueue[tuple[Any, WorldFailure | None]] = SimpleQueue()
 
     def run() -> None:
@@ -168,7 +173,7 @@ def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any
     except Empty:
         raise WorldFailure(
             "timeout",
-            f"not done after {timeout_seconds:g} s; its thread was left behind",
+            f"not done after {timeout_seconds:g} s; its thread was abandoned",
             stage=stage,
         ) from None
     if failure:

@@ -1,9 +1,8 @@
-"""The host's end of the agent's protocol: a `Box` that many threads may ask at once, and a session in it.
+"""Host side of the agent's protocol: a `Box` used by many threads, and a session in it.
 
-One reader thread a box gives each answer to the thread that waits for it, by request id. A box that ends, or says what is no
-answer, is lost: every waiting request fails with `sandbox_lost`.
-
-Left out: how the box is started and reached, which is a `Transport` (`local.py`, `docker.py`), and how many there are (`pool.py`).
+One reader thread per box hands each reply to the waiting thread by request id. If a box ends or
+violates the protocol it is lost: every waiting request fails with `sandbox_lost`. A `Transport`
+starts and reaches the box (`local.py`, `docker.py`); see `pool.py` for the number of boxes.
 """
 
 from __future__ import annotations
@@ -24,11 +23,14 @@ from envgym.sandbox.statistics import Statistics, counting_failures
 
 GRACE_SECONDS = 10.0
 GRACE_SECONDS_STATE = 0.05
-"""How long past its deadline a request is waited for. The agent enforces deadlines itself, so silence beyond this means that
-it is gone; with isolation `state` nobody else does."""
+"""Seconds to wait for a reply after the deadline of a request.
+
+The agent enforces deadlines itself, so a longer silence means that it is gone. With isolation
+`state` only the host enforces them.
+"""
 PING_SECONDS = 5.0
 LINE_BYTES = 128 * 2**20
-"""A box that sends this much without an end of line is out of its mind."""
+"""Maximum length of one line in bytes. A longer one is a protocol error."""
 STDERR_BYTES = 4096
 FIXED_VARIABLES = {
     "TZ": "UTC",
@@ -36,31 +38,34 @@ FIXED_VARIABLES = {
     "PYTHONUTF8": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
-"""Environment of every agent: what a tool could read differently in two boxes (time zone, order of a set, text encoding)."""
+"""Environment variables of every agent: time zone, set order and text encoding must not differ."""
 
 
 class Transport(Protocol):
-    """A started agent and the bytes to and from it."""
+    """Connection to a started agent."""
 
     def send(self, data: bytes) -> None:
-        """Writes to the agent's stdin. Raises OSError when it is gone."""
+        """Write to the agent's stdin. Raises OSError if the agent is gone."""
         ...
 
     def receive(self) -> bytes:
-        """The next bytes of the agent's stdout; empty when it has ended. Keeps the tail of stderr aside."""
+        """Return the next bytes of the agent's stdout, or b"" at its end.
+
+        Collects the tail of stderr.
+        """
         ...
 
     def last_words(self) -> str:
-        """The tail of the agent's stderr, where the prints of tools go too."""
+        """Return the tail of the agent's stderr, which includes the output of tools."""
         ...
 
     def kill(self) -> None:
-        """Ends the box and all that runs in it. Never raises; safe to call twice and from any thread."""
+        """Kill the box and its processes. Never raises; safe to call twice and from any thread."""
         ...
 
 
 class Tail:
-    """The last bytes of a stream."""
+    """Buffer for the last bytes of a stream."""
 
     def __init__(self) -> None:
         self._kept = b""
@@ -74,21 +79,25 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a box has used."""
+    """Resource usage of a box."""
 
     memory: int
-    """Bytes, now."""
+    """Current memory in bytes."""
     cpu_seconds: float
-    """Since its start; of processes that have ended, where it is not whole."""
+    """CPU seconds since the start. If `is_whole` is False, child processes count only after their
+    end.
+    """
     is_whole: bool
-    """Of the whole box, as its control group tells; else of the agent's own process."""
+    """True if the numbers cover the whole control group, False if only the agent's process."""
 
 
 class Box:
-    """One running agent, asked by many threads.
+    """One running agent, used by many threads.
 
-    Raises: SpecError for an app that cannot be loaded; PrerequisiteError for a level of isolation that it cannot give;
-        WorldFailure(stage `open`) for a box that does not start.
+    Raises:
+        SpecError: If the app cannot be loaded.
+        PrerequisiteError: If the box cannot provide the isolation level.
+        WorldFailure: Stage `open`, if the box does not start.
     """
 
     def __init__(
@@ -106,9 +115,9 @@ class Box:
         self._sending, self._state = threading.Lock(), threading.Lock()
         self._waiting: dict[int, SimpleQueue[dict[str, Any]]] = {}
         self.lost: str | None = None
-        """Why the box is gone; None while it is well."""
+        """Reason why the box is lost. `None` if it works."""
         self.on_dirty: Callable[[str], None] = lambda message: None
-        """Called, by the thread that reads, when a session left what the agent cannot remove."""
+        """Called by the reader thread if a session left traces that the agent cannot remove."""
         ready = self._waiting[0] = SimpleQueue()
         threading.Thread(target=self._read, name="envgym-box", daemon=True).start()
         try:
@@ -120,7 +129,7 @@ class Box:
             raise
 
     def request(self, op: str, *, stage: Stage, timeout_seconds: float, **fields: Any) -> Any:
-        """Sends a request and waits for its result. Raises WorldFailure."""
+        """Send a request and return its result. Raises WorldFailure."""
         number = next(self._ids)
         answer = SimpleQueue()
         with self._state:
@@ -132,12 +141,12 @@ class Box:
         return self._exchange(number, message, answer, stage, timeout_seconds)
 
     def usage(self) -> Usage:
-        """What the box uses now. Raises WorldFailure."""
+        """Return the resource usage of the box. Raises WorldFailure."""
         said = self.request("ping", stage="open", timeout_seconds=PING_SECONDS)
         return Usage(said["memory"], said["cpu_seconds"], is_whole=said["is_whole"])
 
     def tell(self, op: str, **fields: Any) -> None:
-        """Sends what needs no answer; a lost box is no trouble."""
+        """Send a message without a reply. A lost box is ignored."""
         with contextlib.suppress(OSError):
             self._send({"op": op, **fields})
 
@@ -153,11 +162,12 @@ class Box:
             self._send(message)
             reply = answer.get(timeout=timeout_seconds + self._grace)
         except OSError as error:
-            self.end(f"the box takes no request: {error}")
+            self.end(f"the box accepts no request: {error}")
             reply = answer.get()
         except Empty:
             self.end(
-                f"the box gave no answer to '{message.get('op', 'start')}' within {timeout_seconds:g} s and was ended"
+                f"the box did not respond to '{message.get('op', 'start')}' within "
+                f"{timeout_seconds:g} s and was ended"
             )
             raise WorldFailure("timeout", self.lost or "", stage=stage) from None
         finally:
@@ -167,7 +177,8 @@ class Box:
                 raise SpecError(error["message"])
             if error["kind"] == "level_refused":
                 raise PrerequisiteError(
-                    f"this box cannot give isolation '{message['isolation']}': {error['message']}. Take isolation=container or "
+                    f"this box cannot provide isolation '{message['isolation']}': "
+                    f"{error['message']}. Use isolation=container or "
                     "fork, or see `envgym sandbox doctor`"
                 )
             raise WorldFailure(error["kind"], error["message"], stage=stage)
@@ -197,7 +208,7 @@ class Box:
         except (ValueError, TypeError, KeyError) as error:
             reason = f"the box broke the protocol: {error}"
         words = self.transport.last_words()
-        self.end(reason + (f"; its last words:\n{words}" if words else ""))
+        self.end(reason + (f"; its last output:\n{words}" if words else ""))
 
     def _deliver(self, reply: dict[str, Any]) -> None:
         if reply.get("event") == "dirty":
@@ -206,7 +217,7 @@ class Box:
             answer.put(reply)
 
     def end(self, reason: str) -> None:
-        """Kills the box; whoever still waits gets `sandbox_lost`."""
+        """Kill the box. Waiting requests fail with `sandbox_lost`."""
         with self._state:
             self.lost = self.lost or reason
             waiting = self._waiting
@@ -217,10 +228,10 @@ class Box:
 
 
 class BoxSession:
-    """One episode's share of a box; the `Session` of envgym.sandbox.
+    """Session of one episode in a box.
 
     Args:
-        on_close: called once, when the session has ended.
+        on_close: Called once after the session has ended.
     """
 
     def __init__(
@@ -272,8 +283,9 @@ class BoxSession:
         )
 
     def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
-        """Lines to an MCP server of the app, and those that came back: as of the agent's `relay.py`. Raises WorldFailure."""
-        # the server is given up before its box is: it has last words
+        """Send lines to an MCP server of the app and return its lines. Raises WorldFailure."""
+        # The relay must time out before the box does, so that it can report the server's last
+        # output.
         patience = timeout_seconds
         limit = timeout_seconds + 1.0
         return self._request(
@@ -290,7 +302,7 @@ class BoxSession:
         self._on_close()
 
     def _request(self, op: str, stage: Stage, timeout_seconds: float, **fields: Any) -> Any:
-        with self._lock:  # one call at a time: they share a database
+        with self._lock:  # Calls share one database, so they run one at a time.
             if self._closed:
                 raise UsageError("this session is closed; open another one with Sandbox.open()")
             with counting_failures(self._statistics):

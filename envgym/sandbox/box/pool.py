@@ -1,11 +1,10 @@
-"""A pool of boxes for one app: sessions are spread over boxes that are warm, clean and not too old.
+"""Pool of boxes for one app. It leases warm, clean boxes to sessions.
 
-A box is filled before the next one starts. One that served enough, grew too much, was left unclean or broke the protocol gets no
-new session, ends with its last one, and is replaced in the background. With isolation `container` a box serves a single
-session, and some fresh ones wait ready. While no box can be started, as when the engine restarts, `lease` waits and the pool
-tries again at growing intervals.
-
-Left out: how a box is started (`local.py`, `docker.py`), what goes over its wire (`stdio.py`).
+The pool fills a box before it starts the next one. A box that reached its episode, age or memory
+limit, was left dirty or broke the protocol gets no new session; it ends after its last session and
+is replaced in the background. With isolation `container` a box serves one session and some fresh
+boxes are kept ready. While no box can be started, `lease` waits and the pool retries with
+exponential backoff. See `local.py` and `docker.py` for starting a box, `stdio.py` for the protocol.
 """
 
 from __future__ import annotations
@@ -23,38 +22,40 @@ from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.statistics import Statistics
 
 FULL_SECONDS = 0.2
-"""A box that had no process left is not asked again for this long."""
+"""Seconds during which a box without free processes gets no new session."""
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 30.0
-"""Between two attempts to start a box after one that failed; doubled each time."""
+"""Maximum pause between failed starts of a box, in seconds. Each failure doubles the pause."""
 LOOK_EVERY = 64
-"""Episodes of a box between two looks at its memory."""
+"""Episodes of a box between two memory measurements."""
 CLOSE_SECONDS = 20.0
 HEAD_START_SECONDS = 0.03
-"""Starting a box takes a whole processor: who just took one opens a session first, unless others wait for a box."""
+"""Seconds to wait before the next box is started, unless sessions wait for one. Starting a box uses
+a full core, which the session just opened needs.
+"""
 
 
 @dataclass(eq=False)
 class Slot:
-    """A box in the pool."""
+    """One box in the pool and its usage."""
 
     box: Box
     sessions: int = 0
     episodes: int = 0
     born: float = 0.0
     memory: int = 0
-    """When it was new, bytes."""
+    """Memory of the box when it was new, in bytes."""
     full_until: float = 0.0
     leaving: str = ""
-    """Why it gets no new session; empty while it does."""
+    """Reason why the box gets no new session. Empty if it still does."""
 
 
 class Pool:
-    """Leases boxes to sessions, from many threads.
+    """Lease boxes to sessions. Safe to use from many threads.
 
     Args:
-        start: gives a new box. Raises EnvgymError.
-        options: how many boxes, how long they serve.
+        start: Returns a new box. May raise EnvgymError.
+        options: Number of boxes and their limits.
     """
 
     def __init__(self, start: Callable[[], Box], options: SandboxOptions, statistics: Statistics):
@@ -76,10 +77,12 @@ class Pool:
         statistics.count("pool/waits", 0)
 
     def lease(self, *, timeout_seconds: float) -> Slot:
-        """A box with room for one more session; waits for one.
+        """Return a box with room for one more session, waiting if necessary.
 
-        Raises: PrerequisiteError or SpecError where the very first box does not start; WorldFailure(`timeout` or
-            `sandbox_lost`, stage `open`) at the deadline; UsageError for a pool that is closed.
+        Raises:
+            PrerequisiteError, SpecError: If the very first box does not start.
+            WorldFailure: Kind `timeout` or `sandbox_lost`, stage `open`, at the deadline.
+            UsageError: If the pool is closed.
         """
         with self._changed:
             is_hit = self._best() is not None
@@ -91,12 +94,12 @@ class Pool:
             return slot
 
     def any_box(self, *, timeout_seconds: float) -> Box:
-        """A box to ask about the app, without a session. Raises as `lease` does."""
+        """Return a box for a query about the app, without a session. Raises as `lease` does."""
         with self._changed:
             return self._wait_for_room(timeout_seconds).box
 
     def release(self, slot: Slot) -> None:
-        """A session of this box has ended."""
+        """Return a box to the pool after a session has ended."""
         with self._changed:
             slot.sessions -= 1
             self._retire_if_due(slot)
@@ -106,11 +109,11 @@ class Pool:
             self._look_at_memory(slot)
 
     def look_at_sessions(self) -> None:
-        """Notes how much memory a session takes: what its box has grown by, shared out among those that are open in it."""
+        """Record the memory per session: the growth of each box divided by its open sessions."""
         with self._changed:
             slots = [slot for slot in self._slots if slot.sessions]
         for slot in slots:
-            with contextlib.suppress(WorldFailure):  # lost, which its sessions see
+            with contextlib.suppress(WorldFailure):  # A lost box fails its sessions anyway.
                 usage = slot.box.usage()
                 sessions = slot.sessions
                 if usage.is_whole and sessions:
@@ -119,12 +122,15 @@ class Pool:
                     )
 
     def is_full(self, slot: Slot) -> None:
-        """The box took no session for want of processes: others are asked first for a while."""
+        """Mark a box without free processes, so that other boxes are tried first for a while."""
         with self._changed:
             slot.full_until = time.monotonic() + FULL_SECONDS
 
     def retire(self, slot: Slot, reason: str) -> None:
-        """The box gets no new session, for a reason such as `dirty`; it ends with its last one."""
+        """Give the box no new session; it ends after its last one.
+
+        `reason` is a word such as `dirty`.
+        """
         with self._changed:
             if not slot.leaving:
                 slot.leaving = reason
@@ -136,7 +142,7 @@ class Pool:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            # Boxes that are being started or ended still need the engine.
+            # Starting and ending a box still needs the container engine.
             self._changed.wait_for(
                 lambda: not self._starting and not self._ending, timeout=CLOSE_SECONDS
             )
@@ -146,18 +152,21 @@ class Pool:
             slot.box.end("the sandbox was closed")
 
     def cpu_seconds(self) -> float:
-        """Processor time inside of all boxes, those that were retired included; waits for those that are just ending."""
+        """Return the CPU seconds of all boxes, retired ones included.
+
+        Waits for boxes that are ending.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._ending, timeout=CLOSE_SECONDS)
         return self._ended_cpu_seconds + sum(box.usage().cpu_seconds for box in self.boxes)
 
     @property
     def boxes(self) -> list[Box]:
-        """The boxes that are there now."""
+        """Boxes that are currently in the pool."""
         with self._changed:
             return [slot.box for slot in self._slots]
 
-    # --- all below with the lock held, but for what a creator does ---
+    # --- all methods below are called with the lock held, except for `_create` and `_end` ---
 
     def _check_open(self) -> None:
         if self._closed:
@@ -168,7 +177,7 @@ class Pool:
             raise trouble
 
     def _best(self) -> Slot | None:
-        """The fullest box that has room, so that others can end; lost ones go."""
+        """Return the fullest box with room, so that others can drain. Removes lost boxes."""
         for slot in [slot for slot in self._slots if slot.box.lost is not None]:
             self._slots.remove(slot)
             self._statistics.count("recycled/lost")
@@ -196,7 +205,7 @@ class Pool:
     def _wait(self, deadline: float) -> None:
         left = deadline - time.monotonic()
         if left > 0:
-            # A lost box wakes nobody, and a pause or a full box ends by itself.
+            # A lost box does not notify, and a pause or a full box ends by itself.
             self._changed.wait(min(left, FULL_SECONDS))
         elif self._trouble:
             raise WorldFailure(
@@ -208,7 +217,7 @@ class Pool:
             )
 
     def _staff(self) -> None:
-        """Starts as many creators as there are boxes missing."""
+        """Start one creator thread for each missing box."""
         if self._closed or time.monotonic() < self._not_before:
             return
         usable = [slot for slot in self._slots if not slot.leaving and slot.box.lost is None]
@@ -221,7 +230,8 @@ class Pool:
             sum(self._sessions - slot.sessions for slot in usable) + self._starting * self._sessions
         )
         missing = math.ceil((self._waiting + spare - room) / self._sessions)
-        # Boxes that only wait for their last sessions may be replaced before they have gone, as many as there are others.
+        # Replace boxes that wait for their last sessions early, but at most double the number of
+        # boxes.
         room_for_boxes = min(self._most - len(usable), 2 * self._most - len(self._slots))
         places = min(room_for_boxes, self._rules.creators) - self._starting
         for _ in range(min(missing, places)):
@@ -239,7 +249,7 @@ class Pool:
             slot = Slot(box, born=time.monotonic(), memory=box.usage().memory)
         except EnvgymError as error:
             trouble = error
-        except Exception as error:  # never leave those who wait without an answer
+        except Exception as error:  # Waiting sessions must always get an answer.
             trouble = WorldFailure("sandbox_lost", f"{type(error).__name__}: {error}", stage="open")
         if slot and self._closed:
             slot.box.end("the sandbox was closed")
@@ -270,7 +280,7 @@ class Pool:
                 self._statistics.count(f"recycled/{slot.leaving}")
         if slot.leaving and slot.sessions == 0 and slot in self._slots:
             self._slots.remove(slot)
-            # Ending a container takes a tenth of a second, which no session should wait for.
+            # Ending a container takes 100 ms; no session should wait for it.
             self._ending += 1
             threading.Thread(
                 target=self._end, args=(slot,), name="envgym-retire", daemon=True
@@ -289,7 +299,7 @@ class Pool:
         try:
             grown = slot.box.usage().memory - slot.memory
         except WorldFailure:
-            return  # lost, which the next lease sees
+            return  # The box is lost; the next lease removes it.
         self._statistics.count("memory/looks")
         if grown > self._rules.recycle.growth_mb * 2**20:
             self.retire(slot, "memory")

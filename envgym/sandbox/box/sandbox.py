@@ -1,4 +1,4 @@
-"""A sandbox made of boxes: sessions in a pool, with a proof at each opening that the state is the one it should be."""
+"""Sandbox with a pool of boxes. Each opened session is checked to have the expected start state."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from envgym.sandbox.statistics import Statistics
 
 KNOWN_STATES = 4096
 LOOK_EVERY = 16
-"""Sessions between two looks at the memory that one takes."""
+"""Sessions between two measurements of the memory per session."""
 
 
 class BoxSandbox:
-    """A sandbox of a pool of boxes, started when they are first needed.
+    """Sandbox with a pool of boxes that start when they are first used.
 
     Args:
-        start: gives a freshly started agent.
-        root: the app's folder as the agent sees it.
-        within: how sessions are kept apart inside a box; for isolation `container` that is a second wall.
-        label: what people are told about the isolation in force.
+        start: Returns the transport of a newly started agent.
+        root: Folder of the app as the agent sees it.
+        within: Isolation of sessions inside a box; a second barrier with isolation `container`.
+        label: Description of the isolation for users.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class BoxSandbox:
         self.pool = Pool(self._new_box, self._options, self.statistics)
 
     def _after_fork(self) -> None:
-        """For what else a backend must not share with its parent process."""
+        """Replace other resources that a backend must not share with its parent process."""
 
     def describe(self) -> list[dict]:
         self._belong_to_this_process()
@@ -111,7 +111,7 @@ class BoxSandbox:
                 if failure.kind != "sandbox_full":
                     raise
                 full = failure
-                self.pool.is_full(slot)  # another box may have room, or this one in a moment
+                self.pool.is_full(slot)  # Another box may have room, or this one soon.
                 continue
             self.statistics.time("reset", time.perf_counter() - leased)
             self.statistics.time("open", time.perf_counter() - started)
@@ -123,7 +123,7 @@ class BoxSandbox:
             )
 
     def _lease(self, timeout_seconds: float, full: WorldFailure | None) -> Slot:
-        """A box with room; at the deadline a box that was `full` says so itself."""
+        """Lease a box with room. At the deadline raise `full` if a box was full."""
         try:
             return self.pool.lease(timeout_seconds=timeout_seconds)
         except WorldFailure as failure:
@@ -133,18 +133,18 @@ class BoxSandbox:
     def close(self) -> None:
         if self._process == os.getpid():
             self.pool.close()
-        else:  # the boxes belong to the parent process
+        else:  # The boxes belong to the parent process.
             self._set_up()
             self.pool.close()
 
     def _known_image(self, seed: int) -> dict[str, str]:
-        """The state for a box that has built none yet, so that the siblings of a group need not wait for it."""
+        """Return the cached state for a box, so that group members do not build it again."""
         with self._lock:
             image = self._images.get(seed)
         return {"image": image} if image else {}
 
     def _keep_image(self, slot: Slot, seed: int, timeout_seconds: float) -> None:
-        """Keeps a state that a fresh box has just built, before any tool ran in it, for the other boxes of a single session."""
+        """Cache the state that a fresh single-session box has built, before any tool runs in it."""
         if not self._hello["is_single"] or self._known_image(seed):
             return
         if image := slot.box.request(
@@ -160,7 +160,7 @@ class BoxSandbox:
                 self._states.popitem(last=False)
         if known != state_hash:
             self.pool.retire(slot, "dirty")
-            why = "a box is not clean, or the seed function does not depend on its seed alone"
+            why = "a box is not clean, or the seed function depends on more than its seed"
             raise WorldFailure(
                 "state_differs",
                 f"seed {seed} gave state {state_hash} after {known}: {why}",
@@ -168,9 +168,8 @@ class BoxSandbox:
             )
 
     def _belong_to_this_process(self) -> None:
-        if (
-            self._process != os.getpid()
-        ):  # after a fork of the host: boxes, threads and maybe a held lock are the parent's
+        # After a fork, the boxes, threads and maybe a held lock belong to the parent.
+        if self._process != os.getpid():
             self._set_up()
             self._after_fork()
 

@@ -1,8 +1,9 @@
-"""Where container engines listen on this machine, for people who said so and for those who did not.
+"""Find the socket of a container engine on this machine.
 
-The order: `DOCKER_HOST`; the current Docker context (`DOCKER_CONTEXT`, else `docker context use`; TLS contexts too); the usual
-sockets of Docker, then of podman. What a person chose is never passed over: where DOCKER_HOST or a context does not answer,
-nothing else is tried. The backend `podman` takes `CONTAINER_HOST`, podman's own variable, or podman's usual sockets.
+The order is DOCKER_HOST, the current Docker context (`DOCKER_CONTEXT`, then `docker context use`;
+TLS contexts work too), Docker's default sockets, podman's default sockets. An explicit choice is
+never bypassed: if DOCKER_HOST or a context does not respond, no other address is tried. Backend
+`podman` uses `CONTAINER_HOST` or podman's default sockets.
 """
 
 from __future__ import annotations
@@ -18,26 +19,33 @@ from envgym.errors import PrerequisiteError
 EngineName = Literal["docker", "podman"]
 
 NOW_LOCAL = "or run without it: sandbox.backend=local"
-START_PODMAN = "systemctl --user start podman.socket (as root: sudo systemctl start podman.socket), or podman system service -t 0"
+START_PODMAN = (
+    "systemctl --user start podman.socket (as root: sudo systemctl start podman.socket), "
+    "or podman system service -t 0"
+)
 START_DOCKER = "Start Docker, or podman's service (systemctl --user start podman.socket)"
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an engine should listen."""
+    """Address at which a container engine should listen."""
 
     url: str
-    """Such as `unix:///var/run/docker.sock`."""
+    """URL such as `unix:///var/run/docker.sock`."""
     found: str
-    """How it was found, for people: `DOCKER_HOST`, `Docker context 'x'`, `the usual socket of Docker`, ..."""
+    """Origin of the address, for messages: `DOCKER_HOST`, `Docker context 'x'`, ..."""
     tls: Any = None
-    """A `docker.tls.TLSConfig`; None for a plain connection."""
+    """TLS settings, a `docker.tls.TLSConfig`. `None` for a plain connection."""
     is_chosen: bool = False
-    """A person named it, so no other address is tried in its place."""
+    """The user chose this address, so no other one is tried."""
 
 
 def addresses(backend: EngineName = "docker") -> list[Address]:
-    """Where `backend` may listen, in the order in which it is tried. Raises PrerequisiteError for a context that is unknown."""
+    """Return the addresses at which to try `backend`, in order.
+
+    Raises:
+        PrerequisiteError: If the Docker context does not exist or cannot be read.
+    """
     chosen = _container_host() if backend == "podman" else _docker_host() or _current_context()
     if chosen:
         return [chosen]
@@ -56,7 +64,7 @@ def addresses(backend: EngineName = "docker") -> list[Address]:
 
 
 def short(error: Exception) -> str:
-    """The first line of an error, for a message of ours."""
+    """Return the first line of an error, at most 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -71,8 +79,8 @@ def _docker_host() -> Address | None:
         tls = kwargs_from_env().get("tls")
     except docker.errors.DockerException as error:
         raise PrerequisiteError(
-            f"DOCKER_HOST: its TLS files cannot be used ({short(error)}). Correct DOCKER_CERT_PATH and "
-            f"DOCKER_TLS_VERIFY, {NOW_LOCAL}"
+            f"DOCKER_HOST: its TLS files cannot be used ({short(error)}). Correct DOCKER_CERT_PATH "
+            f"and DOCKER_TLS_VERIFY, {NOW_LOCAL}"
         ) from None
     return Address(host, "DOCKER_HOST", tls, is_chosen=True)
 
@@ -83,30 +91,33 @@ def _container_host() -> Address | None:
 
 
 def _current_context() -> Address | None:
-    """The Docker context in force; None for `default`, which is the usual socket."""
+    """Return the address of the current Docker context. `None` for `default`, the usual socket."""
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     name = os.environ.get("DOCKER_CONTEXT")
     if not name and not (folder / "config.json").exists():
-        return None  # before the SDK is imported: that takes a third of a second
+        return None  # Importing the SDK takes a third of a second; skip it if there is no context.
     from docker.context import ContextAPI
     from docker.context.config import get_current_context_name
 
     name = name or get_current_context_name()
     if name == "default":
         return None
-    way_out = f"`docker context ls` lists them, `docker context use default` (or unsetting DOCKER_CONTEXT) leaves it, {NOW_LOCAL}"
+    way_out = (
+        "List contexts with `docker context ls`, go back with `docker context use default` (or "
+        f"unset DOCKER_CONTEXT), {NOW_LOCAL}"
+    )
     try:
         context = ContextAPI.get_context(name)
-    except Exception as error:  # the SDK raises a plain Exception for a file that is damaged
+    except Exception as error:  # The SDK raises a plain Exception for a damaged file.
         raise PrerequisiteError(
             f"the Docker context '{name}' cannot be read ({short(error)}). {way_out}"
         ) from None
     if context is None or not context.Host:
-        # The SDK looks for contexts beside config.json and finds none where that file is missing.
+        # The SDK looks for contexts beside config.json and finds none if that file is missing.
         hint = (
             ""
             if (folder / "config.json").exists()
-            else f" ({folder}/config.json is missing, without it none is found)"
+            else f" ({folder}/config.json is missing; without it no context can be found)"
         )
         raise PrerequisiteError(f"there is no Docker context '{name}'{hint}. {way_out}")
     return Address(context.Host, f"Docker context '{name}'", context.TLSConfig, is_chosen=True)

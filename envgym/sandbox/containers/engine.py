@@ -1,6 +1,7 @@
-"""Reaches a container engine, Docker or podman, quickly and with a clear word where there is none or where it refuses.
+"""Connect to a container engine, Docker or podman, with the `docker` SDK.
 
-One SDK (`docker`) speaks to both. Where an engine is looked for: `addresses.py`. Images: `images.py`.
+If no engine responds or it refuses a setting, the error names the remedy. See `addresses.py` for
+the search order and `images.py` for images.
 """
 
 from __future__ import annotations
@@ -22,32 +23,39 @@ from envgym.sandbox.containers.addresses import (
 )
 
 ANSWER_SECONDS = 2
-"""An engine that has not answered by then is none."""
+"""Timeout in seconds for the first response of an engine."""
 WORK_SECONDS = 120
-"""Time for one request once the engine is known to be there."""
+"""Timeout in seconds of later requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine that answers."""
+    """Container engine that responds."""
 
     api: Any
-    """A `docker.APIClient`."""
+    """Client of the engine, a `docker.APIClient`."""
     address: Address
     name: EngineName
     version: str
 
 
 def connect(backend: EngineName = "docker") -> Any:
-    """A `docker.APIClient` of the engine that `find_engine` finds. Raises PrerequisiteError."""
+    """Return a client (`docker.APIClient`) for the engine that `find_engine` finds.
+
+    Raises:
+        PrerequisiteError: If no engine responds.
+    """
     return find_engine(backend).api
 
 
 def find_engine(backend: EngineName = "docker") -> Engine:
-    """The first engine that answers. Raises PrerequisiteError with the way out.
+    """Return the first engine that responds.
 
     Args:
-        backend: `docker` takes any engine that speaks Docker's API, podman's too; `podman` takes podman alone.
+        backend: `docker` accepts any engine with Docker's API, also podman; `podman` only podman.
+
+    Raises:
+        PrerequisiteError: If no engine responds; the message names the remedy.
     """
     import docker.errors
 
@@ -61,7 +69,7 @@ def find_engine(backend: EngineName = "docker") -> Engine:
         if backend == "podman" and engine.name != "podman":
             engine.api.close()
             raise PrerequisiteError(
-                f"what answers at {address.url} ({address.found}) is Docker, not podman. Take "
+                f"the engine at {address.url} ({address.found}) is Docker, not podman. Use "
                 f"sandbox.backend=docker, or start podman's service: {START_PODMAN}"
             )
         return engine
@@ -69,63 +77,79 @@ def find_engine(backend: EngineName = "docker") -> Engine:
 
 
 def is_podman(api: Any) -> bool:
-    """Whether a `docker.APIClient` speaks to podman."""
+    """Return whether a `docker.APIClient` is connected to podman."""
     return _name_and_version(api)[0] == "podman"
 
 
 def check_network(api: Any, network: str) -> None:
-    """Raises PrerequisiteError for a network that the engine does not have, SpecError for the host's own."""
+    """Check that boxes may use a network.
+
+    Raises:
+        PrerequisiteError: If the engine does not have the network.
+        SpecError: If it is the host's network or another container's.
+    """
     if network == "none":
         return
     if network == "host" or network.startswith("container:"):
         raise SpecError(
-            f"sandbox.network: '{network}' is no network of the box's own and is refused. Take none, or create one: "
+            f"sandbox.network: '{network}' is not isolated from the host or other containers and "
+            "is refused. Use sandbox.network=none, or create a network: "
             "docker network create NAME"
         )
     known = sorted({each["Name"] for each in api.networks()} - {"host", "none"})
     if network not in known:
         raise PrerequisiteError(
-            f"sandbox.network: the engine has no network '{network}'; it has: {', '.join(known) or 'none'}. "
-            f"Create it (docker network create {network}), or take sandbox.network=none"
+            f"sandbox.network: the engine has no network '{network}'; it has: "
+            f"{', '.join(known) or 'none'}. "
+            f"Create it (docker network create {network}), or set sandbox.network=none"
         )
 
 
 def check_runtime(api: Any, runtime: str | None) -> None:
-    """Raises PrerequisiteError for a runtime that podman would silently ignore; Docker itself refuses when it creates a box."""
+    """Check that podman uses the runtime, because it silently ignores the setting.
+
+    Docker itself reports an unknown runtime when it creates a container.
+
+    Raises:
+        PrerequisiteError: If podman's service uses another runtime.
+    """
     default = api.info().get("DefaultRuntime") if runtime and is_podman(api) else runtime
     if default != runtime:
         raise PrerequisiteError(
             f"sandbox.runtime: podman's service runs every container with '{default}' and ignores "
-            f"'{runtime}'. Set runtime=\"{runtime}\" under [engine] in containers.conf and restart the "
-            "service, or leave sandbox.runtime out"
+            f"'{runtime}'. Set runtime=\"{runtime}\" under [engine] in containers.conf and restart "
+            "the service, or remove sandbox.runtime"
         )
 
 
 def refused_runtime(api: Any, runtime: str, why: str) -> PrerequisiteError:
-    """What to tell people when the engine refused a runtime; it lists those that the engine has."""
+    """Return the error for a refused runtime, with the list of available ones."""
     known = ", ".join(sorted(api.info().get("Runtimes") or {}))
     return PrerequisiteError(
-        f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: {known}. "
-        "Install it and name it in the engine's configuration, or leave sandbox.runtime out"
+        f"sandbox.runtime: the engine refused '{runtime}' ({why}). Runtimes of this engine: "
+        f"{known}. Install it and add it to the engine's configuration, or remove sandbox.runtime"
     )
 
 
 def _bundle_hint(address: Address) -> str:
-    """A bundle named in the environment goes before the session's own CA. https://github.com/psf/requests/issues/3829"""
+    """Return a hint if a CA bundle in the environment overrides the engine's CA.
+
+    References:
+        https://github.com/psf/requests/issues/3829
+    """
     name = next(
         (name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), None
     )
     return (
-        f"; {name} is set and goes before the engine's own CA, unset it"
-        if address.tls and name
-        else ""
+        f"; {name} is set and overrides the engine's CA, unset it" if address.tls and name else ""
     )
 
 
 def _engine_at(address: Address) -> Engine:
     if address.url.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
         raise PrerequisiteError(
-            f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]'; {NOW_LOCAL}"
+            f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]', "
+            f"{NOW_LOCAL}"
         )
     import docker
 
@@ -137,9 +161,13 @@ def _engine_at(address: Address) -> Engine:
 
 
 def _share_connections(api: Any) -> None:
-    """One pool of connections for the whole socket. The SDK has one for each URL, thus for each request about a container: nearly
-    each request connects anew, and the 26th pool closes the oldest under whoever is about to use it.
-    https://github.com/docker/docker-py/blob/7.1.0/docker/transport/unixconn.py
+    """Use one connection pool for the whole socket.
+
+    The SDK has one pool per URL, thus per container: nearly every request opens a new connection,
+    and the 26th pool closes the oldest one, which may be in use.
+
+    References:
+        https://github.com/docker/docker-py/blob/7.1.0/docker/transport/unixconn.py
     """
     from docker.transport import UnixHTTPAdapter
 
@@ -167,7 +195,10 @@ def _no_engine(backend: EngineName, silent: list[str]) -> str:
             if silent
             else "no podman engine: no socket of podman was found"
         )
-        return f"{what}. Start its service: {START_PODMAN}; CONTAINER_HOST names another address; {NOW_LOCAL}"
+        return (
+            f"{what}. Start its service: {START_PODMAN}; set CONTAINER_HOST for another address, "
+            f"{NOW_LOCAL}"
+        )
     if silent:
         return f"no Docker engine answers at {'; '.join(silent)}. {START_DOCKER}, {NOW_LOCAL}"
     nowhere = "DOCKER_HOST is not set, there is no Docker context and no socket was found"

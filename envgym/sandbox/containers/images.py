@@ -1,9 +1,9 @@
-"""The image that boxes are made of: one by name, or one built from a Dockerfile of the environment's own.
+"""Container image of the boxes: an existing one by name, or one built from the user's Dockerfile.
 
-A built image is named by what went into it, `envgym-build:<hash>`: the files that `.dockerignore` lets through with their modes,
-and the Dockerfile. The same files are built once; any change gives another image. Processes that want it at the same time on
-one machine build it once, the others wait. Not covered: a base image that changed under the same name (remove the built image to
-build anew), build arguments, BuildKit's syntax (the engine's classic builder is asked).
+A built image is tagged `envgym-build:<hash>` with the hash of the Dockerfile and of the files and
+modes that `.dockerignore` lets through. Equal contexts are built once, also by concurrent
+processes. Not supported: detecting a base image that changed under the same name (remove the built
+image to build again), build arguments, BuildKit syntax (the classic builder is used).
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from envgym.sandbox.containers.addresses import NOW_LOCAL, short
 from envgym.sandbox.options import BuildOptions, SandboxOptions
 
 BUILD_SECONDS = 1800
-"""Silence of the engine during a build after which it is given up."""
+"""Timeout in seconds between two messages of the engine during a build."""
 LOG_LINES = 20
-"""How much of the end of a failed build's log people are shown."""
+"""Lines of a failed build's log that the error message shows."""
 OUTSIDE = ".envgym.Dockerfile"
-"""Name inside the context for a Dockerfile that lies outside of it."""
+"""Name in the archive of a Dockerfile from outside the context."""
 
 
 def image_of(api: Any, options: SandboxOptions, *, root: Path) -> str:
-    """The name of an image that the engine has, after pulling or building it. Raises PrerequisiteError.
+    """Return the name of an available image, after pulling or building it if necessary.
 
     Args:
-        root: folder to which `options.build` is relative, the YAML's.
+        root: Folder of the YAML, to which `options.build` is relative.
+
+    Raises:
+        PrerequisiteError: If the image can be neither pulled nor built.
     """
     if options.build:
         return build_image(api, options.build, root=root)
@@ -45,7 +48,7 @@ def image_of(api: Any, options: SandboxOptions, *, root: Path) -> str:
 
 
 def ensure_image(api: Any, image: str) -> None:
-    """Pulls an image that the engine does not have. Raises PrerequisiteError."""
+    """Pull an image if the engine does not have it. Raises PrerequisiteError."""
     import docker.errors
     from docker.utils import parse_repository_tag
 
@@ -60,14 +63,17 @@ def ensure_image(api: Any, image: str) -> None:
         api.inspect_image(image)
     except (docker.errors.DockerException, OSError) as error:
         why = trouble or short(error)
-        way_out = f"Build it (docker build -t {image} ...), name another one with sandbox.image=..., {NOW_LOCAL}"
+        way_out = (
+            f"Build it (docker build -t {image} ...), set another one with sandbox.image=..., "
+            f"{NOW_LOCAL}"
+        )
         raise PrerequisiteError(
             f"the engine has no image '{image}' and cannot pull it ({why}). {way_out}"
         ) from None
 
 
 def has_image(api: Any, image: str) -> bool:
-    """Whether the engine has an image."""
+    """Return whether the engine has an image."""
     import docker.errors
 
     try:
@@ -78,13 +84,18 @@ def has_image(api: Any, image: str) -> bool:
 
 
 def build_image(api: Any, build: BuildOptions, *, root: Path) -> str:
-    """Builds the image once and returns its tag. Raises PrerequisiteError with the end of the log, SpecError for no context."""
+    """Build the image if it does not exist, and return its tag.
+
+    Raises:
+        PrerequisiteError: If the build fails; the message ends with the log.
+        SpecError: If there is no Dockerfile.
+    """
     context = (root / build.context).resolve()
     dockerfile = context / build.dockerfile
     if not dockerfile.is_file():
         raise SpecError(
-            f"sandbox.build: no such file: {dockerfile}. `context` is relative to the YAML's folder, "
-            "`dockerfile` to the context"
+            f"sandbox.build: no such file: {dockerfile}. `context` is relative to the YAML's "
+            "folder, `dockerfile` to the context"
         )
     with tempfile.TemporaryFile() as archive:
         name = pack_context(context, dockerfile, archive)
@@ -96,7 +107,7 @@ def build_image(api: Any, build: BuildOptions, *, root: Path) -> str:
 
 
 def pack_context(context: Path, dockerfile: Path, archive: io.BufferedRandom) -> str:
-    """Writes the files of a build as a tar archive that is the same for the same files; returns the Dockerfile's name in it."""
+    """Write the build context as a reproducible archive. Return the Dockerfile's name in it."""
     inside = dockerfile.resolve().is_relative_to(context)
     name = dockerfile.resolve().relative_to(context).as_posix() if inside else OUTSIDE
     with tarfile.open(fileobj=archive, mode="w") as tar:
@@ -118,9 +129,9 @@ def _let_through(context: Path, dockerfile: str) -> list[str]:
 
 def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
     entry = tar.gettarinfo(path, arcname=name)
-    if entry is None:  # a socket
+    if entry is None:  # Sockets cannot be archived.
         return
-    # Who owns a file here, and when it was written, is no part of what is built.
+    # Owner and time of a file must not change the hash.
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = ""
     with open(path, "rb") if entry.isfile() else contextlib.nullcontext() as data:
@@ -128,7 +139,7 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
 
 
 def tag_of(archive: io.BufferedRandom, dockerfile: str) -> str:
-    """The tag of what is built from an archive by the Dockerfile of that name in it."""
+    """Return the tag of the image built from an archive and the Dockerfile with this name in it."""
     archive.seek(0)
     digest = hashlib.file_digest(archive, "sha256")
     digest.update(dockerfile.encode())
@@ -138,7 +149,7 @@ def tag_of(archive: io.BufferedRandom, dockerfile: str) -> str:
 
 @contextlib.contextmanager
 def _alone(tag: str) -> Iterator[None]:
-    """One process of this user on this machine at a time; the kernel lets go of the lock of a process that was killed."""
+    """Hold a lock per user and tag. The kernel releases the lock of a killed process."""
     path = Path(tempfile.gettempdir()) / f"{tag.replace(':', '-')}-{os.getuid()}.lock"
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -171,8 +182,8 @@ def _build(api: Any, tag: str, archive: io.BufferedRandom, name: str, dockerfile
         trouble = short(error)
     if trouble or not has_image(api, tag):
         end = "\n".join(f"  {line}" for line in "".join(log).splitlines()[-LOG_LINES:])
-        why = trouble or "the engine made no image"
+        why = trouble or "the engine built no image"
         raise PrerequisiteError(
             f"sandbox.build: {dockerfile} cannot be built ({why}). The end of its log:"
-            f"\n{end}\nCorrect it, name an image with sandbox.image=..., {NOW_LOCAL}"
+            f"\n{end}\nCorrect it, set an image with sandbox.image=..., {NOW_LOCAL}"
         )

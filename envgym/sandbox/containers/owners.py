@@ -1,8 +1,9 @@
-"""Who owns a container, and the removal of containers whose owner is gone.
+"""Ownership labels of containers, and removal of orphaned containers.
 
-A container normally ends with its owner by itself: its stdin closes. What stays are those whose owner was killed between
-`create` and `start`. An owner is named by machine boot, process namespace, process id and start time, so neither a reused
-process id nor another container on this machine is taken for it.
+A container normally ends with its owner because its stdin closes. Containers remain if the owner
+was killed between `create` and `start`. A label identifies the owner by machine boot, PID
+namespace, process id and start time, so a reused process id or another container is never mistaken
+for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 Fate = Literal["alive", "gone", "unknown"]
-"""Of an owner; `unknown` in another process namespace, perhaps on another machine, or hidden from this user."""
+"""State of an owner.
+
+`unknown` means another PID namespace, perhaps another machine, or a process hidden from this user.
+"""
 RUN_LABEL = "envgym.run"
 OWNER_LABEL = "envgym.owner"
 
@@ -28,20 +32,20 @@ def _run_of(_pid: int) -> str:
 
 
 def labels() -> dict[str, str]:
-    """The labels of a container that this process owns."""
+    """Return the labels of a container that this process owns."""
     return {RUN_LABEL: _run_of(os.getpid()), OWNER_LABEL: owner()}
 
 
 def owner() -> str:
-    """This process as `boot:namespace:pid:start`."""
+    """Return the label of this process, `boot:namespace:pid:start`."""
     return f"{_boot()}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
 
 
 def fate(label: str, *, engine_is_local: bool) -> Fate:
-    """What became of the process of an owner label.
+    """Return the state of the process of an owner label.
 
     Args:
-        engine_is_local: the engine serves this machine only, so an owner of another boot ended with that boot.
+        engine_is_local: The engine serves only this machine, so owners of earlier boots are gone.
     """
     try:
         boot, namespace, pid, started = label.split(":")
@@ -56,12 +60,12 @@ def fate(label: str, *, engine_is_local: bool) -> Fate:
 
 
 def is_gone(label: str, *, engine_is_local: bool) -> bool:
-    """Whether the process of an owner label has ended for certain; False where that cannot be known from here."""
+    """Return whether the owner has certainly ended. False if that is unknown."""
     return fate(label, engine_is_local=engine_is_local) == "gone"
 
 
 def owned(api: Any) -> list[dict[str, Any]]:
-    """Envgym's containers as the engine lists them, in any state, each with the fate of its owner as `Fate`."""
+    """Return envgym's containers in any state, each with the state of its owner as `Fate`."""
     local = str(api.base_url).startswith("http+docker://")
     found = api.containers(all=True, filters={"label": OWNER_LABEL})
     return [
@@ -70,11 +74,13 @@ def owned(api: Any) -> list[dict[str, Any]]:
 
 
 def reap_orphans(api: Any) -> list[str]:
-    """Removes envgym's containers whose owner is gone.
+    """Remove envgym's orphaned containers.
 
     Args:
-        api: a `docker.APIClient`.
-    Returns: ids of the containers removed.
+        api: A `docker.APIClient`.
+
+    Returns:
+        Ids of the removed containers.
     """
     import docker.errors
 
@@ -84,13 +90,13 @@ def reap_orphans(api: Any) -> list[str]:
             try:
                 api.remove_container(container["Id"], force=True, v=True)
             except docker.errors.APIError:
-                continue  # going by itself, or taken by another reaper
+                continue  # It ended by itself, or another process removed it.
             removed.append(container["Id"])
     return removed
 
 
 def reap_quietly(api: Any) -> None:
-    """`reap_orphans` where it is a favour to others: an engine that went away is no trouble."""
+    """Call `reap_orphans` and ignore errors of the engine."""
     import docker.errors
     import requests
 
@@ -110,11 +116,15 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in an opaque unit; empty where there is none, None where this user may not see it."""
+    """Return the start time of a process in an opaque unit.
+
+    Empty if there is no such process, `None` if this user may not see it.
+    """
     if sys.platform != "linux":
         return _said_by("ps", "-o", "lstart=", "-p", str(pid)).replace(":", ".").replace(" ", "_")
     try:
-        # The second field is the program's name in brackets and may hold anything; field 22 is the start time.
+        # The second field is the program's name in brackets and may contain anything; field 22 is
+        # the start.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except PermissionError:
         return None
@@ -124,7 +134,7 @@ def _started(pid: int) -> str | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether a process of another user is there that /proc does not show (its mount option hidepid)."""
+    """Return whether /proc hides an existing process of another user (mount option hidepid)."""
     try:
         os.kill(pid, 0)
     except PermissionError:

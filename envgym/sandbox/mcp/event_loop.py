@@ -1,7 +1,7 @@
-"""The event loop of a sandbox's clients, on a thread of its own.
+"""Event loop of a sandbox's MCP clients, in a daemon thread.
 
-Not anyio's `start_blocking_portal`: its generator blocks for ever when it is collected in a forked child, or at the end of a
-program that closed nothing.
+Does not use anyio's `start_blocking_portal`: its generator blocks forever if it is collected in a
+forked child, or at the end of a program that did not close it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from anyio.from_thread import BlockingPortal
 
 
 def start_loop() -> BlockingPortal:
-    """A portal into a loop that runs until `stop_loop`; a daemon thread, so it does not outlive the program."""
+    """Start an event loop in a daemon thread and return a portal into it.
+
+    It runs until `stop_loop`.
+    """
     ready: Future[BlockingPortal] = Future()
     threading.Thread(target=anyio.run, args=(_run, ready), name="envgym-mcp", daemon=True).start()
     return ready.result()
@@ -27,5 +30,5 @@ async def _run(ready: Future[BlockingPortal]) -> None:
 
 
 def stop_loop(portal: BlockingPortal) -> None:
-    """Ends the loop and what still runs on it."""
+    """Stop the loop and cancel its tasks."""
     portal.call(portal.stop, True)

@@ -1,7 +1,7 @@
-"""Reads the OpenAPI documents of an app on the host: boxes have no YAML.
+"""Read the OpenAPI documents of an app on the host, because boxes have no YAML parser.
 
-YAML is read as OpenAPI asks, by the JSON schema ruleset: `no`, `on`, `12:30` and `2026-01-05` are text.
-Left out: what a document means, which the agent says (`agent/openapi.py`).
+YAML is read by its JSON schema rules, as OpenAPI requires: `no`, `on`, `12:30` and `2026-01-05` are
+text. The agent interprets the documents (`agent/openapi.py`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from envgym.sandbox.agent import schema_sql as sql_of
 
 
 def documents_of(app: App) -> dict[str, Any]:
-    """File -> parsed document, of every OpenAPI document in an app's tools. Raises SpecError."""
+    """Return every OpenAPI document of an app's tools, parsed, by file. Raises SpecError."""
     files = dict.fromkeys(tool.partition(":")[0] for tool in app.tools if is_document(tool))
     return {file: read_document(app.root / file) for file in files}
 
 
 def schema_sql(app: App) -> str:
-    """The SQL of all tables of an app, those of its documents included. Raises SpecError."""
+    """Return the SQL of all tables of an app, including its documents. Raises SpecError."""
     try:
         return sql_of(app.root, app.schema, documents_of(app))
     except AppError as error:
@@ -34,9 +34,10 @@ def schema_sql(app: App) -> str:
 
 
 def read_document(path: Path) -> Any:
-    """A YAML or JSON file as JSON values. Raises SpecError."""
+    """Read a YAML or JSON file as JSON values. Raises SpecError."""
     try:
-        # YAML holds JSON; the round trip makes keys of responses (`200:`) text, and finds what contains itself.
+        # JSON is YAML. The round trip turns integer keys of responses (`200:`) into text and
+        # rejects cycles.
         return json.loads(
             json.dumps(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader), allow_nan=False)
         )
@@ -50,7 +51,7 @@ def read_document(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's JSON schema ruleset: only these are no text. https://yaml.org/spec/1.2.2/#102-json-schema"""
+    """YAML loader for the JSON schema of YAML 1.2: https://yaml.org/spec/1.2.2/#102-json-schema"""
 
 
 _Loader.yaml_implicit_resolvers = {}

@@ -1,6 +1,6 @@
-"""One HTTP request of a live API: from an operation and its arguments to a status and a text.
+"""Build and send one HTTP request for an operation and its arguments.
 
-Left out: what a status means for an episode (`live.py`); styles of parameters other than OpenAPI's defaults.
+Parameter styles other than OpenAPI's defaults are not supported. `live.py` interprets the status.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_REDIRECTS = 5
 
 
 class Call:
-    """One request, made of an operation and its arguments. Raises ValueError for what must not go into a path."""
+    """HTTP request of one operation. Raises ValueError if a value is not allowed in its place."""
 
     def __init__(
         self,
@@ -54,7 +54,12 @@ class Call:
         self.parts |= {"json": body} if body or wanted else {}
 
     def send(self, client: httpx.Client, timeout_seconds: float, most: int) -> tuple[int, str]:
-        """Raises httpx.HTTPError, TimeoutError; ValueError for a redirect to elsewhere."""
+        """Send the request and return (status, body).
+
+        Raises:
+            httpx.HTTPError, TimeoutError: If there is no response in time.
+            ValueError: If the server redirects to another host or too often.
+        """
         deadline = time.monotonic() + timeout_seconds
         request = client.build_request(self.method, **self.parts)
         origin = _origin(request.url)
@@ -69,20 +74,24 @@ class Call:
                 request = response.next_request
             if _origin(request.url) != origin:
                 raise ValueError(
-                    f"the server redirects to {request.url.host}, which this environment may not call"
+                    f"the server redirects to {request.url.host}, "
+                    "which this environment may not call"
                 )
         raise ValueError("the server redirects in circles")
 
 
 def _text(response: httpx.Response, deadline: float, most: int) -> str:
-    """The body as text, cut with a marker; a server that trickles is held to the deadline too."""
+    """Return the body as text, cut with a marker. The deadline also covers slow responses."""
     kept = b""
     for chunk in response.iter_bytes():
         kept += chunk
         if time.monotonic() > deadline:
             raise TimeoutError
         if len(kept) > most:
-            return f"{kept[:most].decode('utf-8', 'ignore')}\n[output cut: the first {most:,} bytes are shown]"
+            return (
+                f"{kept[:most].decode('utf-8', 'ignore')}"
+                f"\n[output cut: the first {most:,} bytes are shown]"
+            )
     return kept.decode("utf-8", "replace").strip()
 
 
@@ -105,8 +114,8 @@ def _header(name: str, value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value in a path, a query or a header."""
+    """Convert a value to text for a path, query or header."""
     if isinstance(value, str):
-        value.encode()  # a lone surrogate has no place in a URL; UnicodeEncodeError is a ValueError
+        value.encode()  # A lone surrogate raises UnicodeEncodeError, which is a ValueError.
         return value
     return json.dumps(value)

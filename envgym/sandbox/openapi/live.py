@@ -1,10 +1,10 @@
-"""A live API as an environment's tools: the operations of an OpenAPI document, called over HTTP from this machine.
+"""Operations of an OpenAPI document as tools, called over HTTP on a live server.
 
-Covered: calls go to the host of `base_url` and nowhere else, redirects included; deadlines; output capped; what the server
-refuses (4xx) is an answer for the model, what breaks (5xx, no answer, 401, 408, 429) a `WorldFailure`. With `reset` each episode
-starts from the state of its seed, with `dump` its changes are seen; a state is then one episode's at a time, unless a header
-with `{session}` gives each episode a state of its own on the server.
-Not covered: the server's clock and what others do there meanwhile. For training, a simulated document is faster and apart.
+Calls and redirects go only to the host of `base_url`. A 4xx response is an observation for the
+model; 5xx, no response, 401, 408 and 429 raise `WorldFailure`. `reset` sets the state of a seed at
+the start of an episode, `dump` reports its changes; then one episode at a time uses the server,
+unless a header with `{session}` separates their states. Not controlled: the server's clock and its
+other users. For training a simulated document is faster and isolated.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from envgym.spec.tool_sources import OpenApiTools
 
 NOT_THE_MODELS = {
-    401: "the server does not know us",
-    408: "the server gave up waiting",
-    429: "the server is asked too often",
+    401: "the server rejects the credentials",
+    408: "the server timed out",
+    429: "the server's rate limit is exceeded",
 }
-"""Statuses below 500 that no argument of a model can cause or cure."""
+"""Statuses below 500 that do not depend on the model's arguments."""
 DUMP_BYTES = 64 * 2**20
 CALL_BYTES = 65536
 
@@ -54,7 +54,7 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 def open_live(root: Path, block: OpenApiTools) -> LiveApi:
-    """The API that a YAML names. Raises SpecError, PrerequisiteError."""
+    """Open the API of a YAML's tool block. Raises SpecError and PrerequisiteError."""
     file = block.openapi.partition(":")[0]
     reset = (block.reset.operation, block.reset.arguments) if block.reset else None
     return LiveApi(
@@ -68,16 +68,21 @@ def open_live(root: Path, block: OpenApiTools) -> LiveApi:
 
 
 class LiveApi:
-    """The `Sandbox` of a live server.
+    """`Sandbox` for a live server.
 
     Args:
-        document: parsed OpenAPI 3 document.
-        base_url: put before each path; its scheme, host and port are the only ones that are called.
-        reference: names the document in messages; `file.yaml:name` offers that operation alone.
-        headers: sent with each call; `env:NAME` is read from the environment, `{session}` becomes the session's name.
-        reset: (operation, arguments) called when a session opens, with the `seed` where the operation takes one.
-        dump: operation whose answer is {table: [row, ...]}.
-    Raises: SpecError for a wrong document or operation, PrerequisiteError for a variable that is not set.
+        document: Parsed OpenAPI 3 document.
+        base_url: Prefix of each path. No other scheme, host or port is called.
+        reference: Name of the document in messages. `file.yaml:name` offers one operation only.
+        headers: Headers of each call. `env:NAME` is read from the environment variable, `{session}`
+            becomes the session's name.
+        reset: (operation, arguments) to call when a session opens, with `seed` if it has this
+            argument.
+        dump: Operation that returns {table: [row, ...]}.
+
+    Raises:
+        SpecError: If the document or an operation is wrong.
+        PrerequisiteError: If an environment variable is not set.
     """
 
     def __init__(
@@ -105,7 +110,8 @@ class LiveApi:
         }
         if wrong := [operation for operation in self._offered.values() if operation.problem]:
             raise SpecError(
-                f"{file}: {wrong[0].name} cannot be called: {wrong[0].problem}; list the operations you want by name"
+                f"{file}: {wrong[0].name} cannot be called: {wrong[0].problem}; "
+                "list the operations you want by name"
             )
         self.base_url = base_url.rstrip("/")
         self.reset = reset
@@ -119,7 +125,7 @@ class LiveApi:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
         )
         state = (
-            "each session its own by a header"
+            "a state for each session by a header"
             if apart
             else "one state, one episode at a time"
             if hidden
@@ -140,10 +146,13 @@ class LiveApi:
         if self._client.is_closed:
             raise UsageError("this sandbox is closed; open another one")
         if self._turn and not self._turn.acquire(timeout=timeout_seconds):
-            advice = "Take fewer workers, or a server that keeps a state for each value of a header with {session}."
+            advice = (
+                "Use fewer workers, or a server that keeps a state for each value of a header "
+                "with {session}."
+            )
             raise WorldFailure(
                 "sandbox_full",
-                f"another episode holds the state of {self.base_url}. {advice}",
+                f"another episode is using the state of {self.base_url}. {advice}",
                 stage="open",
             )
         try:
@@ -153,7 +162,7 @@ class LiveApi:
             raise
 
     def give_back(self) -> None:
-        """Lets the next episode have the server's state."""
+        """Release the server's state for the next episode."""
         if self._turn:
             self._turn.release()
 
@@ -167,7 +176,11 @@ class LiveApi:
         timeout_seconds: float,
         most: int,
     ) -> tuple[int, str]:
-        """(status, body) of a call. Raises WorldFailure for what is no answer."""
+        """Call an operation and return (status, body).
+
+        Raises:
+            WorldFailure: If there is no usable response.
+        """
         call = Call(
             self.base_url,
             operation,
@@ -187,7 +200,7 @@ class LiveApi:
                 stage=stage,
             ) from None
         if status >= 500 or status in NOT_THE_MODELS:
-            why = NOT_THE_MODELS.get(status, "the server broke")
+            why = NOT_THE_MODELS.get(status, "the server failed")
             raise WorldFailure(
                 "tool_crashed",
                 f"{operation.name}: {why}: status {status}: {text[:300]}",
@@ -200,7 +213,7 @@ class LiveApi:
 
 
 class LiveSession:
-    """One episode's use of the server; the `Session` of envgym.sandbox."""
+    """Session of one episode on the server."""
 
     def __init__(self, api: LiveApi, name: str, seed: int, timeout_seconds: float):
         self._api, self._name, self._closed, self._lock = api, name, False, threading.Lock()
@@ -253,7 +266,8 @@ class LiveSession:
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
         raise UsageError(
-            "a live API has no work folder to check: tasks with a `check` need state.files and tools in a box"
+            "a live API has no work folder to check: tasks with a `check` need state.files and "
+            "tools in a box"
         )
 
     def close(self) -> None:
@@ -281,7 +295,11 @@ class LiveSession:
     def _ask(
         self, operation: Operation, arguments: dict[str, Any], stage: Stage, seconds: float
     ) -> str:
-        """The answer of an operation that no model calls. Raises WorldFailure for a refusal too."""
+        """Call an operation for the environment and return its body.
+
+        Raises:
+            WorldFailure: If there is no usable response or the server refuses.
+        """
         try:
             status, text = self._request(operation, arguments, stage, seconds, DUMP_BYTES)
         except ValueError as error:
@@ -305,25 +323,26 @@ class LiveSession:
             }
         raise WorldFailure(
             "tool_crashed",
-            f"{self._api.dump}: its answer is not {{table: [row, ...]}}: {text[:100]}",
+            f"{self._api.dump}: its response is not {{table: [row, ...]}}: {text[:100]}",
             stage=stage,
         )
 
 
 def _value_of(name: str, text: str) -> str:
-    """A header's value; `env:NAME` keeps secrets out of the YAML."""
+    """Return a header's value. `env:NAME` keeps secrets out of the YAML."""
     if not text.startswith("env:"):
         return text
     variable = text.removeprefix("env:")
     if variable not in os.environ:
         raise PrerequisiteError(
-            f"the header '{name}' comes from the environment variable {variable}, which is not set. Set it first."
+            f"the header '{name}' uses the environment variable {variable}, which is not set. "
+            "Set it first."
         )
     return os.environ[variable]
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of cells: a list or an object as its JSON text, a boolean as 0 or 1, as tables have them."""
+    """Convert cells as tables store them: lists and objects to JSON text, booleans to 0 or 1."""
     cells = {
         name: json.dumps(cell, sort_keys=True) if isinstance(cell, list | dict) else cell
         for name, cell in row.items()
@@ -332,7 +351,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Multiset difference, in the order of `rows`; numbers by value."""
+    """Return the multiset difference, in the order of `rows`. Numbers are compared by value."""
     left = Counter(map(_key, others))
     kept = []
     for row in rows:
@@ -344,4 +363,4 @@ def _without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[d
 
 
 def _key(row: dict[str, Any]) -> Any:
-    return frozenset(row.items())  # 1 and 1.0 are equal and hash alike
+    return frozenset(row.items())  # 1 and 1.0 are equal and have equal hashes.

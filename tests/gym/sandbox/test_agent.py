@@ -129,7 +129,7 @@ async def asynchronous(x: int):
         ),
         (star, "'star': parameter 'x': a tool takes named parameters only"),
         (odd_default, "'odd_default': parameter 'x': 'x: dict = {1, 2}' has no JSON schema"),
-        (wrong_words, "'wrong_words': its docstring explains 'y', which is no parameter"),
+        (wrong_words, "'wrong_words': its docstring describes 'y', which is not a parameter"),
         (asynchronous, "'asynchronous': is async"),
     ],
 )
@@ -319,7 +319,7 @@ def test_a_seeded_row_that_refers_to_nothing_is_an_error_that_names_it():
     )
     with pytest.raises(
         AppError,
-        match="state of seed 3: row 1 of table 'b' refers to a row of 'a' that is not there",
+        match="state of seed 3: row 1 of table 'b' refers to a missing row of 'a'",
     ):
         prepare_image(schema, lambda db, seed: db.execute("INSERT INTO b VALUES (9)"), 3)
 

@@ -174,7 +174,7 @@ def test_a_chosen_engine_that_is_silent_is_told_with_all_ways_out(contexts, monk
 def test_an_unknown_context_is_told_with_the_way_out(contexts, monkeypatch):
     monkeypatch.setenv("DOCKER_CONTEXT", "fra")
     assert refusal(connect).startswith(
-        "there is no Docker context 'fra'. `docker context ls` lists them, `docker context use default`"
+        "there is no Docker context 'fra'. List contexts with `docker context ls`, go back with `docker"
     )
 
 
@@ -183,7 +183,9 @@ def test_contexts_that_the_sdk_cannot_find_for_want_of_a_config_file_are_told_so
 ):
     (contexts / "config.json").unlink()
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
-    assert f"({contexts}/config.json is missing, without it none is found)" in refusal(connect)
+    assert f"({contexts}/config.json is missing; without it no context can be found)" in refusal(
+        connect
+    )
 
 
 def test_a_damaged_context_is_told(contexts, monkeypatch):
@@ -218,7 +220,7 @@ def test_docker_is_not_taken_for_podman(monkeypatch):
     if find_engine().name == "podman":
         pytest.skip("NOT TESTED: the engine here is podman")
     assert (
-        "is Docker, not podman. Take sandbox.backend=docker, or start podman's service"
+        "is Docker, not podman. Use sandbox.backend=docker, or start podman's service"
         in refusal(lambda: connect("podman"))
     )
 
@@ -305,9 +307,7 @@ def test_a_tls_context_shows_its_certificate_and_checks_the_engines(
     assert (engine.version, engine.address.found) == ("1.2.3", "Docker context 'safe'")
     engine.api.close()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", ssl.get_default_verify_paths().openssl_cafile)
-    assert "REQUESTS_CA_BUNDLE is set and goes before the engine's own CA, unset it" in refusal(
-        connect
-    )
+    assert "REQUESTS_CA_BUNDLE is set and overrides the engine's CA, unset it" in refusal(connect)
 
 
 def test_without_the_contexts_certificate_the_same_engine_does_not_answer(
@@ -365,7 +365,7 @@ def test_an_unknown_network_is_told_with_those_that_there_are(app, network):
 @pytest.mark.parametrize("network", ["host", "container:abc"])
 def test_a_network_of_others_is_refused(app, network):
     with pytest.raises(
-        SpecError, match=r"is no network of the box's own and is refused. Take none, or create one"
+        SpecError, match=r"is refused. Use sandbox\.network=none, or create a network"
     ):
         ask(app, "interfaces", network=network)
 

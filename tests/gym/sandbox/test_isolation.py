@@ -347,7 +347,7 @@ def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_ne
 
 def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_way_out():
     with pytest.raises(
-        SpecError, match=r"tools.py: this file defines tasks or rewards as well.*a file of its own"
+        SpecError, match=r"tools.py: this file also defines tasks or rewards.*a separate file"
     ):
         pack(replace(HOSTILE, hidden=("hostile/tools.py",)))
 

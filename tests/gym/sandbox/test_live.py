@@ -207,7 +207,10 @@ def test_what_the_server_refuses_is_an_answer(session):
 
 @pytest.mark.parametrize(
     ("what", "kind", "words"),
-    [("break", "tool_crashed", "status 503"), ("unknown", "tool_crashed", "does not know us")],
+    [
+        ("break", "tool_crashed", "status 503"),
+        ("unknown", "tool_crashed", "rejects the credentials"),
+    ],
 )
 def test_a_broken_server_and_a_wrong_token_are_failures_of_the_world(session, what, kind, words):
     found = failure(session, "do", what=what)
@@ -277,7 +280,7 @@ def test_equal_seeds_have_equal_hashes_and_reset_and_dump_are_no_tools(server):
 def test_one_state_is_one_episodes_at_a_time(server):
     api = LiveApi(DOCUMENT, server.url, **STATE)
     first = api.open(seed=1, timeout_seconds=5)
-    with pytest.raises(WorldFailure, match="another episode holds the state") as caught:
+    with pytest.raises(WorldFailure, match="another episode is using the state") as caught:
         api.open(seed=1, timeout_seconds=0.1)
     assert (caught.value.kind, caught.value.stage) == ("sandbox_full", "open")
     first.close()
@@ -310,7 +313,7 @@ def test_a_secret_comes_from_the_environment(server, monkeypatch):
     assert server.seen[-1][2]["Authorization"] == "Bearer s3cret"
     monkeypatch.delenv("THINGS_TOKEN")
     with pytest.raises(
-        PrerequisiteError, match="'Authorization' comes from the environment variable THINGS_TOKEN"
+        PrerequisiteError, match="'Authorization' uses the environment variable THINGS_TOKEN"
     ):
         LiveApi(DOCUMENT, server.url, headers={"Authorization": "env:THINGS_TOKEN"})
 

@@ -134,7 +134,7 @@ def test_a_server_that_does_not_stop_talking_is_ended(rude):
     session = rude.sandbox.open(seed=1, timeout_seconds=60)
     failure = failure_of(lambda: call(session, "flood", timeout_seconds=60))
     assert failure.kind == "tool_crashed"
-    assert "said more than 16 MiB" in failure.message
+    assert "sent more than 16 MiB" in failure.message
     assert not failure_of(lambda: call(session, "garble")).message.startswith("timeout")
     session.close()
 
@@ -169,7 +169,7 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_way_ou
 ):
     with pytest.raises(PrerequisiteError, match=r"(?s)no paper|no-such-program") as caught:
         make_world(tmp_path, command=command)
-    assert "must be installed where the box runs" in str(caught.value)
+    assert "must be installed in the box" in str(caught.value)
 
 
 def test_a_closed_session_takes_no_call(kept):
@@ -318,7 +318,7 @@ def test_a_server_at_a_url_is_the_same_environment(tmp_path, url):
 
 
 def test_a_url_where_nobody_listens_is_told_at_once(tmp_path):
-    with pytest.raises(PrerequisiteError, match="Start it, and name its endpoint"):
+    with pytest.raises(PrerequisiteError, match="Start it, and set `url` to its endpoint"):
         make_world(tmp_path, command=None, url="http://127.0.0.1:9/mcp", reset="session")
 
 

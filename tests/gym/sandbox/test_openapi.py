@@ -201,9 +201,12 @@ def test_a_body_that_is_no_plain_object_is_one_argument_and_a_required_header_an
             one({"parameters": [{"$ref": "other.yaml#/x"}]}),
             "refers to 'other.yaml#/x' in another file; bundle the document",
         ),
-        (one({"parameters": [{"$ref": "#/nowhere"}]}), "refers to '#/nowhere', which is not there"),
+        (
+            one({"parameters": [{"$ref": "#/nowhere"}]}),
+            "refers to '#/nowhere', which does not exist",
+        ),
         (one({}, "/things/{id}"), "GET /things/{id}: does not declare its path parameter 'id'"),
-        (one({"parameters": [{}]}), "is not formed as OpenAPI 3 says"),
+        (one({"parameters": [{}]}), "is not valid OpenAPI 3"),
         ("openapi: [", "not valid YAML"),
         ("a: &a [*a]", "not a document of JSON values"),
     ],
@@ -363,7 +366,7 @@ def test_a_schema_file_may_make_a_table_itself_but_must_have_its_columns(tmp_pat
     message = refused(tmp_path, LIBRARY, schema=own.replace("name TEXT, ", ""), seed=False)
     assert (
         message
-        == "api.json: table 'authors' of the schema file has no column 'name', which the document speaks of"
+        == "api.json: table 'authors' of the schema file has no column 'name', which the document uses"
     )
 
 
@@ -384,8 +387,8 @@ REFUND = {
 
 def test_an_operation_that_is_no_work_on_a_table_is_refused_with_the_way_out(tmp_path):
     assert refused(tmp_path, library(**REFUND)) == (
-        "api.json: refund (POST /api/v1/books/{bookId}/refund) cannot be simulated: 'refund' is no collection that the document "
-        "lists or has items of. Write def refund(db, bookId, amount, why=None) with a docstring in a .py file listed in tools; "
+        "api.json: refund (POST /api/v1/books/{bookId}/refund) cannot be simulated: 'refund' is not a collection: no operation "
+        "lists it or returns its items. Write def refund(db, bookId, amount, why=None) with a docstring in a .py file listed in tools; "
         "or list only the operations you want, such as api.json:list_books"
     )
 
@@ -407,11 +410,11 @@ def test_all_that_cannot_be_simulated_is_told_at_once(tmp_path):
     [
         (
             {"get": {**query(colour={"type": "string"}), **answers(many(ref("Book")))}},
-            "what the query parameter 'colour' means",
+            "the query parameter 'colour' matches no column",
         ),
         (
             {"get": answers({"type": "object", "properties": {"open": {"type": "boolean"}}})},
-            "is no collection that the document",
+            "is not a collection",
         ),
         (
             {"post": {"requestBody": {"content": {"multipart/form-data": {}}}}},
@@ -438,9 +441,7 @@ def test_a_python_function_stands_in_and_the_document_still_describes_it(tmp_pat
 def test_a_function_that_does_not_take_what_the_document_says_is_refused(tmp_path, signature):
     source = f'def refund({signature}):\n    """Pay back."""\n'
     message = refused(tmp_path, library(**REFUND), tools=("api.json", "more.py"), more=source)
-    assert (
-        "more.py: 'refund' stands for POST /api/v1/books/{bookId}/refund and must take" in message
-    )
+    assert "more.py: 'refund' replaces POST /api/v1/books/{bookId}/refund and must take" in message
     assert message.endswith("def refund(db, bookId, amount, why=None)")
 
 

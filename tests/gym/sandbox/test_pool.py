@@ -201,4 +201,4 @@ def test_one_seed_that_gives_two_states_is_found_and_voids_the_episode(sandboxes
     opened(sandbox).close()
     failure = failure_of(lambda: opened(sandbox))
     assert failure.kind == "state_differs"
-    assert "the seed function does not depend on its seed alone" in failure.message
+    assert "the seed function depends on more than its seed" in failure.message

@@ -140,7 +140,7 @@ def test_wiping_removes_deep_nests_and_folders_without_rights(tmp_path):
 
 
 def test_a_starting_tree_beyond_the_limits_is_the_apps_mistake(tmp_path):
-    with pytest.raises(AppError, match=r"state\.files lays out more than 2,000 files"):
+    with pytest.raises(AppError, match=r"state\.files creates more than 2,000 files"):
         WorkFolder(
             lambda folder, seed: [(folder / str(n)).touch() for n in range(MOST_ENTRIES + 1)],
             tmp_path,
@@ -282,7 +282,7 @@ def test_a_layout_that_raises_fails_the_open_and_nothing_else(sandbox):
     with pytest.raises(WorldFailure, match="no files for this seed") as caught:
         sandbox.open(seed=1_000_002, timeout_seconds=20)
     assert (caught.value.kind, caught.value.stage) == ("seed_crashed", "open")
-    with pytest.raises(WorldFailure, match="makes 'pipe'"):
+    with pytest.raises(WorldFailure, match="creates 'pipe'"):
         sandbox.open(seed=1_000_003, timeout_seconds=20)
     sandbox.open(seed=7, timeout_seconds=20).close()
 

@@ -64,7 +64,7 @@ def test_a_level_that_a_backend_cannot_give_is_refused_with_the_reason_and_the_w
 ):
     with pytest.raises(
         PrerequisiteError,
-        match=rf"'{backend}' cannot give isolation '{level}': .*Take sandbox.backend=docker",
+        match=rf"'{backend}' cannot provide isolation '{level}': .*Use sandbox.backend=docker",
     ):
         open_sandbox(KIOSK, SandboxOptions(backend=backend, isolation=level))
 
@@ -73,7 +73,7 @@ def test_tools_that_execute_code_get_a_container_or_namespaces_and_nothing_less(
     assert SandboxOptions(executes_code=True).level == "container"
     with pytest.raises(
         SpecError,
-        match=r"'fork' does not hold code that a model wrote .*Available: namespaces or container",
+        match=r"'fork' is not safe for code written by a model .*Available: namespaces or container",
     ):
         load_spec("guess", ["sandbox.executes_code=true", "sandbox.isolation=fork"])
 
@@ -81,7 +81,7 @@ def test_tools_that_execute_code_get_a_container_or_namespaces_and_nothing_less(
 def test_tools_that_execute_code_are_refused_where_nothing_holds_them(no_engine, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(
-        PrerequisiteError, match=r"'container' cannot be had here \(not docker: .*bubblewrap"
+        PrerequisiteError, match=r"'container' is not available here \(not docker: .*bubblewrap"
     ):
         open_sandbox(KIOSK, SandboxOptions(executes_code=True))
 
@@ -140,14 +140,14 @@ def test_a_container_gets_the_folders_of_the_apps_files_and_the_agent_readable_f
 
 @pytest.mark.parametrize("reference", ["../secret.py", "/etc/passwd", "crm/../../secret.py:x"])
 def test_files_outside_the_apps_folder_are_refused(reference):
-    with pytest.raises(SpecError, match="lies outside"):
+    with pytest.raises(SpecError, match="is outside"):
         pack(App(HERE, (reference,)))
 
 
 def test_a_folder_with_too_much_in_it_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(parcels, "MOST_BYTES", 10)
     (tmp_path / "tools.py").write_text("x = 'more than ten bytes'\n")
-    with pytest.raises(SpecError, match="Put tools, schema and seed into a folder of their own"):
+    with pytest.raises(SpecError, match="Move tools, schema and seed into a separate folder"):
         pack(App(tmp_path, ("tools.py",)))
 
 

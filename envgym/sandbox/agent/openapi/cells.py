@@ -1,4 +1,4 @@
-"""Values between a request and a table: what a cell holds, what the server fills in, which page is asked for."""
+"""Conversion between request values and table cells, default values, and paging."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def page(given: Row) -> tuple[int, int]:
-    """(limit, offset) in rows; a limit of -1 is none."""
+    """Return (limit, offset) in rows. A limit of -1 means no limit."""
     limit = next((int(value) for wire, value in given.items() if snake(wire) in LIMITS), -1)
     number = next((int(value) for wire, value in given.items() if snake(wire) == "page"), 1)
     offset = next((int(value) for wire, value in given.items() if snake(wire) == "offset"), 0)
@@ -23,7 +23,7 @@ def page(given: Row) -> tuple[int, int]:
 
 
 def filled(column: Column, now: str) -> Any:
-    """What stands in a column that nobody wrote to."""
+    """Return the value of a column that the request does not set."""
     schema = column.schema
     if "default" in schema:
         return to_cell(schema["default"], column)
@@ -53,7 +53,7 @@ def from_cell(value: Any, column: Column) -> Any:
         try:
             return json.loads(value)
         except ValueError:
-            return value  # a seed function may keep plain text there
+            return value  # A seed function may store plain text.
     return value
 
 

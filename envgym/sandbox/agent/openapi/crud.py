@@ -1,6 +1,6 @@
-"""Which operations of an OpenAPI document are plain work on its tables: list, get, create, replace, update, delete.
+"""Classify the operations of an OpenAPI document as list, get, create, replace, update or delete.
 
-All others have a reason in `Api.why_not`, in words that finish "cannot be simulated: ...".
+`Api.why_not` holds the reason for every other operation; it completes "cannot be simulated: ...".
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from .resources import (
 
 @dataclass(frozen=True)
 class Step:
-    """One collection on the way of a path."""
+    """One collection along a path."""
 
     table: str
     parameter: str | None
-    """Path parameter that picks the item; None at the end of a path that means the collection."""
+    """Path parameter that selects an item. `None` at the end of a path to the whole collection."""
     link: str | None
-    """Column of this table that holds the key of the item before."""
+    """Column of this table that refers to the parent item."""
 
 
 @dataclass(frozen=True)
 class Crud:
-    """What an operation does to the tables."""
+    """Operation on the tables."""
 
     kind: str
-    """list, get, create, replace, update or delete."""
+    """Kind: list, get, create, replace, update or delete."""
     steps: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
 class Api:
-    """A document as tables."""
+    """OpenAPI document as operations and tables."""
 
     operations: dict[str, Operation]
     tables: dict[str, Table]
     crud: dict[str, Crud]
     why_not: dict[str, str]
-    """Operation -> why it is no plain work on a table."""
+    """Operation name to the reason why it cannot be simulated."""
 
 
 def read_api(operations: Sequence[Operation]) -> Api:
-    """The tables behind a document's operations, and what each operation does to them. Never raises."""
+    """Derive the tables and the table operation of each operation. Never raises."""
     collections: dict[str, Collection] = {}
     homes: dict[str, Collection] = {}
     for operation in operations:
@@ -81,33 +81,34 @@ def _crud(
     collections: dict[str, Collection],
     tables: dict[str, Table],
 ) -> Any:
-    """A `Crud`, or a few words why there is none."""
+    """Return a `Crud`, or the reason why the operation cannot be simulated."""
     if operation.problem:
         return operation.problem
     chain = chain_of(operation.path)
     if home is None or chain is None:
-        return "its path is not made of collections and their items"
+        return "its path does not alternate between collections and path parameters"
     steps = list(_steps(chain, collections, tables))
     if len(steps) < len(chain):
         word = chain[len(steps)][0]
-        return f"'{word}' is no collection that the document lists or has items of"
+        return f"'{word}' is not a collection: no operation lists it or returns its items"
     if any(
         tables[step.table].key is None
         for step, (_, parameter) in zip(steps, chain, strict=True)
         if parameter
     ):
-        return "no property of the schema is the one that its path names"
+        return "the schema has no property for the parameter in its path"
     kinds = ITEM_KINDS if chain[-1][1] else {"get": "list", "post": "create"}
     kind = kinds.get(operation.method)
     if kind is None:
-        return f"a {operation.method.upper()} on {'an item' if chain[-1][1] else 'a whole collection'} means something of its own"
+        return (
+            f"a {operation.method.upper()} on "
+            f"{'an item' if chain[-1][1] else 'a whole collection'} has no standard meaning"
+        )
     if kind == "list" and not list_shape(operation.response):
-        return "its answer is no list of objects"
+        return "its response is not a list of objects"
     table = tables[steps[-1].table]
     unknown = [word for word in _unknown(operation, kind, table)]
-    return (
-        f"the store does not know what {unknown[0]} means" if unknown else Crud(kind, tuple(steps))
-    )
+    return f"{unknown[0]} matches no column" if unknown else Crud(kind, tuple(steps))
 
 
 def _steps(
@@ -127,7 +128,7 @@ def _steps(
 
 
 def _unknown(operation: Operation, kind: str, table: Table) -> Iterator[str]:
-    """The places that no column and no habit explains."""
+    """Yield the query parameters and body properties that match neither a column nor a keyword."""
     for places in operation.places.values():
         for place in places:
             known = snake(place.name) in (*SEARCHES, *PAGING) or table.column(place.name)
@@ -137,5 +138,5 @@ def _unknown(operation: Operation, kind: str, table: Table) -> Iterator[str]:
                 yield (
                     f"the body's '{place.name}'"
                     if place.name
-                    else "a body that is no object with properties"
+                    else "a body that is not an object with properties"
                 )

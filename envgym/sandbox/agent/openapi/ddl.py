@@ -1,4 +1,4 @@
-"""The tables of an OpenAPI document as SQL: columns typed, with keys, choices, bounds and references."""
+"""SQL for the tables of an OpenAPI document: types, keys, enums, bounds and references."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .resources import Column, Table
 
 
 def schema_sql(api: Api) -> str:
-    """CREATE TABLE statements; a table that exists already stays as it is."""
+    """Return the CREATE TABLE statements. Existing tables are kept as they are."""
     return "".join(_create(table, api.tables) for table in api.tables.values())
 
 
@@ -43,7 +43,10 @@ def _check(column: Column, name: str) -> str:
     if column.kind == "JSON":
         return ""
     if all(isinstance(value, str | int | float | None) for value in schema.get("enum", [[]])):
-        return f"{name} IN ({', '.join(_literal(value) for value in schema['enum'] if value is not None)})"
+        return (
+            f"{name} IN ("
+            f"{', '.join(_literal(value) for value in schema['enum'] if value is not None)})"
+        )
     bounds = (
         ("minimum", ">="),
         ("maximum", "<="),

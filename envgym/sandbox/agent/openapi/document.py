@@ -1,9 +1,8 @@
-"""Reads an OpenAPI 3 document: each operation as a tool with named, typed arguments.
+"""Read the operations of an OpenAPI 3 document as tools with typed arguments.
 
-Path, query and JSON-body properties become arguments of one flat list; required, enum
-and bounds are kept. A required header is an argument,
-an optional one is left out. Where one name stands in the path and in the body, one argument serves both.
-Left out: bodies that are not JSON, cookies, Swagger 2, callbacks, webhooks; references to other files (`schemas.py`).
+Path, query and JSON-body properties become one flat list of arguments that keeps required, enum and
+bounds. Required headers become arguments; optional ones are dropped. A name in both path and body
+is one argument. Not supported: other bodies than JSON, cookies, Swagger 2, callbacks, webhooks.
 """
 
 from __future__ import annotations
@@ -24,55 +23,57 @@ IGNORED_HEADERS = ("accept", "content-type", "authorization")  # OpenAPI 3.1, Pa
 
 @dataclass(frozen=True)
 class Place:
-    """Where an argument goes in a request."""
+    """Place of an argument in a request."""
 
     where: str
-    """path, query, header or body."""
+    """Part of the request: path, query, header or body."""
     name: str
-    """Its name there; empty for the whole body."""
+    """Name in that part. Empty for the whole body."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a document, ready to be a tool."""
+    """Operation of an OpenAPI document, described as a tool."""
 
     name: str
-    """In snake_case: the `operationId`, or method and path."""
+    """Tool name in snake_case, from the `operationId`, or from method and path."""
     method: str
-    """In lower case."""
+    """HTTP method in lower case."""
     path: str
     description: str
     parameters: Schema
-    """JSON schema of the arguments: an object."""
+    """JSON schema (object) of the arguments."""
     places: dict[str, tuple[Place, ...]]
-    """Argument -> where it goes."""
+    """Argument name to its places in the request."""
     body: Schema | None
     """Resolved schema of the JSON body."""
     response: Schema | None
-    """Resolved schema of the first successful JSON answer; None where there is none."""
+    """Resolved schema of the first successful JSON response. `None` if there is no such one."""
     extra: dict[str, Any]
-    """`x-` fields of the operation and, below them, of its path."""
+    """`x-` fields of the operation. The fields of its path are used as defaults."""
     problem: str = ""
-    """Why it cannot be called as it stands in the document."""
+    """Reason why the operation cannot be called. Empty if it can."""
 
     @property
     def schema(self) -> Schema:
-        """The tool as an OpenAI function schema."""
+        """OpenAI function schema of the tool."""
         return {"name": self.name, "description": self.description, "parameters": self.parameters}
 
     def argument(self, where: str, name: str) -> str:
-        """The argument that goes to a place. Raises KeyError."""
+        """Return the argument that is sent in a place. Raises KeyError."""
         return {place: argument for argument, places in self.places.items() for place in places}[
             Place(where, name)
         ]
 
 
 def read_operations(document: Any, where: str) -> list[Operation]:
-    """The operations of a parsed document, in its order.
+    """Return the operations of a parsed document, in document order.
 
     Args:
-        where: the document's file, for messages.
-    Raises: AppError for what is no OpenAPI 3 document, and for two operations of one name.
+        where: File of the document, for messages.
+
+    Raises:
+        AppError: If this is not a valid OpenAPI 3 document, or two operations have one name.
     """
     version = document.get("openapi") if isinstance(document, dict) else None
     if not isinstance(version, str) or not version.startswith("3."):
@@ -88,14 +89,17 @@ def read_operations(document: Any, where: str) -> list[Operation]:
         raise AppError(f"{where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise AppError(
-            f"{where}: is not formed as OpenAPI 3 says: {type(error).__name__}: {error}"
+            f"{where}: is not valid OpenAPI 3: {type(error).__name__}: {error}"
         ) from None
     if not operations:
         raise AppError(f"{where}: has no operation under `paths`")
     by_name: dict[str, Operation] = {}
     for operation in operations:
         if (other := by_name.setdefault(operation.name, operation)) is not operation:
-            pair = f"{other.method.upper()} {other.path} and {operation.method.upper()} {operation.path}"
+            pair = (
+                f"{other.method.upper()} {other.path} and "
+                f"{operation.method.upper()} {operation.path}"
+            )
             raise AppError(
                 f"{where}: {pair} are both named '{operation.name}'; give one another operationId"
             )
@@ -119,9 +123,8 @@ def _operation(reader: Reader, method: str, path: str, item: Schema, raw: Schema
         if str(key).startswith("x-")
     }
     body, required, problem = _body(reader, raw)
-    shown = (
-        _without_defaults(body) if method == "patch" and body else body
-    )  # what a patch leaves out stays as it is
+    # A PATCH keeps omitted properties, so they have no default.
+    shown = _without_defaults(body) if method == "patch" and body else body
     parameters, places = _arguments(_parameters(reader, item, raw), shown, required)
     missing = [
         name
@@ -147,7 +150,7 @@ def _operation(reader: Reader, method: str, path: str, item: Schema, raw: Schema
 
 
 def tool_name(text: str) -> str:
-    """`listOrders`, `orders.list` or `get /orders/{id}` in snake_case."""
+    """Convert `listOrders`, `orders.list` or `get /orders/{id}` to a snake_case tool name."""
     name = snake(text) or "operation"
     return argument_name(f"_{name}" if name[0].isdigit() else name)
 
@@ -158,14 +161,14 @@ def snake(text: str) -> str:
 
 
 def argument_name(name: str) -> str:
-    """A name as Python can say it; `db` and `now` belong to the box."""
+    """Convert a name to a Python identifier that is neither a keyword nor a reserved parameter."""
     plain = re.sub(r"\W+", "_", name).strip("_") or "value"
     plain = f"_{plain}" if plain[0].isdigit() else plain
     return f"{plain}_" if keyword.iskeyword(plain) or plain in RESERVED else plain
 
 
 def _parameters(reader: Reader, item: Schema, raw: Schema) -> list[Schema]:
-    """The parameters that become arguments; those of the operation go over those of its path."""
+    """Return the parameters that become arguments. The operation overrides its path."""
     found: dict[tuple[str, str], Schema] = {}
     for parameter in [*(item.get("parameters") or ()), *(raw.get("parameters") or ())]:
         parameter = reader.follow(parameter)
@@ -186,14 +189,14 @@ def _parameters(reader: Reader, item: Schema, raw: Schema) -> list[Schema]:
 
 
 def _body(reader: Reader, raw: Schema) -> tuple[Schema | None, bool, str]:
-    """The JSON body's schema, whether it must be sent, and what stands against it."""
+    """Return the schema of the JSON body, whether it is required, and a problem or ""."""
     if "requestBody" not in raw:
         return None, False, ""
     request = reader.follow(raw["requestBody"])
     schema = _json_schema(request.get("content") or {})
     if schema is None:
         kinds = ", ".join(request.get("content") or ()) or "nothing"
-        return None, False, f"its body is {kinds}, and only JSON bodies are understood"
+        return None, False, f"its body is {kinds}, and only JSON bodies are supported"
     return reader.resolve(schema), bool(request.get("required")), ""
 
 
@@ -245,7 +248,10 @@ def _arguments(
 
 
 def _fields(body: Schema | None) -> Iterator[tuple[str, Schema, bool]]:
-    """(name, schema, required) of what a caller may write; one nameless field for a body that is no plain object."""
+    """Yield (name, schema, required) of the writable body properties.
+
+    A body that is not a plain object is one field with an empty name.
+    """
     if body is None:
         return
     if not body.get("properties") or "anyOf" in body or "oneOf" in body:

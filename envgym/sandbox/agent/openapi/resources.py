@@ -1,12 +1,11 @@
-"""Which tables an OpenAPI document speaks of.
+"""Derive database tables from the paths and schemas of an OpenAPI document.
 
-A collection is a path that ends in a word (`/orders`, `/orders/{id}/items`) and lists objects or has items below it
-(`/orders/{id}`). It becomes a table: `orders`; `order_items` for one nested below orders, unless it holds the component of a
-collection that has a table already (`/customers/{id}/orders`). `x-envgym-table` on a path names another one. Columns are the
-properties of the item's schema, then those that only bodies have; the key is the property that the item's path names. A column
-refers to another table where the path nests it, where its name says so (`customer_id`, `customerId`), or where
-`x-envgym-references: customers` does.
-Left out: single items wrapped in an envelope, many-to-many tables, keys of several columns.
+A collection is a path that ends in a literal segment (`/orders`, `/orders/{id}/items`) and lists
+objects or has item paths (`/orders/{id}`). `_table_name` names its table: `orders`, or
+`order_items` if it is nested below orders. `_add_columns` takes the properties of the item schema,
+then those that only request bodies have; `_key` takes the property named by the item path. `_link`
+and `_refer` find references: nesting, names such as `customer_id`, or `x-envgym-references`. Not
+supported: single items in an envelope, many-to-many tables, composite keys.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .document import Operation, snake
 from .schemas import COMPONENT, Schema
 
 Chain = tuple[tuple[str, str | None], ...]
-"""A path as its collections, each with the path parameter that picks an item of it."""
+"""A path as (collection, path parameter that selects an item of it) pairs."""
 
 SEARCHES = ("q", "query", "search")
 LIMITS = ("limit", "page_size", "per_page")
@@ -39,9 +38,9 @@ ENVELOPE = (
     "links",
     "object",
 )
-"""What may stand beside the list in an envelope."""
+"""Properties that may accompany the list in a response envelope."""
 KINDS = {"string": "TEXT", "integer": "INTEGER", "number": "REAL", "boolean": "BOOLEAN"}
-"""JSON type -> declared type of a column; lists, objects and what has no type are kept as JSON text."""
+"""JSON type to SQL column type. Arrays, objects and untyped values are stored as JSON text."""
 ITEM_KINDS = {"get": "get", "put": "replace", "patch": "update", "delete": "delete"}
 
 
@@ -50,16 +49,16 @@ class Column:
     name: str
     schema: Schema
     required: bool
-    """Never NULL."""
+    """The column is NOT NULL."""
     shown: bool
-    """Stands in answers."""
+    """Responses include the column."""
     references: str | None = None
     cascade: bool = False
-    """Goes with the row it refers to."""
+    """A row is deleted together with the row it refers to."""
 
     @property
     def kind(self) -> str:
-        """Declared type in SQL."""
+        """SQL type of the column, or BOOLEAN or JSON, which `ddl.py` and `cells.py` convert."""
         kinds = self.schema.get("type")
         named = [kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if kind != "null"]
         return KINDS.get(str(named[0]), "JSON") if len(named) == 1 else "JSON"
@@ -74,15 +73,15 @@ class Table:
     name: str
     columns: dict[str, Column] = field(default_factory=dict)
     key: str | None = None
-    """Column of the primary key; None for rows that no path names."""
+    """Primary key column. `None` if no path selects single rows."""
 
     @property
     def noun(self) -> str:
-        """What one row is called in an answer."""
+        """Noun for one row in messages to the model."""
         return singular(self.name).replace("_", " ")
 
     def column(self, name: str) -> Column | None:
-        """The column of a name in any spelling: `orderId` finds `order_id`."""
+        """Return the column with this name in any spelling: `orderId` finds `order_id`."""
         return self.columns.get(name) or next(
             (c for c in self.columns.values() if snake(c.name) == snake(name)), None
         )
@@ -90,7 +89,7 @@ class Table:
 
 @dataclass
 class Collection:
-    """A path that ends in a word, and the operations on it and on its items."""
+    """Collection path with the operations on it and on its items."""
 
     chain: Chain
     on_all: dict[str, Operation] = field(default_factory=dict)
@@ -102,7 +101,10 @@ class Collection:
         return [*self.on_all.values(), *self.on_item.values()]
 
     def item_schema(self) -> Schema | None:
-        """What one row looks like: as it is got, listed, answered or sent."""
+        """Return the schema of one row.
+
+        Uses the first response or body with properties: get, list, put or patch, post, then bodies.
+        """
         listed = list_shape(self.on_all["get"].response) if "get" in self.on_all else None
         answers = [
             *self._responses("get"),
@@ -124,7 +126,7 @@ class Collection:
         return bool(listed or on_item or self.named()) and self.item_schema() is not None
 
     def named(self) -> str | None:
-        """The table that the document asks for."""
+        """Return the table name requested by `x-envgym-table`, or None."""
         return next(
             (
                 str(o.extra["x-envgym-table"])
@@ -136,7 +138,10 @@ class Collection:
 
 
 def chain_of(path: str) -> Chain | None:
-    """`/api/orders/{id}/items` as (("orders", "id"), ("items", None)); None for a path of another form."""
+    """Parse `/api/orders/{id}/items` into (("orders", "id"), ("items", None)).
+
+    Returns `None` if the path does not alternate between collections and path parameters.
+    """
     parts = [part for part in path.split("/") if part]
     chain: list[tuple[str, str | None]] = []
     for index, part in enumerate(parts):
@@ -149,7 +154,8 @@ def chain_of(path: str) -> Chain | None:
         elif not following:
             chain.append((part, None))
         elif chain:
-            return None  # /orders/{id}/archive/items: two words in a row, but for a prefix such as /api/v1
+            # Two literal segments in a row are only allowed as a prefix such as /api/v1.
+            return None
     return tuple(chain) or None
 
 
@@ -158,9 +164,11 @@ def place_of(chain: Sequence[tuple[str, str | None]]) -> str:
 
 
 def list_shape(response: Schema | None) -> tuple[str | None, Schema] | None:
-    """(property that holds the list, schema of an item) of an answer that lists objects; None for any other answer.
+    """Return (property that holds the list, schema of an item) of a response that lists objects.
 
-    A list may stand in an envelope, an object with nothing beside it but words about pages, such as a total.
+    The property is `None` if the response is the list itself. The list may also be in an envelope,
+    an object with only paging properties beside it, such as a total. Returns `None` for other
+    responses.
     """
     if not response:
         return None
@@ -176,6 +184,13 @@ def list_shape(response: Schema | None) -> tuple[str | None, Schema] | None:
 
 
 def read_tables(collections: dict[str, Collection]) -> dict[str, Table]:
+    """Return the tables of all collections, by name.
+
+    For example, `GET /orders` lists {id, customer_id, total} and `GET /orders/{id}/items` lists
+    {id, sku}. The tables are `orders` (id, customer_id, total) and `order_items` (id, sku,
+    order_id). `order_id` refers to `orders`, and its rows are deleted with their order. If the
+    document has a collection `/customers`, `customer_id` refers to its table.
+    """
     tables: dict[str, Table] = {}
     components: dict[str, str] = {}
     nested: list[tuple[Collection, bool]] = []
@@ -241,7 +256,7 @@ def _link(
     collections: dict[str, Collection],
     tables: dict[str, Table],
 ) -> None:
-    """The column through which a nested table refers to the one above."""
+    """Find or add the column through which a nested table refers to its parent table."""
     above = _above(collection, collections)
     if above is None or not above.table or tables[above.table].key is None:
         return
@@ -282,7 +297,7 @@ def _refer(table: Table, tables: dict[str, Table]) -> None:
 
 
 def singular(name: str) -> str:
-    """`order` of `orders`, `category` of `categories`, `address` of `addresses`."""
+    """Return the singular of an English plural: `categories` gives `category`."""
     if name.endswith("ies"):
         return f"{name[:-3]}y"
     if re.search(r"(ss|x|ch|sh|us)es$", name):

@@ -1,7 +1,8 @@
-"""The schemas of an OpenAPI document as plain JSON schema.
+"""Resolve the schemas of an OpenAPI document to plain JSON schema.
 
-`$ref` and `allOf` are resolved; `nullable` and the true-or-false bounds of OpenAPI 3.0 are written as JSON schema has them.
-Left out: references to other files. A schema that contains itself is "any" at its second turn.
+Resolves `$ref` and `allOf`, and converts `nullable` and boolean exclusive bounds of OpenAPI 3.0. A
+recursive schema becomes {} (any value) at its second level. Not supported: references to other
+files.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from ..errors import AppError
 Schema = dict[str, Any]
 
 DEEPEST = 8
-"""References inside references that are followed."""
+"""Maximum depth of nested references."""
 COMPONENT = "$component"
-"""Mark on a resolved schema: the name it has under `components`."""
+"""Key on a resolved schema that holds its name under `components`."""
 _PLAIN = (
     "type",
     "enum",
@@ -38,7 +39,7 @@ _PLAIN = (
 
 
 def plain_schema(schema: Schema) -> Schema:
-    """A resolved schema as a model is shown it: without marks, `x-` fields and what only servers write."""
+    """Return a resolved schema for the model, without marks, `x-` and read-only fields."""
     plain = {key: schema[key] for key in _PLAIN if key in schema}
     if "properties" in schema:
         writable = {
@@ -77,7 +78,7 @@ _SHAPES: dict[str, Any] = {
 
 
 def _check_shape(schema: Schema) -> None:
-    """What is read later must be what it says. Raises AppError."""
+    """Check the types of the keywords that are read later. Raises AppError."""
     for key, kinds in _SHAPES.items():
         if key in schema and not isinstance(schema[key], kinds):
             raise AppError(f"a schema's '{key}' cannot be {str(schema[key])[:60]!r}")
@@ -86,20 +87,20 @@ def _check_shape(schema: Schema) -> None:
 
 
 class Reader:
-    """Follows references inside one document."""
+    """Resolve references inside one document."""
 
     def __init__(self, document: Schema):
         self.document = document
 
     def follow(self, part: Any) -> Schema:
-        """A part of the document, or what it refers to."""
+        """Return a part of the document after following its references."""
         for _ in range(DEEPEST):
             if not isinstance(part, dict):
                 raise AppError(f"expected a mapping, got {str(part)[:60]!r}")
             if "$ref" not in part:
                 return part
             part = self._at(part["$ref"])
-        raise AppError(f"'{part.get('$ref')}' leads through too many references")
+        raise AppError(f"'{part.get('$ref')}' is nested in too many references")
 
     def _at(self, reference: str) -> Any:
         if not reference.startswith("#/"):
@@ -110,12 +111,15 @@ class Reader:
         for step in reference[2:].split("/"):
             step = step.replace("~1", "/").replace("~0", "~")
             if not isinstance(part, dict) or step not in part:
-                raise AppError(f"refers to '{reference}', which is not there")
+                raise AppError(f"refers to '{reference}', which does not exist")
             part = part[step]
         return part
 
     def resolve(self, schema: Any, seen: tuple[str, ...] = ()) -> Schema:
-        """The schema without references, as JSON schema; `readOnly`, `writeOnly` and `x-` fields stay on it."""
+        """Return the schema as JSON schema without references.
+
+        `readOnly`, `writeOnly` and `x-` fields are kept.
+        """
         if isinstance(schema, bool):
             return {}
         if not isinstance(schema, dict):
@@ -135,9 +139,8 @@ class Reader:
             if key in _PLAIN or key in ("readOnly", "writeOnly") or key[:2] == "x-"
         }
         if not isinstance(own.get("required", []), list):
-            del own[
-                "required"
-            ]  # the habit of Swagger 1, `required: true` on a property, means nothing here
+            # Swagger 1 wrote `required: true` on a property; it has no meaning here.
+            del own["required"]
         own = _modern(own, nullable=schema.get("nullable") is True)
         if "properties" in schema:
             own["properties"] = {
@@ -158,7 +161,7 @@ class Reader:
 
 
 def _modern(schema: Schema, *, nullable: bool) -> Schema:
-    """OpenAPI 3.0's own words as JSON schema: `nullable`, and exclusive bounds that are true or false."""
+    """Convert `nullable` and boolean exclusive bounds of OpenAPI 3.0 to JSON schema."""
     for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
         if isinstance(schema.get(exclusive), bool) and schema.pop(exclusive) and bound in schema:
             schema[exclusive] = schema.pop(bound)
@@ -170,7 +173,7 @@ def _modern(schema: Schema, *, nullable: bool) -> Schema:
 
 
 def _merged(parts: list[Schema]) -> Schema:
-    """One schema for `allOf`; only a lone reference keeps the name of its component."""
+    """Merge the parts of `allOf`. The component name is kept only if one part has properties."""
     merged: Schema = {}
     for part in parts:
         properties = merged.get("properties", {}) | part.get("properties", {})

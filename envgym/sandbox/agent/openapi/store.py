@@ -1,10 +1,11 @@
-"""The simulated store: list, get, create, update and delete as an API's server would do them, on a session's SQLite tables.
+"""Simulated API server: CRUD operations of an OpenAPI document on a session's SQLite tables.
 
-Refusals are told in plain words: what is not there is a LookupError (404), what is wrong or in the way a ValueError (400, 409,
-422). Ids are made by the server, one after the highest there is, in the form of those that exist; what only the server writes
-is filled in: the clock, a default, the first choice of an enum, else nothing. PUT replaces: what is not sent goes back to its
-default; PATCH changes what is sent. Rows below a deleted one (nested paths) go with it; other references stand in its way.
-Left out: rights, versions (ETag), computed fields: give such an operation as a Python function of its name.
+A missing row raises LookupError (404); invalid or conflicting input raises ValueError (400, 409,
+422). New ids continue the highest existing one in the same format. Server-written columns get the
+clock, the schema's default, or the first enum value. PUT resets omitted properties to their
+defaults; PATCH changes only the given ones. Deleting a row deletes its nested rows and is refused
+if other rows refer to it. Not supported: permissions, versions (ETag), computed fields; write such
+an operation as a Python function with its name.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from .resources import COUNTS, SEARCHES, Column, Table, list_shape
 from .schemas import Schema
 
 CHANGED = ("updated", "modified", "changed")
-"""Words at the start of a read-only date that each change sets anew."""
+"""Prefixes of read-only date columns that every update sets to the clock."""
 
 
 def operation_function(api: Api, operation: Operation) -> Callable[..., Any]:
-    """The operation as a tool that works on the session's tables; its `tool_schema` describes it."""
+    """Return the operation as a tool function; `tool_schema` is its description."""
     request = _Request(api, operation, api.crud[operation.name])
 
     def function(db: sqlite3.Connection, now: str, **arguments: Any) -> Any:
@@ -39,7 +40,7 @@ def operation_function(api: Api, operation: Operation) -> Callable[..., Any]:
 
 
 class _Request:
-    """One operation on one table."""
+    """Execute one operation on one table."""
 
     def __init__(self, api: Api, operation: Operation, crud: Crud):
         self.operation = operation
@@ -79,7 +80,11 @@ class _Request:
         return self.operation.argument("path", parameter or "")
 
     def _scope(self, db: sqlite3.Connection, arguments: Row) -> Row:
-        """Column and value that the path asks of a row: the item above, which must be there."""
+        """Return the column and value that the parent path requires of a row.
+
+        Raises:
+            LookupError: If the parent row does not exist.
+        """
         scope: Row = {}
         for step, following in zip(self.crud.steps, self.crud.steps[1:], strict=False):
             above = self._row(
@@ -123,7 +128,10 @@ class _Request:
             db, f"SELECT count(*) AS total FROM {quoted(self.table.name)}{where}", values
         )[0]["total"]
         limit, offset = page(given)
-        query = f"SELECT * FROM {quoted(self.table.name)}{where} ORDER BY {self._order(given)} LIMIT {limit} OFFSET {offset}"
+        query = (
+            f"SELECT * FROM {quoted(self.table.name)}{where} "
+            f"ORDER BY {self._order(given)} LIMIT {limit} OFFSET {offset}"
+        )
         return self._listed(rows_of(db, query, values), total, given, offset)
 
     def _default(self, argument: str) -> Any:
@@ -142,7 +150,8 @@ class _Request:
         column = self.table.column(wanted.lstrip("+-"))
         if wanted and column is None:
             raise ValueError(
-                f"cannot sort by {wanted!r}; sort by {', '.join(self.table.columns)}, with - in front for descending"
+                f"cannot sort by {wanted!r}; sort by {', '.join(self.table.columns)}, "
+                "with - in front for descending"
             )
         return (
             f"{quoted(column.name)} {'DESC' if wanted.startswith('-') else 'ASC'}, rowid"
@@ -168,7 +177,10 @@ class _Request:
         return answer
 
     def _shown(self, row: Row) -> Any:
-        """The row as the document says that it is answered; nothing where it says nothing."""
+        """Return the row shaped by the operation's response schema.
+
+        Returns `None` if the operation has no response schema.
+        """
         response = self.operation.response
         return None if response is None else self._shaped(row, response)
 
@@ -205,7 +217,7 @@ class _Request:
         return self._row(db, self.table, row[self.table.key], {})
 
     def _new_key(self, db: sqlite3.Connection, column: Column) -> Any:
-        """The next id: deterministic, so that siblings which do the same see the same."""
+        """Return the next id. It depends on the rows only, so equal group members get equal ids."""
         name = quoted(column.name)
         if column.kind in ("INTEGER", "REAL"):
             return rows_of(

@@ -1,4 +1,4 @@
-"""OpenAPI documents as an app's tools: which operations, served by the store or by a Python function, on which tables."""
+"""Tools from OpenAPI documents: simulated on tables, or replaced by Python functions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from .store import operation_function
 
 
 def read_documents(documents: Documents) -> dict[str, Api]:
-    """File -> the document as operations and tables. Raises AppError."""
+    """Return the operations and tables of each document, by file. Raises AppError."""
     return {file: read_api(read_operations(document, file)) for file, document in documents.items()}
 
 
 def document_functions(
     apis: Mapping[str, Api], references: Sequence[str], written: Mapping[str, Callable[..., Any]]
 ) -> dict[str, Callable[..., Any]]:
-    """The tools that references such as `orders/openapi.yaml` or `orders/openapi.yaml:get_order` name.
+    """Return the tools named by references such as `orders/openapi.yaml:get_order`.
 
     Args:
-        written: Python functions by name; one with an operation's name stands in for it.
-    Raises: AppError for an operation that is neither work on a table nor written, and for two of one name.
+        references: Documents, optionally with `:operation`. A document alone means all operations.
+        written: Python functions by name. A function with an operation's name replaces it.
+
+    Raises:
+        AppError: If an operation cannot be simulated and has no function, or a name is used twice.
     """
     functions: dict[str, Callable[..., Any]] = {}
     lost = []
@@ -39,7 +42,8 @@ def document_functions(
         for operation in selected(apis[file], reference):
             if operation.name in functions:
                 raise AppError(
-                    f"{reference}: a tool named '{operation.name}' is there already; name the operations you want"
+                    f"{reference}: a tool named '{operation.name}' already exists; "
+                    "list the operations you want"
                 )
             if operation.name in written:
                 functions[operation.name] = written_function(operation, written[operation.name])
@@ -53,7 +57,7 @@ def document_functions(
 
 
 def selected(api: Api, reference: str) -> list[Operation]:
-    """All operations of a document, or the one that is named. Raises AppError."""
+    """Return all operations of a document, or the named one. Raises AppError."""
     file, colon, name = reference.partition(":")
     if not colon:
         return list(api.operations.values())
@@ -69,7 +73,11 @@ def selected(api: Api, reference: str) -> list[Operation]:
 
 
 def written_function(operation: Operation, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A Python function in an operation's place: the document describes it, the function does it. Raises AppError."""
+    """Return a Python function that replaces an operation but keeps the operation's schema.
+
+    Raises:
+        AppError: If its parameters do not match the operation's arguments.
+    """
     parameters = inspect.signature(function).parameters
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     given = operation.parameters["properties"]
@@ -87,7 +95,10 @@ def written_function(operation: Operation, function: Callable[..., Any]) -> Call
         signature = ", ".join(
             ["db", *(name if name in needed else f"{name}=None" for name in given)]
         )
-        stands = f"stands for {operation.method.upper()} {operation.path} and must take '{wrong[0]}' as the document says"
+        stands = (
+            f"replaces {operation.method.upper()} {operation.path} and must take '{wrong[0]}' "
+            "as in the document"
+        )
         raise AppError(f"{where} {stands}: def {operation.name}({signature})")
 
     @functools.wraps(function)
@@ -110,19 +121,26 @@ def _way_out(file: str, operation: Operation, api: Api) -> str:
     )
     why = api.why_not[operation.name]
     return (
-        f"{file}: {operation.name} ({operation.method.upper()} {operation.path}) cannot be simulated: {why}. "
-        f"Write def {operation.name}({', '.join(['db', *arguments])}) with a docstring in a .py file listed in tools{others}"
+        f"{file}: {operation.name} ({operation.method.upper()} {operation.path}) cannot be "
+        f"simulated: {why}. "
+        f"Write def {operation.name}({', '.join(['db', *arguments])}) with a docstring in a .py "
+        f"file listed in tools{others}"
     )
 
 
 def check_tables(image: bytes, apis: Mapping[str, Api]) -> None:
-    """Sees that tables which a schema file made itself have the columns that a document speaks of. Raises AppError."""
+    """Check that tables made by a schema file have the columns that the documents use.
+
+    Raises:
+        AppError: If a column is missing.
+    """
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
         db.deserialize(image)
         for file, api in apis.items():
             for table, column in _missing(db, api):
                 raise AppError(
-                    f"{file}: table '{table}' of the schema file has no column '{column}', which the document speaks of"
+                    f"{file}: table '{table}' of the schema file has no column '{column}', "
+                    "which the document uses"
                 )
 
 
