@@ -4,7 +4,7 @@
     python benchmarks/engine.py --quick     # checks that it runs
 
 SmolLM2-135M in float32 with LoRA of rank 16; prompts of 600 tokens shared by groups of 8; 60
-sampled tokens a turn and 40 tokens of tool result between turns. `generate` is transformers'
+sampled tokens per turn and 40 tokens of tool result between turns. `generate` is transformers'
 function with the adapter in place, and reads the whole history again at each turn, as TRL does. The
 limit is the time of the tokens' matrix products alone, in the same batches. Rounds alternate the
 order; medians are shown, with the range of the ratio. The engine's time includes its start, which

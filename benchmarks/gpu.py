@@ -7,8 +7,8 @@
 Public architectures with random weights in bfloat16; no network. Decoding: 64 sampled tokens for
 each dialogue. The limit is the rate at which all weights, keys and values could be read once a
 token, at the measured copy speed. Training: one update of a group of 16 with a prompt of 512 and
-responses of 128 tokens. MFU is relative to a measured matrix product. The step is that of
-`step_vs_trl.py` with 8 tasks x 8 episodes, in five rounds.
+responses of 128 tokens. MFU is relative to a measured matrix product. The whole step
+is measured as in `step_vs_trl.py`, with 8 tasks x 8 episodes, in five rounds.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders of one experiment, one a seed",
+        help="run folders of one experiment, one per seed",
     )
     parser.add_argument("--out", type=Path, help="PNG to write")
     parser.add_argument("--title", default="")

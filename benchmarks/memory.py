@@ -56,7 +56,7 @@ def sampling(dialogues: int, rounds: int, run) -> str:
     )
     peak = statistics.median(Sampled(**run("steps.sample", load)).peak_mb for _ in range(rounds))
     tokens = dialogues // GROUP * OPENING + dialogues * SAMPLED
-    # Keys and values, layers, heads, numbers a head, bytes.
+    # Keys and values, layers, heads, numbers per head, bytes.
     stored = tokens * 2 * 30 * 3 * 64 * 4 / 2**20
     return f"{dialogues:10}{peak:9.0f}{stored:18.0f}{WEIGHTS:16.0f}"
 

@@ -16,8 +16,8 @@ operations.
                            and engine (dockerd, containerd and helpers, from /proc if readable;
                            includes work for others)
     strict over fork       ratio of these CPU times
-    memory of a session    growth of a box with 16 open sessions, divided by 16. Of a container: a
-                           new control group, and its helper process if /proc has it
+    memory of a session    growth of a box with 16 open sessions, divided by 16; for a container,
+                           its new control group, and its helper process if /proc has it
     stuck tool             wall time after the deadline until a tool that never ends is stopped
     docker exec            exec events of the engine during the measurements above
     peers                  `docker run` an episode and `docker exec` a call, by the Docker SDK; the
@@ -132,7 +132,7 @@ def table(values: Values) -> list[str]:
         ),
         "",
         (
-            "peers, one docker run an episode and one docker exec a call, beside ours with "
+            "peers, one docker run per episode and one docker exec per call, beside ours with "
             "isolation fork:"
         ),
         (

@@ -4,7 +4,7 @@
     python benchmarks/scale.py --quick          # checks that it runs
 
 Each step is a whole step on forced work, as in `step_vs_trl.py`. One size grows; the rest stays at
-2 tasks x 4 episodes x 2 turns x 20 sampled tokens, a prompt of 300 tokens and SmolLM2-135M, whose
+2 tasks x 4 episodes x 2 turns x 20 sampled tokens, a prompt of 300 tokens and SmolLM2-135M. Its
 first layers are used as smaller models. The exponent is the slope of log median cost over log size,
 by least squares. 1 means proportional cost.
 """

@@ -7,7 +7,7 @@ Each episode leaves a mark in the tables, in files, in the environment and in me
 visible marks and asks for the diff. Between rounds, with no session open, the resources of this
 process and its boxes are measured. The exit code is 1 if an episode failed or saw a foreign mark,
 or if the second half of the rounds exceeded the maximum of the first half.
-Not supported: isolation `state`, whose sessions share files and memory by design; systems without
+Not supported: isolation `state`, in which sessions share files and memory; systems without
 /proc. See `envgym sandbox bench` for speed.
 """
 
@@ -98,7 +98,7 @@ def held(sandbox: Any) -> Held:
         last = now
         time.sleep(0.5)
     if api:
-        # Close idle connections, whose number depends only on how many threads asked at once. The
+        # Close idle connections. Their number depends only on how many threads asked at once. The
         # client connects again when needed.
         api.close()
     gc.collect()
@@ -135,7 +135,7 @@ def _is_settled() -> bool:
 
 
 def episode(sandbox: Any, number: int) -> list[str]:
-    """Play one episode. Return the places in which it saw other marks than its own."""
+    """Play one episode. Return the places in which it saw a foreign mark."""
     mark = uuid.uuid4().hex
     session = sandbox.open(seed=number % SEEDS, timeout_seconds=60)
     try:

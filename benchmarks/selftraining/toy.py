@@ -124,7 +124,7 @@ def group_advantages(rewards: Floats) -> Floats:
 
 
 def sample(chances: Floats, count: int, rng: np.random.Generator) -> Integers:
-    """Sample `count` answers a row: probabilities (N, K), result (N, count)."""
+    """Sample `count` answers per row: probabilities (N, K), result (N, count)."""
     steps = chances.cumsum(axis=1)[:, None, :]  # (N, 1, K)
     return (rng.random((len(chances), count, 1)) > steps).sum(axis=2).clip(0, ANSWERS - 1)
 

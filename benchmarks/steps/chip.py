@@ -83,7 +83,7 @@ class Decoding:
     dialogues: int
     tokens_per_second: float
     limit: float
-    """Tokens a second if all weights, keys and values are read once a token."""
+    """Tokens a second if all weights, keys and values are read once per token."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Chip:
     decoding: list[Decoding] = field(default_factory=list)
     train_tokens_per_second: float = 0.0
     mfu: float = 0.0
-    """Fraction of the measured rate, at four operations a parameter and token.
+    """Fraction of the measured rate, at four operations per parameter and token.
 
     Frozen weights have no gradient, so it is four and not six.
     """

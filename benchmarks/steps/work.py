@@ -1,7 +1,7 @@
 """Equal work for both trainers: texts with a known number of tokens, and an environment.
 
-Each episode has the same number of turns and each turn the same number of sampled tokens, whatever
-the model samples. Texts consist of words of one token each. The tokens that a chat template adds
+Each episode has the same number of turns and each turn the same number of sampled tokens, for any
+model. Texts consist of words of one token each. The tokens that a chat template adds
 are subtracted first.
 """
 
@@ -123,7 +123,7 @@ def words(count: int, rng: random.Random) -> str:
 
 
 class Forced(gym.Env):
-    """Environment with a fixed number of turns and of tokens a turn. Rewards differ by episode."""
+    """Environment with a fixed number of turns and of tokens per turn. Rewards vary by episode."""
 
     observation_space = gym.spaces.Text(100_000)
     action_space = gym.spaces.Text(100_000)

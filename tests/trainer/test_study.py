@@ -149,7 +149,7 @@ def test_arms_given_to_another_study_are_not_passed_over(tmp_path, capsys):
 def test_an_arm_that_cannot_be_is_told_before_any_run(tmp_path):
     study = Study(baselines(), (0,), "guess", ["train.warmup.demos=0"], tmp_path)
     with pytest.raises(
-        UsageError, match=r"arm 'SFT' needs a warm start.*set train.warmup.demos=64"
+        UsageError, match=r"arm 'SFT' needs a warm start.*Set train.warmup.demos=64"
     ):
         study.run(Console())
     assert list(tmp_path.iterdir()) == []

@@ -37,9 +37,9 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
         - `reward`, `reward_std`, `frac_reward_zero_std`, `rewards/NAME/{mean,std}`: as in TRL.
         - `rewards/NAME/contribution`: mean contribution of a weighted part. They add up
           to `reward`.
-        - `completions/{mean,min,max}_length`, `completions/clipped_ratio`: sampled tokens an
-          episode.
-        - `tools/call_frequency`: calls an episode. `tools/failure_frequency`: errors a call.
+        - `completions/{mean,min,max}_length`, `completions/clipped_ratio`: sampled tokens
+          per episode.
+        - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: errors per call.
         - `success`, `success/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
         - `group/frac_all_{zero,one}`, also by level and template: groups without variance.
         - `failures/KIND`, `failures/stage/STAGE`, `episode/retried`, `group/void_members`.

@@ -30,7 +30,7 @@ class Monitor:
             monitor.log(12, {"loss": 0.3, "success": 0.5}, phase="grpo")
 
     Args:
-        folder: Run folder. If the run is resumed, seconds are added to those of earlier sessions
+        folder: Run folder. If the run is resumed, seconds of earlier sessions are added
             and TensorBoard drops later steps.
     """
 

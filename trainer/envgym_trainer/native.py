@@ -3,9 +3,9 @@
 GNU OpenMP creates a team of workers for each thread that computes. Workers busy-wait between
 operations only if the number of workers in all teams is at most the number of cores. Idle teams
 count, so sampler and learner release their teams when they finish. Otherwise decoding 16 rows on 2
-cores takes 1.5 times as long. GNU malloc has one arena a thread, so memory that the sampler freed
+cores takes 1.5 times as long. GNU malloc has one arena per thread, so memory that the sampler freed
 cannot be reused by the learner (a quarter of the peak of a small step). One arena is as fast, since
-large tensors are few. If these libraries are not loaded, the functions do nothing.
+large tensors are few. If these libraries are not loaded, the functions have no effect.
 """
 
 from __future__ import annotations

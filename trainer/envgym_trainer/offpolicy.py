@@ -1,11 +1,8 @@
 """Distance between the policy that sampled the tokens and the policy that is trained on them.
 
-    mismatch    Before the first update after sampling. The weights are equal, so the logprobs
-                should be too. A difference is an error: a stale adapter, another temperature,
-                rounding.
-    staleness   After that update. The policy has changed, and the loss corrects for it by its
-                ratio.
-
+*Mismatch* is measured before the first update after sampling. The weights are equal, so a
+difference of logprobs is an error: a stale adapter, another temperature or rounding. *Staleness* is
+measured after that update: the policy has changed, and the loss corrects for it by its ratio.
 Both are mean and maximum of |log-ratio| over the trained tokens, in nats. Samples without an
 advantage are not measured, because no forward pass computes their logprobs.
 """
@@ -95,7 +92,7 @@ class MismatchWatch:
 
     Args:
         dtype: Data type of the frozen base model.
-        on_mismatch: `warn` prints one warning a run. `stop` raises SamplerMismatch before the
+        on_mismatch: `warn` prints one warning per run. `stop` raises SamplerMismatch before the
             update.
         say: Receives one line of text for the terminal.
     """

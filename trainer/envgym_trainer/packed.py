@@ -1,7 +1,7 @@
 """Frozen linear layers for decoding on a CPU, with weights packed in oneDNN's memory layout.
 
 With a plain weight, a product of few rows spends much of its time reordering the weight. Packing
-once a sampler refresh instead makes 16 rows a third faster, 3 rows twice as fast and 600 rows a
+once per sampler refresh instead makes 16 rows a third faster, 3 rows twice as fast and 600 rows a
 tenth slower (2 cores with AVX2, 576 x 1536); see `benchmarks/engine.py`. The two operations are the
 ones that torch's compiler uses for frozen weights. If the torch build lacks them, or for anything
 but float32 on a CPU, layers stay plain.

@@ -26,7 +26,7 @@ from envgym_trainer.native import dismiss_team
 
 MOST_SHARES = 4
 LEAST_TOKENS = 16
-"""Minimum number of tokens a share.
+"""Minimum number of tokens per share.
 
 Each share reads all weights, which fewer tokens do not repay.
 """

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Processes of one training step. `Ranks()` is a single process that sends nothing."""
+    """Processes of one training step. `Ranks()` is a single process without communication."""
 
     group: Any = None
     """Process group of `torch.distributed`. None is the default group."""

@@ -260,7 +260,7 @@ class RewardLayer:
 
 @dataclasses.dataclass
 class Moments:
-    """Count, mean and sum of squared deviations of all values so far.
+    """Count, mean and sum of squared deviations of all earlier values.
 
     Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
     variances, 1979.

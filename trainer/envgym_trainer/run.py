@@ -48,7 +48,7 @@ def start(
         outcomes = train(spec, config, folder, console=console, resume=resume is not None)
     except CannotLearn:
         if not resume:
-            # No step was trained, so there is nothing to resume.
+            # No step was trained, so the folder cannot be resumed.
             shutil.rmtree(folder.path)
         raise
     except (KeyboardInterrupt, TooManyFailures) as stop:

@@ -132,14 +132,14 @@ class RunFolder:
     def append_episodes(
         self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo", left_out: str = ""
     ) -> None:
-        """Append one line an episode, with step, phase and the reason for its exclusion."""
+        """Append one line per episode, with step, phase and the reason for its exclusion."""
         head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},' + (
             f'"left_out":{json.dumps(left_out)},' if left_out else ""
         )
         _append(self.episodes_file, [head + episode.to_json()[1:] for episode in episodes])
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
-        """Append one line a signal. Without signals, no file is created."""
+        """Append one line per signal. Without signals, no file is created."""
         if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
             _append(self.signals_file, lines)
 

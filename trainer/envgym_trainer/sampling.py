@@ -1,4 +1,4 @@
-"""Sample tokens from logits by inverse transform sampling, with one uniform number a row.
+"""Sample tokens from logits by inverse transform sampling, with one uniform number per row.
 
 A row's token depends only on its logits and its number, not on the batch. Top-k and top-p are not
 supported: they would sample from another distribution than the trained one.
@@ -13,7 +13,7 @@ BLOCK = 256
 
 
 def sample(logits: Tensor, temperatures: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Sample one token a row.
+    """Sample one token per row.
 
     Args:
         logits: Logits, shape (B, V).

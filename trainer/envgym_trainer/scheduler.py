@@ -265,7 +265,7 @@ class Scheduler:
         return found
 
     def _shared_row(self) -> int | None:
-        """Return a row for a shared prefix, or None.
+        """Return a row for a shared prefix, or None if all rows are in use.
 
         Rows of unused group prefixes come first, then free rows, then rows of any unused prefix.
         """

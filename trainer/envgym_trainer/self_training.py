@@ -124,7 +124,7 @@ class SelfTraining:
             )
 
     def begin(self, play: PlayTasks) -> None:
-        """Choose the task pool and the labelled tasks, once a run."""
+        """Choose the task pool and the labelled tasks, once per run."""
         if self.pool:
             return
         options = self.options

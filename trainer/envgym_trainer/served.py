@@ -3,7 +3,7 @@
     vllm serve MODEL --enable-lora --max-lora-rank 16 --logprobs-mode processed_logprobs
 
 Each adapter version is saved in a folder that both sides see and loaded under a new name. Requests
-carry a salt a version, so the server's prefix cache never mixes versions. See `offpolicy.py` for
+carry a salt per version, so the server's prefix cache never mixes versions. See `offpolicy.py` for
 the mismatch of logprobs. Not supported: servers without a shared folder, other protocols.
 Source: https://docs.vllm.ai/en/latest/features/lora/, https://docs.vllm.ai/en/latest/serving/
 """

@@ -1,12 +1,10 @@
 """Compare several ways to train on one environment, over several seeds.
 
-    study = Study(
-        baselines(), seeds=(0, 1, 2), env="envs/guess.yaml", settings=[], out=Path("runs/study")
-    )
+    study = Study(baselines(), seeds=(0, 1), env="guess", settings=[], out=Path("runs/study"))
     console.print(to_table(study.run(console)))
 
-All arms use the same seeds, training tasks and held-out tasks. A warm start is trained once a seed
-and shared. Finished runs are reused and stopped runs are resumed. Not supported: several machines.
+All arms use the same seeds, training tasks and held-out tasks. A warm start is trained once per
+seed and shared. Finished runs are reused and stopped runs are resumed.
 """
 
 from __future__ import annotations
@@ -60,23 +58,23 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Results of an arm, one a seed."""
+    """Results of an arm, one per seed."""
 
     arm: Arm
     outcomes: tuple[Outcome, ...]
 
     @property
     def rates(self) -> list[float]:
-        """Return the fraction of held-out tasks solved, one a seed."""
+        """Return the fraction of held-out tasks solved, one per seed."""
         return [outcome.total.rate for outcome in self.outcomes]
 
 
 def baselines() -> tuple[Arm, ...]:
     """Return four arms: base model, SFT alone, GRPO alone, and GRPO after SFT.
 
-    Three runs a seed.
+    Three runs per seed.
     """
-    # GRPO alone may learn nothing. That is a valid result, so its preflight is off.
+    # GRPO alone may fail to learn. That is a valid result, so its preflight is off.
     return (
         Arm("base", WARM_RUN, ("train.steps=0",), evaluation=BASE),
         Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM),
@@ -95,7 +93,7 @@ def own_arms(texts: Sequence[str], *, after_sft: bool) -> tuple[Arm, ...]:
     """Parse arms from the command line: `NAME` or `NAME: key=value ...`.
 
     Args:
-        texts: One text an arm.
+        texts: One text per arm.
         after_sft: Add a warm start as the first arm, and start all other arms from it.
 
     Raises:

@@ -159,7 +159,7 @@ class TaskSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state. An empty state (a checkpoint without a curriculum) changes nothing.
+        """Restore the state. An empty state (a checkpoint without a curriculum) is ignored.
 
         Raises:
             UsageError: If the state has other levels than this run.

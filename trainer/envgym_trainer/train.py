@@ -118,7 +118,7 @@ class Trainer:
         self.learner = self._learner(
             config.warmup.learning_rate if config.warmup.demos else config.learning_rate
         )
-        # A server rounds differently, whatever the data type of the local model.
+        # A server rounds differently, also if the local model is float32.
         precision = torch.bfloat16 if config.server else model.dtype
         self.watch = MismatchWatch(
             dtype=precision, on_mismatch=config.on_mismatch, say=display.note
@@ -296,7 +296,7 @@ class Trainer:
         )
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
-        """Evaluate the current adapter on held-out tasks, once a name, and save a checkpoint."""
+        """Evaluate the current adapter on held-out tasks, once per name, and save a checkpoint."""
         if name in self.progress.evaluations:
             return
         count = self.config.eval.tasks if tasks is None else tasks

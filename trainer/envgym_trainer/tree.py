@@ -1,11 +1,10 @@
 """Build a prefix tree of samples, so that the model reads a shared prefix only once.
 
 The tree is written depth first into one row. A token sees its ancestors and itself, so hidden
-states and gradients equal those of the flat layout (`batch.py`). After sorting by token ids, the
-longest prefix that a sample shares with any earlier sample is the one it shares with its
-predecessor. In depth-first order the descendants of a token directly follow it, so the ancestor
-test is an interval test on `subtree_end` (see `tree_attention.py`).
-Not supported: layers whose state depends on more than the ancestors, such as recurrent layers.
+states and gradients match the flat layout (`batch.py`). After sorting by token ids, a sample shares
+the longest prefix with its predecessor. In depth-first order the descendants of a token directly
+follow it, so the ancestor test is an interval test on `subtree_end` (see `tree_attention.py`).
+Not supported: layers with a state that depends on more than the ancestors, such as recurrent ones.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def split_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[list[in
             micro-batch alone.
 
     Returns:
-        Indices into `samples`, one list a micro-batch.
+        Indices into `samples`, one list per micro-batch.
     """
     inputs = [sample.token_ids[: sample.input_length] for sample in samples]
     order = sorted(range(len(samples)), key=lambda index: inputs[index])

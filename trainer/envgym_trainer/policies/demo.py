@@ -14,7 +14,7 @@ from envgym_trainer.chat import Chat
 
 
 class DemoPolicy:
-    """Policy that makes the task's oracle calls, one a turn, and sends its final message.
+    """Policy that makes the task's oracle calls, one per turn, and sends its final message.
 
     Args:
         chat: Converts text to the token ids that the model would have to sample.
@@ -65,4 +65,4 @@ class DemoDialogue:
         return TokenTrace(tuple(self.ids), tuple(self.mask), (0.0,) * len(self.ids))
 
     def close(self) -> None:
-        """Do nothing: there is nothing to free."""
+        """Do nothing, because no resource is held."""

@@ -34,7 +34,7 @@ def open_model(
     Args:
         argument: Name after `model:`: built-in name, Hugging Face id or local directory.
         temperature: Sampling temperature. 0 is greedy.
-        max_new_tokens: Maximum number of new tokens a turn.
+        max_new_tokens: Maximum number of new tokens per turn.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         template: Chat template.
         max_context: Maximum length of a dialogue in tokens. Default: the model's limit, at most
