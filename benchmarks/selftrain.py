@@ -132,12 +132,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one seed, fewer steps")
-    parser.add_argument("--json", action="store_true", help="one object a run instead of the table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per run instead")
     parser.add_argument(
         "--seeds", type=int, default=SEEDS, help=f"runs of each kind (default: {SEEDS})"
     )
     parser.add_argument(
-        "--first-seed", type=int, default=0, help="100 for the runs that the limits were chosen on"
+        "--first-seed",
+        type=int,
+        default=0,
+        help="first seed (default: 0); 100 repeats the runs that set the limits",
     )
     arguments = parser.parse_args(argv)
     count, steps = (1, 100) if arguments.quick else (arguments.seeds, STEPS)

@@ -162,7 +162,7 @@ def soak(sandbox: Any, *, episodes: int, sessions: int) -> tuple[list[dict[str, 
     def one(_: int) -> None:
         try:
             for place in episode(sandbox, next(numbers)):
-                troubles[f"saw more or less than its own in: {place}"] += 1
+                troubles[f"saw missing or foreign marks in: {place}"] += 1
         except WorldFailure as failure:
             troubles[f"failed: {failure}"] += 1
 

@@ -256,7 +256,7 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
     [
         (
             {"curriculum": {"adaptive": True}, "levels": ["L1"]},
-            r"shop.yaml: train.curriculum.adaptive: there are not two templates",
+            r"shop.yaml: train.curriculum.adaptive: needs at least two templates",
         ),
         (
             {"curriculum": {"unlock_at": 0.5}, "levels": ["L0"]},

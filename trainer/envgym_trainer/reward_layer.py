@@ -153,7 +153,7 @@ class RewardLayer:
         likes = read_likes(file)
         found = self._find(likes)
         if unknown := [name for name in likes if name not in found]:
-            raise UsageError(f"{file}: the run has no episode {unknown[0]}")
+            raise UsageError(f"{file}: the run has no episode {unknown[0]}. Remove its line")
         values = lambda episode: {
             name: t.value for name, t in episode.reward_terms.items() if t.value is not None
         }
