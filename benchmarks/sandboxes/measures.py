@@ -1,4 +1,4 @@
-"""Each measurement of `sandbox.py`, once, under one backend."""
+"""Measurements of `sandbox.py`, one round of each under one backend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPIN = 'def spin() -> str:\n    """Never ends."""\n    while True:\n        pass
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """Amount of work of each measurement."""
 
     rounds: int = 5
     episodes: int = 200
@@ -79,15 +79,18 @@ class Bench:
             sandbox.close()
 
     def cpu_ms(self, sandbox: Any, works: Sequence[Work], sessions: int) -> float:
-        """CPU of an episode, host, boxes and engine."""
+        """Return the CPU time of an episode in ms, summed over host, boxes and container engine."""
         all_before = sandbox.pool.cpu_seconds()
         before = {box: box.usage().cpu_seconds for box in sandbox.pool.boxes}
         with EngineCpu() as engine:
             played = play_works(sandbox, works, sessions=sessions, now=NOW)
             host = played.host_cpu_seconds - engine.own_seconds
-            boxes = sandbox.pool.cpu_seconds() - all_before  # waits for boxes that are ending
-            time.sleep(REST_SECONDS)  # and for the engine to be done with them
-            if engine.is_readable:  # it has counted those that ended
+            # This waits for boxes that are shutting down.
+            boxes = sandbox.pool.cpu_seconds() - all_before
+            # Wait until the engine has finished its work for them.
+            time.sleep(REST_SECONDS)
+            # If readable, the engine's CPU time includes the boxes that ended.
+            if engine.is_readable:
                 boxes = sum(
                     box.usage().cpu_seconds - before.get(box, 0.0) for box in sandbox.pool.boxes
                 )
@@ -178,7 +181,7 @@ class Bench:
         return self.peer.measure(self.sizes.peers)
 
     def execs(self, since: float, until: float) -> float:
-        """How often the engine ran `exec` in a container of ours."""
+        """Return how often the engine ran `exec` in a container of this benchmark."""
         from envgym.sandbox.containers.engine import connect
         from envgym.sandbox.containers.owners import OWNER_LABEL
 
@@ -199,7 +202,7 @@ def _open_ms(sandbox: Any, seed: int) -> float:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    """Waits until a box is ready, and then for the machine to have nothing else of ours to do."""
+    """Wait until a box is ready, and then until the machine is idle."""
     deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

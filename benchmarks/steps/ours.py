@@ -1,4 +1,4 @@
-"""envgym's side: the very trainer of `envgym train`, one step.  python -m steps.ours WORK_JSON MODEL THREADS"""
+"""One step of envgym's trainer.  python -m steps.ours WORK_JSON MODEL THREADS"""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def step(trainer: Trainer, work: Work) -> Measured:
 
 
 def force(trainer: Trainer, work: Work) -> None:
-    """No token ends a turn, and texts have the lengths that are asked for once the chat's own tokens are added."""
+    """Force turns and texts to the wanted lengths, by removing stop tokens and trimming texts."""
     chat = trainer.chat
     chat.stop_ids = frozenset()
     from envgym.messages import Message

@@ -240,7 +240,7 @@ def test_an_episode_that_is_not_there_is_told_with_those_that_are(finished, comm
 def test_a_folder_that_is_no_run_and_a_run_without_episodes_are_told(folder, tmp_path, command):
     code, _, error = command(tmp_path / "nowhere")
     assert code == 2
-    assert "is no run folder" in error
+    assert "is not a run folder" in error
     folder.episodes_file.unlink()
     code, _, error = command(folder.path)
     assert code == 2

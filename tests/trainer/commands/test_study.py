@@ -66,7 +66,7 @@ def test_finished_runs_are_not_made_again_and_others_go_on(made, capsys):
     (made / "grpo-seed1/outcomes.json").unlink()  # as if it had been stopped at the very end
     before = [RunFolder(made / run).metrics() for run in ("sft-grpo-seed0", "grpo-seed1")]
     assert main(["study", "baselines", "guess", *SMALL, "--seeds", "2", "--out", str(made)]) == 0
-    assert capsys.readouterr().out.count("finished before") == 5
+    assert capsys.readouterr().out.count("already finished") == 5
     assert [RunFolder(made / run).metrics() for run in ("sft-grpo-seed0", "grpo-seed1")] == before
 
 
@@ -87,7 +87,9 @@ def test_runs_of_other_settings_are_never_taken_for_these(made, capsys):
         )
         == 2
     )
-    assert "was made with other settings. Name another folder with --out" in capsys.readouterr().err
+    assert (
+        "was made with other settings. Choose another folder with --out" in capsys.readouterr().err
+    )
 
 
 def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would(tmp_path):
@@ -155,7 +157,7 @@ def test_arms_given_to_another_study_are_not_passed_over(tmp_path, capsys):
 def test_an_arm_that_cannot_be_is_told_before_any_run(tmp_path):
     study = Study(baselines(), (0,), "guess", ["train.warmup.demos=0"], tmp_path)
     with pytest.raises(
-        UsageError, match=r"arm 'SFT' needs a warm start.*set train.warmup.demos=64"
+        UsageError, match=r"arm 'SFT' needs a warm start.*Set train.warmup.demos=64"
     ):
         study.run(Console())
     assert list(tmp_path.iterdir()) == []
@@ -222,10 +224,10 @@ def test_arms_of_ones_own_differ_in_their_settings_alone(tmp_path):
     ("texts", "said"),
     [
         (["one"], "compares two or more"),
-        (["a/b", "c"], "--arm 'a/b': 'a/b' must be a name of its own"),
-        (["a", "a: train.steps=1"], "'a' must be a name of its own"),
-        (["a", "b: reward.x='"], "settings cannot be told apart"),
-        (["sft", "a"], "'sft' must be a name of its own"),
+        (["a/b", "c"], "--arm 'a/b': 'a/b' must be a new name"),
+        (["a", "a: train.steps=1"], "'a' must be a new name"),
+        (["a", "b: reward.x='"], "settings cannot be parsed"),
+        (["sft", "a"], "'sft' must be a new name"),
     ],
 )
 def test_arms_that_cannot_be_told_apart_are_refused(texts, said):

@@ -82,7 +82,7 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
     out = tmp_path / "runs"
     with pytest.raises(
         SamplerMismatch,
-        match=r"was not learned; what was learned before it is saved.*on_mismatch=warn",
+        match=r"was not trained; all earlier steps are saved.*on_mismatch=warn",
     ):
         start(env, [*SETTINGS, "train.on_mismatch=stop"], out=out, name="r", resume=None)
     folder = RunFolder.open(out / "r")

@@ -256,7 +256,7 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
     [
         (
             {"curriculum": {"adaptive": True}, "levels": ["L1"]},
-            r"shop.yaml: train.curriculum.adaptive: there are not two templates",
+            r"shop.yaml: train.curriculum.adaptive: needs at least two templates",
         ),
         (
             {"curriculum": {"unlock_at": 0.5}, "levels": ["L0"]},
@@ -264,19 +264,19 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
         ),
         (
             {"curriculum": {"unlock_at": 0.5}, "eval": {}},
-            "unlock_at: is asked at each validation.*set train.eval.every to 1",
+            "unlock_at: needs validations.*Set train.eval.every to 1",
         ),
         (
             {"curriculum": {"unlock_at": 0.5}, "eval": {"every": 1, "val_tasks": 1}},
-            "none of the 1 validation tasks is of level L1",
+            "none of the 1 validation tasks has level L1",
         ),
         (
             {"curriculum": {"horizon": {"start": 1, "end": 3, "score": 0.5}}, "eval": {}},
-            "horizon.score: is asked at each validation",
+            "horizon.score: needs validations",
         ),
         (
             {"curriculum": {"horizon": {"start": 1, "end": 9, "steps": 5}}},
-            "horizon.end: is 9, but episode.max_turns cuts at 4",
+            "horizon.end: is 9, but episode.max_turns is 4",
         ),
     ],
 )

@@ -29,7 +29,7 @@ def test_a_run_is_never_written_over(tmp_path):
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):
-    with pytest.raises(UsageError, match=r"is no run folder: it has no config\.yaml"):
+    with pytest.raises(UsageError, match=r"is not a run folder: it has no config\.yaml"):
         RunFolder.open(tmp_path)
 
 

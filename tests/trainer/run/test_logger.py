@@ -131,7 +131,7 @@ def test_a_transcript_shows_what_each_part_said_counted_for_and_moved():
     text = transcript(
         episode(2.0, **told, advantage=0.75, advantage_parts={"solved": 1.25, "overlong": -0.5})
     )
-    assert "| part | said (raw) | weight | contribution | share of advantage |" in text
+    assert "| part | raw value | weight | contribution | share of advantage |" in text
     assert "| solved | 1 | 2 | 2 | +1.25 |" in text
     assert "| polite | 3 | 0.5 | 0 | +0 |" in text
     assert "| form | did not apply | 1 | 0 | +0 |" in text

@@ -336,7 +336,7 @@ def test_a_foreign_gymnasium_environment_trains(tmp_path):
 
 
 def test_resuming_what_is_no_run_or_another_environments_is_told(finished, tmp_path):
-    with pytest.raises(UsageError, match="is no run folder"):
+    with pytest.raises(UsageError, match="is not a run folder"):
         start("guess", SMALL, out=tmp_path, name=None, resume=tmp_path)
     path = tmp_path / "echo.yaml"
     path.write_text(FOREIGN)

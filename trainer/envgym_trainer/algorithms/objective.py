@@ -1,6 +1,6 @@
-"""From a batch to the loss that the settings ask for: the KL penalty's place, the correction, the right file of `losses/`.
+"""Compute the configured loss of a batch: KL penalty, off-policy correction and policy loss.
 
-Left out: the formulas (`losses/`), weights and denominator (`aggregation.py`).
+See `losses/` for the formulas and `aggregation.py` for weights and denominator.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ def policy_loss(
     kl_coef: float,
     ref_logprobs: Tensor | None,
 ) -> LossOutput:
-    """One micro-batch's share of the step's loss.
+    """Return the loss of one micro-batch, as its share of the step's loss.
 
     Args:
-        batch: its samples carry weights of `aggregated`.
-        logprobs: (E,) of the batch's entries under the current policy, with gradient.
-        denominator: of the whole step.
-        ref_logprobs: (E,) with the adapter off; needed when kl_coef > 0.
-    Returns: LossOutput; with a correction also the sums `correction/weight` and `correction/changed`.
+        batch: Batch whose samples carry weights from `aggregated`.
+        logprobs: Logprobs under the current policy, shape (E,), with gradient.
+        denominator: Denominator of the whole step.
+        ref_logprobs: Logprobs without the adapter, shape (E,). Required if kl_coef > 0.
+
+    Returns:
+        The loss. With a correction it has the sums `correction/weight` and `correction/changed`.
     """
     advantages = batch.advantages
     weights = batch.weights
@@ -52,7 +54,8 @@ def policy_loss(
             kl_coef=kl_coef,
             estimator=algorithm.kl,
         )
-        options["kl_coef"] = 0.0  # it is in the advantages now; the estimate is still logged
+        # The penalty is already in the advantages. The estimate is still logged.
+        options["kl_coef"] = 0.0
     sums: dict[str, Tensor] = {}
     if algorithm.correction.mode != "none":
         factor, sums = _correction(algorithm, batch, logprobs)
@@ -80,19 +83,24 @@ def policy_loss(
 
 
 def needs_scoring(algorithm: AlgorithmConfig) -> bool:
-    """Whether the trainer must score the samples before the step's first update. Without a ratio there is nothing to anchor."""
+    """Return whether logprobs must be recomputed before the step's first update."""
     return algorithm.correction.mode != "none" and algorithm.loss != "reinforce"
 
 
 def _correction(
     algorithm: AlgorithmConfig, batch: Batch, logprobs: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(E,) importance weights from the sampler to the first scoring, or to the current policy where the loss has no ratio."""
+    """Return importance weights of the trainer's policy over the sampling policy, shape (E,).
+
+    The trainer's logprobs are those before the first update, or the current ones if the loss has no
+    ratio.
+    """
     correction = algorithm.correction
     scored = logprobs.detach() if algorithm.loss == "reinforce" else batch.scored_logprobs
     if scored is None:
         raise ValueError(
-            "a correction needs the trainer's first scoring of the samples. Call Learner.scored(samples) before."
+            "a correction needs the trainer's logprobs from before the first update. Call "
+            "Learner.scored(samples) first."
         )
     options = {
         "mode": correction.mode,

@@ -1,11 +1,10 @@
-"""Several ways to train one environment, side by side over seeds: which one is better, and is that sure?
+"""Compare several ways to train on one environment, over several seeds.
 
-    study = Study(baselines(), seeds=(0, 1, 2), env="envs/guess.yaml", settings=[], out=Path("runs/study-guess"))
-    print(to_text(study.run(console)))
+    study = Study(baselines(), seeds=(0, 1), env="guess", settings=[], out=Path("runs/study"))
+    console.print(to_table(study.run(console)))
 
-Every arm trains with its own settings from the same seeds, on the same tasks, and is judged on the same held-out ones. A warm
-start that arms have in common is made once. A run is an ordinary run folder; one that is finished is not made again, one that
-was stopped goes on. Left out: several machines.
+All arms use the same seeds, training tasks and held-out tasks. A warm start is trained once per
+seed and shared. Finished runs are reused and stopped runs are resumed.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from envgym_trainer.training.launch import resolve, resolved_yaml, train
 BASE = "base model"
 WARM = "warm start"
 TRAINED = "trained"
-"""Names of a run's evaluations, as of `train.py`."""
+"""Names of a run's evaluations. They must be equal to the names in `train.py`."""
 RESULT = "outcomes.json"
 WARM_RUN = "sft"
 WARM_ARM = "SFT"
-"""The run that ends with the warm start, and the arm that looks at it there."""
+"""Name of the run that ends after the warm start, and of the arm that evaluates it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,52 +47,57 @@ class Arm:
 
     name: str
     run: str
-    """Name of the run that is made for it; arms may look at one run at different times."""
+    """Name of the arm's run. Several arms may evaluate one run at different times."""
     settings: tuple[str, ...] = ()
-    """Over those of the study."""
+    """Settings of the arm. They override the settings of the study."""
     evaluation: str = TRAINED
-    """Which of the run's evaluations counts."""
+    """Name of the run's evaluation that is compared."""
     after: str = ""
-    """Name of the run that this one goes on from; an earlier arm has it."""
+    """Name of the run that this run continues from. It must belong to an earlier arm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an arm reached with each seed."""
+    """Results of an arm, one per seed."""
 
     arm: Arm
     outcomes: tuple[Outcome, ...]
 
     @property
     def rates(self) -> list[float]:
-        """Share of held-out tasks solved, a seed each."""
+        """Return the fraction of held-out tasks solved, one per seed."""
         return [outcome.total.rate for outcome in self.outcomes]
 
 
 def baselines() -> tuple[Arm, ...]:
-    """Base model, supervised fine-tuning alone, GRPO alone, and GRPO after it; three runs a seed."""
+    """Return four arms: base model, SFT alone, GRPO alone, and GRPO after SFT.
+
+    Three runs per seed.
+    """
+    # GRPO alone may fail to learn. That is a valid result, so its preflight is off.
     return (
         Arm("base", WARM_RUN, ("train.steps=0",), evaluation=BASE),
         Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM),
-        Arm(
-            "GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")
-        ),  # that it may learn nothing is the finding
+        Arm("GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")),
         Arm("SFT+GRPO", "sft-grpo", after=WARM_RUN),
     )
 
 
 def algorithms(names: Sequence[str]) -> tuple[Arm, ...]:
-    """The warm start alone, then each algorithm after it."""
+    """Return the warm start alone, and each algorithm after it."""
     arms = (Arm(name, name, (f"train.algorithm={name}",), after=WARM_RUN) for name in names)
     return (Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM), *arms)
 
 
 def own_arms(texts: Sequence[str], *, after_sft: bool) -> tuple[Arm, ...]:
-    """Arms as they are written on a command line: `NAME` or `NAME: key=value ...`.
+    """Parse arms from the command line: `NAME` or `NAME: key=value ...`.
 
     Args:
-        after_sft: all go on from one warm start, which is the first arm.
-    Raises: UsageError for fewer than two arms, a name that is no folder's, or one that is taken.
+        texts: One text per arm.
+        after_sft: Add a warm start as the first arm, and start all other arms from it.
+
+    Raises:
+        UsageError: If there are fewer than two arms, or if a name is not usable or is taken.
     """
     arms = [Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM)] if after_sft else []
     for text in texts:
@@ -101,30 +105,34 @@ def own_arms(texts: Sequence[str], *, after_sft: bool) -> tuple[Arm, ...]:
         name = name.strip()
         if not re.fullmatch(r"[\w.-]+", name) or name in {arm.run for arm in arms} | {WARM_RUN}:
             raise UsageError(
-                f"--arm '{text}': '{name}' must be a name of its own, of letters, digits and dashes"
+                f"--arm '{text}': '{name}' must be a new name of letters, digits and dashes"
             )
         try:
             words = tuple(shlex.split(settings))
         except ValueError as error:
             raise UsageError(
-                f"--arm '{text}': its settings cannot be told apart ({error}); write key=value key=value"
+                f"--arm '{text}': its settings cannot be parsed ({error}). "
+                "Write key=value key=value"
             ) from None
         arms.append(Arm(name, name, words, after=WARM_RUN if after_sft else ""))
     if len(arms) < 2:
         raise UsageError(
-            "a study of arms compares two or more: --arm fixed --arm 'spread: train.reward_weights.mode=spread'"
+            "a study of arms compares two or more: --arm fixed --arm "
+            "'spread: train.reward_weights.mode=spread'"
         )
     return tuple(arms)
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Arms by seeds.
+    """Runs of several arms over several seeds.
 
     Args:
-        env: a YAML, or the name of an environment.
-        settings: `key=value` for all arms.
-        out: folder of the runs, one a run name and seed.
+        arms: Ways to train.
+        seeds: Seeds of each arm.
+        env: Path of a YAML file, or name of an environment.
+        settings: `key=value` settings of all arms.
+        out: Folder of the runs. A run's folder is named after its run name and seed.
     """
 
     arms: tuple[Arm, ...]
@@ -134,7 +142,11 @@ class Study:
     out: Path
 
     def run(self, console: Console) -> list[Result]:
-        """Makes the runs that are missing. Raises UsageError for arms that this environment cannot have."""
+        """Train the missing runs and return all results.
+
+        Raises:
+            UsageError: If an arm is not possible in this environment.
+        """
         self.check()
         runs = {arm.run: arm for arm in self.arms}
         plan = [(seed, arm) for seed in self.seeds for arm in runs.values()]
@@ -151,16 +163,18 @@ class Study:
         ]
 
     def check(self) -> None:
-        """Sees that every run is possible, and those that are there are of this study, before the first begins."""
+        """Check that every run is possible and that existing runs belong to this study."""
         for arm in self.arms:
             _, config, _ = resolve(self.env, self._settings(arm, 0))
             if arm.evaluation == WARM and not config.warmup.demos:
                 raise UsageError(
-                    f"arm '{arm.name}' needs a warm start, and this environment has none: set train.warmup.demos=64"
+                    f"arm '{arm.name}' needs a warm start, and this environment has none. "
+                    "Set train.warmup.demos=64"
                 )
             if arm.evaluation == BASE and config.eval.base_tasks == 0:
                 raise UsageError(
-                    f"arm '{arm.name}' needs the base model's evaluation: leave train.eval.base_tasks=0 out"
+                    f"arm '{arm.name}' needs the base model's evaluation. "
+                    "Remove train.eval.base_tasks=0"
                 )
             for seed in self.seeds:
                 self._check_same(arm, seed)
@@ -170,13 +184,14 @@ class Study:
         made = self._path(arm, seed) / "config.yaml"
         if made.is_file() and made.read_text(encoding="utf-8") != resolved_yaml(spec, config):
             raise UsageError(
-                f"{made.parent} was made with other settings. Name another folder with --out, or remove it"
+                f"{made.parent} was made with other settings. "
+                "Choose another folder with --out, or remove it"
             )
 
     def _outcomes(self, arm: Arm, seed: int, console: Console) -> dict[str, Outcome]:
         path = self._path(arm, seed)
         if (path / RESULT).is_file():
-            console.print(f"finished before: {path}", highlight=False)
+            console.print(f"already finished: {path}", highlight=False)
         else:
             spec, config, _ = resolve(self.env, self._settings(arm, seed))
             if arm.after and not path.exists():
@@ -200,16 +215,15 @@ class Study:
 
 
 def _fresh(path: Path) -> RunFolder:
-    if (
-        path / "config.yaml"
-    ).is_file():  # a run that was stopped before its first checkpoint: nothing to go on from
+    # A run without a checkpoint cannot be resumed, so it starts again.
+    if (path / "config.yaml").is_file():
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)
 
 
 def _branch(source: Path, path: Path, config: str) -> None:
-    """A run that goes on from another's last checkpoint, with settings of its own."""
+    """Create a run that continues from another run's last checkpoint with other settings."""
     with atomic_folder(path) as folder:
         shutil.copytree(
             source,
@@ -221,7 +235,11 @@ def _branch(source: Path, path: Path, config: str) -> None:
 
 
 def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """Rows of (arm, mean with its interval, gain on the first arm with its interval, the seeds' own rates), a heading first."""
+    """Return the rows of the result table, with a header first.
+
+    Columns: arm, mean with interval, gain over the first arm with interval, and the rate of each
+    seed.
+    """
     rows = [("arm", "solved", f"more than {results[0].arm.name}", "each seed")]
     for result in results:
         gains = [
@@ -240,7 +258,10 @@ def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def _text(values: Sequence[float], *, sign: bool = False) -> str:
-    """`42 % (35 to 49)`: mean and interval over seeds, in per cent; no interval from a single seed."""
+    """Format values as `42 % (35 to 49)`: mean and interval over seeds, in per cent.
+
+    With a single seed there is no interval.
+    """
     mean, low, high = mean_interval(values)
     form = "+.0f" if sign else ".0f"
     least, most = (-1.0, 1.0) if sign else (0.0, 1.0)
@@ -253,18 +274,18 @@ def _text(values: Sequence[float], *, sign: bool = False) -> str:
 
 
 def to_markdown(results: Sequence[Result]) -> str:
-    """The table for a README, with what it says under it."""
+    """Return the table in Markdown, with a note about the interval."""
     head, *rows = table(results)
     lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
     count = len(results[0].outcomes)
     tasks = results[0].outcomes[0].total.n
-    note = f"Share of {tasks} held-out tasks solved, mean over {count} seeds; in brackets Student's 95 % interval of that mean,"
-    note += " and of the mean difference seed by seed."
+    note = f"Share of {tasks} held-out tasks solved, mean over {count} seeds. Brackets: Student's"
+    note += " 95 % interval of that mean, and of the mean difference seed by seed."
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}"
 
 
 def to_table(results: Sequence[Result]) -> Table:
-    """The same for a terminal."""
+    """Return the table for a terminal."""
     head, *rows = table(results)
     shown = Table(
         title="held-out tasks solved, mean and 95 % interval over seeds",
@@ -279,12 +300,13 @@ def to_table(results: Sequence[Result]) -> Table:
 
 
 def start(arguments: argparse.Namespace) -> int:
-    """`envgym study` from the command line: makes the runs, prints the table and writes it beside them."""
+    """Run `envgym study`: train, print the table and write it beside the runs."""
     if not 1 <= arguments.seeds <= len(T_975) + 1:
         raise UsageError(f"--seeds must lie between 1 and {len(T_975) + 1}, got {arguments.seeds}")
     if arguments.what != "arms" and (arguments.arm or arguments.after_sft):
         raise UsageError(
-            f"--arm and --after-sft belong to `envgym study arms`, not to `envgym study {arguments.what}`"
+            f"--arm and --after-sft belong to `envgym study arms`, not to "
+            f"`envgym study {arguments.what}`"
         )
     if arguments.what == "arms":
         arms = own_arms(arguments.arm, after_sft=arguments.after_sft)
@@ -299,13 +321,13 @@ def start(arguments: argparse.Namespace) -> int:
             arms, tuple(range(arguments.seeds)), arguments.env, arguments.settings, out
         ).run(console)
     except KeyboardInterrupt:
-        console.print("\nstopped and saved. The same command goes on.", highlight=False)
+        console.print("\nstopped and saved. Run the same command to continue.", highlight=False)
         return 130
     console.print()
     console.print(to_table(results))
     write_atomic(out / f"{arguments.what}.md", to_markdown(results) + "\n")
     console.print(
-        f"{out / arguments.what}.md holds the table; each run is a folder beside it",
+        f"The table is in {out / arguments.what}.md; each run is a folder beside it",
         highlight=False,
     )
     return 0

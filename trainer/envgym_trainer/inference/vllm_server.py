@@ -1,13 +1,11 @@
-"""Samples from a vLLM server instead of the model in this process: token ids in, token ids and their probabilities out.
+"""Inference engine that samples from a vLLM server by token ids.
 
     vllm serve MODEL --enable-lora --max-lora-rank 16 --logprobs-mode processed_logprobs
 
-Only the adapter travels: each version is written to a folder that both sides see and loaded under a name of its own, and its
-requests carry a salt of their own, so that no key of an earlier version is ever found in the server's prefix cache. How far the
-server's probabilities are from the trainer's is measured at each step like that of any sampler (`offpolicy.py`).
-Left out: starting the server, servers that see no folder of this machine, other servers' protocols.
-
-Source: https://docs.vllm.ai/en/latest/features/lora/ (adapters at run time), https://docs.vllm.ai/en/latest/serving/ (completions).
+Each adapter version is saved in a folder that both sides see and loaded under a new name. Requests
+carry a salt per version, so the server's prefix cache never mixes versions. See `offpolicy.py` for
+the mismatch of logprobs. Not supported: servers without a shared folder, other protocols.
+Source: https://docs.vllm.ai/en/latest/features/lora/, https://docs.vllm.ai/en/latest/serving/
 """
 
 from __future__ import annotations
@@ -27,19 +25,22 @@ from envgym_trainer.model.adapter_files import save_weights
 from envgym_trainer.model.chat import Chat
 
 TIMEOUT_SECONDS = 600.0
-"""Of one request; a busy server lets it wait."""
+"""Time limit of one request in seconds. Requests to a busy server wait in its queue."""
 
 
 class ServedEngine:
-    """The interface of `engine.Engine` over a server. Safe to share between threads; close it.
+    """Same interface as `engine.Engine`, with a vLLM server. Thread-safe. Must be closed.
 
     Args:
-        url: of the server, with or without /v1.
-        chat: turns messages into ids for this model.
-        model: name of the base model there; None takes its only one.
-        adapters: folder for the adapter's versions, which the server sees under the same path.
-        max_context: tokens of a whole dialogue.
-    Raises: PrerequisiteError where no server answers. UsageError where it has no such model, or loads no adapters.
+        url: URL of the server, with or without /v1.
+        chat: Converts messages to token ids of this model.
+        model: Name of the base model on the server. None selects its only model.
+        adapters: Folder for adapter versions. The server must see it under the same path.
+        max_context: Maximum length of a dialogue in tokens.
+
+    Raises:
+        PrerequisiteError: If no server answers.
+        UsageError: If the server does not have the model or cannot load adapters.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class ServedEngine:
             ]
         ):
             raise UsageError(
-                f"the server at {url} has no model '{self._base}', but {', '.join(names)}. Set train.server.model."
+                f"the server at {url} has no model '{self._base}', but {', '.join(names)}. "
+                "Set train.server.model to one of these."
             )
         self._folder, self._session, self._version = adapters.absolute(), uuid.uuid4().hex[:8], 0
 
@@ -64,11 +66,11 @@ class ServedEngine:
     def policy(
         self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1
     ) -> EnginePolicy:
-        """A policy on this server, which finds out itself who begins alike; see `Engine.policy`."""
+        """Return a policy on this server. The server finds shared prefixes itself."""
         return EnginePolicy(self, temperature=temperature, max_new_tokens=max_new_tokens)
 
     def refresh(self, peft_model: Any = None) -> None:
-        """Samples from now on with this adapter as it is now; None: with the base alone."""
+        """Use the adapter's current weights from now on. None selects the base model."""
         before = self._serving
         if peft_model is not None:
             self._version += 1
@@ -81,9 +83,11 @@ class ServedEngine:
         self._drop(before)
 
     def submit(self, turn: Turn) -> None:
-        """Samples one turn, in the caller's thread. For dialogues.
+        """Sample one turn. Blocks the calling thread.
 
-        Raises: WorldFailure (`policy_failed`) for a server that fails or answers what cannot be trained on.
+        Raises:
+            WorldFailure: With kind `policy_failed`, if the server fails or if its response cannot
+                be used for training.
         """
         track = turn.track
         limit = min(turn.max_new_tokens, self.max_context - len(track.ids))
@@ -113,13 +117,13 @@ class ServedEngine:
         turn.future.set_result(_take(turn, answer, self.chat.stop_ids, self.max_context))
 
     def sleep(self) -> None:
-        """Nothing: the server's memory is its own."""
+        """Do nothing: the server manages its memory."""
 
     def release(self, track: Track) -> None:
-        """The server keeps nothing for a dialogue that could be freed."""
+        """Do nothing: the server holds no state of a dialogue."""
 
     def close(self) -> None:
-        """Takes the adapter out of the server. Safe to call twice."""
+        """Remove the adapter from the server. Can be called twice."""
         serving = self._serving
         self._serving = self._base
         self._drop(serving)
@@ -135,15 +139,16 @@ class ServedEngine:
             self._server.send("POST", f"/{verb}_lora_adapter", body)
         except (UsageError, WorldFailure) as error:
             raise UsageError(
-                f"the server would not {verb} the adapter: {error}. It must run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
-                "--enable-lora, with a --max-lora-rank of at least train.lora.rank, and see the folder of train.server.adapters."
+                f"the server would not {verb} the adapter: {error}. Start it with "
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora and a --max-lora-rank of at "
+                "least train.lora.rank. It must see the folder of train.server.adapters."
             ) from error
 
 
 def _take(
     turn: Turn, answer: dict[str, Any], stop_ids: frozenset[int], max_context: int
 ) -> StopReason:
-    """Puts what was sampled into the turn; returns why it ended."""
+    """Add the sampled tokens to the turn and return the stop reason."""
     try:
         choice = answer["choices"][0]
         ids = choice["token_ids"]
@@ -151,14 +156,20 @@ def _take(
         if not ids or len(ids) != len(logprobs):
             raise ValueError(f"{len(ids)} tokens with {len(logprobs)} probabilities")
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        told = f"the server's answer has no token ids with their logprobs ({error}); vLLM 0.10.2 and later have"
+        told = (
+            f"the server's answer has no token ids with their logprobs ({error}). "
+            "This needs vLLM 0.10.2 or later"
+        )
         raise WorldFailure("policy_failed", told, stage="policy") from None
     pairs = zip(ids, logprobs, strict=True)
     reasons: list[StopReason | None] = [
         turn.take(token, logprob, stop_ids, max_context) for token, logprob in pairs
     ]
     if (last := reasons.pop()) is None or any(reasons):
-        told = f"a turn that the server ended ({choice.get('finish_reason')}) with token {ids[-1]} does not end there"
+        told = (
+            f"the server ended a turn ({choice.get('finish_reason')}) with token {ids[-1]}, "
+            "but the turn does not end there"
+        )
         raise WorldFailure(
             "policy_failed", f"{told}: its stop ids are {sorted(stop_ids)}", stage="policy"
         )

@@ -1,15 +1,11 @@
-"""Several processes make one step together: gradients, denominators and numbers are added up over the ranks.
+"""Data-parallel training: sum gradients, denominators and metrics over several processes.
 
-Each rank brings its own share of the samples, even an empty one, and all divide by one denominator of the whole step. So the
-sum of their gradients is the gradient that one process would have computed from all samples, and every rank makes the same
-update: weights stay equal without ever being sent.
-
-    torch.distributed.init_process_group("gloo")
-    learner = Learner(model, ranks=Ranks.joined())
-    learner.grpo_step(my_share)                     # every rank calls it, equally often
-
-Left out: `envgym train` over several processes (sampling, files and evaluation are one process's), sharded weights, and a rank
-that dies: the others wait for it until the group's timeout.
+Each process has its share of the samples, which may be empty. All divide by one denominator of the
+whole step, so the summed gradient equals the gradient of one process with all samples. Every
+process makes the same update, so weights are never sent.
+Call `torch.distributed.init_process_group`, create `Learner(model, ranks=Ranks.joined())` and call
+`grpo_step` equally often on every process. Not supported: `envgym train` over several processes,
+sharded weights. If a process dies, the others wait until the group's timeout.
 """
 
 from __future__ import annotations
@@ -31,24 +27,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of one step; `Ranks()` is this process alone, for which nothing is sent."""
+    """Processes of one training step. `Ranks()` is a single process without communication."""
 
     group: Any = None
-    """A `torch.distributed` process group; None is the default one."""
+    """Process group of `torch.distributed`. None is the default group."""
     size: int = 1
-    """How many processes."""
+    """Number of processes."""
 
     @classmethod
     def joined(cls, group: Any = None) -> Ranks:
-        """The ranks of a process group. Raises UsageError where none was made."""
+        """Return the ranks of a process group.
+
+        Raises:
+            UsageError: If there is no process group.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             raise UsageError(
-                "there is no process group. Call torch.distributed.init_process_group first, on every rank."
+                "there is no process group. Call torch.distributed.init_process_group first, on "
+                "every rank."
             )
         return cls(group, dist.get_world_size(group))
 
     def gather(self, value: T) -> list[T]:
-        """The small picklable values of all ranks, in their order."""
+        """Return the values of all ranks, in rank order. Values must be small and picklable."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -56,22 +57,23 @@ class Ranks:
         return found
 
     def total(self, number: float) -> float:
-        """The sum over the ranks, the same to the bit on each."""
+        """Return the sum over all ranks. It is equal on each rank, bit by bit."""
         return math.fsum(self.gather(number)) if self.size > 1 else number
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Puts the sum of all ranks' gradients into each parameter's `grad`; a missing one counts as zeros.
+        """Replace each parameter's `grad` by the sum over all ranks.
+
+        A missing gradient counts as zero.
 
         Args:
-            parameters: of any shapes and one dtype and device, in the same order on every rank.
+            parameters: Parameters of one dtype and device, in the same order on every rank.
         """
         if self.size == 1:
             return
         parameters = list(parameters)
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat(
-            [part.flatten() for part in parts]
-        )  # (all of them,) one message instead of hundreds
+        # One message with all gradients instead of hundreds of messages.
+        flat = torch.cat([part.flatten() for part in parts])
         dist.all_reduce(flat, group=self.group)
         for parameter, part in zip(
             parameters, flat.split([part.numel() for part in parts]), strict=True
@@ -79,7 +81,11 @@ class Ranks:
             parameter.grad = part.view_as(parameter).clone()
 
     def require_equal(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raises UsageError, on every rank, where the ranks start from different weights: they would never meet again."""
+        """Check that all ranks start from equal weights, since they would stay different otherwise.
+
+        Raises:
+            UsageError: If they differ. Raised on every rank.
+        """
         if self.size == 1:
             return
         mine = {
@@ -89,16 +95,21 @@ class Ranks:
         others = self.gather(mine)
         if any(other != others[0] for other in others):
             raise UsageError(
-                "the ranks start from different adapters, so their updates would differ for ever. Attach it with the same seed "
-                "on every rank, or load the same one."
+                "the ranks start from different adapters, so their updates would differ. Attach "
+                "the adapter with the same seed on every rank, or load the same one."
             )
 
 
 def refuse_launcher(environment: Mapping[str, str] = os.environ) -> None:
-    """Raises UsageError under `torchrun` with several processes: each would train, alone, a run of its own."""
+    """Check that `envgym train` was not started by `torchrun` with several processes.
+
+    Raises:
+        UsageError: If it was. Each process would train a separate run.
+    """
     size = environment.get("WORLD_SIZE", "1")
     if "RANK" in environment and size != "1":
         raise UsageError(
-            f"WORLD_SIZE is {size}, but `envgym train` is one process: it would be trained {size} times, each alone. Start it "
-            "without torchrun. Several processes are a feature of the learner: see envgym_trainer/ranks.py."
+            f"WORLD_SIZE is {size}, but `envgym train` is one process: it would train {size} "
+            "separate runs. Start it without torchrun. Several processes are a feature of the "
+            "learner: see envgym_trainer/ranks.py."
         )

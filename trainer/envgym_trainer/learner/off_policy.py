@@ -1,11 +1,10 @@
-"""How far the samples are from the policy that learns from them, told at every step in two parts that must not be confused.
+"""Distance between the policy that sampled the tokens and the policy that is trained on them.
 
-    mismatch    before the first update after sampling: the weights are those that sampled, so a token's logprob should be
-                what the sampler said. What differs is an error of ours: a stale adapter, another temperature, rounding.
-    staleness   after it: the policy has moved on, as several updates a batch mean it to. The loss's ratio corrects for this.
-
-Both are |log-ratio| of the tokens that are trained, in nats. Left out: a correction of the loss, and samples without a lesson,
-which no forward pass scores.
+*Mismatch* is measured before the first update after sampling. The weights are equal, so a
+difference of logprobs is an error: a stale adapter, another temperature or rounding. *Staleness* is
+measured after that update: the policy has changed, and the loss corrects for it by its ratio.
+Both are mean and maximum of |log-ratio| over the trained tokens, in nats. Samples without an
+advantage are not measured, because no forward pass computes their logprobs.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 Check = Callable[[Metrics], None]
-"""Called with a step's numbers before its update; raises to forbid the update."""
+"""Callback that gets the metrics of a step before its update. It raises to prevent the update."""
 
 DRIFT_MEAN = "drift/mean"
 DRIFT_MAX = "drift/max"
@@ -40,29 +39,35 @@ RATIO_SQUARED = "drift/ratio_squared"
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What rounding alone may do to a logprob, in nats."""
+    """Largest difference of logprobs that rounding explains, in nats."""
 
     mean: float
-    """Over the tokens of an update. A systematic error shows here first."""
+    """Mean over the tokens of one update. A systematic error exceeds this bound first."""
     max: float
-    """Of any one token."""
+    """Maximum over single tokens."""
 
 
-# About ten times what was measured on a CPU with SmolLM2-135M and its trained CRM adapter: in float32 (47 steps of 600 to 2,700
-# tokens) at most 1.0e-6 on average and 8.7e-5 for one token.
+# About ten times the values measured on a CPU with SmolLM2-135M and its trained CRM adapter. In
+# float32 (47 steps of 600 to 2,700 tokens) these were at most 1.0e-6 on average and 8.7e-5 for one
+# token.
 BOUNDS = {torch.float32: Bound(mean=1e-5, max=1e-3), torch.bfloat16: Bound(mean=5e-2, max=1.0)}
 
 
 class SamplerMismatch(EnvgymError, RuntimeError):
-    """Sampler and trainer give one token different probabilities; the message says by how much and what to look at."""
+    """Error raised if sampler and trainer compute different logprobs for the same token."""
 
 
 def with_drift(output: LossOutput, logprobs: Tensor, old_logprobs: Tensor) -> LossOutput:
-    """The loss with its distance from sampling among what it logs, whatever the loss itself makes of the ratio.
+    """Add the off-policy sums to the loss output. The loss itself does not change.
 
     Args:
-        logprobs, old_logprobs: (N,) of the same tokens, now and when they were sampled.
-    Returns: the same loss; sums of |log-ratio|, ratio and ratio squared, and the largest |log-ratio|.
+        output: Output of any loss.
+        logprobs: Logprobs under the current policy, shape (N,).
+        old_logprobs: Logprobs at sampling, shape (N,).
+
+    Returns:
+        The output with the sums of |log-ratio|, ratio and squared ratio, and the maximum
+        |log-ratio|.
     """
     with torch.no_grad():
         log_ratio = logprobs - old_logprobs  # (N,)
@@ -74,20 +79,22 @@ def with_drift(output: LossOutput, logprobs: Tensor, old_logprobs: Tensor) -> Lo
 
 
 def effective_sample_size(mean_ratio: float, mean_squared_ratio: float) -> float:
-    """(sum r)^2 / (N sum r^2), in (0, 1]: the share of the tokens that an importance-weighted mean is really made of.
+    """Return the effective sample size as a fraction of N: (sum r)^2 / (N sum r^2), in (0, 1].
 
-    Source: Kong, A note on importance sampling using standardized weights, 1992; the ratios are token by token.
+    The ratios are per token. Source: Kong, A note on importance sampling using standardized
+    weights, 1992.
     """
     return mean_ratio**2 / mean_squared_ratio if mean_squared_ratio > 0 else math.nan
 
 
 class MismatchWatch:
-    """Compares each step's mismatch with what rounding explains.
+    """Comparison of each step's mismatch with the bound for rounding.
 
     Args:
-        dtype: of the model's frozen base.
-        on_mismatch: `warn` says it once and goes on; `stop` raises SamplerMismatch before the update is made.
-        say: takes the one line for the person at the terminal.
+        dtype: Data type of the frozen base model.
+        on_mismatch: `warn` prints one warning per run. `stop` raises SamplerMismatch before the
+            update.
+        say: Receives one line of text for the terminal.
     """
 
     def __init__(
@@ -104,26 +111,29 @@ class MismatchWatch:
         self._told = False
 
     def is_exceeded(self, metrics: Metrics) -> bool:
-        """Whether the numbers of an update before which nothing was learned are beyond rounding; NaN is."""
+        """Return whether the mismatch is larger than rounding explains. NaN counts as larger."""
         return not (metrics[DRIFT_MEAN] <= self.bound.mean and metrics[DRIFT_MAX] <= self.bound.max)
 
     def check(self, metrics: Metrics) -> None:
-        """Raises SamplerMismatch, or says so the first time, where the mismatch is beyond rounding."""
+        """Warn once, or raise SamplerMismatch, if the mismatch is larger than rounding explains."""
         if not self.is_exceeded(metrics):
             return
         found = (
-            f"sampler and trainer disagree: before any update the logprob of a token differs by {metrics[DRIFT_MEAN]:.2g} on "
-            f"average and {metrics[DRIFT_MAX]:.2g} at most, where {self.dtype} explains {self.bound.mean:g} and {self.bound.max:g}"
+            "sampler and trainer disagree: before any update the logprob of a token differs by "
+            f"{metrics[DRIFT_MEAN]:.2g} on average and {metrics[DRIFT_MAX]:.2g} at most. Rounding "
+            f"in {self.dtype} explains {self.bound.mean:g} and {self.bound.max:g}"
         )
         if self.on_mismatch == "stop":
             raise SamplerMismatch(
-                f"{found}. The gradient would be wrong, so this step was not learned; what was learned before it is saved. "
-                "Look for an adapter that the sampler did not take over, another temperature or other weights in it, or a "
-                "model that its attention gets wrong; train.dtype=float32 rules rounding out, train.on_mismatch=warn goes on."
+                f"{found}. The gradient would be wrong, so this step was not trained; all earlier "
+                "steps are saved. Possible causes: the sampler uses a stale adapter, another "
+                "temperature or other weights, or computes this model's attention wrongly. Set "
+                "train.dtype=float32 to rule out rounding, or train.on_mismatch=warn to continue."
             )
         if not self._told:
             self._say(
-                f"WARNING: {found}. Training goes on (train.on_mismatch: warn); see alarm/mismatch."
+                f"WARNING: {found}. Training goes on (train.on_mismatch: warn). See the metric "
+                "alarm/mismatch."
             )
         self._told = True
 
@@ -136,14 +146,24 @@ def inner_updates(
     watch: MismatchWatch,
     sampled_at: int | None = None,
 ) -> Metrics:
-    """`epochs` passes over the shares of one step's samples, an update for each share.
+    """Train `epochs` times on the shares of one step's samples, with one update for each share.
 
     Args:
-        sampled_at: the learner's updates when the sampler took its adapter over; by default as many as now.
-    Returns: the means of the updates' numbers (`.../max` is the largest), with the drift of the updates told as
-        `offpolicy/mismatch_{mean,max}` or `offpolicy/staleness_{mean,max}`, `offpolicy/ess` (the smallest) and
-        `alarm/mismatch` (1 or 0). A step without a lesson has none of these.
-    Raises: SamplerMismatch before anything is learned, where the watch is to stop.
+        learner: Makes the updates.
+        shares: Samples of each update.
+        epochs: Number of passes over the shares.
+        watch: Checks the mismatch before the first update.
+        sampled_at: Number of updates when the sampler took over the adapter. Default: the current
+            number.
+
+    Returns:
+        Means over the updates (maxima for `.../max`), with `offpolicy/mismatch_{mean,max}` or
+        `offpolicy/staleness_{mean,max}`, `offpolicy/ess` (the minimum) and `alarm/mismatch`
+        (1 or 0). These are missing if no sample has an advantage.
+
+    Raises:
+        SamplerMismatch: If the mismatch is too large and `on_mismatch` is `stop`. No update was
+            made.
     """
     sampled_at = learner.updates if sampled_at is None else sampled_at
 
@@ -156,7 +176,7 @@ def inner_updates(
 
 
 def combine(rounds: Iterable[Metrics]) -> Metrics:
-    """The updates of one step as one set of numbers."""
+    """Combine the metrics of several updates into the metrics of one step."""
     rounds = list(rounds)
     out: Metrics = {}
     for name in dict.fromkeys(name for metrics in rounds for name in metrics):
@@ -166,7 +186,7 @@ def combine(rounds: Iterable[Metrics]) -> Metrics:
 
 
 def _worst(name: str, values: Sequence[float]) -> float:
-    """The mean, but for numbers that only their extreme tells."""
+    """Return the mean, or the worst value of a metric that warns."""
     if name == "offpolicy/ess":
         return min(values)
     if name.endswith(("/max", "_max")) or name.startswith("alarm/"):
@@ -175,7 +195,7 @@ def _worst(name: str, values: Sequence[float]) -> float:
 
 
 def _named(metrics: Metrics, watch: MismatchWatch | None) -> Metrics:
-    """An update's drift by the name of its cause: mismatch where a watch is given, staleness where not."""
+    """Rename `drift/...` to mismatch if a watch is given, otherwise to staleness."""
     out = {name: value for name, value in metrics.items() if not name.startswith("drift/")}
     if DRIFT_MEAN not in metrics:
         return out

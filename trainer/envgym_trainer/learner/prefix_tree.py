@@ -1,14 +1,10 @@
-"""Samples to one prefix tree: what episodes share is read by the model once.
+"""Build a prefix tree of samples, so that the model reads a shared prefix only once.
 
-All episodes of a step share a system prompt, a group shares its task, and siblings often sample the same first tokens. The
-tree is written depth first into a single row; a token sees its ancestors and itself, so every hidden state, and with it
-every gradient, equals that of the flat layout (`batch.py`).
-
-Two facts keep this short. Sorting the samples by their ids puts siblings next to each other, and what a sample shares with
-*any* earlier one it shares with the one just before it. And in depth-first order the descendants of a token lie directly
-behind it, so "is an ancestor of" is an interval test on `subtree_end` (`tree_attention.py` computes with it).
-
-Left out: recurrent layers, and anything else whose next state depends on more than the ancestors.
+The tree is written depth first into one row. A token sees its ancestors and itself, so hidden
+states and gradients match the flat layout (`batch.py`). After sorting by token ids, a sample shares
+the longest prefix with its predecessor. In depth-first order the descendants of a token directly
+follow it, so the ancestor test is an interval test on `subtree_end` (see `tree_attention.py`).
+Not supported: layers with a state that depends on more than the ancestors, such as recurrent ones.
 """
 
 from __future__ import annotations
@@ -22,12 +18,14 @@ from envgym_trainer.batch import Batch, Sample, entries
 
 
 def tree_batch(samples: Sequence[Sample]) -> Batch:
-    """One row that holds each distinct prefix of the samples once; each sample has at least one sampled token."""
+    """Return one row with each distinct prefix once.
+
+    Each sample needs at least one sampled token.
+    """
     inputs = [sample.token_ids[: sample.input_length] for sample in samples]
     order = sorted(range(len(samples)), key=lambda index: inputs[index])
-    paths: list[list[int]] = [
-        [] for _ in samples
-    ]  # where the t-th input token of each sample lies in the row
+    # paths[n][t] is the place in the row of input token t of sample n.
+    paths: list[list[int]] = [[] for _ in samples]
     token_ids: list[int] = []
     depths: list[int] = []
     subtree_end: list[int] = []
@@ -55,19 +53,25 @@ def tree_batch(samples: Sequence[Sample]) -> Batch:
 
 
 def split_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[list[int]]:
-    """Cuts a step into micro-batches of at most `max_tokens` tree tokens, so that as few prefixes as possible are read twice.
+    """Split a step into micro-batches, so that few prefixes are read twice.
 
-    Since every cut costs the prefix that the samples on its two sides share, the cheapest cut falls between groups.
+    Each cut costs the prefix that the samples on both sides share, so the cheapest cuts lie between
+    groups.
+
     Args:
-        samples: each with at least one sampled token.
-        max_tokens: budget of one tree; a single longer sample still gets a micro-batch of its own.
-    Returns: indices into `samples`, one list a micro-batch.
+        samples: Samples with at least one sampled token each.
+        max_tokens: Maximum number of tree tokens of a micro-batch. A longer sample gets a
+            micro-batch alone.
+
+    Returns:
+        Indices into `samples`, one list per micro-batch.
     """
     inputs = [sample.token_ids[: sample.input_length] for sample in samples]
     order = sorted(range(len(samples)), key=lambda index: inputs[index])
     lengths = [len(inputs[index]) for index in order]
     shared = [common_prefix(inputs[a], inputs[b]) for a, b in pairwise(order)]
-    # best[j] = (tokens, start): cheapest way to cut the first j samples, and where its last micro-batch begins.
+    # best[j] = (tokens, start): lowest cost of the first j samples, and the first sample of the
+    # last micro-batch.
     best: list[tuple[int, int]] = [(0, 0)]
     for stop in range(1, len(order) + 1):
         size = 0
@@ -88,7 +92,7 @@ def split_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[list[in
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Number of leading ids that two sequences share."""
+    """Return the number of leading ids that two sequences share."""
     for count, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return count
@@ -96,6 +100,6 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 
 def _close(positions: Sequence[int], subtree_end: list[int], *, end: int) -> None:
-    """Notes that nothing after `end` descends from these tokens."""
+    """Set the end of these tokens' subtrees."""
     for position in positions:
         subtree_end[position] = end

@@ -1,4 +1,4 @@
-"""The trainer's first scoring of a step's samples: what the policy says before any update, in the trainer's own numerics."""
+"""Compute the trainer's logprobs of a step's samples before the first update."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def with_scores(learner: Learner, samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with `scored_logprobs`; those that have them, or sampled nothing, are returned as they are."""
-    learner.model.eval()  # LoRA dropout would be scored as a mismatch
+    """Return the samples with `scored_logprobs`.
+
+    Samples that have them, or have no sampled token, are unchanged.
+    """
+    # LoRA dropout would count as mismatch.
+    learner.model.eval()
     out = list(samples)
     open_ones = [
         index
@@ -36,7 +40,7 @@ def with_scores(learner: Learner, samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _batches(learner: Learner, samples: Sequence[Sample]) -> Iterator[tuple[list[int], Batch]]:
-    """Indices of samples and their batch, whose entries are in that order."""
+    """Yield batches of samples, with the samples' indices in the order of the batch's entries."""
     if learner.layout == "flat":
         yield from (([index], flat_batch([sample])) for index, sample in enumerate(samples))
     elif samples:

@@ -1,10 +1,10 @@
-"""Attention over a prefix tree, block by block, plugged into transformers' own modules.
+"""Attention over a prefix tree in blocks, as an attention function of transformers.
 
-A row of S tree tokens would need an (S, S) mask of which most is False: branches do not see each other. Here a block of
-neighbouring tokens looks only at the tokens that some of them may see, which in depth-first order are the open branch above
-the block and the block itself. The work grows with S times the depth of the tree rather than with S squared.
-
-Left out: soft caps, sinks, and sliding windows shorter than the conversation; a model that asks for them is refused.
+A full mask of S tree tokens has shape (S, S) and is mostly False, because branches do not see each
+other. Here a block of adjacent tokens reads only the keys that some of them see: the open branch
+above the block and the block itself. Work grows with S times the depth of the tree.
+Not supported: soft caps, sinks, and sliding windows shorter than the conversation. These raise an
+error.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from envgym.errors import UsageError
 
 NAME = "envgym_tree"
-"""Of this attention in transformers; it has no entry among the mask functions, so the model makes no mask of its own."""
+"""Name of this attention in transformers. No mask function has it, so the model builds no mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring tokens of the row and what they may look at."""
+    """Adjacent tokens of the row and the keys that they see."""
 
     start: int
     end: int
     keys: Tensor
-    """(K,) int64 places in the row that at least one of the block's tokens sees."""
+    """Positions in the row that at least one token of the block sees, shape (K,), int64."""
     mask: Tensor
-    """(end - start, K) bool, True where a token may look."""
+    """Attention mask, shape (end - start, K). True if the token sees the key."""
 
 
 def attention_blocks(subtree_end: Tensor, *, size: int) -> list[Block]:
-    """Cuts a depth-first row into blocks.
+    """Split a depth-first row into blocks.
 
     Args:
-        subtree_end: (S,) one past the last descendant of each token: k is q itself or an ancestor of q exactly where
-            k <= q < subtree_end[k].
-        size: tokens of a block. Small ones waste less, big ones make fewer calls.
+        subtree_end: Position after the last descendant of each token, shape (S,). k is q or an
+            ancestor of q if and only if k <= q < subtree_end[k].
+        size: Number of tokens of a block. Small blocks waste less work, large blocks need fewer
+            calls.
     """
     places = torch.arange(len(subtree_end), device=subtree_end.device)
     blocks = []
     for rows in places.split(size):
         start = int(rows[0])
         end = int(rows[-1]) + 1
-        keys = places[:end][
-            subtree_end[:end] > start
-        ]  # still open when the block begins, or inside it
+        # Tokens whose subtree is open at the start of the block, or that are inside it.
+        keys = places[:end][subtree_end[:end] > start]
         mask = (keys <= rows[:, None]) & (rows[:, None] < subtree_end[keys])
         blocks.append(Block(start, end, keys, mask))
     return blocks
@@ -68,23 +68,35 @@ def attend(
     envgym_blocks: Sequence[Block] = (),
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Each token over its ancestors and itself. Signature as in transformers' `ALL_ATTENTION_FUNCTIONS`.
+    """Compute attention of each token over its ancestors and itself.
+
+    The signature is the one of transformers' `ALL_ATTENTION_FUNCTIONS`.
 
     Args:
-        query: (1, H, S, D); key, value: (1, K, S, D), K dividing H.
-        envgym_blocks: the row's blocks, in order.
-    Returns: (1, S, H, D) and None.
-    Raises: UsageError for kinds of attention that a tree cannot serve.
+        module: Attention module of the model.
+        query: Queries, shape (1, H, S, D).
+        key: Keys, shape (1, K, S, D). K divides H.
+        value: Values, shape (1, K, S, D).
+        envgym_blocks: Blocks of the row, in order.
+
+    Returns:
+        Attention output, shape (1, S, H, D), and None.
+
+    Raises:
+        UsageError: If the attention has a feature that a prefix tree does not support.
     """
     window = options.get("sliding_window")
     if window and max(int(block.mask.sum(dim=1).max()) for block in envgym_blocks) <= window:
-        window = None  # wider than the longest conversation: as good as none
+        # A window that is wider than the longest conversation has no effect.
+        window = None
     if window or options.get("softcap") is not None or options.get("s_aux") is not None:
         raise UsageError(
-            f"{type(module).__name__} asks for soft caps, sinks or a window of {window} tokens, which the prefix tree does not "
-            "know. Train it on padded rows: Learner(..., layout='flat')."
+            f"{type(module).__name__} uses soft caps, sinks or a window of {window} tokens, which "
+            "the prefix tree does not support. Train it on padded rows: "
+            "Learner(..., layout='flat')."
         )
-    # On CUDA a mask together with grouped heads falls back to the slow kernel; repeating the heads does not.
+    # On CUDA, a mask with grouped heads falls back to the slow kernel. Repeating the heads does
+    # not.
     repeats = query.shape[1] // key.shape[1] if query.is_cuda else 1
     parts = []
     for block in envgym_blocks:

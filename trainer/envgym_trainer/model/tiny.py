@@ -1,11 +1,11 @@
-"""Makes `tiny`, a language model of half a million parameters with a tokenizer of its own: for tests and the first minute.
+"""Build `tiny`, a model of half a million parameters with its tokenizer, for tests and first steps.
 
-    build(Path("models/tiny"))      # an ordinary Hugging Face folder: config.json, model.safetensors, tokenizer.json, ...
+    build(Path("models/tiny"))  # config.json, model.safetensors, tokenizer.json, ...
 
-Real in every way but size: a Llama with grouped attention, ChatML, exact round trip of any text, a context of 2048 tokens.
-Its weights are random, so it knows nothing and its base solves nothing; a LoRA adapter on top of them learns small games in
-under a minute on one core (reservoir computing in miniature: random features below, a trained low-rank part on top).
-Left out: knowledge of any kind, and a chat template (`chat.py` has the ChatML).
+It is a Llama with grouped attention, ChatML, lossless tokenization of any text and a context of
+2048 tokens. Its weights are random, so the base model solves no task, but a LoRA adapter learns
+small games in under a minute on one core (random features with a trained low-rank part).
+See `chat.py` for the chat template.
 """
 
 from __future__ import annotations
@@ -18,54 +18,68 @@ TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<
 NUMBERS = range(129)
 
 _WORDS = """
-a able about above after again all also always among an and another answer answers any are argument arguments array as ask at
-be because before below best better between binary boolean both but by call called calls can cannot change check choose close
-correct cost count create data date days default delete description did do does done each either else email empty end enough
-equal error every exactly false few fewer find first follow following for format from function functions game get give given
-got great greater guess guessed guesses had half has have he her here hidden high higher his hold how i if in increase inside
-integer into invalid is it its item items json just keep key know known large larger last least left less let level like limit
-line list little low lower made make many match may me means message middle missing more most much must my name need new next
-no not note nothing now null number numbers object of off ok old on once one only open or order other our out outside over
-parameter parameters people phone pick play please point properties question range read reason reply required result return
-returns right run same say says search secret see send set she should small smaller smallest so solve some start status still
-stop string success sum system take target task tell text than thank that the their them then there these they thing think
-this those time to too took tool tools total tried tries true try turn turns two type under unknown until up update upper use
-used user using value values was way we were what when where which while who why will win with within without won word words
-work wrong yes yet you your
-assistant act agent begin computer guessing helper mid thinking finished go goes int str float bool dict look id three four
-five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen twenty fifty hundred
+a able about above after again all also always among an and another answer answers any are argument
+arguments array as ask at be because before below best better between binary boolean both but by
+call called calls can cannot change check choose close correct cost count create data date days
+default delete description did do does done each either else email empty end enough equal error
+every exactly false few fewer find first follow following for format from function functions game
+get give given got great greater guess guessed guesses had half has have he her here hidden high
+higher his hold how i if in increase inside integer into invalid is it its item items json just keep
+key know known large larger last least left less let level like limit line list little low lower
+made make many match may me means message middle missing more most much must my name need new next
+no not note nothing now null number numbers object of off ok old on once one only open or order
+other our out outside over parameter parameters people phone pick play please point properties
+question range read reason reply required result return returns right run same say says search
+secret see send set she should small smaller smallest so solve some start status still stop string
+success sum system take target task tell text than thank that the their them then there these they
+thing think this those time to too took tool tools total tried tries true try turn turns two type
+under unknown until up update upper use used user using value values was way we were what when where
+which while who why will win with within without won word words work wrong yes yet you your
+assistant act agent begin computer guessing helper mid thinking finished go goes int str float bool
+dict look id three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen twenty fifty hundred
 """
 _SYMBOLS = """
-( ) [ ] { } , . : ; = ? ! ' " / | < > # * + - _ ` & % $ @ ~ ^ -> => .. ... == -- --- ``` ": ", "} {" "}} }} }, :: () (" ") ="
-[" "] [] {} "," ":" ), ). ): <= >= != ** "), "}, ]}
+( ) [ ] { } , . : ; = ? ! ' " / | < > # * + - _ ` & % $ @ ~ ^ -> => .. ... == -- --- ``` ": ", "} {"
+"}} }} }, :: () (" ") =" [" "] [] {} "," ":" ), ). ): <= >= != ** "), "}, ]}
 """
 WORDS = tuple(_WORDS.split())
 SYMBOLS = tuple(_SYMBOLS.split())
-"""What is one token; each word also with a capital, with a space before it, and both."""
+"""Texts that are one token. Words also exist capitalized, with a leading space, and with both."""
 SPACED = ("(", '"', '{"', "->", "=", "-", "{", "[", ":", '["', "|", "+", "<", ">", '"}')
 
 PATTERN = (
     r"</?tool_call>|</?tool_response>|</?tools>| ?[A-Za-z]+|\d{1,3}| ?[^\sA-Za-z\d<]+|\n+| +|\s|<"
 )
-"""Where text is cut before the vocabulary is asked: tags, words with the space before them, up to three digits, symbols."""
+"""Pattern that splits text before the vocabulary lookup.
+
+It matches tags, words with the space before them, up to three digits, and symbols.
+"""
 
 SEED = 0
 EMBEDDING_STD = 0.2
-"""Scale of the tied embedding. At the usual 0.02-0.05 no logit of a frozen head over 128 unit-size features can stand out
-of 1,700 (it gets a quarter of the probability at most), and no adapter can make the model certain. Measured: demonstrations
-of the guess game stay at a loss of 1.7 after 60 steps with 0.05, and reach 0.01 with 0.2."""
+"""Scale of the tied embedding.
+
+With the usual 0.02 to 0.05, no logit of a frozen head over 128 unit-size features can exceed the
+other 1,700 clearly (its probability is at most a quarter), and no adapter can make the model
+certain. Measured on demonstrations of the guess game: after 60 steps the loss is 1.7 with 0.05, and
+0.01 with 0.2.
+"""
 
 
 def build(folder: Path) -> Path:
-    """Writes the model and its tokenizer; the same bytes of weights each time.
+    """Write the model and its tokenizer. The bytes of the weights are the same each time.
 
     Args:
-        folder: made where it is missing; files in it are written over.
-    Returns: the folder, for `from_pretrained`.
+        folder: Folder for `from_pretrained`. Created if missing; its files are overwritten.
+
+    Returns:
+        The folder.
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # a second's work needs no bar
+    # Building takes about a second, so the progress bar is not needed.
+    logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     build_model(tokenizer).save_pretrained(folder)
@@ -74,7 +88,10 @@ def build(folder: Path) -> Path:
 
 
 def build_model(tokenizer: Any) -> Any:
-    """A `LlamaForCausalLM` with seeded random weights; the global random state is left as it was."""
+    """Return a `LlamaForCausalLM` with seeded random weights.
+
+    The global random state is unchanged.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -96,7 +113,8 @@ def build_model(tokenizer: Any) -> Any:
         torch.manual_seed(SEED)
         model: Any = LlamaForCausalLM(config)
         for name, weight in model.named_parameters():
-            if weight.dim() == 2:  # norms stay at one
+            # Norms stay at one.
+            if weight.dim() == 2:
                 weight.normal_(
                     0.0, EMBEDDING_STD if "embed_tokens" in name else weight.shape[1] ** -0.5
                 )
@@ -104,7 +122,10 @@ def build_model(tokenizer: Any) -> Any:
 
 
 def vocabulary() -> dict[str, int]:
-    """Token -> id, in the byte-level alphabet: all single bytes (so nothing is unknown), then whole words, numbers, symbols."""
+    """Return token ids in the byte-level alphabet: single bytes, then words, numbers and symbols.
+
+    All single bytes are tokens, so every text can be tokenized.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
 
     spell = ByteLevel(add_prefix_space=False, use_regex=False)
@@ -132,11 +153,11 @@ def vocabulary() -> dict[str, int]:
 
 
 def build_tokenizer() -> Any:
-    """A tokenizer that makes each word it knows one token and each byte of every other text one token."""
+    """Return a tokenizer with one token for each word of the vocabulary and for each other byte."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    # No merges at all: a piece of the pattern is either in the vocabulary as a whole or falls into its bytes.
+    # Without merges, a piece of the pattern is either one token or is split into its bytes.
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary(), merges=[], ignore_merges=True))
     pieces = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

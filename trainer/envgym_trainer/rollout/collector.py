@@ -1,10 +1,11 @@
-"""Who plays a run's episodes: groups for the learner, in turn with it or one step ahead of it, and those of evaluations.
+"""Collect a run's episodes: groups for training, in turn with the learner or one step ahead.
 
-One step ahead, the next step's episodes are played while this one is learned from, by the adapter as it was before the update.
-The loss's ratio is taken to what the sampler said when it drew them, which corrects for that step within its clip;
-`algorithm.correction` bounds it further, and `offpolicy/staleness_mean` tells how far it is.
+One step ahead, the next step's episodes are sampled during the current update, with the adapter
+from before that update. The loss uses the logprobs recorded at sampling, which corrects for one
+step within the clip range. `algorithm.correction` bounds the ratio further, and
+`offpolicy/staleness_mean` measures the distance.
 Source: Noukhovitch et al., Asynchronous RLHF, arXiv 2410.18252, sec. 3.
-Left out: groups themselves (`groups.py`), and when to play ahead (`train.py`).
+See `groups.py` for the groups and `train.py` for when to prefetch.
 """
 
 from __future__ import annotations
@@ -37,14 +38,17 @@ from envgym_trainer.run.metrics import failure_metrics, sandbox_metrics
 
 
 class Rollouts:
-    """Plays in one world with one sampler; closes neither. Everything but `start` waits for its episodes.
+    """Episodes of one run, played in one world with one engine. Closes neither of them.
 
     Args:
-        spec, config: of the run.
-        world: whose environments are played. engine: whose dialogues play.
-        rewards: scores the groups.
-        labels: whose votes those are, in self-training.
-        folder, monitor: where episodes are written that were played in vain.
+        spec: Environment specification.
+        config: Training settings.
+        world: Provides the environments.
+        engine: Samples the responses.
+        rewards: Computes the rewards of the groups.
+        folder: Run folder for episodes that were discarded.
+        monitor: Logger for the metrics of discarded episodes.
+        labels: Votes and labels. Used by self-training only.
     """
 
     def __init__(
@@ -76,10 +80,15 @@ class Rollouts:
         self._ahead: Future[Played] | None = None
 
     def groups(self, step: int, draws: Draws, *, sampled_at: int | None = None) -> Played:
-        """`tasks_per_step` groups of `group_size` episodes by the sampler's present weights, and what was played on the way.
+        """Play `tasks_per_step` groups of `group_size` episodes with the engine's current weights.
 
         Args:
-            sampled_at: the learner's updates so far.
+            step: Training step.
+            draws: Tasks of the step.
+            sampled_at: Number of updates that the learner had made.
+
+        Returns:
+            The groups, with all retried, discarded and teacher episodes.
         """
         config = self.config
         earlier = list[Episode]()
@@ -122,7 +131,7 @@ class Rollouts:
         )
 
     def _vote_on(self, tasks: Sequence[str], *, step: int) -> list[Group]:
-        """A group of each task that is played for its votes alone."""
+        """Play one group of each task for its votes only."""
         size = self.config.group_size
         seed = self.config.seed
         requests = [
@@ -134,7 +143,7 @@ class Rollouts:
         return [episodes[start : start + size] for start in range(0, len(episodes), size)]
 
     def _taught(self, groups: Sequence[Group], step: int) -> list[Episode]:
-        """Lets the teacher vote where its votes are needed; its episodes."""
+        """Collect missing teacher votes. Return the teacher's episodes."""
         labels = self.labels
         if labels is None or labels.teacher is None or not (tasks := labels.unheard(groups)):
             return []
@@ -146,11 +155,14 @@ class Rollouts:
         return [episode for group in votes for episode in group]
 
     def start(self, step: int, draws: Draws, *, sampled_at: int) -> None:
-        """`groups`, on another thread; `take` hands them over."""
+        """Prefetch the groups of a step on another thread. See `take`."""
         self._ahead = self._pool.submit(self.groups, step, draws, sampled_at=sampled_at)
 
     def take(self) -> Played | None:
-        """The groups that were started, waited for; None where none were. Raises what playing them raised."""
+        """Wait for the prefetched groups and return them, or None if `start` was not called.
+
+        Errors raised during the prefetch are raised here.
+        """
         ahead = self._ahead
         self._ahead = None
         return ahead.result() if ahead else None
@@ -165,8 +177,11 @@ class Rollouts:
         on_episode: Callable[[Episode], None] = lambda episode: None,
         earlier: Sequence[Episode] = (),
     ) -> list[Episode]:
-        """Plays the requests. What was played before the run is stopped for its failures, `earlier` in the same step too, is
-        kept for `write_lost`."""
+        """Play the requests.
+
+        If too many episodes are void, all episodes so far and `earlier` (episodes of the same step)
+        are kept for `write_lost`.
+        """
         played = list(earlier)
 
         def keep(episode: Episode) -> None:
@@ -187,7 +202,10 @@ class Rollouts:
             raise
 
     def write_lost(self) -> None:
-        """Writes what was played in vain, for people to read, on the thread that writes everything else."""
+        """Write the episodes of a run that was stopped because too many were void.
+
+        Called on the thread that writes all other files.
+        """
         if self._lost is None:
             return
         step, phase, played = self._lost
@@ -199,5 +217,8 @@ class Rollouts:
         self.monitor.log(step, numbers, phase=phase)
 
     def close(self) -> None:
-        """Waits for whatever is being played ahead, and leaves it. A closed sampler ends it soon."""
+        """Wait for the prefetched episodes and discard them.
+
+        Close the engine first to end them early.
+        """
         self._pool.shutdown()

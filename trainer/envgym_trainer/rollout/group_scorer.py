@@ -1,8 +1,7 @@
-"""What training does to rewards beyond what an environment can do alone: parts that compare the episodes of a group, scales that
-follow the run, weights that adapt.
+"""Recompute rewards during training: group reward parts, running scales and adaptive weights.
 
-The environment's terms stay what they are made of: every reward is composed again by `envgym.terms`, and says so in its
-terms. Left out: advantages.
+Every reward is composed again from its terms by `envgym.terms`, so the terms always add up to
+the reward. See `advantages.py` for advantages.
 """
 
 from __future__ import annotations
@@ -26,20 +25,21 @@ from envgym_trainer.rollout.reward_weights import RewardWeights, read_likes
 log = logging.getLogger(__name__)
 
 JUDGES = ("judge", "judge_group")
-"""Parts whose server is counted by `judging.statistics`."""
+"""Reward parts that send requests to an LLM judge, counted by `judging.statistics`."""
 Group = list[Episode]
 Find = Callable[[Iterable[str]], dict[str, Episode]]
-"""The run's episodes of these names (`12:3`)."""
+"""Lookup of the run's episodes by id, such as `12:3` (step 12, episode 3)."""
 
 
 class RewardLayer:
-    """Scores the groups of each step. A checkpoint keeps its state.
+    """Rewards of the groups of each training step. The state is stored in checkpoints.
 
     Args:
-        world: whose rewards these are; those of a foreign environment, which has no rubric, stay as they are.
-        find: looks up episodes that people judged.
-        say: takes a line for the person at the terminal.
-        labels: which parts may speak of a task, in self-training.
+        world: Provides the rubric. Without a rubric (a foreign environment) rewards are unchanged.
+        config: Settings of the adaptive weights.
+        find: Looks up the episodes that people rated.
+        say: Receives one line of text for the terminal.
+        labels: Masks reward parts of unlabelled tasks. Used by self-training only.
     """
 
     def __init__(
@@ -69,13 +69,17 @@ class RewardLayer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every reward is what the environment said."""
-        return not (
-            self.of_group or self.moments or self.weights.config.mode != "fixed"
-        )  # self-training has a part of groups
+        """Return whether all rewards are used as the environment returned them."""
+        # Self-training needs no test here: its vote is a group part.
+        return not (self.of_group or self.moments or self.weights.config.mode != "fixed")
 
     def score(self, groups: Sequence[Group], *, step: int) -> list[Group]:
-        """The groups with the rewards of this training step. Raises UsageError or SpecError for a user's mistake."""
+        """Return the groups with the rewards of this training step.
+
+        Raises:
+            UsageError: If a reward part cannot run with the user's settings.
+            SpecError: If a reward part is configured wrongly.
+        """
         if self.is_idle or self.rubric is None:
             return list(groups)
         composed = [
@@ -102,20 +106,25 @@ class RewardLayer:
         return [[self._weighed(episode) for episode in group] for group in composed]
 
     def observe(self, groups: Sequence[Group]) -> None:
-        """Takes in what a step was taught by, for the weights of the next one. Likes that cannot be read are told once, and the
-        weights stay as they were: somebody may be writing them."""
+        """Update the weights of the next step from this step's groups and the feedback file.
+
+        If the feedback file cannot be parsed, log one warning and keep the current weights. The
+        file may be half written.
+        """
         self.weights.observe(groups)
         if self.weights.config.feedback:
             try:
                 self.weights.listen(self._likes(Path(self.weights.config.feedback)))
             except UsageError as error:
                 if str(error) != self._told:
-                    self._say(f"WARNING: {error}; the weights of the reward stay as they are")
+                    self._say(f"WARNING: {error}. The current reward weights are kept.")
                 self._told = str(error)
 
     def metrics(self) -> dict[str, float]:
-        """The factors on weights, the running deviations, how often a part of groups could not be had since the last time, and
-        what judges were asked so far, with why they gave no judgement."""
+        """Return weight factors, running deviations, failure counts and judge counts.
+
+        Failures of group parts are counted since the last call, judge requests since the start.
+        """
         numbers = self.weights.metrics() | {
             f"rewards/{name}/running_std": each.deviation for name, each in self.moments.items()
         }
@@ -144,14 +153,17 @@ class RewardLayer:
         likes = read_likes(file)
         found = self._find(likes)
         if unknown := [name for name in likes if name not in found]:
-            raise UsageError(f"{file}: the run has no episode {unknown[0]}")
+            raise UsageError(f"{file}: the run has no episode {unknown[0]}. Remove its line")
         values = lambda episode: {
             name: t.value for name, t in episode.reward_terms.items() if t.value is not None
         }
         return [(values(found[name]), liked) for name, liked in likes.items()]
 
     def _together(self, group: Group) -> list[dict[str, float | None]]:
-        """What the parts of groups say of each member, and None for each part that must not speak; nothing of void ones."""
+        """Return the group parts' values for each member, with None for a masked part.
+
+        A void member gets an empty mapping.
+        """
         members = [n for n, episode in enumerate(group) if not episode.void]
         said: list[dict[str, float | None]] = [{} for _ in group]
         hidden = self._labels.hidden(group) if self._labels else frozenset()
@@ -168,7 +180,7 @@ class RewardLayer:
         ]
 
     def _ask(self, name: str, part: RewardPart, members: Group) -> Sequence[float | None]:
-        """A part of groups that breaks is masked for this group, counted, and told once a run in the log."""
+        """Call one group part. If it fails, mask it for this group, count and log the failure."""
         try:
             voters = (
                 self._labels.voters(members[0].task_id)
@@ -189,7 +201,7 @@ class RewardLayer:
         except Exception as error:
             self._failed[name] += 1
             log.warning(
-                "part '%s' cannot judge a group of task '%s', which goes without it: %s",
+                "part '%s' cannot judge a group of task '%s'; it is masked for this group: %s",
                 name,
                 members[0].task_id,
                 error,
@@ -197,7 +209,10 @@ class RewardLayer:
             return [None] * len(members)
 
     def _composed(self, episode: Episode, said: dict[str, float | None], step: int) -> Episode:
-        """The episode with what its group said of it, and without what must not speak; what is forfeit stays so."""
+        """Return the episode with its group values added and its masked parts removed.
+
+        An episode with a penalty term is unchanged.
+        """
         if (
             not said
             or self.rubric is None
@@ -208,16 +223,15 @@ class RewardLayer:
         whole = {name: part.rule for name, part in self.rubric.named("episode").items()}
         raw = {name: term.raw for name, term in episode.reward_terms.items()} | said
         terms = episode.reward_terms | compose(whole, raw, step=step)
-        silent = [
-            name for name, value in said.items() if value is None and name not in whole
-        ]  # it was paid turn by turn
+        # A masked part that is paid by turn is not in `whole`, so `compose` does not clear it.
+        silent = [name for name, value in said.items() if value is None and name not in whole]
         terms |= {name: Term(None, None, terms[name].weight) for name in silent}
         return dataclasses.replace(
             episode, reward_parts=episode.reward_parts | said, reward_terms=terms
         )
 
     def _weighed(self, episode: Episode) -> Episode:
-        """The episode with its terms scaled and weighed as the run is now, and the reward that they make."""
+        """Return the episode with scaled and weighted terms and the reward composed from them."""
         if episode.void or not episode.reward_terms:
             return episode
         terms = {
@@ -246,9 +260,10 @@ class RewardLayer:
 
 @dataclasses.dataclass
 class Moments:
-    """Count, mean and sum of squared distances of all values so far.
+    """Count, mean and sum of squared deviations of all earlier values.
 
-    Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+    Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample
+    variances, 1979.
     """
 
     count: int = 0
@@ -257,7 +272,7 @@ class Moments:
 
     @property
     def deviation(self) -> float:
-        """1 until the values differ."""
+        """Return the population standard deviation, or 1 if the values do not differ yet."""
         deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
         return deviation if deviation > 1e-8 else 1.0
 

@@ -1,7 +1,7 @@
-"""Weights of the reward's parts that follow the run: factors on what the environment says, bounded, logged, kept in checkpoints.
+"""Adaptive weights of reward parts: bounded factors that are logged and stored in checkpoints.
 
-`spread` evens out how much each part tells siblings apart, `feedback` fits what people liked. Left out: where factors are
-applied (`reward_layer.py`). Plain Python and numpy.
+`spread` equalizes the contribution of each part to the reward variance within groups. `feedback`
+fits the factors to people's ratings. See `reward_layer.py` for where factors are applied.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ ZERO = 1e-9
 
 
 class RewardWeights:
-    """A factor for each part that has a weight; 1 is the environment's own.
+    """Weight factors of the reward parts. A factor of 1 keeps the environment's weight.
 
     Args:
-        names: the parts that may be weighed anew.
-        grounded: those of them that are no judgement; only they follow likes.
+        config: Settings of the `reward_weights` block.
+        names: Parts whose weight may change.
+        grounded: Parts of `names` that do not depend on a judge. Only these are fitted to feedback.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class RewardWeights:
     ):
         self.config, self.names, self.grounded = config, list(names), list(grounded)
         self.logs = dict.fromkeys(names, 0.0)
-        """Name -> logarithm of its factor."""
+        """Natural logarithm of each part's factor, by name."""
         self.spread: dict[str, float] = {}
         self.alive: dict[str, float] = {}
 
@@ -44,7 +45,7 @@ class RewardWeights:
         return math.exp(self.logs.get(name, 0.0))
 
     def observe(self, groups: Groups) -> None:
-        """`spread`: takes in a step's groups, for the weights of the next one."""
+        """Update the factors from a step's groups, for the next step. Used by `spread`."""
         if self.config.mode != "spread":
             return
         for name in self.names:
@@ -69,9 +70,11 @@ class RewardWeights:
             self.logs[name] += self.config.rate * (wanted - self.logs[name])
 
     def listen(self, likes: Sequence[tuple[Mapping[str, float], bool]]) -> None:
-        """`feedback`: weighs the grounded parts as the likes ask for; none at all gives the environment's own weights back.
+        """Fit the factors of grounded parts to ratings. Used by `feedback`.
 
-        Args: likes: (name -> value of each part, whether it was liked) of each episode that somebody judged.
+        Args:
+            likes: Part values of each rated episode, and whether it was liked. If empty, all
+                factors are 1.
         """
         slopes = liked_slopes(
             [values for values, _ in likes],
@@ -111,7 +114,10 @@ class RewardWeights:
 
 
 def _spread(group: Sequence[Episode], name: str, factor: float) -> float | None:
-    """The deviation within a group of what a part contributed, its factor taken out; None where fewer than two have it."""
+    """Return the deviation of a part's contribution in a group, with its factor removed.
+
+    None if fewer than two members have the part.
+    """
     terms = [episode.reward_terms[name] for episode in group if name in episode.reward_terms]
     values = [term.contribution / factor for term in terms if term.value is not None]
     return statistics.pstdev(values) if len(values) > 1 else None
@@ -124,14 +130,20 @@ def liked_slopes(
     *,
     prior: float,
 ) -> dict[str, float]:
-    """How much more likely a like is with one deviation more of each part: ridge logistic regression, without a ridge on the
-    intercept.
+    """Fit a ridge logistic regression of ratings on part values. The intercept has no penalty.
 
     Args:
-        values: name -> value of each judged episode; a part that an episode lacks stands at its mean.
-        prior: strength of the ridge, in judged episodes.
-    Returns: name -> slope; 0 for a part that never differs. Nothing without any likes.
-    Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2nd edition, eq. 4.31 and 3.41.
+        values: Part values of each rated episode. A missing value counts as the part's mean.
+        liked: Whether each episode was liked.
+        names: Parts in the regression.
+        prior: Strength of the ridge penalty, in rated episodes.
+
+    Returns:
+        Change of the log-odds for one standard deviation of each part. 0 for a part that does not
+        vary, and an empty result without ratings.
+
+    Source: Hastie, Tibshirani and Friedman, The Elements of Statistical Learning, 2nd edition, eq.
+    4.31 and 3.41.
     """
     if not liked:
         return {}
@@ -147,7 +159,8 @@ def liked_slopes(
     )
     ridge = np.diag([1e-6, *[prior] * len(names)])
     slopes = np.zeros(len(names) + 1)
-    for _ in range(50):  # Newton's method on a strictly convex function
+    # Newton's method on a strictly convex function.
+    for _ in range(50):
         likely = 1 / (1 + np.exp(-np.clip(design @ slopes, -30, 30)))
         gradient = design.T @ (likely - np.array(liked, dtype=float)) + ridge @ slopes
         step = np.linalg.solve(
@@ -163,7 +176,14 @@ def liked_slopes(
 
 
 def read_likes(file: Path) -> dict[str, bool]:
-    """Episode (`12:3`) -> whether it was liked; the last line about one counts. Raises UsageError with file and line."""
+    """Read a feedback file. The last line about an episode counts.
+
+    Returns:
+        Whether each episode was liked, by episode id such as `12:3`.
+
+    Raises:
+        UsageError: If a line is invalid. The message has file and line.
+    """
     if not file.exists():
         return {}
     likes = {}
@@ -177,7 +197,8 @@ def read_likes(file: Path) -> dict[str, bool]:
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(
-                f'{file}:{number}: must look like {{"episode": "12:3", "like": true}} (the third episode of step 12), got {line!r}'
+                f'{file}:{number}: must look like {{"episode": "12:3", "like": true}} (the third '
+                f"episode of step 12), got {line!r}"
             ) from None
         likes[plain["episode"]] = plain["like"]
     return likes

@@ -1,8 +1,8 @@
-"""Which tasks a step plays: seeded draws from the train split, bent by the curriculum where one is asked for.
+"""Choose the tasks of each step: seeded draws from the train split, weighted by the curriculum.
 
-A step's draws are a function of (seed, step) and of the state of the curriculum, which `state_dict` holds; so a resumed run
-draws what the run that was not stopped would have drawn; without a curriculum nothing in it ever changes. Left out: the decisions
-themselves (`curriculum.py`), playing (`groups.py`).
+The draws of a step are a function of (seed, step) and of the curriculum's state, which checkpoints
+store. A resumed run therefore draws the same tasks as an uninterrupted one. See `curriculum.py` for
+the decisions and `groups.py` for playing.
 """
 
 from __future__ import annotations
@@ -21,28 +21,38 @@ from envgym_trainer.rollout.curriculum import Horizon, Ladder, PassRates, learna
 
 
 class Pool(Protocol):
-    """The tasks of a run that has no others."""
+    """Fixed set of tasks that replaces fresh draws."""
 
     def check(self) -> None:
-        """Raises SpecError where it could not serve the run."""
+        """Check that the pool can serve the run.
+
+        Raises:
+            SpecError: If it cannot.
+        """
         ...
 
     def draw(self, rng: random.Random, count: int, *, levels: Sequence[str] = ()) -> list[str]: ...
 
     def validated(self, episodes: Sequence[Episode]) -> None:
-        """Takes in a validation. Raises UsageError for one that says nothing."""
+        """Check the episodes of a validation.
+
+        Raises:
+            UsageError: If they contain no information for the pool.
+        """
         ...
 
 
 class TaskSampler:
-    """Draws the tasks of training and keeps the state of the curriculum.
+    """Draws of training tasks, and the state of the curriculum.
 
     Args:
-        spec: the environment, for its limits and for messages.
-        config: the `train:` block.
-        tasks: `World.tasks`; of a foreign environment, which has one kind of task, too.
-        pool: where GRPO's tasks come from instead of fresh ones.
-    Raises: SpecError for a curriculum that could never act, with the reason.
+        spec: Environment specification, for its limits and for error messages.
+        config: The `train:` block.
+        tasks: Task set of the world.
+        pool: Fixed set of tasks for GRPO. By default, fresh tasks are drawn.
+
+    Raises:
+        SpecError: If the curriculum could never have an effect.
     """
 
     def __init__(self, spec: EnvSpec, config: TrainConfig, tasks: Any, pool: Pool | None = None):
@@ -54,7 +64,7 @@ class TaskSampler:
         fitting = getattr(tasks, "fitting", None)
         found = fitting("train", levels=config.levels) if fitting else []
         self.templates = {template.name: template.level for template in found}
-        """Template -> level, of all that may ever be drawn."""
+        """Level of each template that may be drawn, by name."""
         self.rates = PassRates(decay=self.options.decay)
         self.ladder = Ladder(
             _ordered_levels(spec, config, set(self.templates.values())),
@@ -64,16 +74,17 @@ class TaskSampler:
         self._check()
 
     def draws(self, step: int, *, done: int = 0) -> Draws:
-        """The draws of a step.
+        """Return the draws of a step.
 
         Args:
-            step: on the axis of the whole run.
-            done: GRPO steps so far, this one included; 0 in the warm start, which is shown every level at full length.
+            step: Step of the whole run.
+            done: Number of GRPO steps including this one. 0 during the warm start, which draws from
+                all levels with the full number of turns.
         """
         return Draws(self, step, done)
 
     def shares(self) -> dict[str, float]:
-        """Template -> its share of the draws; 0 where its level is still locked. They add up to 1."""
+        """Return each template's fraction of the draws. They add up to 1; a locked level has 0."""
         weights = {
             template: self._weight(template, level) for template, level in self.templates.items()
         }
@@ -81,7 +92,7 @@ class TaskSampler:
         return {template: weight / total for template, weight in weights.items()}
 
     def metrics(self, done: int) -> dict[str, float]:
-        """What the draws of GRPO step `done` go by; nothing without a curriculum."""
+        """Return the curriculum's metrics for GRPO step `done`. Empty without a curriculum."""
         numbers: dict[str, float] = {}
         if self.options.adaptive or self.options.unlock_at is not None:
             numbers |= {
@@ -103,7 +114,10 @@ class TaskSampler:
         return numbers
 
     def observe(self, groups: Sequence[Sequence[Episode]]) -> None:
-        """Takes in a step's groups, in order; void members and those whose success is unknown count for nothing."""
+        """Update success rates from a step's groups, in order.
+
+        Void members and members without a known success are ignored.
+        """
         if not self.options.is_on:
             return
         for group in groups:
@@ -112,7 +126,7 @@ class TaskSampler:
                 self.rates.observe(group[0].template, group[0].level, sum(known) / len(known))
 
     def validated(self, episodes: Sequence[Episode]) -> list[str]:
-        """Takes in a validation; returns each decision that follows from it, as a line for people."""
+        """Update the curriculum from a validation. Return one line of text for each decision."""
         if self.pool is not None:
             self.pool.validated(episodes)
         known = [episode for episode in episodes if episode.success is not None]
@@ -123,18 +137,20 @@ class TaskSampler:
         tried = self.ladder.open
         about_open = [bool(e.success) for e in known if e.level in tried or not tried]
         lines = [
-            f"curriculum: level {level} is open, after {scores[before]:.0%} of validation tasks of {before}"
+            f"curriculum: level {level} is open, after {scores[before]:.0%} of validation tasks "
+            f"of {before}"
             for level, before in self._opened(scores)
         ]
         if self.horizon and about_open and self.horizon.observe(_mean(about_open)):
             turns = self.horizon.turns(0)
             lines.append(
-                f"curriculum: episodes may take {turns} turns, after {_mean(about_open):.0%} of validation tasks"
+                f"curriculum: episodes may take {turns} turns, after {_mean(about_open):.0%} of "
+                "validation tasks"
             )
         return lines
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later draws depend on, JSON-able."""
+        """Return the state that later draws depend on, as JSON types."""
         return {
             "rates": {"templates": dict(self.rates.templates), "levels": dict(self.rates.levels)},
             "levels": list(self.ladder.levels),
@@ -143,9 +159,10 @@ class TaskSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken; an empty one (a checkpoint of before there was any) changes nothing.
+        """Restore the state. An empty state (a checkpoint without a curriculum) is ignored.
 
-        Raises: UsageError where the ladder has other levels now.
+        Raises:
+            UsageError: If the state has other levels than this run.
         """
         if not state:
             return
@@ -162,7 +179,8 @@ class TaskSampler:
                 ", ".join(levels) or "none" for levels in (state["levels"], self.ladder.levels)
             )
             raise UsageError(
-                f"the checkpoint's curriculum has levels {was}; this run has {now}. Resume with the same train.levels."
+                f"the checkpoint's curriculum has levels {was}; this run has {now}. Resume with "
+                "the same train.levels."
             )
         self.ladder.unlocked = state["unlocked"]
 
@@ -176,7 +194,7 @@ class TaskSampler:
         )
 
     def _opened(self, scores: dict[str, float]) -> list[tuple[str, str]]:
-        """(level, the one before it) for each that a validation opens."""
+        """Return the levels that a validation opens, each with the level before it."""
         opened = self.ladder.observe(scores)
         levels = self.ladder.levels
         return [(level, levels[levels.index(level) - 1]) for level in opened]
@@ -187,7 +205,7 @@ class TaskSampler:
         options = self.options
         every = self.config.eval.every
         if options.adaptive and len(self.templates) < 2:
-            self._refuse("adaptive", "there are not two templates to choose between; leave it out")
+            self._refuse("adaptive", "needs at least two templates. Remove it")
         if options.unlock_at is not None:
             self._check_ladder()
         by_score = [
@@ -201,36 +219,36 @@ class TaskSampler:
         if by_score and not every:
             self._refuse(
                 by_score[0],
-                "is asked at each validation and there is none; set train.eval.every to 1 or more",
+                "needs validations, and train.eval.every is 0. Set train.eval.every to 1 or more",
             )
         limit = self.spec.episode.max_turns
         if self.horizon and not self.spec.gym and self.horizon.config.end > limit:
             end = self.horizon.config.end
             self._refuse(
                 "horizon.end",
-                f"is {end}, but episode.max_turns cuts at {limit}; set one to the other",
+                f"is {end}, but episode.max_turns is {limit}. Set both to the same number",
             )
 
     def _check_ladder(self) -> None:
         if unnamed := [template for template, level in self.templates.items() if not level]:
             self._refuse(
                 "unlock_at",
-                f"template '{unnamed[0]}' has no level; mark it with @template(level=...)",
+                f"template '{unnamed[0]}' has no level. Mark it with @template(level=...)",
             )
         if len(self.ladder.levels) < 2:
             self._refuse(
                 "unlock_at",
-                f"needs two levels, found {', '.join(self.ladder.levels) or 'none'}; leave it out",
+                f"needs two levels, found {', '.join(self.ladder.levels) or 'none'}. Remove it",
             )
         count = self.config.eval.val_tasks
         held_out = self.tasks.ids("val", levels=self.config.levels, count=count)
         seen = {self.tasks.templates[task.split("/")[1]].level for task in held_out}
         for level in self.ladder.levels[:-1]:
             if level not in seen:
-                way_out = f"raise train.eval.val_tasks, or leave {level} out of train.levels"
+                way_out = f"Raise train.eval.val_tasks, or remove {level} from train.levels"
                 self._refuse(
                     "unlock_at",
-                    f"none of the {count} validation tasks is of level {level}; {way_out}",
+                    f"none of the {count} validation tasks has level {level}. {way_out}",
                 )
 
     def _horizon_score(self) -> float | None:
@@ -241,7 +259,7 @@ class TaskSampler:
 
 
 class Draws:
-    """The fresh training tasks of one step, as many as are asked for, in an order that nothing outside of the step changes."""
+    """Fresh training tasks of one step. Their order depends only on the step."""
 
     def __init__(self, sampler: TaskSampler, step: int, done: int):
         self.sampler = sampler
@@ -263,7 +281,10 @@ class Draws:
         self._max_turns = sampler.horizon.turns(done) if trained and sampler.horizon else None
 
     def requests(self, tasks: int, episodes: int) -> list[Request]:
-        """`tasks` further tasks, each to be played `episodes` times from one state with sampling of its own."""
+        """Return requests for the next `tasks` tasks, with `episodes` episodes each.
+
+        Episodes of a task start from one state and use different sampling seeds.
+        """
         config = self.sampler.config
         ids = self._ids(tasks)
         first = self.groups
@@ -290,7 +311,7 @@ class Draws:
 
 
 def _ordered_levels(spec: EnvSpec, config: TrainConfig, found: set[str]) -> list[str]:
-    """The levels that have training templates, from easy to hard: as they are listed, or by name."""
+    """Return the levels with training templates, from easy to hard: in listed order, or by name."""
     listed = config.levels or spec.tasks.levels or sorted(found)
     return [level for level in listed if level in found and level]
 

@@ -1,18 +1,9 @@
-"""The run folder: everything a training run leaves behind, in files that survive Ctrl-C and `kill -9`.
+"""Run folder of a training run, with files that survive Ctrl-C and `kill -9`.
 
-    runs/guess/
-      config.yaml         the resolved settings
-      run.json            what ran: code, versions, seeds, command line, device, start
-      metrics.jsonl       {"step", "phase", "seconds", name: number, ...}, one line a logged step
-      episodes.jsonl      {"step", "phase", ...the fields of Episode}, one line an episode
-      signals.jsonl       {"step", "name", "severity", ...}, one line a sign of a gamed reward; there once there was one
-      events.out.*        TensorBoard
-      checkpoints/step-000010/
-      adapter/
-
-Lines are appended whole and flushed one by one; folders appear by a rename once they are complete and on the disk. So a run
-that was killed loses what came after its last checkpoint and nothing else. Left out: what is in a checkpoint (`checkpoint.py`)
-or an adapter (`export.py`).
+Lines are appended whole and flushed one by one. Folders are written under a temporary name, synced
+to disk and then renamed. A killed run therefore loses only the data after its last checkpoint. See
+`RunFolder` for the files, `checkpoint.py` for the content of a checkpoint and `export.py` for the
+adapter.
 """
 
 from __future__ import annotations
@@ -38,13 +29,23 @@ STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """One run's folder and the only code that writes its files."""
+    """Folder of one run. Only this class writes its files.
+
+    config.yaml               resolved settings
+    run.json                  code, versions, seeds, command line, device, start time
+    metrics.jsonl             {"step", "phase", "seconds", name: number, ...} a logged step
+    episodes.jsonl            {"step", "phase", ...the fields of Episode} an episode
+    signals.jsonl             {"step", "name", "severity", ...} a sign of reward hacking
+    events.out.*              TensorBoard
+    checkpoints/step-000010/
+    adapter/
+    """
 
     path: Path
 
     @classmethod
     def create(cls, root: Path | str, name: str) -> RunFolder:
-        """A new folder `root/name`; where that exists, `root/name-2`, `root/name-3`, ... A run is never written over."""
+        """Create the folder `root/name`, or `root/name-2`, `root/name-3`, ... if it exists."""
         root = Path(root)
         root.mkdir(parents=True, exist_ok=True)
         number = 1
@@ -59,11 +60,16 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """The folder of an earlier run. Raises UsageError where there is none."""
+        """Open the folder of an earlier run.
+
+        Raises:
+            UsageError: If the path is not a run folder.
+        """
         path = Path(path)
         if not (path / "config.yaml").is_file():
             raise UsageError(
-                f"{path} is no run folder: it has no config.yaml. Name one that `envgym train` made, such as runs/guess."
+                f"{path} is not a run folder: it has no config.yaml. Give a folder that "
+                "`envgym train` made, such as runs/guess."
             )
         return cls(path)
 
@@ -89,7 +95,7 @@ class RunFolder:
 
     @property
     def files_of_lines(self) -> tuple[Path, ...]:
-        """What grows by lines, and is cut back when a run is resumed; each line has its `step`."""
+        """Return the files to which lines are appended. A resumed run truncates them by step."""
         return self.metrics_file, self.episodes_file, self.signals_file
 
     @property
@@ -100,7 +106,7 @@ class RunFolder:
         write_atomic(self.config_file, text)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """`run.json`; see `facts.run_facts` for what belongs there."""
+        """Write `run.json`. See `facts.run_facts` for its content."""
         write_atomic(
             self.facts_file,
             json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n",
@@ -114,7 +120,10 @@ class RunFolder:
         )
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Adds one line; a number that is not finite becomes null, because JSON has no other word for it."""
+        """Append one line.
+
+        A number that is not finite becomes null, because JSON cannot express it.
+        """
         _append(
             self.metrics_file,
             [json.dumps({name: _finite(value) for name, value in line.items()}, allow_nan=False)],
@@ -123,32 +132,35 @@ class RunFolder:
     def append_episodes(
         self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo", left_out: str = ""
     ) -> None:
-        """Adds one line an episode: `Episode.to_json` with the step and phase in front, and why it was not learned from."""
+        """Append one line per episode, with step, phase and the reason for its exclusion."""
         head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},' + (
             f'"left_out":{json.dumps(left_out)},' if left_out else ""
         )
         _append(self.episodes_file, [head + episode.to_json()[1:] for episode in episodes])
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
-        """Adds one line a signal: its fields. Without any, no file is made."""
+        """Append one line per signal. Without signals, no file is created."""
         if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
             _append(self.signals_file, lines)
 
     def signals(self) -> list[dict[str, Any]]:
-        """All lines of `signals.jsonl`, oldest first."""
+        """Return all lines of `signals.jsonl`, oldest first."""
         return list(_read(self.signals_file))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of `metrics.jsonl`, oldest first; a line torn by a kill is left out."""
+        """Return all lines of `metrics.jsonl`, oldest first. An incomplete last line is skipped."""
         return list(_read(self.metrics_file))
 
     def episodes(self) -> Iterator[tuple[int, str, Episode]]:
-        """(step, phase, episode) for each line of `episodes.jsonl`, oldest first."""
+        """Yield step, phase and episode for each line of `episodes.jsonl`, oldest first."""
         for plain in _read(self.episodes_file):
             yield plain["step"], plain["phase"], Episode.from_json(json.dumps(plain))
 
     def find_episodes(self, names: Iterable[str]) -> dict[str, Episode]:
-        """The training episodes of these names: `12:3` is the third line of step 12. What is not there is left out."""
+        """Return the training episodes with these ids. `12:3` is the third line of step 12.
+
+        Ids that do not exist are skipped.
+        """
         wanted = set(names)
         found = dict[str, Episode]()
         counts = Counter[int]()
@@ -162,9 +174,13 @@ class RunFolder:
     def training_episodes(
         self, step: int | None = None
     ) -> tuple[list[int], list[tuple[Episode, str]]]:
-        """The steps that have training episodes, and (episode, why it was left out) for each line of one of them.
+        """Return the steps that have training episodes, and the episodes of one of them.
 
-        Args: step: the last one by default; one that has none gives no lines.
+        Args:
+            step: Step of the episodes. Default: the last one.
+
+        Returns:
+            The steps, and the step's episodes with the reason if one was excluded from training.
         """
         steps = list[int]()
         lines = list[dict[str, Any]]()
@@ -173,9 +189,8 @@ class RunFolder:
                 continue
             if plain["step"] not in steps[-1:]:
                 steps.append(plain["step"])
-                lines = (
-                    [] if step is None else lines
-                )  # the last one so far: only its lines are kept
+                # Keep only the lines of the last step, to save memory.
+                lines = [] if step is None else lines
             if step in (None, plain["step"]):
                 lines.append(plain)
         return steps, [
@@ -183,13 +198,13 @@ class RunFolder:
         ]
 
     def written(self) -> dict[str, int]:
-        """Bytes of each file of lines so far, as `rewind` wants them."""
+        """Return the size in bytes of each file of lines, for `rewind`."""
         return {file.name: file.stat().st_size for file in self.files_of_lines if file.exists()}
 
     def rewind(self, written: Mapping[str, int], *, step: int) -> None:
-        """Cuts the files of lines back to so many bytes each, so that a resumed run writes everything once.
+        """Truncate the files of lines to these sizes, so that a resumed run writes each line once.
 
-        A file that is not named, or has fewer bytes than that, loses the lines of steps after `step` instead.
+        If a file is not listed or is shorter, its lines of steps after `step` are dropped instead.
         """
         self.truncate_after(
             step,
@@ -201,7 +216,7 @@ class RunFolder:
             os.truncate(self.path / name, min(written[name], self.written()[name]))
 
     def truncate_after(self, step: int, *, leave: Collection[str] = ()) -> None:
-        """Drops the lines of later steps (and torn ones), so that a resumed run writes each step once."""
+        """Drop incomplete lines and lines of later steps, so that no step is written twice."""
         for file in self.files_of_lines:
             if file.exists() and file.name not in leave:
                 kept = [
@@ -212,7 +227,7 @@ class RunFolder:
                 write_atomic(file, "".join(line + "\n" for line in kept))
 
     def checkpoints(self) -> list[tuple[int, Path]]:
-        """(step, folder) of each complete checkpoint, oldest first."""
+        """Return step and folder of each complete checkpoint, oldest first."""
         folders = (self.path / "checkpoints").glob("step-*")
         return sorted(
             (int(match[1]), folder)
@@ -224,9 +239,9 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
     def recover(self) -> None:
-        """Ends what a kill interrupted: an older folder whose successor never came gets its name back, half-written ones go.
+        """Repair the folder after a kill. Only the process that writes this run may call it.
 
-        Only for the process that writes this run.
+        A folder that was being replaced gets its name back; incomplete folders are removed.
         """
         for place in (self.path, self.path / "checkpoints"):
             for old in place.glob(".*.old"):
@@ -236,13 +251,16 @@ class RunFolder:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def set_aside(self, checkpoint: Path) -> Path:
-        """Renames a checkpoint that cannot be read, so that it neither is taken nor counts as kept. Returns where it is now."""
+        """Rename a damaged checkpoint, so that it is neither loaded nor counted.
+
+        Return its new path.
+        """
         aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
         shutil.rmtree(aside, ignore_errors=True)
         return checkpoint.rename(aside)
 
     def set_aside_before(self) -> bool:
-        """Whether there are checkpoints that were set aside."""
+        """Return whether damaged checkpoints exist."""
         return any((self.path / "checkpoints").glob("damaged-*"))
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
@@ -257,32 +275,37 @@ class RunFolder:
         keep: int = 2,
         besides: Collection[int] = (),
     ) -> Path:
-        """Makes `checkpoints/step-000010` with what `write(folder)` puts there, then removes all but the last `keep`, and those
-        of the steps `besides` them.
+        """Write `checkpoints/step-000010` atomically, then remove old checkpoints.
 
-        A `write` that raises leaves the earlier checkpoints as they were.
+        If `write` raises, the earlier checkpoints are unchanged.
+
+        Args:
+            step: Step of the checkpoint.
+            write: Writes the content into the given folder.
+            keep: Number of newest checkpoints to keep.
+            besides: Steps whose checkpoints are kept too.
         """
-        _sync(*self.files_of_lines)  # a checkpoint tells how long these are
+        # A checkpoint records the sizes of these files, so they must be on disk first.
+        _sync(*self.files_of_lines)
         folder = self.checkpoint(step)
         with atomic_folder(folder) as temporary:
             write(temporary)
         for number, old in self.checkpoints()[: -max(1, keep)]:
             if number not in besides:
-                gone = old.rename(
-                    old.with_name(f".{old.name}.partial")
-                )  # at once: half a checkpoint must not look like one
+                # Rename first: a partly removed checkpoint must not look complete.
+                gone = old.rename(old.with_name(f".{old.name}.partial"))
                 shutil.rmtree(gone)
         return folder
 
     def save_adapter(self, write: Callable[[Path], Any]) -> Path:
-        """Makes or replaces `adapter/` with what `write(folder)` puts there."""
+        """Write or replace `adapter/` atomically with the content that `write(folder)` creates."""
         with atomic_folder(self.adapter) as temporary:
             write(temporary)
         return self.adapter
 
 
 def write_atomic(file: Path, text: str) -> None:
-    """The file has either its old content or all of the new one."""
+    """Write a file atomically: after a crash it has its old or its new content."""
     temporary = file.with_name(f".{file.name}.partial")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -294,7 +317,7 @@ def write_atomic(file: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill; it takes its real name, and the place of an older one, when the block ends without error."""
+    """Yield an empty folder that replaces `folder` if the block ends without error."""
     temporary = folder.with_name(f".{folder.name}.partial")
     old = folder.with_name(f".{folder.name}.old")
     for leftover in (temporary, old):
@@ -303,18 +326,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         _sync(*temporary.rglob("*"), temporary)
-    except BaseException:  # Ctrl-C too: a half-written folder must not stay
+    except BaseException:
+        # Ctrl-C too must not leave an incomplete folder.
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if folder.exists():
-        folder.rename(old)  # a folder cannot be renamed over one that is not empty
+        # A folder cannot be renamed to one that is not empty.
+        folder.rename(old)
     temporary.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(*paths: Path) -> None:
-    """Waits until these files are on the disk, and the names in these folders."""
+    """Flush files, and the entries of folders, to disk."""
     for path in paths:
         if path.exists():
             descriptor = os.open(path, os.O_RDONLY)
@@ -325,7 +350,7 @@ def _sync(*paths: Path) -> None:
 
 
 def _append(file: Path, lines: list[str]) -> None:
-    # Opened for each call: nothing waits in a buffer when the process dies.
+    # Open the file for each call, so that no data is buffered when the process dies.
     torn = file.exists() and file.stat().st_size > 0 and not _ends_with_newline(file)
     with file.open("a", encoding="utf-8") as stream:
         stream.write(("\n" if torn else "") + "".join(line + "\n" for line in lines))
@@ -344,7 +369,8 @@ def _read(file: Path) -> Iterator[dict[str, Any]]:
         for line in stream:
             try:
                 yield json.loads(line)
-            except ValueError:  # torn by a kill in mid-write
+            except ValueError:
+                # The line is incomplete because the process was killed while writing.
                 continue
 
 

@@ -1,7 +1,8 @@
-"""Where numbers and transcripts of a run go: `metrics.jsonl` (the truth) and TensorBoard (a view of it).
+"""Log a run's metrics and transcripts to `metrics.jsonl` and to TensorBoard.
 
-One step axis for the whole run: warm-up takes steps 1..W, GRPO goes on at W+1. Left out: the terminal (`display.py`).
-TensorBoard is imported with the first number; without it the run goes on with `metrics.jsonl` alone and says so.
+The whole run has one step axis: warm-up takes steps 1..W and GRPO continues at W+1. TensorBoard is
+imported when the first metric is logged. If it is not installed, a warning is printed and only
+`metrics.jsonl` is written. See `display.py` for the terminal.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ from envgym_trainer.run.transcripts import Decode, pick, transcript
 Phase = Literal["warmup", "grpo", "eval"]
 
 SHARES = ("stop/", "parse/")
-"""Families of shares: a member not named at a step was 0 there, and a curve must say so."""
+"""Prefixes of metrics that are shares. A name that is missing at a step is logged as 0."""
 COUNTS = ("failures/", "eval/failures/", "val/failures/")
-"""Families of counts: the same, at every step that tells of void episodes."""
+"""Prefixes of counts. A missing name is logged as 0 at each step that counts void episodes."""
 
 
 class Monitor:
-    """Writes one run's numbers, transcripts and settings.
+    """Logger of one run's metrics, transcripts and settings.
 
         with Monitor(folder) as monitor:
             monitor.log(12, {"loss": 0.3, "success": 0.5}, phase="grpo")
 
     Args:
-        folder: the run. Lines of an earlier session continue: its seconds are added, and TensorBoard forgets later steps.
+        folder: Run folder. If the run is resumed, seconds of earlier sessions are added
+            and TensorBoard drops later steps.
     """
 
     def __init__(self, folder: RunFolder):
@@ -44,7 +46,7 @@ class Monitor:
     def log(
         self, step: int, metrics: Mapping[str, float], *, phase: Phase = "grpo"
     ) -> dict[str, float | str]:
-        """Writes one line and one point of each curve. Returns the line as written."""
+        """Write one line to `metrics.jsonl` and one point to each curve. Return the line."""
         self._continue()
         numbers = {name: float(value) for name, value in metrics.items()}
         numbers |= {name: 0.0 for name in self._silent_shares(numbers)}
@@ -64,7 +66,10 @@ class Monitor:
         decode: Decode | None = None,
         prefix: str = "transcripts",
     ) -> None:
-        """Best, worst and a random episode as text; `decode` turns ids into exact text with the sampled part marked."""
+        """Write the best, the worst and a random episode to TensorBoard as text.
+
+        If `decode` is set, the exact token text is shown with the sampled part marked.
+        """
         self._continue()
         if self.tensorboard is None:
             return
@@ -73,16 +78,16 @@ class Monitor:
         self.tensorboard.flush()
 
     def config(self, text: str) -> None:
-        """The resolved settings: `config.yaml` at once, and a text in TensorBoard with the first number."""
+        """Write `config.yaml` now, and the same text to TensorBoard with the first metric."""
         self.folder.write_config(text)
         self._texts["config"] = f"```yaml\n{text}\n```"
 
     def seconds(self) -> float:
-        """Wall seconds of the run so far, over all its sessions."""
+        """Return the wall time of the run in seconds, summed over all sessions."""
         return self._seconds_before + time.monotonic() - self._start
 
     def close(self) -> None:
-        """Ends the TensorBoard file. Safe to call twice."""
+        """Close the TensorBoard file. Can be called twice."""
         if self.tensorboard is not None:
             self.tensorboard.close()
 
@@ -93,7 +98,10 @@ class Monitor:
         self.close()
 
     def _continue(self) -> None:
-        """Opens TensorBoard behind the lines that are there. Not before the first number: a resumed run first drops lines."""
+        """Open TensorBoard after the existing lines.
+
+        Called with the first metric, because a resumed run truncates its files before that.
+        """
         if self._open:
             return
         self._open = True
@@ -125,7 +133,8 @@ def _summary_writer(folder: RunFolder, *, purge_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         print(
-            "TensorBoard is not installed: numbers go to metrics.jsonl only. For curves: pip install tensorboard"
+            "TensorBoard is not installed, so metrics are written to metrics.jsonl only. For "
+            "curves: pip install tensorboard"
         )
         return None
     return SummaryWriter(str(folder.path), purge_step=purge_step or None)

@@ -1,20 +1,9 @@
-"""Episodes -> the numbers that are logged. Plain Python: no torch, so that a report can use it anywhere.
+"""Compute the logged metrics from episodes, without importing torch.
 
-TRL's names where TRL has the quantity, so that existing dashboards fit; ours where it has none. A void episode (the world
-broke, not the model) is left out of every number but those about failures.
-
-    reward, reward_std, frac_reward_zero_std, rewards/NAME/mean, rewards/NAME/std                  as in TRL
-    rewards/NAME/contribution                              ours: what a weighted part adds to the mean reward; they sum to `reward`
-    completions/{mean,min,max}_length, completions/clipped_ratio                                   sampled tokens an episode
-    tools/call_frequency, tools/failure_frequency                                                  calls an episode, refused a call
-    success, success/LEVEL, episode/{n,turns,void,seconds_policy,seconds_env}                      ours
-    group/frac_all_zero, group/frac_all_one, .../LEVEL, .../template/NAME                          groups with nothing to learn
-    group/{lessons,too_few_valid,mixed_starts,replayed_members}, sampling/...                      as of groups.py
-    curriculum/...                                                                                 as of task_sampler.py
-    failures/KIND, failures/stage/STAGE, episode/retried, group/void_members                       how the world broke
-    sandbox/..., as of envgym.sandbox.statistics: open_ms/p50, pool/hits, recycled/dirty, ...         since the last line
-    offpolicy/{mismatch,staleness}_{mean,max}, offpolicy/ess, alarm/mismatch                       of `offpolicy.py`, in nats
-    parse/MODE, stop/REASON                                                                        shares, each family adds up to 1
+Names follow TRL if TRL has the quantity, so existing dashboards work. Void episodes (the world
+failed, not the model) count only in the metrics about failures. See `groups.py`, `task_sampler.py`
+and `offpolicy.py` for the metrics `group/...`, `sampling/...`, `curriculum/...` and
+`offpolicy/...`.
 """
 
 from __future__ import annotations
@@ -28,19 +17,33 @@ from typing import Any
 from envgym.episode import Episode
 
 CLIPPED = ("length", "context")
-"""Stop reasons that mean: no more tokens were allowed."""
+"""Stop reasons of episodes that reached a token limit."""
 ZERO_STD = 1e-8
-"""Below this the rewards of a group count as equal (float noise of summed parts)."""
+"""Standard deviation below which the rewards of a group count as equal."""
 
 Metrics = dict[str, float]
 
 
 def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
-    """All numbers of one training step.
+    """Return all metrics of one training step.
 
     Args:
-        groups: the episodes of the step by group; void members are skipped and counted.
-    Returns: name -> number. A name whose quantity does not exist (no level, no tokens, no group of two) is left out.
+        groups: Episodes of the step by group. Void members are skipped and counted.
+
+    Returns:
+        Metrics by name. A metric is missing if its quantity does not exist, such as a success rate
+        by level without levels.
+
+        - `reward`, `reward_std`, `frac_reward_zero_std`, `rewards/NAME/{mean,std}`: as in TRL.
+        - `rewards/NAME/contribution`: mean contribution of a weighted part. They add up
+          to `reward`.
+        - `completions/{mean,min,max}_length`, `completions/clipped_ratio`: sampled tokens
+          per episode.
+        - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: errors per call.
+        - `success`, `success/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
+        - `group/frac_all_{zero,one}`, also by level and template: groups without variance.
+        - `failures/KIND`, `failures/stage/STAGE`, `episode/retried`, `group/void_members`.
+        - `parse/DIALECT`, `stop/REASON`: shares. Each family adds up to 1.
     """
     groups = list(groups)
     counted = [[episode for episode in group if not episode.void] for group in groups]
@@ -58,7 +61,7 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
 
 
 def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metrics:
-    """The numbers of one evaluation: `eval/success`, `eval/success/L0`, `eval/n`, `eval/n/L0`, `eval/reward`, ..."""
+    """Return the metrics of one evaluation: `eval/success`, `eval/success/L0`, `eval/n`, ..."""
     episodes = list(episodes)
     numbers = episode_metrics([episodes])
     numbers["n"] = numbers.pop("episode/n")
@@ -66,19 +69,22 @@ def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metri
         numbers[f"n/{level}"] = float(
             sum(1 for episode in episodes if episode.level == level and not episode.void)
         )
+    # An evaluation has one episode a task, so there are no groups to compare.
     about_groups = (
         "group/",
         "reward_std",
         "frac_reward_zero_std",
-    )  # an evaluation has one episode a task
+    )
     return {
         prefix + name: value for name, value in numbers.items() if not name.startswith(about_groups)
     }
 
 
 def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") -> Metrics:
-    """How often the world broke, by kind and by stage, first attempts included; episodes that were played a second time, those
-    that broke again (void), and the mean share of its members that a group lost."""
+    """Return failures of the world, by kind and stage, first attempts included.
+
+    Also counts retried episodes and void episodes, and the mean share of void members in a group.
+    """
     groups = [group for group in groups if group]
     episodes = [episode for group in groups for episode in group]
     failures = [failure for episode in episodes for failure in episode.failures]
@@ -103,7 +109,10 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
 
 
 def sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
-    """What the sandbox of a world did since this was last asked: times, pool, failures, bytes; nothing where it does not tell."""
+    """Return the sandbox's times, pool counts, failures and bytes since the last call.
+
+    Empty if the sandbox has no statistics.
+    """
     statistics = getattr(getattr(world, "sandbox", None), "statistics", None)
     return (
         {f"{prefix}sandbox/{name}": number for name, number in statistics.take().items()}
@@ -113,7 +122,7 @@ def sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
 
 
 def reward_metrics(episodes: Sequence[Episode]) -> Metrics:
-    """Mean reward, and mean and deviation of each part among the episodes to which it applied."""
+    """Return the mean reward, and mean and deviation of each part where it applies."""
     out: Metrics = {
         "reward": _mean([episode.reward for episode in episodes if episode.reward is not None])
     }
@@ -127,9 +136,9 @@ def reward_metrics(episodes: Sequence[Episode]) -> Metrics:
 
 
 def contribution_metrics(episodes: Sequence[Episode]) -> Metrics:
-    """What each weighted term adds to the mean reward, among episodes with terms; where it did not apply it added 0.
+    """Return the mean contribution of each weighted term to the reward.
 
-    So all of them sum to the mean reward of these episodes.
+    The contributions add up to the mean reward. A term that does not apply contributes 0.
     """
     terms = [episode.reward_terms for episode in episodes if episode.reward_terms]
     weighted = [
@@ -144,7 +153,7 @@ def contribution_metrics(episodes: Sequence[Episode]) -> Metrics:
 
 
 def success_metrics(episodes: Sequence[Episode]) -> Metrics:
-    """Share of solved tasks, over all and by level, among episodes whose success is known."""
+    """Return the success rate, overall and by level, of episodes with a known success."""
     known = [episode for episode in episodes if episode.success is not None]
     levels = sorted({episode.level for episode in known if episode.level})
     out: Metrics = {"success": _mean([float(bool(episode.success)) for episode in known])}
@@ -156,9 +165,9 @@ def success_metrics(episodes: Sequence[Episode]) -> Metrics:
 
 
 def group_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
-    """How much the members of a group differ: what GRPO can learn from.
+    """Return metrics of the reward variance within groups. Groups of one member are excluded.
 
-    `reward_std` is the mean of the groups' sample deviations (n - 1, as in TRL). Groups of fewer than two are left out.
+    `reward_std` is the mean of the groups' sample standard deviations (n - 1, as in TRL).
     """
     rewards = [
         [episode.reward for episode in group if episode.reward is not None] for group in groups
@@ -176,9 +185,10 @@ def group_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
 
 
 def agreement_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
-    """Share of groups in which no member solved its task, and in which every one did: over all, by level, by template.
+    """Return the shares of groups in which all members failed or all succeeded.
 
-    Groups with fewer than two members whose success is known are left out.
+    Reported overall, by level and by template. Groups with fewer than two members with a known
+    success are excluded.
     """
     by_name: dict[str, list[list[bool]]] = {"": []}
     for group in groups:
@@ -203,7 +213,7 @@ def agreement_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
 
 
 def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
-    """Turns, tools, lengths, dialects, stop reasons, seconds."""
+    """Return turns, tool calls, lengths, dialects, stop reasons and seconds."""
     calls = sum(episode.tool_calls for episode in episodes)
     lengths = [
         float(sum(episode.tokens.loss_mask)) for episode in episodes if episode.tokens is not None

@@ -1,4 +1,4 @@
-"""Where a step's wall time went, as metrics."""
+"""Metrics of wall time and speed of a step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from envgym.episode import Episode
 
 
 def speed(episodes: Sequence[Episode], start: float) -> dict[str, float]:
-    """Sampled (or demonstrated) tokens for each second of the whole step."""
+    """Return sampled or demonstrated tokens a second of the whole step."""
     tokens = sum(sum(episode.tokens.loss_mask) for episode in episodes if episode.tokens)
     return {
         "throughput/tokens_per_second": tokens / (time.perf_counter() - start),
@@ -18,7 +18,10 @@ def speed(episodes: Sequence[Episode], start: float) -> dict[str, float]:
 
 
 def time_split(episodes: Sequence[Episode], start: float, sampled: float) -> dict[str, float]:
-    """Where a step's wall seconds went; `time/env` is the share of the rollout that episodes spent in the environment."""
+    """Return the wall time of a step's phases in seconds.
+
+    `time/env` is the rollout time times the fraction that episodes spent in the environment.
+    """
     waiting, working = (
         sum(e.seconds.get(place, 0.0) for e in episodes) for place in ("policy", "env")
     )

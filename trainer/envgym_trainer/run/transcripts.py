@@ -1,7 +1,7 @@
-"""Episodes as markdown for people: what was said, by whom it was sampled, what it was worth, what it changed.
+"""Render episodes as Markdown: messages, sampled tokens, rewards and state changes.
 
-Pure functions of the record. With a `decode` the exact token text is shown with the policy's own part marked; without one
-the messages are, and the mask as a row of run lengths.
+Functions of the episode record only. If `decode` is given, the exact token text is shown with the
+sampled part marked; otherwise the messages, and the loss mask as run lengths.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from envgym.episode import Episode
 
 Decode = Callable[[Sequence[int]], str]
 MAX_CHARACTERS = 20_000
-"""TensorBoard shows a text as one page; more than this makes it slow."""
+"""Maximum length of a transcript. TensorBoard shows a text as one page and is slow beyond this."""
 
 
 def pick(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, Episode]:
-    """Best, worst and one random episode that are not void; fewer where there are fewer."""
+    """Return the best, the worst and a random episode, without void ones. May return fewer."""
     scored = [episode for episode in episodes if not episode.void]
     if not scored:
         return {}
@@ -28,7 +28,7 @@ def pick(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, Episode]:
 
 
 def transcript(episode: Episode, *, decode: Decode | None = None) -> str:
-    """One episode as markdown, at most MAX_CHARACTERS long."""
+    """Return an episode as Markdown, at most MAX_CHARACTERS long."""
     parts = [
         _headline(episode),
         _rewards(episode),
@@ -45,7 +45,7 @@ def transcript(episode: Episode, *, decode: Decode | None = None) -> str:
 
 
 def mask_runs(loss_mask: Sequence[bool]) -> list[tuple[bool, int]]:
-    """Run lengths: [False, False, True] -> [(False, 2), (True, 1)]."""
+    """Return run lengths: [False, False, True] -> [(False, 2), (True, 1)]."""
     return [(value, len(list(run))) for value, run in groupby(loss_mask)]
 
 
@@ -53,7 +53,10 @@ def _headline(episode: Episode) -> str:
     result = {True: "solved", False: "not solved", None: "success unknown"}[episode.success]
     reward = "void" if episode.reward is None else f"reward {episode.reward:.3g}"
     where = " · ".join(part for part in (episode.task_id or episode.env_id, episode.level) if part)
-    ending = f"{episode.stop_reason or 'no stop reason'} · {episode.turns} turns · {episode.tool_calls} calls"
+    ending = (
+        f"{episode.stop_reason or 'no stop reason'} · {episode.turns} turns · "
+        f"{episode.tool_calls} calls"
+    )
     line = f"**{where}** · {result} · {reward} · {ending}, {episode.tool_errors} refused"
     failure = episode.failure
     return (
@@ -76,18 +79,18 @@ def _rewards(episode: Episode) -> str:
 
 
 def _terms(episode: Episode) -> str:
-    """What each part said and what it counted for; parts of the advantage that are none of the reward stand below."""
+    """Return a table of reward terms, followed by parts that occur in the advantage only."""
     terms = episode.reward_terms
     shares = episode.advantage_parts
     rows = [
-        f"| {name} | {'did not apply' if term.raw is None else f'{term.raw:.3g}'} | {term.weight:.3g} | {term.contribution:.3g} "
-        f"| {_share(episode, name)} |"
+        f"| {name} | {'did not apply' if term.raw is None else f'{term.raw:.3g}'} "
+        f"| {term.weight:.3g} | {term.contribution:.3g} | {_share(episode, name)} |"
         for name, term in terms.items()
     ]
     rows += [f"| {name} | | | | {_share(episode, name)} |" for name in shares if name not in terms]
     return "\n".join(
         [
-            "| part | said (raw) | weight | contribution | share of advantage |",
+            "| part | raw value | weight | contribution | share of advantage |",
             "|---|---|---|---|---|",
             *rows,
         ]
@@ -106,7 +109,7 @@ def _conversation(episode: Episode) -> str:
 
 
 def _mask(episode: Episode, decode: Decode | None) -> str:
-    """Which tokens the policy sampled; everything else was given to it and earns no gradient."""
+    """Return the sampled tokens, or their count. All other tokens have no gradient."""
     trace = episode.tokens
     if trace is None:
         return ""
@@ -134,7 +137,7 @@ def _diff(episode: Episode) -> str:
 
 
 def _block(text: str) -> str:
-    """A code block that no back-ticks inside can end."""
+    """Return a code block whose fence is longer than any run of back-ticks inside."""
     longest = max(
         (len(list(run)) for character, run in groupby(text) if character == "`"), default=0
     )

@@ -1,4 +1,4 @@
-"""What `envgym train` does around the training itself: settings, run folder, live display, and the closing words."""
+"""`envgym train`: resolve settings, create or open the run folder, train, print a summary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ from envgym_trainer.run.folder import RunFolder
 def start(
     env: str, settings: Iterable[str], *, out: Path, name: str | None, resume: Path | None
 ) -> int:
-    """Trains, or goes on training, from the command line. Returns the exit code."""
+    """Train or resume a run from the command line.
+
+    Returns:
+        The exit code.
+    """
     from envgym_trainer.learner.distributed import refuse_launcher
     from envgym_trainer.preflight import CannotLearn
 
@@ -35,7 +39,8 @@ def start(
     else:
         folder = RunFolder.create(out, name or find_env(env).stem)
     console.print(
-        f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · run folder {folder.path}",
+        f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · "
+        f"run folder {folder.path}",
         highlight=False,
     )
     started = time.monotonic()
@@ -43,20 +48,26 @@ def start(
         outcomes = train(spec, config, folder, console=console, resume=resume is not None)
     except CannotLearn:
         if not resume:
-            shutil.rmtree(folder.path)  # nothing was trained: no folder to go on from
+            # No step was trained, so the folder cannot be resumed.
+            shutil.rmtree(folder.path)
         raise
     except (KeyboardInterrupt, TooManyFailures) as stop:
         if isinstance(stop, TooManyFailures):
             console.print(f"\n{stop}", highlight=False, markup=False, soft_wrap=True)
         again = " ".join(["envgym train", env, *settings, "--resume", str(folder.path)])
-        console.print(f"\nstopped and saved. Go on with:  {again}", highlight=False, soft_wrap=True)
+        console.print(
+            f"\nstopped and saved. To continue:  {again}", highlight=False, soft_wrap=True
+        )
         return 1 if isinstance(stop, TooManyFailures) else 130
     close(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
     return 0
 
 
 def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, str]:
-    """The environment and its training settings for the device that is there, and the profile's name (`cpu` or `gpu`)."""
+    """Return the environment, its training settings and the profile of this device.
+
+    The profile is `cpu` or `gpu`.
+    """
     from envgym_trainer.model.load import pick_device
 
     settings = list(settings)
@@ -69,8 +80,15 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
 def train(
     spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Console, resume: bool = False
 ) -> dict[str, Outcome]:
-    """One training run into `folder`; returns its evaluations by name. Raises KeyboardInterrupt or TooManyFailures once all
-    is saved."""
+    """Run one training run in `folder`.
+
+    Returns:
+        Evaluations by name.
+
+    Raises:
+        KeyboardInterrupt: If the user stops the run. All progress is saved.
+        TooManyFailures: If too many episodes are void. All progress is saved.
+    """
     import torch
 
     from envgym_trainer.model.load import pick_device
@@ -116,7 +134,7 @@ def train(
 
 
 def resolved_yaml(spec: EnvSpec, config: TrainConfig) -> str:
-    """Every setting as it is in force, as YAML."""
+    """Return all settings in force as YAML."""
     plain: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude={"train"})
     plain["train"] = config.model_dump(mode="json", by_alias=True, exclude={"profiles"})
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
@@ -126,7 +144,7 @@ def _same_settings(folder: RunFolder, spec: EnvSpec) -> None:
     before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8")).get("id")
     if before != spec.id:
         raise UsageError(
-            f"{folder.path} is a run of '{before}', not of '{spec.id}'. Resume it with its own environment."
+            f"{folder.path} is a run of '{before}', not of '{spec.id}'. Resume it with '{before}'."
         )
 
 
@@ -139,14 +157,15 @@ def close(
     *,
     seconds: float,
 ) -> None:
-    """The table before and after, where the adapter lies, and what to do next."""
+    """Print the table of evaluations, the path of the adapter and the next commands."""
     from envgym_trainer.run.model_card import serve_command
 
     console.print()
     console.print(outcomes_table(list(outcomes.values())))
     if config.lora.export == "none":
         console.print(
-            f"{seconds / 60:.1f} minutes. No adapter was written (train.lora.export=none); {folder.path}/checkpoints has it"
+            f"{seconds / 60:.1f} minutes. No adapter was written (train.lora.export=none). "
+            f"The weights are in {folder.path}/checkpoints"
         )
         return
     console.print(

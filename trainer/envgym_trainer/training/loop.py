@@ -1,7 +1,8 @@
-"""The whole training run, told in order: base evaluation, warm start, GRPO, final evaluation, adapter.
+"""Training run: base evaluation, warm start, GRPO, final evaluation, adapter.
 
-Each step plays groups of episodes from identical states, compares the siblings, and makes one update. Everything random is a
-function of (seed, step) and of what the checkpoint holds, so a resumed run goes on exactly where it stopped.
+Each GRPO step plays groups of episodes from identical initial states, computes group-relative
+advantages and updates the adapter. All randomness is a function of (seed, step) and of the
+checkpoint, so a resumed run continues bit by bit.
 """
 
 from __future__ import annotations
@@ -68,13 +69,14 @@ TRAINED = "trained"
 
 
 class Trainer:
-    """One run: owns the world, the model, the sampler and the learner, and closes them.
+    """One training run. Owns the world, the model, the engine and the learner, and closes them.
 
     Args:
-        spec: the environment.
-        config: its `train:` block, resolved for this device.
-        folder: where everything is written.
-        monitor, display: where numbers go.
+        spec: Environment specification.
+        config: The `train:` block, resolved for this device.
+        folder: Run folder. All files are written there.
+        monitor: Receives the metrics.
+        display: Shows the progress in the terminal.
     """
 
     def __init__(
@@ -116,9 +118,8 @@ class Trainer:
         self.learner = self._learner(
             config.warmup.learning_rate if config.warmup.demos else config.learning_rate
         )
-        precision = (
-            torch.bfloat16 if config.server else model.dtype
-        )  # a server rounds in a way of its own
+        # A server rounds differently, also if the local model is float32.
+        precision = torch.bfloat16 if config.server else model.dtype
         self.watch = MismatchWatch(
             dtype=precision, on_mismatch=config.on_mismatch, say=display.note
         )
@@ -137,12 +138,15 @@ class Trainer:
 
     @cached_property
     def sampler(self) -> TaskSampler:
-        """Which tasks each step plays. Raises SpecError, once the trainer is there to be closed."""
+        """Return the task sampler.
+
+        It is created on first use, so that a SpecError is raised when the trainer can be closed.
+        """
         return TaskSampler(self.spec, self.config, self.world.tasks, self.labels)
 
     @cached_property
     def parts(self) -> dict[str, Stateful]:
-        """Whatever else a checkpoint must hold."""
+        """Return the objects besides the learner whose state a checkpoint stores."""
         parts: dict[str, Stateful] = {
             "controllers": self.controls,
             "sampler": self.sampler,
@@ -152,19 +156,29 @@ class Trainer:
         return parts | {"signals": self.signals}
 
     def run(self) -> dict[str, Outcome]:
-        """Everything from the start, or from where a checkpoint left off. Returns the evaluations by name.
+        """Run all phases, from the start or from the restored checkpoint.
 
-        Raises: KeyboardInterrupt, TooManyFailures, SamplerMismatch; all that was learned is saved before.
+        Returns:
+            Evaluations by name.
+
+        Raises:
+            KeyboardInterrupt: If the user stops the run.
+            TooManyFailures: If too many episodes are void.
+            SamplerMismatch: If sampler and trainer disagree and `on_mismatch` is `stop`.
+            All progress is saved before any of these is raised.
         """
-        _ = self.parts  # a curriculum that could never act is refused before anything is played
+        # Create the task sampler now, so that an invalid curriculum fails before any episode.
+        _ = self.parts
         with self.stop, exact_kernels(self.config.deterministic):
             try:
                 self._story()
-            except (StopAsked, TooManyFailures, SamplerMismatch):  # all come between two updates
+            except (StopAsked, TooManyFailures, SamplerMismatch):
+                # All three are raised between two updates, so the state is consistent.
                 self.rollouts.write_lost()
                 self.save()
                 raise
-            except UsageError:  # such as a judge that refuses the key
+            except UsageError:
+                # Raised, for example, if an LLM judge rejects the API key.
                 if self.progress.step:
                     self.save()
                 raise
@@ -177,11 +191,12 @@ class Trainer:
         if self.warmup_steps:
             self.evaluate(WARM)
         self.grpo()
-        if self.config.steps or not self.warmup_steps:  # else the warm start is what was trained
+        # Without GRPO steps, the evaluation of the warm start is the final one.
+        if self.config.steps or not self.warmup_steps:
             self.evaluate(TRAINED)
 
     def warm_up(self) -> None:
-        """Supervised steps on the oracle's episodes, each on fresh tasks of the train split."""
+        """Train on oracle episodes. Each step uses new tasks of the train split."""
         warmup = self.config.warmup
         for step in range(self.progress.step + 1, self.warmup_steps + 1):
             self.stop.check()
@@ -206,14 +221,14 @@ class Trainer:
             self.save()
 
     def grpo(self) -> None:
-        """Policy-gradient steps on groups of episodes."""
+        """Train with policy gradients on groups of episodes."""
         config = self.config
         if self.progress.step == self.warmup_steps:
-            self.learner = self._learner(
-                config.learning_rate
-            )  # another objective: the moments start anew
+            # The objective changes, so the optimizer state starts from zero.
+            self.learner = self._learner(config.learning_rate)
         self.controls.attach(self.learner)
-        self._validate()  # of the step after which the run was stopped, if it is still due
+        # The run may have stopped after a step and before its validation.
+        self._validate()
         for step in range(self.progress.step + 1, self.total_steps + 1):
             self.stop.check()
             start = time.perf_counter()
@@ -243,21 +258,26 @@ class Trainer:
                 self.save()
 
     def sample(self, step: int) -> Played:
-        """The step's groups: those that were played ahead, or fresh ones from the adapter as it is now."""
+        """Return prefetched groups, or groups sampled with the current adapter."""
         if (played := self.rollouts.take()) is None:
             self.engine.refresh(self.model)
             played = self.rollouts.groups(*self._drawn(step), sampled_at=self.learner.updates)
         if not self._goes_ahead(step):
-            self.engine.sleep()  # the learner needs the memory
+            # Free the engine's memory for the learner.
+            self.engine.sleep()
         return played
 
     def learn(
         self, groups: list[list[Episode]], *, sampled_at: int | None = None
     ) -> dict[str, float]:
-        """`updates_per_step` updates, each on its own share of the groups, `epochs_per_step` times over.
+        """Make `updates_per_step` updates on disjoint shares of the groups.
+
+        The updates are repeated `epochs_per_step` times.
 
         Args:
-            sampled_at: the learner's updates when the sampler took over what it played with; by default as many as now.
+            groups: Groups of the step.
+            sampled_at: Number of updates when the sampler took over its adapter. Default:
+                the current number.
         """
         lessons = [
             self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm)
@@ -276,7 +296,7 @@ class Trainer:
         )
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
-        """Held-out success of the adapter as it is now, once; kept in the checkpoint and on the TensorBoard axis."""
+        """Evaluate the current adapter on held-out tasks, once per name, and save a checkpoint."""
         if name in self.progress.evaluations:
             return
         count = self.config.eval.tasks if tasks is None else tasks
@@ -299,7 +319,7 @@ class Trainer:
         self.save()
 
     def export(self, outcomes: dict[str, Outcome]) -> None:
-        """Writes `adapter/`: what PEFT and vLLM load, with a model card that holds the table; nothing with `lora.export: none`."""
+        """Write `adapter/` and its model card, unless `lora.export` is `none`."""
         if self.config.lora.export == "none":
             return
         base = resolve(self.config.model)
@@ -319,13 +339,14 @@ class Trainer:
             f"{config.steps} steps of {config.tasks_per_step} tasks x {config.group_size} episodes"
         )
         rounded = (
-            " (a 4-bit GGUF made float again: the published weights differ a little)"
+            " (converted from a 4-bit GGUF: the weights differ slightly from the published ones)"
             if base.is_quantized
             else ""
         )
         recipe = best.recipe(self.progress, config)
         recipe |= {
-            "warm start": f"{config.warmup.demos} oracle episodes, learning rate {config.warmup.learning_rate:g}"
+            "warm start": f"{config.warmup.demos} oracle episodes, "
+            f"learning rate {config.warmup.learning_rate:g}"
         }
         return CardFacts(
             name=self.folder.path.name,
@@ -355,13 +376,12 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Goes on from the run's last whole checkpoint; see `resume.restore`."""
+        """Restore the run's last complete checkpoint. See `resume.restore`."""
         self.learner, self.progress = restore(
             self.folder, self._learner_at, self.parts, say=self.display.note
         )
-        if (
-            self.progress.step < self.total_steps
-        ):  # the run was finished with fewer steps, and now goes further
+        # A finished run was extended by more steps, so its final evaluation is outdated.
+        if self.progress.step < self.total_steps:
             self.progress.evaluations.pop(TRAINED, None)
 
     def close(self) -> None:
@@ -378,8 +398,11 @@ class Trainer:
         return step == self.total_steps or bool(every and done % every == 0)
 
     def _goes_ahead(self, step: int) -> bool:
-        """Whether the next step is played while this one is learned from: not past a checkpoint, from which a resumed run plays
-        afresh, and not while the sampler is needed for a validation."""
+        """Return whether to prefetch the next step's episodes during this update.
+
+        Not before a checkpoint, because a resumed run samples again, and not before a validation,
+        which needs the engine.
+        """
         done = step - self.warmup_steps
         every = self.config.eval.every
         return (
@@ -465,7 +488,7 @@ class Trainer:
         )
 
     def _validate(self) -> None:
-        """Success on validation tasks after this step, once, where it is due; the best so far is kept."""
+        """Evaluate on validation tasks if this step is due, and record the best adapter so far."""
         if not best.is_due(
             self.progress, self.config, warmup_steps=self.warmup_steps, total_steps=self.total_steps
         ):

@@ -1,7 +1,7 @@
-"""Going on with a run that was stopped or killed.
+"""Resume a run that was stopped or killed.
 
-A run may die between any two instructions. Checkpoints appear whole or not at all (`runs.py`), so what is left to do is to take
-the last one that is what was written, and to drop the lines that tell of anything later.
+A run may die between any two instructions. Checkpoints are written atomically (see `runs.py`), so
+resuming means loading the last undamaged checkpoint and dropping later lines of the log files.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ def restore(
     *,
     say: Say,
 ) -> tuple[Learner, Progress]:
-    """The learner and progress of the last whole checkpoint; those of the start where the run was killed before its first.
+    """Restore the learner and the progress from the last undamaged checkpoint.
+
+    A run that was killed before its first checkpoint starts from the beginning.
 
     Args:
-        folder: of the run; leftovers of a kill are removed, later lines dropped, damaged checkpoints set aside.
-        learner_at: makes the learner that a run has at a step.
-        parts: take their states back.
-        say: told of everything that a person should know.
-    Raises: UsageError where every checkpoint is damaged or belongs to another adapter.
+        folder: Run folder. Leftovers of a kill are removed, later lines are dropped and damaged
+            checkpoints are quarantined.
+        learner_at: Creates the learner for a given step.
+        parts: Objects whose state is restored.
+        say: Receives one line of text for each problem.
+
+    Raises:
+        UsageError: If every checkpoint is damaged or belongs to another adapter.
     """
     folder.recover()
     found = folder.checkpoints()
@@ -41,23 +46,25 @@ def restore(
             progress = checkpoint.load(path, learner, parts)
         except DamagedCheckpoint as damage:
             say(
-                f"WARNING: {damage}. It is set aside as {folder.set_aside(path).name}; the one before it is taken."
+                f"WARNING: {damage}. It is set aside as {folder.set_aside(path).name}; the one "
+                "before it is taken."
             )
             continue
         if progress.best and not folder.checkpoint(int(progress.best["step"])).is_dir():
             say(
-                f"WARNING: the best checkpoint so far, of step {progress.best['step']}, is gone. The best is sought anew."
+                f"WARNING: the best checkpoint so far, of step {progress.best['step']}, is "
+                "missing. "
+                "The search for the best one starts again."
             )
             progress.best = None
         folder.rewind(progress.written, step=step)
         return learner, progress
     if found or folder.set_aside_before() or folder.adapter.exists():
         raise UsageError(
-            f"{folder.path}: it has no checkpoint that can be read (damaged ones are set aside in {folder.path}/checkpoints). "
-            "Put back a copy of one, or start the run again without --resume."
+            f"{folder.path}: it has no checkpoint that can be read (damaged ones are set aside in "
+            f"{folder.path}/checkpoints). Put back a copy of one, or start the run again without "
+            "--resume."
         )
-    say(
-        f"{folder.path} was stopped before its first checkpoint: it starts again from the beginning."
-    )
+    say(f"{folder.path} was stopped before its first checkpoint, so it starts from the beginning.")
     folder.rewind({}, step=-1)
     return learner_at(0), Progress()

@@ -1,9 +1,10 @@
-"""Forward passes of the sampler: works in, logits out, keys and values kept in between.
+"""Forward passes of the sampler with cached keys and values.
 
-On a CPU a pass that decodes is a thousand small operations, and cutting each of them over the cores can cost more in waking
-threads than it brings. Then the rows are cut instead: a few shares, each on one thread through the whole model. Which way is
-faster depends on the machine and is measured once, when the passes are made.
-Left out: several devices, CUDA graphs.
+On a CPU, a decoding pass consists of about a thousand small operations. Splitting each of them over
+all cores can cost more than it saves, because threads must wake up. The alternative splits the rows
+into a few shares, each with one thread for the whole model. The faster way depends on the machine
+and is measured once, in `tune`.
+Not supported: several devices, CUDA graphs.
 """
 
 from __future__ import annotations
@@ -25,17 +26,24 @@ from envgym_trainer.inference.in_process.native_threads import dismiss_team
 
 MOST_SHARES = 4
 LEAST_TOKENS = 16
-"""Of a share: every share reads all weights, which fewer tokens would not be worth."""
+"""Minimum number of tokens per share.
+
+Each share reads all weights, which fewer tokens do not repay.
+"""
 
 
 class Passes:
-    """The model with its stores. One thread at a time may use it.
+    """Model with its KV cache. Only one thread at a time may use it.
 
     Args:
-        model: a causal language model; from now on its attention is the sampler's.
-        rows: dialogues whose keys and values are kept. shared_rows: segments. max_context: tokens of the longest dialogue.
-    Raises: UnknownAttention for a model whose attention is of another kind. UsageError where it should be known and yet gives
-        other logits.
+        model: Causal language model. Its attention is replaced by the sampler's.
+        rows: Number of cached dialogues.
+        shared_rows: Number of cached shared prefixes.
+        max_context: Maximum length of a dialogue in tokens.
+
+    Raises:
+        UnknownAttention: If the model's attention is not supported.
+        UsageError: If the attention should be supported but gives other logits than the model.
     """
 
     def __init__(self, model: Any, *, rows: int, shared_rows: int, max_context: int):
@@ -50,7 +58,7 @@ class Passes:
         self._prove()
 
     def forget(self) -> None:
-        """Makes the stores anew."""
+        """Replace the KV cache by an empty one."""
         config = self.model.config
         heads = config.num_key_value_heads or config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -68,8 +76,13 @@ class Passes:
         )
 
     def logits(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
-        """Computes all works; returns the logits of the last token of those in `due`, (len(due), V), in their order."""
-        make_room(works, self.own, self.shared)  # here, before several threads use them
+        """Compute all inputs.
+
+        Returns:
+            Logits of the last token of each input in `due`, in that order, shape (len(due), V).
+        """
+        # Resize the cache before several threads use it.
+        make_room(works, self.own, self.shared)
         shares = split([len(work.ids) for work in works], min(self._shares, len(works)))
         if len(shares) == 1 or self._helpers is None:
             return self._pass(works, due)
@@ -83,20 +96,25 @@ class Passes:
         try:
             first = self._pass(*jobs[0])
         finally:
-            wait(others)  # nobody writes into the stores after this returns or raises
+            # No thread may write into the cache after this method returns or raises.
+            wait(others)
         parts = [first, *(other.result() for other in others)]
         place = {index: row for row, index in enumerate(index for own in mine for index in own)}
         return torch.cat(parts)[[place[index] for index in due]]
 
     def copy(self, source: int, target: int, start: int, stop: int, *, own: bool = True) -> None:
-        """Copies the tokens from `start` to `stop` of one dialogue's row to another's; of one segment's, where not `own`."""
+        """Copy cached tokens from `start` to `stop` to another row.
+
+        If `own` is False, the source is the row of a shared prefix.
+        """
         (self.own if own else self.shared).copy(source, target, start, stop)
 
     @torch.inference_mode()
     def tune(self) -> None:
-        """Chooses between all threads on each operation and one thread on each share of the rows, by decoding a few times.
+        """Measure which split of the work is faster by decoding a few times, and use it.
 
-        Call it on the thread that will compute: the number of threads is set for that one. The stores are made anew.
+        Call it on the thread that will compute, because torch sets the number of threads by thread.
+        The KV cache is emptied.
         """
         threads = torch.get_num_threads()
         if self.device.type != "cpu" or threads == 1:
@@ -111,7 +129,8 @@ class Passes:
             started = time.perf_counter()
             self.logits(works, range(len(works)))
             seconds[alone].append(time.perf_counter() - started)
-        self.forget()  # the trial's rows may be more than are ever used
+        # The trial may have used more rows than will ever be needed.
+        self.forget()
         if min(seconds[False]) < min(seconds[True]):
             self._helpers = None
             self._shares = 1
@@ -121,7 +140,7 @@ class Passes:
             dismiss_team()
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Stop the threads."""
         if self._helpers is not None:
             self._helpers.shutdown()
 
@@ -138,7 +157,7 @@ class Passes:
 
     @torch.inference_mode()
     def _prove(self) -> None:
-        """Compares the sampler's way through the model with the model's own, on one short text in three parts."""
+        """Compare the sampler's logits with the model's on a short text in three parts."""
         ids = [index % self.model.config.vocab_size for index in (3, 1, 4, 1, 5, 9, 2)]
         expected = self.model(
             input_ids=torch.tensor([ids], device=self.device), use_cache=False
@@ -159,12 +178,16 @@ class Passes:
         if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):
             name = type(self.model).__name__
             raise UsageError(
-                f"{name}: the sampler's attention gives other logits than the model's own (relative gap {gap:.2g})."
+                f"{name}: the sampler's attention gives other logits than the model's own "
+                f"(relative gap {gap:.2g})."
             )
 
 
 def split(tokens: Sequence[int], shares: int) -> list[list[int]]:
-    """Indices of works in at most `shares` shares of about equally many tokens, none with fewer than LEAST_TOKENS."""
+    """Split inputs into at most `shares` shares of similar size, and return their indices.
+
+    No share has fewer than LEAST_TOKENS tokens.
+    """
     count = max(1, min(shares, sum(tokens) // LEAST_TOKENS))
     parts: list[list[int]] = [[] for _ in range(count)]
     sizes = [0] * count
@@ -176,7 +199,7 @@ def split(tokens: Sequence[int], shares: int) -> list[list[int]]:
 
 
 def _single_threads(count: int) -> ThreadPoolExecutor:
-    """Threads that compute on one core each, all of them started."""
+    """Return a pool of started threads that each compute on one core."""
     pool = ThreadPoolExecutor(
         count, "envgym-pass", initializer=torch.set_num_threads, initargs=(1,)
     )

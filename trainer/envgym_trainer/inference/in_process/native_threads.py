@@ -1,14 +1,11 @@
-"""Two settings of the C libraries below torch, for a process in which sampler and learner compute in turn, on two threads.
+"""Thread and memory settings of OpenMP and malloc for a process that samples and trains in turn.
 
-GNU's OpenMP gives each thread that computes a team of workers of its own. It lets workers wait awake for the next operation,
-which is what makes a thousand small ones a token worth cutting, only while all teams together are no more than the cores; and
-a team counts even when its thread has long turned to other things. So sampler and learner each dismiss their team when they are
-done. Else a pass that decodes 16 rows on 2 cores takes half as long again.
-
-GNU's malloc gives threads heaps of their own, and what the sampler's thread has freed the learner's cannot have: a fourth of a
-small step's peak. One heap is as fast here, since large tensors are few.
-
-Elsewhere than on Linux with these libraries nothing happens.
+GNU OpenMP creates a team of workers for each thread that computes. Workers busy-wait between
+operations only if the number of workers in all teams is at most the number of cores. Idle teams
+count, so sampler and learner release their teams when they finish. Otherwise decoding 16 rows on 2
+cores takes 1.5 times as long. GNU malloc has one arena per thread, so memory that the sampler freed
+cannot be reused by the learner (a quarter of the peak of a small step). One arena is as fast, since
+large tensors are few. If these libraries are not loaded, the functions have no effect.
 """
 
 from __future__ import annotations
@@ -19,26 +16,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 PAUSE_SOFT = 1
-"""Settings stay. Source: OpenMP 5.0, sec. 3.2.43."""
+"""Keep the settings of OpenMP. Source: OpenMP 5.0, sec. 3.2.43."""
 ARENA_MAX = -8
 """M_ARENA_MAX. Source: mallopt(3)."""
 
 
 def dismiss_team() -> None:
-    """Ends the calling thread's idle OpenMP workers; its next parallel operation starts new ones."""
+    """Release the calling thread's idle OpenMP workers.
+
+    The next parallel operation starts new ones.
+    """
     if pause := _function("libgomp", "omp_pause_resource_all"):
         pause(PAUSE_SOFT)
 
 
 def one_heap() -> None:
-    """Lets threads that are started from now on allocate where the first one does."""
+    """Use a single malloc arena for all threads that start after this call."""
     if mallopt := _function("libc.so", "mallopt"):
         mallopt(ARENA_MAX, 1)
 
 
 @functools.cache
 def _function(library: str, name: str) -> Callable[..., int] | None:
-    """A function of the one loaded library whose file is called so; None where there is none."""
+    """Return a function of the loaded library with this file name, or None if it is not loaded."""
     try:
         mapped = Path("/proc/self/maps").read_text().splitlines()
     except OSError:

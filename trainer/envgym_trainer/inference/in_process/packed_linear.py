@@ -1,11 +1,10 @@
-"""Frozen linear layers for a CPU that decodes: weights in the order in which oneDNN reads them.
+"""Frozen linear layers for decoding on a CPU, with weights packed in oneDNN's memory layout.
 
-A product of few rows with a plain weight spends much of its time putting the weight into another order. Done once a refresh
-of the sampler instead of once a token, 16 rows take a third less time and 3 rows half; 600 rows take a tenth more (2 cores with
-AVX2, 576 x 1536). `benchmarks/engine.py` measures the whole.
-
-The two operations are those that torch's own compiler calls for frozen weights. Where a build of torch lacks them, and for
-anything but float32 on a CPU, layers stay plain.
+With a plain weight, a product of few rows spends much of its time reordering the weight. Packing
+once per sampler refresh instead makes 16 rows a third faster, 3 rows twice as fast and 600 rows a
+tenth slower (2 cores with AVX2, 576 x 1536); see `benchmarks/engine.py`. The two operations are the
+ones that torch's compiler uses for frozen weights. If the torch build lacks them, or for anything
+but float32 on a CPU, layers stay plain.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 ROWS = 16
-"""What the order is made for. Other numbers of rows use the same one; none was slower for it."""
+"""Number of rows that the layout is optimized for. Other numbers of rows were not slower."""
 
 
 class PackedLinear(nn.Module):
-    """Computes what a linear layer computes, with a packed copy of its weight or of another one of its shape.
+    """Linear layer that computes with a packed copy of its weight or of another weight.
 
     Args:
-        layer: whose weight `can_pack`; weight and bias are shared with it.
+        layer: Layer whose weight passes `can_pack`. Weight and bias are shared with it.
     """
 
     def __init__(self, layer: nn.Linear):
@@ -34,17 +33,18 @@ class PackedLinear(nn.Module):
 
     @torch.no_grad()
     def pack(self, other: Tensor | None = None) -> None:
-        """Computes from now on with a copy of the `other` weight; None: of its own."""
+        """Pack a copy of `other` and compute with it. By default, pack the layer's weight."""
         if other is None and self._is_own:
             return
-        self._packed = None  # so that there are never two
+        # Free the old copy first, so that there are never two.
+        self._packed = None
         self._packed = torch.ops.mkldnn._reorder_linear_weight(
             self.weight if other is None else other, ROWS
         )
         self._is_own = other is None
 
     def unpack(self) -> None:
-        """Computes from now on with its own weight as it lies there, and keeps no copy."""
+        """Free the packed copy and compute with the plain weight."""
         self._packed = None
         self._is_own = False
 
@@ -55,7 +55,7 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(weight: Tensor) -> bool:
-    """Whether this machine and this build of torch can compute with a packed copy of the weight."""
+    """Return whether this machine and torch build can compute with a packed copy of the weight."""
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32

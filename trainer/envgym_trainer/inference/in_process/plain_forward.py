@@ -1,7 +1,8 @@
-"""The sampler's plain path, for models whose attention the fast one does not know: the model's own forward, a row at a time.
+"""Forward passes for models whose attention the sampler does not support.
 
-Exact for whatever transformers can generate with, and slow: no batch, nothing shared between dialogues, and a dialogue that
-departs from its sibling computes its past anew. What it keeps is each row's cache, whatever kind the model makes.
+Uses the model's forward, one row at a time. This works for every model that transformers can
+generate with, but it is slow: no batches, no shared prefixes, and a dialogue that diverges from its
+group computes its context again. Only each row's cache, of the model's type, is kept.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from envgym_trainer.inference.in_process.layout import Work
 
 @dataclass
 class Row:
-    """A dialogue's own tokens, or a segment's, and the model's cache of all that was computed for it."""
+    """Tokens of a dialogue or a shared prefix, and the model's cache for them."""
 
     ids: list[int] = field(default_factory=list)
     past: list[int] = field(default_factory=list)
-    """Tokens in the cache, the segment's in front included."""
+    """Tokens in the cache, including the shared prefix."""
     cache: Any = None
 
 
 class PlainPasses:
-    """The interface of `passes.Passes` over the model's own forward. Args: as there."""
+    """Same interface as `passes.Passes`, computed with the model's forward."""
 
     def __init__(self, model: Any, *, rows: int, shared_rows: int):
         self.model = model
@@ -38,13 +39,17 @@ class PlainPasses:
         self.forget()
 
     def forget(self) -> None:
-        """Empties the rows."""
+        """Clear all rows."""
         rows, shared_rows = self._sizes
         self.own, self.shared = ([Row() for _ in range(count)] for count in (rows, shared_rows))
 
     @torch.inference_mode()
     def logits(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
-        """Computes all works; returns the logits of the last token of those in `due`, (len(due), V), in their order."""
+        """Compute all inputs.
+
+        Returns:
+            Logits of the last token of each input in `due`, in that order, shape (len(due), V).
+        """
         for work in works:
             row = (self.own if work.own else self.shared)[work.row]
             row.ids = [*row.ids[: work.before], *work.ids]
@@ -56,18 +61,24 @@ class PlainPasses:
         )
 
     def copy(self, source: int, target: int, start: int, stop: int, *, own: bool = True) -> None:
-        """Copies the tokens from `start` to `stop` of one dialogue's row to another's; of one segment's, where not `own`."""
+        """Copy cached tokens from `start` to `stop` to another row.
+
+        If `own` is False, the source is the row of a shared prefix.
+        """
         rows = self.own if own else self.shared
         rows[target].ids = [*rows[target].ids[:start], *rows[source].ids[start:stop]]
 
     def tune(self) -> None:
-        """There is one way only."""
+        """Do nothing: there is only one way to compute."""
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: there are no threads."""
 
     def _last_logits(self, work: Work) -> Tensor:
-        """(V,) after all of a dialogue's tokens; what is in its cache is not computed again."""
+        """Return the logits after all tokens of a dialogue, shape (V,).
+
+        Cached tokens are not recomputed.
+        """
         row = self.own[work.row]
         ids = [*self.shared[work.shared_row].ids[: work.shared], *row.ids]
         if row.past != ids[: len(row.past)] or len(row.past) >= len(ids):
@@ -83,7 +94,10 @@ class PlainPasses:
 def open_passes(
     model: Any, *, rows: int, shared_rows: int, max_context: int, say: Callable[[str], None]
 ) -> Passes | PlainPasses:
-    """The fast passes where this model's attention is known, else the plain ones, and `say` is told."""
+    """Return the fast passes if the model's attention is supported, otherwise the plain ones.
+
+    `say` receives one line of text if the plain ones are used.
+    """
     why = why_unknown(model.config, max_context)
     if why is None:
         try:
@@ -91,6 +105,7 @@ def open_passes(
         except UnknownAttention as error:
             why = str(error)
     say(
-        f"{type(model).__name__} is sampled by its own forward, one dialogue at a time, which is slow: {why}"
+        f"{type(model).__name__} is sampled with its own forward, one dialogue at a time, which is "
+        f"slow: {why}"
     )
     return PlainPasses(model, rows=rows, shared_rows=shared_rows)

@@ -1,8 +1,9 @@
-"""The sampler's copy of the model: same modules, same frozen tensors, but its own adapted weights.
+"""The sampler's copy of the model: shared frozen tensors and separate merged weights.
 
-The base is never written. Merging into it and taking the adapter out again would drift it a little each time
-(huggingface/trl#6688); here W + scale * B @ A is made anew from W at every refresh, and may be dropped in between. Biases and
-modules that are trained whole are shared with the model, so they are sampled as they are at the moment.
+The base is never written. Merging the adapter into it and removing it again would change the base a
+little each time (huggingface/trl#6688). Instead, W + scale * B @ A is computed from W at every
+refresh and can be freed in between. Biases and modules that are trained in full are shared with the
+model, so the sampler always uses their current values.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from envgym_trainer.model.quantize import dense_weight, is_4bit
 
 
 class Replica:
-    """A second model over the first one's tensors.
+    """Second model that shares the first model's tensors.
 
     Args:
-        model: a causal language model, with or without an adapter of PEFT in it; only read.
-        packed: whether linear layers compute with packed weights where they can, see `packed.py`.
+        model: Causal language model, with or without a PEFT adapter. It is only read.
+        packed: Use packed weights if possible. See `packed.py`.
     """
 
     def __init__(self, model: Any, *, packed: bool = False):
@@ -39,21 +40,23 @@ class Replica:
         self._layers = {
             name: module for name, module in _linears(self.model).items() if name in self._base
         }
-        """All but those that are trained whole, and shared."""
+        """Linear layers by name, without those that are trained in full and shared."""
 
     @torch.no_grad()
     def refresh(self, peft_model: Any = None) -> None:
-        """Takes over the adapter's present values; None goes back to the base."""
+        """Take over the adapter's current values. None returns to the base."""
         layers = {} if peft_model is None else lora.lora_layers(peft_model)
         if missing := layers.keys() - self._base.keys():
             raise UsageError(
-                f"the adapter belongs to another model: no linear layer named {min(missing)} in the sampler's."
+                "the adapter belongs to another model: the sampler has no linear layer named "
+                f"{min(missing)}."
             )
         for name, module in self._layers.items():
             base = self._base[name]
             if name in layers and layers[name].get_base_layer().weight is not base:
                 raise UsageError(
-                    f"{name}: the adapter's base weight is not the tensor that the sampler was made from."
+                    f"{name}: the adapter's base weight is not the tensor that the sampler was "
+                    "created from."
                 )
             merged = lora.merge(layers[name]) if name in layers else None
             if isinstance(module, PackedLinear):
@@ -62,7 +65,7 @@ class Replica:
                 module.weight = _frozen(dense_weight(base) if merged is None else merged)
 
     def sleep(self) -> None:
-        """Frees all weights of its own until the next refresh; until then it is the base."""
+        """Free all separate weights until the next refresh. Until then the copy equals the base."""
         for name, module in self._layers.items():
             if isinstance(module, PackedLinear):
                 module.unpack()
@@ -75,7 +78,7 @@ def _frozen(weight: Tensor) -> nn.Parameter:
 
 
 def _linears(model: nn.Module) -> dict[str, Any]:
-    """Linear layers by their name without an adapter."""
+    """Return the linear layers by their name without an adapter."""
     from peft.tuners.lora import LoraLayer
 
     found: dict[str, Any] = {}
@@ -92,7 +95,7 @@ def _linears(model: nn.Module) -> dict[str, Any]:
 
 
 def _without_adapters(model: nn.Module) -> nn.Module:
-    """Puts each adapted layer's own linear layer back in its place."""
+    """Replace each adapted layer by its original linear layer."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):
@@ -100,12 +103,13 @@ def _without_adapters(model: nn.Module) -> nn.Module:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     if hasattr(model, "peft_config"):
-        del model.peft_config  # so that PEFT takes it for the plain model that it is
+        # Without this attribute PEFT treats the model as a plain model.
+        del model.peft_config
     return model
 
 
 def _widened(model: nn.Module) -> nn.Module:
-    """Puts ordinary linear layers where the base keeps 4 bits: a merged weight fits no other."""
+    """Replace 4-bit layers by ordinary linear layers, because a merged weight is not in 4 bits."""
     for name, module in _linears(model).items():
         if is_4bit(module.weight):
             parent, _, child = name.rpartition(".")
@@ -119,7 +123,10 @@ def _widened(model: nn.Module) -> nn.Module:
 
 
 def _pack(model: nn.Module, shared: Collection[int]) -> None:
-    """Puts packed layers in the place of those whose weight is among the `shared` ids: of others there would be two copies."""
+    """Replace linear layers by packed ones if their weight is shared.
+
+    Packing other layers would keep two copies of their weights.
+    """
     for name, module in _linears(model).items():
         if id(module.weight) in shared and can_pack(module.weight):
             parent, _, child = name.rpartition(".")

@@ -1,11 +1,11 @@
-"""Who computes what at the next step: rows, shared segments and the queue of turns, in plain Python.
+"""Batch scheduler of the in-process engine: KV-cache rows, shared prefixes and pending requests.
 
-Nothing is computed twice. A segment is stored once for all who begin with it; a group's may begin with one that other groups
-begin with too, and copies that. Siblings, dialogues of one prompt, are computed
-once for as long as they say the same: one of them works, the others draw their own token from its logits, and whoever
-departs from it copies what it has stored. A sharp policy departs late, so most of a group's tokens cost nothing.
+A shared prefix is stored once. A group's prefix may itself begin with a prefix of several groups,
+which is then copied. Dialogues with the same prompt also share each forward pass until their tokens
+diverge: one of them is computed and the others sample from the same logits. A dialogue that
+diverges copies the cached keys and values.
 
-Holds no tensor. The engine calls it under its lock, asks for a plan, computes it, and reports it done.
+The scheduler holds no tensors. The engine calls it under its lock: `plan`, compute, `done`.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from envgym_trainer.learner.prefix_tree import common_prefix
 
 @dataclass(eq=False, slots=True)
 class Segment:
-    """Ids that several dialogues begin with, stored once."""
+    """Prefix of several dialogues, stored once."""
 
     ids: tuple[int, ...]
     row: int
     outer: Segment | None
-    """What it begins with itself."""
+    """Shorter prefix that this one begins with."""
     of_group: bool
-    """Whether nobody but the group will ever need it."""
+    """Whether only one group uses this prefix."""
     cached: int = 0
     users: int = 0
-    """Open dialogues, and segments that begin with it."""
+    """Number of open dialogues and of longer prefixes that use this one."""
 
 
 @dataclass(eq=False, slots=True)
 class Track:
-    """One dialogue's tokens and what of them is stored."""
+    """Tokens of one dialogue and the state of its cache."""
 
     ids: list[int]
     shared: int
-    """First ids that many dialogues have in common; becomes 0 where no segment could be had."""
+    """Length of the shared prefix in tokens. Set to 0 if no row for shared prefixes is free."""
     seed: int
     outer: int = 0
-    """First of the shared ids that even more dialogues have in common: then the others are those of its group alone."""
+    """Length of the part of the shared prefix that other groups use too."""
     mask: list[bool] = field(init=False)
     logprobs: list[float] = field(init=False)
     prompt: tuple[int, ...] = field(init=False)
     segment: Segment | None = None
     row: int | None = None
     cached: int = 0
-    """Own ids (those after the segment) whose keys and values are in the row."""
+    """Number of tokens after the shared prefix whose keys and values are cached."""
     used: int = 0
     closed: bool = False
     random: Callable[[], float] = field(init=False)
-    """Uniform in [0, 1), from the dialogue's own generator."""
+    """Function that returns the next uniform number in [0, 1) of the dialogue's generator."""
 
     def __post_init__(self) -> None:
         self.prompt = tuple(self.ids)
@@ -65,32 +65,32 @@ class Track:
         self.random = np.random.default_rng(self.seed).random
 
     def extend(self, ids: list[int]) -> None:
-        """Appends ids that nobody sampled."""
+        """Append tokens that were not sampled."""
         self.ids += ids
         self.mask += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
     @property
     def missing(self) -> int:
-        """Ids without keys and values, the segment's not counted."""
+        """Return the number of tokens after the shared prefix that are not cached yet."""
         return len(self.ids) - self.shared - self.cached
 
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """One answer in the making."""
+    """Pending request for one response."""
 
     track: Track
     temperature: float
     max_new_tokens: int
     future: Future[StopReason] = field(default_factory=Future)
     count: int = 0
-    """Tokens sampled so far."""
+    """Number of tokens sampled so far."""
 
     def take(
         self, token: int, logprob: float, stop_ids: frozenset[int], max_context: int
     ) -> StopReason | None:
-        """Appends a sampled token; says why the turn ends with it, or None."""
+        """Append a sampled token. Return the stop reason, or None if the response goes on."""
         self.track.ids.append(token)
         self.track.mask.append(True)
         self.track.logprobs.append(logprob)
@@ -104,23 +104,26 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """Work of the next pass and whom it belongs to."""
+    """Input of one row in the next forward pass, with the requests that sample from it."""
 
     work: Work
     owner: Track | Segment
     complete: bool = False
-    """Whether it ends with the owner's last id; not so for a segment and for a part of a long prompt."""
+    """Whether the input ends with the owner's last token. False for a prefix and for a partial
+    prompt.
+    """
     turns: list[Turn] = field(default_factory=list)
-    """Who samples after it: the owner's turn, and those of siblings that have said the same so far."""
+    """Requests that sample from the logits: the owner's, and others with the same tokens so far."""
 
 
 class Scheduler:
-    """Rows and turns.
+    """Assignment of KV-cache rows to dialogues and of pending requests to forward passes.
 
     Args:
-        rows: dialogues that can be stored. shared_rows: segments that can.
-        copy: copies the tokens from `start` to `stop` of one row to another: copy(source, target, start, stop); with
-            own=False of one segment's row.
+        rows: Number of rows for dialogues.
+        shared_rows: Number of rows for shared prefixes.
+        copy: Copies cached tokens between rows: `copy(source, target, start, stop)`. With
+            `own=False` the source is the row of a shared prefix.
     """
 
     def __init__(self, *, rows: int, shared_rows: int, copy: Callable[..., None]):
@@ -129,14 +132,17 @@ class Scheduler:
         self._free, self._free_shared = list(range(rows)), list(range(shared_rows))
         self._placed: dict[int, Track] = {}
         self._siblings: dict[tuple[int, ...], list[Track]] = {}
-        """Placed dialogues by their prompt."""
+        """Dialogues that hold a row, by prompt."""
         self._segments: dict[tuple[int, ...], Segment] = {}
         self._ended: list[Track] = []
-        """Closed dialogues that still hold what they held."""
+        """Closed dialogues that still hold a row or a prefix."""
         self._tick = 0
 
     def plan(self, limit: int) -> list[Planned]:
-        """What to compute next, at most `limit` tokens; dialogues that decode come before prompts."""
+        """Return the inputs of the next forward pass, at most `limit` tokens.
+
+        Dialogues that decode come before prompts.
+        """
         self._tick += 1
         self._sweep()
         planned: dict[Segment | tuple[int, ...], Planned] = {}
@@ -153,34 +159,35 @@ class Scheduler:
         return list(planned.values())
 
     def sort(self) -> None:
-        """Puts turns and ended dialogues in an order of their own, that of their seeds, whoever came first."""
+        """Sort requests and ended dialogues by seed, so that the order of arrival has no effect."""
         self.turns.sort(key=lambda turn: turn.track.seed)
         self._ended.sort(key=lambda track: track.seed)
 
     def done(self, plan: list[Planned]) -> None:
-        """Everything planned has been computed."""
+        """Record that all planned inputs were computed."""
         for item in plan:
             item.owner.cached += len(item.work.ids)
 
     def finish(self, turn: Turn) -> None:
-        """A turn has ended; its dialogue keeps its row until someone else needs it."""
+        """End a request. The dialogue keeps its row until another one needs it."""
         self.turns.remove(turn)
         if turn.track.closed:
             self.release(turn.track)
 
     def release(self, track: Track) -> None:
-        """A dialogue has ended. The next plan takes its row: until then a pass may be at work on it."""
+        """End a dialogue. The next plan frees its row, because a forward pass may still use it."""
         track.closed = True
-        if not any(turn.track is track for turn in self.turns):  # else `finish` comes back here
+        # If a request is pending, `finish` calls this method again.
+        if not any(turn.track is track for turn in self.turns):
             self._ended.append(track)
 
     def forget(self) -> None:
-        """Nothing stored is valid any more."""
+        """Mark all cached keys and values as invalid."""
         for holder in (*self._placed.values(), *self._segments.values()):
             holder.cached = 0
 
     def _sweep(self) -> None:
-        """Takes from dialogues that have ended what they held, once a sibling has copied what they need of it."""
+        """Free the rows of ended dialogues after another group member has copied the cache."""
         for track in self._ended:
             self._hand_on(track)
             self._evict(track)
@@ -190,7 +197,10 @@ class Scheduler:
         self._ended.clear()
 
     def _hand_on(self, track: Track) -> None:
-        """Gives what an ended dialogue has stored to the sibling that shares most of it; the others can copy it from there."""
+        """Copy the cache of an ended dialogue to one open group member.
+
+        The member with the longest common prefix gets it. The others can copy it from there.
+        """
         heirs = [turn.track for turn in self.turns if turn.track.prompt == track.prompt]
         if track.row is None or not heirs:
             return
@@ -200,7 +210,10 @@ class Scheduler:
             self._borrow(heir)
 
     def _join(self, track: Track) -> None:
-        """Finds the dialogue its segment; without one it stores all of its ids itself."""
+        """Assign a shared prefix to the dialogue.
+
+        If none is available, the dialogue caches all of its tokens itself.
+        """
         if track.shared and track.segment is None:
             of_group = track.shared == len(track.prompt) - 1
             track.segment = self._segment(
@@ -209,7 +222,10 @@ class Scheduler:
             track.shared = len(track.segment.ids) if track.segment else 0
 
     def _next(self, track: Track, limit: int) -> Planned | None:
-        """The next work of this dialogue, that of its segment first; None while no row is free."""
+        """Return the next input of the dialogue, or None if no row is free.
+
+        If its shared prefix is incomplete, return the next input of the prefix.
+        """
         self._join(track)
         segment = track.segment
         if segment is not None and segment.cached < len(segment.ids):
@@ -224,7 +240,7 @@ class Scheduler:
         return Planned(work, track, complete=first + len(ids) == len(track.ids))
 
     def _fill(self, segment: Segment, limit: int) -> Planned:
-        """The next work of a segment that is not whole, that of its outer one first."""
+        """Return the next input of an incomplete prefix. Its outer prefix is filled first."""
         outer = segment.outer
         if outer is not None and segment.cached < len(outer.ids):
             if outer.cached < len(outer.ids):
@@ -237,7 +253,7 @@ class Scheduler:
     def _segment(
         self, ids: tuple[int, ...], *, of_group: bool = False, outer: int = 0
     ) -> Segment | None:
-        """The segment with these ids, new or known; None where every row is in use."""
+        """Return the prefix with these tokens, new or existing, or None if no row is free."""
         if (found := self._segments.get(ids)) is None:
             begins = self._segment(ids[:outer]) if outer else None
             if (row := self._shared_row()) is None:
@@ -249,7 +265,10 @@ class Scheduler:
         return found
 
     def _shared_row(self) -> int | None:
-        """A row for a segment: that of a group that is through, a free one, or that of any segment without users."""
+        """Return a row for a shared prefix, or None if all rows are in use.
+
+        Rows of unused group prefixes come first, then free rows, then rows of any unused prefix.
+        """
         idle = [segment for segment in self._segments.values() if not segment.users]
         idle.sort(key=lambda segment: not segment.of_group)
         if idle and (idle[0].of_group or not self._free_shared):
@@ -260,7 +279,10 @@ class Scheduler:
         return heapq.heappop(self._free_shared) if self._free_shared else None
 
     def _place(self, track: Track) -> bool:
-        """Gives the dialogue a row, if need be that of the dialogue that has been idle for longest."""
+        """Assign a row to the dialogue. Return False if all rows are busy.
+
+        If no row is free, the least recently used idle dialogue is evicted.
+        """
         track.used = self._tick
         if track.row is not None:
             return True
@@ -276,7 +298,10 @@ class Scheduler:
         return True
 
     def _borrow(self, track: Track) -> None:
-        """Copies what a sibling has stored of the ids that this one lacks; the last id is computed, for its logits."""
+        """Copy missing keys and values from another group member.
+
+        The last token is always computed, because its logits are needed.
+        """
         if track.missing <= 1:
             return
         end = len(track.ids) - 1

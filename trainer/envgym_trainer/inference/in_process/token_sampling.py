@@ -1,7 +1,7 @@
-"""From logits to tokens: inverse transform sampling, one uniform number a row.
+"""Sample tokens from logits by inverse transform sampling, with one uniform number per row.
 
-A row's token depends on its own logits and its own number, so on nobody else in the batch. No top-k, no top-p: they would
-sample from another distribution than the one that is trained.
+A row's token depends only on its logits and its number, not on the batch. Top-k and top-p are not
+supported: they would sample from another distribution than the trained one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ BLOCK = 256
 
 
 def sample(logits: Tensor, temperatures: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws one token a row.
+    """Sample one token per row.
 
     Args:
-        logits: (B, V).
-        temperatures: (B,) float; 0 takes the most likely token.
-        uniforms: (B,) float64 in [0, 1); unused where the temperature is 0.
-    Returns: (B,) token ids, and (B,) the natural log of their probability at the sampling temperature; at temperature 0,
-        where every sampled token has probability 1, at temperature 1.
+        logits: Logits, shape (B, V).
+        temperatures: Temperatures, shape (B,), float. 0 selects the most likely token.
+        uniforms: Numbers in [0, 1), shape (B,), float64. Not used if the temperature is 0.
+
+    Returns:
+        Token ids and their logprobs at the sampling temperature, both of shape (B,). If the
+        temperature is 0, the logprob is the one at temperature 1.
     """
     greedy = temperatures == 0
     scaled = logits.float() / torch.where(greedy, 1.0, temperatures).unsqueeze(1)  # (B, V)
@@ -33,10 +35,11 @@ def sample(logits: Tensor, temperatures: Tensor, uniforms: Tensor) -> tuple[Tens
 
 
 def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """The first token whose cumulated weight exceeds `uniform * total`, never one of weight 0; and the total, (B,).
+    """Return the first token whose cumulative weight exceeds `uniform * total`, and the total.
 
-    In two levels, blocks and then tokens of one block, cumulated in float64: cheaper than cumulating the whole vocabulary,
-    and exact where float32 would have lost the tail.
+    Both have shape (B,). A token of weight 0 is never returned. Weights are summed in float64 in
+    two levels, blocks and then tokens of a block: cheaper than a cumulative sum of the whole
+    vocabulary, and float32 would lose the tail.
     """
     rows, vocabulary = weights.shape
     if short := -vocabulary % BLOCK:
@@ -51,9 +54,12 @@ def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _first_above(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the first cumulated weight above the target (B, 1), and what is left of the target before it."""
+    """Return the index of the first cumulative weight above the target (B, 1).
+
+    Also returns the target minus the weight before that index.
+    """
     cumulated = weights.cumsum(1)
-    # Rounding can leave the target at the very end; the last index with a weight is meant then.
+    # Rounding can put the target at the very end. Then return the last index with a weight.
     target = torch.minimum(target, cumulated[:, -1:].mul(1 - 1e-15))
     index = torch.searchsorted(cumulated, target, right=True).clamp_(max=weights.shape[1] - 1)
     return index.squeeze(1), (target - (cumulated - weights).gather(1, index)).clamp_(min=0)

@@ -1,4 +1,4 @@
-"""Plays the oracle's part token by token, so that a demonstration is an episode like any other, ready to be learned from."""
+"""Policy that plays the oracle's actions token by token, to record demonstrations for SFT."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from envgym_trainer.model.chat import Chat
 
 
 class DemoPolicy:
-    """Answers with the task's oracle calls, one a turn, then its final message.
+    """Policy that makes the task's oracle calls, one per turn, and sends its final message.
 
     Args:
-        chat: turns text into the ids that the model would have to sample.
-        dialect: how calls are written.
+        chat: Converts text to the token ids that the model would have to sample.
+        dialect: Syntax of tool calls.
     """
 
     def __init__(self, chat: Chat, dialect: str):
@@ -35,7 +35,8 @@ class DemoPolicy:
     ) -> DemoDialogue:
         if task is None or not task.has_solution:
             raise UsageError(
-                "a warm start needs tasks that say what solves them, by `oracle` or `final`; set train.warmup.demos=0 without"
+                "a warm start needs tasks with `oracle` or `final`. Add one of them to each "
+                "template, or set train.warmup.demos=0"
             )
         lines = [*(render_call(call, self.dialect) for call in task.oracle), task.final]
         return DemoDialogue(self.chat, self.chat.open(messages, tools), lines)
@@ -60,8 +61,8 @@ class DemoDialogue:
         self.mask += [False] * len(ids)
 
     def trace(self) -> TokenTrace:
-        """The logprobs are 0: a demonstration was not sampled from the model."""
+        """Return the recorded tokens. Logprobs are 0, because the model did not sample them."""
         return TokenTrace(tuple(self.ids), tuple(self.mask), (0.0,) * len(self.ids))
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing, because no resource is held."""

@@ -1,6 +1,6 @@
-"""`--policy model:NAME` and `--policy adapter:PATH`: a model on this machine as a policy, through the engine of the trainer.
+"""Policies `model:NAME` and `adapter:PATH`: a local model with the trainer's engine.
 
-The engine lives as long as the process; training makes its own.
+The engine lives until the process ends. Training uses another one.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ def open_model(
     template: TemplateName = "auto",
     max_context: int | None = None,
 ) -> Policy:
-    """A model by its name: built in, a Hugging Face id, or a local directory.
+    """Open a model as a policy.
 
     Args:
-        argument: what stands after `model:`.
-        temperature: 0 is greedy.
-        max_new_tokens: limit of one turn.
+        argument: Name after `model:`: built-in name, Hugging Face id or local directory.
+        temperature: Sampling temperature. 0 is greedy.
+        max_new_tokens: Maximum number of new tokens per turn.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        max_context: tokens of a whole dialogue; None is the model's own limit, at most 8192.
+        template: Chat template.
+        max_context: Maximum length of a dialogue in tokens. Default: the model's limit, at most
+            8192.
     """
     model, tokenizer = load_model(argument, device=device)
     engine = _engine(model, tokenizer, template, max_context)
@@ -52,9 +54,10 @@ def open_adapter(
     template: TemplateName = "auto",
     max_context: int | None = None,
 ) -> Policy:
-    """An adapter's folder on top of the base that it names; options as for `open_model`.
+    """Open an adapter folder as a policy on its base model. Options as for `open_model`.
 
-    Raises: UsageError when the folder holds no adapter, or not the files that its manifest names.
+    Raises:
+        UsageError: If the folder has no adapter, or if its files differ from its manifest.
     """
     from peft import PeftModel
 
@@ -69,17 +72,21 @@ def open_adapter(
 
 
 def base_of(folder: Path) -> str:
-    """The base model that an adapter names."""
+    """Return the name of the adapter's base model."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise UsageError(
-            f"{folder}: no adapter_config.json in this folder. Give an adapter's folder, such as runs/NAME/adapter."
+            f"{folder}: no adapter_config.json in this folder. Give an adapter's folder, such as "
+            "runs/NAME/adapter."
         )
     return json.loads(path.read_text())["base_model_name_or_path"]
 
 
 def _verify(folder: Path) -> None:
-    """Every file is the one that was written; the card may be edited. An adapter of another tool has no manifest to hold it to."""
+    """Verify the files against the manifest, except the model card, which may be edited.
+
+    Adapters of other tools have no manifest.
+    """
     if (folder / MANIFEST).is_file():
         verify_files(folder, ignore=["README.md"])
     else:

@@ -1,11 +1,11 @@
-"""Self-training: a bounded pool of tasks, of which few keep their true label and the others are rewarded by a vote.
+"""Self-training on a fixed pool of tasks, most of which have no true label.
 
-It decides which tasks there are, which parts of the reward may speak of each, whose answers are the votes, and which groups agree
-enough to be learned from. The reward itself stays the environment's: what must not speak is masked, so that terms and advantages
-are taken apart as ever. Where the environment knows the truth of a task without a label, it is used for `selftrain/...` and
-nothing else.
-Source: SRT, arXiv 2505.21444; of the mixture with true labels, and of labelled groups in each step: ours.
-Left out: the vote (`envgym.rewards.scoring.majority_vote`), playing (`rollouts.py`), and acting on what the signals say.
+A small share of the tasks keeps its true label; the others are rewarded by majority vote. This
+module chooses the pool, masks reward parts, collects votes and selects the groups with the highest
+agreement. If the environment can check an unlabelled task, the result is used for the metrics
+`selftrain/...` only.
+See `envgym.rewards.scoring.majority_vote` for the vote. Source: SRT, arXiv 2505.21444. The mixture with true labels
+and the fixed share of labelled groups in each step are not from the paper.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ from envgym_trainer.run.metrics import Metrics
 
 VOTE = "majority_vote"
 COUNTED = ("votes", "threshold", "divide_by")
-"""Options of the part that change what a vote is."""
+"""Options of the reward part that change the result of a vote."""
 PlayTasks = Callable[[Sequence[str]], list[Group]]
-"""Plays a group of each of these tasks."""
+"""Callable that plays one group of each given task."""
 
 
 class SelfTraining:
-    """The pool of one run, and what may be said of its tasks. A checkpoint keeps it.
+    """Task pool, labels and votes of one run. The state is stored in checkpoints.
 
     Args:
-        spec: the environment, for messages.
-        config: with a `self_training` block.
-        world: whose tasks and reward these are.
-        model: that learns.
+        spec: Environment specification, used in error messages.
+        config: Training settings with a `self_training` block.
+        options: The `self_training` block.
+        world: Provides the tasks and the rubric.
+        model: The model that is trained. A teacher is a copy of its adapter.
     """
 
     def __init__(
@@ -69,48 +70,61 @@ class SelfTraining:
         moving = options.teacher_decay if options.teacher == "average" else 1.0
         self.teacher = None if options.teacher == "policy" else Teacher(model, decay=moving)
         self.pool: tuple[str, ...] = ()
-        """Task ids; empty until it begins."""
+        """Task ids. Empty before `begin` is called."""
         self.labelled: frozenset[str] = frozenset()
         self._heard: dict[str, list[str]] = {}
-        """Task -> what the teacher's votes say of it."""
+        """Task id -> answers of the teacher, which are the votes for that task."""
 
     @property
     def part(self) -> str:
-        """The part of the reward that votes."""
+        """Return the name of the reward part that votes."""
         return next(name for name, rule in self.rubric.rules.items() if rule.source == VOTE)
 
     def check(self) -> None:
-        """Raises SpecError for a reward without a vote, and for levels or parts that are not there."""
+        """Check the `self_training` block against the environment.
+
+        Raises:
+            SpecError: If the reward does not have exactly one voting part, or if a level or a
+                reward part does not exist.
+        """
         votes = [name for name, rule in self.rubric.rules.items() if rule.source == VOTE]
         if len(votes) != 1:
             found = f"has {' and '.join(votes)}" if votes else "has none"
             self._refuse(
-                f"needs one part of the reward that votes, and it {found}; write `agreed: {{from: {VOTE}}}`"
+                f"needs one part of the reward that votes, and it {found}. "
+                f"Add `agreed: {{from: {VOTE}}}` to the reward."
             )
         if unknown := [name for name in self.options.label_free if name not in self.rubric.parts]:
             self._refuse(
-                f"label_free: the reward has no part '{unknown[0]}'{did_you_mean(unknown[0], self.rubric.parts)}"
+                f"label_free: the reward has no part '{unknown[0]}'"
+                f"{did_you_mean(unknown[0], self.rubric.parts)}"
             )
         levels = {
             template.level for template in self.tasks.fitting("train", levels=self.config.levels)
         }
         if unknown := [level for level in self.options.labelled_levels if level not in levels]:
             self._refuse(
-                f"labelled_levels: no training task of level '{unknown[0]}'{did_you_mean(unknown[0], levels)}"
+                f"labelled_levels: no training task of level '{unknown[0]}'"
+                f"{did_you_mean(unknown[0], levels)}"
             )
 
     def validated(self, episodes: Sequence[Episode]) -> None:
-        """Sees that a validation told the truth. Raises UsageError where none of its tasks has any."""
+        """Check that a validation can detect votes that go wrong.
+
+        Raises:
+            UsageError: If no validation episode has a true label.
+        """
         played = [episode for episode in episodes if not episode.void]
         if played and all(
             episode.reward_parts.get(self.rubric.success) is None for episode in played
         ):
             raise UsageError(
-                f"{self.spec.path}: train.self_training: no validation task has a true label, so no one sees votes go wrong."
+                f"{self.spec.path}: train.self_training: no validation task has a true label, so "
+                "wrong votes would go unnoticed. Add tasks with a true label to the split 'val'."
             )
 
     def begin(self, play: PlayTasks) -> None:
-        """Chooses the tasks and their labels, once a run."""
+        """Choose the task pool and the labelled tasks, once per run."""
         if self.pool:
             return
         options = self.options
@@ -136,10 +150,12 @@ class SelfTraining:
         self.pool = tuple(tasks)
 
     def draw(self, rng: random.Random, count: int, *, levels: Sequence[str] = ()) -> list[str]:
-        """Tasks for a step's groups: none twice before every one came.
+        """Draw the tasks of one step. A task repeats only after all others were drawn.
 
         Args:
-            levels: that are open; empty for all.
+            rng: Random number generator of the step.
+            count: Number of tasks.
+            levels: Levels that may be drawn. Empty allows all levels.
         """
         tasks = [task for task in self.pool if not levels or self._level(task) in levels] or list(
             self.pool
@@ -148,9 +164,8 @@ class SelfTraining:
         others = [task for task in tasks if task not in self.labelled]
         if self.options.labelled_groups is None or not true or not others:
             return _some(rng, tasks, count)
-        wanted = math.floor(
-            count * self.options.labelled_groups + rng.random()
-        )  # its share on average
+        # Rounding is random, so that the share is exact on average.
+        wanted = math.floor(count * self.options.labelled_groups + rng.random())
         drawn = _some(rng, true, wanted) + _some(rng, others, count - wanted)
         rng.shuffle(drawn)
         return drawn
@@ -159,38 +174,37 @@ class SelfTraining:
         return math.ceil(wanted / self.options.keep)
 
     def hidden(self, group: Group) -> frozenset[str]:
-        """The parts of the reward that must not speak of this group."""
+        """Return the reward parts that are masked for this group."""
         if self._is_labelled(group):
             return frozenset({self.part})
         return frozenset(self.rubric.parts) - {self.part, *self.options.label_free}
 
     def voters(self, task: str) -> list[str] | None:
-        """What the teacher says of a task; None where the group's own answers count."""
+        """Return the teacher's answers for a task, or None if the group's answers are the votes."""
         return self._heard.get(task)
 
     def unheard(self, groups: Sequence[Group]) -> list[str]:
-        """Tasks of the groups that the teacher has yet to vote on; none without a teacher."""
+        """Return the unlabelled tasks without teacher votes. Empty if there is no teacher."""
         if self.teacher is None:
             return []
         tasks = dict.fromkeys(group[0].task_id for group in groups if not self._is_labelled(group))
         return [task for task in tasks if task and task not in self._heard]
 
     def hear(self, tasks: Sequence[str], groups: Sequence[Group]) -> None:
-        """Takes in the teacher's votes."""
+        """Record the teacher's answers as votes."""
         for task, group in zip(tasks, groups, strict=True):
-            self._heard[task] = [episode.last_said for episode in valid(group)] or [
-                ""
-            ]  # of nobody: no label
+            # If every episode is void, one empty answer stands for "no label".
+            self._heard[task] = [episode.last_said for episode in valid(group)] or [""]
 
     def begin_step(self) -> None:
-        """Lets a teacher that moves follow the policy; what it said before counts no more."""
+        """Update a moving teacher from the policy and discard its earlier votes."""
         if self.teacher:
             self.teacher.follow()
             if self.teacher.moves:
                 self._heard.clear()
 
     def most_agreed(self, played: Played, count: int) -> Played:
-        """The `count` groups that agree most, labelled ones before all others; the rest is put aside."""
+        """Keep the `count` groups with the highest agreement. Labelled groups are kept first."""
         groups = played.groups
         if len(groups) > count:
             labelled = {n for n, group in enumerate(groups) if self._is_labelled(group)}
@@ -205,7 +219,7 @@ class SelfTraining:
         return replace(played, votes=self.metrics(played))
 
     def metrics(self, played: Played) -> Metrics:
-        """`selftrain/...`: how many groups have a true label, and of the others what `vote_metrics` says."""
+        """Return `selftrain/...`: counts of labelled and low-agreement groups, and vote metrics."""
         groups = [group for group in (*played.groups, *played.disagreed) if valid(group)]
         labelled = [group for group in groups if self._is_labelled(group)]
         numbers = {"true_labels": float(len(labelled)), "disagreed": float(len(played.disagreed))}
@@ -253,7 +267,7 @@ class SelfTraining:
         ]
 
     def _is_labelled(self, group: Group) -> bool:
-        """Whether its true label counts; a task that turns out to have none is voted on."""
+        """Return whether the true label is used. A task without a checkable label is voted on."""
         told = (episode.reward_parts.get(self.rubric.success) for episode in group)
         return group[0].task_id in self.labelled and any(value is not None for value in told)
 
@@ -284,12 +298,12 @@ class SelfTraining:
 
 
 def _most(tasks: Sequence[str], agreed: Mapping[str, float], share: float) -> list[str]:
-    """The share of the tasks that is agreed on most, at least one; of equals the earlier."""
+    """Return the given share of the tasks, at least one, by agreement. Ties keep their order."""
     return sorted(tasks, key=lambda task: -agreed[task])[: max(1, round(share * len(tasks)))]
 
 
 def _some(rng: random.Random, tasks: Sequence[str], count: int) -> list[str]:
-    """So many of them in random order, every one once before any comes again."""
+    """Return `count` tasks in random order. A task repeats only after all others were drawn."""
     found: list[str] = []
     while tasks and len(found) < count:
         found += rng.sample(tasks, min(len(tasks), count - len(found)))

@@ -1,7 +1,7 @@
-"""Who labels in place of the policy that learns: its adapter of an earlier time, or an average over time.
+"""Teacher for self-training: an earlier copy of the policy's adapter, or a moving average of it.
 
-Source: labels of a teacher that does not move, SRT, arXiv 2505.21444; a teacher that is the moving average of the weights, mean
-teachers, Tarvainen and Valpola, arXiv 1703.01780, sec. 2.
+Source of the fixed teacher: SRT, arXiv 2505.21444. Source of the moving average: mean teachers,
+Tarvainen and Valpola, arXiv 1703.01780, sec. 2.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from envgym_trainer.model.lora import trainable, with_adapter
 
 
 class Teacher:
-    """An adapter beside the model's own. A checkpoint keeps it.
+    """Second set of adapter weights. The state is stored in checkpoints.
 
     Args:
-        model: that learns.
-        decay: share of the teacher that stays when it follows the model; 1 for one that does not move.
+        model: Model that is trained.
+        decay: Fraction of the teacher that is kept in an update. 1 keeps the teacher fixed.
     """
 
     def __init__(self, model: Any, *, decay: float):
         self.model = model
         self.decay = decay
         self.adapter: dict[str, Tensor] = {}
-        """Empty until it begins."""
+        """Adapter weights by name. Empty before the first update."""
 
     @property
     def moves(self) -> bool:
@@ -35,7 +35,7 @@ class Teacher:
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Begins as the model is now; later goes `1 - decay` of the way to it."""
+        """Copy the model's adapter the first time. Later, move `1 - decay` of the way to it."""
         for name, value in trainable(self.model).items():
             if name not in self.adapter:
                 self.adapter[name] = value.detach().clone()
@@ -43,7 +43,7 @@ class Teacher:
                 self.adapter[name].lerp_(value.detach(), 1 - self.decay)
 
     def in_place(self) -> AbstractContextManager[None]:
-        """While in the block, the model has the teacher's adapter."""
+        """Return a context in which the model has the teacher's adapter."""
         return with_adapter(trainable(self.model), self.adapter)
 
     def state_dict(self) -> dict[str, Tensor]:
