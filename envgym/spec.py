@@ -18,7 +18,14 @@ from pydantic import BaseModel, Field, model_validator
 from envgym.block import Block
 from envgym.catalog import find_env
 from envgym.errors import SpecError
-from envgym.loading import Where, apply_overrides, read_yaml, validate
+from envgym.loading import (
+    ShortForms,
+    Where,
+    apply_overrides,
+    read_yaml,
+    validate,
+    write_out_short_forms,
+)
 from envgym.parsing import Dialect
 from envgym.reward_spec import PartSpec, check_gates
 from envgym.sandbox.options import SandboxOptions
@@ -163,10 +170,22 @@ def load_spec(
     """
     path = find_env(name)
     data, where = read_yaml(path)
+    short_forms = _short_forms()
+    write_out_short_forms(data, where, short_forms, at=("train",))
     if profile:
+        write_out_short_forms(data, where, short_forms, at=("train", "profiles", profile))
         apply_profile(data, where, profile)
-    apply_overrides(data, where, overrides)
+    apply_overrides(data, where, overrides, short_forms=short_forms)
     return _checked(data, where, path)
+
+
+def _short_forms() -> ShortForms:
+    return {
+        (block, key): form
+        for block, model in block_models().items()
+        if issubclass(model, Block)
+        for key, form in model.short_forms.items()
+    }
 
 
 def apply_profile(data: dict[str, Any], where: Where, profile: str) -> None:

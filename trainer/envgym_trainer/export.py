@@ -21,9 +21,9 @@ from torch import Tensor
 
 from envgym.errors import UsageError
 from envgym_trainer.chat import Chat
+from envgym_trainer.config.server_limits import RANKS, refusals
 from envgym_trainer.lora import lora_layers, lora_state
 from envgym_trainer.replica import Replica
-from envgym_trainer.serving import RANKS, refusals
 
 MANIFEST = "manifest.json"
 
@@ -130,7 +130,7 @@ def _check_served(config: Any) -> None:
         found.append(f"layers with ranks {odd} of their own (rank_pattern)")
     if found:
         raise UsageError(
-            f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.lora.export=none."
+            f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.output.adapter=none."
         )
 
 

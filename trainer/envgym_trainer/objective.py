@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from envgym_trainer.algorithms import AlgorithmConfig
 from envgym_trainer.batch import Batch
+from envgym_trainer.config.algorithm import AlgorithmConfig
 from envgym_trainer.losses import LossOutput
 from envgym_trainer.losses.cispo import cispo_loss
 from envgym_trainer.losses.correction import importance_weights
@@ -42,26 +42,26 @@ def policy_loss(
     advantages = batch.advantages
     weights = batch.weights
     old_logprobs = batch.old_logprobs
-    options = {"kl_coef": kl_coef, "ref_logprobs": ref_logprobs, "kl": algorithm.kl}
-    if algorithm.kl_place == "reward" and kl_coef > 0 and ref_logprobs is not None:
+    options = {"kl_coef": kl_coef, "ref_logprobs": ref_logprobs, "kl": algorithm.kl.estimator}
+    if algorithm.kl.place == "reward" and kl_coef > 0 and ref_logprobs is not None:
         advantages = with_kl_in_reward(
             advantages,
             old_logprobs,
             ref_logprobs,
             batch.entry_samples,
             kl_coef=kl_coef,
-            estimator=algorithm.kl,
+            estimator=algorithm.kl.estimator,
         )
         options["kl_coef"] = 0.0  # it is in the advantages now; the estimate is still logged
     sums: dict[str, Tensor] = {}
-    if algorithm.correction.mode != "none":
+    if algorithm.importance_weights.mode != "none":
         factor, sums = _correction(algorithm, batch, logprobs)
         weights = weights * factor
         old_logprobs = old_logprobs if batch.scored_logprobs is None else batch.scored_logprobs
     options |= {"denominator": denominator, "weights": weights}
-    if algorithm.loss == "reinforce":
+    if algorithm.loss.name == "reinforce":
         output = reinforce_loss(logprobs, old_logprobs, advantages, **options)
-    elif algorithm.loss == "gspo":
+    elif algorithm.loss.name == "gspo":
         output = gspo_loss(
             logprobs,
             old_logprobs,
@@ -72,7 +72,7 @@ def policy_loss(
             **options,
         )
     else:
-        ratio_loss = cispo_loss if algorithm.loss == "cispo" else grpo_loss
+        ratio_loss = cispo_loss if algorithm.loss.name == "cispo" else grpo_loss
         output = ratio_loss(
             logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, **options
         )
@@ -81,24 +81,24 @@ def policy_loss(
 
 def needs_scoring(algorithm: AlgorithmConfig) -> bool:
     """Whether the trainer must score the samples before the step's first update. Without a ratio there is nothing to anchor."""
-    return algorithm.correction.mode != "none" and algorithm.loss != "reinforce"
+    return algorithm.importance_weights.mode != "none" and algorithm.loss.name != "reinforce"
 
 
 def _correction(
     algorithm: AlgorithmConfig, batch: Batch, logprobs: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(E,) importance weights from the sampler to the first scoring, or to the current policy where the loss has no ratio."""
-    correction = algorithm.correction
-    scored = logprobs.detach() if algorithm.loss == "reinforce" else batch.scored_logprobs
+    correction = algorithm.importance_weights
+    scored = logprobs.detach() if algorithm.loss.name == "reinforce" else batch.scored_logprobs
     if scored is None:
         raise ValueError(
             "a correction needs the trainer's first scoring of the samples. Call Learner.scored(samples) before."
         )
     options = {
         "mode": correction.mode,
-        "level": correction.level,
-        "cap": correction.cap,
-        "floor": correction.floor,
+        "level": correction.per,
+        "cap": correction.max,
+        "floor": correction.min,
     }
     factor = importance_weights(scored, batch.old_logprobs, batch.entry_samples, **options)
     plain = importance_weights(
@@ -106,7 +106,7 @@ def _correction(
         batch.old_logprobs,
         batch.entry_samples,
         mode="truncate",
-        level=correction.level,
+        level=correction.per,
         cap=torch.inf,
     )
     return factor, {

@@ -119,11 +119,11 @@ class MismatchWatch:
             raise SamplerMismatch(
                 f"{found}. The gradient would be wrong, so this step was not learned; what was learned before it is saved. "
                 "Look for an adapter that the sampler did not take over, another temperature or other weights in it, or a "
-                "model that its attention gets wrong; train.dtype=float32 rules rounding out, train.on_mismatch=warn goes on."
+                "model that its attention gets wrong; train.model.dtype=float32 rules rounding out, train.checks.on_mismatch=warn goes on."
             )
         if not self._told:
             self._say(
-                f"WARNING: {found}. Training goes on (train.on_mismatch: warn); see alarm/mismatch."
+                f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn); see alarm/mismatch."
             )
         self._told = True
 

@@ -16,20 +16,20 @@ from torch import Tensor
 
 from envgym.errors import PrerequisiteError
 
-INSTALL = "Install it: pip install 'envgym[quantize]', or leave train.lora.quantize=none."
+INSTALL = "Install it: pip install 'envgym[quantize]', or leave train.model.quantize=none."
 
 
 def require() -> None:
     """Raises PrerequisiteError where bitsandbytes is not installed or does not load."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise PrerequisiteError(
-            f"train.lora.quantize=4bit needs bitsandbytes, which is not installed. {INSTALL}"
+            f"train.model.quantize=4bit needs bitsandbytes, which is not installed. {INSTALL}"
         )
     try:
         import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
     except Exception as error:  # its native library raises whatever its loader does
         raise PrerequisiteError(
-            f"train.lora.quantize=4bit: bitsandbytes does not load here: {error}. {INSTALL}"
+            f"train.model.quantize=4bit: bitsandbytes does not load here: {error}. {INSTALL}"
         ) from error
 
 

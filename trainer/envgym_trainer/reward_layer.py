@@ -19,7 +19,7 @@ from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
 from envgym.rubric import RewardPart, Rubric
 from envgym.scoring import judging
-from envgym_trainer.reward_config import RewardWeightsConfig
+from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.reward_weights import RewardWeights, read_likes
 from envgym_trainer.self_training import SelfTraining
 
@@ -105,9 +105,9 @@ class RewardLayer:
         """Takes in what a step was taught by, for the weights of the next one. Likes that cannot be read are told once, and the
         weights stay as they were: somebody may be writing them."""
         self.weights.observe(groups)
-        if self.weights.config.feedback:
+        if self.weights.config.feedback_file:
             try:
-                self.weights.listen(self._likes(Path(self.weights.config.feedback)))
+                self.weights.listen(self._likes(Path(self.weights.config.feedback_file)))
             except UsageError as error:
                 if str(error) != self._told:
                     self._say(f"WARNING: {error}; the weights of the reward stay as they are")

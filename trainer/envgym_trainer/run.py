@@ -35,7 +35,7 @@ def start(
     else:
         folder = RunFolder.create(out, name or find_env(env).stem)
     console.print(
-        f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · run folder {folder.path}",
+        f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · run folder {folder.path}",
         highlight=False,
     )
     started = time.monotonic()
@@ -80,7 +80,7 @@ def train(
     from envgym_trainer.preflight import before_training
     from envgym_trainer.train import Trainer
 
-    device = pick_device(config.device)
+    device = pick_device(config.model.device)
     place = (
         f"cpu ({torch.get_num_threads()} threads)"
         if device == "cpu"
@@ -144,9 +144,9 @@ def close(
 
     console.print()
     console.print(outcomes_table(list(outcomes.values())))
-    if config.lora.export == "none":
+    if config.output.adapter == "none":
         console.print(
-            f"{seconds / 60:.1f} minutes. No adapter was written (train.lora.export=none); {folder.path}/checkpoints has it"
+            f"{seconds / 60:.1f} minutes. No adapter was written (train.output.adapter=none); {folder.path}/checkpoints has it"
         )
         return
     console.print(

@@ -31,9 +31,9 @@ from envgym.scoring.votes import (
 from envgym.spec import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.self_training import SelfTrainingConfig
 from envgym_trainer.groups import Group, Played, valid
 from envgym_trainer.metrics import Metrics
-from envgym_trainer.self_training_config import SelfTrainingConfig
 from envgym_trainer.teacher import Teacher
 
 VOTE = "majority_vote"
@@ -87,12 +87,15 @@ class SelfTraining:
             self._refuse(
                 f"needs one part of the reward that votes, and it {found}; write `agreed: {{from: {VOTE}}}`"
             )
-        if unknown := [name for name in self.options.label_free if name not in self.rubric.parts]:
+        if unknown := [
+            name for name in self.options.label_free_parts if name not in self.rubric.parts
+        ]:
             self._refuse(
-                f"label_free: the reward has no part '{unknown[0]}'{did_you_mean(unknown[0], self.rubric.parts)}"
+                f"label_free_parts: the reward has no part '{unknown[0]}'{did_you_mean(unknown[0], self.rubric.parts)}"
             )
         levels = {
-            template.level for template in self.tasks.fitting("train", levels=self.config.levels)
+            template.level
+            for template in self.tasks.fitting("train", levels=self.config.tasks.levels)
         }
         if unknown := [level for level in self.options.labelled_levels if level not in levels]:
             self._refuse(
@@ -106,7 +109,7 @@ class SelfTraining:
             episode.reward_parts.get(self.rubric.success) is None for episode in played
         ):
             raise UsageError(
-                f"{self.spec.path}: train.self_training: no validation task has a true label, so no one sees votes go wrong."
+                f"{self.spec.path}: train.plan: no validation task has a true label, so no one sees votes go wrong."
             )
 
     def begin(self, play: PlayTasks) -> None:
@@ -116,7 +119,7 @@ class SelfTraining:
         options = self.options
         seed = self.config.seed
         tasks = self._drawn()
-        if options.easiest < 1:
+        if options.easiest_fraction < 1:
             groups = play(tasks)
             agreed = {
                 task: self._vote(group).agreement for task, group in zip(tasks, groups, strict=True)
@@ -126,12 +129,12 @@ class SelfTraining:
             tasks = [
                 task
                 for level in self._by_level(tasks)
-                for task in _most(level, agreed, options.easiest)
+                for task in _most(level, agreed, options.easiest_fraction)
             ]
         given = frozenset(task for task in tasks if self._level(task) in options.labelled_levels)
         others = (task for task in tasks if task not in given)
         self.labelled = given | choose_labelled(
-            others, share=options.true_labels, budget=options.label_budget, seed=seed
+            others, share=options.true_label_fraction, budget=options.max_true_labels, seed=seed
         )
         self.pool = tuple(tasks)
 
@@ -146,23 +149,23 @@ class SelfTraining:
         )
         true = [task for task in tasks if task in self.labelled]
         others = [task for task in tasks if task not in self.labelled]
-        if self.options.labelled_groups is None or not true or not others:
+        if self.options.labelled_group_fraction is None or not true or not others:
             return _some(rng, tasks, count)
         wanted = math.floor(
-            count * self.options.labelled_groups + rng.random()
+            count * self.options.labelled_group_fraction + rng.random()
         )  # its share on average
         drawn = _some(rng, true, wanted) + _some(rng, others, count - wanted)
         rng.shuffle(drawn)
         return drawn
 
     def groups_to_play(self, wanted: int) -> int:
-        return math.ceil(wanted / self.options.keep)
+        return math.ceil(wanted / self.options.keep_fraction)
 
     def hidden(self, group: Group) -> frozenset[str]:
         """The parts of the reward that must not speak of this group."""
         if self._is_labelled(group):
             return frozenset({self.part})
-        return frozenset(self.rubric.parts) - {self.part, *self.options.label_free}
+        return frozenset(self.rubric.parts) - {self.part, *self.options.label_free_parts}
 
     def voters(self, task: str) -> list[str] | None:
         """What the teacher says of a task; None where the group's own answers count."""
@@ -232,14 +235,15 @@ class SelfTraining:
             self.teacher.load_state_dict(state["teacher"])
 
     def _refuse(self, why: str) -> None:
-        raise SpecError(f"{self.spec.path}: train.self_training: {why}")
+        raise SpecError(f"{self.spec.path}: train.plan: {why}")
 
     def _drawn(self) -> list[str]:
         rng = random.Random(stable_seed(self.config.seed, "pool"))
-        levels = self.config.levels
+        levels = self.config.tasks.levels
         return list(
             dict.fromkeys(
-                self.tasks.draw_id("train", rng, levels=levels) for _ in range(self.options.pool)
+                self.tasks.draw_id("train", rng, levels=levels)
+                for _ in range(self.options.pool_size)
             )
         )
 

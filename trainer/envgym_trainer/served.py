@@ -55,7 +55,7 @@ class ServedEngine:
             ]
         ):
             raise UsageError(
-                f"the server at {url} has no model '{self._base}', but {', '.join(names)}. Set train.server.model."
+                f"the server at {url} has no model '{self._base}', but {', '.join(names)}. Set train.engine.model."
             )
         self._folder, self._session, self._version = adapters.absolute(), uuid.uuid4().hex[:8], 0
 
@@ -136,7 +136,7 @@ class ServedEngine:
         except (UsageError, WorldFailure) as error:
             raise UsageError(
                 f"the server would not {verb} the adapter: {error}. It must run with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True and "
-                "--enable-lora, with a --max-lora-rank of at least train.lora.rank, and see the folder of train.server.adapters."
+                "--enable-lora, with a --max-lora-rank of at least train.lora.rank, and see the folder of train.engine.adapter_folder."
             ) from error
 
 

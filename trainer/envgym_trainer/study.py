@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -28,14 +27,11 @@ from envgym.catalog import find_env
 from envgym.errors import UsageError
 from envgym.report import Outcome
 from envgym.stats import T_975, mean_interval
-from envgym_trainer.algorithms import Preset
+from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
+from envgym_trainer.config.presets import preset_names
 from envgym_trainer.run import resolve, resolved_yaml, train
 from envgym_trainer.runs import RunFolder, atomic_folder, write_atomic
 
-BASE = "base model"
-WARM = "warm start"
-TRAINED = "trained"
-"""Names of a run's evaluations, as of `train.py`."""
 RESULT = "outcomes.json"
 WARM_RUN = "sft"
 WARM_ARM = "SFT"
@@ -76,7 +72,7 @@ def baselines() -> tuple[Arm, ...]:
         Arm("base", WARM_RUN, ("train.steps=0",), evaluation=BASE),
         Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM),
         Arm(
-            "GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")
+            "GRPO", "grpo", ("train.warm_start.episodes=0", "train.checks.preflight=off")
         ),  # that it may learn nothing is the finding
         Arm("SFT+GRPO", "sft-grpo", after=WARM_RUN),
     )
@@ -154,13 +150,13 @@ class Study:
         """Sees that every run is possible, and those that are there are of this study, before the first begins."""
         for arm in self.arms:
             _, config, _ = resolve(self.env, self._settings(arm, 0))
-            if arm.evaluation == WARM and not config.warmup.demos:
+            if arm.evaluation == WARM and not config.warm_start.episodes:
                 raise UsageError(
-                    f"arm '{arm.name}' needs a warm start, and this environment has none: set train.warmup.demos=64"
+                    f"arm '{arm.name}' needs a warm start, and this environment has none: set train.warm_start.episodes=64"
                 )
-            if arm.evaluation == BASE and config.eval.base_tasks == 0:
+            if arm.evaluation == BASE and config.evaluation.base_tasks == 0:
                 raise UsageError(
-                    f"arm '{arm.name}' needs the base model's evaluation: leave train.eval.base_tasks=0 out"
+                    f"arm '{arm.name}' needs the base model's evaluation: leave train.evaluation.base_tasks=0 out"
                 )
             for seed in self.seeds:
                 self._check_same(arm, seed)
@@ -289,7 +285,7 @@ def start(arguments: argparse.Namespace) -> int:
     if arguments.what == "arms":
         arms = own_arms(arguments.arm, after_sft=arguments.after_sft)
     elif arguments.what == "algorithms":
-        arms = algorithms([name for name in arguments.names.split(",") if name] or get_args(Preset))
+        arms = algorithms([name for name in arguments.names.split(",") if name] or preset_names())
     else:
         arms = baselines()
     out = arguments.out or Path("runs") / f"study-{find_env(arguments.env).stem}"

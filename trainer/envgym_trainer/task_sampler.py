@@ -49,13 +49,13 @@ class TaskSampler:
         self.spec = spec
         self.config = config
         self.tasks = tasks
-        self.options = config.curriculum
+        self.options = config.tasks
         self.pool = pool
         fitting = getattr(tasks, "fitting", None)
-        found = fitting("train", levels=config.levels) if fitting else []
+        found = fitting("train", levels=config.tasks.levels) if fitting else []
         self.templates = {template.name: template.level for template in found}
         """Template -> level, of all that may ever be drawn."""
-        self.rates = PassRates(decay=self.options.decay)
+        self.rates = PassRates(decay=self.options.pass_rate_decay)
         self.ladder = Ladder(
             _ordered_levels(spec, config, set(self.templates.values())),
             unlock_at=self.options.unlock_at,
@@ -104,7 +104,7 @@ class TaskSampler:
 
     def observe(self, groups: Sequence[Sequence[Episode]]) -> None:
         """Takes in a step's groups, in order; void members and those whose success is unknown count for nothing."""
-        if not self.options.is_on:
+        if not self.options.has_curriculum:
             return
         for group in groups:
             known = [bool(episode.success) for episode in group if episode.success is not None]
@@ -162,7 +162,7 @@ class TaskSampler:
                 ", ".join(levels) or "none" for levels in (state["levels"], self.ladder.levels)
             )
             raise UsageError(
-                f"the checkpoint's curriculum has levels {was}; this run has {now}. Resume with the same train.levels."
+                f"the checkpoint's curriculum has levels {was}; this run has {now}. Resume with the same train.tasks.levels."
             )
         self.ladder.unlocked = state["unlocked"]
 
@@ -170,7 +170,7 @@ class TaskSampler:
         if self.options.unlock_at is not None and level not in self.ladder.open:
             return 0.0
         return (
-            learnability(self.rates.of(template, level), floor=self.options.floor)
+            learnability(self.rates.of(template, level), floor=self.options.min_weight)
             if self.options.adaptive
             else 1.0
         )
@@ -185,7 +185,7 @@ class TaskSampler:
         if self.pool is not None:
             self.pool.check()
         options = self.options
-        every = self.config.eval.every
+        every = self.config.evaluation.validate_every_steps
         if options.adaptive and len(self.templates) < 2:
             self._refuse("adaptive", "there are not two templates to choose between; leave it out")
         if options.unlock_at is not None:
@@ -194,20 +194,20 @@ class TaskSampler:
             name
             for name, score in (
                 ("unlock_at", options.unlock_at),
-                ("horizon.score", self._horizon_score()),
+                ("horizon.grow_at", self._horizon_score()),
             )
             if score
         ]
         if by_score and not every:
             self._refuse(
                 by_score[0],
-                "is asked at each validation and there is none; set train.eval.every to 1 or more",
+                "is asked at each validation and there is none; set train.evaluation.validate_every_steps to 1 or more",
             )
         limit = self.spec.episode.max_turns
-        if self.horizon and not self.spec.gym and self.horizon.config.end > limit:
-            end = self.horizon.config.end
+        if self.horizon and not self.spec.gym and self.horizon.config.end_turns > limit:
+            end = self.horizon.config.end_turns
             self._refuse(
-                "horizon.end",
+                "horizon.end_turns",
                 f"is {end}, but episode.max_turns cuts at {limit}; set one to the other",
             )
 
@@ -222,22 +222,22 @@ class TaskSampler:
                 "unlock_at",
                 f"needs two levels, found {', '.join(self.ladder.levels) or 'none'}; leave it out",
             )
-        count = self.config.eval.val_tasks
-        held_out = self.tasks.ids("val", levels=self.config.levels, count=count)
+        count = self.config.evaluation.validation_tasks
+        held_out = self.tasks.ids("val", levels=self.config.tasks.levels, count=count)
         seen = {self.tasks.templates[task.split("/")[1]].level for task in held_out}
         for level in self.ladder.levels[:-1]:
             if level not in seen:
-                way_out = f"raise train.eval.val_tasks, or leave {level} out of train.levels"
+                way_out = f"raise train.evaluation.validation_tasks, or leave {level} out of train.tasks.levels"
                 self._refuse(
                     "unlock_at",
                     f"none of the {count} validation tasks is of level {level}; {way_out}",
                 )
 
     def _horizon_score(self) -> float | None:
-        return self.horizon.config.score if self.horizon else None
+        return self.horizon.config.grow_at if self.horizon else None
 
     def _refuse(self, where: str, why: str) -> None:
-        raise SpecError(f"{self.spec.path}: train.curriculum.{where}: {why}")
+        raise SpecError(f"{self.spec.path}: train.tasks.{where}: {why}")
 
 
 class Draws:
@@ -253,10 +253,10 @@ class Draws:
         self._levels = (
             sampler.ladder.open
             if trained and options.unlock_at is not None
-            else sampler.config.levels
+            else sampler.config.tasks.levels
         )
         self._pool = sampler.pool if trained else None
-        if not trained and (known := sampler.config.self_training) and known.labelled_levels:
+        if not trained and (known := sampler.config.plan) and known.labelled_levels:
             self._levels = known.labelled_levels
         self._weights = sampler.shares() if trained and options.adaptive else None
         self.trained_steps = max(0, done - 1)
@@ -291,7 +291,7 @@ class Draws:
 
 def _ordered_levels(spec: EnvSpec, config: TrainConfig, found: set[str]) -> list[str]:
     """The levels that have training templates, from easy to hard: as they are listed, or by name."""
-    listed = config.levels or spec.tasks.levels or sorted(found)
+    listed = config.tasks.levels or spec.tasks.levels or sorted(found)
     return [level for level in listed if level in found and level]
 
 

@@ -35,7 +35,7 @@ class DemoPolicy:
     ) -> DemoDialogue:
         if task is None or not task.has_solution:
             raise UsageError(
-                "a warm start needs tasks that say what solves them, by `oracle` or `final`; set train.warmup.demos=0 without"
+                "a warm start needs tasks that say what solves them, by `oracle` or `final`; set train.warm_start.episodes=0 without"
             )
         lines = [*(render_call(call, self.dialect) for call in task.oracle), task.final]
         return DemoDialogue(self.chat, self.chat.open(messages, tools), lines)
