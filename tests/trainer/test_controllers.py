@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from tiny_lora import random_samples, tiny_model
 
 from envgym.errors import UsageError
-from envgym_trainer.controller_config import ControllersConfig, EntropyControl, KLControl
+from envgym_trainer.config.controllers import ControllersConfig, EntropyControl, KLControl
 from envgym_trainer.controllers import (
     AdaptiveKL,
     AdaptiveLearningRate,
@@ -162,7 +162,7 @@ def test_the_learning_rate_by_hand():
 
 def test_the_entropy_weight_by_hand():
     control = EntropyTarget(
-        EntropyControl(target=1.0, gain=0.1, proportional=0.5, lowest=0.001, highest=1.0), 0.01
+        EntropyControl(target=1.0, gain=0.1, proportional_gain=0.5, min=0.001, max=1.0), 0.01
     )
     assert control.update(0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing
     assert control.update(1.0) == pytest.approx(
@@ -289,19 +289,22 @@ def test_step_kl_is_the_mean_k3_of_sampled_tokens():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["train.controllers.kl={target: 0.05}"], "train.kl_coef, which is 0 and would stay so"),
-        (["train.controllers.max_kl=0.1"], "train.updates_per_step is 1"),
         (
-            ["train.controllers.learning_rate={target: 0.01, highest: 1.0e-5}"],
-            "outside of train.controllers.learning_rate",
+            ["train.controllers.kl={target: 0.05}"],
+            "train.algorithm.kl.coef, which is 0 and would stay so",
+        ),
+        (["train.optimizer.max_kl=0.1"], "skips later updates of a step, but there is only one"),
+        (
+            ["train.controllers.learning_rate={target: 0.01, max: 1.0e-5}"],
+            "outside of the bounds of train.controllers.learning_rate",
         ),
     ],
 )
 def test_a_controller_with_nothing_to_move_is_refused_at_the_start(settings, said):
     with pytest.raises(UsageError, match=said):
-        resolve("guess", ["train.device=cpu", *settings])
+        resolve("guess", ["train.model.device=cpu", *settings])
 
 
 def test_bounds_in_the_wrong_order_are_refused():
-    with pytest.raises(ValidationError, match="above highest"):
-        EntropyControl(target=1.0, lowest=1.0, highest=0.1)
+    with pytest.raises(ValidationError, match="above max"):
+        EntropyControl(target=1.0, min=1.0, max=0.1)

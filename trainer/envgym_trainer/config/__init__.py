@@ -32,7 +32,7 @@ __all__ = ["TrainConfig"]
 class TrainConfig(Block):
     short_forms: ClassVar[Mapping[str, ShortForm]] = {
         "model": ShortForm("name", keeps_rest=True),
-        "algorithm": ShortForm("preset"),
+        "algorithm": ShortForm("preset", keeps_rest=True),
         "engine": ShortForm("name"),
         "plan": ShortForm("name"),
     }

@@ -53,7 +53,10 @@ class EngineConfig(Block):
         options = engine_options(self.name)
         for option in ("url", "model", "adapter_folder"):
             if option not in options and getattr(self, option) is not None:
-                raise ValueError(f"engine '{self.name}' has no option {option}. Leave it out")
+                raise ValueError(
+                    f"engine '{self.name}' has no option {option}. Leave it out, or name the engine "
+                    f"that has it: {', '.join(engine for engine in ENGINES if option in ENGINES[engine])}"
+                )
         if "url" in options and self.url is None:
             raise ValueError(
                 f"engine '{self.name}' needs url: the server's address, such as "
