@@ -136,9 +136,8 @@ def test_an_unknown_name_gets_a_suggestion():
 def test_the_schema_covers_the_trainers_block_and_describes_its_fields():
     schema = json_schema()
     assert json.dumps(schema)
-    assert schema["properties"]["train"]["properties"]["group_size"]["description"].startswith(
-        "Episodes of one task"
-    )
+    rollout = schema["$defs"]["RolloutConfig"]["properties"]
+    assert rollout["group_size"]["description"].startswith("Number of episodes of a group")
     assert "Gymnasium id" in schema["properties"]["id"]["description"]
 
 

@@ -60,7 +60,7 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     from envgym_trainer.models import pick_device
 
     settings = list(settings)
-    asked = TrainConfig.of(load_spec(env, settings).train).device
+    asked = TrainConfig.of(load_spec(env, settings).train).model.device
     profile = "gpu" if pick_device(asked).startswith("cuda") else "cpu"
     spec = load_spec(env, settings, profile=profile)
     return spec, TrainConfig.of(spec.train).checked(), profile

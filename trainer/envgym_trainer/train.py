@@ -187,7 +187,9 @@ class Trainer:
         for step in range(self.progress.step + 1, self.warmup_steps + 1):
             self.stop.check()
             start = time.perf_counter()
-            count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
+            count = min(
+                warmup.episodes_per_step, warmup.episodes - (step - 1) * warmup.episodes_per_step
+            )
             policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
             demos = self.rollouts.play(
                 policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup"

@@ -178,6 +178,7 @@ def merged(settings: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     found = dict(settings)
     for key, value in over.items():
         below = found.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        found[key] = merged(below, value) if both else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = merged(below, value)
+        found[key] = value
     return found

@@ -32,7 +32,9 @@ def adapter(subject: Subject) -> CheckResult:
             warning=True,
         )
     return CheckResult(
-        "adapter", True, words if lora.export == "adapter" else f"{words}; nothing is exported"
+        "adapter",
+        True,
+        words if subject.config.output.adapter != "none" else f"{words}; nothing is exported",
     )
 
 

@@ -19,7 +19,7 @@ def preset_names() -> tuple[str, ...]:
     """Return the names of all presets, `default` first."""
     found = sorted(
         entry.name.removesuffix(".yaml")
-        for entry in files(__package__).iterdir()
+        for entry in files(__name__).iterdir()
         if entry.name.endswith(".yaml")
     )
     return ("default", *(name for name in found if name != "default"))
@@ -34,5 +34,5 @@ def load_preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         hint = did_you_mean(name, preset_names()) or "."
         raise ValueError(f"preset '{name}' is unknown{hint} Available: {', '.join(preset_names())}")
-    text = (files(__package__) / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text) or {}
