@@ -30,11 +30,11 @@ from envgym_trainer.commands.study import WARM, WARM_RUN, Arm, Study, to_markdow
 ENV = "envs/guess.yaml"
 STEPS = 20
 QUICK = [
-    "train.warmup.demos=16",
+    "train.warm_start.episodes=16",
     "train.steps=2",
-    "train.tasks_per_step=2",
-    "train.group_size=4",
-    "train.eval.tasks=8",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=4",
+    "train.evaluation.tasks=8",
 ]
 PROGRESS = "from: state_progress"
 FORM = "from: valid_calls"
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arms += [Arm(name, name, rule, after=WARM_RUN) for name, rule in made.items()]
     settings = [
         f"train.steps={steps}",
-        "train.eval.base_tasks=0",
-        "train.eval.temperature=1.0",
+        "train.evaluation.base_tasks=0",
+        "train.evaluation.temperature=1.0",
         *(QUICK if arguments.quick else ()),
     ]
     seeds = tuple(range(1 if arguments.quick else arguments.seeds))

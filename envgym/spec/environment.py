@@ -23,7 +23,14 @@ from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
 from envgym.spec.reward import PartSpec, check_gates
 from envgym.spec.tool_sources import OpenApiTools, ToolSource
-from envgym.spec.yaml_file import Where, apply_overrides, read_yaml, validate
+from envgym.spec.yaml_file import (
+    ShortForms,
+    Where,
+    apply_overrides,
+    read_yaml,
+    validate,
+    write_out_short_forms,
+)
 
 
 class PromptSpec(Block):
@@ -180,10 +187,22 @@ def load_spec(
     """
     path = find_env(name)
     data, where = read_yaml(path)
+    short_forms = _short_forms()
+    write_out_short_forms(data, where, short_forms, at=("train",))
     if profile:
+        write_out_short_forms(data, where, short_forms, at=("train", "profiles", profile))
         apply_profile(data, where, profile)
-    apply_overrides(data, where, overrides)
+    apply_overrides(data, where, overrides, short_forms=short_forms)
     return _checked(data, where, path)
+
+
+def _short_forms() -> ShortForms:
+    return {
+        (block, key): form
+        for block, model in block_models().items()
+        if issubclass(model, Block)
+        for key, form in model.short_forms.items()
+    }
 
 
 def apply_profile(data: dict[str, Any], where: Where, profile: str) -> None:

@@ -16,10 +16,14 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from envgym.block import Block, ShortForm
 from envgym.errors import SpecError, did_you_mean
 
 Where = dict[tuple[str | int, ...], str]
 """Path of keys -> `file:line` (or the override's own text) where its value was written."""
+
+ShortForms = Mapping[tuple[str, ...], ShortForm]
+"""Path of a block -> the short form that may stand in its place."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -76,8 +80,47 @@ def dotted(at: Iterable[str | int]) -> str:
     return ".".join(map(str, at))
 
 
-def apply_overrides(data: dict[str, Any], where: Where, overrides: Iterable[str]) -> None:
-    """Puts `key.sub=value` settings on top of `data`, in order; values are read as YAML. Raises SpecError."""
+def write_out_short_forms(
+    data: dict[str, Any], where: Where, short_forms: ShortForms, *, at: tuple[str, ...]
+) -> None:
+    """Replace plain strings of `data` at `at` by the blocks that they are short for.
+
+    Args:
+        data: The whole mapping; it is changed in place.
+        where: Locations of its keys; those of the new keys are added.
+        short_forms: Path of a block -> its short form.
+        at: Path of the mapping whose keys are examined, such as ("train",).
+    """
+    inner: Any = data
+    for step in at:
+        inner = inner.get(step) if isinstance(inner, dict) else None
+    for path, form in short_forms.items():
+        key = path[-1]
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            inner[key] = {form.key: inner[key]}
+            if (*at, key) in where:
+                where[(*at, key, form.key)] = where[(*at, key)]
+
+
+def apply_overrides(
+    data: dict[str, Any],
+    where: Where,
+    overrides: Iterable[str],
+    *,
+    short_forms: ShortForms | None = None,
+) -> None:
+    """Put `key.sub=value` settings on top of `data`, in order; values are read as YAML.
+
+    Args:
+        data: The mapping; it is changed in place.
+        where: Locations of its keys; those of the overrides are added.
+        overrides: Settings, such as `train.steps=50`.
+        short_forms: Path of a block -> its short form, such as `train.model=NAME`.
+
+    Raises:
+        SpecError: If an override has no such form, or names a key inside of a plain value.
+    """
+    known = short_forms or {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -91,6 +134,12 @@ def apply_overrides(data: dict[str, Any], where: Where, overrides: Iterable[str]
                 f"override '{text}': {value!r} is not valid YAML; quote it if it is meant as text"
             ) from None
         *parents, last = path = key.split(".")
+        form = known.get(tuple(path))
+        if form and isinstance(parsed, str):
+            if form.keeps_rest:
+                *parents, last = path = [*path, form.key]
+            else:
+                parsed = {form.key: parsed}
         target = data
         for depth, name in enumerate(parents):
             inner = target.setdefault(name, {})
@@ -109,6 +158,10 @@ def validate(
     model: type[Model], data: Mapping[str, Any], where: Where, *, at: tuple[str | int, ...] = ()
 ) -> Model:
     """`data` as a `model`. Raises SpecError with one `file:line: key: what` for every mistake."""
+    checks = issubclass(model, Block) and isinstance(data, Mapping)
+    old = model.outdated_keys(data) if checks else ()
+    if lines := [f"{_place(where, (*at, *path))}: {dotted((*at, *path))}: {m}" for path, m in old]:
+        raise SpecError("\n".join(lines))
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -122,12 +175,14 @@ def explain(
     for item in error.errors():
         item["loc"] = tuple(step for step in item["loc"] if not str(step).startswith("<"))
         path = (*at, *item["loc"])
-        known = next(
-            where[path[:size]]
-            for size in range(len(path), -1, -1)
-            if path[:size] in where or size == 0
-        )
-        yield f"{known}: {dotted(path)}: {_problem(model, item)}"
+        yield f"{_place(where, path)}: {dotted(path)}: {_problem(model, item)}"
+
+
+def _place(where: Where, path: tuple[str | int, ...]) -> str:
+    """Return the location of the innermost key of `path` that has one."""
+    return next(
+        where[path[:size]] for size in range(len(path), -1, -1) if path[:size] in where or size == 0
+    )
 
 
 def _problem(model: type[BaseModel], item: Any) -> str:

@@ -93,8 +93,8 @@ def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
     trainer = train_guess(
         "sandbox.backend=docker",
         "train.steps=1000",
-        "train.warmup.demos=0",
-        "train.preflight=off",
+        "train.warm_start.episodes=0",
+        "train.checks.preflight=off",
         "--out",
         tmp_path,
     )

@@ -21,24 +21,24 @@ BLOCK = re.compile(
 BLOCKS = [match.groupdict() for match in BLOCK.finditer(README)]
 SMALL = [
     "train.model=tiny",
-    "train.warmup.demos=4",
+    "train.warm_start.episodes=4",
     "train.steps=1",
-    "train.tasks_per_step=1",
-    "train.group_size=2",
+    "train.rollout.groups_per_step=1",
+    "train.rollout.group_size=2",
 ]
 SMALL += [
-    "train.eval.tasks=2",
-    "train.eval.val_tasks=2",
-    "train.max_new_tokens=8",
-    "train.max_context=2048",
-    "train.preflight=off",
+    "train.evaluation.tasks=2",
+    "train.evaluation.validation_tasks=2",
+    "train.rollout.max_turn_tokens=8",
+    "train.rollout.max_context_tokens=2048",
+    "train.checks.preflight=off",
 ]
 ELSEWHERE = ("cd ", "make ", "pip ", "vllm ", "VLLM_", "tensorboard ", "pytest")
 """Commands of the README that other tests run (test_install.py), or that need what is not here (a GPU, a browser)."""
 LONG = {
     "benchmarks/learning_curve.py": "needs finished runs; its own test makes some",
     "benchmarks/sandbox.py": "needs an engine; its own test runs it",
-    "train.server.url": "needs a server; tests/trainer/test_served.py has one",
+    "train.engine.url": "needs a server; tests/trainer/test_served.py has one",
 }
 
 

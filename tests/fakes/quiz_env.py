@@ -12,18 +12,18 @@ reward:
   agreed: {from: majority_vote}
 episode: {max_turns: 1}
 train:
-  model: tiny
-  device: cpu
-  preflight: "off"
-  max_new_tokens: 12
-  max_context: 128
-  workers: 32
-  warmup: {demos: 160, demos_per_step: 8, learning_rate: 5.0e-3}
+  model: {name: tiny, device: cpu}
   steps: 2
-  tasks_per_step: 3
-  group_size: 4
-  eval: {tasks: 4, base_tasks: 0, val_tasks: 4, every: 1}
-  self_training: {pool: 12, true_labels: 0.25}
+  rollout:
+    groups_per_step: 3
+    group_size: 4
+    max_turn_tokens: 12
+    max_context_tokens: 128
+    max_concurrent_episodes: 32
+  warm_start: {episodes: 160, episodes_per_step: 8, learning_rate: 5.0e-3}
+  plan: {name: self_training, pool_size: 12, true_label_fraction: 0.25}
+  evaluation: {tasks: 4, base_tasks: 0, validation_tasks: 4, validate_every_steps: 1}
+  checks: {preflight: "off"}
 """
 TASKS = """\
 from envgym import template

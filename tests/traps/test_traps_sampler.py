@@ -11,7 +11,7 @@ from envgym.errors import SpecError, UsageError
 from envgym.messages import Message
 from envgym.play import Request, play_many
 from envgym.spec.environment import load_spec
-from envgym_trainer.config.algorithm import AlgorithmConfig, CorrectionConfig
+from envgym_trainer.config.algorithm import AlgorithmConfig, ImportanceWeightsConfig
 from envgym_trainer.inference.in_process import forward as passes
 from envgym_trainer.inference.in_process.engine import Engine
 from envgym_trainer.learner.learner import Learner
@@ -188,7 +188,8 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
     with Engine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.refresh(model.train())
         learner = Learner(
-            model, algorithm=AlgorithmConfig(correction=CorrectionConfig(mode="truncate"))
+            model,
+            algorithm=AlgorithmConfig(importance_weights=ImportanceWeightsConfig(mode="truncate")),
         )
         samples = learner.scored(samples_from(engine))
         assert len(samples) > 0

@@ -14,7 +14,7 @@ from envgym.policies.scripted import ScriptedPolicy
 from envgym.sandbox import Verification
 from envgym.tasks import Check, stable_seed
 from envgym_trainer.algorithms.credit import samples_of
-from envgym_trainer.config.algorithm import AlgorithmConfig
+from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.chat import Chat
@@ -31,19 +31,21 @@ from tests.fakes.tiny_lora import random_samples, tiny_model
 from tests.fakes.trap_worlds import byte_engine, say
 
 SMALL = [
-    "train.preflight=off",
+    "train.checks.preflight=off",
     "train.model=tiny",
-    "train.device=cpu",
-    "train.warmup.demos=0",
+    "train.model.device=cpu",
+    "train.warm_start.episodes=0",
     "train.steps=1",
-    "train.tasks_per_step=3",
-    "train.group_size=4",
-    "train.eval.tasks=2",
-    "train.eval.base_tasks=0",
-    "train.max_new_tokens=4",
+    "train.rollout.groups_per_step=3",
+    "train.rollout.group_size=4",
+    "train.evaluation.tasks=2",
+    "train.evaluation.base_tasks=0",
+    "train.rollout.max_turn_tokens=4",
 ]
 
-learned = functools.partial(samples_of, algorithm=AlgorithmConfig(std="none"))
+learned = functools.partial(
+    samples_of, algorithm=AlgorithmConfig(advantage=AdvantageConfig(std="none"))
+)
 
 
 # --- groups -------------------------------------------------------------------------------------------------------------
@@ -138,8 +140,8 @@ def test_an_episode_that_fills_its_context_is_truncated_unsolved_and_trained_to_
 
 
 @pytest.mark.trap(20)
-@pytest.mark.parametrize("credit", ["turns", "steps"])
-def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(credit):
+@pytest.mark.parametrize("advantage", ["turns", "gigpo"])
+def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(advantage):
     _, engine = byte_engine()
     with engine:
         whole = play(Faulty(), engine.policy(max_new_tokens=20), seed=3)
@@ -152,7 +154,9 @@ def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(cred
     winner = dataclasses.replace(
         episode, reward=1.0, turn_rewards=(*episode.turn_rewards[:-1], 1.0)
     )
-    lost, won = samples_of([[episode, winner]], AlgorithmConfig(credit=credit))
+    lost, won = samples_of(
+        [[episode, winner]], AlgorithmConfig(advantage=AdvantageConfig(name=advantage))
+    )
     last = [index for index, sampled in enumerate(episode.tokens.loss_mask) if sampled][-1]
     assert lost.token_advantages[last] < 0 < won.token_advantages[last]
 

@@ -128,14 +128,14 @@ def test_the_tools_refuse_what_the_document_forbids(world):
 def test_it_trains(tmp_path):
     small = [
         "train.model=tiny",
-        "train.warmup.demos=4",
+        "train.warm_start.episodes=4",
         "train.steps=1",
-        "train.tasks_per_step=1",
-        "train.group_size=2",
-        "train.eval.tasks=2",
-        "train.eval.base_tasks=2",
-        "train.max_new_tokens=8",
-        "train.preflight=off",
+        "train.rollout.groups_per_step=1",
+        "train.rollout.group_size=2",
+        "train.evaluation.tasks=2",
+        "train.evaluation.base_tasks=2",
+        "train.rollout.max_turn_tokens=8",
+        "train.checks.preflight=off",
         "sandbox.backend=local",
     ]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'trainer'}"}

@@ -96,10 +96,10 @@ def test_a_profile_goes_over_the_block_and_under_the_overrides(tmp_path):
     path = write(
         tmp_path,
         GOOD
-        + "train:\n  steps: 1\n  group_size: 2\n  profiles:\n    cpu: {steps: 5, group_size: 4}\n",
+        + "train:\n  steps: 1\n  rollout: {group_size: 2}\n  profiles:\n    cpu: {steps: 5, rollout: {group_size: 4}}\n",
     )
     train = load_spec(path, ["train.steps=9"], profile="cpu").train
-    assert (train["steps"], train["group_size"]) == (9, 4)
+    assert (train["steps"], train["rollout"]["group_size"]) == (9, 4)
     assert load_spec(path).train["steps"] == 1
 
 
@@ -136,9 +136,8 @@ def test_an_unknown_name_gets_a_suggestion():
 def test_the_schema_covers_the_trainers_block_and_describes_its_fields():
     schema = json_schema()
     assert json.dumps(schema)
-    assert schema["properties"]["train"]["properties"]["group_size"]["description"].startswith(
-        "Episodes of one task"
-    )
+    rollout = schema["$defs"]["RolloutConfig"]["properties"]
+    assert rollout["group_size"]["description"].startswith("Number of episodes of a group")
     assert "Gymnasium id" in schema["properties"]["id"]["description"]
 
 

@@ -5,21 +5,21 @@ import yaml
 from rich.console import Console
 
 from envgym.episode import Episode
-from envgym_trainer.config.algorithm import PRESETS
+from envgym_trainer.config.presets import preset_names
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve, train
 
 SMALL = [
-    "train.preflight=off",
+    "train.checks.preflight=off",
     "train.model=tiny",
-    "train.device=cpu",
-    "train.warmup.demos=0",
+    "train.model.device=cpu",
+    "train.warm_start.episodes=0",
     "train.steps=1",
-    "train.tasks_per_step=2",
-    "train.group_size=3",
-    "train.eval.tasks=1",
-    "train.eval.base_tasks=0",
-    "train.max_new_tokens=4",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=3",
+    "train.evaluation.tasks=1",
+    "train.evaluation.base_tasks=0",
+    "train.rollout.max_turn_tokens=4",
     "episode.max_turns=2",
     "reward.words={from: 'rewards.py:words'}",
 ]
@@ -39,9 +39,9 @@ def guess(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", preset_names())
 def test_a_run_with_each_preset(preset, guess):
-    kl = ["train.kl_coef=0.1"] if preset.startswith("reinforce_pp") else []
+    kl = ["train.algorithm.kl.coef=0.1"] if preset.startswith("reinforce_pp") else []
     spec, config, _ = resolve(str(guess / "guess.yaml"), [*SMALL, *kl, f"train.algorithm={preset}"])
     folder = RunFolder.create(guess, "run")
     train(spec, config, folder, console=Console(quiet=True))
@@ -58,8 +58,8 @@ def test_a_run_with_each_preset(preset, guess):
 
 def test_a_correction_runs_with_several_updates_a_step(guess):
     settings = [
-        "train.updates_per_step=2",
-        "train.algorithm={correction: {mode: truncate}, std: none}",
+        "train.optimizer.updates_per_step=2",
+        "train.algorithm={importance_weights: {mode: truncate}, advantage: {std: none}}",
     ]
     spec, config, _ = resolve(str(guess / "guess.yaml"), [*SMALL, *settings])
     folder = RunFolder.create(guess, "run")

@@ -17,7 +17,8 @@ from envgym_trainer.algorithms.attribution import (
 )
 from envgym_trainer.algorithms.credit import lessons_of
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.config.algorithm import PRESETS, AlgorithmConfig
+from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
+from envgym_trainer.config.presets import preset_names
 from tests.trainer.config.test_algorithms import VOID, episode
 
 
@@ -70,7 +71,7 @@ def learned_from(groups, algorithm):
     return rows
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("seed", range(3))
 def test_parts_sum_to_the_very_advantage_that_is_learned_from(preset, seed):
     algorithm = TrainConfig.model_validate({"algorithm": preset}).algorithm
@@ -87,15 +88,18 @@ def test_parts_sum_to_the_very_advantage_that_is_learned_from(preset, seed):
     "options",
     [
         {},
-        {"std": "none"},
-        {"std": "batch"},
-        {"advantage": "rloo"},
-        {"advantage": "reinforce_pp"},
-        {"advantage": "reinforce_pp_baseline"},
-        {"credit": "turns"},
-        {"credit": "turns", "discount": 0.9, "mistake_penalty": 0.1},
-        {"overlong": {"max_tokens": 6, "cache_tokens": 4}},
-        {"credit": "turns", "overlong": {"max_tokens": 6, "cache_tokens": 4}},
+        {"advantage": {"std": "none"}},
+        {"advantage": {"std": "batch"}},
+        {"advantage": {"name": "rloo"}},
+        {"advantage": {"name": "reinforce_pp"}},
+        {"advantage": {"name": "reinforce_pp_baseline"}},
+        {"advantage": {"name": "turns"}},
+        {"advantage": {"name": "turns", "discount": 0.9, "invalid_call_penalty": 0.1}},
+        {"overlong_penalty": {"max_tokens": 6, "slope_tokens": 4}},
+        {
+            "advantage": {"name": "turns"},
+            "overlong_penalty": {"max_tokens": 6, "slope_tokens": 4},
+        },
     ],
 )
 def test_what_is_linear_is_explained_to_the_end(options):
@@ -105,8 +109,11 @@ def test_what_is_linear_is_explained_to_the_end(options):
         names = {name for group in told for each in group for name in each.advantage_parts}
         assert REST not in names
         assert {"solved", "form", "turnwise"} <= names
-        assert ("watched" in names, OVERLONG in names) == (False, "overlong" in options)
-        assert (MISTAKES in names) == ("mistake_penalty" in options)
+        assert ("watched" in names, OVERLONG in names) == (
+            False,
+            algorithm.overlong_penalty is not None,
+        )
+        assert (MISTAKES in names) == (algorithm.advantage.invalid_call_penalty > 0)
 
 
 def test_shares_worked_out_by_hand():
@@ -115,7 +122,7 @@ def test_shares_worked_out_by_hand():
         of_terms(solved=3.0, form=Term(0.0, 0.0, 0.5)),
         of_terms(solved=-1.0, form=Term(4.0, 4.0, 0.5)),
     ]
-    first, second = explained([group], AlgorithmConfig(eps=1e-9))[0]
+    first, second = explained([group], AlgorithmConfig(advantage=AdvantageConfig(eps=1e-9)))[0]
     assert first.advantage_parts == {"form": pytest.approx(-1.0), "solved": pytest.approx(2.0)}
     assert first.advantage == pytest.approx(1.0)
     assert second.advantage_parts == {"form": pytest.approx(1.0), "solved": pytest.approx(-2.0)}

@@ -8,12 +8,14 @@ import pytest
 from envgym.commands import main
 from envgym_trainer.commands.bench import Report, StepCost, advice
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.optimizer import OptimizerConfig
+from envgym_trainer.config.rollout import RolloutConfig
 
 SMALL = [
-    "train.tasks_per_step=2",
-    "train.group_size=4",
-    "train.warmup.demos=4",
-    "train.eval.tasks=4",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=4",
+    "train.warm_start.episodes=4",
+    "train.evaluation.tasks=4",
     "--steps",
     "1",
     "--json",
@@ -57,7 +59,7 @@ def test_slow_tools_are_found_and_more_dialogues_at_once_advised(capsys, tmp_pat
     (tmp_path / "slow.py").write_text(SLOW)
     report = bench(capsys, "guess", f"tools=[{tmp_path}/slow.py]")
     assert report["step"]["idle_share"] > 0.1
-    assert "waiting for tools: raise train.tasks_per_step" in report["advice"][0]
+    assert "waiting for tools: raise train.rollout.groups_per_step" in report["advice"][0]
 
 
 def test_without_an_oracle_every_turn_takes_its_limit(capsys, tmp_path):
@@ -68,8 +70,8 @@ def test_without_an_oracle_every_turn_takes_its_limit(capsys, tmp_path):
         capsys,
         str(tmp_path / "letters.yaml"),
         "train.model=tiny",
-        "train.max_new_tokens=5",
-        "train.warmup.demos=0",
+        "train.rollout.max_turn_tokens=5",
+        "train.warm_start.episodes=0",
     )
     assert report["step"]["sampled_tokens"] == 2 * 5
 
@@ -105,16 +107,23 @@ def test_advice_names_the_setting_and_the_number_that_says_so():
     )
     assert told() == []
     assert (
-        "only 8 of a step's 32 episodes are in flight: train.workers=32"
-        in told(TrainConfig(workers=8))[0]
+        "only 8 of a step's 32 episodes are in flight: train.rollout.max_concurrent_episodes=32"
+        in told(TrainConfig(rollout=RolloutConfig(max_concurrent_episodes=8)))[0]
     )
-    assert "raise train.workers" in told(TrainConfig(workers=8), idle_share=0.4)[0]
+    assert (
+        "raise train.rollout.max_concurrent_episodes"
+        in told(TrainConfig(rollout=RolloutConfig(max_concurrent_episodes=8)), idle_share=0.4)[0]
+    )
     assert (
         "prompts have 900 tokens for 100 sampled"
         in told(prompt_tokens=900, sampling_seconds=9.0)[0]
     )
     assert "evaluations take 50% of the run" in told(evaluations=50.0)[0]
     assert (
-        "fewer train.updates_per_step"
-        in told(TrainConfig(updates_per_step=4), sampling_seconds=1.0, trained_share=0.9)[0]
+        "fewer train.optimizer.updates_per_step"
+        in told(
+            TrainConfig(optimizer=OptimizerConfig(updates_per_step=4)),
+            sampling_seconds=1.0,
+            trained_share=0.9,
+        )[0]
     )

@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
     settings = [
         *SETTINGS,
         *MIXED,
-        "train.warmup.demos=8",
+        "train.warm_start.episodes=8",
         "train.steps=2",
         "train.reward_weights={mode: spread, rate: 0.5}",
     ]

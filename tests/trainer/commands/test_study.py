@@ -18,11 +18,11 @@ from envgym_trainer.commands.study import (
 from envgym_trainer.run.folder import RunFolder
 
 SMALL = [
-    "train.warmup.demos=16",
+    "train.warm_start.episodes=16",
     "train.steps=1",
-    "train.tasks_per_step=1",
-    "train.group_size=2",
-    "train.eval.tasks=4",
+    "train.rollout.groups_per_step=1",
+    "train.rollout.group_size=2",
+    "train.evaluation.tasks=4",
 ]
 
 
@@ -78,7 +78,7 @@ def test_runs_of_other_settings_are_never_taken_for_these(made, capsys):
                 "baselines",
                 "guess",
                 *SMALL,
-                "train.temperature=0.5",
+                "train.rollout.temperature=0.5",
                 "--seeds",
                 "1",
                 "--out",
@@ -98,7 +98,7 @@ def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would
     )  # siblings must differ to teach
     settings = [
         *SMALL,
-        "train.deterministic=true",
+        "train.rollout.deterministic=true",
         f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}",
     ]
     assert (
@@ -155,9 +155,9 @@ def test_arms_given_to_another_study_are_not_passed_over(tmp_path, capsys):
 
 
 def test_an_arm_that_cannot_be_is_told_before_any_run(tmp_path):
-    study = Study(baselines(), (0,), "guess", ["train.warmup.demos=0"], tmp_path)
+    study = Study(baselines(), (0,), "guess", ["train.warm_start.episodes=0"], tmp_path)
     with pytest.raises(
-        UsageError, match=r"arm 'SFT' needs a warm start.*Set train.warmup.demos=64"
+        UsageError, match=r"arm 'SFT' needs a warm start.*Set train.warm_start.episodes=64"
     ):
         study.run(Console())
     assert list(tmp_path.iterdir()) == []
@@ -182,7 +182,7 @@ def test_arms_of_ones_own_differ_in_their_settings_alone(tmp_path):
         "--arm",
         "fixed",
         "--arm",
-        "spread: train.reward_weights.mode=spread train.kl_coef=0.01",
+        "spread: train.reward_weights.mode=spread train.algorithm.kl.coef=0.01",
     ]
     assert (
         main(

@@ -16,7 +16,8 @@ from envgym_trainer.algorithms.aggregation import aggregated
 from envgym_trainer.algorithms.credit import samples_of
 from envgym_trainer.algorithms.credit_states import anchor_states
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.config.algorithm import PRESETS, AlgorithmConfig
+from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
+from envgym_trainer.config.presets import preset_names
 from envgym_trainer.learner.learner import Learner
 from tests.fakes.tiny_lora import random_samples, tiny_model
 from tests.trainer.learner.test_learner import adapter, largest_difference, on_policy
@@ -79,55 +80,64 @@ VOID = Episode(
 def test_without_an_algorithm_nothing_changes():
     plain = config()
     assert plain.algorithm == AlgorithmConfig()
-    assert (plain.clip_low, plain.clip_high, plain.kl_coef, plain.scale_by_std) == (
-        0.2,
-        0.28,
-        0.0,
-        True,
-    )
-    assert (plain.algorithm.loss, plain.algorithm.advantage, plain.algorithm.aggregation) == (
+    chosen = plain.algorithm
+    assert (chosen.loss.clip_low, chosen.loss.clip_high, chosen.kl.coef) == (0.2, 0.28, 0.0)
+    assert (chosen.loss.name, chosen.advantage.name, chosen.advantage.std) == (
         "grpo",
         "group",
-        "token",
+        "group",
     )
+    assert chosen.aggregation.kind == "token"
 
 
 def test_what_is_written_goes_over_the_preset():
-    mixed = config("algorithm.preset=gspo", "algorithm.aggregation=token", "clip_high=0.01")
-    assert (mixed.algorithm.loss, mixed.algorithm.aggregation, mixed.clip_low, mixed.clip_high) == (
-        "gspo",
-        "token",
-        3e-4,
-        0.01,
+    mixed = algorithm(
+        "algorithm=gspo", "algorithm.aggregation.kind=token", "algorithm.loss.clip_high=0.01"
     )
+    assert (mixed.loss.name, mixed.aggregation.kind) == ("gspo", "token")
+    assert (mixed.loss.clip_low, mixed.loss.clip_high) == (3e-4, 0.01)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def test_another_loss_than_the_presets_has_its_own_clips():
+    mixed = algorithm("algorithm={preset: grpo, loss: {name: cispo}}")
+    assert (mixed.loss.clip_low, mixed.loss.clip_high) == (1.0, 4.0)
+    assert mixed.aggregation.kind == "sequence"
+
+
+def test_a_preset_on_the_command_line_keeps_what_was_set_before_it():
+    assert algorithm("algorithm.kl.coef=0.1", "algorithm=reinforce_pp").kl.coef == 0.1
+
+
+@pytest.mark.parametrize("name", preset_names())
 def test_a_preset_written_out_is_the_same_settings_again(name):
     given = config(f"algorithm={name}")
     assert TrainConfig.of(given.model_dump(mode="json", by_alias=True)) == given
 
 
-def test_the_old_key_for_the_deviation_keeps_working():
-    assert algorithm("scale_by_std=false").std == "none"
-    assert algorithm("algorithm=dr_grpo").std == "none"
-    assert config("algorithm=dr_grpo").scale_by_std is False
-
-
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("algorithm=gsop", "is 'gsop', did you mean 'gspo'"),
-        ("algorithm={kl: k1}", "expected gradient of 0. Use kl_place: reward"),
+        ("algorithm=gsop", "preset 'gsop' is unknown, did you mean 'gspo'"),
+        ("algorithm.kl.estimator=k1", "expected gradient of 0. Use place: reward"),
         (
-            "algorithm={advantage: rloo, std: group}",
-            "advantage 'rloo' has std 'none'. Leave std out",
+            "algorithm.advantage={name: rloo, std: group}",
+            "advantage 'rloo' has no option std. It has: none. Leave std out",
         ),
-        ("algorithm={advantage: gdpo, credit: turns}", "use credit 'steps'"),
-        ("algorithm={mistake_penalty: 0.1}", "belongs to a turn"),
         (
-            "algorithm={overlong: {max_tokens: 3, cache_tokens: 5}}",
-            r"cache_tokens \(5\) must not exceed max_tokens \(3\)",
+            "algorithm.advantage.invalid_call_penalty=0.1",
+            "advantage 'group' has no option invalid_call_penalty. It has: std, ddof, eps",
+        ),
+        ("algorithm.advantage.name=turn", "advantage 'turn' is unknown, did you mean 'turns'"),
+        ("algorithm.loss.name=gsop", "loss 'gsop' is unknown, did you mean 'gspo'"),
+        (
+            "algorithm.loss={name: reinforce, clip_low: 0.1}",
+            "loss 'reinforce' has no option clip_low",
+        ),
+        ("algorithm.aggregation.length_tokens=5", "length_tokens belongs to kind 'constant'"),
+        ("algorithm.importance_weights.min=0.5", "min belongs to mode 'mask', not 'none'"),
+        (
+            "algorithm={overlong_penalty: {max_tokens: 3, slope_tokens: 5}}",
+            r"slope_tokens \(5\) must not exceed max_tokens \(3\)",
         ),
         ("algorithm={preset: dr_grpo, los: gspo}", "did you mean 'loss'"),
     ],
@@ -137,15 +147,8 @@ def test_a_setting_that_makes_no_sense_is_refused_with_the_way_out(setting, said
         config(setting)
 
 
-@pytest.mark.parametrize("contradiction", ["algorithm=rloo", "algorithm={std: none}"])
-def test_two_settings_that_contradict_each_other_are_refused(contradiction):
-    with pytest.raises(
-        SpecError, match=r"scale_by_std is true, but algorithm '\w+' has std 'none'"
-    ):
-        config(contradiction, "scale_by_std=true")
-    assert (
-        algorithm("algorithm=dr_grpo", "scale_by_std=true").std == "group"
-    )  # over a preset, what is written counts
+def by(name, **options):
+    return AlgorithmConfig(advantage=AdvantageConfig(name=name, **options))
 
 
 # --- from episodes to the advantage of each token -----------------------------------------------------------------------------
@@ -153,7 +156,7 @@ def test_two_settings_that_contradict_each_other_are_refused(contradiction):
 
 def test_a_turns_reward_lands_on_its_tokens_and_on_earlier_ones_and_on_none_after_it():
     group = [episode([0.0, 4.0, 1.0]), episode([0.0])]
-    first, second = samples_of([group], AlgorithmConfig(credit="turns", discount=0.5, std="none"))
+    first, second = samples_of([group], by("turns", discount=0.5, std="none"))
     # returns of the first: 0 + (4 + 1/2)/2 = 2.25, 4.5, 1; mean 2.5833; the group's mean with the second's 0 is 1.2917
     base = (2.25 + 4.5 + 1.0) / 3 / 2
     turns = [2.25 - base, 4.5 - base, 1.0 - base]
@@ -166,8 +169,8 @@ def test_a_turns_reward_lands_on_its_tokens_and_on_earlier_ones_and_on_none_afte
 def test_a_mistake_costs_the_turn_that_made_it_and_those_before():
     clumsy = episode([0.0, 0.0, 0.0], mistakes=(0, 2, 0))
     clean = episode([0.0, 0.0, 0.0], mistakes=(0, 0, 0))
-    options = {"credit": "turns", "discount": 1.0, "std": "none", "mistake_penalty": 0.3}
-    first, second = samples_of([[clumsy, clean]], AlgorithmConfig(**options))
+    rule = by("turns", discount=1.0, std="none", invalid_call_penalty=0.3)
+    first, second = samples_of([[clumsy, clean]], rule)
     base = -0.6 * 2 / 3 / 2  # the first's turns return -0.6, -0.6 and 0
     assert [first.token_advantages[t] for t in (2, 5, 8)] == pytest.approx(
         [-0.6 - base, -0.6 - base, -base]
@@ -182,8 +185,8 @@ def test_step_groups_add_what_a_turn_did_against_others_from_its_state():
         episode([0.0, 0.0], observations=["a"]),
         episode([0.0, 0.0], observations=["b"]),
     ]
-    options = {"credit": "steps", "discount": 0.5, "std": "none", "step_weight": 2.0}
-    samples = samples_of([group], AlgorithmConfig(**options))
+    rule = by("gigpo", discount=0.5, std="none", step_weight=2.0)
+    samples = samples_of([group], rule)
     found = [[sample.token_advantages[t] for t in (2, 5)] for sample in samples]
     start = [0.5 - 0.5 / 3, -0.5 / 3, -0.5 / 3]  # returns of the first turns: 0.5, 0, 0
     whole = [2 / 3, -1 / 3, -1 / 3]
@@ -198,10 +201,10 @@ def test_step_groups_add_what_a_turn_did_against_others_from_its_state():
 
 
 def test_states_of_other_groups_are_never_compared():
-    alone = samples_of([[episode([1.0]), episode([0.0])]], AlgorithmConfig(credit="steps"))
+    alone = samples_of([[episode([1.0]), episode([0.0])]], by("gigpo"))
     beside = samples_of(
         [[episode([1.0]), episode([0.0])], [episode([7.0]), episode([7.0])]],
-        AlgorithmConfig(credit="steps"),
+        by("gigpo"),
     )
     assert [s.token_advantages for s in beside[:2]] == [s.token_advantages for s in alone]
 
@@ -225,17 +228,17 @@ def test_gdpo_hears_each_part_and_what_the_parts_do_not_explain():
         forbidden,  # it touched what it must not, so its reward is 0 whatever its parts say
         VOID,
     ]
-    solved, brief, bad = samples_of([group], AlgorithmConfig(advantage="gdpo"))
+    solved, brief, bad = samples_of([group], by("gdpo"))
     assert solved.advantage > 0 > bad.advantage
-    without = samples_of([group[:2]], AlgorithmConfig(advantage="gdpo"))
+    without = samples_of([group[:2]], by("gdpo"))
     assert [sample.advantage for sample in without] == pytest.approx([1.0, -1.0], abs=1e-3)
 
 
 def test_overlong_episodes_are_punished_and_cut_ones_can_be_masked():
     group = [episode([1.0]), episode([0.0, 0.0, 1.0], truncated=True)]  # 2 and 6 sampled tokens
     options = {
-        "std": "none",
-        "overlong": {"max_tokens": 6, "cache_tokens": 2},
+        "advantage": {"std": "none"},
+        "overlong_penalty": {"max_tokens": 6, "slope_tokens": 2},
         "mask_truncated": True,
     }
     short, long = samples_of([group], AlgorithmConfig.model_validate(options))
@@ -246,15 +249,15 @@ def test_overlong_episodes_are_punished_and_cut_ones_can_be_masked():
 def test_credit_for_turns_needs_a_reward_for_each():
     old_record = dataclasses.replace(episode([0.0, 1.0]), turn_rewards=())
     with pytest.raises(
-        UsageError, match=r"2 turns of sampled tokens but rewards of 0.*credit=episode"
+        UsageError, match=r"2 turns of sampled tokens but rewards of 0.*advantage.name=group"
     ):
-        samples_of([[old_record, old_record]], AlgorithmConfig(credit="turns"))
+        samples_of([[old_record, old_record]], by("turns"))
 
 
 def test_a_step_whose_groups_differ_in_size_is_served():
     samples = samples_of(
         [[episode([1.0]), episode([0.0]), episode([0.0])], [episode([1.0]), episode([0.0])]],
-        AlgorithmConfig(std="none"),
+        by("group", std="none"),
     )
     assert [sample.advantage for sample in samples] == pytest.approx(
         [2 / 3, -1 / 3, -1 / 3, 0.5, -0.5]
@@ -277,18 +280,18 @@ def test_aggregation_by_hand():
     assert ([s.weight for s in weighed], denominator) == ([1 / n, 1 / m], 2)
 
 
-def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, clips=None, **settings):
+def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, **settings):
     """The gradient that one step hands to the optimiser."""
-    chosen = TrainConfig.of({"algorithm": settings} | (clips or {}))
+    chosen = AlgorithmConfig.model_validate(settings)
     learner = Learner(
         tiny_model(),
         max_grad_norm=1e9,
         layout=layout,
         max_tokens_per_micro_batch=budget,
         kl_coef=kl_coef,
-        clip_low=chosen.clip_low,
-        clip_high=chosen.clip_high,
-        algorithm=chosen.algorithm,
+        clip_low=chosen.loss.clip_low,
+        clip_high=chosen.loss.clip_high,
+        algorithm=chosen,
         constant_length=7,
     )
     seen = {}
@@ -365,7 +368,9 @@ def test_a_steps_gradient_is_that_of_the_written_formula(loss, aggregation):
         tiny_model(),
         max_grad_norm=1e9,
         **clips,
-        algorithm=AlgorithmConfig(loss=loss, aggregation=aggregation),
+        algorithm=AlgorithmConfig.model_validate(
+            {"loss": {"name": loss}, "aggregation": {"kind": aggregation}}
+        ),
         constant_length=7,
     )
     seen = {}
@@ -378,8 +383,8 @@ def test_a_steps_gradient_is_that_of_the_written_formula(loss, aggregation):
     )  # old logprobs and advantages are kept in float32
 
 
-CORRECTED = {"correction": {"mode": "mask", "level": "sequence", "cap": 3.0}}
-IN_REWARD = {"kl": "k1", "kl_place": "reward"}
+CORRECTED = {"importance_weights": {"mode": "mask", "per": "sequence", "max": 3.0}}
+IN_REWARD = {"kl": {"estimator": "k1", "place": "reward"}}
 
 
 @pytest.mark.parametrize(
@@ -435,7 +440,10 @@ def test_dropping_samples_without_advantage_changes_nothing_for_any_aggregation(
     ]
     for how in ("token", "sequence", "constant"):
         assert (
-            largest_difference(gradient(samples, aggregation=how), gradient(kept, aggregation=how))
+            largest_difference(
+                gradient(samples, aggregation={"kind": how}),
+                gradient(kept, aggregation={"kind": how}),
+            )
             < 1e-12
         )
 
@@ -444,7 +452,9 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
     samples = stale_samples()
     learner = Learner(
         tiny_model(),
-        algorithm=AlgorithmConfig.model_validate({"correction": {"mode": "truncate", "cap": 1.0}}),
+        algorithm=AlgorithmConfig.model_validate(
+            {"importance_weights": {"mode": "truncate", "max": 1.0}}
+        ),
     )
     scored = learner.scored(samples)
     own = on_policy(tiny_model(), samples)
@@ -475,15 +485,15 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
 
 def test_truncation_pulls_like_a_clipped_weight_and_a_mask_of_everything_not_at_all():
     samples = stale_samples()  # at the first update the ratio is 1, so the truncated weight is all that is left of it: CISPO's
-    truncated = gradient(samples, correction={"mode": "truncate", "cap": 1.5})
+    truncated = gradient(samples, importance_weights={"mode": "truncate", "max": 1.5})
     assert (
         largest_difference(
-            truncated, gradient(samples, preset="cispo", clips={"clip_low": 1.0, "clip_high": 0.5})
+            truncated, gradient(samples, preset="cispo", loss={"clip_low": 1.0, "clip_high": 0.5})
         )
         < 1e-7
     )
     assert largest_difference(truncated, gradient(samples)) > 1e-4
-    masked = gradient(samples, correction={"mode": "mask", "cap": 1.0, "floor": 1.0})
+    masked = gradient(samples, importance_weights={"mode": "mask", "max": 1.0, "min": 1.0})
     assert max(value.abs().max() for value in masked.values()) == 0
 
 

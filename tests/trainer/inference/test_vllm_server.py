@@ -128,7 +128,7 @@ def test_no_server_and_another_model_are_told_at_the_start(state, tmp_path):
         )
     with (
         serving(state) as url,
-        pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.server.model"),
+        pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.engine.model"),
     ):
         ServedEngine(url, Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600)
 
@@ -165,15 +165,15 @@ def test_a_run_samples_warm_start_and_grpo_on_the_server_and_the_two_agree_at_ea
     )  # siblings must differ to teach
     with serving(state) as url:
         settings = [
-            "train.warmup.demos=16",
+            "train.warm_start.episodes=16",
             "train.steps=2",
-            "train.tasks_per_step=1",
-            "train.group_size=3",
-            "train.eval.tasks=2",
-            "train.eval.base_tasks=0",
-            "train.preflight=off",
-            f"train.server.url={url}",
-            "train.learning_rate=1e-2",
+            "train.rollout.groups_per_step=1",
+            "train.rollout.group_size=3",
+            "train.evaluation.tasks=2",
+            "train.evaluation.base_tasks=0",
+            "train.checks.preflight=off",
+            f"train.engine={{name: vllm_server, url: {url}}}",
+            "train.optimizer.learning_rate=1e-2",
             f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}",
         ]
         assert start("guess", settings, out=tmp_path, name="r", resume=None) == 0

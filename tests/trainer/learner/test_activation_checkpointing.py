@@ -78,7 +78,7 @@ def gradients(model, *, few, seed=0):
 KINDS = [
     {"dropout": 0.3},
     {"dora": True},
-    {"rslora": True},
+    {"use_rslora": True},
     {"bias": "lora_only"},
     {"bias": "all"},
     {"targets": ["q_proj", "v_proj"]},

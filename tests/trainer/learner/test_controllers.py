@@ -88,9 +88,9 @@ def controlled(bandit, controls, steps):
     return lines
 
 
-def controls_of(bandit, **config):
+def controls_of(bandit, max_kl=None, **config):
     starts = {name: getattr(bandit, name) for name in ("learning_rate", "kl_coef", "entropy_coef")}
-    return Controls(ControllersConfig.model_validate(config), **starts)
+    return Controls(ControllersConfig.model_validate(config), max_kl=max_kl, **starts)
 
 
 def assert_held(values, target):
@@ -113,7 +113,7 @@ def test_each_steps_kl_comes_to_its_target_from_a_rate_too_small_or_too_large(st
     bandit = Bandit(
         learning_rate=start, entropy_coef=0.3
     )  # the bonus keeps it from freezing on one arm
-    config = {"target": 1e-4, "lowest": 1e-5, "highest": 100.0}
+    config = {"target": 1e-4, "min": 1e-5, "max": 100.0}
     lines = controlled(bandit, controls_of(bandit, learning_rate=config), 400)
     assert_held([line["controller/step_kl"] for line in lines], 1e-4)
 
@@ -123,9 +123,7 @@ def test_the_entropy_comes_to_its_target_where_without_a_bonus_it_would_be_lost(
     lost = Bandit()
     assert controlled(lost, controls_of(lost), 1500)[-1]["entropy"] < 0.3 * target
     bandit = Bandit()
-    lines = controlled(
-        bandit, controls_of(bandit, entropy={"target": target, "highest": 2.0}), 1500
-    )
+    lines = controlled(bandit, controls_of(bandit, entropy={"target": target, "max": 2.0}), 1500)
     assert_held([line["entropy"] for line in lines], target)
 
 
@@ -152,7 +150,7 @@ def test_ziegler_by_hand():
 
 def test_the_learning_rate_by_hand():
     config = ControllersConfig.model_validate(
-        {"learning_rate": {"target": 0.01, "gain": 0.5, "lowest": 0.5, "highest": 2.0}}
+        {"learning_rate": {"target": 0.01, "gain": 0.5, "min": 0.5, "max": 2.0}}
     )
     control = AdaptiveLearningRate(config.learning_rate, 1.0)
     assert control.update(0.014) == pytest.approx(math.exp(-0.2))  # 40 % too far, times the gain
@@ -162,7 +160,7 @@ def test_the_learning_rate_by_hand():
 
 def test_the_entropy_weight_by_hand():
     control = EntropyTarget(
-        EntropyControl(target=1.0, gain=0.1, proportional=0.5, lowest=0.001, highest=1.0), 0.01
+        EntropyControl(target=1.0, gain=0.1, proportional_gain=0.5, min=0.001, max=1.0), 0.01
     )
     assert control.update(0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing
     assert control.update(1.0) == pytest.approx(
@@ -170,8 +168,8 @@ def test_the_entropy_weight_by_hand():
     )  # the integral stays, the proportional part goes
     for _ in range(100):
         control.update(9.0)
-    assert control.value == pytest.approx(control.config.lowest)
-    assert control.integral == pytest.approx(math.log(control.config.lowest))  # not wound up below
+    assert control.value == pytest.approx(control.config.min)
+    assert control.integral == pytest.approx(math.log(control.config.min))  # not wound up below
 
 
 def test_a_step_without_a_measurement_leaves_everything_as_it_is():
@@ -192,7 +190,7 @@ def test_a_step_without_a_measurement_leaves_everything_as_it_is():
 def test_controllers_go_on_from_their_state_as_if_never_stopped():
     config = {
         "kl": {"target": 0.05},
-        "learning_rate": {"target": 1e-3, "highest": 10.0},
+        "learning_rate": {"target": 1e-3, "max": 10.0},
         "entropy": {"target": 2.5},
     }
     straight = Bandit(kl_coef=0.1)
@@ -289,19 +287,22 @@ def test_step_kl_is_the_mean_k3_of_sampled_tokens():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["train.controllers.kl={target: 0.05}"], "train.kl_coef, which is 0 and would stay so"),
-        (["train.controllers.max_kl=0.1"], "train.updates_per_step is 1"),
         (
-            ["train.controllers.learning_rate={target: 0.01, highest: 1.0e-5}"],
-            "outside of train.controllers.learning_rate",
+            ["train.controllers.kl={target: 0.05}"],
+            "train.algorithm.kl.coef, which is 0 and would stay so",
+        ),
+        (["train.optimizer.max_kl=0.1"], "skips later updates of a step, but there is only one"),
+        (
+            ["train.controllers.learning_rate={target: 0.01, max: 1.0e-5}"],
+            "outside of the bounds of train.controllers.learning_rate",
         ),
     ],
 )
 def test_a_controller_with_nothing_to_move_is_refused_at_the_start(settings, said):
     with pytest.raises(UsageError, match=said):
-        resolve("guess", ["train.device=cpu", *settings])
+        resolve("guess", ["train.model.device=cpu", *settings])
 
 
 def test_bounds_in_the_wrong_order_are_refused():
-    with pytest.raises(ValidationError, match="above highest"):
-        EntropyControl(target=1.0, lowest=1.0, highest=0.1)
+    with pytest.raises(ValidationError, match="above max"):
+        EntropyControl(target=1.0, min=1.0, max=0.1)

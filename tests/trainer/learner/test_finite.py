@@ -15,7 +15,7 @@ from envgym.episode import Episode
 from envgym.policies import TokenTrace
 from envgym_trainer.algorithms.credit import samples_of
 from envgym_trainer.batch import Sample
-from envgym_trainer.config.algorithm import AlgorithmConfig
+from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.learner.learner import Learner
 from tests.fakes.tiny_lora import random_samples, tiny_model
 from tests.trainer.learner.test_learner import adapter, largest_difference
@@ -112,7 +112,9 @@ def test_a_single_sampled_token_is_an_update():
 @pytest.mark.parametrize("std", ["group", "batch", "none"])
 def test_equal_rewards_are_no_step_however_large(reward, std):
     learner = Learner(tiny_model(dtype=torch.float32))
-    samples = samples_of([[episode(reward)] * 3], AlgorithmConfig(std=std))
+    samples = samples_of(
+        [[episode(reward)] * 3], AlgorithmConfig(advantage=AdvantageConfig(std=std))
+    )
     assert [sample.advantage for sample in samples] == [0.0] * 3
     learner.grpo_step(samples)
     assert (learner.updates, learner.skipped_steps) == (0, 0)
@@ -124,7 +126,7 @@ def test_huge_rewards_leave_finite_weights(huge, std):
     learner = Learner(tiny_model(dtype=torch.float32))
     samples = samples_of(
         [[episode(huge), episode(-huge, tokens=4, sampled=2), episode(0.0)]],
-        AlgorithmConfig(std=std),
+        AlgorithmConfig(advantage=AdvantageConfig(std=std)),
     )
     learner.grpo_step(samples)
     assert learner.updates + learner.skipped_steps <= 1

@@ -17,16 +17,16 @@ def wordy(evidence):
     return zlib.crc32(evidence.final.encode()) % 7 / 7  # differs between siblings, so that every group has a lesson
 """
 SETTINGS = [
-    "train.preflight=off",
+    "train.checks.preflight=off",
     *SMALL,
-    "train.warmup.demos=0",
+    "train.warm_start.episodes=0",
     "train.steps=3",
-    "train.eval.base_tasks=0",
-    "train.eval.every=0",
-    "train.eval.tasks=1",
-    "train.save_every=0",
-    "train.learning_rate=1e-2",
-    "train.lr_warmup_steps=0",
+    "train.evaluation.base_tasks=0",
+    "train.evaluation.validate_every_steps=0",
+    "train.evaluation.tasks=1",
+    "train.output.checkpoint_every_steps=0",
+    "train.optimizer.learning_rate=1e-2",
+    "train.optimizer.warmup_updates=0",
     "reward.wordy={from: rewards.py:wordy}",
 ]
 
@@ -46,10 +46,10 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
 
     settings = [
         *SETTINGS,
-        "train.updates_per_step=2",
-        "train.epochs_per_step=3",
-        "train.on_mismatch=stop",
-        "train.learning_rate=1e-3",
+        "train.optimizer.updates_per_step=2",
+        "train.optimizer.epochs_per_step=3",
+        "train.checks.on_mismatch=stop",
+        "train.optimizer.learning_rate=1e-3",
     ]
     assert start(env, settings, out=tmp_path / "runs", name="r", resume=None) == 0
     folder = RunFolder.open(tmp_path / "runs" / "r")
@@ -84,7 +84,7 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
         SamplerMismatch,
         match=r"was not trained; all earlier steps are saved.*on_mismatch=warn",
     ):
-        start(env, [*SETTINGS, "train.on_mismatch=stop"], out=out, name="r", resume=None)
+        start(env, [*SETTINGS, "train.checks.on_mismatch=stop"], out=out, name="r", resume=None)
     folder = RunFolder.open(out / "r")
     step, path = folder.latest_checkpoint()
     assert (step, [m["step"] for m in lines(folder)]) == (

@@ -163,7 +163,7 @@ def test_warned_the_run_goes_on_is_told_once_and_keeps_the_alarm_on_its_curve():
         metrics = inner_updates(learner, [samples], epochs=1, watch=rung)
         assert (metrics["alarm/mismatch"], learner.updates) == (1.0, updates)
     assert len(said) == 1
-    assert "train.on_mismatch: warn" in said[0]
+    assert "train.checks.on_mismatch: warn" in said[0]
 
 
 def test_dropout_rings():  # trap 25

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from envgym.errors import PrerequisiteError, SpecError
-from envgym_trainer.config import LoraConfig
+from envgym_trainer.config.model import LoraConfig
 from envgym_trainer.inference.in_process.sampler_model import Replica
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model import quantize
@@ -21,15 +21,15 @@ from tests.fakes.tiny_lora import random_samples
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 SMALL = [
     "train.model=tiny",
-    "train.device=cpu",
-    "train.warmup.demos=4",
-    "train.warmup.demos_per_step=4",
+    "train.model.device=cpu",
+    "train.warm_start.episodes=4",
+    "train.warm_start.episodes_per_step=4",
     "train.steps=1",
-    "train.tasks_per_step=1",
-    "train.group_size=4",
-    "train.eval.tasks=2",
-    "train.eval.base_tasks=0",
-    "train.max_new_tokens=8",
+    "train.rollout.groups_per_step=1",
+    "train.rollout.group_size=4",
+    "train.evaluation.tasks=2",
+    "train.evaluation.base_tasks=0",
+    "train.rollout.max_turn_tokens=8",
 ]
 needs_bitsandbytes = pytest.mark.skipif(
     not importlib.util.find_spec("bitsandbytes"),
@@ -67,9 +67,9 @@ def run(folder, *settings):
 
 
 REFUSED = {
-    "train.lora.rank=12": r"rank 12 is none of the ranks that vLLM serves .*; take 16",
-    "train.lora.rank=600": "take 512",
-    "train.lora.dora=true": "do not load DoRA",
+    "train.lora.rank=12": r"vLLM does not support rank 12, .*; use 16",
+    "train.lora.rank=600": "use 512",
+    "train.lora.use_dora=true": "do not load DoRA",
     "train.lora.bias=all": "refuses trained biases",
     "train.lora.modules_to_save=[norm]": "refuses modules saved whole",
 }
@@ -79,9 +79,9 @@ REFUSED = {
 def test_what_servers_refuse_is_refused_before_anything_is_loaded_unless_nothing_is_exported(
     setting,
 ):
-    with pytest.raises(SpecError, match=rf"{REFUSED[setting]}.*or set train\.lora\.export=none"):
+    with pytest.raises(SpecError, match=rf"{REFUSED[setting]}.*or set train\.output\.adapter=none"):
         resolve("guess", [setting])
-    resolve("guess", [setting, "train.lora.export=none"])
+    resolve("guess", [setting, "train.output.adapter=none"])
 
 
 @pytest.mark.parametrize("rank", [1, 8, 16, 32, 64, 128, 256, 320, 512])
@@ -90,12 +90,15 @@ def test_every_rank_that_vllm_serves_is_taken(rank):
 
 
 def test_biases_have_no_reference_to_measure_a_distance_to():
-    with pytest.raises(SpecError, match=r"take lora\.bias: none or kl_coef: 0"):
-        resolve("guess", ["train.lora.export=none", "train.lora.bias=all", "train.kl_coef=0.1"])
+    with pytest.raises(SpecError, match=r"Use lora\.bias: none or algorithm\.kl\.coef: 0"):
+        resolve(
+            "guess",
+            ["train.output.adapter=none", "train.lora.bias=all", "train.algorithm.kl.coef=0.1"],
+        )
 
 
 def test_rslora_scales_by_the_root_of_the_rank():
-    model = adapted(rank=16, alpha=32.0, rslora=True)
+    model = adapted(rank=16, alpha=32.0, use_rslora=True)
     layer = next(iter(lora_layers(model).values()))
     a = layer.lora_A["default"].weight
     b = layer.lora_B["default"].weight
@@ -106,8 +109,8 @@ def test_rslora_scales_by_the_root_of_the_rank():
 
 OPTIONS = {
     "plain": {},
-    "rslora": {"rslora": True},
-    "dora": {"dora": True},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
     "few targets": {"targets": ["q_proj", "down_proj"]},
     "odd rank": {"rank": 3},
     "norms whole": {"modules_to_save": ["norm"]},
@@ -185,7 +188,7 @@ def test_a_bfloat16_base_has_a_float32_adapter_and_optimiser():
 
 def test_a_run_that_exports_nothing_trains_what_no_server_loads_and_writes_no_adapter(tmp_path):
     outcomes, folder = run(
-        tmp_path, "train.lora.export=none", "train.lora.dora=true", "train.lora.rank=3"
+        tmp_path, "train.output.adapter=none", "train.lora.use_dora=true", "train.lora.rank=3"
     )
     assert outcomes["trained"].total.n == 2
     assert not folder.adapter.exists()
@@ -200,7 +203,7 @@ def test_four_bits_without_bitsandbytes_are_refused_with_the_way_out(monkeypatch
         PrerequisiteError,
         match=r"pip install 'envgym\[quantize\]', or leave train\.lora\.quantize=none",
     ):
-        run(tmp_path, "train.lora.quantize=4bit")
+        run(tmp_path, "train.model.quantize=4bit")
 
 
 @needs_bitsandbytes
@@ -231,7 +234,7 @@ def test_over_four_bits_the_sampler_computes_what_the_trained_model_computes(tmp
 
 @needs_bitsandbytes
 def test_a_run_over_four_bits_learns_and_leaves_an_ordinary_adapter(tmp_path):
-    _, folder = run(tmp_path, "train.lora.quantize=4bit")
+    _, folder = run(tmp_path, "train.model.quantize=4bit")
     assert (folder.adapter / "adapter_model.safetensors").is_file()
     lines = folder.metrics()
     mismatch = [

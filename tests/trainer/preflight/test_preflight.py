@@ -32,10 +32,10 @@ from tests.trainer.model.test_chat import FORGETFUL
 
 TINY = [
     "train.model=tiny",
-    "train.device=cpu",
-    "train.warmup.demos=4",
-    "train.workers=16",
-    "train.group_size=2",
+    "train.model.device=cpu",
+    "train.warm_start.episodes=4",
+    "train.rollout.max_concurrent_episodes=16",
+    "train.rollout.group_size=2",
 ]
 ALONE = TASKS.replace(
     'draw.row("SELECT * FROM items"), draw.rng.randrange(100, 200)', '{"id": "I1"}, 120'
@@ -123,7 +123,7 @@ def test_a_warm_start_without_an_oracle_is_found(tmp_path):
         result = environment.oracle(subject)
     assert not result.passed
     assert "the tasks have no oracle (such as train/" in result.detail
-    assert "train.warmup.demos=0" in result.detail
+    assert "train.warm_start.episodes=0" in result.detail
 
 
 def test_a_reward_for_doing_nothing_is_found(tmp_path):
@@ -217,7 +217,10 @@ def test_a_demonstration_without_its_end_is_found(guess):
 
 @pytest.mark.parametrize(
     ("setting", "way_out"),
-    [("max_new_tokens", "train.max_new_tokens=7"), ("max_context", "train.max_context=1")],
+    [
+        ("max_new_tokens", "train.rollout.max_turn_tokens=7"),
+        ("max_context", "train.rollout.max_context_tokens=1"),
+    ],
 )
 def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out):
     result = conversation.context(
@@ -231,7 +234,7 @@ def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out)
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
     result = conversation.prompt(anew(max_context=64))
     assert not result.passed
-    assert "an answer of 8, of 64. Set train.max_context=7" in result.detail
+    assert "an answer of 8, of 64. Set train.rollout.max_context_tokens=7" in result.detail
 
 
 @pytest.mark.parametrize(
@@ -244,7 +247,7 @@ def test_a_machine_too_small_is_found_and_one_that_may_be_too_small_is_a_warning
     monkeypatch.setattr(memory, "available_bytes", lambda model: free)
     result = memory.memory(anew(max_tokens_per_micro_batch=10**6))  # 55 KB of activations each
     assert (result.passed, result.warning) == (passed, warning)
-    assert ("train.max_tokens_per_micro_batch" in result.detail) == (not passed or warning)
+    assert ("train.optimizer.micro_batch_tokens" in result.detail) == (not passed or warning)
 
 
 def test_the_estimate_of_memory_is_added_up_by_hand():
@@ -290,7 +293,7 @@ def test_a_model_whose_rewards_are_all_alike_is_refused_unless_a_warm_start_come
     alone = learning.rewards_differ(anew(warmup={"demos": 0}, groups=groups))
     assert not alone.passed
     assert "all 16 episodes of 8 groups have the reward 0" in alone.detail
-    for way_out in ("train.warmup.demos=64", "train.levels", "curriculum"):
+    for way_out in ("train.warm_start.episodes=64", "train.tasks.levels", "curriculum"):
         assert way_out in alone.detail
     assert learning.rewards_differ(anew(groups=groups)).passed
 
@@ -318,7 +321,7 @@ def test_a_model_that_makes_no_call_is_a_warning_and_one_whose_episodes_break_is
     result = learning.model(subject)
     assert (result.passed, result.warning) == (True, True)
     assert "0 of 1 turns were read as a tool call" in result.detail
-    assert "train.warmup.demos" in result.detail
+    assert "train.warm_start.episodes" in result.detail
     void = episode(None, failure=Failure("policy_failed", "policy", "no memory"))
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[void]])
     assert not learning.model(subject).passed
@@ -334,9 +337,9 @@ def test_dropout_is_said_aloud(anew):
 RUN = [
     *TINY,
     "train.steps=1",
-    "train.tasks_per_step=1",
-    "train.warmup.demos_per_step=4",
-    "train.eval.tasks=2",
+    "train.rollout.groups_per_step=1",
+    "train.warm_start.episodes_per_step=4",
+    "train.evaluation.tasks=2",
 ]
 
 
@@ -345,9 +348,14 @@ def test_a_run_that_cannot_learn_is_refused_before_it_starts_and_leaves_nothing(
         CannotLearn,
         match=r"(?s)this run cannot learn:.*rewards_differ: all 16 episodes.*train\.preflight=off",
     ):
-        start("guess", [*RUN, "train.warmup.demos=0"], out=tmp_path, name=None, resume=None)
+        start("guess", [*RUN, "train.warm_start.episodes=0"], out=tmp_path, name=None, resume=None)
     assert list(tmp_path.iterdir()) == []
-    settings = [*RUN, "train.warmup.demos=0", "train.preflight=off", "train.eval.base_tasks=0"]
+    settings = [
+        *RUN,
+        "train.warm_start.episodes=0",
+        "train.checks.preflight=off",
+        "train.evaluation.base_tasks=0",
+    ]
     assert start("guess", settings, out=tmp_path, name=None, resume=None) == 0
     assert not (tmp_path / "guess" / "preflight.json").exists()
 
@@ -356,7 +364,7 @@ def test_a_sound_run_says_so_in_one_line_and_keeps_the_results(tmp_path, capsys)
     assert (
         start(
             "guess",
-            [*RUN, "train.lora.dropout=0.1", "train.eval.base_tasks=0"],
+            [*RUN, "train.lora.dropout=0.1", "train.evaluation.base_tasks=0"],
             out=tmp_path,
             name=None,
             resume=None,
@@ -393,7 +401,10 @@ def test_the_doctor_prints_a_table_and_exits_like_envgym_check(command, capsys):
     said = capsys.readouterr().out
     assert "11 of 11 checks passed" in said
     assert "<|im_start|>assistant" in said
-    assert command("doctor", "guess", *TINY, "train.max_new_tokens=3", "--fast", "--json") == 1
+    assert (
+        command("doctor", "guess", *TINY, "train.rollout.max_turn_tokens=3", "--fast", "--json")
+        == 1
+    )
     told = json.loads(capsys.readouterr().out)
     assert [check["id"] for check in told["checks"] if not check["passed"]] == ["context"]
     assert command("doctor", "guess", "train.lora.rank=5") == 2

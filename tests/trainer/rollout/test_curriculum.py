@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from envgym_trainer.config.curriculum import CurriculumConfig, HorizonConfig
+from envgym_trainer.config.curriculum import HorizonConfig, TasksConfig
 from envgym_trainer.rollout.curriculum import Horizon, Ladder, PassRates, learnability
 
 
@@ -58,13 +58,13 @@ def test_without_a_threshold_all_levels_are_open():
 
 
 def test_a_horizon_grows_evenly_over_its_steps_and_stays():
-    horizon = Horizon(HorizonConfig(start=2, end=6, steps=8))
+    horizon = Horizon(HorizonConfig(start_turns=2, end_turns=6, over_steps=8))
     assert [horizon.turns(done) for done in range(1, 12)] == [2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 6]
     assert not horizon.observe(1.0)  # scores do not move it
 
 
 def test_a_horizon_by_score_grows_by_one_turn_for_each_validation_that_reaches_it():
-    horizon = Horizon(HorizonConfig(start=2, end=4, score=0.5))
+    horizon = Horizon(HorizonConfig(start_turns=2, end_turns=4, grow_at=0.5))
     assert [(horizon.observe(score), horizon.turns(99)) for score in (0.4, 0.5, 0.4, 0.9, 0.9)] == [
         (False, 2),
         (True, 3),
@@ -77,11 +77,17 @@ def test_a_horizon_by_score_grows_by_one_turn_for_each_validation_that_reaches_i
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"start": 4, "end": 3, "steps": 2}, "end is 3, below start, which is 4"),
-        ({"start": 1, "end": 3}, "set either steps"),
-        ({"start": 1, "end": 3, "steps": 2, "score": 0.5}, "set either steps"),
+        (
+            {"start_turns": 4, "end_turns": 3, "over_steps": 2},
+            "end_turns is 3, below start_turns, which is 4",
+        ),
+        ({"start_turns": 1, "end_turns": 3}, "set either over_steps"),
+        (
+            {"start_turns": 1, "end_turns": 3, "over_steps": 2, "grow_at": 0.5},
+            "set either over_steps",
+        ),
     ],
 )
 def test_a_horizon_that_does_not_say_how_it_grows_is_refused(settings, told):
     with pytest.raises(ValidationError, match=told):
-        CurriculumConfig.model_validate({"horizon": settings})
+        TasksConfig.model_validate({"horizon": settings})

@@ -41,25 +41,25 @@ def easy(evidence):
     return float(evidence.task.level == "L0")  # the other levels are never solved
 """
 SMALL = [
-    "train.preflight=off",
+    "train.checks.preflight=off",
     "train.model=tiny",
-    "train.device=cpu",
-    "train.warmup.demos=4",
-    "train.warmup.demos_per_step=4",
+    "train.model.device=cpu",
+    "train.warm_start.episodes=4",
+    "train.warm_start.episodes_per_step=4",
     "train.steps=4",
-    "train.tasks_per_step=2",
-    "train.group_size=3",
-    "train.eval.tasks=2",
-    "train.eval.base_tasks=0",
-    "train.max_new_tokens=6",
-    "train.save_every=1",
-    "train.eval.every=1",
-    "train.eval.val_tasks=3",
-    "train.workers=16",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=3",
+    "train.evaluation.tasks=2",
+    "train.evaluation.base_tasks=0",
+    "train.rollout.max_turn_tokens=6",
+    "train.output.checkpoint_every_steps=1",
+    "train.evaluation.validate_every_steps=1",
+    "train.evaluation.validation_tasks=3",
+    "train.rollout.max_concurrent_episodes=16",
 ]
 CURRICULUM = [
-    "train.curriculum={adaptive: true, floor: 0.2, decay: 0.5, unlock_at: 0.9, horizon: {start: 1, end: 4, steps: 3}}",
-    "train.max_extra_groups=3",
+    "train.tasks={adaptive: true, min_weight: 0.2, pass_rate_decay: 0.5, unlock_at: 0.9, horizon: {start_turns: 1, end_turns: 4, over_steps: 3}}",
+    "train.rollout.max_extra_groups=3",
 ]
 
 
@@ -136,7 +136,7 @@ def test_weights_and_rates_are_in_every_line_and_in_tensorboard(finished):
 
 
 def test_the_opening_of_a_level_is_told_in_the_terminal(tasks, tmp_path, capsys):
-    train(tmp_path, *tasks, "train.curriculum={unlock_at: 0.9}", "train.steps=2")
+    train(tmp_path, *tasks, "train.tasks={unlock_at: 0.9}", "train.steps=2")
     said = capsys.readouterr().out
     assert "curriculum: level L1 is open, after 100% of validation tasks of L0" in said
     assert "level L2" not in said
@@ -196,16 +196,16 @@ def test_the_horizon_grows_with_the_steps(finished):
 
 def test_an_episode_that_the_horizon_cuts_is_truncated_and_no_failure(tasks, tmp_path):
     demos = [
-        "train.warmup.demos=48",
-        "train.warmup.demos_per_step=8",
-        "train.warmup.learning_rate=0.01",
-        "train.max_new_tokens=8",
+        "train.warm_start.episodes=48",
+        "train.warm_start.episodes_per_step=8",
+        "train.warm_start.learning_rate=0.01",
+        "train.rollout.max_turn_tokens=8",
     ]
     limits = [
-        "train.curriculum={horizon: {start: 2, end: 6, steps: 1}}",
-        "train.levels=[L1]",
+        "train.tasks={horizon: {start_turns: 2, end_turns: 6, over_steps: 1}}",
+        "train.tasks.levels=[L1]",
         "train.steps=2",
-        "train.eval.every=0",
+        "train.evaluation.validate_every_steps=0",
     ]
     folder = train(tmp_path, *tasks, *demos, *limits)
     short, whole = ([e for e in raw_episodes(folder) if e["step"] == step] for step in (7, 8))
@@ -254,9 +254,9 @@ def test_a_validation_that_was_interrupted_is_made_up_for_so_that_its_level_open
 
 def test_a_curriculum_that_could_never_act_stops_the_run_at_its_start(tmp_path):
     with pytest.raises(
-        SpecError, match=r"guess.yaml: train.curriculum.unlock_at: needs two levels, found L0"
+        SpecError, match=r"guess.yaml: train.tasks.unlock_at: needs two levels, found L0"
     ):
-        train(tmp_path, "train.curriculum={unlock_at: 0.5}")
+        train(tmp_path, "train.tasks={unlock_at: 0.5}")
     assert RunFolder.open(tmp_path / "r").metrics() == []
 
 
@@ -279,10 +279,10 @@ def with_breaking(monkeypatch, breaks):
 
 
 BARE = [
-    "train.eval.every=0",
+    "train.evaluation.validate_every_steps=0",
     "train.steps=1",
-    "train.kl_coef=1.0",
-    "train.warmup.learning_rate=0.01",
+    "train.algorithm.kl.coef=1.0",
+    "train.warm_start.learning_rate=0.01",
     "episode.max_void=1.0",
 ]
 

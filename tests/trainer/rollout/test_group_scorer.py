@@ -172,7 +172,7 @@ def watched(weights, spreads, *, seed=0, groups=6):
 
 
 def test_by_spread_no_part_drowns_the_others_and_noise_is_not_blown_up():
-    config = RewardWeightsConfig(mode="spread", rate=0.5, bound=8)
+    config = RewardWeightsConfig(mode="spread", rate=0.5, max_factor=8)
     weights = RewardWeights(config, ["loud", "quiet", "dead"], grounded=[])
     for seed in range(40):
         weights.observe(watched(weights, {"loud": 2.0, "quiet": 0.5, "dead": 0.0}, seed=seed))
@@ -191,7 +191,7 @@ def test_by_spread_no_part_drowns_the_others_and_noise_is_not_blown_up():
 
 def test_a_factor_stays_within_its_bound():
     weights = RewardWeights(
-        RewardWeightsConfig(mode="spread", rate=1.0, bound=2), ["loud", "quiet"], grounded=[]
+        RewardWeightsConfig(mode="spread", rate=1.0, max_factor=2), ["loud", "quiet"], grounded=[]
     )
     for seed in range(5):
         weights.observe(watched(weights, {"loud": 100.0, "quiet": 0.01}, seed=seed))
@@ -204,7 +204,7 @@ def test_a_factor_stays_within_its_bound():
 def test_likes_raise_the_grounded_part_that_they_go_with_and_nothing_else():
     rng = random.Random(5)
     weights = RewardWeights(
-        RewardWeightsConfig(mode="feedback", feedback="x"),
+        RewardWeightsConfig(mode="feedback", feedback_file="x"),
         ["brief", "polite", "judge"],
         grounded=["brief", "polite"],
     )
@@ -321,7 +321,7 @@ def test_a_resumed_run_goes_on_with_the_same_scales_and_weights(env, tmp_path):
         *SETTINGS,
         *MIXED,
         "train.reward_weights={mode: spread, rate: 0.5}",
-        "train.deterministic=true",
+        "train.rollout.deterministic=true",
     ]
     _, whole = run(tmp_path / "whole", *settings, "train.steps=3", env=env)
     _, part = run(tmp_path / "part", *settings, "train.steps=1", env=env)
@@ -367,7 +367,11 @@ refused.of_group = True
 
 def test_a_users_mistake_in_the_middle_of_a_run_loses_no_step(env, tmp_path):
     (tmp_path / "parts.py").write_text(REFUSED)
-    settings = [*SETTINGS, "train.tasks_per_step=2", "reward.opinion={from: parts.py:refused}"]
+    settings = [
+        *SETTINGS,
+        "train.rollout.groups_per_step=2",
+        "reward.opinion={from: parts.py:refused}",
+    ]
     with pytest.raises(UsageError, match="refused the key"):
         run(tmp_path / "r", *settings, env=env)
     folder = RunFolder.open(tmp_path / "r")
@@ -379,7 +383,7 @@ def test_likes_that_cannot_be_read_are_told_once_and_change_nothing(layer, tmp_p
     likes = tmp_path / "likes.jsonl"
     judged = of_terms(1, solved=1.0)
     weighed = layer(
-        weights=RewardWeightsConfig(mode="feedback", feedback=str(likes)),
+        weights=RewardWeightsConfig(mode="feedback", feedback_file=str(likes)),
         find=lambda names: {n: judged for n in names if n == "1:1"},
     )
     likes.write_text('{"episode": "1:1", "like": true}\n')

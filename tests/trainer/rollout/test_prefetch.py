@@ -14,7 +14,7 @@ from tests.fakes.shop_env import write as write_shop
 from tests.trainer.learner.test_mismatch_run import SETTINGS, WORDY, lines
 from tests.trainer.training.test_train import BREAKS_LATE, run
 
-AHEAD = [*SETTINGS, "train.one_step_off=true", "train.steps=4"]
+AHEAD = [*SETTINGS, "train.rollout.one_step_ahead=true", "train.steps=4"]
 
 
 @pytest.fixture
@@ -62,7 +62,9 @@ def test_what_was_played_ahead_is_one_step_off_and_its_ratio_says_so(env, tmp_pa
 
 
 def test_a_step_after_a_checkpoint_or_a_validation_is_played_afresh(env, tmp_path):
-    for number, setting in enumerate(("train.save_every=2", "train.eval.every=2")):
+    for number, setting in enumerate(
+        ("train.output.checkpoint_every_steps=2", "train.evaluation.validate_every_steps=2")
+    ):
         _, folder = run(tmp_path / f"r{number}", *AHEAD, setting, env=env)
         assert ["offpolicy/staleness_max" in line for line in lines(folder)] == [
             False,
@@ -103,4 +105,4 @@ def test_a_world_that_breaks_while_a_step_is_learned_from_loses_nothing_of_that_
 
 def test_playing_in_step_and_ahead_at_once_is_refused():
     with pytest.raises(UsageError, match="one_step_off at once"):
-        resolve("guess", ["train.one_step_off=true", "train.deterministic=true"])
+        resolve("guess", ["train.rollout.one_step_ahead=true", "train.rollout.deterministic=true"])

@@ -38,7 +38,7 @@ def open_quiz(tmp_path):
         config = TrainConfig.of(spec.train)
         world = World(spec)
         worlds.append(world)
-        labels = SelfTraining(spec, config, config.self_training, world, torch.nn.Linear(2, 2))
+        labels = SelfTraining(spec, config, config.plan, world, torch.nn.Linear(2, 2))
         labels.check()
         if begun:
             labels.begin(play or (lambda tasks: pytest.fail("nobody needs to play")))
@@ -92,7 +92,7 @@ def test_a_task_without_a_label_is_paid_by_the_vote_and_one_with_a_label_by_the_
 @pytest.mark.parametrize("seed", range(20))
 def test_the_truth_of_a_task_without_a_label_changes_nothing_that_is_learned(open_quiz, seed):
     rng = random.Random(seed)
-    labels, layer = open_quiz("train.self_training.keep=0.5")
+    labels, layer = open_quiz("train.plan.keep_fraction=0.5")
     tasks = [task for task in labels.pool if task not in labels.labelled]
     answers = {task: [rng.choice("123") for _ in range(4)] for task in tasks}
 
@@ -116,7 +116,7 @@ def test_parts_that_need_no_label_stay_and_all_others_are_silent_turn_by_turn_to
         "reward.form={from: parts.py:form, weight: 0.5}",
         "reward.near={from: parts.py:near, per: turn}",
     ]
-    labels, layer = open_quiz(*extra, "train.self_training.label_free=[form]")
+    labels, layer = open_quiz(*extra, "train.plan.label_free_parts=[form]")
     _, unlabelled = tasks_of(labels)
     near = Term(1.0, 1.0, 1.0, by_turn=(1.0,))
     [group] = layer.score(
@@ -138,7 +138,7 @@ def test_a_task_that_turns_out_to_have_no_truth_is_voted_on(open_quiz):
 
 def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
     first, again, other = (
-        open_quiz(f"train.seed={seed}", "train.self_training.pool=200")[0] for seed in (3, 3, 4)
+        open_quiz(f"train.seed={seed}", "train.plan.pool_size=200")[0] for seed in (3, 3, 4)
     )
     assert (first.pool, first.labelled) == (again.pool, again.labelled)
     assert set(first.pool).isdisjoint(other.pool)
@@ -148,7 +148,7 @@ def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
 
 def test_a_budget_binds_and_levels_with_the_truth_are_outside_of_it(open_quiz):
     labels, _ = open_quiz(
-        "train.self_training={pool: 60, true_labels: 1.0, label_budget: 5, labelled_levels: [L0]}"
+        "train.plan={name: self_training, pool_size: 60, true_label_fraction: 1.0, max_true_labels: 5, labelled_levels: [L0]}"
     )
     levels = [labels.tasks.templates[task.split("/")[1]].level for task in labels.labelled]
     easy = [task for task in labels.pool if "/same/" in task]
@@ -164,7 +164,7 @@ def test_every_task_comes_once_before_any_comes_again(open_quiz):
 
 
 def test_steps_play_the_pool_and_the_warm_start_only_levels_with_the_truth(open_quiz):
-    labels, _ = open_quiz("train.self_training.labelled_levels=[L0]")
+    labels, _ = open_quiz("train.plan.labelled_levels=[L0]")
     sampler = TaskSampler(labels.spec, labels.config, labels.tasks, labels)
     tasks = lambda step, **more: {
         request.task for request in sampler.draws(step, **more).requests(40, 1)
@@ -175,7 +175,7 @@ def test_steps_play_the_pool_and_the_warm_start_only_levels_with_the_truth(open_
 
 def test_a_share_of_each_step_can_be_of_labelled_tasks(open_quiz):
     labels, _ = open_quiz(
-        "train.self_training={pool: 100, true_labels: 0.05, labelled_groups: 0.3}"
+        "train.plan={name: self_training, pool_size: 100, true_label_fraction: 0.05, labelled_group_fraction: 0.3}"
     )
     rng = random.Random(0)
     counts = [sum(task in labels.labelled for task in labels.draw(rng, 8)) for _ in range(400)]
@@ -184,7 +184,7 @@ def test_a_share_of_each_step_can_be_of_labelled_tasks(open_quiz):
 
 
 def test_the_most_agreed_groups_are_kept_after_those_with_a_true_label(open_quiz):
-    labels, _ = open_quiz("train.self_training.keep=0.5")
+    labels, _ = open_quiz("train.plan.keep_fraction=0.5")
     labelled, _ = tasks_of(labels)
     split, whole, torn = sorted(set(labels.pool) - labels.labelled)[:3]
     groups = [
@@ -212,8 +212,10 @@ def test_the_easiest_of_each_level_are_those_that_the_policy_agrees_on(open_quiz
             for number, task in enumerate(tasks)
         ]
 
-    labels, _ = open_quiz("train.self_training={pool: 60, easiest: 0.2}", play=play)
-    whole, _ = open_quiz("train.self_training.pool=60")
+    labels, _ = open_quiz(
+        "train.plan={name: self_training, pool_size: 60, easiest_fraction: 0.2}", play=play
+    )
+    whole, _ = open_quiz("train.plan.pool_size=60")
     agreed = set(whole.pool[::3])
     assert set(labels.pool) <= agreed
     for name in ("/same/", "/after/"):
@@ -223,7 +225,7 @@ def test_the_easiest_of_each_level_are_those_that_the_policy_agrees_on(open_quiz
 
 def test_a_frozen_teacher_votes_once_a_task_and_an_averaged_one_at_every_step(open_quiz):
     for teacher, heard_again in (("frozen", []), ("average", "the task")):
-        labels, layer = open_quiz(f"train.self_training.teacher={teacher}")
+        labels, layer = open_quiz(f"train.plan.teacher={teacher}")
         _, task = tasks_of(labels)
         group = group_of(task, "774")
         labels.begin_step()
@@ -232,7 +234,7 @@ def test_a_frozen_teacher_votes_once_a_task_and_an_averaged_one_at_every_step(op
         assert rewards(layer.score([group], step=0)[0]) == [0.0, 0.0, 1.0]  # by the teacher's label
         labels.begin_step()
         assert labels.unheard([group]) == ([task] if heard_again else [])
-    silent, layer = open_quiz("train.self_training.teacher=frozen")
+    silent, layer = open_quiz("train.plan.teacher=frozen")
     silent.hear([task], [[VOID, VOID]])
     assert [e.reward_terms["agreed"].value for e in layer.score([group], step=0)[0]] == [None] * 3
 
@@ -261,15 +263,21 @@ def test_an_average_goes_its_way_to_the_policy_and_the_model_gets_its_own_back()
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["train.eval.every=0"], "needs a held-out slice with true labels.*set train.eval.every"),
-        (["train.signals=false"], "needs train.signals"),
-        (["train.curriculum.adaptive=true"], "goes by true labels"),
         (
-            ["train.self_training.teacher=frozen", "train.one_step_off=true"],
-            "no train.one_step_off",
+            ["train.evaluation.validate_every_steps=0"],
+            "needs held-out tasks with true labels.*set train.evaluation.validate_every_steps",
+        ),
+        (["train.checks.hacking_signals=false"], "needs train.checks.hacking_signals"),
+        (["train.tasks.adaptive=true"], "needs true labels"),
+        (
+            ["train.plan.teacher=frozen", "train.rollout.one_step_ahead=true"],
+            "Leave out train.rollout.one_step_ahead",
         ),
         (
-            ["train.self_training.teacher=average", "train.server.url=http://localhost:1"],
+            [
+                "train.plan.teacher=average",
+                "train.engine={name: vllm_server, url: http://localhost:1}",
+            ],
             "no train.server",
         ),
     ],
@@ -288,11 +296,11 @@ def test_a_run_in_which_a_collapse_would_go_unseen_is_refused(tmp_path, settings
         ),
         (["reward.more={from: majority_vote}"], "it has agreed and more"),
         (
-            ["train.self_training.label_free=[solvd]"],
-            "label_free: the reward has no part 'solvd', did you mean 'solved'",
+            ["train.plan.label_free_parts=[solvd]"],
+            "label_free_parts: the reward has no part 'solvd', did you mean 'solved'",
         ),
         (
-            ["train.self_training.labelled_levels=[L7]"],
+            ["train.plan.labelled_levels=[L7]"],
             "labelled_levels: no training task of level 'L7'",
         ),
     ],
@@ -310,10 +318,10 @@ def test_a_validation_without_any_truth_is_refused(open_quiz):
 
 
 def test_its_state_comes_back(open_quiz):
-    labels, _ = open_quiz("train.self_training.teacher=average")
+    labels, _ = open_quiz("train.plan.teacher=average")
     labels.begin_step()
     labels.hear(labels.pool[:1], [group_of(labels.pool[0], "12")])
-    again, _ = open_quiz("train.self_training.teacher=average", "train.seed=9", begun=False)
+    again, _ = open_quiz("train.plan.teacher=average", "train.seed=9", begun=False)
     again.load_state_dict(labels.state_dict())
     assert (again.pool, again.labelled) == (labels.pool, labels.labelled)
     assert again.voters(labels.pool[0]) == [r"\boxed{1}", r"\boxed{2}"]
@@ -334,12 +342,12 @@ def made(tmp_path_factory):
     """A run with everything on, and its environment."""
     place = tmp_path_factory.mktemp("selftrain")
     env = write_quiz(place)
-    options = "{pool: 12, true_labels: 0.25, keep: 0.5, easiest: 0.75, teacher: average, labelled_levels: [L0]}"
+    options = "{name: self_training, pool_size: 12, true_label_fraction: 0.25, keep_fraction: 0.5, easiest_fraction: 0.75, teacher: average, labelled_levels: [L0]}"
     settings = [
-        f"train.self_training={options}",
-        "train.deterministic=true",
-        "train.save_every=1",
-        "train.export=best",
+        f"train.plan={options}",
+        "train.rollout.deterministic=true",
+        "train.output.checkpoint_every_steps=1",
+        "train.output.adapter=best",
     ]
     _, folder = run(place / "r", *settings, env=env)
     return SimpleNamespace(env=env, settings=settings, folder=folder)

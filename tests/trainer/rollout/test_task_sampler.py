@@ -256,15 +256,15 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
     [
         (
             {"curriculum": {"adaptive": True}, "levels": ["L1"]},
-            r"shop.yaml: train.curriculum.adaptive: needs at least two templates",
+            r"shop.yaml: train.tasks.adaptive: needs at least two templates",
         ),
         (
             {"curriculum": {"unlock_at": 0.5}, "levels": ["L0"]},
-            "train.curriculum.unlock_at: needs two levels, found L0",
+            "train.tasks.unlock_at: needs two levels, found L0",
         ),
         (
             {"curriculum": {"unlock_at": 0.5}, "eval": {}},
-            "unlock_at: needs validations.*Set train.eval.every to 1",
+            "unlock_at: needs validations.*Set train.evaluation.validate_every_steps to 1",
         ),
         (
             {"curriculum": {"unlock_at": 0.5}, "eval": {"every": 1, "val_tasks": 1}},

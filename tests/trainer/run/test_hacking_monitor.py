@@ -241,11 +241,11 @@ def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_r
         *SETTINGS,
         *VOTED,
         "reward.wordy.weight=0.0",
-        "train.deterministic=true",
-        "train.max_new_tokens=2",
-        "train.group_size=8",
-        "train.tasks_per_step=3",
-        "train.learning_rate=7e-4",
+        "train.rollout.deterministic=true",
+        "train.rollout.max_turn_tokens=2",
+        "train.rollout.group_size=8",
+        "train.rollout.groups_per_step=3",
+        "train.optimizer.learning_rate=7e-4",
     ]
     _, whole = run(tmp_path / "whole", *settings, "train.steps=24", env=voted)
     found = {line["name"]: line for line in whole.signals()}
@@ -272,7 +272,7 @@ def test_a_healthy_run_with_tools_tells_nothing(tmp_path):
     (tmp_path / "rewards.py").write_text(WORDY)
     env = str(write_shop(tmp_path))
     _, folder = run(
-        tmp_path / "r", *SETTINGS, "train.steps=40", "train.learning_rate=1e-3", env=env
+        tmp_path / "r", *SETTINGS, "train.steps=40", "train.optimizer.learning_rate=1e-3", env=env
     )
     assert folder.signals() == []
     assert not folder.signals_file.exists()
@@ -287,7 +287,7 @@ def test_signals_can_be_switched_off(tmp_path):
         tmp_path / "r",
         *SETTINGS,
         "train.steps=1",
-        "train.signals=false",
+        "train.checks.hacking_signals=false",
         env=str(write_shop(tmp_path)),
     )
     assert signs(folder) == [{}]

@@ -9,6 +9,7 @@ import torch
 
 from envgym.errors import UsageError
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.evaluation import OutputConfig
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training import best, checkpoint
@@ -201,7 +202,7 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
         best.note(progress, success, tasks=64, written={})
     assert progress.best == {"step": 2, "success": 0.5, "tasks": 64}
     assert progress.validated == 5
-    assert best.recipe(progress, TrainConfig(export="best")) == {
+    assert best.recipe(progress, TrainConfig(output=OutputConfig(adapter="best"))) == {
         "adapter of": "step 2, the best of the validations (50% of 64 tasks)"
     }
     assert best.recipe(progress, TrainConfig()) == {}
@@ -222,7 +223,7 @@ def test_asking_for_the_best_without_validations_is_refused_at_the_start():
     with pytest.raises(
         UsageError, match=r"train\.export is best, but train\.eval\.every is 0.*train\.eval\.every"
     ):
-        resolve("guess", ["train.device=cpu", "train.export=best"])
+        resolve("guess", ["train.model.device=cpu", "train.output.adapter=best"])
 
 
 def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run):

@@ -21,23 +21,23 @@ from envgym_trainer.training.launch import resolve, start, train
 LETTERS = "id: test/letters-v0\ngym: tests.fakes.letters_env:Letters-v0\ntasks: {val: 2, test: 3}\n"
 SMALL = [
     "train.model=tiny",
-    "train.device=cpu",
-    "train.deterministic=true",
-    "train.warmup.demos=0",
+    "train.model.device=cpu",
+    "train.rollout.deterministic=true",
+    "train.warm_start.episodes=0",
     "train.steps=4",
-    "train.tasks_per_step=2",
-    "train.group_size=3",
-    "train.updates_per_step=2",
-    "train.learning_rate=1e-3",
-    "train.max_new_tokens=5",
-    "train.eval.base_tasks=2",
-    "train.eval.tasks=3",
-    "train.eval.every=1",
-    "train.eval.val_tasks=2",
-    "train.save_every=1",
-    "train.kl_coef=0.01",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=3",
+    "train.optimizer.updates_per_step=2",
+    "train.optimizer.learning_rate=1e-3",
+    "train.rollout.max_turn_tokens=5",
+    "train.evaluation.base_tasks=2",
+    "train.evaluation.tasks=3",
+    "train.evaluation.validate_every_steps=1",
+    "train.evaluation.validation_tasks=2",
+    "train.output.checkpoint_every_steps=1",
+    "train.algorithm.kl.coef=0.01",
     "train.controllers.kl={target: 0.001}",
-    "train.controllers.max_kl=0.5",
+    "train.optimizer.max_kl=0.5",
     "train.controllers.learning_rate={target: 0.002, highest: 0.1}",
     "train.controllers.entropy={target: 9.0}",
 ]
@@ -201,7 +201,7 @@ def test_the_best_adapter_is_evaluated_and_handed_over_where_that_is_asked_for_a
         json.dumps(progress | {"best": {"step": 3, "success": 1.0, "tasks": 2}})
     )
     (last / "manifest.json").unlink()  # its hash is another now
-    play(env, run.path, "train.export=best", resume=True)
+    play(env, run.path, "train.output.adapter=best", resume=True)
     adapter_of = lambda step: torch.load(run.checkpoint(step) / "learner.pt", weights_only=True)[
         "adapter"
     ]

@@ -13,19 +13,19 @@ from tests.trainer.training.test_train import run
 ENVS = sorted((Path(__file__).parents[3] / "envs").glob("*.yaml"))
 LESS = [
     "train.model=tiny",
-    "train.device=cpu",
-    "train.preflight=off",
-    "train.warmup.demos=2",
-    "train.warmup.demos_per_step=2",
+    "train.model.device=cpu",
+    "train.checks.preflight=off",
+    "train.warm_start.episodes=2",
+    "train.warm_start.episodes_per_step=2",
     "train.steps=1",
-    "train.tasks_per_step=1",
-    "train.group_size=2",
-    "train.max_new_tokens=8",
-    "train.max_context=2048",
-    "train.eval.tasks=1",
-    "train.eval.base_tasks=0",
-    "train.eval.val_tasks=1",
-    "train.save_every=0",
+    "train.rollout.groups_per_step=1",
+    "train.rollout.group_size=2",
+    "train.rollout.max_turn_tokens=8",
+    "train.rollout.max_context_tokens=2048",
+    "train.evaluation.tasks=1",
+    "train.evaluation.base_tasks=0",
+    "train.evaluation.validation_tasks=1",
+    "train.output.checkpoint_every_steps=0",
 ]
 NEEDS = {"selftrain": "reasoning_gym", "notes": "mcp", "report": "resvg_py"}
 
@@ -44,7 +44,7 @@ def test_an_environment_that_ships_trains_by_its_own_settings(env, tmp_path):
         )
     if env.stem == "workspace":
         need_docker()
-    more = ["train.self_training.pool=4"] if load_spec(env).train.get("self_training") else []
+    more = ["train.plan.pool_size=4"] if load_spec(env).train.get("plan") else []
     outcomes, folder = run(tmp_path / "r", *LESS, *more, env=env)
     assert list(outcomes) == ["warm start", "trained"]
     lines = [json.loads(line) for line in folder.episodes_file.read_text().splitlines()]

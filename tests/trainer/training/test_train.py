@@ -14,7 +14,7 @@ from envgym.errors import TooManyFailures, UsageError
 from envgym.spec.environment import load_spec
 from envgym_trainer.algorithms.credit import samples_of
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.config.algorithm import AlgorithmConfig
+from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.preflight import CannotLearn
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.checkpoint import Progress
@@ -25,17 +25,17 @@ from tests.fakes.shop_env import write as write_shop
 
 SMALL = [
     "train.model=tiny",
-    "train.device=cpu",
-    "train.warmup.demos=8",
-    "train.warmup.demos_per_step=4",
+    "train.model.device=cpu",
+    "train.warm_start.episodes=8",
+    "train.warm_start.episodes_per_step=4",
     "train.steps=2",
-    "train.tasks_per_step=2",
-    "train.group_size=4",
-    "train.eval.tasks=4",
-    "train.max_new_tokens=8",
-    "train.save_every=1",
-    "train.eval.every=1",
-    "train.eval.val_tasks=2",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=4",
+    "train.evaluation.tasks=4",
+    "train.rollout.max_turn_tokens=8",
+    "train.output.checkpoint_every_steps=1",
+    "train.evaluation.validate_every_steps=1",
+    "train.evaluation.validation_tasks=2",
 ]
 FOREIGN = "id: test/echo-v0\ngym: tests.fakes.echo_env:Echo-v0\ntasks: {val: 2, test: 4}\n"
 
@@ -152,12 +152,14 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
     env = write_shop(tmp_path, tools=crash)
     settings = [
         "sandbox.backend=local",
-        "train.warmup.demos=8",
-        "train.eval.base_tasks=0",
+        "train.warm_start.episodes=8",
+        "train.evaluation.base_tasks=0",
         "train.steps=0",
         "episode.max_void=1.0",
     ]
-    settings.append("train.preflight=off")  # which would refuse a world as broken as this one
+    settings.append(
+        "train.checks.preflight=off"
+    )  # which would refuse a world as broken as this one
     _, folder = run(tmp_path / "r", *settings, env=env)
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
     for line in (first, second):
@@ -215,7 +217,11 @@ def steps_of(path):
 
 
 def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
-    settings = [*SMALL, "train.save_every=0", "train.eval.every=0"]
+    settings = [
+        *SMALL,
+        "train.output.checkpoint_every_steps=0",
+        "train.evaluation.validate_every_steps=0",
+    ]
     process = train_guess(*settings, "train.steps=400", "--out", tmp_path, "--name", "r")
     deadline = time.monotonic() + 120
     while len(steps_of(tmp_path / "r")) < 3:
@@ -264,13 +270,13 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
     (tmp_path / "rewards.py").write_text(BREAKS_LATE)
     settings = [
         *SMALL,
-        "train.warmup.demos=0",
+        "train.warm_start.episodes=0",
         "train.steps=3",
-        "train.eval.base_tasks=0",
-        "train.eval.every=0",
-        "train.save_every=0",
+        "train.evaluation.base_tasks=0",
+        "train.evaluation.validate_every_steps=0",
+        "train.output.checkpoint_every_steps=0",
         "reward.late={from: rewards.py:breaks_late}",
-        "train.preflight=off",
+        "train.checks.preflight=off",
     ]
     env = str(write_shop(tmp_path))
     out = tmp_path / "runs"
@@ -304,10 +310,10 @@ def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
     )
     env = write_shop(tmp_path, tools=crash)
     settings = [
-        "train.warmup.demos=80",
-        "train.warmup.demos_per_step=8",
-        "train.eval.base_tasks=0",
-        "train.preflight=off",
+        "train.warm_start.episodes=80",
+        "train.warm_start.episodes_per_step=8",
+        "train.evaluation.base_tasks=0",
+        "train.checks.preflight=off",
     ]
     with pytest.raises(TooManyFailures, match="tool_crashed in call"):
         run(tmp_path / "r", *settings, env=env)
@@ -327,9 +333,9 @@ def test_a_foreign_gymnasium_environment_trains(tmp_path):
     with pytest.raises(
         CannotLearn, match="a stronger model"
     ):  # the tiny model never earns anything here
-        run(tmp_path / "refused", "train.warmup.demos=0", env=path)
+        run(tmp_path / "refused", "train.warm_start.episodes=0", env=path)
     outcomes, folder = run(
-        tmp_path / "echo", "train.warmup.demos=0", "train.preflight=off", env=path
+        tmp_path / "echo", "train.warm_start.episodes=0", "train.checks.preflight=off", env=path
     )
     assert outcomes["trained"].total.n == 4
     assert (folder.adapter / "adapter_model.safetensors").exists()
@@ -353,7 +359,7 @@ def test_void_members_are_left_out_of_their_group():
         return Episode("e", "t", "train", "", "", 0, (), trace, reward, failure=failure)
 
     void = episode(None, Failure("sandbox_lost", "call", ""))
-    plain = AlgorithmConfig(std="none")
+    plain = AlgorithmConfig(advantage=AdvantageConfig(std="none"))
     scaled = AlgorithmConfig()
     samples = samples_of([[episode(1.0), episode(0.0), void]], plain)
     assert [sample.advantage for sample in samples] == [0.5, -0.5]
@@ -366,8 +372,8 @@ def test_void_members_are_left_out_of_their_group():
 
 def test_the_profile_of_the_device_is_taken_and_the_command_line_goes_over_it():
     spec = load_spec("crm", profile="cpu")
-    assert TrainConfig.of(spec.train).levels == ("L0", "L1")
-    _, config, profile = resolve("crm", ["train.device=cpu", "train.steps=3"])
+    assert TrainConfig.of(spec.train).tasks.levels == ("L0", "L1")
+    _, config, profile = resolve("crm", ["train.model.device=cpu", "train.steps=3"])
     assert (profile, config.steps) == ("cpu", 3)
 
 

@@ -88,31 +88,31 @@ def _shares(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The advantages (P, G), and each term's share of them, before any rest."""
-    if algorithm.credit == "turns":
+    if algorithm.advantage.name == "turns":
         whole = _token_mean(groups, turn_values(groups, algorithm, rewards, valid))
         return whole, _scaled(
             _differences_of_turns(groups, algorithm, rewards, valid), whole, per_group=True
         )
     advantages = episode_advantages(groups, algorithm, rewards, valid)
-    if algorithm.advantage == "gdpo":
+    if algorithm.advantage.name == "gdpo":
         table, weights = part_table(groups, rewards)
         names = weighted_names(groups)
         names.append(FORFEIT if names else REWARD)
         alone = lambda part: group_advantages(
-            part, valid=~part.isnan(), ddof=algorithm.ddof, eps=algorithm.eps
+            part, valid=~part.isnan(), ddof=algorithm.advantage.ddof, eps=algorithm.advantage.eps
         )
         each = {
             name: weight * alone(part)
             for name, weight, part in zip(names, weights, table, strict=True)
         }
         return advantages, {name: share for name, share in each.items() if share.any()}
-    over_batch = algorithm.advantage == "reinforce_pp"
+    over_batch = algorithm.advantage.name == "reinforce_pp"
     terms = _terms(groups, algorithm, rewards)
     differences = {
         name: _centered(table, valid, over_batch=over_batch) for name, table in terms.items()
     }
     shares = _scaled(differences, advantages, per_group=not over_batch)
-    if algorithm.credit == "steps":
+    if algorithm.advantage.name == "gigpo":
         advantages = _token_mean(groups, turn_values(groups, algorithm, rewards, valid))
     return advantages, shares
 
@@ -128,14 +128,14 @@ def _terms(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor) -> dict[
     }
     tables = {
         name: torch.zeros_like(rewards)
-        for name in [*sorted(names), *([OVERLONG] if algorithm.overlong else [])]
+        for name in [*sorted(names), *([OVERLONG] if algorithm.overlong_penalty else [])]
     }
     for p, group in enumerate(groups):
         for g, episode in enumerate(group):
             for name, term in _terms_of(episode).items():
                 if name in tables:
                     tables[name][p, g] = term.contribution
-            if algorithm.overlong:
+            if algorithm.overlong_penalty:
                 tables[OVERLONG][p, g] = overlong(episode, algorithm)
     return tables
 
@@ -161,7 +161,9 @@ def _differences_of_turns(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> dict[str, Tensor]:
     """Name -> (P, G) the advantage that the episodes had if there were only this term and no deviation to divide by."""
-    plain = algorithm.model_copy(update={"std": "none", "overlong": None, "mistake_penalty": 0.0})
+    penalty = algorithm.advantage.invalid_call_penalty
+    advantage = algorithm.advantage.model_copy(update={"std": "none", "invalid_call_penalty": 0.0})
+    plain = algorithm.model_copy(update={"advantage": advantage, "overlong_penalty": None})
     names = {
         name
         for group in groups
@@ -170,13 +172,14 @@ def _differences_of_turns(
         if term.contribution
     }
     alone = {name: (plain, name) for name in sorted(names)}
-    if algorithm.overlong:
-        alone[OVERLONG] = plain.model_copy(update={"overlong": algorithm.overlong}), ""
-    if algorithm.mistake_penalty:
-        alone[MISTAKES] = (
-            plain.model_copy(update={"mistake_penalty": algorithm.mistake_penalty}),
+    if algorithm.overlong_penalty:
+        alone[OVERLONG] = (
+            plain.model_copy(update={"overlong_penalty": algorithm.overlong_penalty}),
             "",
         )
+    if penalty:
+        penalized = advantage.model_copy(update={"invalid_call_penalty": penalty})
+        alone[MISTAKES] = (plain.model_copy(update={"advantage": penalized}), "")
     found = {}
     for name, (rule, term) in alone.items():
         reduced = [[_only(episode, term) for episode in group] for group in groups]

@@ -51,7 +51,7 @@ def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list
         return []
     rewards = episode_rewards(groups, algorithm)  # (P, G)
     valid = ~rewards.isnan()
-    if algorithm.credit == "episode":
+    if algorithm.advantage.name not in ("turns", "gigpo"):
         values = episode_advantages(groups, algorithm, rewards, valid)  # (P, G)
         return [
             [
@@ -92,12 +92,12 @@ def episode_rewards(
 
 
 def overlong(episode: Episode, algorithm: AlgorithmConfig) -> float:
-    limits = algorithm.overlong
+    limits = algorithm.overlong_penalty
     if limits is None or episode.tokens is None:
         return 0.0
     length = torch.tensor(float(sum(episode.tokens.loss_mask)))
     return float(
-        overlong_penalty(length, max_tokens=limits.max_tokens, cache_tokens=limits.cache_tokens)
+        overlong_penalty(length, max_tokens=limits.max_tokens, cache_tokens=limits.slope_tokens)
     )
 
 
@@ -105,23 +105,29 @@ def episode_advantages(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> Tensor:
     """(P, G), of `episode_rewards` and where they are no NaN."""
-    if algorithm.advantage == "rloo":
+    if algorithm.advantage.name == "rloo":
         return rloo_advantages(rewards, valid=valid)
-    if algorithm.advantage in ("reinforce_pp", "reinforce_pp_baseline"):
-        baseline = algorithm.advantage == "reinforce_pp_baseline"
-        return reinforce_pp_advantages(rewards, valid=valid, baseline=baseline, eps=algorithm.eps)
-    if algorithm.advantage == "gdpo":
+    if algorithm.advantage.name in ("reinforce_pp", "reinforce_pp_baseline"):
+        baseline = algorithm.advantage.name == "reinforce_pp_baseline"
+        return reinforce_pp_advantages(
+            rewards, valid=valid, baseline=baseline, eps=algorithm.advantage.eps
+        )
+    if algorithm.advantage.name == "gdpo":
         parts, part_weights = part_table(groups, rewards)
         return gdpo_advantages(
-            parts, part_weights, valid=~parts.isnan(), ddof=algorithm.ddof, eps=algorithm.eps
+            parts,
+            part_weights,
+            valid=~parts.isnan(),
+            ddof=algorithm.advantage.ddof,
+            eps=algorithm.advantage.eps,
         )
     return group_advantages(
         rewards,
         valid=valid,
-        scale_by_std=algorithm.std != "none",
-        std="batch" if algorithm.std == "batch" else "group",
-        ddof=algorithm.ddof,
-        eps=algorithm.eps,
+        scale_by_std=algorithm.advantage.std != "none",
+        std="batch" if algorithm.advantage.std == "batch" else "group",
+        ddof=algorithm.advantage.ddof,
+        eps=algorithm.advantage.eps,
     )
 
 
@@ -167,7 +173,7 @@ def turn_values(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> list[list[Tensor]]:
     """For each episode the advantage of each turn, (K,), where credit is for turns or steps."""
-    if algorithm.credit == "steps":
+    if algorithm.advantage.name == "gigpo":
         return _step_values(
             groups, algorithm, valid, episode_advantages(groups, algorithm, rewards, valid)
         )
@@ -184,7 +190,7 @@ def turn_values(
         for g, row in enumerate(group):
             table[p, g, : len(row)] = row
     advantages = turn_advantages(
-        table, valid=~table.isnan(), std=algorithm.std, eps=algorithm.eps
+        table, valid=~table.isnan(), std=algorithm.advantage.std, eps=algorithm.advantage.eps
     )  # (P, G, K)
     return [
         [advantages[p, g, : len(row)] for g, row in enumerate(group)]
@@ -205,7 +211,7 @@ def _step_values(
             if not valid[p, g]:
                 continue
             own = _returns(episode, algorithm)
-            keys = anchor_states(episode, algorithm.anchor)[: len(own)]
+            keys = anchor_states(episode, algorithm.advantage.same_state)[: len(own)]
             returns.append(own)
             states += [numbers.setdefault((p, key), len(numbers)) for key in keys]
             owners += [(p, g)] * len(own)
@@ -214,12 +220,12 @@ def _step_values(
         steps = step_advantages(
             torch.cat(returns),
             torch.tensor(states),
-            scale_by_std=algorithm.std != "none",
-            eps=algorithm.eps,
+            scale_by_std=algorithm.advantage.std != "none",
+            eps=algorithm.advantage.eps,
         )
         for (p, g), step in zip(owners, steps, strict=True):
             values[p][g] = torch.cat(
-                [values[p][g], (episode_wise[p, g] + algorithm.step_weight * step)[None]]
+                [values[p][g], (episode_wise[p, g] + algorithm.advantage.step_weight * step)[None]]
             )
     return values
 
@@ -234,16 +240,16 @@ def _returns(episode: Episode, algorithm: AlgorithmConfig) -> Tensor:
         raise UsageError(
             f"an episode of task '{episode.task_id}' has {spans} turns of sampled tokens but rewards of "
             f"{len(episode.turn_rewards)}: credit for turns needs one for each. "
-            "Use train.algorithm.credit=episode for this environment or record."
+            "Use train.algorithm.advantage.name=group for this environment or record."
         )
     mistakes = episode.turn_mistakes or (0,) * spans
     rewards = [
-        reward - algorithm.mistake_penalty * n
+        reward - algorithm.advantage.invalid_call_penalty * n
         for reward, n in zip(episode.turn_rewards, mistakes, strict=True)
     ]
     if rewards:
         rewards[-1] += overlong(episode, algorithm)
-    return returns_to_go(torch.tensor(rewards), discount=algorithm.discount)
+    return returns_to_go(torch.tensor(rewards), discount=algorithm.advantage.discount)
 
 
 def _turn_sample(episode: Episode, values: Tensor, algorithm: AlgorithmConfig) -> Sample | None:

@@ -44,27 +44,27 @@ def policy_loss(
     advantages = batch.advantages
     weights = batch.weights
     old_logprobs = batch.old_logprobs
-    options = {"kl_coef": kl_coef, "ref_logprobs": ref_logprobs, "kl": algorithm.kl}
-    if algorithm.kl_place == "reward" and kl_coef > 0 and ref_logprobs is not None:
+    options = {"kl_coef": kl_coef, "ref_logprobs": ref_logprobs, "kl": algorithm.kl.estimator}
+    if algorithm.kl.place == "reward" and kl_coef > 0 and ref_logprobs is not None:
         advantages = with_kl_in_reward(
             advantages,
             old_logprobs,
             ref_logprobs,
             batch.entry_samples,
             kl_coef=kl_coef,
-            estimator=algorithm.kl,
+            estimator=algorithm.kl.estimator,
         )
         # The penalty is already in the advantages. The estimate is still logged.
         options["kl_coef"] = 0.0
     sums: dict[str, Tensor] = {}
-    if algorithm.correction.mode != "none":
+    if algorithm.importance_weights.mode != "none":
         factor, sums = _correction(algorithm, batch, logprobs)
         weights = weights * factor
         old_logprobs = old_logprobs if batch.scored_logprobs is None else batch.scored_logprobs
     options |= {"denominator": denominator, "weights": weights}
-    if algorithm.loss == "reinforce":
+    if algorithm.loss.name == "reinforce":
         output = reinforce_loss(logprobs, old_logprobs, advantages, **options)
-    elif algorithm.loss == "gspo":
+    elif algorithm.loss.name == "gspo":
         output = gspo_loss(
             logprobs,
             old_logprobs,
@@ -75,7 +75,7 @@ def policy_loss(
             **options,
         )
     else:
-        ratio_loss = cispo_loss if algorithm.loss == "cispo" else grpo_loss
+        ratio_loss = cispo_loss if algorithm.loss.name == "cispo" else grpo_loss
         output = ratio_loss(
             logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high, **options
         )
@@ -84,7 +84,7 @@ def policy_loss(
 
 def needs_scoring(algorithm: AlgorithmConfig) -> bool:
     """Return whether logprobs must be recomputed before the step's first update."""
-    return algorithm.correction.mode != "none" and algorithm.loss != "reinforce"
+    return algorithm.importance_weights.mode != "none" and algorithm.loss.name != "reinforce"
 
 
 def _correction(
@@ -95,8 +95,8 @@ def _correction(
     The trainer's logprobs are those before the first update, or the current ones if the loss has no
     ratio.
     """
-    correction = algorithm.correction
-    scored = logprobs.detach() if algorithm.loss == "reinforce" else batch.scored_logprobs
+    correction = algorithm.importance_weights
+    scored = logprobs.detach() if algorithm.loss.name == "reinforce" else batch.scored_logprobs
     if scored is None:
         raise ValueError(
             "a correction needs the trainer's logprobs from before the first update. Call "
@@ -104,9 +104,9 @@ def _correction(
         )
     options = {
         "mode": correction.mode,
-        "level": correction.level,
-        "cap": correction.cap,
-        "floor": correction.floor,
+        "level": correction.per,
+        "cap": correction.max,
+        "floor": correction.min,
     }
     factor = importance_weights(scored, batch.old_logprobs, batch.entry_samples, **options)
     plain = importance_weights(
@@ -114,7 +114,7 @@ def _correction(
         batch.old_logprobs,
         batch.entry_samples,
         mode="truncate",
-        level=correction.level,
+        level=correction.per,
         cap=torch.inf,
     )
     return factor, {

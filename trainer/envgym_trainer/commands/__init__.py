@@ -111,7 +111,7 @@ def bench(commands: Any) -> None:
         "bench",
         _bench,
         summary="Measure what a training run will cost here, and say which setting to turn.",
-        example="envgym bench envs/crm.yaml train.group_size=16",
+        example="envgym bench envs/crm.yaml train.rollout.group_size=16",
     )
     parser.add_argument("--steps", type=int, default=2, help="GRPO steps to measure (default: 2)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -133,7 +133,7 @@ def doctor(commands: Any) -> None:
         "doctor",
         _doctor,
         summary="Find out whether a training run can learn, and why not, before it costs hours.",
-        example="envgym doctor envs/crm.yaml train.warmup.demos=0",
+        example="envgym doctor envs/crm.yaml train.warm_start.episodes=0",
     )
     parser.add_argument(
         "--fast", action="store_true", help="only what each training does at its start, in seconds"

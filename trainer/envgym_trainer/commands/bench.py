@@ -145,17 +145,22 @@ def _measure(trainer: Trainer, steps: int, console: Console) -> Report:
         **{name: statistics.median(getattr(cost, name) for cost in costs) for name in names}
     )
     with console.status("a supervised step"):
-        warmup = _warmup_step(trainer) if config.warmup.demos else 0.0
+        warmup = _warmup_step(trainer) if config.warm_start.episodes else 0.0
     with console.status("held-out tasks"):
         held_out = _eval_episode(trainer)
     tasks = len(
-        trainer.world.tasks.ids(config.eval.split, levels=config.levels, count=config.eval.tasks)
+        trainer.world.tasks.ids(
+            config.evaluation.split, levels=config.tasks.levels, count=config.evaluation.tasks
+        )
     )
-    evaluated = (tasks if config.eval.base_tasks is None else config.eval.base_tasks) + tasks * (
-        2 if config.warmup.demos else 1
-    )
+    evaluated = (
+        tasks if config.evaluation.base_tasks is None else config.evaluation.base_tasks
+    ) + tasks * (2 if config.warm_start.episodes else 1)
     validated = (
-        config.eval.val_tasks * (config.steps // config.eval.every) if config.eval.every else 0
+        config.evaluation.validation_tasks
+        * (config.steps // config.evaluation.validate_every_steps)
+        if config.evaluation.validate_every_steps
+        else 0
     )
     seconds = {
         "warm start": trainer.warmup_steps * warmup,
@@ -174,7 +179,9 @@ def _step(trainer: Trainer, step: int) -> StepCost:
     trainer.engine.refresh(trainer.model)
     before = _busy(engine)
     started = time.perf_counter()
-    requests = trainer.sampler.draws(step).requests(config.tasks_per_step, config.group_size)
+    requests = trainer.sampler.draws(step).requests(
+        config.rollout.groups_per_step, config.rollout.group_size
+    )
     episodes = _play(trainer, requests)
     sampled = time.perf_counter()
     after = _busy(engine)
@@ -185,8 +192,8 @@ def _step(trainer: Trainer, step: int) -> StepCost:
         )
     samples = [Sample.from_trace(trace, advantage=(-1.0) ** n) for n, trace in enumerate(traces)]
     shares = [
-        samples[n :: config.updates_per_step]
-        for n in range(min(config.updates_per_step, len(samples)))
+        samples[n :: config.optimizer.updates_per_step]
+        for n in range(min(config.optimizer.updates_per_step, len(samples)))
     ]
     trained = sum(
         trainer.learner.grpo_step(share).get("batch/forward_tokens", 0.0) for share in shares
@@ -211,12 +218,14 @@ def _step(trainer: Trainer, step: int) -> StepCost:
 def _play(trainer: Trainer, requests: Sequence[Request]) -> list[Episode]:
     config = trainer.config
     policy = trainer.engine.policy(
-        temperature=config.temperature,
-        max_new_tokens=config.max_new_tokens,
-        siblings=config.group_size,
+        temperature=config.rollout.temperature,
+        max_new_tokens=config.rollout.max_turn_tokens,
+        siblings=config.rollout.group_size,
     )
     paced = Paced(policy, DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0]))
-    return play_many(trainer.world.env, paced, requests, workers=config.workers)
+    return play_many(
+        trainer.world.env, paced, requests, workers=config.rollout.max_concurrent_episodes
+    )
 
 
 def _busy(engine: Any) -> tuple[float, float]:
@@ -228,11 +237,13 @@ def _busy(engine: Any) -> tuple[float, float]:
 
 def _warmup_step(trainer: Trainer) -> float:
     """Seconds of one supervised step."""
-    warmup = trainer.config.warmup
+    warmup = trainer.config.warm_start
     started = time.perf_counter()
     demo = DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0])
-    requests = trainer.sampler.draws(0).requests(min(warmup.demos_per_step, warmup.demos), 1)
-    episodes = play_many(trainer.world.env, demo, requests, workers=trainer.config.workers)
+    requests = trainer.sampler.draws(0).requests(min(warmup.episodes_per_step, warmup.episodes), 1)
+    episodes = play_many(
+        trainer.world.env, demo, requests, workers=trainer.config.rollout.max_concurrent_episodes
+    )
     trainer.learner.sft_step([sample for episode in episodes if (sample := demonstration(episode))])
     return time.perf_counter() - started
 
@@ -241,9 +252,9 @@ def _eval_episode(trainer: Trainer) -> float:
     """Seconds of one held-out episode among many that are played at once."""
     config = trainer.config
     tasks = trainer.world.tasks.ids(
-        config.eval.split, levels=config.levels, count=config.eval.tasks
+        config.evaluation.split, levels=config.tasks.levels, count=config.evaluation.tasks
     )
-    tasks = tasks[: min(EVAL_EPISODES, config.workers)]
+    tasks = tasks[: min(EVAL_EPISODES, config.rollout.max_concurrent_episodes)]
     started = time.perf_counter()
     _play(trainer, [Request(task, stable_seed(config.seed, task)) for task in tasks])
     return (time.perf_counter() - started) / len(tasks)
@@ -267,29 +278,33 @@ def advice(config: TrainConfig, report: Report, *, evaluations: float) -> list[s
     """
     step = report.step
     told = list[str]()
-    episodes = config.tasks_per_step * config.group_size
+    episodes = config.rollout.groups_per_step * config.rollout.group_size
     share = step.sampling_seconds / max(step.sampling_seconds + step.training_seconds, 1e-9)
     if step.idle_share > 0.1:
-        knob = "train.workers" if config.workers < episodes else "train.tasks_per_step"
+        knob = (
+            "train.rollout.max_concurrent_episodes"
+            if config.rollout.max_concurrent_episodes < episodes
+            else "train.rollout.groups_per_step"
+        )
         told.append(
             f"the sampler is idle for {step.idle_share:.0%}, waiting for tools: raise {knob}, or see envgym sandbox bench"
         )
-    if config.workers < episodes:
+    if config.rollout.max_concurrent_episodes < episodes:
         told.append(
-            f"only {config.workers} of a step's {episodes} episodes are in flight: train.workers={episodes}"
+            f"only {config.rollout.max_concurrent_episodes} of a step's {episodes} episodes are in flight: train.rollout.max_concurrent_episodes={episodes}"
         )
     if share > 0.5 and step.prompt_tokens > 4 * step.sampled_tokens:
         told.append(
             f"prompts have {step.prompt_tokens:.0f} tokens for {step.sampled_tokens:.0f} sampled: prompt.tools=compact, fewer "
-            "tools, or a larger train.group_size, which shares them"
+            "tools, or a larger train.rollout.group_size, which shares them"
         )
-    if share < 0.5 and config.updates_per_step > 1 and step.trained_share > 0.5:
+    if share < 0.5 and config.optimizer.updates_per_step > 1 and step.trained_share > 0.5:
         told.append(
-            f"training takes {1 - share:.0%}: fewer train.updates_per_step let a group's prompt be computed once"
+            f"training takes {1 - share:.0%}: fewer train.optimizer.updates_per_step let a group's prompt be computed once"
         )
     if evaluations > report.run_seconds / 3:
         told.append(
-            f"evaluations take {evaluations / report.run_seconds:.0%} of the run: train.eval.tasks, train.eval.base_tasks"
+            f"evaluations take {evaluations / report.run_seconds:.0%} of the run: train.evaluation.tasks, train.evaluation.base_tasks"
         )
     return told
 
@@ -298,10 +313,10 @@ def to_table(report: Report, config: TrainConfig) -> Table:
     """What a person reads."""
     step = report.step
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    sampled = step.sampled_tokens * config.tasks_per_step * config.group_size
+    sampled = step.sampled_tokens * config.rollout.groups_per_step * config.rollout.group_size
     pace = lambda seconds: f"{sampled / seconds:,.0f} sampled tokens/s"
     tokens = f"prompt {step.prompt_tokens:.0f}, sampled {step.sampled_tokens:.0f}, tools and template {step.other_tokens:.0f}"
-    size = f"{config.tasks_per_step} tasks x {config.group_size} episodes"
+    size = f"{config.rollout.groups_per_step} tasks x {config.rollout.group_size} episodes"
     table.add_row("a GRPO step", f"{step.sampling_seconds + step.training_seconds:.1f} s", size)
     table.add_row(
         "  sampling",
@@ -320,7 +335,7 @@ def to_table(report: Report, config: TrainConfig) -> Table:
         f"by the sampler, {_percent(step.trained_share)} by the learner",
     )
     table.add_row("a held-out task", f"{report.eval_episode_seconds:.2f} s", "with many at once")
-    if demos := min(config.warmup.demos, config.warmup.demos_per_step):
+    if demos := min(config.warm_start.episodes, config.warm_start.episodes_per_step):
         table.add_row(
             "a supervised step", f"{report.warmup_step_seconds:.1f} s", f"{demos} demonstrations"
         )
@@ -344,7 +359,7 @@ def start(arguments: argparse.Namespace) -> int:
     spec, config, profile = resolve(arguments.env, arguments.settings)
     console = Console(stderr=arguments.json)
     console.print(
-        f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · {os.cpu_count()} cores",
+        f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · {os.cpu_count()} cores",
         highlight=False,
     )
     report = bench(spec, config, steps=arguments.steps, console=console)

@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -27,14 +26,11 @@ from envgym.errors import UsageError
 from envgym.evaluation.report import Outcome
 from envgym.evaluation.stats import T_975, mean_interval
 from envgym.spec.catalog import find_env
-from envgym_trainer.config.algorithm import Preset
+from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
+from envgym_trainer.config.presets import preset_names
 from envgym_trainer.run.folder import RunFolder, atomic_folder, write_atomic
 from envgym_trainer.training.launch import resolve, resolved_yaml, train
 
-BASE = "base model"
-WARM = "warm start"
-TRAINED = "trained"
-"""Names of a run's evaluations. They must be equal to the names in `train.py`."""
 RESULT = "outcomes.json"
 WARM_RUN = "sft"
 WARM_ARM = "SFT"
@@ -78,7 +74,7 @@ def baselines() -> tuple[Arm, ...]:
     return (
         Arm("base", WARM_RUN, ("train.steps=0",), evaluation=BASE),
         Arm(WARM_ARM, WARM_RUN, ("train.steps=0",), evaluation=WARM),
-        Arm("GRPO", "grpo", ("train.warmup.demos=0", "train.preflight=off")),
+        Arm("GRPO", "grpo", ("train.warm_start.episodes=0", "train.checks.preflight=off")),
         Arm("SFT+GRPO", "sft-grpo", after=WARM_RUN),
     )
 
@@ -166,15 +162,15 @@ class Study:
         """Check that every run is possible and that existing runs belong to this study."""
         for arm in self.arms:
             _, config, _ = resolve(self.env, self._settings(arm, 0))
-            if arm.evaluation == WARM and not config.warmup.demos:
+            if arm.evaluation == WARM and not config.warm_start.episodes:
                 raise UsageError(
                     f"arm '{arm.name}' needs a warm start, and this environment has none. "
-                    "Set train.warmup.demos=64"
+                    "Set train.warm_start.episodes=64"
                 )
-            if arm.evaluation == BASE and config.eval.base_tasks == 0:
+            if arm.evaluation == BASE and config.evaluation.base_tasks == 0:
                 raise UsageError(
                     f"arm '{arm.name}' needs the base model's evaluation. "
-                    "Remove train.eval.base_tasks=0"
+                    "Remove train.evaluation.base_tasks=0"
                 )
             for seed in self.seeds:
                 self._check_same(arm, seed)
@@ -311,7 +307,7 @@ def start(arguments: argparse.Namespace) -> int:
     if arguments.what == "arms":
         arms = own_arms(arguments.arm, after_sft=arguments.after_sft)
     elif arguments.what == "algorithms":
-        arms = algorithms([name for name in arguments.names.split(",") if name] or get_args(Preset))
+        arms = algorithms([name for name in arguments.names.split(",") if name] or preset_names())
     else:
         arms = baselines()
     out = arguments.out or Path("runs") / f"study-{find_env(arguments.env).stem}"

@@ -1,8 +1,11 @@
-"""The `train.controllers` block: which settings follow a measurement. All of it is off by default."""
+"""The `train.controllers` block: settings that follow a measurement. All are off by default.
+
+Importable without torch. See `envgym_trainer/controllers.py` for the control laws.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,24 +14,31 @@ from envgym.errors import UsageError
 
 
 class KLControl(Block):
-    """Moves kl_coef, which must start above 0, so that KL(policy || base) comes to the target."""
+    """Controller of `algorithm.kl.coef`, which must start above 0; it steers KL(policy || base)."""
 
     target: float = Field(gt=0)
-    """Nats a sampled token, as the metric `kl`."""
+    """Target of the metric `kl`. Nats a sampled token. Above 0."""
     gain: float = Field(default=0.1, gt=0, le=5)
-    """Share of the relative error, itself held within 20 %, by which kl_coef changes each step: 0.1 is at most 2 % a step."""
+    """Fraction of the relative error by which the coefficient changes each step. The error is
+    limited to 20 %, so 0.1 changes it by at most 2 % a step. Above 0, at most 5."""
 
 
 class LearningRateControl(Block):
-    """Moves the learning rate so that each step moves the policy by the target; costs a forward pass a step."""
+    """Controller of `optimizer.learning_rate`; it steers how far a step moves the policy.
+
+    It costs one forward pass a step.
+    """
 
     target: float = Field(gt=0)
-    """Nats a sampled token, KL(before || after) of a whole step, as the metric `controller/step_kl`."""
+    """Target of the metric `controller/step_kl`: KL(before || after) of a whole step. Nats a sampled
+    token. Above 0."""
     gain: float = Field(default=0.25, gt=0, le=0.5)
-    """Log of the factor by which the rate grows where nothing moved, at most 1.5: 0.5 answers at once, less averages."""
-    lowest: float = Field(default=1e-6, gt=0)
-    highest: float = Field(default=1e-3, gt=0)
-    """Bounds of the learning rate."""
+    """Gain on the relative error. Logarithm of the rate's growth factor, which is at most 1.5, at a
+    measured KL of 0. Above 0, at most 0.5; a smaller gain averages over more steps."""
+    min: float = Field(default=1e-6, gt=0)
+    """Lower bound of the learning rate. Above 0."""
+    max: float = Field(default=1e-3, gt=0)
+    """Upper bound of the learning rate. At least `min`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> LearningRateControl:
@@ -36,17 +46,22 @@ class LearningRateControl(Block):
 
 
 class EntropyControl(Block):
-    """Moves entropy_coef so that the entropy of sampled tokens comes to the target, or stays above it at the lowest weight."""
+    """Controller of `algorithm.entropy_coef`; it keeps the entropy of sampled tokens at the target.
+
+    If the entropy is above the target, the coefficient falls to its lower bound.
+    """
 
     target: float = Field(gt=0)
-    """Nats a sampled token, as the metric `entropy`."""
+    """Target of the metric `entropy`. Nats a sampled token. Above 0."""
     gain: float = Field(default=0.1, gt=0)
-    """Log of the factor by which the weight grows a step where all entropy is gone."""
-    proportional: float = Field(default=1.0, ge=0)
-    """Log of the factor that the error of the moment adds to that; damps swings."""
-    lowest: float = Field(default=1e-5, gt=0)
-    highest: float = Field(default=0.1, gt=0)
-    """Bounds of entropy_coef."""
+    """Integral gain. Logarithm of the coefficient's growth factor a step at an entropy of 0."""
+    proportional_gain: float = Field(default=1.0, ge=0)
+    """Proportional gain. Logarithm of the factor for the current error. At least 0; it damps
+    oscillation."""
+    min: float = Field(default=1e-5, gt=0)
+    """Lower bound of the coefficient. Above 0."""
+    max: float = Field(default=0.1, gt=0)
+    """Upper bound of the coefficient. At least `min`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> EntropyControl:
@@ -57,31 +72,31 @@ class ControllersConfig(Block):
     kl: KLControl | None = None
     learning_rate: LearningRateControl | None = None
     entropy: EntropyControl | None = None
-    max_kl: float | None = Field(default=None, gt=0)
-    """Nats a sampled token: once `approx_kl` of an update's own share is above, that update and the rest of its step are left
-    out. Useful with several updates a step, whose later shares were sampled by an older policy."""
 
-    def check(self, *, kl_coef: float, learning_rate: float, updates_per_step: int) -> None:
-        """Raises UsageError where the run's other settings leave a controller nothing to move."""
+    def check(self, *, kl_coef: float, learning_rate: float) -> None:
+        """Check the controllers against the settings that they move.
+
+        Raises:
+            UsageError: If a controller starts outside of the range in which it can act.
+        """
         if self.kl and not kl_coef:
             raise UsageError(
-                "train.controllers.kl multiplies train.kl_coef, which is 0 and would stay so. Start it above 0, such as "
-                "train.kl_coef=0.01."
+                "train.controllers.kl multiplies train.algorithm.kl.coef, which is 0 and would stay "
+                "0. Start it above 0, such as train.algorithm.kl.coef=0.01."
             )
         rate = self.learning_rate
-        if rate and not rate.lowest <= learning_rate <= rate.highest:
+        if rate and not rate.min <= learning_rate <= rate.max:
             raise UsageError(
-                f"train.learning_rate is {learning_rate:g}, outside of train.controllers.learning_rate: {rate.lowest:g} to "
-                f"{rate.highest:g}. Change its lowest or highest, or start within them."
-            )
-        if self.max_kl and updates_per_step == 1:
-            raise UsageError(
-                "train.controllers.max_kl leaves out later updates of a step, but train.updates_per_step is 1. Raise that to 2 or "
-                "more, or leave max_kl out; train.controllers.learning_rate holds the KL of a single update."
+                f"train.optimizer.learning_rate is {learning_rate:g}, outside of the bounds of "
+                f"train.controllers.learning_rate: {rate.min:g} to {rate.max:g}. Change its min or "
+                "max, or start within them."
             )
 
 
-def _in_order(control: Any) -> Any:
-    if control.lowest > control.highest:
-        raise ValueError(f"lowest is {control.lowest:g}, above highest {control.highest:g}")
+Bounded = TypeVar("Bounded", LearningRateControl, EntropyControl)
+
+
+def _in_order(control: Bounded) -> Bounded:
+    if control.min > control.max:
+        raise ValueError(f"min is {control.min:g}, above max {control.max:g}")
     return control

@@ -1,4 +1,7 @@
-"""The `train.reward_weights:` block. Importable without torch."""
+"""The `train.reward_weights` block: weights of reward parts that adapt during training.
+
+Importable without torch. See `envgym_trainer/reward_weights.py` for the rules.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,26 @@ from envgym.block import Block
 
 class RewardWeightsConfig(Block):
     mode: Literal["fixed", "spread", "feedback"] = "fixed"
-    """Whether the weights of the reward's parts stay as the environment says, follow what the parts tell apart (`spread`: none
-    drowns the others), or follow what people liked (`feedback`)."""
-    bound: float = Field(default=4.0, ge=1)
-    """A weight is multiplied by at most this, and at least by one over it."""
+    """fixed: the weights of the environment. spread: equalize the standard deviations of the parts
+    within groups, so that none dominates. feedback: fit the weights to human feedback."""
+    max_factor: float = Field(default=4.0, ge=1)
+    """Largest factor between an adapted weight and the environment's, up or down. At least 1."""
     rate: float = Field(default=0.1, gt=0, le=1)
-    """Share of the way that `spread` goes at each step."""
-    saturated: float = Field(default=0.1, ge=0, le=1)
-    """A part that tells episodes apart in a smaller share of groups than this keeps its weight: only noise is left in it."""
-    feedback: str | None = None
-    """JSONL file of likes, one `{"episode": "12:3", "like": true}` a line: the third episode of step 12. Read again at each step; a
-    line that is taken out is forgotten."""
-    prior: float = Field(default=1.0, gt=0)
-    """How many likes speak for the weights as they are: strength of the ridge in the fit."""
+    """Fraction of the distance to its target that a weight moves each step, for `mode: spread`.
+    Above 0, at most 1."""
+    min_varying_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Minimum fraction of groups in which a part must vary before it is re-weighted. 0 to 1. Below
+    it, the variation is mostly noise."""
+    feedback_file: str | None = None
+    """JSONL file of feedback, one `{"episode": "12:3", "like": true}` a line: the third episode of
+    step 12. It is read at each step. A line that is removed no longer counts."""
+    prior_strength: float = Field(default=1.0, gt=0)
+    """Number of likes that the environment's weights are worth: the ridge of the fit. Above 0."""
 
     @model_validator(mode="after")
     def _has_its_file(self) -> RewardWeightsConfig:
-        if (self.mode == "feedback") != (self.feedback is not None):
-            raise ValueError("feedback: needs mode: feedback and a file of likes, both or neither")
+        if (self.mode == "feedback") != (self.feedback_file is not None):
+            raise ValueError(
+                "mode: feedback needs feedback_file, and feedback_file needs that mode"
+            )
         return self

@@ -1,4 +1,7 @@
-"""The `train.self_training:` block. Importable without torch."""
+"""The `train.plan` block `self_training`: training on tasks without true labels.
+
+Importable without torch. See `envgym_trainer/self_training.py` for the procedure.
+"""
 
 from __future__ import annotations
 
@@ -11,54 +14,76 @@ from envgym.errors import UsageError
 
 
 class SelfTrainingConfig(Block):
-    """Tasks without a true label are rewarded by their group's own vote, the part of the reward that is made `from: majority_vote`.
-    A vote knows nothing of the truth and is won by the same answer everywhere, so the tasks are a bounded pool, and validation
-    (`eval.every`) and `signals` must be on."""
+    """Tasks without a true label are rewarded by the majority vote of their group.
 
-    pool: int = Field(default=256, ge=2)
-    """Training tasks of the whole run, drawn once."""
-    easiest: float = Field(default=1.0, gt=0, le=1)
-    """Share of the pool that is used: of each level the tasks on which the policy agrees most before the first step. Below 1 a
-    group of every task is played for that."""
-    true_labels: float = Field(default=0.05, ge=0, le=1)
-    """Share of those tasks that keep their true label: there the vote is not asked."""
-    label_budget: int | None = Field(default=None, ge=0)
-    """At most so many true labels."""
+    The vote is the reward part with `from: majority_vote`. It does not depend on the truth, and the
+    same answer for every task wins it. Therefore the tasks are a bounded pool, and validation and
+    `checks.hacking_signals` must be on.
+    """
+
+    name: Literal["self_training"]
+    """Name of the plan."""
+    pool_size: int = Field(default=256, ge=2)
+    """Number of training tasks of the whole run, drawn once. At least 2."""
+    easiest_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Fraction of the pool that is used: of each level, the tasks with the highest agreement before
+    the first step. Above 0, at most 1. Below 1, one group of every task is played to measure it."""
+    true_label_fraction: float = Field(default=0.05, ge=0, le=1)
+    """Fraction of these tasks that keep their true label and do not use the vote. 0 to 1."""
+    max_true_labels: int | None = Field(default=None, ge=0)
+    """Maximum number of true labels. At least 0. None: no limit."""
     labelled_levels: tuple[str, ...] = ()
-    """Levels whose tasks all keep their true label, outside of the budget. The warm start then shows these alone."""
-    labelled_groups: float | None = Field(default=None, gt=0, lt=1)
-    """Share of each step's groups that are of tasks with a true label, drawn again and again; by default they come as others do."""
-    label_free: tuple[str, ...] = ()
-    """Parts of the reward that need no true label, such as one for the form: they count on every task. All others but the vote
-    count only on tasks that keep their label."""
-    keep: float = Field(default=1.0, gt=0, le=1)
-    """Share of the groups played that is learned from: those with a true label first, then those that agree most. So a step plays
-    `tasks_per_step / keep` groups."""
+    """Levels whose tasks all keep their true label and do not count towards the limit. If set, the
+    warm start uses these levels only."""
+    labelled_group_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Fraction of each step's groups whose task has a true label; such tasks are drawn repeatedly.
+    Above 0, below 1. None: they are drawn like all others."""
+    label_free_parts: tuple[str, ...] = ()
+    """Reward parts that need no true label, such as one for the format. They count on every task;
+    all others but the vote count only on tasks with a true label."""
+    keep_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Fraction of the groups that is used for training: those with a true label first, then those
+    with the highest agreement. Above 0, at most 1. A step collects
+    `rollout.groups_per_step / keep_fraction` groups."""
     teacher: Literal["policy", "frozen", "average"] = "policy"
-    """Who votes: the episodes themselves, the policy as it was before the first step, or its average over the steps so far. The
-    last two play a group of their own: `frozen` once a task, `average` at every step."""
+    """Source of the votes: the episodes themselves, the policy before the first step, or its moving
+    average. The last two play a group of their own: `frozen` once a task, `average` at every step."""
     teacher_decay: float = Field(default=0.9, ge=0, lt=1)
-    """Share of the averaged teacher that stays at each step."""
+    """Decay of the moving average of the teacher, a step. 0 to below 1."""
 
     def check(
-        self, *, eval_every: int, signals: bool, adaptive: bool, one_step_off: bool, is_served: bool
+        self,
+        *,
+        validates: bool,
+        hacking_signals: bool,
+        adaptive: bool,
+        one_step_ahead: bool,
+        engine: str,
     ) -> None:
-        """Raises UsageError for a run in which a collapse would go unseen, or which would use labels that it does not have."""
-        if not eval_every:
+        """Check the plan against the other settings of the run.
+
+        Raises:
+            UsageError: If a collapse could not be seen, or labels would be used that are not there.
+        """
+        if not validates:
             raise UsageError(
-                "train.self_training needs a held-out slice with true labels, or nobody sees votes go wrong: set train.eval.every, "
-                "such as to 5 GRPO steps; train.export=best then hands over the adapter from before it."
+                "train.plan=self_training needs held-out tasks with true labels to detect wrong "
+                "votes: set train.evaluation.validate_every_steps, such as to 5. "
+                "train.output.adapter=best then keeps the adapter from before a collapse."
             )
-        if not signals:
+        if not hacking_signals:
             raise UsageError(
-                "train.self_training needs train.signals: they tell when everybody gives one answer. Leave signals on."
+                "train.plan=self_training needs train.checks.hacking_signals, which detect that all "
+                "answers become equal. Leave it on."
             )
         if adaptive:
             raise UsageError(
-                "train.curriculum.adaptive goes by true labels, which tasks of train.self_training do not have. Leave one out."
+                "train.tasks.adaptive needs true labels, which tasks of train.plan=self_training "
+                "do not have. Leave one out."
             )
-        if self.teacher != "policy" and (one_step_off or is_served):
-            other = "train.one_step_off" if one_step_off else "train.server"
+        if self.teacher != "policy" and (one_step_ahead or engine != "in_process"):
+            other = "train.rollout.one_step_ahead" if one_step_ahead else f"train.engine={engine}"
             raise UsageError(
-                f"train.self_training.teacher={self.teacher} needs the sampler of this process to itself: no {other}."
+                f"train.plan.teacher={self.teacher} needs exclusive use of the in-process engine. "
+                f"Leave out {other}, or set train.plan.teacher=policy."
             )

@@ -57,7 +57,7 @@ class ServedEngine:
         ):
             raise UsageError(
                 f"the server at {url} has no model '{self._base}', but {', '.join(names)}. "
-                "Set train.server.model to one of these."
+                "Set train.engine.model to one of these."
             )
         self._folder, self._session, self._version = adapters.absolute(), uuid.uuid4().hex[:8], 0
 
@@ -141,7 +141,7 @@ class ServedEngine:
             raise UsageError(
                 f"the server would not {verb} the adapter: {error}. Start it with "
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora and a --max-lora-rank of at "
-                "least train.lora.rank. It must see the folder of train.server.adapters."
+                "least train.lora.rank. It must see the folder of train.engine.adapter_folder."
             ) from error
 
 

@@ -77,7 +77,7 @@ class AdaptiveLearningRate:
     """
 
     def __init__(self, config: LearningRateControl, rate: float):
-        self.config, self.value = config, min(config.highest, max(config.lowest, rate))
+        self.config, self.value = config, min(config.max, max(config.min, rate))
 
     def update(self, measured: float) -> float:
         """The rate of the next step, from the KL (nats a token) by which this one moved the policy."""
@@ -85,7 +85,7 @@ class AdaptiveLearningRate:
         factor = math.exp(
             max(-math.log(1.5), min(math.log(1.5), config.gain * (1 - measured / config.target)))
         )
-        self.value = min(config.highest, max(config.lowest, self.value * factor))
+        self.value = min(config.max, max(config.min, self.value * factor))
         return self.value
 
 
@@ -106,17 +106,17 @@ class EntropyTarget:
     """
 
     def __init__(self, config: EntropyControl, coef: float):
-        self.config, self.value = config, min(config.highest, max(config.lowest, coef))
+        self.config, self.value = config, min(config.max, max(config.min, coef))
         self.integral = math.log(self.value)
 
     def update(self, measured: float) -> float:
         """The coefficient of the next step, from the mean `entropy` (nats a token) of this one."""
         config = self.config
-        low = math.log(config.lowest)
-        high = math.log(config.highest)
+        low = math.log(config.min)
+        high = math.log(config.max)
         error = min(1.0, max(-1.0, 1 - measured / config.target))
         self.integral = min(high, max(low, self.integral + config.gain * error))
-        self.value = math.exp(min(high, max(low, self.integral + config.proportional * error)))
+        self.value = math.exp(min(high, max(low, self.integral + config.proportional_gain * error)))
         return self.value
 
 
@@ -156,8 +156,9 @@ class Controls:
         learning_rate: float,
         kl_coef: float,
         entropy_coef: float,
+        max_kl: float | None = None,
     ):
-        self.max_kl = config.max_kl
+        self.max_kl = max_kl
         self.kl = AdaptiveKL(config.kl, kl_coef) if config.kl else None
         self.learning_rate = (
             AdaptiveLearningRate(config.learning_rate, learning_rate)

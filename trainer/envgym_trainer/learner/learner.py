@@ -94,7 +94,7 @@ class Learner:
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.algorithm = algorithm
-        self.constant_length = algorithm.constant_length or constant_length
+        self.constant_length = algorithm.aggregation.length_tokens or constant_length
         self.entropy_coef = entropy_coef
         self.max_kl: float | None = None
         """No update from samples whose `approx_kl` is above this, in nats a token; see `controllers.py`."""
@@ -121,7 +121,9 @@ class Learner:
         Returns: metrics; with nothing to learn from, no update is made and most are absent.
         """
         samples, share = aggregated(
-            self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length
+            self.scored(samples),
+            self.algorithm.aggregation.kind,
+            constant_length=self.constant_length,
         )
         denominator = self.ranks.total(share) or 1.0
         kept = [

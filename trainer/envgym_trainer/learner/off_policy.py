@@ -128,11 +128,11 @@ class MismatchWatch:
                 f"{found}. The gradient would be wrong, so this step was not trained; all earlier "
                 "steps are saved. Possible causes: the sampler uses a stale adapter, another "
                 "temperature or other weights, or computes this model's attention wrongly. Set "
-                "train.dtype=float32 to rule out rounding, or train.on_mismatch=warn to continue."
+                "train.model.dtype=float32 to rule out rounding, or train.checks.on_mismatch=warn to continue."
             )
         if not self._told:
             self._say(
-                f"WARNING: {found}. Training goes on (train.on_mismatch: warn). See the metric "
+                f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). See the metric "
                 "alarm/mismatch."
             )
         self._told = True

@@ -130,7 +130,7 @@ def _check_served(config: Any) -> None:
         found.append(f"layers with ranks {odd} of their own (rank_pattern)")
     if found:
         raise UsageError(
-            f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.lora.export=none."
+            f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.output.adapter=none."
         )
 
 

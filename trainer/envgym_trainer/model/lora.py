@@ -25,8 +25,8 @@ def attach(
     seed: int,
     dropout: float = 0.0,
     targets: str | Sequence[str] = "all-linear",
-    rslora: bool = False,
-    dora: bool = False,
+    use_rslora: bool = False,
+    use_dora: bool = False,
     bias: Any = "none",
     modules_to_save: Sequence[str] = (),
 ) -> Any:
@@ -39,8 +39,8 @@ def attach(
         seed: fixes the first factor; the global random state is left as it was.
         dropout: of the adapter's input while training; 0 keeps sampled and trained logprobs equal.
         targets: `all-linear` (all linear layers but `lm_head`) or names of modules.
-        rslora: the adapter counts `alpha / sqrt(rank)` times (arXiv 2312.03732, theorem 3.2).
-        dora: a trained length for each row of the adapted weight (arXiv 2402.09353, eq. 5).
+        use_rslora: the adapter counts `alpha / sqrt(rank)` times (arXiv 2312.03732, theorem 3.2).
+        use_dora: a trained length for each row of the adapted weight (arXiv 2402.09353, eq. 5).
         bias: biases that are trained as well: none, lora_only (of adapted layers) or all.
         modules_to_save: names of modules that are trained whole.
     Returns: a `peft.PeftModel`; the adapter is float32 whatever the base is.
@@ -52,8 +52,8 @@ def attach(
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         lora_alpha=alpha,  # type: ignore[arg-type]  # a float in every file that PEFT writes and reads
-        use_rslora=rslora,
-        use_dora=dora,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
         bias=bias,
         modules_to_save=list(modules_to_save) or None,
         task_type="CAUSAL_LM",

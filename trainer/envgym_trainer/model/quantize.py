@@ -16,7 +16,7 @@ from torch import Tensor
 
 from envgym.errors import PrerequisiteError
 
-INSTALL = "Install it: pip install 'envgym[quantize]', or set train.lora.quantize=none."
+INSTALL = "Install it: pip install 'envgym[quantize]', or set train.model.quantize=none."
 
 
 def require() -> None:
@@ -27,14 +27,14 @@ def require() -> None:
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise PrerequisiteError(
-            f"train.lora.quantize=4bit needs bitsandbytes, which is not installed. {INSTALL}"
+            f"train.model.quantize=4bit needs bitsandbytes, which is not installed. {INSTALL}"
         )
     try:
         import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
     except Exception as error:
         # The loader of the native library raises errors of many types.
         raise PrerequisiteError(
-            f"train.lora.quantize=4bit: bitsandbytes cannot be loaded: {error}. {INSTALL}"
+            f"train.model.quantize=4bit: bitsandbytes cannot be loaded: {error}. {INSTALL}"
         ) from error
 
 

@@ -66,7 +66,7 @@ def before_training(trainer: Trainer) -> None:
 
     Raises: CannotLearn.
     """
-    mode = trainer.config.preflight
+    mode = trainer.config.checks.preflight
     if mode == "off":
         return
     started = time.monotonic()
@@ -91,7 +91,7 @@ def before_training(trainer: Trainer) -> None:
         if result.warning:
             trainer.display.note(f"warning: {result.id}: {result.detail}")
     if failed := [f"  {result.id}: {result.detail}" for result in results if not result.passed]:
-        way_on = "Whoever knows better goes on with train.preflight=off."
+        way_on = "Whoever knows better goes on with train.checks.preflight=off."
         raise CannotLearn("\n".join(["this run cannot learn:", *failed, way_on]))
     passed = f"{len(results)} checks passed in {time.monotonic() - started:.0f} s"
     trainer.display.note(f"preflight: {passed} (all of them: envgym doctor {trainer.spec.path})")

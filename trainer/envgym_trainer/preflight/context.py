@@ -62,7 +62,7 @@ class Subject:
         size = count if split == "train" else min(count, self.world.tasks.sizes[split])
         return [
             self.world.tasks.task(task)
-            for task in self.world.tasks.ids(split, levels=self.config.levels, count=size)
+            for task in self.world.tasks.ids(split, levels=self.config.tasks.levels, count=size)
         ]
 
     @cached_property
@@ -73,7 +73,12 @@ class Subject:
 
     def play(self, policy: Policy, requests: Sequence[Request]) -> list[Episode]:
         return (
-            play_many(self.world.env, policy, requests, workers=min(WORKERS, self.config.workers))
+            play_many(
+                self.world.env,
+                policy,
+                requests,
+                workers=min(WORKERS, self.config.rollout.max_concurrent_episodes),
+            )
             if requests
             else []
         )
@@ -81,9 +86,12 @@ class Subject:
     def play_groups(self, count: int, size: int) -> list[list[Episode]]:
         """`count` more groups by the model as it is, as in training; kept in `groups`."""
         first = len(self.groups)
-        ids = self.world.tasks.ids("train", levels=self.config.levels, count=first + count)[first:]
+        ids = self.world.tasks.ids("train", levels=self.config.tasks.levels, count=first + count)[
+            first:
+        ]
         policy = self.engine.policy(
-            temperature=self.config.temperature, max_new_tokens=self.config.max_new_tokens
+            temperature=self.config.rollout.temperature,
+            max_new_tokens=self.config.rollout.max_turn_tokens,
         )
         seeds = [
             (task, stable_seed(self.config.seed, "preflight", task, member))
@@ -91,7 +99,9 @@ class Subject:
             for member in range(size)
         ]
         requests = [Request(task, seed) for task, seed in seeds]
-        played = play_many(self.world.env, policy, requests, workers=self.config.workers)
+        played = play_many(
+            self.world.env, policy, requests, workers=self.config.rollout.max_concurrent_episodes
+        )
         groups = [played[start : start + size] for start in range(0, len(played), size)]
         self.groups += groups
         return groups
@@ -111,20 +121,23 @@ def open_subject(
     from envgym_trainer.model.load import load_model, pick_device
     from envgym_trainer.model.lora import attach
 
-    dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
+    dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
     base, tokenizer = load_model(
-        config.model,
-        device=pick_device(config.device),
+        config.model.name,
+        device=pick_device(config.model.device),
         dtype=dtype,
         say=say,
-        quantize=config.lora.quantize,
+        quantize=config.model.quantize,
     )
     chat = Chat(tokenizer, model=base)
-    model = attach(base, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed)
+    model = attach(base, **config.lora.model_dump(), seed=config.seed)
     world = make_world(spec)
     try:
         with Engine(
-            model, chat, max_context=config.max_context, max_batch=config.workers
+            model,
+            chat,
+            max_context=config.rollout.max_context_tokens,
+            max_batch=config.rollout.max_concurrent_episodes,
         ) as engine:
             yield Subject(spec, config, world, chat, engine, model, is_full)
     finally:

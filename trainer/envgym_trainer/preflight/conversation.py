@@ -26,7 +26,7 @@ EXCHANGE = [
     Message("user", "c"),
     Message("assistant", "d"),
 ]
-OTHER_MODEL = "Take a model whose template only appends (train.model), such as a ChatML one"
+OTHER_MODEL = "Take a model whose template only appends (train.model.name), such as a ChatML one"
 
 
 def first_prompt(subject: Subject) -> str:
@@ -51,11 +51,11 @@ def prompt(subject: Subject) -> CheckResult:
         lengths.append(len(ids))
         if task.prompt.strip() not in _text(subject.chat, ids):
             offenders.append(f"{task.id}: its words are not in the rendered prompt")
-        elif len(ids) + config.max_new_tokens > config.max_context:
+        elif len(ids) + config.rollout.max_turn_tokens > config.rollout.max_context_tokens:
             offenders.append(
-                f"{task.id}: {len(ids)} tokens, and an answer of {config.max_new_tokens}, of {config.max_context}"
+                f"{task.id}: {len(ids)} tokens, and an answer of {config.rollout.max_turn_tokens}, of {config.rollout.max_context_tokens}"
             )
-    way_out = f"Set train.max_context={max(lengths) + config.max_new_tokens} or more, or offer fewer tools"
+    way_out = f"Set train.rollout.max_context_tokens={max(lengths) + config.rollout.max_turn_tokens} or more, or offer fewer tools"
     return verdict(
         "prompt",
         offenders,
@@ -187,12 +187,13 @@ def context(subject: Subject) -> CheckResult:
     offenders = [
         f"{task}: {whole[task]} tokens, its longest answer {answer[task]}"
         for task in sorted(traces, key=lambda task: -whole[task])
-        if whole[task] > config.max_context or answer[task] > config.max_new_tokens
+        if whole[task] > config.rollout.max_context_tokens
+        or answer[task] > config.rollout.max_turn_tokens
     ]
     most = max(whole.values())
     longest = max(answer.values())
-    limits = f"max_context is {config.max_context}, max_new_tokens {config.max_new_tokens}"
-    needed = f"train.max_context={max(most, config.max_context)} train.max_new_tokens={max(longest, config.max_new_tokens)}"
+    limits = f"max_context_tokens is {config.rollout.max_context_tokens}, max_turn_tokens {config.rollout.max_turn_tokens}"
+    needed = f"train.rollout.max_context_tokens={max(most, config.rollout.max_context_tokens)} train.rollout.max_turn_tokens={max(longest, config.rollout.max_turn_tokens)}"
     passed = (
         f"the oracle's longest episode has {most} tokens, its longest answer {longest}; {limits}"
     )

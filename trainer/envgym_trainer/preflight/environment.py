@@ -14,7 +14,7 @@ FOREIGN = "a foreign environment: it tells no tasks, no truth"
 def oracle(subject: Subject) -> CheckResult:
     """The oracle solves its tasks, in the tokens and the dialect that a warm start would teach."""
     silent = [task.id for task in subject.tasks if not task.has_solution]
-    if not subject.demos or (silent and subject.config.warmup.demos):
+    if not subject.demos or (silent and subject.config.warm_start.episodes):
         return _without_oracle(subject, silent)
     offenders = [
         told(episode)
@@ -33,11 +33,11 @@ def oracle(subject: Subject) -> CheckResult:
 
 def _without_oracle(subject: Subject, silent: list[str]) -> CheckResult:
     what = f"the tasks have no oracle (such as {silent[0]})" if silent else FOREIGN
-    if subject.config.warmup.demos:
+    if subject.config.warm_start.episodes:
         return CheckResult(
             "oracle",
             False,
-            f"{what}, and a warm start learns from one. Set train.warmup.demos=0, or give oracles",
+            f"{what}, and a warm start learns from one. Set train.warm_start.episodes=0, or give oracles",
         )
     return CheckResult("oracle", True, what)
 

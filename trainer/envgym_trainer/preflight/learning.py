@@ -32,15 +32,17 @@ def adapter(subject: Subject) -> CheckResult:
             warning=True,
         )
     return CheckResult(
-        "adapter", True, words if lora.export == "adapter" else f"{words}; nothing is exported"
+        "adapter",
+        True,
+        words if subject.config.output.adapter != "none" else f"{words}; nothing is exported",
     )
 
 
 def model(subject: Subject) -> CheckResult:
     """Plays some tasks as in training, and tells how its turns were read."""
-    has_warm_start = subject.config.warmup.demos > 0
+    has_warm_start = subject.config.warm_start.episodes > 0
     groups, size = (
-        PEEK if has_warm_start and not subject.is_full else (1, subject.config.group_size)
+        PEEK if has_warm_start and not subject.is_full else (1, subject.config.rollout.group_size)
     )
     episodes = [episode for group in subject.play_groups(groups, size) for episode in group]
     void = [told(episode) for episode in episodes if episode.void]
@@ -60,7 +62,7 @@ def model(subject: Subject) -> CheckResult:
         return CheckResult(
             "model",
             True,
-            f"{detail}. A warm start teaches the form: train.warmup.demos=64",
+            f"{detail}. A warm start teaches the form: train.warm_start.episodes=64",
             warning=True,
         )
     return CheckResult(
@@ -74,10 +76,10 @@ def rewards_differ(subject: Subject) -> CheckResult:
     if config.steps == 0:
         return CheckResult("rewards_differ", True, "no GRPO step is asked for")
     groups = list(subject.groups)
-    if config.warmup.demos == 0 or subject.is_full:
+    if config.warm_start.episodes == 0 or subject.is_full:
         while not any(map(is_mixed, groups)) and len(groups) < GROUPS:
             groups += subject.play_groups(
-                min(GROUPS - len(groups), max(1, len(groups))), config.group_size
+                min(GROUPS - len(groups), max(1, len(groups))), config.rollout.group_size
             )
     rewards = [
         episode.reward for group in groups for episode in group if episode.reward is not None
@@ -89,8 +91,8 @@ def rewards_differ(subject: Subject) -> CheckResult:
             True,
             f"in {mixed} of {len(groups)} groups; mean {sum(rewards) / len(rewards):.2f}",
         )
-    if config.warmup.demos:
-        detail = f"not yet, in {len(groups)} groups; a warm start of {config.warmup.demos} demonstrations comes first"
+    if config.warm_start.episodes:
+        detail = f"not yet, in {len(groups)} groups; a warm start of {config.warm_start.episodes} demonstrations comes first"
         return CheckResult("rewards_differ", True, detail)
     return CheckResult("rewards_differ", False, _alike(subject, groups, rewards))
 
@@ -116,17 +118,17 @@ def _alike(subject: Subject, groups: list[list[Episode]], rewards: list[float]) 
         and min(rewards) > 0
         and all(episode.success for group in groups for episode in group)
     ):
-        return f"{where} were solved: nothing is left to learn. Train harder tasks (train.levels), or evaluate it as it is"
+        return f"{where} were solved: nothing is left to learn. Train harder tasks (train.tasks.levels), or evaluate it as it is"
     worth = (
         f"the reward {rewards[0]:g}"
         if rewards and max(rewards) - min(rewards) <= ZERO_STD
         else "their siblings' reward"
     )
-    warm = "a warm start on the oracle (train.warmup.demos=64)"
-    easier = "easier tasks (train.levels, a curriculum)"
+    warm = "a warm start on the oracle (train.warm_start.episodes=64)"
+    easier = "easier tasks (train.tasks.levels, a curriculum)"
     partial = "a reward with steps (a weight on state_progress)"
     if not subject.has_own_tasks:
-        warm = "a stronger model (train.model)"
+        warm = "a stronger model (train.model.name)"
         easier = "easier seeds"
         partial = "a reward that grows on the way"
     return f"{where} have {worth}, so no step has a gradient. Take {warm}, {easier}, or {partial}"

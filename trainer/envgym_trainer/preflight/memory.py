@@ -100,22 +100,27 @@ def memory(subject: Subject) -> CheckResult:
     """Least and most that the run adds, against what is free."""
     config = subject.config
     sizes = Sizes.of(subject.model)
-    episodes = config.tasks_per_step * config.group_size
-    rows = min(config.workers, episodes)
+    episodes = config.rollout.groups_per_step * config.rollout.group_size
+    rows = min(config.rollout.max_concurrent_episodes, episodes)
     typical = min(
-        config.max_context,
+        config.rollout.max_context_tokens,
         max(
-            (len(e.tokens.token_ids) for e in subject.demos if e.tokens), default=config.max_context
+            (len(e.tokens.token_ids) for e in subject.demos if e.tokens),
+            default=config.rollout.max_context_tokens,
         ),
     )
-    least_tokens = min(config.max_tokens_per_micro_batch, config.tasks_per_step * typical)
+    least_tokens = min(
+        config.optimizer.micro_batch_tokens, config.rollout.groups_per_step * typical
+    )
     least = estimate(sizes, train_tokens=least_tokens, sampled_tokens=rows * typical, overhead=1.0)
     most = estimate(
         sizes,
-        train_tokens=max(config.max_tokens_per_micro_batch, config.max_context),
-        sampled_tokens=config.workers * config.max_context,
+        train_tokens=max(config.optimizer.micro_batch_tokens, config.rollout.max_context_tokens),
+        sampled_tokens=config.rollout.max_concurrent_episodes * config.rollout.max_context_tokens,
     )
-    low, high = (at_once(parts, one_step_off=config.one_step_off) for parts in (least, most))
+    low, high = (
+        at_once(parts, one_step_off=config.rollout.one_step_ahead) for parts in (least, most)
+    )
     free = available_bytes(subject.model)
     told = f"{low / GIB:.1f} to {high / GIB:.1f} GiB more than the loaded model, {free / GIB:.1f} GiB free"
     if high <= free:
@@ -126,7 +131,7 @@ def memory(subject: Subject) -> CheckResult:
     )
 
 
-WAYS_OUT = "Lower train.max_tokens_per_micro_batch, train.workers or train.max_context, or take train.lora.quantize=4bit"
+WAYS_OUT = "Lower train.optimizer.micro_batch_tokens, train.rollout.max_concurrent_episodes or train.rollout.max_context_tokens, or take train.model.quantize=4bit"
 
 
 def available_bytes(model: Any) -> float:

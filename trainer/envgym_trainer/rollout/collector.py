@@ -73,7 +73,7 @@ class Rollouts:
             spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
-        if config.deterministic and isinstance(engine, Engine):
+        if config.rollout.deterministic and isinstance(engine, Engine):
             self._play_many = partial(play_in_step, engine)
         self._lost: tuple[int, Phase, list[Episode]] | None = None
         self._pool = ThreadPoolExecutor(1, "envgym-ahead")
@@ -113,26 +113,28 @@ class Rollouts:
         played = play_groups(
             play,
             draws,
-            tasks=labels.groups_to_play(config.tasks_per_step) if labels else config.tasks_per_step,
-            size=config.group_size,
-            max_extra=config.max_extra_groups,
+            tasks=labels.groups_to_play(config.rollout.groups_per_step)
+            if labels
+            else config.rollout.groups_per_step,
+            size=config.rollout.group_size,
+            max_extra=config.rollout.max_extra_groups,
             score=score,
         )
         idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
-        played = labels.most_agreed(played, config.tasks_per_step) if labels else played
+        played = labels.most_agreed(played, config.rollout.groups_per_step) if labels else played
         return replace(played, taught=taught, sampled_at=sampled_at, idle=idle)
 
     def _policy(self) -> Policy:
         config = self.config
         return self.engine.policy(
-            temperature=config.temperature,
-            max_new_tokens=config.max_new_tokens,
-            siblings=config.group_size,
+            temperature=config.rollout.temperature,
+            max_new_tokens=config.rollout.max_turn_tokens,
+            siblings=config.rollout.group_size,
         )
 
     def _vote_on(self, tasks: Sequence[str], *, step: int) -> list[Group]:
         """Play one group of each task for its votes only."""
-        size = self.config.group_size
+        size = self.config.rollout.group_size
         seed = self.config.seed
         requests = [
             Request(task, stable_seed(seed, step, "vote", task, g))
@@ -193,7 +195,7 @@ class Rollouts:
                 self.world.env,
                 policy,
                 requests,
-                workers=self.config.workers,
+                workers=self.config.rollout.max_concurrent_episodes,
                 on_episode=keep,
                 cap=self._cap,
             )

@@ -98,20 +98,20 @@ class Horizon:
 
     def turns(self, done: int) -> int:
         """The limit at GRPO step `done`, counted from 1. By steps: `end` is reached after `steps` of them."""
-        first = self.config.start
-        last = self.config.end
-        steps = self.config.steps
+        first = self.config.start_turns
+        last = self.config.end_turns
+        steps = self.config.over_steps
         if steps is None:
             return min(last, first + self.grown)
         return first + (last - first) * min(max(done - 1, 0), steps) // steps
 
     def observe(self, score: float) -> bool:
         """Takes in a held-out success; says whether the limit grew by a turn."""
-        threshold = self.config.score
+        threshold = self.config.grow_at
         if (
             threshold is None
             or score < threshold
-            or self.config.start + self.grown >= self.config.end
+            or self.config.start_turns + self.grown >= self.config.end_turns
         ):
             return False
         self.grown += 1

@@ -112,9 +112,9 @@ class RewardLayer:
         file may be half written.
         """
         self.weights.observe(groups)
-        if self.weights.config.feedback:
+        if self.weights.config.feedback_file:
             try:
-                self.weights.listen(self._likes(Path(self.weights.config.feedback)))
+                self.weights.listen(self._likes(Path(self.weights.config.feedback_file)))
             except UsageError as error:
                 if str(error) != self._told:
                     self._say(f"WARNING: {error}. The current reward weights are kept.")

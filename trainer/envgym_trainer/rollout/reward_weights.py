@@ -62,7 +62,8 @@ class RewardWeights:
         told = [
             name
             for name in self.names
-            if self.spread.get(name, 0.0) > ZERO and self.alive[name] >= self.config.saturated
+            if self.spread.get(name, 0.0) > ZERO
+            and self.alive[name] >= self.config.min_varying_fraction
         ]
         middle = statistics.fmean(math.log(self.spread[name]) for name in told) if told else 0.0
         for name in self.names:
@@ -80,7 +81,7 @@ class RewardWeights:
             [values for values, _ in likes],
             [liked for _, liked in likes],
             self.grounded,
-            prior=self.config.prior,
+            prior=self.config.prior_strength,
         )
         self.logs = {name: self._bounded(slopes.get(name, 0.0)) for name in self.names}
 
@@ -110,7 +111,7 @@ class RewardWeights:
         )
 
     def _bounded(self, log: float) -> float:
-        return min(max(log, -math.log(self.config.bound)), math.log(self.config.bound))
+        return min(max(log, -math.log(self.config.max_factor)), math.log(self.config.max_factor))
 
 
 def _spread(group: Sequence[Episode], name: str, factor: float) -> float | None:

@@ -59,10 +59,10 @@ class TaskSampler:
         self.spec = spec
         self.config = config
         self.tasks = tasks
-        self.options = config.curriculum
+        self.options = config.tasks
         self.pool = pool
         fitting = getattr(tasks, "fitting", None)
-        found = fitting("train", levels=config.levels) if fitting else []
+        found = fitting("train", levels=config.tasks.levels) if fitting else []
         self.templates = {template.name: template.level for template in found}
         """Level of each template that may be drawn, by name."""
         self.rates = PassRates(decay=self.options.decay)
@@ -180,7 +180,7 @@ class TaskSampler:
             )
             raise UsageError(
                 f"the checkpoint's curriculum has levels {was}; this run has {now}. Resume with "
-                "the same train.levels."
+                "the same train.tasks.levels."
             )
         self.ladder.unlocked = state["unlocked"]
 
@@ -188,7 +188,7 @@ class TaskSampler:
         if self.options.unlock_at is not None and level not in self.ladder.open:
             return 0.0
         return (
-            learnability(self.rates.of(template, level), floor=self.options.floor)
+            learnability(self.rates.of(template, level), floor=self.options.min_weight)
             if self.options.adaptive
             else 1.0
         )
@@ -203,7 +203,7 @@ class TaskSampler:
         if self.pool is not None:
             self.pool.check()
         options = self.options
-        every = self.config.eval.every
+        every = self.config.evaluation.validate_every_steps
         if options.adaptive and len(self.templates) < 2:
             self._refuse("adaptive", "needs at least two templates. Remove it")
         if options.unlock_at is not None:
@@ -212,18 +212,18 @@ class TaskSampler:
             name
             for name, score in (
                 ("unlock_at", options.unlock_at),
-                ("horizon.score", self._horizon_score()),
+                ("horizon.grow_at", self._horizon_score()),
             )
             if score
         ]
         if by_score and not every:
             self._refuse(
                 by_score[0],
-                "needs validations, and train.eval.every is 0. Set train.eval.every to 1 or more",
+                "needs validations, and train.evaluation.validate_every_steps is 0. Set train.evaluation.validate_every_steps to 1 or more",
             )
         limit = self.spec.episode.max_turns
-        if self.horizon and not self.spec.gym and self.horizon.config.end > limit:
-            end = self.horizon.config.end
+        if self.horizon and not self.spec.gym and self.horizon.config.end_turns > limit:
+            end = self.horizon.config.end_turns
             self._refuse(
                 "horizon.end",
                 f"is {end}, but episode.max_turns is {limit}. Set both to the same number",
@@ -240,22 +240,22 @@ class TaskSampler:
                 "unlock_at",
                 f"needs two levels, found {', '.join(self.ladder.levels) or 'none'}. Remove it",
             )
-        count = self.config.eval.val_tasks
-        held_out = self.tasks.ids("val", levels=self.config.levels, count=count)
+        count = self.config.evaluation.validation_tasks
+        held_out = self.tasks.ids("val", levels=self.config.tasks.levels, count=count)
         seen = {self.tasks.templates[task.split("/")[1]].level for task in held_out}
         for level in self.ladder.levels[:-1]:
             if level not in seen:
-                way_out = f"Raise train.eval.val_tasks, or remove {level} from train.levels"
+                way_out = f"Raise train.evaluation.validation_tasks, or remove {level} from train.tasks.levels"
                 self._refuse(
                     "unlock_at",
                     f"none of the {count} validation tasks has level {level}. {way_out}",
                 )
 
     def _horizon_score(self) -> float | None:
-        return self.horizon.config.score if self.horizon else None
+        return self.horizon.config.grow_at if self.horizon else None
 
     def _refuse(self, where: str, why: str) -> None:
-        raise SpecError(f"{self.spec.path}: train.curriculum.{where}: {why}")
+        raise SpecError(f"{self.spec.path}: train.tasks.{where}: {why}")
 
 
 class Draws:
@@ -271,10 +271,10 @@ class Draws:
         self._levels = (
             sampler.ladder.open
             if trained and options.unlock_at is not None
-            else sampler.config.levels
+            else sampler.config.tasks.levels
         )
         self._pool = sampler.pool if trained else None
-        if not trained and (known := sampler.config.self_training) and known.labelled_levels:
+        if not trained and (known := sampler.config.plan) and known.labelled_levels:
             self._levels = known.labelled_levels
         self._weights = sampler.shares() if trained and options.adaptive else None
         self.trained_steps = max(0, done - 1)
@@ -312,7 +312,7 @@ class Draws:
 
 def _ordered_levels(spec: EnvSpec, config: TrainConfig, found: set[str]) -> list[str]:
     """Return the levels with training templates, from easy to hard: in listed order, or by name."""
-    listed = config.levels or spec.tasks.levels or sorted(found)
+    listed = config.tasks.levels or spec.tasks.levels or sorted(found)
     return [level for level in listed if level in found and level]
 
 

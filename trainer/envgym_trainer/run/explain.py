@@ -72,8 +72,8 @@ class Rules:
                     f"The rules of this run cannot be read, what follows is the record alone: {error}",
                 ),
             )
-        warmup = spec.train.get("warmup") or {}
-        steps = -(-int(warmup.get("demos", 0)) // int(warmup.get("demos_per_step", 16)))
+        warmup = spec.train.get("warm_start") or {}
+        steps = -(-int(warmup.get("episodes", 0)) // int(warmup.get("episodes_per_step", 16)))
         notes: list[str] = []
         parts = (
             {name: _rule(name, rule, spec, notes) for name, rule in spec.reward.items()}

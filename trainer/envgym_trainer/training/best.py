@@ -22,13 +22,13 @@ from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
 def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_steps: int) -> bool:
     """Whether the step that was just finished is to be validated and has not been yet."""
     step = progress.step
-    every = config.eval.every
+    every = config.evaluation.validate_every_steps
     if not every or step <= max(progress.validated, warmup_steps):
         return False
     if (
         step == total_steps
     ):  # evaluated anyway; but to be handed over as the best it must compare with the others
-        return config.export == "best"
+        return config.output.adapter == "best"
     return (step - warmup_steps) % every == 0
 
 
@@ -49,7 +49,7 @@ def note(progress: Progress, success: float | None, *, tasks: int, written: dict
 
 def recipe(progress: Progress, config: TrainConfig) -> dict[str, str]:
     """The model card's line about which adapter this is; none for that of the last step."""
-    if config.export == "last" or progress.best is None:
+    if config.output.adapter != "best" or progress.best is None:
         return {}
     step, success, tasks = (progress.best[name] for name in ("step", "success", "tasks"))
     return {
@@ -76,7 +76,7 @@ def best_adapter(
         checkpoint.verify(path)
     except DamagedCheckpoint as damage:
         raise DamagedCheckpoint(
-            f"{damage}. It was the best; hand over the last: --resume {folder.path} train.export=last"
+            f"{damage}. It was the best; hand over the last: --resume {folder.path} train.output.adapter=last"
         ) from None
     best = torch.load(path / "learner.pt", weights_only=True)["adapter"]
     with with_adapter(learner.parameters, best):

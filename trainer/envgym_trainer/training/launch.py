@@ -39,7 +39,7 @@ def start(
     else:
         folder = RunFolder.create(out, name or find_env(env).stem)
     console.print(
-        f"[bold]{spec.id}[/bold] with {config.model} · profile {profile} · "
+        f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · "
         f"run folder {folder.path}",
         highlight=False,
     )
@@ -71,7 +71,7 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     from envgym_trainer.model.load import pick_device
 
     settings = list(settings)
-    asked = TrainConfig.of(load_spec(env, settings).train).device
+    asked = TrainConfig.of(load_spec(env, settings).train).model.device
     profile = "gpu" if pick_device(asked).startswith("cuda") else "cpu"
     spec = load_spec(env, settings, profile=profile)
     return spec, TrainConfig.of(spec.train).checked(), profile
@@ -98,7 +98,7 @@ def train(
     from envgym_trainer.run.provenance import run_facts
     from envgym_trainer.training.loop import Trainer
 
-    device = pick_device(config.device)
+    device = pick_device(config.model.device)
     place = (
         f"cpu ({torch.get_num_threads()} threads)"
         if device == "cpu"
@@ -162,9 +162,9 @@ def close(
 
     console.print()
     console.print(outcomes_table(list(outcomes.values())))
-    if config.lora.export == "none":
+    if config.output.adapter == "none":
         console.print(
-            f"{seconds / 60:.1f} minutes. No adapter was written (train.lora.export=none). "
+            f"{seconds / 60:.1f} minutes. No adapter was written (train.output.adapter=none). "
             f"The weights are in {folder.path}/checkpoints"
         )
         return

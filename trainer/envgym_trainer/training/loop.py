@@ -29,6 +29,7 @@ from envgym.tasks import stable_seed
 from envgym_trainer.algorithms.attribution import explained, part_metrics
 from envgym_trainer.algorithms.credit import demonstration, lessons_of
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.inference.dialogue import Sampler
 from envgym_trainer.inference.in_process.attention import why_unknown
 from envgym_trainer.inference.in_process.engine import Engine
@@ -63,10 +64,6 @@ from envgym_trainer.training.resume import restore
 
 log = logging.getLogger(__name__)
 
-BASE = "base model"
-WARM = "warm start"
-TRAINED = "trained"
-
 
 class Trainer:
     """One training run. Owns the world, the model, the engine and the learner, and closes them.
@@ -96,44 +93,48 @@ class Trainer:
         one_heap()
         self.progress = Progress()
         rates = {
-            "learning_rate": config.learning_rate,
-            "kl_coef": config.kl_coef,
-            "entropy_coef": config.entropy_coef,
+            "learning_rate": config.optimizer.learning_rate,
+            "kl_coef": config.algorithm.kl.coef,
+            "entropy_coef": config.algorithm.entropy_coef,
         }
-        self.controls = Controls(config.controllers, **rates)
+        self.controls = Controls(config.controllers, max_kl=config.optimizer.max_kl, **rates)
         self.stop = Interrupt()
-        dtype = None if config.dtype == "auto" else getattr(torch, config.dtype)
+        dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
         model, self.tokenizer = load_model(
-            config.model,
-            device=pick_device(config.device),
+            config.model.name,
+            device=pick_device(config.model.device),
             dtype=dtype,
             say=display.note,
-            quantize=config.lora.quantize,
+            quantize=config.model.quantize,
         )
         self.chat = Chat(self.tokenizer, model=model)
-        self.model = attach(
-            model, **config.lora.model_dump(exclude={"quantize", "export"}), seed=config.seed
-        )
+        self.model = attach(model, **config.lora.model_dump(), seed=config.seed)
         self.engine = self._sampler()
         self.learner = self._learner(
-            config.warmup.learning_rate if config.warmup.demos else config.learning_rate
+            config.warm_start.learning_rate
+            if config.warm_start.episodes
+            else config.optimizer.learning_rate
         )
         # A server rounds differently, also if the local model is float32.
-        precision = torch.bfloat16 if config.server else model.dtype
+        precision = torch.bfloat16 if config.engine.name == "vllm_server" else model.dtype
         self.watch = MismatchWatch(
-            dtype=precision, on_mismatch=config.on_mismatch, say=display.note
+            dtype=precision, on_mismatch=config.checks.on_mismatch, say=display.note
         )
         self.world = make_world(spec)
-        wanted = config.self_training
+        wanted = config.plan
         self.labels = SelfTraining(spec, config, wanted, self.world, self.model) if wanted else None
         self.rewards = RewardLayer(
             self.world, config.reward_weights, folder.find_episodes, display.note, self.labels
         )
-        self.signals = RunSignals(self.world, folder, is_on=config.signals, say=display.note)
+        self.signals = RunSignals(
+            self.world, folder, is_on=config.checks.hacking_signals, say=display.note
+        )
         self.rollouts = Rollouts(
             spec, config, self.world, self.engine, self.rewards, folder, monitor, self.labels
         )
-        self.warmup_steps = math.ceil(config.warmup.demos / config.warmup.demos_per_step)
+        self.warmup_steps = math.ceil(
+            config.warm_start.episodes / config.warm_start.episodes_per_step
+        )
         self.total_steps = self.warmup_steps + config.steps
 
     @cached_property
@@ -169,7 +170,7 @@ class Trainer:
         """
         # Create the task sampler now, so that an invalid curriculum fails before any episode.
         _ = self.parts
-        with self.stop, exact_kernels(self.config.deterministic):
+        with self.stop, exact_kernels(self.config.rollout.deterministic):
             try:
                 self._story()
             except (StopAsked, TooManyFailures, SamplerMismatch):
@@ -185,8 +186,8 @@ class Trainer:
         return {name: Outcome.from_dict(plain) for name, plain in self.progress.evaluations.items()}
 
     def _story(self) -> None:
-        if self.config.eval.base_tasks != 0:
-            self.evaluate(BASE, tasks=self.config.eval.base_tasks)
+        if self.config.evaluation.base_tasks != 0:
+            self.evaluate(BASE, tasks=self.config.evaluation.base_tasks)
         self.warm_up()
         if self.warmup_steps:
             self.evaluate(WARM)
@@ -197,11 +198,13 @@ class Trainer:
 
     def warm_up(self) -> None:
         """Train on oracle episodes. Each step uses new tasks of the train split."""
-        warmup = self.config.warmup
+        warmup = self.config.warm_start
         for step in range(self.progress.step + 1, self.warmup_steps + 1):
             self.stop.check()
             start = time.perf_counter()
-            count = min(warmup.demos_per_step, warmup.demos - (step - 1) * warmup.demos_per_step)
+            count = min(
+                warmup.episodes_per_step, warmup.episodes - (step - 1) * warmup.episodes_per_step
+            )
             policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
             demos = self.rollouts.play(
                 policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup"
@@ -225,7 +228,7 @@ class Trainer:
         config = self.config
         if self.progress.step == self.warmup_steps:
             # The objective changes, so the optimizer state starts from zero.
-            self.learner = self._learner(config.learning_rate)
+            self.learner = self._learner(config.optimizer.learning_rate)
         self.controls.attach(self.learner)
         # The run may have stopped after a step and before its validation.
         self._validate()
@@ -283,11 +286,11 @@ class Trainer:
             self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm)
         ]
         shares = [
-            lessons[n :: self.config.updates_per_step]
-            for n in range(min(self.config.updates_per_step, len(lessons)))
+            lessons[n :: self.config.optimizer.updates_per_step]
+            for n in range(min(self.config.optimizer.updates_per_step, len(lessons)))
         ]
         samples = [[sample for group in share for sample in group] for share in shares]
-        epochs = self.config.epochs_per_step
+        epochs = self.config.optimizer.epochs_per_step
         metrics = inner_updates(
             self.learner, samples, epochs=epochs, watch=self.watch, sampled_at=sampled_at
         )
@@ -299,11 +302,11 @@ class Trainer:
         """Evaluate the current adapter on held-out tasks, once per name, and save a checkpoint."""
         if name in self.progress.evaluations:
             return
-        count = self.config.eval.tasks if tasks is None else tasks
+        count = self.config.evaluation.tasks if tasks is None else tasks
         with self._adapter_of(name):
             episodes = self._held_out(
                 self.world.tasks.ids(
-                    self.config.eval.split, levels=self.config.levels, count=count
+                    self.config.evaluation.split, levels=self.config.tasks.levels, count=count
                 ),
                 name,
             )
@@ -319,10 +322,10 @@ class Trainer:
         self.save()
 
     def export(self, outcomes: dict[str, Outcome]) -> None:
-        """Write `adapter/` and its model card, unless `lora.export` is `none`."""
-        if self.config.lora.export == "none":
+        """Write `adapter/` and its model card, unless `output.adapter` is `none`."""
+        if self.config.output.adapter == "none":
             return
-        base = resolve(self.config.model)
+        base = resolve(self.config.model.name)
         card = model_card(self._card_facts(base, list(outcomes.values())))
         with self._adapter_of(TRAINED):
             self.folder.save_adapter(
@@ -334,10 +337,8 @@ class Trainer:
     def _card_facts(self, base: ResolvedModel, outcomes: list[Outcome]) -> CardFacts:
         config = self.config
         spec = self.spec
-        levels = f", levels {', '.join(config.levels)}" if config.levels else ""
-        grpo = (
-            f"{config.steps} steps of {config.tasks_per_step} tasks x {config.group_size} episodes"
-        )
+        levels = f", levels {', '.join(config.tasks.levels)}" if config.tasks.levels else ""
+        grpo = f"{config.steps} steps of {config.rollout.groups_per_step} tasks x {config.rollout.group_size} episodes"
         rounded = (
             " (converted from a 4-bit GGUF: the weights differ slightly from the published ones)"
             if base.is_quantized
@@ -345,8 +346,8 @@ class Trainer:
         )
         recipe = best.recipe(self.progress, config)
         recipe |= {
-            "warm start": f"{config.warmup.demos} oracle episodes, "
-            f"learning rate {config.warmup.learning_rate:g}"
+            "warm start": f"{config.warm_start.episodes} oracle episodes, "
+            f"learning rate {config.warm_start.learning_rate:g}"
         }
         return CardFacts(
             name=self.folder.path.name,
@@ -354,11 +355,11 @@ class Trainer:
             env_id=spec.id,
             env_description=spec.description.strip(),
             outcomes=outcomes,
-            eval_tasks=f"held-out tasks of split {config.eval.split}{levels}",
+            eval_tasks=f"held-out tasks of split {config.evaluation.split}{levels}",
             reward={name: part.weight for name, part in spec.reward.items()},
             recipe=recipe
             | {
-                "GRPO": f"{grpo}, learning rate {config.learning_rate:g}",
+                "GRPO": f"{grpo}, learning rate {config.optimizer.learning_rate:g}",
                 "base weights": base.source + rounded,
             },
             seed=config.seed,
@@ -371,7 +372,7 @@ class Trainer:
         self.folder.save_checkpoint(
             self.progress.step,
             lambda folder: checkpoint.save(folder, self.learner, self.progress, self.parts),
-            keep=self.config.keep_checkpoints,
+            keep=self.config.output.keep_checkpoints,
             besides=[int(self.progress.best["step"])] if self.progress.best else (),
         )
 
@@ -394,7 +395,7 @@ class Trainer:
 
     def _is_saved(self, step: int) -> bool:
         done = step - self.warmup_steps
-        every = self.config.save_every
+        every = self.config.output.checkpoint_every_steps
         return step == self.total_steps or bool(every and done % every == 0)
 
     def _goes_ahead(self, step: int) -> bool:
@@ -404,41 +405,44 @@ class Trainer:
         which needs the engine.
         """
         done = step - self.warmup_steps
-        every = self.config.eval.every
+        every = self.config.evaluation.validate_every_steps
         return (
-            self.config.one_step_off
+            self.config.rollout.one_step_ahead
             and not self._is_saved(step)
             and not (every and done % every == 0)
         )
 
     def _sampler(self) -> Sampler:
         config = self.config
-        if config.server:
-            adapters = Path(config.server.adapters or self.folder.path / "served")
+        if config.engine.name == "vllm_server":
+            assert config.engine.url is not None  # the schema requires it
+            adapters = Path(config.engine.adapter_folder or self.folder.path / "served")
             return ServedEngine(
-                config.server.url,
+                config.engine.url,
                 self.chat,
-                model=config.server.model,
+                model=config.engine.model,
                 adapters=adapters,
-                max_context=config.max_context,
+                max_context=config.rollout.max_context_tokens,
             )
         return Engine(
             self.model,
             self.chat,
-            max_context=config.max_context,
-            max_batch=config.workers,
-            deterministic=config.deterministic,
+            max_context=config.rollout.max_context_tokens,
+            max_batch=config.rollout.max_concurrent_episodes,
+            deterministic=config.rollout.deterministic,
             say=self.display.note,
         )
 
     def _learner_at(self, step: int) -> Learner:
-        warming_up = self.config.warmup.demos and step <= self.warmup_steps
+        warming_up = self.config.warm_start.episodes and step <= self.warmup_steps
         return self._learner(
-            self.config.warmup.learning_rate if warming_up else self.config.learning_rate
+            self.config.warm_start.learning_rate
+            if warming_up
+            else self.config.optimizer.learning_rate
         )
 
     def _adapter_of(self, name: str) -> AbstractContextManager[None]:
-        if name != TRAINED or self.config.export == "last":
+        if name != TRAINED or self.config.output.adapter != "best":
             return nullcontext()
         return best.best_adapter(self.folder, self.progress, self.learner, self.display)
 
@@ -447,19 +451,19 @@ class Trainer:
         return Learner(
             self.model,
             learning_rate=learning_rate,
-            max_grad_norm=config.max_grad_norm,
-            temperature=config.temperature,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            kl_coef=config.kl_coef,
-            weight_decay=config.weight_decay,
-            warmup_steps=config.lr_warmup_steps,
-            entropy_coef=config.entropy_coef,
-            max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
+            max_grad_norm=config.optimizer.max_grad_norm,
+            temperature=config.rollout.temperature,
+            clip_low=config.algorithm.loss.clip_low,
+            clip_high=config.algorithm.loss.clip_high,
+            kl_coef=config.algorithm.kl.coef,
+            weight_decay=config.optimizer.weight_decay,
+            warmup_steps=config.optimizer.warmup_updates,
+            entropy_coef=config.algorithm.entropy_coef,
+            max_tokens_per_micro_batch=config.optimizer.micro_batch_tokens,
             algorithm=config.algorithm,
-            constant_length=config.max_new_tokens,
+            constant_length=config.rollout.max_turn_tokens,
             layout="flat"
-            if why_unknown(self.model.get_base_model().config, config.max_context)
+            if why_unknown(self.model.get_base_model().config, config.rollout.max_context_tokens)
             else "tree",
         )
 
@@ -467,7 +471,7 @@ class Trainer:
         config = self.config
         self.engine.refresh(self.model)
         policy = self.engine.policy(
-            temperature=config.eval.temperature, max_new_tokens=config.max_new_tokens
+            temperature=config.evaluation.temperature, max_new_tokens=config.rollout.max_turn_tokens
         )
         done: list[Episode] = []
 
@@ -494,7 +498,7 @@ class Trainer:
         ):
             return
         tasks = self.world.tasks.ids(
-            "val", levels=self.config.levels, count=self.config.eval.val_tasks
+            "val", levels=self.config.tasks.levels, count=self.config.evaluation.validation_tasks
         )
         episodes = self._held_out(tasks, "validation")
         numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")

@@ -36,7 +36,7 @@ class DemoPolicy:
         if task is None or not task.has_solution:
             raise UsageError(
                 "a warm start needs tasks with `oracle` or `final`. Add one of them to each "
-                "template, or set train.warmup.demos=0"
+                "template, or set train.warm_start.episodes=0"
             )
         lines = [*(render_call(call, self.dialect) for call in task.oracle), task.final]
         return DemoDialogue(self.chat, self.chat.open(messages, tools), lines)

@@ -94,13 +94,16 @@ class SelfTraining:
                 f"needs one part of the reward that votes, and it {found}. "
                 f"Add `agreed: {{from: {VOTE}}}` to the reward."
             )
-        if unknown := [name for name in self.options.label_free if name not in self.rubric.parts]:
+        if unknown := [
+            name for name in self.options.label_free_parts if name not in self.rubric.parts
+        ]:
             self._refuse(
                 f"label_free: the reward has no part '{unknown[0]}'"
                 f"{did_you_mean(unknown[0], self.rubric.parts)}"
             )
         levels = {
-            template.level for template in self.tasks.fitting("train", levels=self.config.levels)
+            template.level
+            for template in self.tasks.fitting("train", levels=self.config.tasks.levels)
         }
         if unknown := [level for level in self.options.labelled_levels if level not in levels]:
             self._refuse(
@@ -119,7 +122,7 @@ class SelfTraining:
             episode.reward_parts.get(self.rubric.success) is None for episode in played
         ):
             raise UsageError(
-                f"{self.spec.path}: train.self_training: no validation task has a true label, so "
+                f"{self.spec.path}: train.plan: no validation task has a true label, so "
                 "wrong votes would go unnoticed. Add tasks with a true label to the split 'val'."
             )
 
@@ -130,7 +133,7 @@ class SelfTraining:
         options = self.options
         seed = self.config.seed
         tasks = self._drawn()
-        if options.easiest < 1:
+        if options.easiest_fraction < 1:
             groups = play(tasks)
             agreed = {
                 task: self._vote(group).agreement for task, group in zip(tasks, groups, strict=True)
@@ -140,12 +143,12 @@ class SelfTraining:
             tasks = [
                 task
                 for level in self._by_level(tasks)
-                for task in _most(level, agreed, options.easiest)
+                for task in _most(level, agreed, options.easiest_fraction)
             ]
         given = frozenset(task for task in tasks if self._level(task) in options.labelled_levels)
         others = (task for task in tasks if task not in given)
         self.labelled = given | choose_labelled(
-            others, share=options.true_labels, budget=options.label_budget, seed=seed
+            others, share=options.true_label_fraction, budget=options.max_true_labels, seed=seed
         )
         self.pool = tuple(tasks)
 
@@ -162,7 +165,7 @@ class SelfTraining:
         )
         true = [task for task in tasks if task in self.labelled]
         others = [task for task in tasks if task not in self.labelled]
-        if self.options.labelled_groups is None or not true or not others:
+        if self.options.labelled_group_fraction is None or not true or not others:
             return _some(rng, tasks, count)
         # Rounding is random, so that the share is exact on average.
         wanted = math.floor(count * self.options.labelled_groups + rng.random())
@@ -171,13 +174,13 @@ class SelfTraining:
         return drawn
 
     def groups_to_play(self, wanted: int) -> int:
-        return math.ceil(wanted / self.options.keep)
+        return math.ceil(wanted / self.options.keep_fraction)
 
     def hidden(self, group: Group) -> frozenset[str]:
         """Return the reward parts that are masked for this group."""
         if self._is_labelled(group):
             return frozenset({self.part})
-        return frozenset(self.rubric.parts) - {self.part, *self.options.label_free}
+        return frozenset(self.rubric.parts) - {self.part, *self.options.label_free_parts}
 
     def voters(self, task: str) -> list[str] | None:
         """Return the teacher's answers for a task, or None if the group's answers are the votes."""
@@ -246,14 +249,15 @@ class SelfTraining:
             self.teacher.load_state_dict(state["teacher"])
 
     def _refuse(self, why: str) -> None:
-        raise SpecError(f"{self.spec.path}: train.self_training: {why}")
+        raise SpecError(f"{self.spec.path}: train.plan: {why}")
 
     def _drawn(self) -> list[str]:
         rng = random.Random(stable_seed(self.config.seed, "pool"))
-        levels = self.config.levels
+        levels = self.config.tasks.levels
         return list(
             dict.fromkeys(
-                self.tasks.draw_id("train", rng, levels=levels) for _ in range(self.options.pool)
+                self.tasks.draw_id("train", rng, levels=levels)
+                for _ in range(self.options.pool_size)
             )
         )
 
