@@ -6,8 +6,8 @@
       correctness: {from: toolrl_correctness, options: *switches}
 
 The truth is `extra["truth"]`, a right answer as text. The episode's last answer is scored, so use
-`episode.max_turns: 1`, as ToolRL does. Each part accepts all fields of `ToolRlSettings`. With equal
-options, the parts add up to `scoring.toolrl.total`.
+`episode.max_turns: 1`, as ToolRL does. Each part accepts all fields of `ToolRlSettings`; with equal
+options, the parts add up to `scoring.toolrl.total`. For `with_length`, list `toolrl_length`.
 """
 
 from __future__ import annotations

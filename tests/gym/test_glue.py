@@ -120,7 +120,7 @@ def test_what_has_no_correlation_or_no_positive_label_is_an_error():
         spearman([1.0], [2.0])
     with pytest.raises(UsageError, match="needs numbers, got 'high'"):
         pearson(["high", 2.0], [1.0, 2.0])  # type: ignore[list-item]
-    with pytest.raises(UsageError, match="positive label 1 is none of"):
+    with pytest.raises(UsageError, match="positive label 1 is not among"):
         f1(["yes", "no"], ["yes", "yes"])
     with pytest.raises(UsageError, match="at most two different labels"):
         matthews([0, 1, 2], [0, 1, 1])

@@ -185,7 +185,7 @@ def test_an_svg_that_is_none_or_means_harm_scores_nothing_and_raises_nothing(nam
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_truth_that_cannot_be_drawn_is_the_mistake_of_whoever_wrote_it(name):
-    with pytest.raises(UsageError, match="the true picture cannot be drawn: "):
+    with pytest.raises(UsageError, match="the true image cannot be rendered: "):
         svg_similarity(bars(), HOSTILE[name])
 
 
