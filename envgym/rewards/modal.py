@@ -143,8 +143,8 @@ def artefacts_match(evidence: Evidence, **parts: Mapping[str, Any]) -> float:
     """
     if unknown := sorted(parts.keys() - _PARTS.keys()):
         raise UsageError(
-            f"artefacts_match: no part '{unknown[0]}'{did_you_mean(unknown[0], _PARTS)}. "
-            f"Available: {', '.join(_PARTS)}"
+            f"artefacts_match: no part '{unknown[0]}'{did_you_mean(unknown[0], _PARTS)}; "
+            f"available: {', '.join(_PARTS)}"
         )
     reached = [_reaches(evidence, name, **options) for name, options in parts.items()]
     applying = [value for value in reached if value is not None]

@@ -118,8 +118,8 @@ def find_reading(name: str) -> Reading:
     """
     if name not in READINGS:
         raise UsageError(
-            f"unknown answer normalization '{name}'{did_you_mean(name, READINGS)}. "
-            f"Available: {', '.join(READINGS)}"
+            f"unknown answer normalization '{name}'{did_you_mean(name, READINGS)}; "
+            f"available: {', '.join(READINGS)}"
         )
     return READINGS[name]
 

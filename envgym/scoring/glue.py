@@ -119,8 +119,8 @@ def task_score(
     """
     if task not in METRICS:
         raise UsageError(
-            f"unknown GLUE task '{task}'{did_you_mean(task, METRICS)}. "
-            f"Available: {', '.join(METRICS)}"
+            f"unknown GLUE task '{task}'{did_you_mean(task, METRICS)}; "
+            f"available: {', '.join(METRICS)}"
         )
     if task == "mnli":
         raise UsageError(
@@ -153,8 +153,8 @@ def overall(scores: Mapping[str, float]) -> float:
     """
     if unknown := [task for task in scores if task not in METRICS]:
         raise UsageError(
-            f"unknown GLUE task '{unknown[0]}'{did_you_mean(unknown[0], METRICS)}. "
-            f"Available: {', '.join(METRICS)}"
+            f"unknown GLUE task '{unknown[0]}'{did_you_mean(unknown[0], METRICS)}; "
+            f"available: {', '.join(METRICS)}"
         )
     if missing := [task for task in METRICS if task not in scores]:
         raise UsageError(

@@ -97,7 +97,7 @@ def test_the_overall_score_is_the_mean_of_all_nine_tasks():
         overall({task: 0.5 for task in METRICS if task != "cola"})
     with pytest.raises(UsageError, match="did you mean 'stsb'"):
         overall(scores | {"sts-b": 0.5})
-    with pytest.raises(UsageError, match="rte: its score is nan"):
+    with pytest.raises(UsageError, match="score of rte is nan"):
         overall(scores | {"rte": math.nan})
 
 

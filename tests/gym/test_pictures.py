@@ -251,7 +251,7 @@ def test_another_measure_takes_the_place_of_ours():
 
 @pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1])
 def test_a_measure_that_gives_no_share_is_an_error(value):
-    with pytest.raises(UsageError, match="must give a number from 0 to 1"):
+    with pytest.raises(UsageError, match="must be from 0 to 1"):
         svg_similarity(bars(), bars(), similarity=lambda picture, truth: value)
 
 
