@@ -83,7 +83,7 @@ def image_similarity(a: Image, b: Image) -> float:
     return min(1.0, LAYOUT * perceptual_similarity(one, other) + SHAPES * shapes + DETAIL * detail)
 
 
-# Cached because two parts use the same chart: its own part and `artefacts_match`.
+# Cached because two parts compare the same chart: `image_match` and `artefacts_match`.
 @functools.lru_cache(maxsize=256)
 def svg_similarity(
     svg: str, truth: str, *, similarity: ImageSimilarity = image_similarity

@@ -1,7 +1,7 @@
 """Correctness in ToolRL: the similarity of the answer's calls and the truth's calls, from 0 to 1.
 
 A call is one line of JSON, `{"name": ..., "parameters": {...}}`. Values compare as in Python: 21 ==
-21.0 and True == 1; the order of keys is free, that of lists is not; strings compare exactly.
+21.0 and True == 1; the order of keys is free, the order of lists is not; strings compare exactly.
 Source: arXiv 2504.13958, section 3.3; `compute_tool_call_reward` of its code, commit 8cee13e.
 """
 
@@ -53,7 +53,7 @@ def correctness_score(
             everything is equal, otherwise 0.0.
         matching: `greedy`: the truth's calls choose in turn, and the first best call is taken (the
             code). `optimal`: the matching of the largest sum (the paper).
-        names: Similarity of the names: of multisets (the code), of sets (the paper), or `exact` for
+        names: Similarity of the names: `multiset` (the code), `set` (the paper), or `exact` for
             equality.
         guard: Also add the extra parts of the answer to S: 1 + its parameters for each unmatched
             call (1 with `intermediate`), and 1 for each key that the matched call of the truth

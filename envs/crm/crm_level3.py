@@ -1,4 +1,4 @@
-"""Level L3 of the CRM: a written policy with world-specific limits decides what is allowed.
+"""Level L3 of the CRM: a written policy with world-specific limits decides on each request.
 
 Requests may be fully, partly or not allowed; a refusal cites the number of the rule. The data is
 adversarial: insufficient approvals, people with equal names in different accounts, outdated notes,

@@ -1,4 +1,4 @@
-"""Wording of requests: sentence frames with alternatives. `Draw.wording` selects those of a split.
+"""Wording of requests: sentence frames with alternatives. `Draw.wording` selects by split.
 
 `[Write|Put] it` stands for two sentences. Words that act as shell commands with varying output are
 avoided, so that random calls stay reproducible.

@@ -201,7 +201,7 @@ def test_a_run_that_measures_nothing_gets_no_signal():
 def test_steps_must_rise():
     watch = HackWatch()
     watch.observe(StepRecord(5))
-    with pytest.raises(UsageError, match="step 5 follows step 5. Load the state"):
+    with pytest.raises(UsageError, match=r"step 5 follows step 5\. Load the state"):
         watch.observe(StepRecord(5))
 
 
