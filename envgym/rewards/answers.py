@@ -62,7 +62,7 @@ def label_right(evidence: Evidence) -> float | None:
         1.0 or 0.0, or `None` if the task has no `label`.
 
     Raises:
-        SpecError: If `labels` lacks the label or contains it twice.
+        SpecError: If `labels` lacks the label, or two labels differ in case only.
     """
     label = evidence.task.extra.get("label")
     if label is None:

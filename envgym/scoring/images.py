@@ -31,7 +31,7 @@ COARSE = 8
 WINDOW = 7
 """Side of the SSIM window in pixels."""
 INK = 12
-"""Difference from white, of 255, from which a pixel counts as drawn."""
+"""Difference from white, of 255, above which a pixel counts as drawn."""
 
 
 def ssim(a: Image, b: Image) -> float:
