@@ -3,7 +3,7 @@
     total("<think>a</think>", "<think>b</think>")  ->  ToolRlReward(total=1.0, format=1.0, ...)
 
 The default equals the authors' `compute_score`, from -3 to 4. `ToolRlSettings.paper()` follows the
-paper where its code differs. One difference remains: an unreadable truth raises, while the code
+paper if its code differs. One difference remains: an unreadable truth raises, while the code
 gives every answer the minimum.
 Source: arXiv 2504.13958; github.com/qiancheng0/ToolRL at commit 8cee13e.
 """

@@ -34,8 +34,7 @@ class Vote:
     """Result of the vote of one group."""
 
     label: str | None
-    """Winning answer as it was first written, or `None` without an answer or below the threshold.
-    """
+    """Winning answer as first written, or `None` without an answer or below the threshold."""
     agreement: float
     """Fraction of votes for the winning answer, from 0 to 1; 0 without an answer."""
     counts: dict[str, int]
