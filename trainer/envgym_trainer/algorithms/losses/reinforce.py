@@ -1,0 +1,42 @@
+"""REINFORCE: the plain policy gradient, without ratio and without clip. Right for samples of the policy that is updated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from envgym_trainer.algorithms.losses import LossOutput
+from envgym_trainer.algorithms.surrogate import policy_output
+
+
+def reinforce_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    denominator: float,
+    weights: Tensor | None = None,
+    ref_logprobs: Tensor | None = None,
+    kl_coef: float = 0.0,
+    kl: str = "k3",
+) -> LossOutput:
+    """-sum(weight * A * logprob) / denominator.
+
+    Args: as of `grpo_loss`; `old_logprobs` are for the metrics alone. Stale samples need an importance weight (`correction.py`).
+    Returns: LossOutput.
+    Source: Williams 1992, https://doi.org/10.1007/BF00992696; RLOO, arXiv 2402.14740, sec. 2 (weights 1, divided by episodes).
+    """
+    never = torch.zeros_like(logprobs, dtype=torch.bool)
+    return policy_output(
+        -advantages * logprobs,
+        logprobs,
+        old_logprobs,
+        ratio=(logprobs - old_logprobs).detach().exp(),
+        low=never,
+        high=never,
+        denominator=denominator,
+        weights=weights,
+        ref_logprobs=ref_logprobs,
+        kl_coef=kl_coef,
+        kl=kl,
+    )

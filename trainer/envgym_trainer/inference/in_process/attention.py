@@ -1,0 +1,253 @@
+"""Attention over preallocated keys and values, plugged into transformers' own modules.
+
+One forward pass carries the new tokens of many rows, packed behind one another as (1, N): rows with several new tokens
+(a prompt, an observation) first, then rows with exactly one. Each row attends to its shared segment and to its own tokens;
+a segment's keys are read once for all its rows and never copied.
+Left out: windows shorter than a dialogue, soft caps and sinks; such models take the plain path (`plain_passes.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from envgym.errors import UsageError
+from envgym_trainer.inference.in_process.kv_cache import KeyValues
+
+NAME = "envgym_kv"
+
+
+class UnknownAttention(UsageError):
+    """A model whose attention is not the one that is computed here."""
+
+
+def why_unknown(config: Any, max_context: int) -> str | None:
+    """What about this model's attention is not known to the sampler's batches and the learner's tree; None where all of it is.
+
+    Args:
+        config: of a causal language model of transformers.
+        max_context: tokens of the longest dialogue; a window that is as wide is no window.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if strange := kinds - {"full_attention", "sliding_attention"}:
+        return f"layers of kind {', '.join(sorted(strange))}"
+    if not hasattr(config, "num_key_value_heads"):
+        return "no number of key-value heads in its config"
+    has_window = "sliding_attention" in kinds or getattr(config, "layer_types", None) is None
+    if has_window and (window := getattr(config, "sliding_window", None)) and window < max_context:
+        return f"a window of {window} tokens in dialogues of up to {max_context}"
+    rope = getattr(config, "rope_parameters", None) or {}
+    for each in (
+        rope.values() if any(isinstance(value, dict) for value in rope.values()) else [rope]
+    ):
+        if each.get("rope_type", "default") in (
+            "dynamic",
+            "longrope",
+        ):  # stored keys would go stale
+            return f"'{each['rope_type']}' positions, which change with the length"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One row with n > 1 new tokens."""
+
+    start: int
+    end: int
+    """Place in the packed tokens; n = end - start."""
+    store: KeyValues
+    row: int
+    before: int
+    """Own tokens stored already."""
+    shared_row: int
+    shared: int
+    """Tokens of the segment in front; 0 for a segment itself."""
+    mask: Tensor | None
+    """(n, shared + before + n) bool, True where a token may look; None where plain causal is right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """The shared segments in front of S rows, arranged as a grid of U segments by R rows each."""
+
+    select: slice | Tensor
+    """U rows of the shared store: a slice reads them where they lie, an index gathers them."""
+    length: int
+    """Tokens of the longest."""
+    mask: Tensor
+    """(U, 1, 1, length) 0 or a very low number."""
+    grid: Tensor
+    """(U * R,) which of the S rows stands in each cell; filler where a segment has fewer rows."""
+    cell: Tensor
+    """(S,) the cell of each row; anything for a row that does not count."""
+    alone: Tensor
+    """(S, 1, 1, 1) 0, or a very low number for a row without a segment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Singles:
+    """All B rows with one new token, computed as S >= B rows where that spares a copy of their keys."""
+
+    start: int
+    """Place of the first in the packed tokens; they run to the end."""
+    rows: Tensor
+    """(B,) rows of the store."""
+    before: Tensor
+    """(B,) own tokens stored already: where the new one goes."""
+    select: slice | Tensor
+    """S rows of the store, as in `Segments`."""
+    place: Tensor
+    """(B,) where each row stands among the S."""
+    length: int
+    """Own tokens of the longest row, the new one included."""
+    mask: Tensor
+    """(S, 1, 1, length) 0 or a very low number."""
+    segments: Segments | None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Who the packed tokens of one forward pass belong to."""
+
+    own: KeyValues
+    shared: KeyValues
+    spans: list[Span]
+    singles: Singles | None
+    longest: int
+    """Tokens of the longest dialogue among them."""
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    envgym_layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Stores the new keys and values, then attends. Signature as in transformers' `ALL_ATTENTION_FUNCTIONS`.
+
+    Args:
+        query: (1, H, N, D); key, value: (1, K, N, D), K dividing H.
+        envgym_layout: whose tokens these are.
+    Returns: (1, N, H, D) and None.
+    """
+    window = options.get("sliding_window")
+    is_cut = window is not None and envgym_layout is not None and envgym_layout.longest > window
+    if (
+        envgym_layout is None
+        or is_cut
+        or any(options.get(name) is not None for name in ("softcap", "s_aux"))
+    ):
+        raise UnknownAttention(
+            f"{type(module).__name__}: soft caps, sinks, or a window shorter than the dialogue"
+        )
+    layer = module.layer_idx
+    query = query[0] * (scaling if scaling is not None else query.shape[-1] ** -0.5)  # (H, N, D)
+    out = query.new_empty(query.shape[1], query.shape[0], query.shape[2])  # (N, H, D)
+    for span in envgym_layout.spans:
+        part = slice(span.start, span.end)
+        out[part] = _span(
+            layer, span, envgym_layout.shared, query[:, part], key[0, :, part], value[0, :, part]
+        ).transpose(0, 1)
+    if (singles := envgym_layout.singles) is not None:
+        part = slice(singles.start, None)
+        out[part] = _singles(
+            layer, singles, envgym_layout, query[:, part], key[0, :, part], value[0, :, part]
+        )
+    return out.unsqueeze(0), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+
+
+def _span(
+    layer: int, span: Span, shared: KeyValues, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """One row's new tokens, (H, n, D), over its segment, what it had, and themselves."""
+    end = span.before + key.shape[1]
+    parts = []
+    for new, own, front in (
+        (key, span.store.keys[layer], shared.keys[layer]),
+        (value, span.store.values[layer], shared.values[layer]),
+    ):
+        own[span.row, :, span.before : end] = new
+        mine = own[span.row, :, :end]
+        parts.append(
+            torch.cat([front[span.shared_row, :, : span.shared], mine], dim=1)
+            if span.shared
+            else mine
+        )
+    keys, values = (part.unsqueeze(0) for part in parts)
+    return scaled_dot_product_attention(
+        query.unsqueeze(0),
+        keys,
+        values,
+        attn_mask=span.mask,
+        is_causal=span.mask is None,
+        scale=1.0,
+        enable_gqa=True,
+    )[0]
+
+
+def _singles(
+    layer: int, singles: Singles, layout: Layout, query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """The rows with one new token, (B, H, D): one softmax over segment and own tokens, put together from two parts."""
+    keys = layout.own.keys[layer]
+    values = layout.own.values[layer]
+    keys[singles.rows, :, singles.before] = key.transpose(0, 1)
+    values[singles.rows, :, singles.before] = value.transpose(0, 1)
+    wide = query.new_zeros(len(singles.mask), query.shape[0], query.shape[2])  # (S, H, D)
+    wide[singles.place] = query.transpose(0, 1)
+    grouped = wide.unflatten(1, (keys.shape[1], -1))  # (S, K, H/K, D)
+    select = (singles.select, slice(None), slice(singles.length))
+    out, weight = _part(grouped, keys[select], values[select], singles.mask)
+    if (segments := singles.segments) is not None:
+        front, front_weight = _segment_part(
+            grouped, segments, layout.shared.keys[layer], layout.shared.values[layer]
+        )
+        out = torch.lerp(out.float(), front.float(), torch.sigmoid(front_weight - weight)).to(
+            out.dtype
+        )
+    return out.flatten(1, 2)[singles.place]
+
+
+def _segment_part(
+    query: Tensor, segments: Segments, keys: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`_part` over the shared segments, each read once for its R rows; the answers in the order of `query`'s S rows."""
+    group = query.shape[2]
+    select = (segments.select, slice(None), slice(segments.length))
+    grid = (
+        query[segments.grid].unflatten(0, (len(segments.mask), -1)).transpose(1, 2).flatten(2, 3)
+    )  # (U, K, R * H/K, D)
+    out, weight = (
+        part.unflatten(2, (-1, group))
+        .transpose(1, 2)
+        .flatten(0, 1)[segments.cell]  # (S, K, H/K, D or 1)
+        for part in _part(grid, keys[select], values[select], segments.mask)
+    )
+    return out, weight + segments.alone
+
+
+def _part(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over one part of the keys, and that part's weight in a softmax over all of them.
+
+    Args:
+        query: (n, K, m, D), scaled; keys, values: (n, K, L, D); mask: (n, 1, 1, L), added to the scores.
+    Returns: (n, K, m, D), and the log of the sum of exponentials (n, K, m, 1) in float32.
+    """
+    scores = (query @ keys.transpose(-1, -2)).float().add_(mask)
+    top = scores.amax(-1, keepdim=True)
+    scores.sub_(top).exp_()
+    total = scores.sum(-1, keepdim=True)
+    return (scores.to(values.dtype) @ values) / total.to(values.dtype), top + total.log()
