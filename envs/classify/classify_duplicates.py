@@ -1,6 +1,7 @@
-"""Whether two questions ask the same: about other things or not (L0), in other words (L1), in the same words (L2).
+"""Duplicate questions: about different things (L0), in other words (L1), in the same words (L2).
 
-On level L2 both labels use the very same words; only who stands where differs. Held out of training: the same from both sides.
+On level L2 both labels use the same words in different positions. Held out: the same event
+described from both sides.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ VERBS = (
     "wrap/pack",
     "assemble/put together",
 )
-"""Two verbs of one meaning each."""
+"""Pairs of synonymous verbs."""
 CARRY = ("send", "take", "bring", "ship", "carry")
 FORMS = ("{verb} a {what} from {a} to {b}", "{verb} a {what} to {b} from {a}")
 
 
 @template(level="L0")
 def same_words(draw: Draw) -> Task:
-    """The same verb and thing, or another verb and another thing."""
+    """Pair two questions with the same verb and thing, or with another verb and another thing."""
     label = in_turn(draw, LABELS)
     (verb, _), (other_verb, _) = _two_verbs(draw)
     thing, other_thing = several(draw, THINGS, 2)
@@ -51,7 +52,7 @@ def same_words(draw: Draw) -> Task:
 
 @template(level="L1")
 def other_words(draw: Draw) -> Task:
-    """The verb's synonym, or one of another meaning; or the same verb with another thing."""
+    """Pair a verb with its synonym, with a verb of another meaning, or with another thing."""
     label = in_turn(draw, LABELS)
     verbs, others = _two_verbs(draw)
     verb, synonym = draw.rng.sample(verbs, 2)
@@ -63,7 +64,7 @@ def other_words(draw: Draw) -> Task:
 
 @template(level="L2")
 def same_places(draw: Draw) -> Task:
-    """There and there again, put the other way round; or there and back."""
+    """Pair two trips: the same one in another word order, or the way back."""
     label = in_turn(draw, LABELS)
     a, b = several(draw, CITIES, 2)
     thing = several(draw, THINGS, 1)[0]
@@ -78,7 +79,7 @@ def same_places(draw: Draw) -> Task:
 
 @template(level="L2", splits=("test",))
 def both_sides(draw: Draw) -> Task:
-    """To lend to somebody is to have them borrow; or the other way round."""
+    """Pair lending with borrowing between two people, in matching or in swapped roles."""
     label = in_turn(draw, LABELS)
     (one, other), thing = several(draw, PEOPLE, 2), several(draw, THINGS, 1)[0]
     giver, taker = (one, other) if label == "duplicate" else (other, one)
@@ -89,7 +90,7 @@ def both_sides(draw: Draw) -> Task:
 
 
 def _two_verbs(draw: Draw) -> list[list[str]]:
-    """Two pairs of synonyms of the task's split."""
+    """Draw two pairs of synonyms of the task's split."""
     return [verbs.split("/") for verbs in two_wordings(draw, VERBS)]
 
 

@@ -1,7 +1,7 @@
-"""Whether a hypothesis follows: the same fact or another (L0), bounds on a number (L1), a chain of comparisons (L2).
+"""Entailment: the same fact or another (L0), bounds on a number (L1), chained comparisons (L2).
 
-The hypothesis alone tells nothing: its form is the same under every label, and "more" and "fewer" are as frequent under each.
-Held out of training: two bounds at once.
+The hypothesis alone carries no information: its form, and the frequency of "more" and "fewer", are
+the same under every label. Held out: two bounds at once.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ RELATIONS = (
 
 @template(level="L0")
 def fact_follows(draw: Draw) -> Task:
-    """The same words again, another number, or another person."""
+    """Repeat a fact in other words, with another number, or about another person."""
     label = in_turn(draw, LABELS)
     who, other = several(draw, PEOPLE, 2)
     what = several(draw, THINGS, 1)[0]
@@ -93,7 +93,11 @@ def fact_follows(draw: Draw) -> Task:
 
 @template(level="L1")
 def bound_follows(draw: Draw) -> Task:
-    """At least n: more than m < n follows, fewer than m <= n cannot be, beyond n all is open. At most n: the mirror image."""
+    """Give one bound on a number and ask about another bound.
+
+    For "at least n": "more than m" with m < n follows, "fewer than m" with m <= n is impossible,
+    and any bound beyond n is open. "At most n" is the mirror image.
+    """
     label = in_turn(draw, LABELS)
     who = several(draw, PEOPLE, 1)[0]
     what = several(draw, THINGS, 1)[0]
@@ -113,7 +117,11 @@ def bound_follows(draw: Draw) -> Task:
 
 @template(level="L1", splits=("test",))
 def range_follows(draw: Draw) -> Task:
-    """From n to m, both included: more than k follows below n, cannot be from m on, is open between; fewer: the mirror image."""
+    """Give a range from n to m, both included, and ask about a bound.
+
+    "More than k" follows for k < n, is impossible for k >= m, and is open between them. "Fewer" is
+    the mirror image.
+    """
     label = in_turn(draw, LABELS)
     who = several(draw, PEOPLE, 1)[0]
     what = several(draw, THINGS, 1)[0]
@@ -135,7 +143,11 @@ def range_follows(draw: Draw) -> Task:
 
 @template(level="L2")
 def chain_follows(draw: Draw) -> Task:
-    """a > b > c, and d only below a or only above c: c and a compare by two steps, b and d not at all."""
+    """Give a > b > c and ask about two of the people.
+
+    A fourth person d is only known to be below a, or only to be above c. So c and a compare in two
+    steps, and b and d do not compare.
+    """
     label = in_turn(draw, LABELS)
     a, b, c, d = several(draw, PEOPLE, 4)
     relation = draw.wording(RELATIONS)

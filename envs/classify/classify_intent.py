@@ -1,6 +1,6 @@
-"""What a customer wants: named by its own word (L0), put into other words (L1), beside another matter that is settled (L2).
+"""Customer intent: named directly (L0), paraphrased (L1), beside another, settled matter (L2).
 
-Held out of training: the wishes of a library's readers, with labels of their own.
+Held out: requests of a library's readers, with other labels.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def intent_meant(draw: Draw) -> Task:
 
 @template(level="L2")
 def intent_beside_another(draw: Draw) -> Task:
-    """The settled matter may come first or last, so that its place tells nothing."""
+    """Combine an open and a settled matter in either order, so that position does not help."""
     label = in_turn(draw, LABELS)
     other = draw.rng.choice([name for name in LABELS if name != label])
     first, second = several(draw, THINGS, 2)

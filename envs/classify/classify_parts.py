@@ -1,4 +1,4 @@
-"""What the three kinds of tasks share: names by split, labels in turn, the end of a request."""
+"""Helpers of all classification templates: names by split, balanced labels, the final question."""
 
 from __future__ import annotations
 
@@ -66,22 +66,25 @@ ANSWER_WITH = (
 
 
 def in_turn(draw: Draw, labels: Sequence[str]) -> str:
-    """The label of a task: by its index, so that the labels of a split are as many of each."""
+    """Return the label of a task by its index, so that the labels of a split are balanced."""
     return labels[int(draw.id.rsplit("/", 1)[1]) % len(labels)]
 
 
 def several(draw: Draw, pool: dict[str, tuple[str, ...]], count: int) -> list[str]:
-    """Different names of the task's own split."""
+    """Draw different names of the task's split."""
     return draw.rng.sample(pool[draw.split], count)
 
 
 def two_wordings(draw: Draw, options: Sequence[str]) -> tuple[str, str]:
-    """Two different phrasings of the task's split; needs ten options to have two held out."""
+    """Draw two different phrasings of the task's split.
+
+    At least ten options are required, because a fifth of them is held out per split.
+    """
     one = draw.wording(options)
     return one, next(other for other in iter(lambda: draw.wording(options), "") if other != one)
 
 
 def labelled(draw: Draw, text: str, label: str, labels: Sequence[str]) -> Task:
-    """The task that asks for the label of a text."""
+    """Return the task that asks for the label of a text."""
     prompt = f"{text}\n{draw.wording(ANSWER_WITH).format(labels=', '.join(labels))}"
     return draw.task(prompt=prompt, final=label, tools=(), label=label, labels=list(labels))

@@ -1,6 +1,6 @@
-"""Levels L0 and L1: one writing call with the id given, and the same after one look-up by name.
+"""Levels L0 and L1 of the CRM: one write with the id given, or after one lookup by name.
 
-All of them offer the same five tools, so the system prompt is one text that needs to be read only once.
+All tasks offer the same five tools, so that they share one system prompt and its prefix cache.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from envgym import Change, Draw, Task, ToolCall, template
 
 TOOLS = ("find_contacts", "update_contact", "update_deal", "add_note", "log_call")
 EARLY = "('new', 'qualified', 'proposal')"
-"""SQL list of the stages that have a next one."""
+"""SQL list of the stages that have a next stage."""
 OUTCOMES = ("reached", "voicemail", "busy", "callback")
 
 
@@ -86,7 +86,7 @@ def call_by_name(draw: Draw) -> Task:
 
 
 Subject = tuple[str, str, tuple[ToolCall, ...]]
-"""A record's id, how the request speaks of it, and the look-ups that lead from one to the other."""
+"""Id of a record, its wording in the request, and the lookups that find it."""
 
 
 def _any_contact(draw: Draw) -> Subject:

@@ -1,7 +1,8 @@
-"""Level L2: two or three hops before the write, all tools on offer, and the request is closed at the end.
+"""Level L2 of the CRM: two or three lookups before the write, with all tools offered.
 
-What makes them hard is planted: people with one name in two accounts, answers on the second page, won deals among the open
-ones. Questions are answered through `close_request(outcome="answered", answer=...)`.
+The world contains traps: people with equal names in two accounts, results on the second page, won
+deals among the open ones. Each task ends with `close_request`; questions are answered with
+`close_request(outcome="answered", answer=...)`.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ def _closed_task(
 
 @template(level="L2")
 def phone_of_namesake(draw: Draw) -> Task:
-    """Two people share the name; the account tells them apart."""
+    """Change the phone of one of two people with equal names in different accounts."""
     contact = draw.row(
-        "SELECT c.id, c.name, c.account_id, a.name AS account FROM contacts AS c JOIN accounts AS a ON a.id = c.account_id WHERE"
+        "SELECT c.id, c.name, c.account_id, a.name AS account FROM contacts AS c JOIN accounts AS "
+        "a ON a.id = c.account_id WHERE"
         " 2 = (SELECT count(DISTINCT account_id) FROM contacts WHERE name = c.name) ORDER BY c.id"
     )
     phone = fresh_phone(draw)
@@ -59,7 +61,7 @@ def phone_of_namesake(draw: Draw) -> Task:
 
 @template(level="L2")
 def task_for_owner(draw: Draw) -> Task:
-    """Whoever owns the deal gets the task."""
+    """Create a task for the owner of a deal."""
     deal = lone_deal(draw)
     title = errand(draw.rng)
     due = due_date(draw)
@@ -76,7 +78,7 @@ def task_for_owner(draw: Draw) -> Task:
 
 @template(level="L2")
 def stage_on_second_page(draw: Draw) -> Task:
-    """The account has ten deals; the one that is meant stands on the second page."""
+    """Move a deal that is listed on the second page of an account's ten deals."""
     account = lone_account(draw, "10 = (SELECT count(*) FROM deals WHERE account_id = a.id)")
     deals = draw.rows(
         "SELECT id, stage, amount FROM deals WHERE account_id = ? ORDER BY name, id", account["id"]
@@ -107,7 +109,7 @@ def stage_on_second_page(draw: Draw) -> Task:
 
 @template(level="L2")
 def hand_over_book(draw: Draw) -> Task:
-    """A leaver's three open deals go to a colleague; the won one stays."""
+    """Give three open deals of a leaving user to a colleague, but not the won one."""
     count = f"(SELECT count(*) FROM deals WHERE owner_id = u.id AND stage IN {OPEN})"
     leaver = draw.row(f"SELECT id, name FROM users AS u WHERE 3 = {count} ORDER BY id")
     heir = draw.row("SELECT id, name FROM users WHERE id != ? ORDER BY id", leaver["id"])
@@ -130,7 +132,7 @@ def hand_over_book(draw: Draw) -> Task:
 
 @template(level="L2")
 def convert_to_contact(draw: Draw) -> Task:
-    """A lead becomes a contact of an account that is known by name."""
+    """Convert a lead into a contact of an account that is given by name."""
     lead = draw.row(
         "SELECT id, name, company, email FROM leads WHERE status IN ('new', 'working') ORDER BY id"
     )
@@ -157,7 +159,7 @@ def convert_to_contact(draw: Draw) -> Task:
 
 @template(level="L2")
 def escalate_case(draw: Draw) -> Task:
-    """The account's only case gets a higher priority."""
+    """Raise the priority of an account's only case."""
     account = lone_account(
         draw, "1 = (SELECT count(*) FROM cases WHERE account_id = a.id AND status != 'solved')"
     )
@@ -176,7 +178,7 @@ def escalate_case(draw: Draw) -> Task:
 
 @template(level="L2")
 def total_of_open_deals(draw: Draw) -> Task:
-    """A question: the sum over an account's open deals, now and then over two pages."""
+    """Ask for the total of an account's open deals, which sometimes fill two pages."""
     many = draw.rng.random() < 0.3
     account = lone_account(
         draw, f"{10 if many else 2} = (SELECT count(*) FROM deals WHERE account_id = a.id)"
@@ -196,7 +198,7 @@ def total_of_open_deals(draw: Draw) -> Task:
 
 @template(level="L2")
 def phone_behind_deal(draw: Draw) -> Task:
-    """A question: the phone of the person with whom a deal is made."""
+    """Ask for the phone of a deal's contact."""
     deal = lone_deal(draw)
     phone = draw.row("SELECT phone FROM contacts WHERE id = ?", deal["contact_id"])["phone"]
     calls = [find("deals", deal["name"]), get(deal["id"]), get(deal["contact_id"])]
@@ -207,10 +209,11 @@ def phone_behind_deal(draw: Draw) -> Task:
 
 @template(level="L2")
 def owner_of_contact(draw: Draw) -> Task:
-    """A question: the name of the colleague who looks after a person's account."""
+    """Ask for the name of the user who owns a contact's account."""
     contact = lone_contact(draw)
     owner = draw.row(
-        "SELECT u.id, u.name FROM users AS u JOIN accounts AS a ON a.owner_id = u.id WHERE a.id = ?",
+        "SELECT u.id, u.name FROM users AS u JOIN accounts AS a ON a.owner_id = u.id WHERE "
+        "a.id = ?",
         contact["account_id"],
     )
     calls = [find("contacts", contact["name"]), get(contact["account_id"]), get(owner["id"])]
@@ -221,7 +224,7 @@ def owner_of_contact(draw: Draw) -> Task:
 
 @template(level="L2", splits=("test",))
 def lose_overdue_deals(draw: Draw) -> Task:
-    """Open deals whose closing date has passed are lost; the others stay."""
+    """Set open deals with a past close date to lost, and no other deals."""
     overdue = f"stage IN {OPEN} AND close_date < '{TODAY}'"
     account = lone_account(
         draw,
@@ -249,10 +252,14 @@ def lose_overdue_deals(draw: Draw) -> Task:
 
 @template(level="L2", splits=("test",))
 def note_on_largest_deal(draw: Draw) -> Task:
-    """The largest open deal of an account that has two pages of them; a won one may be larger."""
+    """Add a note to the largest open deal of an account with two pages of deals.
+
+    A won deal may be larger.
+    """
     account = lone_account(draw, "10 = (SELECT count(*) FROM deals WHERE account_id = a.id)")
     deals = draw.rows(
-        f"SELECT id, amount FROM deals WHERE account_id = ? AND stage IN {OPEN} ORDER BY amount DESC",
+        f"SELECT id, amount FROM deals WHERE account_id = ? AND stage IN {OPEN} ORDER BY "
+        "amount DESC",
         account["id"],
     )
     if len(deals) < 2 or deals[0]["amount"] == deals[1]["amount"]:

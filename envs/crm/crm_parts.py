@@ -1,4 +1,4 @@
-"""What templates of all levels share: rows that a search finds alone, fresh values, the end of a request."""
+"""Helpers of all levels' templates: uniquely named rows, fresh values, the end of a request."""
 
 from __future__ import annotations
 
@@ -13,32 +13,41 @@ NEXT_STAGES = {
     "qualified": ("proposal", "lost"),
     "proposal": ("negotiation", "lost"),
 }
-"""Where a deal may go without a rule standing against it; `won` is for level L3."""
+"""Stage -> stages that no rule restricts; `won` is for level L3."""
 OPEN = "('new', 'qualified', 'proposal', 'negotiation')"
-"""SQL list of the stages in which a deal is still open."""
+"""SQL list of the stages of an open deal."""
 TODAY = date(2026, 3, 2)
 
 
 def lone_contact(draw: Draw, where: str = "1") -> dict:
-    """A contact whose name, searched for, finds nobody else. `where` narrows the choice; the row is called `c`."""
+    """Draw a contact that a search for its name finds alone.
+
+    `where` is an SQL condition on the row `c`.
+    """
     found_alone = "1 = (SELECT count(*) FROM contacts WHERE instr(lower(name), lower(c.name)))"
     return draw.row(f"SELECT * FROM contacts AS c WHERE {found_alone} AND {where} ORDER BY id")
 
 
 def lone_deal(draw: Draw, where: str = f"stage IN {OPEN}") -> dict:
-    """A deal whose name, searched for, finds no other. `where` narrows the choice; the row is called `d`."""
+    """Draw a deal that a search for its name finds alone.
+
+    `where` is an SQL condition on the row `d`.
+    """
     found_alone = "1 = (SELECT count(*) FROM deals WHERE instr(lower(name), lower(d.name)))"
     return draw.row(f"SELECT * FROM deals AS d WHERE {found_alone} AND {where} ORDER BY id")
 
 
 def lone_account(draw: Draw, where: str = "1") -> dict:
-    """An account whose name, searched for, finds no other. `where` narrows the choice; the row is called `a`."""
+    """Draw an account that a search for its name finds alone.
+
+    `where` is an SQL condition on the row `a`.
+    """
     found_alone = "1 = (SELECT count(*) FROM accounts WHERE instr(lower(name), lower(a.name)))"
     return draw.row(f"SELECT * FROM accounts AS a WHERE {found_alone} AND {where} ORDER BY id")
 
 
 def fresh(draw: Draw, make) -> str:
-    """A phone or title that no contact has yet, so that setting it always changes the row."""
+    """Draw a phone or title that no contact has, so that setting it always changes the row."""
     while True:
         value = make(draw.rng)
         if not draw.rows("SELECT 1 FROM contacts WHERE phone = ? OR title = ?", value, value):
@@ -50,12 +59,12 @@ def fresh_phone(draw: Draw) -> str:
 
 
 def due_date(draw: Draw) -> str:
-    """A day in the next ten weeks."""
+    """Draw a day within the next ten weeks."""
     return (TODAY + timedelta(days=draw.rng.randint(1, 70))).isoformat()
 
 
 def find(table: str, query: str, page: int = 1) -> ToolCall:
-    """A search; the first page is not spelled out."""
+    """Return a search call; page 1 is the default and is omitted."""
     return ToolCall(
         f"find_{table}", {"query": query} if page == 1 else {"query": query, "page": page}
     )
@@ -70,12 +79,12 @@ def policy(topic: str) -> ToolCall:
 
 
 def rule(draw: Draw, topic: str) -> dict:
-    """The world's rule on a topic: its number under `rule`, its limits under `low` and `high`."""
+    """Return the world's rule on a topic: its number `rule` and its limits `low` and `high`."""
     return draw.row("SELECT rule, low, high FROM policies WHERE topic = ?", topic)
 
 
 End = tuple[ToolCall, Change]
-"""How a request is closed, and the row that must be there then."""
+"""Call that closes a request, and the expected row."""
 
 
 def done() -> End:
@@ -88,7 +97,7 @@ def answered(answer: object) -> End:
 
 
 def refused(draw: Draw, topic: str, *, outcome: str = "refused") -> End:
-    """Refused, or `partly`, with the number of the world's rule on the topic."""
+    """Return the end of a refused or partly refused request, with the number of the rule."""
     reason = rule(draw, topic)["rule"]
     call = ToolCall("close_request", {"outcome": outcome, "reason": reason})
     return call, Change.insert("requests", outcome=outcome, reason=reason)

@@ -1,4 +1,4 @@
-"""Small helpers of the CRM's tools: pages of lines, one-row look-ups, new ids. Standard library only: it runs in the box."""
+"""Helpers of the CRM's tools: paging, lookups and new ids. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ TABLE_OF = {
     "Q": "quotes",
     "U": "users",
 }
-"""First letter of an id -> table, for the records that can be opened."""
+"""First letter of an id -> table, for records that can be opened."""
 PAGE = 5
-"""Rows a page of any search."""
+"""Number of rows per page of a search."""
 
 
 def table_of(record: str) -> str:
-    """The table an id belongs to. Raises ValueError for a letter that no table has."""
+    """Return the table of an id.
+
+    Raises:
+        ValueError: If no table has this letter.
+    """
     if record[:1] not in TABLE_OF:
         raise ValueError(
             f"'{record}' is no id; ids look like A38, C417, D305, K290, L52, P24, Q811 or U17"
@@ -29,7 +33,11 @@ def table_of(record: str) -> str:
 
 
 def fetch(db: sqlite3.Connection, table: str, key: str) -> sqlite3.Row:
-    """The row with this id. Raises LookupError where there is none."""
+    """Return the row with this id.
+
+    Raises:
+        LookupError: If there is no such row.
+    """
     row = db.execute(f"SELECT * FROM {table} WHERE id = ?", (key,)).fetchone()
     if row is None:
         raise LookupError(f"no {table.removesuffix('s')} has id '{key}'")
@@ -37,7 +45,7 @@ def fetch(db: sqlite3.Connection, table: str, key: str) -> sqlite3.Row:
 
 
 def insert(db: sqlite3.Connection, table: str, letter: str, **values) -> str:
-    """Adds a row under the next free id and returns the id."""
+    """Insert a row under the next free id and return the id."""
     highest = (
         db.execute(f"SELECT max(CAST(substr(id, 2) AS INTEGER)) FROM {table}").fetchone()[0] or 99
     )
@@ -51,7 +59,7 @@ def insert(db: sqlite3.Connection, table: str, letter: str, **values) -> str:
 
 
 def like(query: str) -> str:
-    """A LIKE pattern for 'contains', with the wildcards of the query made harmless (ESCAPE '!')."""
+    """Return a LIKE pattern for "contains"; wildcards of the query are escaped (ESCAPE '!')."""
     clean = " ".join(query.split())
     for sign in "!%_":
         clean = clean.replace(sign, "!" + sign)
@@ -59,7 +67,7 @@ def like(query: str) -> str:
 
 
 def page_of(lines: list[str], page: int) -> str:
-    """At most five lines; where there are more, a last line says which part of how many this is."""
+    """Return one page of lines; if there are more pages, a last line gives page and total."""
     if not lines:
         return "none found"
     pages = -(-len(lines) // PAGE)

@@ -1,7 +1,7 @@
-"""How people word a request: phrasings with alternatives in them, an opening now and then, a closing now and then.
+"""Wording of requests: sentence frames with alternatives, optional openings and closings.
 
-`[Set|Change] the phone of {who} to {value}.` stands for two sentences. `say` takes a phrasing that belongs to the task's
-split, so no sentence frame of a held-out task was seen in training; the words inside come from the same vocabulary.
+`[Set|Change] the phone of {who} to {value}.` stands for two sentences. `say` draws a frame of the
+task's split, so that training never sees a frame of a held-out task. The vocabulary is shared.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ CLOSINGS = (
 
 
 def rotated(places: int, *phrasings: str) -> tuple[str, ...]:
-    """The phrasings, begun elsewhere. The last ones are held out, so each kind of request holds out other frames.
+    """Return the phrasings, rotated by `places`.
 
-    A held-out task is worded as no request of its kind was in training; the bare pattern may have been met in another kind.
+    The last phrasings are held out. Rotation makes each kind of request hold out different frames.
+    A bare pattern may still occur in training with another kind of request.
     """
     return phrasings[places:] + phrasings[:places]
 
@@ -73,13 +74,13 @@ _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 
 
 def say(draw: Draw, phrasings: tuple[str, ...], *, plain: bool = False, **slots: object) -> str:
-    """One sentence (or two) for a task.
+    """Return one or two sentences for a task.
 
     Args:
-        draw: gives the split and the randomness.
-        phrasings: at least ten sentence frames with `[a|b]` alternatives and `{slot}`s.
-        plain: without opening and closing.
-        slots: what is filled in, as it stands.
+        draw: Source of the split and of randomness.
+        phrasings: At least ten sentence frames with `[a|b]` alternatives and `{slot}`s.
+        plain: Omit opening and closing.
+        slots: Values of the slots, inserted unchanged.
     """
     core = expand(draw.wording(phrasings), draw.rng).format(**slots)
     core = core[0].upper() + core[1:]
@@ -92,7 +93,7 @@ def say(draw: Draw, phrasings: tuple[str, ...], *, plain: bool = False, **slots:
 
 
 def expand(phrasing: str, rng: random.Random) -> str:
-    """The phrasing with one of each group of alternatives."""
+    """Choose one of each group of alternatives."""
     return _ALTERNATIVES.sub(lambda found: rng.choice(found.group(1).split("|")), phrasing)
 
 
@@ -305,10 +306,13 @@ TASK_HEADS = (
 
 
 def remark(rng: random.Random) -> str:
-    """Two to five words somebody might note, one of 7,000, such as `asked for a new price list`."""
+    """Draw a remark of two to five words, one of 7,000, such as `asked for a new price list`."""
     return f"{rng.choice(REMARK_HEADS)} {rng.choice(REMARK_MIDDLES)}{rng.choice(REMARK_TAILS)}"
 
 
 def errand(rng: random.Random) -> str:
-    """Two to four words to be done, such as `prepare the test unit`."""
-    return f"{rng.choice(TASK_HEADS)} {rng.choice(('', 'the ', 'our ', 'the new '))}{rng.choice(REMARK_TAILS)}"
+    """Draw a task title of two to four words, such as `prepare the test unit`."""
+    return (
+        f"{rng.choice(TASK_HEADS)} "
+        f"{rng.choice(('', 'the ', 'our ', 'the new '))}{rng.choice(REMARK_TAILS)}"
+    )

@@ -1,6 +1,6 @@
-"""The CRM's reading tools: searches by page, one record in full, its notes, the written policy. They change nothing.
+"""Read-only tools of the CRM: paged searches, single records, notes, and the written policy.
 
-Answers are short, one line a row, because a small model pays for every token it reads.
+Results are short, one line per row, because every token costs a small model time.
 """
 
 import sqlite3
@@ -21,7 +21,8 @@ def find_contacts(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     rows = db.execute(
-        "SELECT * FROM contacts WHERE name LIKE ? ESCAPE '!' OR email LIKE ? ESCAPE '!' OR account_id = ? ORDER BY name, id",
+        "SELECT * FROM contacts WHERE name LIKE ? ESCAPE '!' OR email LIKE ? ESCAPE '!' OR "
+        "account_id = ? ORDER BY name, id",
         (crm_rows.like(query), crm_rows.like(query), query.strip()),
     )
     return crm_rows.page_of(
@@ -38,7 +39,8 @@ def find_accounts(db: sqlite3.Connection, query: str, page: int = 1) -> str:
     """
     pattern = crm_rows.like(query)
     rows = db.execute(
-        "SELECT * FROM accounts WHERE name LIKE ? ESCAPE '!' OR city LIKE ? ESCAPE '!' OR tier = lower(?) ORDER BY name, id",
+        "SELECT * FROM accounts WHERE name LIKE ? ESCAPE '!' OR city LIKE ? ESCAPE '!' OR tier "
+        "= lower(?) ORDER BY name, id",
         (pattern, pattern, query.strip()),
     )
     return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['city']}" for row in rows], page)
@@ -52,7 +54,8 @@ def find_deals(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     rows = db.execute(
-        "SELECT * FROM deals WHERE name LIKE ? ESCAPE '!' OR account_id = ? OR owner_id = ? ORDER BY name, id",
+        "SELECT * FROM deals WHERE name LIKE ? ESCAPE '!' OR account_id = ? OR owner_id = ? "
+        "ORDER BY name, id",
         (crm_rows.like(query), query.strip(), query.strip()),
     )
     return crm_rows.page_of(
@@ -69,7 +72,8 @@ def find_leads(db: sqlite3.Connection, query: str, page: int = 1) -> str:
     """
     pattern = crm_rows.like(query)
     rows = db.execute(
-        "SELECT * FROM leads WHERE name LIKE ? ESCAPE '!' OR company LIKE ? ESCAPE '!' OR status = lower(?) ORDER BY name, id",
+        "SELECT * FROM leads WHERE name LIKE ? ESCAPE '!' OR company LIKE ? ESCAPE '!' OR "
+        "status = lower(?) ORDER BY name, id",
         (pattern, pattern, query.strip()),
     )
     return crm_rows.page_of(
@@ -116,7 +120,8 @@ def find_users(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     rows = db.execute(
-        "SELECT * FROM users WHERE name LIKE ? ESCAPE '!' OR role = lower(?) OR region = lower(?) ORDER BY name, id",
+        "SELECT * FROM users WHERE name LIKE ? ESCAPE '!' OR role = lower(?) OR region = "
+        "lower(?) ORDER BY name, id",
         (crm_rows.like(query), query.strip(), query.strip()),
     )
     return crm_rows.page_of(

@@ -1,4 +1,7 @@
-"""The CRM's writing tools. They check types, ids and values, never the company's policy: to keep that is the model's work."""
+"""Write tools of the CRM. They check types, ids and values, but not the policy.
+
+Following the policy is part of the model's task.
+"""
 
 import re
 import sqlite3
@@ -36,7 +39,8 @@ def update_deal(
     Args:
         deal: id such as D305.
         field: what to change.
-        value: a stage (new, qualified, proposal, negotiation, won, lost), whole dollars, or a date YYYY-MM-DD.
+        value: a stage (new, qualified, proposal, negotiation, won, lost), whole dollars, or a date
+            YYYY-MM-DD.
     """
     check = {"stage": _stage, "amount": _amount, "close_date": _date}[field]
     return _update(db, now, "deals", deal, field, check(value))
@@ -258,7 +262,7 @@ def _update(db: sqlite3.Connection, now: str, table: str, key: str, column: str,
 
 
 def _bare(answer: str) -> str:
-    """`$48,200` -> `48200`; anything that is no number stays as it is."""
+    """Normalize an amount: `$48,200` -> `48200`. Any other answer is returned unchanged."""
     digits = answer.removeprefix("$").replace(",", "")
     return digits if re.fullmatch(r"\d+", digits) else answer
 

@@ -1,8 +1,9 @@
-"""Writes the handbook of a seed: a section for each of 12 people, 9 offices and 6 machines, a third of them of each split.
+"""Write the handbook of a seed: sections on 12 people, 9 offices and 6 machines.
 
-Of its five attributes a section states three; the other two are for questions that have no answer. An office names who runs
-it, a machine who keeps it, a person where they work: the second hop, always within a split.
-Standard library only: it runs in the box.
+Each split has a third of the sections. A section states three of its five attributes; the others
+are for questions without an answer. It also links to another section of its split, which is the
+second hop: the manager of an office, the keeper of a machine, the office of a person. Uses only the
+standard library, because it runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ ATTRIBUTES: dict[str, dict[str, Maker]] = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What a section is about."""
+    """Person, office or machine that a section describes."""
 
     id: str
     kind: str
     split: str
     name: str
-    """As it stands in a sentence: `Ada Falk`, `the Corby office`, `the kiln Hebe`."""
+    """Name within a sentence: `Ada Falk`, `the Corby office`, `the kiln Hebe`."""
 
     @property
     def title(self) -> str:
@@ -59,7 +60,7 @@ class Subject:
 
 
 def build(db: sqlite3.Connection, seed: int) -> None:
-    """Fills the empty tables; the same seed gives the same handbook everywhere."""
+    """Fill the empty tables; the result depends only on the seed."""
     rng = random.Random(seed)
     numbers = rng.sample(range(100, 999), 27)
     for split in ("train", "val", "test"):
@@ -93,7 +94,7 @@ def _write(
     target: Subject,
     phrasings: tuple[str, ...],
 ) -> None:
-    """A subject's section, and beside it what it says and leaves unsaid."""
+    """Insert a subject's section, and its facts with the omitted ones as NULL."""
     values = {what: make(rng) for what, make in ATTRIBUTES[subject.kind].items()}
     stated = rng.sample(sorted(values), STATED)
     frames = rng.sample([*wording.own(wording.STATES, subject.split)] * 2, STATED)

@@ -1,6 +1,6 @@
-"""Names of people, places and machines, a list for each split: no held-out question is about anyone met in training.
+"""Names of people, places and machines per split; held-out questions use other names.
 
-Standard library only: it runs in the box.
+Uses only the standard library, because it runs in the sandbox.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""How the handbook and those who ask word things: of each list the last options are held out of training.
+"""Wording of the handbook and of the questions; the last options of each list are held out.
 
-Sections about held-out people and places are written in held-out words too. Standard library only: it runs in the box.
+Sections of held-out people and places use held-out wording too. Uses only the standard library,
+because it runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ BASE = (
 
 
 def own(options: tuple[str, ...], split: str) -> tuple[str, ...]:
-    """The options of a split, dealt as `Draw.wording` deals them."""
+    """Return the options of a split, divided in the same way as by `Draw.wording`."""
     fifth = max(1, len(options) // 5)
     return {
         "train": options[: -2 * fifth],
@@ -85,7 +86,10 @@ def own(options: tuple[str, ...], split: str) -> tuple[str, ...]:
 
 
 def fill(frame: str, **slots: str) -> str:
-    """The frame with its slots filled in; `{What}` is `what` with a capital, and so is the first letter of all."""
+    """Fill the slots of a frame; `{What}` is `what` with a capital letter.
+
+    The first letter of the result is a capital letter too.
+    """
     slots |= {name.capitalize(): text[:1].upper() + text[1:] for name, text in slots.items()}
     text = frame.format(**slots)
     return text[:1].upper() + text[1:]

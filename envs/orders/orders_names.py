@@ -1,4 +1,4 @@
-"""Names of people and things, for the tables and for the tasks. Standard library only: it runs in the box."""
+"""Names of people and products for tables and tasks. Uses only the standard library."""
 
 from __future__ import annotations
 

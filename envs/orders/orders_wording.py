@@ -1,4 +1,4 @@
-"""How people word a request to the order desk: ten frames for each kind, the last ones held out of training."""
+"""Wording of requests to the order desk: ten frames per kind; the last ones are held out."""
 
 from __future__ import annotations
 
@@ -151,6 +151,6 @@ REFUND = (
 
 
 def say(draw: Draw, phrasings: tuple[str, ...], **slots: object) -> str:
-    """A phrasing of the task's split, filled in."""
+    """Draw a frame of the task's split and fill its slots."""
     text = draw.wording(phrasings).format(**slots)
     return text[0].upper() + text[1:]

@@ -1,6 +1,7 @@
-"""Kinds of goods and their items. Each kind belongs to one split, so held-out tasks are about things that training never names.
+"""Kinds of goods and their items. Each kind belongs to one split.
 
-Standard library only: it runs in the box.
+Held-out tasks are therefore about items that training never names. Uses only the standard library,
+because it runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -30,5 +31,5 @@ KINDS = {
     "val": ("clothes", "books"),
     "test": ("garden", "office"),
 }
-"""Split -> the kinds that its tasks are about."""
+"""Split -> kinds of goods of its tasks."""
 COLUMNS = ("sold", "stock", "returned", "ordered")

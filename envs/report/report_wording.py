@@ -1,4 +1,4 @@
-"""How people ask for a report: ten frames for each piece of a request, the last ones held out of training."""
+"""Wording of report requests: ten frames per piece of a request; the last ones are held out."""
 
 from __future__ import annotations
 
@@ -79,6 +79,6 @@ SENTENCE = (
 
 
 def say(draw: Draw, phrasings: tuple[str, ...], **slots: object) -> str:
-    """A phrasing of the task's split, filled in."""
+    """Draw a frame of the task's split and fill its slots."""
     text = draw.wording(phrasings).format(**slots)
     return text if text.startswith(("chart.svg", "summary.json")) else text[0].upper() + text[1:]

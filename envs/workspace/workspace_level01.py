@@ -1,4 +1,4 @@
-"""Levels L0 and L1: one call that the request spells out, and one for which the folder has to be looked at or a pattern found."""
+"""Levels L0 and L1: one call that the request spells out, or that needs a look at the folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Level L2: something has to be worked out from the files, and written down or done."""
+"""Level L2: compute a result from the files, and write it down or act on it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ def list_low(draw: Draw) -> Task:
     limit = draw.rng.choice(counts[2:6]) + 1
     low = sorted(name for name, article in stock.items() if article["count"] < limit)
     prompt = say(draw, wording.LOW, path=STOCK, limit=limit, answer=answer)
-    code = f'import json; s = json.load(open("{STOCK}")); print(*sorted(n for n in s if s[n]["count"] < {limit}), sep="\\n")'
+    code = (
+        f'import json; s = json.load(open("{STOCK}")); print(*sorted(n for n in s if s[n]["count"] '
+        f'< {limit}), sep="\\n")'
+    )
     return _answered(draw, prompt, f"python -c '{code}' > {answer}", answer, "\n".join(low))
 
 

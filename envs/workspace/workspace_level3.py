@@ -1,7 +1,7 @@
-"""Level L3: something has to work afterwards. A hidden test says whether it does; how it was done is free.
+"""Level L3: repair or write a file. A hidden test verifies the result; the way is free.
 
-Each test deletes its own file before it looks, and starts programs as programs: what the model wrote can neither read the test
-nor end it. Only the file in question may have changed.
+Each test deletes its file before it checks anything, and runs programs as separate processes: the
+model's code can neither read nor stop the test. Only the file in question may change.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from pathlib import Path
 
 Path(__file__).unlink()
 for arguments, expected in {cases!r}:
-    said = subprocess.run([sys.executable, "-I", {path!r}, *arguments], capture_output=True, text=True, timeout=5)
-    assert said.stdout.split() == expected.split(), (arguments, said.stdout[-200:], said.stderr[-400:])
+    said = subprocess.run([sys.executable, "-I", {path!r}, *arguments], \
+capture_output=True, text=True, timeout=5)
+    assert said.stdout.split() == expected.split(), \
+(arguments, said.stdout[-200:], said.stderr[-400:])
 """
 JSON_TEST = """\
 import json
@@ -37,15 +39,15 @@ assert json.loads(Path({path!r}).read_text()) == {expected!r}
 """
 
 Case = tuple[list[str], str]
-"""A program's arguments, and what it must print."""
+"""Arguments of a program, and its expected output."""
 
 
 @dataclass(frozen=True)
 class Bug:
-    """What is wrong in one of the programs that the world lays out, and how to put it right."""
+    """Bug in one of the programs of the world, and its repair."""
 
     wrong: str
-    """Stands in that program and in no other."""
+    """Text that occurs in this program only."""
     right: str
     case: Callable[[random.Random], Case]
 
@@ -127,7 +129,10 @@ WISHES: tuple[tuple[str, str, Callable[[random.Random], Case]], ...] = (
         ),
     ),
     (
-        "It prints how many of its arguments are even whole numbers; all arguments are whole numbers.",
+        (
+            "It prints how many of its arguments are even whole numbers; all arguments are whole "
+            "numbers."
+        ),
         "import sys\n\nprint(sum(int(word) % 2 == 0 for word in sys.argv[1:]))",
         lambda rng: (lambda numbers: ([*map(str, numbers)], str(sum(n % 2 == 0 for n in numbers))))(
             _numbers(rng, -50, 99)
@@ -194,7 +199,7 @@ def _check(test: str) -> Check:
 
 
 def _mended(text: str) -> str:
-    """The text of a broken object as valid JSON, for each of the ways in which the world breaks one."""
+    """Repair a broken JSON object, for each of the ways in which the world breaks one."""
     repairs = (
         lambda text: text.replace(",\n}", "\n}"),
         lambda text: re.sub(r'(["\d])\n  "', r'\1,\n  "', text),

@@ -1,4 +1,4 @@
-"""What templates of all levels share: the files of a folder, new names, an answer that is written down."""
+"""Helpers of all levels' templates: files of a folder, new names, tool calls, expected changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ SYLLABLES = ("ba", "dro", "fe", "gi", "ku", "lo", "mi", "na", "pe", "ru", "sa", 
 
 
 def files_in(draw: Draw, folder: str, ending: str = "") -> list[str]:
-    """Paths in a folder, in order. Raises LookupError where there are none, so that another folder is drawn."""
+    """Return the paths in a folder in sorted order.
+
+    Raises:
+        LookupError: If there are none, so that another seed is drawn.
+    """
     found = sorted(
         path for path in draw.files if path.startswith(f"{folder}/") and path.endswith(ending)
     )
@@ -28,7 +32,7 @@ def new_word(rng: random.Random) -> str:
 
 
 def new_path(draw: Draw, folder: str, ending: str) -> str:
-    """A path in a folder at which nothing lies yet."""
+    """Draw a path in a folder that does not exist yet."""
     while (path := f"{folder}/{new_word(draw.rng)}{ending}") in draw.files:
         pass
     return path
@@ -59,11 +63,11 @@ def gone(path: str) -> Change:
 
 
 def answer_file(draw: Draw) -> str:
-    """A name for the answer, beside the folders."""
+    """Draw a file name for the answer, in the work folder itself."""
     return f"{new_word(draw.rng)}.txt"
 
 
 def rows(text: str) -> list[dict[str, str]]:
-    """The rows of a plain CSV file."""
+    """Return the rows of a plain CSV file."""
     header, *lines = [line.split(",") for line in text.splitlines()]
     return [dict(zip(header, line, strict=True)) for line in lines]

@@ -1,7 +1,7 @@
-"""How people word a request: phrasings with alternatives in them; which of them a split may use is `Draw.wording`'s to say.
+"""Wording of requests: sentence frames with alternatives. `Draw.wording` selects by split.
 
-`[Write|Put] it` stands for two sentences. Words that print something else each time when a shell runs them are left out, so that
-random calls stay reproducible.
+`[Write|Put] it` stands for two sentences. Words that act as shell commands with varying output are
+avoided, so that random calls stay reproducible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 
 
 def say(draw: Draw, phrasings: tuple[str, ...], **slots: object) -> str:
-    """The request: a phrasing of the task's split with its slots filled."""
+    """Draw a frame of the task's split and fill its slots."""
     return _expand(draw.wording(phrasings), draw.rng).format(**slots)
 
 
@@ -89,7 +89,10 @@ SETTING = (
 CLOSE = (
     "Take the right to write away from others in {folder}; {path} was just one of them.",
     "Nobody but owner and group may write to the files in {folder}, such as {path}.",
-    "Others should not be able to write to files in {folder} (like {path}); leave all other rights alone.",
+    (
+        "Others should not be able to write to files in {folder} (like {path}); leave all other "
+        "rights alone."
+    ),
 )
 SORT = (
     "Sort the lines of {path} and [drop|remove] doubles.",
@@ -124,31 +127,70 @@ LATEST = (
     "At {new} I want a copy of the youngest report in {folder}, as the names have it.",
 )
 JOIN = (
-    "How many orders in {orders} come from customers in {city} ({customers})? Write the number to {answer}.",
-    "Count the orders of {orders} whose customer lives in {city}, see {customers}. Number to {answer}.",
+    (
+        "How many orders in {orders} come from customers in {city} ({customers})? Write the number "
+        "to {answer}."
+    ),
+    (
+        "Count the orders of {orders} whose customer lives in {city}, see {customers}. Number to "
+        "{answer}."
+    ),
     "{answer} should hold the number of orders ({orders}) by customers from {city} ({customers}).",
     "Put into {answer} how many of {orders} were ordered in {city}; {customers} has the cities.",
     "With {customers} and {orders}: the number of orders from {city}, in {answer}.",
-    "I need a file {answer} with the number of orders from {city}. Look at {orders} and {customers}.",
+    (
+        "I need a file {answer} with the number of orders from {city}. Look at {orders} and "
+        "{customers}."
+    ),
 )
 LOW = (
-    "Which articles in {path} have a count below {limit}? Write their names to {answer}, sorted, one a line.",
-    "List what {path} has fewer than {limit} of in {answer}: one name a line, in alphabetical order.",
+    (
+        "Which articles in {path} have a count below {limit}? Write their names to {answer}, "
+        "sorted, one a line."
+    ),
+    (
+        "List what {path} has fewer than {limit} of in {answer}: one name a line, in alphabetical "
+        "order."
+    ),
     "{answer} should name each article of {path} with a count under {limit}, sorted, a line each.",
-    "Write to {answer}, sorted and one a line, the articles of {path} of which there are fewer than {limit}.",
-    "Everything in {path} with a count smaller than {limit} goes to {answer}, a name a line, sorted.",
-    "Put the names with counts below {limit} from {path} into {answer}, alphabetically, each on its line.",
+    (
+        "Write to {answer}, sorted and one a line, the articles of {path} of which there are fewer "
+        "than {limit}."
+    ),
+    (
+        "Everything in {path} with a count smaller than {limit} goes to {answer}, a name a line, "
+        "sorted."
+    ),
+    (
+        "Put the names with counts below {limit} from {path} into {answer}, alphabetically, each "
+        "on its line."
+    ),
 )
 MERGE = (
     "Put the tables {one} and {two} together in {new}, with one header, in this order.",
     "{new} should hold the rows of {one} and then of {two}, below a single header.",
-    "Join {one} and {two} into {new}: the header once, then all rows of the first, then of the second.",
+    (
+        "Join {one} and {two} into {new}: the header once, then all rows of the first, then of the "
+        "second."
+    ),
 )
 DOUBLES = (
-    "Some files in {folder} have the same content. Keep the alphabetically first of each, delete the others. {kept} stays.",
-    "Remove doubles from {folder}: of equal files only the one with the first name stays, such as {kept}.",
-    "[Delete|Remove] each file in {folder} that equals another one with an earlier name (so {kept} is kept).",
-    "Clean {folder} of copies. Of files with equal content keep the first by name, for example {kept}.",
+    (
+        "Some files in {folder} have the same content. Keep the alphabetically first of each, "
+        "delete the others. {kept} stays."
+    ),
+    (
+        "Remove doubles from {folder}: of equal files only the one with the first name stays, such "
+        "as {kept}."
+    ),
+    (
+        "[Delete|Remove] each file in {folder} that equals another one with an earlier name (so "
+        "{kept} is kept)."
+    ),
+    (
+        "Clean {folder} of copies. Of files with equal content keep the first by name, for example "
+        "{kept}."
+    ),
     "No two files of {folder} should be equal: the first by name stays, {kept} among them.",
     "Of equal files in {folder} let only the alphabetically first be, like {kept}.",
 )

@@ -1,12 +1,12 @@
-"""Rewards for what was answered: a short answer by the rules of SQuAD, a label, and the passages that are cited for it.
+"""Rewards for the final message: a short answer by the rules of SQuAD, a label, and citations.
 
     reward:
-      solved: {from: answer_cited, options: {v2: true, no_answer: not in the handbook, read_with: open_section}}
+      solved: {from: answer_cited, options: {v2: true, no_answer: not in the handbook}}
       answer_f1: {from: answer_f1, weight: 0.0, options: {v2: true, no_answer: not in the handbook}}
 
-The truth is what a task's template hands over: `draw.task(..., answers=["25 days"], sources=["H12"])`, or `label="billing"` with
-`labels=["billing", "delivery"]`. Judged is the final message without a leading `<think>` block; where a task has `sources`,
-citations (`[H12]`, one id a bracket) are no words of the answer.
+The template gives the truth: `draw.task(..., answers=["25 days"], sources=["H12"])`, or
+`label="billing"` with `labels=[...]`. A leading `<think>` block is ignored, and so are citations
+(`[H12]`) if the task has `sources`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,17 @@ _CITATION = re.compile(r"\[([^\[\]\s]+)\]")
 def answer_exact(
     evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable"
 ) -> float | None:
-    """SQuAD's exact match of the final message with the best of `answers`; None for a task without this truth.
+    """Return SQuAD's exact match with the best of `answers`.
 
     Args:
-        v2: the rules of SQuAD 2.0, under which `answers` may be empty.
-        no_answer: words that say a question cannot be answered. They must be said: silence is never right.
+        v2: Use the rules of SQuAD 2.0, which allow an empty `answers` for an unanswerable question.
+        no_answer: Answer that counts as "unanswerable". An empty message is always wrong.
+
+    Returns:
+        1.0 or 0.0, or `None` if the task has no `answers`.
+
+    Raises:
+        SpecError: If `answers` is not a list of texts.
     """
     return _squad(evidence, squad.exact, v2, no_answer)
 
@@ -38,16 +44,25 @@ def answer_exact(
 def answer_f1(
     evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable"
 ) -> float | None:
-    """SQuAD's F1 of the final message with the best of `answers`; arguments and None as of `answer_exact`."""
+    """Return SQuAD's F1 with the best of `answers`, or `None` if the task has no `answers`.
+
+    See `answer_exact` for the arguments and errors.
+    """
     return _squad(evidence, squad.f1, v2, no_answer)
 
 
 def label_right(evidence: Evidence) -> float | None:
-    """1.0 when the final message names the task's `label` and none of its other `labels`; None for a task without this truth.
+    """Return 1.0 if the final message names the task's `label` and no other of its `labels`.
 
-    A label is named where it stands as a whole word, in any case; a hyphen or an underscore makes one word of two, and of
-    `duplicate` and `not duplicate` the longer one counts. What surrounds it is not understood: "not spam" names `spam`, so ask
-    for the label alone.
+    Labels are matched as whole words without regard to case. A hyphen or an underscore joins words.
+    If one label contains another, such as `not duplicate` and `duplicate`, the longer one counts.
+    The context is ignored: "not spam" names `spam`, so the prompt must ask for the label alone.
+
+    Returns:
+        1.0 or 0.0, or `None` if the task has no `label`.
+
+    Raises:
+        SpecError: If `labels` lacks the label, or two labels differ in case only.
     """
     label = evidence.task.extra.get("label")
     if label is None:
@@ -55,16 +70,21 @@ def label_right(evidence: Evidence) -> float | None:
     labels = _texts(evidence, "labels")
     if label not in labels or len({name.casefold() for name in labels}) < len(labels):
         raise SpecError(
-            f"task '{evidence.task.id}': label {label!r} must be one of its labels, all of them different: {labels}"
+            f"task '{evidence.task.id}': label {label!r} must be one of `labels`, and labels must "
+            f"differ in more than case, got {labels}"
         )
     return float(_labels_named(_answer(evidence), labels) == {label})
 
 
 def cites(evidence: Evidence, *, read_with: str | None = None) -> float | None:
-    """F1 of the passages cited in the final message, such as `[H12] [H31]`, with the task's `sources`; None where it needs none.
+    """Return the F1 of the passages cited in the final message, such as `[H12] [H31]`.
 
     Args:
-        read_with: a tool that opens a passage. What is cited without a successful call with this id counts as wrong.
+        read_with: Tool that opens a passage. A passage that no successful call of it opened counts
+            as wrong.
+
+    Returns:
+        F1 against the task's `sources`, from 0.0 to 1.0, or `None` if the task has no sources.
     """
     if "sources" not in evidence.task.extra or not (sources := set(_texts(evidence, "sources"))):
         return None
@@ -82,7 +102,13 @@ def answer_cited(
     no_answer: str = "unanswerable",
     read_with: str | None = None,
 ) -> float | None:
-    """1.0 when the answer is exactly right and exactly the needed passages are cited, else 0.0; None without `answers`."""
+    """Return 1.0 if the answer matches exactly and exactly the required passages are cited.
+
+    See `answer_exact` and `cites` for the arguments.
+
+    Returns:
+        1.0 or 0.0, or `None` if the task has no `answers`.
+    """
     found = answer_exact(evidence, v2=v2, no_answer=no_answer)
     return (
         None
@@ -100,19 +126,21 @@ def _squad(evidence: Evidence, score: Any, v2: bool, no_answer: str) -> float | 
         _CITATION.sub(" ", answer) if "sources" in evidence.task.extra else answer
     )
     if not said:
-        return 0.0  # also where none is right: an episode that was cut off has not answered
+        # An empty message is wrong even if no answer exists: a truncated episode has not answered.
+        return 0.0
     return score("" if v2 and said == squad.normalize(no_answer) else said, golds, v2=v2)
 
 
 def _answer(evidence: Evidence) -> str:
-    """The final message without a leading thought."""
+    """Return the final message without a leading `<think>` block."""
     return parse(evidence.final, ()).content
 
 
 def _labels_named(message: str, labels: Sequence[str]) -> set[str]:
     names = {" ".join(label.casefold().split()): label for label in labels}
     longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    whole = rf"(?<![\w-])(?<!\d[.,])(?:{longest_first})(?![\w-]|[.,]\d)"  # neither `1` of `1.5` nor `spam` of `non-spam`
+    # The boundaries exclude the `1` of `1.5` and the `spam` of `non-spam`.
+    whole = rf"(?<![\w-])(?<!\d[.,])(?:{longest_first})(?![\w-]|[.,]\d)"
     return {names[found] for found in re.findall(whole, " ".join(message.casefold().split()))}
 
 
@@ -122,12 +150,17 @@ def _opened(evidence: Evidence, tool: str) -> set[str]:
 
 
 def _texts(evidence: Evidence, name: str) -> list[str]:
-    """A list of texts in the task's truth. Raises SpecError, as this is the environment's mistake and not the model's."""
+    """Return a list of texts from the task's truth.
+
+    Raises:
+        SpecError: If it is not a list of texts, which is a mistake of the environment.
+    """
     found = evidence.task.extra.get(name)
     if not isinstance(found, list | tuple) or not all(
         isinstance(text, str) and text.strip() for text in found
     ):
         raise SpecError(
-            f"task '{evidence.task.id}': its '{name}' must be a list of texts, got {found!r}"
+            f"task '{evidence.task.id}': extra['{name}'] must be a list of non-empty texts, "
+            f"got {found!r}"
         )
     return list(found)

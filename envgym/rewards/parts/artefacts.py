@@ -1,12 +1,10 @@
-"""Rewards for artefacts of several kinds: a chart, JSON, a table, a sentence, each against a truth in the task's `extra`.
+"""Rewards for artefacts: a chart, JSON, a table or a sentence, each against a truth in `extra`.
 
-An artefact is a text file that the episode wrote (`file: chart.svg`, in an environment with `state.files`), or the final
-message. A task without the part's truth is none of its business (None); an artefact that is missing or unreadable is the
-model's mistake (0.0); a truth that makes no sense is an error.
+    draw.task(..., chart="<svg ...", sentence={"says": ["Figs", "3"], "never": ["Pears"]})
 
-    draw.task(..., chart="<svg ...", summary={"total": 31}, sentence={"says": ["Figs", "3"], "never": ["Pears"]})
-
-Not covered: pictures in binary files; the table `files` holds only the text of files.
+An artefact is a text file (`file: chart.svg`, requires `state.files`) or the final message. A part
+returns `None` if the task lacks its truth, and 0.0 if the artefact is missing or unreadable. An
+invalid truth raises. Not supported: binary image files; the table `files` holds text only.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from envgym.rewards.scoring.pictures import ImageSimilarity, image_similarity, s
 from envgym.spec.yaml_file import load_object
 
 FILES = "files"
-"""The table in which `state.files` shows what became of a file; its key is the path."""
+"""Table of the files under `state.files`; its key is the path."""
 
 
 def image_match(
@@ -36,12 +34,15 @@ def image_match(
     truth: str = "chart",
     similarity: str | None = None,
 ) -> float | None:
-    """How alike the SVG looks to the true one, from 0.0 to 1.0.
+    """Return the visual similarity of an SVG and the true one, from 0.0 to 1.0.
 
     Args:
-        file: where the episode wrote it; None for the final message.
-        truth: key of the true SVG in the task's `extra`.
-        similarity: another measure, as `package.module:function` of two PIL images.
+        file: Path of the SVG file. Default: the final message.
+        truth: Key of the true SVG in the task's `extra`.
+        similarity: Another measure of two PIL images, as `package.module:function`.
+
+    Returns:
+        Similarity from 0.0 to 1.0, or `None` if the task has no such truth.
     """
     wanted = evidence.task.extra.get(truth)
     if wanted is None:
@@ -59,11 +60,16 @@ def json_match(
     truth: str = "summary",
     schema: Mapping[str, Any] | None = None,
 ) -> float | None:
-    """Share of the true JSON value that is right; 0.0 for text that is no JSON or does not meet the schema.
+    """Return the fraction of the true JSON value that is right.
 
     Args:
-        file, truth: as for `image_match`; the truth is any JSON value but null.
+        file: Path of the JSON file. Default: the final message.
+        truth: Key of the true value in the task's `extra`: any JSON value except null.
         schema: JSON Schema of the value.
+
+    Returns:
+        Fraction from 0.0 to 1.0; 0.0 if the text is not JSON or violates the schema. `None` if the
+        task has no such truth.
     """
     wanted = evidence.task.extra.get(truth)
     return None if wanted is None else json_similarity(_artefact(evidence, file), wanted, schema)
@@ -72,11 +78,15 @@ def json_match(
 def table_match(
     evidence: Evidence, *, file: str | None = None, truth: str = "table", ordered: bool = True
 ) -> float | None:
-    """F1 of the cells of a CSV table.
+    """Return the F1 of the cells of a CSV table.
 
     Args:
-        file, truth: as for `image_match`; the truth is a list of rows, each column -> value.
-        ordered: whether the order of the rows counts.
+        file: Path of the CSV file. Default: the final message.
+        truth: Key of the true rows in the task's `extra`: a list of mappings, column -> value.
+        ordered: Compare rows by position. False pairs each row with its best match.
+
+    Returns:
+        F1 from 0.0 to 1.0, or `None` if the task has no such truth.
     """
     wanted = evidence.task.extra.get(truth)
     if wanted is None:
@@ -89,10 +99,19 @@ def table_match(
 def sentence_match(
     evidence: Evidence, *, file: str | None = None, truth: str = "sentence", max_words: int = 40
 ) -> float | None:
-    """Share of the facts that a sentence says; 0.0 where it says one that is wrong, or runs on for more than `max_words`.
+    """Return the fraction of the required facts that a sentence contains.
 
     Args:
-        file, truth: as for `image_match`; the truth is `{"says": [...], "never": [...]}`, each fact as in `facts_told`.
+        file: Path of the text file. Default: the final message.
+        truth: Key of `{"says": [...], "never": [...]}` in the task's `extra`. See `facts_told`.
+        max_words: Maximum number of words. A longer sentence gets 0.0.
+
+    Returns:
+        Fraction from 0.0 to 1.0; 0.0 if a fact of `never` occurs. `None` if the task has no such
+        truth.
+
+    Raises:
+        UsageError: If the truth has another form.
     """
     wanted = evidence.task.extra.get(truth)
     if wanted is None:
@@ -100,7 +119,8 @@ def sentence_match(
     facts = _of(dict, wanted, truth, evidence)
     if not facts.get("says") or facts.keys() - {"says", "never"}:
         raise UsageError(
-            f"task '{evidence.task.id}': extra['{truth}'] must be {{'says': [...], 'never': [...]}}, got {facts}"
+            f"task '{evidence.task.id}': extra['{truth}'] must be "
+            f"{{'says': [...], 'never': [...]}}, got {facts}"
         )
     text = _artefact(evidence, file)
     if _told(evidence, text, facts.get("never", ()), max_words):
@@ -109,16 +129,22 @@ def sentence_match(
 
 
 def artefacts_match(evidence: Evidence, **parts: Mapping[str, Any]) -> float:
-    """1.0 when every part that applies reaches its bar and no file or row changed that the task did not expect; else 0.0.
+    """Return 1.0 if each part that applies reaches its bar and no unexpected row changed.
 
     Args:
-        parts: part of this module -> its options, and `bar` (1.0 by default), as in
-            `{image_match: {file: chart.svg, bar: 0.99}, sentence_match: {}}`.
-    Raises: UsageError for another part.
+        parts: Part of this module -> its options and `bar` (default 1.0), such as `{image_match:
+            {file: chart.svg, bar: 0.99}, sentence_match: {}}`.
+
+    Returns:
+        1.0 or 0.0; 0.0 if no part applies.
+
+    Raises:
+        UsageError: If a part is unknown.
     """
     if unknown := sorted(parts.keys() - _PARTS.keys()):
         raise UsageError(
-            f"artefacts_match: no part '{unknown[0]}'{did_you_mean(unknown[0], _PARTS)}. There are {', '.join(_PARTS)}"
+            f"artefacts_match: no part '{unknown[0]}'{did_you_mean(unknown[0], _PARTS)}; "
+            f"available: {', '.join(_PARTS)}"
         )
     reached = [_reaches(evidence, name, **options) for name, options in parts.items()]
     applying = [value for value in reached if value is not None]
@@ -134,7 +160,11 @@ def _reaches(evidence: Evidence, name: str, *, bar: float = 1.0, **options: Any)
 
 
 def _artefact(evidence: Evidence, file: str | None) -> str:
-    """The text of a file that was written, or of the final message (of its code block, where it has just one); else empty."""
+    """Return the text of a changed file or of the final message.
+
+    If the message contains exactly one code block, only this block is returned. A missing file is
+    empty.
+    """
     if file is None:
         blocks = re.findall(r"^```[^\n]*\n(.*?)^```", evidence.final, re.DOTALL | re.MULTILINE)
         return blocks[0] if len(blocks) == 1 else evidence.final.strip()
@@ -145,7 +175,7 @@ def _artefact(evidence: Evidence, file: str | None) -> str:
 
 
 def _told(evidence: Evidence, text: str, facts: Any, max_words: int) -> float | None:
-    """`facts_told` of another text and other facts."""
+    """Apply `facts_told` to another text and other facts."""
     task = replace(evidence.task, facts=tuple(map(str, facts)))
     return facts_told(replace(evidence, task=task, final=text), max_words=max_words)
 
@@ -153,7 +183,8 @@ def _told(evidence: Evidence, text: str, facts: Any, max_words: int) -> float | 
 def _of(kind: type, value: Any, truth: str, evidence: Evidence) -> Any:
     if not isinstance(value, kind):
         raise UsageError(
-            f"task '{evidence.task.id}': extra['{truth}'] must be a {kind.__name__}, got {str(value)[:80]!r}"
+            f"task '{evidence.task.id}': extra['{truth}'] must be a {kind.__name__}, "
+            f"got {str(value)[:80]!r}"
         )
     return value
 

@@ -1,4 +1,4 @@
-"""Rewards grounded in what was said: facts in the last message, and the form of the calls."""
+"""Rewards and metrics for the final message and the form of the tool calls."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from envgym.rewards.rubric import Evidence
 
 
 def facts_told(evidence: Evidence, *, max_words: int = 60) -> float | None:
-    """Share of the task's facts that stand in the final message; None for a task without facts.
+    """Return the fraction of the task's facts that the final message contains.
 
-    A message of more than `max_words` words tells nothing, so that listing every candidate does not win. What stands in a leading
-    `<think>` block is neither told nor counted.
+    A leading `<think>` block is ignored.
+
+    Args:
+        max_words: Maximum number of words. A longer message gets 0.0, so that listing all
+            candidates does not pay.
+
+    Returns:
+        Fraction from 0.0 to 1.0, or `None` if the task has no facts.
     """
     facts = evidence.task.facts
     if not facts:
@@ -24,7 +30,10 @@ def facts_told(evidence: Evidence, *, max_words: int = 60) -> float | None:
 
 
 def _says(message: str, fact: str) -> bool:
-    """Whether a fact stands in a message as whole words, without regard to case, white space and thousands separators."""
+    """Return whether a message contains a fact as whole words.
+
+    Case, white space and thousands separators are ignored.
+    """
     message, fact = (
         re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.split()).casefold())
         for text in (message, fact)
@@ -33,12 +42,15 @@ def _says(message: str, fact: str) -> bool:
 
 
 def valid_calls(evidence: Evidence) -> float:
-    """Share of attempted calls, malformed ones included, that a tool accepted; 0.0 without any attempt."""
+    """Return the fraction of attempted calls that a tool accepted; 0.0 without any attempt.
+
+    Malformed calls count as attempts.
+    """
     malformed = evidence.parse_modes.get("invalid", 0)
     attempts = len(evidence.calls) + malformed
     return sum(record.ok for record in evidence.calls) / attempts if attempts else 0.0
 
 
 def turns(evidence: Evidence) -> float:
-    """Number of the model's answers (a metric)."""
+    """Return the number of the model's turns (a metric)."""
     return float(evidence.turns)

@@ -1,4 +1,4 @@
-"""Rewards grounded in tables and files: what the episode changed against what was asked, and what a hidden test says of it."""
+"""Rewards from tables and files: changed rows against expected changes, and the hidden test."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from envgym.tasks import Change
 
 
 def state_match(evidence: Evidence) -> float:
-    """1.0 when exactly the expected rows changed, exactly as expected, every fact was told and the check passed; else 0.0.
+    """Return 1.0 if exactly the expected rows changed, all facts are given and the test passed.
 
-    A task that expects no change and no fact can not be met: doing nothing is never rewarded.
+    A task without expected changes and facts always gets 0.0, so that inaction is never rewarded.
+
+    Returns:
+        1.0 or 0.0.
     """
     from envgym.rewards.parts.final_message import facts_told
 
@@ -23,17 +26,21 @@ def state_match(evidence: Evidence) -> float:
 
 
 def tests_pass(evidence: Evidence) -> float | None:
-    """1.0 when the task's hidden test command ended with exit code 0, else 0.0; None for a task without one."""
+    """Return 1.0 if the task's hidden test exited with code 0; `None` if it has no test."""
     if evidence.verification is None:
         return None
     return float(evidence.verification.passed)
 
 
 def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
-    """How much of the expected change was made, from 0.0 to 1.0: partial credit for the right row with a wrong value.
+    """Return the fraction of the expected changes that were made, from 0.0 to 1.0.
 
-    Each expected change gives the share of its columns that came out right in the row that fits best. Every change that
-    nobody asked for costs `per_extra` of one change, so that doing more never pays.
+    Each expected change earns the fraction of its columns that are right in the best matching row,
+    so the right row with a wrong value gets partial credit.
+
+    Args:
+        per_extra: Penalty for each unexpected change, in units of one expected change. It keeps
+            additional writes from paying off.
     """
     expected = evidence.task.changes
     if not expected:
@@ -64,5 +71,5 @@ def _closeness(change: Change, row: RowDiff) -> float:
 
 
 def extra_writes(evidence: Evidence) -> float:
-    """How many rows changed that nobody asked for (a metric: give it weight 0, or a negative one)."""
+    """Return the number of unexpected row changes; give it weight 0 or a negative one."""
     return float(len(evidence.verdict.extra))

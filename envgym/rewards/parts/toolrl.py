@@ -1,15 +1,13 @@
-"""ToolRL's rewards for one answer with tool calls: its format, its calls against a truth's, the length of its thought.
+"""ToolRL's rewards for one answer: its format, its tool calls, and the length of its thought.
 
     reward:
       solved: {from: toolrl_solved, weight: 0}
       format: {from: toolrl_format, options: &switches {smooth: true, guard: true}}
       correctness: {from: toolrl_correctness, options: *switches}
 
-The truth is the task's `extra["truth"]`, a right answer as text; a task without one is not scored. What is judged is the last
-answer of the episode, so `episode.max_turns: 1` is ToolRL's setting: a model that may try again is not what the truth was made
-for. The options are the fields of `envgym.rewards.scoring.toolrl.ToolRlSettings`, each part taking all of them and heeding its own;
-schedules go by the training step. Given the same options, the parts add up to `total` of that module; `toolrl_length` counts
-where it is named, which is `with_length`.
+The truth is `extra["truth"]`, a right answer as text. The episode's last answer is scored, so use
+`episode.max_turns: 1`, as ToolRL does. Each part accepts all fields of `ToolRlSettings`; with equal
+options, the parts add up to `scoring.toolrl.total`. For `with_length`, list `toolrl_length`.
 """
 
 from __future__ import annotations
@@ -39,7 +37,13 @@ def _worst_correctness(step: int, **switches: Any) -> float:
 
 @declares(worst=_worst_format)
 def toolrl_format(evidence: Evidence, **switches: Any) -> float | None:
-    """The answer has the truth's tags, in order and once each: 0 or 1, or the range of the step (`two_stage`, `smooth`)."""
+    """Return 1.0 if the answer has the truth's tags once and in order.
+
+    `two_stage` and `smooth` change the range with the training step.
+
+    Returns:
+        1.0 or 0.0 in the range of the step, or `None` if the task has no truth.
+    """
     settings = ToolRlSettings.of(switches)
     if (case := _case(evidence, settings)) is None:
         return None
@@ -48,7 +52,11 @@ def toolrl_format(evidence: Evidence, **switches: Any) -> float | None:
 
 @declares(worst=_worst_correctness)
 def toolrl_correctness(evidence: Evidence, **switches: Any) -> float | None:
-    """How near the answer's calls come to the truth's: -3 to 3, or the range of the step; None for a truth without a call."""
+    """Return the similarity of the answer's calls and the truth's calls, from -3 to 3.
+
+    Returns:
+        Score in the range of the training step, or `None` if the truth has no call.
+    """
     settings = ToolRlSettings.of(switches)
     if (case := _case(evidence, settings)) is None:
         return None
@@ -56,7 +64,10 @@ def toolrl_correctness(evidence: Evidence, **switches: Any) -> float | None:
 
 
 def toolrl_length(evidence: Evidence, **switches: Any) -> float | None:
-    """How long the thought is against 512 words, or against the target of the step (`schedule_length`): 0 to 1."""
+    """Return the length of the thought relative to 512 words, from 0.0 to 1.0.
+
+    With `schedule_length`, the target depends on the training step.
+    """
     settings = ToolRlSettings.of(switches)
     if (case := _case(evidence, settings)) is None:
         return None
@@ -64,19 +75,27 @@ def toolrl_length(evidence: Evidence, **switches: Any) -> float | None:
 
 
 def toolrl_solved(evidence: Evidence, **switches: Any) -> float | None:
-    """1.0 when format and calls are wholly right, the calls in any order; else 0.0. The words of a response are not judged."""
+    """Return 1.0 if format and calls are right; the order of the calls is free.
+
+    The text of a response is not scored.
+    """
     if (case := _case(evidence, ToolRlSettings.of(switches))) is None:
         return None
     return float(format_score(*case) == 1.0 and correctness_score(*case) in (None, 1.0))
 
 
 def _case(evidence: Evidence, settings: ToolRlSettings) -> tuple[str, str] | None:
-    """Answer and truth; None where there is none to judge. Raises UsageError for a truth that is no text."""
+    """Return the last answer and the truth, or `None` if one of them is missing.
+
+    Raises:
+        UsageError: If the truth is not a text.
+    """
     truth = evidence.task.extra.get("truth")
     if truth is None or not evidence.said:
         return None
     if not isinstance(truth, str):
         raise UsageError(
-            f"task '{evidence.task.id}': extra['truth'] must be a right answer as text, got {type(truth).__name__}"
+            f"task '{evidence.task.id}': extra['truth'] must be a right answer as text, "
+            f"got {type(truth).__name__}"
         )
     return assistant_text(evidence.said[-1], template=settings.template), truth

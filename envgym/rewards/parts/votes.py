@@ -1,4 +1,4 @@
-"""Rewards of tasks whose answer stands in a box: against the truth, and against what the group itself agrees on."""
+"""Rewards for boxed answers: against the true answer, or against the group's majority vote."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from envgym.tasks import Task
 
 
 def boxed_right(evidence: Evidence, *, lax: bool = False) -> float | None:
-    r"""1.0 when the last `\boxed{}` of the last message means the task's `extra["answer"]`, else 0.0; None for a task without one.
+    r"""Return 1.0 if the last `\boxed{}` of the last message equals the task's answer.
 
-    What means the same is decided by the reading that `extra["reading"]` names: `value` (default), `claims` or `raw`.
+    The truth is `extra["answer"]`. `extra["reading"]` selects the normalization that decides
+    equality: `value` (default), `claims` or `raw`.
 
     Args:
-        lax: without a box, the last number of the message counts.
-    Raises: SpecError for an answer that is no text; UsageError for an unknown reading.
+        lax: If the message has no box, use its last number.
+
+    Returns:
+        1.0 or 0.0, or `None` if the task has no answer.
+
+    Raises:
+        SpecError: If the true answer is not a text.
+        UsageError: If the normalization is unknown.
     """
     truth = evidence.task.extra.get("answer")
     if truth is None:
@@ -44,12 +51,16 @@ def majority_vote(
     divide_by: Divisor = "rollouts",
     lax: bool = False,
 ) -> list[float | None]:
-    r"""A part of a whole group: 1.0 for each episode whose boxed answer is the one that most of the group gave, else 0.0.
+    """Return 1.0 for each episode of a group whose boxed answer is the majority's.
 
-    None for void episodes, which do not vote either, and for all where there is no label. Options as of `vote_rewards`, but:
+    See `vote_rewards` for the other options.
 
     Args:
-        voters: messages whose answers are counted, such as a teacher's; by default the episodes' own.
+        voters: Messages that vote, such as a teacher's. Default: the last messages of the episodes.
+
+    Returns:
+        1.0 or 0.0 for each episode. Void episodes do not vote and get `None`. If the vote yields no
+        label, all episodes get `None`.
     """
     valid = [index for index, episode in enumerate(episodes) if not episode.void]
     rewards: list[float | None] = [None] * len(episodes)

@@ -1,1 +1,1 @@
-"""Scores as pure functions of answers and truths: no Evidence, no environment, no model. `envgym/rewards/` makes parts of them."""
+"""Scores as pure functions of answers and truths; `envgym/rewards/` makes reward parts of them."""

@@ -1,13 +1,14 @@
-r"""Reads the answer out of a text, and tells which spellings of an answer mean the same.
+"""Extract the answer from a text and normalize it, so that equivalent answers compare equal.
 
-A *reading* is a function from an answer to its canonical form; two answers are the same where their forms are equal. So
-being the same is transitive by construction, whatever the reading, and a vote does not depend on the order of comparisons.
+A normalizer maps an answer to its canonical form; two answers are the same if their forms are
+equal. Sameness is therefore transitive, and a vote does not depend on the order of comparisons.
 
-    raw        to the letter, white space included: what the reference implementation counts
-    value_of   numbers by their exact value, other answers without regard to case, spacing and LaTeX dress
-    claims_of  statements in any order: "Ann is a knight, and Bob is a knave." is "bob is a knave, ann is a knight"
+    raw        exact string, as in the reference implementation
+    value_of   exact value of numbers; other answers without case, spacing and LaTeX markup
+    claims_of  statements in any order: "A is a knight, and B is a knave." equals
+               "b is a knave, a is a knight"
 
-Left out: algebra. "2x" and "x*2" are two answers; give a reading of your own where they must be one.
+Not supported: algebra. "2x" and "x*2" differ; use a custom normalizer if they must be equal.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from fractions import Fraction
 from envgym.errors import UsageError, did_you_mean
 
 Reading = Callable[[str], Hashable]
-"""Answer -> canonical form."""
+"""Normalizer: answer -> canonical form."""
 
 MAX_NUMBER = 200
-"""Characters. What is longer is compared as text, so that no answer costs more to read than it did to write."""
+"""Maximum length of a number in characters. Longer answers are compared as text, which bounds the
+cost of parsing."""
 
 _BOX = re.compile(r"\\boxed\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character of the answer
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is part of the answer
 
-# Exponents of three digits at most: 1e999999999 would be a number of a gigabyte.
+# At most three digits in an exponent: 1e999999999 would need a gigabyte of memory.
 _UNSIGNED = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]{1,3})?"
 _BASED = r"0(?:x[0-9a-f]+|o[0-7]+|b[01]+)"
 _NUMBER = re.compile(rf"([+-]?)\s*(?:({_BASED})|({_UNSIGNED})(?:\s*/\s*({_UNSIGNED}))?)\s*(%?)")
@@ -44,10 +46,16 @@ _WRAPPED = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{([^{}]*)\}")
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}`, to the letter; None without a box, or where the last one is not closed.
+    r"""Return the content of the last `\boxed{...}`, unchanged.
 
-    Braces nest; escaped ones (`\{`) are plain characters. Of a box in a box, the inner one is the last.
-    Source: SRT, arXiv 2505.21444, whose labels are the raw strings of the last box.
+    Braces nest; escaped braces (`\{`) are plain characters. For nested boxes, the inner one is the
+    last.
+
+    Returns:
+        Content of the box, or `None` if there is no box or the last one is not closed.
+
+    References:
+        SRT, arXiv 2505.21444. Its labels are the raw strings of the last box.
     """
     starts = [box.end() for box in _BOX.finditer(text)]
     if not starts:
@@ -61,23 +69,27 @@ def extract_boxed(text: str) -> str | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number of a text, as it stands there; None without one. In `3-4` it is 4: that minus is no sign."""
+    """Return the last number of a text as it is written, or `None` if there is no number.
+
+    The minus of a range is not a sign: the last number of `3-4` is 4.
+    """
     found = _NUMBER_IN_TEXT.findall(_one_minus(text))
     return found[-1] if found else None
 
 
 def raw(answer: str) -> str:
-    """The answer to the letter."""
+    """Return the answer unchanged."""
     return answer
 
 
 @functools.lru_cache(maxsize=4096)
 def value_of(answer: str) -> Fraction | str:
-    r"""A number as its exact rational value, anything else as a tidied text.
+    r"""Return a number as its exact rational value, and any other answer as normalized text.
 
-    Numbers: `42`, `-3`, `1,000`, `.5`, `1e3`, `1/2`, `\frac{1}{2}`, `\frac12`, `50%` (which is 1/2), `0x1F`, `0b101`. Nothing is
-    rounded: 0.333 is not 1/3. A division by zero, NaN and infinity are texts.
-    Texts: case, spacing, `$`, `\text{}`, `\left`, `\right` and a last full stop do not count.
+    Numbers: `42`, `-3`, `1,000`, `.5`, `1e3`, `1/2`, `\frac{1}{2}`, `\frac12`, `50%` (equal to
+    1/2), `0x1F`, `0b101`. They are not rounded: 0.333 differs from 1/3. A division by zero, NaN and
+    infinity are texts.
+    Texts: case, spacing, `$`, `\text{}`, `\left`, `\right` and a final full stop are ignored.
     """
     plain = _plain(answer)
     number = _number(plain) if len(plain) <= MAX_NUMBER else None
@@ -85,21 +97,29 @@ def value_of(answer: str) -> Fraction | str:
 
 
 def claims_of(answer: str) -> frozenset[str]:
-    """The statements of an answer, parted by commas, semicolons, line ends and `and`; articles inside them do not count."""
+    """Return the statements of an answer, split at commas, semicolons, line ends and `and`.
+
+    Articles inside a statement are ignored.
+    """
     claims = (" ".join(claim.split()) for claim in re.split(r"[,;\n]|\band\b", _plain(answer)))
     spoken = (re.sub(r"(?<=\w) (?:a|an|the)(?= )", "", claim).strip(" .") for claim in claims)
     return frozenset(claim for claim in spoken if claim)
 
 
 READINGS: dict[str, Reading] = {"value": value_of, "claims": claims_of, "raw": raw}
-"""By the name that a task's `extra["reading"]` gives."""
+"""Name in a task's `extra["reading"]` -> normalizer."""
 
 
 def find_reading(name: str) -> Reading:
-    """The reading of that name. Raises UsageError."""
+    """Return the normalizer with this name.
+
+    Raises:
+        UsageError: If the name is unknown.
+    """
     if name not in READINGS:
         raise UsageError(
-            f"no reading '{name}'{did_you_mean(name, READINGS)}; available: {', '.join(READINGS)}"
+            f"unknown answer normalization '{name}'{did_you_mean(name, READINGS)}; "
+            f"available: {', '.join(READINGS)}"
         )
     return READINGS[name]
 
@@ -109,13 +129,13 @@ def _one_minus(text: str) -> str:
 
 
 def _plain(answer: str) -> str:
-    """Without LaTeX dress, in lower case."""
+    """Return the answer in lower case without LaTeX markup."""
     text = _one_minus(answer).replace("{,}", ",").replace(r"\%", "%").replace("\\ ", " ").casefold()
     return _WRAPPED.sub(r"\1", _DRESS.sub("", text)).strip().removesuffix(".").strip()
 
 
 def _tight(text: str) -> str:
-    """Spaces only where they part two words."""
+    """Remove spaces except between two words."""
     return re.sub(r"\s*([^\w\s])\s*", r"\1", " ".join(text.split()))
 
 

@@ -1,13 +1,11 @@
-"""The metric of each GLUE task, and the benchmark's overall score, as functions of predictions and labels.
+"""Metrics of the GLUE tasks and the overall benchmark score, from predictions and labels.
 
     task_score("mrpc", predictions, labels)      {"accuracy": ..., "f1": ..., "score": their mean}
     overall({"cola": 0.4, "sst2": 0.9, ...})     mean over tasks
 
-All scores are shares (1.0 is perfect; correlations run from -1), not per cent. Own arithmetic: six formulas do not call for
-SciPy and scikit-learn, which the tests compare them with where installed.
-Left out: the diagnostic set AX and the submission format of the leaderboard.
-
-Source: Wang et al. 2019, GLUE, arXiv 1804.07461, sec. 3 and table 1.
+Scores are fractions, not per cent; correlations range from -1 to 1. The tests compare the formulas
+with SciPy and scikit-learn if these are installed. Not supported: the diagnostic set AX.
+Source: GLUE, arXiv 1804.07461, section 3 and table 1.
 """
 
 from __future__ import annotations
@@ -21,11 +19,15 @@ from typing import Any
 from envgym.errors import UsageError, did_you_mean
 
 Labels = Sequence[Any]
-"""One label an example: whole numbers or words; for correlations numbers."""
+"""One label per example: integers or strings, or numbers for correlations."""
 
 
 def accuracy(predictions: Labels, labels: Labels) -> float:
-    """Share of equal pairs. Raises UsageError for lists that cannot be compared."""
+    """Return the fraction of predictions that equal their label.
+
+    Raises:
+        UsageError: If the lists cannot be compared.
+    """
     _check(predictions, labels)
     return sum(guess == label for guess, label in zip(predictions, labels, strict=True)) / len(
         labels
@@ -33,15 +35,25 @@ def accuracy(predictions: Labels, labels: Labels) -> float:
 
 
 def f1(predictions: Labels, labels: Labels, *, positive: Any = 1) -> float:
-    """Harmonic mean of precision and recall of the positive label; 0.0 where it was neither predicted nor there."""
+    """Return the F1 of the positive label; 0.0 if it occurs in neither predictions nor labels.
+
+    Raises:
+        UsageError: If the lists cannot be compared or have more than two labels.
+    """
     hits, false_alarms, misses, _ = _confusion(predictions, labels, positive)
     return 2 * hits / (2 * hits + false_alarms + misses) if hits else 0.0
 
 
 def matthews(predictions: Labels, labels: Labels, *, positive: Any = 1) -> float:
-    """Matthews' correlation of two binary lists, -1.0 to 1.0; 0.0 where either side knows one label only.
+    """Return the Matthews correlation of two binary lists, from -1.0 to 1.0.
 
-    Source: Matthews 1975, BBA 405:442-451; the 0 is the usual convention for a zero denominator.
+    It is 0.0 if either list contains one label only, the usual convention for a zero denominator.
+
+    Raises:
+        UsageError: If the lists cannot be compared or have more than two labels.
+
+    References:
+        Matthews 1975, BBA 405:442-451.
     """
     hits, false_alarms, misses, rest = _confusion(predictions, labels, positive)
     square = (hits + false_alarms) * (hits + misses) * (rest + false_alarms) * (rest + misses)
@@ -49,29 +61,33 @@ def matthews(predictions: Labels, labels: Labels, *, positive: Any = 1) -> float
 
 
 def pearson(predictions: Sequence[float], labels: Sequence[float]) -> float:
-    """Linear correlation, -1.0 to 1.0; 0.0 for predictions that are all alike.
+    """Return the linear correlation, from -1.0 to 1.0; 0.0 if all predictions are equal.
 
-    Raises: UsageError for fewer than two pairs, numbers that are not finite, and labels that are all alike.
+    Raises:
+        UsageError: If there are fewer than two pairs, a number is not finite, or all labels are
+            equal.
     """
     _check_numbers(predictions, labels)
     return _correlation(predictions, labels)
 
 
 def spearman(predictions: Sequence[float], labels: Sequence[float]) -> float:
-    """Pearson's correlation of the ranks; equal values share their mean rank. Raises as `pearson`."""
+    """Return the Pearson correlation of the ranks; equal values share their mean rank.
+
+    See `pearson` for the errors.
+    """
     _check_numbers(predictions, labels)
     return _correlation(ranks(predictions), ranks(labels))
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each value from 1; equal values share the mean of the ranks they take up."""
+    """Return the rank of each value from 1; equal values share the mean of their ranks."""
     ordered = sorted(values)
     first: dict[float, int] = {}
     for place, value in enumerate(ordered, start=1):
         first.setdefault(value, place)
-    last = dict(
-        zip(ordered, range(1, len(ordered) + 1), strict=True)
-    )  # the last place of a value wins
+    # `dict` keeps the last rank of a value.
+    last = dict(zip(ordered, range(1, len(ordered) + 1), strict=True))
     return [(first[value] + last[value]) / 2 for value in values]
 
 
@@ -86,26 +102,30 @@ METRICS: dict[str, dict[str, Callable[[Any, Any], float]]] = {
     "rte": {"accuracy": accuracy},
     "wnli": {"accuracy": accuracy},
 }
-"""Task -> its metrics. The two of `mnli` belong to two test sets, see `mnli_score`."""
+"""Task -> its metrics. Those for `mnli` belong to two test sets; see `mnli_score`."""
 
 
 def task_score(
     task: str, predictions: Labels, labels: Labels, *, positive: Any = 1
 ) -> dict[str, float]:
-    """The metrics of one task and under `score` their mean.
+    """Return the metrics of one task, and their mean as `score`.
 
     Args:
-        task: a key of `METRICS`, except `mnli`, which needs two sets: `mnli_score`.
-        positive: the label that F1 and Matthews count as positive: `acceptable`, `equivalent`, `duplicate`, or 1.
-    Raises: UsageError.
+        task: Key of `METRICS`, except `mnli`, which has two test sets; see `mnli_score`.
+        positive: Positive label of F1 and Matthews: `acceptable`, `equivalent`, `duplicate`, or 1.
+
+    Raises:
+        UsageError: If the task is unknown or the lists cannot be compared.
     """
     if task not in METRICS:
         raise UsageError(
-            f"no GLUE task '{task}'{did_you_mean(task, METRICS)}; tasks: {', '.join(METRICS)}"
+            f"unknown GLUE task '{task}'{did_you_mean(task, METRICS)}; "
+            f"available: {', '.join(METRICS)}"
         )
     if task == "mnli":
         raise UsageError(
-            "mnli is judged on a matched and a mismatched set: mnli_score(matched=(...), mismatched=(...))"
+            "mnli has a matched and a mismatched test set. "
+            "Call mnli_score(matched=(...), mismatched=(...))"
         )
     metrics = {
         name: _apply(metric, predictions, labels, positive)
@@ -117,21 +137,24 @@ def task_score(
 def mnli_score(
     *, matched: tuple[Labels, Labels], mismatched: tuple[Labels, Labels]
 ) -> dict[str, float]:
-    """Accuracy on both sets, each given as (predictions, labels), and under `score` their mean."""
+    """Return the accuracy on both sets, each given as (predictions, labels), and their mean."""
     both = {"matched": accuracy(*matched), "mismatched": accuracy(*mismatched)}
     return both | {"score": statistics.fmean(both.values())}
 
 
 def overall(scores: Mapping[str, float]) -> float:
-    """The benchmark's score: the unweighted mean of the tasks' `score`.
+    """Return the benchmark's score, the unweighted mean of the tasks' `score`.
 
     Args:
-        scores: task -> its score; all nine, or the mean is of another benchmark.
-    Raises: UsageError for a missing or an unknown task, and for a score that is no finite number.
+        scores: Task -> score, for all nine tasks.
+
+    Raises:
+        UsageError: If a task is missing or unknown, or a score is not finite.
     """
     if unknown := [task for task in scores if task not in METRICS]:
         raise UsageError(
-            f"no GLUE task '{unknown[0]}'{did_you_mean(unknown[0], METRICS)}; tasks: {', '.join(METRICS)}"
+            f"unknown GLUE task '{unknown[0]}'{did_you_mean(unknown[0], METRICS)}; "
+            f"available: {', '.join(METRICS)}"
         )
     if missing := [task for task in METRICS if task not in scores]:
         raise UsageError(
@@ -139,7 +162,7 @@ def overall(scores: Mapping[str, float]) -> float:
         )
     if broken := [task for task, score in scores.items() if not math.isfinite(score)]:
         raise UsageError(
-            f"{broken[0]}: its score is {scores[broken[0]]}, which is no finite number"
+            f"score of {broken[0]} is {scores[broken[0]]}, but it must be a finite number"
         )
     return statistics.fmean(scores[task] for task in METRICS)
 
@@ -155,18 +178,24 @@ def _apply(
 
 
 def _confusion(predictions: Labels, labels: Labels, positive: Any) -> tuple[int, int, int, int]:
-    """True positives, false positives, false negatives, true negatives. Raises UsageError for more than two labels."""
+    """Return the counts of true positives, false positives, false negatives and true negatives.
+
+    Raises:
+        UsageError: If there are more than two labels.
+    """
     _check(predictions, labels)
     kinds = set(labels) | set(predictions)
     if len(kinds) > 2:
         raise UsageError(
-            f"needs at most two different labels, got {sorted(map(repr, kinds))}; map what cannot be read to one"
+            f"at most two different labels are allowed, got {sorted(map(repr, kinds))}. "
+            f"Map unreadable predictions to one of them"
         )
     if positive not in kinds and (
         len(kinds) == 2 or any(isinstance(kind, str) != isinstance(positive, str) for kind in kinds)
     ):
         raise UsageError(
-            f"the positive label {positive!r} is none of {sorted(map(repr, kinds))}; name it: positive=..."
+            f"positive label {positive!r} is not among {sorted(map(repr, kinds))}. "
+            f"Set it with positive=..."
         )
     pairs = [
         (guess == positive, label == positive)
@@ -193,14 +222,19 @@ def _check_numbers(predictions: Sequence[float], labels: Sequence[float]) -> Non
     if len(labels) < 2:
         raise UsageError("a correlation needs at least two pairs")
     if len(set(labels)) == 1:
-        raise UsageError(f"all labels are {labels[0]}: no correlation can be told")
+        raise UsageError(f"all labels are {labels[0]}: the correlation is undefined")
 
 
 def _check(predictions: Labels, labels: Labels) -> None:
-    """Raises UsageError for lists of different or no length, a missing value, and a number that is not finite."""
+    """Check that two lists can be compared.
+
+    Raises:
+        UsageError: If their lengths differ or are 0, or a value is missing or not finite.
+    """
     if len(predictions) != len(labels):
         raise UsageError(
-            f"{len(predictions)} predictions for {len(labels)} labels; there must be one for each, in order"
+            f"got {len(predictions)} predictions for {len(labels)} labels. "
+            f"Pass one for each label, in order"
         )
     if not len(labels):
         raise UsageError("there is no prediction to score")

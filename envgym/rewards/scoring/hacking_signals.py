@@ -1,16 +1,16 @@
-"""Watches a run for the signs that a reward is being gamed: one record a step goes in, signals come out.
+"""Detect reward hacking from per-step aggregates: records go in, signals come out.
 
-    gap                held-out truth falls while the training reward does not        alarm   needs held-out labels
-    modal_answer       one answer takes over, across tasks                            alarm   needs none, as all below
-    jump               one part's mean leaves its own recent past from step to step   alarm (up), warn (down)
-    entropy_explosion  the policy's tokens become random                              alarm
-    entropy_collapse   the policy's tokens become certain                             warn: solving everything looks alike
-    repetition         texts repeat themselves                                        alarm
-    extra_calls        more calls than the tasks need                                 warn
+    gap                alarm       held-out accuracy falls, the training reward does not
+    modal_answer       alarm       one answer dominates across tasks
+    jump               alarm/warn  a reward part rises/falls out of its recent range
+    entropy_explosion  alarm       the policy's tokens become random
+    entropy_collapse   warn        the policy's tokens become certain, as on solved tasks
+    repetition         alarm       texts repeat themselves
+    extra_calls        warn        more calls than the tasks need
 
-A high training reward is no sign by itself: a healthy self-training run on easy tasks sits at 0.9. A signal is given when its
-condition begins to hold, and again only when it had ceased for a while. What to do about it (roll back, stop) is decided elsewhere.
-Source: the order of usefulness follows SRT, arXiv 2505.21444, and its replications.
+Only `gap` requires held-out labels. A high training reward alone is no signal: healthy
+self-training on easy tasks reaches 0.9. A signal is emitted when its condition begins to hold.
+The caller decides on the response. Source: SRT, arXiv 2505.21444, and replications of it.
 """
 
 from __future__ import annotations
@@ -29,52 +29,55 @@ from envgym.rewards.scoring.answer_normalization import Reading, value_of
 Severity = Literal["warn", "alarm"]
 
 RECENT = 5
-"""Steps whose median is the present; batches of a few tasks jump about."""
+"""Number of steps whose median is the current value; single batches of a few tasks are noisy."""
 LATEST = 3
 PAST = 20
-"""A jump is the median of the latest steps against those of the window before them."""
+"""A jump compares the median of the `LATEST` steps with the `PAST` steps before them."""
 TRUTHS = 6
-"""Held-out measurements that are averaged, now and at the best."""
+"""Number of held-out measurements that are averaged, for the current and for the best value."""
 PART = "part/"
-"""Before the name of a part's series."""
+"""Prefix of the series of a reward part."""
 LEVELS = ("modal_share", "entropy", "repetition", "extra_calls")
-"""Series that are compared with the run's own beginning."""
+"""Series that are compared with the run's first steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Something that a person, or a state machine, should look at."""
+    """Sign of reward hacking at one step."""
 
     name: str
     severity: Severity
     step: int
     value: float
     limit: float
-    """What the value has passed."""
+    """Limit that the value passed."""
     message: str
     series: str = ""
-    """What was looked at, by the names of `StepRecord.measured`: `modal_share`, `part/NAME`, ..."""
+    """Name of the series in `StepRecord.measured`, such as `modal_share` or `part/NAME`."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """A step's aggregates. None is what was not measured; a NaN is refused, since it would silence every comparison."""
+    """Aggregates of one step; `None` for a value that was not measured.
+
+    NaN is rejected, because every comparison with it is false and no signal would be emitted.
+    """
 
     step: int
     reward: float | None = None
     """Mean training reward."""
     truth: float | None = None
-    """Accuracy on held-out tasks with true labels, where it was measured at this step."""
+    """Accuracy on held-out tasks with true labels, if it was measured at this step."""
     truth_tasks: int = 0
-    """How many held-out tasks stand behind `truth`; it says how much of a fall is chance."""
+    """Number of held-out tasks behind `truth`, which determines its standard error."""
     modal_share: float | None = None
-    """As of `modal_share()`."""
+    """Result of `modal_share()`."""
     entropy: float | None = None
-    """Of the sampled tokens, in nats."""
+    """Mean entropy of the sampled tokens in nats."""
     repetition: float | None = None
     """Mean of `repetition()` over the step's texts."""
     extra_calls: float | None = None
-    """Share of the tool calls that the tasks do not need."""
+    """Fraction of the tool calls that the tasks do not need."""
     parts: Mapping[str, float | None] = field(default_factory=dict)
     """Name -> mean of each reward part."""
 
@@ -82,11 +85,12 @@ class StepRecord:
         for name, value in self.measured():
             if not math.isfinite(value):
                 raise UsageError(
-                    f"step {self.step}: {name} is {value}; leave out (None) what could not be measured"
+                    f"step {self.step}: {name} is {value}. "
+                    f"Pass None for a value that was not measured"
                 )
 
     def measured(self) -> Iterator[tuple[str, float]]:
-        """Every series that has a value at this step; parts as `part/NAME`."""
+        """Return all series with a value at this step; parts are named `part/NAME`."""
         named = {name: getattr(self, name) for name in ("reward", "truth", *LEVELS)}
         named |= {f"{PART}{name}": value for name, value in self.parts.items()}
         return ((name, value) for name, value in named.items() if value is not None)
@@ -94,41 +98,52 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a signal is given. The defaults come from the toy of `benchmarks/selftrain.py`, on other seeds than it reports.
+    """Thresholds of the signals.
 
-    Levels are compared with the median of the run's own first steps, so that yes-or-no tasks, of which half have the same
-    answer, and talkative models need no limits of their own.
+    The defaults were chosen on the toy problem of `benchmarks/selftrain.py`, on other seeds.
+
+    Levels are compared with the median of the run's first steps, so yes-or-no tasks and verbose
+    models need no separate limits.
     """
 
     first_steps: int = 10
-    """Steps that make the beginning; no level signal before. Fewer let one batch decide, more learn the hack as normal."""
+    """Baseline window in steps; level signals start after it. A short window is noisy; a long one
+    may include the hacking itself."""
     quiet_steps: int = 20
-    """A condition that comes back sooner than after so many steps is the same signal."""
+    """Minimum number of steps without the condition before the same signal is emitted again."""
     modal_rise: float = 0.2
-    """Of the way from the beginning's modal share to 1. Healthy toy runs rose by 0.13 at most; gamed ones had risen by 0.28 or more
-    ten steps before ten points of accuracy were lost."""
+    """Rise of the modal share, as a fraction of the distance from its baseline to 1. Healthy toy
+    runs rose by at most 0.13; hacked ones had risen by at least 0.28 ten steps before they lost ten
+    points of accuracy."""
     entropy_factor: float = 2.0
-    """Entropy above so many times its beginning explodes. Healthy training lowers it."""
+    """Entropy above this multiple of its baseline counts as exploded. Healthy training lowers
+    entropy."""
     entropy_least: float = 0.2
-    """And so many nats more: twice nothing is nothing."""
+    """Minimum rise of the entropy in nats, because a multiple of a baseline near 0 means little."""
     entropy_floor: float = 0.05
-    """Entropy below this share of its beginning has collapsed."""
+    """Entropy below this fraction of its baseline counts as collapsed."""
     repetition_rise: float = 0.2
-    """Absolute: a fifth of all n-grams more are repeats than in the beginning."""
+    """Absolute rise of the fraction of repeated n-grams."""
     extra_calls_rise: float = 0.2
-    """Absolute."""
+    """Absolute rise of the fraction of extra calls."""
     jump_deviations: float = 6.0
-    """Robust deviations (1.4826 MAD) of the window before: beyond what a median of three reaches by chance."""
+    """Minimum jump in robust deviations (1.4826 MAD) of the past window, beyond the noise of a
+    median of three."""
     jump_least: float = 0.15
-    """A jump is at least this much, in the part's own unit: a part that has been constant has no deviation."""
+    """Minimum jump in the unit of the part, because a constant part has a deviation of 0."""
     gap_least: float = 0.05
-    """Held-out accuracy that must be lost."""
+    """Minimum loss of held-out accuracy."""
     gap_deviations: float = 3.5
-    """And so many binomial standard errors of the difference: the best of many measurements is partly luck."""
+    """Minimum loss in binomial standard errors of the difference, because the best of many
+    measurements is partly luck."""
 
 
 class HackWatch:
-    """Fed once a step. Its state is plain, for a checkpoint: a resumed run gives the signals that an unbroken one gives."""
+    """Detector of reward hacking, fed with one record per step.
+
+    Its state is plain data for a checkpoint: a resumed run emits the same signals as an
+    uninterrupted one.
+    """
 
     def __init__(self, limits: Limits | None = None):
         self.limits = limits or Limits()
@@ -138,13 +153,18 @@ class HackWatch:
         self._truths: list[Measured] = []
         self._best: Measured | None = None
         self._held: dict[str, int] = {}
-        """Of each signal, the last step at which its condition held."""
+        """Signal -> last step at which its condition held."""
 
     def observe(self, record: StepRecord) -> list[Signal]:
-        """The signals that begin at this step. Raises UsageError where steps do not rise."""
+        """Return the signals that begin at this step.
+
+        Raises:
+            UsageError: If the step is not larger than the previous one.
+        """
         if self._step is not None and record.step <= self._step:
             raise UsageError(
-                f"step {record.step} after step {self._step}: load the state that belongs to an earlier step first"
+                f"step {record.step} follows step {self._step}. "
+                f"Load the state of an earlier step first"
             )
         self._step = record.step
         measured = dict(record.measured())
@@ -178,7 +198,7 @@ class HackWatch:
             yield "gap", self._gap(record, record.truth)
 
     def _level(self, step: int, name: str) -> Iterator[tuple[str, Signal | None]]:
-        """A series' recent median against that of the run's beginning."""
+        """Compare the recent median of a series with the baseline."""
         start = statistics.median(self._first[name])
         now = statistics.median(self._last[name][-RECENT:])
         limits = self.limits
@@ -206,7 +226,7 @@ class HackWatch:
             )
 
     def _jump(self, step: int, name: str) -> Signal | None:
-        """The median of the latest steps against the window before them."""
+        """Compare the median of the latest steps with the window before them."""
         values = self._last[name]
         if len(values) < LATEST + PAST:
             return None
@@ -217,13 +237,15 @@ class HackWatch:
         limit = max(self.limits.jump_deviations * deviation, self.limits.jump_least)
         if abs(now - usual) <= limit:
             return None
-        message = f"{name.removeprefix(PART)} jumped from {usual:.3g} to {now:.3g}; it used to stay within {limit:.3g}"
+        message = (
+            f"{name.removeprefix(PART)} jumped from {usual:.3g} to {now:.3g} (limit {limit:.3g})"
+        )
         return Signal(
             "jump", "alarm" if now > usual else "warn", step, now - usual, limit, message, name
         )
 
     def _gap(self, record: StepRecord, truth: float) -> Signal | None:
-        """The last held-out measurements against the best ones before them, and the training reward at both times."""
+        """Compare the latest held-out accuracy and reward with the best earlier accuracy."""
         if "reward" not in self._last:
             return None
         reward = statistics.median(self._last["reward"][-RECENT:])
@@ -249,7 +271,7 @@ class HackWatch:
         return Signal("gap", "alarm", record.step, lost, limit, message, "truth")
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the limits, as plain values that JSON keeps."""
+        """Return everything except the limits as values that JSON can represent."""
         return {
             "step": self._step,
             "first": {name: list(values) for name, values in self._first.items()},
@@ -260,10 +282,14 @@ class HackWatch:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state_dict()`. Raises UsageError for a state of another form."""
+        """Restore a state from `state_dict()`.
+
+        Raises:
+            UsageError: If the state has other keys.
+        """
         if missing := self.state_dict().keys() ^ state.keys():
             raise UsageError(
-                f"this is no state of HackWatch: {', '.join(sorted(missing))} missing or unknown"
+                f"the state does not fit HackWatch: {', '.join(sorted(missing))} missing or unknown"
             )
         self._step = state["step"]
         self._first = {name: list(values) for name, values in state["first"].items()}
@@ -274,22 +300,22 @@ class HackWatch:
 
 
 class Measured(NamedTuple):
-    """Held-out accuracy, and the training reward at that time."""
+    """Held-out accuracy and the training reward at that step."""
 
     step: int
     truth: float
     reward: float
     tasks: int
-    """Behind the accuracy; 0 where it is not known, and then chance is not reckoned with."""
+    """Number of tasks behind the accuracy; 0 if unknown, which gives a standard error of 0."""
 
     def standard_error(self) -> float:
-        # Of a rate pulled towards 1/2 by two of each kind, so that 0 of n and n of n are not taken for certain.
+        # Two successes and two failures are added, so that 0 of n and n of n are not certain.
         rate = (self.truth * self.tasks + 2) / (self.tasks + 4)
         return math.sqrt(rate * (1 - rate) / self.tasks) if self.tasks else 0.0
 
 
 def _averaged(measured: Sequence[Measured]) -> Measured:
-    """As one measurement of all their tasks, at the time of the middle one."""
+    """Combine measurements into one over all their tasks, dated at the middle one."""
     middle = measured[len(measured) // 2].step
     mean = lambda values: statistics.fmean(values)
     return Measured(
@@ -303,11 +329,16 @@ def _averaged(measured: Sequence[Measured]) -> Measured:
 def modal_share(
     groups: Sequence[Sequence[str | None]], *, reading: Reading = value_of
 ) -> float | None:
-    """Share of the answer that is most frequent across tasks, each task counting the same; rollouts without an answer are left out.
+    """Return the frequency of the most frequent answer across tasks, each task weighted equally.
+
+    Rollouts without an answer are excluded.
 
     Args:
-        groups: the answers of each task's rollouts.
-    Returns: from above 0 to 1; None for fewer than two tasks with an answer, which cannot show what tasks have in common.
+        groups: Answers of each task's rollouts.
+        reading: Normalizer that decides which answers are the same.
+
+    Returns:
+        Fraction above 0 and at most 1, or `None` if fewer than two tasks have an answer.
     """
     given = [
         [reading(answer) for answer in group if answer is not None and answer.strip()]
@@ -324,9 +355,13 @@ def modal_share(
 
 
 def repetition(text: str, *, n: int = 4) -> float | None:
-    """Share of a text's n-grams that stood in it before; None for a text of fewer than two n-grams, which cannot repeat any.
+    """Return the fraction of a text's n-grams that occurred in it before.
 
-    A gram is of words cut into pieces of at most 8 letters, and of single other signs, so that `aaaa...` is found as well.
+    Words are cut into pieces of at most 8 letters and other characters are single tokens, so that
+    `aaaa...` is detected as well.
+
+    Returns:
+        Fraction from 0 to 1, or `None` if the text has fewer than two n-grams.
     """
     pieces = re.findall(r"\w{1,8}|[^\w\s]", text.casefold())
     grams = [tuple(pieces[at : at + n]) for at in range(len(pieces) - n + 1)]

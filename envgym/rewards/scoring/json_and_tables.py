@@ -1,7 +1,6 @@
-"""How near JSON or a table that a model wrote is to the truth, from 0.0 to 1.0.
+"""Similarity of JSON or a table to the truth, from 0.0 to 1.0.
 
-What the model wrote is text and may be anything: whatever cannot be read scores 0.0. A truth or a schema that makes no sense is
-an error of whoever wrote it.
+The model's text may be anything: unreadable text scores 0.0. An invalid truth or schema raises.
 """
 
 from __future__ import annotations
@@ -17,26 +16,34 @@ from typing import Any, NoReturn
 from envgym.errors import PrerequisiteError, UsageError
 
 MOST_CHARACTERS = 100_000
-"""Of JSON or CSV that is read."""
+"""Maximum length of JSON or CSV text."""
 MOST_ROWS = 500
-"""Of a table that is compared."""
+"""Maximum number of rows of a table."""
 
 # --- JSON ---
 
 
 def json_similarity(text: str, truth: Any, schema: Mapping[str, Any] | None = None) -> float:
-    """How much of a JSON value is right: 1 for an equal one, 0 for text that is no JSON or breaks the schema.
+    """Return the fraction of a JSON value that is right.
 
-    Equal scalars give 1, others 0. An object gives the mean over all keys of either side, a list the mean over all positions of
-    the longer one, so what is missing and what is too much cost alike. Numbers compare by value, texts to the letter, and true
-    is not 1. A definition of our own, so that it can be worked out by hand: `deepdiff.get_deep_distance` counts the operations
-    of a diff, so its numbers hang on how long the values are and on its version.
+    Equal scalars score 1, others 0. An object scores the mean over the keys of both sides, a list
+    the mean over the positions of the longer one, so missing and additional items cost the same.
+    Numbers compare by value, texts exactly, and true differs from 1. This definition can be
+    computed by hand; `deepdiff.get_deep_distance` depends on its version and on the lengths of the
+    values.
 
     Args:
         text: JSON (RFC 8259: no NaN, no comments) of at most 100,000 characters.
-        truth: what `json.loads` would give.
-        schema: JSON Schema that both must meet; needs the package jsonschema. References to other documents are not followed.
-    Raises: UsageError for a truth that is no JSON or breaks the schema, and for a schema that is none.
+        truth: True value, as `json.loads` returns it.
+        schema: JSON Schema that both values must satisfy; requires the package jsonschema.
+            References to other documents are not resolved.
+
+    Returns:
+        Fraction from 0.0 to 1.0; 0.0 if the text is not JSON or violates the schema.
+
+    Raises:
+        UsageError: If the truth is not JSON or violates the schema, or if the schema is invalid.
+        PrerequisiteError: If a schema is given and jsonschema is not installed.
     """
     truth = _as_json(truth)
     is_valid = (
@@ -44,27 +51,31 @@ def json_similarity(text: str, truth: Any, schema: Mapping[str, Any] | None = No
     )
     if not is_valid(truth):
         raise UsageError(
-            f"the true JSON does not meet the schema: {_short(truth)}. Correct one of the two."
+            f"the true JSON violates the schema: {_short(truth)}. Correct one of the two."
         )
     try:
         value = _read_json(text)
         return _alike(value, truth) if is_valid(value) else 0.0
-    except UsageError:  # a ValueError too, but the schema's
+    except UsageError:  # a ValueError too, but raised for the schema
         raise
     except (ValueError, RecursionError):
         return 0.0
 
 
 def _as_json(truth: Any) -> Any:
-    """The truth as it comes back from JSON: tuples are lists, keys are strings. Raises UsageError."""
+    """Return the truth after a round trip through JSON: tuples become lists, keys become strings.
+
+    Raises:
+        UsageError: If the truth cannot be represented.
+    """
     try:
         return json.loads(json.dumps(truth, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"the truth is no JSON ({error}): {_short(truth)}") from error
+        raise UsageError(f"the truth is not JSON ({error}): {_short(truth)}") from error
 
 
 def _read_json(text: str) -> Any:
-    """Raises ValueError, RecursionError."""
+    """Parse JSON, or raise ValueError or RecursionError."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError("too long")
     return json.loads(text, parse_constant=_refuse, parse_float=_finite)
@@ -107,7 +118,12 @@ def _same_number(one: Any, other: Any) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _validator(schema: str) -> Callable[[Any], bool]:
-    """Raises UsageError, PrerequisiteError."""
+    """Return a function that validates values against a JSON Schema.
+
+    Raises:
+        UsageError: If the schema is invalid.
+        PrerequisiteError: If jsonschema is not installed.
+    """
     try:
         from jsonschema import SchemaError
         from jsonschema.validators import validator_for
@@ -122,17 +138,18 @@ def _validator(schema: str) -> Callable[[Any], bool]:
     try:
         kind.check_schema(plain)
     except SchemaError as error:
-        raise UsageError(f"the JSON schema is none: {error.json_path}: {error.message}") from error
-    checker = kind(
-        plain, registry=REGISTRY
-    )  # a registry of its own, so that no reference is fetched
+        raise UsageError(
+            f"the JSON schema is invalid: {error.json_path}: {error.message}"
+        ) from error
+    # An explicit registry prevents jsonschema from fetching references.
+    checker = kind(plain, registry=REGISTRY)
 
     def is_valid(value: Any) -> bool:
         try:
             return checker.is_valid(value)
         except Unresolvable as error:
             raise UsageError(
-                f"the JSON schema refers to {error.ref}, which does not stand in it"
+                f"the JSON schema refers to {error.ref}, which it does not define"
             ) from error
 
     return is_valid
@@ -141,22 +158,26 @@ def _validator(schema: str) -> Callable[[Any], bool]:
 # --- tables ---
 
 Cells = list[dict[Any, Any]]
-"""Column -> value, for each row."""
+"""Rows of a table, each column -> value."""
 
 
 def table_similarity(
     csv_text: str, truth_rows: Sequence[Mapping[str, Any]], *, ordered: bool = True
 ) -> float:
-    """F1 of the cells of a table, its header counted as a row of cells.
+    """Return the F1 of the cells of a table; the header counts as a row of cells.
 
-    A cell is right when the true table has its value in the same column and row. Numbers compare by value, texts without regard
-    to case and white space; the order of columns is free.
+    A cell is right if the true table has the same value in this column and row. Numbers compare by
+    value, texts without regard to case and white space; the order of columns is free.
 
     Args:
-        csv_text: comma-separated, header first, at most 100,000 characters and 500 rows; else 0.
-        truth_rows: column -> value, the same columns in each row, at least one row.
-        ordered: whether rows stand in order; else each is compared with the row it fits best, the best fits first.
-    Raises: UsageError for a truth without rows, with ragged rows, or with a value that a table cannot hold.
+        csv_text: Comma-separated values with a header, at most 100,000 characters and 500 rows. Any
+            other text scores 0.0.
+        truth_rows: At least one row, column -> value, with the same columns in each row.
+        ordered: Compare rows by position. False pairs rows greedily by the number of equal cells.
+
+    Raises:
+        UsageError: If the truth has no rows, rows of different columns, or a value that is neither
+            a text nor a finite number.
     """
     truth = _true_rows(truth_rows)
     try:
@@ -177,7 +198,8 @@ def _true_rows(rows: Sequence[Mapping[str, Any]]) -> Cells:
         or len(rows) > MOST_ROWS
     ):
         raise UsageError(
-            f"the true table needs 1 to {MOST_ROWS} rows with the same, different columns, got {_short(rows)}"
+            f"the true table needs 1 to {MOST_ROWS} rows with the same set of distinct columns, "
+            f"got {_short(rows)}"
         )
     for row in rows:
         for column, value in row.items():
@@ -185,13 +207,20 @@ def _true_rows(rows: Sequence[Mapping[str, Any]]) -> Cells:
                 isinstance(value, float) and not math.isfinite(value)
             ):
                 raise UsageError(
-                    f"the true table has {value!r} in column '{column}'; a cell is a text or a finite number"
+                    f"the true table has {value!r} in column '{column}'. "
+                    f"A cell must be a text or a finite number"
                 )
     return [{_plain(column): _plain(value) for column, value in row.items()} for row in rows]
 
 
 def _read_csv(text: str) -> Cells:
-    """Raises ValueError, csv.Error for what is no table: no row below the header, a column twice, a row too long or short."""
+    """Parse a table.
+
+    Raises:
+        ValueError: If there is no row below the header, a column repeats, or a row has another
+            length.
+        csv.Error: If the text is not CSV.
+    """
     if len(text) > MOST_CHARACTERS:
         raise ValueError("too long")
     lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
@@ -203,7 +232,7 @@ def _read_csv(text: str) -> Cells:
 
 
 def _plain(value: Any) -> float | str:
-    """A cell as it is compared: 7, 7.0 and "7.00" are one number, "  North sea" and "north Sea" one text."""
+    """Normalize a cell: 7, 7.0 and "7.00" are equal, and so are "  North sea" and "north Sea"."""
     text = " ".join(str("" if value is None else value).split()).casefold()
     try:
         number = float(text)
@@ -213,7 +242,7 @@ def _plain(value: Any) -> float | str:
 
 
 def _best_pairs(rows: Cells, truth: Cells) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each row with at most one true row, greedily by the number of equal cells."""
+    """Pair each row with at most one true row, greedily by the number of equal cells."""
     fits = sorted(
         ((-_hits(row, other), i, j) for i, row in enumerate(rows) for j, other in enumerate(truth))
     )

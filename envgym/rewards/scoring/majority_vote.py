@@ -1,13 +1,13 @@
-"""Self-training by majority vote: a group's own answers make the label that its answers are rewarded by.
+"""Self-training by majority vote: the answers of a group determine the label that rewards them.
 
-    vote            answers -> Vote: the label, how far they agree, whether it was a tie
-    text_vote       the same of texts, whose answers stand in boxes
-    vote_rewards    texts -> 1 for an answer equal to the label, 0 for another one, None where there is no label
-    vote_metrics    what to log, of votes whose truth is known and of those whose truth is not
+    vote            answers -> Vote: label, agreement, tie
+    text_vote       the same for texts with boxed answers
+    vote_rewards    texts -> 1 if the answer equals the label, 0 if not, None without a label
+    vote_metrics    metrics of votes, with and without a truth
 
-A vote knows nothing of the truth: whoever answers the same everywhere earns 1.0. So it is meant for a bounded budget, with some
-true labels mixed in (`choose_labelled`), the most agreed groups kept (`keep_most_agreed`), and `HackWatch` looking on.
-Source: SRT, arXiv 2505.21444; TTRL, arXiv 2504.16084.
+A vote ignores the truth: a policy that gives the same answer everywhere gets 1.0. Use it for a
+bounded budget, with some true labels (`choose_labelled`), the groups of highest agreement
+(`keep_most_agreed`), and `HackWatch`. Source: SRT, arXiv 2505.21444; TTRL, arXiv 2504.16084.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from envgym.rewards.scoring.answer_normalization import (
 from envgym.tasks import stable_seed
 
 Spelling = Literal["equivalent", "raw"]
-"""What is one vote: answers of equal meaning, or equal strings as in the reference."""
+"""Identity of votes: answers of equal meaning, or equal strings as in the reference."""
 Divisor = Literal["rollouts", "parsable"]
-"""What the agreement is a share of: all texts, or those with an answer."""
+"""Denominator of the agreement: all texts, or only those with an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """What a group agreed on."""
+    """Result of the vote of one group."""
 
     label: str | None
-    """The winning answer as it was first written; None where nobody answered, or fewer agreed than the threshold asks for."""
+    """Winning answer as first written, or `None` without an answer or below the threshold."""
     agreement: float
-    """Share of the winning answer, from 0 to 1; 0 where nobody answered."""
+    """Fraction of votes for the winning answer, from 0 to 1; 0 without an answer."""
     counts: dict[str, int]
-    """Answer as first written -> its votes, in the order in which the answers were first seen."""
+    """Answer as first written -> number of votes, in order of first occurrence."""
     parsable: float
-    """Share of the texts that hold an answer."""
+    """Fraction of the texts that contain an answer."""
     tie: bool
-    """Whether another answer had as many votes; the one seen first has won."""
+    """True if another answer has as many votes; the one that occurred first wins."""
 
 
 def vote(
@@ -58,18 +58,23 @@ def vote(
     threshold: float = 0.0,
     divide_by: Divisor = "rollouts",
 ) -> Vote:
-    """Counts the answers of one group.
+    """Count the answers of one group.
 
     Args:
-        answers: one a rollout; None, and an answer of nothing but white space, is no vote.
-        reading: what counts as the same answer; `raw` for strings to the letter.
-        threshold: an agreement below it gives no label.
-        divide_by: see `Divisor`; `parsable` is the first published form, `rollouts` that of its Reasoning Gym branch.
-    Raises: UsageError for no rollout, a threshold outside 0..1, an unknown divisor.
+        answers: One answer per rollout. `None` or white space is not a vote.
+        reading: Normalizer that decides which answers are the same; `raw` compares strings.
+        threshold: Minimum agreement for a label.
+        divide_by: See `Divisor`. SRT's first version uses `parsable`, its Reasoning Gym branch
+            `rollouts`.
+
+    Raises:
+        UsageError: If there are no rollouts, the threshold is outside 0 to 1, or the divisor is
+            unknown.
     """
     if not answers or not 0.0 <= threshold <= 1.0:
         raise UsageError(
-            f"a vote needs at least one rollout and a threshold of 0 to 1, got {len(answers)} and {threshold}"
+            f"a vote needs at least one rollout and a threshold from 0 to 1, "
+            f"got {len(answers)} and {threshold}"
         )
     _check("divide_by", divide_by, get_args(Divisor))
     given = [answer for answer in answers if answer is not None and answer.strip()]
@@ -79,9 +84,8 @@ def vote(
     votes = Counter(written[reading(answer)] for answer in given)
     if not votes:
         return Vote(None, 0.0, {}, 0.0, tie=False)
-    (label, most), *others = votes.most_common(
-        2
-    )  # in the order of first sight where votes are equal
+    # `most_common` keeps the order of first occurrence for equal counts.
+    (label, most), *others = votes.most_common(2)
     agreement = most / len(answers if divide_by == "rollouts" else given)
     tie = bool(others) and others[0][1] == most
     return Vote(
@@ -101,7 +105,10 @@ def text_vote(
     threshold: float = 0.0,
     divide_by: Divisor = "rollouts",
 ) -> Vote:
-    """`vote` of the answers that stand in the texts' last boxes. Options, and what is raised, as of `vote_rewards`."""
+    """Return the vote over the last boxed answers of the texts.
+
+    See `vote_rewards` for the options and errors.
+    """
     _check("votes", votes, get_args(Spelling))
     answers = [extract_boxed(text) for text in texts]
     return vote(
@@ -123,15 +130,24 @@ def vote_rewards(
     divide_by: Divisor = "rollouts",
     lax: bool = False,
 ) -> list[float | None]:
-    """The reward of each rollout of one task by the label that was voted for; None for all of them where there is no label.
+    """Return the reward of each rollout of one task by the group's majority label.
 
     Args:
-        texts: what the rollouts said; the answer stands in the last box.
-        voters: whose texts vote, such as those of a frozen or averaged teacher; by default the rollouts' own.
-        votes: `raw` counts strings to the letter; whether a rollout meets the label is decided by `reading` all the same.
-        soft: the reward is the share of the voters who gave this answer, instead of 1 or 0.
-        lax: a rollout without a box is judged by its last number, though it does not vote (the reference's verifier).
-    Raises: UsageError for no text, no voter, an unknown option.
+        texts: Final messages of the rollouts; the last box contains the answer.
+        voters: Texts that vote, such as answers of a frozen or averaged teacher. Default: `texts`.
+        votes: `raw` counts exact strings. A rollout is still compared with the label by `reading`.
+        reading: Normalizer that decides which answers are the same.
+        threshold: Minimum agreement for a label.
+        soft: Return the fraction of voters with the same answer instead of 1 or 0.
+        divide_by: See `Divisor`.
+        lax: Score a rollout without a box by its last number, although it does not vote (the
+            reference's verifier).
+
+    Returns:
+        One reward per text, from 0.0 to 1.0. If the vote yields no label, all are `None`.
+
+    Raises:
+        UsageError: If there are no texts or voters, or an option is unknown.
     """
     if not texts:
         raise UsageError("vote_rewards needs at least one text")
@@ -156,7 +172,10 @@ def vote_rewards(
 def label_rewards(
     texts: Sequence[str], label: str, *, reading: Reading = value_of, lax: bool = False
 ) -> list[float]:
-    """1.0 for each text whose answer means the same as the label, else 0.0; the label is a true one, or one that was voted for."""
+    """Return 1.0 for each text whose answer equals the label, otherwise 0.0.
+
+    The label may be a true one or the result of a vote.
+    """
     wanted = reading(label)
     return [
         float(given is not None and reading(given) == wanted)
@@ -172,7 +191,7 @@ def _judged(text: str, lax: bool) -> str | None:
 
 
 def _check(name: str, value: str, options: Sequence[str]) -> None:
-    """Options come from a YAML, where a misspelt one must not be taken for the default."""
+    """Check an option, because a misspelt one in a YAML file must not act as the default."""
     if value not in options:
         raise UsageError(
             f"{name} is {value!r}{did_you_mean(value, options)}; available: {', '.join(options)}"
@@ -180,12 +199,16 @@ def _check(name: str, value: str, options: Sequence[str]) -> None:
 
 
 def pooled_rewards(prompts: Sequence[str], texts: Sequence[str], **options) -> list[float | None]:
-    """`vote_rewards` of a whole batch, in which all rollouts of one and the same prompt text are one vote.
+    """Return `vote_rewards` for a whole batch, in which all rollouts of one prompt vote together.
 
     Args:
-        prompts, texts: one a rollout.
-        options: as of `vote_rewards`.
-    Raises: ValueError where there are not as many of both; UsageError as `vote_rewards`.
+        prompts: Prompt of each rollout.
+        texts: Final message of each rollout.
+        options: See `vote_rewards`.
+
+    Raises:
+        ValueError: If `prompts` and `texts` differ in length.
+        UsageError: See `vote_rewards`.
     """
     rewards: list[float | None] = [None] * len(texts)
     groups: dict[str, list[int]] = {}
@@ -202,12 +225,20 @@ def pooled_rewards(prompts: Sequence[str], texts: Sequence[str], **options) -> l
 def keep_most_agreed(
     votes: Sequence[Vote], fraction: float, *, labelled: Container[int] = ()
 ) -> list[int]:
-    """Which groups of an oversampled step to train on: those with a true label first, then those that agree most.
+    """Return the groups of an oversampled step to train on.
+
+    Groups with a true label come first, then the groups of highest agreement.
 
     Args:
-        fraction: share that is kept, above 0 and up to 1; at least one group is.
-        labelled: indices of the groups with a true label.
-    Returns: indices in rising order; of equal agreement, the earlier group is kept.
+        votes: Vote of each group.
+        fraction: Fraction to keep, above 0 and at most 1; at least one group is kept.
+        labelled: Indices of the groups with a true label.
+
+    Returns:
+        Indices in ascending order. At equal agreement, the earlier group is kept.
+
+    Raises:
+        UsageError: If the fraction is out of range.
     """
     if not 0.0 < fraction <= 1.0:
         raise UsageError(
@@ -222,17 +253,24 @@ def keep_most_agreed(
 def choose_labelled(
     task_ids: Iterable[str], *, share: float, budget: int | None = None, seed: int = 0
 ) -> frozenset[str]:
-    """Which tasks get their true label.
+    """Return the tasks that keep their true label.
 
-    By a hash of seed and id: the same in every process and order, whatever other tasks there are, until the budget binds.
+    Selection by a hash of seed and id is the same in every process and order, and independent of
+    the other tasks until the budget is reached.
 
     Args:
-        share: of the tasks that are labelled, from 0 to 1; each by its own hash, so that it is met on average.
-        budget: at most so many (those of lowest hash); None for no limit.
+        task_ids: Ids of all tasks.
+        share: Fraction of labelled tasks, from 0 to 1. It is met on average.
+        budget: Maximum number of labelled tasks (the lowest hashes); `None` for no limit.
+        seed: Seed of the hash.
+
+    Raises:
+        UsageError: If `share` or `budget` is out of range.
     """
     if not 0.0 <= share <= 1.0 or (budget is not None and budget < 0):
         raise UsageError(
-            f"choose_labelled: share must be 0 to 1 and budget at least 0, got {share} and {budget}"
+            f"choose_labelled: share must be from 0 to 1 and budget at least 0, "
+            f"got {share} and {budget}"
         )
     ranks = {task_id: stable_seed(seed, "true label", task_id) / 2**31 for task_id in task_ids}
     chosen = sorted((rank, task_id) for task_id, rank in ranks.items() if rank < share)
@@ -241,27 +279,33 @@ def choose_labelled(
 
 @dataclass(frozen=True, slots=True)
 class VotedGroup:
-    """One task's rollouts after their vote, for the log."""
+    """Rollouts of one task after their vote, for metrics."""
 
     texts: Sequence[str]
     vote: Vote
     rewards: Sequence[float | None]
-    """What they were given, by the vote or by a true label."""
+    """Rewards from the vote or from a true label."""
     truth: str | None = None
-    """The true answer, where it is known (to whoever measures, not to the vote)."""
+    """True answer if it is available for metrics; the vote does not use it."""
     reading: Reading = value_of
 
 
 def vote_metrics(groups: Sequence[VotedGroup]) -> dict[str, float]:
-    """What to log of a step's votes, each a mean from 0 to 1. What cannot be told is left out: without a truth, all of that half.
+    """Return the metrics of a step's votes, each a mean from 0 to 1; undefined ones are omitted.
 
-    Of every group: `parsed` (texts with an answer), `majority_ratio` (agreement), `labelled` (groups that got a label), and
-    `majority_voting_reward` (mean reward of the rollouts that have one).
-    Of groups with a truth: `ground_truth_ratio` (rollouts that are right), `pass@n` (groups with a right one),
-    `labelled_right` (groups whose label is the truth), and `pass_rate/...` (share of the groups in each band of rollouts right).
-    Of those among them that got a label, `label_accuracy`; of those with rewards, `reward_accuracy` (how many are the true ones;
-    1 minus the mean distance where rewards are soft).
-    Source: the metrics of TTRL's and SRT's training logs.
+    All groups: `parsed` (texts with an answer), `majority_ratio` (agreement), `labelled` (groups
+    with a label), `majority_voting_reward` (mean reward of the rollouts with a label).
+    Groups with a truth: `ground_truth_ratio` (right rollouts), `pass@n` (groups with a right
+    rollout), `labelled_right` (groups whose label is true), `pass_rate/...` (groups by their
+    fraction of right rollouts). If such a group has a label: `label_accuracy`. If it has rewards:
+    `reward_accuracy` (rewards that equal the true ones; for soft rewards, 1 minus the mean
+    distance).
+
+    References:
+        Training logs of TTRL and SRT.
+
+    Raises:
+        UsageError: If there are no groups.
     """
     if not groups:
         raise UsageError("vote_metrics needs at least one group")
@@ -279,7 +323,7 @@ def vote_metrics(groups: Sequence[VotedGroup]) -> dict[str, float]:
 
 
 BANDS = ("0", "1-25", "26-50", "51-75", "76-99", "100")
-"""Percent of a group's rollouts that are right."""
+"""Bands of the percentage of right rollouts in a group."""
 
 
 def _against_truth(group: VotedGroup) -> dict[str, float]:

@@ -1,15 +1,13 @@
-"""Exact match and F1 of extractive question answering, by the rules of the official SQuAD scripts, versions 1.1 and 2.0.
+"""Exact match and F1 by the rules of the official SQuAD scripts, versions 1.1 and 2.0.
 
     exact("The Eiffel Tower!", ["Eiffel tower"])              1.0
     f1("in the Eiffel Tower", ["Eiffel Tower"])               0.8
-    exact("", [], v2=True)                                    1.0: no gold answer, none given
+    exact("", [], v2=True)                                    1.0: unanswerable, and not answered
 
-Where the two versions differ: 2.0 drops golds that normalise to nothing, and where none is left only the empty answer is right;
-1.1 has no unanswerable questions, and its F1 of two empty texts is 0.
-Left out: the thresholds on no-answer probabilities that the 2.0 script can search for.
-
-Source: Rajpurkar et al. 2016, arXiv 1606.05250, and 2018, arXiv 1806.03822; evaluate-v1.1.py and evaluate-v2.0.py at
-https://rajpurkar.github.io/SQuAD-explorer/.
+Version 2.0 drops gold answers that normalize to an empty text; if all are dropped, only the empty
+answer is right. In version 1.1 every question has an answer, and the F1 of two empty texts is 0.
+Not supported: the search for a no-answer threshold.
+Source: arXiv 1606.05250 and 1806.03822; the scripts at https://rajpurkar.github.io/SQuAD-explorer/.
 """
 
 from __future__ import annotations
@@ -27,29 +25,32 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize(text: str) -> str:
-    """Lower case, then without ASCII punctuation, then without the words a, an, the, then with single spaces.
+    """Normalize an answer: lower case, no ASCII punctuation, no articles, single spaces.
 
-    The order counts: punctuation leaves no space behind, so `Eiffel-Tower` becomes `eiffeltower`, and `A.` is an article.
+    The order matters. Punctuation is removed without a space, so `Eiffel-Tower` becomes
+    `eiffeltower` and `A.` is an article.
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def exact(prediction: str, golds: Sequence[str], *, v2: bool = False) -> float:
-    """1.0 when the prediction, normalised, is one of the golds, else 0.0.
+    """Return 1.0 if the normalized prediction equals a normalized gold answer, otherwise 0.0.
 
     Args:
-        golds: right answers; none for an unanswerable question, which needs `v2`.
-        v2: the rules of SQuAD 2.0.
-    Raises: UsageError for golds that are no list of texts, or none by the rules of 1.1.
+        golds: Right answers; empty for an unanswerable question, which requires `v2`.
+        v2: Use the rules of SQuAD 2.0.
+
+    Raises:
+        UsageError: If `golds` is not a list of texts, or is empty without `v2`.
     """
     return max(float(normalize(prediction) == normalize(gold)) for gold in _effective(golds, v2))
 
 
 def f1(prediction: str, golds: Sequence[str], *, v2: bool = False) -> float:
-    """The best F1 over the golds of the words that prediction and gold share, as bags; 0.0 to 1.0.
+    """Return the best F1 of the words of the prediction and a gold answer, from 0.0 to 1.0.
 
-    Args and raises: as of `exact`.
+    Words are compared as bags. See `exact` for the arguments and errors.
     """
     return max(
         _overlap(normalize(prediction).split(), normalize(gold).split(), v2)
@@ -58,14 +59,14 @@ def f1(prediction: str, golds: Sequence[str], *, v2: bool = False) -> float:
 
 
 def _effective(golds: Sequence[str], v2: bool) -> Sequence[str]:
-    """The golds that count; a single empty one for an unanswerable question."""
+    """Return the gold answers that count; a single empty one for an unanswerable question."""
     if isinstance(golds, str) or not all(isinstance(gold, str) for gold in golds):
         raise UsageError(f"golds must be a list of texts, got {golds!r}")
     if v2:
         return [gold for gold in golds if normalize(gold)] or [""]
     if not golds:
         raise UsageError(
-            "SQuAD 1.1 has no question without a gold answer; score unanswerable ones with v2=True"
+            "SQuAD 1.1 has no unanswerable questions. Use v2=True to score a question without golds"
         )
     return golds
 
@@ -83,7 +84,7 @@ def _overlap(predicted: list[str], gold: list[str], v2: bool) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SquadScores:
-    """Means over questions, in per cent as the official scripts print them."""
+    """Means over questions in per cent, as in the official scripts."""
 
     exact: float
     f1: float
@@ -94,25 +95,31 @@ class SquadScores:
 def score_all(
     predictions: Mapping[str, str], golds: Mapping[str, Sequence[str]], *, v2: bool = False
 ) -> dict[str, SquadScores]:
-    """Scores a whole set.
+    """Score a whole data set.
 
     Args:
-        predictions: question id -> answer; "" where the question is held to be unanswerable.
-        golds: question id -> right answers.
-    Returns: `all`, and for v2 also `answerable` and `unanswerable` (HasAns and NoAns of the script), where there are any.
-    Raises: UsageError for a question without prediction, which the two scripts treat differently (0, or left out), and for
-        no question at all.
+        predictions: Question id -> answer; "" predicts that the question is unanswerable.
+        golds: Question id -> right answers.
+        v2: Use the rules of SQuAD 2.0.
+
+    Returns:
+        Scores of `all`, and with `v2` of `answerable` and `unanswerable` (HasAns and NoAns of the
+        script) if there are any.
+
+    Raises:
+        UsageError: If there is no question, or a question has no prediction. The two official
+            scripts treat a missing prediction differently (0, or excluded).
     """
     if not golds:
         raise UsageError("there is no question to score")
     if missing := [question for question in golds if question not in predictions]:
         raise UsageError(
-            f"no prediction for question '{missing[0]}' ({len(missing)} of {len(golds)} are missing)"
+            f"no prediction for question '{missing[0]}' "
+            f"({len(missing)} of {len(golds)} are missing)"
         )
     groups: dict[str, Callable[[str], bool]] = {"all": lambda question: True}
-    if (
-        v2
-    ):  # by the list as it stands in the file, before empty golds are dropped, as the script has it
+    if v2:
+        # Like the script, this tests the list in the file, before empty gold answers are dropped.
         groups |= {
             "answerable": lambda question: bool(golds[question]),
             "unanswerable": lambda question: not golds[question],

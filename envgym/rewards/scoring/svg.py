@@ -1,11 +1,10 @@
-"""Draws an SVG that a model wrote, at a bounded cost and without looking at anything outside its text.
+"""Render an SVG that a model wrote, at a bounded cost and without access to anything outside it.
 
-Kept are plain shapes, text and groups, and of these the attributes that say where they are and how they look. resvg draws what
-was kept, in the one font that Pillow ships, so that it looks the same on every machine. An SVG that holds another element
-(script, image, use, style, filter), a DTD, or too much is refused.
-
-Not covered: gradients, patterns, clip paths and `use`, so a chart of matplotlib must come without them; letters that the font
-lacks (all but the plain Latin ones), which look alike.
+Only basic shapes, text and groups are kept, with their geometry and style attributes. resvg renders
+them in the one font that Pillow ships, so that the image is the same on every machine. An SVG that
+has another element (script, image, use, style, filter), a DTD, or too much content is rejected.
+Not supported: gradients, patterns, clip paths and `use`, which matplotlib emits; letters outside
+the font's plain Latin set, which all look alike.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ _FONT = "Aileron"
 """Family name of the font that Pillow ships."""
 MOST_CHARACTERS = 50_000
 MOST_TEXT = 5_000
-"""Characters that are written; resvg takes time in the square of their number."""
+"""Maximum number of text characters; the time of resvg grows with the square of it."""
 MOST_ELEMENTS = 300
-"""One that covers the whole canvas takes 4 ms."""
+"""Maximum number of elements; one that covers the whole canvas takes 4 ms."""
 MOST_DEPTH = 32
 MOST_SIDE = 10_000.0
-"""Of the picture's own units, in width and height."""
+"""Maximum width and height in user units of the SVG."""
 WIDTH = 400
 HEIGHT = 300
-"""Pixels of the canvas that every SVG is fitted into."""
+"""Size in pixels of the canvas that each SVG is fitted into."""
 SHAPES = {
     "svg",
     "g",
@@ -52,7 +51,7 @@ SHAPES = {
     "tspan",
 }
 SILENT = {"title", "desc", "metadata"}
-"""Elements without a look of their own; left out."""
+"""Elements without a visual effect; they are dropped."""
 LOOKS = {
     "x",
     "y",
@@ -91,18 +90,21 @@ LOOKS = {
     "dominant-baseline",
     "letter-spacing",
 }
-"""Attributes that are kept, also when they stand in `style`. Dashes are not (millions of them fit into one line), nor is `opacity`
-(each use is a canvas of its own); `fill-opacity` does."""
+"""Attributes that are kept, also if they are part of `style`. `stroke-dasharray` is dropped,
+because one line can hold millions of dashes, and so is `opacity`, because each use allocates a
+canvas; use `fill-opacity`."""
 
 
 class BadSvg(ValueError):
-    """This text is no SVG, or one that is not drawn; the message says why."""
+    """Invalid or unsupported SVG; the message gives the reason."""
 
 
 def draw_svg(text: str) -> Image:
-    """The picture of an SVG on white, WIDTH x HEIGHT pixels, RGB.
+    """Render an SVG on white as an RGB image of `WIDTH` x `HEIGHT` pixels.
 
-    Raises: BadSvg; PrerequisiteError where the extra `images` is missing.
+    Raises:
+        BadSvg: If the text is not an SVG of the supported subset.
+        PrerequisiteError: If the extra `images` is not installed.
     """
     try:
         import resvg_py
@@ -117,23 +119,26 @@ def draw_svg(text: str) -> Image:
     except ValueError as error:
         raise BadSvg(str(error)) from error
     except BaseException as error:
-        if (
-            type(error).__name__ != "PanicException"
-        ):  # what a Rust library raises for a mistake of its own; no Exception
+        # A panic of the Rust library; its class does not derive from Exception.
+        if type(error).__name__ != "PanicException":
             raise
-        raise BadSvg(f"resvg gave up: {error}") from error
+        raise BadSvg(f"resvg failed: {error}") from error
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
 def missing(error: ImportError) -> PrerequisiteError:
-    """What a caller is told where a library of the extra is not there."""
+    """Return the error for a missing library of the extra `images`."""
     return PrerequisiteError(
-        f"comparing pictures needs {error.name or error}. Install it: pip install 'envgym[images]'"
+        f"comparing images needs {error.name or error}. Install it: pip install 'envgym[images]'"
     )
 
 
 def _clean(text: str) -> Element:
-    """The picture with nothing in it but what is kept. Raises BadSvg."""
+    """Return the SVG reduced to the supported elements and attributes.
+
+    Raises:
+        BadSvg: If the SVG contains an unsupported element or is too large.
+    """
     root = _parse(text)
     if _name(root) != "svg":
         raise BadSvg(f"its root is <{_name(root)}>, not <svg>")
@@ -159,10 +164,8 @@ def _parse(text: str) -> Element:
         raise BadSvg(f"{len(text):,} characters; at most {MOST_CHARACTERS:,} are read")
     try:
         return ElementTree.fromstring(text, forbid_dtd=True)
-    except (
-        ParseError,
-        ValueError,
-    ) as error:  # a DTD, an entity or a character that XML lacks is a ValueError
+    except (ParseError, ValueError) as error:
+        # A DTD, an entity or an invalid character is a ValueError.
         raise BadSvg(f"{type(error).__name__}: {error}") from error
 
 
@@ -190,7 +193,11 @@ def _name(element: Element) -> str:
 
 
 def _view(root: Element) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the part that is shown, in the picture's own units. Raises BadSvg."""
+    """Return left, top, width and height of the visible part in user units.
+
+    Raises:
+        BadSvg: If they are missing or out of range.
+    """
     given = root.get("viewBox", "").replace(",", " ").split()
     if not given:
         given = ["0", "0", *(root.get(side, "").removesuffix("px") for side in ("width", "height"))]
@@ -208,10 +215,9 @@ def _view(root: Element) -> tuple[float, float, float, float]:
 
 
 def _font() -> dict[str, Any]:
-    """Options that make resvg write all text in the font that Pillow ships."""
-    if (
-        not _font_file().exists()
-    ):  # somebody tidied the folder of temporary files; without a font no text would be drawn
+    """Return the resvg options that render all text in Pillow's font."""
+    # Without the file no text would be rendered, and temporary files may be deleted at any time.
+    if not _font_file().exists():
         _font_file.cache_clear()
     return {"font_files": [str(_font_file())], "serif_family": _FONT, "font_family": _FONT}
 

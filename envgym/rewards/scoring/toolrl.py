@@ -1,11 +1,11 @@
-"""The reward of ToolRL: format + correctness + length, with every switch of the paper's experiments.
+"""The reward of ToolRL: format + correctness + length, with all switches of its experiments.
 
-    total("<think>a</think>", "<think>b</think>")  ->  ToolRlReward(total=1.0, format=1.0, correctness=0.0, length=0.0)
+    total("<think>a</think>", "<think>b</think>")  ->  ToolRlReward(total=1.0, format=1.0, ...)
 
-By default it gives what the authors' code gives, `compute_score(text, truth, step) -> (total, format, correctness, length)`, from
--3 to 4. Where paper and code differ, `ToolRlSettings.paper()` follows the paper. One difference stays: a truth whose calls cannot
-be read raises instead of scoring every answer as the minimum.
-Source: ToolRL: Reward is All Tool Learning Needs, arXiv 2504.13958; code github.com/qiancheng0/ToolRL at commit 8cee13e.
+The default equals the authors' `compute_score`, from -3 to 4. `ToolRlSettings.paper()` follows the
+paper if its code differs. One difference remains: an unreadable truth raises, while the code
+gives every answer the minimum.
+Source: arXiv 2504.13958; github.com/qiancheng0/ToolRL at commit 8cee13e.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ __all__ = [
 ]
 
 Range = tuple[float, float]
-"""What 0 and 1 of a score become."""
+"""Reward of a score of 0 and of a score of 1."""
 SECOND_STAGE = 30
-"""Step from which `two_stage` weighs correctness more than format."""
+"""Training step from which `two_stage` weighs correctness more than format."""
 
 
 class ToolRlReward(NamedTuple):
-    """What an answer earned; the order is the reference's."""
+    """Reward of one answer, in the order of the reference."""
 
     total: float
     format: float
@@ -60,33 +60,39 @@ class ToolRlReward(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ToolRlSettings:
-    """The switches, in the paper's words. Those of one scale are applied in the order `equal_max`, `two_stage`, `smooth`."""
+    """Switches of the reward, named as in the paper, with the code's variable in capitals.
+
+    Switches of one range are applied in the order `equal_max`, `two_stage`, `smooth`.
+    """
 
     with_length: bool = False
-    """Adds the length reward, from 0 to 1. WITHLENGTH."""
+    """Add the length reward, from 0 to 1 (WITHLENGTH)."""
     schedule_length: bool = False
-    """Dynamic length: the target grows from 384 to 640 words at step 105 and further; without it, it is 512. SCHEDULELENGTH."""
+    """Let the length target grow from 384 words to 640 at step 105 and further, instead of a
+    constant 512 (SCHEDULELENGTH)."""
     equal_max: bool = False
-    """Correctness from -1 to 1, as much as format, instead of -3 to 3. CORRECTMAX1."""
+    """Limit correctness to -1 to 1, the size of format, instead of -3 to 3 (CORRECTMAX1)."""
     two_stage: bool = False
-    """Before step 30 correctness is divided by 3, from then on format by 2. MAX1STEP30MAX3."""
+    """Divide correctness by 3 before step 30, and format by 2 from then on (MAX1STEP30MAX3)."""
     smooth: bool = False
-    """Dynamic scale: format shrinks from [-2, 2] and correctness moves from [-2, 2] to its range by step 150. SCHEDULEREWARD."""
+    """Shrink format from [-2, 2] and move correctness from [-2, 2] to its range until step 150
+    (SCHEDULEREWARD)."""
     granularity: Granularity = "default"
-    """REFINEDREWARD, INTERMEDIATEREWARD, COARSEREWARD; see `correctness_score`."""
+    """See `correctness_score` (REFINEDREWARD, INTERMEDIATEREWARD, COARSEREWARD)."""
     matching: Matching = "greedy"
-    """The code is greedy, the paper optimal."""
+    """Matching of calls: greedy in the code, optimal in the paper."""
     names: Names = "multiset"
-    """The code compares multisets of names, the paper sets; `exact` with `intermediate` is both of their variables at once."""
+    """Comparison of names: multisets in the code, sets in the paper. `exact` with `intermediate`
+    sets both of the code's variables."""
     guard: bool = False
-    """Charges calls and keys that only the answer has; in neither paper nor code. See `correctness_score`."""
+    """Penalize additional calls and keys; in neither paper nor code. See `correctness_score`."""
     schedule: Literal["code", "paper"] = "code"
-    """Formulas of `smooth` and `schedule_length`. The paper's go by p = step / total_steps: format [-2+p, 2-p], correctness
-    [-2-p, 2+p], target 512·(1+p) words."""
+    """Formulas of `smooth` and `schedule_length`. With p = step / total_steps, the paper's are:
+    format [-2+p, 2-p], correctness [-2-p, 2+p], target 512·(1+p) words."""
     total_steps: int = 105
-    """Steps of the whole training, for the paper's schedule."""
+    """Number of training steps, for the paper's schedule."""
     template: ChatTemplate | None = None
-    """Of the transcript that is given; None for a completion. EXPERIMENT_NAME."""
+    """Chat template of a transcript; `None` for a completion (EXPERIMENT_NAME)."""
 
     def __post_init__(self) -> None:
         for name, options in _choices().items():
@@ -98,16 +104,21 @@ class ToolRlSettings:
                 )
         if self.total_steps < 1:
             raise UsageError(
-                f"ToolRL: total_steps is {self.total_steps}; a training has at least 1"
+                f"ToolRL: total_steps is {self.total_steps}, but it must be at least 1"
             )
         if self.schedule == "paper" and self.smooth and (self.equal_max or self.two_stage):
             raise UsageError(
-                "ToolRL: the paper's smooth scale sets the ranges by itself: leave equal_max and two_stage out"
+                "ToolRL: the paper's smooth schedule sets the ranges. "
+                "Remove equal_max and two_stage"
             )
 
     @classmethod
     def of(cls, switches: Mapping[str, Any]) -> ToolRlSettings:
-        """The settings that a YAML's options name. Raises UsageError with a suggestion for an unknown one."""
+        """Return the settings for the options of a YAML file.
+
+        Raises:
+            UsageError: If an option is unknown; the message suggests the closest one.
+        """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(switches.keys() - set(known)):
             hint = did_you_mean(unknown[0], known) or f"; known: {', '.join(known)}"
@@ -116,11 +127,11 @@ class ToolRlSettings:
 
     @classmethod
     def paper(cls, **switches: Any) -> ToolRlSettings:
-        """As the paper has it where its code differs."""
+        """Return the settings of the paper for everything in which its code differs."""
         return cls.of({"matching": "optimal", "names": "set", "schedule": "paper"} | switches)
 
     def format_range(self, step: int) -> Range:
-        """Least and most of the format reward at a training step."""
+        """Return the minimum and maximum of the format reward at a training step."""
         low = 0.0
         high = 1.0
         if self.two_stage and step >= SECOND_STAGE:
@@ -130,11 +141,11 @@ class ToolRlSettings:
             return low, high
         if self.schedule == "paper":
             return -2 + self._progress(step), 2 - self._progress(step)
-        # The minimum stays negative for good, unlike that of every other setting: so it is in the reference.
+        # As in the reference, the minimum stays negative, unlike in every other setting.
         return min(-1.0, -2 + (2 + low) * step / 150), max(1.0, 2 - (2 - high) * step / 150)
 
     def correctness_range(self, step: int) -> Range:
-        """Least and most of the correctness reward at a training step."""
+        """Return the minimum and maximum of the correctness reward at a training step."""
         high = 1.0 if self.equal_max else 3.0
         if self.two_stage and step < SECOND_STAGE:
             high = high / 3
@@ -145,7 +156,7 @@ class ToolRlSettings:
         return -high, high
 
     def length_target(self, step: int) -> float:
-        """Words of a thought that earn the whole length reward at a training step."""
+        """Return the number of words that earn the full length reward at a training step."""
         if not self.schedule_length:
             return 512.0
         if self.schedule == "paper":
@@ -159,16 +170,20 @@ class ToolRlSettings:
 def total(
     text: str, truth: str, *, step: int = 0, settings: ToolRlSettings | None = None
 ) -> ToolRlReward:
-    """The whole reward of an answer.
+    """Return the reward of an answer and its parts.
 
     Args:
-        text: what the model wrote, or a transcript with `settings.template`.
-        truth: a right answer in the same form.
-        step: training step, from 0.
-        settings: the switches; those of the reference's own defaults when not given.
-    Returns: (total, format, correctness, length); correctness is 0 for a truth without a tool call, so that its total goes from
-        0 to 1.
-    Raises: UsageError for a truth that cannot be read.
+        text: The model's answer, or a transcript if `settings.template` is set.
+        truth: A right answer in the same form.
+        step: Training step, from 0.
+        settings: Switches. Default: the defaults of the reference.
+
+    Returns:
+        (total, format, correctness, length). Correctness is 0 if the truth has no tool call; the
+        total then ranges from 0 to 1.
+
+    Raises:
+        UsageError: If the truth cannot be read.
     """
     settings = settings or ToolRlSettings()
     text = assistant_text(text, template=settings.template)
@@ -179,14 +194,14 @@ def total(
 
 
 def format_reward(text: str, truth: str, *, step: int, settings: ToolRlSettings) -> float:
-    """The format score in its range of this step."""
+    """Return the format score, scaled to its range at this step."""
     return _scaled(format_score(text, truth), settings.format_range(step))
 
 
 def correctness_reward(
     text: str, truth: str, *, step: int, settings: ToolRlSettings
 ) -> float | None:
-    """The correctness score in its range of this step; None for a truth without a tool call."""
+    """Return the correctness score, scaled to its range; `None` if the truth has no tool call."""
     score = correctness_score(
         text,
         truth,
@@ -199,17 +214,17 @@ def correctness_reward(
 
 
 def length_reward(text: str, *, step: int, settings: ToolRlSettings) -> float:
-    """The length score against the target of this step."""
+    """Return the length score against the target at this step."""
     return length_score(text, target=settings.length_target(step))
 
 
 def _scaled(score: float, range_: Range) -> float:
     low, high = range_
-    return low * (1 - score) + high * score  # exact at both ends
+    return low * (1 - score) + high * score  # no rounding error at either end
 
 
 def _choices() -> dict[str, tuple[Any, ...]]:
-    """Field -> its allowed values, of the fields that have a list of them."""
+    """Return field -> allowed values, for the fields with a fixed list of values."""
     return {
         "granularity": get_args(Granularity),
         "matching": get_args(Matching),

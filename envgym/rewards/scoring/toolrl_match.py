@@ -1,8 +1,8 @@
-"""ToolRL's correctness: how near the calls of an answer come to those of the truth, from 0 to 1.
+"""Correctness in ToolRL: the similarity of the answer's calls and the truth's calls, from 0 to 1.
 
-A call is one line of JSON, `{"name": ..., "parameters": {...}}`. Values are equal as Python has it: 21 == 21.0 and True == 1, the
-order of keys is free, that of lists is not, and strings are compared to the letter.
-Source: ToolRL, arXiv 2504.13958, section 3.3, and `compute_tool_call_reward` of its code at commit 8cee13e.
+A call is one line of JSON, `{"name": ..., "parameters": {...}}`. Values compare as in Python: 21 ==
+21.0 and True == 1; the order of keys is free, the order of lists is not; strings compare exactly.
+Source: arXiv 2504.13958, section 3.3; `compute_tool_call_reward` of its code, commit 8cee13e.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Granularity = Literal["default", "refined", "intermediate", "coarse"]
 Matching = Literal["greedy", "optimal"]
 Names = Literal["multiset", "set", "exact"]
 Pairs = dict[int, int]
-"""Index of a truth's call -> index of the answer's call that it is matched with."""
+"""Index of a call of the truth -> index of the matched call of the answer."""
 
 
 class _Unreadable(Exception):
-    """The answer's calls cannot be compared: the model's mistake, which earns the minimum."""
+    """The answer's calls cannot be compared; the answer gets the minimum."""
 
 
 def correctness_score(
@@ -36,26 +36,35 @@ def correctness_score(
     names: Names = "multiset",
     guard: bool = False,
 ) -> float | None:
-    """How right the calls of an answer are; 1.0 for those of the truth in its order, 0.0 for what cannot be read.
+    """Return the similarity of the calls; 1.0 for the truth's calls in its order.
 
-    Each call of the truth is matched with one of the same name, and the score is
+    Each call of the truth is matched with a call of the same name. The score is
 
-        (likeness of the name lists + sum over matched calls (likeness of the key lists + number of right values)) / S
+        (similarity of the names + sum of m over the matched calls) / S
+        m = similarity of the keys + number of right values
         S = 1 + sum over the truth's calls (1 + number of its parameters)
 
-    Likeness is the Jaccard index.
+    Similarity is the Jaccard index.
 
     Args:
-        granularity: `default` as above; `refined` takes name lists and key lists as 1 when they are equal, order included, else
-            0; `intermediate` gives a matched call 1 when it is equal as a whole, else 0, and S = 1 + number of the truth's calls;
-            `coarse` gives 1.0 when all is equal, else 0.0.
-        matching: `greedy` lets the truth's calls choose in turn, the first best being taken (the code); `optimal` takes the
-            matching of the largest sum (the paper).
-        names: likeness of the name lists: of multisets (the code), of sets (the paper), or `exact`, which is equality.
-        guard: also counts in S what only the answer has: 1 + its parameters for each call that is matched with none (1 alone
-            with `intermediate`), and 1 for each key that the matched call of the truth lacks. So a guess more never pays.
-    Returns: None for a truth without a tool call, which says nothing about calls.
-    Raises: UsageError for a truth that cannot be read, see `truth_calls`.
+        granularity: `default`: as above. `refined`: similarities are 1 for lists that are equal
+            including order, otherwise 0. `intermediate`: a matched call scores 1 if it is equal as
+            a whole, otherwise 0, and S = 1 + number of the truth's calls. `coarse`: 1.0 if
+            everything is equal, otherwise 0.0.
+        matching: `greedy`: the truth's calls choose in turn, and the first best call is taken (the
+            code). `optimal`: the matching of the largest sum (the paper).
+        names: Similarity of the names: `multiset` (the code), `set` (the paper), or `exact` for
+            equality.
+        guard: Also add the extra parts of the answer to S: 1 + its parameters for each unmatched
+            call (1 with `intermediate`), and 1 for each key that the matched call of the truth
+            lacks. Additional guesses then never pay.
+
+    Returns:
+        Score from 0.0 to 1.0; 0.0 if the answer's calls cannot be read. `None` if the truth has no
+        tool call.
+
+    Raises:
+        UsageError: If the truth cannot be read; see `truth_calls`.
     """
     if TOOL_CALL[0] not in truth:
         return None
@@ -74,15 +83,17 @@ def correctness_score(
             "exact" if granularity == "refined" else names,
             guard,
         )
-    except (_Unreadable, RecursionError):  # JSON may be nested deeper than Python reads or compares
+    except (_Unreadable, RecursionError):  # deeply nested JSON exceeds Python's recursion limit
         return 0.0
 
 
 def truth_calls(truth: str) -> list[dict[str, Any]]:
-    """The calls that a truth asks for; [] where it holds no `<tool_call>`.
+    """Return the calls of a truth; an empty list if it has no `<tool_call>`.
 
-    Raises: UsageError naming the line that is no JSON object with a `name` (a string) and `parameters` (an object). The reference
-        raises for broken JSON; where a name or parameters are missing it scores every other answer as the minimum.
+    Raises:
+        UsageError: If a line is not a JSON object with a `name` (a string) and `parameters` (an
+            object). The reference raises for broken JSON only; without a name or parameters, it
+            gives every other answer the minimum.
     """
     calls = []
     for number, line in enumerate(call_lines(truth), start=1):
@@ -106,7 +117,7 @@ def truth_calls(truth: str) -> list[dict[str, Any]]:
 
 
 def _calls_in(text: str) -> list[Any]:
-    """What stands in the answer's block, not necessarily calls."""
+    """Return the JSON values in the answer's block, which are not necessarily calls."""
     if any(tag not in text for tag in TOOL_CALL):
         raise _Unreadable
     try:
@@ -136,7 +147,7 @@ def _partial(
 
 
 def _gain(wanted: dict[str, Any], made: dict[str, Any], granularity: Granularity) -> float:
-    """What the answer's call earns when it is matched with the truth's."""
+    """Return the credit for matching a call of the answer with a call of the truth."""
     if made["name"] != wanted["name"]:
         return 0.0
     if granularity == "intermediate":
@@ -150,7 +161,7 @@ def _gain(wanted: dict[str, Any], made: dict[str, Any], granularity: Granularity
 
 
 def likeness(one: Sequence[Any], other: Sequence[Any], how: Names) -> float:
-    """Jaccard index of two lists, 1.0 for equal ones: of multisets, of sets, or 0.0 for lists that differ (`exact`)."""
+    """Return the Jaccard index of two lists, as multisets or sets; `exact` gives 1.0 or 0.0."""
     if one == other:
         return 1.0
     if how == "exact" or not one or not other:
@@ -167,7 +178,7 @@ def likeness(one: Sequence[Any], other: Sequence[Any], how: Names) -> float:
 
 
 def _size(call: dict[str, Any], granularity: Granularity) -> int:
-    """The most that a call can earn."""
+    """Return the maximum credit of a call."""
     parameters = call.get("parameters")
     return 1 + (
         len(parameters) if isinstance(parameters, dict) and granularity != "intermediate" else 0
@@ -177,7 +188,7 @@ def _size(call: dict[str, Any], granularity: Granularity) -> int:
 def _extras(
     wanted: list[dict[str, Any]], made: list[dict[str, Any]], pairs: Pairs, granularity: Granularity
 ) -> int:
-    """The size of what only the answer has."""
+    """Return the size of the calls and keys that only the answer contains."""
     alone = sum(_size(call, granularity) for j, call in enumerate(made) if j not in pairs.values())
     if granularity == "intermediate":
         return alone
@@ -186,11 +197,14 @@ def _extras(
     )
 
 
-# -- matching ----------------------------------------------------------------------------------------------------------
+# --- matching ---
 
 
 def greedy_pairs(gains: Sequence[Sequence[float]]) -> Pairs:
-    """Each row in turn takes the free column that gives it most, the first of equals; a row that would gain nothing takes none."""
+    """Pair each row in turn with the free column of the largest gain.
+
+    The first of equal columns is taken. A row without a positive gain stays unpaired.
+    """
     pairs: Pairs = {}
     for i, row in enumerate(gains):
         free = [j for j in range(len(row)) if j not in pairs.values()]
@@ -201,15 +215,17 @@ def greedy_pairs(gains: Sequence[Sequence[float]]) -> Pairs:
 
 
 def optimal_pairs(gains: Sequence[Sequence[float]]) -> Pairs:
-    """The pairs of the largest sum, among those that gain something: the Hungarian method, O(rows² · columns).
+    """Return the pairs with the largest sum and positive gains (Hungarian method).
 
-    Source: Kuhn 1955, in the form with prices and shortest augmenting paths of Jonker and Volgenant 1987.
+    The time is O(rows² · columns).
+
+    References:
+        Kuhn 1955, in the form with shortest augmenting paths of Jonker and Volgenant 1987.
     """
     rows = len(gains)
     columns = len(gains[0]) if gains else 0
-    costs = [
-        [-gain for gain in row] + [0.0] * rows for row in gains
-    ]  # a column of its own for each row that goes without
+    # One extra column per row stands for "unpaired".
+    costs = [[-gain for gain in row] + [0.0] * rows for row in gains]
     owner: list[int | None] = [None] * (columns + rows)
     row_price = [0.0] * rows
     column_price = [0.0] * (columns + rows)
@@ -225,7 +241,7 @@ def _place(
     row_price: list[float],
     column_price: list[float],
 ) -> None:
-    """Gives one more row a column, moving others along the cheapest path."""
+    """Assign a column to one more row, moving other rows along the cheapest path."""
     distance = [math.inf] * len(owner)
     before = [-1] * len(owner)
     reached = dict[int, float]()

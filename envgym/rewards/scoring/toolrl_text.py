@@ -1,4 +1,4 @@
-"""ToolRL's answer as text: where it lies in a transcript, whether its tags are in order, how long its thought is.
+"""ToolRL's answer as text: its position in a transcript, the order of its tags, its thought.
 
     <think> ... </think>
     <tool_call>
@@ -6,7 +6,7 @@
     </tool_call>
     <response> ... </response>
 
-What stands in the tags is for `toolrl_match.py`. Source: ToolRL, arXiv 2504.13958, and its code at commit 8cee13e.
+See `toolrl_match.py` for the calls. Source: arXiv 2504.13958, and its code at commit 8cee13e.
 """
 
 from __future__ import annotations
@@ -21,40 +21,45 @@ TEMPLATES = {
     "qwen": ("<|im_start|>assistant", "<|im_end|>"),
     "llama": ("<|start_header_id|>assistant<|end_header_id|>", "<|eot_id|>"),
 }
-"""Chat template -> what stands before an assistant's text, and what ends it."""
+"""Chat template -> header of an assistant message and its end marker."""
 TOOL_CALL = ("<tool_call>", "</tool_call>")
 RESPONSE = ("<response>", "</response>")
 THINK = ("<think>", "</think>")
 
 
 def assistant_text(transcript: str, *, template: ChatTemplate | None = None) -> str:
-    """The assistant's text, outer white space removed.
+    """Return the assistant's text without outer white space.
 
     Args:
-        transcript: a completion, or a whole dialogue with its special tokens.
-        template: None takes all of it, as a policy's completion has no headers. `qwen` and `llama` take what follows the last
-            assistant header, up to the first end marker; all of it where there is no header. The reference picks one of them by
-            `EXPERIMENT_NAME`, and cuts completions likewise: a header that the model itself wrote counts.
-    Raises: UsageError for an unknown template.
+        transcript: A completion, or a whole dialogue with its special tokens.
+        template: `None` returns the whole text, because a completion has no headers. `qwen` and
+            `llama` return the text between the last assistant header and the next end marker, or
+            the whole text if there is no header. The reference selects one by `EXPERIMENT_NAME` and
+            applies it to completions too, so a header that the model wrote counts.
+
+    Raises:
+        UsageError: If the template is unknown.
     """
     if template is None:
         return transcript.strip()
     if template not in TEMPLATES:
         raise UsageError(
-            f"template is '{template}'{did_you_mean(template, TEMPLATES)}; available: {', '.join(TEMPLATES)}"
+            f"template is '{template}'{did_you_mean(template, TEMPLATES)}; "
+            f"available: {', '.join(TEMPLATES)}"
         )
     header, end = TEMPLATES[template]
     return transcript.rpartition(header)[2].partition(end)[0].strip()
 
 
 def format_score(text: str, truth: str) -> float:
-    """1.0 when the answer has the tags that the truth has, in order and once each; else 0.0.
+    """Return 1.0 if the answer has the truth's tags once and in order, otherwise 0.0.
 
-    Which tags are due is read off the truth: `<tool_call>`, `<response>`, both or neither, always after a thought. Each is joined
-    to the next by a single line break, and nothing stands before or after. What the tags hold is not looked at; thoughts may
-    hold further think tags.
+    The truth determines the required tags: `<tool_call>`, `<response>`, both or neither, always
+    after a thought. Blocks are separated by a single line break, without text before or after them.
+    Their content is ignored, and a thought may contain further think tags.
 
-    Source: ToolRL, section 3.3 (format reward), and `customize_format_reward_func` of its code.
+    References:
+        ToolRL, section 3.3 (format reward); `customize_format_reward_func` of its code.
     """
     text = text.strip()
     has_call = TOOL_CALL[0] in truth
@@ -69,16 +74,25 @@ def format_score(text: str, truth: str) -> float:
 
 
 def length_score(text: str, *, target: float = 512.0) -> float:
-    """How long the thought is against `target`: rounded to hundredths, at most 1.0; 0.0 where a think tag is missing.
+    """Return the length of the thought divided by `target`, rounded to hundredths, at most 1.0.
+
+    As in the reference, the thought runs from the last `<think>` to the next `</think>`, or to the
+    end of the text if there is none after it.
 
     Args:
-        target: words (split at white space) that earn everything.
-    Raises: UsageError for a target that is not above 0.
-    Source: ToolRL, section 4.3 (length reward), and `customize_length_reward_func` of its code: the thought runs from the last
-        `<think>` to the next `</think>`, or to the end where that one stands before it.
+        target: Number of words (split at white space) that earn 1.0.
+
+    Returns:
+        Score from 0.0 to 1.0; 0.0 if a think tag is missing.
+
+    Raises:
+        UsageError: If the target is not above 0.
+
+    References:
+        ToolRL, section 4.3 (length reward); `customize_length_reward_func` of its code.
     """
     if target <= 0:
-        raise UsageError(f"target is {target:g} words; a length reward needs one above 0")
+        raise UsageError(f"target is {target:g} words, but it must be above 0")
     if any(tag not in text for tag in THINK):
         return 0.0
     thought = text.rpartition(THINK[0])[2].partition(THINK[1])[0]
@@ -86,7 +100,10 @@ def length_score(text: str, *, target: float = 512.0) -> float:
 
 
 def call_lines(text: str) -> list[str]:
-    """The lines of the first `<tool_call>` block: up to the next `</tool_call>` or `<tool_call>`, or the end; [] without one."""
+    """Return the lines of the first `<tool_call>` block; an empty list if there is no block.
+
+    The block ends at the next `</tool_call>` or `<tool_call>`, or at the end of the text.
+    """
     opening, closing = TOOL_CALL
     if opening not in text:
         return []

@@ -1,4 +1,4 @@
-"""Where a path of the model leads: never out of the work folder, and never to anything but files and folders."""
+"""Resolve the model's paths: within the work folder, and only to files and folders."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 def inside(folder: Path, path: str) -> Path:
-    """The place in the folder that a relative path means; links within the folder are followed.
+    """Return the absolute path of a relative one; links within the folder are followed.
 
-    Raises: ValueError for one that leads out, or is no path.
+    Raises:
+        ValueError: If the path leaves the folder or is invalid.
     """
     if path.startswith("/") or "\0" in path:
         raise ValueError(f"{path!r}: give a path relative to the work folder, such as notes/a.txt")
@@ -25,7 +26,7 @@ def inside(folder: Path, path: str) -> Path:
 
 @contextlib.contextmanager
 def refusing(path: str) -> Iterator[None]:
-    """Tells the model what the system refuses, as an observation."""
+    """Turn an error of the operating system into an observation for the model."""
     try:
         yield
     except OSError as error:
@@ -33,7 +34,12 @@ def refusing(path: str) -> Iterator[None]:
 
 
 def open_file(place: Path, flags: int) -> int:
-    """A descriptor of a regular file. Raises OSError; ValueError for a pipe or another thing that would hold us up."""
+    """Open a regular file and return its descriptor.
+
+    Raises:
+        OSError: If the file cannot be opened.
+        ValueError: If it is a pipe or another special file, which could block.
+    """
     descriptor = os.open(place, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Made-up words for names and notes: pronounceable, and different in every folder."""
+"""Random pronounceable words for names and notes, different in every folder."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ ENDS = ("", "l", "m", "n", "nd", "r", "rk", "s", "st", "t")
 
 
 def word(rng: random.Random) -> str:
-    """Two or three syllables, such as `ploumast`; never a word that a shell knows."""
+    """Draw a word of two or three syllables, such as `ploumast`; it is never a shell command."""
     middle = "".join(rng.choice(STARTS) + rng.choice(VOWELS) for _ in range(rng.randint(1, 2)))
     return f"{middle}{rng.choice(STARTS)}{rng.choice(VOWELS)}{rng.choice(ENDS)}"
 
 
 def fresh(rng: random.Random, count: int, prefix: str = "") -> list[str]:
-    """So many different words, in no order."""
+    """Draw `count` different words in random order."""
     found: dict[str, None] = {}
     while len(found) < count:
         found[f"{prefix}-{word(rng)}" if prefix else word(rng)] = None

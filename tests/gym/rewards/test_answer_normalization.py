@@ -153,13 +153,13 @@ def test_solved_is_the_right_answer_with_exactly_the_right_sources():
         (
             answer_exact,
             {"answers": "25 days"},
-            "its 'answers' must be a list of texts, got '25 days'",
+            "'answers'. must be a list of non-empty texts, got '25 days'",
         ),
-        (answer_f1, {"answers": [None]}, "its 'answers' must be"),
-        (cites, {"sources": "H1"}, "its 'sources' must be"),
-        (label_right, {"label": "a"}, "its 'labels' must be"),
-        (label_right, {"label": "c", "labels": ["a", "b"]}, "label 'c' must be one of its labels"),
-        (label_right, {"label": "a", "labels": ["a", "A"]}, "all of them different"),
+        (answer_f1, {"answers": [None]}, "'answers'. must be"),
+        (cites, {"sources": "H1"}, "'sources'. must be"),
+        (label_right, {"label": "a"}, "'labels'. must be"),
+        (label_right, {"label": "c", "labels": ["a", "b"]}, "label 'c' must be one of `labels`"),
+        (label_right, {"label": "a", "labels": ["a", "A"]}, "labels must differ in more than case"),
     ],
 )
 def test_a_malformed_truth_is_the_environments_mistake(part, extra, told):

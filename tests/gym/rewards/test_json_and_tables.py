@@ -113,17 +113,19 @@ def test_what_breaks_the_schema_scores_nothing_though_most_of_it_is_right():
     "truth", [float("nan"), {"a": float("inf")}, {1, 2}, object(), {(1, 2): 3}]
 )
 def test_a_truth_that_is_no_json_is_an_error(truth):
-    with pytest.raises(UsageError, match="the truth is no JSON"):
+    with pytest.raises(UsageError, match="the truth is not JSON"):
         json_similarity("{}", truth)
 
 
 def test_a_truth_against_its_own_schema_is_an_error():
-    with pytest.raises(UsageError, match=r"does not meet the schema: \{'total': 'many'\}"):
+    with pytest.raises(UsageError, match=r"violates the schema: \{'total': 'many'\}"):
         json_similarity("{}", {"total": "many"}, SCHEMA)
 
 
 def test_a_schema_that_is_none_is_an_error_that_says_where():
-    with pytest.raises(UsageError, match=r"the JSON schema is none: \$\.properties\.total\.type"):
+    with pytest.raises(
+        UsageError, match=r"the JSON schema is invalid: \$\.properties\.total\.type"
+    ):
         json_similarity("{}", {}, {"properties": {"total": {"type": "whole"}}})
 
 
@@ -210,7 +212,7 @@ def test_text_that_is_no_table_scores_nothing(text):
         ([], "needs 1 to 500 rows"),
         ([{}], "needs 1 to 500 rows"),
         ([{"a": 1}, {"b": 1}], "the same"),
-        ([{"a": 1, "A ": 2}], "different columns"),
+        ([{"a": 1, "A ": 2}], "distinct columns"),
         ([{"a": float("nan")}], "nan in column 'a'"),
         ([{"a": [1]}], r"\[1\] in column 'a'"),
     ],

@@ -240,7 +240,7 @@ def test_a_reading_of_ones_own_decides_what_is_one_vote():
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_a_threshold_outside_of_0_to_1_is_refused(threshold):
-    with pytest.raises(UsageError, match="threshold of 0 to 1"):
+    with pytest.raises(UsageError, match="threshold from 0 to 1"):
         vote(["1"], threshold=threshold)
 
 

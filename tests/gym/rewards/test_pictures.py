@@ -191,7 +191,7 @@ def test_an_svg_that_is_none_or_means_harm_scores_nothing_and_raises_nothing(nam
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_truth_that_cannot_be_drawn_is_the_mistake_of_whoever_wrote_it(name):
-    with pytest.raises(UsageError, match="the true picture cannot be drawn: "):
+    with pytest.raises(UsageError, match="the true image cannot be rendered: "):
         svg_similarity(bars(), HOSTILE[name])
 
 
@@ -257,7 +257,7 @@ def test_another_measure_takes_the_place_of_ours():
 
 @pytest.mark.parametrize("value", [float("nan"), 1.5, -0.1])
 def test_a_measure_that_gives_no_share_is_an_error(value):
-    with pytest.raises(UsageError, match="must give a number from 0 to 1"):
+    with pytest.raises(UsageError, match="must be from 0 to 1"):
         svg_similarity(bars(), bars(), similarity=lambda picture, truth: value)
 
 

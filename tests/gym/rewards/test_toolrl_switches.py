@@ -108,7 +108,7 @@ def test_the_papers_form_matches_optimally_and_names_as_sets():
         ({"total_steps": 0}, "total_steps is 0"),
         (
             {"schedule": "paper", "smooth": True, "two_stage": True},
-            "leave equal_max and two_stage out",
+            "Remove equal_max and two_stage",
         ),
         ({"two_stag": True}, "unknown option 'two_stag', did you mean 'two_stage'"),
     ],
