@@ -140,15 +140,15 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
         tuple(1.0 for _ in found["turn"].by_turn),
     )
     text = printed(explain(finished, "4:1"))
-    assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at step 1 of GRPO" in text
-    assert f"weight {long.weight:.4g} by train.reward_weights; the settings say 1" in text
+    assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at GRPO step 1" in text
+    assert f"weight {long.weight:.4g} from train.reward_weights; 1 in the settings" in text
     assert (
-        "long: 1 for the episode with the longest last message of its group. (from parts.py:longest, an opinion)"
-        in text
+        "long: 1 for the episode with the longest last message of its group. "
+        "(from parts.py:longest, not grounded)" in text
     )
-    assert "gate on solved, from 1 on: shut" in text
+    assert "gate on solved >= 1: closed" in text
     assert "by turn: 1: 1" in text
-    assert "shut" in cells(text)["polite"]
+    assert "closed" in cells(text)["polite"]
 
 
 def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
@@ -253,7 +253,7 @@ def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
         lambda line: [line.pop(name) for name in ("reward_terms", "advantage", "advantage_parts")],
     )
     with pytest.raises(
-        UsageError, match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*train anew, or go on with"
+        UsageError, match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*Train again, or continue with"
     ):
         explain(folder, "4:1")
     assert {each.largest for each in overview(folder)} == {
