@@ -57,7 +57,7 @@ def test_slow_tools_are_found_and_more_dialogues_at_once_advised(capsys, tmp_pat
     (tmp_path / "slow.py").write_text(SLOW)
     report = bench(capsys, "guess", f"tools=[{tmp_path}/slow.py]")
     assert report["step"]["idle_share"] > 0.1
-    assert "waiting for tools: raise train.tasks_per_step" in report["advice"][0]
+    assert "of the time: raise train.tasks_per_step" in report["advice"][0]
 
 
 def test_without_an_oracle_every_turn_takes_its_limit(capsys, tmp_path):
@@ -105,7 +105,7 @@ def test_advice_names_the_setting_and_the_number_that_says_so():
     )
     assert told() == []
     assert (
-        "only 8 of a step's 32 episodes are in flight: train.workers=32"
+        "only 8 of a step's 32 episodes run at once: train.workers=32"
         in told(TrainConfig(workers=8))[0]
     )
     assert "raise train.workers" in told(TrainConfig(workers=8), idle_share=0.4)[0]

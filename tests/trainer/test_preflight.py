@@ -185,7 +185,7 @@ def test_an_end_of_the_generation_config_that_does_not_end_a_turn_is_found(guess
     result = conversation.end_of_turn(guess)
     assert not result.passed
     assert "id 77" in result.detail
-    assert "ends a turn by the model's own settings, but not here" in result.detail
+    assert "ends a turn in the model's config, but not here" in result.detail
 
 
 def test_an_end_that_is_cut_off_before_training_is_found(guess, monkeypatch):
@@ -211,7 +211,7 @@ def test_a_demonstration_without_its_end_is_found(guess):
         for bit, token in zip(trace.loss_mask, trace.token_ids, strict=True)
     )
     cut = dataclasses.replace(guess.demos[0], tokens=dataclasses.replace(trace, loss_mask=mask))
-    assert "0 of their ends in the batch" in conversation._untrained_turn(guess.chat, cut)
+    assert "but 0 stop ids in the batch" in conversation._untrained_turn(guess.chat, cut)
     assert conversation._untrained_turn(guess.chat, guess.demos[0]) == ""
 
 
@@ -231,7 +231,7 @@ def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out)
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
     result = conversation.prompt(anew(max_context=64))
     assert not result.passed
-    assert "an answer of 8, of 64. Set train.max_context=7" in result.detail
+    assert "an answer of 8 exceed 64. Set train.max_context=7" in result.detail
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_model_that_solves_everything_is_told_to_go_where_it_is_harder(anew):
     groups = [[episode(1.0, success=True)] * 2] * learning.GROUPS
     result = learning.rewards_differ(anew(warmup={"demos": 0}, groups=groups))
     assert not result.passed
-    assert "nothing is left to learn" in result.detail
+    assert "were solved, so there is no gradient" in result.detail
 
 
 def test_a_model_that_makes_no_call_is_a_warning_and_one_whose_episodes_break_is_refused(
@@ -317,7 +317,7 @@ def test_a_model_that_makes_no_call_is_a_warning_and_one_whose_episodes_break_is
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[episode(0.0)]])
     result = learning.model(subject)
     assert (result.passed, result.warning) == (True, True)
-    assert "0 of 1 turns were read as a tool call" in result.detail
+    assert "0 of 1 turns were parsed as a tool call" in result.detail
     assert "train.warmup.demos" in result.detail
     void = episode(None, failure=Failure("policy_failed", "policy", "no memory"))
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[void]])

@@ -1,7 +1,7 @@
-"""Losses as pure functions of tensors, one file a loss, all of one shape: (tokens...) -> LossOutput.
+"""Losses as pure functions of tensors, one file a loss.
 
-A loss sums over the tokens it is given and divides by a denominator that belongs to the whole optimiser step. So the
-parts of a step add up to the same loss and gradient however the step was cut into micro-batches.
+Each loss sums over its tokens and divides by a denominator of the whole optimizer step, so the
+split into micro-batches changes neither loss nor gradient.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """One micro-batch's share of a step's loss, and what is worth logging about it."""
+    """Loss of one micro-batch, with metrics."""
 
     loss: Tensor
-    """() with gradient; shares of one step add up to the step's loss."""
+    """Scalar with gradient. The losses of all micro-batches add up to the step's loss."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Name -> () sum over tokens; add over the step's micro-batches, then divide by the step's number of tokens."""
+    """Name -> scalar sum over tokens. Divide the step's sum by the step's number of tokens."""
     maxima: dict[str, Tensor] = field(default_factory=dict)
-    """Name -> () largest value of any token."""
+    """Name -> scalar maximum over tokens."""
