@@ -36,7 +36,7 @@ def lora_linear(
         x: Input, shape (..., m).
         weight: Frozen weight, shape (n, m).
         bias: Frozen bias, shape (n,).
-        a: LoRA A, shape (r, m). Its precision may be wider than that of x.
+        a: LoRA A, shape (r, m). Its precision may be wider than x's.
         b: LoRA B, shape (n, r), in the precision of a.
         scale: Factor of the LoRA product.
 

@@ -23,11 +23,11 @@ NAME = "envgym_kv"
 
 
 class UnknownAttention(UsageError):
-    """Error for a model whose attention is not implemented here."""
+    """Error for a model with an attention that is not implemented here."""
 
 
 def why_unknown(config: Any, max_context: int) -> str | None:
-    """Return the reason why this model's attention is not supported, or None if it is.
+    """Return the reason why this model's attention is not supported, or `None` if it is.
 
     Both the sampler's batches and the learner's prefix tree depend on this check.
 
@@ -57,7 +57,7 @@ def why_unknown(config: Any, max_context: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One row with n > 1 new tokens."""
+    """New tokens of one row, n > 1."""
 
     start: int
     end: int
@@ -70,7 +70,7 @@ class Span:
     shared: int
     """Tokens of the shared prefix; 0 if this row is a shared prefix."""
     mask: Tensor | None
-    """Shape (n, shared + before + n), bool, True if a token may attend; None for a causal mask."""
+    """Shape (n, shared + before + n), bool, True if a token may attend; `None` means causal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def attend(
         envgym_layout: Layout of the packed tokens.
 
     Returns:
-        Output of shape (1, N, H, D), and None.
+        Output of shape (1, N, H, D), and `None`.
 
     Raises:
         UnknownAttention: If the layer uses a soft cap, sinks or a window shorter than the dialogue.

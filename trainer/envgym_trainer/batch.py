@@ -35,7 +35,7 @@ class Sample:
     token_advantages: tuple[float, ...] | None = None
     """Advantages by token, length T, used instead of `advantage` for credit by turns."""
     scored_logprobs: tuple[float, ...] | None = None
-    """Trainer's logprobs before the first update, length T; None without a correction."""
+    """Trainer's logprobs before the first update, length T; `None` without a correction."""
 
     def __post_init__(self) -> None:
         lengths = len(self.token_ids), len(self.loss_mask), len(self.old_logprobs)
@@ -87,8 +87,8 @@ class Sample:
 class Batch:
     """Input of one forward pass in any layout: B rows of S tokens, N nodes, E entries.
 
-    A *node* is a pair of hidden state and next id whose logprob is computed. An *entry* is one
-    sampled token of one sample. In a prefix tree several entries may share a node.
+    A *node* is a pair of hidden state and next id for which a logprob is computed. An *entry* is
+    one sampled token of one sample. In a prefix tree several entries may share a node.
     """
 
     input_ids: Tensor
@@ -96,9 +96,9 @@ class Batch:
     position_ids: Tensor
     """Depth in the conversation, shape (B, S), int64."""
     attention_mask: Tensor | None
-    """True for real tokens, shape (B, S), bool, with implied causality; None in a prefix tree."""
+    """True for real tokens, shape (B, S), bool, with implied causality; `None` in a prefix tree."""
     subtree_end: Tensor | None
-    """End (exclusive) of each token's descendants, shape (S,), int64; None in the flat layout.
+    """End (exclusive) of each token's descendants, shape (S,), int64; `None` in the flat layout.
 
     Query q attends to key k if and only if k <= q < subtree_end[k].
     """
@@ -119,7 +119,7 @@ class Batch:
     weights: Tensor
     """Shape (E,), float32."""
     scored_logprobs: Tensor | None
-    """Shape (E,), float32; None unless every sample has them."""
+    """Shape (E,), float32; `None` unless every sample has them."""
     num_tokens: int
     """Tokens that the model reads, without padding."""
     num_flat_tokens: int

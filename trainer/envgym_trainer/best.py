@@ -36,7 +36,7 @@ def note(progress: Progress, success: float | None, *, tasks: int, written: dict
 
     Args:
         progress: Progress of the run; changed in place.
-        success: Fraction of solved tasks; None if no episode reports success.
+        success: Fraction of solved tasks; `None` if no episode reports success.
         tasks: Number of tasks played.
         written: Value of `RunFolder.written` after the validation's lines.
 

@@ -67,7 +67,7 @@ class Ladder:
 
     Args:
         levels: Levels from easy to hard.
-        unlock_at: Held-out success on the last open level that unlocks the next one. None unlocks
+        unlock_at: Held-out success on the last open level that unlocks the next one. `None` unlocks
             all at once.
     """
 

@@ -64,7 +64,7 @@ class EnginePolicy:
 
 
 class EngineDialogue:
-    """Dialogue whose keys and values stay in the engine between turns."""
+    """Dialogue with keys and values that stay in the engine between turns."""
 
     def __init__(
         self,

@@ -124,7 +124,7 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 
 def seconds_left(times: list[tuple[float, int]], *, total: int) -> float | None:
-    """Return the seconds until `total` steps, or None until two updates are recorded.
+    """Return the seconds until `total` steps, or `None` until two updates are recorded.
 
     Uses the median pace of the last steps.
 

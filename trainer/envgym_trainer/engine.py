@@ -128,7 +128,7 @@ class Engine:
         return EnginePolicy(self, 0.0 if greedy else temperature, max_new_tokens, siblings)
 
     def refresh(self, peft_model: Any = None) -> None:
-        """Sample with a copy of this adapter's current weights, or with the base model if None.
+        """Sample with a copy of this adapter's current weights, or with the base model if `None`.
 
         Waits for the step in progress and drops all keys and values. Open dialogues continue with
         the new weights, and their past is recomputed.

@@ -43,7 +43,7 @@ class Rule:
     about: str = ""
     """First line of the part's docstring; empty if its code cannot be loaded."""
     is_grounded: bool | None = None
-    """Whether the part depends on the environment's state; None if unknown."""
+    """Whether the part depends on the environment's state; `None` if unknown."""
     is_of_group: bool = False
 
 
@@ -98,7 +98,7 @@ def _rule(name: str, rule: PartSpec, spec: EnvSpec, notes: list[str]) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One term of one episode. A field is None if its value is unknown or does not apply."""
+    """One term of one episode. A field is `None` if its value is unknown or does not apply."""
 
     name: str
     rule: str
@@ -108,7 +108,7 @@ class Line:
     raw: float | None
     value: float | None
     range: tuple[float, float] | None
-    """Range in force at the episode's step; None if the rule is unknown."""
+    """Range in force at the episode's step; `None` if the rule is unknown."""
     clip: tuple[float, float] | None
     scale: str | None
     weight: float | None
@@ -117,14 +117,13 @@ class Line:
     adapted it.
     """
     schedule: dict[int, float] | None
-    """Weights by training step; None if the weight is a single number."""
+    """Weights by training step; `None` if the weight is a single number."""
     gate: dict[str, Any] | None
-    """Gate with `on`, `at_least` (None if the rule is unknown) and `is_open`; None without a gate.
-    """
+    """Gate with `on`, `at_least` and `is_open`. The first two are `None` if the rule is unknown."""
     contribution: float | None
-    """Contribution to the reward; None for a term that changes only the advantage."""
+    """Contribution to the reward; `None` for a term that changes only the advantage."""
     advantage: float | None
-    """Share of the advantage; None if the episode was excluded from training."""
+    """Share of the advantage; `None` if the episode was excluded from training."""
     by_turn: tuple[float, ...] = ()
     siblings: tuple[dict[str, Any], ...] = ()
     """Values of a group part for all group members: `episode`, `said`, `raw`, `value`."""

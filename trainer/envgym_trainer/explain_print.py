@@ -1,4 +1,4 @@
-"""Print the explanations of `explain.py` as tables whose rounded numbers add up."""
+"""Print the explanations of `explain.py` as tables. The printed numbers add up."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def head(explained: Explanation) -> list[str]:
     more = [f"... {len(asked) - ASKED_LINES} more lines"] if len(asked) > ASKED_LINES else []
     where = " · ".join(filter(None, (explained.task, explained.level)))
     lines = [f"episode {explained.episode} of {explained.run} · {where}"]
-    lines += [f"  asked   {line}" for line in [*asked[:ASKED_LINES], *more]]
-    lines += [f"  said    {shortened(explained.said)}"]
+    lines += [f"  prompt  {line}" for line in [*asked[:ASKED_LINES], *more]]
+    lines += [f"  answer  {shortened(explained.said)}"]
     if explained.failure:
         return [
             *lines,
@@ -157,7 +157,7 @@ def summed(
     method).
 
     Args:
-        values: Numbers to add up. None is printed as `-` and counts as 0.
+        values: Numbers to add up. `None` is printed as `-` and counts as 0.
         sign: Print a plus sign before positive numbers.
         places: Decimals.
 

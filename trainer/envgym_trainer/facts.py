@@ -26,7 +26,7 @@ def run_facts(
     Args:
         seeds: Name -> seed, such as {"train": 0}.
         device: Device of the computation, such as "cpu (2 threads)".
-        argv: Command line; `sys.argv` if None.
+        argv: Command line; `sys.argv` if `None`.
         more: Additional entries that can be written as JSON.
     """
     return {
@@ -58,7 +58,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     """Return the commit of the checkout that contains `folder` and whether tracked files are
     changed.
 
-    The result is None outside a checkout or if git is not installed.
+    The result is `None` outside a checkout or if git is not installed.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

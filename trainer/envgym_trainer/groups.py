@@ -47,7 +47,7 @@ class Played:
     taught: list[Episode] = field(default_factory=list)
     """Episodes of a teacher that took part in the vote."""
     sampled_at: int | None = None
-    """Learner updates when the sampler took its weights; None if equal to those at training."""
+    """Learner updates when the sampler took its weights; `None` if equal to those at training."""
     idle: float = math.nan
     """Fraction of time in which the sampler had no work; NaN if not measured."""
 
@@ -74,7 +74,7 @@ class Played:
         return [group for group in self.groups if is_comparable(group)]
 
     def told(self, explain: Score) -> Played:
-        """Return a copy whose comparable groups were replaced by `explain(groups)`."""
+        """Return a copy in which `explain(groups)` replaces the comparable groups."""
         told = iter(explain(self.comparable))
         return replace(
             self, groups=[next(told) if is_comparable(group) else group for group in self.groups]

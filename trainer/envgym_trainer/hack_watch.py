@@ -145,11 +145,11 @@ class RunSignals:
 
 
 def answered_alike(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | None:
-    """Return the share of the most frequent answer across tasks, or None with fewer than two
-    answers.
+    """Return the share of the most frequent answer across tasks.
 
     The share in the tasks' own solutions is a lower bound, so that learning yes-or-no tasks does
-    not look like a collapse. Answers are normalized as `task.extra["reading"]` asks.
+    not look like a collapse. Answers are normalized as `task.extra["reading"]` asks. The result is
+    `None` if fewer than two tasks were answered.
     """
     numbers: dict[Hashable, int] = {}
 
@@ -189,7 +189,7 @@ def repeated(groups: Groups) -> float | None:
 def beyond_oracle(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | None:
     """Return the share of tool calls beyond the oracle's number.
 
-    The result is None if no task has an oracle with calls, or if no call was made.
+    The result is `None` if no task has an oracle with calls, or if no call was made.
     """
     counts = [
         (episode.tool_calls, len(task.oracle))

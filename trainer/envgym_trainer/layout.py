@@ -21,7 +21,7 @@ LOW = -1e30
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """New tokens of one row: of a dialogue, or of a shared prefix (`own` is False)."""
+    """New tokens of one row. The row is a dialogue, or a shared prefix if `own` is False."""
 
     ids: Sequence[int]
     row: int
@@ -158,7 +158,7 @@ def _segments(
 
 
 def _select(rows: list[int], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
-    """Return an index for sorted rows: a slice if it contains at least half of them, or a gather.
+    """Return an index for sorted rows: a slice if at least half of its rows are used, or a gather.
 
     Returns:
         The index, the position of each row in its result, and the number of rows of the result.

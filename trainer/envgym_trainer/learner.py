@@ -125,15 +125,17 @@ class Learner:
     ) -> dict[str, float]:
         """Make one policy-gradient update.
 
-        The denominator covers all samples, with those without an advantage (`aggregation.py`). If
-        kl_coef is 0 these have no gradient, so they are dropped before the forward pass.
+        The denominator covers all samples, with those without an advantage (`aggregation.py`). When
+        kl_coef and entropy_coef are 0, these have no gradient and are dropped before the forward
+        pass.
 
         Args:
             samples: Samples of this process. The denominator covers all processes.
             check: Called with the metrics before an update. An exception prevents the update.
 
         Returns:
-            Metrics. Without a sample to train on, no update is made and most metrics are absent.
+            Metrics. When there is no sample to train on, no update is made and most metrics are
+            absent.
         """
         samples, share = aggregated(
             self.scored(samples), self.algorithm.aggregation, constant_length=self.constant_length

@@ -47,7 +47,7 @@ def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list
 
     Args:
         groups: Episodes of one step. Normalization over the batch uses all of them.
-        algorithm: Settings; by default those of the default preset.
+        algorithm: Settings; the default preset if `None`.
     """
     algorithm = algorithm or AlgorithmConfig()
     if not groups:
@@ -76,7 +76,7 @@ def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list
 
 
 def demonstration(episode: Episode) -> Sample | None:
-    """Return the supervised sample of an oracle episode, or None if the episode is void."""
+    """Return the supervised sample of an oracle episode, or `None` if the episode is void."""
     trace = episode.tokens
     return None if trace is None or episode.void else Sample.from_trace(trace, advantage=1.0)
 

@@ -25,7 +25,7 @@ def importance_weights(
     cap: float = 2.0,
     floor: float = 0.0,
 ) -> Tensor:
-    """Return min(w, cap), or w if floor <= w <= cap and 0 otherwise.
+    """Return min(w, cap) for "truncate", or w if floor <= w <= cap and 0 otherwise for "mask".
 
     w is the trainer's probability divided by the sampler's.
 

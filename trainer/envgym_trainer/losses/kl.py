@@ -1,14 +1,14 @@
 """Estimators of KL(policy || other) from single tokens sampled by the policy.
 
 With r = other / policy at the sampled token: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r.
-The means of k1 and k3 are the KL, the mean of k2 is close to it. The gradients differ; `test_kl.py`
-computes them on five tokens:
+The means of k1 and k3 are the KL, the mean of k2 is close to it. The gradients differ (see
+`test_policy_losses.py`):
 
     place     estimator   expected gradient
     loss      k1          0 (the settings refuse it)
-    loss      k2          of KL(policy || other)
-    loss      k3          of KL(other || policy): the reverse direction, although the value is right
-    reward    k1          of KL(policy || other)
+    loss      k2          gradient of KL(policy || other)
+    loss      k3          gradient of KL(other || policy), although the value is right
+    reward    k1          gradient of KL(policy || other)
     reward    k2, k3      neither: the gradient of the sampled token's estimate is missing
 
 Sources: http://joschu.net/blog/kl-approx.html, arXiv 2506.09477, arXiv 2510.01555.

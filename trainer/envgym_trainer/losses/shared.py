@@ -19,8 +19,8 @@ def clipped_surrogate(
         advantages: Shape (N,).
 
     Returns:
-        Loss of each token, shape (N,), and two masks, shape (N,), bool: tokens whose gradient the
-        lower and the upper clip removed.
+        Loss of each token, shape (N,), and two masks, shape (N,), bool: tokens without a gradient
+        because of the lower and of the upper clip.
 
     References:
         PPO, arXiv 1707.06347, eq. 7. Two clips: DAPO, arXiv 2503.14476, eq. 8.
@@ -66,7 +66,7 @@ def policy_output(
         || current), `kl` the chosen estimate of KL(current || reference).
 
     Raises:
-        ValueError: If kl_coef > 0 and ref_logprobs is None.
+        ValueError: If kl_coef > 0 and ref_logprobs is `None`.
     """
     if kl_coef > 0 and ref_logprobs is None:
         raise ValueError(

@@ -30,9 +30,7 @@ OTHER_MODEL = "Set train.model to one whose template only appends, such as a Cha
 
 
 def first_prompt(subject: Subject) -> str:
-    """Return the first training task's prompt as the model reads it. Foreign environments have
-    none.
-    """
+    """Return the first training task's prompt as the model reads it, or "" without tasks."""
     if not subject.tasks:
         return ""
     task = subject.tasks[0]
@@ -165,7 +163,7 @@ def _is_trained(chat: Chat, stop_id: int) -> bool:
 
 
 def _untrained_turn(chat: Chat, episode: Episode) -> str:
-    """Return a problem if some answers of a demonstration have no stop id in the batch, else ""."""
+    """Return a problem if some answers of a demonstration have no stop id in the batch, or ""."""
     assert episode.tokens is not None
     ends = sum(
         count for token, count in trained_ids(episode.tokens).items() if token in chat.stop_ids

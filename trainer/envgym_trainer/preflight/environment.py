@@ -43,7 +43,7 @@ def _without_oracle(subject: Subject, silent: list[str]) -> CheckResult:
 
 
 def noop(subject: Subject) -> CheckResult:
-    """Check that doing nothing earns less than the oracle, so that idling is not learned."""
+    """Check that a no-op policy earns less than the oracle, so that idling is not learned."""
     if not subject.demos:
         return CheckResult("noop", True, "not checked, because no task has an oracle")
     ids = [episode.task_id for episode in subject.demos]

@@ -1,4 +1,4 @@
-"""Context of the preflight: environment, settings, loaded model and the episodes played so far.
+"""Context of the preflight: environment, settings, loaded model and its episodes.
 
 Checks do not train and do not change the random state of the run.
 """
@@ -49,9 +49,7 @@ class Subject:
 
     @property
     def has_own_tasks(self) -> bool:
-        """Whether tasks have prompts and solutions. Foreign Gymnasium environments only have
-        seeds.
-        """
+        """Whether tasks have prompts and solutions. Foreign environments have only seeds."""
         return not self.spec.gym
 
     @cached_property
