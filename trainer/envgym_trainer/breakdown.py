@@ -124,9 +124,7 @@ def _shares(
 
 
 def _terms(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor) -> dict[str, Tensor]:
-    """Return the contribution of each term to the rewards, shape (P, G). They add up to the
-    rewards.
-    """
+    """Return the contribution of each term, shape (P, G). They add up to the rewards."""
     names = {
         name
         for group in groups
@@ -149,9 +147,7 @@ def _terms(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor) -> dict[
 
 
 def _terms_of(episode: Episode) -> Mapping[str, Term]:
-    """Return the reward terms. For a foreign environment without parts, the reward is the only
-    term.
-    """
+    """Return the reward terms. Without parts, the reward is the only term."""
     whole = Term(episode.reward, episode.reward, 1.0, by_turn=episode.turn_rewards)
     return episode.reward_terms or {REWARD: whole}
 
@@ -216,9 +212,7 @@ def _token_mean(groups: Groups, values: Sequence[Sequence[Tensor]]) -> Tensor:
 def _scaled(
     differences: Mapping[str, Tensor], advantages: Tensor, *, per_group: bool
 ) -> dict[str, Tensor]:
-    """Scale the differences so that they add up to the advantages, with one factor per group or
-    batch.
-    """
+    """Scale the differences to add up to the advantages, by one factor per group or batch."""
     whole = sum(differences.values(), torch.zeros_like(advantages))
     product = advantages * whole
     square = whole.square()

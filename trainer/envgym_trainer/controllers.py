@@ -126,8 +126,7 @@ class EntropyTarget:
 def updates_until_stopped(
     step: Callable[[Any], dict[str, float]], shares: Sequence[Any]
 ) -> list[dict[str, float]]:
-    """Return the metrics of one update for each share, until the learner skips one because of
-    max_kl.
+    """Return the metrics of one update for each share, up to the one skipped because of max_kl.
 
     As Spinning Up's `target_kl`, but checked before the update, as in Stable-Baselines3.
     """

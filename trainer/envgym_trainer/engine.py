@@ -147,8 +147,9 @@ class Engine:
         self._command(take_over)
 
     def sleep(self) -> None:
-        """Free the engine's weights and caches until the next `refresh`, so that a learner can use
-        the memory.
+        """Free the engine's weights and caches until the next `refresh`.
+
+        A learner can use the memory in between.
 
         Raises:
             UsageError: If a dialogue waits for an answer. A reply before the next refresh raises it

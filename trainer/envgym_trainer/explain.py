@@ -113,9 +113,7 @@ class Line:
     scale: str | None
     weight: float | None
     weight_of_config: float | None
-    """Weight of the settings at this step. It differs from `weight` if `train.reward_weights`
-    adapted it.
-    """
+    """Weight of the settings at this step. `train.reward_weights` may have changed `weight`."""
     schedule: dict[int, float] | None
     """Weights by training step; `None` if the weight is a single number."""
     gate: dict[str, Any] | None
@@ -131,8 +129,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Explanation of one episode. Contributions of `parts` add up to `reward`, shares to
-    `advantage`.
+    """Explanation of one episode.
+
+    Contributions of `parts` add up to `reward`, their shares to `advantage`.
     """
 
     run: str

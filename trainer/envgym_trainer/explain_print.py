@@ -153,8 +153,7 @@ def particulars(part: Line, explained: Explanation) -> Iterator[str]:
 def summed(
     values: Sequence[float | None], *, sign: bool = False, places: int = PLACES
 ) -> list[str]:
-    """Round values so that the printed numbers add up to the printed sum (largest-remainder
-    method).
+    """Round values so that they add up to the printed sum (largest-remainder method).
 
     Args:
         values: Numbers to add up. `None` is printed as `-` and counts as 0.

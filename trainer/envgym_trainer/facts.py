@@ -55,8 +55,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of the checkout that contains `folder` and whether tracked files are
-    changed.
+    """Return the commit of the checkout around `folder`, and whether tracked files are changed.
 
     The result is `None` outside a checkout or if git is not installed.
     """

@@ -235,8 +235,7 @@ def _step_values(
 
 
 def _returns(episode: Episode, algorithm: AlgorithmConfig) -> Tensor:
-    """Return discounted returns by turn, shape (K,). The overlong penalty is charged to the last
-    turn.
+    """Return discounted returns by turn, shape (K,). The last turn gets the overlong penalty.
 
     Raises:
         UsageError: If the record does not have one reward for each turn.

@@ -21,10 +21,10 @@ def cispo_loss(
     kl_coef: float = 0.0,
     kl: str = "k3",
 ) -> LossOutput:
-    """Return -sum(weight * sg(clip(ratio, 1 - clip_low, 1 + clip_high)) * A * logprob) /
-    denominator.
+    """Return -sum(weight * sg(clip(ratio)) * A * logprob) / denominator.
 
-    Arguments are the same as in `grpo_loss`. clip_low = 1 means no lower bound, as in the paper.
+    The ratio is clipped to [1 - clip_low, 1 + clip_high]. clip_low = 1 means no lower bound, as in
+    the paper. Other arguments are the same as in `grpo_loss`.
 
     Returns:
         LossOutput. `clip_ratio/...` counts clipped tokens, regardless of the sign of the advantage.

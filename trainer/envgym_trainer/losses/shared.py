@@ -45,8 +45,7 @@ def policy_output(
     kl_coef: float = 0.0,
     kl: str = "k3",
 ) -> LossOutput:
-    """Return sum(weight * (policy + kl_coef * kl)) / denominator, with the metrics of policy
-    losses.
+    """Return sum(weight * (policy + kl_coef * kl)) / denominator, and the common metrics.
 
     Args:
         policy: Loss of each token, shape (N,), with gradient.
