@@ -159,7 +159,7 @@ def test_a_held_out_prompt_with_another_truth_is_a_warning(tmp_path):
     ) as subject:
         result = environment.splits(subject)
     assert (result.passed, result.warning) == (True, True)
-    assert "3 of 12 held-out prompts are also trained on, with another truth" in result.detail
+    assert "3 of 12 held-out prompts are also trained on, with another solution" in result.detail
 
 
 def test_a_template_that_rewrites_history_is_found(anew):
@@ -177,7 +177,7 @@ def test_an_observation_that_is_rendered_otherwise_once_it_is_history_is_found(
         Chat, "observe", lambda self, *args, **kwargs: [*self._style.observe(*args, **kwargs), 7]
     )
     found = conversation.rewritten_turn(guess.chat, guess.demos[0].messages, ())
-    assert found == "the chat template renders turn 1 in another way once it is history"
+    assert found == "the chat template renders turn 1 differently once it is history"
 
 
 def test_an_end_of_the_generation_config_that_does_not_end_a_turn_is_found(guess, monkeypatch):
