@@ -24,7 +24,7 @@ from steps.chip import Chip, Decoding, random_model
 from steps.work import Work, in_a_process
 
 from envgym.errors import EnvgymError
-from envgym_trainer.models import resolve
+from envgym_trainer.model.load import resolve
 
 GOALS = {"of limit": 0.35, "MFU": 0.40, "step s": 10.0}
 

@@ -20,7 +20,7 @@ from typing import get_args
 from steps.learn import Group, Update
 from steps.work import in_a_process, parser
 
-from envgym_trainer.learner import Layout
+from envgym_trainer.learner.learner import Layout
 
 GRID = [(256, 64, 8), (512, 64, 8), (512, 128, 8), (512, 256, 8), (1024, 128, 8), (512, 128, 16)]
 """(prompt tokens P, response tokens R, group G)."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import PrerequisiteError, UsageError
-from envgym.report import Count
+from envgym.evaluation.report import Count
 
 Line = dict[str, Any]
 Curve = list[tuple[int, float]]

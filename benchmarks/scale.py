@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__, rounds=3)
     options.add_argument("--only", choices=GROWS, help="one of the tables")
     arguments = options.parse_args(argv)
-    from envgym_trainer.models import resolve
+    from envgym_trainer.model.load import resolve
 
     model = resolve(arguments.model).path
     with tempfile.TemporaryDirectory() as folder:

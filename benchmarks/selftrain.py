@@ -3,9 +3,9 @@
     python benchmarks/selftrain.py              # seven kinds of runs, 20 seeds each: two minutes on one core
     python benchmarks/selftrain.py --quick      # one seed, fewer steps: does it run
 
-A toy of numpy, no language model: 600 small tasks, a softmax policy trained by GRPO steps on the rewards of `envgym.scoring.votes`
+A toy of numpy, no language model: 600 small tasks, a softmax policy trained by GRPO steps on the rewards of `envgym.rewards.scoring.majority_vote`
 (`selftraining/toy.py` says how, and what draws it to one answer everywhere). "In an eighth" of the groups that are played: so many
-are of labelled tasks, again and again. Accuracies are of held-out tasks. The limits of `envgym.scoring.signals` and the toy's bias
+are of labelled tasks, again and again. Accuracies are of held-out tasks. The limits of `envgym.rewards.scoring.hacking_signals` and the toy's bias
 were chosen on seeds 100 to 119; those reported here are 0 to 19. An alarm is in time when it comes before held-out accuracy has
 lost ten points from its peak.
 """

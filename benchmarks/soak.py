@@ -31,9 +31,9 @@ from typing import Any
 
 from envgym.errors import WorldFailure
 from envgym.sandbox import App
-from envgym.sandbox.factory import open_sandbox
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.owners import RUN_LABEL, labels
 from envgym.sandbox.options import SandboxOptions
-from envgym.sandbox.owner import RUN_LABEL, labels
 
 APP = App(Path(__file__).parent, ("soak_app/tools.py",), "soak_app/schema.sql")
 ROUNDS = 10

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--json", type=Path, metavar="FILE", help="write each round's figures there too"
     )
     arguments = options.parse_args(argv)
-    from envgym_trainer.models import resolve
+    from envgym_trainer.model.load import resolve
 
     model = str(resolve(arguments.model).path)
     work = replace(QUICK if arguments.quick else Work(), tool_seconds=arguments.tool_seconds)

@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Any
 from envgym.registration import make, make_world, register, register_bundled_with_gymnasium
 
 if TYPE_CHECKING:
-    from envgym.bridges.toolrl import row_template, rows_from
-    from envgym.bridges.toolrl_variants import irrelevant_rows
     from envgym.env import ToolEnv, World
     from envgym.episode import Episode
     from envgym.errors import PrerequisiteError
     from envgym.messages import Message, ToolCall
     from envgym.play import Request, play, play_many
-    from envgym.rubric import Evidence, declares
-    from envgym.spec import EnvSpec, load_spec
+    from envgym.rewards.rubric import Evidence, declares
+    from envgym.spec.environment.environment import EnvSpec, load_spec
     from envgym.tasks import ANY, SPLITS, Change, Check, Draw, Task, Template, stable_seed, template
+    from envgym.tasksets.toolrl_rows import row_template, rows_from
+    from envgym.tasksets.toolrl_variants import irrelevant_rows
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "envgym.bridges.toolrl": ("row_template", "rows_from"),
-    "envgym.bridges.toolrl_variants": ("irrelevant_rows",),
+    "envgym.tasksets.toolrl_rows": ("row_template", "rows_from"),
+    "envgym.tasksets.toolrl_variants": ("irrelevant_rows",),
     "envgym.env": ("ToolEnv", "World"),
     "envgym.episode": ("Episode",),
     "envgym.errors": ("PrerequisiteError",),
     "envgym.messages": ("Message", "ToolCall"),
     "envgym.play": ("Request", "play", "play_many"),
-    "envgym.rubric": ("Evidence", "declares"),
-    "envgym.spec": ("EnvSpec", "load_spec"),
+    "envgym.rewards.rubric": ("Evidence", "declares"),
+    "envgym.spec.environment": ("EnvSpec", "load_spec"),
     "envgym.tasks": (
         "ANY",
         "SPLITS",

@@ -20,19 +20,19 @@ from typing import Any
 
 import gymnasium
 
-from envgym.assembly import keys_of, open_tools
+from envgym.dialects import explain, parse
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
-from envgym.parsing import explain, parse
-from envgym.rubric import CallRecord, Evidence, Rubric
+from envgym.rewards.rubric import CallRecord, Evidence, Rubric
+from envgym.rewards.state_diff import diff_rows, judge
+from envgym.rewards.turn_rewards import Tally
 from envgym.sandbox import Sandbox, Session, Verification
-from envgym.sandbox.agent.tree import TABLE as FILES
-from envgym.sources import TaskSource
+from envgym.sandbox.agent.file_tree import TABLE as FILES
 from envgym.spaces import UnicodeText
-from envgym.spec import EnvSpec
-from envgym.state import diff_rows, judge
-from envgym.tally import Tally
+from envgym.spec.environment import EnvSpec
 from envgym.tasks import SPLITS, Check, Split, Task
+from envgym.tasksets.templates import TaskSource
+from envgym.tool_sandbox import keys_of, open_tools
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
 OWN_DOING = ("session_ended", "out_of_memory")

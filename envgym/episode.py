@@ -10,9 +10,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from envgym.composition import Term
 from envgym.messages import Message
 from envgym.policies import TokenTrace
+from envgym.terms import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Episode:
     success: bool | None = None
     """Whether the task was solved; None when void or unknown to the environment."""
     state_diff: dict[str, Any] = field(default_factory=dict)
-    """What changed in the tables and what should have; see `envgym.state`."""
+    """What changed in the tables and what should have; see `envgym.rewards.state_diff`."""
     stop_reason: str = ""
     """Why it ended: `answered`, `closed`, `max_turns`, `length`, `context`, `timeout`, `terminated`, `truncated`, `horizon` (cut
     before its own turn limit), `broken_off` (its own code ended the session) or `void`."""

@@ -14,13 +14,13 @@ from typing import Any
 
 import gymnasium
 
-from envgym.composition import FORFEIT, Term, total
 from envgym.episode import Episode, Failure
 from envgym.errors import EnvgymError, Stage, WorldFailure
 from envgym.failures import FailureCap
 from envgym.messages import Message
 from envgym.policies import Completion, Policy
-from envgym.sandbox.agent.failures import tail_of
+from envgym.sandbox.agent.errors import tail_of
+from envgym.terms import FORFEIT, Term, total
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envgym.catalog import bundled_envs, find_env, id_of
+from envgym.spec.catalog import bundled_envs, find_env, id_of
 
 if TYPE_CHECKING:
     import gymnasium
 
     from envgym.bridges.gymnasium import ForeignWorld
     from envgym.env import World
-    from envgym.spec import EnvSpec
+    from envgym.spec.environment import EnvSpec
     from envgym.tasks import Split
 
 ENTRY_POINT = "envgym.registration:make"
@@ -54,7 +54,7 @@ def make(
     Raises: SpecError, PrerequisiteError.
     """
     from envgym.env import ToolEnv
-    from envgym.spec import load_spec
+    from envgym.spec.environment import load_spec
 
     spec = load_spec(name, overrides)
     if spec.gym:
@@ -68,7 +68,7 @@ def register(name: str | Path) -> str:
     Returns: its id, for `gym.make` and `gym.make_vec`. Registering the same file again changes nothing.
     Raises: SpecError.
     """
-    from envgym.spec import load_spec
+    from envgym.spec.environment import load_spec
 
     path = find_env(name).resolve()
     spec = load_spec(path)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envgym.commands.sandbox_workload import GROUP, Work, hold_sessions, play_works, works_of
 from envgym.errors import WorldFailure
 from envgym.registration import make_world
 from envgym.sandbox import App
-from envgym.sandbox.addresses import EngineName
-from envgym.sandbox.factory import open_sandbox
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.addresses import EngineName
 from envgym.sandbox.options import SandboxOptions
-from envgym.sandbox.workload import GROUP, Work, hold_sessions, play_works, works_of
-from envgym.sources import app_of
-from envgym.spec import load_spec
+from envgym.spec.environment import load_spec
+from envgym.tasksets.templates import app_of
 from sandboxes.engine import REST_SECONDS, EngineCpu, helper_mb
 from sandboxes.peers import NOW, Peers, Values
 
@@ -179,8 +179,8 @@ class Bench:
 
     def execs(self, since: float, until: float) -> float:
         """How often the engine ran `exec` in a container of ours."""
-        from envgym.sandbox.engine import connect
-        from envgym.sandbox.owner import OWNER_LABEL
+        from envgym.sandbox.containers.engine import connect
+        from envgym.sandbox.containers.owners import OWNER_LABEL
 
         with contextlib.closing(connect(self.backend)) as api:
             filters = {"type": "container", "label": OWNER_LABEL}

@@ -15,8 +15,8 @@ from typing import Any
 from envgym.errors import WorldFailure
 from envgym.messages import ToolCall
 from envgym.sandbox import App
-from envgym.sandbox.addresses import EngineName
-from envgym.sandbox.parcel import pack
+from envgym.sandbox.archive import pack
+from envgym.sandbox.containers.addresses import EngineName
 from sandboxes.engine import REST_SECONDS, EngineCpu
 
 NOW = "2026-03-02T09:00:00"
@@ -55,7 +55,7 @@ class Peers:
         """`docker run` for each episode, `docker exec` for each call."""
         import docker
 
-        from envgym.sandbox.engine import connect
+        from envgym.sandbox.containers.engine import connect
 
         client = docker.DockerClient.__new__(docker.DockerClient)
         client.api = connect(self.backend)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from envgym.scoring.answers import extract_boxed
-from envgym.scoring.signals import HackWatch, Signal, StepRecord, modal_share
-from envgym.scoring.votes import (
+from envgym.rewards.scoring.answer_normalization import extract_boxed
+from envgym.rewards.scoring.hacking_signals import HackWatch, Signal, StepRecord, modal_share
+from envgym.rewards.scoring.majority_vote import (
     Vote,
     choose_labelled,
     keep_most_agreed,

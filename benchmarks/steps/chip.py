@@ -17,11 +17,11 @@ import torch
 import transformers
 
 from envgym.messages import Message
-from envgym_trainer.chat import Chat
-from envgym_trainer.engine import Engine
-from envgym_trainer.learner import Learner
-from envgym_trainer.lora import attach
-from envgym_trainer.models import load_model
+from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.load import load_model
+from envgym_trainer.model.lora import attach
 from steps.learn import Group, samples
 from steps.work import Clock, peak_mb
 

@@ -14,11 +14,11 @@ from typing import Literal
 
 import torch
 
-from envgym_trainer import learner as learner_module
 from envgym_trainer.batch import Sample
-from envgym_trainer.learner import Layout, Learner
-from envgym_trainer.lora import attach
-from envgym_trainer.models import load_model
+from envgym_trainer.learner import learner as learner_module
+from envgym_trainer.learner.learner import Layout, Learner
+from envgym_trainer.model.load import load_model
+from envgym_trainer.model.lora import attach
 from steps.work import Clock, peak_mb
 
 

@@ -12,11 +12,11 @@ import transformers
 from rich.console import Console
 
 import envgym
-from envgym_trainer.display import Display
-from envgym_trainer.monitor import Monitor
-from envgym_trainer.run import resolve
-from envgym_trainer.runs import RunFolder
-from envgym_trainer.train import Trainer
+from envgym_trainer.run.display import Display
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.run.logger import Monitor
+from envgym_trainer.training.launch import resolve
+from envgym_trainer.training.loop import Trainer
 from steps.work import Clock, Measured, Work, peak_mb
 
 ENVIRONMENT = """

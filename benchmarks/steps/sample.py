@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 
 from envgym.messages import Message
-from envgym_trainer.chat import Chat
-from envgym_trainer.engine import Engine
-from envgym_trainer.lora import attach
-from envgym_trainer.models import load_model
+from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.load import load_model
+from envgym_trainer.model.lora import attach
 from steps.work import Clock, peak_mb, words
 
 Side = Literal["engine", "generate", "products"]

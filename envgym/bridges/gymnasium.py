@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 
 from envgym.errors import SpecError, UsageError
-from envgym.spec import EnvSpec
+from envgym.spec.environment import EnvSpec
 from envgym.tasks import SPLITS, Split, stable_seed
 
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from envgym.dialects import render_call
 from envgym.errors import UsageError
 from envgym.messages import Message, ToolCall
-from envgym.parsing import render_call
 from envgym.policies import Completion
 from envgym.tasks import Task
 from envgym.tools import Tool

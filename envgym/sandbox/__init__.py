@@ -87,7 +87,7 @@ RowChanges = dict[str, dict[str, list[dict[str, Any]]]]
 """table -> {"added": [row, ...], "removed": [row, ...]}: rows now there and not at the start, and the reverse.
 
 Files, where an app lays some out, are the table `files` (path, kind, mode, text). Tables without a change are left out. A
-changed row stands in both lists; `envgym.state` pairs them by primary key.
+changed row stands in both lists; `envgym.rewards.state_diff` pairs them by primary key.
 """
 
 

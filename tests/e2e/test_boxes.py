@@ -6,14 +6,14 @@ import signal
 import time
 
 import pytest
-from kiosk import options
-from processes import train_guess
 
 from envgym.env import World
 from envgym.play import Request, play_many
 from envgym.policies.scripted import OraclePolicy, RandomPolicy
-from envgym.sandbox.engine import connect
-from envgym.spec import load_spec
+from envgym.sandbox.containers.engine import connect
+from envgym.spec.environment import load_spec
+from tests.fakes.kiosk_app import options
+from tests.fakes.processes import train_guess
 
 LEVELS = ("L0", "L1", "L2", "L3")
 

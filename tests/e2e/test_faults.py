@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from kiosk import call, need_docker, options, wait_until
 
 from envgym.errors import WorldFailure
 from envgym.sandbox import App
-from envgym.sandbox.factory import open_sandbox
-from envgym.sandbox.owner import RUN_LABEL, reap_orphans
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.owners import RUN_LABEL, reap_orphans
+from tests.fakes.kiosk_app import call, need_docker, options, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.campaign]
 FULL = os.environ.get("ENVGYM_CAMPAIGN") == "full"
@@ -39,7 +39,7 @@ SHARED_LEVELS = ("fork", "namespaces")
 @pytest.fixture(scope="module")
 def api():
     need_docker()
-    from envgym.sandbox.engine import connect
+    from envgym.sandbox.containers.engine import connect
 
     return connect()
 
@@ -172,10 +172,10 @@ OWNER = f"""
 import sys, threading
 sys.path.insert(0, {str(GYM)!r})
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from kiosk import call, options
+from tests.fakes.kiosk_app import call, options
 from test_faults import HOSTILE
-from envgym.sandbox.factory import open_sandbox
-from envgym.sandbox.owner import RUN_LABEL, labels
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.owners import RUN_LABEL, labels
 print(labels()[RUN_LABEL], flush=True)
 count = int(sys.argv[1])
 shares = {{"fork": count * 2 // 3, "namespaces": count - count * 2 // 3 - 1, "container": 1}}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from envgym.reward_spec import PartSpec, check_gates
+from envgym.spec.reward import PartSpec, check_gates
 from envgym_trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]

@@ -25,8 +25,8 @@ Not covered: hiding one session from a hostile other one (they share a user id),
 
 from .app import LoadedApp, is_document, load_app, load_module, schema_sql
 from .describe import describe_tool
-from .desk import Desk, cut
-from .failures import AppError, BoxError
+from .errors import AppError, BoxError
+from .session import Desk, cut
 from .tables import diff_tables, prepare_image
 
 __all__ = [

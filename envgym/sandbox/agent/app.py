@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from .describe import describe_tool
-from .failures import AppError, tail_of
+from .errors import AppError, tail_of
+from .file_tree import LayOut
 from .tables import prepare_image
-from .tree import LayOut
 
 Documents = Mapping[str, Any]
 """File -> parsed OpenAPI document. What knows them (`documents.py`) is a third of the agent's start, so few apps load it."""
@@ -98,8 +98,8 @@ def schema_sql(root: Path, schema: str | None, documents: Documents | None = Non
     """The SQL of all tables of an app: its schema file, then what its documents speak of. Raises AppError."""
     parts = [_schema_file(root, schema)] if schema else []
     if documents:
-        from .ddl import schema_sql as tables_sql
-        from .documents import read_documents
+        from .openapi.ddl import schema_sql as tables_sql
+        from .openapi.tools import read_documents
 
         parts += [tables_sql(api) for api in read_documents(documents).values()]
     return "\n".join(parts)
@@ -108,7 +108,7 @@ def schema_sql(root: Path, schema: str | None, documents: Documents | None = Non
 def _document_tools(
     tools: Sequence[str], documents: Documents, written: Mapping[str, Callable[..., Any]]
 ) -> dict[str, Callable[..., Any]]:
-    from .documents import document_functions, read_documents
+    from .openapi.tools import document_functions, read_documents
 
     return document_functions(
         read_documents(documents),
@@ -120,7 +120,7 @@ def _document_tools(
 def _check_tables(sql: str | None, documents: Documents) -> None:
     empty = prepare_image(sql, None, 0)
     if documents:
-        from .documents import check_tables, read_documents
+        from .openapi.tools import check_tables, read_documents
 
         check_tables(empty, read_documents(documents))
 

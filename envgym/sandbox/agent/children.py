@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .namespaces import SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, prctl
-from .wire import Request
+from .protocol import Request
 
 SEND_SECONDS = 1.0
 """A child reads whenever it has nothing to do; one that takes longer than this to accept a request is stuck."""

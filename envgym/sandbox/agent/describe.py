@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from .failures import AppError
+from .errors import AppError
 
 RESERVED = ("db", "now", "folder")
 """Parameters that the box fills in; the model never sees them."""

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Any
 
-from .failures import BoxError
+from .errors import BoxError
 
 EXCHANGE_BYTES = 16 * 2**20
 EXCHANGE_LINES = 10_000

@@ -9,13 +9,13 @@ import resource
 from .app import LoadedApp, load_app
 from .cleaning import usage
 from .describe import describe_tool
-from .desk import Desk
-from .failures import AppError, BoxError
+from .errors import AppError, BoxError
+from .file_tree import folder_for_now, fresh_folder
+from .fork_server import Zygote
 from .namespaces import Limits
+from .protocol import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
+from .session import Desk
 from .tables import Images, prepare_image
-from .tree import folder_for_now, fresh_folder
-from .wire import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
-from .zygote import Zygote
 
 
 class StateServer:

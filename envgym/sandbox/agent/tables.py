@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from .failures import AppError
+from .errors import AppError
 
 Image = TypeVar("Image", bytes, str)
 """As it is, or packed for the wire."""

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .tree import Tree, with_hidden, write_tree
+from .file_tree import Tree, with_hidden, write_tree
 
 OUTPUT_BYTES = 8192
 """The end of the command's output that is kept."""

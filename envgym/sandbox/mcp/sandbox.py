@@ -30,8 +30,8 @@ from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.mcp.connection import Connection, Refused
 from envgym.sandbox.mcp.content import filled, text_of
 from envgym.sandbox.mcp.dump import Tables, read_tables, tables_diff, tables_hash
+from envgym.sandbox.mcp.event_loop import start_loop, stop_loop
 from envgym.sandbox.mcp.links import BoxLink, Exchanging, HttpLink
-from envgym.sandbox.mcp.loop import start_loop, stop_loop
 from envgym.sandbox.options import SandboxOptions
 
 WAIT_SECONDS = 600.0

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from envgym.checks.bench import CheckResult
 from envgym.errors import EnvgymError, UsageError
-from envgym_trainer.metrics import sandbox_metrics
+from envgym.evaluation.checks.fixture import CheckResult
 from envgym_trainer.preflight import conversation, environment, learning, memory
-from envgym_trainer.preflight.subject import Subject, open_subject
+from envgym_trainer.preflight.context import Subject, open_subject
+from envgym_trainer.run.metrics import sandbox_metrics
 
 if TYPE_CHECKING:
-    from envgym_trainer.train import Trainer
+    from envgym_trainer.training.loop import Trainer
 
 __all__ = ["CannotLearn", "Subject", "before_training", "open_subject", "run_preflight"]
 

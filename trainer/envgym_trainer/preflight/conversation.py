@@ -8,17 +8,17 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from envgym.checks.bench import CheckResult
 from envgym.episode import Episode
 from envgym.errors import UsageError
+from envgym.evaluation.checks.fixture import CheckResult
 from envgym.messages import Message
 from envgym.policies import TokenTrace
 from envgym.tools import to_openai
 from envgym_trainer.batch import Sample
-from envgym_trainer.chat import Chat, eos_ids
-from envgym_trainer.preflight.subject import Subject, verdict
-from envgym_trainer.scheduler import Track, Turn
-from envgym_trainer.tree import tree_batch
+from envgym_trainer.inference.in_process.scheduler import Track, Turn
+from envgym_trainer.learner.prefix_tree import tree_batch
+from envgym_trainer.model.chat import Chat, eos_ids
+from envgym_trainer.preflight.context import Subject, verdict
 
 EXCHANGE = [
     Message("user", "a"),

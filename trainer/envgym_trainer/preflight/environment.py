@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from envgym.checks.bench import CheckResult, told
+from envgym.evaluation.checks.fixture import CheckResult, told
 from envgym.play import Request
 from envgym.policies.scripted import NoopPolicy
 from envgym.tasks import Task
-from envgym_trainer.preflight.subject import SPLIT_TASKS, Subject, verdict
+from envgym_trainer.preflight.context import SPLIT_TASKS, Subject, verdict
 
 FOREIGN = "a foreign environment, which reports no tasks and no solutions"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from envgym.checks.bench import CheckResult, told
 from envgym.episode import Episode
-from envgym_trainer.lora import lora_layers
-from envgym_trainer.metrics import ZERO_STD
-from envgym_trainer.preflight.subject import Subject
+from envgym.evaluation.checks.fixture import CheckResult, told
+from envgym_trainer.model.lora import lora_layers
+from envgym_trainer.preflight.context import Subject
+from envgym_trainer.run.metrics import ZERO_STD
 
 GROUPS = 8
 """Maximum number of groups without variance before a run is refused.

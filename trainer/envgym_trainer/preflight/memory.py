@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from envgym.checks.bench import CheckResult
-from envgym_trainer.lora import lora_layers
-from envgym_trainer.packed import can_pack
-from envgym_trainer.preflight.subject import Subject
+from envgym.evaluation.checks.fixture import CheckResult
+from envgym_trainer.inference.in_process.packed_linear import can_pack
+from envgym_trainer.model.lora import lora_layers
+from envgym_trainer.preflight.context import Subject
 
 OVERHEAD = 1.25
 """Measured over counted bytes of activations for SmolLM2-135M."""

@@ -1,0 +1,217 @@
+"""What the checks share: a world, the tasks under test, ways to play them, and a look at what single calls change."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from envgym.dialects import render_call
+from envgym.env import World
+from envgym.episode import Episode
+from envgym.messages import ToolCall
+from envgym.play import Request, play_many
+from envgym.policies import Policy
+from envgym.policies.scripted import ScriptDialogue
+from envgym.rewards.state_diff import diff_rows, matches
+from envgym.sandbox import Session
+from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.tasks import Task
+
+WORKERS = 16
+EXTRA_TURNS = 8
+"""Turns added to the limit where a check adds calls to the oracle's, so that it tests the grader and not the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check found."""
+
+    id: str
+    """Name of the check, after OpenEnv RFC 008 where it has one."""
+    passed: bool
+    detail: str
+    """Numbers when it passed; the first offenders when it failed."""
+    warning: bool = False
+    """It passed, but what it found should be read."""
+
+
+def verdict(check: str, offenders: Sequence[str], passed: str) -> CheckResult:
+    """Passed when nobody offended; otherwise the detail names the first three."""
+    if not offenders:
+        return CheckResult(check, True, passed)
+    more = f"; and {len(offenders) - 3} more" if len(offenders) > 3 else ""
+    return CheckResult(check, False, "; ".join(offenders[:3]) + more)
+
+
+@dataclass
+class Bench:
+    """A world on the test bench."""
+
+    world: World
+    tasks: dict[str, list[Task]]
+    """Split -> its tasks under test."""
+    on_episode: Callable[[Episode], None] = lambda episode: None
+    oracle: dict[str, Episode] = field(default_factory=dict)
+    """Task id -> the oracle's episode, once `oracle_max` has played them."""
+    writers: set[str] = field(default_factory=set)
+    """Tools that were seen to change a table."""
+
+    @property
+    def all_tasks(self) -> list[Task]:
+        return [task for tasks in self.tasks.values() for task in tasks]
+
+    @property
+    def dialect(self) -> str:
+        return self.world.spec.prompt.dialects[0]
+
+    def sample(self, count: int) -> list[Task]:
+        """At most `count` tasks of each split, spread evenly; tasks are dealt over templates, so every template is there."""
+        return [task for tasks in self.tasks.values() for task in spread(tasks, count)]
+
+    def play(
+        self, policy: Policy, tasks: Sequence[Task], *, workers: int = WORKERS
+    ) -> list[Episode]:
+        """One episode a task, under the environment's own limits; seed 0."""
+        requests = [Request(task.id, 0) for task in tasks]
+        return play_many(
+            self.world.env, policy, requests, workers=workers, on_episode=self.on_episode
+        )
+
+    def play_variants(self, variants: Sequence[Variant]) -> list[Episode]:
+        """One episode a variant, with room for the turns that it adds."""
+        spec = self.world.spec
+        episode = spec.episode.model_copy(
+            update={"max_turns": spec.episode.max_turns + EXTRA_TURNS, "spare_turns": None}
+        )
+        roomy = World(spec.model_copy(update={"episode": episode}), sandbox=self.world.sandbox)
+        requests = [Request(variant.task.id, index) for index, variant in enumerate(variants)]
+        policy = _Variants(variants, self.dialect)
+        return play_many(roomy.env, policy, requests, workers=WORKERS, on_episode=self.on_episode)
+
+    @contextmanager
+    def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:
+        """A session on the task's starting tables, outside any episode; tables in `free` (patterns) do not count."""
+        session = self.world.sandbox.open(
+            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
+        )
+        try:
+            yield Probe(self, session, free)
+        finally:
+            session.close()
+
+    def writing_calls(self, task: Task) -> list[int]:
+        """Indices of the oracle's calls that change a table."""
+        with self.probe(task) as probe:
+            return [index for index, call in enumerate(task.oracle) if probe.make(call).rows]
+
+    def tables(self, task: Task) -> sqlite3.Connection:
+        """A private copy of the tables the task starts with, its files among them."""
+        tasks = self.world.tasks
+        db = tasks.tables(task.seed)
+        if self.world.spec.state.files:
+            db.execute(
+                f"CREATE TABLE {FILES} (path TEXT PRIMARY KEY, kind TEXT, mode TEXT, text TEXT)"
+            )
+            db.executemany(
+                f"INSERT INTO {FILES} VALUES (:path, :kind, :mode, :text)", tasks.files(task.seed)
+            )
+        return db
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """The oracle's way through a task, altered."""
+
+    task: Task
+    calls: tuple[ToolCall, ...]
+    what: str
+    """How it was altered, for the report."""
+    final: str | None = None
+    """The last message; None for the task's own."""
+
+
+@dataclass(frozen=True)
+class _Variants:
+    """Plays the variant whose index is the seed."""
+
+    variants: Sequence[Variant]
+    dialect: str
+
+    def open(
+        self, messages: Any, tools: Any, *, seed: int, task: Task | None = None
+    ) -> ScriptDialogue:
+        variant = self.variants[seed]
+        texts = [render_call(call, self.dialect) for call in variant.calls]
+        final = variant.task.final if variant.final is None else variant.final
+        return ScriptDialogue(lambda turn: texts[turn] if turn < len(texts) else final)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What one call did."""
+
+    ok: bool
+    """Whether the tool accepted it."""
+    rows: set[tuple[str, str]]
+    """(table, key) of the rows that it changed; empty for a read or a refusal. Volatile columns do not count."""
+
+
+class Probe:
+    """Makes calls in a session and says what each of them did, with no grader between."""
+
+    def __init__(self, bench: Bench, session: Session, free: Sequence[str]):
+        self._bench = bench
+        self._world = bench.world
+        self._session = session
+        self._free = free
+        self._rows = self._changed_rows()
+        self._made = 0
+
+    def make(self, call: ToolCall) -> Effect:
+        """Raises WorldFailure when the tool crashes."""
+        spec = self._world.spec
+        now = (spec.state.now + timedelta(seconds=spec.state.step_seconds * self._made)).isoformat()
+        result = self._session.call(
+            call.name, call.arguments, now=now, timeout_seconds=spec.episode.tool_seconds
+        )
+        before = self._rows
+        self._rows = self._changed_rows()
+        self._made = self._made + 1
+        changed = {name for name, row in self._rows.items() if before.get(name) != row} | (
+            before.keys() - self._rows.keys()
+        )
+        if changed:
+            self._bench.writers.add(call.name)
+        return Effect(result.ok, changed)
+
+    def _changed_rows(self) -> dict[tuple[str, str], str]:
+        spec = self._world.spec
+        changes = self._session.diff(timeout_seconds=spec.episode.tool_seconds)
+        rows = diff_rows(changes, self._world.keys, volatile=spec.state.volatile)
+        # Rows of a table without a primary key have no name but their content.
+        named = [
+            ((row.table, repr(row.key if row.key is not None else row.after)), row) for row in rows
+        ]
+        return {
+            name: repr((row.kind, row.after))
+            for name, row in named
+            if not matches(row.table, self._free)
+        }
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items at even distances."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def told(episode: Episode) -> str:
+    """An episode in a few words, for a report."""
+    if episode.failure is not None:
+        return f"{episode.task_id}: void, {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message[-160:]}"
+    return f"{episode.task_id}: reward {episode.reward:g}, {episode.stop_reason}"
