@@ -140,15 +140,15 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
         tuple(1.0 for _ in found["turn"].by_turn),
     )
     text = printed(explain(finished, "4:1"))
-    assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at step 1 of GRPO" in text
-    assert f"weight {long.weight:.4g} by train.reward_weights; the settings say 1" in text
+    assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at GRPO step 1" in text
+    assert f"weight {long.weight:.4g} from train.reward_weights; 1 in the settings" in text
     assert (
-        "long: 1 for the episode with the longest last message of its group. (from parts.py:longest, an opinion)"
-        in text
+        "long: 1 for the episode with the longest last message of its group. "
+        "(from parts.py:longest, not grounded)" in text
     )
-    assert "gate on solved, from 1 on: shut" in text
+    assert "gate on solved >= 1: closed" in text
     assert "by turn: 1: 1" in text
-    assert "shut" in cells(text)["polite"]
+    assert "closed" in cells(text)["polite"]
 
 
 def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
@@ -225,10 +225,10 @@ def test_json_of_the_command_is_one_document(finished, command):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("4:9", r"no episode 4:9: step 4 has 8, from 4:1 to 4:8"),
-        ("4:0", r"no episode 4:0: step 4 has 8"),
-        ("1:1", r"no training step 1: it has episodes of steps 3 to 4"),  # a step of the warm start
-        ("third", r"'third' must look like 12:3.*`envgym explain .*` lists"),
+        ("4:9", r"no episode 4:9\. Step 4 has 8 episodes, 4:1 to 4:8"),
+        ("4:0", r"no episode 4:0\. Step 4 has 8 episodes"),
+        ("1:1", r"no episodes of step 1\. .*for steps 3 to 4"),  # a step of the warm start
+        ("third", r"'third' is no episode name.*such as 12:3.*envgym explain "),
     ],
 )
 def test_an_episode_that_is_not_there_is_told_with_those_that_are(finished, command, name, message):
@@ -244,7 +244,7 @@ def test_a_folder_that_is_no_run_and_a_run_without_episodes_are_told(folder, tmp
     folder.episodes_file.unlink()
     code, _, error = command(folder.path)
     assert code == 2
-    assert "no training episode was written yet" in error
+    assert "no training episode is recorded yet" in error
 
 
 def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
@@ -253,7 +253,8 @@ def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
         lambda line: [line.pop(name) for name in ("reward_terms", "advantage", "advantage_parts")],
     )
     with pytest.raises(
-        UsageError, match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*train anew, or go on with"
+        UsageError,
+        match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*Train again, or continue with",
     ):
         explain(folder, "4:1")
     assert {each.largest for each in overview(folder)} == {
@@ -269,14 +270,14 @@ def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):
     assert long.contribution == recorded(folder, "4:1").reward_terms["long"].contribution
     assert {part.name: part for part in gone.parts}["solved"].rule  # it ships with envgym
     assert any(
-        "No words for part 'long'" in note and "Put the environment's files back" in note
+        "No description of part 'long'" in note and "Restore the environment's files" in note
         for note in gone.notes
     )
     folder.config_file.write_text("id: [\n")
     bare = explain(folder, "4:1")
     assert bare.reward == gone.reward
     assert {part.source for part in bare.parts} == {None}
-    assert "the record alone" in printed(bare)
+    assert "only recorded numbers are shown" in printed(bare)
 
 
 def test_a_void_episode_says_how_the_world_broke(folder):

@@ -393,7 +393,7 @@ def test_closing_the_engine_frees_who_waits(model, tokenizer):
 
 
 def test_a_dialogue_longer_than_the_model_is_refused(tokenizer):
-    with pytest.raises(UsageError, match="max_context is 600, but this llama model knows 128"):
+    with pytest.raises(UsageError, match="max_context is 600, but this llama model supports 128"):
         Engine(
             small_llama(tokenizer, max_position_embeddings=128), Chat(tokenizer), max_context=600
         )

@@ -160,7 +160,7 @@ def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokeniz
         engine.sleep()
         assert engine._passes.own.keys[0].numel() == 0
         dialogue.observe([user("y")])
-        with pytest.raises(UsageError, match="sleeps: refresh"):
+        with pytest.raises(UsageError, match=r"sleeps\. Call refresh"):
             dialogue.reply()
         engine.refresh(adapted)
         dialogue.reply()  # goes on, its past computed anew

@@ -159,7 +159,7 @@ def test_a_held_out_prompt_with_another_truth_is_a_warning(tmp_path):
     ) as subject:
         result = environment.splits(subject)
     assert (result.passed, result.warning) == (True, True)
-    assert "3 of 12 held-out prompts are also trained on, with another truth" in result.detail
+    assert "3 of 12 held-out prompts are also trained on, with another solution" in result.detail
 
 
 def test_a_template_that_rewrites_history_is_found(anew):
@@ -177,7 +177,7 @@ def test_an_observation_that_is_rendered_otherwise_once_it_is_history_is_found(
         Chat, "observe", lambda self, *args, **kwargs: [*self._style.observe(*args, **kwargs), 7]
     )
     found = conversation.rewritten_turn(guess.chat, guess.demos[0].messages, ())
-    assert found == "the chat template renders turn 1 in another way once it is history"
+    assert found == "the chat template renders turn 1 differently once it is history"
 
 
 def test_an_end_of_the_generation_config_that_does_not_end_a_turn_is_found(guess, monkeypatch):
@@ -185,7 +185,7 @@ def test_an_end_of_the_generation_config_that_does_not_end_a_turn_is_found(guess
     result = conversation.end_of_turn(guess)
     assert not result.passed
     assert "id 77" in result.detail
-    assert "ends a turn by the model's own settings, but not here" in result.detail
+    assert "ends a turn in the model's config, but not here" in result.detail
 
 
 def test_an_end_that_is_cut_off_before_training_is_found(guess, monkeypatch):
@@ -211,7 +211,7 @@ def test_a_demonstration_without_its_end_is_found(guess):
         for bit, token in zip(trace.loss_mask, trace.token_ids, strict=True)
     )
     cut = dataclasses.replace(guess.demos[0], tokens=dataclasses.replace(trace, loss_mask=mask))
-    assert "0 of their ends in the batch" in conversation._untrained_turn(guess.chat, cut)
+    assert "but 0 stop ids in the batch" in conversation._untrained_turn(guess.chat, cut)
     assert conversation._untrained_turn(guess.chat, guess.demos[0]) == ""
 
 
@@ -310,7 +310,7 @@ def test_a_model_that_solves_everything_is_told_to_go_where_it_is_harder(anew):
     groups = [[episode(1.0, success=True)] * 2] * learning.GROUPS
     result = learning.rewards_differ(anew(warmup={"demos": 0}, groups=groups))
     assert not result.passed
-    assert "nothing is left to learn" in result.detail
+    assert "were solved, so there is no gradient" in result.detail
 
 
 def test_a_model_that_makes_no_call_is_a_warning_and_one_whose_episodes_break_is_refused(

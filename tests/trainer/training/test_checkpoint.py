@@ -242,6 +242,6 @@ def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run
     os.truncate(run.checkpoint(1) / "learner.pt", 100)
     with pytest.raises(
         DamagedCheckpoint,
-        match=r"It was the best; hand over the last: --resume .* train\.export=last",
+        match=r"It was the best checkpoint. To export the last one: --resume .* train\.export=last",
     ):
         best.best_adapter(run, progress, learner, None).__enter__()

@@ -1,7 +1,7 @@
-"""How the tokens of a step add up to one loss: as weights of the samples, and one denominator for the whole step.
+"""Aggregation of token losses: weights of the samples and one denominator for the whole step.
 
-Both are known before the first forward pass and belong to all samples of the step, those without a lesson included. So the
-gradient depends neither on how the step is cut into micro-batches nor on which idle samples are left out of them.
+Both are computed before the first forward pass over all samples, with those without an advantage.
+Therefore micro-batches and dropped samples do not change the gradient.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ Aggregation = Literal["token", "sequence", "constant"]
 def aggregated(
     samples: Sequence[Sample], how: Aggregation = "token", *, constant_length: int = 1
 ) -> tuple[list[Sample], float]:
-    """The samples with the weight of each of their tokens, and what the step's sum is divided by.
+    """Return the samples with their token weights, and the denominator of the step.
 
     Args:
-        how: "token": weight w, divided by the sum of w over all sampled tokens (DAPO, arXiv 2503.14476, eq. 8);
-            "sequence": w / |y|, divided by the sum of w over episodes (GRPO, arXiv 2402.03300, eq. 3);
-            "constant": w, divided by that sum times `constant_length` (Dr. GRPO, arXiv 2503.20783; with 1, RLOO's sum of tokens).
-    Returns: the samples in their order; what this share adds to the denominator, 0 where nothing was sampled.
+        samples: Samples of this process.
+        how: "token" keeps weight w and divides by the sum of w over all sampled tokens (DAPO, arXiv
+            2503.14476, eq. 8). "sequence" uses w / |y| and divides by the sum of w over episodes
+            (GRPO, arXiv 2402.03300, eq. 3). "constant" keeps w and divides by that sum times
+            `constant_length` (Dr. GRPO, arXiv 2503.20783; RLOO's sum over tokens if it is 1).
+        constant_length: Length used by "constant", in tokens.
+
+    Returns:
+        The samples in the same order, and this process's part of the denominator; 0 without sampled
+        tokens.
     """
     samples = list(samples)
     episodes = sum(sample.weight for sample in samples if sample.num_actions)

@@ -1,8 +1,8 @@
-"""Which part of the reward moved the policy: every advantage as the sum of what each term brought to it.
+"""Attribute each advantage to the reward terms.
 
-Advantages are differences to the group (or the batch), divided by some deviation. Differences are linear in the reward, so each
-term's own difference, divided by the same number, is its share. What is not linear in the terms (GDPO's whitening over the
-batch, GiGPO's groups of steps) is told apart as `rest`.
+An advantage is a difference to the group or batch mean, divided by a standard deviation. The
+difference is linear in the reward, so a term's share is its own difference divided by the same
+number. Parts that are not linear (GDPO's whitening, GiGPO's step groups) are reported as `rest`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,17 @@ REWARD = "reward"
 OVERLONG = "overlong"
 MISTAKES = "mistakes"
 NOISE = 1e-6
-"""Below this, in units of advantage, a rest is rounding."""
+"""Threshold below which a rest counts as rounding error, in units of advantage."""
 
 
 def explained(groups: Groups, algorithm: AlgorithmConfig) -> list[list[Episode]]:
-    """The episodes with their `advantage` and `advantage_parts`, which sum to it; void ones as they are.
+    """Return the episodes with `advantage` and `advantage_parts`, which add up to it.
 
-    Args: groups, algorithm: as of `lessons_of`, whose advantages these are; where turns have their own, their mean over tokens.
+    Void episodes are returned unchanged.
+
+    Args:
+        groups: Episodes of one step, as passed to `lessons_of`.
+        algorithm: Settings. If turns have different advantages, the mean over tokens is attributed.
     """
     if not groups:
         return []
@@ -70,8 +74,10 @@ def _with(episode: Episode, advantage: float, parts: dict[str, float]) -> Episod
 
 
 def part_metrics(groups: Groups) -> dict[str, float]:
-    """`advantage/NAME`: the share of each term in what moved the policy, 0 to 1: its mean absolute share of the advantages over
-    that of all terms. Nothing where no advantage differs from 0."""
+    """Return `advantage/NAME`: mean absolute share of each term, as a fraction of all terms.
+
+    The result is empty if all advantages are 0.
+    """
     parts = [
         episode.advantage_parts
         for group in groups
@@ -87,7 +93,7 @@ def part_metrics(groups: Groups) -> dict[str, float]:
 def _shares(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages (P, G), and each term's share of them, before any rest."""
+    """Return the advantages, shape (P, G), and each term's share of them, without the rest."""
     if algorithm.advantage.name == "turns":
         whole = _token_mean(groups, turn_values(groups, algorithm, rewards, valid))
         return whole, _scaled(
@@ -118,7 +124,7 @@ def _shares(
 
 
 def _terms(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor) -> dict[str, Tensor]:
-    """Name -> (P, G) what it contributed to each reward; they sum to the rewards."""
+    """Return the contribution of each term, shape (P, G). They add up to the rewards."""
     names = {
         name
         for group in groups
@@ -141,13 +147,13 @@ def _terms(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor) -> dict[
 
 
 def _terms_of(episode: Episode) -> Mapping[str, Term]:
-    """The terms of a reward; of a foreign environment's, which tells none, the reward itself."""
+    """Return the reward terms. Without parts, the reward is the only term."""
     whole = Term(episode.reward, episode.reward, 1.0, by_turn=episode.turn_rewards)
     return episode.reward_terms or {REWARD: whole}
 
 
 def _centered(values: Tensor, valid: Tensor, *, over_batch: bool) -> Tensor:
-    """values less the mean of their group, or of the batch; 0 where not valid."""
+    """Return the values minus the mean of their group or of the batch; 0 if not valid."""
     known = values.masked_fill(~valid, 0.0)
     total, count = (
         (known.sum(), valid.sum())
@@ -160,7 +166,7 @@ def _centered(values: Tensor, valid: Tensor, *, over_batch: bool) -> Tensor:
 def _differences_of_turns(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> dict[str, Tensor]:
-    """Name -> (P, G) the advantage that the episodes had if there were only this term and no deviation to divide by."""
+    """Return, for each term, the unscaled advantages if it were the only term, shape (P, G)."""
     penalty = algorithm.advantage.invalid_call_penalty
     advantage = algorithm.advantage.model_copy(update={"std": "none", "invalid_call_penalty": 0.0})
     plain = algorithm.model_copy(update={"advantage": advantage, "overlong_penalty": None})
@@ -188,14 +194,14 @@ def _differences_of_turns(
 
 
 def _only(episode: Episode, name: str) -> Episode:
-    """The episode as if its reward had one term alone."""
+    """Return the episode with the reward of a single term."""
     term = _terms_of(episode).get(name)
     paid = turn_rewards({name: term} if term else {}, len(episode.turn_rewards))
     return dataclasses.replace(episode, reward=math.fsum(paid), turn_rewards=paid)
 
 
 def _token_mean(groups: Groups, values: Sequence[Sequence[Tensor]]) -> Tensor:
-    """(P, G) the mean over each episode's sampled tokens of its turns' values; 0 where it has none."""
+    """Return the mean of turn values over sampled tokens, shape (P, G); 0 without tokens."""
     table = torch.zeros(len(groups), max(len(group) for group in groups), dtype=torch.float64)
     for p, group in enumerate(groups):
         for g, episode in enumerate(group):
@@ -209,7 +215,7 @@ def _token_mean(groups: Groups, values: Sequence[Sequence[Tensor]]) -> Tensor:
 def _scaled(
     differences: Mapping[str, Tensor], advantages: Tensor, *, per_group: bool
 ) -> dict[str, Tensor]:
-    """The differences times what makes an advantage of their sum: one number a group, or one for all."""
+    """Scale the differences to add up to the advantages, by one factor per group or batch."""
     whole = sum(differences.values(), torch.zeros_like(advantages))
     product = advantages * whole
     square = whole.square()

@@ -1,7 +1,7 @@
-"""Importance weights for samples that another policy drew: the sampler's numerics, or an earlier adapter.
+"""Importance weights for off-policy samples: another inference engine, or an earlier adapter.
 
-The loss compares the current policy with the trainer's own first scoring of the samples; this factor carries what lies
-between that scoring and the sampler. It is a constant of the loss: no gradient flows through it.
+The loss compares the current policy with the trainer's first logprobs of the samples. This factor
+corrects for the difference between those and the sampler's. It has no gradient.
 """
 
 from __future__ import annotations
@@ -25,18 +25,30 @@ def importance_weights(
     cap: float = 2.0,
     floor: float = 0.0,
 ) -> Tensor:
-    """min(w, cap), or w where floor <= w <= cap and 0 elsewhere, with w = scored probability / sampled probability.
+    """Return min(w, cap) for "truncate", or w if floor <= w <= cap and 0 otherwise for "mask".
+
+    w is the trainer's probability divided by the sampler's.
 
     Args:
-        scored: (N,) logprobs by the trainer. sampled: (N,) logprobs by the sampler.
-        samples: (N,) int64, the episode of each token; for level "sequence" an episode's tokens must all be here.
-        level: "token": each token's own w; "sequence": the product over the episode's sampled tokens, for each of them. That
-            product spreads with the episode's length, so a mask drops long episodes first: watch `correction/changed`.
-        cap, floor: bounds of w.
-    Returns: (N,) without gradient.
-    Source: truncated, token level: https://fengyao.notion.site/off-policy-rl; truncated importance sampling: Ionides 2008,
-        https://doi.org/10.1198/106186008X320456; masked, two-sided: IcePop, https://ringtech.notion.site/icepop;
-        sequence level: "When Speed Kills Stability: Demystifying RL Collapse from the Inference-Training Mismatch" (2025).
+        scored: Logprobs of the trainer, shape (N,).
+        sampled: Logprobs of the sampler, shape (N,).
+        samples: Episode of each token, shape (N,), int64. For level "sequence" all tokens of an
+            episode must be present.
+        mode: "truncate" or "mask".
+        level: "token" uses each token's w. "sequence" uses the product over the episode's sampled
+            tokens. Its variance grows with the episode's length, so a mask drops long episodes
+            first; see the metric `correction/changed`.
+        cap: Upper bound of w.
+        floor: Lower bound of w for "mask".
+
+    Returns:
+        Weights, shape (N,), without gradient.
+
+    References:
+        Truncated, token level: https://fengyao.notion.site/off-policy-rl. Truncated importance
+            sampling: Ionides 2008, https://doi.org/10.1198/106186008X320456. Masked on both sides:
+            IcePop, https://ringtech.notion.site/icepop. Sequence level: "When Speed Kills
+            Stability: Demystifying RL Collapse from the Inference-Training Mismatch" (2025).
     """
     log_ratio = (scored - sampled).detach()
     if level == "sequence":

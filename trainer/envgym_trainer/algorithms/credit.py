@@ -1,6 +1,7 @@
-"""Episodes -> samples: which advantage each sampled token carries, as `train.algorithm` asks for.
+"""Build training samples from episodes: assign an advantage to each sampled token.
 
-Groups of episodes become tables (P, G) with holes for void members; the mathematics on them is in `advantages*.py`.
+Groups become tables of shape (P, G) with NaN for void members. See `advantages*.py` for the
+mathematics and `algorithms.py` for the settings.
 """
 
 from __future__ import annotations
@@ -35,16 +36,18 @@ Groups = Sequence[Sequence[Episode]]
 
 
 def samples_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list[Sample]:
-    """The samples of all groups in one list; see `lessons_of`."""
+    """Return the samples of all groups in one list; see `lessons_of`."""
     return [sample for group in lessons_of(groups, algorithm) for sample in group]
 
 
 def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list[list[Sample]]:
-    """The samples of each group, with their advantages; void episodes and those without tokens are left out.
+    """Return the samples of each group with their advantages.
+
+    Void episodes and episodes without tokens are skipped.
 
     Args:
-        groups: the episodes of one step; what is normalised over the batch is normalised over all of them.
-        algorithm: the default preset when not given.
+        groups: Episodes of one step. Normalization over the batch uses all of them.
+        algorithm: Settings; the default preset if `None`.
     """
     algorithm = algorithm or AlgorithmConfig()
     if not groups:
@@ -73,7 +76,7 @@ def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list
 
 
 def demonstration(episode: Episode) -> Sample | None:
-    """The sample of an oracle's episode, for supervised steps; None for a void one."""
+    """Return the supervised sample of an oracle episode, or `None` if the episode is void."""
     trace = episode.tokens
     return None if trace is None or episode.void else Sample.from_trace(trace, advantage=1.0)
 
@@ -81,7 +84,10 @@ def demonstration(episode: Episode) -> Sample | None:
 def episode_rewards(
     groups: Groups, algorithm: AlgorithmConfig, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """(P, G) rewards with the overlong punishment, NaN for void members and where a group is smaller than others."""
+    """Return rewards with the overlong penalty, shape (P, G).
+
+    Void members are NaN, and so is the padding of groups smaller than the largest.
+    """
     width = max((len(group) for group in groups), default=0)
     reward = lambda episode: (
         math.nan if episode.reward is None else episode.reward + overlong(episode, algorithm)
@@ -104,7 +110,7 @@ def overlong(episode: Episode, algorithm: AlgorithmConfig) -> float:
 def episode_advantages(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> Tensor:
-    """(P, G), of `episode_rewards` and where they are no NaN."""
+    """Return episode advantages of `rewards`, shape (P, G), as `algorithm` asks for."""
     if algorithm.advantage.name == "rloo":
         return rloo_advantages(rewards, valid=valid)
     if algorithm.advantage.name in ("reinforce_pp", "reinforce_pp_baseline"):
@@ -132,10 +138,14 @@ def episode_advantages(
 
 
 def part_table(groups: Groups, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """The reward of each episode taken apart: (K, P, G) values, NaN where a part did not apply, and (K,) weights.
+    """Split the reward of each episode into parts.
 
-    What the parts do not explain of the reward (a forfeit, the overlong punishment, an environment that reports no parts) is one
-    more part of weight 1, so that the weighted parts always sum to the reward.
+    A remainder that the parts do not explain (a penalty, the overlong penalty, an environment
+    without parts) becomes the last part, of weight 1. The weighted parts always add up to the
+    reward.
+
+    Returns:
+        Values, shape (K, P, G), NaN if a part does not apply, and weights, shape (K,).
     """
     names = weighted_names(groups)
     table = torch.full((len(names) + 1, *rewards.shape), math.nan, dtype=rewards.dtype)
@@ -158,7 +168,7 @@ def part_table(groups: Groups, rewards: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weighted_names(groups: Groups) -> list[str]:
-    """The terms that count for something, a forfeit apart, in the order of `part_table`."""
+    """Return names of terms with a nonzero weight, without the penalty, in `part_table` order."""
     terms = {
         name
         for group in groups
@@ -172,7 +182,7 @@ def weighted_names(groups: Groups) -> list[str]:
 def turn_values(
     groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
 ) -> list[list[Tensor]]:
-    """For each episode the advantage of each turn, (K,), where credit is for turns or steps."""
+    """Return the advantages of each episode's turns, shape (K,), for credit by turns or steps."""
     if algorithm.advantage.name == "gigpo":
         return _step_values(
             groups, algorithm, valid, episode_advantages(groups, algorithm, rewards, valid)
@@ -201,7 +211,7 @@ def turn_values(
 def _step_values(
     groups: Groups, algorithm: AlgorithmConfig, valid: Tensor, episode_wise: Tensor
 ) -> list[list[Tensor]]:
-    """For each episode the advantage of each turn, (K,): the episode's own plus that among the turns from equal states."""
+    """Return turn advantages, shape (K,): episode advantage plus weighted step advantage."""
     numbers: dict[tuple[int, str], int] = {}
     returns = []
     states = []
@@ -231,16 +241,17 @@ def _step_values(
 
 
 def _returns(episode: Episode, algorithm: AlgorithmConfig) -> Tensor:
-    """(K,) discounted return from each turn on; the overlong punishment falls on the last turn.
+    """Return discounted returns by turn, shape (K,). The last turn gets the overlong penalty.
 
-    Raises: UsageError where the record does not tell what each turn earned.
+    Raises:
+        UsageError: If the record does not have one reward for each turn.
     """
     spans = 0 if episode.tokens is None else len(turn_spans(torch.tensor(episode.tokens.loss_mask)))
     if spans != len(episode.turn_rewards):
         raise UsageError(
-            f"an episode of task '{episode.task_id}' has {spans} turns of sampled tokens but rewards of "
-            f"{len(episode.turn_rewards)}: credit for turns needs one for each. "
-            "Use train.algorithm.advantage.name=group for this environment or record."
+            f"an episode of task '{episode.task_id}' has {spans} turns of sampled tokens but "
+            f"{len(episode.turn_rewards)} turn rewards. Credit by turns needs one reward for each "
+            "turn. Set train.algorithm.advantage.name=group for this environment or record."
         )
     mistakes = episode.turn_mistakes or (0,) * spans
     rewards = [

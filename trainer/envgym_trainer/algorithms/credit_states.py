@@ -1,6 +1,7 @@
-"""When two turns of a group were taken from the same state: the anchors of step groups (GiGPO, arXiv 2505.10978, sec. 4.2).
+"""Keys of environment states, for GiGPO's step groups (arXiv 2505.10978, section 4.2).
 
-Plain Python over the record of an episode. Left out: the sandbox's own state, which is hashed at reset only.
+The keys use the recorded messages. The sandbox's state is not part of them, because it is hashed
+only at reset.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ Anchor = Literal["history", "observation"]
 
 
 def anchor_states(episode: Episode, by: Anchor = "history") -> list[str]:
-    """A key for the state before each turn of the policy; equal keys within a group are equal states.
+    """Return a key for the state before each turn. Within a group, equal keys mean equal states.
 
     Args:
-        by: "history": all that was said so far, from the same start: the state of the decision process exactly, but two ways to
-            one place do not meet. "observation": what the environment said last, as in GiGPO's code: they meet, and so may
-            different states that look alike.
+        episode: Recorded episode.
+        by: "history" uses all messages since the start. It is exact, but two different ways to one
+            state get different keys. "observation" uses only the last observation, as in GiGPO's
+            code. Different ways are merged, and so may be different states that look the same.
     """
     keys = []
     seen = list[Message]()

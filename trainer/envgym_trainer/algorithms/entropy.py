@@ -1,4 +1,4 @@
-"""The entropy bonus: what a policy earns for staying undecided, added to any loss."""
+"""Entropy bonus, added to a policy loss."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from torch import Tensor
 def entropy_bonus(
     entropy: Tensor, *, coef: float, denominator: float, weights: Tensor | None = None
 ) -> Tensor:
-    """-coef * sum(weight * entropy) / denominator, to be added to a loss.
+    """Return -coef * sum(weight * entropy) / denominator.
 
     Args:
-        entropy: (N,) nats of the policy at each sampled token's place, with gradient.
-        coef: nats to reward; 0 is no bonus.
-        denominator: that of the loss it is added to, of the whole optimiser step.
-        weights: (N,) factor of each token; None is 1.
-    Returns: () with gradient; shares of one step add up.
-    Source: Williams & Peng 1991, eq. 5; A3C, arXiv 1602.01783, sec. 4. The gradient is that of the entropy at the places that
-        were visited; how the policy's choices change which places are visited is left out, as there.
+        entropy: Policy entropy at each sampled token in nats, shape (N,), with gradient.
+        coef: Weight of the bonus. 0 means no bonus.
+        denominator: Denominator of the loss, for the whole optimizer step.
+        weights: Factor of each token, shape (N,); 1 by default.
+
+    Returns:
+        Scalar with gradient. The values of all micro-batches add up.
+
+    References:
+        Williams and Peng 1991, eq. 5. A3C, arXiv 1602.01783, section 4. As there, the gradient
+        ignores the policy's effect on which states are visited.
     """
     weighted = entropy if weights is None else entropy * weights
     return -coef * weighted.sum() / denominator

@@ -1,17 +1,17 @@
-"""Estimates of KL(policy || other) from single tokens that the policy sampled, and what each is good for.
+"""Estimators of KL(policy || other) from single tokens sampled by the policy.
 
-With r = other / policy at the sampled token: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r. Their means over the policy
-are the KL (k1, k3) or nearly so (k2). Their *gradients* are another matter, which `test_kl.py` shows on five tokens:
+With r = other / policy at the sampled token: k1 = -log r, k2 = (log r)^2 / 2, k3 = r - 1 - log r.
+The means of k1 and k3 are the KL, the mean of k2 is close to it. The gradients differ (see
+`test_policy_losses.py`):
 
     place     estimator   expected gradient
-    loss      k1          0: it pulls nowhere (refused by the settings)
-    loss      k2          that of KL(policy || other)
-    loss      k3          that of KL(other || policy): the other direction, though its value is right
-    reward    k1          that of KL(policy || other)
-    reward    k2, k3      neither: the sampled token's own part of the gradient is missing
+    loss      k1          0 (the settings refuse it)
+    loss      k2          gradient of KL(policy || other)
+    loss      k3          gradient of KL(other || policy), although the value is right
+    reward    k1          gradient of KL(policy || other)
+    reward    k2, k3      neither: the gradient of the sampled token's estimate is missing
 
-Source: http://joschu.net/blog/kl-approx.html; the gradients: arXiv 2506.09477, arXiv 2510.01555. Left out: exact KL over the
-whole vocabulary.
+Sources: http://joschu.net/blog/kl-approx.html, arXiv 2506.09477, arXiv 2510.01555.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch import Tensor
 
 
 def k1_kl(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
-    """Per-token estimate of KL(policy || other), (N,) each: unbiased, of either sign, widely spread."""
+    """Return the k1 estimate per token, shape (N,): unbiased, either sign, high variance."""
     return logprobs - other_logprobs
 
 
 def k2_kl(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
-    """Per-token estimate of KL(policy || other), (N,) each: biased a little, never negative."""
+    """Return the k2 estimate per token, shape (N,): slightly biased, never negative."""
     return (logprobs - other_logprobs).square() / 2
 
 
 def k3_kl(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
-    """Per-token estimate of KL(policy || other) from tokens that the policy sampled; both (N,), returns (N,).
+    """Return the k3 estimate per token, shape (N,): unbiased, never negative.
 
-    k3 estimator: unbiased and never negative. http://joschu.net/blog/kl-approx.html
+    Source: http://joschu.net/blog/kl-approx.html
     """
     log_ratio = other_logprobs - logprobs
     return log_ratio.exp() - 1 - log_ratio
@@ -52,15 +52,22 @@ def with_kl_in_reward(
     kl_coef: float,
     estimator: str = "k1",
 ) -> Tensor:
-    """Each token's advantage less kl_coef times the KL estimated from it to the end of its episode.
+    """Return advantages minus kl_coef times the KL estimate from each token to the episode's end.
 
     Args:
-        advantages, logprobs, ref_logprobs: (N,), the tokens of an episode next to each other and in order; logprobs are those
-            of the policy that sampled.
-        samples: (N,) int64, the episode of each token.
-        kl_coef: in units of advantage for each nat: the penalty comes after the rewards were normalised.
-    Returns: (N,) without gradient.
-    Source: REINFORCE++, arXiv 2501.03262, eq. 8-9 (KL to go, k1).
+        advantages: Shape (N,). Tokens of an episode must be adjacent and in order.
+        logprobs: Logprobs of the sampling policy, shape (N,).
+        ref_logprobs: Logprobs of the reference policy, shape (N,).
+        samples: Episode of each token, shape (N,), int64.
+        kl_coef: Weight in units of advantage per nat. The penalty is subtracted after
+            normalization.
+        estimator: k1, k2 or k3.
+
+    Returns:
+        Advantages, shape (N,), without gradient.
+
+    References:
+        REINFORCE++, arXiv 2501.03262, eq. 8-9 (KL to go, k1).
     """
     penalty = ESTIMATORS[estimator](logprobs, ref_logprobs).detach()
     counts = samples.unique_consecutive(return_counts=True)[1]

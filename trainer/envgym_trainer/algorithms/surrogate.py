@@ -1,4 +1,4 @@
-"""What the policy losses have in common: the clipped surrogate, the KL penalty, the denominator, and the numbers worth logging."""
+"""Common functions of the policy losses: clipped surrogate, KL penalty, denominator and metrics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from envgym_trainer.algorithms.losses import LossOutput
 def clipped_surrogate(
     ratio: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A).
+    """Return -min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A).
 
-    Args: ratio (N,) with gradient, advantages (N,).
-    Returns: (N,) the loss of each token; (N,) bool each: where the lower and where the upper clip stopped the gradient.
-    Source: PPO, arXiv 1707.06347, eq. 7; two clips: DAPO, arXiv 2503.14476, eq. 8.
+    Args:
+        ratio: Importance ratio, shape (N,), with gradient.
+        advantages: Shape (N,).
+
+    Returns:
+        Loss of each token, shape (N,), and two masks, shape (N,), bool: tokens without a gradient
+        because of the lower and of the upper clip.
+
+    References:
+        PPO, arXiv 1707.06347, eq. 7. Two clips: DAPO, arXiv 2503.14476, eq. 8.
     """
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     low = (ratio < 1 - clip_low) & (advantages < 0)
@@ -38,22 +45,32 @@ def policy_output(
     kl_coef: float = 0.0,
     kl: str = "k3",
 ) -> LossOutput:
-    """sum(weight * (policy + kl_coef * kl)) / denominator, with the metrics of every policy loss.
+    """Return sum(weight * (policy + kl_coef * kl)) / denominator, and the common metrics.
 
     Args:
-        policy: (N,) the loss of each token, with gradient.
-        logprobs, old_logprobs: (N,) now and when the tokens were sampled.
-        ratio: (N,) the importance ratio that the loss used; low, high: (N,) bool, where it was clipped.
-        weights: (N,) factor of each token; None is 1.
-        ref_logprobs: (N,) under the reference policy; needed when kl_coef > 0.
-        kl: the estimator of KL(policy || reference), see `kl.py`.
-    Returns: LossOutput. Its sums and maxima carry TRL's names where TRL has one; `approx_kl` is the k3 estimate of
-        KL(old || current), `kl` the chosen estimate of KL(current || reference).
-    Raises: ValueError for kl_coef > 0 without ref_logprobs.
+        policy: Loss of each token, shape (N,), with gradient.
+        logprobs: Current logprobs, shape (N,).
+        old_logprobs: Logprobs at sampling, shape (N,).
+        ratio: Importance ratio that the loss used, shape (N,).
+        low: True if the lower clip is active, shape (N,), bool.
+        high: True if the upper clip is active, shape (N,), bool.
+        denominator: Denominator of the whole optimizer step.
+        weights: Factor of each token, shape (N,); 1 by default.
+        ref_logprobs: Logprobs under the reference policy, shape (N,). Required if kl_coef > 0.
+        kl_coef: Weight of the KL penalty.
+        kl: Estimator of KL(policy || reference); see `kl.py`.
+
+    Returns:
+        LossOutput. Metrics use TRL's names if TRL has one. `approx_kl` is the k3 estimate of KL(old
+        || current), `kl` the chosen estimate of KL(current || reference).
+
+    Raises:
+        ValueError: If kl_coef > 0 and ref_logprobs is `None`.
     """
     if kl_coef > 0 and ref_logprobs is None:
         raise ValueError(
-            f"kl_coef is {kl_coef}, so ref_logprobs are needed. Score the tokens with the adapter off, or set kl_coef to 0."
+            f"kl_coef is {kl_coef}, so ref_logprobs are needed. Compute them with the adapter off, "
+            "or set kl_coef to 0."
         )
     penalty = None if ref_logprobs is None else ESTIMATORS[kl](logprobs, ref_logprobs)
     per_token = policy + kl_coef * penalty if kl_coef > 0 and penalty is not None else policy

@@ -1,4 +1,7 @@
-"""The trainer's commands: `envgym train`, `bench`, `doctor`, `explain`, `study`, `model`. Parsing them does not load torch."""
+"""Commands of the trainer: `train`, `bench`, `doctor`, `explain`, `study`, `model`.
+
+Parsing the arguments does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 
 def train(commands: Any) -> None:
-    """Adds `envgym train` (entry-point group `envgym.commands`)."""
+    """Add `envgym train` (entry-point group `envgym.commands`)."""
     from envgym.commands import add_command
 
     parser = add_command(
@@ -28,7 +31,7 @@ def train(commands: Any) -> None:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="go on with a run that was stopped, such as runs/crm",
+        help="resume a stopped run, such as runs/crm",
     )
 
 
@@ -46,7 +49,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def study(commands: Any) -> None:
-    """Adds `envgym study`."""
+    """Add `envgym study`."""
     from envgym.commands import add_command
 
     parser = add_command(
@@ -60,7 +63,8 @@ def study(commands: Any) -> None:
     parser.add_argument(
         "what",
         choices=["baselines", "algorithms", "arms"],
-        help="baselines: base, SFT, GRPO, SFT+GRPO; algorithms: each after one SFT; arms: your own, by --arm",
+        help="baselines: base, SFT, GRPO, SFT+GRPO; algorithms: each after one SFT; "
+        "arms: your own, given by --arm",
     )
     parser.add_argument("env", help="a YAML file, or the name or id of an environment")
     parser.add_argument(
@@ -69,29 +73,30 @@ def study(commands: Any) -> None:
         metavar="key=value",
         help="settings of all runs, such as train.steps=20",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 (default: 3)")
     parser.add_argument(
         "--names",
         default="",
         metavar="A,B",
-        help="which algorithms, such as grpo,gspo; all by default",
+        help="algorithms, such as grpo,gspo (default: all)",
     )
     parser.add_argument(
         "--arm",
         action="append",
         default=[],
         metavar="'NAME: key=value ...'",
-        help="an arm with its settings, such as 'adaptive: train.reward_weights.mode=spread'; a bare name changes nothing",
+        help="an arm with its settings, such as 'adaptive: train.reward_weights.mode=spread'; "
+        "a name alone uses the default settings",
     )
     parser.add_argument(
         "--after-sft",
         action="store_true",
-        help="let all arms go on from one warm start, which is an arm too",
+        help="start all arms from one warm start, which is also an arm",
     )
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of the runs (default: runs/study-ENV); what is finished there is kept",
+        help="folder of the runs (default: runs/study-ENV); finished runs in it are kept",
     )
 
 
@@ -103,15 +108,15 @@ def _study(arguments: argparse.Namespace) -> int:
 
 
 def bench(commands: Any) -> None:
-    """Adds `envgym bench`."""
+    """Add `envgym bench`."""
     from envgym.commands import add_command
 
     parser = add_command(
         commands,
         "bench",
         _bench,
-        summary="Measure what a training run will cost here, and say which setting to turn.",
-        example="envgym bench envs/crm.yaml train.rollout.group_size=16",
+        summary="Measure the cost of a training run on this machine, and recommend settings.",
+        example="envgym bench envs/crm.yaml train.group_size=16",
     )
     parser.add_argument("--steps", type=int, default=2, help="GRPO steps to measure (default: 2)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -125,23 +130,23 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def doctor(commands: Any) -> None:
-    """Adds `envgym doctor`."""
+    """Add `envgym doctor`."""
     from envgym.commands import add_command
 
     parser = add_command(
         commands,
         "doctor",
         _doctor,
-        summary="Find out whether a training run can learn, and why not, before it costs hours.",
+        summary="Check whether a training run can learn, before starting it.",
         example="envgym doctor envs/crm.yaml train.warm_start.episodes=0",
     )
     parser.add_argument(
-        "--fast", action="store_true", help="only what each training does at its start, in seconds"
+        "--fast", action="store_true", help="run only the short checks that each training runs"
     )
     parser.add_argument(
         "--prompt",
         action="store_true",
-        help="also print the first prompt, exactly as the model reads it",
+        help="print the first prompt too, exactly as the model reads it",
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
 
@@ -170,14 +175,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def explain(commands: Any) -> None:
-    """Adds `envgym explain`."""
+    """Add `envgym explain`."""
     from envgym.commands import add_command
 
     parser = add_command(
         commands,
         "explain",
         _explain,
-        summary="Show what an episode's reward and advantage are made of, part by part.",
+        summary="Show the parts of an episode's reward and advantage.",
         example="envgym explain runs/crm 12:3",
         env=False,
     )
@@ -188,7 +193,7 @@ def explain(commands: Any) -> None:
         "episode",
         nargs="?",
         metavar="EPISODE",
-        help="such as 12:3, the third of step 12; all of the last step by default",
+        help="such as 12:3, the third episode of step 12 (default: list the last step)",
     )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
 
@@ -206,14 +211,14 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def model(commands: Any) -> None:
-    """Adds `envgym model`."""
+    """Add `envgym model`."""
     from envgym.commands import add_command
 
     parser = add_command(
         commands,
         "model",
         _model,
-        summary="Fetch a model into the cache, once, and print where it lies.",
+        summary="Download a model into the cache and print its path.",
         example="envgym model smollm2-135m-instruct",
         env=False,
     )
@@ -233,8 +238,8 @@ def _need_torch() -> None:
     from envgym.errors import PrerequisiteError
 
     try:
-        import torch  # noqa: F401 - said here, once, rather than deep inside
+        import torch  # noqa: F401 - checked once, before any other import
     except ImportError:
         raise PrerequisiteError(
-            "training needs torch and what goes with it: pip install 'envgym[train]'"
+            "training needs torch and related packages: pip install 'envgym[train]'"
         ) from None

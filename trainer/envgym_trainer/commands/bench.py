@@ -1,8 +1,9 @@
-"""`envgym bench`: what a run will cost on this machine, where the time of a step goes, and which setting to turn.
+"""Measure the cost of a run on this machine (`envgym bench`) and recommend settings.
 
-An untrained model would say nothing worth timing, so the dialogues follow the oracle: at each turn the sampler samples as many
-tokens as the oracle's answer has, and the environment is given that answer. Without an oracle every turn takes `max_new_tokens`.
-Every group teaches here; in a run those that agree cost no training. Left out: other trainers (`benchmarks/step_vs_trl.py`).
+An untrained model's episodes are not representative, so episodes follow the oracle: each turn
+samples as many tokens as the oracle's answer has, and the environment gets that answer. Without an
+oracle each turn has `max_new_tokens`. All groups are trained; in a run, groups without reward
+variance are skipped. See `benchmarks/step_vs_trl.py` for other trainers.
 """
 
 from __future__ import annotations
@@ -43,44 +44,44 @@ from envgym_trainer.training.launch import resolve
 from envgym_trainer.training.loop import Trainer
 
 EVAL_EPISODES = 32
-"""Most episodes of the held-out sample."""
+"""Maximum number of held-out episodes."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """One GRPO step."""
+    """Cost of one GRPO step."""
 
     sampling_seconds: float
     idle_share: float
-    """Of sampling: the sampler had nothing to do, because tools were at work. NaN for a server's sampler."""
+    """Fraction of the sampling time in which the sampler waited for tools; NaN for a server."""
     training_seconds: float
     prompt_tokens: float
-    """Of an episode, as those below."""
+    """Tokens for each episode, as in the fields below."""
     sampled_tokens: float
     other_tokens: float
-    """What tools answered, and the template's own."""
+    """Tokens of observations and of the chat template."""
     computed_share: float
-    """Tokens that went through the sampler over all that the dialogues hold. NaN for a server's."""
+    """Tokens computed by the sampler as a fraction of all tokens; NaN for a server."""
     trained_share: float
-    """Tokens that went through the learner over the same."""
+    """Tokens computed by the learner as a fraction of all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was measured, medians over the steps."""
+    """Measured cost. Numbers are medians over the steps."""
 
     step: StepCost
     warmup_step_seconds: float
     eval_episode_seconds: float
     run_seconds: float
-    """Estimate of the whole run: warm start, steps, evaluations."""
+    """Estimate for the whole run: warm start, steps and evaluations."""
     peak_mb: float
-    """Resident memory of this process at its highest; of a GPU, what torch had allocated there."""
+    """Peak resident memory of this process, or peak memory that torch allocated on the GPU."""
     advice: tuple[str, ...] = field(default=())
 
 
 class Paced:
-    """Samples on an engine, but as long as the oracle speaks and with its words for the environment."""
+    """Policy that samples as many tokens as the oracle's answer has, and acts as the oracle."""
 
     def __init__(self, policy: EnginePolicy, demo: DemoPolicy):
         self.policy = policy
@@ -122,7 +123,11 @@ class PacedDialogue:
 
 
 def bench(spec: EnvSpec, config: TrainConfig, *, steps: int, console: Console) -> Report:
-    """Plays and learns as `envgym train` would, into a folder that is thrown away. Raises: what making a Trainer raises."""
+    """Measure steps of a training run in a temporary folder.
+
+    Raises:
+        UsageError: If the trainer cannot be built or no episode can be played.
+    """
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder.create(place, "bench")
         with Monitor(folder) as monitor, Display({"step": steps}, console=console) as display:
@@ -188,7 +193,8 @@ def _step(trainer: Trainer, step: int) -> StepCost:
     traces = [trace for episode in episodes if (trace := episode.tokens) is not None]
     if not traces:
         raise UsageError(
-            "no episode could be played: all were void. See envgym check, or envgym eval --policy oracle"
+            "no episode could be played, because all are void. To find the cause: envgym check, or "
+            "envgym eval --policy oracle"
         )
     samples = [Sample.from_trace(trace, advantage=(-1.0) ** n) for n, trace in enumerate(traces)]
     shares = [
@@ -229,14 +235,14 @@ def _play(trainer: Trainer, requests: Sequence[Request]) -> list[Episode]:
 
 
 def _busy(engine: Any) -> tuple[float, float]:
-    """Seconds that the sampler was at work, and tokens that it computed."""
+    """Return the sampler's busy seconds and its number of computed tokens."""
     if not isinstance(engine, Engine):
         return float("nan"), float("nan")
     return engine.stats.seconds_busy, float(engine.stats.computed_tokens)
 
 
 def _warmup_step(trainer: Trainer) -> float:
-    """Seconds of one supervised step."""
+    """Return the seconds of one supervised step."""
     warmup = trainer.config.warm_start
     started = time.perf_counter()
     demo = DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0])
@@ -249,7 +255,7 @@ def _warmup_step(trainer: Trainer) -> float:
 
 
 def _eval_episode(trainer: Trainer) -> float:
-    """Seconds of one held-out episode among many that are played at once."""
+    """Return the seconds of one held-out episode when many are played at once."""
     config = trainer.config
     tasks = trainer.world.tasks.ids(
         config.evaluation.split, levels=config.tasks.levels, count=config.evaluation.tasks
@@ -271,10 +277,12 @@ def _peak_mb(trainer: Trainer) -> float:
 
 
 def advice(config: TrainConfig, report: Report, *, evaluations: float) -> list[str]:
-    """The settings worth turning, each with the number that says so; most urgent first.
+    """Return recommended settings with the measured reason, most urgent first.
 
     Args:
-        evaluations: seconds of the run that they take.
+        config: Settings of the run.
+        report: Measured cost.
+        evaluations: Estimated seconds of all evaluations of the run.
     """
     step = report.step
     told = list[str]()
@@ -287,35 +295,42 @@ def advice(config: TrainConfig, report: Report, *, evaluations: float) -> list[s
             else "train.rollout.groups_per_step"
         )
         told.append(
-            f"the sampler is idle for {step.idle_share:.0%}, waiting for tools: raise {knob}, or see envgym sandbox bench"
+            f"the sampler waits for tools {step.idle_share:.0%} of the time: raise {knob}, or see "
+            "envgym sandbox bench"
         )
     if config.rollout.max_concurrent_episodes < episodes:
         told.append(
-            f"only {config.rollout.max_concurrent_episodes} of a step's {episodes} episodes are in flight: train.rollout.max_concurrent_episodes={episodes}"
+            f"only {config.rollout.max_concurrent_episodes} of a step's {episodes} episodes run at once: "
+            f"train.rollout.max_concurrent_episodes={episodes}"
         )
     if share > 0.5 and step.prompt_tokens > 4 * step.sampled_tokens:
         told.append(
-            f"prompts have {step.prompt_tokens:.0f} tokens for {step.sampled_tokens:.0f} sampled: prompt.tools=compact, fewer "
-            "tools, or a larger train.rollout.group_size, which shares them"
+            f"prompts have {step.prompt_tokens:.0f} tokens for {step.sampled_tokens:.0f} sampled: "
+            "prompt.tools=compact, fewer tools, or a larger train.group_size, which shares prompts"
         )
     if share < 0.5 and config.optimizer.updates_per_step > 1 and step.trained_share > 0.5:
         told.append(
-            f"training takes {1 - share:.0%}: fewer train.optimizer.updates_per_step let a group's prompt be computed once"
+            f"training takes {1 - share:.0%} of a step: with fewer train.updates_per_step a "
+            "group's prompt is computed only once"
         )
     if evaluations > report.run_seconds / 3:
         told.append(
-            f"evaluations take {evaluations / report.run_seconds:.0%} of the run: train.evaluation.tasks, train.evaluation.base_tasks"
+            f"evaluations take {evaluations / report.run_seconds:.0%} of the run: lower "
+            "train.evaluation.tasks or train.evaluation.base_tasks"
         )
     return told
 
 
 def to_table(report: Report, config: TrainConfig) -> Table:
-    """What a person reads."""
+    """Return the report as a table for the terminal."""
     step = report.step
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     sampled = step.sampled_tokens * config.rollout.groups_per_step * config.rollout.group_size
     pace = lambda seconds: f"{sampled / seconds:,.0f} sampled tokens/s"
-    tokens = f"prompt {step.prompt_tokens:.0f}, sampled {step.sampled_tokens:.0f}, tools and template {step.other_tokens:.0f}"
+    tokens = (
+        f"prompt {step.prompt_tokens:.0f}, sampled {step.sampled_tokens:.0f}, "
+        f"tools and template {step.other_tokens:.0f}"
+    )
     size = f"{config.rollout.groups_per_step} tasks x {config.rollout.group_size} episodes"
     table.add_row("a GRPO step", f"{step.sampling_seconds + step.training_seconds:.1f} s", size)
     table.add_row(
@@ -344,7 +359,7 @@ def to_table(report: Report, config: TrainConfig) -> Table:
         clock(report.run_seconds),
         f"estimated: warm start, {config.steps} steps, evaluations",
     )
-    table.add_row("memory", f"{report.peak_mb / 1024:.1f} GiB", "at its highest")
+    table.add_row("memory", f"{report.peak_mb / 1024:.1f} GiB", "peak")
     return table
 
 
@@ -353,7 +368,7 @@ def _percent(share: float) -> str:
 
 
 def start(arguments: argparse.Namespace) -> int:
-    """`envgym bench` from the command line."""
+    """Run `envgym bench`."""
     if arguments.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {arguments.steps}")
     spec, config, profile = resolve(arguments.env, arguments.settings)
@@ -368,5 +383,5 @@ def start(arguments: argparse.Namespace) -> int:
         return 0
     console.print(to_table(report, config), highlight=False)
     for line in report.advice:
-        console.print(f"turn: {line}", highlight=False, soft_wrap=True)
+        console.print(f"advice: {line}", highlight=False, soft_wrap=True)
     return 0

@@ -1,4 +1,4 @@
-"""What `explain.py` found, on a terminal: tables whose numbers visibly add up, and under them what each part is."""
+"""Print the explanations of `explain.py` as tables. The printed numbers add up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from envgym_trainer.run.explain import Explanation, Line, Overview, plain
 
 PLACES = 4
-"""Decimals of numbers that are summed."""
+"""Decimals of numbers that are added up."""
 ASKED_LINES = 4
 SAID_CHARACTERS = 60
 
@@ -21,7 +21,7 @@ SAID_CHARACTERS = 60
 def print_overview(
     episodes: Sequence[Overview], *, as_json: bool = False, console: Console | None = None
 ) -> None:
-    """One line an episode."""
+    """Print one line for each episode."""
     if as_json:
         print(json.dumps(plain(episodes), indent=2, ensure_ascii=False))
         return
@@ -48,7 +48,7 @@ def print_overview(
 def print_episode(
     explained: Explanation, *, as_json: bool = False, console: Console | None = None
 ) -> None:
-    """One episode: what was asked and said, the table of parts with its sums, then each part's rule and particulars."""
+    """Print one episode: prompt, final message, table of reward terms, and details of each term."""
     if as_json:
         print(json.dumps(plain(explained), indent=2, ensure_ascii=False))
         return
@@ -61,17 +61,17 @@ def print_episode(
 
 
 def head(explained: Explanation) -> list[str]:
-    """Name, task, what was asked, what was said last, how it ended."""
+    """Return the lines above the table: task, prompt, final message and result."""
     asked = [line for line in explained.asked.splitlines() if line.strip()]
     more = [f"... {len(asked) - ASKED_LINES} more lines"] if len(asked) > ASKED_LINES else []
     where = " · ".join(filter(None, (explained.task, explained.level)))
     lines = [f"episode {explained.episode} of {explained.run} · {where}"]
-    lines += [f"  asked   {line}" for line in [*asked[:ASKED_LINES], *more]]
-    lines += [f"  said    {shortened(explained.said)}"]
+    lines += [f"  prompt  {line}" for line in [*asked[:ASKED_LINES], *more]]
+    lines += [f"  answer  {shortened(explained.said)}"]
     if explained.failure:
         return [
             *lines,
-            f"  result  void: {explained.failure}. It has no reward and was not learned from.",
+            f"  result  void: {explained.failure}. It has no reward and was not used for training.",
         ]
     advantage = (
         _unlearned(explained)
@@ -83,7 +83,7 @@ def head(explained: Explanation) -> list[str]:
 
 
 def parts_table(explained: Explanation) -> Table:
-    """One row a part, and the sums: the numbers of the last two columns add up as they are printed."""
+    """Return the table of reward terms. The printed numbers of its last two columns add up."""
     contributions = summed([part.contribution for part in explained.parts])
     advantages = summed([part.advantage for part in explained.parts], sign=True)
     table = _table(
@@ -115,25 +115,31 @@ def parts_table(explained: Explanation) -> Table:
 
 
 def particulars(part: Line, explained: Explanation) -> Iterator[str]:
-    """What a part is, and all about it that is no single number."""
-    kind = {True: "grounded", False: "an opinion", None: ""}[part.is_grounded]
+    """Yield the description of a term, then its schedule, gate, values by turn and group values."""
+    kind = {True: "grounded", False: "not grounded", None: ""}[part.is_grounded]
     origin = ", ".join(filter(None, (part.source and f"from {part.source}", kind)))
-    yield f"{part.name}: {part.rule or 'no words for it'}" + (f" ({origin})" if origin else "")
+    yield f"{part.name}: {part.rule or 'no description'}" + (f" ({origin})" if origin else "")
     if part.schedule:
         points = ", ".join(f"{step}: {weight:g}" for step, weight in part.schedule.items())
-        yield f"    weight by schedule {{{points}}}: {_short(part.weight_of_config)} at step {explained.schedule_step} of GRPO"
+        yield (
+            f"    weight by schedule {{{points}}}: {_short(part.weight_of_config)} "
+            f"at GRPO step {explained.schedule_step}"
+        )
     if (
         part.weight is not None
         and part.weight_of_config is not None
         and not math.isclose(part.weight, part.weight_of_config)
     ):
-        yield f"    weight {_short(part.weight)} by train.reward_weights; the settings say {_short(part.weight_of_config)}"
+        yield (
+            f"    weight {_short(part.weight)} from train.reward_weights; "
+            f"{_short(part.weight_of_config)} in the settings"
+        )
     if part.scale == "running":
-        yield "    value divided by its running deviation over all episodes of the run so far"
+        yield "    value divided by its running standard deviation over the run"
     if part.weight is not None and part.raw is None:
         yield "    did not apply"
     if part.gate and part.gate["on"]:
-        yield f"    gate on {part.gate['on']}, from {part.gate['at_least']:g} on: {_gate(part)}"
+        yield f"    gate on {part.gate['on']} >= {part.gate['at_least']:g}: {_gate(part)}"
     if part.by_turn:
         yield "    by turn: " + ", ".join(
             f"{turn}: {_short(value)}" for turn, value in enumerate(part.by_turn, start=1)
@@ -147,8 +153,16 @@ def particulars(part: Line, explained: Explanation) -> Iterator[str]:
 def summed(
     values: Sequence[float | None], *, sign: bool = False, places: int = PLACES
 ) -> list[str]:
-    """The values and their sum with so many decimals, so that what is printed adds up: where rounding alone would not let it, the
-    values that are nearest to the next number go there, one unit of the last place off. None is `-`, and counts for nothing."""
+    """Round values so that they add up to the printed sum (largest-remainder method).
+
+    Args:
+        values: Numbers to add up. `None` is printed as `-` and counts as 0.
+        sign: Print a plus sign before positive numbers.
+        places: Decimals.
+
+    Returns:
+        The printed values, followed by their sum.
+    """
     unit = 10**places
     exact = [0.0 if value is None else value * unit for value in values]
     units = [math.floor(value) for value in exact]
@@ -163,13 +177,13 @@ def summed(
 
 
 def shortened(text: str, limit: int = SAID_CHARACTERS) -> str:
-    """The end of a text in one line: what was said last is most often the answer."""
+    """Return the end of a text on one line. The answer usually comes last."""
     line = " ".join(text.split())
     return line if len(line) <= limit else "..." + line[len(line) - limit :]
 
 
 def _unlearned(explained: Explanation) -> str:
-    return f"no advantage: {explained.left_out or 'its group taught nothing'}"
+    return f"no advantage: {explained.left_out or 'its group has no reward variance'}"
 
 
 def _range(part: Line) -> str:
@@ -180,7 +194,7 @@ def _range(part: Line) -> str:
 
 
 def _gate(part: Line) -> str:
-    return "" if part.gate is None else "open" if part.gate["is_open"] else "shut"
+    return "" if part.gate is None else "open" if part.gate["is_open"] else "closed"
 
 
 def _result(success: bool | None, reward: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The policy and the dialogues that an engine serves; one dialogue belongs to one worker thread."""
+"""Policy and dialogues of a sampling engine. A dialogue is used by one worker thread."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from envgym_trainer.model.chat import Chat
 
 
 class Sampler(Protocol):
-    """What serves dialogues: the engine of this process, or a server."""
+    """Interface of a sampling engine: in this process, or on a server."""
 
     chat: Chat
     max_context: int
 
     @property
     def seconds_busy(self) -> float:
-        """Wall seconds of computing so far; NaN where that is not known."""
+        """Wall seconds of computation since the start; NaN if unknown."""
         ...
 
     def policy(
@@ -42,14 +42,14 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EnginePolicy:
-    """Samples on an engine; safe to share between threads."""
+    """Policy that samples from an engine. Safe to share between threads."""
 
     engine: Sampler
     temperature: float
     max_new_tokens: int
-    """Limit of one turn."""
+    """Maximum tokens of one turn."""
     siblings: int = 1
-    """Dialogues with one opening that are open at once."""
+    """Number of dialogues with the same opening that are open at once."""
 
     def open(
         self,
@@ -59,12 +59,12 @@ class EnginePolicy:
         seed: int,
         task: Task | None = None,
     ) -> EngineDialogue:
-        """Starts a conversation; see `envgym.policies.Policy`. The task is not looked at."""
+        """Start a dialogue; see `envgym.policies.Policy`. The task is ignored."""
         return EngineDialogue(self, messages, tools, seed=seed)
 
 
 class EngineDialogue:
-    """One conversation. The engine keeps its keys and values from turn to turn."""
+    """Dialogue with keys and values that stay in the engine between turns."""
 
     def __init__(
         self,
@@ -79,12 +79,12 @@ class EngineDialogue:
         self._tools = tools
         chat = self._engine.chat
         ids = chat.open(messages, tools)
-        # At least one id stays outside the segment: a pass over the dialogue's own row must give the first logits.
+        # At least one id stays outside the shared prefix: the first logits need a forward pass
+        # over the dialogue's row.
         opening = len(ids) - 1
         system = min(chat.shared(messages, tools), opening)
-        if (
-            policy.siblings * (opening - system) > opening
-        ):  # a segment for each group has fewer keys to read at each token
+        # With enough members, a prefix for each group has fewer keys to read at each token.
+        if policy.siblings * (opening - system) > opening:
             self._track = Track(ids, opening, seed, outer=system)
         else:
             self._track = Track(ids, system, seed)
@@ -92,16 +92,19 @@ class EngineDialogue:
         self._may_reply = True
 
     def reply(self, max_new_tokens: int | None = None) -> Completion:
-        """Samples the next assistant message; blocks until it is finished.
+        """Sample the next assistant message. Blocks until it is finished.
 
         Args:
-            max_new_tokens: limit of this turn; the policy's by default.
-        Raises: WorldFailure (`policy_failed`) when the engine fails or is closed. UsageError for a second reply without an
-            observation in between.
+            max_new_tokens: Maximum tokens of this turn; the policy's limit by default.
+
+        Raises:
+            WorldFailure: If the engine fails or is closed (`policy_failed`).
+            UsageError: If there was no observation since the last reply.
         """
         if not self._may_reply:
             raise UsageError(
-                "this dialogue has replied already: observe() what the environment answered first."
+                "this dialogue has already replied. Call observe() with the environment's answer "
+                "first."
             )
         track = self._track
         start = len(self._track.ids)
@@ -118,7 +121,7 @@ class EngineDialogue:
         )
 
     def observe(self, messages: Sequence[Message]) -> None:
-        """Appends what the environment answered."""
+        """Append the messages of the environment."""
         closed = self._track.mask[-1] and self._track.ids[-1] in self._engine.chat.stop_ids
         chat = self._engine.chat
         self._track.extend(
@@ -128,12 +131,12 @@ class EngineDialogue:
         self._may_reply = True
 
     def trace(self) -> TokenTrace:
-        """All tokens so far, as the model saw or sampled them."""
+        """Return all tokens of the dialogue, as the model read or sampled them."""
         return TokenTrace(
             tuple(self._track.ids), tuple(self._track.mask), tuple(self._track.logprobs)
         )
 
     def close(self) -> None:
-        """Frees what the dialogue holds. Safe to call twice."""
+        """Release the dialogue's cache. Safe to call twice."""
         if not self._track.closed:
             self._engine.release(self._track)

@@ -1,11 +1,9 @@
-"""What a layer keeps for its backward pass: the results of its matrix products and its attention, and nothing else.
+"""Selective activation checkpointing: keep only matrix products and attention for backward.
 
-Norms, rotations, activation functions and gathered keys are cheap, and make up most of what autograd would keep; here they are
-computed again when the backward pass comes to their layer: selective activation checkpointing, by `torch.utils.checkpoint`, on
-transformers' own layers. LoRA's two thin products are added to the base's result as part of one operation, so that of an adapted
-linear layer nothing is kept but its input and its output.
-
-Left out of the one operation, and computed as PEFT does: DoRA, dropout, trained biases, 4-bit bases.
+Norms, rotations and activation functions are cheap, but they are most of the memory that autograd
+would keep. They are recomputed in the backward pass with `torch.utils.checkpoint`. The two LoRA
+products are part of one operation, so an adapted layer keeps only its input and output. Not
+supported in that operation, and computed as in PEFT: DoRA, dropout, trained biases, 4-bit bases.
 """
 
 from __future__ import annotations
@@ -30,11 +28,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 def lora_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
 ) -> Tensor:
-    """x @ (weight + scale * b @ a).T + bias, without ever forming the sum; gradients for x, a and b.
+    """Return x @ (weight + scale * b @ a).T + bias without forming the sum.
+
+    Gradients flow to x, a and b.
 
     Args:
-        x: (..., m). weight: (n, m), frozen. bias: (n,), frozen. a: (r, m). b: (n, r), perhaps wider in precision, as a is.
-    Returns: (..., n) in x's precision, rounded to it once.
+        x: Input, shape (..., m).
+        weight: Frozen weight, shape (n, m).
+        bias: Frozen bias, shape (n,).
+        a: LoRA A, shape (r, m). Its precision may be wider than x's.
+        b: LoRA B, shape (n, r), in the precision of a.
+        scale: Factor of the LoRA product.
+
+    Returns:
+        Output, shape (..., n), in the precision of x, rounded once.
     """
     rows = x.reshape(-1, x.shape[-1])
     return _plus(linear(rows, weight, bias), rows.to(a.dtype) @ a.T, b.T, scale).view(
@@ -43,7 +50,7 @@ def lora_linear(
 
 
 def _plus(base: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor:
-    """base + scale * left @ right, summed in the wider precision; may write into `base`."""
+    """Return base + scale * left @ right, summed in the wider precision. May write into `base`."""
     if base.dtype == left.dtype:
         return base.addmm_(left, right, alpha=scale)
     return torch.addmm(base.to(left.dtype), left, right, alpha=scale).to(base.dtype)
@@ -84,10 +91,10 @@ KEPT = {
 
 @contextmanager
 def lean(model: Any) -> Iterator[None]:
-    """The model with layers that keep little, for a forward pass and its backward pass.
+    """Use activation checkpointing during a forward and backward pass.
 
     Args:
-        model: a `peft.PeftModel`. Layers that transformers cannot checkpoint keep what they always keep.
+        model: A `peft.PeftModel`. Layers that transformers cannot checkpoint are unchanged.
     """
     from peft.tuners.lora import Linear
 
@@ -144,9 +151,9 @@ def _is_plain(layer: Any) -> bool:
 
 @contextmanager
 def _forward(module: nn.Module, forward: Any) -> Iterator[None]:
-    """The module with another forward for a while."""
+    """Replace the forward method of a module while in the block."""
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward  # its class's own again
+        del module.forward  # restores the method of the class

@@ -1,12 +1,11 @@
-"""Controllers: settings that follow a measurement, each a few lines of plain Python with a state that a checkpoint holds.
+"""Controllers that adapt a setting to a measurement, with a state that is saved in checkpoints.
 
-    kl             kl_coef follows KL(policy || base)                          Ziegler et al., arXiv 1909.08593, sec. 2.2
-    learning_rate  the learning rate follows KL(before || after) of a step     TRPO, arXiv 1502.05477, app. C
-    entropy        the entropy bonus follows the entropy of what is sampled    SAC, arXiv 1812.05905, sec. 5
-    max_kl         no further update of a step once the policy went that far   Spinning Up's PPO; a rule without state
+    kl             kl_coef from KL(policy || base)        arXiv 1909.08593, section 2.2
+    learning_rate  learning rate from the KL of a step    TRPO, arXiv 1502.05477, appendix C
+    entropy        entropy bonus from the entropy         SAC, arXiv 1812.05905, section 5
+    max_kl         no update of a step beyond this KL     Spinning Up's PPO; without state
 
-All measurements are means over sampled tokens, in nats. `Controls` is what the trainer speaks to. Left out: measuring
-(`learner.py`).
+All measurements are means over sampled tokens, in nats. See `learner.py` for the measurements.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from envgym_trainer.config.controllers import (
 
 
 class Controlled(Protocol):
-    """What controllers turn: the learner."""
+    """Settings of the learner that controllers change."""
 
     updates: int
     warmup_steps: int
@@ -37,50 +36,53 @@ class Controlled(Protocol):
 
 
 class AdaptiveKL:
-    """kl_coef grows while the policy is further from its base than wanted, and shrinks while it is nearer.
+    """Controller that raises kl_coef while the KL is above its target, and lowers it below.
 
         error = clip(kl / target - 1, -0.2, 0.2);  coef = coef * (1 + gain * error)
 
     Args:
-        config: target in nats a token, gain a step (K_beta, 0.1 in the paper).
-        coef: to begin with, above 0; a product never leaves 0.
-    Source: Ziegler et al. 2019, arXiv 1909.08593, sec. 2.2, whose KL is of a whole answer where ours is of a token.
+        config: Target in nats per token, and gain per step (K_beta, 0.1 in the paper).
+        coef: Initial value, above 0, because the controller multiplies.
+
+    References:
+        Ziegler et al. 2019, arXiv 1909.08593, section 2.2. Their KL is per answer, ours per token.
     """
 
     def __init__(self, config: KLControl, coef: float):
         if coef <= 0:
             raise ValueError(
-                f"coef is {coef}: a controller that multiplies never leaves 0. Start above it."
+                f"coef is {coef}, but a controller that multiplies never leaves 0. Set it above 0."
             )
         self.config = config
         self.value = coef
 
     def update(self, measured: float) -> float:
-        """The coefficient of the next step, from the mean `kl` (nats a token) of this one."""
+        """Return the next step's coefficient from this step's mean `kl` (nats per token)."""
         error = min(0.2, max(-0.2, measured / self.config.target - 1))
         self.value *= 1 + self.config.gain * error
         return self.value
 
 
 class AdaptiveLearningRate:
-    """The rate at which a step moves the policy as far as wanted.
+    """Controller of the learning rate that keeps the KL of a step at its target.
 
         rate = clip(rate * clip(exp(gain * (1 - kl / target)), 1 / 1.5, 1.5), lowest, highest)
 
-    A small step's KL grows with the square of its length, so near the target gain 1/2 is TRPO's step, sqrt(target / kl) times
-    the last (arXiv 1502.05477, app. C); a smaller gain averages over noise. The error is that of the KL and not of its log: so
-    it is the mean of noisy steps that comes to the target. The factor's bound is adaptive PPO's (Rudin et al. 2021, 2109.11978).
+    The KL of a small step grows with the square of its length, so a gain of 1/2 is TRPO's step near
+    the target, sqrt(target / kl) times the last one (arXiv 1502.05477, appendix C). A smaller gain
+    averages over noise. The error uses the KL, not its log, so the mean of noisy steps reaches the
+    target. The bound of the factor is from adaptive PPO (Rudin et al. 2021, arXiv 2109.11978).
 
     Args:
-        config: target in nats a token of one whole step, gain, lowest and highest rate.
-        rate: to begin with; held within the bounds.
+        config: Target in nats per token for a whole step, gain, lowest and highest rate.
+        rate: Initial value. It is clipped to the bounds.
     """
 
     def __init__(self, config: LearningRateControl, rate: float):
         self.config, self.value = config, min(config.max, max(config.min, rate))
 
     def update(self, measured: float) -> float:
-        """The rate of the next step, from the KL (nats a token) by which this one moved the policy."""
+        """Return the next step's rate from the KL of this step (nats per token)."""
         config = self.config
         factor = math.exp(
             max(-math.log(1.5), min(math.log(1.5), config.gain * (1 - measured / config.target)))
@@ -90,19 +92,20 @@ class AdaptiveLearningRate:
 
 
 class EntropyTarget:
-    """The weight of the entropy bonus that keeps the policy as undecided as wanted.
+    """Controller of the entropy bonus that keeps the policy's entropy at its target.
 
         error = clip(1 - entropy / target, -1, 1);  integral += gain * error
         coef  = clip(exp(integral + proportional * error), lowest, highest)
 
-    The integral is SAC's temperature (gradient descent on the dual of "entropy >= target", its log as in the authors' code;
-    Haarnoja et al. 2018, arXiv 1812.05905, sec. 5, eq. 18). Alone it swings around its target, because the entropy itself
-    answers late; the proportional term damps it (Stooke et al. 2020, arXiv 2007.03964, sec. 4). The integral stops at the
-    bounds, so that time spent there need not be made good.
+    The integral is SAC's temperature: gradient descent on the dual of "entropy >= target", in log
+    space as in the authors' code (Haarnoja et al. 2018, arXiv 1812.05905, section 5, eq. 18). Alone
+    it oscillates, because the entropy reacts late. The proportional term damps it (Stooke et al.
+    2020, arXiv 2007.03964, section 4). The integral stops at the bounds (anti-windup).
 
     Args:
-        config: target in nats a token, gain and proportional a step, lowest and highest coefficient.
-        coef: to begin with; held within the bounds.
+        config: Target in nats per token, gain and proportional gain per step, lowest and highest
+            coefficient.
+        coef: Initial value. It is clipped to the bounds.
     """
 
     def __init__(self, config: EntropyControl, coef: float):
@@ -110,7 +113,7 @@ class EntropyTarget:
         self.integral = math.log(self.value)
 
     def update(self, measured: float) -> float:
-        """The coefficient of the next step, from the mean `entropy` (nats a token) of this one."""
+        """Return the next step's coefficient from this step's mean `entropy` (nats per token)."""
         config = self.config
         low = math.log(config.min)
         high = math.log(config.max)
@@ -123,9 +126,9 @@ class EntropyTarget:
 def updates_until_stopped(
     step: Callable[[Any], dict[str, float]], shares: Sequence[Any]
 ) -> list[dict[str, float]]:
-    """Metrics of one update a share, up to the one that the learner left out because the policy had gone too far.
+    """Return the metrics of one update for each share, up to the one skipped because of max_kl.
 
-    The rule of Spinning Up's PPO (`target_kl`) with the check before the update, as in Stable-Baselines3.
+    As Spinning Up's `target_kl`, but checked before the update, as in Stable-Baselines3.
     """
     rounds: list[dict[str, float]] = []
     for share in shares:
@@ -142,11 +145,13 @@ def _follow(
 
 
 class Controls:
-    """All controllers of a run, between its metrics and its learner. A part of its checkpoint.
+    """All controllers of a run. Their state is saved in its checkpoints.
 
     Args:
-        config: `train.controllers`; a controller that is not named does nothing.
-        learning_rate, kl_coef, entropy_coef: what the run starts with.
+        config: `train.controllers`. A controller without an entry is off.
+        learning_rate: Initial learning rate.
+        kl_coef: Initial KL coefficient.
+        entropy_coef: Initial entropy coefficient.
     """
 
     def __init__(
@@ -168,7 +173,7 @@ class Controls:
         self.entropy = EntropyTarget(config.entropy, entropy_coef) if config.entropy else None
 
     def attach(self, learner: Controlled) -> None:
-        """Sets the learner to what the controllers say now."""
+        """Set the learner to the current values of the controllers."""
         learner.max_kl = self.max_kl
         if self.kl:
             learner.kl_coef = self.kl.value
@@ -180,14 +185,18 @@ class Controls:
     def update(
         self, learner: Controlled, metrics: Mapping[str, float], samples: Sequence[Any]
     ) -> dict[str, float]:
-        """Lets each controller answer to a step, and sets the learner for the next one.
+        """Update each controller after a step, and set the learner for the next step.
 
-        A measurement that is absent or not finite (nothing was learned from) leaves its controller as it is, and so does the
-        learner's own warm-up the learning rate.
+        A controller is unchanged if its measurement is missing or not finite (no update was made).
+        The learning rate is unchanged during the learner's warm-up.
 
         Args:
-            metrics: of the step. samples: all of them, for the KL of the step, which costs a forward pass.
-        Returns: `controller/...`: what each set for the next step, and the step's KL where it was measured.
+            learner: Learner to measure and to set.
+            metrics: Metrics of the step.
+            samples: All samples of the step. The step's KL costs one forward pass over them.
+
+        Returns:
+            `controller/...`: values for the next step, and the step's KL if it was measured.
         """
         out: dict[str, float] = {}
         if self.kl:
@@ -195,9 +204,8 @@ class Controls:
         if self.entropy:
             out["controller/entropy_coef"] = _follow(self.entropy, metrics.get("entropy", math.nan))
         if self.learning_rate:
-            moved = (
-                learner.step_kl(samples) if metrics.get("grad_norm") else math.nan
-            )  # without an update nothing moved
+            # Without an update the policy did not change.
+            moved = learner.step_kl(samples) if metrics.get("grad_norm") else math.nan
             out |= {"controller/step_kl": moved} if math.isfinite(moved) else {}
             out["controller/learning_rate"] = _follow(
                 self.learning_rate, moved if learner.updates >= learner.warmup_steps else math.nan
@@ -206,7 +214,6 @@ class Controls:
         return out
 
     def state_dict(self) -> dict[str, Any]:
-        """All numbers that the controllers have come to."""
         state: dict[str, Any] = {}
         if self.kl:
             state["kl"] = self.kl.value
@@ -217,7 +224,7 @@ class Controls:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken; a controller that was not there then starts from its settings."""
+        """Restore the state. A controller without a saved state starts from its settings."""
         if self.kl and "kl" in state:
             self.kl.value = state["kl"]
         if self.learning_rate and "learning_rate" in state:

@@ -1,10 +1,9 @@
-"""One optimiser step on the LoRA weights: samples in, metrics out.
+"""Learner of the LoRA weights: one optimizer step from samples to metrics.
 
-The step runs the transformer's body over a prefix tree (or, as the reference, over padded rows), scores the sampled tokens
-only, and divides by a denominator of the whole step, so no way of cutting it into micro-batches changes the gradient. The
-old logprobs are those of sampling; the reference policy is the same model with its adapter off.
-
-Left out: sampling (`engine.py`), advantages (`advantages.py`), files (`checkpoint.py`); several processes are in `ranks.py`.
+The step runs the transformer over a prefix tree (or, as the reference, over padded rows), computes
+logprobs only for sampled tokens, and divides by a denominator of the whole step, so the split into
+micro-batches does not change the gradient. Old logprobs come from sampling. The reference policy is
+the same model with its adapter off. See `ranks.py` for several processes.
 """
 
 from __future__ import annotations
@@ -40,22 +39,33 @@ Layout = Literal["tree", "flat"]
 
 
 class Learner:
-    """Holds the optimiser of a PEFT model's adapter; each `..._step` is one update.
+    """Optimizer of a PEFT model's adapter. Each `..._step` method makes one update.
 
     Args:
-        model: a decoder-only language model with one LoRA adapter; only its trainable parameters are updated.
-        learning_rate: of AdamW, after `warmup_steps` updates of linear warm-up; constant from there.
-        max_grad_norm: the gradient's norm is clipped to this.
-        temperature: the one the samples were drawn at; SFT uses it too.
-        clip_low, clip_high, kl_coef: see `losses/grpo.py`. With kl_coef = 0 no reference forward is made.
-        max_tokens_per_micro_batch: budget of one forward and backward pass; about 1 MB a token for a 135M model.
-        layout: "tree" shares prefixes, "flat" is the padded reference with the same gradients.
-        weight_decay: of AdamW, on the adapter.
-        algorithm: which loss, how tokens add up, which KL and correction; advantages come with the samples.
-        constant_length: of aggregation "constant" where the algorithm names none.
-        ranks: the processes that make each step together, every one with its own samples; by default this one alone.
-        entropy_coef: weight of the entropy bonus (`losses/entropy.py`) in GRPO's loss; 0 forms no gradient of it.
-    Raises: UsageError for a model whose head cannot be scored, or that has nothing to train.
+        model: Decoder-only language model with one LoRA adapter. Only trainable parameters are
+            updated.
+        learning_rate: Learning rate of AdamW, constant after `warmup_steps` updates of linear
+            warm-up.
+        max_grad_norm: Maximum norm of the gradient; a larger one is clipped.
+        temperature: Temperature at which the samples were drawn. SFT uses it too.
+        clip_low: See `losses/grpo.py`.
+        clip_high: See `losses/grpo.py`.
+        kl_coef: See `losses/grpo.py`. If it is 0, no reference logprobs are computed.
+        max_tokens_per_micro_batch: Tokens of one forward and backward pass, about 1 MB each for a
+            135M model.
+        layout: "tree" shares prefixes. "flat" is the padded reference with the same gradients.
+        weight_decay: Weight decay of AdamW on the adapter.
+        warmup_steps: Updates of linear warm-up.
+        algorithm: Loss, aggregation, KL and off-policy correction. Advantages come with the
+            samples.
+        constant_length: Length for aggregation "constant" if the algorithm does not set one.
+        ranks: Processes that make each step together, each with its own samples. By default only
+            this one.
+        entropy_coef: Weight of the entropy bonus (`losses/entropy.py`). If it is 0, no gradient of
+            the entropy is computed.
+
+    Raises:
+        UsageError: If the model's head is not supported, or nothing is trainable.
     """
 
     def __init__(
@@ -82,7 +92,8 @@ class Learner:
         self.parameters = trainable(model)
         if not self.parameters:
             raise UsageError(
-                "the model has no trainable parameters. Attach a LoRA adapter, or load one with is_trainable=True."
+                "the model has no trainable parameters. Attach a LoRA adapter, or load one with "
+                "is_trainable=True."
             )
         self.ranks.require_equal(self.parameters)
         self.learning_rate = learning_rate
@@ -97,28 +108,34 @@ class Learner:
         self.constant_length = algorithm.aggregation.length_tokens or constant_length
         self.entropy_coef = entropy_coef
         self.max_kl: float | None = None
-        """No update from samples whose `approx_kl` is above this, in nats a token; see `controllers.py`."""
+        """Maximum `approx_kl` of samples of an update, in nats per token; see `controllers.py`."""
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=learning_rate, weight_decay=weight_decay
         )
-        # Measured on 2 cores with 1,000-2,000 tokens: 128 is best, 64 and 256 are 5 % behind. A GPU wants few big calls.
+        # Measured on 2 cores with 1,000-2,000 tokens: 128 is best, 64 and 256 are 5 % slower. A
+        # GPU is faster with few large calls.
         self.attention_block = 128 if self.head_weight.device.type == "cpu" else 1024
         self.updates = 0
-        """Optimiser steps made so far."""
+        """Number of optimizer steps."""
         self.skipped_steps = 0
-        """Steps left out because the loss or the gradient was not finite."""
+        """Number of steps skipped because the loss or the gradient was not finite."""
 
     def grpo_step(
         self, samples: Sequence[Sample], *, check: Check | None = None
     ) -> dict[str, float]:
-        """One policy-gradient update.
+        """Make one policy-gradient update.
 
-        The denominator belongs to *all* samples given (`aggregation.py`), those without an advantage included, although these
-        pull no gradient and are dropped before the forward pass (unless kl_coef > 0): dropping changes nothing.
+        The denominator covers all samples, with those without an advantage (`aggregation.py`). When
+        kl_coef and entropy_coef are 0, these have no gradient and are dropped before the forward
+        pass.
+
         Args:
-            samples: of this rank; the denominator is that of all ranks.
-            check: called with the metrics before the update, where there is one; what it raises forbids the update.
-        Returns: metrics; with nothing to learn from, no update is made and most are absent.
+            samples: Samples of this process. The denominator covers all processes.
+            check: Called with the metrics before an update. An exception prevents the update.
+
+        Returns:
+            Metrics. When there is no sample to train on, no update is made and most metrics are
+            absent.
         """
         samples, share = aggregated(
             self.scored(samples),
@@ -150,14 +167,14 @@ class Learner:
         return metrics | {"frac_samples_dropped": dropped}
 
     def scored(self, samples: Sequence[Sample]) -> Sequence[Sample]:
-        """The samples with the trainer's own logprobs where a correction asks for them and they are not there yet.
+        """Return the samples with the trainer's logprobs, if an off-policy correction needs them.
 
-        To be called before a step's first update, when several are made of its samples.
+        Call it before the first update of a step that makes several updates.
         """
         return with_scores(self, samples) if needs_scoring(self.algorithm) else samples
 
     def sft_step(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """One update towards the samples' own tokens: the weighted mean of their negative log likelihood."""
+        """Make one supervised update: the weighted mean negative log likelihood of the samples."""
         denominator = self.ranks.total(_total_weight(samples)) or 1.0
         return self._step(
             samples,
@@ -169,7 +186,10 @@ class Learner:
 
     @torch.no_grad()
     def step_kl(self, samples: Sequence[Sample]) -> float:
-        """How far the policy is from the one that sampled, in nats a token: the mean k3 estimate; NaN without samples."""
+        """Return the mean k3 estimate of KL(sampling policy || current policy), in nats per token.
+
+        The result is NaN without sampled tokens.
+        """
         samples = [sample for sample in samples if sample.num_actions]
         total = 0.0
         count = 0
@@ -180,7 +200,7 @@ class Learner:
         return total / count if count else float("nan")
 
     def micro_batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
-        """The step's forward passes, each within the token budget where a single sample is."""
+        """Yield the step's forward passes, within the token budget if each sample fits it."""
         if self.layout == "tree":
             for piece in split_samples(samples, max_tokens=self.max_tokens):
                 yield tree_batch([samples[index] for index in piece])
@@ -202,7 +222,10 @@ class Learner:
             rows = rows[count:]
 
     def score(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Current logprobs and entropy of the batch's nodes, (N,) each; gradients flow to the adapter."""
+        """Return current logprobs and entropy of the batch's nodes, shape (N,) each.
+
+        Gradients flow to the adapter.
+        """
         with _attention(self.decoder, batch):
             hidden = self.decoder(
                 input_ids=batch.input_ids,
@@ -221,7 +244,7 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an exact resume needs: adapter, optimiser, counters, torch's random state."""
+        """Return the state for an exact resume: adapter, optimizer, counters, random state."""
         return {
             "adapter": {name: value.detach().clone() for name, value in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
@@ -231,11 +254,12 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where `state_dict` was taken. Raises UsageError where the adapter is another one."""
+        """Restore the state. Raises UsageError if it belongs to another adapter."""
         if state["adapter"].keys() != self.parameters.keys():
             odd = sorted(state["adapter"].keys() ^ self.parameters.keys())
             raise UsageError(
-                f"the checkpoint holds another adapter ({odd[0]} and {len(odd) - 1} more). Resume with the same LoRA settings."
+                f"the checkpoint holds another adapter ({odd[0]} and {len(odd) - 1} more differ). "
+                "Resume with the same LoRA settings."
             )
         with torch.no_grad():
             for name, value in self.parameters.items():
@@ -253,15 +277,13 @@ class Learner:
         check: Check | None = None,
         entropy_coef: float = 0.0,
     ) -> dict[str, float]:
-        """Forward and backward over all micro-batches, then one update."""
+        """Run forward and backward over all micro-batches, then make one update."""
         samples = [sample for sample in samples if sample.num_actions and sample.weight != 0]
         tally = _Tally()
-        self.optimizer.zero_grad(
-            set_to_none=True
-        )  # an interrupted step may have left a part of its gradient
-        training_mode(
-            self.model
-        )  # nothing but LoRA's own dropout, 0 unless asked for, may differ from sampling
+        # An interrupted step may have left a partial gradient.
+        self.optimizer.zero_grad(set_to_none=True)
+        # Only LoRA's dropout, 0 by default, may differ from sampling.
+        training_mode(self.model)
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)
             with lean(self.model), _attention(self.decoder, batch):
@@ -288,7 +310,7 @@ class Learner:
         return metrics | self._update(tally.entries > 0 and not stopped, tally.loss)
 
     def _update(self, has_gradient: bool, loss: float) -> dict[str, float]:
-        """Clips and applies the gradient; leaves weights and optimiser alone where there is none or it is not finite."""
+        """Clip and apply the gradient. If it is not finite, weights and optimizer are unchanged."""
         rate = self.learning_rate * min(1.0, (self.updates + 1) / max(self.warmup_steps, 1))
         norm = 0.0
         if has_gradient:
@@ -310,7 +332,7 @@ class Learner:
         }
 
     def _blocks(self, batch: Batch) -> dict[str, Any]:
-        """What the tree's attention needs besides the model's own arguments."""
+        """Return the additional arguments of tree attention."""
         if batch.subtree_end is None:
             return {}
         return {
@@ -321,13 +343,13 @@ class Learner:
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: Batch) -> Tensor:
-        """(E,) logprobs of the batch's entries with the adapter off."""
+        """Return logprobs of the batch's entries with the adapter off, shape (E,)."""
         with self.model.disable_adapter():
             return self.score(batch)[0][batch.entry_nodes]
 
 
 class _Tally:
-    """Adds up a step's micro-batches."""
+    """Sums over the micro-batches of a step."""
 
     def __init__(self) -> None:
         self.loss = 0.0
@@ -337,7 +359,7 @@ class _Tally:
 
     @classmethod
     def merged(cls, parts: Sequence[_Tally]) -> _Tally:
-        """What several ranks counted, as one."""
+        """Merge the sums of several processes."""
         whole = cls()
         for part in parts:
             for name in ("loss", "entries", "nodes", "tokens", "flat_tokens"):
@@ -364,7 +386,7 @@ class _Tally:
         self.flat_tokens += batch.num_flat_tokens
 
     def metrics(self, denominator: float) -> dict[str, float]:
-        """Means over the trained tokens, `policy_loss` over the loss's own denominator."""
+        """Return means over trained tokens, and `policy_loss` divided by the loss's denominator."""
         means = {
             name: value / (denominator if name == "policy_loss" else self.entries)
             for name, value in self.sums.items()
@@ -386,7 +408,10 @@ def _total_weight(samples: Sequence[Sample]) -> float:
 
 @contextmanager
 def _attention(decoder: Any, batch: Batch) -> Iterator[None]:
-    """The decoder with the attention that this batch needs, for a forward pass, and a backward pass that computes parts again."""
+    """Select the attention that this batch needs while in the block.
+
+    The backward pass must be in the block too, because it recomputes layers.
+    """
     config = decoder.config
     before = decoder.config._attn_implementation
     config._attn_implementation = "sdpa" if batch.subtree_end is None else tree_attention.NAME
@@ -397,7 +422,11 @@ def _attention(decoder: Any, batch: Batch) -> Iterator[None]:
 
 
 def _body_and_head(model: PeftModel) -> tuple[torch.nn.Module, Tensor]:
-    """The transformer without its head, and the head's matrix (V, d). Raises UsageError for a head that is more than a matrix."""
+    """Return the transformer without its head, and the head's matrix, shape (V, d).
+
+    Raises:
+        UsageError: If the head is more than a frozen matrix.
+    """
     language_model: Any = model.get_base_model()
     config = language_model.config
     head = language_model.get_output_embeddings()
@@ -408,11 +437,13 @@ def _body_and_head(model: PeftModel) -> tuple[torch.nn.Module, Tensor]:
         or any(p.requires_grad for p in head.parameters())
     ):
         raise UsageError(
-            f"{name}: the language-model head must be a frozen matrix without bias. Leave lm_head out of the LoRA targets."
+            f"{name}: the language-model head must be a frozen matrix without bias. Leave lm_head "
+            "out of the LoRA targets."
         )
     for option in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, option, None) not in (None, 1, 1.0):
             raise UsageError(
-                f"{name} changes its logits by config.{option}, which is not computed here. Choose a Llama, Qwen or Mistral."
+                f"{name} changes its logits by config.{option}, which is not supported. Use a "
+                "Llama, Qwen or Mistral model."
             )
     return language_model.get_decoder(), head.weight

@@ -1,8 +1,9 @@
-"""Log probabilities of chosen tokens from hidden states, without ever holding all logits.
+"""Log probabilities of chosen tokens from hidden states, without materializing all logits.
 
-The vocabulary is 50,000 wide and a step has thousands of sampled tokens: the full logits would be gigabytes. Here a few
-hundred rows are scored at a time, and because the head is frozen the gradient towards the hidden state is formed at once.
-Left out: heads with a bias, soft-capped or scaled logits (the learner refuses such models), and gradients for the head.
+With a vocabulary of 50,000 and thousands of sampled tokens, the full logits would need gigabytes.
+Here a few hundred rows are computed at a time. Because the head is frozen, the gradient with
+respect to the hidden state is computed at once. Not supported: heads with a bias, soft-capped or
+scaled logits (the learner refuses them), and gradients for the head.
 """
 
 from __future__ import annotations
@@ -22,21 +23,28 @@ def action_logprobs(
     chunk: int = 256,
     entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Natural log of each token's probability, softmax(hidden @ head_weight.T / temperature)[token].
+    """Return log(softmax(hidden @ head_weight.T / temperature)[token]) for each token.
 
     Args:
-        hidden: (N, d) hidden states that predict the tokens; the gradient flows here and nowhere else.
-        head_weight: (V, d) of the frozen language-model head.
-        token_ids: (N,) int64.
-        temperature: the temperature the tokens were sampled at.
-        chunk: rows scored at once; memory is about 3 * chunk * V numbers.
-        entropy_gradient: whether the entropy too carries a gradient, for one more product with the head.
-    Returns: logprobs (N,) with gradient, entropy (N,) in nats without, or with one if asked; both at least float32.
-    Raises: ValueError where the head would need a gradient, which is not formed.
+        hidden: Hidden states that predict the tokens, shape (N, d). Only they get a gradient.
+        head_weight: Frozen language-model head, shape (V, d).
+        token_ids: Shape (N,), int64.
+        temperature: Temperature at which the tokens were sampled.
+        chunk: Rows computed at once. Memory is about 3 * chunk * V numbers.
+        entropy_gradient: Compute a gradient of the entropy too. It costs another product with the
+            head.
+
+    Returns:
+        Logprobs, shape (N,), with gradient, and entropy in nats, shape (N,), with gradient if
+        requested. Both are at least float32.
+
+    Raises:
+        ValueError: If the head requires a gradient.
     """
     if head_weight.requires_grad:
         raise ValueError(
-            "action_logprobs treats the head as frozen, but head_weight requires a gradient. Freeze lm_head."
+            "action_logprobs treats the head as frozen, but head_weight requires a gradient. "
+            "Freeze lm_head."
         )
     return _ActionLogprobs.apply(
         hidden, head_weight, token_ids, temperature, chunk, entropy_gradient
@@ -68,12 +76,11 @@ class _ActionLogprobs(torch.autograd.Function):
             ids = token_ids[rows, None]
             logits = (hidden[rows] @ head_weight.T).to(dtype).div_(temperature)  # (chunk, V)
             logits -= logits.amax(dim=-1, keepdim=True)
-            scores = (
-                logits.exp()
-            )  # probabilities but for their sum, which is divided out of small results only
+            # Not normalized: dividing the small results by the sum is cheaper.
+            scores = logits.exp()
             total = scores.sum(dim=-1)
             logprobs[rows] = logits.gather(1, ids).squeeze(1) - total.log()
-            # Entropy = -sum p log p, with log p = logits - log total. As an einsum it is one pass over memory.
+            # Entropy = -sum p log p, with log p = logits - log total. The einsum reads memory once.
             entropy[rows] = total.log() - torch.einsum("nv,nv->n", scores, logits) / total
             if slope is not None:
                 # d logprob / d hidden = (W[id] - sum_v p_v W[v]) / temperature
@@ -82,7 +89,8 @@ class _ActionLogprobs(torch.autograd.Function):
                     (head_weight[token_ids[rows]] - mean).div_(temperature).to(slope.dtype)
                 )
             if entropy_slope is not None:
-                # d entropy / d logit_v = -p_v (log p_v + entropy), and log p_v + entropy = logit_v - sum_u p_u logit_u
+                # d entropy / d logit_v = -p_v (log p_v + entropy)
+                # log p_v + entropy = logit_v - sum_u p_u logit_u
                 logits += (entropy[rows] - total.log())[:, None]
                 pull = (scores.mul_(logits)).to(head_weight.dtype) @ head_weight / total[:, None]
                 entropy_slope[rows] = pull.div_(-temperature).to(entropy_slope.dtype)

@@ -1,10 +1,10 @@
-"""Writes the adapter as PEFT and servers load it, and proves that what was written is what was trained.
+"""Write an adapter in PEFT's format, and verify that it gives the trained model's logits.
 
-    adapter_config.json  adapter_model.safetensors     the adapter; its base is named by a public id, never by a local path
-    tokenizer.json ...  chat_template.jinja            the very rendering it was trained with
+    adapter_config.json  adapter_model.safetensors     adapter; the base is a public id, not a path
+    tokenizer.json ...  chat_template.jinja            rendering used in training
     README.md  manifest.json                           model card; sha256 of every file
 
-Left out: merged models and other formats (GGUF).
+Not supported: merged models and other formats (GGUF).
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ MANIFEST = "manifest.json"
 def save_adapter(
     peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, base_id: str, card: str
 ) -> Path:
-    """Writes everything a server needs beside the base model; returns the folder.
+    """Write an adapter with tokenizer, model card and manifest. Return the folder.
 
     Args:
-        peft_model: with the trained adapter active.
-        tokenizer: of the base model; saved with the chat's template.
-        base_id: the base model's public id.
-        card: text of README.md (`card.model_card`).
-    Raises: UsageError for an adapter that no server would load.
+        peft_model: Model with the trained adapter active.
+        tokenizer: Tokenizer of the base model. It is saved with the chat's template.
+        chat: Converter that was used in training.
+        folder: Target folder.
+        base_id: Public id of the base model.
+        card: Text of README.md (`card.model_card`).
+
+    Raises:
+        UsageError: If no server can load such an adapter.
     """
     save_weights(peft_model, folder, base_id=base_id)
     own = copy.deepcopy(tokenizer)
@@ -50,7 +54,11 @@ def save_adapter(
 
 
 def save_weights(peft_model: Any, folder: Path, *, base_id: str) -> Path:
-    """The adapter's config and weights alone: what a server needs that has the tokenizer. Raises: as `save_adapter`."""
+    """Write only the adapter's config and weights, for a server that has the tokenizer.
+
+    Raises:
+        UsageError: If no server can load such an adapter.
+    """
     from safetensors.torch import save_file
 
     lora_layers(peft_model)
@@ -67,10 +75,13 @@ def save_weights(peft_model: Any, folder: Path, *, base_id: str) -> Path:
 
 
 def verify_adapter(folder: Path, peft_model: Any, *, tolerance: float = 1e-5) -> float:
-    """Loads the folder with plain PEFT over the same base and compares logits with the model that was trained.
+    """Load the folder with PEFT over the same base and compare logits with the trained model.
 
-    Returns: the largest difference of a logit, at most `tolerance`.
-    Raises: UsageError when a file is not the one that was written, or the logits differ.
+    Returns:
+        Largest absolute difference of a logit, at most `tolerance`.
+
+    Raises:
+        UsageError: If a file differs from the manifest, or the logits differ.
     """
     from peft import PeftModel
 
@@ -79,21 +90,28 @@ def verify_adapter(folder: Path, peft_model: Any, *, tolerance: float = 1e-5) ->
     gap = (_logits(reloaded) - _logits(peft_model)).abs().max().item()
     if not gap <= tolerance:
         raise UsageError(
-            f"{folder}: reloaded, this adapter gives other logits than the trained model, by {gap:.2g}. Export it again."
+            f"{folder}: the reloaded adapter gives other logits than the trained model "
+            f"(difference {gap:.2g}). Export it again."
         )
     return gap
 
 
 def verify_files(folder: Path, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
-    """The manifest, after every file in it has been found unchanged.
+    """Return the manifest after checking every file in it.
 
     Args:
-        ignore: names of files that may be missing or changed.
-    Raises: UsageError naming each file that is not what was written, with both hashes.
+        folder: Folder of the adapter.
+        ignore: Names of files that may be missing or changed.
+
+    Raises:
+        UsageError: If files are missing or changed. The message has both hashes.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise UsageError(f"{folder}: no {MANIFEST}, so this is not an adapter that envgym wrote.")
+        raise UsageError(
+            f"{folder}: no {MANIFEST}, so envgym did not write this adapter. Pass the `adapter` "
+            "folder of a run."
+        )
     manifest = json.loads(path.read_text())
     differing = [
         told
@@ -101,21 +119,20 @@ def verify_files(folder: Path, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
         if name not in ignore and (told := _differs(folder / name, sha))
     ]
     if differing:
-        raise UsageError(
-            f"{folder}: {'; '.join(differing)}. Export the adapter again, or fetch it anew."
-        )
+        raise UsageError(f"{folder}: {'; '.join(differing)}. Export or download the adapter again.")
     return manifest
 
 
 def _differs(file: Path, expected: str) -> str:
-    """What is wrong with a file, or an empty text."""
+    """Return the problem of a file, or an empty string."""
     if not file.is_file():
         return f"{file.name} is missing"
     found = _sha256(file)
     return (
         ""
         if found == expected
-        else f"{file.name} has changed since it was written (sha256 {found[:12]}, written {expected[:12]})"
+        else f"{file.name} has changed since it was written "
+        f"(sha256 {found[:12]}, written {expected[:12]})"
     )
 
 
@@ -130,7 +147,8 @@ def _check_served(config: Any) -> None:
         found.append(f"layers with ranks {odd} of their own (rank_pattern)")
     if found:
         raise UsageError(
-            f"no adapter is written: {'; '.join(found)}. To keep the checkpoints alone, set train.output.adapter=none."
+            f"no adapter is written: {'; '.join(found)}. To keep only checkpoints, set "
+            "train.output.adapter=none."
         )
 
 
@@ -151,7 +169,7 @@ def _write_manifest(folder: Path, base_id: str, chat: Chat) -> None:
 
 @torch.no_grad()
 def _logits(model: Any) -> Tensor:
-    """Logits of a fixed text, (1, 32, V), without dropout."""
+    """Return logits of a fixed text without dropout, shape (1, 32, V)."""
     device = model.get_input_embeddings().weight.device
     ids = (
         torch.arange(1, 33, device=device).mul(7919).remainder(model.config.vocab_size).unsqueeze(0)

@@ -1,9 +1,10 @@
-"""Messages to token ids and back, append-only: what was sampled is never rendered again.
+"""Convert messages to token ids and back. Sampled ids are never rendered again.
 
-A conversation is `open` ids, then by turns sampled ids and `observe` ids. ChatML models (SmolLM2, Qwen) get our own ChatML
-with tools; other families their own template (`chat_template.py`). Text of users and tools cannot forge a turn: the
-spelling of a special token inside it becomes ordinary tokens.
-Left out: images, and forking where a template rewrites earlier turns (an error names the turn).
+A conversation is the `open` ids, then for each turn the sampled ids and the `observe` ids. ChatML
+models (SmolLM2, Qwen) use our ChatML with tools, other families their own template
+(`chat_template.py`). Text of users and tools cannot forge a turn: the spelling of a special token
+in it becomes ordinary tokens. Not supported: images, and templates that rewrite earlier turns (the
+error names the turn).
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ TemplateName = Literal["auto", "chatml", "model"]
 JINJA = Path(__file__).parent / "templates" / "chatml_tools.jinja"
 
 Tools = Sequence[dict[str, Any]]
-"""JSON schemas in OpenAI function form."""
+"""Tool schemas in OpenAI's function format."""
 
 
 class Chat:
-    """The bridge between messages and one tokenizer. Safe to share between threads.
+    """Converter between messages and token ids of one tokenizer. Safe to share between threads.
 
     Args:
-        tokenizer: a Hugging Face tokenizer; copied, so that nobody else changes its settings.
-        template: `chatml` (ours), `model` (the tokenizer's own), or `auto`: ChatML where the tokenizer has its two tokens.
-        model: every end-of-sequence id of its generation config ends a turn, too.
-    Raises: UsageError for a tokenizer without what the template needs.
+        tokenizer: Hugging Face tokenizer. It is copied, so its settings are not changed.
+        template: `chatml` (ours), `model` (the tokenizer's template), or `auto`: ChatML if the
+            tokenizer has both ChatML tokens.
+        model: All end-of-sequence ids of its generation config also end a turn.
+
+    Raises:
+        UsageError: If the tokenizer lacks tokens that the template needs.
     """
 
     def __init__(self, tokenizer: Any, template: TemplateName = "auto", *, model: Any = None):
@@ -48,14 +52,14 @@ class Chat:
             | eos_ids(self.tokenizer)
             | eos_ids(getattr(model, "generation_config", None))
         )
-        """Ids that end a turn, each of them sampled and trained on."""
+        """Ids that end a turn. They are sampled and trained."""
 
     def open(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
-        """The prompt's ids, up to and including the generation prompt."""
+        """Return the ids of the prompt, up to and including the generation prompt."""
         return self._style.open(messages, tools)
 
     def shared(self, messages: Sequence[Message], tools: Tools = ()) -> int:
-        """How many of `open`'s first ids belong to the leading system message, which many dialogues have in common."""
+        """Return how many of the first `open` ids belong to the system message."""
         return self._style.shared(messages, tools)
 
     def observe(
@@ -66,22 +70,26 @@ class Chat:
         history: Sequence[Message] = (),
         tools: Tools = (),
     ) -> list[int]:
-        """The ids that follow a sampled turn: its end where it was cut, the new messages, the next generation prompt.
+        """Return the ids after a sampled turn: missing end token, new messages, generation prompt.
 
         Args:
-            messages: what the environment answered.
-            closed: whether the sampled ids ended with a stop id.
-            history: all messages before these; lets `template="model"` prove that it only appends.
-        Raises: UsageError when the model's template rewrites an earlier turn.
+            messages: New messages of the environment.
+            closed: Whether the sampled ids end with a stop id.
+            history: All messages before these. `template="model"` uses them to check that its
+                template only appends.
+            tools: Tools of the conversation.
+
+        Raises:
+            UsageError: If the model's template rewrites an earlier turn.
         """
         return self._style.observe(messages, closed=closed, history=history, tools=tools)
 
     def answer(self, text: str) -> list[int]:
-        """The ids of an assistant turn with this text, its end included; for demonstrations, never for sampled turns."""
+        """Return the ids of an assistant turn, with its end token. Only for demonstrations."""
         return [*self._encode(text), self._style.end_id]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens; a stop id at the end is left out even where it is an ordinary token."""
+        """Return the text without special tokens and without a final stop id."""
         ids = list(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
         with self._lock:
             return self.tokenizer.decode(
@@ -90,11 +98,11 @@ class Chat:
 
     @cached_property
     def jinja(self) -> str:
-        """The template a server needs to render the same ids; saved beside an adapter."""
+        """Jinja template with which a server renders the same ids. It is saved with the adapter."""
         return JINJA.read_text() if self.template == "chatml" else self.tokenizer.chat_template
 
     def _encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of a text; `special` says whether it may spell special tokens."""
+        """Return the ids of a text. If `special` is True, the text may contain special tokens."""
         with self._lock:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)[
                 "input_ids"
@@ -102,7 +110,7 @@ class Chat:
 
 
 class ChatML:
-    """ChatML with Hermes-style tools. The template under `templates/` renders the same text for servers."""
+    """ChatML with Hermes-style tools. The file in `templates/` renders the same for servers."""
 
     def __init__(self, tokenizer: Any, encode: Encode):
         self._encode = encode
@@ -131,7 +139,7 @@ class ChatML:
     def _head(
         self, messages: Sequence[Message], tools: Tools
     ) -> tuple[list[int], Sequence[Message]]:
-        """Ids of the system turn, and the messages after it."""
+        """Return the ids of the system turn, and the messages after it."""
         has_system = bool(messages) and messages[0].role == "system"
         parts = [messages[0].content] if has_system and messages[0].content else []
         parts += [_tools_text(tools)] if tools else []
@@ -162,7 +170,7 @@ def _tools_text(tools: Tools) -> str:
 
 
 def eos_ids(source: Any) -> set[int]:
-    """The end-of-sequence ids that a tokenizer or a generation config names: none, one or a list."""
+    """Return the end-of-sequence ids of a tokenizer or a generation config."""
     ids = getattr(source, "eos_token_id", None)
     return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
@@ -171,15 +179,17 @@ def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
     has_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_vocab().keys()
     if template not in ("auto", "chatml", "model"):
         hint = did_you_mean(template, ("auto", "chatml", "model")) or "."
-        raise UsageError(f"chat template '{template}' is unknown{hint} Take auto, chatml or model.")
+        raise UsageError(f"chat template '{template}' is unknown{hint} Use auto, chatml or model.")
     if template == "chatml" and not has_chatml:
         raise UsageError(
-            "chat template 'chatml' needs the tokens <|im_start|> and <|im_end|>, which this tokenizer lacks. Take 'model'."
+            "chat template 'chatml' needs the tokens <|im_start|> and <|im_end|>, which this "
+            "tokenizer lacks. Use 'model'."
         )
     if template == "chatml" or (template == "auto" and has_chatml):
         return "chatml"
     if not tokenizer.chat_template:
         raise UsageError(
-            "this tokenizer has neither ChatML tokens nor a chat template. Take an instruct (chat) model."
+            "this tokenizer has neither ChatML tokens nor a chat template. Use an instruct (chat) "
+            "model."
         )
     return "model"

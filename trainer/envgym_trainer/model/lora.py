@@ -1,6 +1,7 @@
-"""The adapter: attached with PEFT, read out, and added to fresh copies of the base weights.
+"""LoRA adapters: attach with PEFT, read the tensors, merge into copies of the base weights.
 
-What servers refuse (`serving.py`) is trained only where nothing is exported. Left out: an adapted `lm_head`.
+Settings that servers do not support (`serving.py`) need `export: none`. Not supported: adapting
+`lm_head`.
 """
 
 from __future__ import annotations
@@ -30,20 +31,23 @@ def attach(
     bias: Any = "none",
     modules_to_save: Sequence[str] = (),
 ) -> Any:
-    """The model with a new adapter, whose product is zero until it is trained.
+    """Return the model with a new adapter. Its product is 0 until it is trained.
 
     Args:
-        model: a causal language model; PEFT wraps its linear layers in place and freezes everything else.
-        rank: of the two factors.
-        alpha: the adapter counts `alpha / rank` times.
-        seed: fixes the first factor; the global random state is left as it was.
-        dropout: of the adapter's input while training; 0 keeps sampled and trained logprobs equal.
-        targets: `all-linear` (all linear layers but `lm_head`) or names of modules.
-        use_rslora: the adapter counts `alpha / sqrt(rank)` times (arXiv 2312.03732, theorem 3.2).
-        use_dora: a trained length for each row of the adapted weight (arXiv 2402.09353, eq. 5).
-        bias: biases that are trained as well: none, lora_only (of adapted layers) or all.
-        modules_to_save: names of modules that are trained whole.
-    Returns: a `peft.PeftModel`; the adapter is float32 whatever the base is.
+        model: Causal language model. PEFT wraps its linear layers in place and freezes the rest.
+        rank: Rank of the two factors.
+        alpha: The adapter is scaled by `alpha / rank`.
+        seed: Seed of the first factor. The global random state is not changed.
+        dropout: Dropout of the adapter's input in training. 0 keeps sampled and trained logprobs
+            equal.
+        targets: `all-linear` (all linear layers except `lm_head`) or names of modules.
+        rslora: Scale by `alpha / sqrt(rank)` instead (arXiv 2312.03732, theorem 3.2).
+        dora: Train a magnitude for each row of the adapted weight (arXiv 2402.09353, eq. 5).
+        bias: Trained biases: none, lora_only (biases of adapted layers) or all.
+        modules_to_save: Names of modules that are trained in full.
+
+    Returns:
+        A `peft.PeftModel`. The adapter is float32 for any base.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -61,13 +65,13 @@ def attach(
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
-        )  # PEFT's, of transformers
+        )  # raised by PEFT's use of transformers
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
 
 def training_mode(model: Any) -> None:
-    """Evaluation mode but for the adapter's own dropout, where it has one: what the base drops is never trained with."""
+    """Set evaluation mode, except for the adapter's dropout. The base's dropout is never used."""
     from peft.tuners.lora import LoraLayer
 
     model.eval()
@@ -77,13 +81,13 @@ def training_mode(model: Any) -> None:
 
 
 def trainable(model: Any) -> dict[str, Tensor]:
-    """The parameters that are trained, by name."""
+    """Return the trainable parameters by name."""
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
 @contextmanager
 def with_adapter(parameters: Mapping[str, Tensor], adapter: Mapping[str, Tensor]) -> Iterator[None]:
-    """While in the block the parameters have the adapter's values, then their own again."""
+    """Set the parameters to the adapter's values while in the block."""
     own = {name: value.detach().clone() for name, value in parameters.items()}
     _put(parameters, adapter)
     try:
@@ -99,18 +103,19 @@ def _put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None
 
 
 def lora_state(model: Any) -> dict[str, Tensor]:
-    """The adapter's tensors by the names that its file uses, detached copies on the CPU."""
+    """Return the adapter's tensors by their names in its file, detached copies on the CPU."""
     from peft import get_peft_model_state_dict
 
-    # Left to itself PEFT asks the hub whether the vocabulary has grown; embeddings are never adapted here.
+    # By default PEFT asks the hub whether the vocabulary has grown. Embeddings are never adapted.
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
 
 def lora_layers(model: Any) -> dict[str, Any]:
-    """PEFT's LoRA layers by their name in the base model.
+    """Return PEFT's LoRA layers by their name in the base model.
 
-    Raises: UsageError for an adapter that `merge` does not describe.
+    Raises:
+        UsageError: If there is no LoRA layer, or one that `merge` does not support.
     """
     from peft.tuners.lora import Linear, LoraLayer
     from peft.tuners.lora.variants import DoraLinearVariant
@@ -132,28 +137,34 @@ def lora_layers(model: Any) -> dict[str, Any]:
             or any(layer.lora_bias.values())
         ):
             raise UsageError(
-                f"{name}: only LoRA and DoRA on linear layers can be sampled from, not {type(layer).__name__} with a variant."
+                f"{name}: only LoRA and DoRA on linear layers are supported in sampling, not "
+                f"{type(layer).__name__} with a variant."
             )
         if layer.merged or len(layer.active_adapters) != 1:
             raise UsageError(
-                f"{name}: expected one active, unmerged adapter; merged: {layer.merged}, active: {layer.active_adapters}."
+                f"{name}: expected one active, unmerged adapter; merged: {layer.merged}, active: "
+                f"{layer.active_adapters}."
             )
     if not found:
         raise UsageError(
-            "this model has no LoRA layer. Attach an adapter first: lora.attach(model, rank=16, alpha=32, seed=0)."
+            "this model has no LoRA layer. Attach an adapter first: lora.attach(model, rank=16, "
+            "alpha=32, seed=0)."
         )
     return found
 
 
 @torch.no_grad()
 def merge(layer: Any) -> Tensor:
-    """W + scale * B @ A of one layer, in W's dtype; W itself is only read, and widened first where it is kept in 4 bits.
+    """Return W + scale * B @ A of one layer as a new tensor in W's dtype, rounded once.
 
-    With DoRA each row of that sum is brought to its trained length m: m * V / |V|.
+    W is only read. A 4-bit W is converted to a dense one first. With DoRA each row V of the sum is
+    scaled to its trained magnitude m: m * V / |V|.
 
     Args:
-        layer: a LoRA layer of PEFT over a linear layer of weight (n, m).
-    Returns: (n, m), freshly made, and rounded once at the end.
+        layer: LoRA layer of PEFT over a linear layer of weight (n, m).
+
+    Returns:
+        Merged weight, shape (n, m).
     """
     name = layer.active_adapters[0]
     weight = dense_weight(layer.get_base_layer().weight)
@@ -167,6 +178,6 @@ def merge(layer: Any) -> Tensor:
 
 
 def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """(name of the weight in the base model, merged weight) of every adapted layer, each freshly made."""
+    """Yield (name of the weight in the base model, merged weight) of every adapted layer."""
     for name, layer in lora_layers(model).items():
         yield f"{name}.weight", merge(layer)

@@ -1,7 +1,8 @@
-"""Renders a conversation with the template that a model brings along, for families that do not speak ChatML.
+"""Render conversations with a model's own chat template, for families without ChatML.
 
-Such a template renders whole conversations, so each addition is the difference of two renderings; where the longer one
-does not begin with the shorter one, the template rewrites history and the dialogue stops with an error.
+Such a template renders whole conversations, so new ids are the difference of two renderings. If the
+longer rendering does not begin with the shorter one, the template rewrites history and the dialogue
+stops with an error.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ Tools = Sequence[dict[str, Any]]
 
 
 class Encode(Protocol):
-    """Text to ids; with `special=True` the text may spell special tokens."""
+    """Function from text to ids. With `special=True` the text may contain special tokens."""
 
     def __call__(self, text: str, *, special: bool = False) -> list[int]: ...
 
 
 class OwnTemplate:
-    """The tokenizer's own chat template. Raises UsageError where it names no token that ends a turn."""
+    """The tokenizer's own chat template. Raises UsageError if no special token ends a turn."""
 
     def __init__(self, tokenizer: Any, encode: Encode):
         self._tokenizer = tokenizer
@@ -35,7 +36,7 @@ class OwnTemplate:
         return self._ids(self._render(messages, tools, prompt=True))
 
     def shared(self, messages: Sequence[Message], tools: Tools) -> int:
-        """Length of what two prompts with this system message and different users have in common."""
+        """Return the length of the common prefix of prompts with this system message."""
         if not messages or messages[0].role != "system":
             return 0
         one, other = (self.open([messages[0], Message("user", text)], tools) for text in ("0", "x"))
@@ -63,7 +64,7 @@ class OwnTemplate:
         self._check_prefix(
             self._render(history[:-1], tools, prompt=True),
             before,
-            f"assistant turn {turn}, as soon as it is history",
+            f"assistant turn {turn}, once it is history",
         )
         self._check_prefix(
             before,
@@ -74,7 +75,7 @@ class OwnTemplate:
         return self._ids(text)
 
     def _turn_end(self) -> tuple[str, str]:
-        """The token that closes an assistant turn, and what the template writes after it."""
+        """Return the token that ends an assistant turn, and the template's text after it."""
         text = self._render([Message("user", "x"), Message("assistant", "zqz")], ())
         rest = text.rpartition("zqz")[2]
         found = [
@@ -82,7 +83,8 @@ class OwnTemplate:
         ]
         if not found:
             raise UsageError(
-                "the model's chat template ends an assistant turn with no special token. Use an instruct (chat) model."
+                "the model's chat template ends an assistant turn without a special token. Use an "
+                "instruct (chat) model."
             )
         end = min(found)[2]
         return end, rest.partition(end)[2]
@@ -95,20 +97,21 @@ class OwnTemplate:
             return self._tokenizer.apply_chat_template(
                 plain, tools=list(tools) or None, add_generation_prompt=prompt, tokenize=False
             )
-        except Exception as error:  # templates raise whatever their authors wrote
+        except Exception as error:  # templates may raise any exception
             roles = ", ".join(message.role for message in messages)
             raise UsageError(
-                f"the model's chat template refuses a conversation of {roles}: {error}. Take template 'chatml'."
+                f"the model's chat template refuses a conversation of {roles}: {error}. Use "
+                "template 'chatml'."
             ) from error
 
     def _mask(self, text: str) -> str:
-        """A private character for each spelled special token, so that the template's own remain the only ones."""
+        """Replace each spelled special token by a private character, so that it stays text."""
         for index, token in enumerate(self._special):
             text = text.replace(token, chr(0xE000 + index))
         return text
 
     def _ids(self, text: str) -> list[int]:
-        """Ids of a rendering; masked spellings come back as ordinary text."""
+        """Return the ids of a rendering. Masked spellings become ordinary text again."""
         ids: list[int] = []
         start = 0
         for place, char in enumerate(text):
@@ -122,6 +125,7 @@ class OwnTemplate:
     def _check_prefix(self, before: str, after: str, where: str) -> None:
         if not after.startswith(before):
             raise UsageError(
-                f"the model's chat template rewrites earlier text at {where}, so tokens already sampled would change. "
-                "Take template 'chatml', or a model whose template only appends."
+                f"the model's chat template rewrites earlier text at {where}, so tokens already "
+                "sampled would change. Use template 'chatml', or a model whose template only "
+                "appends."
             )

@@ -1,6 +1,6 @@
-"""What the preflight looks at: an environment, its training settings, a loaded model; and who has played it so far.
+"""Context of the preflight: environment, settings, loaded model and its episodes.
 
-Nothing here learns, and no random state of the run is touched.
+Checks do not train and do not change the random state of the run.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.model.chat import Chat
 
 TASKS = {False: 16, True: 64}
-"""Training tasks that oracle and no-op play, in the fast part and in full."""
+"""Training tasks for oracle and no-op, by `is_full`."""
 SPLIT_TASKS = {False: 64, True: 400}
-"""Tasks of each split that are compared."""
+"""Compared tasks of each split, by `is_full`."""
 TOLERATED = 0.1
-"""Share of tasks in which something may be amiss before a run is refused: a rare template broken is no reason to stop."""
+"""Maximum fraction of tasks with a problem. A rare broken template does not stop a run."""
 WORKERS = 16
 
 
 @dataclass
 class Subject:
-    """A run that has not begun."""
+    """Preflight context of a run before training."""
 
     spec: EnvSpec
     config: TrainConfig
@@ -42,23 +42,23 @@ class Subject:
     chat: Chat
     engine: Sampler
     model: Any
-    """PEFT's, with a fresh adapter."""
+    """PEFT model with a new adapter."""
     is_full: bool = True
     groups: list[list[Episode]] = field(default_factory=list)
-    """What the model has played so far, at the training temperature."""
+    """Groups that the model has played, at the training temperature."""
 
     @property
     def has_own_tasks(self) -> bool:
-        """Whether its tasks are ours, with a hidden truth; a foreign Gymnasium environment has seeds alone."""
+        """Whether tasks have prompts and solutions. Foreign environments have only seeds."""
         return not self.spec.gym
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """Training tasks of every template in turn; empty for a foreign environment."""
+        """Training tasks, alternating between templates; empty for a foreign environment."""
         return self.tasks_of("train", TASKS[self.is_full]) if self.has_own_tasks else []
 
     def tasks_of(self, split: Any, count: int) -> list[Task]:
-        """The first tasks of a split, of the levels that are trained."""
+        """Return the first tasks of a split, of the trained levels."""
         size = count if split == "train" else min(count, self.world.tasks.sizes[split])
         return [
             self.world.tasks.task(task)
@@ -67,7 +67,7 @@ class Subject:
 
     @cached_property
     def demos(self) -> list[Episode]:
-        """The oracle's episodes with their tokens, one for each of `tasks` that has an oracle."""
+        """Oracle episodes with tokens, one for each of `tasks` that has an oracle."""
         policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
         return self.play(policy, [Request(task.id, 0) for task in self.tasks if task.has_solution])
 
@@ -84,7 +84,7 @@ class Subject:
         )
 
     def play_groups(self, count: int, size: int) -> list[list[Episode]]:
-        """`count` more groups by the model as it is, as in training; kept in `groups`."""
+        """Play `count` more groups with the model, as in training, and append them to `groups`."""
         first = len(self.groups)
         ids = self.world.tasks.ids("train", levels=self.config.tasks.levels, count=first + count)[
             first:
@@ -111,9 +111,11 @@ class Subject:
 def open_subject(
     spec: EnvSpec, config: TrainConfig, *, is_full: bool = True, say: Any = print
 ) -> Iterator[Subject]:
-    """World, model and sampler as a training run would open them; closed at the end.
+    """Open world, model and engine as a training run does. They are closed at the end.
 
-    Raises: UsageError, PrerequisiteError where they cannot be opened at all.
+    Raises:
+        UsageError: If the settings do not fit the model.
+        PrerequisiteError: If something is not installed or not reachable.
     """
     import torch
 
@@ -147,7 +149,10 @@ def open_subject(
 def verdict(
     check: str, offenders: Sequence[str], total: int, *, passed: str, way_out: str
 ) -> CheckResult:
-    """Passed when nobody offended, a warning while only few did, failed beyond `TOLERATED`; the detail ends with the way out."""
+    """Pass if no task has a problem, warn if at most `TOLERATED` do, and fail otherwise.
+
+    The detail ends with the remedy.
+    """
     if not offenders:
         return CheckResult(check, True, passed)
     told = f"{len(offenders)} of {total} tasks: {'; '.join(offenders[:2])}. {way_out}"

@@ -1,7 +1,7 @@
-"""What a run has seen of its tasks, and what follows from it: pass rates, open levels, the length of an episode.
+"""State of the curriculum: pass rates, unlocked levels and the horizon of episodes.
 
-Plain numbers without randomness, so that the same episodes always lead to the same decisions. Left out: drawing tasks
-(`task_sampler.py`).
+There is no randomness, so the same episodes always lead to the same decisions. See
+`task_sampler.py` for drawing tasks.
 """
 
 from __future__ import annotations
@@ -11,31 +11,36 @@ from collections.abc import Mapping, Sequence
 from envgym_trainer.config.curriculum import HorizonConfig
 
 UNSEEN = 0.5
-"""Pass rate of a level of which nothing is known: the one most worth a try."""
+"""Pass rate of a level without episodes. A rate of 1/2 has the highest learnability."""
 
 
 def learnability(rate: float, *, floor: float) -> float:
-    """How much a group of a task with this pass rate can teach: max(floor, 4 p (1 - p)).
+    """Return the learnability of a task with this pass rate: max(floor, 4 p (1 - p)).
 
-    p (1 - p) is the variance of a reward of 0 or 1, so of the advantages before they are scaled; 0 where all siblings agree.
+    p (1 - p) is the variance of a reward of 0 or 1. It is 0 if all group members agree.
 
     Args:
-        rate: share of episodes that solve it, in [0, 1].
-        floor: the least weight, in (0, 1]: what is solved always or never is drawn now and then, or nobody would see it change.
-    Returns: in [floor, 1].
-    Source: sampling for learnability, Rutherford et al. 2024, arXiv 2408.15099; for language models Foster et al. 2025,
-        arXiv 2502.12272.
+        rate: Fraction of episodes that solve the task, in [0, 1].
+        floor: Minimum weight, in (0, 1]. Tasks that are always or never solved are still drawn
+            sometimes, so that a change is noticed.
+
+    Returns:
+        Weight in [floor, 1].
+
+    References:
+        Sampling for learnability, Rutherford et al. 2024, arXiv 2408.15099. For language models:
+            Foster et al. 2025, arXiv 2502.12272.
     """
     return max(floor, 4 * rate * (1 - rate))
 
 
 class PassRates:
-    """Exponential moving shares of solved episodes, one group at a time: rate <- decay * rate + (1 - decay) * group.
+    """Exponential moving averages of solved episodes: rate <- decay * rate + (1 - decay) * group.
 
     A template starts at the rate of its level, a level at 1/2.
 
     Args:
-        decay: in [0, 1).
+        decay: Decay per group, in [0, 1).
     """
 
     def __init__(self, *, decay: float):
@@ -44,11 +49,11 @@ class PassRates:
         self.levels: dict[str, float] = {}
 
     def of(self, template: str, level: str) -> float:
-        """The pass rate of a template, as far as it is known."""
+        """Return the pass rate of a template, or of its level if the template has no episodes."""
         return self.templates.get(template, self.levels.get(level, UNSEEN))
 
     def observe(self, template: str, level: str, solved: float) -> None:
-        """Takes in a group of which the share `solved` solved its task."""
+        """Update the rates with a group in which the fraction `solved` solved the task."""
         before = self.of(template, level)
         self.templates[template] = self._moved(before, solved)
         self.levels[level] = self._moved(self.levels.get(level, UNSEEN), solved)
@@ -58,11 +63,12 @@ class PassRates:
 
 
 class Ladder:
-    """Levels in order, of which the first `unlocked` are open.
+    """Ordered levels. The first `unlocked` of them are open.
 
     Args:
-        levels: from easy to hard.
-        unlock_at: held-out success on the last open level that opens the next; None opens all at once.
+        levels: Levels from easy to hard.
+        unlock_at: Held-out success on the last open level that unlocks the next one. `None` unlocks
+            all at once.
     """
 
     def __init__(self, levels: Sequence[str], *, unlock_at: float | None):
@@ -75,8 +81,10 @@ class Ladder:
         return self.levels[: self.unlocked]
 
     def observe(self, scores: Mapping[str, float]) -> list[str]:
-        """Opens what the scores (level -> held-out success) have earned: the next level, and the one behind it where that is
-        passed too. Returns the levels that opened."""
+        """Unlock levels by held-out success (level -> success) and return the new ones.
+
+        Several levels are unlocked at once if their scores are high enough.
+        """
         before = self.unlocked
         while self.unlocked < len(self.levels) and self.unlock_at is not None:
             if scores.get(self.levels[self.unlocked - 1], -1.0) < self.unlock_at:
@@ -86,9 +94,10 @@ class Ladder:
 
 
 class Horizon:
-    """How many turns an episode may take: from `start` to `end`, with the steps or by the score.
+    """Maximum turns of an episode, growing from `start` to `end` by steps or by score.
 
-    Source: ScalingInter-RL of AgentGym-RL, arXiv 2509.08755 (stages over steps; growing by score is ours).
+    References:
+        ScalingInter-RL of AgentGym-RL, arXiv 2509.08755 (stages by step; growing by score is ours).
     """
 
     def __init__(self, config: HorizonConfig):
@@ -97,7 +106,10 @@ class Horizon:
         """Turns added by scores."""
 
     def turns(self, done: int) -> int:
-        """The limit at GRPO step `done`, counted from 1. By steps: `end` is reached after `steps` of them."""
+        """Return the maximum turns at GRPO step `done`, counted from 1.
+
+        By steps, `end` is reached after `steps` of them.
+        """
         first = self.config.start_turns
         last = self.config.end_turns
         steps = self.config.over_steps
@@ -106,7 +118,7 @@ class Horizon:
         return first + (last - first) * min(max(done - 1, 0), steps) // steps
 
     def observe(self, score: float) -> bool:
-        """Takes in a held-out success; says whether the limit grew by a turn."""
+        """Update with a held-out success. Return whether the limit grew by one turn."""
         threshold = self.config.grow_at
         if (
             threshold is None

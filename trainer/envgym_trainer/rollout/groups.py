@@ -1,8 +1,8 @@
-"""The groups of a step: siblings from one state, what they can teach, and what is played again when they cannot.
+"""Collect the groups of one training step. Void members are retried once.
 
-A void member is played once more with other sampling. With dynamic sampling, groups whose rewards all agree make room for
-fresh ones, up to a cap. What is thrown away is kept, counted and written down, because it was paid for. Plain Python.
-Left out: which tasks (`task_sampler.py`), advantages.
+With dynamic sampling, groups without reward variance are replaced by new ones, up to a limit.
+Discarded and retried episodes are counted and recorded, because they cost time. See
+`task_sampler.py` for the choice of tasks. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from envgym_trainer.run.metrics import ZERO_STD, Metrics, episode_metrics, failu
 
 Group = list[Episode]
 Play = Callable[[Sequence[Request]], list[Episode]]
-"""Plays requests; the episodes come in their order."""
+"""Function that plays requests and returns the episodes in the same order."""
 Score = Callable[[Sequence[Group]], list[Group]]
-"""The same groups with other rewards, or with more told of them."""
+"""Function that returns the same groups with recomputed rewards or added attribution."""
 NO_LESSON = "no_lesson"
 PLAYED_AGAIN = "played_again"
 DISAGREED = "disagreed"
 VOTED = "voted"
-"""Why an episode is written down with `left_out`."""
+"""Values of `left_out` in recorded episodes: reasons for the exclusion from training."""
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """All that a step played."""
+    """Rollout batch of one training step."""
 
     groups: list[Group]
-    """`tasks_per_step` groups of exactly `group_size` members, void ones included."""
+    """Groups used for the step: `tasks_per_step` groups of `group_size` members, with void ones."""
     thrown: list[Group] = field(default_factory=list)
-    """Groups that were left out for a fresh one, and fresh ones that were no better: one for each extra group."""
+    """Groups discarded by dynamic sampling, one for each extra group."""
     replayed: list[Episode] = field(default_factory=list)
-    """Void members in whose place another attempt stands."""
+    """Void members that were replaced by a retry."""
     disagreed: list[Group] = field(default_factory=list)
-    """Groups of self-training that agreed less than those that are learned from."""
+    """Groups that self-training excluded because of low agreement."""
     votes: Metrics = field(default_factory=dict)
-    """What the step's votes were, in self-training."""
+    """Metrics of the step's votes, in self-training."""
     taught: list[Episode] = field(default_factory=list)
-    """The episodes of a teacher that voted."""
+    """Episodes of a teacher that took part in the vote."""
     sampled_at: int | None = None
-    """Updates of the learner when the sampler took over what it played with; None: as many as when it learns from them."""
+    """Learner updates when the sampler took its weights; `None` if equal to those at training."""
     idle: float = math.nan
-    """Share of the time in which the sampler had nothing to compute; NaN where it does not say."""
+    """Fraction of time in which the sampler had no work; NaN if not measured."""
 
     @property
     def everything(self) -> list[Group]:
-        """The groups and those left out: an unbiased sample of the policy, where the groups alone are not."""
+        """All groups with discarded ones: an unbiased sample of the policy, unlike `groups`."""
         return self.groups + self.thrown + self.disagreed
 
     @property
     def episodes(self) -> list[Episode]:
-        """Every episode that was paid for."""
+        """All episodes of the step, with discarded and retried ones."""
         return (
             [episode for group in self.everything for episode in group]
             + self.replayed
@@ -67,19 +67,21 @@ class Played:
 
     @property
     def comparable(self) -> list[Group]:
-        """What the learner gets: groups of two valid members or more that started alike. One that is left alone has nobody to
-        be compared with, and would only be pulled by a KL term."""
+        """Groups used for training: at least two valid members with the same start.
+
+        A single valid member has no baseline. Only a KL term would act on it.
+        """
         return [group for group in self.groups if is_comparable(group)]
 
     def told(self, explain: Score) -> Played:
-        """With what `explain` tells of the comparable groups."""
+        """Return a copy in which `explain(groups)` replaces the comparable groups."""
         told = iter(explain(self.comparable))
         return replace(
             self, groups=[next(told) if is_comparable(group) else group for group in self.groups]
         )
 
     def metrics(self) -> Metrics:
-        """The step's numbers; rewards and successes over all groups that were played, thrown ones too."""
+        """Return the step's metrics. Rewards and successes also cover discarded groups."""
         numbers = episode_metrics(self.everything)
         failures = failure_metrics([*self.everything, self.replayed])
         numbers |= {
@@ -100,7 +102,7 @@ class Played:
         }
 
     def write(self, folder: RunFolder, step: int) -> None:
-        """Adds everything to `episodes.jsonl`; what was not learned from says why in `left_out`."""
+        """Append all episodes to `episodes.jsonl`. Excluded ones get their reason in `left_out`."""
         folder.append_episodes(step, [episode for group in self.groups for episode in group])
         folder.append_episodes(
             step, [episode for group in self.thrown for episode in group], left_out=NO_LESSON
@@ -121,16 +123,21 @@ def play_groups(
     max_extra: int = 0,
     score: Score = lambda groups: list(groups),
 ) -> Played:
-    """The groups of one step.
+    """Collect the groups of one step.
 
     Args:
-        play: plays requests.
-        draws: the step's tasks.
-        tasks, size: how many groups of how many episodes.
-        max_extra: dynamic sampling: so many groups may be played on top, each to take the place of one that has no lesson.
-            What finds no replacement stays, so a step has always the same number of groups.
-        score: gives groups the rewards that they are compared by, where those are not the environment's own.
-    Source: DAPO, arXiv 2503.14476, sec. 3.2, eq. 11; the cap is ours, for a policy that solves all or nothing.
+        play: Plays requests.
+        draws: Tasks of the step.
+        tasks: Number of groups.
+        size: Episodes of each group.
+        max_extra: Maximum number of additional groups for dynamic sampling. Each may replace a
+            group without reward variance. A group without a replacement stays, so the number of
+            groups is constant.
+        score: Recomputes the rewards of groups. By default the environment's rewards are used.
+
+    References:
+        DAPO, arXiv 2503.14476, section 3.2, eq. 11. The limit is an addition for policies that
+        solve all tasks or none.
     """
     groups, replayed = _play(play, draws, tasks, size, score)
     thrown: list[Group] = []
@@ -148,12 +155,12 @@ def play_groups(
 
 
 def valid(group: Sequence[Episode]) -> Group:
-    """The members in which the world held."""
+    """Return the members that are not void."""
     return [episode for episode in group if not episode.void]
 
 
 def has_lesson(group: Sequence[Episode]) -> bool:
-    """Whether at least two valid members started alike and earned different rewards."""
+    """Return whether a group has reward variance among valid members with the same start."""
     rewards = [episode.reward for episode in valid(group) if episode.reward is not None]
     return len(rewards) > 1 and max(rewards) - min(rewards) > ZERO_STD and starts_alike(group)
 
@@ -163,7 +170,7 @@ def is_comparable(group: Sequence[Episode]) -> bool:
 
 
 def starts_alike(group: Sequence[Episode]) -> bool:
-    """Whether all valid members are of one task, from one state, with one opening; else they are no group."""
+    """Return whether all valid members have the same task, initial state and opening messages."""
     return (
         len({(episode.task_id, episode.start_hash, _opening(episode)) for episode in valid(group)})
         < 2
@@ -171,7 +178,7 @@ def starts_alike(group: Sequence[Episode]) -> bool:
 
 
 def _opening(episode: Episode) -> tuple[tuple[str, str], ...]:
-    """What was said before the policy's first answer."""
+    """Return role and content of the messages before the policy's first answer."""
     roles = [message.role for message in episode.messages]
     count = roles.index("assistant") if "assistant" in roles else len(roles)
     return tuple((message.role, message.content) for message in episode.messages[:count])
@@ -180,8 +187,10 @@ def _opening(episode: Episode) -> tuple[tuple[str, str], ...]:
 def _play(
     play: Play, draws: Draws, tasks: int, size: int, score: Score
 ) -> tuple[list[Group], list[Episode]]:
-    """Fresh groups, and the void members that were played once more: with a seed of their own, since the very same tokens may
-    have broken the world."""
+    """Play new groups, and retry void members with another seed.
+
+    With the same seed the same tokens could break the environment again.
+    """
     requests = draws.requests(tasks, size)
     episodes = play(requests)
     broken = [n for n, episode in enumerate(episodes) if episode.void]

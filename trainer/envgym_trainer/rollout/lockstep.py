@@ -1,9 +1,10 @@
-"""Playing so that nothing depends on who was faster: the same episodes give the same bits, on a CPU.
+"""Reproducible sampling on a CPU: the same episodes give the same bits, regardless of timing.
 
-A logit's last bits depend on who else is in its batch, and that depends on how fast threads and tools were. In step, the
-sampler begins a forward pass only when every episode in flight waits for it, in an order of their own. So a batch is a function
-of the episodes alone. The price is the barrier: at each turn all wait for the slowest tool.
-Not covered: another machine, another number of threads, another version of torch; tools whose answers depend on the clock.
+The last bits of a logit depend on the other rows of its batch, and batches normally depend on the
+speed of threads and tools. In lockstep, a forward pass starts only when all running episodes wait
+for it, with rows in a fixed order. The cost is that all episodes wait for the slowest tool at each
+turn. Not covered: other machines, thread counts or versions of torch, and tools that depend on the
+clock.
 """
 
 from __future__ import annotations
@@ -31,9 +32,15 @@ def play_in_step(
     on_episode: Callable[[Episode], None] = lambda episode: None,
     cap: FailureCap | None = None,
 ) -> list[Episode]:
-    """`play_many` in waves of at most `workers` episodes, each wave in step on a deterministic engine.
+    """Play requests in waves of at most `workers` episodes, each in lockstep.
 
-    Returns: the episodes in the order of the requests. Raises: what `play_many` raises.
+    The engine must be deterministic. Other arguments are the same as in `play_many`.
+
+    Returns:
+        Episodes in the order of the requests.
+
+    Raises:
+        TooManyFailures: See `play_many`.
     """
     episodes: list[Episode] = []
     for start in range(0, len(requests), workers):
@@ -53,7 +60,7 @@ def play_in_step(
 
 @contextmanager
 def exact_kernels(wanted: bool) -> Iterator[None]:
-    """While in the block torch adds in a fixed order where it has a choice (a large indexed sum on a CPU has one)."""
+    """Use deterministic kernels while in the block. A large indexed sum on a CPU needs this."""
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if wanted:

@@ -1,9 +1,9 @@
-"""The run in the terminal: a live panel where there is a terminal, one plain line a step where there is none.
+"""Show a run in the terminal: a live panel, or one plain line a step if there is no terminal.
 
     GRPO  ━━━━━━━━━━━━━━━━━━━━━━━━━╸───────────  38/60 · 2:10 left
     success 0.62  ▁▂▂▃▅▅▆▇   reward 0.71   solved 0.62  format 0.98   1,240 tokens/s
 
-Reads the metric names of `metrics.py`; left out: writing them down (`monitor.py`).
+Uses the metric names of `metrics.py`. See `monitor.py` for metrics files.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Display:
-    """Shows the progress of a run's phases.
+    """Progress display of a run's phases.
 
         with Display({"warmup": 40, "grpo": 60}) as display:
             display.update("grpo", 3, metrics)
 
     Args:
-        plan: phase -> number of its steps (or of tasks, for an evaluation).
-        console: where to write; standard output when None.
+        plan: Phase -> number of steps, or of tasks for an evaluation.
+        console: Console to write to; standard output by default.
     """
 
     def __init__(self, plan: Mapping[str, int], *, console: Console | None = None):
@@ -58,11 +58,11 @@ class Display:
             self._live = None
 
     def note(self, text: str) -> None:
-        """A line that stays, such as an evaluation's result."""
+        """Print a line that stays, such as the result of an evaluation."""
         self.console.print(text, highlight=False)
 
     def update(self, phase: str, done: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """`done` of the phase's steps are over; `metrics` are the last step's numbers."""
+        """Show that `done` steps of the phase are finished, with the last step's metrics."""
         metrics = metrics or {}
         times = self._times.setdefault(phase, deque(maxlen=20))
         times.append((time.monotonic(), done))
@@ -95,7 +95,7 @@ class Display:
 def plain_line(
     phase: str, done: int, total: int | None, metrics: Mapping[str, Any], left: float | None
 ) -> str:
-    """One line for a log file: `GRPO 3/60 · success 0.50 · reward 0.61 · ... · 2:10 left`."""
+    """Return one line for a log file: `GRPO 3/60 · success 0.50 · reward 0.61 · ... · 2:10 left`"""
     parts = [
         f"{TITLES.get(phase, phase)} {done}" + (f"/{total}" if total is not None else ""),
         headline(metrics),
@@ -106,7 +106,7 @@ def plain_line(
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    """The numbers a person looks at first, in one row: loss, success, reward, its parts, tokens a second."""
+    """Return the main metrics in one row: loss, success, reward, its parts, tokens per second."""
     shown = {"loss": "loss", "success": "success", "eval/success": "success", "reward": "reward"}
     parts = [
         f"{title} {metrics[name]:.3g}"
@@ -124,17 +124,20 @@ def headline(metrics: Mapping[str, Any]) -> str:
 
 
 def seconds_left(times: list[tuple[float, int]], *, total: int) -> float | None:
-    """Seconds until `total`, from the median pace of the last steps; None until two steps are known.
+    """Return the seconds until `total` steps, or `None` until two updates are recorded.
+
+    Uses the median pace of the last steps.
 
     Args:
-        times: (seconds, steps done) of the last updates, oldest first.
+        times: (seconds, finished steps) of the last updates, oldest first.
+        total: Number of steps of the phase.
     """
     paces = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in pairwise(times) if b[1] > a[1]]
     return statistics.median(paces) * max(0, total - times[-1][1]) if paces else None
 
 
 def clock(seconds: float) -> str:
-    """75 -> `1:15`, 3725 -> `1:02:05`."""
+    """Format seconds: 75 -> `1:15`, 3725 -> `1:02:05`."""
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
@@ -142,7 +145,7 @@ def clock(seconds: float) -> str:
 
 
 def sparkline(values: list[float]) -> str:
-    """Shares 0..1 as blocks; values outside are clamped."""
+    """Return values between 0 and 1 as block characters. Other values are clamped."""
     return "".join(BLOCKS[min(7, max(0, int(value * 8)))] for value in values)
 
 

@@ -1,8 +1,8 @@
-"""`envgym explain`: what an episode's reward and advantage are made of, part by part, for people who must stand by them.
+"""Explain the reward and the advantage of an episode, part by part (`envgym explain`).
 
-Numbers come from the run's record alone, rules from its `config.yaml`, their words from the environment's files as they are now,
-where they still are. Nothing is scored again. Left out: how shares of an advantage are worked out (`breakdown.py`).
-Imports no torch.
+Numbers come from the run's record, settings from its `config.yaml`, and descriptions of reward
+parts from the environment's current files if they still exist. Rewards are not computed again. See
+`breakdown.py` for the attribution of advantages. Imports no torch.
 """
 
 from __future__ import annotations
@@ -26,41 +26,41 @@ from envgym_trainer.run.folder import RunFolder
 
 NAME = re.compile(r"(\d+):(\d+)")
 OTHERS = {
-    FORFEIT: "What takes away the reward of an episode that did what is forbidden, or was given up.",
-    "reward": "The whole reward of a foreign environment, which does not tell its parts.",
-    "rest": "What an advantage has beyond its terms, which do not enter it in proportion.",
-    "overlong": "The algorithm's penalty on answers near the limit of tokens; no part of the reward.",
-    "mistakes": "The algorithm's penalty on refused or unreadable tool calls; no part of the reward.",
+    FORFEIT: "Penalty of an episode that was aborted or changed a forbidden table.",
+    "reward": "Whole reward of a foreign environment, which does not report parts.",
+    "rest": "Remainder of the advantage that is not linear in the terms.",
+    "overlong": "Algorithm's penalty on answers near the token limit; not part of the reward.",
+    "mistakes": "Algorithm's penalty on invalid tool calls; not part of the reward.",
 }
-"""Name -> rule of what may stand beside the environment's own parts."""
+"""Descriptions of terms that are no reward part of the environment, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a part is, as far as the run's settings and the environment's files tell."""
+    """Description of a reward part, read from the run's settings and the environment's files."""
 
     spec: PartSpec
     about: str = ""
-    """First line of the part's docstring; empty where its code is gone."""
+    """First line of the part's docstring; empty if its code cannot be loaded."""
     is_grounded: bool | None = None
-    """None where its code is gone and the settings do not say."""
+    """Whether the part depends on the environment's state; `None` if unknown."""
     is_of_group: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Those of one run."""
+    """Reward rules of one run."""
 
     parts: dict[str, Rule]
     warmup_steps: int = 0
-    """Steps before the first that has rewards; schedules of weights begin after them."""
+    """Supervised steps before the first GRPO step. Schedules of weights begin after them."""
     is_foreign: bool = False
     notes: tuple[str, ...] = ()
-    """What could not be had, and the way out."""
+    """Warnings about rules that could not be loaded, each with its remedy."""
 
     @classmethod
     def of(cls, folder: RunFolder) -> Rules:
-        """Never fails: a run whose environment is gone still has its record."""
+        """Load the rules of a run. If they cannot be read, return empty rules with a note."""
         env = Path(folder.facts().get("env") or folder.config_file)
         try:
             data, where = read_yaml(folder.config_file)
@@ -69,7 +69,8 @@ class Rules:
             return cls(
                 {},
                 notes=(
-                    f"The rules of this run cannot be read, what follows is the record alone: {error}",
+                    "The rules of this run cannot be read, so only recorded numbers are shown: "
+                    f"{error}",
                 ),
             )
         warmup = spec.train.get("warm_start") or {}
@@ -88,7 +89,8 @@ def _rule(name: str, rule: PartSpec, spec: EnvSpec, notes: list[str]) -> Rule:
         part = RewardPart(partial(find_part(rule.source, spec), **rule.options), rule)
     except SpecError as error:
         notes.append(
-            f"No words for part '{name}' ({error}). Put the environment's files back, or start where it was trained."
+            f"No description of part '{name}' ({error}). Restore the environment's files, or run "
+            "this command in the folder in which the run was started."
         )
         return Rule(rule, is_grounded=rule.grounded)
     return Rule(rule, part.about, part.is_grounded, part.is_of_group)
@@ -96,44 +98,47 @@ def _rule(name: str, rule: PartSpec, spec: EnvSpec, notes: list[str]) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One part in one episode. Fields are None where nothing is known, or nothing was said."""
+    """One term of one episode. A field is `None` if its value is unknown or does not apply."""
 
     name: str
     rule: str
     source: str | None
-    """The `from` of the settings."""
+    """Value of `from` in the settings."""
     is_grounded: bool | None
     raw: float | None
     value: float | None
     range: tuple[float, float] | None
-    """In force at the episode's step; None where the rule is unknown."""
+    """Range in force at the episode's step; `None` if the rule is unknown."""
     clip: tuple[float, float] | None
     scale: str | None
     weight: float | None
     weight_of_config: float | None
-    """What the settings say for this step; `weight` differs from it where training weighed the part anew."""
+    """Weight of the settings at this step. `train.reward_weights` may have changed `weight`."""
     schedule: dict[int, float] | None
-    """Of the weight, by training step; None where it is one number."""
+    """Weights by training step; `None` if the weight is a single number."""
     gate: dict[str, Any] | None
-    """`on`, `at_least` (both None where the rule is unknown), `is_open`; None without a gate."""
+    """Gate with `on`, `at_least` and `is_open`. The first two are `None` if the rule is unknown."""
     contribution: float | None
-    """To the reward; None for what changes the advantage only."""
+    """Contribution to the reward; `None` for a term that changes only the advantage."""
     advantage: float | None
-    """Share of the advantage; None where the episode was not learned from."""
+    """Share of the advantage; `None` if the episode was excluded from training."""
     by_turn: tuple[float, ...] = ()
     siblings: tuple[dict[str, Any], ...] = ()
-    """Of a part of a group: `episode`, `said`, `raw`, `value` of each member, this one among them."""
+    """Values of a group part for all group members: `episode`, `said`, `raw`, `value`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One episode. The contributions of `parts` sum to `reward`, their advantages to `advantage`."""
+    """Explanation of one episode.
+
+    Contributions of `parts` add up to `reward`, their shares to `advantage`.
+    """
 
     run: str
     episode: str
     step: int
     schedule_step: int
-    """Training steps before it, the warm start not counted: where schedules are looked up."""
+    """Index into the schedules: GRPO steps before this one, without the warm start."""
     task: str
     level: str
     asked: str
@@ -143,16 +148,16 @@ class Explanation:
     reward: float | None
     advantage: float | None
     left_out: str
-    """Why it was not learned from, where the record says so."""
+    """Reason for the exclusion from training, if recorded."""
     failure: str
-    """How the world broke, for a void episode."""
+    """Error of the environment if the episode is void."""
     parts: tuple[Line, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """One episode among those of a step."""
+    """Summary of one episode of a step."""
 
     episode: str
     task: str
@@ -160,11 +165,19 @@ class Overview:
     advantage: float | None
     success: bool | None
     largest: str | None
-    """The part with the largest share of the advantage; of the reward where there is no advantage."""
+    """Term with the largest share of the advantage, or of the reward if there is no advantage."""
 
 
 def overview(folder: RunFolder, step: int | None = None) -> list[Overview]:
-    """The training episodes of a step, the last by default. Raises UsageError where the run has none."""
+    """Return summaries of the training episodes of a step.
+
+    Args:
+        folder: Folder of the run.
+        step: Training step; the last one by default.
+
+    Raises:
+        UsageError: If no training episode was recorded for the step.
+    """
     step, lines = _lines(folder, step)
     return [
         _overview(f"{step}:{place}", episode) for place, (episode, _) in enumerate(lines, start=1)
@@ -172,15 +185,26 @@ def overview(folder: RunFolder, step: int | None = None) -> list[Overview]:
 
 
 def explain(folder: RunFolder, name: str) -> Explanation:
-    """One training episode, such as `12:3`, the third of step 12. Raises UsageError for one that cannot be explained."""
+    """Return the explanation of one training episode.
+
+    Args:
+        folder: Folder of the run.
+        name: Step and position, such as `12:3` for the third episode of step 12.
+
+    Raises:
+        UsageError: If the name is malformed, the episode does not exist, or its record has no
+            reward terms.
+    """
     if (match := NAME.fullmatch(name)) is None:
         raise UsageError(
-            f"'{name}' must look like 12:3, the third episode of step 12. `envgym explain {folder.path}` lists some."
+            f"'{name}' is no episode name. Write STEP:POSITION, such as 12:3 for the third episode "
+            f"of step 12. To list episodes: envgym explain {folder.path}"
         )
     step, lines = _lines(folder, int(match[1]))
     if not 1 <= (place := int(match[2])) <= len(lines):
         raise UsageError(
-            f"{folder.path}: no episode {name}: step {step} has {len(lines)}, from {step}:1 to {step}:{len(lines)}."
+            f"{folder.path}: no episode {name}. Step {step} has {len(lines)} episodes, "
+            f"{step}:1 to {step}:{len(lines)}."
         )
     episode, left_out = lines[place - 1]
     rules = Rules.of(folder)
@@ -220,11 +244,12 @@ def _lines(folder: RunFolder, step: int | None) -> tuple[int, list[tuple[Episode
     steps, lines = folder.training_episodes(step)
     if not steps:
         raise UsageError(
-            f"{folder.path}: no training episode was written yet. They come with the first GRPO step."
+            f"{folder.path}: no training episode is recorded yet. The first GRPO step records some."
         )
     if not lines:
         raise UsageError(
-            f"{folder.path}: no training step {step}: it has episodes of steps {min(steps)} to {max(steps)}."
+            f"{folder.path}: no episodes of step {step}. Episodes are recorded for steps "
+            f"{min(steps)} to {max(steps)}."
         )
     return steps[-1] if step is None else step, lines
 
@@ -232,15 +257,16 @@ def _lines(folder: RunFolder, step: int | None) -> tuple[int, list[tuple[Episode
 def _known(
     episode: Episode, folder: RunFolder, name: str, *, is_foreign: bool
 ) -> Mapping[str, Term]:
-    """The terms of an episode. Raises UsageError where the record should have some and has none."""
+    """Return the reward terms of an episode. Raises UsageError if the record lacks them."""
     if episode.reward_terms or episode.void:
         return episode.reward_terms
     if is_foreign:
         return {"reward": Term(episode.reward, episode.reward, 1.0, by_turn=episode.turn_rewards)}
     raise UsageError(
-        f"{folder.path}: episode {name} has no 'reward_terms': an earlier version of envgym wrote it, which kept what each "
-        f"part said ({', '.join(episode.reward_parts) or 'none'}) and not what it counted for. Steps that are trained with this "
-        "version have them: train anew, or go on with `envgym train ENV --resume RUN`."
+        f"{folder.path}: episode {name} has no 'reward_terms', because an earlier version of "
+        "envgym recorded it. That version kept the value of each part "
+        f"({', '.join(episode.reward_parts) or 'none'}) but not its weight. Train again, or "
+        "continue with `envgym train ENV --resume RUN`: new steps record the terms."
     )
 
 
@@ -319,7 +345,7 @@ def _overview(name: str, episode: Episode) -> Overview:
 
 
 def plain(explained: Explanation | Sequence[Overview]) -> Any:
-    """The same for JSON, every number exact."""
+    """Return the same data as dicts and lists for JSON, with exact numbers."""
     if isinstance(explained, Explanation):
         return dataclasses.asdict(explained)
     return [dataclasses.asdict(each) for each in explained]

@@ -1,17 +1,9 @@
-"""Watches a run for the signs of a gamed reward: what each GRPO step played becomes a record for `envgym.rewards.scoring.hacking_signals`.
+"""Monitor a run for signs of reward hacking. See `envgym.rewards.scoring.hacking_signals` for the signals.
 
-What is measured, and where it is not, because a healthy run would look gamed:
-
-    truth        success of the last validation. It stands beside the reward of the step after it: both are of one adapter.
-    modal_share  only where a weighed part judges without the world (a vote, a judge, any part of groups), else a constant answer
-                 earns nothing. Boxed answers count, and last messages of tasks with `facts`. Elsewhere the last word is a
-                 formality: everybody who works with tools rightly ends with "Done.". Never less than the share that the
-                 tasks' own solutions have, so that learning yes-or-no tasks is no rise.
-    parts        weighed parts but the one that tells success, whose jumps are what training is for; in the part's own unit. For
-                 a part that is computed from the world a jump may be learning, so it is a warning at most.
-    extra_calls  calls beyond as many as the oracle makes, of tasks that have an oracle with calls.
-
-Left out: the signals themselves and their limits (`envgym.rewards.scoring.hacking_signals`), and doing something about them.
+The share of the most frequent answer is measured only if a weighted part does not depend on the
+environment's state (a vote, a judge, a group part). For tool tasks the final message is always
+"Done.", so it carries no information. Tool calls are compared with the oracle's number, part means
+exclude the success part, and `truth` is the success of the last validation.
 """
 
 from __future__ import annotations
@@ -48,20 +40,24 @@ NAMES = (
     "repetition",
     "extra_calls",
 )
-"""Of the signals, each a curve `signals/NAME`."""
+"""Names of the signals, each with a curve `signals/NAME`."""
 HEIGHTS = {"warn": 0.5, "alarm": 1.0}
-"""Of the curve where a signal begins; it is 0 elsewhere."""
+"""Value of a signal's curve at the step at which the signal begins; it is 0 at other steps."""
 SEEN = ("modal_share", "repetition", "extra_calls")
-"""What is measured here and nowhere else: curves `watched/NAME`."""
+"""Measurements that only this module logs, as curves `watched/NAME`."""
 
 
 class RunSignals:
-    """Tells the signals of a run: once in the terminal, in `signals.jsonl`, on curves. A checkpoint keeps its state.
+    """Reward-hacking monitor of one run, saved in its checkpoints.
+
+    Signals are reported in the terminal, in `signals.jsonl` and as metrics.
 
     Args:
-        world: whose tasks and reward are watched; a foreign environment, which has neither, is watched for the rest.
-        is_on: whether anything is done at all.
-        say: takes the line for the person at the terminal.
+        world: World with the tasks and the rubric. For a foreign environment, which has neither,
+            only signals that need no tasks and no parts are computed.
+        folder: Folder of the run.
+        is_on: If False, the monitor does nothing.
+        say: Callback for one line of terminal output.
     """
 
     def __init__(self, world: Any, folder: RunFolder, *, is_on: bool, say: Callable[[str], None]):
@@ -81,10 +77,10 @@ class RunSignals:
         self._say = say
         self._watch = HackWatch()
         self._validated: dict[str, Any] = {}
-        """What a validation that no record told yet adds to one."""
+        """Validation results that are not yet part of a record."""
 
     def validated(self, numbers: Mapping[str, float]) -> None:
-        """Takes in the numbers of a validation (`val/...`)."""
+        """Store the metrics of a validation (`val/...`) for the next record."""
         if "val/success" in numbers:
             self._validated = {
                 "truth": numbers["val/success"],
@@ -92,12 +88,15 @@ class RunSignals:
             }
 
     def observe(self, step: int, groups: Groups, metrics: Metrics) -> Metrics:
-        """Looks at a step, and tells what begins.
+        """Record one step and report the signals that begin.
 
         Args:
-            groups: all that the policy played.
-            metrics: the step's numbers; `reward` and `entropy` (nats) are taken where they are.
-        Returns: `signals/NAME` and `watched/NAME`; nothing when it is off.
+            step: Training step.
+            groups: All groups of the step, with excluded ones.
+            metrics: Metrics of the step. `reward` and `entropy` (nats) are used if present.
+
+        Returns:
+            `signals/NAME` and `watched/NAME`; empty if the monitor is off.
         """
         if not self._is_on:
             return {}
@@ -106,7 +105,8 @@ class RunSignals:
         self._folder.append_signals(begun)
         for signal in begun:
             self._say(
-                f"{'WARNING' if signal.severity == 'alarm' else 'note'}: step {step}, signal {signal.name}: {signal.message}"
+                f"{'WARNING' if signal.severity == 'alarm' else 'note'}: step {step}, "
+                f"signal {signal.name}: {signal.message}"
             )
         heights = {
             name: max((HEIGHTS[s.severity] for s in begun if s.name == name), default=0.0)
@@ -146,15 +146,17 @@ class RunSignals:
 
     def _softened(self, signal: Signal) -> Signal:
         part = self._parts.get(signal.series.removeprefix(PART)) if signal.name == "jump" else None
+        # A jump of a part that depends on the environment's state may be learning.
         learns = part is not None and part.is_grounded and not part.is_of_group
         return dataclasses.replace(signal, severity="warn") if learns else signal
 
 
 def answered_alike(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | None:
-    """Share of the answer that is most frequent across tasks, at least that of the tasks' own solutions; None where fewer than two
-    tasks were answered.
+    """Return the share of the most frequent answer across tasks.
 
-    Answers are compared by the reading that `task.extra["reading"]` names.
+    The share in the tasks' own solutions is a lower bound, so that learning yes-or-no tasks does
+    not look like a collapse. Answers are normalized as `task.extra["reading"]` asks. The result is
+    `None` if fewer than two tasks were answered.
     """
     numbers: dict[Hashable, int] = {}
 
@@ -177,7 +179,10 @@ def answered_alike(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | N
 
 
 def repeated(groups: Groups) -> float | None:
-    """Mean of `repetition` over everything that the policy said, turn by turn: two calls of one tool do not repeat each other."""
+    """Return the mean of `repetition` over the policy's messages, each turn measured by itself.
+
+    Measured by turn because two calls of one tool in an episode are no repetition.
+    """
     said = [
         message.content
         for group in groups
@@ -189,7 +194,10 @@ def repeated(groups: Groups) -> float | None:
 
 
 def beyond_oracle(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | None:
-    """Share of the calls that exceed as many as the oracle makes; None where no task has an oracle with calls, or none was made."""
+    """Return the share of tool calls beyond the oracle's number.
+
+    The result is `None` if no task has an oracle with calls, or if no call was made.
+    """
     counts = [
         (episode.tool_calls, len(task.oracle))
         for task, group in asked
@@ -201,13 +209,13 @@ def beyond_oracle(asked: Sequence[tuple[Task, Sequence[Episode]]]) -> float | No
 
 
 def _answer(task: Task, text: str) -> str | None:
-    """What the text answers where an answer is asked for: its box, or all of it for a task that is answered by facts."""
+    """Return the boxed answer, or the whole text if the task is answered by facts."""
     boxed = extract_boxed(text)
     return text if boxed is None and task.facts else boxed
 
 
 def _last_said(episode: Episode) -> str:
-    """The last message of the policy; empty where it ended with a call of a tool."""
+    """Return the final message of the policy; empty if the episode ended with a tool call."""
     last = episode.messages[-1] if episode.messages else None
     return (
         last.content

@@ -1,4 +1,7 @@
-"""What ran: the facts of `run.json`, enough to know a year later what made an adapter. Imports neither torch nor peft."""
+"""Collect the provenance of a run for `run.json`: command, seeds, commit and versions.
+
+Imports neither torch nor peft.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ PACKAGES = ("envgym", "torch", "transformers", "peft", "tokenizers", "gymnasium"
 def run_facts(
     *, seeds: Mapping[str, int], device: str, argv: Sequence[str] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """The content of `run.json`.
+    """Return the content of `run.json`.
 
     Args:
-        seeds: name -> seed, such as {"train": 0}.
-        device: what computes, such as "cpu (2 threads)".
-        argv: the command line; the process's own when None.
-        more: anything else worth keeping, JSON-able.
+        seeds: Name -> seed, such as {"train": 0}.
+        device: Device of the computation, such as "cpu (2 threads)".
+        argv: Command line; `sys.argv` if `None`.
+        more: Additional entries that can be written as JSON.
     """
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -41,7 +44,7 @@ def run_facts(
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Package -> installed version; packages that are not installed are left out."""
+    """Return package -> installed version. Packages that are not installed are skipped."""
     found = {}
     for name in packages:
         try:
@@ -52,7 +55,10 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout around `folder` and whether files differ from it; None outside a checkout or without git."""
+    """Return the commit of the checkout around `folder`, and whether tracked files are changed.
+
+    The result is `None` outside a checkout or if git is not installed.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None

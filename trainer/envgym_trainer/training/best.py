@@ -1,6 +1,6 @@
-"""Which of a run's adapters is the best, told by success on validation tasks, and handing that one over.
+"""Select the best adapter of a run by success on validation tasks, and export it.
 
-The test tasks of the table at the end take no part in the choice, so their interval stays honest.
+The test tasks are not used for the choice, so the intervals of the final table stay valid.
 """
 
 from __future__ import annotations
@@ -20,24 +20,28 @@ from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
 
 
 def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_steps: int) -> bool:
-    """Whether the step that was just finished is to be validated and has not been yet."""
+    """Return whether the step that was just finished must be validated now."""
     step = progress.step
     every = config.evaluation.validate_every_steps
     if not every or step <= max(progress.validated, warmup_steps):
         return False
-    if (
-        step == total_steps
-    ):  # evaluated anyway; but to be handed over as the best it must compare with the others
+    if step == total_steps:
+        # The last step is evaluated anyway. To be exported as the best it needs a validation too.
         return config.output.adapter == "best"
     return (step - warmup_steps) % every == 0
 
 
 def note(progress: Progress, success: float | None, *, tasks: int, written: dict[str, int]) -> bool:
-    """Writes a finished validation into the progress. Returns whether it is the best so far; of equals the earlier stays.
+    """Record a finished validation in `progress`.
 
     Args:
-        success: share of solved tasks, None where no episode tells it.
-        tasks: how many were played. written: `RunFolder.written` behind its lines.
+        progress: Progress of the run; changed in place.
+        success: Fraction of solved tasks; `None` if no episode reports success.
+        tasks: Number of tasks played.
+        written: Value of `RunFolder.written` after the validation's lines.
+
+    Returns:
+        Whether this validation is the best. If two are equal, the earlier one stays the best.
     """
     progress.validated = progress.step
     progress.written = written
@@ -48,12 +52,14 @@ def note(progress: Progress, success: float | None, *, tasks: int, written: dict
 
 
 def recipe(progress: Progress, config: TrainConfig) -> dict[str, str]:
-    """The model card's line about which adapter this is; none for that of the last step."""
+    """Return the model card's entry about the best adapter; empty for the last step's adapter."""
     if config.output.adapter != "best" or progress.best is None:
         return {}
     step, success, tasks = (progress.best[name] for name in ("step", "success", "tasks"))
     return {
-        "adapter of": f"step {step:.0f}, the best of the validations ({success:.0%} of {tasks:.0f} tasks)"
+        "adapter of": (
+            f"step {step:.0f}, the best of the validations ({success:.0%} of {tasks:.0f} tasks)"
+        )
     }
 
 
@@ -61,13 +67,16 @@ def recipe(progress: Progress, config: TrainConfig) -> dict[str, str]:
 def best_adapter(
     folder: RunFolder, progress: Progress, learner: Learner, display: Display
 ) -> Iterator[None]:
-    """While in the block the model has the adapter of the best validation, or that of the last step where nothing was validated.
+    """Use the adapter of the best validation while in the block.
 
-    Raises: DamagedCheckpoint where the best one is not what was written.
+    Without a validation the adapter of the last step is used.
+
+    Raises:
+        DamagedCheckpoint: If the best checkpoint does not match its manifest.
     """
     if progress.best is None:
         display.note(
-            "WARNING: no validation told a success, so the adapter of the last step counts as the best."
+            "WARNING: no validation reported success. The adapter of the last step is exported."
         )
         yield
         return
@@ -76,7 +85,8 @@ def best_adapter(
         checkpoint.verify(path)
     except DamagedCheckpoint as damage:
         raise DamagedCheckpoint(
-            f"{damage}. It was the best; hand over the last: --resume {folder.path} train.output.adapter=last"
+            f"{damage}. It was the best checkpoint. To export the last one: "
+            f"--resume {folder.path} train.export=last"
         ) from None
     best = torch.load(path / "learner.pt", weights_only=True)["adapter"]
     with with_adapter(learner.parameters, best):

@@ -1,14 +1,14 @@
-"""What a run needs to go on exactly where it stopped: the learner's state, how far the story had come, and its parts' states.
+"""Save and load the state of a run for an exact resume.
 
     checkpoints/step-000010/
-      learner.pt        adapter, optimiser, counters, torch's random state
-      parts.pt          {name: state_dict()} of whatever else changes as the run goes on: controllers, the task sampler
+      learner.pt        adapter, optimizer, counters, torch's random state
+      parts.pt          {name: state_dict()} of controllers, task sampler and other stateful parts
       progress.json     `Progress`
-      manifest.json     sha256 of the others; written last
+      manifest.json     sha256 of the other files; written last
 
-Task order and sampling seeds are functions of (seed, step) and of the parts' state, so there is no other random state to keep. Not
-covered: an environment or a reward that draws from Python's or numpy's global generator. Left out: which folders there are
-(`runs.py`) and which of them is taken (`resume.py`).
+Task order and sampling seeds depend only on (seed, step) and these states. Not supported:
+environments or rewards that use the global generators of Python or numpy. See `runs.py` for folders
+and `resume.py` for the choice of a checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 
 
 class Stateful(Protocol):
-    """A part of a run that changes as it goes on. What it gives must consist of numbers, strings, lists, dicts and tensors."""
+    """Part of a run with a state of numbers, strings, lists, dicts and tensors."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -37,29 +37,29 @@ class Stateful(Protocol):
 
 
 class DamagedCheckpoint(UsageError):
-    """A checkpoint that is not what was written."""
+    """Error for a checkpoint that does not match its manifest."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """Progress of a run."""
 
     step: int = 0
-    """Updates made, warm start and GRPO on one axis."""
+    """Updates made, counting warm start and GRPO together."""
     evaluations: dict[str, Any] = field(default_factory=dict)
     """Finished evaluations by name (`base`, `warm start`, `trained`), as JSON."""
     validated: int = 0
-    """The last step whose validation is finished."""
+    """Last step with a finished validation."""
     best: dict[str, float] | None = None
-    """The validation with the highest success so far: {"step", "success", "tasks"}."""
+    """Validation with the highest success: {"step", "success", "tasks"}."""
     written: dict[str, int] = field(default_factory=dict)
-    """File of lines -> its bytes that tell of this progress; what follows them is of a step or evaluation not finished."""
+    """Size in bytes of each JSONL file at this progress. Later lines belong to unfinished work."""
 
 
 def save(
     folder: Path, learner: Learner, progress: Progress, parts: Mapping[str, Stateful] | None = None
 ) -> None:
-    """Writes into an empty folder; the caller makes it appear at once."""
+    """Write a checkpoint into an empty folder. The caller renames the folder to publish it."""
     torch.save(learner.state_dict(), folder / "learner.pt")
     torch.save(
         {name: part.state_dict() for name, part in (parts or {}).items()}, folder / "parts.pt"
@@ -72,9 +72,11 @@ def save(
 
 
 def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = None) -> Progress:
-    """Puts a checkpoint back into the learner and the parts; a part that it does not know stays as it is.
+    """Load a checkpoint into the learner and the parts. Parts without a saved state are unchanged.
 
-    Raises: DamagedCheckpoint, before anything was put back. UsageError when it belongs to another adapter.
+    Raises:
+        DamagedCheckpoint: Before any state is changed.
+        UsageError: If the checkpoint belongs to another adapter.
     """
     verify(folder)
     try:
@@ -85,7 +87,7 @@ def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = 
             else {}
         )
         progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-    except Exception as error:  # torch.load says it in many ways
+    except Exception as error:  # torch.load raises many types
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
     learner.load_state_dict(state)
     for name, part in (parts or {}).items():
@@ -95,8 +97,8 @@ def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = 
 
 
 def verify(folder: Path) -> None:
-    """Raises DamagedCheckpoint naming the first file that is missing or not the one that was written."""
-    if not (folder / MANIFEST).exists():  # of an earlier version
+    """Raise DamagedCheckpoint for the first file that is missing or differs from the manifest."""
+    if not (folder / MANIFEST).exists():  # written by an earlier version
         return
     try:
         expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -108,7 +110,7 @@ def verify(folder: Path) -> None:
         if _sha256(folder / name) != digest:
             raise _damaged(
                 folder / name,
-                f"{(folder / name).stat().st_size} bytes that are not those that were written",
+                f"{(folder / name).stat().st_size} bytes that differ from the manifest",
             )
 
 

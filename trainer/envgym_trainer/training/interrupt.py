@@ -1,4 +1,4 @@
-"""Ctrl-C that loses nothing: the first one asks the run to stop at the next safe point, the second one means now."""
+"""Graceful stop: the first Ctrl-C stops the run at the next safe point, the second one at once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 
 
 class StopAsked(KeyboardInterrupt):
-    """The first Ctrl-C, at a safe point: between two updates, where everything can be saved."""
+    """Exception raised by the first Ctrl-C at a safe point, when the run can be saved."""
 
 
 class Interrupt:
-    """Catches SIGINT and SIGTERM while in its `with` block (in the main thread; elsewhere it leaves signals alone)."""
+    """Handler of SIGINT and SIGTERM in a `with` block. It does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -31,7 +31,7 @@ class Interrupt:
         self._before = {}
 
     def check(self) -> None:
-        """Raises StopAsked, at a safe point, when one was asked for."""
+        """Raise StopAsked if a stop was requested. Call it at safe points."""
         if self.asked:
             raise StopAsked
 

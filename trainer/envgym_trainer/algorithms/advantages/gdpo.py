@@ -1,6 +1,7 @@
-"""GDPO: each reward part normalised within its group, then summed by weight, then normalised over the batch. Pure functions.
+"""GDPO advantages: normalize each reward part in its group, add them up, normalize over the batch.
 
-So a part with a small spread is heard beside one with a large spread, and different mixtures of parts with one sum stay apart.
+A part with a small spread keeps its influence beside a part with a large spread, and different
+mixtures of parts with the same sum stay distinct. Pure functions of tensors.
 """
 
 from __future__ import annotations
@@ -15,16 +16,22 @@ from envgym_trainer.algorithms.advantages.reinforce_pp import whiten
 def gdpo_advantages(
     parts: Tensor, weights: Tensor, *, valid: Tensor, ddof: int = 0, eps: float = 1e-4
 ) -> Tensor:
-    """whiten(sum_k weights[k] * (parts[k] - group mean) / (group deviation + eps)).
+    """Return whiten(sum_k weights[k] * (parts[k] - group mean) / (group deviation + eps)).
 
     Args:
-        parts: (K, P, G) float, each part's value; anything, NaN included, where `valid` is False.
-        weights: (K,) of the parts in the reward.
-        valid: (K, P, G) bool; False for a void episode, and where the part did not apply.
-        ddof, eps: of both normalisations. eps also keeps the float noise that opposed parts leave from being blown up.
-    Returns: (P, G); zeros for episodes without any valid part and for dead groups, in which every part agrees.
-    Source: arXiv 2601.05242, sec. 3 (decoupled normalisation, then batch-wise normalisation). Dead groups are masked, which the
-        paper leaves to the mean being 0.
+        parts: Value of each part, shape (K, P, G), float. Ignored if `valid` is False.
+        weights: Weights of the parts in the reward, shape (K,).
+        valid: Shape (K, P, G), bool. False for a void episode, or if the part does not apply.
+        ddof: Used in both normalizations; see `group_advantages`.
+        eps: Used in both normalizations. It also keeps float noise of opposed parts small.
+
+    Returns:
+        Advantages, shape (P, G). Episodes without a valid part get zeros, and so do groups in which
+        no part varies.
+
+    References:
+        arXiv 2601.05242, section 3. Groups without variance are masked here; in the paper their
+        mean is 0.
     """
     known = parts.masked_fill(~valid, 0.0).double()
     each = torch.stack(

@@ -1,6 +1,6 @@
-"""GiGPO's step groups: turns taken from one and the same state, in whatever episode, compared with each other. Pure functions.
+"""GiGPO step advantages: compare turns that start from the same state. Pure functions of tensors.
 
-Left out: what makes two states the same (`anchors.py`) and the returns (`advantages_turns.py`).
+See `anchors.py` for equality of states and `advantages_turns.py` for returns.
 """
 
 from __future__ import annotations
@@ -12,16 +12,22 @@ from torch import Tensor
 def step_advantages(
     returns: Tensor, states: Tensor, *, scale_by_std: bool = True, eps: float = 1e-4
 ) -> Tensor:
-    """How much better each turn went on than the other turns that were taken from its state.
+    """Return the advantage of each turn over the other turns from the same state.
 
     Args:
-        returns: (N,) discounted return from each turn on.
-        states: (N,) int64, the anchor state of each turn; equal numbers form a step group.
-        scale_by_std: divide by the step group's deviation; False is the paper's F_norm = 1.
-        eps: added to the deviation.
-    Returns: (N,); zeros for a turn whose state nobody else met and for step groups that agree. To be added to the episode's
-        advantage times a weight: A = A_episode + step_weight * A_step.
-    Source: GiGPO, arXiv 2505.10978, eq. 6-8 (step groups, A^S, and the sum with A^E).
+        returns: Discounted return from each turn, shape (N,).
+        states: Anchor state of each turn, shape (N,), int64. Turns with equal numbers form a step
+            group.
+        scale_by_std: Divide by the standard deviation of the step group. False is F_norm = 1 of the
+            paper.
+        eps: Added to the standard deviation.
+
+    Returns:
+        Shape (N,). Turns with a unique state and step groups with equal returns get zeros. Use it
+        as A = A_episode + step_weight * A_step.
+
+    References:
+        GiGPO, arXiv 2505.10978, eq. 6-8.
     """
     group = states.unique(return_inverse=True)[1]  # (N,)
     groups = int(group.max()) + 1 if len(group) else 0

@@ -1,4 +1,7 @@
-"""REINFORCE++: advantages in units of the whole batch's deviation, with and without a group's baseline. Pure functions."""
+"""REINFORCE++ advantages, normalized over the batch, with or without a group baseline.
+
+Pure functions of tensors.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from envgym_trainer.algorithms.advantages.group import groups_that_agree
 
 
 def whiten(values: Tensor, *, valid: Tensor, eps: float = 1e-8, ddof: int = 0) -> Tensor:
-    """(value - mean) / (deviation + eps) over all valid values, whatever the shape; zeros elsewhere and where all are equal."""
+    """Return (value - mean) / (deviation + eps) over all valid values of any shape.
+
+    Values that are not valid become 0. If all valid values are equal, the result is 0.
+    """
     if not valid.any():
         return torch.zeros_like(values)
     count = valid.sum()
@@ -23,15 +29,23 @@ def whiten(values: Tensor, *, valid: Tensor, eps: float = 1e-8, ddof: int = 0) -
 def reinforce_pp_advantages(
     rewards: Tensor, *, valid: Tensor | None = None, baseline: bool = False, eps: float = 1e-8
 ) -> Tensor:
-    """Rewards, less the mean of their group where `baseline`, whitened over the batch.
+    """Return rewards whitened over the batch, minus the group mean if `baseline` is True.
 
-    Each episode counts once in the batch's mean and deviation, however many tokens it has. (Implementations that whiten over
-    tokens give a group that agrees an advantage that is not 0, and long episodes more say.)
+    Each episode counts once in the mean and the deviation. Implementations that whiten over tokens
+    give long episodes more weight, and groups with equal rewards a nonzero advantage.
 
-    Args: rewards (P, G) float, valid (P, G) bool as in `group_advantages`; eps is added to the deviation.
-    Returns: (P, G); zeros for void episodes. With `baseline` also for groups that agree or have one valid member; without, such a
-        group still learns how it compares with the other tasks of the batch.
-    Source: arXiv 2501.03262, eq. 8-10 (REINFORCE++), and the variant w/ baseline of the same section.
+    Args:
+        rewards: Shape (P, G), float, as in `group_advantages`.
+        valid: Shape (P, G), bool, as in `group_advantages`.
+        baseline: Subtract the group mean first.
+        eps: Added to the standard deviation.
+
+    Returns:
+        Advantages, shape (P, G); zeros for void episodes. With `baseline`, groups without reward
+        variance get zeros too. Without it they are compared with the other tasks of the batch.
+
+    References:
+        arXiv 2501.03262, eq. 8-10, and the variant "w/ baseline" of the same section.
     """
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
     if not baseline:

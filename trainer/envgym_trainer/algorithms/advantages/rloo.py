@@ -1,4 +1,4 @@
-"""RLOO: each episode against the mean of the others in its group. Pure functions of tensors."""
+"""RLOO advantages: leave-one-out baseline. Pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from envgym_trainer.algorithms.advantages.group import groups_that_agree
 
 
 def rloo_advantages(rewards: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """r_i - mean of the other valid members' rewards: an unbiased baseline, since it does not look at r_i.
+    """Return each reward minus the mean reward of the other valid group members.
 
-    Args: rewards (P, G) float, valid (P, G) bool as in `group_advantages`.
-    Returns: (P, G); zeros for void episodes, for a group that agrees and for one with a single valid member. It is n / (n - 1)
-        times the distance to the group's own mean, n its valid members.
-    Source: arXiv 2402.14740, sec. 2 (RLOO); Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE
+    The baseline is unbiased because it does not use the episode's reward. The result is n / (n - 1)
+    times the distance to the group mean, with n valid members.
+
+    Args:
+        rewards: Shape (P, G), float, as in `group_advantages`.
+        valid: Shape (P, G), bool, as in `group_advantages`.
+
+    Returns:
+        Advantages, shape (P, G). Void episodes get zeros, and so do groups with equal rewards or a
+        single valid member.
+
+    References:
+        arXiv 2402.14740, section 2. Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE
     """
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
     known = rewards.masked_fill(~valid, 0.0)

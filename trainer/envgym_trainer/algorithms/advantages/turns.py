@@ -1,7 +1,7 @@
-"""Credit for single turns: what a turn brought from there on, against the group, laid on that turn's own tokens.
+"""Credit by turns: return-to-go advantages, assigned to the tokens of each turn.
 
-A turn is a run of sampled tokens. The reward that `step` gave for a turn belongs to it and to the turns before it, and to no
-token after it. Pure functions of tensors. Left out: groups of equal states (`advantages_steps.py`).
+A turn is a run of sampled tokens. The reward of a turn is credited to that turn and the turns
+before it. Pure functions of tensors. See `advantages_steps.py` for groups of equal states.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ from torch import Tensor
 
 
 def returns_to_go(rewards: Tensor, *, discount: float) -> Tensor:
-    """R_k = sum over j >= k of discount^(j - k) * r_j.
+    """Return R_k = sum over j >= k of discount^(j - k) * r_j.
 
-    Args: rewards (..., K), the reward of each turn; discount for each turn, 0 to 1.
-    Returns: (..., K).
-    Source: Sutton and Barto, 2nd edition, eq. 3.8; GiGPO, arXiv 2505.10978, sec. 4.3.
+    Args:
+        rewards: Reward of each turn, shape (..., K).
+        discount: Discount per turn, 0 to 1.
+
+    Returns:
+        Returns, shape (..., K).
+
+    References:
+        Sutton and Barto, 2nd edition, eq. 3.8. GiGPO, arXiv 2505.10978, section 4.3.
     """
     returns = rewards.clone()
     for k in range(rewards.shape[-1] - 2, -1, -1):
@@ -32,18 +38,23 @@ def turn_advantages(
     std: Literal["group", "batch", "none"] = "group",
     eps: float = 1e-4,
 ) -> Tensor:
-    """How much better the rest of the episode went from each turn on than the group's episodes did on average.
+    """Return the advantage of each turn: its return minus the group's mean return.
 
-    The baseline is the group's mean return, in which each episode counts once, however many turns it took; likewise the
-    deviation. With discount 1 and a reward at the end alone this is GRPO's advantage, to the last digit.
+    In the mean and the deviation each episode counts once, regardless of its number of turns. With
+    discount 1 and a reward only at the end, the result equals GRPO's advantage exactly.
 
     Args:
-        returns: (P, G, K) of each turn; anything where `valid` is False.
-        valid: (P, G, K) bool; False for turns that were not taken and for void episodes.
-        std: divide by the deviation of the group's returns, of the batch's, or not.
-        eps: added to the deviation.
-    Returns: (P, G, K); zeros where not valid, for groups whose returns all agree, and for those with one valid member.
-    Source: arXiv 2505.11821 (turn-level advantages); the baseline is REINFORCE's, constant within a group.
+        returns: Return of each turn, shape (P, G, K). Ignored if `valid` is False.
+        valid: Shape (P, G, K), bool. False for missing turns and void episodes.
+        std: Divide by the standard deviation of the group, of the batch, or not at all.
+        eps: Added to the standard deviation.
+
+    Returns:
+        Advantages, shape (P, G, K). Turns that are not valid get zeros, and so do groups with equal
+        returns or a single valid member.
+
+    References:
+        arXiv 2505.11821 (turn-level advantages). The baseline is REINFORCE's, constant in a group.
     """
     turns = valid.sum(dim=-1)  # (P, G)
     share = (
@@ -67,23 +78,30 @@ def turn_advantages(
 
 
 def turn_spans(loss_mask: Tensor) -> list[tuple[int, int]]:
-    """(start, end) of each run of sampled tokens in a (T,) bool mask; end is one past the last."""
+    """Return (start, end) of each run of True in a mask of shape (T,). The end is exclusive."""
     padded = torch.cat([loss_mask.new_zeros(1), loss_mask, loss_mask.new_zeros(1)]).int()
     edges = padded.diff().nonzero().flatten().tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def spread_over_turns(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """Each turn's value on each of its sampled tokens, 0 on all others.
+    """Assign the value of each turn to its sampled tokens. Other tokens get 0.
 
-    Args: values (K,), loss_mask (T,) bool with K runs of sampled tokens.
-    Returns: (T,).
-    Raises: ValueError where there are not K turns.
+    Args:
+        values: Shape (K,).
+        loss_mask: Shape (T,), bool, with K runs of sampled tokens.
+
+    Returns:
+        Shape (T,).
+
+    Raises:
+        ValueError: If the number of turns is not K.
     """
     spans = turn_spans(loss_mask)
     if len(spans) != len(values):
         raise ValueError(
-            f"{len(values)} turn values for {len(spans)} turns of sampled tokens. Give one value for each turn."
+            f"{len(values)} turn values for {len(spans)} turns of sampled tokens. Pass one value "
+            "for each turn."
         )
     out = torch.zeros(len(loss_mask), dtype=values.dtype)
     for value, (start, end) in zip(values, spans, strict=True):

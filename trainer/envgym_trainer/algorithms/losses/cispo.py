@@ -1,4 +1,4 @@
-"""CISPO: the importance weight is clipped, not the token: every token keeps its gradient, none weighs without bound."""
+"""CISPO loss: clip the importance weight, not the token, so every token keeps its gradient."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ def cispo_loss(
     kl_coef: float = 0.0,
     kl: str = "k3",
 ) -> LossOutput:
-    """-sum(weight * sg(clip(ratio, 1 - clip_low, 1 + clip_high)) * A * logprob) / denominator.
+    """Return -sum(weight * sg(clip(ratio)) * A * logprob) / denominator.
 
-    Args: as of `grpo_loss`. clip_low = 1 is no lower bound, as in the paper.
-    Returns: LossOutput; `clip_ratio/...` count the tokens whose weight was clipped, whatever the sign of their advantage.
-    Source: MiniMax-M1, arXiv 2506.13585, eq. 4-5; an upper bound of 5 as in ScaleRL, arXiv 2510.13786.
+    The ratio is clipped to [1 - clip_low, 1 + clip_high]. clip_low = 1 means no lower bound, as in
+    the paper. Other arguments are the same as in `grpo_loss`.
+
+    Returns:
+        LossOutput. `clip_ratio/...` counts clipped tokens, regardless of the sign of the advantage.
+
+    References:
+        MiniMax-M1, arXiv 2506.13585, eq. 4-5. Upper bound of 5: ScaleRL, arXiv 2510.13786.
     """
     ratio = (logprobs - old_logprobs).detach().exp()
     policy = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages * logprobs

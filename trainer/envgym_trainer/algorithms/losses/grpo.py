@@ -1,6 +1,6 @@
-"""The clipped policy-gradient loss of GRPO, token by token.
+"""Clipped policy-gradient loss of GRPO, by token.
 
-Left out: advantages (`advantages.py`), logprobs (`logprobs.py`), and sequence-level ratios (`gspo.py`).
+See `advantages.py` and `logprobs.py` for its inputs, and `gspo.py` for sequence-level ratios.
 """
 
 from __future__ import annotations
@@ -25,20 +25,28 @@ def grpo_loss(
     kl_coef: float = 0.0,
     kl: str = "k3",
 ) -> LossOutput:
-    """-sum(weight * (min(ratio * A, clip(ratio) * A) - kl_coef * kl)) / denominator.
+    """Return -sum(weight * (min(ratio * A, clip(ratio) * A) - kl_coef * kl)) / denominator.
 
     Args:
-        logprobs: (N,) of the sampled tokens under the current policy, with gradient.
-        old_logprobs: (N,) of the same tokens when they were sampled.
-        advantages: (N,) the advantage of each token, usually its episode's.
-        denominator: what the whole optimiser step divides by, usually its number of sampled tokens (token-level
-            aggregation, DAPO); never this micro-batch's own count.
-        clip_low, clip_high: the ratio is held within [1 - clip_low, 1 + clip_high].
-        weights: (N,) factor of each token; None is 1.
-        ref_logprobs: (N,) under the reference policy; needed when kl_coef > 0.
-        kl_coef: weight of the estimate `kl` of KL(policy || reference).
-    Returns: LossOutput; its numbers are told in `shared.policy_output`.
-    Source: DeepSeekMath, arXiv 2402.03300, eq. 3; DAPO, arXiv 2503.14476, eq. 8 (two clips, token-level sum).
+        logprobs: Logprobs of the sampled tokens under the current policy, shape (N,), with
+            gradient.
+        old_logprobs: Logprobs of the same tokens at sampling, shape (N,).
+        advantages: Advantage of each token, shape (N,).
+        denominator: Denominator of the whole optimizer step, usually its number of sampled tokens
+            (DAPO). Never this micro-batch's count.
+        clip_low: The ratio is clipped to [1 - clip_low, 1 + clip_high].
+        clip_high: See `clip_low`.
+        weights: Factor of each token, shape (N,); 1 by default.
+        ref_logprobs: Logprobs under the reference policy, shape (N,). Required if kl_coef > 0.
+        kl_coef: Weight of the estimate of KL(policy || reference).
+        kl: Estimator; see `kl.py`.
+
+    Returns:
+        LossOutput. See `shared.policy_output` for its metrics.
+
+    References:
+        DeepSeekMath, arXiv 2402.03300, eq. 3. DAPO, arXiv 2503.14476, eq. 8 (two clips, token-level
+        sum).
     """
     log_ratio = logprobs - old_logprobs  # (N,)
     ratio = log_ratio.exp()

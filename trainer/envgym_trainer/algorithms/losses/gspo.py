@@ -1,6 +1,6 @@
-"""GSPO: one importance ratio for a whole episode, the geometric mean of its sampled tokens' ratios.
+"""GSPO loss: one importance ratio per episode, the geometric mean of its tokens' ratios.
 
-An episode's sequence is what the policy sampled in all its turns; what tools answered has no ratio and never enters.
+The sequence of an episode is its sampled tokens of all turns. Observations are not part of it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,20 @@ def gspo_loss(
     kl_coef: float = 0.0,
     kl: str = "k3",
 ) -> LossOutput:
-    """-sum(weight * min(s * A, clip(s) * A)) / denominator, s = exp(mean over the episode's tokens of the log ratio).
+    """Return -sum(weight * min(s * A, clip(s) * A)) / denominator.
 
-    Written as GSPO-token, s_t = sg(s) * p_t / sg(p_t), which has the value, the clipping and (where an episode's tokens share
-    one advantage and weight) the gradient of the sequence's own loss, and allows an advantage for each token.
+    s = exp(mean log ratio over the episode's tokens). The code uses GSPO-token, s_t = sg(s) * p_t /
+    sg(p_t). It has the same value and clipping as the sequence loss, and the same gradient if all
+    tokens of an episode share one advantage and weight. It also allows an advantage for each token.
+
+    Other arguments are the same as in `grpo_loss`. With weights 1 / |y| and the number of episodes
+    as denominator, this is the paper's mean.
 
     Args:
-        samples: (N,) int64, the episode of each token; an episode's tokens must all be here.
-        others: as of `grpo_loss`; with weights 1 / |y| and the number of episodes as denominator this is the paper's mean.
-    Returns: LossOutput.
-    Source: arXiv 2507.18071, eq. 5 and 7 (GSPO), eq. 13-14 (GSPO-token); clips of sec. 5.1.
+        samples: Episode of each token, shape (N,), int64. All tokens of an episode must be present.
+
+    References:
+        arXiv 2507.18071, eq. 5 and 7 (GSPO), eq. 13-14 (GSPO-token), clips of section 5.1.
     """
     seen = samples.unique(return_inverse=True)[1]  # (N,) 0, 1, ... without gaps
     count = torch.zeros(
@@ -45,9 +49,8 @@ def gspo_loss(
     total = torch.zeros_like(count).index_add(0, seen, log_ratio)
     count = count.index_add(0, seen, torch.ones_like(log_ratio))
     sequence = (total / count)[seen]  # (N,)
-    ratio = (
-        sequence + (logprobs - logprobs.detach())
-    ).exp()  # the bracket is 0 and carries the gradient
+    # The bracket is 0 and carries the gradient.
+    ratio = (sequence + (logprobs - logprobs.detach())).exp()
     policy, low, high = clipped_surrogate(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
     return policy_output(
         policy,

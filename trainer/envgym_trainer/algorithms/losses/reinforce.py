@@ -1,4 +1,4 @@
-"""REINFORCE: the plain policy gradient, without ratio and without clip. Right for samples of the policy that is updated."""
+"""REINFORCE loss: policy gradient without ratio and clip, for on-policy samples."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ def reinforce_loss(
     kl_coef: float = 0.0,
     kl: str = "k3",
 ) -> LossOutput:
-    """-sum(weight * A * logprob) / denominator.
+    """Return -sum(weight * A * logprob) / denominator.
 
-    Args: as of `grpo_loss`; `old_logprobs` are for the metrics alone. Stale samples need an importance weight (`correction.py`).
-    Returns: LossOutput.
-    Source: Williams 1992, https://doi.org/10.1007/BF00992696; RLOO, arXiv 2402.14740, sec. 2 (weights 1, divided by episodes).
+    Arguments are the same as in `grpo_loss`. `old_logprobs` are used only for metrics. Off-policy
+    samples need importance weights (`correction.py`).
+
+    References:
+        Williams 1992, https://doi.org/10.1007/BF00992696. RLOO, arXiv 2402.14740, section 2
+        (weights 1, divided by episodes).
     """
     never = torch.zeros_like(logprobs, dtype=torch.bool)
     return policy_output(

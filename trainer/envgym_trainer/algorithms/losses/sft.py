@@ -1,4 +1,4 @@
-"""The negative log likelihood of demonstrated tokens: supervised fine-tuning, for the warm start."""
+"""Supervised loss for the warm start: negative log likelihood of demonstrated tokens."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from envgym_trainer.algorithms.losses import LossOutput
 
 
 def sft_loss(logprobs: Tensor, *, denominator: float, weights: Tensor | None = None) -> LossOutput:
-    """-sum(weight * logprob) / denominator.
+    """Return -sum(weight * logprob) / denominator.
 
     Args:
-        logprobs: (N,) of the demonstrated tokens under the current policy, with gradient.
-        denominator: what the whole optimiser step divides by, usually the sum of all its weights; never this
-            micro-batch's own count.
-        weights: (N,) factor of each token; None is 1.
-    Returns: LossOutput with the sum `nll` (unweighted, in nats).
+        logprobs: Logprobs of the demonstrated tokens under the current policy, shape (N,), with
+            gradient.
+        denominator: Denominator of the whole optimizer step, usually the sum of its weights. Never
+            this micro-batch's count.
+        weights: Factor of each token, shape (N,); 1 by default.
+
+    Returns:
+        LossOutput with the sum `nll` (unweighted, in nats).
     """
     weighted = logprobs if weights is None else logprobs * weights
     return LossOutput(-weighted.sum() / denominator, {"nll": -logprobs.detach().sum()})

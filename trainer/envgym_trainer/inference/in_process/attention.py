@@ -1,9 +1,9 @@
-"""Attention over preallocated keys and values, plugged into transformers' own modules.
+"""Attention over preallocated keys and values, as a plug-in for transformers' attention modules.
 
-One forward pass carries the new tokens of many rows, packed behind one another as (1, N): rows with several new tokens
-(a prompt, an observation) first, then rows with exactly one. Each row attends to its shared segment and to its own tokens;
-a segment's keys are read once for all its rows and never copied.
-Left out: windows shorter than a dialogue, soft caps and sinks; such models take the plain path (`plain_passes.py`).
+One forward pass packs the new tokens of many rows as (1, N): first rows with several new tokens (a
+prompt, an observation), then rows with one. Each row attends to its shared prefix and its own
+tokens. The keys of a prefix are read once for all its rows and never copied. Not supported: windows
+shorter than a dialogue, soft caps and sinks. Such models use `plain_passes.py`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ NAME = "envgym_kv"
 
 
 class UnknownAttention(UsageError):
-    """A model whose attention is not the one that is computed here."""
+    """Error for a model with an attention that is not implemented here."""
 
 
 def why_unknown(config: Any, max_context: int) -> str | None:
-    """What about this model's attention is not known to the sampler's batches and the learner's tree; None where all of it is.
+    """Return the reason why this model's attention is not supported, or `None` if it is.
+
+    Both the sampler's batches and the learner's prefix tree depend on this check.
 
     Args:
-        config: of a causal language model of transformers.
-        max_context: tokens of the longest dialogue; a window that is as wide is no window.
+        config: Config of a causal language model of transformers.
+        max_context: Tokens of the longest dialogue. A window of at least this size has no effect.
     """
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if strange := kinds - {"full_attention", "sliding_attention"}:
@@ -55,71 +57,71 @@ def why_unknown(config: Any, max_context: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One row with n > 1 new tokens."""
+    """New tokens of one row, n > 1."""
 
     start: int
     end: int
-    """Place in the packed tokens; n = end - start."""
+    """End in the packed tokens; n = end - start."""
     store: KeyValues
     row: int
     before: int
-    """Own tokens stored already."""
+    """Tokens of this row that are already stored."""
     shared_row: int
     shared: int
-    """Tokens of the segment in front; 0 for a segment itself."""
+    """Tokens of the shared prefix; 0 if this row is a shared prefix."""
     mask: Tensor | None
-    """(n, shared + before + n) bool, True where a token may look; None where plain causal is right."""
+    """Shape (n, shared + before + n), bool, True if a token may attend; `None` means causal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """The shared segments in front of S rows, arranged as a grid of U segments by R rows each."""
+    """Shared prefixes of S rows, arranged as a grid of U prefixes by R rows each."""
 
     select: slice | Tensor
-    """U rows of the shared store: a slice reads them where they lie, an index gathers them."""
+    """U rows of the shared store. A slice is a view, an index makes a copy."""
     length: int
-    """Tokens of the longest."""
+    """Tokens of the longest prefix."""
     mask: Tensor
-    """(U, 1, 1, length) 0 or a very low number."""
+    """Shape (U, 1, 1, length), 0 or a very low number."""
     grid: Tensor
-    """(U * R,) which of the S rows stands in each cell; filler where a segment has fewer rows."""
+    """Row index of each cell, shape (U * R,). A prefix with fewer than R rows is padded."""
     cell: Tensor
-    """(S,) the cell of each row; anything for a row that does not count."""
+    """Cell of each row, shape (S,). Ignored for rows that do not count."""
     alone: Tensor
-    """(S, 1, 1, 1) 0, or a very low number for a row without a segment."""
+    """Shape (S, 1, 1, 1), 0, or a very low number for a row without a prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Singles:
-    """All B rows with one new token, computed as S >= B rows where that spares a copy of their keys."""
+    """All B rows with one new token, computed as S >= B rows if this saves a copy of keys."""
 
     start: int
-    """Place of the first in the packed tokens; they run to the end."""
+    """Start in the packed tokens. The rows extend to the end."""
     rows: Tensor
-    """(B,) rows of the store."""
+    """Rows of the store, shape (B,)."""
     before: Tensor
-    """(B,) own tokens stored already: where the new one goes."""
+    """Stored tokens of each row, shape (B,): position of the new token."""
     select: slice | Tensor
     """S rows of the store, as in `Segments`."""
     place: Tensor
-    """(B,) where each row stands among the S."""
+    """Position of each row among the S rows, shape (B,)."""
     length: int
-    """Own tokens of the longest row, the new one included."""
+    """Tokens of the longest row, with the new token."""
     mask: Tensor
-    """(S, 1, 1, length) 0 or a very low number."""
+    """Shape (S, 1, 1, length), 0 or a very low number."""
     segments: Segments | None
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Who the packed tokens of one forward pass belong to."""
+    """Assignment of the packed tokens of one forward pass to rows."""
 
     own: KeyValues
     shared: KeyValues
     spans: list[Span]
     singles: Singles | None
     longest: int
-    """Tokens of the longest dialogue among them."""
+    """Tokens of the longest dialogue in the pass."""
 
 
 def attend(
@@ -133,12 +135,24 @@ def attend(
     envgym_layout: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Stores the new keys and values, then attends. Signature as in transformers' `ALL_ATTENTION_FUNCTIONS`.
+    """Store the new keys and values, then compute attention.
+
+    The signature is the one of transformers' `ALL_ATTENTION_FUNCTIONS`.
 
     Args:
-        query: (1, H, N, D); key, value: (1, K, N, D), K dividing H.
-        envgym_layout: whose tokens these are.
-    Returns: (1, N, H, D) and None.
+        module: Attention module of the model.
+        query: Shape (1, H, N, D).
+        key: Shape (1, K, N, D). K divides H.
+        value: Shape (1, K, N, D).
+        attention_mask: Ignored; the layout has the masks.
+        scaling: Factor of the scores; D ** -0.5 by default.
+        envgym_layout: Layout of the packed tokens.
+
+    Returns:
+        Output of shape (1, N, H, D), and `None`.
+
+    Raises:
+        UnknownAttention: If the layer uses a soft cap, sinks or a window shorter than the dialogue.
     """
     window = options.get("sliding_window")
     is_cut = window is not None and envgym_layout is not None and envgym_layout.longest > window
@@ -172,7 +186,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
 def _span(
     layer: int, span: Span, shared: KeyValues, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
-    """One row's new tokens, (H, n, D), over its segment, what it had, and themselves."""
+    """Return attention of one row's new tokens over prefix, stored and new tokens, (H, n, D)."""
     end = span.before + key.shape[1]
     parts = []
     for new, own, front in (
@@ -201,7 +215,10 @@ def _span(
 def _singles(
     layer: int, singles: Singles, layout: Layout, query: Tensor, key: Tensor, value: Tensor
 ) -> Tensor:
-    """The rows with one new token, (B, H, D): one softmax over segment and own tokens, put together from two parts."""
+    """Return attention of rows with one new token, shape (B, H, D).
+
+    One softmax covers prefix and own tokens. It is combined from two parts.
+    """
     keys = layout.own.keys[layer]
     values = layout.own.values[layer]
     keys[singles.rows, :, singles.before] = key.transpose(0, 1)
@@ -224,7 +241,10 @@ def _singles(
 def _segment_part(
     query: Tensor, segments: Segments, keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`_part` over the shared segments, each read once for its R rows; the answers in the order of `query`'s S rows."""
+    """Return `_part` over the shared prefixes, in the order of the S rows of `query`.
+
+    Each prefix is read once for its R rows.
+    """
     group = query.shape[2]
     select = (segments.select, slice(None), slice(segments.length))
     grid = (
@@ -240,11 +260,17 @@ def _segment_part(
 
 
 def _part(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over one part of the keys, and that part's weight in a softmax over all of them.
+    """Return attention over a part of the keys, and the weight of that part in the whole softmax.
 
     Args:
-        query: (n, K, m, D), scaled; keys, values: (n, K, L, D); mask: (n, 1, 1, L), added to the scores.
-    Returns: (n, K, m, D), and the log of the sum of exponentials (n, K, m, 1) in float32.
+        query: Scaled query, shape (n, K, m, D).
+        keys: Shape (n, K, L, D).
+        values: Shape (n, K, L, D).
+        mask: Shape (n, 1, 1, L), added to the scores.
+
+    Returns:
+        Output, shape (n, K, m, D), and the log of the sum of exponentials, shape (n, K, m, 1),
+        float32.
     """
     scores = (query @ keys.transpose(-1, -2)).float().add_(mask)
     top = scores.amax(-1, keepdim=True)

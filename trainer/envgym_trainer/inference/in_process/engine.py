@@ -1,10 +1,10 @@
-"""Samples for many dialogues at once, in process, from the very weights that are trained.
+"""In-process inference engine: sample for many dialogues with the weights that are trained.
 
-Worker threads block in `Dialogue.reply`; one engine thread batches all of them. At each step every active dialogue adds its
-new tokens (one while it decodes, more after a prompt or an observation) to one forward pass, so dialogues join and leave at
-any step. Keys and values stay from turn to turn; a system message is stored once for all who share it, and a group is
-computed once for as long as its members say the same.
-Left out: speculative decoding.
+Worker threads block in `Dialogue.reply`, and one engine thread batches all of them. Each step runs
+one forward pass over the new tokens of all active dialogues (continuous batching), so dialogues may
+join and leave at any step. Keys and values are kept between turns, a system prompt is stored once
+for all dialogues that share it, and group members share computation until their tokens diverge. Not
+supported: speculative decoding.
 """
 
 from __future__ import annotations
@@ -34,32 +34,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What the engine has done since it was made."""
+    """Counters of an engine since its start."""
 
     prefill_tokens: int = 0
-    """Prompt and observation tokens computed; shared and copied ones are not counted again."""
+    """Computed prompt and observation tokens, without shared and copied ones."""
     decoded_tokens: int = 0
-    """Tokens sampled."""
+    """Sampled tokens."""
     computed_tokens: int = 0
-    """Tokens that went through the model; what siblings sampled alike counts once."""
+    """Tokens that went through the model. A token sampled alike by group members counts once."""
     steps: int = 0
     seconds_busy: float = 0.0
-    """Wall seconds inside forward passes and sampling."""
+    """Wall seconds of forward passes and sampling."""
 
 
 class Engine:
-    """The in-process sampler. Safe to share between threads; close it, or use it in a `with`.
+    """In-process inference engine. Safe to share between threads. Close it, or use it in a `with`.
 
     Args:
-        model: a causal language model, with or without an adapter; never written. Sampling starts from its base weights,
-            `refresh` takes an adapter over.
-        chat: turns messages into ids for this model.
-        max_context: tokens of a whole dialogue; at most what the model was made for.
-        max_batch: dialogues whose keys and values are kept; more are served in turn, at the price of computing theirs again.
-        max_step_tokens: new tokens in one forward pass; bounds the memory of a long prompt.
-        deterministic: no choice by the clock, and every `refresh` starts from empty stores; see `lockstep.py`.
-        say: told where a model has to take the plain path.
-    Raises: UsageError for dialogues longer than the model, and where its attention should be known but gives other logits.
+        model: Causal language model, with or without an adapter. It is not modified. Sampling
+            starts with its base weights; `refresh` copies an adapter.
+        chat: Converter between messages and ids for this model.
+        max_context: Maximum tokens of a dialogue, at most the model's limit.
+        max_batch: Number of dialogues with cached keys and values. Further dialogues are also
+            served, but their cache is evicted and recomputed.
+        max_step_tokens: Maximum new tokens of one forward pass. It bounds the memory of long
+            prompts.
+        deterministic: Make no decision by time, and start with empty caches after each `refresh`;
+            see `lockstep.py`.
+        say: Callback for a warning if the model must use the plain path.
+
+    Raises:
+        UsageError: If `max_context` exceeds the model's limit, or if the optimized attention gives
+            other logits than the model.
     """
 
     def __init__(
@@ -93,9 +99,9 @@ class Engine:
         every = torch.get_num_threads()
         self._thread.start()
         self.refresh()
-        if not deterministic:  # a trial by the clock: it may end otherwise the next time
+        if not deterministic:  # tuning measures time, so its choice may differ between runs
             self._command(self._passes.tune)
-        torch.set_num_threads(every)  # for threads to come; the engine's keep their own number
+        torch.set_num_threads(every)  # for later threads; the engine's thread keeps its number
 
     def policy(
         self,
@@ -105,49 +111,57 @@ class Engine:
         greedy: bool = False,
         siblings: int = 1,
     ) -> EnginePolicy:
-        """A policy on this engine.
+        """Return a policy that samples from this engine.
 
         Args:
-            temperature: of sampling, at least 0; 0 is greedy.
-            max_new_tokens: limit of one turn.
-            greedy: the same as temperature 0.
-            siblings: how many dialogues with the same opening will be open at once; it changes the speed, and nothing else.
+            temperature: Sampling temperature, at least 0. 0 is greedy.
+            max_new_tokens: Maximum tokens of one turn.
+            greedy: Same as temperature 0.
+            siblings: Number of dialogues with the same opening that will be open at once. It
+                affects only the speed.
         """
         if temperature < 0 or max_new_tokens < 1:
             raise UsageError(
-                f"temperature must be at least 0 and max_new_tokens at least 1, got {temperature} and {max_new_tokens}."
+                "temperature must be at least 0 and max_new_tokens at least 1, got "
+                f"{temperature} and {max_new_tokens}."
             )
         return EnginePolicy(self, 0.0 if greedy else temperature, max_new_tokens, siblings)
 
     def refresh(self, peft_model: Any = None) -> None:
-        """Samples from now on with this adapter as it is now; None: with the base alone.
+        """Sample with a copy of this adapter's current weights, or with the base model if `None`.
 
-        Waits for the step in progress. All keys and values are dropped, so a dialogue that is open goes on under the new
-        weights, its past computed anew.
+        Waits for the step in progress and drops all keys and values. Open dialogues continue with
+        the new weights, and their past is recomputed.
         """
 
         def take_over() -> None:
             self._replica.refresh(peft_model)
             self._scheduler.forget()
             self._asleep = False
-            if (
-                self._deterministic and not self._scheduler.turns
-            ):  # what an earlier step left must not choose rows or shapes
+            # Rows and shapes must not depend on an earlier step.
+            if self._deterministic and not self._scheduler.turns:
                 self._scheduler = self._new_scheduler()
                 self._passes.forget()
 
-        dismiss_team()  # the caller's: who learned until now lets the engine compute
+        dismiss_team()  # the caller's OpenMP threads, so that the engine can use the cores
         self._command(take_over)
 
     def sleep(self) -> None:
-        """Gives the memory of its own weights and of keys and values back until the next `refresh`, for a learner to use.
+        """Free the engine's weights and caches until the next `refresh`.
 
-        Raises: UsageError while a dialogue waits for an answer; a reply before the next refresh raises it too.
+        A learner can use the memory in between.
+
+        Raises:
+            UsageError: If a dialogue waits for an answer. A reply before the next refresh raises it
+                too.
         """
 
         def lie_down() -> None:
             if self._scheduler.turns:
-                raise UsageError("the engine cannot sleep while a dialogue waits for its answer.")
+                raise UsageError(
+                    "the engine cannot sleep while a dialogue waits for its answer. Wait for the "
+                    "open replies first."
+                )
             dismiss_team()
             self._asleep = True
             self._replica.sleep()
@@ -157,7 +171,7 @@ class Engine:
         self._command(lie_down)
 
     def in_flight(self, change: int) -> None:
-        """So many more (or fewer) episodes run in step: no pass begins before each of them waits for its next token."""
+        """Change the number of episodes in lockstep. A pass starts when all wait for a token."""
         with self._wake:
             self._in_flight += change
             self._wake.notify_all()
@@ -171,7 +185,7 @@ class Engine:
         return self._stats.seconds_busy
 
     def close(self) -> None:
-        """Ends the thread; a dialogue that waits gets a WorldFailure. Safe to call twice."""
+        """Stop the thread. Waiting dialogues get a WorldFailure. Safe to call twice."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
@@ -185,22 +199,22 @@ class Engine:
         self.close()
 
     def submit(self, turn: Turn) -> None:
-        """Queues a turn; its future gets the completion. For dialogues."""
+        """Queue a turn. Its future gets the completion. Used by dialogues."""
         with self._wake:
             if self._closed:
                 raise WorldFailure("policy_failed", "the engine is closed", stage="policy")
             if self._asleep:
-                raise UsageError("the engine sleeps: refresh() it before the next reply.")
+                raise UsageError("the engine sleeps. Call refresh() before the next reply.")
             self._scheduler.turns.append(turn)
             self._wake.notify_all()
 
     def release(self, track: Track) -> None:
-        """Frees what a dialogue holds. For dialogues."""
+        """Release the cache of a dialogue. Used by dialogues."""
         with self._wake:
             self._scheduler.release(track)
 
     def _command(self, action: Callable[[], None]) -> None:
-        """Runs on the engine thread between two steps; returns when it is done, raises what it raised."""
+        """Run an action on the engine thread between two steps. Return or raise its result."""
         future: Future[None] = Future()
         with self._wake:
             if self._closed:
@@ -215,13 +229,13 @@ class Engine:
                 self._obey()
                 try:
                     self._step()
-                except Exception as error:  # whatever broke, nobody may wait for ever
+                except Exception as error:  # no dialogue may wait forever
                     log.exception("the sampling engine failed; its dialogues are void")
                     self._fail(f"{type(error).__name__}: {error}")
         self._fail("the engine was closed")
 
     def _wait(self) -> bool:
-        """Until there is something to do; False when closed."""
+        """Wait for work. Return False if the engine is closed."""
         with self._wake:
             self._wake.wait_for(lambda: self._closed or self._commands or self._ready())
             return not self._closed
@@ -244,7 +258,7 @@ class Engine:
                 future.set_exception(error)
 
     def _step(self) -> None:
-        """One forward pass: plan, compute, sample, and hand finished turns back."""
+        """Run one forward pass: plan, compute, sample, and complete finished turns."""
         with self._wake:
             if self._in_flight:
                 self._scheduler.sort()
@@ -292,7 +306,7 @@ class Engine:
         )
 
     def _fail(self, message: str) -> None:
-        """Voids every waiting turn. The stores may be half written, so they are made anew."""
+        """Void all waiting turns, and reset the caches because they may be incomplete."""
         with self._wake:
             for turn in list(self._scheduler.turns):
                 self._scheduler.finish(turn)
@@ -306,6 +320,6 @@ class Engine:
 def _check_length(config: Any, max_context: int) -> None:
     if max_context > (limit := getattr(config, "max_position_embeddings", max_context)):
         raise UsageError(
-            f"max_context is {max_context}, but this {config.model_type} model knows {limit} positions. "
-            f"Set max_context to {limit} or less."
+            f"max_context is {max_context}, but this {config.model_type} model supports {limit} "
+            f"positions. Set max_context to {limit} or less."
         )

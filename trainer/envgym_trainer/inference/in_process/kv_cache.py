@@ -1,7 +1,7 @@
-"""Keys and values of many rows, one tensor a layer that grows on demand, in rows and in tokens.
+"""KV cache: keys and values of many rows, one tensor per layer, growing in rows and in tokens.
 
-A row is a dialogue's own tokens or a segment that several dialogues share. What lies beyond a row's length is stale but
-finite, so a mask is enough to leave it out.
+A row holds a dialogue's own tokens or a shared prefix. Values beyond a row's length are stale but
+finite, so a mask is sufficient.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from torch import Tensor
 
 
 class KeyValues:
-    """Storage for sequences in every layer, at first for none.
+    """Storage of keys and values in every layer, initially empty.
 
     Args:
-        rows: no more than these are ever held; tokens: of a row, likewise.
+        layers: Number of layers.
+        rows: Maximum number of rows.
+        tokens: Maximum tokens of a row.
+        heads: Number of key-value heads.
+        dim: Size of a head.
 
     Attributes:
-        keys, values: one (rows so far, heads, tokens so far, dim) tensor a layer.
+        keys: One tensor per layer, shape (current rows, heads, current tokens, dim).
+        values: As `keys`.
     """
 
     def __init__(
@@ -41,7 +46,10 @@ class KeyValues:
         self.keys, self.values = empty(), empty()
 
     def reserve(self, rows: int, tokens: int) -> None:
-        """Makes room for so many rows of so many tokens; what is too small at least doubles, so that copying stays rare."""
+        """Grow to at least this many rows and tokens.
+
+        The size at least doubles, so copies are rare.
+        """
         held_rows, _, held_tokens, _ = self.keys[0].shape
         rows = _enough(rows, held_rows, at_least=8, at_most=self._most_rows)
         tokens = _enough(tokens, held_tokens, at_least=64, at_most=self._most_tokens)
@@ -49,18 +57,19 @@ class KeyValues:
             return
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
-                # Zeros, not empty: a stale NaN would survive a mask (0 * NaN). On a CPU untouched pages cost nothing.
+                # Zeros, not empty: a stale NaN would survive a mask (0 * NaN). On a CPU, pages
+                # that are not touched use no memory.
                 new = old.new_zeros(rows, old.shape[1], tokens, old.shape[3])
                 new[:held_rows, :, :held_tokens] = old
                 tensors[layer] = new
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        """Copies the tokens from `start` to `stop` of one row to another."""
+        """Copy the tokens from `start` to `stop` of one row to another."""
         self.reserve(target + 1, stop)
         for tensor in (*self.keys, *self.values):
             tensor[target, :, start:stop] = tensor[source, :, start:stop]
 
 
 def _enough(needed: int, held: int, *, at_least: int, at_most: int) -> int:
-    """What to hold where `needed` is asked for; never less than before."""
+    """Return the new capacity if `needed` is requested. It never shrinks."""
     return held if needed <= held else max(needed, min(max(2 * held, at_least), at_most))

@@ -1,7 +1,7 @@
-"""Packs the new tokens of many rows into one forward pass and says whose they are.
+"""Pack the new tokens of many rows into one forward pass, with masks and indices.
 
-Pure: takes what is stored where, gives the tensors that `attention.py` reads. All masks and indices are made once a pass and
-serve every layer.
+Pure functions that build the tensors for `attention.py`. Masks and indices are built once per pass
+and used by all layers.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from envgym_trainer.inference.in_process.attention import Layout, Segments, Sing
 from envgym_trainer.inference.in_process.kv_cache import KeyValues
 
 LOW = -1e30
-"""Added to a score that must not count; finite, so that a row with nothing to see gives a number and not NaN."""
+"""Added to a score that must not count. It is finite, so a row without keys is not NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """New tokens of one row: of a dialogue, or of a segment itself (`own` False)."""
+    """New tokens of one row. The row is a dialogue, or a shared prefix if `own` is False."""
 
     ids: Sequence[int]
     row: int
     before: int
-    """Tokens of this row stored already."""
+    """Tokens of this row that are already stored."""
     shared_row: int = 0
     shared: int = 0
-    """Tokens of the segment in front."""
+    """Tokens of the shared prefix."""
     own: bool = True
 
     @property
@@ -42,16 +42,16 @@ class Pass:
     """One forward pass over N packed tokens."""
 
     ids: Tensor
-    """(1, N)"""
+    """Shape (1, N)."""
     positions: Tensor
-    """(1, N)"""
+    """Shape (1, N)."""
     last: Tensor
-    """(W,) place of each work's last token, in the order of the works."""
+    """Position of each work's last token, shape (W,), in the order of the works."""
     layout: Layout
 
 
 def make_room(works: Sequence[Work], own: KeyValues, shared: KeyValues) -> None:
-    """Grows the stores where they are too small for the works."""
+    """Grow the stores if they are too small for the works."""
     for store, mine in (
         (own, [work for work in works if work.own]),
         (shared, [work for work in works if not work.own]),
@@ -64,7 +64,10 @@ def make_room(works: Sequence[Work], own: KeyValues, shared: KeyValues) -> None:
 
 
 def lay_out(works: Sequence[Work], own: KeyValues, shared: KeyValues, device: torch.device) -> Pass:
-    """One pass over all works; those with several tokens come first. The stores have room for them (`make_room`)."""
+    """Return one pass over all works. Call `make_room` first.
+
+    Works with several tokens come first.
+    """
     order = sorted(range(len(works)), key=lambda index: (works[index].single, works[index].row))
     ids: list[int] = []
     positions: list[int] = []
@@ -99,7 +102,7 @@ def _span(work: Work, start: int, store: KeyValues, device: torch.device) -> Spa
 
 
 def _singles(works: list[Work], start: int, device: torch.device) -> Singles:
-    """`works` in the order of their rows."""
+    """Return the layout of rows with one new token. `works` must be sorted by row."""
     rows = [work.row for work in works]
     select, place, count = _select(rows, device)
     lengths = [0] * count
@@ -120,7 +123,7 @@ def _singles(works: list[Work], start: int, device: torch.device) -> Singles:
 def _segments(
     works: list[Work], place: list[int], count: int, device: torch.device
 ) -> Segments | None:
-    """The grid of the segments in front of these works, whose rows stand at `place` among `count`."""
+    """Return the grid of shared prefixes of these works, at positions `place` of `count` rows."""
     members: dict[int, list[int]] = {}
     lengths: dict[int, int] = {}
     for where, work in zip(place, works, strict=True):
@@ -155,9 +158,10 @@ def _segments(
 
 
 def _select(rows: list[int], device: torch.device) -> tuple[slice | Tensor, list[int], int]:
-    """How to read sorted rows of a store: as one slice where at least half of it is wanted, else gathered.
+    """Return an index for sorted rows: a slice if at least half of its rows are used, or a gather.
 
-    Returns: the index, where each row stands in its result, and how many rows the result has.
+    Returns:
+        The index, the position of each row in its result, and the number of rows of the result.
     """
     first = rows[0]
     count = rows[-1] + 1 - rows[0]
@@ -167,7 +171,7 @@ def _select(rows: list[int], device: torch.device) -> tuple[slice | Tensor, list
 
 
 def _mask(lengths: list[int], device: torch.device) -> Tensor:
-    """(n, 1, 1, longest): 0 on each row's first tokens, LOW after them."""
+    """Return a mask of shape (n, 1, 1, longest): 0 for each row's tokens, LOW after them."""
     places = torch.arange(max(lengths), device=device)
     beyond = places >= torch.tensor(lengths, device=device).unsqueeze(1)
     return beyond.float().mul_(LOW)[:, None, None]
