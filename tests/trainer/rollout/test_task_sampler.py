@@ -284,7 +284,7 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
                 "tasks": {"horizon": {"start_turns": 1, "end_turns": 3, "grow_at": 0.5}},
                 "evaluation": {},
             },
-            "horizon.grow_at: is asked at each validation",
+            "horizon.grow_at: needs validations",
         ),
         (
             {"tasks": {"horizon": {"start_turns": 1, "end_turns": 9, "over_steps": 5}}},

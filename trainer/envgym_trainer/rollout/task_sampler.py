@@ -219,7 +219,8 @@ class TaskSampler:
         if by_score and not every:
             self._refuse(
                 by_score[0],
-                "needs validations, and train.evaluation.validate_every_steps is 0. Set train.evaluation.validate_every_steps to 1 or more",
+                "needs validations, and train.evaluation.validate_every_steps is 0. Set "
+                "train.evaluation.validate_every_steps to 1 or more",
             )
         limit = self.spec.episode.max_turns
         if self.horizon and not self.spec.gym and self.horizon.config.end_turns > limit:
