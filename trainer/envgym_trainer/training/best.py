@@ -86,7 +86,7 @@ def best_adapter(
     except DamagedCheckpoint as damage:
         raise DamagedCheckpoint(
             f"{damage}. It was the best checkpoint. To export the last one: "
-            f"--resume {folder.path} train.export=last"
+            f"--resume {folder.path} train.output.adapter=last"
         ) from None
     best = torch.load(path / "learner.pt", weights_only=True)["adapter"]
     with with_adapter(learner.parameters, best):
