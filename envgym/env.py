@@ -64,6 +64,16 @@ class World:
                 f"tools: {', '.join(self.tools)}"
             )
 
+        if (refusal := spec.episode.refusal) is None:
+            return
+        if refusal.tool not in self.tools:
+            hint = did_you_mean(refusal.tool, self.tools)
+            raise SpecError(
+                f"{spec.path}: episode.refusal.tool: no tool '{refusal.tool}'{hint}; tools: {', '.join(self.tools)}"
+            )
+        if problems := validate(self.tools[refusal.tool], refusal.arguments):
+            raise SpecError(f"{spec.path}: episode.refusal.arguments: {'; '.join(problems)}")
+
     def tools_of(self, task: Task) -> dict[str, Tool]:
         """Return the tools that a task offers, in the order of the environment."""
         if task.tools is None:
@@ -95,6 +105,7 @@ class World:
         return ToolEnv(self.spec, world=self, **options)
 
     def close(self) -> None:
+        self.rubric.close()
         self.sandbox.close()
 
 

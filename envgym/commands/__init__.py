@@ -198,8 +198,8 @@ def _add_eval(commands: Any) -> None:
         action="append",
         metavar="POLICY",
         help=(
-            "oracle | noop | refuse | random | model:NAME | adapter:PATH | openai:URL[#MODEL]; "
-            "repeat to compare several"
+            "oracle | noop | refuse | random | model:NAME | adapter:PATH | openai:URL[#MODEL] | "
+            "file.py:NAME; repeat to compare several"
         ),
     )
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])

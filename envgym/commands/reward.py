@@ -8,6 +8,7 @@ evaluate text.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -95,11 +96,11 @@ def score_cases(
     """
     from envgym.rewards.rubric import Rubric
 
-    rubric = Rubric.from_spec(spec)
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            case = {"id": number, "step": step} | _case(line, f"{name}:{number}")
-            yield _scored(rubric, spec, case, f"{name}:{number}")
+    with contextlib.closing(Rubric.from_spec(spec)) as rubric:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                case = {"id": number, "step": step} | _case(line, f"{name}:{number}")
+                yield _scored(rubric, spec, case, f"{name}:{number}")
 
 
 def _case(line: str, where: str) -> dict[str, Any]:

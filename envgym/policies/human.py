@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -12,6 +12,10 @@ from envgym.messages import Message
 from envgym.policies import Completion
 from envgym.tasks import Task
 from envgym.tools import Tool, render_compact
+
+if TYPE_CHECKING:
+    from envgym.bridges.gymnasium import ForeignWorld
+    from envgym.env import World
 
 COLOURS = {"system": "dim", "user": "bold cyan", "assistant": "green", "tool": "yellow"}
 
@@ -78,3 +82,8 @@ class HumanDialogue:
 def printable(text: str) -> str:
     """Replace control characters, so that a tool's answer cannot control the terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
+
+
+def open_policy(argument: str, world: World | ForeignWorld) -> HumanPolicy:
+    """Return the policy; both arguments are ignored."""
+    return HumanPolicy()

@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -22,6 +22,11 @@ from envgym.messages import Message
 from envgym.policies import Completion
 from envgym.tasks import Task
 
+if TYPE_CHECKING:
+    from envgym.bridges.gymnasium import ForeignWorld
+    from envgym.env import World
+
+EXAMPLE = "openai:http://localhost:8000/v1#MODEL"
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 """HTTP status codes that are retried."""
 LONGEST_WAIT_SECONDS = 30.0
@@ -362,3 +367,8 @@ def _retry_after(response: httpx.Response) -> float:
 def _api_root(url: str) -> str:
     url = url.rstrip("/").removesuffix("/chat/completions")
     return url if httpx.URL(url).path.strip("/") else f"{url}/v1"
+
+
+def open_policy(argument: str, world: World | ForeignWorld) -> OpenAIPolicy:
+    """Return the policy for `URL` or `URL#MODEL`. Raises UsageError if there is no URL."""
+    return OpenAIPolicy.from_argument(argument)

@@ -13,18 +13,19 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 import envgym.rewards.parts
 from envgym.errors import SpecError, WorldFailure, did_you_mean
 from envgym.messages import ToolCall
+from envgym.rewards.scoring.llm_judge import Judges
 from envgym.rewards.state_diff import RowDiff, Verdict
 from envgym.sandbox import Verification
 from envgym.spec.environment import EnvSpec
+from envgym.spec.modules import load_object
 from envgym.spec.reward import PartSpec, Per, at_step
-from envgym.spec.yaml_file import load_object
 from envgym.tasks import Task
 from envgym.terms import FORFEIT, Term, Terms, compose, given_up, total
 
@@ -76,7 +77,11 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 
 def declares(
-    *, grounded: bool = True, of_group: bool = False, worst: Callable[..., float] | None = None
+    *,
+    grounded: bool = True,
+    of_group: bool = False,
+    worst: Callable[..., float] | None = None,
+    uses_judges: bool = False,
 ) -> Callable[[Declared], Declared]:
     """Return a decorator that sets the properties of a reward part.
 
@@ -86,10 +91,12 @@ def declares(
             together.
         worst: Function (step, **options) that returns the part's minimum at a training step.
             Default: 0.
+        uses_judges: Pass the world's `Judges` to the part as the keyword argument `judges`.
     """
 
     def mark(part: Declared) -> Declared:
-        for name, value in (("grounded", grounded), ("of_group", of_group), ("worst", worst)):
+        declared = {"grounded": grounded, "of_group": of_group, "worst": worst}
+        for name, value in (declared | {"uses_judges": uses_judges}).items():
             setattr(part, name, value)
         return part
 
@@ -137,7 +144,10 @@ class RewardPart:
     def worst(self, step: int) -> float:
         """Return the minimum of the part at a training step."""
         declared = getattr(getattr(self.function, "func", self.function), "worst", None)
-        return 0.0 if declared is None else declared(step, **getattr(self.function, "keywords", {}))
+        options = dict(getattr(self.function, "keywords", {}))
+        if getattr(getattr(self.function, "func", self.function), "uses_judges", False):
+            options.pop("judges", None)
+        return 0.0 if declared is None else declared(step, **options)
 
     @property
     def is_of_group(self) -> bool:
@@ -156,6 +166,8 @@ class Rubric:
 
     parts: dict[str, RewardPart]
     success: str
+    judges: Judges = field(default_factory=Judges)
+    """LLM judges of these parts, with their budgets and counts."""
 
     @classmethod
     def from_spec(cls, spec: EnvSpec) -> Rubric:
@@ -165,11 +177,9 @@ class Rubric:
             SpecError: If a part or one of its options does not exist, or if a group part is not
                 `per: episode`.
         """
+        judges = Judges()
         parts = {
-            name: RewardPart(
-                partial(_taking(rule, find_part(rule.source, spec), name, spec), **rule.options),
-                rule,
-            )
+            name: RewardPart(_bound(rule, find_part(rule.source, spec), name, spec, judges), rule)
             for name, rule in spec.reward.items()
         }
         for name, part in parts.items():
@@ -178,7 +188,7 @@ class Rubric:
                     f"{spec.path}: reward.{name}: compares whole episodes; "
                     f"it cannot be per {part.rule.per}"
                 )
-        return cls(parts, spec.success)
+        return cls(parts, spec.success, judges)
 
     @classmethod
     def of(cls, parts: Mapping[str, tuple[Callable[..., Any], float]], success: str) -> Rubric:
@@ -188,6 +198,10 @@ class Rubric:
             {name: RewardPart(part, rule(name, weight)) for name, (part, weight) in parts.items()},
             success,
         )
+
+    def close(self) -> None:
+        """Close the judges."""
+        self.judges.close()
 
     @property
     def rules(self) -> dict[str, PartSpec]:
@@ -241,18 +255,21 @@ class Rubric:
         )
 
 
-def _taking(
-    rule: PartSpec, function: Callable[..., Any], name: str, spec: EnvSpec
+def _bound(
+    rule: PartSpec, function: Callable[..., Any], name: str, spec: EnvSpec, judges: Judges
 ) -> Callable[..., Any]:
-    """Return `function` after checking the options of the rule.
+    """Return `function` with the options of the rule bound.
 
     Raises:
         SpecError: If an option is unknown to the function or a required option is missing.
     """
+    given = {"judges": judges} if getattr(function, "uses_judges", False) else {}
+    bound = partial(function, **{**rule.options, **given})
     try:
-        wanted = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # C functions may have no signature
-        return function
+        return bound
+    wanted = [each for each in parameters if each.name not in given]
     where = f"{spec.path}: reward.{name}: '{rule.source}'"
     names = [each.name for each in wanted]
     if not any(each.kind is each.VAR_KEYWORD for each in wanted):
@@ -266,7 +283,7 @@ def _taking(
             and each.name not in rule.options
         ):
             raise SpecError(f"{where} needs an option '{each.name}'")
-    return function
+    return bound
 
 
 def value_of(name: str, part: Part, evidence: Evidence) -> float | None:

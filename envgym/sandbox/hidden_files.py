@@ -52,11 +52,14 @@ def _imported_by(file: Path) -> Iterator[Path]:
     except (SyntaxError, ValueError):
         return  # The loader of the file reports the syntax error.
     for node in ast.walk(tree):
+        folder = file.parent
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        if isinstance(node, ast.ImportFrom):
+            module = [node.module] if node.module else []
+            names = [*module, *(".".join([*module, alias.name]) for alias in node.names)]
+            folder = file.parents[min(max(node.level, 1), len(file.parents)) - 1]
         for name in names:
-            place = file.parent.joinpath(*name.split("."))
+            place = folder.joinpath(*name.split("."))
             yield from (
                 path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()
             )

@@ -76,6 +76,13 @@ class TasksSpec(Block):
     """Number of test tasks."""
 
 
+class RefusalSpec(Block):
+    tool: str
+    """Name of the tool."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the call."""
+
+
 class EpisodeSpec(Block):
     max_turns: int = Field(default=8, ge=1)
     """Number of model answers after which the episode is truncated."""
@@ -86,6 +93,8 @@ class EpisodeSpec(Block):
     """Maximum number of tool calls in one answer."""
     closes_with: tuple[str, ...] = ()
     """Tools that end the episode when a call to them succeeds."""
+    refusal: RefusalSpec | None = None
+    """Tool call that refuses a request, for the policy `refuse`. None refuses in words."""
     tool_seconds: float = Field(default=10.0, gt=0)
     """Time limit of one tool call in seconds."""
     timeout_seconds: float | None = Field(default=None, gt=0)

@@ -1,14 +1,12 @@
-"""Reads YAML so that every mistake can be told with its file and line, and finds what a reference in it names.
+"""Read YAML files and report each error with its file and line.
 
-Three steps, used by environments and by the trainer's block alike: `read_yaml` keeps the line of every key, `apply_overrides`
-puts `key.sub=value` on top, `validate` checks against a pydantic model and reports all mistakes at once.
+Environments and the trainer's block are read in three steps: `read_yaml` keeps the line of every
+key, `apply_overrides` applies `key.sub=value` settings, and `validate` checks the result against a
+pydantic model and reports all errors at once.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +18,7 @@ from envgym.block import Block, ShortForm
 from envgym.errors import SpecError, did_you_mean
 
 Where = dict[tuple[str | int, ...], str]
-"""Path of keys -> `file:line` (or the override's own text) where its value was written."""
+"""Path of keys -> `file:line`, or the override, that set the value."""
 
 ShortForms = Mapping[tuple[str, ...], ShortForm]
 """Path of a block -> the short form that may stand in its place."""
@@ -29,7 +27,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
-    """The mapping in a YAML file, and where each of its keys stands. Raises SpecError."""
+    """Return the mapping in a YAML file, and the place of each of its keys.
+
+    Raises:
+        SpecError: If the file cannot be read, is not valid YAML, is no mapping or has a key twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -66,7 +68,8 @@ def _walk(
             here = (*at, key.value)
             if here in where:
                 doubled.append(
-                    f"{path}:{key.start_mark.line + 1}: {dotted(here)}: given twice (first in {where[here]})"
+                    f"{path}:{key.start_mark.line + 1}: {dotted(here)}: "
+                    f"given twice (first in {where[here]})"
                 )
             where[here] = f"{path}:{key.start_mark.line + 1}"
             _walk(value, here, path, where, doubled)
@@ -109,16 +112,16 @@ def apply_overrides(
     *,
     short_forms: ShortForms | None = None,
 ) -> None:
-    """Put `key.sub=value` settings on top of `data`, in order; values are read as YAML.
+    """Apply `key.sub=value` settings to `data` in place, in order.
 
     Args:
-        data: The mapping; it is changed in place.
-        where: Locations of its keys; those of the overrides are added.
-        overrides: Settings, such as `train.steps=50`.
+        data: Mapping that is changed.
+        where: Places of its keys, which are changed too.
+        overrides: Settings. Their values are parsed as YAML.
         short_forms: Path of a block -> its short form, such as `train.model=NAME`.
 
     Raises:
-        SpecError: If an override has no such form, or names a key inside of a plain value.
+        SpecError: If a setting is malformed, or a parent of its key is no mapping.
     """
     known = short_forms or {}
     for text in overrides:
@@ -147,7 +150,8 @@ def apply_overrides(
                 inner = target[name] = {}
             if not isinstance(inner, dict):
                 raise SpecError(
-                    f"override '{text}': {dotted(path[: depth + 1])} is a {type(inner).__name__}, it has no keys"
+                    f"override '{text}': {dotted(path[: depth + 1])} is a {type(inner).__name__}, "
+                    "it has no keys"
                 )
             target = inner
         target[last] = parsed
@@ -157,7 +161,17 @@ def apply_overrides(
 def validate(
     model: type[Model], data: Mapping[str, Any], where: Where, *, at: tuple[str | int, ...] = ()
 ) -> Model:
-    """`data` as a `model`. Raises SpecError with one `file:line: key: what` for every mistake."""
+    """Return `data` as a `model`.
+
+    Args:
+        model: A pydantic model.
+        data: The mapping.
+        where: Places of its keys.
+        at: Path of keys at which the mapping is found in the file.
+
+    Raises:
+        SpecError: If there are errors, with one line `file:line: key: problem` for each.
+    """
     checks = issubclass(model, Block) and isinstance(data, Mapping)
     old = model.outdated_keys(data) if checks else ()
     if lines := [f"{_place(where, (*at, *path))}: {dotted((*at, *path))}: {m}" for path, m in old]:
@@ -171,7 +185,10 @@ def validate(
 def explain(
     model: type[BaseModel], error: ValidationError, where: Where, *, at: tuple[str | int, ...] = ()
 ) -> Iterator[str]:
-    """One line for each mistake that pydantic found. A step in <angle brackets> is a branch of a union (`Tag`), not a key."""
+    """Yield one line for each error of pydantic; arguments as in `validate`.
+
+    A step in <angle brackets> of an error's location is a branch of a union (`Tag`), not a key.
+    """
     for item in error.errors():
         item["loc"] = tuple(step for step in item["loc"] if not str(step).startswith("<"))
         path = (*at, *item["loc"])
@@ -209,7 +226,7 @@ def _problem(model: type[BaseModel], item: Any) -> str:
 
 
 def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
-    """The keys allowed at `loc` inside `model`, by alias."""
+    """Return the keys allowed at `loc` inside `model`, by alias."""
     from typing import get_args, get_origin
 
     for step in loc:
@@ -223,7 +240,7 @@ def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models among the branches of a union."""
+    """Return the models among the branches of a union."""
     from typing import get_args, get_origin
 
     if isinstance(annotation, type) and get_origin(annotation) is None:
@@ -233,47 +250,3 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _fields(model: type[BaseModel]) -> dict[Any, Any]:
     return {(info.alias or name): info.annotation for name, info in model.model_fields.items()}
-
-
-def load_object(reference: str, root: Path) -> Any:
-    """What `file.py:name` (relative to `root`) or `package.module:name` names. Raises SpecError.
-
-    A file may import its siblings: its folder is put on `sys.path`.
-    """
-    source, colon, name = reference.rpartition(":")
-    if not colon:
-        raise SpecError(f"'{reference}' must look like file.py:name or package.module:name")
-    module = load_file(root / source) if source.endswith(".py") else _import(source, reference)
-    if not hasattr(module, name):
-        public = [key for key in vars(module) if not key.startswith("_")]
-        raise SpecError(f"'{reference}': no '{name}' in {source}{did_you_mean(name, public)}")
-    return getattr(module, name)
-
-
-def load_file(path: Path) -> Any:
-    """The module in a Python file, loaded once for each path. Raises SpecError."""
-    path = path.resolve()
-    module_name = f"envgym_file_{path.stem}_{abs(hash(str(path))):x}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    if not path.is_file():
-        raise SpecError(f"{path}: no such file")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise SpecError(f"{path}: fails on import: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import(name: str, reference: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise SpecError(f"'{reference}': module '{name}' cannot be imported: {error}") from error

@@ -24,8 +24,8 @@ from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.mcp.dump import fill
 from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
+from envgym.spec.modules import load_file, load_object
 from envgym.spec.tool_sources import McpTools, OpenApiTools
-from envgym.spec.yaml_file import load_file, load_object
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 
 ATTEMPTS = 20

@@ -2,6 +2,6 @@
 
 # Star imports are deliberate: envgym collects the templates of this module, so a new template is
 # added in one place only.
-from classify_duplicates import *  # noqa: F403
-from classify_entailment import *  # noqa: F403
-from classify_intent import *  # noqa: F403
+from duplicates import *  # noqa: F403
+from entailment import *  # noqa: F403
+from intent import *  # noqa: F403

@@ -11,7 +11,7 @@ import random
 import sqlite3
 from datetime import date, timedelta
 
-import crm_names as names
+import names
 
 TODAY = date(2026, 3, 2)
 REGIONS = ("north", "south", "east", "west")

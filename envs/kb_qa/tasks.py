@@ -7,7 +7,7 @@ splits.
 
 from __future__ import annotations
 
-import kb_wording as wording
+import wording
 
 from envgym import Draw, Task, ToolCall, template
 

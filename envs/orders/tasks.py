@@ -5,8 +5,8 @@ One template of each level and the last phrasings of each kind of request are he
 
 from __future__ import annotations
 
-import orders_wording as wording
-from orders_names import CARRIERS, email_address, phone_number
+import wording
+from names import CARRIERS, email_address, phone_number
 
 from envgym import Change, Draw, Task, ToolCall, template
 

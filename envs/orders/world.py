@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import sqlite3
 
-from orders_names import CARRIERS, FIRST, KINDS, LAST, LOOKS, email_address, phone_number
+from names import CARRIERS, FIRST, KINDS, LAST, LOOKS, email_address, phone_number
 
 
 def build(db: sqlite3.Connection, seed: int) -> None:

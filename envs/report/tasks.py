@@ -11,9 +11,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import report_charts as charts
-import report_wording as wording
-from report_names import COLUMNS, ITEMS, KINDS
+import charts
+import wording
+from names import COLUMNS, ITEMS, KINDS
 
 from envgym import Change, Draw, Task, ToolCall, template
 

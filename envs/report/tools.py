@@ -9,7 +9,7 @@ import math
 import re
 from pathlib import Path
 
-import report_charts as charts
+import charts
 
 MOST_CHARACTERS = 20_000
 MOST_VALUES = 12

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from report_names import COLUMNS, ITEMS
+from names import COLUMNS, ITEMS
 
 
 def lay_out(folder: Path, seed: int) -> None:

@@ -2,6 +2,6 @@
 
 # Star imports are deliberate: envgym collects the templates of this module, so a new template is
 # added in one place only.
-from workspace_level01 import *  # noqa: F403
-from workspace_level2 import *  # noqa: F403
-from workspace_level3 import *  # noqa: F403
+from level01 import *  # noqa: F403
+from level2 import *  # noqa: F403
+from level3 import *  # noqa: F403

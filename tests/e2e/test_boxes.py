@@ -9,7 +9,8 @@ import pytest
 
 from envgym.env import World
 from envgym.play import Request, play_many
-from envgym.policies.scripted import OraclePolicy, RandomPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.random import RandomPolicy
 from envgym.sandbox.containers.engine import connect
 from envgym.spec.environment import load_spec
 from tests.fakes.kiosk_app import options

@@ -1,9 +1,9 @@
 """Small charts that tests compare."""
 
 from envgym.spec.environment import load_spec
-from envgym.spec.yaml_file import load_file
+from envgym.spec.modules import load_file
 
-CHARTS = load_file(load_spec("report").root / "report/report_charts.py")
+CHARTS = load_file(load_spec("report").root / "report/charts.py")
 LABELS = ["Apples", "Pears", "Plums", "Figs"]
 VALUES = [12, 7, 9, 3]
 

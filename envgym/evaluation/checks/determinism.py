@@ -16,7 +16,9 @@ from envgym.episode import Episode
 from envgym.evaluation.checks.fixture import Bench, CheckResult, verdict
 from envgym.play import Request, play_many
 from envgym.policies import Policy
-from envgym.policies.scripted import NoopPolicy, OraclePolicy, RandomPolicy
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.random import RandomPolicy
 from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task

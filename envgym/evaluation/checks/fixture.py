@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,7 +95,10 @@ class Bench:
         roomy = World(spec.model_copy(update={"episode": episode}), sandbox=self.world.sandbox)
         requests = [Request(variant.task.id, index) for index, variant in enumerate(variants)]
         policy = _Variants(variants, self.dialect)
-        return play_many(roomy.env, policy, requests, workers=WORKERS, on_episode=self.on_episode)
+        with contextlib.closing(roomy.rubric):  # the sandbox is shared
+            return play_many(
+                roomy.env, policy, requests, workers=WORKERS, on_episode=self.on_episode
+            )
 
     @contextmanager
     def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:

@@ -10,7 +10,10 @@ from envgym.episode import Episode
 from envgym.evaluation.checks.fixture import Bench, CheckResult, told, verdict
 from envgym.evaluation.stats import wilson_interval
 from envgym.messages import ToolCall
-from envgym.policies.scripted import NoopPolicy, OraclePolicy, RandomPolicy, RefusePolicy
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.random import RandomPolicy
+from envgym.policies.refuse import RefusePolicy
 from envgym.terms import placed, total
 
 CANARY_TASKS = 24

@@ -10,7 +10,7 @@ from typing import Any
 from envgym.errors import WorldFailure
 from envgym.evaluation.checks.fixture import Bench, CheckResult, Variant, told, verdict
 from envgym.messages import ToolCall
-from envgym.policies.scripted import random_call
+from envgym.policies.random import random_call
 from envgym.rewards.state_diff import same_value
 from envgym.tasks import Task, stable_seed
 from envgym.tools import Tool, validate

@@ -21,7 +21,7 @@ from envgym.rewards.parts.final_message import facts_told
 from envgym.rewards.rubric import Evidence
 from envgym.rewards.scoring.json_and_tables import json_similarity, table_similarity
 from envgym.rewards.scoring.pictures import ImageSimilarity, image_similarity, svg_similarity
-from envgym.spec.yaml_file import load_object
+from envgym.spec.modules import load_object
 
 FILES = "files"
 """Table of the files under `state.files`; its key is the path."""

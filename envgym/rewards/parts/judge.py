@@ -1,11 +1,12 @@
-"""Rewards from the opinion of another model, over any OpenAI-compatible server. Not grounded: weigh them below what is.
+"""Rewards from the opinion of another model, over any OpenAI-compatible server.
 
     tone:
       from: judge
       weight: 0.2
-      options: {url: "http://localhost:8000/v1", model: NAME, rubric: "10: polite and short. 0: rude.", cache: judge.jsonl}
+      options: {url: "http://localhost:8000/v1", model: NAME, rubric: "10: polite. 0: rude."}
 
-A judgement that could not be had is None, so it counts for nothing; `envgym.rewards.scoring.llm_judge.statistics()` says how many, and why.
+These parts are not grounded: give them a lower weight than parts that read the state. If there is
+no judgement, the part does not apply; `Rubric.judges.statistics()` counts the reasons.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from collections.abc import Sequence
 
 from envgym.episode import Episode
 from envgym.rewards.rubric import Evidence, declares
-from envgym.rewards.scoring.llm_judge import open_judge, rank_group, rank_texts, score_text
+from envgym.rewards.scoring.llm_judge import Judges, rank_group, rank_texts, score_text
 from envgym.tasks import Task, stable_seed
 
 
-@declares(grounded=False)
+@declares(grounded=False, uses_judges=True)
 def judge(
     evidence: Evidence,
     *,
+    judges: Judges,
     url: str,
     model: str,
     rubric: str,
@@ -29,23 +31,30 @@ def judge(
     timeout_seconds: float = 30.0,
     cache: str | None = None,
 ) -> float | None:
-    """What a judge thinks of the final message, from 0.0 to 1.0; None where there is no judgement.
+    """Return a judge's score of the final message, from 0.0 to 1.0, or None without a judgement.
 
     Args:
-        url, model, max_calls, timeout_seconds, cache: as of `JudgeServer`; parts with the same ones share a budget.
-        rubric: what is good and what is bad, in words.
+        evidence: The evidence of one episode.
+        judges: The judges of the world. Parts with equal options below share a budget and a cache.
+        url: URL of the server.
+        model: Name of the judging model.
+        rubric: Description of good and bad messages.
+        max_calls: Maximum number of requests. See `JudgeServer`.
+        timeout_seconds: Time limit of one request in seconds.
+        cache: JSONL file that keeps judgements between runs.
     """
-    server = open_judge(
+    server = judges.open(
         url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache
     )
     return score_text(server, evidence.final, request=evidence.task.prompt, rubric=rubric)
 
 
-@declares(grounded=False, of_group=True)
+@declares(grounded=False, of_group=True, uses_judges=True)
 def judge_group(
     task: Task,
     episodes: Sequence[Episode],
     *,
+    judges: Judges,
     url: str,
     model: str,
     rubric: str,
@@ -53,20 +62,32 @@ def judge_group(
     timeout_seconds: float = 30.0,
     cache: str | None = None,
 ) -> list[float | None]:
-    """How each episode's last message ranks among its siblings: 1.0 for the best, 0.0 for the worst; two calls a group.
+    """Return the rank of each episode's last message in its group, from 1.0 (best) to 0.0 (worst).
 
-    Args: as of `judge`.
-    Returns: one score an episode; None for a void one, and for all where there is no judgement or nothing to compare.
+    A group takes two requests.
+
+    Args:
+        task: The task of the group.
+        episodes: The episodes of the group.
+        judges: The judges of the world. Parts with equal options below share a budget and a cache.
+        url: URL of the server.
+        model: Name of the judging model.
+        rubric: Description of good and bad messages.
+        max_calls: Maximum number of requests. See `JudgeServer`.
+        timeout_seconds: Time limit of one request in seconds.
+        cache: JSONL file that keeps judgements between runs.
+
+    Returns:
+        One score per episode. None for a void episode, and for all episodes if there is no
+        judgement, or fewer than two messages differ.
     """
-    server = open_judge(
+    server = judges.open(
         url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache
     )
+
+    def rank(shown: list[str]) -> list[int] | None:
+        return rank_texts(server, shown, request=task.prompt, rubric=rubric)
+
     texts = [episode.last_said for episode in episodes if not episode.void]
-    scores = iter(
-        rank_group(
-            texts,
-            lambda shown: rank_texts(server, shown, request=task.prompt, rubric=rubric),
-            seed=stable_seed(task.id, *sorted(texts)),
-        )
-    )
+    scores = iter(rank_group(texts, rank, seed=stable_seed(task.id, *sorted(texts))))
     return [None if episode.void else next(scores) for episode in episodes]

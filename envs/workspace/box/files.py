@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from workspace_paths import inside, open_file, refusing
+from paths import inside, open_file, refusing
 
 MOST_LINES = 200
 """Maximum number of entries in a listing, and of lines of a file without a range."""

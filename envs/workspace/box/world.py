@@ -12,7 +12,7 @@ import os
 import random
 from pathlib import Path
 
-import workspace_words as words
+import words
 
 CITIES = (
     "Basel",

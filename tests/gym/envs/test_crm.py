@@ -17,7 +17,7 @@ import pytest
 from envgym import Change, Task, ToolCall
 from envgym.rewards.state_diff import diff_rows, judge, primary_keys
 from envgym.spec.environment import load_spec
-from envgym.spec.yaml_file import load_file
+from envgym.spec.modules import load_file
 from envgym.tasksets.templates import TaskSource
 
 CRM = Path(__file__).parents[3] / "envs" / "crm"
@@ -303,7 +303,7 @@ def test_easy_tasks_share_one_set_of_five_tools_and_short_prompts():
         if t.level in ("L0", "L1")
         for task in tasks(name, 8, t.splits[-1])
     ]
-    assert {task.tools for task in easy} == {tuple(load_file(CRM / "crm_level01.py").TOOLS)}
+    assert {task.tools for task in easy} == {tuple(load_file(CRM / "level01.py").TOOLS)}
     assert max(len(task.prompt) for task in easy) <= 150  # about 40 tokens
     assert {len(task.oracle) for task in easy} == {1, 2}
 
@@ -345,7 +345,7 @@ def test_splits_share_no_state_no_prompt_and_no_sentence_frame():
 
 
 def frames() -> dict[str, tuple[str, ...]]:
-    modules = load_file(CRM / "crm_wording.py"), load_file(CRM / "crm_phrases.py")
+    modules = load_file(CRM / "wording.py"), load_file(CRM / "phrases.py")
     return {
         k: v
         for m in modules

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from envgym.spec.environment import load_spec
-from envgym.spec.yaml_file import load_file
+from envgym.spec.modules import load_file
 from envgym.tasksets.templates import TaskSource
 
 GUESS = Path(__file__).parents[3] / "envs" / "guess"

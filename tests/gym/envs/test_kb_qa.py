@@ -12,7 +12,9 @@ from envgym.evaluation.checks.fixture import Bench
 from envgym.evaluation.checks.grader import wrong_field
 from envgym.messages import ToolCall
 from envgym.play import Request, play_many
-from envgym.policies.scripted import NoopPolicy, OraclePolicy, ScriptedPolicy
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec
 from envgym.tasks import SPLITS
 

@@ -13,7 +13,8 @@ import pytest
 from envgym import ToolCall
 from envgym.env import World
 from envgym.play import Request, play_many
-from envgym.policies.scripted import NoopPolicy, OraclePolicy
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
 from envgym.sandbox.agent import prepare_image
 from envgym.spec.environment import load_spec
 from tests.fakes.kiosk_app import call

@@ -16,13 +16,11 @@ from envgym.dialects import render_call
 from envgym.env import World
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.play import Request, play, play_many
-from envgym.policies.scripted import (
-    NoopPolicy,
-    OraclePolicy,
-    RandomPolicy,
-    RefusePolicy,
-    ScriptedPolicy,
-)
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.random import RandomPolicy
+from envgym.policies.refuse import RefusePolicy
+from envgym.policies.scripted import ScriptedPolicy
 from envgym.rewards.parts.artefacts import (
     artefacts_match,
     image_match,
@@ -236,7 +234,7 @@ def test_splits_share_neither_goods_nor_wording(world):
     names = defaultdict(set)
     goods = {
         word.casefold()
-        for word in re.findall(r'"(\w+)"', (world.spec.root / "report/report_names.py").read_text())
+        for word in re.findall(r'"(\w+)"', (world.spec.root / "report/names.py").read_text())
     }
     for split in SPLITS:
         for task_id in world.tasks.ids(split, count=60):

@@ -16,7 +16,7 @@ from envgym.evaluation.checks.fixture import Bench
 from envgym.evaluation.checks.grader import wrong_field
 from envgym.rewards.scoring.answer_normalization import find_reading
 from envgym.spec.environment import load_spec
-from envgym.spec.yaml_file import load_file
+from envgym.spec.modules import load_file
 
 ROOT = Path(__file__).parents[3]
 puzzles = pytest.mark.skipif(

@@ -11,11 +11,12 @@ import pytest
 from envgym import Change, Task, ToolCall
 from envgym.dialects import render_call
 from envgym.play import play
-from envgym.policies.scripted import OraclePolicy, ScriptedPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.scripted import ScriptedPolicy
 from envgym.registration import make_world
 from envgym.sandbox.agent import load_module
 from envgym.spec.environment import load_spec
-from envgym.spec.yaml_file import load_file
+from envgym.spec.modules import load_file
 from envgym.tasks import SPLITS
 from envgym.tasksets.templates import TaskSource
 
@@ -218,7 +219,7 @@ def test_the_oracle_solves_a_task_and_with_one_file_more_it_does_not(world, name
 
 
 def test_every_bug_of_the_world_is_known_and_its_mended_program_right(world):
-    level3 = load_file(WORKSPACE / "workspace_level3.py")
+    level3 = load_file(WORKSPACE / "level3.py")
     programs = load_module(WORKSPACE / "box/world.py").PROGRAMS
     assert [sum(bug.wrong in program for program in programs) for bug in level3.BUGS] == [1] * len(
         programs

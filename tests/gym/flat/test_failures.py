@@ -10,7 +10,8 @@ from envgym.episode import Episode, Failure
 from envgym.errors import TooManyFailures
 from envgym.evaluation.evaluate import evaluate
 from envgym.failures import LEAST, WINDOW, FailureCap
-from envgym.policies.scripted import OraclePolicy, ScriptedPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.scripted import ScriptedPolicy
 from tests.fakes.shop_env import shop, write
 
 CRASH = Failure("tool_crashed", "call", "tools.py, line 30\nZeroDivisionError: division by zero")

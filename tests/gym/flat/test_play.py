@@ -10,7 +10,9 @@ from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.evaluation.report import episode_lines
 from envgym.play import Request, play, play_many
-from envgym.policies.scripted import NoopPolicy, OraclePolicy, ScriptedPolicy
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec
 from tests.fakes.shop_env import TOOLS, shop
 

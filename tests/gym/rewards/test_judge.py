@@ -7,15 +7,17 @@ import time
 
 import pytest
 
+from envgym.env import World
 from envgym.episode import Episode, Failure
-from envgym.errors import UsageError, WorldFailure
+from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.rewards.parts.judge import judge, judge_group
 from envgym.rewards.rubric import Evidence, Rubric
 from envgym.rewards.scoring import llm_judge as judging
-from envgym.rewards.scoring.llm_judge import fenced, rank_group, statistics
+from envgym.rewards.scoring.llm_judge import Judges, fenced, rank_group
 from envgym.rewards.state_diff import judge as compare
 from envgym.tasks import Task
+from tests.fakes.shop_env import shop
 from tests.gym.policies.test_openai import server, text_answer
 
 TASK = Task("train/t/0", "Say hello.", 0, "train", "t")
@@ -23,11 +25,17 @@ GOOD = text_answer('{"score": 7, "reason": "Polite."}')
 RUBRIC = "10: polite. 0: rude."
 
 
+JUDGES = Judges()
+
+
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    """No judge is left from another test."""
-    monkeypatch.setattr(judging, "_open", {})
+def judges(monkeypatch):
+    """The judges of one world, used by `ask` and `rank`."""
     monkeypatch.setenv("OPENAI_API_KEY", "")
+    opened = Judges()
+    monkeypatch.setitem(globals(), "JUDGES", opened)
+    yield opened
+    opened.close()
 
 
 def said(text):
@@ -35,12 +43,13 @@ def said(text):
 
 
 def ask(url, text="Hello.", **options):
-    return judge(said(text), url=url, model="m", rubric=RUBRIC, **options)
+    return judge(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
 
 
-def counted():
-    """What was counted at all, without the family's name."""
-    return {name.removeprefix("judge/"): count for name, count in statistics().items() if count}
+def counted(judges=None):
+    """Counts above zero, without the prefix."""
+    counts = (judges or JUDGES).statistics()
+    return {name.removeprefix("judge/"): count for name, count in counts.items() if count}
 
 
 def in_turn(*answers):
@@ -223,7 +232,7 @@ def test_no_budget_asks_nobody():
 def test_the_same_text_is_judged_once_and_another_rubric_is_another_question():
     with server(lambda path, body: GOOD) as (url, received):
         assert [ask(url), ask(url), ask(url, "Other.")] == [pytest.approx(0.7)] * 3
-        judge(said("Hello."), url=url, model="m", rubric="10: short.")
+        judge(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
     assert len(received) == 3
     assert counted() == {"asked": 3, "judged": 3, "cached": 1}
 
@@ -239,7 +248,7 @@ def test_a_cache_file_outlives_the_process_and_the_server(tmp_path, monkeypatch)
     cache = str(tmp_path / "run" / "judge.jsonl")
     with server(lambda path, body: GOOD) as (url, _):
         assert ask(url, cache=cache) == pytest.approx(0.7)
-    monkeypatch.setattr(judging, "_open", {})  # as a new process has it
+    monkeypatch.setitem(globals(), "JUDGES", Judges())  # as a new process has it
     assert ask(url, cache=cache) == pytest.approx(0.7)
     assert counted() == {"cached": 1}
     assert ask(url, "unknown", cache=cache) is None
@@ -345,6 +354,7 @@ def rank(url, texts, **options):
     return judge_group(
         TASK,
         [episode(text) for text in texts],
+        judges=JUDGES,
         url=url,
         model="m",
         rubric="Short is good.",
@@ -381,11 +391,8 @@ def test_a_void_episode_has_no_rank_and_takes_none():
         episode("Hi"),
     ]
     with server(shortest_first) as (url, received):
-        assert judge_group(TASK, episodes, url=url, model="m", rubric="Short is good.") == [
-            0.0,
-            None,
-            1.0,
-        ]
+        options = {"judges": JUDGES, "url": url, "model": "m", "rubric": "Short is good."}
+        assert judge_group(TASK, episodes, **options) == [0.0, None, 1.0]
     assert "x" not in re.findall(
         r"^<TEXT \d+ \w{16}>\n(.*)$", received[0][1]["messages"][1]["content"], re.MULTILINE
     )
@@ -418,7 +425,8 @@ def test_a_group_is_masked_when_the_budget_ends_between_its_two_orders():
 
 
 def test_an_empty_group_has_no_scores():
-    assert judge_group(TASK, [], url="http://127.0.0.1:9", model="m", rubric="") == []
+    options = {"judges": JUDGES, "url": "http://127.0.0.1:9", "model": "m", "rubric": ""}
+    assert judge_group(TASK, [], **options) == []
 
 
 def test_both_parts_share_one_budget():
@@ -438,3 +446,69 @@ def test_both_parts_share_one_budget():
 def test_opinions_are_marked_as_not_grounded():
     declared = [(vars(part)["grounded"], vars(part)["of_group"]) for part in (judge, judge_group)]
     assert declared == [(False, False), (False, True)]
+
+
+# --- whose judges they are ---
+
+
+def judged_world(folder, url, *more):
+    folder.mkdir(exist_ok=True)
+    settings = f"{{url: '{url}', model: m, rubric: R, max_calls: 2}}"
+    part = f"reward.tone={{from: judge, options: {settings}}}"
+    return World(shop(folder, part, *more))
+
+
+def play_once(world, text):
+    env = world.env()
+    env.reset(options={"task": "test/reprice/0"})
+    return env.step(text)[4]["reward_parts"]["tone"]
+
+
+def test_two_worlds_in_one_process_have_their_own_budgets_and_counts(tmp_path):
+    with server(lambda path, body: GOOD) as (url, received):
+        first, second = (judged_world(tmp_path / name, url) for name in "ab")
+        tones = [play_once(first, f"text {n}") for n in range(3)]
+        assert tones == [pytest.approx(0.7), pytest.approx(0.7), None]
+        first.close()
+        assert play_once(second, "text 0") == pytest.approx(0.7)  # asked: the cache is its own
+        assert len(received) == 3
+        assert counted(first.rubric.judges) == {"asked": 2, "judged": 2, "budget": 1}
+        assert counted(second.rubric.judges) == {"asked": 1, "judged": 1}
+        second.close()
+
+
+def test_a_world_closes_its_judges(tmp_path):
+    with server(lambda path, body: GOOD) as (url, _):
+        world = judged_world(tmp_path, url)
+        play_once(world, "text")
+        world.close()
+        world.close()
+        with pytest.raises(UsageError, match="judges of this world are closed"):
+            world.rubric.judges.open(url, "m")
+    assert counted(world.rubric.judges) == {"asked": 1, "judged": 1}
+
+
+def test_a_part_of_ones_own_shares_the_worlds_judge(tmp_path):
+    own = """\
+from envgym import declares
+from envgym.rewards.scoring.llm_judge import score_text
+
+@declares(grounded=False, uses_judges=True)
+def kind(evidence, *, judges, url):
+    judge = judges.open(url, "m", max_calls=2, timeout_seconds=30.0, cache=None)
+    return score_text(judge, evidence.final, request="", rubric="R")
+"""
+    with server(lambda path, body: GOOD) as (url, received):
+        (tmp_path / "own.py").write_text(own)
+        part = f"reward.kind={{from: 'own.py:kind', options: {{url: '{url}'}}}}"
+        world = judged_world(tmp_path, url, part)
+        assert play_once(world, "text") == pytest.approx(0.7)
+        assert len(received) == 2
+        assert play_once(world, "another text") is None  # one budget of two
+        world.close()
+
+
+def test_the_judges_are_no_option_of_the_yaml(tmp_path):
+    options = "{url: 'http://x', model: m, rubric: R, judges: 3}"
+    with pytest.raises(SpecError, match=r"reward\.tone: 'judge' has no option 'judges'"):
+        World(shop(tmp_path, f"reward.tone={{from: judge, options: {options}}}"))

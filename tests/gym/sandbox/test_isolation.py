@@ -355,7 +355,7 @@ def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_way_out(
 def test_every_shipped_environment_keeps_its_tasks_and_what_only_they_import_out_of_the_box():
     assert app_of(load_spec("guess")).hidden == ("guess.yaml", "guess/tasks.py")
     hidden = app_of(load_spec("crm")).hidden
-    assert {"crm/tasks.py", "crm/crm_level3.py", "crm/crm_parts.py"} <= set(hidden)
-    assert not {"crm/crm_names.py", "crm/world.py", "crm/reading.py"} & set(hidden), (
+    assert {"crm/tasks.py", "crm/level3.py", "crm/parts.py"} <= set(hidden)
+    assert not {"crm/names.py", "crm/world.py", "crm/reading.py"} & set(hidden), (
         "the seed function needs them"
     )

@@ -12,7 +12,7 @@ import pytest
 from envgym.env import World
 from envgym.errors import PrerequisiteError, SpecError, UsageError, WorldFailure
 from envgym.play import play
-from envgym.policies.scripted import OraclePolicy
+from envgym.policies.oracle import OraclePolicy
 from envgym.sandbox.openapi.live import LiveApi
 from envgym.spec.environment import load_spec
 from tests.fakes.openapi_apps import answers, many, path, query, takes

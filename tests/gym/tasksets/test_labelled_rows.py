@@ -8,7 +8,9 @@ import pytest
 from envgym.env import World
 from envgym.errors import SpecError, UsageError
 from envgym.play import Request, play_many
-from envgym.policies.scripted import NoopPolicy, OraclePolicy, ScriptedPolicy
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec
 from envgym.tasksets.labelled_rows import load_rows
 from envgym.tasksets.labelled_tasks import label_template, question_template

@@ -10,7 +10,8 @@ import pytest
 from envgym.errors import SpecError, UsageError
 from envgym.evaluation.checks import run_checks
 from envgym.play import play
-from envgym.policies.scripted import OraclePolicy, ScriptedPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.scripted import ScriptedPolicy
 from envgym.registration import make_world
 from envgym.rewards.scoring.toolrl import correctness_score, format_score, truth_calls
 from envgym.spec.environment import load_spec

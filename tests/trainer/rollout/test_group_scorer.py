@@ -131,6 +131,19 @@ def test_what_a_judge_was_asked_is_counted(layer):
     assert not any(name.startswith("judge/") for name in layer().metrics())
 
 
+def test_two_runs_in_one_process_count_their_own_judges(layer):
+    options = "{url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?', max_calls: 2}"
+    first, second = (layer(f"reward.tone={{from: judge_group, options: {options}}}") for _ in "ab")
+    group = [said("a", solved=1.0, calls=1.0), said("b", solved=0.0, calls=1.0)]
+    for asked, masked in ((2.0, 0.0), (2.0, 1.0)):
+        first.score([group], step=0)
+        numbers = first.metrics()
+        assert (numbers["judge/asked"], numbers["judge/budget"]) == (asked, masked)
+        assert second.metrics()["judge/asked"] == 0.0
+    second.score([group], step=0)
+    assert second.metrics()["judge/asked"] == 2.0
+
+
 def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):
     scaled = layer("reward.words={from: parts.py:words, scale: running, weight: 2.0}")
     make = lambda value: said("a", solved=0.0, calls=0.0, words=Term(value, value, 2.0))

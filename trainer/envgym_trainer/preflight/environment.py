@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from envgym.evaluation.checks.fixture import CheckResult, told
 from envgym.play import Request
-from envgym.policies.scripted import NoopPolicy
+from envgym.policies.noop import NoopPolicy
 from envgym.tasks import Task
 from envgym_trainer.preflight.context import SPLIT_TASKS, Subject, verdict
 

@@ -16,7 +16,6 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
 from envgym.rewards.rubric import RewardPart, Rubric
-from envgym.rewards.scoring import llm_judge as judging
 from envgym.terms import FORFEIT, Term, compose, total, turn_rewards
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.rollout.plans.self_training import SelfTraining
@@ -25,7 +24,7 @@ from envgym_trainer.rollout.reward_weights import RewardWeights, read_likes
 log = logging.getLogger(__name__)
 
 JUDGES = ("judge", "judge_group")
-"""Reward parts that send requests to an LLM judge, counted by `judging.statistics`."""
+"""Reward parts that send requests to an LLM judge, counted by `Rubric.judges`."""
 Group = list[Episode]
 Find = Callable[[Iterable[str]], dict[str, Episode]]
 """Lookup of the run's episodes by id, such as `12:3` (step 12, episode 3)."""
@@ -132,8 +131,8 @@ class RewardLayer:
         self._failed = dict.fromkeys(self._failed, 0)
         numbers |= {f"rewards/{name}/failed": float(count) for name, count in failed.items()}
         return numbers | (
-            {name: float(count) for name, count in judging.statistics().items()}
-            if self._asks_judges
+            {name: float(count) for name, count in self.rubric.judges.statistics().items()}
+            if self.rubric and self._asks_judges
             else {}
         )
 

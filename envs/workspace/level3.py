@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import workspace_wording as wording
-from workspace_parts import new_path, new_word, patch, pick, read, write
-from workspace_wording import say
+import wording
+from parts import new_path, new_word, patch, pick, read, write
+from wording import say
 
 from envgym import ANY, Change, Check, Draw, Task, template
 

@@ -6,7 +6,7 @@ the same under every label. Held out: two bounds at once.
 
 from __future__ import annotations
 
-from classify_parts import PEOPLE, THINGS, in_turn, labelled, several, two_wordings
+from parts import PEOPLE, THINGS, in_turn, labelled, several, two_wordings
 
 from envgym import Draw, Task, template
 

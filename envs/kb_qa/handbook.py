@@ -13,8 +13,8 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import kb_names as names
-import kb_wording as wording
+import names
+import wording
 
 STATED = 3
 Maker = Callable[[random.Random], str]

@@ -5,9 +5,9 @@ All tasks offer the same five tools, so that they share one system prompt and it
 
 from __future__ import annotations
 
-import crm_names as names
-import crm_wording as wording
-from crm_parts import NEXT_STAGES, find, fresh, fresh_phone, lone_contact
+import names
+import wording
+from parts import NEXT_STAGES, find, fresh, fresh_phone, lone_contact
 
 from envgym import Change, Draw, Task, ToolCall, template
 

@@ -5,7 +5,7 @@ Held out: requests of a library's readers, with other labels.
 
 from __future__ import annotations
 
-from classify_parts import THINGS, in_turn, labelled, several
+from parts import THINGS, in_turn, labelled, several
 
 from envgym import Draw, Task, template
 

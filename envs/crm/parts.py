@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-import crm_names as names
+import names
 
 from envgym import Change, Draw, ToolCall
 

@@ -1,4 +1,4 @@
-"""Sentence frames of levels L2 and L3, at least ten per kind of request. See `crm_wording.say`."""
+"""Sentence frames of levels L2 and L3, at least ten per kind of request. See `wording.say`."""
 
 NAMESAKE = (
     "[Set|Change] the phone of {name} at {account} to {value}.",

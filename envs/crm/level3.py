@@ -7,9 +7,9 @@ and notes with instructions.
 
 from __future__ import annotations
 
-import crm_names as names
-import crm_phrases as phrases
-from crm_parts import (
+import names
+import phrases
+from parts import (
     OPEN,
     answered,
     done,
@@ -24,7 +24,7 @@ from crm_parts import (
     refused,
     rule,
 )
-from crm_wording import PHONE, errand, say
+from wording import PHONE, errand, say
 
 from envgym import Change, Draw, Task, ToolCall, template
 

@@ -6,7 +6,7 @@ described from both sides.
 
 from __future__ import annotations
 
-from classify_parts import CITIES, PEOPLE, THINGS, in_turn, labelled, several, two_wordings
+from parts import CITIES, PEOPLE, THINGS, in_turn, labelled, several, two_wordings
 
 from envgym import Draw, Task, template
 

@@ -7,8 +7,8 @@ deals among the open ones. Each task ends with `close_request`; questions are an
 
 from __future__ import annotations
 
-import crm_phrases as phrases
-from crm_parts import (
+import phrases
+from parts import (
     NEXT_STAGES,
     OPEN,
     TODAY,
@@ -22,7 +22,7 @@ from crm_parts import (
     lone_contact,
     lone_deal,
 )
-from crm_wording import errand, remark, say
+from wording import errand, remark, say
 
 from envgym import Change, Draw, Task, ToolCall, template
 

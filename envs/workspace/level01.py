@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import workspace_wording as wording
-from workspace_parts import files_in, gone, made, new_path, new_word, patch, pick, read, run, write
-from workspace_wording import say
+import wording
+from parts import files_in, gone, made, new_path, new_word, patch, pick, read, run, write
+from wording import say
 
 from envgym import Change, Draw, Task, template
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import workspace_wording as wording
-from workspace_parts import answer_file, files_in, gone, made, new_word, pick, rows, run
-from workspace_wording import say
+import wording
+from parts import answer_file, files_in, gone, made, new_word, pick, rows, run
+from wording import say
 
 from envgym import Draw, Task, template
 
