@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from envgym.errors import PrerequisiteError
     from envgym.messages import Message, ToolCall
     from envgym.play import Request, play, play_many
-    from envgym.rewards.rubric import Evidence, declares
+    from envgym.rewards.rubric import Evidence, reward_part
     from envgym.spec.environment import EnvSpec, load_spec
     from envgym.tasks import ANY, SPLITS, Change, Check, Draw, Task, Template, stable_seed, template
     from envgym.tasksets.toolrl_rows import row_template, rows_from
@@ -33,7 +33,7 @@ _HOMES = {
     "envgym.errors": ("PrerequisiteError",),
     "envgym.messages": ("Message", "ToolCall"),
     "envgym.play": ("Request", "play", "play_many"),
-    "envgym.rewards.rubric": ("Evidence", "declares"),
+    "envgym.rewards.rubric": ("Evidence", "reward_part"),
     "envgym.spec.environment": ("EnvSpec", "load_spec"),
     "envgym.tasks": (
         "ANY",
@@ -66,7 +66,6 @@ __all__ = [
     "ToolCall",
     "ToolEnv",
     "World",
-    "declares",
     "irrelevant_rows",
     "load_spec",
     "make",
@@ -74,6 +73,7 @@ __all__ = [
     "play",
     "play_many",
     "register",
+    "reward_part",
     "row_template",
     "rows_from",
     "stable_seed",

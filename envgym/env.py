@@ -18,19 +18,19 @@ from typing import Any
 
 import gymnasium
 
-from envgym.dialects import explain, parse
+from envgym.dialects import parse, usage_example
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.rewards.rubric import CallRecord, Evidence, Rubric
-from envgym.rewards.state_diff import diff_rows, judge
-from envgym.rewards.turn_rewards import Tally
+from envgym.rewards.state_diff import compare_changes, diff_rows
+from envgym.rewards.turn_rewards import TurnRewards
 from envgym.sandbox import Sandbox, Session, Verification
 from envgym.sandbox.agent.file_tree import TABLE as FILES
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import SPLITS, Check, Split, Task
-from envgym.tasksets.templates import TaskSource
-from envgym.tool_sandbox import keys_of, open_tools
+from envgym.tasksets.templates import TemplateTaskSet
+from envgym.tool_sandbox import keys_of, open_tool_sandbox
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
 OWN_DOING = ("session_ended", "out_of_memory")
@@ -45,7 +45,7 @@ class World:
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
         self.exact = (FILES,) if spec.state.files else ()
-        self.sandbox = sandbox or open_tools(spec)
+        self.sandbox = sandbox or open_tool_sandbox(spec)
         try:
             self._read_tasks(spec)
         except BaseException:
@@ -53,7 +53,7 @@ class World:
             raise
 
     def _read_tasks(self, spec: EnvSpec) -> None:
-        self.tasks = TaskSource(spec, self.sandbox)
+        self.tasks = TemplateTaskSet(spec, self.sandbox)
         self.keys = keys_of(spec, self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
@@ -97,7 +97,7 @@ class World:
         system = prompt.system.strip().replace("{now}", f"{self.spec.state.now:%A, %Y-%m-%d %H:%M}")
         if prompt.tools == "compact":
             listing = render_compact(list(self.tools_of(task).values()))
-            system = f"{system}\n\nTools:\n{listing}\n\n{explain(prompt.dialects[0])}"
+            system = f"{system}\n\nTools:\n{listing}\n\n{usage_example(prompt.dialects[0])}"
         return [Message("system", system), Message("user", task.prompt)]
 
     def env(self, **options: Any) -> ToolEnv:
@@ -187,7 +187,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._turn_limit = self.world.turn_limit(task)
         self._horizon = (options or {}).get("max_turns", self._turn_limit)
         self._training_step = (options or {}).get("step", 0)
-        self._tally = Tally(self.world.rubric, self._evidence, step=self._training_step)
+        self._tally = TurnRewards(self.world.rubric, self._evidence, step=self._training_step)
         shown = (
             to_openai(list(self._tools.values()))
             if self.world.spec.prompt.tools == "template"
@@ -373,7 +373,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         assert session is not None
         changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
         rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
-        verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
+        verdict = compare_changes(task.changes, rows, allow=state.allow, forbid=state.forbid)
         return Evidence(
             task,
             tuple(self._calls),

@@ -19,7 +19,7 @@ MESSAGE_CHARS = 600
 """Maximum number of characters quoted from a failure. The end is kept: it names the exception."""
 
 
-class FailureCap:
+class FailureLimit:
     """Stop a run if too many of its last attempts were void. Use one object for the whole run.
 
     Args:

@@ -16,11 +16,11 @@ import gymnasium
 
 from envgym.episode import Episode, Failure
 from envgym.errors import EnvgymError, Stage, WorldFailure
-from envgym.failures import FailureCap
+from envgym.failures import FailureLimit
 from envgym.messages import Message
 from envgym.policies import Completion, Policy
 from envgym.sandbox.agent.errors import tail_of
-from envgym.terms import FORFEIT, Term, total
+from envgym.terms import PENALTY, Term, total
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class _Record:
         self.turn_rewards[-1] += lost
         self.reward += lost
         rest = [*self.turn_rewards[:-1], self.turn_rewards[-1] - total(self.given_up)]
-        return self.given_up | {FORFEIT: Term(1.0, math.fsum(rest), 1.0, by_turn=tuple(rest))}
+        return self.given_up | {PENALTY: Term(1.0, math.fsum(rest), 1.0, by_turn=tuple(rest))}
 
     def ended(
         self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]
@@ -293,7 +293,7 @@ def play_many(
     workers: int = 64,
     on_episode: Callable[[Episode], None] = lambda episode: None,
     on_done: Callable[[], None] = lambda: None,
-    cap: FailureCap | None = None,
+    cap: FailureLimit | None = None,
 ) -> list[Episode]:
     """Play many episodes in parallel, each in one worker thread.
 

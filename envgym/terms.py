@@ -37,7 +37,7 @@ class Term:
 
 
 Terms = Mapping[str, Term]
-FORFEIT = "forfeit"
+PENALTY = "penalty"
 """Name of the penalty term that lowers the reward of an episode to the failure reward."""
 
 
@@ -129,7 +129,7 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
     return tuple(discount * new - old for old, new in zip(potentials, after, strict=False))
 
 
-def given_up(
+def failure_terms(
     parts: Mapping[str, PartSpec], worst: Mapping[str, float], *, step: int = 0
 ) -> dict[str, Term]:
     """Return the reward terms of an aborted episode.

@@ -13,7 +13,7 @@ from envgym.rewards.state_diff import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
 from envgym.sandbox.agent.file_tree import TABLE as FILES
 from envgym.sandbox.backends import open_sandbox
-from envgym.sandbox.joined import JoinedSandbox
+from envgym.sandbox.joined import CombinedSandbox
 from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.environment import EnvSpec
@@ -21,7 +21,7 @@ from envgym.spec.tool_sources import McpReset, McpSpec, McpTools, OpenApiTools
 from envgym.tasksets.templates import app_of
 
 
-def open_tools(spec: EnvSpec) -> Sandbox:
+def open_tool_sandbox(spec: EnvSpec) -> Sandbox:
     """Return the sandbox of an environment.
 
     Raises:
@@ -42,7 +42,7 @@ def open_tools(spec: EnvSpec) -> Sandbox:
         for part in parts:
             part.close()
         raise
-    return parts[0] if len(parts) == 1 else JoinedSandbox(parts)
+    return parts[0] if len(parts) == 1 else CombinedSandbox(parts)
 
 
 def keys_of(spec: EnvSpec, schema_sql: str) -> Keys:

@@ -156,7 +156,7 @@ MUTANTS = [
         "dropped samples leave the denominator too",
         "T/learner/learner.py",
         "        denominator = self.ranks.total(share) or 1.0\n",
-        "        denominator = _total_weight([sample for sample in samples if sample.has_lesson]) or 1.0\n",
+        "        denominator = _total_weight([sample for sample in samples if sample.has_advantage]) or 1.0\n",
     ),
     Mutant(
         12,
@@ -218,10 +218,10 @@ MUTANTS = [
         18,
         "a token that siblings share pulls for one of them only",
         "T/learner/learner.py",
-        "            output = loss(batch, logprobs[batch.entry_nodes])\n",
-        "            first = torch.zeros(len(batch.entry_nodes), dtype=torch.bool)\n"
-        "            first[[batch.entry_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
-        "            given = logprobs[batch.entry_nodes]\n"
+        "            output = loss(batch, logprobs[batch.action_nodes])\n",
+        "            first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
+        "            first[[batch.action_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
+        "            given = logprobs[batch.action_nodes]\n"
         "            output = loss(batch, torch.where(first, given, given.detach()))\n",
     ),
     Mutant(

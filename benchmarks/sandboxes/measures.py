@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envgym.commands.sandbox_workload import GROUP, Work, hold_sessions, play_works, works_of
+from envgym.commands.sandbox_workload import (
+    GROUP,
+    WorkloadEpisode,
+    hold_sessions,
+    play_works,
+    works_of,
+)
 from envgym.errors import WorldFailure
 from envgym.registration import make_world
 from envgym.sandbox import App
@@ -78,7 +84,7 @@ class Bench:
         finally:
             sandbox.close()
 
-    def cpu_ms(self, sandbox: Any, works: Sequence[Work], sessions: int) -> float:
+    def cpu_ms(self, sandbox: Any, works: Sequence[WorkloadEpisode], sessions: int) -> float:
         """Return the CPU time of an episode in ms, summed over host, boxes and container engine."""
         all_before = sandbox.pool.cpu_seconds()
         before = {box: box.usage().cpu_seconds for box in sandbox.pool.boxes}

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envgym.rewards.scoring.answer_normalization import extract_boxed
-from envgym.rewards.scoring.hacking_signals import HackWatch, Signal, StepRecord, modal_share
+from envgym.rewards.scoring.hacking_signals import HackingDetector, Signal, StepRecord, modal_share
 from envgym.rewards.scoring.majority_vote import (
     Vote,
     choose_labelled,
@@ -129,10 +129,10 @@ def sample(chances: Floats, count: int, rng: np.random.Generator) -> Integers:
     return (rng.random((len(chances), count, 1)) > steps).sum(axis=2).clip(0, ANSWERS - 1)
 
 
-def train(setting: Setting, *, seed: int, steps: int, watch: HackWatch | None = None) -> Run:
+def train(setting: Setting, *, seed: int, steps: int, watch: HackingDetector | None = None) -> Run:
     """Train one run from the start. Return its results and all signals of its watch."""
     rng = np.random.default_rng(seed)
-    watch = watch or HackWatch()
+    watch = watch or HackingDetector()
     run = Run()
     policy = Policy(rng)
     tasks = Tasks(TASKS, rng)

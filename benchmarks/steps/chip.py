@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from envgym.messages import Message
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
@@ -147,7 +147,7 @@ def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: fl
         for number in range(dialogues)
     ]
 
-    def play(engine: Engine, count: int) -> float:
+    def play(engine: InProcessEngine, count: int) -> float:
         policy = engine.policy(max_new_tokens=count)
         clock = Clock()
         with ThreadPoolExecutor(dialogues) as pool:
@@ -161,7 +161,9 @@ def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: fl
         return seconds
 
     length = max(len(chat.open(prompt)) for prompt in prompts)
-    with Engine(model, chat, max_context=length + tokens + 16, max_batch=dialogues) as engine:
+    with InProcessEngine(
+        model, chat, max_context=length + tokens + 16, max_batch=dialogues
+    ) as engine:
         # The KV cache now has its final size.
         play(engine, 8 + tokens)
         seconds = play(engine, 8 + tokens) - play(engine, 8)

@@ -60,7 +60,7 @@ def samples(group: Group, vocabulary: int) -> list[Sample]:
 def main(group: Group, name: str, threads: int) -> Update:
     torch.set_num_threads(threads)
     if group.keeps == "all":
-        learner_module.lean = lambda model: nullcontext()
+        learner_module.activation_checkpointing = lambda model: nullcontext()
     base, _ = load_model(name, device="cpu", dtype=torch.float32)
     adapted = attach(base, rank=16, alpha=32, seed=0)
     learner = Learner(adapted, layout=group.layout, learning_rate=1e-5)

@@ -14,7 +14,7 @@ from rich.console import Console
 import envgym
 from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.logger import Monitor
+from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.training.launch import resolve
 from envgym_trainer.training.loop import Trainer
 from steps.work import Clock, Measured, Work, peak_mb
@@ -52,7 +52,7 @@ def main(work: Work, model: str, threads: int) -> Measured:
         spec, config, _ = resolve(str(env), settings)
         folder = RunFolder.create(place, "run")
         console = Console(file=nowhere)
-        with Monitor(folder) as monitor, Display({"grpo": 1}, console=console) as display:
+        with RunLogger(folder) as monitor, Display({"grpo": 1}, console=console) as display:
             trainer = Trainer(spec, config, folder, monitor, display)
             try:
                 return step(trainer, work)

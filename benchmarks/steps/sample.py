@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from envgym.messages import Message
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
 from envgym_trainer.model.lora import attach
@@ -84,7 +84,7 @@ def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
         assert len(trace.token_ids) == load.context - load.tool_tokens
         return sum(trace.loss_mask)
 
-    with Engine(model, chat, max_context=load.context, max_batch=load.dialogues) as engine:
+    with InProcessEngine(model, chat, max_context=load.context, max_batch=load.dialogues) as engine:
         engine.refresh(model)
         policy = engine.policy(max_new_tokens=load.turn_tokens, siblings=load.group)
         with ThreadPoolExecutor(load.dialogues) as pool:

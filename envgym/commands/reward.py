@@ -135,7 +135,7 @@ def _evidence(spec: EnvSpec, case: dict[str, Any]) -> Evidence:
     """Return the evidence of an episode of one turn without changes."""
     from envgym.dialects import parse
     from envgym.rewards.rubric import Evidence
-    from envgym.rewards.state_diff import judge
+    from envgym.rewards.state_diff import compare_changes
     from envgym.tasks import Task
 
     text = case["completion"]
@@ -150,5 +150,5 @@ def _evidence(spec: EnvSpec, case: dict[str, Any]) -> Evidence:
     )
     final = text if mode == "none" else ""
     return Evidence(
-        task, (), (), judge((), ()), final, 1, {mode: 1}, said=(text,), step=case["step"]
+        task, (), (), compare_changes((), ()), final, 1, {mode: 1}, said=(text,), step=case["step"]
     )

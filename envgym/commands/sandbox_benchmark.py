@@ -10,9 +10,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from envgym.commands.sandbox_workload import GROUP, Played, hold_sessions, play_works, works_of
+from envgym.commands.sandbox_workload import (
+    GROUP,
+    WorkloadResult,
+    hold_sessions,
+    play_works,
+    works_of,
+)
 from envgym.errors import UsageError
-from envgym.sandbox.box.sandbox import BoxSandbox
+from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.spec.environment import EnvSpec
 
 OPERATIONS = ("open", "reset", "call", "call_overhead", "diff", "close", "start")
@@ -28,14 +34,14 @@ ABOUT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SandboxReport:
     """Measurements of one sandbox."""
 
     env: str
     sandbox: str
     """Label of the sandbox."""
     sessions: int
-    played: Played
+    played: WorkloadResult
     box_cpu_seconds: float | None
     """CPU seconds inside the boxes. `None` if it cannot be measured."""
     box_mb: float | None
@@ -65,7 +71,7 @@ class Report:
         return asdict(self) | derived
 
 
-def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True) -> Report:
+def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True) -> SandboxReport:
     """Measure the sandbox of an environment after a warm-up.
 
     Args:
@@ -97,7 +103,7 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
         world.close()
 
 
-def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> Report:
+def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> SandboxReport:
     sandbox = world.sandbox
     now = world.spec.state.now.isoformat()
     play_works(sandbox, works[:sessions], sessions=sessions, now=now)
@@ -105,16 +111,16 @@ def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> Repor
     start = {
         name: value for name, value in sandbox.statistics.take().items() if name.startswith("start")
     }
-    before = sandbox.pool.cpu_seconds() if isinstance(sandbox, BoxSandbox) else 0.0
+    before = sandbox.pool.cpu_seconds() if isinstance(sandbox, PooledSandbox) else 0.0
     with _bar(len(works), shown=progress) as advance:
         played = play_works(sandbox, works, sessions=sessions, now=now, on_episode=advance)
-    after = sandbox.pool.cpu_seconds() if isinstance(sandbox, BoxSandbox) else 0.0
-    return Report(
+    after = sandbox.pool.cpu_seconds() if isinstance(sandbox, PooledSandbox) else 0.0
+    return SandboxReport(
         env=world.spec.id,
         sandbox=sandbox.label,
         sessions=sessions,
         played=played,
-        box_cpu_seconds=after - before if isinstance(sandbox, BoxSandbox) else None,
+        box_cpu_seconds=after - before if isinstance(sandbox, PooledSandbox) else None,
         box_mb=box_mb,
         session_mb=session_mb,
         numbers=start | sandbox.statistics.take(),
@@ -126,7 +132,7 @@ def _memory(sandbox: Any, works: list, now: str) -> tuple[float | None, float | 
 
     Both are `None` if the memory of a whole box cannot be measured.
     """
-    if not isinstance(sandbox, BoxSandbox):
+    if not isinstance(sandbox, PooledSandbox):
         return None, None
     alone = [usage for box in sandbox.pool.boxes if (usage := box.usage()).is_whole]
     if not alone:
@@ -154,7 +160,7 @@ class _bar:
         self.progress.stop()
 
 
-def lines(report: Report) -> list[str]:
+def lines(report: SandboxReport) -> list[str]:
     """Return the report as lines of text."""
     played = report.played
     numbers = report.numbers

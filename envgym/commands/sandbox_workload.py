@@ -22,7 +22,7 @@ GROUP = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class WorkloadEpisode:
     """Seed and calls of one episode."""
 
     seed: int
@@ -30,7 +30,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class WorkloadResult:
     """Totals over all episodes of a workload."""
 
     episodes: int
@@ -43,21 +43,21 @@ class Played:
     """CPU seconds of this process."""
 
 
-def works_of(tasks: Sequence[Task], episodes: int) -> list[Work]:
+def works_of(tasks: Sequence[Task], episodes: int) -> list[WorkloadEpisode]:
     """Return `episodes` workload episodes from the tasks' oracles, one group per task in turn."""
     order = [tasks[number // GROUP % len(tasks)] for number in range(episodes)]
-    return [Work(task.seed, task.oracle) for task in order]
+    return [WorkloadEpisode(task.seed, task.oracle) for task in order]
 
 
 def play_works(
     sandbox: Sandbox,
-    works: Sequence[Work],
+    works: Sequence[WorkloadEpisode],
     *,
     sessions: int,
     now: str,
     timeout_seconds: float = 60.0,
     on_episode: Callable[[], Any] = lambda: None,
-) -> Played:
+) -> WorkloadResult:
     """Play every workload episode once.
 
     Args:
@@ -71,7 +71,7 @@ def play_works(
             episode.
     """
 
-    def play(work: Work) -> bool:
+    def play(work: WorkloadEpisode) -> bool:
         try:
             _play(sandbox, work, now, timeout_seconds)
         except WorldFailure:
@@ -84,7 +84,7 @@ def play_works(
     cpu = time.process_time()
     with ThreadPoolExecutor(sessions, thread_name_prefix="bench") as pool:
         well = sum(pool.map(play, works))
-    return Played(
+    return WorkloadResult(
         len(works),
         len(works) - well,
         sum(len(work.calls) for work in works),
@@ -93,7 +93,7 @@ def play_works(
     )
 
 
-def _play(sandbox: Sandbox, work: Work, now: str, timeout_seconds: float) -> None:
+def _play(sandbox: Sandbox, work: WorkloadEpisode, now: str, timeout_seconds: float) -> None:
     session = sandbox.open(seed=work.seed, timeout_seconds=timeout_seconds)
     try:
         for call in work.calls:
@@ -105,7 +105,7 @@ def _play(sandbox: Sandbox, work: Work, now: str, timeout_seconds: float) -> Non
 
 def hold_sessions(
     sandbox: Sandbox,
-    works: Sequence[Work],
+    works: Sequence[WorkloadEpisode],
     *,
     now: str,
     look: Callable[[], Any],

@@ -133,7 +133,7 @@ def render_call(call: ToolCall, dialect: str) -> str:
     }[dialect]
 
 
-def explain(dialect: str) -> str:
+def usage_example(dialect: str) -> str:
     """Return an instruction for the model that shows an example call in this dialect."""
     # The example contains no number and no name, because either could be the answer of a task.
     example = render_call(ToolCall("look_up", {"word": "tree"}), dialect)

@@ -9,7 +9,7 @@ from typing import Any
 
 from envgym.episode import Episode
 from envgym.evaluation.report import Outcome
-from envgym.failures import FailureCap
+from envgym.failures import FailureLimit
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.tasks import Split, stable_seed
@@ -53,7 +53,7 @@ def evaluate(
         if episodes_file
         else "To keep every episode: --episodes FILE."
     )
-    cap = FailureCap(world.spec.episode.max_void, logged=logged)
+    cap = FailureLimit(world.spec.episode.max_void, logged=logged)
     played = []
     try:
         with _bar(name, len(ids)) if progress else nullcontext(lambda episode: None) as tick:

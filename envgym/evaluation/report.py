@@ -21,7 +21,7 @@ from rich.table import Table
 
 from envgym.episode import Episode
 from envgym.evaluation.stats import intervals_overlap, newcombe_difference, wilson_interval
-from envgym.terms import FORFEIT, Term
+from envgym.terms import PENALTY, Term
 
 ALL = "all"
 IN_DOMAIN = "in-domain"
@@ -268,8 +268,8 @@ def episode_lines(episode: Episode) -> list[str]:
         f"  {name}: {_part(value, episode.reward_terms.get(name))}"
         for name, value in episode.reward_parts.items()
     ]
-    taken = episode.reward_terms.get(FORFEIT)
-    lines += [f"  {FORFEIT}: adds {taken.contribution:.3g}"] if taken else []
+    taken = episode.reward_terms.get(PENALTY)
+    lines += [f"  {PENALTY}: adds {taken.contribution:.3g}"] if taken else []
     lines += (
         [f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}"]
         if episode.state_diff

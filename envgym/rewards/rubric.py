@@ -3,7 +3,7 @@
 A part is a function of `Evidence` that returns a number, or None if it does not apply. A part that
 does not apply adds no reward and is logged as null. Parts are combined into one reward by `Term`s.
 The bundled parts are in `envgym/rewards/`, one file per family; the folder is the registry. The
-decorator `declares` sets the properties of a part.
+decorator `reward_part` sets the properties of a part.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from envgym.spec.environment import EnvSpec
 from envgym.spec.modules import load_object
 from envgym.spec.reward import PartSpec, Per, at_step
 from envgym.tasks import Task
-from envgym.terms import FORFEIT, Term, Terms, compose, given_up, total
+from envgym.terms import PENALTY, Term, Terms, compose, failure_terms, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ value per episode. Only training computes it; a single episode gets None."""
 Declared = TypeVar("Declared", bound=Callable[..., Any])
 
 
-def declares(
+def reward_part(
     *,
     grounded: bool = True,
     of_group: bool = False,
@@ -119,7 +119,7 @@ class Score:
     @property
     def parts(self) -> dict[str, float | None]:
         """Raw value of each part by name."""
-        return {name: term.raw for name, term in self.terms.items() if name != FORFEIT}
+        return {name: term.raw for name, term in self.terms.items() if name != PENALTY}
 
 
 @dataclass(frozen=True)
@@ -238,19 +238,19 @@ class Rubric:
         solved = raw[self.success]
         forbidden = bool(evidence.verdict.forbidden)
         if forbidden:
-            terms[FORFEIT] = self.forfeit(terms, step=evidence.step)
+            terms[PENALTY] = self.penalty(terms, step=evidence.step)
         return Score(terms, success=solved is not None and solved >= 1.0 and not forbidden)
 
-    def forfeit(self, terms: Terms, *, step: int) -> Term:
+    def penalty(self, terms: Terms, *, step: int) -> Term:
         """Return the penalty that lowers the reward to the failure reward.
 
         The penalty is 0 if the reward is already lower.
         """
         return Term(1.0, min(0.0, total(self.given_up(step=step)) - total(terms)), 1.0)
 
-    def given_up(self, *, step: int) -> dict[str, Term]:
+    def failure_terms(self, *, step: int) -> dict[str, Term]:
         """Return the reward terms of an aborted episode."""
-        return given_up(
+        return failure_terms(
             self.rules, {name: part.worst(step) for name, part in self.parts.items()}, step=step
         )
 

@@ -196,7 +196,7 @@ def same_value(one: Any, other: Any, *, exact_text: bool = False) -> bool:
     return type(one) is type(other) and one == other
 
 
-def judge(
+def compare_changes(
     expected: Sequence[Change],
     rows: Sequence[RowDiff],
     *,

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from envgym.rewards.rubric import Evidence, RewardPart, Rubric, Score, value_of
 from envgym.spec.reward import PartSpec, at_step
-from envgym.terms import FORFEIT, Term, compose_turns, placed, shaping
+from envgym.terms import PENALTY, Term, compose_turns, placed, shaping
 
 
-class Tally:
+class TurnRewards:
     """Compute the rewards of one episode turn by turn and keep their sum.
 
     Args:
@@ -67,7 +67,7 @@ class Tally:
         for potentials in self._potentials.values():
             potentials.append(0.0)
         terms = self._terms() | self.rubric.given_up(step=self.step)
-        score = Score(terms | {FORFEIT: self.rubric.forfeit(terms, step=self.step)}, success=False)
+        score = Score(terms | {PENALTY: self.rubric.penalty(terms, step=self.step)}, success=False)
         return score.reward - self._paid, score
 
     def _note(self, evidence: Evidence) -> None:

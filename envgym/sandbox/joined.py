@@ -16,7 +16,7 @@ from envgym.errors import SpecError, WorldFailure
 from envgym.sandbox import RowChanges, Sandbox, Session, ToolResult, Verification, start_tables
 
 
-class JoinedSandbox:
+class CombinedSandbox:
     """Sandboxes that serve one environment together. Closing it closes all parts."""
 
     def __init__(self, parts: Sequence[Sandbox]):

@@ -179,10 +179,10 @@ def validate(
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise SpecError("\n".join(explain(model, error, where, at=at))) from None
+        raise SpecError("\n".join(error_lines(model, error, where, at=at))) from None
 
 
-def explain(
+def error_lines(
     model: type[BaseModel], error: ValidationError, where: Where, *, at: tuple[str | int, ...] = ()
 ) -> Iterator[str]:
     """Yield one line for each error of pydantic; arguments as in `validate`.

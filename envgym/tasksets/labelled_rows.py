@@ -31,7 +31,7 @@ FIELDS = (("premise", "hypothesis"), ("text",))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Example:
     """One example."""
 
     texts: Mapping[str, str]
@@ -52,7 +52,7 @@ class GlueFile:
     """Columns of a GLUE task's train and dev files, by their names in the header."""
 
     texts: Mapping[str, str]
-    """Column of each text, by the name used in `Row.texts`."""
+    """Column of each text, by the name used in `Example.texts`."""
     label: str
     names: Mapping[str, str]
     """Label in words by label in the file; empty for a score."""
@@ -96,7 +96,9 @@ GLUE = {
 KINDS = ("csv", "jsonl", "squad", *GLUE)
 
 
-def load_rows(path: str | Path, *, kind: str | None = None, skip_broken: bool = False) -> list[Row]:
+def load_rows(
+    path: str | Path, *, kind: str | None = None, skip_broken: bool = False
+) -> list[Example]:
     """Return all examples of a file, in order.
 
     Args:
@@ -119,7 +121,8 @@ def load_rows(path: str | Path, *, kind: str | None = None, skip_broken: bool = 
     text = _read(path)
     if kind == "squad":
         rows = [
-            Row(texts, where, answers=answers) for texts, answers, where in questions_in(text, path)
+            Example(texts, where, answers=answers)
+            for texts, answers, where in questions_in(text, path)
         ]
     elif kind in GLUE:
         rows = list(_glue_rows(text, path, kind, skip_broken))
@@ -142,7 +145,7 @@ def _read(path: Path) -> str:
 # -- CSV and JSON Lines ---------------------------------------------------------------------------
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[Row]:
+def _csv_rows(text: str, path: Path) -> Iterator[Example]:
     """Yield the rows of a CSV file; the position of a row is the line on which it begins."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, restval=None, restkey="")
     line = 1
@@ -161,7 +164,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[Row]:
         raise SpecError(f"{path}:{line}: not valid CSV: {error}") from None
 
 
-def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
+def _jsonl_rows(text: str, path: Path) -> Iterator[Example]:
     fields: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path}:{number}"
@@ -194,14 +197,14 @@ def _fields(columns: list[str], where: str) -> tuple[str, ...]:
     )
 
 
-def _own_row(record: Mapping[str, Any], fields: tuple[str, ...], where: str) -> Row:
+def _own_row(record: Mapping[str, Any], fields: tuple[str, ...], where: str) -> Example:
     if missing := [name for name in (*fields, "label") if name not in record]:
         raise SpecError(f"{where}: no '{missing[0]}'{did_you_mean(missing[0], record)}")
     texts = {name: _own_text(record[name], name, where) for name in fields}
     label = record["label"]
     if isinstance(label, int) and not isinstance(label, bool):
         label = str(label)
-    return Row(texts, where, label=" ".join(_own_text(label, "label", where).split()))
+    return Example(texts, where, label=" ".join(_own_text(label, "label", where).split()))
 
 
 def _own_text(value: Any, name: str, where: str) -> str:
@@ -213,7 +216,7 @@ def _own_text(value: Any, name: str, where: str) -> str:
 # -- GLUE -----------------------------------------------------------------------------------------
 
 
-def _glue_rows(text: str, path: Path, kind: str, skip_broken: bool) -> Iterator[Row]:
+def _glue_rows(text: str, path: Path, kind: str, skip_broken: bool) -> Iterator[Example]:
     """Yield the rows of a GLUE file.
 
     Cells are split at tabs only, because the official files use no quoting.
@@ -242,17 +245,17 @@ def _glue_rows(text: str, path: Path, kind: str, skip_broken: bool) -> Iterator[
             )
 
 
-def _glue_row(cells: Mapping[str, str], glue: GlueFile, where: str) -> Row:
+def _glue_row(cells: Mapping[str, str], glue: GlueFile, where: str) -> Example:
     texts = {name: cells[column].strip() for name, column in glue.texts.items()}
     if empty := [name for name, text in texts.items() if not text]:
         raise SpecError(f"{where}: {empty[0]} is empty")
     label = cells[glue.label].strip()
     if not glue.names:
         score = _similarity(label, where)
-        return Row(texts, where, label=str(math.floor(score + 0.5)), score=score)
+        return Example(texts, where, label=str(math.floor(score + 0.5)), score=score)
     if label not in glue.names:
         raise SpecError(f"{where}: {glue.label} is {label!r}, not one of {', '.join(glue.names)}")
-    return Row(texts, where, label=glue.names[label])
+    return Example(texts, where, label=glue.names[label])
 
 
 def _similarity(text: str, where: str) -> float:

@@ -20,12 +20,12 @@ from typing import Any
 
 from envgym.errors import SpecError, did_you_mean
 from envgym.tasks import SPLITS, Draw, Task, Template, stable_seed
-from envgym.tasksets.labelled_rows import Row
+from envgym.tasksets.labelled_rows import Example
 
-Rows = Sequence[Row] | Mapping[str, Sequence[Row]]
+Rows = Sequence[Example] | Mapping[str, Sequence[Example]]
 """Rows to be split by their text (8 in 10 for training), or rows that are already split into
 `train`, `val` and `test`."""
-Dealt = dict[str, dict[Any, list[Row]]]
+Dealt = dict[str, dict[Any, list[Example]]]
 """Rows by split and kind. Kinds alternate; a kind is a label, or whether there is an answer."""
 
 
@@ -88,7 +88,7 @@ def question_template(
     return _template(name, level, dealt, make, ask, ("no_answer",))
 
 
-def _row_of(draw: Draw, dealt: Dealt) -> Row:
+def _row_of(draw: Draw, dealt: Dealt) -> Example:
     """Return the row of a task index: kinds alternate, and each kind cycles through its rows."""
     index = int(draw.id.rsplit("/", 1)[1])
     kinds = dealt[draw.split]
@@ -97,7 +97,7 @@ def _row_of(draw: Draw, dealt: Dealt) -> Row:
 
 
 def _dealt(
-    name: str, rows: Rows, kind_of: Callable[[Row], Hashable], apart: Callable[[Row], str]
+    name: str, rows: Rows, kind_of: Callable[[Example], Hashable], apart: Callable[[Example], str]
 ) -> Dealt:
     """Return the rows by split and kind. Rows with the same `apart` text stay in one split."""
     if isinstance(rows, Mapping):
@@ -123,16 +123,18 @@ def _split_of(text: str) -> str:
     return (*["train"] * 8, "val", "test")[stable_seed("split", text) % 10]
 
 
-def _passage(row: Row) -> str:
+def _passage(row: Example) -> str:
     return row.texts.get("context", _whole_text(row))
 
 
-def _whole_text(row: Row) -> str:
+def _whole_text(row: Example) -> str:
     return "\x1f".join(" ".join(text.split()) for text in row.texts.values())
 
 
-def _check_truth(rows: Sequence[Row], kind_of: Callable[[Row], Hashable], name: str) -> None:
-    first: dict[str, Row] = {}
+def _check_truth(
+    rows: Sequence[Example], kind_of: Callable[[Example], Hashable], name: str
+) -> None:
+    first: dict[str, Example] = {}
     for row in rows:
         if kind_of(row) is None:
             raise SpecError(
@@ -146,8 +148,8 @@ def _check_truth(rows: Sequence[Row], kind_of: Callable[[Row], Hashable], name: 
             )
 
 
-def _check_apart(placed: Sequence[tuple[str, Row]], apart: Callable[[Row], str]) -> None:
-    first: dict[str, tuple[str, Row]] = {}
+def _check_apart(placed: Sequence[tuple[str, Example]], apart: Callable[[Example], str]) -> None:
+    first: dict[str, tuple[str, Example]] = {}
     for split, row in placed:
         other_split, other = first.setdefault(apart(row), (split, row))
         if other_split != split:

@@ -32,7 +32,7 @@ ATTEMPTS = 20
 """Maximum number of states tried before a template without a suitable row raises an error."""
 
 
-class TaskSource:
+class TemplateTaskSet:
     """Tasks of one environment. Thread-safe.
 
     Templates draw from the tables of `state:` and from the tables in the `dump` of MCP servers.

@@ -25,7 +25,7 @@ from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ToolRLExample:
     """One step of a dialogue: the model's input and a correct answer."""
 
     system: str
@@ -49,7 +49,7 @@ class Row:
         return f"{self.system.strip()}\n\n{self.user.strip()}".strip()
 
 
-def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[Row, ...]:
+def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[ToolRLExample, ...]:
     """Read the rows of a JSON, JSONL or CSV file and check each truth.
 
     Rows may be ToolRL's, raw (`instruction input output`) or for verl (`prompt reward_model`), rows
@@ -74,7 +74,7 @@ def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[Row, 
 
 def row_template(
     name: str,
-    rows: Sequence[Row],
+    rows: Sequence[ToolRLExample],
     *,
     level: str = "",
     masked: bool = False,
@@ -118,7 +118,7 @@ def row_template(
     return Template(name, level, tuple(split for split in SPLITS if own[split]), make)
 
 
-def _row_at(draw: Draw, rows: Sequence[Row]) -> Row:
+def _row_at(draw: Draw, rows: Sequence[ToolRLExample]) -> ToolRLExample:
     index = int(draw.id.rpartition("/")[2])
     if draw.split != "train" and index >= len(rows):
         raise SpecError(
@@ -128,7 +128,7 @@ def _row_at(draw: Draw, rows: Sequence[Row]) -> Row:
     return rows[index % len(rows)]
 
 
-def split_of(row: Row, *, val: float, test: float) -> Split:
+def split_of(row: ToolRLExample, *, val: float, test: float) -> Split:
     """Return the split by a hash of the group, so that adding rows does not move existing ones."""
     if row.split is not None:
         return row.split
@@ -185,7 +185,7 @@ def _parsed(text: str, where: str) -> Any:
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
+def _rows_of(record: dict[str, Any], where: str) -> Iterator[ToolRLExample]:
     from envgym.tasksets.dialogue_traces import steps_of
 
     split = record.get("split") or (record.get("extra_info") or {}).get("split") or None
@@ -196,10 +196,10 @@ def _rows_of(record: dict[str, Any], where: str) -> Iterator[Row]:
         )
     if "messages" in record or "dialogue" in record:
         steps = steps_of(record, where)
-        yield from (Row(*step, where, _opening(steps[0][1]), split) for step in steps)
+        yield from (ToolRLExample(*step, where, _opening(steps[0][1]), split) for step in steps)
     else:
         system, user, truth = _fields(record, where)
-        yield Row(system, user, truth, where, _opening(user), split)
+        yield ToolRLExample(system, user, truth, where, _opening(user), split)
 
 
 def _opening(user: str) -> str:
@@ -243,7 +243,7 @@ def _fields(record: dict[str, Any], where: str) -> tuple[str, str, str]:
     return found
 
 
-def _is_readable(row: Row, *, skip: bool) -> bool:
+def _is_readable(row: ToolRLExample, *, skip: bool) -> bool:
     if not row.user.strip() or not row.truth.strip():
         raise UsageError(
             f"{row.where}: the {'truth' if row.user.strip() else 'user text'} is empty"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from envgym.errors import UsageError
 from envgym.rewards.scoring.toolrl import truth_calls
-from envgym.tasksets.toolrl_rows import Row
+from envgym.tasksets.toolrl_rows import ToolRLExample
 
 NO_TOOL = (
     "<think> None of the tools can do this. </think>\n"
@@ -29,7 +29,7 @@ _TOOL = re.compile(
 _LETTERS = string.ascii_letters + string.digits + "_"
 
 
-def tool_names(row: Row) -> list[str]:
+def tool_names(row: ToolRLExample) -> list[str]:
     """Return the names of the tools that a row offers.
 
     Raises:
@@ -44,7 +44,7 @@ def tool_names(row: Row) -> list[str]:
     return names
 
 
-def masked_row(row: Row, rng: random.Random) -> Row:
+def masked_row(row: ToolRLExample, rng: random.Random) -> ToolRLExample:
     """Return the row with random tool names, equal in system text, dialogue and truth.
 
     A name that looks like an identifier (`find_room`) is replaced at each occurrence as a whole
@@ -64,7 +64,7 @@ def masked_row(row: Row, rng: random.Random) -> Row:
     return masked
 
 
-def irrelevant_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
+def irrelevant_rows(rows: Sequence[ToolRLExample]) -> tuple[ToolRLExample, ...]:
     """Return rows without their needed tools, with a truth that answers without a call.
 
     A row is skipped if its truth has no call, if its dialogue already called one of these tools, or
@@ -73,7 +73,7 @@ def irrelevant_rows(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(made for row in rows if (made := _without_its_tools(row)) is not None)
 
 
-def _without_its_tools(row: Row) -> Row | None:
+def _without_its_tools(row: ToolRLExample) -> ToolRLExample | None:
     needed = {call["name"] for call in truth_calls(row.truth)}
     if (
         not needed

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from envgym.sandbox import App
-from envgym.sandbox.backends.none import NoSandbox
+from envgym.sandbox.backends.none import InProcessSandbox
 
 BOOK = {
     "type": "object",
@@ -188,4 +188,6 @@ def app(
 
 
 def tools_of(folder: Path, document: dict | str = LIBRARY, **more) -> dict[str, dict]:
-    return {tool["name"]: tool for tool in NoSandbox(app(folder, document, **more)).describe()}
+    return {
+        tool["name"]: tool for tool in InProcessSandbox(app(folder, document, **more)).describe()
+    }

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from envgym.errors import UsageError
-from envgym_trainer.learner.distributed import Ranks
+from envgym_trainer.learner.distributed import ProcessGroup
 from envgym_trainer.learner.learner import Learner
 from tests.fakes.tiny_lora import random_samples, tiny_model
 
@@ -49,7 +49,7 @@ def poisoned(samples):
 
 
 def what_a_rank_sees(rank, size, group):
-    ranks = Ranks.joined(group)
+    ranks = ProcessGroup.joined(group)
     share = SHARES[size][rank]
     gradient, metrics = gradient_of(learner(ranks), share)
     found = {"gradient": gradient, "metrics": metrics}

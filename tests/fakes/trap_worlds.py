@@ -9,7 +9,7 @@ import torch
 from envgym.play import play
 from envgym_trainer.batch import Sample
 from envgym_trainer.inference.in_process import token_sampling as sampling
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach
 from tests.fakes.small_models import byte_tokenizer, small_llama
@@ -43,7 +43,7 @@ def byte_engine(*, adapter_std: float = 0.3, seed: int = 0, **options):
     model = small_llama(tokenizer)
     adapted = attach(model, rank=4, alpha=8, seed=seed)
     scramble(adapted, seed, std=adapter_std)
-    engine = Engine(
+    engine = InProcessEngine(
         adapted, Chat(tokenizer, model=model), **{"max_context": 600, "max_batch": 16, **options}
     )
     engine.refresh(adapted)
@@ -88,6 +88,6 @@ def samples_from(
 def scored_ids(batch) -> list[list[int]]:
     """The ids that a batch trains on, sample by sample, in the order of their tokens."""
     found: dict[int, list[int]] = {}
-    for node, index in zip(batch.entry_nodes.tolist(), batch.entry_samples.tolist(), strict=True):
+    for node, index in zip(batch.action_nodes.tolist(), batch.action_samples.tolist(), strict=True):
         found.setdefault(index, []).append(int(batch.score_ids[node]))
     return [found[index] for index in sorted(found)]

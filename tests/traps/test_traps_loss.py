@@ -124,8 +124,8 @@ def scores(samples, *, make, dtype=torch.float32) -> list[torch.Tensor]:
     batch = make(samples)
     learner.attention_block = 5
     with torch.no_grad():
-        logprobs = learner.score(batch)[0][batch.entry_nodes]
-    return [logprobs[batch.entry_samples == index] for index in range(len(samples))]
+        logprobs = learner.score(batch)[0][batch.action_nodes]
+    return [logprobs[batch.action_samples == index] for index in range(len(samples))]
 
 
 @pytest.mark.trap(16)
@@ -187,7 +187,7 @@ def test_the_advantage_lands_on_every_sampled_token_from_a_turns_first_to_its_la
     )
     batch = make([episode])
     vector = [0.0] * len(episode.token_ids)
-    for node, advantage in zip(batch.entry_nodes.tolist(), batch.advantages.tolist(), strict=True):
+    for node, advantage in zip(batch.action_nodes.tolist(), batch.advantages.tolist(), strict=True):
         vector[int(batch.score_positions[node]) + 1] = (
             advantage  # the hidden state before a token predicts it
         )

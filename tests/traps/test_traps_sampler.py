@@ -13,7 +13,7 @@ from envgym.play import Request, play_many
 from envgym.spec.environment import load_spec
 from envgym_trainer.config.algorithm import AlgorithmConfig, ImportanceWeightsConfig
 from envgym_trainer.inference.in_process import forward as passes
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach, lora_layers, merge
@@ -51,7 +51,7 @@ def test_in_bfloat16_the_ratio_is_one_within_a_hundredth():
         small_llama(tokenizer, initializer_range=0.05).bfloat16(), rank=4, alpha=8, seed=0
     )
     scramble(model, 0, std=0.05)
-    with Engine(model, Chat(tokenizer, model=model), max_context=600) as engine:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.refresh(model)
         metrics = Learner(model).grpo_step(samples_from(engine))
     assert 0 < metrics[DRIFT] < 0.05
@@ -104,7 +104,7 @@ def test_after_an_update_nothing_computed_under_the_old_adapter_is_used(sampler)
     warm.reply()
     assert gap(model, warm.trace()) < 1e-4
     start = len(opened.trace().token_ids) - len(second.token_ids)
-    with Engine(model, engine.chat, max_context=600) as cold:
+    with InProcessEngine(model, engine.chat, max_context=600) as cold:
         cold.refresh(model)
         fresh = cold.policy(max_new_tokens=6).open(OPENING, (), seed=2)
         fresh.reply()
@@ -136,7 +136,7 @@ def test_every_adapted_module_is_bound_in_the_sampler_and_each_changes_its_logpr
 def test_keys_and_values_are_kept_in_the_models_own_precision(dtype):
     tokenizer = byte_tokenizer()
     model = small_llama(tokenizer).to(dtype)
-    with Engine(model, Chat(tokenizer, model=model), max_context=300) as engine:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=300) as engine:
         stores = [
             *engine._passes.own.keys,
             *engine._passes.own.values,
@@ -159,7 +159,7 @@ def test_a_store_that_rounds_as_fp8_does_is_refused_at_the_start(monkeypatch):
     tokenizer = byte_tokenizer()
     model = small_llama(tokenizer)
     with pytest.raises(UsageError, match="other logits than the model's own"):
-        Engine(model, Chat(tokenizer, model=model), max_context=300)
+        InProcessEngine(model, Chat(tokenizer, model=model), max_context=300)
 
 
 @pytest.mark.trap(23)
@@ -185,7 +185,7 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
     tokenizer = byte_tokenizer()
     model = attach(small_llama(tokenizer), rank=4, alpha=8, dropout=0.5, seed=0)
     scramble(model, 0)
-    with Engine(model, Chat(tokenizer, model=model), max_context=600) as engine:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.refresh(model.train())
         learner = Learner(
             model,
@@ -194,7 +194,7 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
         samples = learner.scored(samples_from(engine))
         assert len(samples) > 0
         for sample in samples:
-            gaps = zip(sample.scored_logprobs, sample.old_logprobs, sample.loss_mask, strict=True)
+            gaps = zip(sample.trainer_logprobs, sample.old_logprobs, sample.loss_mask, strict=True)
             assert max(abs(scored - old) for scored, old, sampled in gaps if sampled) < 2e-5
         assert (
             learner.grpo_step(samples)[DRIFT] > 1e-3

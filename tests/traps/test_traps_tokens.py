@@ -13,7 +13,7 @@ from envgym.errors import UsageError
 from envgym.messages import Message
 from envgym.play import play
 from envgym_trainer.batch import Sample, flat_batch
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.prefix_tree import tree_batch
 from envgym_trainer.model.chat import Chat
@@ -51,7 +51,7 @@ def test_the_ids_in_the_batch_are_those_that_were_drawn_though_their_text_encode
     tokenizer = build_tokenizer()
     drawn = [*adversarial(tokenizer)[name], tokenizer.convert_tokens_to_ids(END)]
     model = small_llama(tokenizer)
-    with Engine(model, chat := Chat(tokenizer, model=model), max_context=600) as engine:
+    with InProcessEngine(model, chat := Chat(tokenizer, model=model), max_context=600) as engine:
         say(monkeypatch, drawn * 2)
         episode = play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
     assert chat.answer(chat.decode(drawn)) != drawn
@@ -106,7 +106,7 @@ def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_an
     monkeypatch,
 ):
     chat = family("strips")
-    with Engine(small_llama(chat.tokenizer), chat, max_context=600) as engine:
+    with InProcessEngine(small_llama(chat.tokenizer), chat, max_context=600) as engine:
         say(monkeypatch, chat.answer("<think>hm</think>42") * 2)
         with pytest.raises(
             UsageError,
@@ -150,7 +150,7 @@ def test_each_of_several_end_tokens_ends_the_turn_and_is_trained(tokenizer, whic
     ]
     model = small_llama(tokenizer)
     model.generation_config.eos_token_id = ends[1:]
-    with Engine(model, Chat(tokenizer, model=model), max_context=300) as engine:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=300) as engine:
         say(monkeypatch, [9, ends[which], 9, 9, ends[which]])
         episode = play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
     assert episode.turns == 2
@@ -173,9 +173,9 @@ def test_a_pad_that_is_the_end_token_costs_no_end_token_its_training_or_its_plac
     batch = flat_batch(samples, pad_id=end)
     assert scored_ids(batch) == [list(sample.token_ids[1:]) for sample in samples]
     with torch.no_grad():
-        together = Learner(model).score(batch)[0][batch.entry_nodes]
+        together = Learner(model).score(batch)[0][batch.action_nodes]
         alone = [
-            Learner(model).score(one := flat_batch([sample], pad_id=7))[0][one.entry_nodes]
+            Learner(model).score(one := flat_batch([sample], pad_id=7))[0][one.action_nodes]
             for sample in samples
         ]
     assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)

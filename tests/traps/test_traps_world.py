@@ -13,14 +13,14 @@ from envgym.policies import TokenTrace
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.sandbox import Verification
 from envgym.tasks import Check, stable_seed
-from envgym_trainer.algorithms.credit import samples_of
+from envgym_trainer.algorithms.credit import build_samples
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.logger import Monitor
+from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.run.metrics import episode_metrics, failure_metrics
 from envgym_trainer.training.launch import resolve, train
 from envgym_trainer.training.loop import Trainer
@@ -44,7 +44,7 @@ SMALL = [
 ]
 
 learned = functools.partial(
-    samples_of, algorithm=AlgorithmConfig(advantage=AdvantageConfig(std="none"))
+    build_samples, algorithm=AlgorithmConfig(advantage=AdvantageConfig(std="none"))
 )
 
 
@@ -56,7 +56,7 @@ def groups(tmp_path_factory):
     """What one step of a real run plays."""
     spec, config, _ = resolve("guess", SMALL)
     folder = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
-    with Monitor(folder) as monitor, Display({}, console=Console(quiet=True)) as display:
+    with RunLogger(folder) as monitor, Display({}, console=Console(quiet=True)) as display:
         trainer = Trainer(spec, config, folder, monitor, display)
         yield trainer.sample(1).groups
         trainer.close()
@@ -154,7 +154,7 @@ def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(adva
     winner = dataclasses.replace(
         episode, reward=1.0, turn_rewards=(*episode.turn_rewards[:-1], 1.0)
     )
-    lost, won = samples_of(
+    lost, won = build_samples(
         [[episode, winner]], AlgorithmConfig(advantage=AdvantageConfig(name=advantage))
     )
     last = [index for index, sampled in enumerate(episode.tokens.loss_mask) if sampled][-1]

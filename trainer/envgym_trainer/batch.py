@@ -34,7 +34,7 @@ class Sample:
     """Factor of each token in the loss and in the denominator."""
     token_advantages: tuple[float, ...] | None = None
     """Advantages by token, length T, used instead of `advantage` for credit by turns."""
-    scored_logprobs: tuple[float, ...] | None = None
+    trainer_logprobs: tuple[float, ...] | None = None
     """Trainer's logprobs before the first update, length T; `None` without a correction."""
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Sample:
                 "a sample needs one mask bit and one logprob for every id, "
                 "got {} ids, {} bits, {} logprobs.".format(*lengths)
             )
-        for name in ("token_advantages", "scored_logprobs"):
+        for name in ("token_advantages", "trainer_logprobs"):
             if (values := getattr(self, name)) is not None and len(values) != lengths[0]:
                 raise ValueError(
                     f"a sample of {lengths[0]} ids needs as many {name}, got {len(values)}."
@@ -68,7 +68,7 @@ class Sample:
         return sum(self.loss_mask)
 
     @property
-    def has_lesson(self) -> bool:
+    def has_advantage(self) -> bool:
         """Whether any sampled token has a nonzero advantage."""
         if self.token_advantages is None:
             return self.advantage != 0
@@ -108,9 +108,9 @@ class Batch:
     """Position of the hidden state that predicts, shape (N,), int64."""
     score_ids: Tensor
     """Predicted id, shape (N,), int64."""
-    entry_nodes: Tensor
+    action_nodes: Tensor
     """Node of each entry, shape (E,), int64."""
-    entry_samples: Tensor
+    action_samples: Tensor
     """Sample of each entry, shape (E,), int64, in the order of the input."""
     old_logprobs: Tensor
     """Shape (E,), float32."""
@@ -118,7 +118,7 @@ class Batch:
     """Shape (E,), float32."""
     weights: Tensor
     """Shape (E,), float32."""
-    scored_logprobs: Tensor | None
+    trainer_logprobs: Tensor | None
     """Shape (E,), float32; `None` unless every sample has them."""
     num_tokens: int
     """Tokens that the model reads, without padding."""
@@ -187,24 +187,24 @@ def entries(
                 )
                 table.append((node, index, sample.old_logprobs[t], advantage, sample.weight))
     rows, positions, ids = torch.tensor(list(nodes)).T.contiguous()
-    entry_nodes, entry_samples, *floats = zip(*table, strict=True)
+    action_nodes, action_samples, *floats = zip(*table, strict=True)
     old_logprobs, advantages, weights = torch.tensor(floats, dtype=torch.float32)
     return {
         "score_rows": rows,
         "score_positions": positions,
         "score_ids": ids,
-        "entry_nodes": torch.tensor(entry_nodes),
-        "entry_samples": torch.tensor(entry_samples),
+        "action_nodes": torch.tensor(action_nodes),
+        "action_samples": torch.tensor(action_samples),
         "old_logprobs": old_logprobs,
         "advantages": advantages,
         "weights": weights,
-        "scored_logprobs": _scored(samples),
+        "trainer_logprobs": _scored(samples),
     }
 
 
 def _scored(samples: Sequence[Sample]) -> Tensor | None:
     """Return the trainer's logprobs in the order of the entries, shape (E,)."""
-    rows = [sample.scored_logprobs for sample in samples]
+    rows = [sample.trainer_logprobs for sample in samples]
     if any(row is None for row in rows):
         return None
     pairs = [

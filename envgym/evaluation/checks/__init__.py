@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from envgym.errors import EnvgymError
-from envgym.evaluation.checks.fixture import Bench, CheckResult
+from envgym.evaluation.checks.fixture import CheckFixture, CheckResult
 from envgym.spec.environment import EnvSpec
 
 Progress = Callable[[str, int], None]
@@ -79,7 +79,7 @@ def _own(
     tasks, declared = shipped.draw_tasks(world, tasks_per_split)
     if not declared.passed:  # the other checks need valid tasks
         return [declared]
-    bench = Bench(world, tasks)
+    bench = CheckFixture(world, tasks)
     checks: dict[str, Callable[[], CheckResult | list[CheckResult]]] = {
         "oracle_max": lambda: floors.oracle_max(bench),
         "floor_gap": lambda: floors.floor_gap(bench),
@@ -113,7 +113,7 @@ def _foreign(spec: EnvSpec, world: Any, progress: Progress) -> list[CheckResult]
 
 
 def _run(
-    checks: dict[str, Callable[[], Any]], progress: Progress, bench: Bench | None
+    checks: dict[str, Callable[[], Any]], progress: Progress, bench: CheckFixture | None
 ) -> list[CheckResult]:
     results: list[CheckResult] = []
     played = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from envgym.dialects import render_call
 from envgym.episode import Episode
-from envgym.evaluation.checks.fixture import Bench, CheckResult, verdict
+from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.policies.noop import NoopPolicy
@@ -53,7 +53,7 @@ def seed_control(world: Any) -> CheckResult:
     seen = {observation for observation, _ in first.values()}
     if len(seen) == 1:
         offenders.append(f"{SEEDS} different seeds returned the same first observation")
-    return verdict(
+    return check_result(
         "seed_control",
         offenders,
         f"{SEEDS} seeds, {len(seen)} different first observations, each equal when repeated",
@@ -90,7 +90,7 @@ def _compare(
         for name in reference
         if digests.get(name, ("", ""))[part] != reference[name][part]
     ]
-    return verdict(
+    return check_result(
         check, offenders, f"{len(reference)} episodes with the same {what} {', '.join(others)}"
     )
 
@@ -184,7 +184,7 @@ def replay_from_stdin() -> None:
     print(json.dumps(digests))
 
 
-def episode_isolation(bench: Bench) -> CheckResult:
+def episode_isolation(bench: CheckFixture) -> CheckResult:
     """Check that an episode that writes does not affect another episode of the same task.
 
     The other episode is either open at the same time or started later.
@@ -210,7 +210,7 @@ def episode_isolation(bench: Bench) -> CheckResult:
     finally:
         one.close()
         beside.close()
-    return verdict(
+    return check_result(
         "episode_isolation",
         offenders,
         f"{len(tasks)} tasks: no episode sees the changes of another one",

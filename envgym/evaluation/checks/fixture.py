@@ -41,7 +41,7 @@ class CheckResult:
     """Whether a passed check found something that a person should read."""
 
 
-def verdict(check: str, offenders: Sequence[str], passed: str) -> CheckResult:
+def check_result(check: str, offenders: Sequence[str], passed: str) -> CheckResult:
     """Return a passed result if there are no offenders; otherwise a failed one that names three."""
     if not offenders:
         return CheckResult(check, True, passed)
@@ -50,7 +50,7 @@ def verdict(check: str, offenders: Sequence[str], passed: str) -> CheckResult:
 
 
 @dataclass
-class Bench:
+class CheckFixture:
     """World under test, with its tasks."""
 
     world: World
@@ -177,7 +177,7 @@ class Effect:
 class Probe:
     """Make calls in a session and report the effect of each one, without a grader."""
 
-    def __init__(self, bench: Bench, session: Session, free: Sequence[str]):
+    def __init__(self, bench: CheckFixture, session: Session, free: Sequence[str]):
         self._bench = bench
         self._world = bench.world
         self._session = session
@@ -228,7 +228,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def told(episode: Episode) -> str:
+def describe_episode(episode: Episode) -> str:
     """Return a short description of an episode for a report."""
     if episode.failure is not None:
         return (

@@ -7,7 +7,12 @@ import math
 from collections import Counter
 
 from envgym.episode import Episode
-from envgym.evaluation.checks.fixture import Bench, CheckResult, told, verdict
+from envgym.evaluation.checks.fixture import (
+    CheckFixture,
+    CheckResult,
+    check_result,
+    describe_episode,
+)
 from envgym.evaluation.stats import wilson_interval
 from envgym.messages import ToolCall
 from envgym.policies.noop import NoopPolicy
@@ -22,7 +27,7 @@ MAX_REFUSALS = 4
 """Number of different closing calls that are tried."""
 
 
-def oracle_max(bench: Bench) -> CheckResult:
+def oracle_max(bench: CheckFixture) -> CheckResult:
     """Check that the oracle solves every task and gets the maximum reward of the rubric."""
     offenders = []
     for task, episode in zip(
@@ -32,28 +37,28 @@ def oracle_max(bench: Bench) -> CheckResult:
         got, best = _earned(bench, episode)
         if not episode.success or episode.reward is None or got < best - 1e-9:
             unmet = "" if episode.void or episode.success else _unmet(episode)
-            offenders.append(f"{told(episode)} of {best:g}{unmet}")
-    return verdict(
+            offenders.append(f"{describe_episode(episode)} of {best:g}{unmet}")
+    return check_result(
         "oracle_max",
         offenders,
         f"{len(bench.all_tasks)} tasks solved by their oracle, each with the full reward",
     )
 
 
-def floor_gap(bench: Bench) -> CheckResult:
+def floor_gap(bench: CheckFixture) -> CheckResult:
     """Check that doing nothing gets no positive reward on any task."""
     episodes = bench.play(NoopPolicy(), bench.all_tasks)
     offenders = [
-        told(episode)
+        describe_episode(episode)
         for episode in episodes
         if episode.success or episode.reward is None or episode.reward > 0.0
     ]
-    return verdict(
+    return check_result(
         "floor_gap", offenders, f"doing nothing gets no reward on all {len(episodes)} tasks"
     )
 
 
-def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:
+def canary_refuse(bench: CheckFixture, ceiling: float) -> CheckResult:
     """Check that a constant refusal, in words or by one closing call, rarely solves a task."""
     tasks = bench.sample(CANARY_TASKS)
     worst = (0.0, "in words")
@@ -69,7 +74,7 @@ def canary_refuse(bench: Bench, ceiling: float) -> CheckResult:
     return CheckResult("canary_floor.refuse", _at_floor(rate, len(tasks), ceiling), words)
 
 
-def canary_random(bench: Bench, ceiling: float) -> CheckResult:
+def canary_random(bench: CheckFixture, ceiling: float) -> CheckResult:
     """Check that random valid calls rarely solve a task.
 
     It does not apply to tasks answered in words, where a label can be guessed.
@@ -84,7 +89,7 @@ def canary_random(bench: Bench, ceiling: float) -> CheckResult:
     return CheckResult("canary_floor.random", _at_floor(rate, len(episodes), ceiling), words)
 
 
-def tool_declaration_accuracy(bench: Bench) -> CheckResult:
+def tool_declaration_accuracy(bench: CheckFixture) -> CheckResult:
     """Check that no tool crashes for arguments that its schema allows. It may reject them."""
     if not bench.world.tools:
         return CheckResult("tool_declaration_accuracy", True, "not applicable: there are no tools")
@@ -92,9 +97,9 @@ def tool_declaration_accuracy(bench: Bench) -> CheckResult:
         RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect),
         bench.all_tasks,
     )
-    offenders = [told(episode) for episode in episodes if episode.void]
+    offenders = [describe_episode(episode) for episode in episodes if episode.void]
     calls = sum(episode.tool_calls for episode in episodes)
-    return verdict(
+    return check_result(
         "tool_declaration_accuracy", offenders, f"{calls} random valid calls, no tool crashed"
     )
 
@@ -107,11 +112,11 @@ def _at_floor(rate: float, trials: int, ceiling: float) -> bool:
     return wilson_interval(round(rate * trials), trials)[0] <= ceiling
 
 
-def _random_policy(bench: Bench) -> RandomPolicy:
+def _random_policy(bench: CheckFixture) -> RandomPolicy:
     return RandomPolicy(list(bench.world.tools.values()), dialect=bench.dialect)
 
 
-def _earned(bench: Bench, episode: Episode) -> tuple[float, float]:
+def _earned(bench: CheckFixture, episode: Episode) -> tuple[float, float]:
     """Return the reward of the parts with `per: episode`, and the maximum of those that applied."""
     rules = bench.world.rubric.rules
     terms = {
@@ -129,7 +134,7 @@ def _unmet(episode: Episode) -> str:
     return f", {missing} expected changes missing, {extra} unexpected"
 
 
-def _closing_calls(bench: Bench) -> list[ToolCall]:
+def _closing_calls(bench: CheckFixture) -> list[ToolCall]:
     """Return the most frequent closing calls of the oracles, the best constant answers."""
     closing = bench.world.spec.episode.closes_with
     made = [call for task in bench.all_tasks for call in task.oracle if call.name in closing]

@@ -8,7 +8,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from envgym.errors import WorldFailure
-from envgym.evaluation.checks.fixture import Bench, CheckResult, Variant, told, verdict
+from envgym.evaluation.checks.fixture import (
+    CheckFixture,
+    CheckResult,
+    Variant,
+    check_result,
+    describe_episode,
+)
 from envgym.messages import ToolCall
 from envgym.policies.random import random_call
 from envgym.rewards.state_diff import same_value
@@ -19,7 +25,7 @@ ATTEMPTS = 12
 """Number of random calls tried per task to find one that writes, or one that only reads."""
 
 
-def wrong_field(bench: Bench) -> CheckResult:
+def wrong_field(bench: CheckFixture) -> CheckResult:
     """Check that a task is not solved if one argument of a writing call is wrong.
 
     Only arguments that the expected changes depend on are altered. For a task that expects no
@@ -29,7 +35,7 @@ def wrong_field(bench: Bench) -> CheckResult:
     variants += [variant for task in bench.all_tasks if (variant := _wrong_answer(bench, task))]
     episodes = bench.play_variants(variants)
     offenders = [
-        f"{told(e)} though {v.what}"
+        f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
         if e.success or e.void
     ]
@@ -40,19 +46,19 @@ def wrong_field(bench: Bench) -> CheckResult:
             "no task has a writing call whose arguments occur in its `changes`, "
             "or a different final message",
         )
-    return verdict(
+    return check_result(
         "wrong_field",
         offenders,
         f"{len(variants)} oracle solutions with one wrong value, none solved its task",
     )
 
 
-def extra_write(bench: Bench) -> CheckResult:
+def extra_write(bench: CheckFixture) -> CheckResult:
     """Check that a task is not solved if one more write to another row is added."""
     variants = [variant for task in bench.all_tasks if (variant := _extra_write(bench, task))]
     episodes = bench.play_variants(variants)
     offenders = [
-        f"{told(e)} though {v.what}"
+        f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
         if e.success or e.void
     ]
@@ -62,32 +68,32 @@ def extra_write(bench: Bench) -> CheckResult:
             True,
             "not applicable: no call found that changes a row outside `state.allow`",
         )
-    return verdict(
+    return check_result(
         "extra_write",
         offenders,
         f"{len(variants)} oracle solutions with one unexpected write, none solved its task",
     )
 
 
-def reads_free(bench: Bench) -> CheckResult:
+def reads_free(bench: CheckFixture) -> CheckResult:
     """Check that reads before the oracle's calls do not lower any part with a positive weight."""
     variants = [variant for task in bench.all_tasks if (variant := _with_reads(bench, task))]
     episodes = bench.play_variants(variants)
     offenders = [
-        f"{told(e)} though {v.what}"
+        f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
         if not _as_good(bench, v.task, e)
     ]
     if not variants:
         return CheckResult("reads_free", True, "not applicable: no call found that only reads")
-    return verdict(
+    return check_result(
         "reads_free",
         offenders,
         f"{len(variants)} oracle solutions with reads first, all with the same result",
     )
 
 
-def _as_good(bench: Bench, task: Task, episode: Any) -> bool:
+def _as_good(bench: CheckFixture, task: Task, episode: Any) -> bool:
     plain = bench.oracle[task.id]
     gains = [name for name, part in bench.world.rubric.parts.items() if part.weight > 0]
     same = all(episode.reward_parts.get(name) == plain.reward_parts.get(name) for name in gains)
@@ -97,7 +103,7 @@ def _as_good(bench: Bench, task: Task, episode: Any) -> bool:
 # -- one wrong value ------------------------------------------------------------------------------
 
 
-def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
+def _wrong_fields(bench: CheckFixture, task: Task) -> Iterator[Variant]:
     db = bench.tables(task)
     try:
         for index in bench.writing_calls(task):
@@ -114,7 +120,7 @@ def _wrong_fields(bench: Bench, task: Task) -> Iterator[Variant]:
         db.close()
 
 
-def _wrong_answer(bench: Bench, task: Task) -> Variant | None:
+def _wrong_answer(bench: CheckFixture, task: Task) -> Variant | None:
     """Return the oracle's calls with the final message of another task.
 
     A task of the same template is preferred. Return None if the final message does not decide the
@@ -145,7 +151,7 @@ def _alike(value: Any, truth: Any) -> bool:
 
 
 def _altered(
-    bench: Bench, task: Task, call: ToolCall, name: str, db: sqlite3.Connection
+    bench: CheckFixture, task: Task, call: ToolCall, name: str, db: sqlite3.Connection
 ) -> ToolCall | None:
     """Return the call with one other argument value that the tool's schema allows, or None."""
     tool = bench.world.tools[call.name]
@@ -162,7 +168,7 @@ def _altered(
 
 
 def _others(
-    tool: Tool, name: str, value: Any, task: Task, bench: Bench, db: sqlite3.Connection
+    tool: Tool, name: str, value: Any, task: Task, bench: CheckFixture, db: sqlite3.Connection
 ) -> Iterator[Any]:
     """Yield other values, the most plausible first.
 
@@ -181,7 +187,7 @@ def _others(
         yield from (value[:-1], value + value[:1])
 
 
-def _other_keys(task: Task, value: Any, bench: Bench, db: sqlite3.Connection) -> list[Any]:
+def _other_keys(task: Task, value: Any, bench: CheckFixture, db: sqlite3.Connection) -> list[Any]:
     for change in task.changes:
         columns = bench.world.keys.get(change.table, ())
         if len(columns) == 1 and change.key is not None and _alike(value, change.key):
@@ -192,7 +198,7 @@ def _other_keys(task: Task, value: Any, bench: Bench, db: sqlite3.Connection) ->
     return []
 
 
-def _values_elsewhere(bench: Bench, tool: str, name: str) -> list[Any]:
+def _values_elsewhere(bench: CheckFixture, tool: str, name: str) -> list[Any]:
     calls = [call for task in bench.sample(20) for call in task.oracle]
     return [call.arguments[name] for call in calls if call.name == tool and name in call.arguments]
 
@@ -200,7 +206,7 @@ def _values_elsewhere(bench: Bench, tool: str, name: str) -> list[Any]:
 # -- extra writes and reads -----------------------------------------------------------------------
 
 
-def _extra_write(bench: Bench, task: Task) -> Variant | None:
+def _extra_write(bench: CheckFixture, task: Task) -> Variant | None:
     """Return the oracle's calls with one more write, before a closing call or at the end."""
     at = _before_closing(bench, task)
     try:
@@ -220,7 +226,7 @@ def _extra_write(bench: Bench, task: Task) -> Variant | None:
     )
 
 
-def _with_reads(bench: Bench, task: Task) -> Variant | None:
+def _with_reads(bench: CheckFixture, task: Task) -> Variant | None:
     """Return the oracle's calls after at most two accepted calls that change no row.
 
     Tools that have written before are excluded: after a change, an update to the same value looks
@@ -241,14 +247,14 @@ def _with_reads(bench: Bench, task: Task) -> Variant | None:
     return Variant(task, (*reads, *task.oracle), f"only {names} was read first") if reads else None
 
 
-def _before_closing(bench: Bench, task: Task) -> int:
+def _before_closing(bench: CheckFixture, task: Task) -> int:
     closing = bench.world.spec.episode.closes_with
     return next(
         (index for index, call in enumerate(task.oracle) if call.name in closing), len(task.oracle)
     )
 
 
-def _candidates(bench: Bench, task: Task) -> Iterator[ToolCall]:
+def _candidates(bench: CheckFixture, task: Task) -> Iterator[ToolCall]:
     """Yield calls to try: the oracle's calls, the same calls on other rows, then random ones."""
     offered = bench.world.tools_of(task)
     closing = bench.world.spec.episode.closes_with
@@ -277,7 +283,7 @@ def _on_other_rows(call: ToolCall, keys: Sequence[str]) -> Iterator[ToolCall]:
             yield ToolCall(call.name, call.arguments | {name: key})
 
 
-def _words(bench: Bench, task: Task) -> list[str]:
+def _words(bench: CheckFixture, task: Task) -> list[str]:
     """Return keys of the initial tables, so that random calls refer to existing rows."""
     db = bench.tables(task)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from envgym.env import World
 from envgym.errors import EnvgymError
-from envgym.evaluation.checks.fixture import Bench, CheckResult, verdict
+from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
 from envgym.rewards.state_diff import same_value
 from envgym.tasks import ANY, SPLITS, Task
 
@@ -45,7 +45,7 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
                 tasks[split].append(task)
             offenders += [problem] if problem else []
     total = sum(map(len, tasks.values()))
-    return tasks, verdict(
+    return tasks, check_result(
         "task_declaration_accuracy",
         offenders,
         f"{total} tasks drawn, each valid and equal when drawn again",
@@ -68,7 +68,7 @@ def _undeclared(world: World, task: Task, again: Task) -> str:
     return ""
 
 
-def splits_disjoint(bench: Bench) -> CheckResult:
+def splits_disjoint(bench: CheckFixture) -> CheckResult:
     """Check that no prompt and no initial state occurs in two splits.
 
     Otherwise a policy could solve held-out tasks from memory.
@@ -78,7 +78,7 @@ def splits_disjoint(bench: Bench) -> CheckResult:
         for other in SPLITS[index + 1 :]:
             offenders += _shared(bench.tasks[split], bench.tasks[other], split, other)
     counts = ", ".join(f"{split} {len(tasks)}" for split, tasks in bench.tasks.items())
-    return verdict(
+    return check_result(
         "splits_disjoint", offenders, f"no prompt and no starting state in two splits ({counts})"
     )
 
@@ -96,7 +96,7 @@ def _shared(tasks: list[Task], others: list[Task], split: str, other: str) -> It
             )
 
 
-def no_solution_leakage(bench: Bench) -> CheckResult:
+def no_solution_leakage(bench: CheckFixture) -> CheckResult:
     """Check that the opening messages do not contain the solution.
 
     Values that the user's request gives are allowed.
@@ -106,7 +106,7 @@ def no_solution_leakage(bench: Bench) -> CheckResult:
         for task in bench.all_tasks
         for value in _leaked(bench.world, task)
     ]
-    return verdict(
+    return check_result(
         "no_solution_leakage",
         offenders,
         f"{len(bench.all_tasks)} openings contain no value of the solution",
@@ -156,7 +156,7 @@ def _choices(schemas: Iterable[Any]) -> Iterator[Any]:
             yield from _choices(schema)
 
 
-def prompt_size(bench: Bench) -> CheckResult:
+def prompt_size(bench: CheckFixture) -> CheckResult:
     """Report the longest opening by level. This check always passes."""
     longest: dict[str, int] = {}
     for task in bench.all_tasks:

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envgym.episode import Episode
-from envgym.rewards.rubric import Evidence, declares
+from envgym.rewards.rubric import Evidence, reward_part
 from envgym.rewards.scoring.llm_judge import Judges, rank_group, rank_texts, score_text
 from envgym.tasks import Task, stable_seed
 
 
-@declares(grounded=False, uses_judges=True)
+@reward_part(grounded=False, uses_judges=True)
 def judge(
     evidence: Evidence,
     *,
@@ -49,7 +49,7 @@ def judge(
     return score_text(server, evidence.final, request=evidence.task.prompt, rubric=rubric)
 
 
-@declares(grounded=False, of_group=True, uses_judges=True)
+@reward_part(grounded=False, of_group=True, uses_judges=True)
 def judge_group(
     task: Task,
     episodes: Sequence[Episode],

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from envgym.errors import UsageError
-from envgym.rewards.rubric import Evidence, declares
+from envgym.rewards.rubric import Evidence, reward_part
 from envgym.rewards.scoring.toolrl import (
     ToolRlSettings,
     assistant_text,
@@ -35,7 +35,7 @@ def _worst_correctness(step: int, **switches: Any) -> float:
     return ToolRlSettings.of(switches).correctness_range(step)[0]
 
 
-@declares(worst=_worst_format)
+@reward_part(worst=_worst_format)
 def toolrl_format(evidence: Evidence, **switches: Any) -> float | None:
     """Return 1.0 if the answer has the truth's tags once and in order.
 
@@ -50,7 +50,7 @@ def toolrl_format(evidence: Evidence, **switches: Any) -> float | None:
     return format_reward(*case, step=evidence.step, settings=settings)
 
 
-@declares(worst=_worst_correctness)
+@reward_part(worst=_worst_correctness)
 def toolrl_correctness(evidence: Evidence, **switches: Any) -> float | None:
     """Return the similarity of the answer's calls and the truth's calls, from -3 to 3.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from envgym.episode import Episode
 from envgym.errors import SpecError
-from envgym.rewards.rubric import Evidence, declares
+from envgym.rewards.rubric import Evidence, reward_part
 from envgym.rewards.scoring.answer_normalization import Reading, find_reading
 from envgym.rewards.scoring.majority_vote import Divisor, Spelling, label_rewards, vote_rewards
 from envgym.tasks import Task
@@ -39,7 +39,7 @@ def boxed_right(evidence: Evidence, *, lax: bool = False) -> float | None:
     return label_rewards([text], truth, reading=_reading(evidence.task), lax=lax)[0]
 
 
-@declares(of_group=True, grounded=False)
+@reward_part(of_group=True, grounded=False)
 def majority_vote(
     task: Task,
     episodes: Sequence[Episode],

@@ -97,7 +97,7 @@ class StepRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SignalLimits:
     """Thresholds of the signals.
 
     The defaults were chosen on the toy problem of `benchmarks/selftrain.py`, on other seeds.
@@ -138,15 +138,15 @@ class Limits:
     measurements is partly luck."""
 
 
-class HackWatch:
+class HackingDetector:
     """Detector of reward hacking, fed with one record per step.
 
     Its state is plain data for a checkpoint: a resumed run emits the same signals as an
     uninterrupted one.
     """
 
-    def __init__(self, limits: Limits | None = None):
-        self.limits = limits or Limits()
+    def __init__(self, limits: SignalLimits | None = None):
+        self.limits = limits or SignalLimits()
         self._step: int | None = None
         self._first: dict[str, list[float]] = {}
         self._last: dict[str, list[float]] = {}
@@ -289,7 +289,7 @@ class HackWatch:
         """
         if missing := self.state_dict().keys() ^ state.keys():
             raise UsageError(
-                f"the state does not fit HackWatch: {', '.join(sorted(missing))} missing or unknown"
+                f"the state does not fit HackingDetector: {', '.join(sorted(missing))} missing or unknown"
             )
         self._step = state["step"]
         self._first = {name: list(values) for name, values in state["first"].items()}

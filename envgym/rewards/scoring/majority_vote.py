@@ -7,7 +7,7 @@
 
 A vote ignores the truth: a policy that gives the same answer everywhere gets 1.0. Use it for a
 bounded budget, with some true labels (`choose_labelled`), the groups of highest agreement
-(`keep_most_agreed`), and `HackWatch`. Source: SRT, arXiv 2505.21444; TTRL, arXiv 2504.16084.
+(`keep_most_agreed`), and `HackingDetector`. Source: SRT, arXiv 2505.21444; TTRL, arXiv 2504.16084.
 """
 
 from __future__ import annotations

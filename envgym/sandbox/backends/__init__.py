@@ -92,6 +92,6 @@ def _open(backend: Backend, app: App, options: SandboxOptions) -> Sandbox:
         from envgym.sandbox.backends.local import LocalSandbox
 
         return LocalSandbox(app, options)
-    from envgym.sandbox.backends.none import NoSandbox
+    from envgym.sandbox.backends.none import InProcessSandbox
 
-    return NoSandbox(app, options)
+    return InProcessSandbox(app, options)

@@ -26,7 +26,7 @@ from envgym.errors import PrerequisiteError
 from envgym.sandbox import App
 from envgym.sandbox.archive import pack
 from envgym.sandbox.backends.local import ProcessTransport, clean_environment
-from envgym.sandbox.box.sandbox import BoxSandbox
+from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.containers.owners import is_gone, owner
 from envgym.sandbox.options import SandboxOptions
 
@@ -45,7 +45,7 @@ SYSTEM = (
 FOLDER = "envgym-app-"
 
 
-class BubblewrapSandbox(BoxSandbox):
+class BubblewrapSandbox(PooledSandbox):
     """Run an app in bubblewrap. Raises PrerequisiteError if there is no `bwrap`."""
 
     def __init__(self, app: App, options: SandboxOptions):

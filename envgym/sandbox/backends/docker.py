@@ -23,7 +23,7 @@ from envgym.errors import WorldFailure
 from envgym.sandbox import App, Isolation
 from envgym.sandbox.archive import pack
 from envgym.sandbox.box.channel import FIXED_VARIABLES, Tail
-from envgym.sandbox.box.sandbox import BoxSandbox
+from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.containers.addresses import EngineName, short
 from envgym.sandbox.containers.engine import (
     check_network,
@@ -58,7 +58,7 @@ SAID: dict[Isolation, str] = {
 """Resources that sessions share at each level, for the label."""
 
 
-class DockerSandbox(BoxSandbox):
+class DockerSandbox(PooledSandbox):
     """Run an app in containers.
 
     Raises:

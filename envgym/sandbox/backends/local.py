@@ -22,7 +22,7 @@ from envgym.sandbox import App
 from envgym.sandbox.agent.file_tree import wipe
 from envgym.sandbox.archive import AGENT
 from envgym.sandbox.box.channel import FIXED_VARIABLES, Tail
-from envgym.sandbox.box.sandbox import BoxSandbox
+from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.options import SandboxOptions
 
 KEPT_VARIABLES = (
@@ -125,7 +125,7 @@ def start_locally() -> ProcessTransport:
     return ProcessTransport([sys.executable, "-s", str(AGENT)], environment, scratch=scratch)
 
 
-class LocalSandbox(BoxSandbox):
+class LocalSandbox(PooledSandbox):
     """Run an app in local processes."""
 
     def __init__(self, app: App, options: SandboxOptions):

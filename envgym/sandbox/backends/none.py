@@ -25,7 +25,7 @@ from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.statistics import Statistics, counting_failures
 
 
-class NoSandbox:
+class InProcessSandbox:
     """Run an app in this process. Raises SpecError if the app cannot be loaded."""
 
     label = "none: tools run inside this process, nothing is isolated"

@@ -25,7 +25,7 @@ LOOK_EVERY = 16
 """Sessions between two measurements of the memory per session."""
 
 
-class BoxSandbox:
+class PooledSandbox:
     """Sandbox with a pool of boxes that start when they are first used.
 
     Args:

@@ -29,7 +29,7 @@ WORK_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class ContainerEngine:
     """Container engine that responds."""
 
     api: Any
@@ -48,7 +48,7 @@ def connect(backend: EngineName = "docker") -> Any:
     return find_engine(backend).api
 
 
-def find_engine(backend: EngineName = "docker") -> Engine:
+def find_engine(backend: EngineName = "docker") -> ContainerEngine:
     """Return the first engine that responds.
 
     Args:
@@ -145,7 +145,7 @@ def _bundle_hint(address: Address) -> str:
     )
 
 
-def _engine_at(address: Address) -> Engine:
+def _engine_at(address: Address) -> ContainerEngine:
     if address.url.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
         raise PrerequisiteError(
             f"{address.url} ({address.found}) needs paramiko: pip install 'docker[ssh]', "
@@ -157,7 +157,7 @@ def _engine_at(address: Address) -> Engine:
     api = docker.APIClient(**where, version="auto", timeout=ANSWER_SECONDS, max_pool_size=32)
     api.timeout = WORK_SECONDS
     _share_connections(api)
-    return Engine(api, address, *_name_and_version(api))
+    return ContainerEngine(api, address, *_name_and_version(api))
 
 
 def _share_connections(api: Any) -> None:

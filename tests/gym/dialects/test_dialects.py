@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envgym.dialects import DIALECTS, bare, explain, fenced, hermes, parse, pythonic, render_call
+from envgym.dialects import (
+    DIALECTS,
+    bare,
+    fenced,
+    hermes,
+    parse,
+    pythonic,
+    render_call,
+    usage_example,
+)
 from envgym.dialects.literals import MalformedCall
 from envgym.errors import UsageError
 from envgym.messages import ToolCall
@@ -324,6 +333,6 @@ def test_a_dialect_function_raises_where_it_was_tried_in_vain():
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_the_explanation_shows_the_very_form_that_is_read(dialect):
-    assert parse(explain(dialect).partition(":")[2].strip(), [dialect]).calls == (
+    assert parse(usage_example(dialect).partition(":")[2].strip(), [dialect]).calls == (
         ToolCall("look_up", {"word": "tree"}),
     )

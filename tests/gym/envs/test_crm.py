@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from envgym import Change, Task, ToolCall
-from envgym.rewards.state_diff import diff_rows, judge, primary_keys
+from envgym.rewards.state_diff import compare_changes, diff_rows, primary_keys
 from envgym.spec.environment import load_spec
 from envgym.spec.modules import load_file
-from envgym.tasksets.templates import TaskSource
+from envgym.tasksets.templates import TemplateTaskSet
 
 CRM = Path(__file__).parents[3] / "envs" / "crm"
 SCHEMA = (CRM / "schema.sql").read_text(encoding="utf-8")
 KEYS = primary_keys(SCHEMA)
 NOW = "2026-03-02T09:05:00"
-SOURCE = TaskSource(load_spec(CRM.parent / "crm.yaml"))
+SOURCE = TemplateTaskSet(load_spec(CRM.parent / "crm.yaml"))
 TEMPLATES = SOURCE.templates
 SEEDS = range(100, 120)
 
@@ -78,7 +78,9 @@ def play(task: Task, calls) -> tuple[bool, list[str]]:
         }
         for table in KEYS
     }
-    return judge(task.changes, diff_rows(changes, KEYS, volatile=["*.updated_at"])).exact, said
+    return compare_changes(
+        task.changes, diff_rows(changes, KEYS, volatile=["*.updated_at"])
+    ).exact, said
 
 
 def tasks(template: str, count: int, split: str = "train") -> list[Task]:

@@ -8,10 +8,10 @@ import pytest
 
 from envgym.spec.environment import load_spec
 from envgym.spec.modules import load_file
-from envgym.tasksets.templates import TaskSource
+from envgym.tasksets.templates import TemplateTaskSet
 
 GUESS = Path(__file__).parents[3] / "envs" / "guess"
-SOURCE = TaskSource(load_spec(GUESS.parent / "guess.yaml"))
+SOURCE = TemplateTaskSet(load_spec(GUESS.parent / "guess.yaml"))
 TOOLS = load_file(GUESS / "tools.py")
 
 
@@ -58,7 +58,7 @@ def test_halving_finds_any_number_and_follows_the_answers(hidden, highest):
 
 def test_the_long_game_hides_one_of_sixty_three_and_leaves_turns_to_spare():
     spec = load_spec(GUESS.parent / "guess-long.yaml")
-    source = TaskSource(spec)
+    source = TemplateTaskSet(spec)
     tasks = [source.task(id_) for id_ in source.ids("train", count=1000)]
     assert {task.oracle[-1].arguments["number"] for task in tasks} == set(range(1, 64))
     assert max(len(task.oracle) for task in tasks) == spec.episode.max_turns - 3

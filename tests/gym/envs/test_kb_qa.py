@@ -8,7 +8,7 @@ import pytest
 from envgym.dialects import render_call
 from envgym.env import World
 from envgym.errors import SpecError
-from envgym.evaluation.checks.fixture import Bench
+from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
 from envgym.messages import ToolCall
 from envgym.play import Request, play_many
@@ -240,7 +240,7 @@ def test_the_check_finds_a_reward_to_which_the_answer_is_all_one():
     for part, passed in (("answer_cited", True), ("valid_calls", False)):
         options = [] if passed else [f"reward.solved={{from: {part}}}"]
         world = World(load_spec(KB, options))
-        bench = Bench(
+        bench = CheckFixture(
             world, {"test": [world.tasks.task(id_) for id_ in world.tasks.ids("test", count=KINDS)]}
         )
         result = wrong_field(bench)

@@ -29,7 +29,7 @@ from envgym.rewards.parts.artefacts import (
     table_match,
 )
 from envgym.rewards.rubric import Evidence, Rubric
-from envgym.rewards.state_diff import RowDiff, judge
+from envgym.rewards.state_diff import RowDiff, compare_changes
 from envgym.spec.environment import load_spec
 from envgym.tasks import SPLITS, Change, Task
 
@@ -59,7 +59,7 @@ def evidence(final="", files=(), changes=(), **truth):
         changes=tuple(Change.insert("files", path=path) for path in changes),
         extra=truth,
     )
-    return Evidence(task, (), tuple(rows), judge(task.changes, rows), final, 1, {})
+    return Evidence(task, (), tuple(rows), compare_changes(task.changes, rows), final, 1, {})
 
 
 def test_an_artefact_is_a_file_or_the_final_message():

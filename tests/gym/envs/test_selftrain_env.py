@@ -12,7 +12,7 @@ import pytest
 from envgym.env import World
 from envgym.errors import PrerequisiteError
 from envgym.evaluation.checks import run_checks
-from envgym.evaluation.checks.fixture import Bench
+from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
 from envgym.rewards.scoring.answer_normalization import find_reading
 from envgym.spec.environment import load_spec
@@ -124,7 +124,7 @@ def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wr
     )  # 1 for a turn, whatever was said
     try:
         tasks = [lenient.tasks.task(task_id) for task_id in lenient.tasks.ids("test", count=24)]
-        found = wrong_field(Bench(lenient, {"test": tasks}))
+        found = wrong_field(CheckFixture(lenient, {"test": tasks}))
     finally:
         lenient.close()
     assert not found.passed

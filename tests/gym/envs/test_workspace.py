@@ -18,13 +18,13 @@ from envgym.sandbox.agent import load_module
 from envgym.spec.environment import load_spec
 from envgym.spec.modules import load_file
 from envgym.tasks import SPLITS
-from envgym.tasksets.templates import TaskSource
+from envgym.tasksets.templates import TemplateTaskSet
 
 WORKSPACE = Path(__file__).parents[3] / "envs" / "workspace"
 BOX = ("sandbox.backend=local", "sandbox.isolation=fork", "sandbox.executes_code=false")
 """Where these tests run their own commands: no model wrote them, so a local process will do."""
 SPEC = load_spec(WORKSPACE.parent / "workspace.yaml", BOX)
-SOURCE = TaskSource(SPEC)
+SOURCE = TemplateTaskSet(SPEC)
 TEMPLATES = SOURCE.templates
 FILES = load_module(WORKSPACE / "box/files.py")
 SHELL = load_module(WORKSPACE / "box/shell.py")

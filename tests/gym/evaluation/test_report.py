@@ -23,7 +23,7 @@ from envgym.evaluation.report import (
 )
 from envgym.messages import Message
 from envgym.spec.environment import load_spec
-from envgym.terms import FORFEIT, Term
+from envgym.terms import PENALTY, Term
 
 
 def episode(success: bool | None, level: str = "L0", **fields) -> Episode:
@@ -171,13 +171,13 @@ def test_an_episode_ends_in_plain_lines():
     }
     parts = {"solved": 1.0, "polite": 3.0, "brief": 0.5}
     lines = episode_lines(
-        episode(True, reward_parts=parts, reward_terms=terms | {FORFEIT: Term(1.0, -2.0, 1.0)})
+        episode(True, reward_parts=parts, reward_terms=terms | {PENALTY: Term(1.0, -2.0, 1.0)})
     )
     assert lines[1:] == [
         "  solved: 1",
         "  polite: 3, adds 0 (gate shut)",
         "  brief: 0.5, adds 1",
-        "  forfeit: adds -2",
+        "  penalty: adds -2",
     ]
     assert episode_lines(void()) == ["void: timeout in call: slow"]
 

@@ -9,7 +9,7 @@ from envgym.env import World
 from envgym.episode import Episode, Failure
 from envgym.errors import TooManyFailures
 from envgym.evaluation.evaluate import evaluate
-from envgym.failures import LEAST, WINDOW, FailureCap
+from envgym.failures import LEAST, WINDOW, FailureLimit
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
 from tests.fakes.shop_env import shop, write
@@ -40,7 +40,7 @@ def episode(failure=None, first=None) -> Episode:
     )
 
 
-def counted(cap: FailureCap, *episodes: Episode) -> int:
+def counted(cap: FailureLimit, *episodes: Episode) -> int:
     """How many of them the cap lets pass."""
     for number, each in enumerate(episodes):
         try:
@@ -51,32 +51,32 @@ def counted(cap: FailureCap, *episodes: Episode) -> int:
 
 
 def test_below_the_least_number_of_attempts_nothing_is_concluded():
-    cap = FailureCap(0.25, logged="")
+    cap = FailureLimit(0.25, logged="")
     assert (
         counted(cap, *[episode(CRASH, CRASH)] * 8) == LEAST // 2 - 1
     )  # the eighth makes sixteen attempts
 
 
 def test_the_share_itself_is_allowed_and_more_is_not():
-    assert counted(FailureCap(0.25, logged=""), *[episode()] * 12, *[episode(CRASH)] * 4) == 16
-    assert counted(FailureCap(0.25, logged=""), *[episode()] * 12, *[episode(CRASH)] * 5) == 16
+    assert counted(FailureLimit(0.25, logged=""), *[episode()] * 12, *[episode(CRASH)] * 4) == 16
+    assert counted(FailureLimit(0.25, logged=""), *[episode()] * 12, *[episode(CRASH)] * 5) == 16
 
 
 def test_a_first_attempt_that_failed_counts_though_the_second_went_well():
-    assert counted(FailureCap(0.4, logged=""), *[episode(first=CRASH)] * 20) == 7
+    assert counted(FailureLimit(0.4, logged=""), *[episode(first=CRASH)] * 20) == 7
 
 
 def test_what_lies_far_back_is_forgotten_and_a_world_that_breaks_late_is_noticed_soon():
-    cap = FailureCap(0.25, logged="")
+    cap = FailureLimit(0.25, logged="")
     assert counted(cap, *[episode()] * 1000, *[episode(CRASH)] * 100) == 1000 + WINDOW // 4
 
 
 def test_a_cap_of_one_never_stops():
-    assert counted(FailureCap(1.0, logged=""), *[episode(CRASH, CRASH)] * 100) == 100
+    assert counted(FailureLimit(1.0, logged=""), *[episode(CRASH, CRASH)] * 100) == 100
 
 
 def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_and_the_way_out():
-    cap = FailureCap(0.5, logged="Every episode is in runs/x/episodes.jsonl.")
+    cap = FailureLimit(0.5, logged="Every episode is in runs/x/episodes.jsonl.")
     counted(cap, *[episode(GONE)] * 2, *[episode()] * 6)
     counted(cap, *[episode(CRASH)] * 7)
     with pytest.raises(TooManyFailures) as caught:

@@ -6,7 +6,7 @@ from envgym.errors import SpecError, WorldFailure
 from envgym.messages import ToolCall
 from envgym.rewards.parts.answers import answer_cited, answer_exact, answer_f1, cites, label_right
 from envgym.rewards.rubric import CallRecord, Evidence, Rubric, shipped_parts
-from envgym.rewards.state_diff import judge
+from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 
 TEAMS = ["billing", "delivery", "delivery abroad"]
@@ -19,7 +19,7 @@ def said(final, opened=(), refused=(), **extra):
         CallRecord(1, ToolCall("open_section", {"section": id_}), id_ in opened, "")
         for id_ in (*opened, *refused)
     ]
-    return Evidence(task, tuple(calls), (), judge((), (), forbid=()), final, 1, {})
+    return Evidence(task, tuple(calls), (), compare_changes((), (), forbid=()), final, 1, {})
 
 
 def test_the_shipped_parts_can_be_named_in_a_yaml():

@@ -8,8 +8,8 @@ import pytest
 
 from envgym.errors import UsageError
 from envgym.rewards.scoring.hacking_signals import (
-    HackWatch,
-    Limits,
+    HackingDetector,
+    SignalLimits,
     StepRecord,
     modal_share,
     repetition,
@@ -18,7 +18,7 @@ from envgym.rewards.scoring.hacking_signals import (
 
 def told(records, watch=None):
     """(step, name, severity) of every signal."""
-    watch = watch or HackWatch()
+    watch = watch or HackingDetector()
     return [
         (signal.step, signal.name, signal.severity)
         for record in records
@@ -61,7 +61,7 @@ def test_tasks_that_share_their_answer_from_the_start_raise_no_alarm():
 
 
 def test_a_signal_comes_again_only_after_a_pause():
-    quiet = Limits().quiet_steps
+    quiet = SignalLimits().quiet_steps
     shares = [0.2] * 20 + [0.5] * 10 + [0.2] * (quiet + 5) + [0.5] * 10
     assert [name for _, name, _ in told(series("modal_share", shares))] == ["modal_answer"] * 2
     flicker = [0.2] * 20 + ([0.5] * 5 + [0.2] * 5) * 4
@@ -142,7 +142,7 @@ def test_neither_a_climb_nor_noise_nor_one_odd_step_is_a_jump():
 
 
 def test_a_jump_names_its_part():
-    watch = HackWatch()
+    watch = HackingDetector()
     signals = [
         signal for record in part([0.4] * 30 + [1.0] * 3) for signal in watch.observe(record)
     ]
@@ -205,7 +205,7 @@ def test_a_run_that_measures_nothing_gets_no_signal():
 
 
 def test_steps_must_rise():
-    watch = HackWatch()
+    watch = HackingDetector()
     watch.observe(StepRecord(5))
     with pytest.raises(UsageError, match=r"step 5 follows step 5\. Load the state"):
         watch.observe(StepRecord(5))
@@ -227,15 +227,15 @@ def test_a_resumed_run_gives_the_signals_of_an_unbroken_one(stop):
     ]
     whole = told(records)
     assert {name for _, name, _ in whole} == {"gap", "modal_answer", "jump", "entropy_explosion"}
-    first = HackWatch()
-    second = HackWatch()
+    first = HackingDetector()
+    second = HackingDetector()
     before = told(records[:stop], first)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert before + told(records[stop:], second) == whole
 
 
 def test_a_kept_state_does_not_change_with_the_run_that_goes_on():
-    watch = HackWatch()
+    watch = HackingDetector()
     told(series("modal_share", [0.2] * 5), watch)
     kept = watch.state_dict()
     as_it_was = json.dumps(kept)
@@ -244,5 +244,5 @@ def test_a_kept_state_does_not_change_with_the_run_that_goes_on():
 
 
 def test_a_state_of_another_form_is_refused():
-    with pytest.raises(UsageError, match="the state does not fit HackWatch: best, first"):
-        HackWatch().load_state_dict({"step": 3, "last": {}})
+    with pytest.raises(UsageError, match="the state does not fit HackingDetector: best, first"):
+        HackingDetector().load_state_dict({"step": 3, "last": {}})

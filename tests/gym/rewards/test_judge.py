@@ -11,11 +11,11 @@ from envgym.env import World
 from envgym.episode import Episode, Failure
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
-from envgym.rewards.parts.judge import judge, judge_group
+from envgym.rewards.parts.judge import compare_changes, judge_group
 from envgym.rewards.rubric import Evidence, Rubric
 from envgym.rewards.scoring import llm_judge as judging
 from envgym.rewards.scoring.llm_judge import Judges, fenced, rank_group
-from envgym.rewards.state_diff import judge as compare
+from envgym.rewards.state_diff import compare_changes as compare
 from envgym.tasks import Task
 from tests.fakes.shop_env import shop
 from tests.gym.policies.test_openai import server, text_answer
@@ -43,7 +43,7 @@ def said(text):
 
 
 def ask(url, text="Hello.", **options):
-    return judge(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
+    return compare_changes(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
 
 
 def counted(judges=None):
@@ -232,7 +232,7 @@ def test_no_budget_asks_nobody():
 def test_the_same_text_is_judged_once_and_another_rubric_is_another_question():
     with server(lambda path, body: GOOD) as (url, received):
         assert [ask(url), ask(url), ask(url, "Other.")] == [pytest.approx(0.7)] * 3
-        judge(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
+        compare_changes(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
     assert len(received) == 3
     assert counted() == {"asked": 3, "judged": 3, "cached": 1}
 
@@ -444,7 +444,9 @@ def test_both_parts_share_one_budget():
 
 
 def test_opinions_are_marked_as_not_grounded():
-    declared = [(vars(part)["grounded"], vars(part)["of_group"]) for part in (judge, judge_group)]
+    declared = [
+        (vars(part)["grounded"], vars(part)["of_group"]) for part in (compare_changes, judge_group)
+    ]
     assert declared == [(False, False), (False, True)]
 
 
@@ -490,10 +492,10 @@ def test_a_world_closes_its_judges(tmp_path):
 
 def test_a_part_of_ones_own_shares_the_worlds_judge(tmp_path):
     own = """\
-from envgym import declares
+from envgym import reward_part
 from envgym.rewards.scoring.llm_judge import score_text
 
-@declares(grounded=False, uses_judges=True)
+@reward_part(grounded=False, uses_judges=True)
 def kind(evidence, *, judges, url):
     judge = judges.open(url, "m", max_calls=2, timeout_seconds=30.0, cache=None)
     return score_text(judge, evidence.final, request="", rubric="R")

@@ -27,7 +27,7 @@ from envgym.rewards.scoring.majority_vote import (
     vote_metrics,
     vote_rewards,
 )
-from envgym.rewards.state_diff import judge
+from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 
 SPLIT = ("0.5", "0.5", "1/2", "1/2", "3", "3", "3")
@@ -385,7 +385,7 @@ def test_what_cannot_be_told_is_left_out_and_not_0():
 
 def evidence(said, **extra):
     task = Task("train/t/0", "prompt", 0, "train", "t", extra=extra)
-    return Evidence(task, (), (), judge((), ()), said, 1, {}, said=(said,))
+    return Evidence(task, (), (), compare_changes((), ()), said, 1, {}, said=(said,))
 
 
 def episode(*said, void=False):

@@ -10,7 +10,7 @@ from envgym.rewards.parts.final_message import facts_told, valid_calls
 from envgym.rewards.parts.state import state_match, state_progress
 from envgym.rewards.parts.state import tests_pass as check_part
 from envgym.rewards.rubric import CallRecord, Evidence, Rubric, find_part
-from envgym.rewards.state_diff import RowDiff, judge
+from envgym.rewards.state_diff import RowDiff, compare_changes
 from envgym.sandbox import Verification
 from envgym.spec.environment import EnvSpec, load_spec
 from envgym.tasks import Change, Task
@@ -21,7 +21,13 @@ WON = Change.update("deals", "D1", stage="won", amount=5)
 def evidence(rows=(), changes=(WON,), facts=(), final="", calls=(), modes=None, forbid=()):
     task = Task("train/t/0", "prompt", 0, "train", "t", changes=tuple(changes), facts=tuple(facts))
     return Evidence(
-        task, tuple(calls), tuple(rows), judge(changes, rows, forbid=forbid), final, 1, modes or {}
+        task,
+        tuple(calls),
+        tuple(rows),
+        compare_changes(changes, rows, forbid=forbid),
+        final,
+        1,
+        modes or {},
     )
 
 

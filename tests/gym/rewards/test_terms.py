@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from envgym.spec.reward import PartSpec, at_step, check_gates
-from envgym.terms import Term, compose, compose_turns, given_up, shaping, total, turn_rewards
+from envgym.terms import Term, compose, compose_turns, failure_terms, shaping, total, turn_rewards
 
 
 def part(**rule):
@@ -86,18 +86,20 @@ def test_whoever_gives_up_gets_the_lowest_end_of_what_is_worth_having():
         "seen": part(weight=0.0, range=[-9, 0]),
     }
     assert {
-        name: term.contribution for name, term in given_up(rules, dict.fromkeys(rules, 0.0)).items()
+        name: term.contribution
+        for name, term in failure_terms(rules, dict.fromkeys(rules, 0.0)).items()
     } == {
         "right": -3.0,
         "form": 0.0,
     }
     assert (
-        total(given_up({"right": part(range=[{0: -1, 10: -3}, 3])}, {"right": 0.0}, step=5)) == -2.0
+        total(failure_terms({"right": part(range=[{0: -1, 10: -3}, 3])}, {"right": 0.0}, step=5))
+        == -2.0
     )
     assert (
-        total(given_up({"right": part(range=[1, 2])}, {"right": 0.0})) == 0.0
+        total(failure_terms({"right": part(range=[1, 2])}, {"right": 0.0})) == 0.0
     )  # giving up is never paid
-    assert total(given_up({"right": part(weight=0.5)}, {"right": -3.0})) == -1.5
+    assert total(failure_terms({"right": part(weight=0.5)}, {"right": -3.0})) == -1.5
 
 
 def test_no_reward_is_found_that_its_terms_do_not_add_up_to():

@@ -13,7 +13,7 @@ from envgym.rewards.parts.toolrl import (
 )
 from envgym.rewards.rubric import Evidence, Rubric
 from envgym.rewards.scoring.toolrl import ToolRlSettings, correctness_score, total
-from envgym.rewards.state_diff import judge
+from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 from tests.fakes.toolrl_answers import CALL, RESPONSE, STAY, answer, call
 
@@ -124,7 +124,7 @@ def test_a_wrong_setting_is_told_with_its_way_out(switches, what):
 def evidence(*said, truth: object = CALL, step=0):
     extra = {} if truth is None else {"truth": truth}
     task = Task("train/t/0", "prompt", 0, "train", "t", extra=extra)
-    return Evidence(task, (), (), judge((), ()), "", len(said), {}, said=said, step=step)
+    return Evidence(task, (), (), compare_changes((), ()), "", len(said), {}, said=said, step=step)
 
 
 PARTS = {"format": toolrl_format, "correctness": toolrl_correctness, "length": toolrl_length}

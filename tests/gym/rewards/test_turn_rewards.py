@@ -128,7 +128,7 @@ def test_a_forbidden_write_is_never_better_than_failing(played):
     forbidden = played("audit()", "Done.", settings=settings)
     assert failed.reward == -2.0  # not solved, but all its calls were fine
     assert forbidden.reward == -3.0
-    assert contributions(forbidden) == {"solved": -3.0, "calls": 0.0, "fine": 1.0, "forfeit": -1.0}
+    assert contributions(forbidden) == {"solved": -3.0, "calls": 0.0, "fine": 1.0, "penalty": -1.0}
     assert forbidden.success is False
 
 
@@ -157,7 +157,7 @@ def test_running_out_of_room_is_no_way_to_escape_a_bad_score(tmp_path):
     world = World(shop(tmp_path, *settings))
     episode = play(world.env(), RunsOut(["price(item='I0')", "Done."]), seed=0, task=TASK)
     assert (episode.stop_reason, episode.reward, episode.turn_rewards) == ("context", -3.0, (-3.0,))
-    assert contributions(episode) == {"solved": -3.0, "forfeit": 0.0}
+    assert contributions(episode) == {"solved": -3.0, "penalty": 0.0}
     world.close()
 
 

@@ -5,7 +5,7 @@ import pytest
 from envgym.env import World
 from envgym.errors import SpecError, WorldFailure
 from envgym.sandbox.backends import open_sandbox
-from envgym.sandbox.joined import JoinedSandbox
+from envgym.sandbox.joined import CombinedSandbox
 from envgym.spec.environment import load_spec
 from tests.fakes.kiosk_app import KIOSK, call, options
 from tests.gym.sandbox.test_mcp import KEPT, write_env
@@ -56,7 +56,7 @@ def test_when_one_part_fails_the_others_are_closed(world):
 
 
 def test_two_sources_of_one_tool_are_refused():
-    pair = JoinedSandbox([open_sandbox(KIOSK, options(("local", "fork"))) for _ in range(2)])
+    pair = CombinedSandbox([open_sandbox(KIOSK, options(("local", "fork"))) for _ in range(2)])
     with pytest.raises(SpecError, match="two sources define a tool named"):
         pair.describe()
     pair.close()

@@ -16,7 +16,7 @@ from envgym.sandbox.agent.openapi.crud import read_api
 from envgym.sandbox.agent.openapi.ddl import schema_sql as tables_sql
 from envgym.sandbox.agent.openapi.document import read_operations, tool_name
 from envgym.sandbox.agent.openapi.resources import singular
-from envgym.sandbox.backends.none import NoSandbox
+from envgym.sandbox.backends.none import InProcessSandbox
 from envgym.sandbox.openapi.documents import read_document, schema_sql
 from envgym.spec.environment import load_spec
 from envgym.tools import Tool, render_compact, tools_from, validate
@@ -429,7 +429,7 @@ def test_the_reason_is_in_plain_words(tmp_path, added, why):
 def test_a_python_function_stands_in_and_the_document_still_describes_it(tmp_path):
     source = 'def refund(db, now, bookId, amount, why=""):\n    """Pay back."""\n    return f"{bookId} {amount} {why} {now}"\n'
     the_app = app(tmp_path, library(**REFUND), tools=("api.json", "more.py"), more=source)
-    sandbox = NoSandbox(the_app)
+    sandbox = InProcessSandbox(the_app)
     tool = next(tool for tool in sandbox.describe() if tool["name"] == "refund")
     assert tool["parameters"]["required"] == ["bookId", "amount"]
     session = sandbox.open(seed=1, timeout_seconds=20)
@@ -461,7 +461,7 @@ def test_a_document_that_is_not_there_is_told_with_the_line_of_the_yaml(tmp_path
     with pytest.raises(SpecError, match=r"x.yaml:2: tools: no such file: .*api.yaml"):
         load_spec(tmp_path / "x.yaml")
     with pytest.raises(SpecError, match="cannot be read"):
-        NoSandbox(App(tmp_path, ("api.yaml",)))
+        InProcessSandbox(App(tmp_path, ("api.yaml",)))
 
 
 def test_a_json_document_is_read_as_well_as_a_yaml_one(tmp_path):

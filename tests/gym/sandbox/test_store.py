@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envgym.sandbox.backends import open_sandbox
-from envgym.sandbox.backends.none import NoSandbox
+from envgym.sandbox.backends.none import InProcessSandbox
 from tests.fakes.kiosk_app import EVERY, NOW, call, options
 from tests.fakes.openapi_apps import answers, app, library, many, path, ref, takes
 
@@ -21,7 +21,7 @@ def everywhere(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    return NoSandbox(app(tmp_path_factory.mktemp("library")))
+    return InProcessSandbox(app(tmp_path_factory.mktemp("library")))
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_ids_begin_somewhere_in_empty_tables(tmp_path):
             }
         }
     )
-    session = NoSandbox(app(tmp_path, document, seed=False)).open(seed=1, timeout_seconds=20)
+    session = InProcessSandbox(app(tmp_path, document, seed=False)).open(seed=1, timeout_seconds=20)
     assert told(session, "add_book", **BOOK)["id"] == "B1"
     assert told(session, "add_copy", bookId="B1", shelf="x")["number"] == 1
     made = [told(session, "keep", x=n)["id"] for n in range(2)]
@@ -206,7 +206,7 @@ def test_what_only_the_server_knows_is_filled_in(tmp_path):
             "/jobs/{id}": {**path("id"), "get": {"operationId": "job", **answers(job)}},
         }
     )
-    session = NoSandbox(app(tmp_path, document, seed=False)).open(seed=1, timeout_seconds=20)
+    session = InProcessSandbox(app(tmp_path, document, seed=False)).open(seed=1, timeout_seconds=20)
     assert told(session, "start", words="w") == {
         "id": 1,
         "state": "new",
@@ -241,5 +241,5 @@ def test_another_name_of_a_collection_is_the_same_table(tmp_path):
     document = library(
         **{"/archive": {"get": {"operationId": "archive", **answers(many(ref("Book")))}}}
     )
-    session = NoSandbox(app(tmp_path, document)).open(seed=1, timeout_seconds=20)
+    session = InProcessSandbox(app(tmp_path, document)).open(seed=1, timeout_seconds=20)
     assert len(told(session, "archive")) == 4

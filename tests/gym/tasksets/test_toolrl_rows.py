@@ -17,8 +17,8 @@ from envgym.rewards.scoring.toolrl import correctness_score, format_score, truth
 from envgym.spec.environment import load_spec
 from envgym.tasks import SPLITS
 from envgym.tasksets.dialogue_traces import THOUGHT, listing, steps_of
-from envgym.tasksets.templates import TaskSource
-from envgym.tasksets.toolrl_rows import Row, rows_from, split_of
+from envgym.tasksets.templates import TemplateTaskSet
+from envgym.tasksets.toolrl_rows import ToolRLExample, rows_from, split_of
 from envgym.tasksets.toolrl_variants import NO_TOOL, irrelevant_rows, masked_row, tool_names
 
 ENVS = Path(__file__).parents[3] / "envs"
@@ -34,7 +34,7 @@ LIST = listing(TOOLS)
 TRUTH = '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}\n</tool_call>'
 
 
-ROW = Row(
+ROW = ToolRLExample(
     f"Use these:\n{LIST}\nEnd.",
     "<user> Please search a room, with find_room. </user>",
     TRUTH,
@@ -361,7 +361,7 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
         encoding="utf-8",
     )
     env = "id: t/rows-v0\nprompt: {tools: template}\ntasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
-    source = TaskSource(load_spec(written(tmp_path, env, "env.yaml")))
+    source = TemplateTaskSet(load_spec(written(tmp_path, env, "env.yaml")))
     assert [source.task(f"train/rows/{index}").prompt for index in range(3)] == ["u0", "u1", "u0"]
     task = source.task("test/rows/1")
     assert (task.prompt, task.final, task.extra["truth"], task.tools) == (

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from envgym.terms import FORFEIT, Term, total, turn_rewards
+from envgym.terms import PENALTY, Term, total, turn_rewards
 from envgym_trainer.algorithms.attribution import (
     MISTAKES,
     OVERLONG,
@@ -15,7 +15,7 @@ from envgym_trainer.algorithms.attribution import (
     explained,
     part_metrics,
 )
-from envgym_trainer.algorithms.credit import lessons_of
+from envgym_trainer.algorithms.credit import samples_by_group
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.config.presets import preset_names
@@ -50,7 +50,7 @@ def random_groups(seed, *, size=5):
                 "watched": Term(9.0, 9.0, 0.0),
             }
             if rng.random() < 0.2:
-                terms[FORFEIT] = Term(1.0, min(0.0, -total(terms)), 1.0)
+                terms[PENALTY] = Term(1.0, min(0.0, -total(terms)), 1.0)
             group.append(
                 of_terms(turns, mistakes=tuple(rng.choice([0, 1]) for _ in range(turns)), **terms)
             )
@@ -61,9 +61,9 @@ def random_groups(seed, *, size=5):
 
 
 def learned_from(groups, algorithm):
-    """(P, G) the mean over tokens of what `lessons_of` gives each valid episode."""
+    """(P, G) the mean over tokens of what `samples_by_group` gives each valid episode."""
     rows = []
-    for group in lessons_of(groups, algorithm):
+    for group in samples_by_group(groups, algorithm):
         mean = lambda s: (
             math.fsum(s.token_advantages) / sum(s.loss_mask) if s.token_advantages else s.advantage
         )

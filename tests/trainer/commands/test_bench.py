@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from envgym.commands import main
-from envgym_trainer.commands.bench import Report, StepCost, advice
+from envgym_trainer.commands.bench import CostReport, StepCost, advice
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.optimizer import OptimizerConfig
 from envgym_trainer.config.rollout import RolloutConfig
@@ -100,7 +100,7 @@ def test_advice_names_the_setting_and_the_number_that_says_so():
         computed_share=0.5,
         trained_share=0.5,
     )
-    report = Report(calm, 1.0, 0.1, run_seconds=100.0, peak_mb=100.0)
+    report = CostReport(calm, 1.0, 0.1, run_seconds=100.0, peak_mb=100.0)
     plain = TrainConfig()
     told = lambda config=plain, evaluations=0.0, **change: advice(
         config, replace(report, step=replace(calm, **change)), evaluations=evaluations

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from envgym.commands import main
 from envgym.errors import UsageError
-from envgym.terms import FORFEIT
+from envgym.terms import PENALTY
 from envgym_trainer.algorithms import attribution as breakdown
 from envgym_trainer.commands.explain import print_episode, print_overview, shortened, summed
 from envgym_trainer.run.explain import OTHERS, Explanation, explain, overview, plain
@@ -330,7 +330,7 @@ def test_what_changes_the_advantage_only_has_no_contribution(folder):
 
 def test_every_name_beside_the_parts_has_its_rule():
     assert set(OTHERS) == {
-        FORFEIT,
+        PENALTY,
         breakdown.REST,
         breakdown.REWARD,
         breakdown.OVERLONG,

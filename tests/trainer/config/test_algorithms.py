@@ -12,8 +12,8 @@ from envgym.messages import Message
 from envgym.policies import TokenTrace
 from envgym.spec.environment import load_spec
 from envgym.terms import Term
-from envgym_trainer.algorithms.aggregation import aggregated
-from envgym_trainer.algorithms.credit import samples_of
+from envgym_trainer.algorithms.aggregation import weigh_samples
+from envgym_trainer.algorithms.credit import build_samples
 from envgym_trainer.algorithms.credit_states import anchor_states
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
@@ -156,7 +156,7 @@ def by(name, **options):
 
 def test_a_turns_reward_lands_on_its_tokens_and_on_earlier_ones_and_on_none_after_it():
     group = [episode([0.0, 4.0, 1.0]), episode([0.0])]
-    first, second = samples_of([group], by("turns", discount=0.5, std="none"))
+    first, second = build_samples([group], by("turns", discount=0.5, std="none"))
     # returns of the first: 0 + (4 + 1/2)/2 = 2.25, 4.5, 1; mean 2.5833; the group's mean with the second's 0 is 1.2917
     base = (2.25 + 4.5 + 1.0) / 3 / 2
     turns = [2.25 - base, 4.5 - base, 1.0 - base]
@@ -170,7 +170,7 @@ def test_a_mistake_costs_the_turn_that_made_it_and_those_before():
     clumsy = episode([0.0, 0.0, 0.0], mistakes=(0, 2, 0))
     clean = episode([0.0, 0.0, 0.0], mistakes=(0, 0, 0))
     rule = by("turns", discount=1.0, std="none", invalid_call_penalty=0.3)
-    first, second = samples_of([[clumsy, clean]], rule)
+    first, second = build_samples([[clumsy, clean]], rule)
     base = -0.6 * 2 / 3 / 2  # the first's turns return -0.6, -0.6 and 0
     assert [first.token_advantages[t] for t in (2, 5, 8)] == pytest.approx(
         [-0.6 - base, -0.6 - base, -base]
@@ -186,7 +186,7 @@ def test_step_groups_add_what_a_turn_did_against_others_from_its_state():
         episode([0.0, 0.0], observations=["b"]),
     ]
     rule = by("gigpo", discount=0.5, std="none", step_weight=2.0)
-    samples = samples_of([group], rule)
+    samples = build_samples([group], rule)
     found = [[sample.token_advantages[t] for t in (2, 5)] for sample in samples]
     start = [0.5 - 0.5 / 3, -0.5 / 3, -0.5 / 3]  # returns of the first turns: 0.5, 0, 0
     whole = [2 / 3, -1 / 3, -1 / 3]
@@ -201,8 +201,8 @@ def test_step_groups_add_what_a_turn_did_against_others_from_its_state():
 
 
 def test_states_of_other_groups_are_never_compared():
-    alone = samples_of([[episode([1.0]), episode([0.0])]], by("gigpo"))
-    beside = samples_of(
+    alone = build_samples([[episode([1.0]), episode([0.0])]], by("gigpo"))
+    beside = build_samples(
         [[episode([1.0]), episode([0.0])], [episode([7.0]), episode([7.0])]],
         by("gigpo"),
     )
@@ -228,9 +228,9 @@ def test_gdpo_hears_each_part_and_what_the_parts_do_not_explain():
         forbidden,  # it touched what it must not, so its reward is 0 whatever its parts say
         VOID,
     ]
-    solved, brief, bad = samples_of([group], by("gdpo"))
+    solved, brief, bad = build_samples([group], by("gdpo"))
     assert solved.advantage > 0 > bad.advantage
-    without = samples_of([group[:2]], by("gdpo"))
+    without = build_samples([group[:2]], by("gdpo"))
     assert [sample.advantage for sample in without] == pytest.approx([1.0, -1.0], abs=1e-3)
 
 
@@ -241,7 +241,7 @@ def test_overlong_episodes_are_punished_and_cut_ones_can_be_masked():
         "overlong_penalty": {"max_tokens": 6, "slope_tokens": 2},
         "mask_truncated": True,
     }
-    short, long = samples_of([group], AlgorithmConfig.model_validate(options))
+    short, long = build_samples([group], AlgorithmConfig.model_validate(options))
     assert (short.advantage, long.advantage) == (0.5, -0.5)
     assert (short.weight, long.weight) == (1.0, 0.0)
 
@@ -251,11 +251,11 @@ def test_credit_for_turns_needs_a_reward_for_each():
     with pytest.raises(
         UsageError, match=r"2 turns of sampled tokens but rewards of 0.*advantage.name=group"
     ):
-        samples_of([[old_record, old_record]], by("turns"))
+        build_samples([[old_record, old_record]], by("turns"))
 
 
 def test_a_step_whose_groups_differ_in_size_is_served():
-    samples = samples_of(
+    samples = build_samples(
         [[episode([1.0]), episode([0.0]), episode([0.0])], [episode([1.0]), episode([0.0])]],
         by("group", std="none"),
     )
@@ -274,9 +274,9 @@ def test_aggregation_by_hand():
     )
     n = long.num_actions
     m = short.num_actions
-    assert aggregated([long, short], "token")[1] == n + m
-    assert aggregated([long, short], "constant", constant_length=50)[1] == 100
-    weighed, denominator = aggregated([long, short], "sequence")
+    assert weigh_samples([long, short], "token")[1] == n + m
+    assert weigh_samples([long, short], "constant", constant_length=50)[1] == 100
+    weighed, denominator = weigh_samples([long, short], "sequence")
     assert ([s.weight for s in weighed], denominator) == ([1 / n, 1 / m], 2)
 
 
@@ -459,7 +459,7 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
     scored = learner.scored(samples)
     own = on_policy(tiny_model(), samples)
     for s, o in zip(scored, own, strict=True):
-        assert s.scored_logprobs == pytest.approx(
+        assert s.trainer_logprobs == pytest.approx(
             [v if m else 0.0 for v, m in zip(o.old_logprobs, o.loss_mask, strict=True)], abs=1e-6
         )
     before = adapter(learner.model)

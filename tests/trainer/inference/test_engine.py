@@ -10,7 +10,7 @@ import pytest
 from envgym.errors import UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import Dialogue, Policy
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.kv_cache import KeyValues
 from envgym_trainer.model.chat import Chat
 from tests.fakes.dialogues import (
@@ -40,7 +40,9 @@ def model(tokenizer):
 
 @pytest.fixture
 def engine(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=8) as engine:
+    with InProcessEngine(
+        model, Chat(tokenizer, model=model), max_context=600, max_batch=8
+    ) as engine:
         yield engine
 
 
@@ -67,7 +69,7 @@ def test_sampled_logprobs_equal_a_fresh_forward_over_all_turns(model, engine, te
 def test_who_else_is_in_the_batch_changes_no_token(model, tokenizer, engine):
     policy = engine.policy(max_new_tokens=12)
     crowd = together(lambda n: talk(policy, seed=n, words="long " * n).trace().token_ids, 8)
-    with Engine(model, Chat(tokenizer, model=model), max_context=600) as other:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=600) as other:
         alone = [
             talk(other.policy(max_new_tokens=12), seed=n, words="long " * n).trace().token_ids
             for n in range(8)
@@ -106,7 +108,9 @@ def grouped(policy):
 def test_groups_stored_as_segments_sample_what_they_would_sample_apart(model, tokenizer):
     traces = []
     for siblings in (1, 4):
-        with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=12) as engine:
+        with InProcessEngine(
+            model, Chat(tokenizer, model=model), max_context=600, max_batch=12
+        ) as engine:
             policy = engine.policy(max_new_tokens=8, siblings=siblings)
             traces.append(
                 [dialogue.trace() for dialogue in in_one_step(engine, grouped(policy), 12)]
@@ -143,7 +147,9 @@ def test_short_tasks_after_a_long_system_message_share_its_segment(engine):
 
 
 def test_rows_of_segments_go_to_the_next_groups_when_a_group_is_through(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=4) as engine:
+    with InProcessEngine(
+        model, Chat(tokenizer, model=model), max_context=600, max_batch=4
+    ) as engine:
         policy = engine.policy(max_new_tokens=4, siblings=2)
         for wave in range(12):
             opening = [SYSTEM, user(f"{wave} " + "another long task " * 10)]
@@ -241,7 +247,9 @@ def test_dialogues_without_a_system_message_and_with_different_ones_share_a_batc
 
 
 def test_more_dialogues_than_rows_are_served_in_turn_and_stay_right(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=3) as engine:
+    with InProcessEngine(
+        model, Chat(tokenizer, model=model), max_context=600, max_batch=3
+    ) as engine:
         policy = engine.policy(max_new_tokens=6)
         dialogues = [policy.open([SYSTEM, user(str(n))], (), seed=n) for n in range(7)]
         for _ in range(2):  # one thread, so all seven stay open and four of them lose their rows
@@ -252,7 +260,7 @@ def test_more_dialogues_than_rows_are_served_in_turn_and_stay_right(model, token
 
 
 def test_a_prompt_longer_than_a_step_is_computed_in_parts(model, tokenizer):
-    with Engine(
+    with InProcessEngine(
         model, Chat(tokenizer, model=model), max_context=1000, max_step_tokens=50
     ) as engine:
         policy = engine.policy(max_new_tokens=6)
@@ -296,7 +304,7 @@ def test_the_sampled_ids_stand_in_the_trace_unchanged(engine):
 
 
 def test_a_dialogue_stops_where_its_context_ends(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=60) as engine:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=60) as engine:
         dialogue = engine.policy(greedy=True, max_new_tokens=500).open([user("x")], (), seed=0)
         assert dialogue.reply().stop_reason == "context"
         assert len(dialogue.trace().token_ids) == 60
@@ -313,7 +321,9 @@ def test_a_second_reply_without_an_observation_is_refused(engine):
 
 
 def test_two_hundred_interleaved_dialogues_do_not_cross(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=400, max_batch=16) as engine:
+    with InProcessEngine(
+        model, Chat(tokenizer, model=model), max_context=400, max_batch=16
+    ) as engine:
         policy = engine.policy(max_new_tokens=4)
         clock = random.Random(0)
         pauses = [clock.random() / 200 for _ in range(200)]
@@ -336,7 +346,9 @@ def test_two_hundred_interleaved_dialogues_do_not_cross(model, tokenizer):
 
 
 def test_closed_dialogues_give_their_rows_back(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=400, max_batch=2) as engine:
+    with InProcessEngine(
+        model, Chat(tokenizer, model=model), max_context=400, max_batch=2
+    ) as engine:
         for n in range(10):
             dialogue = talk(engine.policy(max_new_tokens=2), seed=n, turns=1)
             dialogue.close()
@@ -374,7 +386,7 @@ def test_memory_that_runs_out_while_the_stores_grow_leaves_them_usable(model, en
 
 
 def test_closing_the_engine_frees_who_waits(model, tokenizer):
-    engine = Engine(model, Chat(tokenizer, model=model), max_context=2000)
+    engine = InProcessEngine(model, Chat(tokenizer, model=model), max_context=2000)
     policy = engine.policy(max_new_tokens=1900)
     with ThreadPoolExecutor(2) as pool:
         waiting = [
@@ -394,7 +406,7 @@ def test_closing_the_engine_frees_who_waits(model, tokenizer):
 
 def test_a_dialogue_longer_than_the_model_is_refused(tokenizer):
     with pytest.raises(UsageError, match="max_context is 600, but this llama model supports 128"):
-        Engine(
+        InProcessEngine(
             small_llama(tokenizer, max_position_embeddings=128), Chat(tokenizer), max_context=600
         )
 
@@ -404,7 +416,7 @@ def test_the_real_model_answers_as_generate_does_and_knows_its_logprobs():
     from envgym_trainer.model.load import load_model
 
     model, tokenizer = load_model("smollm2-135m-instruct", device="cpu")
-    with Engine(model, Chat(tokenizer, model=model), max_context=512) as engine:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=512) as engine:
         opening = [
             [Message("system", "Answer briefly."), user(text)]
             for text in ("The capital of France?", "Count to three.")

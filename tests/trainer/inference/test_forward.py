@@ -9,11 +9,11 @@ import torch
 from envgym_trainer.inference.in_process.forward import (
     LEAST_TOKENS,
     MOST_SHARES,
-    Passes,
+    CachedForward,
     _single_threads,
     split,
 )
-from envgym_trainer.inference.in_process.layout import Work
+from envgym_trainer.inference.in_process.layout import RowInput
 from tests.fakes.small_models import byte_tokenizer, small_llama
 
 EVERY = torch.get_num_threads()
@@ -30,7 +30,7 @@ def every_thread():
 
 @pytest.fixture(scope="module")
 def passes():
-    passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4, max_context=300)
+    passes = CachedForward(small_llama(byte_tokenizer()), rows=64, shared_rows=4, max_context=300)
     yield passes
     passes.close()
 
@@ -51,10 +51,12 @@ def play(passes) -> list[torch.Tensor]:
     """A segment, ragged prompts behind it, and two passes that decode, one of them with a long observation."""
     passes.forget()
     with torch.inference_mode():
-        passes.logits([Work(list(range(3, 40)), 1, 0, own=False)], [])
-        prompts = [Work(list(range(3, 5 + row)), row, 0, 1, 37) for row in range(40)]
-        decoding = [Work([7], row, 2 + row, 1, 37) for row in range(40)]
-        observing = [Work([8] * (50 if row == 5 else 1), row, 3 + row, 1, 37) for row in range(40)]
+        passes.logits([RowInput(list(range(3, 40)), 1, 0, own=False)], [])
+        prompts = [RowInput(list(range(3, 5 + row)), row, 0, 1, 37) for row in range(40)]
+        decoding = [RowInput([7], row, 2 + row, 1, 37) for row in range(40)]
+        observing = [
+            RowInput([8] * (50 if row == 5 else 1), row, 3 + row, 1, 37) for row in range(40)
+        ]
         return [
             passes.logits(works, due)
             for works, due in ((prompts, [3, 1, 39]), (decoding, range(40)), (observing, [5, 4]))
@@ -81,7 +83,7 @@ def test_a_share_that_fails_fails_the_pass_after_the_others_have_ended(in_shares
 
     monkeypatch.setattr(in_shares, "_pass", half)
     with pytest.raises(MemoryError, match="this share"):
-        in_shares.logits([Work([5], row, 0) for row in range(40)], [0])
+        in_shares.logits([RowInput([5], row, 0) for row in range(40)], [0])
     assert busy.is_set()
 
 
@@ -105,15 +107,17 @@ def test_shares_hold_every_work_once_and_weigh_about_the_same(tokens, shares, si
 @pytest.mark.parametrize("slow", ["shares", "whole"])
 def test_the_faster_way_is_kept_for_the_thread_that_computes(monkeypatch, slow):
     found = {}
-    plain = Passes._pass
+    plain = CachedForward._pass
 
     def slowed(passes, works, due):
         time.sleep(0.05 * ((torch.get_num_threads() == 1) == (slow == "shares")))
         return plain(passes, works, due)
 
     def compute():
-        passes = Passes(small_llama(byte_tokenizer()), rows=64, shared_rows=4, max_context=300)
-        monkeypatch.setattr(Passes, "_pass", slowed)
+        passes = CachedForward(
+            small_llama(byte_tokenizer()), rows=64, shared_rows=4, max_context=300
+        )
+        monkeypatch.setattr(CachedForward, "_pass", slowed)
         passes.tune()
         found.update(threads=torch.get_num_threads(), shares=passes._shares)
         passes.close()

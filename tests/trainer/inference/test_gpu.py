@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach
@@ -36,7 +36,7 @@ def adapted(device, dtype):
 @pytest.mark.parametrize(("device", "dtype"), DEVICES)
 def test_sampled_logprobs_are_those_of_a_fresh_forward(device, dtype):
     model = adapted(device, dtype)
-    with Engine(model, Chat(byte_tokenizer(), model=model), max_context=400) as engine:
+    with InProcessEngine(model, Chat(byte_tokenizer(), model=model), max_context=400) as engine:
         engine.refresh(model)
         traces = [
             dialogue.trace()

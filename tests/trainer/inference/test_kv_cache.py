@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from envgym_trainer.inference.in_process.forward import Passes
+from envgym_trainer.inference.in_process.forward import CachedForward
 from envgym_trainer.inference.in_process.kv_cache import KeyValues
-from envgym_trainer.inference.in_process.layout import Work
+from envgym_trainer.inference.in_process.layout import RowInput
 from tests.fakes.small_models import byte_tokenizer, small_llama
 
 
@@ -58,9 +58,11 @@ def test_growing_and_copying_keep_what_is_held_and_the_rest_is_zero(store):
 
 
 def test_a_sampler_with_many_rows_holds_only_those_that_are_used():
-    passes = Passes(small_llama(byte_tokenizer()), rows=10_000, shared_rows=10_000, max_context=400)
+    passes = CachedForward(
+        small_llama(byte_tokenizer()), rows=10_000, shared_rows=10_000, max_context=400
+    )
     passes.tune()
     with torch.inference_mode():
-        passes.logits([Work([5] * 70, 2, 0)], [0])
+        passes.logits([RowInput([5] * 70, 2, 0)], [0])
     assert shape(passes.own) == (8, 128)
     assert shape(passes.shared) == (8, 64)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from envgym.errors import UsageError
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.packed_linear import PackedLinear, can_pack
-from envgym_trainer.inference.in_process.sampler_model import Replica
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach
 from tests.fakes.dialogues import SYSTEM, fresh_logprobs, gap, talk, turns_of, user
@@ -28,7 +28,9 @@ def model(tokenizer):
 
 @pytest.fixture
 def engine(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=600, max_batch=8) as engine:
+    with InProcessEngine(
+        model, Chat(tokenizer, model=model), max_context=600, max_batch=8
+    ) as engine:
         yield engine
 
 
@@ -48,7 +50,7 @@ def scramble(adapted, seed: int) -> None:
 
 def test_a_refreshed_adapter_is_sampled_from_and_equals_pefts_own_logits(model, tokenizer):
     adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+    with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         policy = engine.policy(max_new_tokens=10)
         opening = [SYSTEM, user("x")]
         base = talk(policy, seed=1, opening=opening).trace()
@@ -68,7 +70,7 @@ def test_a_refreshed_adapter_is_sampled_from_and_equals_pefts_own_logits(model, 
 
 def test_a_dialogue_that_is_open_across_a_refresh_goes_on_under_the_new_weights(model, tokenizer):
     adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+    with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         dialogue = engine.policy(max_new_tokens=6).open([SYSTEM, user("x")], (), seed=1)
         dialogue.reply()
         engine.refresh(adapted)
@@ -86,7 +88,7 @@ def test_fifty_refreshes_leave_the_base_bit_for_bit_as_it_was(model, tokenizer):
     before = {
         name: weight.clone() for name, weight in model.state_dict().items() if "lora_" not in name
     }
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+    with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         for seed in range(50):
             scramble(adapted, seed)
             engine.refresh(adapted)
@@ -95,7 +97,7 @@ def test_fifty_refreshes_leave_the_base_bit_for_bit_as_it_was(model, tokenizer):
 
 def test_the_sampler_shares_what_no_adapter_touches(model):
     adapted = with_adapter(model)
-    replica = Replica(adapted)
+    replica = SamplerModel(adapted)
     replica.refresh(adapted)
     theirs = {weight.data_ptr() for weight in adapted.parameters()}
     own = [
@@ -115,8 +117,8 @@ IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 def test_packed_weights_give_the_logits_of_plain_ones(model, rows):
     adapted = with_adapter(model)
     ids = IDS.repeat(rows, 1)[:, : 8 if rows > 1 else 1]
-    packed = Replica(adapted, packed=True)
-    plain = Replica(adapted)
+    packed = SamplerModel(adapted, packed=True)
+    plain = SamplerModel(adapted)
     assert sum(isinstance(module, PackedLinear) for module in packed.model.modules()) == 2 * 7 + 1
     for source in (None, adapted):
         packed.refresh(source)
@@ -145,13 +147,13 @@ def test_what_cannot_be_packed_stays_plain(tokenizer, monkeypatch):
     assert not can_pack(torch.zeros(2, 2, dtype=torch.bfloat16))
     assert not can_pack(torch.zeros(2, 2, dtype=torch.float64))
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    replica = Replica(small_llama(tokenizer), packed=True)
+    replica = SamplerModel(small_llama(tokenizer), packed=True)
     assert not any(isinstance(module, PackedLinear) for module in replica.model.modules())
 
 
 def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokenizer):
     adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+    with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         engine.refresh(adapted)
         policy = engine.policy(max_new_tokens=6)
         before = talk(policy, seed=1).trace()
@@ -169,7 +171,7 @@ def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokeniz
 
 
 def test_a_sampler_whose_dialogues_wait_cannot_sleep(model, tokenizer):
-    with Engine(model, Chat(tokenizer, model=model), max_context=400) as engine:
+    with InProcessEngine(model, Chat(tokenizer, model=model), max_context=400) as engine:
         engine.in_flight(2)  # so that the one turn waits for another
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(
@@ -185,7 +187,7 @@ def test_a_sampler_whose_dialogues_wait_cannot_sleep(model, tokenizer):
 
 def test_the_learners_model_keeps_its_own_attention_and_gradients(model, tokenizer):
     adapted = with_adapter(model)
-    with Engine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
+    with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         engine.refresh(adapted)
         talk(engine.policy(max_new_tokens=3), seed=0)
         adapted(torch.tensor([[3, 4, 5]])).logits.sum().backward()

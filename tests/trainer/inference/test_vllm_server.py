@@ -5,7 +5,7 @@ from peft import LoraConfig, get_peft_model
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
 from envgym_trainer.batch import Sample
-from envgym_trainer.inference.vllm_server import ServedEngine
+from envgym_trainer.inference.vllm_server import VllmServerEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
@@ -27,7 +27,7 @@ def state():
 @pytest.fixture
 def engine(state, tmp_path):
     with serving(state) as url:
-        engine = ServedEngine(
+        engine = VllmServerEngine(
             url, Chat(TOKENIZER, model=state.base), model=None, adapters=tmp_path, max_context=600
         )
         yield engine
@@ -111,7 +111,7 @@ def test_a_server_without_adapters_at_run_time_is_told_with_the_way_out(tmp_path
     state = StandIn(small_llama(TOKENIZER), loads_adapters=False)
     adapted = get_peft_model(state.base, LoraConfig(r=8, target_modules=LINEARS))
     with serving(state) as url:
-        engine = ServedEngine(
+        engine = VllmServerEngine(
             url, Chat(TOKENIZER, model=state.base), model=None, adapters=tmp_path, max_context=600
         )
         with pytest.raises(
@@ -123,14 +123,14 @@ def test_a_server_without_adapters_at_run_time_is_told_with_the_way_out(tmp_path
 
 def test_no_server_and_another_model_are_told_at_the_start(state, tmp_path):
     with pytest.raises(PrerequisiteError, match="no server answers"):
-        ServedEngine(
+        VllmServerEngine(
             "http://127.0.0.1:9", Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600
         )
     with (
         serving(state) as url,
         pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.engine.model"),
     ):
-        ServedEngine(url, Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600)
+        VllmServerEngine(url, Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from envgym_trainer.learner.activation_checkpointing import lean, lora_linear
+from envgym_trainer.learner.activation_checkpointing import activation_checkpointing, lora_linear
 from envgym_trainer.model.lora import attach, training_mode
 from tests.fakes.small_models import byte_tokenizer, small_llama
 from tests.fakes.tiny_lora import tiny_model
@@ -64,7 +64,7 @@ def gradients(model, *, few, seed=0):
     model.zero_grad()
     torch.manual_seed(seed)
     if few:
-        with lean(model):
+        with activation_checkpointing(model):
             loss = model(input_ids=IDS, use_cache=False).logits.sin().sum()
             loss.backward()
     else:
@@ -107,7 +107,7 @@ def test_with_the_adapter_off_the_model_is_its_base():
     model = tiny_model()
     with torch.no_grad(), model.disable_adapter():
         expected = model(input_ids=IDS).logits
-        with lean(model):
+        with activation_checkpointing(model):
             assert torch.equal(model(input_ids=IDS).logits, expected)
 
 
@@ -125,9 +125,9 @@ class Counted(TorchDispatchMode):
 
 def test_products_and_attention_are_computed_once_and_the_cheap_rest_again():
     model = tiny_model()
-    with Counted() as forward, lean(model):
+    with Counted() as forward, activation_checkpointing(model):
         loss = model(input_ids=IDS, use_cache=False).logits.sum()
-    with Counted() as backward, lean(model):
+    with Counted() as backward, activation_checkpointing(model):
         loss.backward()
     layers = model.config.num_hidden_layers
     attention = "aten::_scaled_dot_product_flash_attention_for_cpu"
@@ -144,7 +144,7 @@ def test_afterwards_the_model_is_as_it_was(fails):
     model = tiny_model()
     before = [dict(vars(module)) for module in model.modules()]
     try:
-        with lean(model):
+        with activation_checkpointing(model):
             model(input_ids=IDS)
             if fails:
                 raise InterruptedError

@@ -61,7 +61,7 @@ def test_entries_carry_the_numbers_of_their_episode():
         sample([5, 6, 7], [0, 1, 1], old=[0, -1, -3], advantage=-1.0),
     ]
     batch = flat_batch(samples)
-    assert batch.entry_samples.tolist() == [0, 1, 1]
+    assert batch.action_samples.tolist() == [0, 1, 1]
     assert batch.old_logprobs.tolist() == [-1.5, -1.0, -3.0]
     assert batch.advantages.tolist() == [2.0, -1.0, -1.0]
     assert batch.weights.tolist() == [0.5, 1.0, 1.0]

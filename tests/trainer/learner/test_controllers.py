@@ -11,10 +11,10 @@ from envgym_trainer.algorithms.entropy import entropy_bonus
 from envgym_trainer.algorithms.losses.grpo import grpo_loss, k3_kl
 from envgym_trainer.config.controllers import ControllersConfig, EntropyControl, KLControl
 from envgym_trainer.learner.controllers import (
+    AdaptiveEntropy,
     AdaptiveKL,
     AdaptiveLearningRate,
-    Controls,
-    EntropyTarget,
+    Controllers,
     updates_until_stopped,
 )
 from envgym_trainer.learner.learner import Learner
@@ -90,7 +90,7 @@ def controlled(bandit, controls, steps):
 
 def controls_of(bandit, max_kl=None, **config):
     starts = {name: getattr(bandit, name) for name in ("learning_rate", "kl_coef", "entropy_coef")}
-    return Controls(ControllersConfig.model_validate(config), max_kl=max_kl, **starts)
+    return Controllers(ControllersConfig.model_validate(config), max_kl=max_kl, **starts)
 
 
 def assert_held(values, target):
@@ -159,7 +159,7 @@ def test_the_learning_rate_by_hand():
 
 
 def test_the_entropy_weight_by_hand():
-    control = EntropyTarget(
+    control = AdaptiveEntropy(
         EntropyControl(target=1.0, gain=0.1, proportional_gain=0.5, min=0.001, max=1.0), 0.01
     )
     assert control.update(0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing

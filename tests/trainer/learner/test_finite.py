@@ -13,7 +13,7 @@ import torch
 
 from envgym.episode import Episode
 from envgym.policies import TokenTrace
-from envgym_trainer.algorithms.credit import samples_of
+from envgym_trainer.algorithms.credit import build_samples
 from envgym_trainer.batch import Sample
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.learner.learner import Learner
@@ -112,7 +112,7 @@ def test_a_single_sampled_token_is_an_update():
 @pytest.mark.parametrize("std", ["group", "batch", "none"])
 def test_equal_rewards_are_no_step_however_large(reward, std):
     learner = Learner(tiny_model(dtype=torch.float32))
-    samples = samples_of(
+    samples = build_samples(
         [[episode(reward)] * 3], AlgorithmConfig(advantage=AdvantageConfig(std=std))
     )
     assert [sample.advantage for sample in samples] == [0.0] * 3
@@ -124,7 +124,7 @@ def test_equal_rewards_are_no_step_however_large(reward, std):
 @pytest.mark.parametrize("std", ["group", "batch", "none"])
 def test_huge_rewards_leave_finite_weights(huge, std):
     learner = Learner(tiny_model(dtype=torch.float32))
-    samples = samples_of(
+    samples = build_samples(
         [[episode(huge), episode(-huge, tokens=4, sampled=2), episode(0.0)]],
         AlgorithmConfig(advantage=AdvantageConfig(std=std)),
     )

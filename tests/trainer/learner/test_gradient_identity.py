@@ -15,7 +15,7 @@ import torch
 
 from envgym.errors import UsageError
 from envgym_trainer.batch import flat_batch
-from envgym_trainer.learner.distributed import Ranks, refuse_launcher
+from envgym_trainer.learner.distributed import ProcessGroup, refuse_launcher
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.prefix_tree import tree_batch
 from envgym_trainer.training.launch import start
@@ -171,11 +171,11 @@ def test_ranks_that_start_from_different_adapters_are_refused_on_every_rank(rank
 
 def test_joining_without_a_process_group_is_refused_with_the_way_out():
     with pytest.raises(UsageError, match="init_process_group"):
-        Ranks.joined()
+        ProcessGroup.joined()
 
 
 def test_one_process_alone_sends_nothing():
-    one = Ranks()
+    one = ProcessGroup()
     assert (one.gather("x"), one.total(0.5)) == (["x"], 0.5)
     assert Learner(tiny_model()).ranks == one
 

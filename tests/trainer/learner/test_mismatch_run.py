@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.off_policy import SamplerMismatch
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import start
@@ -74,10 +74,10 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
     env, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        Engine, "refresh", lambda self, model=None: None
+        InProcessEngine, "refresh", lambda self, model=None: None
     )  # trap 6: the adapter is never taken over
     monkeypatch.setattr(
-        Engine, "sleep", lambda self: None
+        InProcessEngine, "sleep", lambda self: None
     )  # who sleeps would notice: it answers to nobody without a refresh
     out = tmp_path / "runs"
     with pytest.raises(

@@ -11,10 +11,10 @@ from envgym.messages import Message
 from envgym.spec.environment import load_spec
 from envgym_trainer.algorithms.losses import LossOutput
 from envgym_trainer.batch import Sample
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import (
-    MismatchWatch,
+    MismatchMonitor,
     SamplerMismatch,
     combine,
     effective_sample_size,
@@ -29,7 +29,7 @@ from tests.trainer.learner.test_learner import adapter, largest_difference, on_p
 
 
 def watch(on_mismatch="stop", said=None):
-    return MismatchWatch(
+    return MismatchMonitor(
         dtype=torch.float32, on_mismatch=on_mismatch, say=[].append if said is None else said.append
     )
 
@@ -178,7 +178,7 @@ def test_dropout_rings():  # trap 25
 def sampled_by_the_engine(model, tokenizer, *, temperature, refreshed=True):
     """Samples of three turns each, drawn by the real sampler with the model's adapter."""
     samples = []
-    with Engine(
+    with InProcessEngine(
         model, Chat(tokenizer, model=model.get_base_model()), max_context=600, max_batch=4
     ) as engine:
         if refreshed:

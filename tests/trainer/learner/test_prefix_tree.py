@@ -26,7 +26,7 @@ def gradients(model, batches):
     for batch in batches:
         logprobs, _ = learner.score(batch)
         (
-            logprobs[batch.entry_nodes] * (batch.advantages * batch.weights).double() / 7
+            logprobs[batch.action_nodes] * (batch.advantages * batch.weights).double() / 7
         ).sum().backward()
     collected = {name: value.grad.clone() for name, value in learner.parameters.items()}
     model.zero_grad()
@@ -72,7 +72,7 @@ def test_an_id_that_several_siblings_sampled_after_the_same_history_is_scored_on
         (1, 3),
         (1, 4),
     ]
-    assert batch.entry_nodes.tolist() == [0, 1, 0, 2]
+    assert batch.action_nodes.tolist() == [0, 1, 0, 2]
     assert batch.advantages.tolist() == [1.0, 1.0, -1.0, -1.0]
 
 
@@ -91,7 +91,7 @@ def test_tree_and_flat_have_equal_logprobs_and_gradients(seed):
     learner = Learner(model)
     learner.attention_block = 5
     with torch.no_grad():
-        scored = [learner.score(batch)[0][batch.entry_nodes] for batch in (flat, tree)]
+        scored = [learner.score(batch)[0][batch.action_nodes] for batch in (flat, tree)]
     assert torch.allclose(*scored, rtol=0, atol=1e-9)
     assert largest_difference(gradients(model, [flat]), gradients(model, [tree])) < 1e-9
 
@@ -117,7 +117,7 @@ def test_what_one_episode_says_leaves_its_siblings_unchanged_to_the_bit():
             for rest in ([7, 8], [9, 8])
         )
         first = [
-            learner.score(batch)[0][batch.entry_nodes][batch.entry_samples == 0]
+            learner.score(batch)[0][batch.action_nodes][batch.action_samples == 0]
             for batch in (before, after)
         ]
     assert torch.equal(*first)

@@ -18,9 +18,9 @@ from transformers import (
 
 from envgym_trainer.batch import Sample
 from envgym_trainer.inference.in_process.attention import why_unknown
-from envgym_trainer.inference.in_process.engine import Engine
-from envgym_trainer.inference.in_process.forward import Passes
-from envgym_trainer.inference.in_process.plain_forward import PlainPasses
+from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference.in_process.forward import CachedForward
+from envgym_trainer.inference.in_process.plain_forward import PlainForward
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.chat import Chat
 from tests.fakes.dialogues import assert_greedy_as_generate, gap, talk, together
@@ -79,7 +79,7 @@ def made(family, config, change):
 
 
 def open_engine(model, said=None):
-    return Engine(
+    return InProcessEngine(
         model,
         Chat(TOKENIZER, model=model),
         max_context=CONTEXT,
@@ -93,7 +93,7 @@ def test_greedy_turns_equal_generate_and_sampled_ones_know_their_logprobs(name):
     model = made(*(FAST | PLAIN)[name])
     said = []
     with open_engine(model, said) as engine:
-        assert isinstance(engine._passes, Passes if name in FAST else PlainPasses)
+        assert isinstance(engine._passes, CachedForward if name in FAST else PlainForward)
         for dialogue in together(
             lambda n: talk(engine.policy(greedy=True, max_new_tokens=9), seed=n), 3
         ):
@@ -145,7 +145,7 @@ def test_positions_that_change_with_the_length_take_the_plain_path():
     model = small_llama(TOKENIZER, rope_parameters=rope)
     said = []
     with open_engine(model, said) as engine:
-        assert isinstance(engine._passes, PlainPasses)
+        assert isinstance(engine._passes, PlainForward)
     assert "'dynamic' positions, which change with the length" in said[0]
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from envgym.errors import PrerequisiteError, SpecError
 from envgym_trainer.config.model import LoraConfig
-from envgym_trainer.inference.in_process.sampler_model import Replica
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model import quantize
 from envgym_trainer.model.adapter_files import verify_adapter
@@ -49,7 +49,7 @@ def adapted(*, rank=8, alpha=16.0, base=None, **options):
 
 
 def sampled_logits(model):
-    replica = Replica(model)
+    replica = SamplerModel(model)
     replica.refresh(model)
     with torch.no_grad():
         return replica.model(IDS).logits

@@ -13,10 +13,10 @@ import torch
 from envgym.episode import Episode, Failure
 from envgym.policies import TokenTrace
 from envgym_trainer.config import merged
-from envgym_trainer.inference.in_process.scheduler import Turn
+from envgym_trainer.inference.in_process.scheduler import PendingTurn
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.preflight import (
-    CannotLearn,
+    PreflightFailed,
     conversation,
     environment,
     learning,
@@ -190,7 +190,7 @@ def test_an_end_of_the_generation_config_that_does_not_end_a_turn_is_found(guess
 
 
 def test_an_end_that_is_cut_off_before_training_is_found(guess, monkeypatch):
-    take = Turn.take
+    take = PendingTurn.take
 
     def cut(self, token, logprob, stop_ids, max_context):
         reason = take(self, token, logprob, stop_ids, max_context)
@@ -199,7 +199,7 @@ def test_an_end_that_is_cut_off_before_training_is_found(guess, monkeypatch):
         return reason
 
     assert conversation.end_of_turn(guess).passed
-    monkeypatch.setattr(Turn, "take", cut)
+    monkeypatch.setattr(PendingTurn, "take", cut)
     result = conversation.end_of_turn(guess)
     assert not result.passed
     assert "ends a turn, but is not trained" in result.detail
@@ -348,7 +348,7 @@ RUN = [
 
 def test_a_run_that_cannot_learn_is_refused_before_it_starts_and_leaves_nothing(tmp_path):
     with pytest.raises(
-        CannotLearn,
+        PreflightFailed,
         match=r"(?s)this run cannot learn:.*rewards_differ: all 16 episodes.*train\.checks\.preflight=off",
     ):
         start("guess", [*RUN, "train.warm_start.episodes=0"], out=tmp_path, name=None, resume=None)

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from envgym_trainer.config.curriculum import HorizonConfig, TasksConfig
-from envgym_trainer.rollout.curriculum import Horizon, Ladder, PassRates, learnability
+from envgym_trainer.rollout.curriculum import Horizon, LevelSchedule, PassRates, learnability
 
 
 def test_a_task_solved_half_of_the_time_teaches_most_and_one_that_is_certain_keeps_the_floor():
@@ -33,7 +33,7 @@ def test_a_template_that_was_never_seen_has_the_rate_of_its_level_and_a_level_on
 
 
 def test_levels_open_in_order_when_the_last_open_one_has_its_score():
-    ladder = Ladder(["L0", "L1", "L2"], unlock_at=0.7)
+    ladder = LevelSchedule(["L0", "L1", "L2"], unlock_at=0.7)
     assert ladder.open == ("L0",)
     assert ladder.observe({"L0": 0.69, "L1": 1.0}) == []
     assert ladder.observe({"L0": 0.7, "L1": 0.2}) == ["L1"]
@@ -44,17 +44,17 @@ def test_levels_open_in_order_when_the_last_open_one_has_its_score():
 
 
 def test_a_level_passed_before_it_opened_opens_the_next_at_once():
-    assert Ladder(["L0", "L1", "L2", "L3"], unlock_at=0.5).observe(
+    assert LevelSchedule(["L0", "L1", "L2", "L3"], unlock_at=0.5).observe(
         {"L0": 0.6, "L1": 0.6, "L2": 0.4}
     ) == ["L1", "L2"]
 
 
 def test_a_level_without_a_score_opens_nothing():
-    assert Ladder(["L0", "L1"], unlock_at=0.1).observe({"L1": 1.0}) == []
+    assert LevelSchedule(["L0", "L1"], unlock_at=0.1).observe({"L1": 1.0}) == []
 
 
 def test_without_a_threshold_all_levels_are_open():
-    assert Ladder(["L0", "L1"], unlock_at=None).open == ("L0", "L1")
+    assert LevelSchedule(["L0", "L1"], unlock_at=None).open == ("L0", "L1")
 
 
 def test_a_horizon_grows_evenly_over_its_steps_and_stays():

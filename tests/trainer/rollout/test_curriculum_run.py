@@ -12,7 +12,7 @@ from envgym.errors import SpecError
 from envgym_trainer.rollout import collector as rollouts
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training import loop as training
-from envgym_trainer.training.interrupt import StopAsked
+from envgym_trainer.training.interrupt import StopRequested
 from envgym_trainer.training.launch import start
 
 LEVELS = """\
@@ -239,7 +239,7 @@ def test_a_validation_that_was_interrupted_is_made_up_for_so_that_its_level_open
     def stops_once(self, tasks, name):
         if name == "validation" and not (tmp_path / "stopped").exists():
             (tmp_path / "stopped").touch()
-            raise StopAsked
+            raise StopRequested
         return held_out(self, tasks, name)
 
     monkeypatch.setattr(training.Trainer, "_held_out", stops_once)

@@ -15,7 +15,7 @@ from envgym.spec.environment import load_spec
 from envgym.terms import Term, total
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
-from envgym_trainer.rollout.group_scorer import Moments, RewardLayer
+from envgym_trainer.rollout.group_scorer import GroupScorer, RunningMoments
 from envgym_trainer.rollout.reward_weights import RewardWeights, liked_slopes, read_likes
 from envgym_trainer.run.folder import RunFolder
 from tests.fakes.shop_env import write as write_shop
@@ -58,7 +58,7 @@ def layer(tmp_path):
     def make(*settings, weights=None, find=lambda names: {}):
         world = World(load_spec(write_shop(tmp_path), settings))
         worlds.append(world)
-        made = RewardLayer(world, weights or RewardWeightsConfig(), find, said_aloud.append)
+        made = GroupScorer(world, weights or RewardWeightsConfig(), find, said_aloud.append)
         made.told = said_aloud
         return made
 
@@ -161,14 +161,14 @@ def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):
 
 def test_moments_in_pieces_are_moments_of_the_whole():
     rng = random.Random(3)
-    moments = Moments()
+    moments = RunningMoments()
     values = []
     for _ in range(20):
         piece = [rng.gauss(5, 2) for _ in range(rng.randrange(0, 5))]
         moments.add(piece)
         values += piece
     assert moments.deviation == pytest.approx(statistics.pstdev(values))
-    assert Moments(3, 1.0, 0.0).deviation == 1.0  # they never differed
+    assert RunningMoments(3, 1.0, 0.0).deviation == 1.0  # they never differed
 
 
 def watched(weights, spreads, *, seed=0, groups=6):

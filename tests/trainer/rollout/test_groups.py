@@ -9,7 +9,12 @@ from envgym.episode import Episode, Failure
 from envgym.messages import Message
 from envgym.play import Request
 from envgym.policies import TokenTrace
-from envgym_trainer.rollout.groups import Played, has_lesson, play_groups, starts_alike
+from envgym_trainer.rollout.groups import (
+    RolloutBatch,
+    has_reward_variance,
+    has_same_start,
+    play_groups,
+)
 from envgym_trainer.run.folder import RunFolder
 
 LOST = Failure("sandbox_lost", "call", "gone")
@@ -179,23 +184,23 @@ def test_failures_of_members_that_were_replaced_are_counted():
 
 def test_members_of_two_tasks_or_of_two_starts_are_no_group():
     alike = [episode(reward=0.0), episode(reward=1.0)]
-    assert has_lesson(alike)
+    assert has_reward_variance(alike)
     for change in (
         {"task_id": "t9"},
         {"start_hash": "h-other"},
         {"messages": (Message("user", "something else"), Message("assistant", "a"))},
     ):
         mixed = [alike[0], dataclasses.replace(alike[1], **change)]
-        played = Played([mixed, alike])
-        assert not starts_alike(mixed)
-        assert not has_lesson(mixed)
+        played = RolloutBatch([mixed, alike])
+        assert not has_same_start(mixed)
+        assert not has_reward_variance(mixed)
         assert played.comparable == [alike]
         assert played.metrics()["group/mixed_starts"] == 1
 
 
 def test_rewards_that_differ_by_the_noise_of_floats_agree():
-    assert not has_lesson([episode(reward=0.3), episode(reward=0.1 + 0.2)])
-    assert has_lesson([episode(reward=0.3), episode(reward=0.31)])
+    assert not has_reward_variance([episode(reward=0.3), episode(reward=0.1 + 0.2)])
+    assert has_reward_variance([episode(reward=0.3), episode(reward=0.31)])
 
 
 def test_what_was_thrown_away_is_written_down_and_marked(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from envgym.errors import TooManyFailures, UsageError
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve
@@ -26,7 +26,7 @@ def env(tmp_path):
 def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, monkeypatch):
     replied = threading.Event()
     learned = []
-    submit = Engine.submit
+    submit = InProcessEngine.submit
     learn = Learner.grpo_step
 
     def seen(self, turn):
@@ -39,12 +39,12 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
         learned.append(len(samples))
         return learn(self, samples, **options)
 
-    def refresh(self, model=None, original=Engine.refresh):
+    def refresh(self, model=None, original=InProcessEngine.refresh):
         replied.clear()
         original(self, model)
 
-    monkeypatch.setattr(Engine, "submit", seen)
-    monkeypatch.setattr(Engine, "refresh", refresh)
+    monkeypatch.setattr(InProcessEngine, "submit", seen)
+    monkeypatch.setattr(InProcessEngine, "refresh", refresh)
     monkeypatch.setattr(Learner, "grpo_step", waiting)
     run(tmp_path / "r", *AHEAD, env=env)
     assert len(learned) == 4

@@ -14,8 +14,8 @@ from envgym.spec.environment import load_spec
 from envgym.terms import Term
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
-from envgym_trainer.rollout.group_scorer import RewardLayer
-from envgym_trainer.rollout.groups import Played
+from envgym_trainer.rollout.group_scorer import GroupScorer
+from envgym_trainer.rollout.groups import RolloutBatch
 from envgym_trainer.rollout.plans.self_training import SelfTraining
 from envgym_trainer.rollout.plans.teacher import Teacher
 from envgym_trainer.rollout.task_sampler import TaskSampler
@@ -42,7 +42,7 @@ def open_quiz(tmp_path):
         labels.check()
         if begun:
             labels.begin(play or (lambda tasks: pytest.fail("nobody needs to play")))
-        return labels, RewardLayer(
+        return labels, GroupScorer(
             world, RewardWeightsConfig(), lambda names: {}, lambda line: None, labels
         )
 
@@ -100,7 +100,7 @@ def test_the_truth_of_a_task_without_a_label_changes_nothing_that_is_learned(ope
         groups = [
             group_of(task, answers[task], [float(truth()) for _ in range(4)]) for task in tasks
         ]
-        played = labels.most_agreed(Played(layer.score(groups, step=0)), len(tasks) // 2)
+        played = labels.select_groups(RolloutBatch(layer.score(groups, step=0)), len(tasks) // 2)
         return [(group[0].task_id, rewards(group)) for group in played.groups]
 
     assert learned(lambda: 0) == learned(lambda: 1) == learned(lambda: rng.choice([0, 1]))
@@ -194,7 +194,7 @@ def test_the_most_agreed_groups_are_kept_after_those_with_a_true_label(open_quiz
         group_of(torn, "1234"),
     ]
     assert labels.groups_to_play(2) == 4
-    played = labels.most_agreed(Played(groups), 2)
+    played = labels.select_groups(RolloutBatch(groups), 2)
     assert [group[0].task_id for group in played.groups] == [whole, labelled]
     assert [group[0].task_id for group in played.disagreed] == [split, torn]
     assert played.votes["selftrain/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)

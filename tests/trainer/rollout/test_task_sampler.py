@@ -9,7 +9,7 @@ import pytest
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
 from envgym.tasks import stable_seed
-from envgym.tasksets.templates import TaskSource
+from envgym.tasksets.templates import TemplateTaskSet
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.task_sampler import TaskSampler
 from tests.fakes.shop_env import shop
@@ -30,7 +30,7 @@ def make(tmp_path):
     def make(*overrides, source=TASKS, **settings):
         spec = shop(tmp_path, *overrides, tasks=source)
         config = TrainConfig.model_validate({"evaluation": {"validate_every_steps": 1}} | settings)
-        return TaskSampler(spec, config, TaskSource(spec))
+        return TaskSampler(spec, config, TemplateTaskSet(spec))
 
     return make
 

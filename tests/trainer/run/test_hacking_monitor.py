@@ -7,12 +7,12 @@ import pytest
 
 from envgym.env import World
 from envgym.messages import Message
-from envgym.rewards.scoring.hacking_signals import Limits
+from envgym.rewards.scoring.hacking_signals import SignalLimits
 from envgym.tasks import Task
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.hacking_monitor import (
     NAMES,
-    RunSignals,
+    HackingMonitor,
     answered_alike,
     beyond_oracle,
     repeated,
@@ -148,7 +148,7 @@ def watch(tmp_path):
 
     def make(*settings, is_on=True):
         worlds.append(World(shop(tmp_path, *settings)))
-        return RunSignals(worlds[-1], folder, is_on=is_on, say=told.append), folder, told
+        return HackingMonitor(worlds[-1], folder, is_on=is_on, say=told.append), folder, told
 
     told: list[str] = []
     yield make
@@ -250,7 +250,7 @@ def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_r
     _, whole = run(tmp_path / "whole", *settings, "train.steps=24", env=voted)
     found = {line["name"]: line for line in whole.signals()}
     assert found["modal_answer"]["severity"] == "alarm"
-    assert found["modal_answer"]["step"] >= Limits().first_steps
+    assert found["modal_answer"]["step"] >= SignalLimits().first_steps
     told = [line for line in lines(whole) if line["signals/modal_answer"] == 1.0]
     assert [line["step"] for line in told] == [found["modal_answer"]["step"]]
     _, part = run(tmp_path / "part", *settings, "train.steps=8", env=voted)

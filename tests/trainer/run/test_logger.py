@@ -11,7 +11,7 @@ from envgym.policies import TokenTrace
 from envgym.terms import Term
 from envgym_trainer.run.display import Display, clock, plain_line, seconds_left, sparkline
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.logger import Monitor
+from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.run.transcripts import MAX_CHARACTERS, mask_runs, pick, transcript
 
 
@@ -31,7 +31,7 @@ def events(run: RunFolder) -> EventAccumulator:
 
 
 def test_a_number_stands_in_both_places(run):
-    with Monitor(run) as monitor:
+    with RunLogger(run) as monitor:
         monitor.log(3, {"loss": 0.25}, phase="warmup")
     [line] = run.metrics()
     assert (line["step"], line["phase"], line["loss"]) == (3, "warmup", 0.25)
@@ -40,7 +40,7 @@ def test_a_number_stands_in_both_places(run):
 
 
 def test_numbers_can_be_read_while_the_run_goes_on(run):
-    monitor = Monitor(run)
+    monitor = RunLogger(run)
     monitor.log(1, {"reward": 0.5})
     assert run.metrics()[0]["reward"] == 0.5
     assert events(run).Scalars("reward")[0].value == 0.5
@@ -50,7 +50,7 @@ def test_numbers_can_be_read_while_the_run_goes_on(run):
 
 @pytest.mark.parametrize("prefix", ["", "eval/"])
 def test_a_kind_of_failure_that_did_not_happen_again_is_logged_as_zero(run, prefix):
-    with Monitor(run) as monitor:
+    with RunLogger(run) as monitor:
         monitor.log(1, {prefix + "episode/void": 1, prefix + "failures/timeout": 2})
         monitor.log(2, {prefix + "episode/void": 0})
         monitor.log(3, {"loss": 0.5})  # tells nothing of episodes
@@ -58,7 +58,7 @@ def test_a_kind_of_failure_that_did_not_happen_again_is_logged_as_zero(run, pref
 
 
 def test_a_share_that_is_gone_is_logged_as_zero(run):
-    with Monitor(run) as monitor:
+    with RunLogger(run) as monitor:
         monitor.log(1, {"stop/answered": 0.5, "stop/length": 0.5})
         monitor.log(2, {"stop/answered": 1.0})
         monitor.log(3, {"loss": 1.0})
@@ -68,10 +68,10 @@ def test_a_share_that_is_gone_is_logged_as_zero(run):
 
 
 def test_a_resumed_run_goes_on_in_time_and_replaces_later_points(run):
-    with Monitor(run) as monitor:
+    with RunLogger(run) as monitor:
         monitor.log(1, {"reward": 0.1})
         monitor.log(2, {"reward": 0.2})
-    with Monitor(run) as monitor:  # opened before the lines are cut, as a resumed run does
+    with RunLogger(run) as monitor:  # opened before the lines are cut, as a resumed run does
         run.metrics_file.write_text(
             json.dumps({"step": 1, "phase": "grpo", "seconds": 100.0, "reward": 0.1}) + "\n"
         )
@@ -83,7 +83,7 @@ def test_a_resumed_run_goes_on_in_time_and_replaces_later_points(run):
 
 
 def test_settings_are_a_file_and_a_text(run):
-    with Monitor(run) as monitor:
+    with RunLogger(run) as monitor:
         monitor.config("train:\n  steps: 3\n")
         monitor.log(1, {"reward": 0.0})
     assert run.config_file.read_text() == "train:\n  steps: 3\n"
@@ -91,7 +91,7 @@ def test_settings_are_a_file_and_a_text(run):
 
 
 def test_best_worst_and_random_transcripts_reach_tensorboard(run):
-    with Monitor(run) as monitor:
+    with RunLogger(run) as monitor:
         monitor.transcripts(1, [episode(0.0, "wrong"), episode(1.0, "right")])
     best, worst = (
         events(run).Tensors(f"transcripts/{name}/text_summary")[0].tensor_proto

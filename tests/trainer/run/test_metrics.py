@@ -4,7 +4,7 @@ import pytest
 
 from envgym.episode import Episode, Failure
 from envgym.policies import TokenTrace
-from envgym.terms import FORFEIT, Term, total
+from envgym.terms import PENALTY, Term, total
 from envgym_trainer.run.metrics import episode_metrics, eval_metrics
 
 
@@ -149,7 +149,7 @@ def test_contributions_are_in_units_of_reward_and_sum_to_it():
     other = {
         "solved": Term(0.0, 0.0, 2.0),
         "brief": Term(None, None, -1.0),
-        FORFEIT: Term(1.0, -0.5, 1.0),
+        PENALTY: Term(1.0, -0.5, 1.0),
     }
     group = [episode(total(terms), reward_terms=terms) for terms in (one, other)] + [void()]
     metrics = episode_metrics([group])
@@ -157,7 +157,7 @@ def test_contributions_are_in_units_of_reward_and_sum_to_it():
     assert found == {
         "rewards/solved/contribution": 1.0,
         "rewards/brief/contribution": -0.25,
-        "rewards/forfeit/contribution": -0.25,
+        "rewards/penalty/contribution": -0.25,
     }
     assert sum(found.values()) == metrics["reward"] == 0.5
     assert not [

@@ -199,13 +199,13 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
     progress = Progress()
     for step, success in ((1, 0.2), (2, 0.5), (3, None), (4, 0.5), (5, 0.4)):
         progress.step = step
-        best.note(progress, success, tasks=64, written={})
+        best.record_validation(progress, success, tasks=64, written={})
     assert progress.best == {"step": 2, "success": 0.5, "tasks": 64}
     assert progress.validated == 5
-    assert best.recipe(progress, TrainConfig(output=OutputConfig(adapter="best"))) == {
+    assert best.describe_adapter(progress, TrainConfig(output=OutputConfig(adapter="best"))) == {
         "adapter of": "step 2, the best of the validations (50% of 64 tasks)"
     }
-    assert best.recipe(progress, TrainConfig()) == {}
+    assert best.describe_adapter(progress, TrainConfig()) == {}
 
 
 @pytest.mark.parametrize(("export", "due"), [("last", [4, 6]), ("best", [4, 6, 7])])

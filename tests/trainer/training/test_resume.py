@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.interrupt import Interrupt, StopAsked
+from envgym_trainer.training.interrupt import GracefulStop, StopRequested
 from envgym_trainer.training.launch import resolve, start, train
 
 LETTERS = "id: test/letters-v0\ngym: tests.fakes.letters_env:Letters-v0\ntasks: {val: 2, test: 3}\n"
@@ -103,7 +103,7 @@ def test_two_n_steps_equal_n_steps_a_resume_and_n_steps_to_the_bit(
     stops_at_check(
         monkeypatch, 7
     )  # base evaluation 2, step 1 with its validation 3, step 2 and into its validation
-    with pytest.raises(StopAsked):
+    with pytest.raises(StopRequested):
         play(env, tmp_path / "halves")
     halves = RunFolder.open(tmp_path / "halves")
     assert halves.latest_checkpoint()[0] == 2
@@ -118,9 +118,9 @@ def stops_at_check(monkeypatch, count):
 
     def check(self):
         if next(checks) == count:
-            raise StopAsked
+            raise StopRequested
 
-    monkeypatch.setattr(Interrupt, "check", check)
+    monkeypatch.setattr(GracefulStop, "check", check)
 
 
 class Killed:

@@ -12,10 +12,10 @@ from rich.console import Console
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures, UsageError
 from envgym.spec.environment import load_spec
-from envgym_trainer.algorithms.credit import samples_of
+from envgym_trainer.algorithms.credit import build_samples
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
-from envgym_trainer.preflight import CannotLearn
+from envgym_trainer.preflight import PreflightFailed
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.checkpoint import Progress
 from envgym_trainer.training.launch import resolve, start, train
@@ -331,7 +331,7 @@ def test_a_foreign_gymnasium_environment_trains(tmp_path):
     path = tmp_path / "echo.yaml"
     path.write_text(FOREIGN)
     with pytest.raises(
-        CannotLearn, match="a stronger model"
+        PreflightFailed, match="a stronger model"
     ):  # the tiny model never earns anything here
         run(tmp_path / "refused", "train.warm_start.episodes=0", env=path)
     outcomes, folder = run(
@@ -361,13 +361,13 @@ def test_void_members_are_left_out_of_their_group():
     void = episode(None, Failure("sandbox_lost", "call", ""))
     plain = AlgorithmConfig(advantage=AdvantageConfig(std="none"))
     scaled = AlgorithmConfig()
-    samples = samples_of([[episode(1.0), episode(0.0), void]], plain)
+    samples = build_samples([[episode(1.0), episode(0.0), void]], plain)
     assert [sample.advantage for sample in samples] == [0.5, -0.5]
     for algorithm in (plain, scaled):  # one that is left has nobody to be compared with
         assert [
-            sample.advantage for sample in samples_of([[episode(1.0), void, void]], algorithm)
+            sample.advantage for sample in build_samples([[episode(1.0), void, void]], algorithm)
         ] == [0.0]
-        assert samples_of([[void, void, void]], algorithm) == []
+        assert build_samples([[void, void, void]], algorithm) == []
 
 
 def test_the_profile_of_the_device_is_taken_and_the_command_line_goes_over_it():

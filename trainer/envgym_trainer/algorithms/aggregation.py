@@ -15,7 +15,7 @@ from envgym_trainer.batch import Sample
 Aggregation = Literal["token", "sequence", "constant"]
 
 
-def aggregated(
+def weigh_samples(
     samples: Sequence[Sample], how: Aggregation = "token", *, constant_length: int = 1
 ) -> tuple[list[Sample], float]:
     """Return the samples with their token weights, and the denominator of the step.

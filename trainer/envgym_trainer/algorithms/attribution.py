@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from envgym.episode import Episode
-from envgym.terms import FORFEIT, Term, turn_rewards
+from envgym.terms import PENALTY, Term, turn_rewards
 from envgym_trainer.algorithms.advantages.group import group_advantages
 from envgym_trainer.algorithms.advantages.turns import turn_spans
 from envgym_trainer.algorithms.credit import (
@@ -43,7 +43,7 @@ def explained(groups: Groups, algorithm: AlgorithmConfig) -> list[list[Episode]]
     Void episodes are returned unchanged.
 
     Args:
-        groups: Episodes of one step, as passed to `lessons_of`.
+        groups: Episodes of one step, as passed to `samples_by_group`.
         algorithm: Settings. If turns have different advantages, the mean over tokens is attributed.
     """
     if not groups:
@@ -103,7 +103,7 @@ def _shares(
     if algorithm.advantage.name == "gdpo":
         table, weights = part_table(groups, rewards)
         names = weighted_names(groups)
-        names.append(FORFEIT if names else REWARD)
+        names.append(PENALTY if names else REWARD)
         alone = lambda part: group_advantages(
             part, valid=~part.isnan(), ddof=algorithm.advantage.ddof, eps=algorithm.advantage.eps
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from envgym.episode import Episode
 from envgym.errors import UsageError
-from envgym.terms import FORFEIT, total
+from envgym.terms import PENALTY, total
 from envgym_trainer.algorithms.advantages.gdpo import gdpo_advantages
 from envgym_trainer.algorithms.advantages.gigpo import step_advantages
 from envgym_trainer.algorithms.advantages.group import group_advantages
@@ -35,12 +35,14 @@ from envgym_trainer.config.algorithm import AlgorithmConfig
 Groups = Sequence[Sequence[Episode]]
 
 
-def samples_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list[Sample]:
-    """Return the samples of all groups in one list; see `lessons_of`."""
-    return [sample for group in lessons_of(groups, algorithm) for sample in group]
+def build_samples(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list[Sample]:
+    """Return the samples of all groups in one list; see `samples_by_group`."""
+    return [sample for group in samples_by_group(groups, algorithm) for sample in group]
 
 
-def lessons_of(groups: Groups, algorithm: AlgorithmConfig | None = None) -> list[list[Sample]]:
+def samples_by_group(
+    groups: Groups, algorithm: AlgorithmConfig | None = None
+) -> list[list[Sample]]:
     """Return the samples of each group with their advantages.
 
     Void episodes and episodes without tokens are skipped.
@@ -176,7 +178,7 @@ def weighted_names(groups: Groups) -> list[str]:
         for name, term in episode.reward_terms.items()
         if term.weight
     }
-    return sorted(terms - {FORFEIT})
+    return sorted(terms - {PENALTY})
 
 
 def turn_values(

@@ -50,7 +50,7 @@ def policy_loss(
             advantages,
             old_logprobs,
             ref_logprobs,
-            batch.entry_samples,
+            batch.action_samples,
             kl_coef=kl_coef,
             estimator=algorithm.kl.estimator,
         )
@@ -60,7 +60,7 @@ def policy_loss(
     if algorithm.importance_weights.mode != "none":
         factor, sums = _correction(algorithm, batch, logprobs)
         weights = weights * factor
-        old_logprobs = old_logprobs if batch.scored_logprobs is None else batch.scored_logprobs
+        old_logprobs = old_logprobs if batch.trainer_logprobs is None else batch.trainer_logprobs
     options |= {"denominator": denominator, "weights": weights}
     if algorithm.loss.name == "reinforce":
         output = reinforce_loss(logprobs, old_logprobs, advantages, **options)
@@ -69,7 +69,7 @@ def policy_loss(
             logprobs,
             old_logprobs,
             advantages,
-            batch.entry_samples,
+            batch.action_samples,
             clip_low=clip_low,
             clip_high=clip_high,
             **options,
@@ -96,7 +96,7 @@ def _correction(
     ratio.
     """
     correction = algorithm.importance_weights
-    scored = logprobs.detach() if algorithm.loss.name == "reinforce" else batch.scored_logprobs
+    scored = logprobs.detach() if algorithm.loss.name == "reinforce" else batch.trainer_logprobs
     if scored is None:
         raise ValueError(
             "a correction needs the trainer's logprobs from before the first update. Call "
@@ -108,11 +108,11 @@ def _correction(
         "cap": correction.max,
         "floor": correction.min,
     }
-    factor = importance_weights(scored, batch.old_logprobs, batch.entry_samples, **options)
+    factor = importance_weights(scored, batch.old_logprobs, batch.action_samples, **options)
     plain = importance_weights(
         scored,
         batch.old_logprobs,
-        batch.entry_samples,
+        batch.action_samples,
         mode="truncate",
         level=correction.per,
         cap=torch.inf,

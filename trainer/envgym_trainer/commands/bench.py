@@ -35,11 +35,11 @@ from envgym_trainer.algorithms.credit import demonstration
 from envgym_trainer.batch import Sample
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference.dialogue import EngineDialogue, EnginePolicy
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.policies.demonstration import DemoDialogue, DemoPolicy
 from envgym_trainer.run.display import Display, clock
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.logger import Monitor
+from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.training.launch import resolve
 from envgym_trainer.training.loop import Trainer
 
@@ -67,7 +67,7 @@ class StepCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class CostReport:
     """Measured cost. Numbers are medians over the steps."""
 
     step: StepCost
@@ -122,7 +122,7 @@ class PacedDialogue:
         self.inner.close()
 
 
-def bench(spec: EnvSpec, config: TrainConfig, *, steps: int, console: Console) -> Report:
+def bench(spec: EnvSpec, config: TrainConfig, *, steps: int, console: Console) -> CostReport:
     """Measure steps of a training run in a temporary folder.
 
     Raises:
@@ -130,7 +130,7 @@ def bench(spec: EnvSpec, config: TrainConfig, *, steps: int, console: Console) -
     """
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder.create(place, "bench")
-        with Monitor(folder) as monitor, Display({"step": steps}, console=console) as display:
+        with RunLogger(folder) as monitor, Display({"step": steps}, console=console) as display:
             trainer = Trainer(spec, config, folder, monitor, display)
             try:
                 trainer.engine.chat.stop_ids = frozenset()  # the oracle decides when a turn ends
@@ -139,7 +139,7 @@ def bench(spec: EnvSpec, config: TrainConfig, *, steps: int, console: Console) -
                 trainer.close()
 
 
-def _measure(trainer: Trainer, steps: int, console: Console) -> Report:
+def _measure(trainer: Trainer, steps: int, console: Console) -> CostReport:
     config = trainer.config
     costs = []
     for step in range(1, steps + 1):
@@ -172,7 +172,7 @@ def _measure(trainer: Trainer, steps: int, console: Console) -> Report:
         "steps": config.steps * (middle.sampling_seconds + middle.training_seconds),
         "evaluations": (evaluated + validated) * held_out,
     }
-    report = Report(middle, warmup, held_out, sum(seconds.values()), _peak_mb(trainer))
+    report = CostReport(middle, warmup, held_out, sum(seconds.values()), _peak_mb(trainer))
     return dataclasses.replace(
         report, advice=tuple(advice(config, report, evaluations=seconds["evaluations"]))
     )
@@ -236,7 +236,7 @@ def _play(trainer: Trainer, requests: Sequence[Request]) -> list[Episode]:
 
 def _busy(engine: Any) -> tuple[float, float]:
     """Return the sampler's busy seconds and its number of computed tokens."""
-    if not isinstance(engine, Engine):
+    if not isinstance(engine, InProcessEngine):
         return float("nan"), float("nan")
     return engine.stats.seconds_busy, float(engine.stats.computed_tokens)
 
@@ -276,7 +276,7 @@ def _peak_mb(trainer: Trainer) -> float:
     return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def advice(config: TrainConfig, report: Report, *, evaluations: float) -> list[str]:
+def advice(config: TrainConfig, report: CostReport, *, evaluations: float) -> list[str]:
     """Return recommended settings with the measured reason, most urgent first.
 
     Args:
@@ -321,7 +321,7 @@ def advice(config: TrainConfig, report: Report, *, evaluations: float) -> list[s
     return told
 
 
-def to_table(report: Report, config: TrainConfig) -> Table:
+def to_table(report: CostReport, config: TrainConfig) -> Table:
     """Return the report as a table for the terminal."""
     step = report.step
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

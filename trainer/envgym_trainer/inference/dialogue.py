@@ -10,11 +10,11 @@ from envgym.errors import UsageError
 from envgym.messages import Message
 from envgym.policies import Completion, TokenTrace
 from envgym.tasks import Task
-from envgym_trainer.inference.in_process.scheduler import Track, Turn
+from envgym_trainer.inference.in_process.scheduler import DialogueState, PendingTurn
 from envgym_trainer.model.chat import Chat
 
 
-class Sampler(Protocol):
+class Engine(Protocol):
     """Interface of a sampling engine: in this process, or on a server."""
 
     chat: Chat
@@ -33,9 +33,9 @@ class Sampler(Protocol):
 
     def sleep(self) -> None: ...
 
-    def submit(self, turn: Turn) -> None: ...
+    def submit(self, turn: PendingTurn) -> None: ...
 
-    def release(self, track: Track) -> None: ...
+    def release(self, track: DialogueState) -> None: ...
 
     def close(self) -> None: ...
 
@@ -44,7 +44,7 @@ class Sampler(Protocol):
 class EnginePolicy:
     """Policy that samples from an engine. Safe to share between threads."""
 
-    engine: Sampler
+    engine: Engine
     temperature: float
     max_new_tokens: int
     """Maximum tokens of one turn."""
@@ -85,9 +85,9 @@ class EngineDialogue:
         system = min(chat.shared(messages, tools), opening)
         # With enough members, a prefix for each group has fewer keys to read at each token.
         if policy.siblings * (opening - system) > opening:
-            self._track = Track(ids, opening, seed, outer=system)
+            self._track = DialogueState(ids, opening, seed, outer=system)
         else:
-            self._track = Track(ids, system, seed)
+            self._track = DialogueState(ids, system, seed)
         self._history = list(messages)
         self._may_reply = True
 
@@ -110,7 +110,9 @@ class EngineDialogue:
         start = len(self._track.ids)
         if start >= self._engine.max_context:
             return Completion("", stop_reason="context")
-        turn = Turn(track, self._policy.temperature, max_new_tokens or self._policy.max_new_tokens)
+        turn = PendingTurn(
+            track, self._policy.temperature, max_new_tokens or self._policy.max_new_tokens
+        )
         self._engine.submit(turn)
         stop_reason = turn.future.result()
         self._may_reply = False

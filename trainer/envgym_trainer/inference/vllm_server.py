@@ -20,7 +20,7 @@ from envgym.errors import UsageError, WorldFailure
 from envgym.policies import StopReason
 from envgym.policies.openai import ContextFull, OpenAIPolicy
 from envgym_trainer.inference.dialogue import EnginePolicy
-from envgym_trainer.inference.in_process.scheduler import Track, Turn
+from envgym_trainer.inference.in_process.scheduler import DialogueState, PendingTurn
 from envgym_trainer.model.adapter_files import save_weights
 from envgym_trainer.model.chat import Chat
 
@@ -28,7 +28,7 @@ TIMEOUT_SECONDS = 600.0
 """Time limit of one request in seconds. Requests to a busy server wait in its queue."""
 
 
-class ServedEngine:
+class VllmServerEngine:
     """Same interface as `engine.Engine`, with a vLLM server. Thread-safe. Must be closed.
 
     Args:
@@ -82,7 +82,7 @@ class ServedEngine:
             self._serving = self._base
         self._drop(before)
 
-    def submit(self, turn: Turn) -> None:
+    def submit(self, turn: PendingTurn) -> None:
         """Sample one turn. Blocks the calling thread.
 
         Raises:
@@ -119,7 +119,7 @@ class ServedEngine:
     def sleep(self) -> None:
         """Do nothing: the server manages its memory."""
 
-    def release(self, track: Track) -> None:
+    def release(self, track: DialogueState) -> None:
         """Do nothing: the server holds no state of a dialogue."""
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class ServedEngine:
 
 
 def _take(
-    turn: Turn, answer: dict[str, Any], stop_ids: frozenset[int], max_context: int
+    turn: PendingTurn, answer: dict[str, Any], stop_ids: frozenset[int], max_context: int
 ) -> StopReason:
     """Add the sampled tokens to the turn and return the stop reason."""
     try:

@@ -90,7 +90,7 @@ KEPT = {
 
 
 @contextmanager
-def lean(model: Any) -> Iterator[None]:
+def activation_checkpointing(model: Any) -> Iterator[None]:
     """Use activation checkpointing during a forward and backward pass.
 
     Args:

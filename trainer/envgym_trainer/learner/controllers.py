@@ -91,7 +91,7 @@ class AdaptiveLearningRate:
         return self.value
 
 
-class EntropyTarget:
+class AdaptiveEntropy:
     """Controller of the entropy bonus that keeps the policy's entropy at its target.
 
         error = clip(1 - entropy / target, -1, 1);  integral += gain * error
@@ -139,12 +139,12 @@ def updates_until_stopped(
 
 
 def _follow(
-    controller: AdaptiveKL | AdaptiveLearningRate | EntropyTarget, measured: float
+    controller: AdaptiveKL | AdaptiveLearningRate | AdaptiveEntropy, measured: float
 ) -> float:
     return controller.update(measured) if math.isfinite(measured) else controller.value
 
 
-class Controls:
+class Controllers:
     """All controllers of a run. Their state is saved in its checkpoints.
 
     Args:
@@ -170,7 +170,7 @@ class Controls:
             if config.learning_rate
             else None
         )
-        self.entropy = EntropyTarget(config.entropy, entropy_coef) if config.entropy else None
+        self.entropy = AdaptiveEntropy(config.entropy, entropy_coef) if config.entropy else None
 
     def attach(self, learner: Controlled) -> None:
         """Set the learner to the current values of the controllers."""

@@ -3,7 +3,7 @@
 Each process has its share of the samples, which may be empty. All divide by one denominator of the
 whole step, so the summed gradient equals the gradient of one process with all samples. Every
 process makes the same update, so weights are never sent.
-Call `torch.distributed.init_process_group`, create `Learner(model, ranks=Ranks.joined())` and call
+Call `torch.distributed.init_process_group`, create `Learner(model, ranks=ProcessGroup.joined())` and call
 `grpo_step` equally often on every process. Not supported: `envgym train` over several processes,
 sharded weights. If a process dies, the others wait until the group's timeout.
 """
@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Processes of one training step. `Ranks()` is a single process without communication."""
+class ProcessGroup:
+    """Processes of one training step. `ProcessGroup()` is a single process without communication."""
 
     group: Any = None
     """Process group of `torch.distributed`. None is the default group."""
@@ -35,7 +35,7 @@ class Ranks:
     """Number of processes."""
 
     @classmethod
-    def joined(cls, group: Any = None) -> Ranks:
+    def joined(cls, group: Any = None) -> ProcessGroup:
         """Return the ranks of a process group.
 
         Raises:

@@ -18,7 +18,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from envgym.errors import UsageError
-from envgym_trainer.algorithms.aggregation import aggregated
+from envgym_trainer.algorithms.aggregation import weigh_samples
 from envgym_trainer.algorithms.entropy import entropy_bonus
 from envgym_trainer.algorithms.kl import k3_kl
 from envgym_trainer.algorithms.losses import LossOutput
@@ -27,8 +27,8 @@ from envgym_trainer.algorithms.objective import needs_scoring, policy_loss
 from envgym_trainer.batch import Batch, Sample, flat_batch
 from envgym_trainer.config.algorithm import AlgorithmConfig
 from envgym_trainer.learner import tree_attention
-from envgym_trainer.learner.activation_checkpointing import lean
-from envgym_trainer.learner.distributed import Ranks
+from envgym_trainer.learner.activation_checkpointing import activation_checkpointing
+from envgym_trainer.learner.distributed import ProcessGroup
 from envgym_trainer.learner.logprobs import action_logprobs
 from envgym_trainer.learner.off_policy import Check, with_drift
 from envgym_trainer.learner.prefix_tree import split_samples, tree_batch
@@ -84,10 +84,10 @@ class Learner:
         warmup_steps: int = 0,
         algorithm: AlgorithmConfig = AlgorithmConfig(),  # noqa: B008 - frozen
         constant_length: int = 1,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
         entropy_coef: float = 0.0,
     ):
-        self.model, self.layout, self.ranks = model, layout, ranks or Ranks()
+        self.model, self.layout, self.ranks = model, layout, ranks or ProcessGroup()
         self.decoder, self.head_weight = _body_and_head(model)
         self.parameters = trainable(model)
         if not self.parameters:
@@ -137,7 +137,7 @@ class Learner:
             Metrics. When there is no sample to train on, no update is made and most metrics are
             absent.
         """
-        samples, share = aggregated(
+        samples, share = weigh_samples(
             self.scored(samples),
             self.algorithm.aggregation.kind,
             constant_length=self.constant_length,
@@ -146,7 +146,7 @@ class Learner:
         kept = [
             sample
             for sample in samples
-            if sample.has_lesson or self.kl_coef > 0 or self.entropy_coef > 0
+            if sample.has_advantage or self.kl_coef > 0 or self.entropy_coef > 0
         ]
 
         def loss(batch: Batch, logprobs: Tensor) -> LossOutput:
@@ -195,8 +195,10 @@ class Learner:
         count = 0
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)
-            total += k3_kl(batch.old_logprobs, self.score(batch)[0][batch.entry_nodes]).sum().item()
-            count += len(batch.entry_nodes)
+            total += (
+                k3_kl(batch.old_logprobs, self.score(batch)[0][batch.action_nodes]).sum().item()
+            )
+            count += len(batch.action_nodes)
         return total / count if count else float("nan")
 
     def micro_batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
@@ -286,11 +288,11 @@ class Learner:
         training_mode(self.model)
         for batch in self.micro_batches(samples) if samples else ():
             batch = batch.to(self.head_weight.device)
-            with lean(self.model), _attention(self.decoder, batch):
+            with activation_checkpointing(self.model), _attention(self.decoder, batch):
                 logprobs, entropy = self.score(batch)
-                output = loss(batch, logprobs[batch.entry_nodes])
+                output = loss(batch, logprobs[batch.action_nodes])
                 if entropy_coef > 0:
-                    at = entropy[batch.entry_nodes]
+                    at = entropy[batch.action_nodes]
                     bonus = entropy_bonus(
                         at, coef=entropy_coef, denominator=denominator, weights=batch.weights
                     )
@@ -345,7 +347,7 @@ class Learner:
     def _reference_logprobs(self, batch: Batch) -> Tensor:
         """Return logprobs of the batch's entries with the adapter off, shape (E,)."""
         with self.model.disable_adapter():
-            return self.score(batch)[0][batch.entry_nodes]
+            return self.score(batch)[0][batch.action_nodes]
 
 
 class _Tally:
@@ -376,11 +378,11 @@ class _Tally:
 
     def add(self, batch: Batch, output: LossOutput, entropy: Tensor) -> None:
         self.loss += output.loss.item()
-        for name, value in (output.sums | {"entropy": entropy[batch.entry_nodes].sum()}).items():
+        for name, value in (output.sums | {"entropy": entropy[batch.action_nodes].sum()}).items():
             self.sums[name] = self.sums.get(name, 0.0) + value.item()
         for name, value in output.maxima.items():
             self.maxima[name] = max(self.maxima.get(name, -float("inf")), value.item())
-        self.entries += len(batch.entry_nodes)
+        self.entries += len(batch.action_nodes)
         self.nodes += len(batch.score_ids)
         self.tokens += batch.num_tokens
         self.flat_tokens += batch.num_flat_tokens

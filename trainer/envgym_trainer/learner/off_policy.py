@@ -87,7 +87,7 @@ def effective_sample_size(mean_ratio: float, mean_squared_ratio: float) -> float
     return mean_ratio**2 / mean_squared_ratio if mean_squared_ratio > 0 else math.nan
 
 
-class MismatchWatch:
+class MismatchMonitor:
     """Comparison of each step's mismatch with the bound for rounding.
 
     Args:
@@ -143,7 +143,7 @@ def inner_updates(
     shares: Sequence[Sequence[Sample]],
     *,
     epochs: int,
-    watch: MismatchWatch,
+    watch: MismatchMonitor,
     sampled_at: int | None = None,
 ) -> Metrics:
     """Train `epochs` times on the shares of one step's samples, with one update for each share.
@@ -194,7 +194,7 @@ def _worst(name: str, values: Sequence[float]) -> float:
     return mean(values)
 
 
-def _named(metrics: Metrics, watch: MismatchWatch | None) -> Metrics:
+def _named(metrics: Metrics, watch: MismatchMonitor | None) -> Metrics:
     """Rename `drift/...` to mismatch if a watch is given, otherwise to staleness."""
     out = {name: value for name, value in metrics.items() if not name.startswith("drift/")}
     if DRIFT_MEAN not in metrics:

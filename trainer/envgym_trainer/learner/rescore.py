@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def with_scores(learner: Learner, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples with `scored_logprobs`.
+    """Return the samples with `trainer_logprobs`.
 
     Samples that have them, or have no sampled token, are unchanged.
     """
@@ -27,15 +27,15 @@ def with_scores(learner: Learner, samples: Sequence[Sample]) -> list[Sample]:
     open_ones = [
         index
         for index, sample in enumerate(samples)
-        if sample.num_actions and sample.scored_logprobs is None
+        if sample.num_actions and sample.trainer_logprobs is None
     ]
     for indices, batch in _batches(learner, [samples[index] for index in open_ones]):
         batch = batch.to(learner.head_weight.device)
-        logprobs = iter(learner.score(batch)[0][batch.entry_nodes].tolist())
+        logprobs = iter(learner.score(batch)[0][batch.action_nodes].tolist())
         for index in indices:
             sample = samples[open_ones[index]]
             scored = tuple(next(logprobs) if sampled else 0.0 for sampled in sample.loss_mask)
-            out[open_ones[index]] = dataclasses.replace(sample, scored_logprobs=scored)
+            out[open_ones[index]] = dataclasses.replace(sample, trainer_logprobs=scored)
     return out
 
 

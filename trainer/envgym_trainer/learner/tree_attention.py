@@ -25,7 +25,7 @@ NAME = "envgym_tree"
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class AttentionBlock:
     """Adjacent tokens of the row and the keys that they see."""
 
     start: int
@@ -36,7 +36,7 @@ class Block:
     """Attention mask, shape (end - start, K). True if the token sees the key."""
 
 
-def attention_blocks(subtree_end: Tensor, *, size: int) -> list[Block]:
+def attention_blocks(subtree_end: Tensor, *, size: int) -> list[AttentionBlock]:
     """Split a depth-first row into blocks.
 
     Args:
@@ -53,7 +53,7 @@ def attention_blocks(subtree_end: Tensor, *, size: int) -> list[Block]:
         # Tokens whose subtree is open at the start of the block, or that are inside it.
         keys = places[:end][subtree_end[:end] > start]
         mask = (keys <= rows[:, None]) & (rows[:, None] < subtree_end[keys])
-        blocks.append(Block(start, end, keys, mask))
+        blocks.append(AttentionBlock(start, end, keys, mask))
     return blocks
 
 
@@ -65,7 +65,7 @@ def attend(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
-    envgym_blocks: Sequence[Block] = (),
+    envgym_blocks: Sequence[AttentionBlock] = (),
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Compute attention of each token over its ancestors and itself.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from envgym.errors import UsageError
 from envgym_trainer.config.server_limits import RANKS, refusals
-from envgym_trainer.inference.in_process.sampler_model import Replica
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import lora_layers, lora_state
 
@@ -86,7 +86,7 @@ def verify_adapter(folder: Path, peft_model: Any, *, tolerance: float = 1e-5) ->
     from peft import PeftModel
 
     verify_files(folder)
-    reloaded = PeftModel.from_pretrained(Replica(peft_model).model, folder)
+    reloaded = PeftModel.from_pretrained(SamplerModel(peft_model).model, folder)
     gap = (_logits(reloaded) - _logits(peft_model)).abs().max().item()
     if not gap <= tolerance:
         raise UsageError(

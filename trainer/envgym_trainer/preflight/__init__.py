@@ -21,15 +21,21 @@ from typing import TYPE_CHECKING
 from envgym.errors import EnvgymError, UsageError
 from envgym.evaluation.checks.fixture import CheckResult
 from envgym_trainer.preflight import conversation, environment, learning, memory
-from envgym_trainer.preflight.context import Subject, open_subject
+from envgym_trainer.preflight.context import PreflightContext, open_subject
 from envgym_trainer.run.metrics import sandbox_metrics
 
 if TYPE_CHECKING:
     from envgym_trainer.training.loop import Trainer
 
-__all__ = ["CannotLearn", "Subject", "before_training", "open_subject", "run_preflight"]
+__all__ = [
+    "PreflightContext",
+    "PreflightFailed",
+    "before_training",
+    "open_subject",
+    "run_preflight",
+]
 
-CHECKS: dict[str, Callable[[Subject], CheckResult]] = {
+CHECKS: dict[str, Callable[[PreflightContext], CheckResult]] = {
     "adapter": learning.adapter,
     "prompt": conversation.prompt,
     "template": conversation.template,
@@ -44,12 +50,12 @@ CHECKS: dict[str, Callable[[Subject], CheckResult]] = {
 }
 
 
-class CannotLearn(UsageError):
+class PreflightFailed(UsageError):
     """Error of a failed preflight. The message has each reason with its remedy."""
 
 
 def run_preflight(
-    subject: Subject, *, progress: Callable[[str], None] = lambda check: None
+    subject: PreflightContext, *, progress: Callable[[str], None] = lambda check: None
 ) -> list[CheckResult]:
     """Run all checks in order. An `EnvgymError` raised by a check is reported as a failed check."""
     results = []
@@ -66,13 +72,13 @@ def before_training(trainer: Trainer) -> None:
     """Run the preflight of a training run, print the result and write `preflight.json`.
 
     Raises:
-        CannotLearn: If a check failed.
+        PreflightFailed: If a check failed.
     """
     mode = trainer.config.checks.preflight
     if mode == "off":
         return
     started = time.monotonic()
-    subject = Subject(
+    subject = PreflightContext(
         trainer.spec,
         trainer.config,
         trainer.world,
@@ -94,6 +100,6 @@ def before_training(trainer: Trainer) -> None:
             trainer.display.note(f"warning: {result.id}: {result.detail}")
     if failed := [f"  {result.id}: {result.detail}" for result in results if not result.passed]:
         way_on = "To train anyway, set train.checks.preflight=off."
-        raise CannotLearn("\n".join(["this run cannot learn:", *failed, way_on]))
+        raise PreflightFailed("\n".join(["this run cannot learn:", *failed, way_on]))
     passed = f"{len(results)} checks passed in {time.monotonic() - started:.0f} s"
     trainer.display.note(f"preflight: {passed} (all checks: envgym doctor {trainer.spec.path})")

@@ -18,8 +18,8 @@ from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task, stable_seed
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import Sampler
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.dialogue import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.model.chat import Chat
 
@@ -33,14 +33,14 @@ WORKERS = 16
 
 
 @dataclass
-class Subject:
+class PreflightContext:
     """Preflight context of a run before training."""
 
     spec: EnvSpec
     config: TrainConfig
     world: Any
     chat: Chat
-    engine: Sampler
+    engine: Engine
     model: Any
     """PEFT model with a new adapter."""
     is_full: bool = True
@@ -110,7 +110,7 @@ class Subject:
 @contextmanager
 def open_subject(
     spec: EnvSpec, config: TrainConfig, *, is_full: bool = True, say: Any = print
-) -> Iterator[Subject]:
+) -> Iterator[PreflightContext]:
     """Open world, model and engine as a training run does. They are closed at the end.
 
     Raises:
@@ -135,13 +135,13 @@ def open_subject(
     model = attach(base, **config.lora.model_dump(), seed=config.seed)
     world = make_world(spec)
     try:
-        with Engine(
+        with InProcessEngine(
             model,
             chat,
             max_context=config.rollout.max_context_tokens,
             max_batch=config.rollout.max_concurrent_episodes,
         ) as engine:
-            yield Subject(spec, config, world, chat, engine, model, is_full)
+            yield PreflightContext(spec, config, world, chat, engine, model, is_full)
     finally:
         world.close()
 

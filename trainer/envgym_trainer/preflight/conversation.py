@@ -15,10 +15,10 @@ from envgym.messages import Message
 from envgym.policies import TokenTrace
 from envgym.tools import to_openai
 from envgym_trainer.batch import Sample
-from envgym_trainer.inference.in_process.scheduler import Track, Turn
+from envgym_trainer.inference.in_process.scheduler import DialogueState, PendingTurn
 from envgym_trainer.learner.prefix_tree import tree_batch
 from envgym_trainer.model.chat import Chat, eos_ids
-from envgym_trainer.preflight.context import Subject, verdict
+from envgym_trainer.preflight.context import PreflightContext, verdict
 
 EXCHANGE = [
     Message("user", "a"),
@@ -29,7 +29,7 @@ EXCHANGE = [
 OTHER_MODEL = "Set train.model to one whose template only appends, such as a ChatML model"
 
 
-def first_prompt(subject: Subject) -> str:
+def first_prompt(subject: PreflightContext) -> str:
     """Return the first training task's prompt as the model reads it, or "" without tasks."""
     if not subject.tasks:
         return ""
@@ -39,7 +39,7 @@ def first_prompt(subject: Subject) -> str:
     )
 
 
-def prompt(subject: Subject) -> CheckResult:
+def prompt(subject: PreflightContext) -> CheckResult:
     """Check that each task's text is in its prompt, and that a whole answer fits after it."""
     if not subject.has_own_tasks:
         return CheckResult("prompt", True, "a foreign environment, which has no task prompts")
@@ -69,7 +69,7 @@ def prompt(subject: Subject) -> CheckResult:
     )
 
 
-def template(subject: Subject) -> CheckResult:
+def template(subject: PreflightContext) -> CheckResult:
     """Check that history is a prefix of each later prompt, also with reasoning.
 
     Otherwise sampled tokens would be rendered again.
@@ -121,7 +121,7 @@ def rewritten_turn(chat: Chat, messages: Sequence[Message], tools: Any) -> str:
     return ""
 
 
-def end_of_turn(subject: Subject) -> CheckResult:
+def end_of_turn(subject: PreflightContext) -> CheckResult:
     """Check that every stop id ends a turn, is kept as sampled, and is in the learner's batch."""
     chat = subject.chat
     missing = sorted(
@@ -154,8 +154,8 @@ def end_of_turn(subject: Subject) -> CheckResult:
 
 def _is_trained(chat: Chat, stop_id: int) -> bool:
     """Return whether a turn ends with this id when sampled, and whether the batch trains it."""
-    track = Track(chat.open([Message("user", "x")]), 0, 0)
-    turn = Turn(track, 1.0, max_new_tokens=8)
+    track = DialogueState(chat.open([Message("user", "x")]), 0, 0)
+    turn = PendingTurn(track, 1.0, max_new_tokens=8)
     other = next(token for token in range(len(chat.stop_ids) + 1) if token not in chat.stop_ids)
     reasons = [turn.take(token, -1.0, chat.stop_ids, 10**6) for token in (other, stop_id)]
     trace = TokenTrace(tuple(track.ids), tuple(track.mask), tuple(track.logprobs))
@@ -181,10 +181,10 @@ def trained_ids(trace: TokenTrace) -> Counter[int]:
     if not sample.num_actions:
         return Counter()
     batch = tree_batch([sample])
-    return Counter(batch.score_ids[batch.entry_nodes].tolist())
+    return Counter(batch.score_ids[batch.action_nodes].tolist())
 
 
-def context(subject: Subject) -> CheckResult:
+def context(subject: PreflightContext) -> CheckResult:
     """Check that the oracle's answers fit max_new_tokens and its dialogues fit max_context."""
     traces = {episode.task_id: episode.tokens for episode in subject.demos if episode.tokens}
     if not traces:
@@ -224,7 +224,7 @@ def answer_lengths(trace: TokenTrace) -> list[int]:
     return [len(list(run)) for sampled, run in groupby(trace.loss_mask) if sampled]
 
 
-def _tools(subject: Subject, task: Any) -> list[dict[str, Any]]:
+def _tools(subject: PreflightContext, task: Any) -> list[dict[str, Any]]:
     """Return the tools that the chat template gets for a task, as in `ToolEnv.reset`."""
     in_template = subject.spec.prompt.tools == "template"
     return to_openai(list(subject.world.tools_of(task).values())) if in_template else []

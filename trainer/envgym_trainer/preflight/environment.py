@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from envgym.evaluation.checks.fixture import CheckResult, told
+from envgym.evaluation.checks.fixture import CheckResult, describe_episode
 from envgym.play import Request
 from envgym.policies.noop import NoopPolicy
 from envgym.tasks import Task
-from envgym_trainer.preflight.context import SPLIT_TASKS, Subject, verdict
+from envgym_trainer.preflight.context import SPLIT_TASKS, PreflightContext, verdict
 
 FOREIGN = "a foreign environment, which reports no tasks and no solutions"
 
 
-def oracle(subject: Subject) -> CheckResult:
+def oracle(subject: PreflightContext) -> CheckResult:
     """Check that the oracle solves its tasks, in the tokens and dialect of a warm start."""
     silent = [task.id for task in subject.tasks if not task.has_solution]
     if not subject.demos or (silent and subject.config.warm_start.episodes):
         return _without_oracle(subject, silent)
     offenders = [
-        told(episode)
+        describe_episode(episode)
         for episode in subject.demos
         if not episode.success or not (episode.reward or 0) > 0
     ]
@@ -31,7 +31,7 @@ def oracle(subject: Subject) -> CheckResult:
     )
 
 
-def _without_oracle(subject: Subject, silent: list[str]) -> CheckResult:
+def _without_oracle(subject: PreflightContext, silent: list[str]) -> CheckResult:
     what = f"the tasks have no oracle (such as {silent[0]})" if silent else FOREIGN
     if subject.config.warm_start.episodes:
         return CheckResult(
@@ -42,7 +42,7 @@ def _without_oracle(subject: Subject, silent: list[str]) -> CheckResult:
     return CheckResult("oracle", True, what)
 
 
-def noop(subject: Subject) -> CheckResult:
+def noop(subject: PreflightContext) -> CheckResult:
     """Check that a no-op policy earns less than the oracle, so that idling is not learned."""
     if not subject.demos:
         return CheckResult("noop", True, "not checked, because no task has an oracle")
@@ -69,7 +69,7 @@ def noop(subject: Subject) -> CheckResult:
     )
 
 
-def splits(subject: Subject) -> CheckResult:
+def splits(subject: PreflightContext) -> CheckResult:
     """Check that no held-out task has the prompt and the solution of a training task."""
     if not subject.has_own_tasks:
         return CheckResult(

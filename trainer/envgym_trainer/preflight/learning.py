@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from envgym.episode import Episode
-from envgym.evaluation.checks.fixture import CheckResult, told
+from envgym.evaluation.checks.fixture import CheckResult, describe_episode
 from envgym_trainer.model.lora import lora_layers
-from envgym_trainer.preflight.context import Subject
+from envgym_trainer.preflight.context import PreflightContext
 from envgym_trainer.run.metrics import ZERO_STD
 
 GROUPS = 8
@@ -19,7 +19,7 @@ PEEK = (2, 2)
 """Number and size of groups for the short check if a warm start comes first."""
 
 
-def adapter(subject: Subject) -> CheckResult:
+def adapter(subject: PreflightContext) -> CheckResult:
     """Report the trained parameters. Warn about dropout, because it changes logprobs."""
     lora = subject.config.lora
     layers = len(lora_layers(subject.model))
@@ -43,14 +43,14 @@ def adapter(subject: Subject) -> CheckResult:
     )
 
 
-def model(subject: Subject) -> CheckResult:
+def model(subject: PreflightContext) -> CheckResult:
     """Play some tasks as in training, and report how the model's turns were parsed."""
     has_warm_start = subject.config.warm_start.episodes > 0
     groups, size = (
         PEEK if has_warm_start and not subject.is_full else (1, subject.config.rollout.group_size)
     )
     episodes = [episode for group in subject.play_groups(groups, size) for episode in group]
-    void = [told(episode) for episode in episodes if episode.void]
+    void = [describe_episode(episode) for episode in episodes if episode.void]
     if len(void) > len(episodes) / 2:
         return CheckResult(
             "model",
@@ -79,7 +79,7 @@ def model(subject: Subject) -> CheckResult:
     )
 
 
-def rewards_differ(subject: Subject) -> CheckResult:
+def rewards_differ(subject: PreflightContext) -> CheckResult:
     """Check that the rewards of some group differ. Without reward variance there is no gradient."""
     config = subject.config
     if config.steps == 0:
@@ -122,7 +122,7 @@ def _modes(episodes: list[Episode]) -> Counter[str]:
     return modes
 
 
-def _alike(subject: Subject, groups: list[list[Episode]], rewards: list[float]) -> str:
+def _alike(subject: PreflightContext, groups: list[list[Episode]], rewards: list[float]) -> str:
     """Return why groups without reward variance cannot be learned from, with a remedy."""
     where = f"all {len(rewards)} episodes of {len(groups)} groups"
     if (

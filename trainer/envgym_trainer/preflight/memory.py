@@ -17,7 +17,7 @@ import torch
 from envgym.evaluation.checks.fixture import CheckResult
 from envgym_trainer.inference.in_process.packed_linear import can_pack
 from envgym_trainer.model.lora import lora_layers
-from envgym_trainer.preflight.context import Subject
+from envgym_trainer.preflight.context import PreflightContext
 
 OVERHEAD = 1.25
 """Measured over counted bytes of activations for SmolLM2-135M."""
@@ -96,7 +96,7 @@ def at_once(parts: dict[str, float], *, one_step_off: bool = False) -> float:
     return parts["adapter, gradient, Adam"] + max(sampling, parts["activations"] + parts["logits"])
 
 
-def memory(subject: Subject) -> CheckResult:
+def memory(subject: PreflightContext) -> CheckResult:
     """Check the minimum and maximum additional memory of the run against the free memory."""
     config = subject.config
     sizes = Sizes.of(subject.model)

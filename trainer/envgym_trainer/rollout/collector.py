@@ -19,25 +19,25 @@ from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures
-from envgym.failures import FailureCap
+from envgym.failures import FailureLimit
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import Sampler
-from envgym_trainer.inference.in_process.engine import Engine
-from envgym_trainer.rollout.group_scorer import RewardLayer
-from envgym_trainer.rollout.groups import Group, Played, play_groups
+from envgym_trainer.inference.dialogue import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.rollout.group_scorer import GroupScorer
+from envgym_trainer.rollout.groups import Group, RolloutBatch, play_groups
 from envgym_trainer.rollout.lockstep import play_in_step
 from envgym_trainer.rollout.plans.self_training import SelfTraining
-from envgym_trainer.rollout.task_sampler import Draws
+from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.logger import Monitor, Phase
+from envgym_trainer.run.logger import Phase, RunLogger
 from envgym_trainer.run.metrics import failure_metrics, sandbox_metrics
 
 
-class Rollouts:
+class RolloutCollector:
     """Episodes of one run, played in one world with one engine. Closes neither of them.
 
     Args:
@@ -56,10 +56,10 @@ class Rollouts:
         spec: EnvSpec,
         config: TrainConfig,
         world: Any,
-        engine: Sampler,
-        rewards: RewardLayer,
+        engine: Engine,
+        rewards: GroupScorer,
         folder: RunFolder,
-        monitor: Monitor,
+        monitor: RunLogger,
         labels: SelfTraining | None = None,
     ):
         self.config = config
@@ -69,17 +69,17 @@ class Rollouts:
         self.monitor = monitor
         self.rewards = rewards
         self.labels = labels
-        self._cap = FailureCap(
+        self._cap = FailureLimit(
             spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
-        if config.rollout.deterministic and isinstance(engine, Engine):
+        if config.rollout.deterministic and isinstance(engine, InProcessEngine):
             self._play_many = partial(play_in_step, engine)
         self._lost: tuple[int, Phase, list[Episode]] | None = None
         self._pool = ThreadPoolExecutor(1, "envgym-ahead")
-        self._ahead: Future[Played] | None = None
+        self._ahead: Future[RolloutBatch] | None = None
 
-    def groups(self, step: int, draws: Draws, *, sampled_at: int | None = None) -> Played:
+    def groups(self, step: int, draws: TaskDraw, *, sampled_at: int | None = None) -> RolloutBatch:
         """Play `tasks_per_step` groups of `group_size` episodes with the engine's current weights.
 
         Args:
@@ -121,7 +121,7 @@ class Rollouts:
             score=score,
         )
         idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
-        played = labels.most_agreed(played, config.rollout.groups_per_step) if labels else played
+        played = labels.select_groups(played, config.rollout.groups_per_step) if labels else played
         return replace(played, taught=taught, sampled_at=sampled_at, idle=idle)
 
     def _policy(self) -> Policy:
@@ -156,11 +156,11 @@ class Rollouts:
         labels.hear(tasks, votes)
         return [episode for group in votes for episode in group]
 
-    def start(self, step: int, draws: Draws, *, sampled_at: int) -> None:
+    def start(self, step: int, draws: TaskDraw, *, sampled_at: int) -> None:
         """Prefetch the groups of a step on another thread. See `take`."""
         self._ahead = self._pool.submit(self.groups, step, draws, sampled_at=sampled_at)
 
-    def take(self) -> Played | None:
+    def take(self) -> RolloutBatch | None:
         """Wait for the prefetched groups and return them, or None if `start` was not called.
 
         Errors raised during the prefetch are raised here.

@@ -62,7 +62,7 @@ class PassRates:
         return self.decay * rate + (1 - self.decay) * solved
 
 
-class Ladder:
+class LevelSchedule:
     """Ordered levels. The first `unlocked` of them are open.
 
     Args:

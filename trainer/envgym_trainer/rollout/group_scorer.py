@@ -16,7 +16,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
 from envgym.rewards.rubric import RewardPart, Rubric
-from envgym.terms import FORFEIT, Term, compose, total, turn_rewards
+from envgym.terms import PENALTY, Term, compose, total, turn_rewards
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.rollout.plans.self_training import SelfTraining
 from envgym_trainer.rollout.reward_weights import RewardWeights, read_likes
@@ -30,7 +30,7 @@ Find = Callable[[Iterable[str]], dict[str, Episode]]
 """Lookup of the run's episodes by id, such as `12:3` (step 12, episode 3)."""
 
 
-class RewardLayer:
+class GroupScorer:
     """Rewards of the groups of each training step. The state is stored in checkpoints.
 
     Args:
@@ -56,7 +56,7 @@ class RewardLayer:
         self.rubric, self.weights = rubric, RewardWeights(config, weighted, grounded=grounded)
         self.of_group = {name: part for name, part in parts.items() if part.is_of_group}
         self.moments = {
-            name: Moments() for name, part in parts.items() if part.rule.scale == "running"
+            name: RunningMoments() for name, part in parts.items() if part.rule.scale == "running"
         }
         self._world, self._find, self._failed = world, find, dict.fromkeys(self.of_group, 0)
         self._say = say
@@ -92,7 +92,7 @@ class RewardLayer:
             episode.reward_terms
             for group in composed
             for episode in group
-            if FORFEIT not in episode.reward_terms
+            if PENALTY not in episode.reward_terms
         ]
         for name, moments in self.moments.items():
             moments.add(
@@ -146,7 +146,7 @@ class RewardLayer:
         self.weights.load_state_dict(state.get("weights", {}))
         for name, moments in state.get("moments", {}).items():
             if name in self.moments:
-                self.moments[name] = Moments(**moments)
+                self.moments[name] = RunningMoments(**moments)
 
     def _likes(self, file: Path) -> list[tuple[dict[str, float], bool]]:
         likes = read_likes(file)
@@ -215,7 +215,7 @@ class RewardLayer:
         if (
             not said
             or self.rubric is None
-            or FORFEIT in episode.reward_terms
+            or PENALTY in episode.reward_terms
             or not episode.reward_terms
         ):
             return episode
@@ -246,7 +246,7 @@ class RewardLayer:
 
     def _weighed_term(self, name: str, term: Term) -> Term:
         scale = self.moments[name].deviation if name in self.moments else 1.0
-        if term.value is None or name == FORFEIT:
+        if term.value is None or name == PENALTY:
             return term
         by_turn = tuple(value / scale for value in term.by_turn)
         return dataclasses.replace(
@@ -258,7 +258,7 @@ class RewardLayer:
 
 
 @dataclasses.dataclass
-class Moments:
+class RunningMoments:
     """Count, mean and sum of squared deviations of all earlier values.
 
     Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from envgym.episode import Episode
 from envgym.play import Request
 from envgym.tasks import stable_seed
-from envgym_trainer.rollout.task_sampler import Draws
+from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.metrics import ZERO_STD, Metrics, episode_metrics, failure_metrics
 
@@ -31,7 +31,7 @@ VOTED = "voted"
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class RolloutBatch:
     """Rollout batch of one training step."""
 
     groups: list[Group]
@@ -71,13 +71,13 @@ class Played:
 
         A single valid member has no baseline. Only a KL term would act on it.
         """
-        return [group for group in self.groups if is_comparable(group)]
+        return [group for group in self.groups if is_trainable(group)]
 
-    def told(self, explain: Score) -> Played:
+    def told(self, explain: Score) -> RolloutBatch:
         """Return a copy in which `explain(groups)` replaces the comparable groups."""
         told = iter(explain(self.comparable))
         return replace(
-            self, groups=[next(told) if is_comparable(group) else group for group in self.groups]
+            self, groups=[next(told) if is_trainable(group) else group for group in self.groups]
         )
 
     def metrics(self) -> Metrics:
@@ -94,9 +94,9 @@ class Played:
         numbers |= self.votes
         return numbers | {
             "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
-            "group/mixed_starts": float(sum(not starts_alike(group) for group in self.groups)),
+            "group/mixed_starts": float(sum(not has_same_start(group) for group in self.groups)),
             "group/replayed_members": float(len(self.replayed)),
-            "group/lessons": float(sum(has_lesson(group) for group in self.groups)),
+            "group/lessons": float(sum(has_reward_variance(group) for group in self.groups)),
             "sampling/extra_groups": float(len(self.thrown)),
             "sampling/thrown_episodes": float(sum(len(group) for group in self.thrown)),
         }
@@ -116,13 +116,13 @@ class Played:
 
 def play_groups(
     play: Play,
-    draws: Draws,
+    draws: TaskDraw,
     *,
     tasks: int,
     size: int,
     max_extra: int = 0,
     score: Score = lambda groups: list(groups),
-) -> Played:
+) -> RolloutBatch:
     """Collect the groups of one step.
 
     Args:
@@ -141,17 +141,17 @@ def play_groups(
     """
     groups, replayed = _play(play, draws, tasks, size, score)
     thrown: list[Group] = []
-    while (poor := [n for n, group in enumerate(groups) if not has_lesson(group)]) and len(
+    while (poor := [n for n, group in enumerate(groups) if not has_reward_variance(group)]) and len(
         thrown
     ) < max_extra:
         more, again = _play(play, draws, min(len(poor), max_extra - len(thrown)), size, score)
         replayed += again
         for group in more:
-            if has_lesson(group):
+            if has_reward_variance(group):
                 place = poor.pop(0)
                 groups[place], group = group, groups[place]
             thrown.append(group)
-    return Played(groups, thrown, replayed)
+    return RolloutBatch(groups, thrown, replayed)
 
 
 def valid(group: Sequence[Episode]) -> Group:
@@ -159,17 +159,17 @@ def valid(group: Sequence[Episode]) -> Group:
     return [episode for episode in group if not episode.void]
 
 
-def has_lesson(group: Sequence[Episode]) -> bool:
+def has_reward_variance(group: Sequence[Episode]) -> bool:
     """Return whether a group has reward variance among valid members with the same start."""
     rewards = [episode.reward for episode in valid(group) if episode.reward is not None]
-    return len(rewards) > 1 and max(rewards) - min(rewards) > ZERO_STD and starts_alike(group)
+    return len(rewards) > 1 and max(rewards) - min(rewards) > ZERO_STD and has_same_start(group)
 
 
-def is_comparable(group: Sequence[Episode]) -> bool:
-    return len(valid(group)) > 1 and starts_alike(group)
+def is_trainable(group: Sequence[Episode]) -> bool:
+    return len(valid(group)) > 1 and has_same_start(group)
 
 
-def starts_alike(group: Sequence[Episode]) -> bool:
+def has_same_start(group: Sequence[Episode]) -> bool:
     """Return whether all valid members have the same task, initial state and opening messages."""
     return (
         len({(episode.task_id, episode.start_hash, _opening(episode)) for episode in valid(group)})
@@ -185,7 +185,7 @@ def _opening(episode: Episode) -> tuple[tuple[str, str], ...]:
 
 
 def _play(
-    play: Play, draws: Draws, tasks: int, size: int, score: Score
+    play: Play, draws: TaskDraw, tasks: int, size: int, score: Score
 ) -> tuple[list[Group], list[Episode]]:
     """Play new groups, and retry void members with another seed.
 

@@ -16,21 +16,21 @@ import gymnasium
 import torch
 
 from envgym.episode import Episode
-from envgym.failures import FailureCap
+from envgym.failures import FailureLimit
 from envgym.play import Request, play_many
 from envgym.policies import Policy
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 
 
 def play_in_step(
-    engine: Engine,
+    engine: InProcessEngine,
     make_env: Callable[[], gymnasium.Env],
     policy: Policy,
     requests: Sequence[Request],
     *,
     workers: int,
     on_episode: Callable[[Episode], None] = lambda episode: None,
-    cap: FailureCap | None = None,
+    cap: FailureLimit | None = None,
 ) -> list[Episode]:
     """Play requests in waves of at most `workers` episodes, each in lockstep.
 

@@ -17,7 +17,7 @@ from envgym.play import Request
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.rollout.curriculum import Horizon, Ladder, PassRates, learnability
+from envgym_trainer.rollout.curriculum import Horizon, LevelSchedule, PassRates, learnability
 
 
 class Pool(Protocol):
@@ -43,7 +43,7 @@ class Pool(Protocol):
 
 
 class TaskSampler:
-    """Draws of training tasks, and the state of the curriculum.
+    """TaskDraw of training tasks, and the state of the curriculum.
 
     Args:
         spec: Environment specification, for its limits and for error messages.
@@ -66,14 +66,14 @@ class TaskSampler:
         self.templates = {template.name: template.level for template in found}
         """Level of each template that may be drawn, by name."""
         self.rates = PassRates(decay=self.options.decay)
-        self.ladder = Ladder(
+        self.ladder = LevelSchedule(
             _ordered_levels(spec, config, set(self.templates.values())),
             unlock_at=self.options.unlock_at,
         )
         self.horizon = Horizon(self.options.horizon) if self.options.horizon else None
         self._check()
 
-    def draws(self, step: int, *, done: int = 0) -> Draws:
+    def draws(self, step: int, *, done: int = 0) -> TaskDraw:
         """Return the draws of a step.
 
         Args:
@@ -81,7 +81,7 @@ class TaskSampler:
             done: Number of GRPO steps including this one. 0 during the warm start, which draws from
                 all levels with the full number of turns.
         """
-        return Draws(self, step, done)
+        return TaskDraw(self, step, done)
 
     def shares(self) -> dict[str, float]:
         """Return each template's fraction of the draws. They add up to 1; a locked level has 0."""
@@ -259,7 +259,7 @@ class TaskSampler:
         raise SpecError(f"{self.spec.path}: train.tasks.{where}: {why}")
 
 
-class Draws:
+class TaskDraw:
     """Fresh training tasks of one step. Their order depends only on the step."""
 
     def __init__(self, sampler: TaskSampler, step: int, done: int):

@@ -21,12 +21,12 @@ from envgym.rewards.rubric import RewardPart, find_part
 from envgym.spec.environment import EnvSpec
 from envgym.spec.reward import PartSpec, at_step
 from envgym.spec.yaml_file import read_yaml, validate
-from envgym.terms import FORFEIT, Term
+from envgym.terms import PENALTY, Term
 from envgym_trainer.run.folder import RunFolder
 
 NAME = re.compile(r"(\d+):(\d+)")
 OTHERS = {
-    FORFEIT: "Penalty of an episode that was aborted or changed a forbidden table.",
+    PENALTY: "Penalty of an episode that was aborted or changed a forbidden table.",
     "reward": "Whole reward of a foreign environment, which does not report parts.",
     "rest": "Remainder of the advantage that is not linear in the terms.",
     "overlong": "Algorithm's penalty on answers near the token limit; not part of the reward.",

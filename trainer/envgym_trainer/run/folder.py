@@ -94,7 +94,7 @@ class RunFolder:
         return self.path / "signals.jsonl"
 
     @property
-    def files_of_lines(self) -> tuple[Path, ...]:
+    def jsonl_files(self) -> tuple[Path, ...]:
         """Return the files to which lines are appended. A resumed run truncates them by step."""
         return self.metrics_file, self.episodes_file, self.signals_file
 
@@ -199,9 +199,9 @@ class RunFolder:
 
     def written(self) -> dict[str, int]:
         """Return the size in bytes of each file of lines, for `rewind`."""
-        return {file.name: file.stat().st_size for file in self.files_of_lines if file.exists()}
+        return {file.name: file.stat().st_size for file in self.jsonl_files if file.exists()}
 
-    def rewind(self, written: Mapping[str, int], *, step: int) -> None:
+    def truncate_to(self, written: Mapping[str, int], *, step: int) -> None:
         """Truncate the files of lines to these sizes, so that a resumed run writes each line once.
 
         If a file is not listed or is shorter, its lines of steps after `step` are dropped instead.
@@ -217,7 +217,7 @@ class RunFolder:
 
     def truncate_after(self, step: int, *, leave: Collection[str] = ()) -> None:
         """Drop incomplete lines and lines of later steps, so that no step is written twice."""
-        for file in self.files_of_lines:
+        for file in self.jsonl_files:
             if file.exists() and file.name not in leave:
                 kept = [
                     json.dumps(line, ensure_ascii=False, separators=(",", ":"))
@@ -250,7 +250,7 @@ class RunFolder:
             for leftover in (*place.glob(".*.old"), *place.glob(".*.partial")):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def set_aside(self, checkpoint: Path) -> Path:
+    def quarantine(self, checkpoint: Path) -> Path:
         """Rename a damaged checkpoint, so that it is neither loaded nor counted.
 
         Return its new path.
@@ -259,7 +259,7 @@ class RunFolder:
         shutil.rmtree(aside, ignore_errors=True)
         return checkpoint.rename(aside)
 
-    def set_aside_before(self) -> bool:
+    def has_quarantine(self) -> bool:
         """Return whether damaged checkpoints exist."""
         return any((self.path / "checkpoints").glob("damaged-*"))
 
@@ -286,7 +286,7 @@ class RunFolder:
             besides: Steps whose checkpoints are kept too.
         """
         # A checkpoint records the sizes of these files, so they must be on disk first.
-        _sync(*self.files_of_lines)
+        _sync(*self.jsonl_files)
         folder = self.checkpoint(step)
         with atomic_folder(folder) as temporary:
             write(temporary)

@@ -19,7 +19,7 @@ from envgym.rewards.rubric import Rubric
 from envgym.rewards.scoring.answer_normalization import extract_boxed, find_reading, raw
 from envgym.rewards.scoring.hacking_signals import (
     PART,
-    HackWatch,
+    HackingDetector,
     Signal,
     StepRecord,
     modal_share,
@@ -47,7 +47,7 @@ SEEN = ("modal_share", "repetition", "extra_calls")
 """Measurements that only this module logs, as curves `watched/NAME`."""
 
 
-class RunSignals:
+class HackingMonitor:
     """Reward-hacking monitor of one run, saved in its checkpoints.
 
     Signals are reported in the terminal, in `signals.jsonl` and as metrics.
@@ -75,7 +75,7 @@ class RunSignals:
         self._folder = folder
         self._is_on = is_on
         self._say = say
-        self._watch = HackWatch()
+        self._watch = HackingDetector()
         self._validated: dict[str, Any] = {}
         """Validation results that are not yet part of a record."""
 

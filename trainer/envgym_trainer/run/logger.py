@@ -23,10 +23,10 @@ COUNTS = ("failures/", "eval/failures/", "val/failures/")
 """Prefixes of counts. A missing name is logged as 0 at each step that counts void episodes."""
 
 
-class Monitor:
+class RunLogger:
     """Logger of one run's metrics, transcripts and settings.
 
-        with Monitor(folder) as monitor:
+        with RunLogger(folder) as monitor:
             monitor.log(12, {"loss": 0.3, "success": 0.5}, phase="grpo")
 
     Args:
@@ -91,7 +91,7 @@ class Monitor:
         if self.tensorboard is not None:
             self.tensorboard.close()
 
-    def __enter__(self) -> Monitor:
+    def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,7 +31,9 @@ def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_
     return (step - warmup_steps) % every == 0
 
 
-def note(progress: Progress, success: float | None, *, tasks: int, written: dict[str, int]) -> bool:
+def record_validation(
+    progress: Progress, success: float | None, *, tasks: int, written: dict[str, int]
+) -> bool:
     """Record a finished validation in `progress`.
 
     Args:
@@ -51,7 +53,7 @@ def note(progress: Progress, success: float | None, *, tasks: int, written: dict
     return True
 
 
-def recipe(progress: Progress, config: TrainConfig) -> dict[str, str]:
+def describe_adapter(progress: Progress, config: TrainConfig) -> dict[str, str]:
     """Return the model card's entry about the best adapter; empty for the last step's adapter."""
     if config.output.adapter != "best" or progress.best is None:
         return {}

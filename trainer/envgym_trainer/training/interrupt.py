@@ -6,18 +6,18 @@ import signal
 import threading
 
 
-class StopAsked(KeyboardInterrupt):
+class StopRequested(KeyboardInterrupt):
     """Exception raised by the first Ctrl-C at a safe point, when the run can be saved."""
 
 
-class Interrupt:
+class GracefulStop:
     """Handler of SIGINT and SIGTERM in a `with` block. It does nothing outside the main thread."""
 
     def __init__(self) -> None:
         self.asked = False
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> GracefulStop:
         if threading.current_thread() is threading.main_thread():
             self._before = {
                 number: signal.signal(number, self._ask)
@@ -31,9 +31,9 @@ class Interrupt:
         self._before = {}
 
     def check(self) -> None:
-        """Raise StopAsked if a stop was requested. Call it at safe points."""
+        """Raise StopRequested if a stop was requested. Call it at safe points."""
         if self.asked:
-            raise StopAsked
+            raise StopRequested
 
     def _ask(self, number: int, frame: object) -> None:
         if self.asked:

@@ -28,7 +28,7 @@ def start(
         The exit code.
     """
     from envgym_trainer.learner.distributed import refuse_launcher
-    from envgym_trainer.preflight import CannotLearn
+    from envgym_trainer.preflight import PreflightFailed
 
     refuse_launcher()
     console = Console()
@@ -46,7 +46,7 @@ def start(
     started = time.monotonic()
     try:
         outcomes = train(spec, config, folder, console=console, resume=resume is not None)
-    except CannotLearn:
+    except PreflightFailed:
         if not resume:
             # No step was trained, so the folder cannot be resumed.
             shutil.rmtree(folder.path)
@@ -59,7 +59,7 @@ def start(
             f"\nstopped and saved. To continue:  {again}", highlight=False, soft_wrap=True
         )
         return 1 if isinstance(stop, TooManyFailures) else 130
-    close(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
+    print_summary(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
     return 0
 
 
@@ -94,7 +94,7 @@ def train(
     from envgym_trainer.model.load import pick_device
     from envgym_trainer.preflight import before_training
     from envgym_trainer.run.display import Display
-    from envgym_trainer.run.logger import Monitor
+    from envgym_trainer.run.logger import RunLogger
     from envgym_trainer.run.provenance import run_facts
     from envgym_trainer.training.loop import Trainer
 
@@ -113,7 +113,7 @@ def train(
         )
     console.print(f"device: {place}")
     with (
-        Monitor(folder) as monitor,
+        RunLogger(folder) as monitor,
         Display({"warmup": 0, "grpo": config.steps}, console=console) as display,
     ):
         monitor.config(resolved_yaml(spec, config))
@@ -148,7 +148,7 @@ def _same_settings(folder: RunFolder, spec: EnvSpec) -> None:
         )
 
 
-def close(
+def print_summary(
     env: str,
     folder: RunFolder,
     config: TrainConfig,

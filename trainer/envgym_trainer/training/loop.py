@@ -27,39 +27,39 @@ from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.algorithms.attribution import explained, part_metrics
-from envgym_trainer.algorithms.credit import demonstration, lessons_of
+from envgym_trainer.algorithms.credit import demonstration, samples_by_group
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
-from envgym_trainer.inference.dialogue import Sampler
+from envgym_trainer.inference.dialogue import Engine
 from envgym_trainer.inference.in_process.attention import why_unknown
-from envgym_trainer.inference.in_process.engine import Engine
-from envgym_trainer.inference.in_process.native_threads import one_heap
+from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference.in_process.native_threads import use_single_malloc_arena
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
-from envgym_trainer.inference.vllm_server import ServedEngine
-from envgym_trainer.learner.controllers import Controls
+from envgym_trainer.inference.vllm_server import VllmServerEngine
+from envgym_trainer.learner.controllers import Controllers
 from envgym_trainer.learner.learner import Learner
-from envgym_trainer.learner.off_policy import MismatchWatch, SamplerMismatch, inner_updates
+from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch, inner_updates
 from envgym_trainer.model.adapter_files import save_adapter
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import ResolvedModel, load_model, pick_device, resolve
 from envgym_trainer.model.lora import attach
-from envgym_trainer.rollout.collector import Rollouts
-from envgym_trainer.rollout.group_scorer import RewardLayer
-from envgym_trainer.rollout.groups import Played
+from envgym_trainer.rollout.collector import RolloutCollector
+from envgym_trainer.rollout.group_scorer import GroupScorer
+from envgym_trainer.rollout.groups import RolloutBatch
 from envgym_trainer.rollout.lockstep import exact_kernels
 from envgym_trainer.rollout.plans.self_training import SelfTraining
-from envgym_trainer.rollout.task_sampler import Draws, TaskSampler
+from envgym_trainer.rollout.task_sampler import TaskDraw, TaskSampler
 from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.hacking_monitor import RunSignals
-from envgym_trainer.run.logger import Monitor
+from envgym_trainer.run.hacking_monitor import HackingMonitor
+from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.run.metrics import eval_metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.run.model_card import CardFacts, model_card
 from envgym_trainer.run.provenance import versions
 from envgym_trainer.run.timing import speed, time_split
 from envgym_trainer.training import best, checkpoint
 from envgym_trainer.training.checkpoint import Progress, Stateful
-from envgym_trainer.training.interrupt import Interrupt, StopAsked
+from envgym_trainer.training.interrupt import GracefulStop, StopRequested
 from envgym_trainer.training.resume import restore
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Trainer:
         spec: EnvSpec,
         config: TrainConfig,
         folder: RunFolder,
-        monitor: Monitor,
+        monitor: RunLogger,
         display: Display,
     ):
         self.spec = spec
@@ -90,15 +90,15 @@ class Trainer:
         self.monitor = monitor
         self.display = display
         torch.manual_seed(config.seed)
-        one_heap()
+        use_single_malloc_arena()
         self.progress = Progress()
         rates = {
             "learning_rate": config.optimizer.learning_rate,
             "kl_coef": config.algorithm.kl.coef,
             "entropy_coef": config.algorithm.entropy_coef,
         }
-        self.controls = Controls(config.controllers, max_kl=config.optimizer.max_kl, **rates)
-        self.stop = Interrupt()
+        self.controls = Controllers(config.controllers, max_kl=config.optimizer.max_kl, **rates)
+        self.stop = GracefulStop()
         dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
         model, self.tokenizer = load_model(
             config.model.name,
@@ -117,19 +117,19 @@ class Trainer:
         )
         # A server rounds differently, also if the local model is float32.
         precision = torch.bfloat16 if config.engine.name == "vllm_server" else model.dtype
-        self.watch = MismatchWatch(
+        self.watch = MismatchMonitor(
             dtype=precision, on_mismatch=config.checks.on_mismatch, say=display.note
         )
         self.world = make_world(spec)
         wanted = config.plan
         self.labels = SelfTraining(spec, config, wanted, self.world, self.model) if wanted else None
-        self.rewards = RewardLayer(
+        self.rewards = GroupScorer(
             self.world, config.reward_weights, folder.find_episodes, display.note, self.labels
         )
-        self.signals = RunSignals(
+        self.signals = HackingMonitor(
             self.world, folder, is_on=config.checks.hacking_signals, say=display.note
         )
-        self.rollouts = Rollouts(
+        self.rollouts = RolloutCollector(
             spec, config, self.world, self.engine, self.rewards, folder, monitor, self.labels
         )
         self.warmup_steps = math.ceil(
@@ -173,7 +173,7 @@ class Trainer:
         with self.stop, exact_kernels(self.config.rollout.deterministic):
             try:
                 self._story()
-            except (StopAsked, TooManyFailures, SamplerMismatch):
+            except (StopRequested, TooManyFailures, SamplerMismatch):
                 # All three are raised between two updates, so the state is consistent.
                 self.rollouts.write_lost()
                 self.save()
@@ -260,7 +260,7 @@ class Trainer:
             if self._is_saved(step):
                 self.save()
 
-    def sample(self, step: int) -> Played:
+    def sample(self, step: int) -> RolloutBatch:
         """Return prefetched groups, or groups sampled with the current adapter."""
         if (played := self.rollouts.take()) is None:
             self.engine.refresh(self.model)
@@ -283,7 +283,7 @@ class Trainer:
                 the current number.
         """
         lessons = [
-            self.learner.scored(group) for group in lessons_of(groups, self.config.algorithm)
+            self.learner.scored(group) for group in samples_by_group(groups, self.config.algorithm)
         ]
         shares = [
             lessons[n :: self.config.optimizer.updates_per_step]
@@ -344,7 +344,7 @@ class Trainer:
             if base.is_quantized
             else ""
         )
-        recipe = best.recipe(self.progress, config)
+        recipe = best.describe_adapter(self.progress, config)
         recipe |= {
             "warm start": f"{config.warm_start.episodes} oracle episodes, "
             f"learning rate {config.warm_start.learning_rate:g}"
@@ -390,7 +390,7 @@ class Trainer:
         self.rollouts.close()
         self.world.close()
 
-    def _drawn(self, step: int) -> tuple[int, Draws]:
+    def _drawn(self, step: int) -> tuple[int, TaskDraw]:
         return step, self.sampler.draws(step, done=step - self.warmup_steps)
 
     def _is_saved(self, step: int) -> bool:
@@ -412,19 +412,19 @@ class Trainer:
             and not (every and done % every == 0)
         )
 
-    def _sampler(self) -> Sampler:
+    def _sampler(self) -> Engine:
         config = self.config
         if config.engine.name == "vllm_server":
             assert config.engine.url is not None  # the schema requires it
             adapters = Path(config.engine.adapter_folder or self.folder.path / "served")
-            return ServedEngine(
+            return VllmServerEngine(
                 config.engine.url,
                 self.chat,
                 model=config.engine.model,
                 adapters=adapters,
                 max_context=config.rollout.max_context_tokens,
             )
-        return Engine(
+        return InProcessEngine(
             self.model,
             self.chat,
             max_context=config.rollout.max_context_tokens,
@@ -506,7 +506,7 @@ class Trainer:
         self.signals.validated(numbers)
         for line in self.sampler.validated(episodes):
             self.display.note(line)
-        if best.note(
+        if best.record_validation(
             self.progress,
             numbers.get("val/success"),
             tasks=len(tasks),

@@ -46,7 +46,7 @@ def restore(
             progress = checkpoint.load(path, learner, parts)
         except DamagedCheckpoint as damage:
             say(
-                f"WARNING: {damage}. It is set aside as {folder.set_aside(path).name}; the one "
+                f"WARNING: {damage}. It is set aside as {folder.quarantine(path).name}; the one "
                 "before it is taken."
             )
             continue
@@ -57,14 +57,14 @@ def restore(
                 "The search for the best one starts again."
             )
             progress.best = None
-        folder.rewind(progress.written, step=step)
+        folder.truncate_to(progress.written, step=step)
         return learner, progress
-    if found or folder.set_aside_before() or folder.adapter.exists():
+    if found or folder.has_quarantine() or folder.adapter.exists():
         raise UsageError(
             f"{folder.path}: it has no checkpoint that can be read (damaged ones are set aside in "
             f"{folder.path}/checkpoints). Put back a copy of one, or start the run again without "
             "--resume."
         )
     say(f"{folder.path} was stopped before its first checkpoint, so it starts from the beginning.")
-    folder.rewind({}, step=-1)
+    folder.truncate_to({}, step=-1)
     return learner_at(0), Progress()

@@ -23,10 +23,15 @@ import torch
 from envgym.errors import UsageError, WorldFailure
 from envgym_trainer.inference.dialogue import EnginePolicy
 from envgym_trainer.inference.in_process import token_sampling as sampling
-from envgym_trainer.inference.in_process.native_threads import dismiss_team
+from envgym_trainer.inference.in_process.native_threads import release_openmp_threads
 from envgym_trainer.inference.in_process.plain_forward import open_passes
-from envgym_trainer.inference.in_process.sampler_model import Replica
-from envgym_trainer.inference.in_process.scheduler import Planned, Scheduler, Track, Turn
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
+from envgym_trainer.inference.in_process.scheduler import (
+    DialogueState,
+    PendingTurn,
+    PlannedRow,
+    Scheduler,
+)
 from envgym_trainer.model.chat import Chat
 
 log = logging.getLogger(__name__)
@@ -47,7 +52,7 @@ class Stats:
     """Wall seconds of forward passes and sampling."""
 
 
-class Engine:
+class InProcessEngine:
     """In-process inference engine. Safe to share between threads. Close it, or use it in a `with`.
 
     Args:
@@ -82,7 +87,7 @@ class Engine:
         self.chat = chat
         self.max_context = max_context
         self._deterministic = deterministic
-        self._replica = Replica(model, packed=True)
+        self._replica = SamplerModel(model, packed=True)
         _check_length(self._replica.model.config, max_context)
         rows = {"rows": max_batch, "shared_rows": 2 * max_batch}
         self._passes = open_passes(self._replica.model, **rows, max_context=max_context, say=say)
@@ -143,7 +148,7 @@ class Engine:
                 self._scheduler = self._new_scheduler()
                 self._passes.forget()
 
-        dismiss_team()  # the caller's OpenMP threads, so that the engine can use the cores
+        release_openmp_threads()  # the caller's OpenMP threads, so that the engine can use the cores
         self._command(take_over)
 
     def sleep(self) -> None:
@@ -162,7 +167,7 @@ class Engine:
                     "the engine cannot sleep while a dialogue waits for its answer. Wait for the "
                     "open replies first."
                 )
-            dismiss_team()
+            release_openmp_threads()
             self._asleep = True
             self._replica.sleep()
             self._scheduler.forget()
@@ -192,13 +197,13 @@ class Engine:
         self._thread.join()
         self._passes.close()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> InProcessEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def submit(self, turn: Turn) -> None:
+    def submit(self, turn: PendingTurn) -> None:
         """Queue a turn. Its future gets the completion. Used by dialogues."""
         with self._wake:
             if self._closed:
@@ -208,7 +213,7 @@ class Engine:
             self._scheduler.turns.append(turn)
             self._wake.notify_all()
 
-    def release(self, track: Track) -> None:
+    def release(self, track: DialogueState) -> None:
         """Release the cache of a dialogue. Used by dialogues."""
         with self._wake:
             self._scheduler.release(track)
@@ -279,7 +284,9 @@ class Engine:
                     self._scheduler.finish(turn)
                     turn.future.set_result(reason)
 
-    def _sample(self, logits: torch.Tensor, turns: list[Turn]) -> tuple[list[int], list[float]]:
+    def _sample(
+        self, logits: torch.Tensor, turns: list[PendingTurn]
+    ) -> tuple[list[int], list[float]]:
         if not turns:
             return [], []
         temperatures = torch.tensor(
@@ -291,7 +298,7 @@ class Engine:
         ids, logprobs = sampling.sample(logits, temperatures, uniforms)
         return ids.tolist(), logprobs.tolist()
 
-    def _count(self, plan: list[Planned], sampled: int, seconds: float) -> None:
+    def _count(self, plan: list[PlannedRow], sampled: int, seconds: float) -> None:
         old = self._stats
         computed = sum(len(item.work.ids) for item in plan)
         prefilled = sum(

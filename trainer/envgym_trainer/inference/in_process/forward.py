@@ -21,8 +21,8 @@ from torch import Tensor
 from envgym.errors import UsageError
 from envgym_trainer.inference.in_process import attention
 from envgym_trainer.inference.in_process.kv_cache import KeyValues
-from envgym_trainer.inference.in_process.layout import Work, lay_out, make_room
-from envgym_trainer.inference.in_process.native_threads import dismiss_team
+from envgym_trainer.inference.in_process.layout import RowInput, lay_out, make_room
+from envgym_trainer.inference.in_process.native_threads import release_openmp_threads
 
 MOST_SHARES = 4
 LEAST_TOKENS = 16
@@ -32,7 +32,7 @@ Each share reads all weights, which fewer tokens do not repay.
 """
 
 
-class Passes:
+class CachedForward:
     """Model with its KV cache. Only one thread at a time may use it.
 
     Args:
@@ -75,7 +75,7 @@ class Passes:
             for rows in (self._rows, self._shared_rows)
         )
 
-    def logits(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
+    def logits(self, works: Sequence[RowInput], due: Sequence[int]) -> Tensor:
         """Compute all inputs.
 
         Returns:
@@ -120,7 +120,7 @@ class Passes:
         if self.device.type != "cpu" or threads == 1:
             return
         shares = min(threads, MOST_SHARES)
-        works = [Work([0], row, 0) for row in range(min(4 * LEAST_TOKENS, self._rows))]
+        works = [RowInput([0], row, 0) for row in range(min(4 * LEAST_TOKENS, self._rows))]
         helpers = _single_threads(shares - 1)
         seconds: dict[bool, list[float]] = {True: [], False: []}
         for alone in (False, False, True, True) * 3:
@@ -137,7 +137,7 @@ class Passes:
             torch.set_num_threads(threads)
             helpers.shutdown()
         else:
-            dismiss_team()
+            release_openmp_threads()
 
     def close(self) -> None:
         """Stop the threads."""
@@ -145,7 +145,7 @@ class Passes:
             self._helpers.shutdown()
 
     @torch.inference_mode()
-    def _pass(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
+    def _pass(self, works: Sequence[RowInput], due: Sequence[int]) -> Tensor:
         packed = lay_out(works, self.own, self.shared, self.device)
         return self.model(
             input_ids=packed.ids,
@@ -166,9 +166,9 @@ class Passes:
         self.model.config._attn_implementation = attention.NAME
         try:
             for work in (
-                Work(ids[:3], 0, 0, own=False),
-                Work(ids[3:6], 0, 0, 0, 3),
-                Work(ids[6:], 0, 3, 0, 3),
+                RowInput(ids[:3], 0, 0, own=False),
+                RowInput(ids[3:6], 0, 0, 0, 3),
+                RowInput(ids[6:], 0, 3, 0, 3),
             ):
                 found = self.logits([work], [0])[0]
         except attention.UnknownAttention:

@@ -20,7 +20,7 @@ LOW = -1e30
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RowInput:
     """New tokens of one row. The row is a dialogue, or a shared prefix if `own` is False."""
 
     ids: Sequence[int]
@@ -50,7 +50,7 @@ class Pass:
     layout: Layout
 
 
-def make_room(works: Sequence[Work], own: KeyValues, shared: KeyValues) -> None:
+def make_room(works: Sequence[RowInput], own: KeyValues, shared: KeyValues) -> None:
     """Grow the stores if they are too small for the works."""
     for store, mine in (
         (own, [work for work in works if work.own]),
@@ -63,7 +63,9 @@ def make_room(works: Sequence[Work], own: KeyValues, shared: KeyValues) -> None:
             )
 
 
-def lay_out(works: Sequence[Work], own: KeyValues, shared: KeyValues, device: torch.device) -> Pass:
+def lay_out(
+    works: Sequence[RowInput], own: KeyValues, shared: KeyValues, device: torch.device
+) -> Pass:
     """Return one pass over all works. Call `make_room` first.
 
     Works with several tokens come first.
@@ -88,7 +90,7 @@ def lay_out(works: Sequence[Work], own: KeyValues, shared: KeyValues, device: to
     return Pass(tokens, places, torch.tensor(last, device=device), layout)
 
 
-def _span(work: Work, start: int, store: KeyValues, device: torch.device) -> Span:
+def _span(work: RowInput, start: int, store: KeyValues, device: torch.device) -> Span:
     count = len(work.ids)
     seen = work.shared + work.before
     mask = (
@@ -101,7 +103,7 @@ def _span(work: Work, start: int, store: KeyValues, device: torch.device) -> Spa
     )
 
 
-def _singles(works: list[Work], start: int, device: torch.device) -> Singles:
+def _singles(works: list[RowInput], start: int, device: torch.device) -> Singles:
     """Return the layout of rows with one new token. `works` must be sorted by row."""
     rows = [work.row for work in works]
     select, place, count = _select(rows, device)
@@ -121,7 +123,7 @@ def _singles(works: list[Work], start: int, device: torch.device) -> Singles:
 
 
 def _segments(
-    works: list[Work], place: list[int], count: int, device: torch.device
+    works: list[RowInput], place: list[int], count: int, device: torch.device
 ) -> Segments | None:
     """Return the grid of shared prefixes of these works, at positions `place` of `count` rows."""
     members: dict[int, list[int]] = {}

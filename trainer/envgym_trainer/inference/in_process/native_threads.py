@@ -21,7 +21,7 @@ ARENA_MAX = -8
 """M_ARENA_MAX. Source: mallopt(3)."""
 
 
-def dismiss_team() -> None:
+def release_openmp_threads() -> None:
     """Release the calling thread's idle OpenMP workers.
 
     The next parallel operation starts new ones.
@@ -30,7 +30,7 @@ def dismiss_team() -> None:
         pause(PAUSE_SOFT)
 
 
-def one_heap() -> None:
+def use_single_malloc_arena() -> None:
     """Use a single malloc arena for all threads that start after this call."""
     if mallopt := _function("libc.so", "mallopt"):
         mallopt(ARENA_MAX, 1)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from envgym_trainer.inference.in_process.attention import UnknownAttention, why_unknown
-from envgym_trainer.inference.in_process.forward import Passes
-from envgym_trainer.inference.in_process.layout import Work
+from envgym_trainer.inference.in_process.forward import CachedForward
+from envgym_trainer.inference.in_process.layout import RowInput
 
 
 @dataclass
-class Row:
+class CacheRow:
     """Tokens of a dialogue or a shared prefix, and the model's cache for them."""
 
     ids: list[int] = field(default_factory=list)
@@ -29,8 +29,8 @@ class Row:
     cache: Any = None
 
 
-class PlainPasses:
-    """Same interface as `passes.Passes`, computed with the model's forward."""
+class PlainForward:
+    """Same interface as `passes.CachedForward`, computed with the model's forward."""
 
     def __init__(self, model: Any, *, rows: int, shared_rows: int):
         self.model = model
@@ -41,10 +41,12 @@ class PlainPasses:
     def forget(self) -> None:
         """Clear all rows."""
         rows, shared_rows = self._sizes
-        self.own, self.shared = ([Row() for _ in range(count)] for count in (rows, shared_rows))
+        self.own, self.shared = (
+            [CacheRow() for _ in range(count)] for count in (rows, shared_rows)
+        )
 
     @torch.inference_mode()
-    def logits(self, works: Sequence[Work], due: Sequence[int]) -> Tensor:
+    def logits(self, works: Sequence[RowInput], due: Sequence[int]) -> Tensor:
         """Compute all inputs.
 
         Returns:
@@ -74,7 +76,7 @@ class PlainPasses:
     def close(self) -> None:
         """Do nothing: there are no threads."""
 
-    def _last_logits(self, work: Work) -> Tensor:
+    def _last_logits(self, work: RowInput) -> Tensor:
         """Return the logits after all tokens of a dialogue, shape (V,).
 
         Cached tokens are not recomputed.
@@ -93,7 +95,7 @@ class PlainPasses:
 
 def open_passes(
     model: Any, *, rows: int, shared_rows: int, max_context: int, say: Callable[[str], None]
-) -> Passes | PlainPasses:
+) -> CachedForward | PlainForward:
     """Return the fast passes if the model's attention is supported, otherwise the plain ones.
 
     `say` receives one line of text if the plain ones are used.
@@ -101,11 +103,11 @@ def open_passes(
     why = why_unknown(model.config, max_context)
     if why is None:
         try:
-            return Passes(model, rows=rows, shared_rows=shared_rows, max_context=max_context)
+            return CachedForward(model, rows=rows, shared_rows=shared_rows, max_context=max_context)
         except UnknownAttention as error:
             why = str(error)
     say(
         f"{type(model).__name__} is sampled with its own forward, one dialogue at a time, which is "
         f"slow: {why}"
     )
-    return PlainPasses(model, rows=rows, shared_rows=shared_rows)
+    return PlainForward(model, rows=rows, shared_rows=shared_rows)

@@ -22,7 +22,7 @@ from envgym_trainer.model import lora
 from envgym_trainer.model.quantize import dense_weight, is_4bit
 
 
-class Replica:
+class SamplerModel:
     """Second model that shares the first model's tensors.
 
     Args:

@@ -18,17 +18,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from envgym.policies import StopReason
-from envgym_trainer.inference.in_process.layout import Work
+from envgym_trainer.inference.in_process.layout import RowInput
 from envgym_trainer.learner.prefix_tree import common_prefix
 
 
 @dataclass(eq=False, slots=True)
-class Segment:
+class SharedPrefix:
     """Prefix of several dialogues, stored once."""
 
     ids: tuple[int, ...]
     row: int
-    outer: Segment | None
+    outer: SharedPrefix | None
     """Shorter prefix that this one begins with."""
     of_group: bool
     """Whether only one group uses this prefix."""
@@ -38,7 +38,7 @@ class Segment:
 
 
 @dataclass(eq=False, slots=True)
-class Track:
+class DialogueState:
     """Tokens of one dialogue and the state of its cache."""
 
     ids: list[int]
@@ -50,7 +50,7 @@ class Track:
     mask: list[bool] = field(init=False)
     logprobs: list[float] = field(init=False)
     prompt: tuple[int, ...] = field(init=False)
-    segment: Segment | None = None
+    segment: SharedPrefix | None = None
     row: int | None = None
     cached: int = 0
     """Number of tokens after the shared prefix whose keys and values are cached."""
@@ -77,10 +77,10 @@ class Track:
 
 
 @dataclass(eq=False, slots=True)
-class Turn:
+class PendingTurn:
     """Pending request for one response."""
 
-    track: Track
+    track: DialogueState
     temperature: float
     max_new_tokens: int
     future: Future[StopReason] = field(default_factory=Future)
@@ -103,16 +103,16 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedRow:
     """Input of one row in the next forward pass, with the requests that sample from it."""
 
-    work: Work
-    owner: Track | Segment
+    work: RowInput
+    owner: DialogueState | SharedPrefix
     complete: bool = False
     """Whether the input ends with the owner's last token. False for a prefix and for a partial
     prompt.
     """
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[PendingTurn] = field(default_factory=list)
     """Requests that sample from the logits: the owner's, and others with the same tokens so far."""
 
 
@@ -127,30 +127,30 @@ class Scheduler:
     """
 
     def __init__(self, *, rows: int, shared_rows: int, copy: Callable[..., None]):
-        self.turns: list[Turn] = []
+        self.turns: list[PendingTurn] = []
         self._copy = copy
         self._free, self._free_shared = list(range(rows)), list(range(shared_rows))
-        self._placed: dict[int, Track] = {}
-        self._siblings: dict[tuple[int, ...], list[Track]] = {}
+        self._placed: dict[int, DialogueState] = {}
+        self._siblings: dict[tuple[int, ...], list[DialogueState]] = {}
         """Dialogues that hold a row, by prompt."""
-        self._segments: dict[tuple[int, ...], Segment] = {}
-        self._ended: list[Track] = []
+        self._segments: dict[tuple[int, ...], SharedPrefix] = {}
+        self._ended: list[DialogueState] = []
         """Closed dialogues that still hold a row or a prefix."""
         self._tick = 0
 
-    def plan(self, limit: int) -> list[Planned]:
+    def plan(self, limit: int) -> list[PlannedRow]:
         """Return the inputs of the next forward pass, at most `limit` tokens.
 
         Dialogues that decode come before prompts.
         """
         self._tick += 1
         self._sweep()
-        planned: dict[Segment | tuple[int, ...], Planned] = {}
+        planned: dict[SharedPrefix | tuple[int, ...], PlannedRow] = {}
         for turn in sorted(self.turns, key=lambda turn: turn.track.missing > 1):
             track = turn.track
             ids = tuple(track.ids)
             if ids not in planned and limit > 0 and (item := self._next(track, limit)) is not None:
-                key = item.owner if isinstance(item.owner, Segment) else ids
+                key = item.owner if isinstance(item.owner, SharedPrefix) else ids
                 if key not in planned:
                     planned[key] = item
                     limit -= len(item.work.ids)
@@ -163,18 +163,18 @@ class Scheduler:
         self.turns.sort(key=lambda turn: turn.track.seed)
         self._ended.sort(key=lambda track: track.seed)
 
-    def done(self, plan: list[Planned]) -> None:
+    def done(self, plan: list[PlannedRow]) -> None:
         """Record that all planned inputs were computed."""
         for item in plan:
             item.owner.cached += len(item.work.ids)
 
-    def finish(self, turn: Turn) -> None:
+    def finish(self, turn: PendingTurn) -> None:
         """End a request. The dialogue keeps its row until another one needs it."""
         self.turns.remove(turn)
         if turn.track.closed:
             self.release(turn.track)
 
-    def release(self, track: Track) -> None:
+    def release(self, track: DialogueState) -> None:
         """End a dialogue. The next plan frees its row, because a forward pass may still use it."""
         track.closed = True
         # If a request is pending, `finish` calls this method again.
@@ -196,7 +196,7 @@ class Scheduler:
                 track.segment = None
         self._ended.clear()
 
-    def _hand_on(self, track: Track) -> None:
+    def _hand_on(self, track: DialogueState) -> None:
         """Copy the cache of an ended dialogue to one open group member.
 
         The member with the longest common prefix gets it. The others can copy it from there.
@@ -209,7 +209,7 @@ class Scheduler:
         if self._place(heir):
             self._borrow(heir)
 
-    def _join(self, track: Track) -> None:
+    def _join(self, track: DialogueState) -> None:
         """Assign a shared prefix to the dialogue.
 
         If none is available, the dialogue caches all of its tokens itself.
@@ -221,7 +221,7 @@ class Scheduler:
             )
             track.shared = len(track.segment.ids) if track.segment else 0
 
-    def _next(self, track: Track, limit: int) -> Planned | None:
+    def _next(self, track: DialogueState, limit: int) -> PlannedRow | None:
         """Return the next input of the dialogue, or None if no row is free.
 
         If its shared prefix is incomplete, return the next input of the prefix.
@@ -236,10 +236,10 @@ class Scheduler:
         self._borrow(track)
         first = track.shared + track.cached
         ids = track.ids[first : first + limit]
-        work = Work(ids, track.row, track.cached, segment.row if segment else 0, track.shared)
-        return Planned(work, track, complete=first + len(ids) == len(track.ids))
+        work = RowInput(ids, track.row, track.cached, segment.row if segment else 0, track.shared)
+        return PlannedRow(work, track, complete=first + len(ids) == len(track.ids))
 
-    def _fill(self, segment: Segment, limit: int) -> Planned:
+    def _fill(self, segment: SharedPrefix, limit: int) -> PlannedRow:
         """Return the next input of an incomplete prefix. Its outer prefix is filled first."""
         outer = segment.outer
         if outer is not None and segment.cached < len(outer.ids):
@@ -248,11 +248,11 @@ class Scheduler:
             self._copy(outer.row, segment.row, segment.cached, len(outer.ids), own=False)
             segment.cached = len(outer.ids)
         ids = segment.ids[segment.cached : segment.cached + limit]
-        return Planned(Work(ids, segment.row, segment.cached, own=False), segment)
+        return PlannedRow(RowInput(ids, segment.row, segment.cached, own=False), segment)
 
     def _segment(
         self, ids: tuple[int, ...], *, of_group: bool = False, outer: int = 0
-    ) -> Segment | None:
+    ) -> SharedPrefix | None:
         """Return the prefix with these tokens, new or existing, or None if no row is free."""
         if (found := self._segments.get(ids)) is None:
             begins = self._segment(ids[:outer]) if outer else None
@@ -260,7 +260,7 @@ class Scheduler:
                 if begins is not None:
                     begins.users -= 1
                 return None
-            found = self._segments[ids] = Segment(ids, row, begins, of_group)
+            found = self._segments[ids] = SharedPrefix(ids, row, begins, of_group)
         found.users += 1
         return found
 
@@ -278,7 +278,7 @@ class Scheduler:
             return idle[0].row
         return heapq.heappop(self._free_shared) if self._free_shared else None
 
-    def _place(self, track: Track) -> bool:
+    def _place(self, track: DialogueState) -> bool:
         """Assign a row to the dialogue. Return False if all rows are busy.
 
         If no row is free, the least recently used idle dialogue is evicted.
@@ -297,7 +297,7 @@ class Scheduler:
         self._siblings.setdefault(track.prompt, []).append(track)
         return True
 
-    def _borrow(self, track: Track) -> None:
+    def _borrow(self, track: DialogueState) -> None:
         """Copy missing keys and values from another group member.
 
         The last token is always computed, because its logits are needed.
@@ -317,7 +317,7 @@ class Scheduler:
             self._copy(source.row, track.row, track.cached, reach - track.shared)
             track.cached = reach - track.shared
 
-    def _evict(self, track: Track) -> None:
+    def _evict(self, track: DialogueState) -> None:
         if track.row is not None:
             del self._placed[track.row]
             heapq.heappush(self._free, track.row)

@@ -12,7 +12,7 @@ from typing import Any
 
 from envgym.errors import UsageError
 from envgym.policies import Policy
-from envgym_trainer.inference.in_process.engine import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.adapter_files import MANIFEST, verify_files
 from envgym_trainer.model.chat import Chat, TemplateName
 from envgym_trainer.model.load import load_model
@@ -93,6 +93,10 @@ def _verify(folder: Path) -> None:
         log.warning("%s has no %s: its files are taken as they are", folder, MANIFEST)
 
 
-def _engine(model: Any, tokenizer: Any, template: TemplateName, max_context: int | None) -> Engine:
+def _engine(
+    model: Any, tokenizer: Any, template: TemplateName, max_context: int | None
+) -> InProcessEngine:
     limit = min(getattr(model.config, "max_position_embeddings", 8192), 8192)
-    return Engine(model, Chat(tokenizer, template, model=model), max_context=max_context or limit)
+    return InProcessEngine(
+        model, Chat(tokenizer, template, model=model), max_context=max_context or limit
+    )

@@ -32,7 +32,7 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.self_training import SelfTrainingConfig
-from envgym_trainer.rollout.groups import Group, Played, valid
+from envgym_trainer.rollout.groups import Group, RolloutBatch, valid
 from envgym_trainer.rollout.plans.teacher import Teacher
 from envgym_trainer.run.metrics import Metrics
 
@@ -206,7 +206,7 @@ class SelfTraining:
             if self.teacher.moves:
                 self._heard.clear()
 
-    def most_agreed(self, played: Played, count: int) -> Played:
+    def select_groups(self, played: RolloutBatch, count: int) -> RolloutBatch:
         """Keep the `count` groups with the highest agreement. Labelled groups are kept first."""
         groups = played.groups
         if len(groups) > count:
@@ -221,7 +221,7 @@ class SelfTraining:
             )
         return replace(played, votes=self.metrics(played))
 
-    def metrics(self, played: Played) -> Metrics:
+    def metrics(self, played: RolloutBatch) -> Metrics:
         """Return `selftrain/...`: counts of labelled and low-agreement groups, and vote metrics."""
         groups = [group for group in (*played.groups, *played.disagreed) if valid(group)]
         labelled = [group for group in groups if self._is_labelled(group)]
