@@ -46,8 +46,8 @@ SMALL = [
     "train.checks.preflight=off",
 ]
 EXTRA = {
-    "train": [*SMALL, "--out", "runs-small"],
-    "study": [*SMALL, "--seeds", "1", "--out", "study-small"],
+    "train": SMALL,
+    "study": [*SMALL, "--seeds", "1"],
     "bench": [*SMALL, "--steps", "1"],
     "preflight": ["--fast"],
 }
@@ -145,12 +145,14 @@ def test_a_python_block_runs(block, folder_of):
 
 
 @pytest.mark.parametrize(("block", "command"), commands())
-def test_a_command_runs(block, command, folder_of):
+def test_a_command_runs(block, command, folder_of, tmp_path):
     if "--policy adapter:" in command:
         pytest.skip("needs the adapter of a finished run")
     words = shlex.split(command)
     if words[0] == "envgym":
         words += EXTRA.get(words[1], [])
+        if words[1] in ("train", "study"):
+            words += ["--out", str(tmp_path)]
     run(words, folder_of(block.page))
 
 
