@@ -1,13 +1,14 @@
-"""How fast does the sampler sample, beside `generate` and beside this machine's own limit? By dialogues and by turns.
+"""Measure the sampler's speed beside `generate` and beside this machine's limit.
 
-    python benchmarks/engine.py                 # an hour on two cores: five rounds, each side in a process of its own
-    python benchmarks/engine.py --quick         # does it run, not how fast
+    python benchmarks/engine.py             # an hour on two cores: five rounds, separate processes
+    python benchmarks/engine.py --quick     # checks that it runs
 
-SmolLM2-135M in float32 with LoRA of rank 16; prompts of 600 tokens shared by groups of 8, 60 sampled tokens a turn, 40 tokens
-of tool answer between turns, nobody stops earlier. `generate` is transformers' own, with the adapter in place and the whole
-history read again at each turn, as TRL does. The limit is the time that the same tokens' matrix products take alone, in the
-same batches. Rounds alternate the order; medians, with the range of the ratio. The engine's time holds its start, once a run in
-training. Last, how much of the time in which dialogues are open it has nothing to compute, with tools of 0.2 s.
+SmolLM2-135M in float32 with LoRA of rank 16; prompts of 600 tokens shared by groups of 8; 60
+sampled tokens per turn and 40 tokens of tool result between turns. `generate` is transformers'
+function with the adapter in place, and reads the whole history again at each turn, as TRL does. The
+limit is the time of the tokens' matrix products alone, in the same batches. Rounds alternate the
+order; medians are shown, with the range of the ratio. The engine's time includes its start, which
+happens once in a run. The last line is the engine's idle time with tools of 0.2 s.
 """
 
 from __future__ import annotations
@@ -55,15 +56,17 @@ def row(load: Load, rounds: Sequence[dict[str, Sampled]]) -> str:
     )
     spread = f"({by_cpu[0]:.2f} to {by_cpu[-1]:.2f})"
     return (
-        f"{load.dialogues:9}{load.turns:6}{rate('generate'):12.1f}{rate('engine'):9.1f}{cpu('generate'):12.1f}{cpu('engine'):9.1f}"
-        f"{statistics.median(by_cpu):10.2f} {spread:16}{goal:12}{statistics.median(by_wall):6.2f}{memory:9.2f}{100 * limit:10.0f} %"
+        f"{load.dialogues:9}{load.turns:6}{rate('generate'):12.1f}"
+        f"{rate('engine'):9.1f}{cpu('generate'):12.1f}{cpu('engine'):9.1f}"
+        f"{statistics.median(by_cpu):10.2f} {spread:16}{goal:12}"
+        f"{statistics.median(by_wall):6.2f}{memory:9.2f}{100 * limit:10.0f} %"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument(
-        "--only", metavar="DIALOGUES,TURNS", help="one line of the table, such as 16,3; or tools"
+        "--only", metavar="DIALOGUES,TURNS", help="one line of the table, such as 16,3, or tools"
     )
     arguments = options.parse_args(argv)
     print(f"{'':15}{'tokens/s':>21}{'CPU seconds':>21}{'ratio':>10}")
@@ -91,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         spread = f"({100 * idle[0]:.1f} to {100 * idle[-1]:.1f})"
         print(
-            f"\n16 dialogues, 3 turns, tools of 0.2 s: idle {100 * statistics.median(idle):.1f} % {spread}, goal at most 10 %"
+            f"\n16 dialogues, 3 turns, tools of 0.2 s: "
+            f"idle {100 * statistics.median(idle):.1f} % {spread}, goal at most 10 %"
         )
     print("\nratios: generate over engine; memory: of the peaks above the loaded model")
     print("of limit: CPU time of the matrix products alone over the engine's")

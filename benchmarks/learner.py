@@ -1,12 +1,13 @@
-"""How much does the prefix tree spare in training? One group's update by the tree and by padded rows, over a grid of sizes.
+"""Measure the gain of the prefix tree in training, against padded rows, over a grid of sizes.
 
     python benchmarks/learner.py                # an hour on two cores
     python benchmarks/learner.py --only 512,128,8
-    python benchmarks/learner.py --quick        # does it run, not how fast
+    python benchmarks/learner.py --quick        # checks that it runs
 
-SmolLM2-135M in float32 with LoRA of rank 16 on all linear layers; every response has the same length, which is the best case for
-padded rows. Each update runs in a process of its own, the layouts in turn; medians of the rounds. Both cut their forward passes at
-4,096 tokens, and their gradients are the same (the last column: the relative difference of the norms).
+One update of one group. SmolLM2-135M in float32 with LoRA of rank 16 on all linear layers. All
+responses have the same length, which is the best case for padded rows. Each update runs in a
+separate process, and layouts alternate; medians are shown. Both layouts split forward passes at
+4,096 tokens, and their gradients are equal (last column: relative difference of the norms).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import get_args
 from steps.learn import Group, Update
 from steps.work import in_a_process, parser
 
-from envgym_trainer.learner import Layout
+from envgym_trainer.learner.learner import Layout
 
 GRID = [(256, 64, 8), (512, 64, 8), (512, 128, 8), (512, 256, 8), (1024, 128, 8), (512, 128, 16)]
-"""(prompt tokens P, response tokens R, group G)."""
+"""Prompt tokens P, response tokens R and group size G."""
 GOALS = {(512, 128, 8): 3.5}
 
 
@@ -44,8 +45,10 @@ def row(size: tuple[int, int, int], rounds: Sequence[dict[str, Update]]) -> str:
     gap = max(abs(each["flat"].grad_norm / each["tree"].grad_norm - 1) for each in rounds)
     spread = f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
     return (
-        f"{size[0]:6}{size[1]:6}{size[2]:4}{middle('flat', 'cpu_seconds'):12.1f}{middle('tree', 'cpu_seconds'):9.1f}"
-        f"{statistics.median(ratios):8.2f} {spread:16}{goal:14}{tokens:8.2f}{memory:10.2f}{gap:12.1e}"
+        f"{size[0]:6}{size[1]:6}{size[2]:4}"
+        f"{middle('flat', 'cpu_seconds'):12.1f}{middle('tree', 'cpu_seconds'):9.1f}"
+        f"{statistics.median(ratios):8.2f} {spread:16}{goal:14}"
+        f"{tokens:8.2f}{memory:10.2f}{gap:12.1e}"
     )
 
 
@@ -53,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--only", metavar="P,R,G", help="one line of the table, such as 512,128,8")
     arguments = options.parse_args(argv)
-    head = f"{'P':>6}{'R':>6}{'G':>4}{'padded s':>12}{'tree s':>9}{'ratio':>8} {'range':16}{'goal':14}{'tokens':>8}{'memory':>10}"
+    head = (
+        f"{'P':>6}{'R':>6}{'G':>4}{'padded s':>12}{'tree s':>9}{'ratio':>8} {'range':16}"
+        f"{'goal':14}{'tokens':>8}{'memory':>10}"
+    )
     print(f"{head}{'gradient':>12}")
     for size in [(24, 8, 4)] if arguments.quick else GRID:
         if arguments.only not in (None, ",".join(map(str, size))):
@@ -70,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         print(row(size, rounds), flush=True)
     print(
-        "\nCPU seconds of one update; tokens, memory: padded over tree, memory at its peak above the loaded model"
+        "\nCPU seconds of one update; tokens, memory: padded over tree, with the peak memory "
+        "above the loaded model"
     )
     return 0
 

@@ -1,10 +1,10 @@
-"""Does it learn, and how surely? Draws the learning curve of one run, or the mean and spread of several seeds.
+"""Plot the learning curve of one run, or the mean and range of several seeds.
 
     python benchmarks/learning_curve.py runs/crm runs/crm-2 runs/crm-3 --out docs/curve.png
 
-Reads each run's `metrics.jsonl`: success of the sampled training episodes (lines of phase grpo), validation success on the way
-(`val/success`), held-out success before and after (`eval/success`), all on the run's one step axis. Prints the held-out
-table. Needs the extra `analysis` (matplotlib) for the picture; `--out` left out prints the table alone.
+Reads `metrics.jsonl` of each run: success of the sampled training episodes (phase grpo), validation
+success (`val/success`) and held-out success (`eval/success`). Prints the held-out table. The plot
+needs the extra `analysis` (matplotlib); without `--out` only the table is printed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import PrerequisiteError, UsageError
-from envgym.report import Count
+from envgym.evaluation.report import Count
 
 Line = dict[str, Any]
 Curve = list[tuple[int, float]]
-"""(step, value), by step."""
+"""Pairs of step and value, by step."""
 
 SMOOTH_STEPS = 5
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders of one experiment, one a seed",
+        help="run folders of one experiment, one per seed",
     )
     parser.add_argument("--out", type=Path, help="PNG to write")
     parser.add_argument("--title", default="")
@@ -56,11 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_run(folder: Path) -> list[Line]:
-    """The lines of a run's metrics. Raises UsageError where there are none."""
+    """Return the lines of a run's metrics.
+
+    Raises:
+        UsageError: If the run has no metrics.
+    """
     file = folder / "metrics.jsonl"
     if not file.is_file():
         raise UsageError(
-            f"{folder} has no metrics.jsonl. Name a folder that `envgym train` made, such as runs/crm."
+            f"{folder} has no metrics.jsonl. Give a folder that `envgym train` made, such as "
+            "runs/crm."
         )
     return [
         json.loads(line)
@@ -70,7 +75,7 @@ def read_run(folder: Path) -> list[Line]:
 
 
 def curve(lines: Sequence[Line], name: str, *, phase: str) -> Curve:
-    """One metric over the steps of one phase; steps without it are left out."""
+    """Return one metric over the steps of one phase. Steps without the metric are skipped."""
     return sorted(
         (line["step"], line[name])
         for line in lines
@@ -79,7 +84,7 @@ def curve(lines: Sequence[Line], name: str, *, phase: str) -> Curve:
 
 
 def smooth(points: Curve, *, window: int = SMOOTH_STEPS) -> Curve:
-    """Mean of the last `window` points at each step, as a single step's success is noise; the first steps have fewer."""
+    """Return the mean of the last `window` points at each step, because single steps are noisy."""
     values = [value for _, value in points]
     return [
         (step, statistics.fmean(values[max(0, i - window + 1) : i + 1]))
@@ -88,7 +93,7 @@ def smooth(points: Curve, *, window: int = SMOOTH_STEPS) -> Curve:
 
 
 def mean_and_band(curves: Sequence[Curve]) -> list[tuple[int, float, float, float]]:
-    """(step, mean, low, high) over the runs that have the step; the band reaches from the lowest run to the highest."""
+    """Return step, mean, minimum and maximum over the runs, for each step."""
     at: dict[int, list[float]] = defaultdict(list)
     for points in curves:
         for step, value in points:
@@ -100,7 +105,7 @@ def mean_and_band(curves: Sequence[Curve]) -> list[tuple[int, float, float, floa
 
 
 def held_out(lines: Sequence[Line]) -> list[tuple[int, Count]]:
-    """(step, solved of played) of each evaluation on the held-out tasks, in order."""
+    """Return the step and the count of solved tasks of each held-out evaluation, in order."""
     found = [
         line for line in lines if line["phase"] == "eval" and line.get("eval/success") is not None
     ]
@@ -111,9 +116,10 @@ def held_out(lines: Sequence[Line]) -> list[tuple[int, Count]]:
 
 
 def table(runs: dict[str, list[Line]]) -> list[str]:
-    """Held-out success of each run at each evaluation, then pooled where the runs share the steps.
+    """Return the table of held-out success by run, with pooled counts if runs share their steps.
 
-    Pooled counts take the runs' tasks as independent; with the same tasks in each run the interval is somewhat too narrow.
+    Pooling treats the runs' tasks as independent. If all runs use the same tasks, the interval is
+    slightly too narrow.
     """
     results = {name: held_out(lines) for name, lines in runs.items()}
     width = max(map(len, [*results, "pooled"]))
@@ -137,7 +143,11 @@ def _row(points: Sequence[tuple[int, Count]]) -> str:
 
 
 def draw(runs: Sequence[list[Line]], out: Path, *, title: str = "") -> None:
-    """Writes the PNG. Raises PrerequisiteError without matplotlib."""
+    """Write the plot.
+
+    Raises:
+        PrerequisiteError: If matplotlib is not installed.
+    """
     try:
         import matplotlib
 
@@ -146,7 +156,7 @@ def draw(runs: Sequence[list[Line]], out: Path, *, title: str = "") -> None:
         from matplotlib.ticker import PercentFormatter
     except ImportError as error:
         raise PrerequisiteError(
-            "matplotlib is not installed. For the picture: pip install 'envgym[analysis]'"
+            "matplotlib is not installed. To plot: pip install 'envgym[analysis]'"
         ) from error
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     _sampled(axes, runs)
@@ -185,7 +195,7 @@ def _validation(axes: Any, runs: Sequence[list[Line]]) -> None:
 
 
 def _held_out(axes: Any, runs: Sequence[list[Line]]) -> None:
-    """A point with its 95 % interval for each run and evaluation; runs stand a little apart."""
+    """Draw a point and its 95 % interval for each run and evaluation."""
     label = "held-out tasks, with 95 % intervals"
     for number, lines in enumerate(runs):
         for step, count in held_out(lines):

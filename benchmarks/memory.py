@@ -1,12 +1,13 @@
-"""How much memory do training and sampling take, by tokens, and what does it cost to take little?
+"""Measure the memory of training and sampling by tokens, and the time that saving memory costs.
 
-    python benchmarks/memory.py                 # half an hour on two cores: each figure in processes of its own
-    python benchmarks/memory.py --quick         # does it run, not how much
+    python benchmarks/memory.py                 # half an hour on two cores, separate processes
+    python benchmarks/memory.py --quick         # checks that it runs
 
-SmolLM2-135M in float32 with LoRA of rank 16. Training: one update from one group of 8, half of the tokens its prompt, in one
-forward pass; "all" is what autograd and PEFT keep when left to themselves, "little" is what the learner keeps. The two
-alternate; medians. Sampling: dialogues of 600 tokens, 8 of them sampled, in groups of 8 that share their opening; beside the
-peak what must be there, the bytes of their keys and values and of the sampler's own weights.
+SmolLM2-135M in float32 with LoRA of rank 16. Training: one update of a group of 8 in one forward
+pass; half of the tokens are the prompt. "all" is the default of autograd and PEFT, "little" is the
+learner. The two alternate; medians are shown. Sampling: dialogues of 600 tokens, 8 of them sampled,
+in groups of 8 with a shared prefix. Beside the peak stand the sizes of the keys and values and of
+the sampler's weights.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GROUP = 8
 OPENING = 592
 SAMPLED = 8
 WEIGHTS = (30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536) + 49_152 * 576) * 4 / 2**20
-"""MB of all linear layers and the head."""
+"""Size of all linear layers and the head in MB."""
 
 
 def training(tokens: int, rounds: int, run) -> str:
@@ -43,7 +44,8 @@ def training(tokens: int, rounds: int, run) -> str:
     gap = max(abs(each["little"].grad_norm / each["all"].grad_norm - 1) for each in found)
     spread = f"({seconds[0]:.2f} to {seconds[-1]:.2f})"
     return (
-        f"{tokens:8}{peak['all']:10.0f}{peak['little']:10.0f}{peak['little'] / tokens:12.2f}{peak['all'] / peak['little']:8.2f}"
+        f"{tokens:8}{peak['all']:10.0f}{peak['little']:10.0f}{peak['little'] / tokens:12.2f}"
+        f"{peak['all'] / peak['little']:8.2f}"
         f"{statistics.median(seconds):12.2f} {spread:16}{gap:9.1e}"
     )
 
@@ -54,9 +56,8 @@ def sampling(dialogues: int, rounds: int, run) -> str:
     )
     peak = statistics.median(Sampled(**run("steps.sample", load)).peak_mb for _ in range(rounds))
     tokens = dialogues // GROUP * OPENING + dialogues * SAMPLED
-    stored = (
-        tokens * 2 * 30 * 3 * 64 * 4 / 2**20
-    )  # keys and values, layers, heads, numbers a head, bytes
+    # Keys and values, layers, heads, numbers per head, bytes.
+    stored = tokens * 2 * 30 * 3 * 64 * 4 / 2**20
     return f"{dialogues:10}{peak:9.0f}{stored:18.0f}{WEIGHTS:16.0f}"
 
 
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rounds = 1 if arguments.quick else arguments.rounds
     print(f"{'':8}{'peak MB above the model':>20}{'MB a':>9}{'':8}{'CPU time':>12}")
     print(
-        f"{'tokens':>8}{'all':>10}{'little':>10}{'token':>12}{'ratio':>8}{'little/all':>12} {'range':16}{'gradient':>9}"
+        f"{'tokens':>8}{'all':>10}{'little':>10}{'token':>12}{'ratio':>8}"
+        f"{'little/all':>12} {'range':16}{'gradient':>9}"
     )
     for tokens in (64,) if arguments.quick else TOKENS:
         print(training(tokens, rounds, run), flush=True)

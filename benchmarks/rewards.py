@@ -1,19 +1,20 @@
-"""What does it matter how a reward is composed? The same tool task learned under several rewards, over seeds, with intervals.
+"""Train one tool task under several reward compositions, over seeds, with intervals.
 
     python benchmarks/rewards.py                # 21 runs from 3 warm starts: an hour on two cores
-    python benchmarks/rewards.py --quick        # two rewards, one seed, two steps: does it run
+    python benchmarks/rewards.py --quick        # two rewards, one seed, two steps
 
-The game of `envs/guess.yaml`, the tiny model: every reward goes on from the same warm start of its seed, and all are judged alike,
-by the share of held-out tasks solved. The parts: `solved` (coarse: all or nothing), `progress` and `form` (fine: the hidden
-number was hit, the calls were well-formed), `brief` (the fewer answers the better, which nobody may buy with giving up).
+The game of `envs/guess.yaml` with the tiny model. All runs of a seed continue from one warm start
+and are compared by the fraction of held-out tasks solved. Parts: `solved` (coarse), `progress` and
+`form` (fine: number found, calls well-formed), `brief` (fewer answers are better, but aborting does
+not pay).
 
     coarse      solved
     fine        solved + 0.5 progress + 0.2 form
-    scheduled   the same, progress and form falling to 0 over the first half
+    scheduled   as fine, with progress and form falling to 0 over the first half
     sum         solved + brief
-    gated       solved + brief where it was solved
-    gdpo        as sum, each part normalised by itself
-    spread      as sum, weights that even out what the parts tell apart
+    gated       solved + brief if solved
+    gdpo        as sum, with each part normalized separately
+    spread      as sum, with weights that equalize the variance of the parts
 """
 
 from __future__ import annotations
@@ -24,25 +25,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from envgym_trainer.study import WARM, WARM_RUN, Arm, Study, to_markdown
+from envgym_trainer.commands.study import WARM, WARM_RUN, Arm, Study, to_markdown
 
 ENV = "envs/guess.yaml"
 STEPS = 20
 QUICK = [
-    "train.warmup.demos=16",
+    "train.warm_start.episodes=16",
     "train.steps=2",
-    "train.tasks_per_step=2",
-    "train.group_size=4",
-    "train.eval.tasks=8",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=4",
+    "train.evaluation.tasks=8",
 ]
 PROGRESS = "from: state_progress"
 FORM = "from: valid_calls"
 BRIEF = "from: turns, range: [1.0, 0.8]"
-"""1 less 0.2 an answer: 0.8 for one, -0.2 for six."""
+"""1 minus 0.2 times the number of answers: 0.8 for one, -0.2 for six."""
 
 
 def rewards(steps: int) -> dict[str, tuple[str, ...]]:
-    """Name -> the settings that make it."""
+    """Return the settings of each reward, by name."""
     falling = f"{{0: 1.0, {max(1, steps // 2)}: 0.0}}"
     fine = (f"reward.progress={{{PROGRESS}, weight: 0.5}}", f"reward.form={{{FORM}, weight: 0.2}}")
     scheduled = (
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
+    options.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
     options.add_argument(
         "--steps", type=int, default=STEPS, help=f"GRPO steps of each run (default: {STEPS})"
     )
@@ -73,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         default=Path("runs/rewards"),
-        help="folder of the runs; what is finished there is kept",
+        help="folder of the runs; finished runs are reused",
     )
-    options.add_argument("--quick", action="store_true", help="does it run, not what comes out")
+    options.add_argument("--quick", action="store_true", help="little work, to check that it runs")
     arguments = options.parse_args(argv)
     steps = 2 if arguments.quick else arguments.steps
     made = {
@@ -87,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arms += [Arm(name, name, rule, after=WARM_RUN) for name, rule in made.items()]
     settings = [
         f"train.steps={steps}",
-        "train.eval.base_tasks=0",
-        "train.eval.temperature=1.0",
+        "train.evaluation.base_tasks=0",
+        "train.evaluation.temperature=1.0",
         *(QUICK if arguments.quick else ()),
     ]
     seeds = tuple(range(1 if arguments.quick else arguments.seeds))

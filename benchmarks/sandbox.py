@@ -1,25 +1,27 @@
-"""How fast are the sandboxes, and what do they cost? Prints each figure with its goal, beside the pattern of other projects.
+"""Measure the speed and cost of the sandboxes. Prints each figure with its goal.
 
-    python benchmarks/sandbox.py                    # some minutes, needs an engine
+    python benchmarks/sandbox.py                    # some minutes; needs a container engine
     python benchmarks/sandbox.py --quick --json figures.json
 
-The work is the CRM of `envs/`: training tasks whose oracle makes 5 calls, 2 of which write, eight episodes of a task as in a
-group of GRPO; then the diff that a reward needs. Every figure is measured once a round, in an order that is turned round each
-time, and the median of the rounds is shown. p50 and p99 are those of a round's operations.
+The work is the CRM of `envs/`: training tasks with 5 oracle calls, 2 of which write, eight episodes
+of a task as in a GRPO group, then the state diff for the reward. Every figure is measured once a
+round, in alternating order, and the median of the rounds is shown. p50 and p99 are over a round's
+operations.
 
-    tool overhead          wall time of a call at the host minus the time inside the tool; one session alone
-    state reset            wall time until a fresh state is there, in a session of `state`, one alone; the state built before
-    open at 8 at once      wall time until an episode can begin, eight threads playing episodes
-    strict open            container level: `prefetch 0` has no box ready; from prefetch, a box waits and the group's state is known
-    episodes/s and core    1000 / CPU ms of an episode: host process, boxes (their control groups), engine (dockerd, containerd and
-                           its helpers, from /proc, where that can be read; it counts what others ask of the engine as well)
-    strict over fork       the same CPU ms, one by the other
-    memory of a session    growth of a box with 16 open sessions, by session; of a container: its control group when new, and its
-                           helper process where /proc tells
-    stuck tool             wall time past the deadline of a tool that never ends, until the answer is there
-    docker exec            exec events of the engine on containers of ours while the levels above were measured
-    peers                  the pattern of other projects: `docker run` for each episode, `docker exec` for each call, through the
-                           Docker SDK, the same tools on a database file that is there before, without a diff
+    tool overhead          wall time of a call minus the time inside the tool; one session
+    state reset            wall time of a reset in one session of `state`; the state is prebuilt
+    open at 8 at once      wall time until an episode can begin, with eight threads
+    strict open            level `container`: without a ready box, and with a prefetched box
+    episodes/s and core    1000 / CPU ms of an episode: host process, boxes (their control groups)
+                           and engine (dockerd, containerd and helpers, from /proc if readable;
+                           includes work for others)
+    strict over fork       ratio of these CPU times
+    memory of a session    growth of a box with 16 open sessions, divided by 16; for a container,
+                           its new control group, and its helper process if /proc has it
+    stuck tool             wall time after the deadline until a tool that never ends is stopped
+    docker exec            exec events of the engine during the measurements above
+    peers                  `docker run` an episode and `docker exec` a call, by the Docker SDK; the
+                           same tools on an existing database file, without a diff
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ from envgym.errors import EnvgymError, PrerequisiteError
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a figure should be."""
+    """Limit of one figure."""
 
     name: str
     unit: str
     limit: float
     is_most: bool = True
-    """The limit is a maximum; else a minimum."""
+    """Whether the limit is a maximum. Otherwise it is a minimum."""
 
     def is_met(self, value: float) -> bool:
         return value <= self.limit if self.is_most else value >= self.limit
@@ -77,7 +79,7 @@ GOALS = (
 
 
 def measure(bench: Bench, say: Callable[[str], None]) -> Values:
-    """Name -> median over the rounds."""
+    """Return the median of each figure over the rounds."""
     found: dict[str, list[float]] = defaultdict(list)
     measures: list[tuple[str, Callable[[], Values]]] = [
         *(
@@ -120,12 +122,27 @@ def table(values: Values) -> list[str]:
     peer_cpu = values["peer cpu"]
     rows += [
         "",
-        f"a container that does nothing, started and removed: {values['a container alone']:.0f} ms of the engine's CPU,",
-        f"so no strict level can make more than {1000 / values['a container alone']:.1f} episodes/s and core here",
+        (
+            "a container that does nothing, started and removed: "
+            f"{values['a container alone']:.0f} ms of the engine's CPU,"
+        ),
+        (
+            "so no strict level can reach more than "
+            f"{1000 / values['a container alone']:.1f} episodes/s and core here"
+        ),
         "",
-        "peers, one docker run an episode and one docker exec a call, beside ours with isolation fork:",
-        f"  a call, ms                {values['peer call ms']:8.0f}{ours_call:8.2f}  {values['peer call ms'] / ours_call:.0f} x",
-        f"  CPU of an episode, ms     {peer_cpu:8.0f}{values['cpu fork']:8.1f}  {peer_cpu / values['cpu fork']:.0f} x",
+        (
+            "peers, one docker run per episode and one docker exec per call, beside ours with "
+            "isolation fork:"
+        ),
+        (
+            f"  a call, ms                {values['peer call ms']:8.0f}{ours_call:8.2f}  "
+            f"{values['peer call ms'] / ours_call:.0f} x"
+        ),
+        (
+            f"  CPU of an episode, ms     {peer_cpu:8.0f}{values['cpu fork']:8.1f}  "
+            f"{peer_cpu / values['cpu fork']:.0f} x"
+        ),
     ]
     return rows
 
@@ -137,11 +154,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="one round of a few episodes: does it run, not how fast",
+        help="one round of a few episodes, to check that it runs",
     )
     parser.add_argument("--backend", choices=["docker", "podman"], default="docker")
-    parser.add_argument("--rounds", type=int, help="rounds, whose medians are shown (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--rounds", type=int, help="number of rounds (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments = parser.parse_args(argv)
     sizes = QUICK if arguments.quick else Sizes(rounds=arguments.rounds or Sizes.rounds)
     try:
@@ -152,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3 if isinstance(error, PrerequisiteError) else 1
     print("\n".join(table(values)))
     if not bench.engine_read:
-        print("The engine's own CPU could not be read here and is left out of all CPU figures.")
+        print("The engine's CPU time cannot be read here, so all CPU figures exclude it.")
     if arguments.json:
         met = {goal.name: goal.is_met(values[goal.name]) for goal in GOALS}
         arguments.json.write_text(

@@ -1,11 +1,12 @@
-"""How does the cost of a step grow with groups, turns, the prompt and the model? Prints exponents: 1 is in proportion.
+"""Measure how the cost of a step grows with groups, turns, prompt and model. Prints exponents.
 
-    python benchmarks/scale.py                  # an hour on two cores: every size three times, in turns
-    python benchmarks/scale.py --quick          # does it run, not how fast
+    python benchmarks/scale.py                  # an hour on two cores: every size three times
+    python benchmarks/scale.py --quick          # checks that it runs
 
-Each step is envgym's whole step on forced work, as in `step_vs_trl.py`; one thing grows, the rest stays at 2 tasks x 4 episodes x
-2 turns x 20 sampled tokens, a prompt of 300 and SmolLM2-135M, whose first layers are the smaller models. An exponent is the slope
-of the logarithm of the medians over the logarithm of the size, by least squares.
+Each step is a whole step on forced work, as in `step_vs_trl.py`. One size grows; the rest stays at
+2 tasks x 4 episodes x 2 turns x 20 sampled tokens, a prompt of 300 tokens and SmolLM2-135M. Its
+first layers are used as smaller models. The exponent is the slope of log median cost over log size,
+by least squares. 1 means proportional cost.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ COLUMNS: dict[str, Callable[[Measured], float]] = {
 
 
 def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
-    """Slope of log cost over log size."""
+    """Return the slope of log cost over log size."""
     return statistics.linear_regression(
         [math.log(size) for size in sizes], [math.log(cost) for cost in costs]
     ).slope
 
 
 def shallow(model: Path, layers: int, folder: Path) -> str:
-    """A copy of the model with its first layers only."""
+    """Write a copy of the model with its first layers only. Return its path."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     made = folder / str(layers)
@@ -56,9 +57,9 @@ def shallow(model: Path, layers: int, folder: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__, rounds=3)
-    options.add_argument("--only", choices=GROWS, help="one of the tables")
+    options.add_argument("--only", choices=GROWS, help="print one of the tables only")
     arguments = options.parse_args(argv)
-    from envgym_trainer.models import resolve
+    from envgym_trainer.model.load import resolve
 
     model = resolve(arguments.model).path
     with tempfile.TemporaryDirectory() as folder:

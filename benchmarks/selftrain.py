@@ -1,13 +1,13 @@
-"""Self-training by votes: does the watch see the hack in time, is it silent on healthy runs, and what do a few true labels save?
+"""Measure reward hacking in self-training by votes, and the value of a few true labels.
 
-    python benchmarks/selftrain.py              # seven kinds of runs, 20 seeds each: two minutes on one core
-    python benchmarks/selftrain.py --quick      # one seed, fewer steps: does it run
+    python benchmarks/selftrain.py              # seven settings, 20 seeds: two minutes on one core
+    python benchmarks/selftrain.py --quick      # one seed, fewer steps: checks that it runs
 
-A toy of numpy, no language model: 600 small tasks, a softmax policy trained by GRPO steps on the rewards of `envgym.scoring.votes`
-(`selftraining/toy.py` says how, and what draws it to one answer everywhere). "In an eighth" of the groups that are played: so many
-are of labelled tasks, again and again. Accuracies are of held-out tasks. The limits of `envgym.scoring.signals` and the toy's bias
-were chosen on seeds 100 to 119; those reported here are 0 to 19. An alarm is in time when it comes before held-out accuracy has
-lost ten points from its peak.
+A numpy toy without a language model: 600 tasks and a softmax policy trained by GRPO steps on the
+rewards of `envgym.rewards.scoring.majority_vote` (see `selftraining/toy.py`). "In an eighth" means that this
+fraction of the groups has labelled tasks. Accuracies are of held-out tasks. The limits of
+`envgym.rewards.scoring.hacking_signals` and the toy's bias were chosen on seeds 100 to 119; the reported seeds are
+0 to 19. An alarm is in time if it comes before held-out accuracy is ten points below its peak.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run, as the table needs it."""
+    """Result of one run, as the table needs it."""
 
     setting: str
     seed: int
     peak: float
     end: float
     modal: float
-    """Share of the most frequent answer at the end."""
+    """Fraction of the most frequent answer at the end."""
     lost_at: int | None
-    """The step at which ten points were lost; None for never."""
+    """First step at which accuracy is ten points below its peak, or None."""
     alarms: dict[str, int]
-    """Name -> step of its first alarm."""
+    """Step of the first alarm of each kind."""
     warnings: dict[str, int]
 
     @property
@@ -117,9 +117,13 @@ def row(runs: Sequence[Outcome]) -> str:
     middle = lambda steps: f"{statistics.median(steps):.0f}" if steps else "-"
     name = runs[0].setting
     return (
-        f"{name:50}{mean('peak'):6.2f}{mean('end'):6.2f}{statistics.fmean(kept):6.0%} ({min(kept):4.0%}){mean('modal'):7.2f}"
-        f"{f'{len(lost)} of {len(runs)}':>10}{middle([run.lost_at for run in lost]):>6}{f'{len(alarmed)} of {len(runs)}':>10}"
-        f"{middle(alarmed):>6}{f'{sum(run.in_time for run in lost)} of {len(lost)}' if lost else '-':>10}  {GOALS.get(name, '')}"
+        f"{name:50}{mean('peak'):6.2f}{mean('end'):6.2f}"
+        f"{statistics.fmean(kept):6.0%} ({min(kept):4.0%}){mean('modal'):7.2f}"
+        f"{f'{len(lost)} of {len(runs)}':>10}"
+        f"{middle([run.lost_at for run in lost]):>6}{f'{len(alarmed)} of {len(runs)}':>10}"
+        f"{middle(alarmed):>6}"
+        f"{f'{sum(run.in_time for run in lost)} of {len(lost)}' if lost else '-':>10}  "
+        f"{GOALS.get(name, '')}"
     )
 
 
@@ -128,12 +132,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="one seed, fewer steps")
-    parser.add_argument("--json", action="store_true", help="one object a run instead of the table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per run instead")
     parser.add_argument(
         "--seeds", type=int, default=SEEDS, help=f"runs of each kind (default: {SEEDS})"
     )
     parser.add_argument(
-        "--first-seed", type=int, default=0, help="100 for the runs that the limits were chosen on"
+        "--first-seed",
+        type=int,
+        default=0,
+        help="first seed (default: 0); 100 repeats the runs that set the limits",
     )
     arguments = parser.parse_args(argv)
     count, steps = (1, 100) if arguments.quick else (arguments.seeds, STEPS)

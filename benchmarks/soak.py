@@ -1,13 +1,14 @@
-"""Do episodes that share boxes ever see each other, and does the process that plays them grow?
+"""Check that episodes that share boxes are isolated and that memory does not grow.
 
-    python benchmarks/soak.py --episodes 10000                              # 64 sessions at once on 4 boxes
+    python benchmarks/soak.py --episodes 10000                  # 64 sessions at once on 4 boxes
     python benchmarks/soak.py --backend docker --isolation namespaces
 
-Each episode leaves a mark of its own in the tables, in files, in the environment and in memory, reads back all marks there are,
-and asks for the diff. Between rounds, with no session open, the table shows what this process and its boxes hold. The end is 1
-when an episode saw what is not its own, failed, or when the second half of the rounds held more than the first ever did.
-
-Left out: speed (`envgym sandbox bench`); isolation `state`, whose sessions share files and memory by design; systems without /proc.
+Each episode leaves a mark in the tables, in files, in the environment and in memory, reads all
+visible marks and asks for the diff. Between rounds, with no session open, the resources of this
+process and its boxes are measured. The exit code is 1 if an episode failed or saw a foreign mark,
+or if the second half of the rounds exceeded the maximum of the first half.
+Not supported: isolation `state`, in which sessions share files and memory; systems without
+/proc. See `envgym sandbox bench` for speed.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from typing import Any
 
 from envgym.errors import WorldFailure
 from envgym.sandbox import App
-from envgym.sandbox.factory import open_sandbox
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.owners import RUN_LABEL, labels
 from envgym.sandbox.options import SandboxOptions
-from envgym.sandbox.owner import RUN_LABEL, labels
 
 APP = App(Path(__file__).parent, ("soak_app/tools.py",), "soak_app/schema.sql")
 ROUNDS = 10
@@ -54,18 +55,24 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Held:
-    """What this process holds while no session is open, idle connections to the engine given up."""
+    """Resources of this process while no session is open.
+
+    Idle connections to the container engine are closed before.
+    """
 
     descriptors: int
     threads: int
     processes: int
-    """Its children, which are boxes where the backend is no engine, and theirs."""
+    """Number of child processes and their children.
+
+    These are boxes if the backend has no engine.
+    """
     containers: int
     memory_mb: float
 
 
 def grown(rounds: Sequence[Held]) -> list[str]:
-    """Names of what the second half of the rounds held more of than the first half ever did."""
+    """Return the names of resources whose maximum grew from the first to the second half."""
     half = len(rounds) // 2
 
     def most(name: str, part: Sequence[Held]) -> float:
@@ -80,7 +87,7 @@ def grown(rounds: Sequence[Held]) -> list[str]:
 
 
 def held(sandbox: Any) -> Held:
-    """What is held, once threads and boxes that are on their way out have gone."""
+    """Measure resources after threads and boxes that are shutting down have ended."""
     api = getattr(sandbox, "_api", None)
     deadline = time.monotonic() + SETTLE_SECONDS
     last = None
@@ -91,7 +98,9 @@ def held(sandbox: Any) -> Held:
         last = now
         time.sleep(0.5)
     if api:
-        api.close()  # it connects again when it is asked: how many connections rest tells only how many threads asked at once
+        # Close idle connections. Their number depends only on how many threads asked at once. The
+        # client connects again when needed.
+        api.close()
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return Held(
@@ -110,7 +119,8 @@ def _containers(api: Any) -> int:
 def _descendants() -> int:
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
+        # The process ended while it was read.
+        with contextlib.suppress(OSError):
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
     found = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
@@ -125,7 +135,7 @@ def _is_settled() -> bool:
 
 
 def episode(sandbox: Any, number: int) -> list[str]:
-    """Plays one; returns the places in which it saw other than its own mark."""
+    """Play one episode. Return the places in which it saw a foreign mark."""
     mark = uuid.uuid4().hex
     session = sandbox.open(seed=number % SEEDS, timeout_seconds=60)
     try:
@@ -144,7 +154,7 @@ def episode(sandbox: Any, number: int) -> list[str]:
 
 
 def soak(sandbox: Any, *, episodes: int, sessions: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """Plays all; returns a row for each round, and what is wrong."""
+    """Play all episodes. Return one row for each round, and the problems found."""
     rows: list[dict[str, Any]] = []
     troubles: Counter[str] = Counter()
     numbers = itertools.count()
@@ -152,7 +162,7 @@ def soak(sandbox: Any, *, episodes: int, sessions: int) -> tuple[list[dict[str, 
     def one(_: int) -> None:
         try:
             for place in episode(sandbox, next(numbers)):
-                troubles[f"saw more or less than its own in: {place}"] += 1
+                troubles[f"saw missing or foreign marks in: {place}"] += 1
         except WorldFailure as failure:
             troubles[f"failed: {failure}"] += 1
 
@@ -190,12 +200,13 @@ def show(row: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--episodes", type=int, default=10_000)
-    parser.add_argument("--sessions", type=int, default=64, help="open at once")
+    parser.add_argument("--sessions", type=int, default=64, help="sessions at once")
     parser.add_argument("--boxes", type=int, default=4)
     parser.add_argument("--backend", default="docker")
     parser.add_argument("--isolation", default="fork")
     given = parser.parse_args()
-    # Each box is replaced about ten times, the first time while it warms up: the engine's client keeps a few connections then.
+    # Each box is replaced about ten times, first while warming up: then the engine's client opens
+    # the connections that it keeps.
     recycle = {"episodes": max(10, given.episodes // (ROUNDS * given.boxes))}
     pool = {"boxes": given.boxes, "sessions": -(-given.sessions // given.boxes), "recycle": recycle}
     options = SandboxOptions.model_validate(
@@ -217,9 +228,10 @@ def main() -> int:
     finally:
         sandbox.close()
     print(
-        f"boxes replaced: {recycled or 'none'}; {os.cpu_count()} cores, {(time.monotonic() - started) / 60:.1f} minutes"
+        f"boxes replaced: {recycled or 'none'}; {os.cpu_count()} cores, "
+        f"{(time.monotonic() - started) / 60:.1f} minutes"
     )
-    print("\n".join(troubles) or "nothing was seen that is another's, and nothing grew")
+    print("\n".join(troubles) or "no episode saw another one's marks, and nothing grew")
     return 1 if troubles else 0
 
 

@@ -1,19 +1,20 @@
-"""How long does a whole GRPO step take, beside TRL's on the same work? Prints the ratios with their goals.
+"""Compare a whole GRPO step with TRL's on equal work. Prints ratios with their goals.
 
     pip install -e '.[train,parity]'
-    python benchmarks/step_vs_trl.py                        # an hour on two cores: five rounds, each side in a process of its own
-    python benchmarks/step_vs_trl.py --tool-seconds 0.2     # the same with slow tools
-    python benchmarks/step_vs_trl.py --quick                # does it run, not how fast
+    python benchmarks/step_vs_trl.py                    # an hour on two cores: five rounds
+    python benchmarks/step_vs_trl.py --tool-seconds 0.2
+    python benchmarks/step_vs_trl.py --quick            # checks that it runs
 
-A step is 2 tasks x 8 episodes x 3 turns x 60 sampled tokens, 40 tokens of tool answer between turns, after a prompt of 600; the
-model is SmolLM2-135M in float32 with LoRA of rank 16 on all linear layers. Neither side may stop earlier or sample more, both
-sample at temperature 1 and make one update from one optimiser step. What is not timed: imports, loading, and on TRL's side the
-making of its trainer. Rounds alternate the order; the median of the rounds is shown, with the range of the ratio.
+A step is 2 tasks x 8 episodes x 3 turns x 60 sampled tokens, with a prompt of 600 tokens and 40
+tokens of tool result between turns. The model is SmolLM2-135M in float32 with LoRA of rank 16 on
+all linear layers. Both sides sample exactly these tokens at temperature 1 and make one update.
+Imports, loading and the creation of TRL's trainer are not timed. Rounds alternate the order, each
+side in a separate process; medians are shown, with the range of the ratio.
 
-    step        sampling and update, wall seconds of the process; CPU: of all its threads
-    sampling    TRL: `_generate`; envgym: `Trainer.sample`, the copy of the adapter to the sampler included
+    step        sampling and update, wall seconds. CPU: summed over all threads
+    sampling    TRL: `_generate`. envgym: `Trainer.sample`, with the adapter's copy to the sampler
     training    the rest
-    peak        resident memory at its highest
+    peak        maximum resident memory
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def table(rounds: Sequence[dict[str, Measured]], goals: dict[str, float]) -> lis
             goal = f"   goal {goals[name]:g}" if name in goals and side == PEER else ""
             spread = f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
             rows.append(
-                f"{rounds[0][side].side} / envgym, {name:16}{statistics.median(ratios):6.2f} x  {spread}{goal}"
+                f"{rounds[0][side].side} / envgym, {name:16}"
+                f"{statistics.median(ratios):6.2f} x  {spread}{goal}"
             )
     versions = {
         name: version for each in rounds[0].values() for name, version in each.versions.items()
@@ -86,16 +88,16 @@ def table(rounds: Sequence[dict[str, Measured]], goals: dict[str, float]) -> lis
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument(
-        "--tool-seconds", type=float, default=0.0, help="how long each tool call takes"
+        "--tool-seconds", type=float, default=0.0, help="seconds of each tool call"
     )
     options.add_argument(
         "--batching", action="store_true", help="also TRL on transformers' continuous batching"
     )
     options.add_argument(
-        "--json", type=Path, metavar="FILE", help="write each round's figures there too"
+        "--json", type=Path, metavar="FILE", help="also write the figures of each round to FILE"
     )
     arguments = options.parse_args(argv)
-    from envgym_trainer.models import resolve
+    from envgym_trainer.model.load import resolve
 
     model = str(resolve(arguments.model).path)
     work = replace(QUICK if arguments.quick else Work(), tool_seconds=arguments.tool_seconds)

@@ -1,6 +1,7 @@
-"""envgym: a company's tools and tasks as a Gymnasium text environment, and a trainer that learns them.
+"""envgym: a company's tools and tasks as a Gymnasium text environment, with a GRPO trainer.
 
-Importing it registers the shipped environments with Gymnasium and loads nothing heavy; names below load on first use.
+Importing it registers the bundled environments with Gymnasium. The public names are imported on
+first use, so that the import is fast.
 """
 
 from __future__ import annotations
@@ -11,29 +12,29 @@ from typing import TYPE_CHECKING, Any
 from envgym.registration import make, make_world, register, register_bundled_with_gymnasium
 
 if TYPE_CHECKING:
-    from envgym.bridges.toolrl import row_template, rows_from
-    from envgym.bridges.toolrl_variants import irrelevant_rows
     from envgym.env import ToolEnv, World
     from envgym.episode import Episode
     from envgym.errors import PrerequisiteError
     from envgym.messages import Message, ToolCall
     from envgym.play import Request, play, play_many
-    from envgym.rubric import Evidence, declares
-    from envgym.spec import EnvSpec, load_spec
+    from envgym.rewards.rubric import Evidence, reward_part
+    from envgym.spec.environment import EnvSpec, load_spec
     from envgym.tasks import ANY, SPLITS, Change, Check, Draw, Task, Template, stable_seed, template
+    from envgym.tasksets.toolrl_rows import row_template, rows_from
+    from envgym.tasksets.toolrl_variants import irrelevant_rows
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "envgym.bridges.toolrl": ("row_template", "rows_from"),
-    "envgym.bridges.toolrl_variants": ("irrelevant_rows",),
+    "envgym.tasksets.toolrl_rows": ("row_template", "rows_from"),
+    "envgym.tasksets.toolrl_variants": ("irrelevant_rows",),
     "envgym.env": ("ToolEnv", "World"),
     "envgym.episode": ("Episode",),
     "envgym.errors": ("PrerequisiteError",),
     "envgym.messages": ("Message", "ToolCall"),
     "envgym.play": ("Request", "play", "play_many"),
-    "envgym.rubric": ("Evidence", "declares"),
-    "envgym.spec": ("EnvSpec", "load_spec"),
+    "envgym.rewards.rubric": ("Evidence", "reward_part"),
+    "envgym.spec.environment": ("EnvSpec", "load_spec"),
     "envgym.tasks": (
         "ANY",
         "SPLITS",
@@ -65,7 +66,6 @@ __all__ = [
     "ToolCall",
     "ToolEnv",
     "World",
-    "declares",
     "irrelevant_rows",
     "load_spec",
     "make",
@@ -73,6 +73,7 @@ __all__ = [
     "play",
     "play_many",
     "register",
+    "reward_part",
     "row_template",
     "rows_from",
     "stable_seed",

@@ -1,12 +1,10 @@
 """A company's tools and tasks as a Gymnasium text environment.
 
     reset(seed=, options={"task": "test/set_phone/3"})  ->  the user's message
-    step("update_contact(...)")                         ->  what the tools answered
+    step("update_contact(...)")                         ->  the tools' answers
     step("Done.")                                       ->  the end, and the reward
 
-An answer without a tool call ends the episode (`terminated`), as does a successful call of a closing tool; the turn limit cuts
-it (`truncated`), and so does a shorter horizon that `reset` is given. When the world breaks, the step is `truncated` with
-`info["failure"]` set and the reward 0.0 means nothing.
+See `ToolEnv.step` for the reasons that end an episode.
 """
 
 from __future__ import annotations
@@ -20,34 +18,34 @@ from typing import Any
 
 import gymnasium
 
-from envgym.assembly import keys_of, open_tools
+from envgym.dialects import parse, usage_example
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message, ToolCall
-from envgym.parsing import explain, parse
-from envgym.rubric import CallRecord, Evidence, Rubric
+from envgym.rewards.rubric import CallRecord, Evidence, Rubric
+from envgym.rewards.state_diff import compare_changes, diff_rows
+from envgym.rewards.turn_rewards import TurnRewards
 from envgym.sandbox import Sandbox, Session, Verification
-from envgym.sandbox.agent.tree import TABLE as FILES
-from envgym.sources import TaskSource
+from envgym.sandbox.agent.file_tree import TABLE as FILES
 from envgym.spaces import UnicodeText
-from envgym.spec import EnvSpec
-from envgym.state import diff_rows, judge
-from envgym.tally import Tally
+from envgym.spec.environment import EnvSpec
 from envgym.tasks import SPLITS, Check, Split, Task
+from envgym.tasksets.templates import TemplateTaskSet
+from envgym.tool_sandbox import keys_of, open_tool_sandbox
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
 OWN_DOING = ("session_ended", "out_of_memory")
-"""Failures that count as the model's own where tools execute what it wrote."""
+"""Failure kinds that are attributed to the model if the tools execute code that it wrote."""
 RESET_OPTIONS = ("task", "split", "levels", "max_turns", "step")
 
 
 class World:
-    """What all episodes of one environment share: its sandbox, tools, tasks and rubric. Safe to share between threads."""
+    """Sandbox, tools, tasks and rubric of one environment, shared by its episodes. Thread-safe."""
 
     def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
         self.exact = (FILES,) if spec.state.files else ()
-        self.sandbox = sandbox or open_tools(spec)
+        self.sandbox = sandbox or open_tool_sandbox(spec)
         try:
             self._read_tasks(spec)
         except BaseException:
@@ -55,18 +53,29 @@ class World:
             raise
 
     def _read_tasks(self, spec: EnvSpec) -> None:
-        self.tasks = TaskSource(spec, self.sandbox)
+        self.tasks = TemplateTaskSet(spec, self.sandbox)
         self.keys = keys_of(spec, self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
         unknown = [name for name in spec.episode.closes_with if name not in self.tools]
         if unknown:
             hint = did_you_mean(unknown[0], self.tools)
             raise SpecError(
-                f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; tools: {', '.join(self.tools)}"
+                f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; "
+                f"tools: {', '.join(self.tools)}"
             )
 
+        if (refusal := spec.episode.refusal) is None:
+            return
+        if refusal.tool not in self.tools:
+            hint = did_you_mean(refusal.tool, self.tools)
+            raise SpecError(
+                f"{spec.path}: episode.refusal.tool: no tool '{refusal.tool}'{hint}; tools: {', '.join(self.tools)}"
+            )
+        if problems := validate(self.tools[refusal.tool], refusal.arguments):
+            raise SpecError(f"{spec.path}: episode.refusal.arguments: {'; '.join(problems)}")
+
     def tools_of(self, task: Task) -> dict[str, Tool]:
-        """The tools that a task offers, in the order of the environment."""
+        """Return the tools that a task offers, in the order of the environment."""
         if task.tools is None:
             return self.tools
         if unknown := [name for name in task.tools if name not in self.tools]:
@@ -76,38 +85,40 @@ class World:
         return {name: tool for name, tool in self.tools.items() if name in task.tools}
 
     def turn_limit(self, task: Task) -> int:
-        """Answers after which an episode of this task is cut."""
+        """Return the number of answers after which an episode of this task is truncated."""
         limits = self.spec.episode
         if limits.spare_turns is None or not task.oracle:
             return limits.max_turns
         return min(limits.max_turns, len(task.oracle) + 1 + limits.spare_turns)
 
     def opening(self, task: Task) -> list[Message]:
-        """System and user message of a task."""
+        """Return the system message and the user message of a task."""
         prompt = self.spec.prompt
         system = prompt.system.strip().replace("{now}", f"{self.spec.state.now:%A, %Y-%m-%d %H:%M}")
         if prompt.tools == "compact":
             listing = render_compact(list(self.tools_of(task).values()))
-            system = f"{system}\n\nTools:\n{listing}\n\n{explain(prompt.dialects[0])}"
+            system = f"{system}\n\nTools:\n{listing}\n\n{usage_example(prompt.dialects[0])}"
         return [Message("system", system), Message("user", task.prompt)]
 
     def env(self, **options: Any) -> ToolEnv:
-        """A new environment in this world; options as of `ToolEnv`."""
+        """Create an environment in this world. The options are those of `ToolEnv`."""
         return ToolEnv(self.spec, world=self, **options)
 
     def close(self) -> None:
+        self.rubric.close()
         self.sandbox.close()
 
 
 class ToolEnv(gymnasium.Env[str, str]):
-    """One episode at a time in a `World`.
+    """Environment that plays one episode at a time in a `World`.
 
     Args:
-        spec: the environment's definition.
-        split: where `reset` draws tasks from when it is not told one.
-        levels: only tasks of these levels; empty for all.
-        world: a world shared with other environments; made (and closed) by this one when not given.
-        render_mode: `ansi` makes `render()` give the conversation so far as text.
+        spec: Definition of the environment.
+        split: Default split from which `reset` draws tasks.
+        levels: Default levels of the tasks drawn; empty for all.
+        world: World shared with other environments. By default the environment creates and closes a
+            world.
+        render_mode: If `ansi`, `render()` returns the current conversation as text.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own convention
@@ -137,22 +148,29 @@ class ToolEnv(gymnasium.Env[str, str]):
 
     @property
     def task(self) -> Task | None:
-        """The task being played, hidden truth included: for oracles and graders, never for a model."""
+        """Current task, hidden truth included. For oracles and graders only, never for a model."""
         return self._task
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Starts an episode.
+        """Start an episode.
 
         Args:
-            seed: seeds the environment's own generator, which draws the task.
-            options: `task` names one task; else `split` and `levels` override where it is drawn from. `max_turns` cuts the
-                episode earlier than its own limit would (stop reason `horizon`; whether it would have been solved is unknown);
-                `step` is the training step at which schedules of the reward stand, 0 by default.
-        Returns: the user's message; `info` has `messages`, `tools`, `task`, `state_hash`, and `given_up`, what the reward of
-            an episode is made of that the policy breaks off.
-        Raises: WorldFailure when no session can be opened; SpecError or UsageError for wrong options.
+            seed: Seed of the environment's random generator, which draws the task.
+            options: `task` selects one task; otherwise one is drawn, and `split` and `levels`
+                override the defaults. `max_turns` truncates the episode before its usual limit
+                (stop reason `horizon`, success unknown). `step` is the training step used by reward
+                schedules, 0 by default.
+
+        Returns:
+            The user's message and `info`, with the keys `messages`, `tools`, `task`, `state_hash`
+            and `given_up` (the reward terms of the episode if the policy aborts it).
+
+        Raises:
+            WorldFailure: If no sandbox session can be opened.
+            SpecError: If the task or a tool of it does not exist.
+            UsageError: If an option is unknown or out of range.
         """
         super().reset(seed=seed)
         self._end_session()
@@ -169,7 +187,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._turn_limit = self.world.turn_limit(task)
         self._horizon = (options or {}).get("max_turns", self._turn_limit)
         self._training_step = (options or {}).get("step", 0)
-        self._tally = Tally(self.world.rubric, self._evidence, step=self._training_step)
+        self._tally = TurnRewards(self.world.rubric, self._evidence, step=self._training_step)
         shown = (
             to_openai(list(self._tools.values()))
             if self.world.spec.prompt.tools == "template"
@@ -190,12 +208,26 @@ class ToolEnv(gymnasium.Env[str, str]):
         }
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Takes one answer of the model.
+        """Execute one answer of the model.
 
-        Returns: what the tools answered (empty at the end); the reward, which comes at the end but for parts that judge turns;
-            terminated; truncated; `info` with `messages` (new ones), `parse_mode`, `mistakes` (refused or unreadable calls of
-            this turn), and at the end `reward_parts`, `reward_terms` (`Term`s, which sum to the reward), `success`, `state_diff`,
-            `verification` (exit code and output of the task's hidden test), `stop_reason`, or `failure` when the world broke.
+        An answer without a tool call, or a successful call of a closing tool, terminates the
+        episode. The turn limit, or a lower `max_turns` given to `reset`, truncates it. If the
+        environment itself fails, the step is truncated, `info["failure"]` is set and the reward 0.0
+        must be ignored.
+
+        Args:
+            action: Text of the answer.
+
+        Returns:
+            Observation (the tools' answers; empty at the end), reward, terminated, truncated and
+            `info`. The reward is paid at the end, except for parts that are evaluated per turn.
+            `info` has `messages` (the new ones), `parse_mode` and `mistakes` (invalid or rejected
+            calls of this turn). At the end it also has `reward_parts`, `reward_terms` (`Term`s that
+            sum to the reward), `success`, `state_diff`, `verification` (exit code and output of the
+            task's hidden test) and `stop_reason`.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If the episode is over.
         """
         if self._over or self._session is None:
             raise gymnasium.error.ResetNeeded("this episode is over: call reset() first")
@@ -209,7 +241,11 @@ class ToolEnv(gymnasium.Env[str, str]):
             return "", 0.0, False, True, {"messages": [], "failure": told, "stop_reason": "void"}
 
     def _broken_off(self, failure: WorldFailure) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """The model's own code ended its session: a task not solved. Were it void, a model could call off what goes badly."""
+        """Return the final step after the model's code terminated the session.
+
+        The episode counts as failed, not as void: otherwise a model could discard bad episodes by
+        crashing the sandbox.
+        """
         reward, score = self._tally.give_up()
         info = {"messages": [], "success": False, "state_diff": {}, "stop_reason": "broken_off"}
         info |= {"reward_parts": score.parts, "reward_terms": score.terms}
@@ -297,7 +333,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         return Message("tool", text, name=call.name)
 
     def _mistakes(self, mode: str) -> int:
-        """Of the turn that was just taken."""
+        """Return the number of invalid or rejected calls of the turn just taken."""
         return sum(record.turn == self._turns and not record.ok for record in self._calls) + (
             mode == "invalid"
         )
@@ -329,7 +365,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         return "\n".join(message.content for message in answers), reward, not cut, cut, info
 
     def _evidence(self, final: str = "") -> Evidence:
-        """What the episode has left so far, but for what its hidden test says."""
+        """Return the current evidence of the episode, without the result of the hidden test."""
         state = self.world.spec.state
         task = self._task
         session = self._session
@@ -337,7 +373,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         assert session is not None
         changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
         rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
-        verdict = judge(task.changes, rows, allow=state.allow, forbid=state.forbid)
+        verdict = compare_changes(task.changes, rows, allow=state.allow, forbid=state.forbid)
         return Evidence(
             task,
             tuple(self._calls),
@@ -375,14 +411,15 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._end_session()
 
     def _end_session(self) -> None:
-        # forgotten first: one that cannot be closed must not spoil the next episode
+        # Clear the attribute first, so that a session that fails to close cannot affect the next
+        # episode.
         session = self._session
         self._session = None
         if session is not None:
             session.close()
 
     def render(self) -> str | None:  # type: ignore[override]
-        """The conversation so far, for render mode `ansi`."""
+        """Return the current conversation if the render mode is `ansi`."""
         if self.render_mode != "ansi":
             return None
         return "\n".join(

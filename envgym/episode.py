@@ -1,6 +1,7 @@
-"""The record of one episode: everything that was said, done, sampled and scored, as one plain value.
+"""Record of one episode: messages, tokens, rewards and failures as one frozen value.
 
-`play` makes it, the trainer learns from it, `episodes.jsonl` keeps it. A void episode (`failure` is set) has no reward.
+`play` creates it, the trainer learns from it and `episodes.jsonl` stores it. A void episode
+(`failure` is set) has no reward.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from envgym.composition import Term
 from envgym.messages import Message
 from envgym.policies import TokenTrace
+from envgym.terms import Term
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How the world broke; the episode counts for nothing but this."""
+    """Failure of the environment that made an episode, or its first attempt, void."""
 
     kind: str
     stage: str
@@ -30,51 +31,57 @@ class Episode:
 
     env_id: str
     task_id: str
-    """Empty for a foreign Gymnasium environment, which has no tasks of ours."""
+    """Id of the task; empty if a Gymnasium environment is played directly, without tasks."""
     split: str
     level: str
     template: str
     seed: int
-    """Seed of the policy's sampling; the state's seed belongs to the task."""
+    """Seed of the policy's sampling. The task has a separate seed for the state."""
     messages: tuple[Message, ...]
     tokens: TokenTrace | None
-    """None for policies without tokens."""
+    """Tokens of the dialogue; None if the policy has no tokens."""
     reward: float | None
-    """Sum of all rewards of the episode; None when void."""
+    """Sum of all rewards of the episode; None if the episode is void."""
     reward_parts: dict[str, float | None] = field(default_factory=dict)
-    """Name -> what each part of the rubric said; None where it did not apply."""
+    """Raw value of each part of the rubric by name; None for a part that does not apply."""
     reward_terms: dict[str, Term] = field(default_factory=dict)
-    """Name -> each part's share; the contributions sum to `reward`. Empty for a foreign environment."""
+    """Term of each part by name. The contributions sum to `reward`. Empty for a foreign
+    environment."""
     success: bool | None = None
-    """Whether the task was solved; None when void or unknown to the environment."""
+    """Whether the task was solved; None if the episode is void or the environment does not report
+    it."""
     state_diff: dict[str, Any] = field(default_factory=dict)
-    """What changed in the tables and what should have; see `envgym.state`."""
+    """Changed rows compared with the expected changes, in the form of `Verdict.to_dict`."""
     stop_reason: str = ""
-    """Why it ended: `answered`, `closed`, `max_turns`, `length`, `context`, `timeout`, `terminated`, `truncated`, `horizon` (cut
-    before its own turn limit), `broken_off` (its own code ended the session) or `void`."""
+    """Reason for the end: `answered`, `closed`, `max_turns`, `length`, `context`, `timeout`,
+    `terminated`, `truncated`, `horizon` (truncated before the usual turn limit), `broken_off` (the
+    model's code terminated the session) or `void`."""
     terminated: bool = False
     truncated: bool = False
     turns: int = 0
     tool_calls: int = 0
     tool_errors: int = 0
-    """Calls that were refused: unknown tool, wrong argument, or the tool's own refusal."""
+    """Number of rejected calls: unknown tool, invalid argument, or an error raised by the tool."""
     turn_rewards: tuple[float, ...] = ()
-    """What `step` gave for each turn; they sum to `reward`. Worlds that score at the end give 0 until then."""
+    """Reward that `step` returned at each turn. They sum to `reward`. Often 0 until the last
+    turn."""
     advantage: float | None = None
-    """How much better than its siblings it was, the mean over its sampled tokens; None where it was not learned from."""
+    """Group-relative advantage, the mean over its sampled tokens; None if the episode was not
+    trained on."""
     advantage_parts: dict[str, float] = field(default_factory=dict)
-    """Name -> each term's share in the advantage; they sum to it."""
+    """Contribution of each term to the advantage by name. The contributions sum to `advantage`."""
     turn_mistakes: tuple[int, ...] = ()
-    """Refused or unreadable tool calls of each turn, where the environment tells (`info["mistakes"]`)."""
+    """Number of invalid or rejected tool calls at each turn, if `info["mistakes"]` reports it."""
     parse_modes: dict[str, int] = field(default_factory=dict)
-    """How often each dialect was read from the model's turns: `pythonic`, `hermes`, ..., `none` (plain text), `invalid`."""
+    """Number of turns by dialect: `pythonic`, `hermes`, ..., `none` (plain text), `invalid`."""
     start_hash: str = ""
-    """Hash of the state at reset; equal within a group."""
+    """Hash of the state at reset; equal for all members of a group."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall seconds by place: `policy`, `env`."""
+    """Wall time in seconds by place: `policy`, `env`."""
     failure: Failure | None = None
     first_failure: Failure | None = None
-    """How the first attempt broke, when this is the second one at the same task with the same seed (`play_many`)."""
+    """Failure of the first attempt, if this record is the retry with the same task and seed
+    (`play_many`)."""
 
     @property
     def void(self) -> bool:
@@ -82,7 +89,7 @@ class Episode:
 
     @property
     def last_said(self) -> str:
-        """The model's last message; empty where it said nothing."""
+        """Last message of the model; empty if there is none."""
         return next(
             (message.content for message in reversed(self.messages) if message.role == "assistant"),
             "",
@@ -90,18 +97,21 @@ class Episode:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """Every failure of the world on the way to this record: of the first attempt, and of the second."""
+        """All failures of the environment: of the first attempt, then of this one."""
         return tuple(
             failure for failure in (self.first_failure, self.failure) if failure is not None
         )
 
     def to_json(self) -> str:
-        """One line of `episodes.jsonl`."""
+        """Return the record as one line of `episodes.jsonl`."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Episode:
-        """The episode of such a line; what a log adds in front (`step`, `phase`) is left out."""
+        """Build an episode from a line of `episodes.jsonl`.
+
+        Keys that a log adds (`step`, `phase`) are ignored.
+        """
         names = {f.name for f in dataclasses.fields(cls)}
         plain = {name: value for name, value in json.loads(line).items() if name in names}
         plain["messages"] = tuple(Message.from_dict(message) for message in plain["messages"])

@@ -1,15 +1,15 @@
-"""Every error that envgym raises for people, in one tree.
+"""Errors that envgym raises for users.
 
     EnvgymError
-    ├── SpecError          a YAML file, an override or a reference in it is wrong (the user's mistake)
-    ├── PrerequisiteError  something must be installed, started or fetched first
-    ├── UsageError         a command or function was called in a way it cannot serve
-    ├── TooManyFailures    the world broke so often that going on would be a waste
-    └── WorldFailure       the world broke: box lost, tool crashed, grader raised, host too slow
+    ├── SpecError          error in a YAML file, an override or a file that these refer to
+    ├── PrerequisiteError  something must be installed, started or downloaded first
+    ├── UsageError         a command or function was called incorrectly
+    ├── TooManyFailures    too many episodes were void
+    └── WorldFailure       the environment failed: lost sandbox, crashed tool, slow host
 
-The CLI shows the first four without a traceback and exits with 2 (3 for a prerequisite, 1 for too many failures). A
-`WorldFailure` never reaches the user: `play` turns it into `Episode.failure`, and the episode is void. What a *model* does
-wrong is no error at all: it is an observation.
+The CLI prints the first four without a traceback and exits with 2 (3 for a prerequisite, 1 for too
+many failures). `play` turns a `WorldFailure` into `Episode.failure`; the episode is void. A mistake
+of the *model* raises no error: it becomes an observation.
 """
 
 from __future__ import annotations
@@ -17,37 +17,43 @@ from __future__ import annotations
 from typing import Literal
 
 Stage = Literal["open", "call", "diff", "score", "policy", "step"]
-"""Where in an episode the world broke."""
+"""Part of an episode in which the environment failed."""
 
 
 class EnvgymError(Exception):
-    """Base of all errors that envgym raises on purpose."""
+    """Base class of all errors that envgym raises on purpose."""
 
 
 class SpecError(EnvgymError, ValueError):
-    """The environment's definition is wrong; the message holds one `file:line: what` per mistake."""
+    """The definition of the environment is wrong.
+
+    The message has one line `file:line: problem` per mistake.
+    """
 
 
 class PrerequisiteError(EnvgymError, RuntimeError):
-    """Something outside envgym is missing; the message ends with the way out."""
+    """Something outside envgym is missing. The message ends with the remedy."""
 
 
 class UsageError(EnvgymError, ValueError):
-    """Called in a way that cannot work; the message says what would."""
+    """A call cannot work with these arguments. The message describes valid ones."""
 
 
 class TooManyFailures(EnvgymError, RuntimeError):
-    """More episodes were void than `episode.max_void` allows; the message holds the share, an example and the way out."""
+    """More episodes were void than `episode.max_void` allows.
+
+    The message has the fraction, an example and the remedy.
+    """
 
 
 class WorldFailure(EnvgymError):
-    """The world, not the model, failed: the episode is void and has no reward.
+    """The environment failed, not the model: the episode is void and has no reward.
 
     Args:
-        kind: short machine-readable name, such as `sandbox_lost`, `tool_crashed`, `reward_raised`, `env_raised`,
-            `timeout`.
-        message: what happened, for people.
-        stage: the part of the episode in which it happened.
+        kind: Short machine-readable name, such as `sandbox_lost`, `tool_crashed`, `reward_raised`,
+            `env_raised`, `timeout`.
+        message: Description for people.
+        stage: Part of the episode in which it happened.
     """
 
     def __init__(self, kind: str, message: str, *, stage: Stage):
@@ -56,7 +62,7 @@ class WorldFailure(EnvgymError):
         self.message = message
         self.stage = stage
 
-    def __reduce__(self):  # exceptions with keyword arguments do not survive pickling by themselves
+    def __reduce__(self):  # by default, an exception with keyword arguments cannot be unpickled
         return _rebuild, (self.kind, self.message, self.stage)
 
 
@@ -65,7 +71,7 @@ def _rebuild(kind: str, message: str, stage: Stage) -> WorldFailure:
 
 
 def did_you_mean(word: str, options) -> str:
-    """`, did you mean 'x'?` for the closest option, or an empty string."""
+    """Return `, did you mean 'x'?` for the most similar option, or an empty string."""
     import difflib
 
     close = difflib.get_close_matches(

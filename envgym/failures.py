@@ -1,7 +1,7 @@
-"""How much failure of the world a run puts up with: a cap over the last episodes, and words that say how to go on.
+"""Limit on void episodes in a run.
 
-A broken world is no lesson, and a run that goes on in one wastes days. Left out: what a failure is (`errors.py`), and the
-second attempt that every void episode gets (`play.py`).
+A run stops if too many of its last episodes were void, because continuing with a broken environment
+wastes time. `play_many` retries every void episode once; both attempts count here.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from envgym.episode import Episode, Failure
 from envgym.errors import TooManyFailures
 
 LEAST = 16
-"""Attempts before a share is believed."""
+"""Minimum number of attempts before the limit applies."""
 WINDOW = 64
-"""Attempts that are looked back on."""
+"""Number of last attempts over which the fraction is computed."""
 MESSAGE_CHARS = 600
-"""Of the failure that is quoted; the end of a traceback is its telling part."""
+"""Maximum number of characters quoted from a failure. The end is kept: it names the exception."""
 
 
-class FailureCap:
-    """Stops a run in which too many of the last attempts at an episode were void. One for a run, over all its steps.
+class FailureLimit:
+    """Stop a run if too many of its last attempts were void. Use one object for the whole run.
 
     Args:
-        max_void: share of void attempts that is allowed, `episode.max_void` of the environment; 1 allows everything.
-        logged: where every failure can be read, for the message.
+        max_void: Maximum fraction of void attempts, `episode.max_void` of the environment; 1
+            disables the limit.
+        logged: Sentence for the message that names the file with all failures.
     """
 
     def __init__(self, max_void: float, *, logged: str):
@@ -33,7 +34,11 @@ class FailureCap:
         self._last: deque[Failure | None] = deque(maxlen=WINDOW)
 
     def count(self, episode: Episode) -> None:
-        """Counts an episode with its first attempt, if that was void. Raises TooManyFailures."""
+        """Count an episode, and its first attempt if that was void.
+
+        Raises:
+            TooManyFailures: If the limit is exceeded.
+        """
         if episode.first_failure is not None:
             self._last.append(episode.first_failure)
         self._last.append(episode.failure)
@@ -52,9 +57,11 @@ class FailureCap:
             if (failure.kind, failure.stage) == (kind, stage)
         )
         return (
-            f"stopped: the world broke in {len(failures)} of the last {played} episodes, second attempts included "
-            f"({len(failures) / played:.0%}; episode.max_void allows {self.max_void:.0%}).\n"
-            f"Most often ({often} times): {kind} in {stage}, last of all:\n{example.message[-MESSAGE_CHARS:].strip()}\n"
+            f"stopped: the environment failed in {len(failures)} of the last {played} episodes, "
+            f"retries included ({len(failures) / played:.0%}; "
+            f"episode.max_void allows {self.max_void:.0%}).\n"
+            f"Most frequent failure ({often} times): {kind} in {stage}. Last example:\n"
+            f"{example.message[-MESSAGE_CHARS:].strip()}\n"
             f"{self._logged} Repair the environment (`envgym check` plays it without a model), "
             f"or allow more: episode.max_void={min(1.0, len(failures) / played + 0.05):.2f}"
         )

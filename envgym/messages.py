@@ -1,6 +1,6 @@
-"""What is said in an episode: messages and tool calls, as plain frozen values.
+"""Messages and tool calls of an episode, as frozen values.
 
-Left out on purpose: how they become tokens (the trainer's `chat.py`) and how text becomes calls (`parsing.py`).
+See the trainer's chat template code for their tokens, and the dialects for parsing calls from text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call of a tool, as the model meant it."""
+    """Call of one tool."""
 
     name: str
     arguments: dict[str, Any]
@@ -28,12 +28,12 @@ class Message:
 
     role: Role
     content: str
-    """For an assistant the text exactly as it was sampled, tool calls included."""
+    """Text of the message. For the assistant it is the sampled text, tool calls included."""
     name: str | None = None
-    """The tool that answers, for role `tool`."""
+    """Name of the tool that answered, for role `tool`."""
 
     def to_dict(self) -> dict[str, str]:
-        """The JSON form used in `info`, in episode records and by chat templates."""
+        """Return the JSON form used in `info`, in episode records and by chat templates."""
         plain = {"role": self.role, "content": self.content}
         return plain if self.name is None else plain | {"name": self.name}
 

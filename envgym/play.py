@@ -1,4 +1,4 @@
-"""Plays episodes: the loop of the MDP, as a plain function that a worker thread runs from start to end."""
+"""Play episodes: the interaction loop, a plain function that a worker thread runs to the end."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 
 import gymnasium
 
-from envgym.composition import FORFEIT, Term, total
 from envgym.episode import Episode, Failure
 from envgym.errors import EnvgymError, Stage, WorldFailure
-from envgym.failures import FailureCap
+from envgym.failures import FailureLimit
 from envgym.messages import Message
 from envgym.policies import Completion, Policy
-from envgym.sandbox.agent.failures import tail_of
+from envgym.sandbox.agent.errors import tail_of
+from envgym.terms import PENALTY, Term, total
 
 log = logging.getLogger(__name__)
 
 ENV_RAISED = "env_raised"
-"""Kind of failure: an environment's own code raised something that is none of our errors."""
+"""Failure kind of an exception that the code of an environment raised, except an `EnvgymError`."""
 
 
 def play(
@@ -37,17 +37,26 @@ def play(
     max_turns: int | None = None,
     step: int = 0,
 ) -> Episode:
-    """One episode, from reset to its end.
+    """Play one episode, from reset to its end.
 
     Args:
-        env: any Gymnasium environment with text observations and actions. Where `info` carries `messages` they are what the
-            policy sees; else the observation is the user's message.
-        seed: of the policy's sampling; also seeds `reset` when no task is named.
-        task: id of the task, for environments that have tasks.
-        max_turns: cuts the episode before its own limit (`truncated`, stop reason `horizon`), for environments of ours.
-        step: of training, at which schedules of the reward stand, for environments of ours.
-    Returns: the record. When the world broke it is void: `failure` says how, and there is no reward. Whatever the environment
-        raises counts as that, but for the errors of `envgym.errors` that are a user's.
+        env: Gymnasium environment with text observations and actions. If `info` has `messages`, the
+            policy sees these; otherwise the observation is the user's message.
+        policy: Policy that plays.
+        seed: Seed of the policy's sampling. It also seeds `reset` if no task is given.
+        task: Task id, for environments that have tasks.
+        max_turns: Number of turns after which the episode is truncated with stop reason `horizon`.
+            Only for environments that envgym makes.
+        step: Training step used by reward schedules. Only for environments that envgym makes.
+
+    Returns:
+        The record. If the environment failed, the episode is void: `failure` describes the error
+        and there is no reward. Any exception of the environment except `EnvgymError` counts as such
+        a failure.
+
+    Raises:
+        SpecError: If the environment's definition is wrong.
+        UsageError: If an option is wrong.
     """
     record = _Record(seed)
     try:
@@ -111,7 +120,7 @@ def _play(
 
 @dataclass
 class _Record:
-    """An episode in the making."""
+    """Episode under construction."""
 
     seed: int
     messages: list[Message] = field(default_factory=list)
@@ -136,7 +145,10 @@ class _Record:
             self.seconds[place] += time.perf_counter() - start
 
     def world(self, stage: Stage, function: Callable, *arguments: Any, **keywords: Any) -> Any:
-        """`timed`, for code of the environment. Raises WorldFailure for whatever that raises but our own errors."""
+        """Call environment code, timed, and turn its exceptions into WorldFailure.
+
+        An `EnvgymError` is passed on unchanged.
+        """
         try:
             return self.timed("env", function, *arguments, **keywords)
         except EnvgymError:
@@ -157,7 +169,7 @@ class _Record:
         self.turns += 1
         self.reward += reward
         self.turn_rewards.append(reward)
-        mistakes = info.get("mistakes")  # a foreign environment may mean something else by it
+        mistakes = info.get("mistakes")  # a foreign environment may use this key differently
         self.turn_mistakes.append(mistakes if isinstance(mistakes, int) else 0)
         given = info.get("messages")
         said = [Message("user", str(observation))] if str(observation) else []
@@ -167,10 +179,11 @@ class _Record:
             self.parse_modes[mode] = self.parse_modes.get(mode, 0) + 1
 
     def cut(self, completion: Completion) -> dict[str, Term]:
-        """A turn that ran out of room: the environment never gets it, but what was sampled was said. The episode is given up:
-        it has the reward of a total failure, so that nobody runs out of room to escape a worse one.
+        """Abort the episode because the context is full, and return its reward terms.
 
-        Returns: what the reward is made of, where the environment is one of ours.
+        The partial turn is recorded but not sent to the environment. The episode gets the failure
+        reward, so that filling the context is never better than failing. The terms are empty for a
+        foreign environment.
         """
         if completion.token_ids:
             self.turns += 1
@@ -183,14 +196,13 @@ class _Record:
         self.turn_rewards[-1] += lost
         self.reward += lost
         rest = [*self.turn_rewards[:-1], self.turn_rewards[-1] - total(self.given_up)]
-        return self.given_up | {FORFEIT: Term(1.0, math.fsum(rest), 1.0, by_turn=tuple(rest))}
+        return self.given_up | {PENALTY: Term(1.0, math.fsum(rest), 1.0, by_turn=tuple(rest))}
 
     def ended(
         self, reason: str, *, terminated: bool, truncated: bool, info: dict[str, Any]
     ) -> Episode:
-        unknown = (
-            False if reason == "context" else None
-        )  # a task given up for lack of room is not solved
+        # A task that was aborted because the context is full is not solved.
+        unknown = False if reason == "context" else None
         return self._episode(
             reward=self.reward,
             reward_parts=info.get("reward_parts", {}),
@@ -234,7 +246,7 @@ class _Record:
 
 
 def _values(count: int, function: Callable, *arguments: Any, **keywords: Any) -> tuple[Any, ...]:
-    """What reset (2 values) or step (5) gives."""
+    """Call `reset` (2 values) or `step` (5 values) and check the number of returned values."""
     values = function(*arguments, **keywords)
     if not isinstance(values, tuple) or len(values) != count:
         raise TypeError(
@@ -244,7 +256,10 @@ def _values(count: int, function: Callable, *arguments: Any, **keywords: Any) ->
 
 
 def _number(reward: Any) -> float:
-    """Raises WorldFailure for what is no finite number: a NaN would spoil the whole group, and nothing is made up instead."""
+    """Convert a reward to float. Raise WorldFailure if it is not a finite number.
+
+    One NaN would make the advantages of the whole group NaN.
+    """
     try:
         value = float(reward)
     except (TypeError, ValueError):
@@ -260,14 +275,14 @@ def _number(reward: Any) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One episode to be played."""
+    """Settings of one episode to play."""
 
     task: str
     seed: int
     max_turns: int | None = None
-    """As of `play`; None for the environment's own limit."""
+    """Turn limit, see `play`; None for the limit of the environment."""
     step: int = 0
-    """As of `play`."""
+    """Training step, see `play`."""
 
 
 def play_many(
@@ -278,19 +293,29 @@ def play_many(
     workers: int = 64,
     on_episode: Callable[[Episode], None] = lambda episode: None,
     on_done: Callable[[], None] = lambda: None,
-    cap: FailureCap | None = None,
+    cap: FailureLimit | None = None,
 ) -> list[Episode]:
-    """Many episodes at once, in worker threads; none waits for another. A void one is played once more with the same seed,
-    and says so (`first_failure`).
+    """Play many episodes in parallel, each in one worker thread.
+
+    Episodes do not wait for each other. A void episode is retried once with the same seed, and the
+    record keeps the first failure (`first_failure`).
 
     Args:
-        make_env: makes one environment for each worker; they may share a world.
-        workers: episodes in flight; with a batching policy this is also its largest batch.
-        on_episode: called in the calling thread as each episode ends.
-        on_done: called once a request, in whatever thread it ends in: played, raised or given up before it began.
-        cap: how many void ones are put up with, over this and other calls; None for any number.
-    Returns: the episodes in the order of the requests.
-    Raises: TooManyFailures, of the cap; `on_episode` has been told of every episode up to then.
+        make_env: Create one environment per worker. Environments may share a world.
+        policy: Policy that plays; it must be thread-safe.
+        requests: Episodes to play.
+        workers: Maximum number of episodes in flight, which is also the largest batch of a batching
+            policy.
+        on_episode: Called in the calling thread after each episode.
+        on_done: Called once per request, in any thread, when it was played, raised an exception or
+            was cancelled.
+        cap: Limit on void episodes, shared with other calls; None for no limit.
+
+    Returns:
+        The episodes in the order of the requests.
+
+    Raises:
+        TooManyFailures: If `cap` is exceeded. `on_episode` was called for every episode before.
     """
     envs = _Envs(make_env)
 
@@ -321,7 +346,10 @@ def play_many(
 
 
 class _Envs:
-    """The environments of one `play_many`: made when needed, used again, and given up once their own code has raised."""
+    """Environments of one `play_many` call, created on demand and reused.
+
+    An environment is closed and replaced if its code raises.
+    """
 
     def __init__(self, make_env: Callable[[], gymnasium.Env]):
         self._make, self._idle = make_env, SimpleQueue[gymnasium.Env]()
@@ -348,7 +376,7 @@ class _Envs:
             _close(env) if broken else self._idle.put(env)
 
     def close(self) -> None:
-        """Closes those that wait; call it once nobody plays."""
+        """Close all idle environments. Call this only after all episodes have ended."""
         while not self._idle.empty():
             _close(self._idle.get_nowait())
 
@@ -362,5 +390,5 @@ class _Envs:
 def _close(env: gymnasium.Env) -> None:
     try:
         env.close()
-    except Exception:  # its episodes are played and kept: no reason to lose them
+    except Exception:  # its episodes are complete; an error here must not discard them
         log.warning("an environment could not be closed", exc_info=True)

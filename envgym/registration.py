@@ -1,4 +1,4 @@
-"""Makes environments: from a YAML directly, or by id through Gymnasium.
+"""Create environments from a YAML file, or by id through Gymnasium.
 
 import envgym, gymnasium as gym
 env = gym.make("envgym/crm-v0", split="val")
@@ -12,21 +12,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envgym.catalog import bundled_envs, find_env, id_of
+from envgym.spec.catalog import bundled_envs, find_env, id_of
 
 if TYPE_CHECKING:
     import gymnasium
 
     from envgym.bridges.gymnasium import ForeignWorld
     from envgym.env import World
-    from envgym.spec import EnvSpec
+    from envgym.spec.environment import EnvSpec
     from envgym.tasks import Split
 
 ENTRY_POINT = "envgym.registration:make"
 
 
 def make_world(spec: EnvSpec) -> World | ForeignWorld:
-    """What all episodes of an environment share; close it when done."""
+    """Create the world shared by all episodes of an environment. Close it after use."""
     if spec.gym:
         from envgym.bridges.gymnasium import ForeignWorld
 
@@ -44,17 +44,21 @@ def make(
     levels: Sequence[str] = (),
     render_mode: str | None = None,
 ) -> gymnasium.Env:
-    """An environment that stands alone; closing it ends its sandbox.
+    """Create an environment with a private world. Closing it stops the sandbox.
 
     Args:
-        name: path of a YAML file, or name or id of a known environment.
+        name: Path of a YAML file, or name or id of a bundled environment.
         overrides: `key.sub=value` settings, such as `sandbox.backend=local`.
-        split, levels: where `reset` draws tasks from when it is not told one.
+        split: Default split from which `reset` draws tasks.
+        levels: Default levels of the tasks; empty for all.
         render_mode: None or `ansi`.
-    Raises: SpecError, PrerequisiteError.
+
+    Raises:
+        SpecError: If the YAML or an override is wrong.
+        PrerequisiteError: If something must be installed or started first.
     """
     from envgym.env import ToolEnv
-    from envgym.spec import load_spec
+    from envgym.spec.environment import load_spec
 
     spec = load_spec(name, overrides)
     if spec.gym:
@@ -63,12 +67,17 @@ def make(
 
 
 def register(name: str | Path) -> str:
-    """Registers the environment of a YAML file with Gymnasium.
+    """Register the environment of a YAML file with Gymnasium.
 
-    Returns: its id, for `gym.make` and `gym.make_vec`. Registering the same file again changes nothing.
-    Raises: SpecError.
+    Registering the same file again has no effect.
+
+    Returns:
+        The id for `gym.make` and `gym.make_vec`.
+
+    Raises:
+        SpecError: If the YAML is wrong.
     """
-    from envgym.spec import load_spec
+    from envgym.spec.environment import load_spec
 
     path = find_env(name).resolve()
     spec = load_spec(path)
@@ -88,16 +97,16 @@ def _register(env_id: str, path: Path) -> None:
 
 
 def register_bundled() -> None:
-    """Registers the shipped environments, by reading no more than their ids."""
+    """Register the bundled environments. Only their ids are read from the files."""
     for path in bundled_envs().values():
         if env_id := id_of(path):
             _register(env_id, path)
 
 
 def register_bundled_with_gymnasium() -> None:
-    """Registers the shipped environments now if Gymnasium is loaded, else at the moment it is.
+    """Register the bundled environments when Gymnasium is imported, or now if it is already.
 
-    Importing Gymnasium takes a quarter of a second, which `envgym --help` need not pay.
+    Importing Gymnasium takes about 0.25 seconds, which `envgym --help` should not need.
     """
     if "gymnasium" in sys.modules:
         register_bundled()
@@ -106,7 +115,7 @@ def register_bundled_with_gymnasium() -> None:
 
 
 class _AfterGymnasium:
-    """Waits for the first import of `gymnasium`, steps aside, and has the environments registered right after it."""
+    """Import hook that registers the environments after the first import of `gymnasium`."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != "gymnasium":

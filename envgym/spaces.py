@@ -1,9 +1,9 @@
-"""A Gymnasium space for text as people and models write it.
+"""Gymnasium space for arbitrary Unicode text.
 
-`gymnasium.spaces.Text` refuses a space character and every letter outside its alphabet, and read through the default shared
-memory of `AsyncVectorEnv` it silently gives wrong strings. `UnicodeText` holds any string, and the handlers below
-carry it through `make_vec` in sync and async mode alike, with `shared_memory` on or off: a batch is a tuple of strings.
-Not done: flattening to a Box; text has no such form.
+`gymnasium.spaces.Text` rejects spaces and letters outside its alphabet, and returns wrong strings
+through the default shared memory of `AsyncVectorEnv`. `UnicodeText` accepts any string. The
+handlers below support it in `make_vec`, sync and async, with `shared_memory` on or off: a batch is
+a tuple of strings. Not supported: flattening to a Box.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ WORDS = (
 
 
 class UnicodeText(Space[str]):
-    """Any string, prose and scripts of all kinds included.
+    """Space of all strings, optionally limited in length.
 
     Args:
-        max_length: most characters (code points) a string may have; None for no limit.
-        seed: of `sample`, which draws a few words.
+        max_length: Maximum number of code points; None for no limit.
+        seed: Seed of `sample`, which draws a few words.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class UnicodeText(Space[str]):
         return False
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """A few words, cut to `max_length`; the same for the same seed."""
+        """Return a few words, cut to `max_length`. Equal seeds give equal samples."""
         if mask is not None or probability is not None:
             raise ValueError("UnicodeText.sample takes neither mask nor probability")
         count = int(self.np_random.integers(1, 9))
@@ -93,10 +93,11 @@ class UnicodeText(Space[str]):
 
 
 class Mailbox:
-    """A folder through which the workers of an `AsyncVectorEnv` hand over strings of any length, one file an environment.
+    """Folder through which the workers of an `AsyncVectorEnv` pass strings.
 
-    Gymnasium's shared memory wants a size in advance, and text has none. The pipe tells when a file is complete, so
-    nothing here waits or locks. The folder goes with the process that made it.
+    It has one file per environment. Gymnasium's shared memory needs a fixed size, which text does
+    not have. The worker's pipe signals that a file is complete, so no lock is needed. The folder is
+    deleted when the process that created it exits.
     """
 
     def __init__(self, count: int):
@@ -105,24 +106,24 @@ class Mailbox:
         weakref.finalize(self, _remove, self.folder, os.getpid())
 
     def write(self, index: int, text: str) -> None:
-        # surrogatepass: whatever a str can hold arrives unchanged.
+        # surrogatepass: any str is preserved, half surrogate pairs included.
         (self.folder / str(index)).write_bytes(text.encode("utf-8", "surrogatepass"))
 
     def read(self, index: int) -> str:
         try:
             return (self.folder / str(index)).read_bytes().decode("utf-8", "surrogatepass")
-        except FileNotFoundError:  # not reset yet
+        except FileNotFoundError:  # the environment was not reset yet
             return ""
 
 
 def _remove(folder: Path, owner: int) -> None:
-    # A forked worker inherits the finalizer and must not empty the folder under the others.
+    # A forked worker inherits the finalizer and must not delete the folder of the other workers.
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 class LiveTexts(Sequence[str]):
-    """The current strings of a `Mailbox`; a deep copy of it, which is what a vector environment returns, is a plain tuple."""
+    """Current strings of a `Mailbox`. Vector environments return a deep copy, which is a tuple."""
 
     def __init__(self, mailbox: Mailbox):
         self._mailbox = mailbox

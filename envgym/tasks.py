@@ -1,19 +1,22 @@
-"""Tasks: what is asked, and the hidden truth that decides whether it was done.
+"""Tasks and templates: the prompt of a task and the hidden truth that decides whether it is solved.
 
-A company writes *templates*: functions that draw one task from a seeded random generator and, where the environment has
-tables, from the very rows the episode will start with.
+A company writes *templates*: functions that draw one task from a seeded random generator and, if
+the environment has tables, from the rows that the episode starts with.
 
     @template(level="L0")
     def set_phone(draw: Draw) -> Task:
         contact = draw.row("SELECT id, name FROM contacts")
         phone = f"+1 555 01{draw.rng.randint(10, 99)}"
+        name = contact["id"]
+        arguments = {"contact_id": name, "field": "phone", "value": phone}
+        options = [f"Set the phone of {name} to {phone}.", f"{name} has a new phone: {phone}."]
         return draw.task(
-            prompt=draw.wording([f"Set the phone of {contact['id']} to {phone}.", f"{contact['id']} has a new phone: {phone}."]),
-            oracle=[ToolCall("update_contact", {"contact_id": contact["id"], "field": "phone", "value": phone})],
-            changes=[Change.update("contacts", contact["id"], phone=phone)],
+            prompt=draw.wording(options),
+            oracle=[ToolCall("update_contact", arguments)],
+            changes=[Change.update("contacts", name, phone=phone)],
         )
 
-A task is named `split/template/index` and is a pure function of that name, so any task can be made again from its id.
+A task id is `split/template/index`. The task is a pure function of its id, so it can be rebuilt.
 """
 
 from __future__ import annotations
@@ -33,19 +36,19 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 DONE = "Done."
-"""What the oracle says at the end where a task has no words of its own."""
+"""Final message of the oracle, unless the task defines one."""
 
 
 class _Any:
     def __repr__(self) -> str:
         return "ANY"
 
-    def __reduce__(self) -> str:  # there is one of it, in every process
+    def __reduce__(self) -> str:  # unpickling returns the singleton, in every process
         return "ANY"
 
 
 ANY: Any = _Any()
-"""In a `Change`: this column must have changed, to whatever."""
+"""Placeholder in a `Change`: the column must have changed, to any value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,10 @@ class Change:
     key: Any = None
     """Primary key of the row; None for an insert, whose key the application chooses."""
     values: dict[str, Any] = field(default_factory=dict)
-    """Column -> value it must have. An update must change these columns and no others; an insert may set more.
+    """Expected value by column. An update must change these columns and no others; an insert may
+    set more.
 
-    Numbers compare by value, strings without regard to case and outer or repeated white space (files: to the letter).
-    """
+    Numbers compare by value, text without regard to case and white space (in files: exactly)."""
 
     @classmethod
     def insert(cls, table: str, **values: Any) -> Change:
@@ -77,20 +80,26 @@ class Change:
 
 @dataclass(frozen=True)
 class Check:
-    """A hidden test: a command that is run on the final files, out of the model's reach; exit code 0 is success.
+    """Hidden test: a command that runs on the final files. Exit code 0 is success.
 
-        Check(files={"tests/test_hidden.py": "..."}, command=("python", "-I", "tests/test_hidden.py"))
+        Check(
+            files={"tests/test_hidden.py": "..."},
+            command=("python", "-I", "tests/test_hidden.py"),
+        )
 
-    A test that runs code of the model should start it as a program and judge what it prints: code that is imported could end
-    the test with exit code 0. It should delete its own file first, so that what it starts cannot read it.
+    The model cannot read the test. A test of the model's code should run that code as a separate
+    program and check its output: imported code could end the test with exit code 0. The test should
+    first delete its file, so that the program cannot read it.
     """
 
     files: dict[str, str]
-    """Relative path -> text, put into a copy of the final folder; they win over what lies there."""
+    """Text by relative path. They are written into a copy of the final folder and overwrite
+    existing files."""
     command: tuple[str, ...]
-    """Program and arguments, run in that folder without a shell; `python` is the interpreter of the box."""
+    """Program and arguments, run in that folder without a shell. `python` is the interpreter of the
+    box."""
     timeout_seconds: float = 10.0
-    """After this the test has failed."""
+    """Time limit in seconds. If it is exceeded, the test has failed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", tuple(self.command))
@@ -100,48 +109,49 @@ class Check:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
                 raise ValueError(
-                    f"a Check's file '{name}' must be a plain relative path such as 'tests/test_hidden.py'"
+                    f"a Check's file '{name}' must be a plain relative path "
+                    "such as 'tests/test_hidden.py'"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task with its hidden truth. Frozen; equal ids of one environment mean equal tasks."""
+    """One task with its hidden truth. Frozen; in one environment, equal ids mean equal tasks."""
 
     id: str
-    """`split/template/index`."""
+    """Id of the form `split/template/index`."""
     prompt: str
-    """The user's message."""
+    """Message of the user."""
     seed: int
-    """Seed of the state the episode starts from; every member of a group shares it."""
+    """Seed of the state from which the episode starts; equal for all members of a group."""
     split: Split
     template: str
     level: str = ""
-    """Difficulty, such as L0; evaluation reports success for each."""
+    """Difficulty, such as L0. Evaluation reports the success rate by level."""
     tools: tuple[str, ...] | None = None
-    """Names of the tools offered; None offers all."""
+    """Names of the tools offered; None for all."""
     oracle: tuple[ToolCall, ...] = ()
     """Hidden: calls that solve the task, in order."""
     final: str = DONE
-    """Hidden: what the oracle says at the end."""
+    """Hidden: final message of the oracle."""
     changes: tuple[Change, ...] = ()
-    """Hidden: exactly the rows that must have changed."""
+    """Hidden: all rows that must have changed; other changes are unexpected."""
     facts: tuple[str, ...] = ()
     """Hidden: strings that the final message must contain."""
     check: Check | None = None
-    """Hidden: a test command on the final files."""
+    """Hidden: test command that runs on the final files."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Hidden: anything a custom reward needs."""
+    """Hidden: further data for custom rewards."""
 
     @property
     def has_solution(self) -> bool:
-        """Whether it says what solves it: calls, or last words of its own."""
+        """Whether the task defines calls or a final message that solve it."""
         return bool(self.oracle) or self.final != DONE
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A named source of tasks."""
+    """Named function that makes tasks."""
 
     name: str
     level: str
@@ -152,11 +162,11 @@ class Template:
 def template(
     *, level: str = "", splits: Sequence[Split] = SPLITS
 ) -> Callable[[Callable[[Draw], Task]], Template]:
-    """Marks a function of one `Draw` as a template; its name is the function's.
+    """Return a decorator that turns a function of one `Draw` into a template with the same name.
 
     Args:
-        level: difficulty label, such as L0.
-        splits: where it may appear; ("test",) holds the whole template out of training.
+        level: Difficulty label, such as L0.
+        splits: Splits that use the template. ("test",) keeps the whole template out of training.
     """
 
     def mark(make: Callable[[Draw], Task]) -> Template:
@@ -167,47 +177,62 @@ def template(
 
 @dataclass
 class Draw:
-    """The hand a template is dealt: randomness, the episode's starting rows, and the part of the wording it may use."""
+    """Everything a template may use to build one task.
+
+    It has a seeded random generator, the initial tables and files, and the phrasings of its split.
+    """
 
     id: str
     template: Template
     split: Split
     seed: int
-    """Seed of the state behind `db`."""
+    """Seed of the state in `db`."""
     rng: random.Random
     db: sqlite3.Connection
-    """The starting tables (read only in spirit: a private copy)."""
+    """Initial tables, as a private copy. Changes to it have no effect."""
     files: dict[str, str] = field(default_factory=dict)
-    """The starting files: relative path -> text (`sha256:...` for what is not UTF-8); folders and links are left out."""
+    """Text of the initial files by relative path (`sha256:...` if a file is not UTF-8). Folders and
+    links are omitted."""
     modes: dict[str, str] = field(default_factory=dict)
-    """Relative path -> octal permissions, such as `644`, of all starting files, folders and links."""
+    """Octal permissions, such as `644`, by relative path, for all initial files, folders and
+    links."""
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        """All rows of a query, in its order, as dicts."""
+        """Return all rows of a query as dicts, in the order of the query."""
         cursor = self.db.execute(query, parameters)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def row(self, query: str, *parameters: Any) -> dict[str, Any]:
-        """One row of a query, drawn at random. Raises LookupError where there is none."""
+        """Return one random row of a query.
+
+        Raises:
+            LookupError: If the query returns no row.
+        """
         found = self.rows(query, *parameters)
         if not found:
             raise LookupError(
-                f"template '{self.template.name}': no row for {query!r} with {parameters} (state seed {self.seed})"
+                f"template '{self.template.name}': no row for {query!r} with {parameters} "
+                f"(state seed {self.seed})"
             )
         return self.rng.choice(found)
 
     def wording(self, options: Sequence[str]) -> str:
-        """One of the phrasings that belong to this split: the last fifth is for test, the one before for val.
+        """Return one of the phrasings of this split.
 
-        So no wording of a held-out task was seen in training. Needs at least three options.
+        The last fifth of `options` is for test, the fifth before it for val, the rest for train. So
+        training never sees the wording of a held-out task.
+
+        Raises:
+            ValueError: If there are fewer than three options.
         """
         fifth = max(1, len(options) // 5)
         cut_test = len(options) - fifth
         cut_val = len(options) - 2 * fifth
         if cut_val < 1:
             raise ValueError(
-                f"template '{self.template.name}': wording() needs at least 3 options to split them, got {len(options)}"
+                f"template '{self.template.name}': wording() needs at least 3 options "
+                f"to split them, got {len(options)}"
             )
         own = {
             "train": options[:cut_val],
@@ -228,7 +253,7 @@ class Draw:
         check: Check | None = None,
         **extra: Any,
     ) -> Task:
-        """The finished task; fields as in `Task`."""
+        """Build the task. The arguments are the fields of `Task`."""
         return Task(
             id=self.id,
             prompt=prompt,
@@ -247,6 +272,9 @@ class Draw:
 
 
 def stable_seed(*parts: Any) -> int:
-    """A 31-bit seed that depends on nothing but the parts' text: the same in every process and Python version."""
+    """Return a 31-bit seed that depends only on the text of `parts`.
+
+    The seed is the same in every process and Python version.
+    """
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -1,8 +1,9 @@
-"""What a tool is to the environment: a name, a sentence, and the JSON schema of its arguments.
+"""Tools: name, description and JSON schema of the arguments.
 
-`Sandbox.describe()` gives schemas; here they are checked against what a model sent (`validate`) and written for a prompt
-(`render_compact`, `to_openai`). Checked: type, enum, const, anyOf/oneOf, required, unknown arguments, items, properties,
-bounds and lengths. Left to the tool itself: `$ref`, `pattern`, `format` and whatever else a foreign schema may hold.
+`Sandbox.describe()` returns the schemas. This module validates a model's arguments (`validate`) and
+renders tools for a prompt (`render_compact`, `to_openai`). Validated: type, enum, const,
+anyOf/oneOf, required, unknown arguments, items, properties, bounds and lengths. Not validated:
+`$ref`, `pattern`, `format` and other keywords; these are left to the tool.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from envgym.errors import SpecError, did_you_mean
 
 MAX_PROBLEMS = 5
-"""A model that sends a thousand wrong arguments gets the first few back, not a page."""
+"""Maximum number of problems reported to the model for one call."""
 
 PYTHON_NAMES = {
     "string": "str",
@@ -38,7 +39,7 @@ SPOKEN = {
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool as the model sees it."""
+    """Tool as the model sees it."""
 
     name: str
     description: str
@@ -47,9 +48,12 @@ class Tool:
 
     @classmethod
     def from_schema(cls, schema: dict[str, Any]) -> Tool:
-        """Reads the OpenAI function form, with or without its `{"type": "function", "function": ...}` wrapper.
+        """Build a tool from an OpenAI function schema.
 
-        Raises: SpecError where the name is missing or the parameters are not an object schema.
+        The wrapper `{"type": "function", "function": ...}` is optional.
+
+        Raises:
+            SpecError: If the name is missing or the parameters are not an object schema.
         """
         plain = schema.get("function", schema)
         name = plain.get("name")
@@ -58,13 +62,14 @@ class Tool:
             raise SpecError(f"a tool's schema needs a name, got {_short(plain)}")
         if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
             raise SpecError(
-                f"tool '{name}': parameters must be a JSON schema of type 'object', got {_short(parameters)}"
+                f"tool '{name}': parameters must be a JSON schema of type 'object', "
+                f"got {_short(parameters)}"
             )
         return cls(name, plain.get("description") or "", parameters)
 
     @property
     def properties(self) -> dict[str, dict[str, Any]]:
-        """Argument name -> its schema, in the order of the signature."""
+        """Schema of each argument by name, in the order of the signature."""
         return self.parameters.get("properties", {})
 
     @property
@@ -73,7 +78,11 @@ class Tool:
 
 
 def tools_from(schemas: Iterable[dict[str, Any]]) -> dict[str, Tool]:
-    """Name -> tool, in order. Raises SpecError for two tools of one name."""
+    """Return the tools by name, in order.
+
+    Raises:
+        SpecError: If two tools have the same name.
+    """
     tools: dict[str, Tool] = {}
     for schema in schemas:
         tool = Tool.from_schema(schema)
@@ -86,15 +95,19 @@ def tools_from(schemas: Iterable[dict[str, Any]]) -> dict[str, Tool]:
 
 
 def unknown_tool(name: str, known: Iterable[str]) -> str:
-    """What a model hears that called a tool which is not offered."""
+    """Return the error message for a call to an unknown tool."""
     known = list(known)
-    return f"unknown tool '{name}'{did_you_mean(name, known) or '; tools: ' + (', '.join(known) or 'none')}"
+    return (
+        f"unknown tool '{name}'"
+        f"{did_you_mean(name, known) or '; tools: ' + (', '.join(known) or 'none')}"
+    )
 
 
 def validate(tool: Tool, arguments: dict[str, Any]) -> list[str]:
-    """What is wrong with a call's arguments, as short messages for the model; empty when all is well.
+    """Return the problems of a call's arguments as short messages for the model.
 
-    Nothing is coerced; only an integer may stand where a number is wanted.
+    Values are not coerced, but an integer is accepted as a number. The list is empty if the
+    arguments are valid.
     """
     problems = _object_problems(arguments, tool.parameters, where="", noun="argument", closed=True)
     if len(problems) > MAX_PROBLEMS:
@@ -103,7 +116,7 @@ def validate(tool: Tool, arguments: dict[str, Any]) -> list[str]:
 
 
 def to_openai(tools: Iterable[Tool]) -> list[dict[str, Any]]:
-    """The form that chat templates and OpenAI-compatible servers take."""
+    """Return the tools in the form used by chat templates and OpenAI-compatible servers."""
     return [
         {
             "type": "function",
@@ -118,16 +131,20 @@ def to_openai(tools: Iterable[Tool]) -> list[dict[str, Any]]:
 
 
 def render_compact(tools: Iterable[Tool]) -> str:
-    """One line a tool, as few tokens as possible: a Python signature and the first line of the description.
+    """Return one line per tool, as a Python signature with a short description.
 
     `list_notes(contact_id: str, page: int = 1)  # Notes of one contact, newest first.`
-    Descriptions of single arguments are left out; an optional argument without a stated default shows `...`.
+    To save tokens, only the first line of the description is used and descriptions of arguments are
+    omitted. An optional argument without a default in the schema shows `...`.
     """
     return "\n".join(_signature(tool) + _remark(tool.description) for tool in tools)
 
 
 def _signature(tool: Tool) -> str:
-    return f"{tool.name}({', '.join(_parameter(name, schema, name in tool.required) for name, schema in tool.properties.items())})"
+    return (
+        f"{tool.name}("
+        f"{', '.join(_parameter(n, s, n in tool.required) for n, s in tool.properties.items())})"
+    )
 
 
 def _parameter(name: str, schema: dict[str, Any], required: bool) -> str:
@@ -144,7 +161,7 @@ def _remark(description: str) -> str:
 
 
 def type_name(schema: dict[str, Any]) -> str:
-    """A schema as a Python-like type: `str`, `list[int]`, `"phone"|"email"`, `str|None`."""
+    """Return a schema as a Python-like type: `str`, `list[int]`, `"phone"|"email"`, `str|None`."""
     if "const" in schema:
         return _python_literal(schema["const"])
     if "enum" in schema:
@@ -174,7 +191,10 @@ def _options(schema: dict[str, Any]) -> list[dict[str, Any]]:
 def _object_problems(
     value: dict[str, Any], schema: dict[str, Any], *, where: str, noun: str, closed: bool
 ) -> list[str]:
-    """Problems of an object's keys and values; `closed` refuses keys that the schema does not name."""
+    """Return the problems of an object's keys and values.
+
+    If `closed`, keys that the schema does not name are rejected.
+    """
     properties: dict[str, Any] = schema.get("properties", {})
     suffix = f" in {where}" if where else ""
     problems = [
@@ -182,7 +202,8 @@ def _object_problems(
         for name in schema.get("required", ())
         if name not in value
     ]
-    # Python-made schemas say nothing about extra keys, yet the function would refuse them with a stack trace.
+    # Schemas made from Python functions do not mention extra keys, but the function would raise a
+    # TypeError for them.
     extra = schema.get("additionalProperties", not closed)
     for name, item in value.items():
         path = f"{where}.{name}" if where else name
@@ -199,7 +220,7 @@ def _object_problems(
 
 
 def _problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
-    """Problems of one value; `where` is its path, such as `rows[2].amount`."""
+    """Return the problems of one value. `where` is its path, such as `rows[2].amount`."""
     if "const" in schema:
         return _choice_problems(value, [schema["const"]], where)
     if "enum" in schema:
@@ -210,7 +231,8 @@ def _problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if kinds and not any(_has_type(value, kind) for kind in kinds):
         return [
-            f"{where} must be {' or '.join(SPOKEN.get(kind, str(kind)) for kind in kinds)}, got {_short(value)}"
+            f"{where} must be {' or '.join(SPOKEN.get(kind, str(kind)) for kind in kinds)}, "
+            f"got {_short(value)}"
         ]
     if isinstance(value, list):
         return _size_problems(len(value), schema, where, "Items", "items") + _item_problems(
@@ -224,7 +246,7 @@ def _problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
 
 
 def _choice_problems(value: Any, choices: Sequence[Any], where: str) -> list[str]:
-    # `True == 1` in Python, so the type is compared as well.
+    # True == 1 in Python, so the type is compared too.
     if any(
         value == choice and isinstance(value, bool) == isinstance(choice, bool)
         for choice in choices
@@ -238,7 +260,7 @@ def _option_problems(value: Any, options: Sequence[dict[str, Any]], where: str) 
     found = [_problems(value, option, where) for option in options]
     if not all(found):
         return []
-    # Of the right type but wrong inside: that option's own message is the one that helps.
+    # If exactly one option has the right type, its message is the most helpful.
     meant = [
         problems
         for problems, option in zip(found, options, strict=True)
@@ -303,7 +325,7 @@ def _bound_problems(value: Any, schema: dict[str, Any], where: str) -> list[str]
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    """JSON's types, strictly: a boolean is no integer, 5.0 is no integer, 5 is a number."""
+    """Check a JSON type strictly: true is not an integer, 5.0 is not an integer, 5 is a number."""
     if kind == "integer":
         return isinstance(value, int) and not isinstance(value, bool)
     if kind == "number":

@@ -1,13 +1,4 @@
-import sys
-from pathlib import Path
-
 import pytest
-
-for folder in (
-    "gym",
-    "trainer",
-):  # the small shop, the tiny models: what tests in other folders use too
-    sys.path.insert(0, str(Path(__file__).parent / folder))
 
 
 @pytest.hookimpl(tryfirst=True)  # before the workers' own hook, which reads the groups

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TRAPS = "tests/trainer/traps"
+TRAPS = "tests/traps"
 COPIED = ("envgym", "envs", "trainer", "tests", "pyproject.toml")
 PASSED = 0
 FAILED = 1
@@ -56,7 +56,7 @@ MUTANTS = [
     Mutant(
         1,
         "sampled turns are encoded again from their text",
-        "T/dialogue.py",
+        "T/inference/dialogue.py",
         '        self._history.append(Message("assistant", text))\n',
         "        again = self._engine.chat.answer(text)\n"
         "        track.ids[start:] = (again + track.ids[start:])[: len(track.ids) - start]\n"
@@ -65,35 +65,35 @@ MUTANTS = [
     Mutant(
         2,
         "a rewritten history is taken for an appended one",
-        "T/chat_template.py",
+        "T/model/own_template.py",
         "        if not after.startswith(before):\n",
         "        if False:\n",
     ),
     Mutant(
         2,
         "our own template forgets the line end after a turn",
-        "T/chat.py",
+        "T/model/chat.py",
         '        return end + self._encode("\\n") + self._turns(messages)',
         "        return end + self._turns(messages)",
     ),
     Mutant(
         3,
         "what we add after a turn is trained",
-        "T/scheduler.py",
+        "T/inference/in_process/scheduler.py",
         "        self.mask += [False] * len(ids)\n",
         "        self.mask += [bool(n == 0) for n in range(len(ids))]\n",
     ),
     Mutant(
         4,
         "the sampler scales the adapter otherwise than the learner",
-        "T/lora.py",
+        "T/model/lora.py",
         "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])\n",
         "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=0.99 * layer.scaling[name])\n",
     ),
     Mutant(
         5,
         "the adapter is merged into the base and taken out again",
-        "T/replica.py",
+        "T/inference/in_process/sampler_model.py",
         "            merged = lora.merge(layers[name]) if name in layers else None\n",
         "            merged = None\n"
         "            if name in layers:\n"
@@ -105,63 +105,63 @@ MUTANTS = [
     Mutant(
         6,
         "keys and values outlive an update",
-        "T/engine.py",
+        "T/inference/in_process/engine.py",
         "            self._replica.refresh(peft_model)\n            self._scheduler.forget()\n",
         "            self._replica.refresh(peft_model)\n",
     ),
     Mutant(
         7,
         "one kind of module is left out in silence",
-        "T/replica.py",
+        "T/inference/in_process/sampler_model.py",
         "merged = lora.merge(layers[name]) if name in layers else None\n",
         'merged = lora.merge(layers[name]) if name in layers and not name.endswith("up_proj") else None\n',
     ),
     Mutant(
         8,
         "keys and values are kept in another precision than the model",
-        "T/passes.py",
+        "T/inference/in_process/forward.py",
         "dtype=self.model.dtype,",
         "dtype=torch.float32,",
     ),
     Mutant(
         8,
         "the sampler's own proof accepts anything",
-        "T/passes.py",
+        "T/inference/in_process/forward.py",
         "        if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):\n",
         "        if not gap < 1e9:\n",
     ),
     Mutant(
         9,
         "each micro-batch is divided by its own tokens",
-        "T/learner.py",
+        "T/learner/learner.py",
         "                logprobs,\n                denominator=denominator,\n",
         "                logprobs,\n                denominator=float(batch.weights.sum()),\n",
     ),
     Mutant(
         10,
         "nothing is added to a tiny deviation",
-        "T/advantages.py",
+        "T/algorithms/advantages/group.py",
         "        centered = centered / (deviation + eps)\n",
         "        centered = centered / (deviation + 1e-12)\n",
     ),
     Mutant(
         10,
         "the deviation is that of a sample",
-        "T/advantages.py",
+        "T/algorithms/advantages/group.py",
         "        deviation = (squares / freedom).sqrt()\n",
         "        deviation = (squares / (freedom - 1)).sqrt()\n",
     ),
     Mutant(
         11,
         "dropped samples leave the denominator too",
-        "T/learner.py",
+        "T/learner/learner.py",
         "        denominator = self.ranks.total(share) or 1.0\n",
-        "        denominator = _total_weight([sample for sample in samples if sample.has_lesson]) or 1.0\n",
+        "        denominator = _total_weight([sample for sample in samples if sample.has_advantage]) or 1.0\n",
     ),
     Mutant(
         12,
         "groups are cut across the tasks",
-        "T/groups.py",
+        "T/rollout/groups.py",
         "[episodes[start : start + size] for start in range(0, len(episodes), size)]",
         "[episodes[start :: len(episodes) // size] for start in range(len(episodes) // size)]",
     ),
@@ -175,14 +175,14 @@ MUTANTS = [
     Mutant(
         14,
         "only the tokenizer's end token ends a turn",
-        "T/chat.py",
+        "T/model/chat.py",
         ' | eos_ids(getattr(model, "generation_config", None))',
         "",
     ),
     Mutant(
         14,
         "the end token is not trained",
-        "T/scheduler.py",
+        "T/inference/in_process/scheduler.py",
         "        self.track.mask.append(True)\n",
         "        self.track.mask.append(token not in stop_ids)\n",
     ),
@@ -203,25 +203,25 @@ MUTANTS = [
     Mutant(
         17,
         "a token sees the branch beside it",
-        "T/tree_attention.py",
+        "T/learner/tree_attention.py",
         "        mask = (keys <= rows[:, None]) & (rows[:, None] < subtree_end[keys])\n",
         "        mask = keys <= rows[:, None]\n",
     ),
     Mutant(
         18,
         "a branch counts its depth from its own start",
-        "T/tree.py",
+        "T/learner/prefix_tree.py",
         "        depths += range(shared, len(inputs[index]))\n",
         "        depths += range(len(inputs[index]) - shared)\n",
     ),
     Mutant(
         18,
         "a token that siblings share pulls for one of them only",
-        "T/learner.py",
-        "            output = loss(batch, logprobs[batch.entry_nodes])\n",
-        "            first = torch.zeros(len(batch.entry_nodes), dtype=torch.bool)\n"
-        "            first[[batch.entry_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
-        "            given = logprobs[batch.entry_nodes]\n"
+        "T/learner/learner.py",
+        "            output = loss(batch, logprobs[batch.action_nodes])\n",
+        "            first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
+        "            first[[batch.action_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
+        "            given = logprobs[batch.action_nodes]\n"
         "            output = loss(batch, torch.where(first, given, given.detach()))\n",
     ),
     Mutant(
@@ -241,7 +241,7 @@ MUTANTS = [
     Mutant(
         20,
         "truncated episodes are left out of the batch",
-        "T/lessons.py",
+        "T/algorithms/credit.py",
         "    if trace is None or episode.void:\n        return None\n    weight",
         "    if trace is None or episode.void or episode.truncated:\n        return None\n    weight",
     ),
@@ -262,14 +262,14 @@ MUTANTS = [
     Mutant(
         22,
         "the penalty's gradient is that of another estimator",
-        "T/losses/kl.py",
+        "T/algorithms/kl.py",
         "    return log_ratio.exp() - 1 - log_ratio\n",
         "    return log_ratio.exp().detach() - 1 - log_ratio\n",
     ),
     Mutant(
         23,
         "scores are taken at temperature 1",
-        "T/learner.py",
+        "T/learner/learner.py",
         "            batch.score_ids,\n            temperature=self.temperature,",
         "            batch.score_ids,\n            temperature=1.0,",
     ),
@@ -283,28 +283,28 @@ MUTANTS = [
     Mutant(
         24,
         "the schedule moves with every forward pass",
-        "T/learner.py",
+        "T/learner/learner.py",
         "            output.loss.backward()\n",
         "            output.loss.backward()\n            self.updates += 1\n",
     ),
     Mutant(
         25,
         "dropout stays on while scoring",
-        "T/scoring.py",
+        "T/learner/rescore.py",
         "    learner.model.eval()  #",
         "    learner.model.train()  #",
     ),
     Mutant(
         26,
         "an update that is not finite is made all the same",
-        "T/learner.py",
+        "T/learner/learner.py",
         "            if norm - norm == 0 and loss - loss == 0:  # finite\n",
         "            if True:\n",
     ),
     Mutant(
         27,
         "the optimiser's state is not restored",
-        "T/learner.py",
+        "T/learner/learner.py",
         '        self.optimizer.load_state_dict(state["optimizer"])\n',
         "",
     ),
@@ -353,7 +353,7 @@ MUTANTS = [
     Mutant(
         30,
         "two dialogues get each other's tokens",
-        "T/engine.py",
+        "T/inference/in_process/engine.py",
         "            for turn, token, logprob in zip(turns, *sampled, strict=True):\n",
         "            for turn, token, logprob in zip(turns[::-1], *sampled, strict=True):\n",
     ),

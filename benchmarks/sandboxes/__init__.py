@@ -1,1 +1,1 @@
-"""What `sandbox.py` measures, apart from how it is told."""
+"""Measurements of `benchmarks/sandbox.py`."""

@@ -1,4 +1,4 @@
-"""What the engine itself takes: CPU and memory of its processes, from /proc, where that can be read."""
+"""CPU time and memory of the container engine's processes, read from /proc if possible."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ from typing import Any
 
 ENGINE = ("dockerd", "containerd", "containerd-shim")
 LOOK_SECONDS = 0.05
-"""A helper outlives its container by more than that."""
+"""Interval between readings in seconds.
+
+A helper process outlives its container by more than that.
+"""
 REST_SECONDS = 0.3
-"""After that it has gone as well."""
+"""Time in seconds after which a helper process has ended."""
 
 
 class EngineCpu:
-    """CPU of the engine's processes, those that end in between included as they were last seen.
+    """CPU time of the engine's processes, including those that end during the measurement.
 
-    With a container's helper that is all its children took that have ended: runc, what `docker exec` started, and at the end the
-    container's own processes. So a box that ends meanwhile is counted here, whole.
+    A process that ends counts with its last reading. A container's helper includes its ended
+    children: runc, the processes of `docker exec` and finally the container's processes. A box that
+    ends during the measurement is therefore counted in full.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, float] = {}
         self._over = threading.Event()
         self.own_seconds = 0.0
-        """What looking took, of this process's CPU."""
+        """CPU time in seconds that this process used for the readings."""
 
     def __enter__(self) -> EngineCpu:
         self._look()
@@ -56,13 +60,12 @@ class EngineCpu:
     def _look(self) -> None:
         for pid, name, fields in processes():
             if name in ENGINE:
-                self._seen[pid] = max(
-                    self._seen.get(pid, 0.0), sum(map(int, fields[11:15])) / 100
-                )  # in USER_HZ, with children
+                # In units of USER_HZ, including children.
+                self._seen[pid] = max(self._seen.get(pid, 0.0), sum(map(int, fields[11:15])) / 100)
 
 
 def processes() -> Iterator[tuple[int, str, list[str]]]:
-    """(pid, name, the fields of /proc/PID/stat from the state on)."""
+    """Yield pid, name and the fields of /proc/PID/stat from the state on, for each process."""
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             head, _, rest = (folder / "stat").read_text().rpartition(")")
@@ -70,7 +73,7 @@ def processes() -> Iterator[tuple[int, str, list[str]]]:
 
 
 def helper_mb(box: Any) -> float:
-    """Memory of the engine's helper process for a container, MiB; 0.0 where /proc does not tell."""
+    """Return the memory of a container's helper process in MiB, or 0.0 if unknown."""
     container = getattr(box.transport, "container", "?")
     for pid, name, _ in processes():
         with contextlib.suppress(OSError, StopIteration):

@@ -1,4 +1,4 @@
-"""Each measurement of `sandbox.py`, once, under one backend."""
+"""Measurements of `sandbox.py`, one round of each under one backend."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envgym.commands.sandbox_workload import (
+    GROUP,
+    WorkloadEpisode,
+    hold_sessions,
+    play_works,
+    works_of,
+)
 from envgym.errors import WorldFailure
 from envgym.registration import make_world
 from envgym.sandbox import App
-from envgym.sandbox.addresses import EngineName
-from envgym.sandbox.factory import open_sandbox
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.addresses import EngineName
 from envgym.sandbox.options import SandboxOptions
-from envgym.sandbox.workload import GROUP, Work, hold_sessions, play_works, works_of
-from envgym.sources import app_of
-from envgym.spec import load_spec
+from envgym.spec.environment import load_spec
+from envgym.tasksets.templates import app_of
 from sandboxes.engine import REST_SECONDS, EngineCpu, helper_mb
 from sandboxes.peers import NOW, Peers, Values
 
@@ -30,7 +36,7 @@ SPIN = 'def spin() -> str:\n    """Never ends."""\n    while True:\n        pass
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """Amount of work of each measurement."""
 
     rounds: int = 5
     episodes: int = 200
@@ -78,16 +84,19 @@ class Bench:
         finally:
             sandbox.close()
 
-    def cpu_ms(self, sandbox: Any, works: Sequence[Work], sessions: int) -> float:
-        """CPU of an episode, host, boxes and engine."""
+    def cpu_ms(self, sandbox: Any, works: Sequence[WorkloadEpisode], sessions: int) -> float:
+        """Return the CPU time of an episode in ms, summed over host, boxes and container engine."""
         all_before = sandbox.pool.cpu_seconds()
         before = {box: box.usage().cpu_seconds for box in sandbox.pool.boxes}
         with EngineCpu() as engine:
             played = play_works(sandbox, works, sessions=sessions, now=NOW)
             host = played.host_cpu_seconds - engine.own_seconds
-            boxes = sandbox.pool.cpu_seconds() - all_before  # waits for boxes that are ending
-            time.sleep(REST_SECONDS)  # and for the engine to be done with them
-            if engine.is_readable:  # it has counted those that ended
+            # This waits for boxes that are shutting down.
+            boxes = sandbox.pool.cpu_seconds() - all_before
+            # Wait until the engine has finished its work for them.
+            time.sleep(REST_SECONDS)
+            # If readable, the engine's CPU time includes the boxes that ended.
+            if engine.is_readable:
                 boxes = sum(
                     box.usage().cpu_seconds - before.get(box, 0.0) for box in sandbox.pool.boxes
                 )
@@ -178,9 +187,9 @@ class Bench:
         return self.peer.measure(self.sizes.peers)
 
     def execs(self, since: float, until: float) -> float:
-        """How often the engine ran `exec` in a container of ours."""
-        from envgym.sandbox.engine import connect
-        from envgym.sandbox.owner import OWNER_LABEL
+        """Return how often the engine ran `exec` in a container of this benchmark."""
+        from envgym.sandbox.containers.engine import connect
+        from envgym.sandbox.containers.owners import OWNER_LABEL
 
         with contextlib.closing(connect(self.backend)) as api:
             filters = {"type": "container", "label": OWNER_LABEL}
@@ -199,7 +208,7 @@ def _open_ms(sandbox: Any, seed: int) -> float:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    """Waits until a box is ready, and then for the machine to have nothing else of ours to do."""
+    """Wait until a box is ready, and then until the machine is idle."""
     deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)

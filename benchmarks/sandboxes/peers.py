@@ -1,4 +1,4 @@
-"""The pattern of other projects: `docker run` for each episode, `docker exec` for each call, through the Docker SDK."""
+"""Common pattern for comparison: `docker run` an episode and `docker exec` a call."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 from envgym.errors import WorldFailure
 from envgym.messages import ToolCall
 from envgym.sandbox import App
-from envgym.sandbox.addresses import EngineName
-from envgym.sandbox.parcel import pack
+from envgym.sandbox.archive import pack
+from envgym.sandbox.containers.addresses import EngineName
 from sandboxes.engine import REST_SECONDS, EngineCpu
 
 NOW = "2026-03-02T09:00:00"
@@ -31,7 +31,8 @@ tool, arguments, now = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
 import inspect
 given = {{"db": db, "now": now}}
 function = app.tools[tool]
-print(function(**arguments, **{{n: given[n] for n in inspect.signature(function).parameters if n in given}}))
+names = inspect.signature(function).parameters
+print(function(**arguments, **{{n: given[n] for n in names if n in given}}))
 db.commit()
 """
 Values = dict[str, float]
@@ -39,11 +40,11 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Peers:
-    """One episode, played in their way.
+    """Episodes with one container each.
 
     Args:
-        state: the SQLite database that it starts with, as a file.
-        calls: the tools that it calls.
+        state: File with the SQLite database at the start of an episode.
+        calls: Tool calls of an episode.
     """
 
     backend: EngineName
@@ -52,10 +53,10 @@ class Peers:
     calls: Sequence[ToolCall]
 
     def measure(self, episodes: int) -> Values:
-        """`docker run` for each episode, `docker exec` for each call."""
+        """Measure episodes with one `docker run` each and one `docker exec` for each call."""
         import docker
 
-        from envgym.sandbox.engine import connect
+        from envgym.sandbox.containers.engine import connect
 
         client = docker.DockerClient.__new__(docker.DockerClient)
         client.api = connect(self.backend)
@@ -108,12 +109,13 @@ class Peers:
 
 
 def _run_nothing(client: Any) -> None:
-    """A container's life without any work in it."""
+    """Start and remove a container that does no work."""
     container = client.containers.run(
         "python:3.12-slim", ["sleep", "infinity"], detach=True, network_mode="none"
     )
     container.remove(force=True)
-    time.sleep(REST_SECONDS)  # until its helper has gone too
+    # Wait until the container's helper process has ended too.
+    time.sleep(REST_SECONDS)
 
 
 def _timed(work: Callable[[], Any]) -> float:

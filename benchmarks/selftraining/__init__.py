@@ -1,1 +1,1 @@
-"""A small policy that trains itself by votes, until one answer everywhere is agreed on most; `selftrain.py` runs it."""
+"""Toy policy that trains itself by votes until it gives one answer to every task."""

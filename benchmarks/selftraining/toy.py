@@ -1,9 +1,10 @@
-"""Many small tasks, a linear softmax policy over answers, and GRPO steps on whatever the votes give.
+"""Toy for self-training: small tasks, a linear softmax policy, and GRPO steps on votes.
 
-A task is a row of hints, one for each possible answer; the right one's hint is raised, by much (an easy task) or by little. The
-policy starts with a weak trust in the hints: its majority is right more often than it is, so votes first teach it. It also has a
-bias, shared by all tasks as a language model's habits are: one answer everywhere is what a group agrees on most, and nothing in a
-vote speaks against it. How loud the bias is decides whether that happens; it was chosen so that pure votes end there.
+A task is a row of hints, one for each answer; the right answer's hint is raised, much for an easy
+task and little for a hard one. The policy starts with a weak trust in the hints. Its majority is
+right more often than a sample, so votes improve it first. It also has a bias shared by all tasks,
+like the habits of a language model. If all samples follow the bias, agreement is highest and a vote
+cannot detect it. The size of the bias was chosen so that training on votes alone ends there.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from envgym.scoring.answers import extract_boxed
-from envgym.scoring.signals import HackWatch, Signal, StepRecord, modal_share
-from envgym.scoring.votes import (
+from envgym.rewards.scoring.answer_normalization import extract_boxed
+from envgym.rewards.scoring.hacking_signals import HackingDetector, Signal, StepRecord, modal_share
+from envgym.rewards.scoring.majority_vote import (
     Vote,
     choose_labelled,
     keep_most_agreed,
@@ -38,42 +39,48 @@ LEARNING_RATE = 0.15
 TRUST = 0.6
 UNEVENNESS = 0.1
 BIAS = 3.0
-"""Of the untrained policy in the hints; how unevenly; and the size of the input that the bias is multiplied with."""
+"""Trust of the untrained policy in the hints, its spread, and the input of the bias."""
 RAISED = 5.0
-"""The right answer's hint is raised by 0 to this many deviations."""
+"""Largest amount by which the right answer's hint is raised, in standard deviations."""
 MEASURE_EVERY = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One kind of run."""
+    """Settings of one kind of run."""
 
     name: str
     true_labels: float = 0.0
-    """Share of the training tasks that are rewarded by their true label; the others vote."""
+    """Fraction of the training tasks that are rewarded by their true label. The others vote."""
     easiest: float = 1.0
-    """Share of the training tasks that is used: those on which the untrained policy is surest."""
+    """Fraction of the training tasks that is used, by certainty of the untrained policy."""
     kept: float = 1.0
-    """Share of each step's groups that is learned from: labelled ones first, then the most agreed. More are played to make up."""
+    """Fraction of each step's groups that is trained on, labelled groups and high agreement first.
+
+    More groups are played to make up for the rest.
+    """
     labelled_groups: float | None = None
-    """Share of each step's groups that are of labelled tasks, drawn again and again; by default they come as others do."""
+    """Fraction of each step's groups that have labelled tasks.
+
+    By default, all tasks are drawn alike.
+    """
 
 
 @dataclass(slots=True)
 class Run:
-    """What one run did."""
+    """Results of one run."""
 
     accuracy: list[float] = field(default_factory=list)
-    """After each step: how often a sampled answer is right on all held-out tasks, computed from the probabilities."""
+    """Probability of the right answer on held-out tasks after each step. Computed, not sampled."""
     reward: float = 0.0
     """Mean training reward of the last step."""
     modal: float = 0.0
-    """Share of the most frequent answer at the last step."""
+    """Fraction of the most frequent answer at the last step."""
     signals: list[Signal] = field(default_factory=list)
 
 
 class Tasks:
-    """Hints (N, K) and right answers (N,)."""
+    """Hints, shape (N, K), and right answers, shape (N,)."""
 
     def __init__(self, count: int, rng: np.random.Generator):
         self.truth = rng.integers(0, ANSWERS, count)
@@ -83,43 +90,49 @@ class Tasks:
 
 
 class Policy:
-    """softmax(hints W + b), trained by plain gradient ascent."""
+    """Policy softmax(hints W + b), trained by plain gradient ascent."""
 
     def __init__(self, rng: np.random.Generator):
         trust = TRUST * np.eye(ANSWERS) + UNEVENNESS * rng.normal(
             size=(ANSWERS, ANSWERS)
         ) / np.sqrt(ANSWERS)
-        self.weights = np.vstack([trust, np.zeros((1, ANSWERS))])  # (K + 1, K), the bias last
+        self.weights = np.vstack([trust, np.zeros((1, ANSWERS))])  # (K + 1, K), with the bias last.
 
     def chances(self, inputs: Floats) -> Floats:
-        """(N, K + 1) -> (N, K)."""
+        """Return the probability of each answer: inputs (N, K + 1), result (N, K)."""
         logits = inputs @ self.weights
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
         return raised / raised.sum(axis=1, keepdims=True)
 
     def learn(self, inputs: Floats, sampled: Integers, advantages: Floats) -> None:
-        """A step up the policy gradient: inputs (P, K + 1), sampled answers (P, G), advantages (P, G)."""
+        """Make a policy gradient step.
+
+        Args:
+            inputs: Hints and bias input, shape (P, K + 1).
+            sampled: Sampled answers, shape (P, G).
+            advantages: Advantages, shape (P, G).
+        """
         pull = (np.eye(ANSWERS)[sampled] * advantages[:, :, None]).sum(axis=1)  # (P, K)
         pull -= advantages.sum(axis=1, keepdims=True) * self.chances(inputs)
         self.weights += LEARNING_RATE * inputs.T @ pull / sampled.size
 
 
 def group_advantages(rewards: Floats) -> Floats:
-    """(P, G) rewards -> advantages as in GRPO, arXiv 2402.03300, sec. 4.1.2."""
+    """Return GRPO advantages of rewards, both (P, G). Source: arXiv 2402.03300, sec. 4.1.2."""
     centred = rewards - rewards.mean(axis=1, keepdims=True)
     return centred / (rewards.std(axis=1, keepdims=True) + 1e-4)
 
 
 def sample(chances: Floats, count: int, rng: np.random.Generator) -> Integers:
-    """(N, K) -> (N, count)."""
+    """Sample `count` answers per row: probabilities (N, K), result (N, count)."""
     steps = chances.cumsum(axis=1)[:, None, :]  # (N, 1, K)
     return (rng.random((len(chances), count, 1)) > steps).sum(axis=2).clip(0, ANSWERS - 1)
 
 
-def train(setting: Setting, *, seed: int, steps: int, watch: HackWatch | None = None) -> Run:
-    """One run from the start, and all signals that its watch gave."""
+def train(setting: Setting, *, seed: int, steps: int, watch: HackingDetector | None = None) -> Run:
+    """Train one run from the start. Return its results and all signals of its watch."""
     rng = np.random.default_rng(seed)
-    watch = watch or HackWatch()
+    watch = watch or HackingDetector()
     run = Run()
     policy = Policy(rng)
     tasks = Tasks(TASKS, rng)
@@ -189,9 +202,8 @@ def _votes(groups: Iterable[list[str]]) -> list[Vote]:
 def _rewards(texts: list[str], truth: str | None) -> list[float]:
     if truth is not None:
         return label_rewards(texts, truth)
-    return [
-        reward or 0.0 for reward in vote_rewards(texts)
-    ]  # every text has a box, so every group a label
+    # Every text has a boxed answer, so every group has a label.
+    return [reward or 0.0 for reward in vote_rewards(texts)]
 
 
 def _accuracy(policy: Policy, tasks: Tasks) -> float:
@@ -199,7 +211,7 @@ def _accuracy(policy: Policy, tasks: Tasks) -> float:
 
 
 def _measured(policy: Policy, tasks: Tasks, rng: np.random.Generator) -> float:
-    """As a run would measure it: one sampled answer to each of some held-out tasks."""
+    """Measure accuracy as a run would: one sampled answer to each of some held-out tasks."""
     chosen = rng.choice(len(tasks.truth), HELD_OUT_SAMPLE, replace=False)
     answers = sample(policy.chances(tasks.inputs[chosen]), 1, rng)[:, 0]
     return float((answers == tasks.truth[chosen]).mean())

@@ -1,4 +1,4 @@
-"""Leaves a mark in every place where an episode can leave one, and tells all marks that can be seen from there."""
+"""Tools that leave a mark in every place where an episode can, and read all visible marks."""
 
 import glob
 import os

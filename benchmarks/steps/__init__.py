@@ -1,1 +1,1 @@
-"""One GRPO step on forced, equal work, by envgym and by TRL; `step_vs_trl.py` runs both and compares."""
+"""One GRPO step on forced, equal work, by envgym and by TRL. See `benchmarks/step_vs_trl.py`."""

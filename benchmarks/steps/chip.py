@@ -1,6 +1,7 @@
-"""One public architecture with random weights on one chip.  python -m steps.chip SIZE DEVICE DTYPE [quick]
+"""Measure one architecture on one device.  python -m steps.chip SIZE DEVICE DTYPE [quick]
 
-Prints, as JSON, what the chip can do (bytes moved and products computed a second) and what the sampler and the learner make of it.
+Prints JSON: the device's rates (bytes copied and operations a second) and the speed of sampler and
+learner. Weights are random.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import torch
 import transformers
 
 from envgym.messages import Message
-from envgym_trainer.chat import Chat
-from envgym_trainer.engine import Engine
-from envgym_trainer.learner import Learner
-from envgym_trainer.lora import attach
-from envgym_trainer.models import load_model
+from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.load import load_model
+from envgym_trainer.model.lora import attach
 from steps.learn import Group, samples
 from steps.work import Clock, peak_mb
 
@@ -72,22 +73,22 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, int]]] = {
         },
     ),
 }
-"""Of Qwen2.5-0.5B, Qwen2.5-1.5B and Qwen3-4B; the last for a machine without a GPU."""
+"""Shapes of Qwen2.5-0.5B, Qwen2.5-1.5B and Qwen3-4B, and a miniature for a CPU."""
 
 
 @dataclass
 class Decoding:
-    """Of so many dialogues at once."""
+    """Decoding speed for a number of simultaneous dialogues."""
 
     dialogues: int
     tokens_per_second: float
     limit: float
-    """Tokens a second if all weights, and all keys and values so far, were read once a token at the chip's measured rate."""
+    """Tokens a second if all weights, keys and values are read once per token."""
 
 
 @dataclass
 class Chip:
-    """What was found."""
+    """Measured rates and speeds of a device."""
 
     size: str
     device: str
@@ -96,7 +97,10 @@ class Chip:
     decoding: list[Decoding] = field(default_factory=list)
     train_tokens_per_second: float = 0.0
     mfu: float = 0.0
-    """Of the measured rate: four operations a parameter and token, as frozen weights have no gradient of their own."""
+    """Fraction of the measured rate, at four operations per parameter and token.
+
+    Frozen weights have no gradient, so it is four and not six.
+    """
     peak_mb: float = 0.0
     versions: str = ""
 
@@ -115,7 +119,7 @@ def random_model(size: str, device: str, dtype: torch.dtype) -> Any:
 
 
 def rate(work: Callable[[], Any], *, rounds: int) -> float:
-    """Median times a second."""
+    """Return how often a second `work` can run (median)."""
     work()
     seconds = []
     for _ in range(rounds):
@@ -137,13 +141,13 @@ def operations_per_second(device: str, dtype: torch.dtype, *, width: int) -> flo
 
 
 def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: float) -> Decoding:
-    """The time of `tokens` steps, as the difference between long answers and short ones."""
+    """Measure `tokens` decoding steps as the difference between long and short responses."""
     prompts = [
         [Message("user", f"dialogue {number}: " + "say something about it. " * 8)]
         for number in range(dialogues)
     ]
 
-    def play(engine: Engine, count: int) -> float:
+    def play(engine: InProcessEngine, count: int) -> float:
         policy = engine.policy(max_new_tokens=count)
         clock = Clock()
         with ThreadPoolExecutor(dialogues) as pool:
@@ -157,8 +161,11 @@ def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: fl
         return seconds
 
     length = max(len(chat.open(prompt)) for prompt in prompts)
-    with Engine(model, chat, max_context=length + tokens + 16, max_batch=dialogues) as engine:
-        play(engine, 8 + tokens)  # stores have their size from now on
+    with InProcessEngine(
+        model, chat, max_context=length + tokens + 16, max_batch=dialogues
+    ) as engine:
+        # The KV cache now has its final size.
+        play(engine, 8 + tokens)
         seconds = play(engine, 8 + tokens) - play(engine, 8)
     config = model.config
     size = model.dtype.itemsize
@@ -179,7 +186,7 @@ def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: fl
 
 
 def train(model: Any, group: Group, operations: float) -> tuple[float, float]:
-    """(tokens a second through the model, share of the chip's operations)."""
+    """Return tokens a second through the model, and the fraction of the device's operations."""
     learner = Learner(
         attach(model, rank=16, alpha=32, seed=0),
         learning_rate=1e-5,

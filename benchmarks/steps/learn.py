@@ -1,6 +1,6 @@
-"""One update from one group, by one layout.  python -m steps.learn GROUP_JSON MODEL THREADS
+"""One update of one group with one layout.  python -m steps.learn GROUP_JSON MODEL THREADS
 
-`keeps` is "little", as the learner does, or "all", as autograd and PEFT do when left to themselves.
+`keeps` is "little", as in the learner, or "all", the default of autograd and PEFT.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Literal
 
 import torch
 
-from envgym_trainer import learner as learner_module
 from envgym_trainer.batch import Sample
-from envgym_trainer.learner import Layout, Learner
-from envgym_trainer.lora import attach
-from envgym_trainer.models import load_model
+from envgym_trainer.learner import learner as learner_module
+from envgym_trainer.learner.learner import Layout, Learner
+from envgym_trainer.model.load import load_model
+from envgym_trainer.model.lora import attach
 from steps.work import Clock, peak_mb
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Siblings with one prompt, all else their own."""
+    """Group members with a common prompt and different responses."""
 
     layout: Layout
     prompt: int = 512
@@ -35,12 +35,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What it took."""
+    """Measured time and memory of an update."""
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
-    """Above what the loaded model takes."""
+    """Peak memory in MB above the loaded model."""
     forward_tokens: float
     grad_norm: float
 
@@ -60,13 +60,12 @@ def samples(group: Group, vocabulary: int) -> list[Sample]:
 def main(group: Group, name: str, threads: int) -> Update:
     torch.set_num_threads(threads)
     if group.keeps == "all":
-        learner_module.lean = lambda model: nullcontext()
+        learner_module.activation_checkpointing = lambda model: nullcontext()
     base, _ = load_model(name, device="cpu", dtype=torch.float32)
     adapted = attach(base, rank=16, alpha=32, seed=0)
     learner = Learner(adapted, layout=group.layout, learning_rate=1e-5)
-    learner.grpo_step(
-        samples(Group(group.layout, 4, 4, 2), base.config.vocab_size)
-    )  # what is made once is made now
+    # Warm up: create everything that is created only once.
+    learner.grpo_step(samples(Group(group.layout, 4, 4, 2), base.config.vocab_size))
     before = peak_mb()
     work = samples(group, base.config.vocab_size)
     clock = Clock()

@@ -1,4 +1,4 @@
-"""envgym's side: the very trainer of `envgym train`, one step.  python -m steps.ours WORK_JSON MODEL THREADS"""
+"""One step of envgym's trainer.  python -m steps.ours WORK_JSON MODEL THREADS"""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import transformers
 from rich.console import Console
 
 import envgym
-from envgym_trainer.display import Display
-from envgym_trainer.monitor import Monitor
-from envgym_trainer.run import resolve
-from envgym_trainer.runs import RunFolder
-from envgym_trainer.train import Trainer
+from envgym_trainer.run.display import Display
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.run.logger import RunLogger
+from envgym_trainer.training.launch import resolve
+from envgym_trainer.training.loop import Trainer
 from steps.work import Clock, Measured, Work, peak_mb
 
 ENVIRONMENT = """
@@ -35,24 +35,24 @@ def main(work: Work, model: str, threads: int) -> Measured:
         context = work.prompt_tokens + work.turns * (work.turn_tokens + work.tool_tokens) + 64
         settings = [
             f"train.model={model}",
-            f"train.device={work.device}",
-            f"train.dtype={work.dtype}",
+            f"train.model.device={work.device}",
+            f"train.model.dtype={work.dtype}",
             "train.algorithm=grpo",
-            "train.preflight=off",
+            "train.checks.preflight=off",
             "train.steps=1",
-            f"train.tasks_per_step={work.tasks}",
-            f"train.group_size={work.group}",
-            "train.learning_rate=1e-5",
-            f"train.max_new_tokens={work.turn_tokens}",
-            f"train.max_context={context}",
+            f"train.rollout.groups_per_step={work.tasks}",
+            f"train.rollout.group_size={work.group}",
+            "train.optimizer.learning_rate=1e-5",
+            f"train.rollout.max_turn_tokens={work.turn_tokens}",
+            f"train.rollout.max_context_tokens={context}",
             f"train.lora.rank={work.rank}",
             f"train.lora.alpha={2 * work.rank}",
-            "train.eval.base_tasks=0",
+            "train.evaluation.base_tasks=0",
         ]
         spec, config, _ = resolve(str(env), settings)
         folder = RunFolder.create(place, "run")
         console = Console(file=nowhere)
-        with Monitor(folder) as monitor, Display({"grpo": 1}, console=console) as display:
+        with RunLogger(folder) as monitor, Display({"grpo": 1}, console=console) as display:
             trainer = Trainer(spec, config, folder, monitor, display)
             try:
                 return step(trainer, work)
@@ -87,7 +87,7 @@ def step(trainer: Trainer, work: Work) -> Measured:
 
 
 def force(trainer: Trainer, work: Work) -> None:
-    """No token ends a turn, and texts have the lengths that are asked for once the chat's own tokens are added."""
+    """Force turns and texts to the wanted lengths, by removing stop tokens and trimming texts."""
     chat = trainer.chat
     chat.stop_ids = frozenset()
     from envgym.messages import Message

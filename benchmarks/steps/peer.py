@@ -1,7 +1,8 @@
-"""TRL's side: its GRPOTrainer with an environment of tools, one step.  python -m steps.peer WORK_JSON MODEL THREADS [batching]
+"""One step of TRL's GRPOTrainer.  python -m steps.peer WORK_JSON MODEL THREADS [batching]
 
-As a user sets it up, but for what makes the work equal: float32 on a CPU (its default, bfloat16, is slower here), no gradient
-checkpointing, a limit for each turn through `generation_kwargs`, and every answer read as a tool call.
+Set up as a user would, except for settings that make the work equal: float32 on a CPU (TRL's
+default bfloat16 is slower there), no gradient checkpointing, a limit for each turn through
+`generation_kwargs`, and every response parsed as a tool call.
 """
 
 from __future__ import annotations
@@ -36,9 +37,8 @@ from trl.chat_template_utils import qwen2_5_chat_template
 def main(work: Work, model: str, threads: int, *, batching: bool) -> Measured:
     torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
-    tokenizer.chat_template = (
-        qwen2_5_chat_template  # TRL takes no model whose template has no tools
-    )
+    # TRL refuses models whose chat template has no tools.
+    tokenizer.chat_template = qwen2_5_chat_template
     texts = Texts(work, tokenizer)
     grpo_trainer.parse_response = read_as_call  # type: ignore[attr-defined]
     out = Measured("TRL, continuous batching" if batching else "TRL")
@@ -98,7 +98,7 @@ def main(work: Work, model: str, threads: int, *, batching: bool) -> Measured:
 
 
 class Texts:
-    """Prompts and tool answers with as many words as fill what the template leaves of the wanted lengths."""
+    """Prompts and tool results that have the wanted lengths after the chat template is applied."""
 
     def __init__(self, work: Work, tokenizer: Any):
         self.work, self.rng = work, random.Random(0)
@@ -111,7 +111,7 @@ class Texts:
         self.answer_words = 0
 
     def fit_answers(self, trainer: Any) -> None:
-        """TRL knows itself what it puts around a tool's answer."""
+        """Set the length of tool results. TRL reports the tokens that it adds to them."""
         bare = trainer._get_tool_suffix_ids([{"role": "tool", "name": "look_up", "content": ""}])
         self.answer_words = self.work.tool_tokens - len(bare)
 
@@ -122,7 +122,7 @@ class Texts:
         texts = self
 
         class Store:
-            """One tool that answers so many words after so many seconds."""
+            """One tool with results of fixed length and a fixed delay."""
 
             def reset(self, **_: Any) -> None:
                 pass
@@ -144,7 +144,7 @@ class Texts:
 
 
 def read_as_call(tokenizer: Any, ids: Any, **_: Any) -> dict[str, Any]:
-    """Any answer is a call of the tool; the limit of calls ends the episode."""
+    """Parse any response as a call of the tool. The limit of calls ends the episode."""
     call = {"type": "function", "function": {"name": "look_up", "arguments": {"key": "k"}}}
     return {
         "role": "assistant",
@@ -154,7 +154,7 @@ def read_as_call(tokenizer: Any, ids: Any, **_: Any) -> dict[str, Any]:
 
 
 def timed(base: type, out: Measured) -> type:
-    """The trainer with a clock on its sampling."""
+    """Return a subclass of the trainer that times its sampling."""
 
     class Timed(base):
         def _generate(self, prompts: Any) -> Any:
@@ -171,7 +171,7 @@ def timed(base: type, out: Measured) -> type:
 
 
 class StepClock(TrainerCallback):
-    """Times the one step from its beginning to the optimiser's."""
+    """Timer of the single step, from its start to the optimizer's step."""
 
     def __init__(self, out: Measured):
         self.out = out

@@ -1,8 +1,8 @@
-"""Sampling alone, by one side.  python -m steps.sample LOAD_JSON MODEL THREADS
+"""Measure one kind of sampling.  python -m steps.sample LOAD_JSON MODEL THREADS
 
 engine      envgym's sampler: dialogues on threads, as in training
-generate    transformers' `generate` with the adapter in place, the whole history read again at each turn, as TRL does
-products    the same tokens' matrix products and nothing else: the sampled ones batch by batch, all others 512 at a time
+generate    transformers' `generate`; reads the whole history again at each turn, as TRL does
+products    the tokens' matrix products only: sampled ones by batch, others 512 at a time
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Literal
 import torch
 
 from envgym.messages import Message
-from envgym_trainer.chat import Chat
-from envgym_trainer.engine import Engine
-from envgym_trainer.lora import attach
-from envgym_trainer.models import load_model
+from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.load import load_model
+from envgym_trainer.model.lora import attach
 from steps.work import Clock, peak_mb, words
 
 Side = Literal["engine", "generate", "products"]
@@ -29,7 +29,7 @@ Side = Literal["engine", "generate", "products"]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Dialogues at once, in groups that share their prompt."""
+    """Number and size of dialogues, in groups that share a prompt."""
 
     side: Side
     dialogues: int = 16
@@ -39,7 +39,7 @@ class Load:
     tool_tokens: int = 40
     prompt_tokens: int = 600
     tool_seconds: float = 0.0
-    """How long a tool takes to answer; of the engine's side only."""
+    """Seconds of each tool call. Used by the engine only."""
 
     @property
     def sampled(self) -> int:
@@ -52,20 +52,20 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What it took."""
+    """Measured time and memory."""
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
-    """Above what the loaded model takes."""
+    """Peak memory in MB above the loaded model."""
     tokens: int
-    """Sampled."""
+    """Number of sampled tokens."""
     idle: float = 0.0
-    """Share of the wall time in which the engine computed nothing, from the first dialogue to the last."""
+    """Fraction of the time from the first to the last dialogue in which the engine was idle."""
 
 
 def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
-    """(tokens sampled, idle share)."""
+    """Sample with the engine. Return the number of sampled tokens and the idle fraction."""
     chat.stop_ids = frozenset()
     bare_prompt = len(chat.open([Message("user", "")]))
     bare_answer = len(chat.observe([Message("user", "")], closed=False))
@@ -84,7 +84,7 @@ def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
         assert len(trace.token_ids) == load.context - load.tool_tokens
         return sum(trace.loss_mask)
 
-    with Engine(model, chat, max_context=load.context, max_batch=load.dialogues) as engine:
+    with InProcessEngine(model, chat, max_context=load.context, max_batch=load.dialogues) as engine:
         engine.refresh(model)
         policy = engine.policy(max_new_tokens=load.turn_tokens, siblings=load.group)
         with ThreadPoolExecutor(load.dialogues) as pool:
@@ -152,7 +152,8 @@ def main(load: Load, name: str, threads: int) -> Sampled:
     model = base if load.side == "products" else attach(base, rank=16, alpha=32, seed=0).eval()
     model.requires_grad_(False)
     with torch.inference_mode():
-        base(torch.ones(1, 2, dtype=torch.long))  # the file's pages are in memory from now on
+        # Load the pages of the model file into memory.
+        base(torch.ones(1, 2, dtype=torch.long))
     before = peak_mb()
     clock = Clock()
     if load.side == "engine":

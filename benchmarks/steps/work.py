@@ -1,8 +1,8 @@
-"""The work that both trainers are given: texts of a known number of tokens, and an environment that answers with them.
+"""Equal work for both trainers: texts with a known number of tokens, and an environment.
 
-Each episode has the same number of turns, each turn the same number of sampled tokens, whatever the model says. Texts are made of
-words that are one token each, so both sides' prompts and answers have the lengths that were asked for; what a chat template adds
-is taken off first.
+Each episode has the same number of turns and each turn the same number of sampled tokens, for any
+model. Texts consist of words of one token each. The tokens that a chat template adds
+are subtracted first.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ class Work:
     group: int = 8
     turns: int = 3
     turn_tokens: int = 60
-    """Sampled in each turn."""
+    """Number of sampled tokens in each turn."""
     tool_tokens: int = 40
-    """Between two turns, the template's own included."""
+    """Number of tokens between two turns, including the chat template's."""
     prompt_tokens: int = 600
     tool_seconds: float = 0.0
-    """How long a tool takes to answer."""
+    """Seconds of each tool call."""
     rank: int = 16
     micro_batch: int = 4
-    """TRL's episodes in one forward pass of training; 8 of these need 15 GB."""
+    """Number of episodes in one forward pass of TRL's training. 8 of these need 15 GB."""
     device: str = "cpu"
     dtype: str = "float32"
 
@@ -97,7 +97,7 @@ class Work:
 
 @dataclass
 class Measured:
-    """What one side did in one step."""
+    """Measurements of one side in one step."""
 
     side: str
     seconds: float = 0.0
@@ -105,12 +105,12 @@ class Measured:
     sampling_seconds: float = 0.0
     sampling_cpu_seconds: float = 0.0
     prompt_tokens: float = 0.0
-    """Of an episode."""
+    """Prompt tokens of an episode."""
     sampled_tokens: int = 0
     all_tokens: int = 0
-    """Prompts, samples and tool answers of all episodes, as they stand in the step."""
+    """Tokens of all episodes of the step: prompts, samples and tool results."""
     peak_mb: float = 0.0
-    """Resident memory of the process at its highest, the model's own included."""
+    """Maximum resident memory of the process in MB, including the model."""
     versions: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -118,12 +118,12 @@ class Measured:
 
 
 def words(count: int, rng: random.Random) -> str:
-    """So many tokens."""
+    """Return a text of `count` tokens."""
     return "".join(f" {rng.choice(WORDS)}" for _ in range(max(1, count)))
 
 
 class Forced(gym.Env):
-    """Answers so many tokens for so many turns, then gives a reward that differs from episode to episode."""
+    """Environment with a fixed number of turns and of tokens per turn. Rewards vary by episode."""
 
     observation_space = gym.spaces.Text(100_000)
     action_space = gym.spaces.Text(100_000)
@@ -159,7 +159,7 @@ gym.register("Forced-v0", entry_point=Forced, disable_env_checker=True)
 
 
 class Clock:
-    """Wall and CPU seconds of this process since it was made; what a GPU has been told to do is waited for."""
+    """Wall and CPU seconds of this process since creation. Waits for pending work of a GPU."""
 
     def __init__(self) -> None:
         _finish()
@@ -176,39 +176,39 @@ def _finish() -> None:
 
 
 def peak_mb(device: str = "cpu") -> float:
-    """Of this process; on a GPU what was allocated there."""
+    """Return the peak memory of this process in MB, or the peak allocation on a GPU."""
     if device == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return sys.modules["torch"].cuda.max_memory_allocated() / 2**20
 
 
 def parser(description: str | None, *, rounds: int = 5) -> argparse.ArgumentParser:
-    """What every benchmark of the trainer can be told."""
+    """Create the parser of options that all trainer benchmarks share."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
-        "--quick", action="store_true", help="one round of little work: does it run, not how fast"
+        "--quick", action="store_true", help="one round of little work, to check that it runs"
     )
     made.add_argument(
         "--rounds",
         type=int,
         default=rounds,
-        help=f"how often each figure is taken (default: {rounds})",
+        help=f"measurements of each figure (default: {rounds})",
     )
     made.add_argument(
         "--model",
         default="smollm2-135m-instruct",
-        help="a name that `envgym model` knows, or a directory",
+        help="a built-in model name or a directory",
     )
     made.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="for mathematics (default: all)"
+        "--threads", type=int, default=os.cpu_count() or 1, help="threads of torch (default: all)"
     )
     return made
 
 
 def in_a_process(module: str, *arguments: str, threads: int) -> dict[str, Any]:
-    """The JSON that `python -m module ...` prints last, with so many threads for its mathematics."""
+    """Run `python -m module ...` with this number of threads. Return the JSON of its last line."""
     paths = [HERE, HERE.parent, HERE.parent / "trainer"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -1,1 +1,1 @@
-"""Worlds that others made, behind the same contract as our own. One file a kind of world."""
+"""Adapters for environments and data of other projects, one file per kind."""

@@ -1,7 +1,8 @@
-"""Any Gymnasium environment with text observations and actions, as a world to play and train in.
+"""World for any Gymnasium environment with text observations and actions.
 
-Its tasks are seeds: task `train/seed/17` resets the environment with a seed made from that name, so a group starts from one
-state and no held-out seed is trained on. Left out: environments with other than text observations and actions.
+Its tasks are seeds: task `train/seed/17` resets the environment with a seed derived from that id.
+So the members of a group start from the same state, and held-out seeds are never trained on. Not
+supported: other observation and action spaces.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 import gymnasium
 
 from envgym.errors import SpecError, UsageError
-from envgym.spec import EnvSpec
+from envgym.spec.environment import EnvSpec
 from envgym.tasks import SPLITS, Split, stable_seed
 
 
 class SeedTasks:
-    """Task ids of an environment that knows no tasks: `split/seed/index`."""
+    """Tasks of an environment that has only seeds: ids of the form `split/seed/index`."""
 
     def __init__(self, spec: EnvSpec):
         self.spec = spec
@@ -49,7 +50,7 @@ class SeedTasks:
 
 
 class ForeignWorld:
-    """A foreign environment's counterpart of `envgym.env.World`."""
+    """Counterpart of `envgym.env.World` for a foreign environment."""
 
     def __init__(self, spec: EnvSpec):
         self.spec, self.tasks = spec, SeedTasks(spec)
@@ -68,11 +69,11 @@ class ForeignWorld:
         return ForeignEnv(inner, self, split)
 
     def close(self) -> None:
-        """Nothing is shared between its environments."""
+        """Do nothing; the environments share no resources."""
 
 
 class ForeignEnv(gymnasium.Wrapper):
-    """Adds what `play` wants to know: tasks by name, the environment's id, and success at the end."""
+    """Wrapper that adds task ids, the environment's id and the final success, which `play` uses."""
 
     def __init__(self, env: gymnasium.Env, world: ForeignWorld, split: Split):
         super().__init__(env)
@@ -86,9 +87,8 @@ class ForeignEnv(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        options = {
-            name: value for name, value in (options or {}).items() if name != "step"
-        }  # its rewards know no schedule
+        # Rewards of a foreign environment have no schedules, so the training step is dropped.
+        options = {name: value for name, value in (options or {}).items() if name != "step"}
         split = options.pop("split", self.split)
         self._turns, self._horizon = 0, options.pop("max_turns", None) or 0
         if seed is not None:
@@ -114,7 +114,7 @@ class ForeignEnv(gymnasium.Wrapper):
         if terminated or truncated or cut:
             solved = self._total >= self.world.spec.episode.success_reward
             info = info | {"success": bool(info.get("success", info.get("is_success", solved)))}
-        if cut:  # what is not solved yet might have been
+        if cut:  # whether an unsolved task would have been solved later is unknown
             return (
                 observation,
                 float(reward),

@@ -1,12 +1,9 @@
-"""Who plays: the contract between an episode and whatever answers in it.
+"""Interfaces between an episode and the policy that plays it.
 
-A policy opens a dialogue; the dialogue is the handle under which a KV cache, or an API client's message list, lives.
-One dialogue belongs to one episode and one thread; a policy is shared by many threads.
-
-    dialogue = policy.open(messages, tools, seed=7, task=task)
-    completion = dialogue.reply()
-    dialogue.observe(tool_messages)
-    dialogue.close()
+dialogue = policy.open(messages, tools, seed=7, task=task)
+completion = dialogue.reply()
+dialogue.observe(tool_messages)
+dialogue.close()
 """
 
 from __future__ import annotations
@@ -19,7 +16,8 @@ from envgym.messages import Message
 from envgym.tasks import Task
 
 StopReason = Literal["stop", "length", "context"]
-"""`stop`: the model ended its turn. `length`: the turn's token limit. `context`: no room is left for another turn."""
+"""Reason for the end of an answer. `stop`: the model ended its turn. `length`: token limit of the
+turn. `context`: the context has no room for another turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,50 +25,56 @@ class Completion:
     """One answer of a policy, exactly as sampled."""
 
     text: str
-    """What the environment gets: decoded without special tokens, the stop token left out."""
+    """Action for the environment: decoded text without special tokens and stop token."""
     token_ids: tuple[int, ...] = ()
-    """Sampled ids, stop token included. Trained on as they are; never rebuilt from `text`."""
+    """Sampled token ids, stop token included. Training uses them unchanged and never re-encodes
+    `text`."""
     logprobs: tuple[float, ...] = ()
-    """Natural log of each id's probability at the sampling temperature; empty where the policy cannot know it."""
+    """Log probability (natural) of each id at the sampling temperature; empty if the policy does
+    not report it."""
     stop_reason: StopReason = "stop"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTrace:
-    """The tokens of one whole dialogue, in order: prompt, answers, observations."""
+    """Tokens of one whole dialogue in order: prompt, answers and observations."""
 
     token_ids: tuple[int, ...]
-    """(T,) ids exactly as the model saw or sampled them."""
+    """Token ids exactly as the model saw or sampled them, shape (T,)."""
     loss_mask: tuple[bool, ...]
-    """(T,) True where the policy sampled the token."""
+    """True if the policy sampled the token, shape (T,)."""
     logprobs: tuple[float, ...]
-    """(T,) natural log at the sampling temperature; 0.0 where `loss_mask` is False."""
+    """Log probability (natural) at the sampling temperature, shape (T,); 0.0 if `loss_mask` is
+    False."""
 
 
 @runtime_checkable
 class Dialogue(Protocol):
-    """One conversation in progress."""
+    """One conversation in progress, used by one episode and one thread.
+
+    It holds the state of the conversation, such as a KV cache or the message list of an API client.
+    """
 
     def reply(self) -> Completion:
-        """Samples the next assistant message."""
+        """Sample the next assistant message."""
         ...
 
     def observe(self, messages: Sequence[Message]) -> None:
-        """Appends what the environment answered."""
+        """Append the messages of the environment."""
         ...
 
     def trace(self) -> TokenTrace | None:
-        """All tokens so far; None for a policy that has none (a person, an API)."""
+        """Return all tokens of the dialogue, or None if the policy has no tokens."""
         ...
 
     def close(self) -> None:
-        """Frees what the dialogue holds. Safe to call twice."""
+        """Release the resources of the dialogue. May be called twice."""
         ...
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Opens dialogues; safe to share between threads."""
+    """Factory of dialogues, shared by many threads."""
 
     def open(
         self,
@@ -80,13 +84,13 @@ class Policy(Protocol):
         seed: int,
         task: Task | None = None,
     ) -> Dialogue:
-        """Starts a conversation.
+        """Start a conversation.
 
         Args:
-            messages: the opening: system and user messages.
-            tools: JSON schemas (OpenAI function form) to be rendered by the chat template; empty when the
-                environment has already written its tools into the system message.
-            seed: fixes the randomness of this dialogue's sampling.
-            task: the task with its hidden truth. An oracle reads it; a model-backed policy must not.
+            messages: Opening messages: system and user.
+            tools: JSON schemas (OpenAI function form) for the chat template. Empty if the
+                environment lists its tools in the system message.
+            seed: Seed of the sampling in this dialogue.
+            task: Task with its hidden truth. An oracle reads it; a model-backed policy must not.
         """
         ...

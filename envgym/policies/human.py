@@ -1,9 +1,9 @@
-"""A person at the terminal plays: messages are shown, one line is read as the answer."""
+"""Policy played by a person at the terminal: print the messages and read one line as the answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -13,15 +13,19 @@ from envgym.policies import Completion
 from envgym.tasks import Task
 from envgym.tools import Tool, render_compact
 
+if TYPE_CHECKING:
+    from envgym.bridges.gymnasium import ForeignWorld
+    from envgym.env import World
+
 COLOURS = {"system": "dim", "user": "bold cyan", "assistant": "green", "tool": "yellow"}
 
 
 class HumanPolicy:
-    """Reads answers from the keyboard. End of input (Ctrl-D) ends the episode.
+    """Read answers from the keyboard. End of input (Ctrl-D) ends the episode.
 
     Args:
-        console: where messages are shown.
-        read: gives one line for a prompt; raises EOFError at the end of input.
+        console: Console on which messages are printed.
+        read: Function that returns one line for a prompt and raises EOFError at the end of input.
     """
 
     def __init__(self, *, console: Console | None = None, read: Callable[[str], str] = input):
@@ -36,7 +40,7 @@ class HumanPolicy:
         seed: int,
         task: Task | None = None,
     ) -> HumanDialogue:
-        if tools:  # else they stand in the system message
+        if tools:  # otherwise the environment's system message lists them
             messages = [
                 Message("system", render_compact(Tool.from_schema(tool) for tool in tools)),
                 *messages,
@@ -57,7 +61,8 @@ class HumanDialogue:
             return Completion(self._read("> "))
         except EOFError:
             self._console.print(Text("End of input: the episode stops here.", style="dim"))
-            # Not an answer: a foreign environment would take an empty one for a move and ask again, for ever.
+            # An empty answer would not do: a foreign environment would treat it as a move and ask
+            # again forever.
             return Completion("", stop_reason="context")
 
     def observe(self, messages: Sequence[Message]) -> None:
@@ -71,9 +76,14 @@ class HumanDialogue:
         return None
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Do nothing; there are no resources to release."""
 
 
 def printable(text: str) -> str:
-    """The text without control characters: what a tool gives back must not steer the terminal."""
+    """Replace control characters, so that a tool's answer cannot control the terminal."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
+
+
+def open_policy(argument: str, world: World | ForeignWorld) -> HumanPolicy:
+    """Return the policy; both arguments are ignored."""
+    return HumanPolicy()

@@ -1,7 +1,8 @@
-"""Any OpenAI-compatible chat server as a policy: vLLM, SGLang, llama.cpp, Ollama, OpenAI itself.
+"""Policy that uses an OpenAI-compatible chat server: vLLM, SGLang, llama.cpp, Ollama or OpenAI.
 
-Tool calls that come structured are written into the answer in the hermes dialect, malformed ones as they came, so that the
-environment parses and counts them like any other. Left out: token ids and logprobs; such a policy is for evaluation.
+Structured tool calls are written into the answer in the hermes dialect, malformed ones unchanged,
+so that the environment parses and counts them like other calls. Not supported: token ids and
+logprobs, so this policy is for evaluation only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -21,24 +22,31 @@ from envgym.messages import Message
 from envgym.policies import Completion
 from envgym.tasks import Task
 
+if TYPE_CHECKING:
+    from envgym.bridges.gymnasium import ForeignWorld
+    from envgym.env import World
+
+EXAMPLE = "openai:http://localhost:8000/v1#MODEL"
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
-"""HTTP states that may pass."""
+"""HTTP status codes that are retried."""
 LONGEST_WAIT_SECONDS = 30.0
 
 
 class OpenAIPolicy:
-    """Plays through `POST {base_url}/chat/completions`. Safe to share between threads.
+    """Policy that sends `POST {base_url}/chat/completions`. Thread-safe.
 
     Args:
-        base_url: such as `http://localhost:8000/v1`; a bare host gets `/v1`.
-        model: name of the model; None takes the server's only one.
-        api_key: None takes OPENAI_API_KEY from the environment, and none at all where that is unset.
-        temperature: of sampling.
-        max_tokens: most tokens of one answer.
-        timeout_seconds: for one request.
-        retries: further attempts after a failure that may pass (timeouts, 429, 5xx).
-        backoff_seconds: wait before the first retry; it doubles each time, and the server's Retry-After goes first.
-        extra_body: further fields of the request, such as `{"chat_template_kwargs": {...}}`; None removes a field.
+        base_url: URL such as `http://localhost:8000/v1`. `/v1` is appended if there is no path.
+        model: Name of the model. Default: the server's only model.
+        api_key: API key. Default: OPENAI_API_KEY if it is set, otherwise no key.
+        temperature: Sampling temperature.
+        max_tokens: Maximum number of tokens of one answer.
+        timeout_seconds: Time limit of one request in seconds.
+        retries: Number of retries after a transient failure (timeouts, 429, 5xx).
+        backoff_seconds: Wait before the first retry in seconds. It doubles each time; the server's
+            Retry-After takes precedence.
+        extra_body: Further fields of the request, such as `{"chat_template_kwargs": {...}}`. None
+            removes a field.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class OpenAIPolicy:
             dict(extra_body or {}),
         )
         key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
-        # One connection an episode in flight; httpx's own limit of 100 would make the others wait.
+        # Each episode in flight needs a connection; httpx's default limit is 100.
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=timeout_seconds,
@@ -75,7 +83,11 @@ class OpenAIPolicy:
 
     @classmethod
     def from_argument(cls, text: str, **options: Any) -> OpenAIPolicy:
-        """The policy that `openai:URL` or `openai:URL#MODEL` means; options as of the constructor. Raises UsageError."""
+        """Build the policy for `openai:URL` or `openai:URL#MODEL`.
+
+        Raises:
+            UsageError: If the text has no URL.
+        """
         url, _, model = text.removeprefix("openai:").partition("#")
         if not url.startswith(("http://", "https://")):
             raise UsageError(
@@ -98,7 +110,11 @@ class OpenAIPolicy:
 
     @property
     def model(self) -> str:
-        """Name of the model. Raises UsageError where the server has several and none was named."""
+        """Name of the model, requested from the server if it was not given.
+
+        Raises:
+            UsageError: If no model was given and the server does not have exactly one.
+        """
         with self._lock:
             if self._model is None:
                 self._model = self._only_model()
@@ -107,9 +123,10 @@ class OpenAIPolicy:
     def _only_model(self) -> str:
         names = self._models()
         if len(names) != 1:
-            listed = ", ".join(names) or "none it would tell"
+            listed = ", ".join(names) or "none listed"
             raise UsageError(
-                f"{self.base_url} has these models: {listed}. Name one: openai:{self.base_url}#MODEL"
+                f"{self.base_url} has these models: {listed}. "
+                f"Name one: openai:{self.base_url}#MODEL"
             )
         return names[0]
 
@@ -119,19 +136,23 @@ class OpenAIPolicy:
     def request(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0
     ) -> dict[str, Any]:
-        """The JSON that `send` is answered. Raises: as `send`; WorldFailure for an answer that is no JSON object."""
+        """Call `send` and return the JSON object of the response.
+
+        Raises:
+            WorldFailure: If the response is not a JSON object. Other errors are those of `send`.
+        """
         return _json_of(self.send(method, path, body, seed=seed))
 
     def send(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0
     ) -> httpx.Response:
-        """One request with its retries.
+        """Send one request, with retries.
 
         Raises:
-            UsageError: 401, 403 or 404: no attempt can succeed.
-            PrerequisiteError: nothing has ever answered at this address.
-            ContextFull: the conversation is longer than the model's context.
-            WorldFailure: kind `policy_failed`, for all else.
+            UsageError: For 401, 403 or 404, because no retry can succeed.
+            PrerequisiteError: If no server has ever answered at this address.
+            ContextFull: If the conversation is longer than the model's context.
+            WorldFailure: For all other errors, with kind `policy_failed`.
         """
         jitter = random.Random(seed)
         problem = ""
@@ -154,19 +175,21 @@ class OpenAIPolicy:
                 time.sleep(min(waited, LONGEST_WAIT_SECONDS))
         if not self._answered:
             raise PrerequisiteError(
-                f"no server answers at {self.base_url} ({problem}). Start one, for example: vllm serve MODEL"
+                f"no server answers at {self.base_url} ({problem}). "
+                "Start one, for example: vllm serve MODEL"
             )
         raise WorldFailure(
             "policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy"
         )
 
     def _refusal(self, response: httpx.Response, path: str) -> str:
-        """The server's own words. Raises where no further attempt can help."""
+        """Return the status and the server's message. Raise an error if no retry can help."""
         status = response.status_code
         words = " ".join(response.text[:300].split())
         if status in (401, 403):
             raise UsageError(
-                f"{self.base_url} refused the key (HTTP {status}: {words}). Set OPENAI_API_KEY to a valid one."
+                f"{self.base_url} refused the key (HTTP {status}: {words}). "
+                "Set OPENAI_API_KEY to a valid one."
             )
         if status == 404:
             raise UsageError(
@@ -183,17 +206,15 @@ class OpenAIPolicy:
             names = []
         if names:
             return f"Models there: {', '.join(names)}. Name one: openai:{self.base_url}#MODEL"
-        return (
-            "The base URL usually ends with /v1, and the model must be one that the server knows."
-        )
+        return "The base URL usually ends with /v1, and the model must be available on the server."
 
 
 class ContextFull(Exception):
-    """The conversation no longer fits into the model's context."""
+    """The conversation exceeds the model's context."""
 
 
 class OpenAIDialogue:
-    """One conversation, kept as the message list that each request sends."""
+    """One conversation, stored as the message list that each request sends."""
 
     def __init__(
         self,
@@ -208,7 +229,11 @@ class OpenAIDialogue:
         self.observe(messages)
 
     def reply(self) -> Completion:
-        """Raises UsageError, PrerequisiteError, WorldFailure as `OpenAIPolicy.request` does."""
+        """Request the next answer.
+
+        Raises:
+            UsageError, PrerequisiteError, WorldFailure: See `OpenAIPolicy.send`.
+        """
         try:
             answer = self._policy.request(
                 "POST", "/chat/completions", self._body(), seed=self._seed
@@ -227,7 +252,7 @@ class OpenAIDialogue:
     def observe(self, messages: Sequence[Message]) -> None:
         for message in messages:
             self._messages.append(self._plain(message))
-        while self._open_calls:  # servers refuse a conversation in which a call has no answer
+        while self._open_calls:  # servers reject a conversation with an unanswered call
             self._messages.append(
                 {
                     "role": "tool",
@@ -240,7 +265,7 @@ class OpenAIDialogue:
         return None
 
     def close(self) -> None:
-        """The connection belongs to the policy."""
+        """Do nothing; the policy owns the connections."""
 
     def _plain(self, message: Message) -> dict[str, Any]:
         if message.role != "tool":
@@ -251,7 +276,7 @@ class OpenAIDialogue:
                 "tool_call_id": self._open_calls.pop(0),
                 "content": message.content,
             }
-        # The call was written in text, so there is no id to answer to; this is the form that Hermes and Qwen know.
+        # The call was written as text and has no id. Hermes and Qwen are trained on this form.
         return {"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"}
 
     def _body(self) -> dict[str, Any]:
@@ -269,14 +294,15 @@ class OpenAIDialogue:
 
 
 def action_text(content: str | None, calls: Sequence[dict[str, Any]]) -> str:
-    """What the environment gets: the text, then each structured call in the hermes dialect.
+    """Return the action: the text, then each structured call in the hermes dialect.
 
-    Arguments are copied as the model wrote them, so malformed JSON stays malformed; only "no text at all", which
-    servers send for a call without arguments, is written as `{}`.
+    Arguments are copied unchanged, so malformed JSON stays malformed. Only an empty string, which
+    some servers send for a call without arguments, becomes `{}`.
     """
     functions = [call.get("function", {}) for call in calls]
     blocks = [
-        f'<tool_call>\n{{"name": {json.dumps(f.get("name"))}, "arguments": {f.get("arguments") or "{}"}}}\n</tool_call>'
+        f'<tool_call>\n{{"name": {json.dumps(f.get("name"))}, '
+        f'"arguments": {f.get("arguments") or "{}"}}}\n</tool_call>'
         for f in functions
     ]
     return "\n".join([*([content] if content else []), *blocks])
@@ -300,7 +326,7 @@ def _first_choice(answer: dict[str, Any]) -> dict[str, Any]:
     ):
         raise WorldFailure(
             "policy_failed",
-            f"the server's answer holds no message: {str(answer)[:200]}",
+            f"the server's answer contains no message: {str(answer)[:200]}",
             stage="policy",
         )
     return choices[0]
@@ -318,7 +344,7 @@ def _json_of(response: httpx.Response) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise WorldFailure(
             "policy_failed",
-            f"the server's answer is no JSON object: {response.text[:200]!r}",
+            f"the server's answer is not a JSON object: {response.text[:200]!r}",
             stage="policy",
         )
     return plain
@@ -341,3 +367,8 @@ def _retry_after(response: httpx.Response) -> float:
 def _api_root(url: str) -> str:
     url = url.rstrip("/").removesuffix("/chat/completions")
     return url if httpx.URL(url).path.strip("/") else f"{url}/v1"
+
+
+def open_policy(argument: str, world: World | ForeignWorld) -> OpenAIPolicy:
+    """Return the policy for `URL` or `URL#MODEL`. Raises UsageError if there is no URL."""
+    return OpenAIPolicy.from_argument(argument)

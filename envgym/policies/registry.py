@@ -1,91 +1,112 @@
-"""Finds a policy by what people type: `oracle`, `random`, `openai:URL`, `adapter:PATH`.
+"""Open a policy by its name: `oracle`, `openai:URL`, `adapter:PATH`, or `file.py:name`.
 
-Other packages add theirs through the entry-point group `envgym.policies`: a function of the text after the colon.
+This folder is the registry: a file `NAME.py` with a function `open_policy(argument, world)` is the
+policy `NAME`. If it needs an argument, the file also has a constant `EXAMPLE`, such as
+"openai:http://localhost:8000/v1". Other packages add policies through the entry-point group
+`envgym.policies`: a function of the argument alone.
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Callable
-from importlib.metadata import entry_points
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
+import envgym.policies
 from envgym.errors import PrerequisiteError, UsageError, did_you_mean
-from envgym.messages import ToolCall
 from envgym.policies import Policy
+from envgym.spec.modules import load_object
+
+if TYPE_CHECKING:
+    from envgym.bridges.gymnasium import ForeignWorld
+    from envgym.env import World
+
+OpenPolicy = Callable[[str, "World | ForeignWorld"], Policy]
+"""Function of the text after the name (empty if there is none) and the world to play in."""
+EXAMPLES = {"adapter": "adapter:runs/crm/adapter", "model": "model:smollm2-135m-instruct"}
+"""Examples of policies that another package adds, for error messages."""
 
 
-def open_policy(text: str, world: Any) -> Policy:
-    """The policy that `text` means, for the environments of `world`. Raises UsageError for a name that nobody offers."""
+def open_policy(text: str, world: World | ForeignWorld) -> Policy:
+    """Return the policy that a text names.
+
+    Args:
+        text: `NAME` or `NAME:ARGUMENT` for a policy of this folder or of an entry point;
+            `file.py:name` or `package.module:name`, each with an optional `:ARGUMENT`, for any
+            other function of (argument, world). A file's path is relative to the current folder.
+        world: World in which the policy will play.
+
+    Raises:
+        UsageError: If there is no such policy, or its argument is wrong.
+        SpecError: If the file, the module or the name in it does not exist.
+        PrerequisiteError: If the policy needs a package that is not installed.
+    """
     name, _, argument = text.partition(":")
-    if name in OWN:
-        return OWN[name](argument, world)
+    if module := _module(name):
+        return module.open_policy(argument, world)
     points = {point.name: point for point in entry_points(group="envgym.policies")}
-    if name not in points:
-        known = [*OWN, *points]
-        raise UsageError(
-            f"no policy '{text}'{did_you_mean(name, known)}. Available: {', '.join(known)}"
-        )
+    if name in points:
+        return _open_point(points[name], argument)
+    if name.endswith(".py") or "." in name:
+        return _open_own(text, world)
+    known = [*policy_names(), *points]
+    raise UsageError(
+        f"no policy '{text}'{did_you_mean(name, known) or '.'} "
+        f"Available: {', '.join(known)}, or file.py:name for your own"
+    )
+
+
+def policy_names() -> list[str]:
+    """Return the names of all policies in this folder."""
+    return [name for name in _file_names() if _module(name)]
+
+
+def _file_names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(envgym.policies.__path__)]
+
+
+def _module(name: str) -> ModuleType | None:
+    """Return the file of a policy, or None if this folder has no such policy."""
+    if name not in _file_names() or name == __name__.rpartition(".")[2]:
+        return None
+    module = importlib.import_module(f"envgym.policies.{name}")
+    return module if hasattr(module, "open_policy") else None
+
+
+def _open_point(point: EntryPoint, argument: str) -> Policy:
+    name = point.name
     if not argument:
+        example = EXAMPLES.get(name, f"{name}:NAME")
         raise UsageError(
-            f"policy '{name}' needs to know which: {name}:SOMETHING, for example {EXAMPLES.get(name, name + ':NAME')}"
+            f"policy '{name}' needs an argument, {name}:SOMETHING, for example {example}"
         )
     try:
-        return points[name].load()(argument)
+        return point.load()(argument)
     except ImportError as error:
         raise PrerequisiteError(
             f"policy '{name}' needs {error.name or error}. Install it: pip install 'envgym[train]'"
         ) from error
 
 
-EXAMPLES = {"adapter": "adapter:runs/crm/adapter", "model": "model:smollm2-135m-instruct"}
-
-
-def _oracle(argument: str, world: Any) -> Policy:
-    from envgym.policies.scripted import OraclePolicy
-
-    return OraclePolicy(world.spec.prompt.dialects[0])
-
-
-def _noop(argument: str, world: Any) -> Policy:
-    from envgym.policies.scripted import NoopPolicy
-
-    return NoopPolicy()
-
-
-def _refuse(argument: str, world: Any) -> Policy:
-    from envgym.policies.scripted import RefusePolicy
-
-    return RefusePolicy(
-        ToolCall("close_request", {"outcome": "refused", "reason": "not_allowed"}),
-        world.spec.prompt.dialects[0],
-    )
-
-
-def _random(argument: str, world: Any) -> Policy:
-    from envgym.policies.scripted import RandomPolicy
-
-    return RandomPolicy(
-        list(getattr(world, "tools", {}).values()), dialect=world.spec.prompt.dialects[0]
-    )
-
-
-def _human(argument: str, world: Any) -> Policy:
-    from envgym.policies.human import HumanPolicy
-
-    return HumanPolicy()
-
-
-def _openai(argument: str, world: Any) -> Policy:
-    from envgym.policies.openai import OpenAIPolicy
-
-    return OpenAIPolicy.from_argument(argument)
-
-
-OWN: dict[str, Callable[[str, Any], Policy]] = {
-    "oracle": _oracle,
-    "noop": _noop,
-    "refuse": _refuse,
-    "random": _random,
-    "human": _human,
-    "openai": _openai,
-}
+def _open_own(text: str, world: World | ForeignWorld) -> Policy:
+    source, name, argument = [*text.split(":", 2), "", ""][:3]
+    reference = f"{source}:{name}" if name else source
+    function = load_object(reference, Path())
+    try:
+        inspect.signature(function).bind(argument, world)
+    except TypeError as error:
+        raise UsageError(
+            f"policy '{reference}' must be a function of (argument, world): {error}"
+        ) from None
+    policy = function(argument, world)
+    if not isinstance(policy, Policy):
+        raise UsageError(
+            f"policy '{reference}' returned a {type(policy).__name__}, "
+            "which has no method open() as in envgym.policies.Policy"
+        )
+    return policy

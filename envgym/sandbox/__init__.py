@@ -1,15 +1,16 @@
-"""Where tools run: the contract between an environment and its boxes.
+"""Contract between an environment and the boxes in which its tools run.
 
-A `Sandbox` owns one or more boxes (an operating-system process or a container), in each of which the same stdlib-only
-`agent/` runs; a `Session` is one episode's share of a box: a private copy of the state and the tools that work on it.
+A `Sandbox` owns boxes (processes or containers), each running the same stdlib-only `agent/`. A
+`Session` is one episode's share of a box: a private copy of the state and the tools that use it.
 
-    with open_sandbox(app, options) as sandbox:          # sandbox/factory.py
+    with open_sandbox(app, options) as sandbox:  # sandbox/factory.py
         session = sandbox.open(seed=7, timeout_seconds=10)
-        result = session.call("get_contact", {"contact_id": "C17"}, now="2026-03-02T09:00:00", timeout_seconds=10)
+        result = session.call("get_contact", {"contact_id": "C17"}, now="2026-03-02T09:00:00",
+                              timeout_seconds=10)
         changes = session.diff(timeout_seconds=10)
         session.close()
 
-Failures of the box raise `WorldFailure`; what a tool refuses is a `ToolResult(ok=False)`.
+If a box fails, methods raise `WorldFailure`. If a tool refuses, the result has `ok=False`.
 """
 
 from __future__ import annotations
@@ -22,61 +23,71 @@ from typing import Any, Literal, Protocol
 Backend = Literal["auto", "docker", "podman", "bubblewrap", "local", "none"]
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
-"""Time to take the final files out of a session and put them before a check, beside the check's own."""
+"""Seconds to copy the final files to a check, in addition to the check's time limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An MCP server that a session of a box can run, spoken to by its JSON-RPC lines (`BoxSession.exchange`)."""
+    """MCP server that a session of a box can run; `BoxSession.exchange` sends it JSON-RPC lines."""
 
     name: str
     command: tuple[str, ...]
-    """Run in the app's folder; `python` is the Python that runs the agent."""
+    """Command, run in the app's folder. `python` is the interpreter that runs the agent."""
     env: dict[str, str]
-    """Variables on top of the box's own; ENVGYM_SEED, the session's seed, comes by itself."""
+    """Additional environment variables. ENVGYM_SEED (the session's seed) is always set."""
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What is loaded into a box: a folder and the files in it that define tools and state."""
+    """Tools and state that are loaded into a box: a folder and files in it."""
 
     root: Path
-    """Folder that the box can read (mounted read-only in a container); the paths below are relative to it."""
+    """Folder that the box can read (read-only in a container). Other paths are relative to it."""
     tools: tuple[str, ...]
-    """Python files, `crm/tools.py` (every public function) or `crm/tools.py:name`, and OpenAPI documents, likewise."""
+    """Tool files: Python (`crm/tools.py` for every public function, `crm/tools.py:name` for one) or
+    OpenAPI documents, with the same syntax.
+    """
     schema: str | None = None
-    """SQL file with the tables, or None for an episode without tables."""
+    """SQL file with the tables. `None` for an app without tables."""
     seed: str | None = None
-    """`file.py:function(db, seed)` that fills the tables; the same seed must give the same rows."""
+    """`file.py:function(db, seed)` that fills the tables. Equal seeds must give equal rows."""
     files: str | None = None
-    """`file.py:function(folder, seed)` that lays out a session's work folder; the same seed must give the same files."""
+    """`file.py:function(folder, seed)` that lays out the work folder. Equal seeds must give equal
+    files.
+    """
     servers: tuple[Server, ...] = ()
-    """MCP servers; what their commands name below `root` is loaded with the rest."""
+    """MCP servers. Files below `root` that their commands name are loaded too."""
     hidden: tuple[str, ...] = ()
-    """Files below `root` that no box may hold, such as the tasks with their hidden truth (`hidden.py`). Kept out of containers and
-    bubblewrap; a local process reads what its user can read."""
+    """Files below `root` that no box may contain, such as tasks with hidden answers (`hidden.py`).
+
+    Containers and bubblewrap do not get them; a local process can read every file its user can
+    read.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What one call of a tool gave."""
+    """Result of one tool call."""
 
     text: str
-    """Shown to the model; longer output is cut with a marker."""
+    """Text shown to the model. Longer output is cut with a marker."""
     ok: bool = True
-    """False when the tool refused (`ValueError` or `LookupError`): the text then says why, as an observation."""
+    """False if the tool raised `ValueError` or `LookupError`; the text is then the message."""
     seconds: float = 0.0
-    """Time inside the tool, measured in the box."""
+    """Time inside the tool in seconds, measured in the box."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a task's hidden test command said about the final files."""
+    """Result of a task's hidden test command on the final files."""
 
     exit_code: int | None
-    """Of the command, negative for a signal; None where it did not end in time, did not start, or had no tree to look at."""
+    """Exit code of the command, negative for a signal.
+
+    `None` if it did not end in time, could not be started, or had no files to check.
+    """
     output: str
-    """The end of what it printed, or why there is no exit code."""
+    """End of the command's output, or the reason why there is no exit code."""
 
     @property
     def passed(self) -> bool:
@@ -84,86 +95,94 @@ class Verification:
 
 
 RowChanges = dict[str, dict[str, list[dict[str, Any]]]]
-"""table -> {"added": [row, ...], "removed": [row, ...]}: rows now there and not at the start, and the reverse.
+"""Table to {"added": [row, ...], "removed": [row, ...]}, compared with the start of the session.
 
-Files, where an app lays some out, are the table `files` (path, kind, mode, text). Tables without a change are left out. A
-changed row stands in both lists; `envgym.state` pairs them by primary key.
+Changed files are the table `files` (path, kind, mode, text). Unchanged tables are omitted. A
+changed row is in both lists; the state diff of `envgym` pairs them by primary key.
 """
 
 
 class Session(Protocol):
-    """One episode's share of a box."""
+    """Share of a box that serves one episode."""
 
     state_hash: str
-    """Names the state it started from: equal for equal tables, whatever the backend."""
+    """Hash of the start state. Equal for equal tables with any backend."""
 
     def call(
         self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
     ) -> ToolResult:
-        """Runs one tool.
+        """Run one tool.
 
         Args:
-            tool: name of a tool of the app.
-            arguments: already validated against the tool's schema.
-            now: the episode's virtual clock, ISO 8601; the only time a tool sees.
-            timeout_seconds: after this the call is stopped.
+            tool: Name of a tool of the app.
+            arguments: Arguments, already validated against the tool's schema.
+            now: Virtual time of the episode in ISO 8601. A tool sees no other time.
+            timeout_seconds: Time limit. When it expires the call is stopped.
+
         Raises:
-            WorldFailure: kind `sandbox_lost` (box gone or garbled), `tool_crashed` (any exception of the tool but
-                ValueError and LookupError; the message holds the traceback's end), `session_ended` (its process ended by itself),
-                `out_of_memory` (the kernel ended it), `server_lost` (a foreign server ended or refuses the connection), `timeout`.
+            WorldFailure: Kind `sandbox_lost` (the box ended or broke the protocol), `tool_crashed`
+                (an exception other than ValueError and LookupError; the message has the end of the
+                traceback), `session_ended` (its process ended), `out_of_memory` (killed by the
+                kernel), `server_lost` (an external server ended or refuses the connection), or
+                `timeout`.
         """
         ...
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
-        """How the tables differ from those the session started with. Raises WorldFailure as `call` does."""
+        """Return the changes since the start of the session. Raises WorldFailure as `call` does."""
         ...
 
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
-        """Ends the session with everything it started, then runs a command on its final files in a fresh process and folder.
+        """End the session, then run a command on its final files in a fresh process and folder.
 
         Args:
-            files: hidden files, relative path -> text, that are put into the folder; they win over what lies there.
-            command: program and arguments, run without a shell; `python` is the interpreter of the box.
-            timeout_seconds: the command's; past it the exit code is None.
-        Raises: WorldFailure(stage="score") where the box is lost or does not answer.
+            files: Hidden files to add, relative path to text. They replace existing files.
+            command: Program and arguments, run without a shell. `python` is the box's interpreter.
+            timeout_seconds: Time limit of the command. When it expires the exit code is `None`.
+
+        Raises:
+            WorldFailure: Stage `score`, if the box is lost or does not respond.
         """
         ...
 
     def close(self) -> None:
-        """Ends the session and wipes what it left. Never raises; safe to call twice."""
+        """End the session and remove its files and processes. Never raises; safe to call twice."""
         ...
 
 
 def start_tables(sandbox: Sandbox, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """The rows that a session of this seed starts with, in tables that only the sandbox itself knows (a foreign server's dump).
+    """Return the start tables that only the sandbox itself can provide (an MCP server's dump).
 
-    Empty for a sandbox whose tables all come from the app's schema and seed function. Raises WorldFailure as `open` does.
+    Empty if all tables come from the app's schema and seed function. Raises WorldFailure as `open`
+    does.
     """
     tables = getattr(sandbox, "tables", None)
     return tables(seed) if tables else {}
 
 
 class Sandbox(Protocol):
-    """A pool of boxes for one app; safe to share between threads."""
+    """Pool of boxes for one app. Safe to share between threads."""
 
     label: str
-    """One line for people: which backend and isolation level are in force, and what they do not isolate."""
+    """One line with the backend, the isolation level and its limits, for users."""
 
     def describe(self) -> list[dict[str, Any]]:
-        """The app's tools as JSON schemas (OpenAI function form), derived in the box from signatures and docstrings."""
+        """Return the app's tools as OpenAI function schemas, derived in the box from the code."""
         ...
 
     def open(self, *, seed: int, timeout_seconds: float) -> Session:
-        """A session on a fresh state made from `seed`.
+        """Open a session with a fresh state for `seed`.
 
-        Raises: WorldFailure(stage="open"), kind `sandbox_lost`, `timeout`, `seed_crashed` (the seed function raised) or
-            `sandbox_full` (no process is left in the box); PrerequisiteError where the very first box does not start;
-            SpecError for an app that cannot be loaded.
+        Raises:
+            WorldFailure: Stage `open`. Kind `sandbox_lost`, `timeout`, `seed_crashed` (the seed
+                function raised) or `sandbox_full` (the box has no free process).
+            PrerequisiteError: If the very first box does not start.
+            SpecError: If the app cannot be loaded.
         """
         ...
 
     def close(self) -> None:
-        """Ends all boxes. Safe to call twice."""
+        """End all boxes. Safe to call twice."""
         ...

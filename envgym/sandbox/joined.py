@@ -1,7 +1,7 @@
-"""Several sources of tools as one sandbox: Python files in a box, MCP servers, whatever else keeps the contract.
+"""Combine several sandboxes (boxes, MCP servers, live APIs) into one.
 
-A session has a session of each part; calls go by the tool's name, changes are those of all parts. Parts know nothing of each
-other: two must not define a tool, or a table, of one name.
+A session has one session per part. Calls are routed by tool name; diffs are merged. Two parts must
+not define a tool or a table with the same name.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from envgym.errors import SpecError, WorldFailure
 from envgym.sandbox import RowChanges, Sandbox, Session, ToolResult, Verification, start_tables
 
 
-class JoinedSandbox:
-    """Sandboxes that serve one environment together; they are closed with it."""
+class CombinedSandbox:
+    """Sandboxes that serve one environment together. Closing it closes all parts."""
 
     def __init__(self, parts: Sequence[Sandbox]):
         self.parts = tuple(parts)
@@ -25,7 +25,7 @@ class JoinedSandbox:
         self._homes: dict[str, int] = {}
 
     def describe(self) -> list[dict[str, Any]]:
-        """The tools of all parts, in their order. Raises SpecError for two of one name."""
+        """Return the tools of all parts, in order. Raises SpecError if a name is used twice."""
         schemas = []
         homes = {}
         for index, part in enumerate(self.parts):
@@ -33,7 +33,8 @@ class JoinedSandbox:
                 if (other := homes.setdefault(schema["name"], index)) != index:
                     pair = f"{self.parts[other].label}, and {part.label}"
                     raise SpecError(
-                        f"two sources define a tool named '{schema['name']}' ({pair}); rename or hide one of them"
+                        f"two sources define a tool named '{schema['name']}' ({pair}); "
+                        "rename or hide one of them"
                     )
                 schemas.append(schema)
         self._homes = homes
@@ -55,7 +56,7 @@ class JoinedSandbox:
         return self._homes
 
     def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
-        """As of `start_tables`, of all parts together."""
+        """Return the start tables of all parts; see `start_tables`."""
         tables: dict[str, list[dict[str, Any]]] = {}
         for part in self.parts:
             told = start_tables(part, seed)
@@ -69,7 +70,7 @@ class JoinedSandbox:
 
 
 class JoinedSession:
-    """One episode's sessions, one a part. When one of them fails, all are closed."""
+    """Sessions of one episode, one per part. If one fails, all are closed."""
 
     def __init__(self, sessions: Sequence[Session], homes: dict[str, int]):
         joined = hashlib.sha256("\n".join(session.state_hash for session in sessions).encode())
@@ -97,7 +98,7 @@ class JoinedSession:
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
-        """By the first part, which holds the work folder where there is one."""
+        """Run the check in the first part, which has the work folder if there is one."""
         with _all_closed_on_failure(self._sessions):
             return self._sessions[0].verify(files, command, timeout_seconds=timeout_seconds)
 

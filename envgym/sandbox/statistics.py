@@ -1,13 +1,13 @@
-"""What a sandbox did and how long it took: counts, and the values noted last of what is measured.
+"""Counts and timings of a sandbox. Safe to share between threads.
 
-Read by the trainer for TensorBoard and by `envgym sandbox bench`. Safe to share between threads.
+Used by the trainer for TensorBoard and by `envgym sandbox bench`.
 
-    open_ms reset_ms call_ms call_overhead_ms diff_ms close_ms start_ms    p50 and p99 of the operations, milliseconds
-    session_mb                                                            growth of a box for each open session, MiB
-    pool/{hits,waits} recycled/REASON failures/KIND bytes/{sent,received}  counts
+    open_ms reset_ms call_ms call_overhead_ms diff_ms close_ms start_ms  # p50 and p99
+    session_mb                                  # growth of a box per open session, MiB
+    pool/{hits,waits} recycled/REASON failures/KIND bytes/{sent,received}  # counts
 
-`open` is all that an episode waits for; `reset` is the part in the box: a fresh state, proven. `call_overhead` is a call without
-the time inside the tool. `start` is a whole box.
+`open` is the whole wait of an episode; `reset` is its part inside the box, with the state check.
+`call_overhead` is a call without the time inside the tool. `start` is the start of a box.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from statistics import median
 from envgym.errors import WorldFailure
 
 KEPT = 2048
-"""Values kept of each thing that is measured."""
+"""Number of latest values kept for each measurement."""
 
 
 class Statistics:
-    """Counts and measured values of one sandbox."""
+    """Counts and measurements of one sandbox."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,23 +46,26 @@ class Statistics:
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Notes how long the block took, when it did not fail."""
+        """Record the duration of the block if it does not raise."""
         started = time.perf_counter()
         yield
         self.time(name, time.perf_counter() - started)
 
     def time_call(self, seconds: float, *, inside: float) -> None:
-        """Notes how long a call took, and how much of it was not the tool's own."""
+        """Record the duration of a call, and its overhead outside the tool."""
         self.time("call", seconds)
         self.time("call_overhead", seconds - inside)
 
     def snapshot(self) -> dict[str, float]:
-        """Name -> number: the counts as they are, and `NAME/p50`, `NAME/p99` of each thing measured."""
+        """Return the counts, and `NAME/p50` and `NAME/p99` of each measurement."""
         with self._lock:
             return self._numbers()
 
     def take(self) -> dict[str, float]:
-        """The snapshot, and a new beginning: the next one tells of what comes after. A count that was ever there stays, as 0."""
+        """Return the snapshot and reset all values.
+
+        Counts that were used stay in later snapshots as 0.
+        """
         with self._lock:
             numbers = self._numbers()
             self._counts = Counter(dict.fromkeys(self._counts, 0))
@@ -80,7 +83,7 @@ class Statistics:
 
 @contextlib.contextmanager
 def counting_failures(statistics: Statistics) -> Iterator[None]:
-    """Counts by kind how the block failed."""
+    """Count a WorldFailure of the block by its kind."""
     try:
         yield
     except WorldFailure as failure:

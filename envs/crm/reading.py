@@ -1,12 +1,12 @@
-"""The CRM's reading tools: searches by page, one record in full, its notes, the written policy. They change nothing.
+"""Read-only tools of the CRM: paged searches, single records, notes, and the written policy.
 
-Answers are short, one line a row, because a small model pays for every token it reads.
+Results are short, one line per row, because every token costs a small model time.
 """
 
 import sqlite3
 from typing import Literal
 
-import crm_rows
+import records
 
 Topic = Literal[
     "discounts", "closing", "amounts", "contacting", "merging", "routing", "unknown", "notes"
@@ -21,10 +21,11 @@ def find_contacts(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     rows = db.execute(
-        "SELECT * FROM contacts WHERE name LIKE ? ESCAPE '!' OR email LIKE ? ESCAPE '!' OR account_id = ? ORDER BY name, id",
-        (crm_rows.like(query), crm_rows.like(query), query.strip()),
+        "SELECT * FROM contacts WHERE name LIKE ? ESCAPE '!' OR email LIKE ? ESCAPE '!' OR "
+        "account_id = ? ORDER BY name, id",
+        (records.like(query), records.like(query), query.strip()),
     )
-    return crm_rows.page_of(
+    return records.page_of(
         [f"{row['id']}: {row['name']}, {row['title']}, {row['account_id']}" for row in rows], page
     )
 
@@ -36,12 +37,13 @@ def find_accounts(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         query: part of a name or city, or a tier.
         page: page of the result, from 1.
     """
-    pattern = crm_rows.like(query)
+    pattern = records.like(query)
     rows = db.execute(
-        "SELECT * FROM accounts WHERE name LIKE ? ESCAPE '!' OR city LIKE ? ESCAPE '!' OR tier = lower(?) ORDER BY name, id",
+        "SELECT * FROM accounts WHERE name LIKE ? ESCAPE '!' OR city LIKE ? ESCAPE '!' OR tier "
+        "= lower(?) ORDER BY name, id",
         (pattern, pattern, query.strip()),
     )
-    return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['city']}" for row in rows], page)
+    return records.page_of([f"{row['id']}: {row['name']}, {row['city']}" for row in rows], page)
 
 
 def find_deals(db: sqlite3.Connection, query: str, page: int = 1) -> str:
@@ -52,10 +54,11 @@ def find_deals(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     rows = db.execute(
-        "SELECT * FROM deals WHERE name LIKE ? ESCAPE '!' OR account_id = ? OR owner_id = ? ORDER BY name, id",
-        (crm_rows.like(query), query.strip(), query.strip()),
+        "SELECT * FROM deals WHERE name LIKE ? ESCAPE '!' OR account_id = ? OR owner_id = ? "
+        "ORDER BY name, id",
+        (records.like(query), query.strip(), query.strip()),
     )
-    return crm_rows.page_of(
+    return records.page_of(
         [f"{row['id']}: {row['name']}, {row['stage']}, {row['amount']}" for row in rows], page
     )
 
@@ -67,12 +70,13 @@ def find_leads(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         query: part of a name or company, or a status.
         page: page of the result, from 1.
     """
-    pattern = crm_rows.like(query)
+    pattern = records.like(query)
     rows = db.execute(
-        "SELECT * FROM leads WHERE name LIKE ? ESCAPE '!' OR company LIKE ? ESCAPE '!' OR status = lower(?) ORDER BY name, id",
+        "SELECT * FROM leads WHERE name LIKE ? ESCAPE '!' OR company LIKE ? ESCAPE '!' OR "
+        "status = lower(?) ORDER BY name, id",
         (pattern, pattern, query.strip()),
     )
-    return crm_rows.page_of(
+    return records.page_of(
         [f"{row['id']}: {row['name']}, {row['company']}, {row['status']}" for row in rows], page
     )
 
@@ -86,9 +90,9 @@ def find_cases(db: sqlite3.Connection, query: str, page: int = 1) -> str:
     """
     rows = db.execute(
         "SELECT * FROM cases WHERE account_id = ? OR subject LIKE ? ESCAPE '!' ORDER BY id",
-        (query.strip(), crm_rows.like(query)),
+        (query.strip(), records.like(query)),
     )
-    return crm_rows.page_of(
+    return records.page_of(
         [f"{row['id']}: {row['subject']}, {row['account_id']}, {row['status']}" for row in rows],
         page,
     )
@@ -103,9 +107,9 @@ def find_products(db: sqlite3.Connection, query: str, page: int = 1) -> str:
     """
     rows = db.execute(
         "SELECT * FROM products WHERE name LIKE ? ESCAPE '!' ORDER BY name, id",
-        (crm_rows.like(query),),
+        (records.like(query),),
     )
-    return crm_rows.page_of([f"{row['id']}: {row['name']}, {row['price']}" for row in rows], page)
+    return records.page_of([f"{row['id']}: {row['name']}, {row['price']}" for row in rows], page)
 
 
 def find_users(db: sqlite3.Connection, query: str, page: int = 1) -> str:
@@ -116,10 +120,11 @@ def find_users(db: sqlite3.Connection, query: str, page: int = 1) -> str:
         page: page of the result, from 1.
     """
     rows = db.execute(
-        "SELECT * FROM users WHERE name LIKE ? ESCAPE '!' OR role = lower(?) OR region = lower(?) ORDER BY name, id",
-        (crm_rows.like(query), query.strip(), query.strip()),
+        "SELECT * FROM users WHERE name LIKE ? ESCAPE '!' OR role = lower(?) OR region = "
+        "lower(?) ORDER BY name, id",
+        (records.like(query), query.strip(), query.strip()),
     )
-    return crm_rows.page_of(
+    return records.page_of(
         [f"{row['id']}: {row['name']}, {row['role']}, {row['region']}" for row in rows], page
     )
 
@@ -130,7 +135,7 @@ def get_record(db: sqlite3.Connection, record: str) -> str:
     Args:
         record: an id such as A38, C417, D305, K290, L52, P24, Q811 or U17.
     """
-    row = crm_rows.fetch(db, crm_rows.table_of(record), record)
+    row = records.fetch(db, records.table_of(record), record)
     hidden = ("id", "updated_at", "created_at")
     filled = {
         key: "none" if value in (None, "") else value
@@ -157,11 +162,11 @@ def list_notes(db: sqlite3.Connection, record: str, page: int = 1) -> str:
         record: an id such as C417.
         page: page of the result, from 1.
     """
-    crm_rows.fetch(db, crm_rows.table_of(record), record)
+    records.fetch(db, records.table_of(record), record)
     rows = db.execute(
         "SELECT * FROM notes WHERE record_id = ? ORDER BY created_at DESC, id", (record,)
     )
-    return crm_rows.page_of([f"{row['created_at'][:10]}: {row['text']}" for row in rows], page)
+    return records.page_of([f"{row['created_at'][:10]}: {row['text']}" for row in rows], page)
 
 
 def get_policy(db: sqlite3.Connection, topic: Topic) -> str:

@@ -1,7 +1,7 @@
--- The CRM of one episode. Ids are short and opaque: a letter for the table and a number without meaning.
+-- CRM of one episode. Ids are short and opaque: a letter for the table and a random number.
 -- `updated_at` is volatile (see crm.yaml): it may change with any write and is never compared.
 
-CREATE TABLE users (              -- who works here; `role` decides what a person may ask for
+CREATE TABLE users (              -- staff; `role` limits the requests that a user may make
     id TEXT PRIMARY KEY,          -- U17
     name TEXT NOT NULL,
     role TEXT NOT NULL CHECK (role IN ('rep', 'manager')),
@@ -68,7 +68,7 @@ CREATE TABLE approvals (          -- a manager's permission for a discount on on
     user_id TEXT NOT NULL REFERENCES users (id),
     created_at TEXT NOT NULL
 );
-CREATE TABLE cases (              -- what customers complain about
+CREATE TABLE cases (              -- complaints of customers
     id TEXT PRIMARY KEY,          -- K290
     account_id TEXT NOT NULL REFERENCES accounts (id),
     subject TEXT NOT NULL,
@@ -77,7 +77,7 @@ CREATE TABLE cases (              -- what customers complain about
     owner_id TEXT NOT NULL REFERENCES users (id),
     updated_at TEXT NOT NULL
 );
-CREATE TABLE notes (              -- what people wrote on a record; may be old, wrong or hostile
+CREATE TABLE notes (              -- notes on a record; may be outdated, wrong or hostile
     id TEXT PRIMARY KEY,          -- N733
     record_id TEXT NOT NULL,
     text TEXT NOT NULL,
@@ -103,11 +103,11 @@ CREATE TABLE emails (
     template TEXT NOT NULL CHECK (template IN ('welcome', 'invoice', 'newsletter', 'renewal', 'survey')),
     created_at TEXT NOT NULL
 );
-CREATE TABLE policies (           -- the written rules; numbers and limits differ from world to world
+CREATE TABLE policies (           -- the written rules; numbers and limits differ per world
     topic TEXT PRIMARY KEY,
     rule TEXT NOT NULL,           -- R27
     text TEXT NOT NULL,
-    low INTEGER,                  -- the limits in the text, for the tasks' truth; no tool shows these two
+    low INTEGER,                  -- limits in the text, for the tasks only: no tool shows them
     high INTEGER
 );
 CREATE TABLE requests (           -- how requests ended; `close_request` adds the present one

@@ -1,6 +1,7 @@
-"""The CRM's tasks: every template of levels L0 to L3. How each is made stands in the file of its level."""
+"""Tasks of the CRM: all templates of levels L0 to L3, imported from one file per level."""
 
-# A star on purpose: envgym collects whatever template stands in this module, and a new one must not need two entries.
-from crm_level01 import *  # noqa: F403
-from crm_level2 import *  # noqa: F403
-from crm_level3 import *  # noqa: F403
+# Star imports are deliberate: envgym collects the templates of this module, so a new template is
+# added in one place only.
+from level01 import *  # noqa: F403
+from level2 import *  # noqa: F403
+from level3 import *  # noqa: F403

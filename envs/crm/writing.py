@@ -1,10 +1,13 @@
-"""The CRM's writing tools. They check types, ids and values, never the company's policy: to keep that is the model's work."""
+"""Write tools of the CRM. They check types, ids and values, but not the policy.
+
+Following the policy is part of the model's task.
+"""
 
 import re
 import sqlite3
 from typing import Literal
 
-import crm_rows
+import records
 
 
 def update_contact(
@@ -36,7 +39,8 @@ def update_deal(
     Args:
         deal: id such as D305.
         field: what to change.
-        value: a stage (new, qualified, proposal, negotiation, won, lost), whole dollars, or a date YYYY-MM-DD.
+        value: a stage (new, qualified, proposal, negotiation, won, lost), whole dollars, or a date
+            YYYY-MM-DD.
     """
     check = {"stage": _stage, "amount": _amount, "close_date": _date}[field]
     return _update(db, now, "deals", deal, field, check(value))
@@ -66,10 +70,10 @@ def assign_owner(db: sqlite3.Connection, now: str, record: str, user: str) -> st
         record: id of an account, deal, case or lead.
         user: id such as U17.
     """
-    table = crm_rows.table_of(record)
+    table = records.table_of(record)
     if table not in ("accounts", "deals", "cases", "leads"):
         raise ValueError(f"{table} have no owner; accounts, deals, cases and leads do")
-    crm_rows.fetch(db, "users", user)
+    records.fetch(db, "users", user)
     return _update(db, now, table, record, "owner_id", user)
 
 
@@ -80,8 +84,8 @@ def add_note(db: sqlite3.Connection, now: str, record: str, text: str) -> str:
         record: id such as A38, C417 or D305.
         text: the note.
     """
-    crm_rows.fetch(db, crm_rows.table_of(record), record)
-    crm_rows.insert(db, "notes", "N", record_id=record, text=_text(text, "text"), created_at=now)
+    records.fetch(db, records.table_of(record), record)
+    records.insert(db, "notes", "N", record_id=record, text=_text(text, "text"), created_at=now)
     return "ok"
 
 
@@ -96,10 +100,10 @@ def add_task(
         due: date YYYY-MM-DD.
         owner: id of the colleague who does it, if named.
     """
-    crm_rows.fetch(db, crm_rows.table_of(record), record)
+    records.fetch(db, records.table_of(record), record)
     if owner:
-        crm_rows.fetch(db, "users", owner)
-    crm_rows.insert(
+        records.fetch(db, "users", owner)
+    records.insert(
         db,
         "tasks",
         "T",
@@ -124,8 +128,8 @@ def log_call(
         contact: id such as C417.
         outcome: how it went.
     """
-    crm_rows.fetch(db, "contacts", contact)
-    crm_rows.insert(db, "calls", "H", contact_id=contact, outcome=outcome, created_at=now)
+    records.fetch(db, "contacts", contact)
+    records.insert(db, "calls", "H", contact_id=contact, outcome=outcome, created_at=now)
     return "ok"
 
 
@@ -141,8 +145,8 @@ def send_email(
         contact: id such as C417.
         template: which text to send.
     """
-    crm_rows.fetch(db, "contacts", contact)
-    crm_rows.insert(db, "emails", "E", contact_id=contact, template=template, created_at=now)
+    records.fetch(db, "contacts", contact)
+    records.insert(db, "emails", "E", contact_id=contact, template=template, created_at=now)
     return "ok"
 
 
@@ -157,13 +161,13 @@ def create_quote(
         quantity: pieces.
         discount: percent.
     """
-    crm_rows.fetch(db, "deals", deal)
-    crm_rows.fetch(db, "products", product)
+    records.fetch(db, "deals", deal)
+    records.fetch(db, "products", product)
     if quantity < 1 or not 0 <= discount <= 100:
         raise ValueError(
             f"quantity must be at least 1 and discount 0 to 100, got {quantity} and {discount}"
         )
-    crm_rows.insert(
+    records.insert(
         db,
         "quotes",
         "Q",
@@ -184,8 +188,8 @@ def convert_lead(db: sqlite3.Connection, now: str, lead: str, account: str) -> s
         lead: id such as L52.
         account: id such as A38.
     """
-    row = crm_rows.fetch(db, "leads", lead)
-    crm_rows.fetch(db, "accounts", account)
+    row = records.fetch(db, "leads", lead)
+    records.fetch(db, "accounts", account)
     if row["status"] == "converted":
         raise ValueError(f"{lead} is already converted")
     person = {
@@ -195,7 +199,7 @@ def convert_lead(db: sqlite3.Connection, now: str, lead: str, account: str) -> s
         "email": row["email"],
         "phone": "",
     }
-    contact = crm_rows.insert(db, "contacts", "C", **person, do_not_contact=0, updated_at=now)
+    contact = records.insert(db, "contacts", "C", **person, do_not_contact=0, updated_at=now)
     _update(db, now, "leads", lead, "status", "converted")
     return f"ok: {contact}"
 
@@ -207,8 +211,8 @@ def merge_contacts(db: sqlite3.Connection, now: str, keep: str, drop: str) -> st
         keep: id of the entry that stays.
         drop: id of the entry that is deleted; its deals move to the other.
     """
-    crm_rows.fetch(db, "contacts", keep)
-    crm_rows.fetch(db, "contacts", drop)
+    records.fetch(db, "contacts", keep)
+    records.fetch(db, "contacts", drop)
     if keep == drop:
         raise ValueError("keep and drop are the same entry")
     db.execute(
@@ -245,20 +249,20 @@ def close_request(
         raise ValueError("answer is empty")
     reason = reason.strip()
     answer = answer.strip()
-    crm_rows.insert(
+    records.insert(
         db, "requests", "X", outcome=outcome, reason=reason, answer=_bare(answer), closed_at=now
     )
     return "closed"
 
 
 def _update(db: sqlite3.Connection, now: str, table: str, key: str, column: str, value) -> str:
-    crm_rows.fetch(db, table, key)
+    records.fetch(db, table, key)
     db.execute(f"UPDATE {table} SET {column} = ?, updated_at = ? WHERE id = ?", (value, now, key))
     return "ok"
 
 
 def _bare(answer: str) -> str:
-    """`$48,200` -> `48200`; anything that is no number stays as it is."""
+    """Normalize an amount: `$48,200` -> `48200`. Any other answer is returned unchanged."""
     digits = answer.removeprefix("$").replace(",", "")
     return digits if re.fullmatch(r"\d+", digits) else answer
 

@@ -1,4 +1,7 @@
-"""One task: find the hidden number. The oracle halves the range, so that whoever imitates it learns a strategy, not an answer."""
+"""One task: find the hidden number.
+
+The oracle halves the range, so that imitation learns a strategy and not an answer.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def find_number(draw: Draw) -> Task:
 
 
 def halving(hidden: int, *, low: int, high: int) -> list[int]:
-    """The guesses of a binary search, the hit included: at most 4 for 15 numbers, 6 for 63."""
+    """Return the guesses of a binary search with the hit: at most 4 for 15 numbers, 6 for 63."""
     guesses = []
     while not guesses or guesses[-1] != hidden:
         middle = (low + high) // 2

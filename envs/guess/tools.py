@@ -1,4 +1,4 @@
-"""The game's only tool."""
+"""Tool of the guessing game."""
 
 import sqlite3
 

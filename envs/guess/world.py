@@ -1,16 +1,16 @@
-"""Hides a number."""
+"""Hide a number."""
 
 import random
 import sqlite3
 
 
 def build(db: sqlite3.Connection, seed: int) -> None:
-    """A number from 1 to 15; every one is equally likely."""
+    """Hide a number from 1 to 15, drawn uniformly."""
     _hide(db, seed, highest=15)
 
 
 def build_long(db: sqlite3.Connection, seed: int) -> None:
-    """A number from 1 to 63: two more halvings."""
+    """Hide a number from 1 to 63, which needs two more guesses."""
     _hide(db, seed, highest=63)
 
 

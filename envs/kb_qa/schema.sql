@@ -1,6 +1,6 @@
 CREATE TABLE sections (id TEXT PRIMARY KEY, title TEXT NOT NULL, body TEXT NOT NULL);
 
--- What the sections say, for the tasks alone: no tool reads these. A value that is NULL is left unsaid.
+-- Facts of the sections, for the tasks only: no tool reads them. NULL: the section omits the fact.
 CREATE TABLE facts (
     section TEXT NOT NULL, kind TEXT NOT NULL, split TEXT NOT NULL, attribute TEXT NOT NULL, value TEXT,
     PRIMARY KEY (section, attribute)

@@ -1,12 +1,13 @@
-"""Questions to the handbook: one hop (L0), two hops (L1), and the same questions where the handbook is silent (L2).
+"""Questions about the handbook: one hop (L0), two hops (L1), unanswerable ones of both kinds (L2).
 
-A question without an answer is worded like any other, so that it shows only in the section itself; that section is what must be
-cited. Each level holds one template out of training; people, places and wording of a split are its own.
+Unanswerable questions are worded like the others; only the section, which must be cited, shows that
+the fact is missing. Each level holds out one template; people, places and wording differ between
+splits.
 """
 
 from __future__ import annotations
 
-import kb_wording as wording
+import wording
 
 from envgym import Draw, Task, ToolCall, template
 
@@ -64,7 +65,7 @@ def gap_of_runner(draw: Draw) -> Task:
 
 
 def _one_hop(draw: Draw, kind: str, *, said: bool) -> Task:
-    """About a section's own subject."""
+    """Ask about the subject of a section."""
     ids = draw.rows(
         "SELECT DISTINCT section FROM facts WHERE kind = ? AND split = ? ORDER BY section",
         kind,
@@ -75,7 +76,7 @@ def _one_hop(draw: Draw, kind: str, *, said: bool) -> Task:
 
 
 def _two_hops(draw: Draw, relation: str, phrasings: tuple[str, ...], *, said: bool) -> Task:
-    """About the subject of a section that another section leads to."""
+    """Ask about the subject of a section that another section links to."""
     query = "SELECT section, target FROM links WHERE relation = ? AND split = ? ORDER BY section"
     link = draw.row(query, relation, draw.split)
     who = draw.wording(phrasings).format(of=_spoken(draw, link["section"]))
@@ -83,10 +84,11 @@ def _two_hops(draw: Draw, relation: str, phrasings: tuple[str, ...], *, said: bo
 
 
 def _question(draw: Draw, way: list[str], who: str, said: bool) -> Task:
-    """A question about the last section of a way, which all must be searched, opened and cited."""
+    """Ask about the last of some sections, which must all be searched, opened and cited."""
     wanted = "NOT NULL" if said else "NULL"
     fact = draw.row(
-        f"SELECT attribute, value FROM facts WHERE section = ? AND value IS {wanted} ORDER BY attribute",
+        f"SELECT attribute, value FROM facts WHERE section = ? AND value IS {wanted} ORDER BY "
+        "attribute",
         way[-1],
     )
     prompt = wording.fill(draw.wording(wording.ASKS), what=fact["attribute"], who=who)
@@ -111,7 +113,7 @@ def _find(draw: Draw, section: str) -> list[ToolCall]:
 
 
 def _golds(value: str) -> list[str]:
-    """The value as it stands, and without its unit: `38 kg` or `38`."""
+    """Return the value as it is stated, and without its unit: `38 kg` and `38`."""
     number, _, unit = value.partition(" ")
     return [value, number] if unit else [value]
 
@@ -121,7 +123,7 @@ def _title(draw: Draw, section: str) -> str:
 
 
 def _spoken(draw: Draw, section: str) -> str:
-    """A subject as one speaks of it: `Ada Falk`, `the Corby office`, `the kiln Hebe`."""
+    """Return the name of a subject within a sentence, such as `the Corby office`."""
     title = _title(draw, section)
     kind = draw.row("SELECT kind FROM facts WHERE section = ?", section)["kind"]
     return {

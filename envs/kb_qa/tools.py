@@ -1,11 +1,11 @@
-"""The handbook's two tools: a search that shows titles only, so that whoever answers has opened something."""
+"""Tools of the handbook; the search returns titles only, so an answer requires an open section."""
 
 import re
 import sqlite3
 
 HITS = 5
 TITLE_WEIGHT = 3
-"""A word in the title counts as much as this many in the text."""
+"""Weight of a word in the title relative to a word in the text."""
 
 
 def search(db: sqlite3.Connection, query: str) -> str:

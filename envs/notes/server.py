@@ -1,6 +1,7 @@
-"""The team's notes and calendar as an MCP server: `python server.py` speaks over stdio, `python server.py 8765` over HTTP.
+"""MCP server of a team's notes and calendar, over stdio (`python server.py`) or HTTP (with a port).
 
-Nothing in it knows envgym. What makes it an environment are its last two tools: `reset` fills it from a seed, `dump` tells all.
+It does not depend on envgym. Its last two tools make it an environment: `reset` fills it from a
+seed, and `dump` returns all rows.
 """
 
 import sys

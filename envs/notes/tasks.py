@@ -1,4 +1,7 @@
-"""The notes' tasks: level L0 with the id given, L1 after one look-up by title. Rows come from the server's own dump."""
+"""Tasks of the notes: with the id given (L0), and after one lookup by title (L1).
+
+The rows come from the server's `dump`.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ EVENT = (
 )
 
 Subject = tuple[dict, str, tuple[ToolCall, ...]]
-"""A row, how the request speaks of it, and the look-up that leads from one to the other."""
+"""Row, its wording in the request, and the lookup that finds it."""
 
 
 @template(level="L0")

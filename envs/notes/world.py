@@ -1,4 +1,4 @@
-"""What stands in the notes and the calendar at the start: 30 of each, from a seed. No two titles of a table are alike."""
+"""Initial notes and calendar: 30 rows each, from a seed. Titles are unique within a table."""
 
 import random
 
@@ -79,7 +79,7 @@ def title(rng: random.Random) -> str:
 
 
 def build(seed: int) -> dict[str, list[Row]]:
-    """The rows of each table."""
+    """Return the rows of each table."""
     rng = random.Random(seed)
     titles = [f"{kind} {thing}" for kind in KINDS for thing in THINGS]
     notes = [

@@ -1,4 +1,7 @@
-"""The one operation that is no plain work on a table: money goes back only for what was delivered and paid. Runs in the box."""
+"""Refunds, the one operation that is more than a table write: only paid, delivered orders qualify.
+
+It runs in the sandbox.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def refund_order(db: sqlite3.Connection, now: str, order_id: str, amount: int, r
 
 
 def _paid(db: sqlite3.Connection, order_id: str) -> int:
-    query = """SELECT coalesce(sum(i.quantity * p.price), 0) FROM order_items i JOIN products p ON p.id = i.product_id
+    query = """SELECT coalesce(sum(i.quantity * p.price), 0)
+               FROM order_items i JOIN products p ON p.id = i.product_id
                WHERE i.order_id = ?"""
     return db.execute(query, (order_id,)).fetchone()[0]
 

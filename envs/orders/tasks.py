@@ -1,12 +1,12 @@
-"""The order desk's tasks: one call (L0), a look-up by name before it (L1), a way through several tables (L2).
+"""Tasks of the order desk: one call (L0), after a lookup by name (L1), across tables (L2).
 
-Each level holds one template out of training altogether, and every kind of request holds out its last phrasings.
+One template of each level and the last phrasings of each kind of request are held out.
 """
 
 from __future__ import annotations
 
-import orders_wording as wording
-from orders_names import CARRIERS, email_address, phone_number
+import wording
+from names import CARRIERS, email_address, phone_number
 
 from envgym import Change, Draw, Task, ToolCall, template
 
@@ -18,7 +18,7 @@ SHORT = (
     "create_order",
     "update_order",
 )
-"""Offered on levels L0 and L1: one system prompt, which needs to be read only once."""
+"""Tools of levels L0 and L1; the shared system prompt benefits from the prefix cache."""
 LONG = (
     "list_customers",
     "list_products",
@@ -211,7 +211,7 @@ def take_from_open_order(draw: Draw) -> Task:
 
 @template(level="L2")
 def refund_delivered(draw: Draw) -> Task:
-    """The whole of a delivered order that holds one product: price times quantity, looked up."""
+    """Refund a delivered order with one product in full: price times quantity, looked up."""
     alone = "SELECT order_id FROM order_items GROUP BY order_id HAVING count(*) = 1"
     found = draw.row(f"{_PEOPLE} WHERE o.status = 'delivered' AND o.id IN ({alone}) ORDER BY o.id")
     item = _item(draw, found["order_id"])
@@ -236,9 +236,12 @@ def refund_delivered(draw: Draw) -> Task:
     )
 
 
-# --- what they share ---
+# --- helpers ---
 
-_PEOPLE = "SELECT c.id, c.name, o.id AS order_id, o.carrier FROM customers c JOIN orders o ON o.customer_id = c.id"
+_PEOPLE = (
+    "SELECT c.id, c.name, o.id AS order_id, o.carrier FROM customers c JOIN orders o ON "
+    "o.customer_id = c.id"
+)
 
 
 def _person(draw: Draw) -> dict:
@@ -250,7 +253,8 @@ def _open_order(draw: Draw) -> dict:
 
 
 def _item(draw: Draw, order: str) -> dict:
-    query = """SELECT i.id, i.product_id, i.quantity, p.name, p.price FROM order_items i JOIN products p ON p.id = i.product_id
+    query = """SELECT i.id, i.product_id, i.quantity, p.name, p.price
+               FROM order_items i JOIN products p ON p.id = i.product_id
                WHERE i.order_id = ? ORDER BY i.id"""
     return draw.row(query, order)
 

@@ -1,7 +1,7 @@
-"""Fills the order desk's tables from a seed: 24 customers, 20 products, 60 orders with what they hold, some refunds.
+"""Fill the order desk's tables from a seed: 24 customers, 20 products, 60 orders, four refunds.
 
-Planted for tasks: twelve customers have exactly one open order, twelve a delivered order that holds one product.
-Standard library only: it runs in the box.
+Tasks rely on two properties: twelve customers have exactly one open order, and twelve have a
+delivered order with one product. Uses only the standard library, because it runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import random
 import sqlite3
 
-from orders_names import CARRIERS, FIRST, KINDS, LAST, LOOKS, email_address, phone_number
+from names import CARRIERS, FIRST, KINDS, LAST, LOOKS, email_address, phone_number
 
 
 def build(db: sqlite3.Connection, seed: int) -> None:
-    """Fills the empty tables that the document speaks of; the same seed gives the same rows everywhere."""
+    """Fill the empty tables of the OpenAPI document; the result depends only on the seed."""
     rng = random.Random(seed)
     customers = _customers(db, rng)
     products = _products(db, rng)
@@ -50,7 +50,7 @@ def _products(db: sqlite3.Connection, rng: random.Random) -> list[str]:
 
 
 def _orders(db: sqlite3.Connection, rng: random.Random, customers: list[str]) -> list[tuple]:
-    """Each customer has one delivered order; twelve have one open one besides, the others none; then some of other kinds."""
+    """Insert one delivered order per customer, open orders for twelve, and 24 other orders."""
     wanted = [(customer, "delivered") for customer in customers] + [
         (customer, "open") for customer in customers[:12]
     ]
@@ -64,7 +64,8 @@ def _orders(db: sqlite3.Connection, rng: random.Random, customers: list[str]) ->
         for id_, who, day in zip(ids, wanted, days, strict=True)
     ]
     db.executemany(
-        "INSERT INTO orders (id, customer_id, status, carrier, note, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO orders (id, customer_id, status, carrier, note, created_at) VALUES (?, ?, "
+        "?, ?, ?, ?)",
         rows,
     )
     return rows
@@ -73,7 +74,7 @@ def _orders(db: sqlite3.Connection, rng: random.Random, customers: list[str]) ->
 def _items(
     db: sqlite3.Connection, rng: random.Random, orders: list[tuple], products: list[str]
 ) -> None:
-    """One product in each of the first twelve orders, two in the others."""
+    """Insert one product in each of the first twelve orders and two in each other order."""
     held = [
         (order[0], product)
         for n, order in enumerate(orders)
@@ -89,7 +90,7 @@ def _items(
 
 
 def _refunds(db: sqlite3.Connection, rng: random.Random, orders: list[tuple]) -> None:
-    """For four of the delivered orders that hold two products."""
+    """Insert refunds for four of the delivered orders with two products."""
     refunded = rng.sample([order[0] for order in orders[12:24]], 4)
     rows = [
         (f"R{101 + n}", order, 5 * rng.randint(2, 20), "late", "2026-02-28T12:00:00")

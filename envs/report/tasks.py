@@ -1,7 +1,8 @@
-"""The report's tasks: one artefact from numbers in the request (L0), two from a table in a file (L1), all three (L2).
+"""Tasks of the report: one artefact from given numbers (L0), two (L1) or three from a file (L2).
 
-The true chart is drawn by what the tools draw with, the true JSON and sentence come from the same numbers. Each level holds a
-template out of training, each kind of goods belongs to one split, and every piece of a request holds out its last phrasings.
+The true chart is drawn with the code of the tools; the true JSON and sentence use the same numbers.
+Each level holds out one template, each kind of goods belongs to one split, and the last phrasings
+of each piece of a request are held out.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import report_charts as charts
-import report_wording as wording
-from report_names import COLUMNS, ITEMS, KINDS
+import charts
+import wording
+from names import COLUMNS, ITEMS, KINDS
 
 from envgym import Change, Draw, Task, ToolCall, template
 
@@ -28,7 +29,7 @@ KEYS = {
         lambda numbers: min(numbers, key=numbers.__getitem__),
     ),
 }
-"""What a summary may hold: how a request says it, and its value."""
+"""Key of a summary -> its description in the request, and the function that computes its value."""
 
 
 @template(level="L0")
@@ -83,7 +84,7 @@ def line_report(draw: Draw) -> Task:
 
 @dataclass
 class Request:
-    """A request that grows by one artefact at a time, and the truth with it."""
+    """Request that is built one artefact at a time, together with its truth."""
 
     draw: Draw
     title: str
@@ -148,7 +149,7 @@ class Request:
 
 
 def _listed(draw: Draw) -> Request:
-    """A request that gives its numbers."""
+    """Return a request that contains its numbers."""
     kind = draw.rng.choice(KINDS[draw.split])
     column = draw.rng.choice(COLUMNS)
     items = draw.rng.sample(ITEMS[kind], draw.rng.randint(3, 5))
@@ -159,7 +160,7 @@ def _listed(draw: Draw) -> Request:
 
 
 def _filed(draw: Draw) -> Request:
-    """A request whose numbers stand in a file."""
+    """Return a request with its numbers in a file."""
     kind = draw.rng.choice(KINDS[draw.split])
     column = draw.rng.choice(COLUMNS)
     file = f"{kind}.csv"

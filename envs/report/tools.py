@@ -1,4 +1,7 @@
-"""Reads tables and writes charts and texts in the episode's folder. Runs in the box; standard library only."""
+"""Tools that read tables and write charts and texts in the episode's folder.
+
+They run in the sandbox and use only the standard library.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import re
 from pathlib import Path
 
-import report_charts as charts
+import charts
 
 MOST_CHARACTERS = 20_000
 MOST_VALUES = 12
@@ -21,7 +24,8 @@ def read_file(folder: Path, path: str) -> str:
     place = _place(folder, path)
     if not place.is_file():
         raise ValueError(
-            f"no file {path}; there are {', '.join(sorted(entry.name for entry in folder.iterdir()))}"
+            f"no file {path}; there are "
+            f"{', '.join(sorted(entry.name for entry in folder.iterdir()))}"
         )
     return place.read_text(encoding="utf-8")
 
@@ -62,7 +66,8 @@ def _checked(
 ) -> tuple[str, list[str], list[float]]:
     if not 1 <= len(values) <= MOST_VALUES or len(labels) != len(values):
         raise ValueError(
-            f"{len(labels)} labels and {len(values)} values; needs one label a value, and 1 to {MOST_VALUES} of them"
+            f"{len(labels)} labels and {len(values)} values; needs one label a value, and 1 to "
+            f"{MOST_VALUES} of them"
         )
     if any(not math.isfinite(value) or not 0 <= value <= 1e9 for value in values):
         raise ValueError("values are from 0 to 1000000000")
@@ -72,7 +77,11 @@ def _checked(
 
 
 def _place(folder: Path, path: str) -> Path:
-    """A file right in the folder. Raises ValueError for any other path."""
+    """Return the path of a file directly in the folder.
+
+    Raises:
+        ValueError: If the path is not a plain file name.
+    """
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,60}", path):
         raise ValueError(f"{path!r}: give a plain file name, such as chart.svg")
     return folder / path

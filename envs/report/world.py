@@ -1,15 +1,21 @@
-"""Lays out one episode's folder: a table for each kind of goods, drawn from a seed. Standard library only: it runs in the box."""
+"""Fill one episode's folder from a seed: a table for each kind of goods.
+
+Uses only the standard library, because it runs in the sandbox.
+"""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
 
-from report_names import COLUMNS, ITEMS
+from names import COLUMNS, ITEMS
 
 
 def lay_out(folder: Path, seed: int) -> None:
-    """One CSV file a kind, with three to five of its items. No number stands twice in a column, so most and least are one item."""
+    """Write one CSV file per kind, with three to five of its items.
+
+    The numbers of a column are distinct, so that the most and the least are unique.
+    """
     rng = random.Random(seed)
     for kind, items in ITEMS.items():
         drawn = rng.sample(items, rng.randint(3, 5))

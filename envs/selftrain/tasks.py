@@ -1,7 +1,7 @@
-"""Three generators of reasoning-gym, each with four levels; every task has one answer, to be given in a box.
+"""Three generators of reasoning-gym with four levels each; every task has one boxed answer.
 
-Splits share no question: the hash of a question's own text says which split it belongs to, and a template draws until one of its
-split comes. So a training task can never be a held-out one, however many are drawn.
+The hash of a question's text determines its split, and a template draws until a question of its
+split occurs. A training task can therefore never equal a held-out one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from envgym import SPLITS, Draw, PrerequisiteError, Task, Template, stable_seed
 
 FIFTHS = ("train", "train", "train", "val", "test")
 ATTEMPTS = 100
-"""Questions drawn for one of the right split: a fifth of them are."""
+"""Maximum number of draws for a question of the right split; at least a fifth of them are."""
 MISLABELLED = ("niece", "nephew", "mother-in-law", "father-in-law")
-"""For these reasoning-gym 0.1.25 gives the relation, or the sex, of the other person than the one it asks about."""
+"""Relations that reasoning-gym 0.1.25 answers for the wrong person or sex."""
 
 
 def pose(draw: Draw, *, generator: str, reading: str, **difficulty: Any) -> Task:
-    """A question of the draw's split. Raises LookupError where none comes, PrerequisiteError without reasoning-gym."""
+    """Draw a question of the task's split.
+
+    Raises:
+        LookupError: If no question of this split occurs.
+        PrerequisiteError: If reasoning-gym is not installed.
+    """
     for _ in range(ATTEMPTS):
         item = _generate(generator, draw.rng.randrange(2**31), difficulty)
         if split_of(item["question"]) == draw.split and item["answer"] not in MISLABELLED:
@@ -50,25 +55,25 @@ def _generate(generator: str, seed: int, difficulty: dict[str, Any]) -> dict[str
 def rung(
     name: str, level: str, generator: str, *, reading: str = "value", **difficulty: Any
 ) -> Template:
-    """One generator at one level."""
+    """Return the template of one generator at one level."""
     return Template(
         name, level, SPLITS, partial(pose, generator=generator, reading=reading, **difficulty)
     )
 
 
-# How deep an expression nests.
+# Difficulty: nesting depth of the expression.
 bits_0 = rung("bits_0", "L0", "bitwise_arithmetic", difficulty=1)
 bits_1 = rung("bits_1", "L1", "bitwise_arithmetic", difficulty=2)
 bits_2 = rung("bits_2", "L2", "bitwise_arithmetic", difficulty=3)
 bits_3 = rung("bits_3", "L3", "bitwise_arithmetic", difficulty=4)
 
-# How many people a family has.
+# Difficulty: size of the family.
 family_0 = rung("family_0", "L0", "family_relationships", min_family_size=3, max_family_size=4)
 family_1 = rung("family_1", "L1", "family_relationships", min_family_size=5, max_family_size=6)
 family_2 = rung("family_2", "L2", "family_relationships", min_family_size=7, max_family_size=9)
 family_3 = rung("family_3", "L3", "family_relationships", min_family_size=10, max_family_size=12)
 
-# How many people there are, and how deep their statements nest.
+# Difficulty: number of people, and nesting depth of their statements.
 knights_0 = rung(
     "knights_0",
     "L0",

@@ -1,4 +1,7 @@
-"""Single steps with a written truth, from `rows.jsonl`: as they are, under random tool names, and without the tool they need."""
+"""Single steps with a written truth, from `rows.jsonl`.
+
+The three templates use the rows unchanged, with random tool names, and without the required tool.
+"""
 
 from __future__ import annotations
 

@@ -6,14 +6,15 @@ import signal
 import time
 
 import pytest
-from kiosk import options
-from processes import train_guess
 
 from envgym.env import World
 from envgym.play import Request, play_many
-from envgym.policies.scripted import OraclePolicy, RandomPolicy
-from envgym.sandbox.engine import connect
-from envgym.spec import load_spec
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.random import RandomPolicy
+from envgym.sandbox.containers.engine import connect
+from envgym.spec.environment import load_spec
+from tests.fakes.kiosk_app import options
+from tests.fakes.processes import train_guess
 
 LEVELS = ("L0", "L1", "L2", "L3")
 
@@ -93,8 +94,8 @@ def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
     trainer = train_guess(
         "sandbox.backend=docker",
         "train.steps=1000",
-        "train.warmup.demos=0",
-        "train.preflight=off",
+        "train.warm_start.episodes=0",
+        "train.checks.preflight=off",
         "--out",
         tmp_path,
     )

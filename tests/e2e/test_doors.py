@@ -48,18 +48,18 @@ def test_the_agent_needs_the_standard_library_only(file):
 
 
 PURE = [
-    *sorted((ROOT / "trainer/envgym_trainer").glob("advantages*.py")),
-    ROOT / "trainer/envgym_trainer/logprobs.py",
+    *files("trainer/envgym_trainer/algorithms/advantages"),
+    *files("trainer/envgym_trainer/algorithms/losses"),
+    ROOT / "trainer/envgym_trainer/learner/logprobs.py",
 ]
+ALGORITHMS = "envgym_trainer.algorithms"
 
 
-@pytest.mark.parametrize("file", [*PURE, *files("trainer/envgym_trainer/losses")], ids=named)
+@pytest.mark.parametrize("file", PURE, ids=named)
 def test_the_mathematics_imports_torch_only(file):
     outside = packages(file) - sys.stdlib_module_names - {"torch"}
-    each_other = ("envgym_trainer.losses", "envgym_trainer.advantages")
-    assert all(
-        name.startswith(each_other) for name in imports(file) if name.split(".")[0] in outside
-    )
+    foreign = {name for name in imports(file) if name.split(".")[0] in outside}
+    assert all(name.startswith(ALGORITHMS) for name in foreign)
 
 
 @pytest.mark.parametrize("file", files("envs"), ids=named)
@@ -83,8 +83,8 @@ def test_environments_use_public_names_only(file):
     "code",
     [
         "import envgym",
-        "import envgym.env, envgym.cli, envgym.play",
-        "import envgym_trainer.config, envgym_trainer.controllers",
+        "import envgym.env, envgym.commands, envgym.play",
+        "import envgym_trainer.config, envgym_trainer.learner.controllers",
     ],
 )
 def test_importing_loads_nothing_heavy(code):
@@ -97,7 +97,7 @@ def test_importing_loads_nothing_heavy(code):
 
 def test_help_loads_neither_gymnasium_nor_torch_nor_pydantic():
     check = (
-        "import sys; from envgym.cli import main\n"
+        "import sys; from envgym.commands import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'gymnasium', 'pydantic', 'numpy'} & set(sys.modules)), file=sys.stderr)"

@@ -18,20 +18,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from kiosk import call, need_docker, options, wait_until
 
 from envgym.errors import WorldFailure
 from envgym.sandbox import App
-from envgym.sandbox.factory import open_sandbox
-from envgym.sandbox.owner import RUN_LABEL, reap_orphans
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.owners import RUN_LABEL, reap_orphans
+from tests.fakes import APPS, ROOT
+from tests.fakes.kiosk_app import call, need_docker, options, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.campaign]
 FULL = os.environ.get("ENVGYM_CAMPAIGN") == "full"
 KILLS, SESSIONS = (20, 24) if FULL else (4, 24)
 NEIGHBOURS = 4
 EPISODES = 6 if not FULL else 24
-GYM = Path(__file__).parents[1] / "gym"
-HOSTILE = App(GYM / "apps", ("hostile/tools.py",), "hostile/schema.sql")
+HOSTILE = App(APPS, ("hostile/tools.py",), "hostile/schema.sql")
 LIMITS = {"memory_mb": 256, "pids": 96, "tmpfs_mb": 16}
 SHARED_LEVELS = ("fork", "namespaces")
 
@@ -39,7 +39,7 @@ SHARED_LEVELS = ("fork", "namespaces")
 @pytest.fixture(scope="module")
 def api():
     need_docker()
-    from envgym.sandbox.engine import connect
+    from envgym.sandbox.containers.engine import connect
 
     return connect()
 
@@ -168,18 +168,16 @@ def test_boxes_killed_in_the_middle_lose_their_own_episodes_and_make_none_wrong(
 
 # --- owners that are killed ---
 
-OWNER = f"""
+OWNER = """
 import sys, threading
-sys.path.insert(0, {str(GYM)!r})
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from kiosk import call, options
-from test_faults import HOSTILE
-from envgym.sandbox.factory import open_sandbox
-from envgym.sandbox.owner import RUN_LABEL, labels
+from tests.fakes.kiosk_app import call, options
+from tests.e2e.test_faults import HOSTILE
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.containers.owners import RUN_LABEL, labels
 print(labels()[RUN_LABEL], flush=True)
 count = int(sys.argv[1])
-shares = {{"fork": count * 2 // 3, "namespaces": count - count * 2 // 3 - 1, "container": 1}}
-sandboxes = {{level: open_sandbox(HOSTILE, options(("docker", level))) for level in shares}}
+shares = {"fork": count * 2 // 3, "namespaces": count - count * 2 // 3 - 1, "container": 1}
+sandboxes = {level: open_sandbox(HOSTILE, options(("docker", level))) for level in shares}
 for level, share in shares.items():
     for number in range(share):
         session = sandboxes[level].open(seed=number, timeout_seconds=120)
@@ -192,7 +190,7 @@ threading.Event().wait()
 
 def start_owner() -> tuple[subprocess.Popen[str], str]:
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(SESSIONS)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OWNER, str(SESSIONS)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert owner.stdout is not None
     return owner, owner.stdout.readline().strip()

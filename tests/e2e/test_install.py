@@ -47,7 +47,7 @@ def test_make_train_trains_with_what_it_installed(tmp_path):
         pytest.skip(
             "this checkout was not set up by make (no .venv/bin/.installed); `make test` runs this test"
         )
-    settings = "train.warmup.demos=8 train.steps=1 train.tasks_per_step=1 train.group_size=2 train.eval.tasks=2"
+    settings = "train.warm_start.episodes=8 train.steps=1 train.rollout.groups_per_step=1 train.rollout.group_size=2 train.evaluation.tasks=2"
     done = run(
         "make",
         "train",

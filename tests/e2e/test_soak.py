@@ -1,10 +1,10 @@
 """A short soak: `benchmarks/soak.py` is the long one."""
 
 import pytest
-from kiosk import options
 
 from benchmarks.soak import APP, Held, episode, grown, soak
-from envgym.sandbox.factory import open_sandbox
+from envgym.sandbox.backends import open_sandbox
+from tests.fakes.kiosk_app import options
 
 SHORT = {"boxes": 2, "sessions": 8, "recycle": {"episodes": 30}}
 

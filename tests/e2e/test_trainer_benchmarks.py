@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envgym_trainer.models import resolve
+from envgym_trainer.model.load import resolve
 
 ROOT = Path(__file__).parents[2]
 WORK = {

@@ -1,9 +1,9 @@
 """What many tests of the sandbox layer ask for; which sandbox it is, each file says by a fixture of its own."""
 
 import pytest
-from kiosk import need_docker
 
-from envgym.sandbox.engine import connect
+from envgym.sandbox.containers.engine import connect
+from tests.fakes.kiosk_app import need_docker
 
 
 @pytest.fixture

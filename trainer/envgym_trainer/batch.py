@@ -1,7 +1,8 @@
-"""Samples to tensors: the record that every layout fills, and the flat layout, one padded row a sample.
+"""Convert samples to tensors: the `Batch` record of all layouts, and the flat layout.
 
-Flat is the reference: slow, obvious, and what the prefix tree of `tree.py` must equal to the last digit. Masks are made
-from lengths, never from ids, so a pad id that is also the end-of-turn id costs nothing.
+The flat layout has one padded row for each sample. It is the reference that the prefix tree of
+`tree.py` must equal exactly. Masks are built from lengths, not from ids, because the pad id may
+also be the end-of-turn id.
 """
 
 from __future__ import annotations
@@ -19,56 +20,56 @@ from envgym.policies import TokenTrace
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One episode as the learner sees it."""
+    """Training sample of one episode."""
 
     token_ids: tuple[int, ...]
-    """(T,) ids exactly as the model saw or sampled them."""
+    """Ids exactly as the model read or sampled them, length T."""
     loss_mask: tuple[bool, ...]
-    """(T,) True where the policy sampled the token; only these are trained."""
+    """True for tokens that the policy sampled, length T. Only these are trained."""
     old_logprobs: tuple[float, ...]
-    """(T,) natural log at the sampling temperature; ignored where `loss_mask` is False and by SFT."""
+    """Natural log at the sampling temperature, length T. Used only if `loss_mask` is True."""
     advantage: float
-    """Of the whole episode; ignored by SFT."""
+    """Advantage of the whole episode. Ignored by SFT."""
     weight: float = 1.0
-    """Factor of each of its tokens, in the loss and in the denominator."""
+    """Factor of each token in the loss and in the denominator."""
     token_advantages: tuple[float, ...] | None = None
-    """(T,) where tokens differ (credit for turns), in place of `advantage`; ignored where `loss_mask` is False."""
-    scored_logprobs: tuple[float, ...] | None = None
-    """(T,) by the trainer before the step's first update; None where nobody asked for a correction (`losses/correction.py`)."""
+    """Advantages by token, length T, used instead of `advantage` for credit by turns."""
+    trainer_logprobs: tuple[float, ...] | None = None
+    """Trainer's logprobs before the first update, length T; `None` without a correction."""
 
     def __post_init__(self) -> None:
         lengths = len(self.token_ids), len(self.loss_mask), len(self.old_logprobs)
         if len(set(lengths)) != 1:
             raise ValueError(
-                "a sample needs one mask bit and one logprob for every id, got {} ids, {} bits, {} logprobs.".format(
-                    *lengths
-                )
+                "a sample needs one mask bit and one logprob for every id, "
+                "got {} ids, {} bits, {} logprobs.".format(*lengths)
             )
-        for name in ("token_advantages", "scored_logprobs"):
+        for name in ("token_advantages", "trainer_logprobs"):
             if (values := getattr(self, name)) is not None and len(values) != lengths[0]:
                 raise ValueError(
                     f"a sample of {lengths[0]} ids needs as many {name}, got {len(values)}."
                 )
         if self.loss_mask and self.loss_mask[0]:
             raise ValueError(
-                "the first token of a sample cannot be trained: nothing precedes it to predict it."
+                "the first token of a sample cannot be trained, because no token precedes it. "
+                "Set loss_mask[0] to False."
             )
 
     @classmethod
     def from_trace(
         cls, trace: TokenTrace, *, advantage: float = 0.0, weight: float = 1.0
     ) -> Sample:
-        """The sample of an episode's tokens."""
+        """Return the sample of an episode's tokens."""
         return cls(trace.token_ids, trace.loss_mask, trace.logprobs, advantage, weight)
 
     @property
     def num_actions(self) -> int:
-        """How many tokens the policy sampled."""
+        """Number of tokens that the policy sampled."""
         return sum(self.loss_mask)
 
     @property
-    def has_lesson(self) -> bool:
-        """Whether any of its sampled tokens has an advantage other than 0."""
+    def has_advantage(self) -> bool:
+        """Whether any sampled token has a nonzero advantage."""
         if self.token_advantages is None:
             return self.advantage != 0
         return any(
@@ -78,51 +79,54 @@ class Sample:
 
     @property
     def input_length(self) -> int:
-        """How many tokens the model must read: all before the last sampled one."""
+        """Number of tokens that the model must read: all before the last sampled one."""
         return max((t for t, sampled in enumerate(self.loss_mask) if sampled), default=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one forward pass needs, whatever the layout: B rows of S tokens, N scored nodes, E entries.
+    """Input of one forward pass in any layout: B rows of S tokens, N nodes, E entries.
 
-    A *node* is a (hidden state, next id) pair whose logprob is computed. An *entry* is one sampled token of one sample; in
-    a tree several entries may share a node.
+    A *node* is a pair of hidden state and next id for which a logprob is computed. An *entry* is
+    one sampled token of one sample. In a prefix tree several entries may share a node.
     """
 
     input_ids: Tensor
-    """(B, S) int64."""
+    """Shape (B, S), int64."""
     position_ids: Tensor
-    """(B, S) int64, depth in the conversation."""
+    """Depth in the conversation, shape (B, S), int64."""
     attention_mask: Tensor | None
-    """(B, S) bool, True for real tokens, causality implied; None in a tree."""
+    """True for real tokens, shape (B, S), bool, with implied causality; `None` in a prefix tree."""
     subtree_end: Tensor | None
-    """(S,) int64, in a tree: one past the last descendant of each token, so q sees k exactly where k <= q < subtree_end[k]."""
+    """End (exclusive) of each token's descendants, shape (S,), int64; `None` in the flat layout.
+
+    Query q attends to key k if and only if k <= q < subtree_end[k].
+    """
     score_rows: Tensor
-    """(N,) int64 row of the hidden state that predicts."""
+    """Row of the hidden state that predicts, shape (N,), int64."""
     score_positions: Tensor
-    """(N,) int64 position of the hidden state that predicts."""
+    """Position of the hidden state that predicts, shape (N,), int64."""
     score_ids: Tensor
-    """(N,) int64 id that is predicted."""
-    entry_nodes: Tensor
-    """(E,) int64 index of the entry's node."""
-    entry_samples: Tensor
-    """(E,) int64 index of the entry's sample, in the order they were given."""
+    """Predicted id, shape (N,), int64."""
+    action_nodes: Tensor
+    """Node of each entry, shape (E,), int64."""
+    action_samples: Tensor
+    """Sample of each entry, shape (E,), int64, in the order of the input."""
     old_logprobs: Tensor
-    """(E,) float32."""
+    """Shape (E,), float32."""
     advantages: Tensor
-    """(E,) float32."""
+    """Shape (E,), float32."""
     weights: Tensor
-    """(E,) float32."""
-    scored_logprobs: Tensor | None
-    """(E,) float32; None unless every sample has them."""
+    """Shape (E,), float32."""
+    trainer_logprobs: Tensor | None
+    """Shape (E,), float32; `None` unless every sample has them."""
     num_tokens: int
-    """Tokens the model reads, padding left out."""
+    """Tokens that the model reads, without padding."""
     num_flat_tokens: int
-    """Tokens it would read if nothing were shared."""
+    """Tokens that the model would read without shared prefixes."""
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """Return the batch on another device."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return dataclasses.replace(
             self,
@@ -135,11 +139,11 @@ class Batch:
 
 
 def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
-    """One right-padded row a sample.
+    """Return a batch with one right-padded row for each sample.
 
     Args:
-        samples: each with at least one sampled token.
-        pad_id: any valid id; masked by length, so it never matters which.
+        samples: Samples, each with at least one sampled token.
+        pad_id: Any valid id. It has no effect, because masks use lengths.
     """
     lengths = [sample.input_length for sample in samples]
     width = max(lengths)
@@ -164,11 +168,11 @@ def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
 def entries(
     samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]]
 ) -> dict[str, Any]:
-    """The scored nodes and the entries that use them, as the fields of `Batch` that begin with score_, entry_, old_logprobs.
+    """Return the nodes and entries of a batch as a dict of `Batch` fields.
 
     Args:
-        samples: the episodes.
-        paths: for each sample, where its t-th input token lies: (row, position).
+        samples: Samples of the batch.
+        paths: Position (row, column) of each input token, for each sample.
     """
     nodes: dict[tuple[int, int, int], int] = {}  # (row, position, next id) -> node
     table: list[tuple[int, int, float, float, float]] = []
@@ -183,24 +187,24 @@ def entries(
                 )
                 table.append((node, index, sample.old_logprobs[t], advantage, sample.weight))
     rows, positions, ids = torch.tensor(list(nodes)).T.contiguous()
-    entry_nodes, entry_samples, *floats = zip(*table, strict=True)
+    action_nodes, action_samples, *floats = zip(*table, strict=True)
     old_logprobs, advantages, weights = torch.tensor(floats, dtype=torch.float32)
     return {
         "score_rows": rows,
         "score_positions": positions,
         "score_ids": ids,
-        "entry_nodes": torch.tensor(entry_nodes),
-        "entry_samples": torch.tensor(entry_samples),
+        "action_nodes": torch.tensor(action_nodes),
+        "action_samples": torch.tensor(action_samples),
         "old_logprobs": old_logprobs,
         "advantages": advantages,
         "weights": weights,
-        "scored_logprobs": _scored(samples),
+        "trainer_logprobs": _scored(samples),
     }
 
 
 def _scored(samples: Sequence[Sample]) -> Tensor | None:
-    """(E,) in the order of the entries."""
-    rows = [sample.scored_logprobs for sample in samples]
+    """Return the trainer's logprobs in the order of the entries, shape (E,)."""
+    rows = [sample.trainer_logprobs for sample in samples]
     if any(row is None for row in rows):
         return None
     pairs = [

@@ -1,32 +1,31 @@
-"""Runs a company's tools inside a box: standard library only, started as `python path/to/agent`.
+"""Agent that runs an app's tools inside a box. Standard library only; `python path/to/agent`.
 
-It loads the app once and then answers JSON lines on stdin/stdout, one request a line. With isolation `fork` it is a zygote
-(`zygote.py`): each session is a forked child with a database of its own, tools never run in the agent itself, and a call past
-its deadline ends its child alone. With isolation `state` (`serve.py`) a session is only a database in the agent: the fastest,
-but a stuck tool can then be stopped only by ending the whole box. End of stdin ends everything. What a tool prints goes to
-stderr. Needs Python 3.11 and SQLite 3.37; runs on Linux and macOS.
+Loads the app once, then answers JSON lines from stdin on stdout, one request a line. Needs Python
+3.11 and SQLite 3.37, on Linux or macOS. With isolation `fork` or `namespaces` each session is a
+forked child (`zygote.py`); with isolation `state` a session is a database in the agent
+(`serve.py`). The end of stdin ends everything. Output of tools goes to stderr. The protocol in one
+example:
 
-    -> {"root": "/app", "tools": ["crm/tools.py"], "schema": "crm/schema.sql", "seed": "crm/seed.py:fill",
-        "files": null, "isolation": "fork", "output_bytes": 65536, "documents": {"orders/openapi.yaml": {...}}, ...}
+    -> {"root": "/app", "tools": ["crm/tools.py"], "schema": "crm/schema.sql",
+        "seed": "crm/seed.py:fill", "files": null, "isolation": "fork", "output_bytes": 65536, ...}
     <- {"id": 0, "result": [schema of each tool]}
     -> {"id": 1, "op": "open", "session": "s1", "seed": 7, "timeout": 5}
-    <- {"id": 1, "result": "5f0c..."}                                hash of the state it starts from
-    -> {"id": 2, "op": "call", "session": "s1", "tool": "greet", "arguments": {}, "now": "2026-03-02", "timeout": 5}
+    <- {"id": 1, "result": "5f0c..."}  # hash of the start state
+    -> {"id": 2, "op": "call", "session": "s1", "tool": "greet", "arguments": {},
+        "now": "2026-03-02", "timeout": 5}
     <- {"id": 2, "result": {"text": "hi", "ok": true, "seconds": 0.0001}}
-    -> {"id": 3, "op": "exchange", "session": "s1", "server": "notes", "lines": ["{...}"], "patience": 5, "timeout": 6}
-    <- {"id": 3, "result": ["{...}"]}                                lines of an MCP server of the hello's `servers` (`relay.py`)
-    -> {"id": 4, "op": "diff", "session": "s1", "timeout": 5}       also: tree, verify (ends the session), ping; close (no answer)
-    <- {"id": 4, "error": {"kind": "timeout", "message": "..."}}
+    -> {"id": 3, "op": "diff", "session": "s1", "timeout": 5}
+    <- {"id": 3, "error": {"kind": "timeout", "message": "..."}}
 
-Loading, describing and table images are plain functions, which the host uses as well.
-
-Not covered: hiding one session from a hostile other one (they share a user id), the wall clock, randomness from the kernel.
+Other operations: `exchange` (`relay.py`), `tree`, `image`, `ping`, `verify` (ends the session) and
+`close` (no answer). Not supported: hiding sessions of one user id from each other, a fixed wall
+clock, reproducible kernel randomness.
 """
 
 from .app import LoadedApp, is_document, load_app, load_module, schema_sql
 from .describe import describe_tool
-from .desk import Desk, cut
-from .failures import AppError, BoxError
+from .errors import AppError, BoxError
+from .session import Desk, cut
 from .tables import diff_tables, prepare_image
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Starts the agent from its folder alone, wherever that lies: `python path/to/agent`."""
+"""Start the agent from its folder alone: `python path/to/agent`."""
 
 import importlib.util
 import sys
@@ -6,11 +6,12 @@ from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 - an image may bring any Python
     sys.exit(
-        f"envgym's agent needs Python 3.11 or later, this is {sys.version.split()[0]}. Take another sandbox.image."
+        "envgym's agent needs Python 3.11 or later, this is "
+        f"{sys.version.split()[0]}. Use another sandbox.image."
     )
 
 folder = Path(__file__).resolve().parent
-# Python puts a folder that is run on the path; a company's `import app` must not find ours.
+# Python puts the folder that it runs on sys.path; an app's `import app` must not find ours.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
 spec = importlib.util.spec_from_file_location("envgym_agent", folder / "__init__.py")
 package = sys.modules["envgym_agent"] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]

@@ -1,44 +1,42 @@
-"""Loads an app: files of tools, OpenAPI documents, a schema, a seed function.
+"""Load an app: files of tools, OpenAPI documents, a schema and a seed function.
 
-Left out: reading YAML (the host hands parsed documents over), and references to installed packages (`package.module:name`);
-an app is a folder of files.
+Not supported: YAML files, because the host passes parsed documents; references to installed
+packages (`package.module:name`), because an app is a folder of files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import importlib.util
 import inspect
-import os
 import sqlite3
-import sys
-import threading
 import types
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .describe import describe_tool
 from .failures import AppError, tail_of
+from .file_tree import LayOut
+from .modules import import_file
 from .tables import prepare_image
-from .tree import LayOut
 
 Documents = Mapping[str, Any]
-"""File -> parsed OpenAPI document. What knows them (`documents.py`) is a third of the agent's start, so few apps load it."""
+"""File -> parsed OpenAPI document. `documents.py` takes a third of the agent's start, so it is
+imported only for an app that has some."""
 
 
 @dataclass(frozen=True)
 class LoadedApp:
+    """The functions and files of an app, ready for sessions."""
+
     tools: dict[str, Callable[..., Any]]
     schema_sql: str | None
     seed_function: Callable[[sqlite3.Connection, int], Any] | None
     lay_out: LayOut | None = None
     root: str = "."
     servers: tuple[dict[str, Any], ...] = ()
-    """MCP servers that a session may run: `name`, `command`, `env` each."""
+    """MCP servers that a session may run, each with `name`, `command` and `env`."""
 
 
 def load_app(
@@ -51,28 +49,41 @@ def load_app(
     documents: Documents | None = None,
     servers: Sequence[dict[str, Any]] = (),
 ) -> LoadedApp:
-    """Imports the app's files; arguments as the fields of `envgym.sandbox.App`, `documents` parsed, by file. Raises AppError."""
+    """Import an app's files and check them.
+
+    Args:
+        root: Folder to which all files are relative.
+        tools: Python files, each with an optional `:function`, and OpenAPI documents.
+        schema: SQL file of the tables.
+        seed: `file.py:function(db, seed)` that fills the tables.
+        files: `file.py:function(folder, seed)` that lays out the work folder.
+        documents: Parsed OpenAPI documents by file.
+        servers: MCP servers; see `LoadedApp`.
+
+    Raises:
+        AppError: If a file is missing or fails on import, or a tool or table is invalid.
+    """
     root = Path(root)
     written: dict[str, Callable[..., Any]] = {}
     for reference in [reference for reference in tools if not is_document(reference)]:
         for function in _tools_in(root, reference):
             if written.setdefault(function.__name__, function) is not function:
                 raise AppError(
-                    f"{reference}: two files define a tool named '{function.__name__}'; rename one of them"
+                    f"{reference}: two files define a tool named '{function.__name__}'; "
+                    "rename one of them"
                 )
     found = _document_tools(tools, documents, written) if documents else {}
     found |= {name: function for name, function in written.items() if name not in found}
     for function in found.values():
-        describe_tool(
-            function
-        )  # so that a mistake shows when the box starts, not at the first call
+        describe_tool(function)  # reports an invalid tool at the start, not at its first call
         if (
             not files
             and not hasattr(function, "tool_schema")
             and "folder" in inspect.signature(function).parameters
         ):
             raise AppError(
-                f"tool '{function.__name__}' asks for 'folder', the work folder, which needs state.files in the YAML"
+                f"tool '{function.__name__}' asks for 'folder', the work folder, "
+                "which needs state.files in the YAML"
             )
     seed_function, lay_out = (
         _function_at(root, reference) if reference else None for reference in (seed, files)
@@ -90,16 +101,20 @@ def load_app(
 
 
 def is_document(reference: str) -> bool:
-    """Whether a reference in `tools` names an OpenAPI document and no Python file."""
+    """Return whether a reference in `tools` names an OpenAPI document."""
     return reference.partition(":")[0].endswith((".yaml", ".yml", ".json"))
 
 
 def schema_sql(root: Path, schema: str | None, documents: Documents | None = None) -> str:
-    """The SQL of all tables of an app: its schema file, then what its documents speak of. Raises AppError."""
+    """Return the SQL of all tables of an app: those of its schema, then those of its documents.
+
+    Raises:
+        AppError: If the schema cannot be read.
+    """
     parts = [_schema_file(root, schema)] if schema else []
     if documents:
-        from .ddl import schema_sql as tables_sql
-        from .documents import read_documents
+        from .openapi.ddl import schema_sql as tables_sql
+        from .openapi.tools import read_documents
 
         parts += [tables_sql(api) for api in read_documents(documents).values()]
     return "\n".join(parts)
@@ -108,7 +123,7 @@ def schema_sql(root: Path, schema: str | None, documents: Documents | None = Non
 def _document_tools(
     tools: Sequence[str], documents: Documents, written: Mapping[str, Callable[..., Any]]
 ) -> dict[str, Callable[..., Any]]:
-    from .documents import document_functions, read_documents
+    from .openapi.tools import document_functions, read_documents
 
     return document_functions(
         read_documents(documents),
@@ -120,7 +135,7 @@ def _document_tools(
 def _check_tables(sql: str | None, documents: Documents) -> None:
     empty = prepare_image(sql, None, 0)
     if documents:
-        from .documents import check_tables, read_documents
+        from .openapi.tools import check_tables, read_documents
 
         check_tables(empty, read_documents(documents))
 
@@ -133,7 +148,10 @@ def _schema_file(root: Path, schema: str) -> str:
 
 
 def _tools_in(root: Path, reference: str) -> list[Callable[..., Any]]:
-    """Every public function with a docstring that a file defines itself, or the one that is named."""
+    """Return the function that a reference names, or all tools of a file.
+
+    A tool is a public function with a docstring, defined in the file itself.
+    """
     if ":" in reference:
         return [_function_at(root, reference)]
     module = load_module(root / reference)
@@ -166,56 +184,16 @@ def _function_at(root: Path, reference: str) -> Callable[..., Any]:
     return function
 
 
-_siblings: dict[str, dict[str, types.ModuleType]] = {}
-_loading = threading.RLock()
-
-
 def load_module(path: str | Path) -> types.ModuleType:
-    """The module in a Python file, imported once; it may import files of its own folder. Raises AppError."""
+    """Return the module in a Python file, executed once; see `modules.py` for its siblings.
+
+    Raises:
+        AppError: If there is no such file, or it fails on import.
+    """
     path = Path(path).resolve()
-    name = f"_app_{zlib.crc32(str(path).encode()):08x}_{path.stem}"
-    with _loading:
-        if name in sys.modules:
-            return sys.modules[name]
-        spec = importlib.util.spec_from_file_location(name, path)
-        if not path.is_file() or spec is None or spec.loader is None:
-            raise AppError(f"{path}: no such Python file")
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            with _folder_first(str(path.parent)):
-                spec.loader.exec_module(module)
-        except BaseException as error:
-            del sys.modules[name]
-            raise AppError(f"{path}: cannot be imported:\n{tail_of(error)}") from None
-    return module
-
-
-@contextlib.contextmanager
-def _folder_first(folder: str) -> Iterator[None]:
-    """Imports inside find the folder's own files, each folder having its own: two apps may both hold a `names.py`."""
-    own = _siblings.setdefault(folder, {})
-    before = dict(sys.modules)
-    sys.modules.update(own)
-    sys.path.insert(0, folder)
+    if path.suffix != ".py" or not path.is_file():
+        raise AppError(f"{path}: no such Python file")
     try:
-        yield
-    finally:
-        sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)  # for an import inside a function, at the time of a call
-        own |= {
-            name: module
-            for name, module in sys.modules.items()
-            if name not in before and _lies_in(name, folder)
-        }
-        for name in own:
-            del sys.modules[name]
-            if name in before:
-                sys.modules[name] = before[name]
-
-
-def _lies_in(name: str, folder: str) -> bool:
-    file = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None) or ""
-    return os.path.dirname(file.removesuffix("/__init__.py")) == folder and not name.startswith(
-        "_app_"
-    )
+        return import_file(path)
+    except BaseException as error:
+        raise AppError(f"{path}: cannot be imported:\n{tail_of(error)}") from None

@@ -1,4 +1,4 @@
-"""Forked children of the agent: how they start apart from it, how they end, and what they must not leave behind."""
+"""Forked children of the agent: start, isolation from each other, and end."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .namespaces import SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, prctl
-from .wire import Request
+from .protocol import Request
 
 SEND_SECONDS = 1.0
-"""A child reads whenever it has nothing to do; one that takes longer than this to accept a request is stuck."""
+"""Seconds a child may take to accept a request. An idle child always reads, so a slower one is
+stuck.
+"""
 
 
 @dataclass(eq=False)
 class Child:
-    """A forked process that works on one request at a time: the agent's end of it."""
+    """Agent's handle of a forked process that works on one request at a time."""
 
     pid: int
     socket: socket.socket
     name: str | int
-    """Session of a desk, seed of a builder."""
+    """Session name of a session process, or seed (int) of a process that builds a state."""
     waiting: list[Request]
-    """Requests that its next answer settles: one for a desk, any number for a builder."""
+    """Requests that the next answer resolves: one for a session, any number for a builder."""
     deadline: float = math.inf
     heard: bytearray = field(default_factory=bytearray)
 
@@ -38,21 +40,22 @@ class Child:
         return isinstance(self.name, int)
 
     def kill(self) -> None:
-        """Ends the process and all of its group."""
+        """Kill the process and its process group."""
         kill_group(self.pid)
 
     def end(self) -> int:
-        """Kills, waits, and gives its exit code as of `subprocess`: negative for a signal."""
+        """Kill and reap the process.
+
+        Return its exit code as `subprocess` does: negative for a signal.
+        """
         self.socket.close()
         self.kill()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def kill_group(pid: int) -> None:
-    for kill in (
-        os.killpg,
-        os.kill,
-    ):  # the group may not exist, or not yet, a moment after the fork
+    # Right after the fork the group may not exist yet.
+    for kill in (os.killpg, os.kill):
         with contextlib.suppress(OSError):
             kill(pid, signal.SIGKILL)
 
@@ -65,12 +68,14 @@ def fork(
     private: Iterable[int],
     enter: Callable[[], None] = lambda: None,
 ) -> Child:
-    """A child that does `work` with its end of a socket, then ends.
+    """Fork a child that runs `work` with its end of a socket, then exits.
 
     Args:
-        private: file descriptors that the child must not keep.
-        enter: called first in the child, to set it apart further.
-    Raises: OSError where no process can be had.
+        private: File descriptors that the child must close.
+        enter: Called first in the child, to isolate it further.
+
+    Raises:
+        OSError: If no process can be created.
     """
     ours, theirs = socket.socketpair()
     parent = os.getpid()
@@ -92,18 +97,20 @@ def _live_as_child(
 ) -> None:
     status = 1
     try:
-        os.setsid()  # a group of its own, so that one kill ends the tool and what it started
+        # A new session and process group: one kill ends the tool and the processes it started.
+        os.setsid()
         prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != parent:
-            return  # it died before the line above
+            return  # The parent ended before the death signal was set.
         for descriptor in private:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         enter()
-        prctl(
-            SET_SUBREAPER, 1
-        )  # who leaves the group stays below this process, and comes to the agent when it ends
-        prctl(SET_DUMPABLE, 0)  # no process of the same user may look into this one, or trace it
+        # A descendant that leaves the group is reparented to this process, and to the agent when it
+        # ends.
+        prctl(SET_SUBREAPER, 1)
+        # No process of the same user may read this process's memory or trace it.
+        prctl(SET_DUMPABLE, 0)
         work()
         status = 0
     except BaseException:

@@ -1,9 +1,8 @@
-"""After a session: ends what it left running, and proves that nothing else of it stays in the box.
+"""Clean-up after a session: kill leftover processes and detect other traces in the box.
 
-Each session's process adopts those that leave its group (a subreaper), and the agent adopts them when that process ends. So
-whatever is a child of the agent without being one of its own is a leftover, whichever way it tried to get away.
-
-Not covered: macOS, which has no way to ask; there a process that leaves its group lives on until it ends by itself.
+A session's process adopts descendants that leave its process group (subreaper), and the agent
+adopts them when that process ends. So every child of the agent that it did not start is a leftover.
+Not supported on macOS: there a process that leaves its group runs until it ends by itself.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from .namespaces import SET_SUBREAPER, prctl
 SHARED_FOLDERS = ("/dev/shm", "/dev/mqueue")
 SHARED_MEMORY = ("/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg")
 ROUNDS = 200
-"""Leftovers that start others while they are ended come one generation a round."""
+"""Maximum rounds of killing. Each round ends one generation of processes that keep forking."""
 
 
 def adopt_orphans() -> None:
-    """From now on every process below this one whose parent ends becomes its child."""
+    """Become the subreaper: orphaned descendants become children of this process."""
     prctl(SET_SUBREAPER, 1)
 
 
 def end_strays(own: Container[int]) -> bool:
-    """Kills and reaps all children of this process that are not its own, and theirs; returns whether all are gone.
+    """Kill and reap all stray children and their descendants. Return True if all are gone.
 
     Args:
-        own: process ids that are looked after elsewhere.
+        own: Process ids to keep.
     """
     for _ in range(ROUNDS):
         strays = [pid for pid in _children() if pid not in own]
@@ -48,12 +47,15 @@ def end_strays(own: Container[int]) -> bool:
 
 
 def _children() -> list[int]:
-    """Process ids of all children, zombies included; empty where the system does not say."""
+    """Return the process ids of all children, zombies included.
+
+    Empty if the system is not Linux.
+    """
     if sys.platform != "linux":
         return []
     try:
         return [int(pid) for pid in _read(f"/proc/self/task/{os.getpid()}/children").split()]
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+    except FileNotFoundError:  # The kernel lacks CONFIG_PROC_CHILDREN.
         return [
             pid
             for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
@@ -69,21 +71,20 @@ def _parent(pid: int) -> int:
 
 
 class Traces:
-    """What sessions of a box can leave outside of their folders: files in shared folders, System V memory.
+    """Traces a session may leave outside its folder: files in shared folders, System V IPC.
 
     Args:
-        scratch: where sessions have their folders.
+        scratch: Folder that holds the session folders.
     """
 
     def __init__(self, scratch: str):
         self._scratch = scratch
-        self._shared = (
-            SHARED_FOLDERS if os.getpid() == 1 else ()
-        )  # on a machine of many, others use them too
+        # Outside a container other programs use these folders too.
+        self._shared = SHARED_FOLDERS if os.getpid() == 1 else ()
         self._before = self._look()
 
     def new(self, sessions: Container[str]) -> list[str]:
-        """What is there now and was not at the start, folders of living sessions left out."""
+        """Return the traces that appeared since the start, without folders of open sessions."""
         return sorted(
             trace
             for trace in self._look() - self._before
@@ -110,7 +111,10 @@ def _lines(file: str) -> list[str]:
 
 
 def _read(file: str) -> bytes:
-    """A small file of the kernel's. Some are read at the end of every session, by half the system calls of `Path.read_text`."""
+    """Read a small /proc or /sys file with half the system calls of `Path.read_text`.
+
+    Some are read at the end of every session.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
@@ -122,7 +126,7 @@ def _read(file: str) -> bytes:
 
 
 def killed_for_memory() -> int:
-    """How many processes of this box's control group the kernel has killed for want of memory; 0 where it does not say."""
+    """Return the number of OOM kills in this box's control group, or 0 if it is unknown."""
     for file, word in (
         ("/sys/fs/cgroup/memory.events", "oom_kill"),
         ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
@@ -135,7 +139,10 @@ def killed_for_memory() -> int:
 
 
 def usage() -> dict[str, Any]:
-    """Memory in bytes and processor time since the start: of the box's control group in a container, else of this process."""
+    """Return memory in bytes and CPU seconds since the start.
+
+    The values are for the control group in a container (`is_whole`), otherwise for this process.
+    """
     memory = _group_memory()
     cpu = _group_cpu_seconds()
     if os.getpid() == 1 and memory is not None and cpu is not None:
@@ -164,7 +171,7 @@ def _group_cpu_seconds() -> float | None:
 
 
 def ended_how(code: int, *, for_memory: bool) -> str:
-    """How a process ended, for people; `code` as of `subprocess`."""
+    """Describe how a process ended. `code` is an exit code as in `subprocess`."""
     if code == -signal.SIGKILL:
         return "killed for want of memory" if for_memory else "killed"
     return f"signal {-code}" if code < 0 else f"exit status {code}"

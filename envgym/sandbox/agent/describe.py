@@ -1,6 +1,6 @@
-"""What a tool looks like to the model: a function's signature and docstring as a JSON schema.
+"""Build the JSON schema of a tool from its function's signature and docstring.
 
-Left out: checking arguments against it, which the host does before a call (`envgym/tools.py`).
+The host validates arguments against it before a call (`envgym/tools.py`).
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from .failures import AppError
+from .errors import AppError
 
 RESERVED = ("db", "now", "folder")
-"""Parameters that the box fills in; the model never sees them."""
+"""Parameters that the box supplies. They are not part of the schema."""
 
 _NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Examples?):", re.MULTILINE)
 
 
 def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
-    """A function as an OpenAI function schema: name, description, parameters.
+    """Return the OpenAI function schema of a function: name, description, parameters.
 
-    Types come from annotations (str, int, float, bool, Literal, list, dict, `X | None`), words from a Google docstring.
-    A function with a `tool_schema` (an operation of an OpenAPI document) brings its own.
-    Raises: AppError naming function, parameter and file for anything else.
+    Types come from annotations (str, int, float, bool, Literal, list, dict, `X | None`),
+    descriptions from a Google docstring. If the function has a `tool_schema` (an OpenAPI
+    operation), it is used.
+
+    Raises:
+        AppError: If the function cannot be described; names function, parameter and file.
     """
     if ready := getattr(function, "tool_schema", None):
         return ready
@@ -46,7 +49,7 @@ def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
         if name not in RESERVED
     }
     if unknown := [name for name in words if name not in parameters and name not in RESERVED]:
-        raise AppError(f"{where}: its docstring explains '{unknown[0]}', which is no parameter")
+        raise AppError(f"{where}: its docstring describes '{unknown[0]}', which is not a parameter")
     properties = {}
     for name, parameter in parameters.items():
         properties[name] = _property(parameter, hints.get(name), f"{where}: parameter '{name}'")
@@ -67,7 +70,8 @@ def describe_tool(function: Callable[..., Any]) -> dict[str, Any]:
 def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, Any]:
     if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
         raise AppError(
-            f"{where}: a tool takes named parameters only, no *args, **kwargs or positional-only ones"
+            f"{where}: a tool takes named parameters only, "
+            "no *args, **kwargs or positional-only ones"
         )
     if hint is None:
         raise AppError(f"{where}: has no type annotation")
@@ -75,7 +79,10 @@ def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, 
         schema = _schema_of(hint)
         json.dumps(None if parameter.default is parameter.empty else parameter.default)
     except (TypeError, KeyError, ValueError):
-        known = "str, int, float, bool, Literal[...] of one of these, list[...], dict, X | None, with JSON values as defaults"
+        known = (
+            "str, int, float, bool, Literal[...] of one of these, list[...], dict, X | None, "
+            "with JSON values as defaults"
+        )
         raise AppError(f"{where}: '{parameter}' has no JSON schema; possible are {known}") from None
     return (
         schema if parameter.default is parameter.empty else schema | {"default": parameter.default}
@@ -83,7 +90,11 @@ def _property(parameter: inspect.Parameter, hint: Any, where: str) -> dict[str, 
 
 
 def _schema_of(hint: Any) -> dict[str, Any]:
-    """JSON schema of an annotation. Raises TypeError, KeyError or ValueError where there is none."""
+    """Return the JSON schema of an annotation.
+
+    Raises:
+        TypeError, KeyError, ValueError: If the annotation has no JSON schema.
+    """
     origin = typing.get_origin(hint)
     inner = typing.get_args(hint)
     if origin is typing.Literal:
@@ -106,7 +117,7 @@ def _schema_of(hint: Any) -> dict[str, Any]:
 
 
 def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The text before the sections, one line a paragraph, and the words about each parameter."""
+    """Return the text before the sections, one line a paragraph, and the parameter descriptions."""
     text, *sections = _SECTION.split(inspect.getdoc(function) or "")
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
     words: dict[str, str] = {}

@@ -1,12 +1,11 @@
-"""Puts a session into Linux namespaces of its own: it sees, signals, reaches and writes nothing of another session.
+"""Isolate a session in new Linux namespaces.
 
-`enter` is called in a freshly forked child and returns in a grandchild, which is process 1 of a new process namespace with an
-empty /tmp and /dev/shm, a /proc of its own, no network but loopback, and no capability. What it starts dies with it. It needs a
-kernel that lets users make user namespaces, a seccomp profile that permits `unshare` and `mount` (ours, `seccomp.json`), and a
-/proc that nothing is mounted over.
-
-Not covered: the file system below / stays the box's own; the box makes it read-only.
-Sources: user_namespaces(7), pid_namespaces(7), mount_namespaces(7), proc(5).
+`enter` is called in a forked child and returns in a grandchild: process 1 of a new PID namespace,
+with an empty /tmp and /dev/shm, a private /proc, only loopback networking and no capabilities. Its
+descendants die with it. Requires unprivileged user namespaces, a seccomp profile that permits
+`unshare` and `mount` (`seccomp.json`), and a /proc without mounts over it. The rest of the file
+system stays the box's; the box makes it read-only. Sources: user_namespaces(7), pid_namespaces(7),
+mount_namespaces(7), proc(5).
 """
 
 from __future__ import annotations
@@ -50,34 +49,36 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 @dataclass(frozen=True)
 class Limits:
-    """What one session in namespaces may use."""
+    """Limits of one session in namespaces."""
 
     tmpfs_mb: int
-    """Size of its /tmp and of its /dev/shm, MiB each."""
+    """Size of /tmp and of /dev/shm, in MiB each."""
     processes: int
-    """Processes and threads; counted for each session since Linux 5.14."""
+    """Maximum number of processes and threads, counted per session since Linux 5.14."""
     network: bool = False
-    """Keep the box's network instead of an empty one."""
+    """Keep the box's network. By default the session has only loopback."""
 
 
 def prctl(option: int, value: int = 0) -> None:
-    """One setting of this process; without effect where there is no `prctl`."""
+    """Change one setting of this process. Has no effect on systems without `prctl`."""
     if _libc:
         _libc.prctl(option, value, 0, 0, 0)
 
 
 def enter(limits: Limits, scratch: str) -> None:
-    """Returns in a grandchild that lives apart; the child itself waits for it and ends as it does.
+    """Enter new namespaces and return in a grandchild. The child waits for it and ends as it does.
 
     Args:
-        scratch: folder of all sessions, which is replaced by an empty one.
-    Raises: OSError naming the step that the kernel or the box refuses.
+        scratch: Folder of all sessions. It is replaced by an empty one.
+
+    Raises:
+        OSError: If the kernel or the box refuses a step; the message names it.
     """
     if _libc is None:
         raise OSError("namespaces exist on Linux only")
     user = os.getuid()
     group = os.getgid()
-    prctl(SET_DUMPABLE, 1)  # else its own entries in /proc would belong to root
+    prctl(SET_DUMPABLE, 1)  # Otherwise its entries in /proc would belong to root.
     network = 0 if limits.network else NEW_NETWORK
     _check(
         _libc.unshare(NEW_USERS | NEW_MOUNTS | NEW_PROCESSES | NEW_IPC | NEW_HOSTNAME | network),
@@ -99,15 +100,14 @@ def enter(limits: Limits, scratch: str) -> None:
         _end_like(pid)
     prctl(SET_DEATH_SIGNAL, signal.SIGKILL)
     _mount("proc", "/proc", NO_SUID | NO_DEVICES | NO_EXEC, "")
-    _write(
-        "/proc/sys/user/max_user_namespaces", "0"
-    )  # what runs here cannot begin anew and get its capabilities back
+    # Processes here cannot create a user namespace and regain capabilities in it.
+    _write("/proc/sys/user/max_user_namespaces", "0")
     resource.setrlimit(resource.RLIMIT_NPROC, (limits.processes, limits.processes))
     _give_up_capabilities()
 
 
 def _end_like(pid: int) -> None:
-    """Waits for a process and ends in the way it did."""
+    """Wait for a process and end with the same exit code or signal."""
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         with contextlib.suppress(OSError, ValueError):

@@ -1,9 +1,8 @@
-"""Runs one MCP server beside a session and carries its lines: JSON-RPC, one message a line, over the server's stdin and stdout.
+"""Run one MCP server for a session and relay its JSON-RPC lines over stdin and stdout.
 
-The client is on the host. The box only starts the command that the app declares, writes the client's lines and gives back the
-server's, once all requests are answered or the server asks something itself. Lines of stdout that are no message, and all of
-stderr, go to the box's stderr; the last of them are kept for the report of a failure.
-Left out: what the messages mean, beyond telling requests from answers.
+The client is on the host. The relay writes the client's lines and returns the server's lines once
+all requests are answered or the server sends a request. Other output and stderr go to the box's
+stderr; the last bytes are kept for error messages. Messages are not interpreted otherwise.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ import threading
 import time
 from typing import Any
 
-from .failures import BoxError
+from .errors import BoxError
 
 EXCHANGE_BYTES = 16 * 2**20
 EXCHANGE_LINES = 10_000
-"""A server that says more than this in one exchange is out of its mind."""
+"""Limits of one exchange in bytes and lines. A server that exceeds them is killed."""
 WORDS_BYTES = 2000
 OWN_PYTHON = ("python", "python3")
-"""Commands that stand for the Python which runs the agent."""
+"""Commands replaced by the Python interpreter that runs the agent."""
 
 
 class Relay:
-    """One running server. For one thread at a time.
+    """Running MCP server. For one thread at a time.
 
     Args:
-        server: `name`, `command` (list of words) and `env` (variables on top of the box's own).
-        root: folder in which the server starts.
-        seed: given to the server as ENVGYM_SEED.
+        server: Dict with `name`, `command` (list of words) and `env` (additional variables).
+        root: Folder in which the server starts.
+        seed: Passed to the server as ENVGYM_SEED.
     """
 
     def __init__(self, server: dict[str, Any], root: str, seed: int):
@@ -70,10 +69,12 @@ class Relay:
         self._listener.start()
 
     def exchange(self, lines: list[str], seconds: float) -> list[str]:
-        """Writes `lines`; returns what came back, once nothing is left to wait for.
+        """Write `lines` and return the server's lines once no request is unanswered.
 
-        Raises: BoxError `server_lost` (it ended), `timeout`, or `tool_crashed` (it does not stop talking); the server is then
-            ended, and every later exchange fails alike.
+        After an error the server is killed and every later exchange raises `server_lost`.
+
+        Raises:
+            BoxError: Kind `server_lost` (it ended), `timeout`, or `tool_crashed` (too much output).
         """
         if self._failure:
             raise BoxError("server_lost", self._failure)
@@ -93,7 +94,7 @@ class Relay:
             asked = self._take(data, incoming)
             if size > EXCHANGE_BYTES or len(incoming) > EXCHANGE_LINES:
                 limit = f"{EXCHANGE_BYTES >> 20} MiB or {EXCHANGE_LINES:,} lines"
-                self._fail("tool_crashed", f"said more than {limit} in one exchange")
+                self._fail("tool_crashed", f"sent more than {limit} in one exchange")
             if asked:
                 break
         return incoming
@@ -106,22 +107,26 @@ class Relay:
                 self._unanswered.add(repr(message["id"]))
 
     def _write(self) -> None:
-        """Writes what the server takes without waiting."""
+        """Write as much as the server accepts without blocking."""
         try:
             written = self._stdin.write(self._outgoing) if self._outgoing else 0
-        except OSError:  # its end shows on stdout, where what it said before still is
+        except OSError:  # Its end is detected on stdout, which may still hold earlier output.
             written = len(self._outgoing)
         self._outgoing = self._outgoing[written or 0 :]
 
     def _read(self, seconds: float) -> bytes:
-        """What the server has said, as soon as it says something or takes more. Raises BoxError when it does neither."""
+        """Wait until the server sends output or accepts input, and return its output.
+
+        Raises:
+            BoxError: If neither happens in time, or the server ended.
+        """
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
             if self._outgoing:
                 selector.register(self._stdin, selectors.EVENT_WRITE)
             ready = {key.fileobj for key, _ in selector.select(max(0.0, seconds))}
         if not ready:
-            self._fail("timeout", "gave no answer in time")
+            self._fail("timeout", "did not respond in time")
         if self._stdout not in ready:
             return b""
         data = self._stdout.read(1 << 18)
@@ -130,7 +135,7 @@ class Relay:
         return data or b""
 
     def _take(self, data: bytes, incoming: list[str]) -> bool:
-        """Sorts the whole lines that have come; True when one of them asks the client something."""
+        """Collect complete lines. Return True if one of them is a request to the client."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         asked = False
         for line in lines:
@@ -149,7 +154,7 @@ class Relay:
         self._listener.join(0.5)
         words = self._words.decode("utf-8", "replace").strip()
         self._failure = f"MCP server '{self.name}' {what}" + (
-            f"; its last words:\n{words}" if words else ""
+            f"; its last output:\n{words}" if words else ""
         )
         raise BoxError(kind, self._failure)
 
@@ -172,13 +177,13 @@ class Relay:
             os.write(2, data)
 
     def end(self) -> None:
-        """Kills the server; what it has started ends with the session."""
+        """Kill the server. Its child processes end with the session."""
         self._process.kill()
         self._process.wait()
 
 
 def _message(line: bytes) -> dict[str, Any] | None:
-    """A JSON-RPC message, or None for anything else that a server prints."""
+    """Return a JSON-RPC message, or `None` for any other output."""
     try:
         message = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The agent from start to end, and the simple way to serve: every session a database in this very process."""
+"""Entry point of the agent, and the server for isolation `state`: all sessions in one process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import resource
 from .app import LoadedApp, load_app
 from .cleaning import usage
 from .describe import describe_tool
-from .desk import Desk
-from .failures import AppError, BoxError
+from .errors import AppError, BoxError
+from .file_tree import folder_for_now, fresh_folder
+from .fork_server import Zygote
 from .namespaces import Limits
+from .protocol import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
+from .session import Desk
 from .tables import Images, prepare_image
-from .tree import folder_for_now, fresh_folder
-from .wire import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
-from .zygote import Zygote
 
 
 class StateServer:
-    """Answers one request after the other. A stuck tool stops every session; the host then ends the box."""
+    """Answer requests one by one.
+
+    A hanging tool blocks all sessions until the host ends the box.
+    """
 
     def __init__(self, app: LoadedApp, wire: Wire, *, output_bytes: int):
         self.app = app
@@ -28,7 +31,7 @@ class StateServer:
         self.images, self.desks = Images(), dict[str, Desk]()
 
     def serve(self, lines: list[bytes] | None) -> None:
-        """Answers `lines` and all that follow, until stdin ends."""
+        """Answer `lines` and all later lines until stdin ends."""
         while lines is not None:
             for line in lines:
                 self._answer(json.loads(line))
@@ -71,8 +74,8 @@ class StateServer:
 
 
 def main() -> None:
-    """The whole life of an agent."""
-    os.umask(0o022)  # whoever starts it: a file's mode is part of the state
+    """Run the agent until stdin ends."""
+    os.umask(0o022)  # File modes are part of the state and must not depend on the caller's umask.
     wire = take_stdio()
     lines = wire.lines()
     while lines == []:
@@ -109,13 +112,14 @@ def _server(app: LoadedApp, wire: Wire, hello: Request) -> Zygote | StateServer:
     try:
         return Zygote(app, wire, apart=apart, **settings)
     except BoxError:
-        if not hello["is_single"]:  # else the box itself is the wall that was promised
+        # A box with one session is itself the isolation that was promised.
+        if not hello["is_single"]:
             raise
         return Zygote(app, wire, **settings)
 
 
 def _limit(*, memory_mb: int, processes: int, files: int) -> None:
-    """Limits of each process of a box that has no container around it; memory counts data, in MiB."""
+    """Limit each process of a box without a container. Memory counts data segments, in MiB."""
     for kind, most in (
         (resource.RLIMIT_DATA, memory_mb * 2**20),
         (resource.RLIMIT_NPROC, processes),

@@ -1,7 +1,8 @@
-"""A session's tables: the image it starts from, and how they differ from it.
+"""Database images of start states, and diffs between an image and the current tables.
 
-A diff looks at every user table, by value: numbers as SQLite compares them (1 = 1.0), text exactly. Left out: pairing rows by
-primary key and volatile columns (`envgym/state.py`), views, virtual tables.
+A diff compares the rows of every user table by value: numbers as SQLite does (1 = 1.0), text
+exactly. Views and virtual tables are ignored. The host pairs changed rows by primary key and skips
+volatile columns.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from .failures import AppError
+from .errors import AppError
 
 Image = TypeVar("Image", bytes, str)
-"""As it is, or packed for the wire."""
+"""Serialized database: bytes, or text when packed for the protocol."""
 RowChanges = dict[str, dict[str, list[dict[str, Any]]]]
 
 
@@ -28,22 +29,24 @@ def prepare_image(
     seed_function: Callable[[sqlite3.Connection, int], Any] | None,
     seed: int,
 ) -> bytes:
-    """A database file with the schema's tables, filled for `seed`; `Connection.deserialize` restores it in about 1 ms.
+    """Build a serialized database with the schema's tables, filled for `seed`.
 
-    Raises: AppError for a wrong schema and for a row that refers to one that is not there; else what the seed function does.
+    `Connection.deserialize` restores it in about 1 ms. Exceptions of the seed function are not
+    caught.
+
+    Raises:
+        AppError: If SQLite rejects the schema, or a row refers to a missing row.
     """
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
         try:
-            db.executescript(
-                "PRAGMA user_version = 0; VACUUM;" + (schema_sql or "")
-            )  # an empty database has no image
+            # An empty database cannot be serialized; VACUUM writes its header.
+            db.executescript("PRAGMA user_version = 0; VACUUM;" + (schema_sql or ""))
         except sqlite3.Error as error:
             raise AppError(
                 f"the schema is refused by SQLite {sqlite3.sqlite_version}: {error}"
             ) from None
-        _tables(
-            db.cursor(), "main"
-        )  # learns the forms, for the diffs of all sessions that are forked from here
+        # Fills the cache of table layouts, which all forked sessions inherit for their diffs.
+        _tables(db.cursor(), "main")
         db.row_factory = sqlite3.Row
         if seed_function is not None:
             seed_function(db, seed)
@@ -51,21 +54,22 @@ def prepare_image(
         if lost := db.execute("PRAGMA foreign_key_check").fetchone():
             table, row, target, _ = lost
             raise AppError(
-                f"state of seed {seed}: row {row} of table '{table}' refers to a row of '{target}' that is not there"
+                f"state of seed {seed}: row {row} of table '{table}' refers to a missing row "
+                f"of '{target}'"
             )
         return db.serialize()
 
 
 def image_hash(image: bytes) -> str:
-    """Names the state that a session starts from: 16 hexadecimal digits, equal for equal tables.
+    """Return a hash of the start state: 16 hexadecimal digits, equal for equal tables.
 
-    The first 100 bytes are left out: SQLite keeps a change counter and its own version there.
+    Skips the first 100 bytes, in which SQLite keeps a change counter and its version.
     """
     return hashlib.sha256(image[100:]).hexdigest()[:16]
 
 
 def pack_image(image: bytes) -> str:
-    """An image as it goes through the wire."""
+    """Encode an image as text for the protocol."""
     return base64.b64encode(zlib.compress(image, level=1)).decode()
 
 
@@ -74,7 +78,7 @@ def unpack_image(packed: str) -> bytes:
 
 
 class Images(Generic[Image]):
-    """The images of the seeds used last: a group of episodes starts from one seed, and pays for it once."""
+    """LRU cache of images by seed: the episodes of a group share one seed and one build."""
 
     def __init__(self, *, most: int = 64, most_bytes: int = 64 * 2**20):
         self.most = most
@@ -96,7 +100,7 @@ class Images(Generic[Image]):
 
 
 def diff_tables(db: sqlite3.Connection, image: bytes) -> RowChanges:
-    """Rows now there and not in the image `db` was made from, and the reverse, of each table that changed."""
+    """Return the rows added to and removed from each changed table since `image`."""
     db.execute("ATTACH ':memory:' AS envgym_start")
     try:
         db.deserialize(image, name="envgym_start")
@@ -106,14 +110,19 @@ def diff_tables(db: sqlite3.Connection, image: bytes) -> RowChanges:
 
 
 def _touched(db: sqlite3.Connection, image: bytes) -> set[str] | None:
-    """Tables that differ from the image in any page; None where SQLite does not tell whose a page is.
+    """Return the tables that may differ from the image.
 
-    A table's rows are a tree of pages. One that begins at the same page, and all of whose pages are the same bytes, holds the same
-    rows; no query has to compare them. Source: https://sqlite.org/dbstat.html.
+    Returns `None` if SQLite cannot map pages to tables. The rows of a table are a tree of pages. If
+    it starts at the same page and all its pages have equal bytes, its rows are equal and need no
+    query.
+
+    References:
+        https://sqlite.org/dbstat.html
     """
     now = db.serialize()
     size = int.from_bytes(image[16:18], "big") or 1
-    if db.in_transaction or now[16:18] != image[16:18] or size == 1:  # 1 means 65536
+    # Bytes 16 and 17 of the header are the page size in bytes; 1 means 65536.
+    if db.in_transaction or now[16:18] != image[16:18] or size == 1:
         return None
     cursor = db.cursor()
     cursor.row_factory = None
@@ -145,7 +154,7 @@ def _changes(db: sqlite3.Connection, touched: set[str] | None) -> RowChanges:
             continue
         added = _rows(cursor, table, "main", now, "envgym_start" if same_form else None)
         removed = _rows(cursor, table, "envgym_start", start, "main" if same_form else None)
-        # Rows pair by rowid above, so one that was deleted and put back stands on both sides; take those out again.
+        # Rows were paired by rowid, so a row that was deleted and inserted again is in both lists.
         added, removed = _without(added, removed), _without(removed, added)
         if added or removed:
             changes[table] = {
@@ -159,11 +168,13 @@ def _changes(db: sqlite3.Connection, touched: set[str] | None) -> RowChanges:
 class _Form:
     columns: tuple[str, ...]
     keys: tuple[str, ...]
-    """Columns that tell rows apart: the hidden rowid, or the primary key of a table WITHOUT ROWID."""
+    """Columns that identify a row: the hidden rowid, or the primary key if there is no rowid."""
 
 
 _forms: dict[str, _Form | None] = {}
-"""Of each CREATE TABLE that was met; None for a virtual table and what belongs to one. Sessions inherit the agent's."""
+"""Table layouts by CREATE TABLE text. `None` for virtual tables and their shadow tables. Forked
+sessions inherit the agent's entries.
+"""
 
 
 def _tables(cursor: sqlite3.Cursor, schema: str) -> dict[str, _Form]:
@@ -177,9 +188,8 @@ def _tables(cursor: sqlite3.Cursor, schema: str) -> dict[str, _Form]:
 
 
 def _read_forms(cursor: sqlite3.Cursor, schema: str) -> dict[str, _Form]:
-    listed = cursor.execute(
-        f"PRAGMA {schema}.table_list"
-    ).fetchall()  # (schema, name, type, columns, without rowid, strict)
+    # Columns: schema, name, type, columns, without rowid, strict.
+    listed = cursor.execute(f"PRAGMA {schema}.table_list").fetchall()
     forms = {}
     for _, name, kind, _, without_rowid, _ in [row for row in listed if row[0] == schema]:
         if kind == "table" and not name.startswith("sqlite_"):
@@ -201,7 +211,7 @@ def _read_forms(cursor: sqlite3.Cursor, schema: str) -> dict[str, _Form]:
 def _rows(
     cursor: sqlite3.Cursor, table: str, here: str, forms: dict[str, _Form], there: str | None
 ) -> list[tuple]:
-    """Rows of a table `here` that are not the same `there` (None: all rows)."""
+    """Return rows of a table in `here` that differ from `there`; all rows if `there` is `None`."""
     if table not in forms:
         return []
     select = f"SELECT a.* FROM {here}.{_q(table)} a"
@@ -209,7 +219,7 @@ def _rows(
         return cursor.execute(select).fetchall()
     keys = [_q(key) for key in forms[table].keys]
     match = " AND ".join(f"a.{key} = b.{key}" for key in keys)
-    # BINARY, or a column declared NOCASE would hide that "ann" became "Ann".
+    # Without BINARY, a NOCASE column would hide a change from "ann" to "Ann".
     differs = " OR ".join(
         f"a.{_q(column)} COLLATE BINARY IS NOT b.{_q(column)}" for column in forms[table].columns
     )
@@ -222,7 +232,7 @@ def _q(name: str) -> str:
 
 
 def _without(rows: list[tuple], others: list[tuple]) -> list[tuple]:
-    """Multiset difference, in the order of `rows`."""
+    """Return the multiset difference, in the order of `rows`."""
     left = Counter(others)
     kept = []
     for row in rows:
@@ -234,7 +244,7 @@ def _without(rows: list[tuple], others: list[tuple]) -> list[tuple]:
 
 
 def _dicts(form: _Form | None, rows: list[tuple]) -> list[dict[str, Any]]:
-    """Rows as JSON-ready dicts; a blob is written as SQL does, `x'00ff'`."""
+    """Convert rows to JSON-ready dicts. Blobs are written as SQL literals: `x'00ff'`."""
     readable = (
         [f"x'{value.hex()}'" if isinstance(value, bytes) else value for value in row]
         for row in rows

@@ -1,10 +1,9 @@
-"""Runs a task's hidden test command on the final tree, in a folder that the episode never saw.
+"""Run a task's hidden test command on the final files, in a folder the episode never saw.
 
-What calls this is a process that was started after the session's own had ended, so nothing that the model started can touch
-it. The command runs without a shell, with a clean environment and in a process group of its own, which ends with it.
-
-Not covered: code of the model that the test itself runs. Have the test run it as a program and look at what it prints, never
-import it, and have the test delete its own file first.
+The caller is a process started after the session's processes ended, so no process of the model can
+interfere. The command runs without a shell, in a clean environment and a new process group, which
+is killed at the end. Not covered: model code that the test itself imports. The test should run it
+as a program, check its output, and delete its file first.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .tree import Tree, with_hidden, write_tree
+from .file_tree import Tree, with_hidden, write_tree
 
 OUTPUT_BYTES = 8192
-"""The end of the command's output that is kept."""
+"""Bytes kept from the end of the command's output."""
 POLL_SECONDS = 0.05
 FIXED = {
     "LANG": "C.UTF-8",
@@ -37,15 +36,17 @@ KEPT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 def verify(
     tree: Tree, files: dict[str, str], command: list[str], seconds: float, place: str | Path
 ) -> dict[str, Any]:
-    """What a command says about a tree with hidden files put into it.
+    """Run a command on a tree with hidden files added, and return its exit code and output.
 
     Args:
-        files: path -> text; they win over what the tree holds.
-        command: program and arguments; `python` means the interpreter of the agent.
-        seconds: the command's deadline, after which it is killed with all of its group.
-        place: an empty folder.
-    Returns: `exit_code` (negative for a signal; None for a command past its deadline, or one that cannot be started) and
-        `output`, the end of what it printed.
+        files: Path to text. These files override the tree.
+        command: Program and arguments. `python` means the interpreter of the agent.
+        seconds: Time limit. When it expires the command's process group is killed.
+        place: Empty folder to work in.
+
+    Returns:
+        `exit_code` (negative for a signal; `None` after a timeout or if the command cannot be
+        started) and `output`, the end of the command's output.
     """
     folder = Path(place) / "check"
     home = Path(place) / "home"
@@ -74,7 +75,7 @@ def verify(
 
 
 def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
-    """The end of what a program says until it ends, and whether that was in time; then ends its group."""
+    """Return the end of a program's output and whether it ended in time; kill its group."""
     assert process.stdout
     kept = b""
     with process.stdout as stream, selectors.DefaultSelector() as selector:
@@ -96,5 +97,5 @@ def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, b
 def _read(descriptor: int) -> bytes:
     data = os.read(descriptor, 1 << 16)
     if not data:
-        time.sleep(POLL_SECONDS / 10)  # it closed its output and is still at work
+        time.sleep(POLL_SECONDS / 10)  # The command closed its output but is still running.
     return data

@@ -1,14 +1,12 @@
-"""MCP servers as tools: any server of the Model Context Protocol, wrapped with its official SDK (extra `mcp`).
+"""Tools from MCP servers, through the official Python SDK (extra `mcp`).
 
-    dump.py         the tables that a server tells of itself: hash, difference, rows for tasks
-    links.py        the way to a server: lines relayed by a box (stdio), or streamable HTTP
-    connection.py   the SDK's client on that loop, asked by plain threads, with deadlines
-    loop.py         the event loop's thread
-    content.py      what a call takes and gives
-    sandbox.py      `McpSandbox`: sessions, resets, servers that are kept and proven clean
+    dump.py         state reported by a server: hash, diff, rows for tasks
+    links.py        transports: lines relayed by a box (stdio), or streamable HTTP
+    connection.py   SDK client on an event loop, used from threads with timeouts
+    sandbox.py      `McpSandbox`: sessions, resets, kept servers
 
-Left out: prompts and resources of a server, signing in (OAuth), and answers to what a server asks (sampling, elicitation,
-roots): it is told that this client cannot.
+Not supported: prompts, resources, OAuth, and requests from the server (sampling, elicitation,
+roots); the client does not offer these capabilities.
 """
 
 from __future__ import annotations
@@ -21,31 +19,35 @@ from envgym.sandbox import Server
 
 @dataclass(frozen=True, slots=True)
 class ResetCall:
-    """A tool of the server that makes its state that of a seed."""
+    """Tool of the server that resets its state to a seed's state."""
 
     tool: str
     arguments: dict[str, Any]
-    """`{seed}` and `{now}` in strings are filled in; a string that is nothing but `{seed}` becomes a number."""
+    """Arguments. `{seed}` and `{now}` are replaced; a string that is exactly `{seed}` becomes an
+    integer.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class McpServer:
-    """One server and what makes it an environment; the `mcp:` block of a YAML has the same fields."""
+    """MCP server and its reset and state. The `mcp:` block of a YAML has the same fields."""
 
     link: Server | str
-    """A command that runs in a box, or the URL of a streamable HTTP endpoint."""
+    """Command that runs in a box, or URL of a streamable HTTP endpoint."""
     reset: Literal["restart", "session", "container"] | ResetCall
-    """What makes an episode start clean: a new process, a new MCP session, a fresh box, or a call to a server that is kept."""
+    """Reset before each episode: a new process, a new MCP session, a fresh box, or a call of a
+    reset tool.
+    """
     hidden: tuple[str, ...] = ()
-    """Tools that the model never sees; those of `reset` and `dump` are hidden anyway."""
+    """Tools hidden from the model. The tools of `reset` and `dump` are always hidden."""
     dump: str | None = None
-    """Tool without arguments that answers `{table: [row, ...]}` as JSON: the whole state."""
+    """Tool without arguments that returns the whole state as JSON: `{table: [row, ...]}`."""
     sessions: int | None = None
-    """Episodes at once; further ones wait. None: as many as are asked for."""
+    """Maximum number of concurrent episodes; further ones wait. `None` means no limit."""
     now: str = ""
-    """Start of the episode's clock, ISO 8601."""
+    """Start of the episode's clock in ISO 8601."""
     volatile: tuple[str, ...] = ()
-    """`table.column` patterns that the state's hash leaves out."""
+    """`table.column` patterns excluded from the state hash."""
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
-"""One MCP client, living on an event loop's thread, asked by plain threads with deadlines.
+"""MCP client that runs on an event loop's thread and is called from plain threads with timeouts.
 
-The SDK's `Client` does the talking: negotiation, both kinds of handshake, parsing. What breaks becomes a `WorldFailure`.
+The SDK's `Client` handles negotiation, handshakes and parsing. Errors become `WorldFailure`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ from envgym.errors import Stage, WorldFailure
 from envgym.sandbox.mcp.links import Link
 
 PAGES = 100
-"""A server that lists its tools over more pages than this is out of its mind."""
+"""Maximum pages of a tool list; further pages are ignored."""
 
 
 class Refused(Exception):
-    """The server finds a call's arguments wrong (JSON-RPC -32602): the caller's mistake, not the world's."""
+    """The server rejects a call's arguments (JSON-RPC -32602), which is the caller's mistake."""
 
 
 class Connection:
-    """A client that is connected, until `close`. For one thread at a time. Raises: WorldFailure(stage `open`)."""
+    """Client that is connected until `close`. For one thread at a time.
+
+    Raises:
+        WorldFailure: Stage `open`, if the connection cannot be made.
+    """
 
     def __init__(self, portal: BlockingPortal, link: Link, *, timeout_seconds: float):
         self._portal = portal
@@ -44,7 +48,7 @@ class Connection:
             raise
 
     async def _live(self) -> None:
-        """The client from its first to its last breath: it must end in the task in which it began."""
+        """Run the client. Its context must be entered and exited in the same task."""
         try:
             async with Client(
                 _Entered(self._link, self._portal),
@@ -64,7 +68,11 @@ class Connection:
         return self._link.failure is None and not self._life.done()
 
     def tools(self, *, timeout_seconds: float) -> list[Tool]:
-        """All tools of the server, hidden ones too. Raises WorldFailure(stage `open`)."""
+        """Return all tools of the server, hidden ones included.
+
+        Raises:
+            WorldFailure: Stage `open`, if the server fails.
+        """
 
         async def work() -> list[Tool]:
             page = await self._client.list_tools()
@@ -81,14 +89,19 @@ class Connection:
     def call(
         self, tool: str, arguments: dict[str, Any], *, stage: Stage, timeout_seconds: float
     ) -> CallToolResult:
-        """What a tool answered, errors of its own included. Raises: WorldFailure; Refused."""
+        """Call a tool and return its result, which may be an error result.
+
+        Raises:
+            WorldFailure: If the server fails.
+            Refused: If the server rejects the arguments.
+        """
         return self._do(lambda: self._client.call_tool(tool, arguments), stage, timeout_seconds)
 
     def close(self) -> None:
-        """Ends the client, then the way to its server. Never raises; safe to call twice."""
+        """Close the client, then its link. Never raises; safe to call twice."""
         try:
             self._portal.start_task_soon(self._say_end)
-            self._life.result(1.0)  # over HTTP it says goodbye to the server
+            self._life.result(1.0)  # Over HTTP the client ends its session.
         except BaseException:
             self._life.cancel()
         self._link.close()
@@ -101,6 +114,7 @@ class Connection:
         return self._within(self._portal.start_task_soon(work), stage, seconds)
 
     def _within(self, future: Future[Any], stage: Stage, seconds: float) -> Any:
+        # The transport failed (no listener), or a reply violates the protocol.
         try:
             return future.result(seconds + self._link.grace_seconds)
         except (LateError, CancelledError) as error:
@@ -118,19 +132,17 @@ class Connection:
             message = f"the server answered with error {error.code}: {error.message}"
         except WorldFailure:
             raise
-        except (
-            Exception
-        ) as error:  # of the transport (nobody listens) or of a reply that breaks the protocol
+        except Exception as error:
             kind = "server_lost"
             message = _plainly(error)
-        if told := self._link.failure:  # the link knows better what happened
+        if told := self._link.failure:  # The link has the more precise reason.
             kind = told.kind
             message = told.message
         raise WorldFailure(kind, message, stage=stage) from None
 
 
 class _Entered:
-    """A link in the form in which the SDK takes a transport."""
+    """Adapter from a link to the SDK's transport interface."""
 
     def __init__(self, link: Link, portal: BlockingPortal):
         self._streams = link.streams(portal)
@@ -143,7 +155,7 @@ class _Entered:
 
 
 def _plainly(error: BaseException) -> str:
-    """The first of what went wrong, without the groups that an event loop wraps it in."""
+    """Return the first error inside the exception groups of an event loop."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"

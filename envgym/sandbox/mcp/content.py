@@ -1,4 +1,4 @@
-"""What goes into a call and what comes out of it, as plain values and text."""
+"""Arguments and results of MCP calls as plain values and text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mcp_types import CallToolResult, TextContent
 
 
 def text_of(result: CallToolResult) -> str:
-    """What a tool answered, as text; content of other kinds is named in brackets."""
+    """Return the text of a result. Other kinds of content are named in brackets."""
     if not result.content and result.structured_content is not None:
         return json.dumps(result.structured_content, ensure_ascii=False)
     parts = [
@@ -25,7 +25,7 @@ def _named(block: Any) -> str:
 
 
 def filled(arguments: Any, *, seed: int, now: str) -> Any:
-    """Arguments with `{seed}` and `{now}` filled in, at any depth."""
+    """Return arguments with `{seed}` and `{now}` replaced, at any depth."""
     if isinstance(arguments, dict):
         return {name: filled(value, seed=seed, now=now) for name, value in arguments.items()}
     if isinstance(arguments, list):

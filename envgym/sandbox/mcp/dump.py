@@ -1,6 +1,6 @@
-"""The state that a foreign server tells of itself: `{table: [row, ...]}` as JSON, from a tool of its own.
+"""State of an MCP server, from its dump tool: `{table: [row, ...]}` as JSON.
 
-Only what the dump shows can be compared, hashed or asked for in a task. Order of tables and rows does not matter.
+Only dumped data can be compared, hashed or used in tasks. The order of tables and rows is ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 def read_tables(text: str) -> Tables:
-    """The tables in a dump; a cell that is a list or an object becomes its JSON text. Raises ValueError."""
+    """Parse the tables of a dump. Lists and objects in cells become JSON text.
+
+    Raises:
+        ValueError: If the text is not a dump.
+    """
     data = json.loads(text)
     if not isinstance(data, dict) or not all(_are_rows(rows) for rows in data.values()):
         raise ValueError('a dump must be JSON of the form {"table": [{"column": value, ...}, ...]}')
@@ -42,7 +46,10 @@ def _text(value: Any) -> str:
 
 
 def tables_hash(tables: Tables, *, volatile: Sequence[str] = ()) -> str:
-    """Names a state: 16 hexadecimal digits, equal for equal rows in any order, without the volatile columns."""
+    """Return a hash of the state without its volatile columns.
+
+    It has 16 hexadecimal digits and is equal for equal rows in any order.
+    """
     rows = {
         table: sorted(_text(_stable(table, row, volatile)) for row in rows)
         for table, rows in tables.items()
@@ -60,7 +67,7 @@ def _stable(table: str, row: dict[str, Any], volatile: Sequence[str]) -> dict[st
 
 
 def tables_diff(start: Tables, now: Tables) -> RowChanges:
-    """Rows that are there now and were not at the start, and the reverse."""
+    """Return the rows added and removed in each changed table."""
     changes: RowChanges = {}
     for table in sorted(start.keys() | now.keys()):
         added = _without(now.get(table, []), start.get(table, []))
@@ -82,9 +89,9 @@ def _without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[d
 
 
 def fill(db: sqlite3.Connection, tables: Tables, keys: dict[str, tuple[str, ...]]) -> None:
-    """Makes the tables in an SQLite database, for templates to draw from.
+    """Create the tables in an SQLite database, for task templates to read.
 
-    Columns are those of the rows and of the key, without types; a table with neither is left out.
+    Columns are the row's and the key's, without types. A table without columns is skipped.
     """
     for table, rows in tables.items():
         columns = list(

@@ -1,7 +1,7 @@
-"""The way to an MCP server: a pair of message streams for the SDK's client.
+"""Transports to an MCP server: pairs of message streams for the SDK's client.
 
-`BoxLink` hands the client's lines to a session of a box, whose agent runs the server and relays (`agent/relay.py`); `HttpLink`
-is the SDK's own streamable HTTP, from this machine to one URL.
+`BoxLink` passes lines to a session of a box, whose agent runs the server (`agent/relay.py`);
+`HttpLink` is the SDK's streamable HTTP from this machine to one URL.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mcp_types import jsonrpc_message_adapter
 from envgym.errors import WorldFailure
 
 LEAST_SECONDS = 0.1
-"""What is left for a message that the client sends after its own deadline."""
+"""Minimum timeout in seconds, for messages that the client sends after its deadline."""
 
 
 class Exchanging(Protocol):
-    """A session of a box that runs servers."""
+    """Session of a box that runs MCP servers."""
 
     def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]: ...
 
@@ -36,11 +36,11 @@ class Exchanging(Protocol):
 
 class Link(Protocol):
     failure: WorldFailure | None
-    """Why the way is broken; None while it is whole."""
+    """Reason why the link is broken. `None` if it works."""
     deadline: float
-    """`time.monotonic()` at which the call that is under way must be done."""
+    """Deadline of the current call, as a `time.monotonic()` value."""
     grace_seconds: float
-    """How long past the deadline the link itself is given to say what went wrong."""
+    """Seconds after the deadline in which the link itself may report an error."""
 
     def streams(self, portal: BlockingPortal) -> AbstractAsyncContextManager[Any]: ...
 
@@ -48,7 +48,7 @@ class Link(Protocol):
 
 
 class HttpLink:
-    """Streamable HTTP. A connection that breaks shows in the client's own errors."""
+    """Streamable HTTP link. A broken connection raises errors in the client."""
 
     grace_seconds = 0.0
 
@@ -61,13 +61,14 @@ class HttpLink:
         return streamable_http_client(self.url)
 
     def close(self) -> None:
-        """Nothing but the connection itself, which the client ends."""
+        """Do nothing; the client closes the connection."""
 
 
 class BoxLink:
-    """A server in a session of a box, ended with it."""
+    """Link to a server in a session of a box. The server ends with the session."""
 
-    # The relay answers within a second of the deadline, a box that is out of its mind within ten more (`GRACE_SECONDS`).
+    # The relay answers within a second of the deadline, a hanging box within ten more
+    # (`GRACE_SECONDS`).
     grace_seconds = 13.0
 
     def __init__(self, session: Exchanging, server: str):
@@ -92,7 +93,8 @@ class BoxLink:
             for line in lines:
                 to_client.send_nowait(_parsed(line))
 
-        # A thread of its own, since an exchange blocks; a daemon, so that a sandbox nobody closed does not hold the program.
+        # An exchange blocks, so it needs a thread: a daemon, so that an unclosed sandbox cannot
+        # keep the program alive.
         pump = threading.Thread(
             target=self._pump, args=(portal, outbox, deliver, to_client.close), daemon=True
         )
@@ -108,7 +110,7 @@ class BoxLink:
     def _pump(
         self, portal: BlockingPortal, outbox: SimpleQueue[str | None], deliver: Any, hang_up: Any
     ) -> None:
-        """Exchanges what the client says for what the server says, until the client ends or the world breaks."""
+        """Exchange lines of client and server until the client ends or the box fails."""
         try:
             while (lines := _all_of(outbox)) is not None:
                 seconds = max(LEAST_SECONDS, self.deadline - time.monotonic())
@@ -119,14 +121,14 @@ class BoxLink:
             self.failure = failure
             portal.call(hang_up)
         except (RuntimeError, anyio.ClosedResourceError, anyio.BrokenResourceError):
-            return  # the client, or its loop, has ended
+            return  # The client or its event loop has ended.
 
     def close(self) -> None:
         self._session.close()
 
 
 def _all_of(outbox: SimpleQueue[str | None]) -> list[str] | None:
-    """What has been said since the last time, waiting for the first; None at the end."""
+    """Return the lines queued since the last call, at least one, or `None` at the end."""
     said = [outbox.get()]
     while not outbox.empty():
         said.append(outbox.get())

@@ -1,7 +1,8 @@
-"""The sandbox whose tools are an MCP server's.
+"""Sandbox for the tools of an MCP server.
 
-An episode gets a server that starts clean: a new process, or one that was kept and reset by a tool of its own. A kept server
-whose tables, after the reset, are not those that this seed gave before is dirty: it is ended and a new one takes its place.
+Each episode gets a clean server: a new process, or a kept one that was reset by its reset tool. If
+the tables of a kept server after the reset differ from the recorded tables of the seed, the server
+is dirty: it is ended and replaced by a new one.
 """
 
 from __future__ import annotations
@@ -30,32 +31,32 @@ from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.mcp.connection import Connection, Refused
 from envgym.sandbox.mcp.content import filled, text_of
 from envgym.sandbox.mcp.dump import Tables, read_tables, tables_diff, tables_hash
+from envgym.sandbox.mcp.event_loop import start_loop, stop_loop
 from envgym.sandbox.mcp.links import BoxLink, Exchanging, HttpLink
-from envgym.sandbox.mcp.loop import start_loop, stop_loop
 from envgym.sandbox.options import SandboxOptions
 
 WAIT_SECONDS = 600.0
-"""Time that an episode waits for its turn where `sessions` is limited."""
+"""Seconds an episode waits for a free session if `sessions` is limited."""
 KNOWN_SEEDS = 1000
-"""Seeds whose starting tables are remembered: for tasks to draw from, and to tell a dirty server."""
+"""Number of seeds with recorded start tables, used to draw tasks and to detect dirty servers."""
 
 
 @dataclass
 class Counts:
-    """What happened to a sandbox's servers."""
+    """Counts of server starts and failed resets."""
 
     started: int = 0
     dirty: int = 0
-    """Kept servers that a reset did not bring back to the state of its seed."""
+    """Kept servers that did not have the state of the seed after their reset."""
     lost: int = 0
-    """Kept servers that failed at their reset."""
+    """Kept servers that failed during the reset."""
 
 
 class McpSandbox:
-    """Sessions of one MCP server; safe to share between threads.
+    """Sandbox for one MCP server. Safe to share between threads.
 
     Args:
-        box: where the server's command runs; None for a server at a URL.
+        box: Sandbox in which the server's command runs. `None` for a server at a URL.
     """
 
     def __init__(self, server: McpServer, box: Sandbox | None, options: SandboxOptions):
@@ -102,7 +103,10 @@ class McpSandbox:
             raise
 
     def tables(self, seed: int) -> Tables:
-        """The rows that episodes of a seed start with, as the server tells them; empty where it has no dump."""
+        """Return the start tables of a seed from the server's dump.
+
+        Empty if it has no dump tool.
+        """
         if self.server.dump is None:
             return {}
         if known := self._known.get(seed):
@@ -130,9 +134,8 @@ class McpSandbox:
     # --- servers ---
 
     def _check_open(self) -> None:
-        if (
-            self._process != os.getpid()
-        ):  # after a fork the loop's thread, and maybe a held lock, belong to the parent
+        # After a fork, the loop's thread and maybe a held lock belong to the parent.
+        if self._process != os.getpid():
             self._forget()
         if self._closed:
             raise UsageError("this sandbox is closed; open another one")
@@ -162,7 +165,7 @@ class McpSandbox:
         if self._box is None:
             link = HttpLink(self.server.name)
         else:
-            # A server that is kept serves many seeds, and must not think of the first one.
+            # A kept server serves many seeds and must not depend on the first one.
             own_seed = 0 if isinstance(self.server.reset, ResetCall) else seed
             link = BoxLink(
                 cast(Exchanging, self._box.open(seed=own_seed, timeout_seconds=left)),
@@ -179,21 +182,26 @@ class McpSandbox:
     def _start(
         self, connection: Connection, seed: int, deadline: float, *, is_new: bool
     ) -> McpSession:
-        """Resets the server and proves that its state is that of the seed. Raises WorldFailure, kind `dirty` where it is not."""
+        """Reset the server and check that its state is the recorded state of the seed.
+
+        Raises:
+            WorldFailure: Kind `dirty` if a kept server has a different state.
+        """
         reset = self.server.reset
         if isinstance(reset, ResetCall):
             arguments = filled(reset.arguments, seed=seed, now=self.server.now)
             _ask(connection, reset.tool, arguments, "open", deadline - time.monotonic())
         start = self._dump(connection, "open", deadline - time.monotonic())
-        # Without a dump nothing is known of the state; the seed stands for it.
+        # Without a dump the state is unknown; hash the seed instead.
         state_hash = tables_hash(
             start if self.server.dump else {"seed": [{"seed": seed}]}, volatile=self.server.volatile
         )
         with self._lock:
             known = self._known.get(seed)
             if known and known[0] != state_hash and not is_new:
-                raise WorldFailure("dirty", f"seed {seed} gave another state before", stage="open")
-            # A new server is right: if it differs from what was known, it was a dirty one that told.
+                raise WorldFailure("dirty", f"seed {seed} had another state before", stage="open")
+            # A new server is authoritative. If its state differs from the recorded state, the
+            # record came from a server that had not been reset.
             self._known[seed] = (state_hash, start)
             self._known.move_to_end(seed)
             while len(self._known) > KNOWN_SEEDS:
@@ -256,8 +264,11 @@ class McpSandbox:
 
     def _advice(self) -> str:
         if self._box is None:
-            return "Start it, and name its endpoint in `url`, such as http://127.0.0.1:8000/mcp."
-        return "Try its `command` in the environment's folder; what it imports must be installed where the box runs."
+            return "Start it, and set `url` to its endpoint, such as http://127.0.0.1:8000/mcp."
+        return (
+            "Try its `command` in the environment's folder; its imports must be installed "
+            "in the box."
+        )
 
     def _hidden(self, names: list[str]) -> set[str]:
         reset = self.server.reset
@@ -274,7 +285,7 @@ class McpSandbox:
 
 
 class McpSession:
-    """One episode's use of a server; the `Session` of envgym.sandbox."""
+    """Session of one episode on an MCP server."""
 
     def __init__(self, sandbox: McpSandbox, connection: Connection, start: Tables, state_hash: str):
         self.state_hash = state_hash
@@ -287,7 +298,7 @@ class McpSession:
     def call(
         self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
     ) -> ToolResult:
-        """As of the contract; `now` stays here, since MCP has no place for it."""
+        """Call a tool. `now` is not sent: MCP has no field for it."""
         with self._lock:
             self._check_open()
             begun = time.perf_counter()
@@ -311,7 +322,8 @@ class McpSession:
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
         raise UsageError(
-            "an MCP server has no work folder to check: tasks with a `check` need state.files and tools in a box"
+            "an MCP server has no work folder to check: tasks with a `check` need state.files and "
+            "tools in a box"
         )
 
     def close(self) -> None:
@@ -331,7 +343,7 @@ def _ask(
     stage: Stage,
     timeout_seconds: float,
 ) -> str:
-    """The text of a tool that the environment itself calls, which must not fail. Raises WorldFailure."""
+    """Call a tool for the environment and return its text. Raises WorldFailure if it fails."""
     result = connection.call(
         tool, arguments, stage=stage, timeout_seconds=max(0.1, timeout_seconds)
     )

@@ -1,4 +1,7 @@
-"""Tools on files. Paths are relative to the work folder and cannot lead out of it; what the system refuses is told."""
+"""File tools. Paths are relative to the work folder and cannot leave it.
+
+Errors of the operating system become observations.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from workspace_paths import inside, open_file, refusing
+from paths import inside, open_file, refusing
 
 MOST_LINES = 200
-"""Entries that a listing shows, and lines of a file without a range."""
+"""Maximum number of entries in a listing, and of lines of a file without a range."""
 MOST_BYTES = 256 * 1024
-"""Of a file that is read."""
+"""Maximum size of a file that is read."""
 
 
 def list_files(folder: Path, path: str = ".") -> str:
@@ -45,7 +48,10 @@ def _lines(place: Path, folder: Path) -> Iterator[str]:
             if os.access(entry, os.R_OK | os.X_OK):
                 yield from _lines(entry, folder)
         elif stat.S_ISLNK(found.st_mode):
-            yield f"link {path} -> {os.fsencode(os.readlink(entry)).decode('utf-8', 'backslashreplace')}"
+            yield (
+                f"link {path} -> "
+                f"{os.fsencode(os.readlink(entry)).decode('utf-8', 'backslashreplace')}"
+            )
         else:
             yield f"{mode} {found.st_size} {path}"
 

@@ -1,6 +1,6 @@
-"""The shell: one command at a time in the work folder, which ends with everything it started.
+"""Shell tool: one command at a time in the work folder; all its processes end with it.
 
-Not covered: a process that leaves its group on purpose; the sandbox ends that with the session.
+Not supported: a process that leaves its process group. The sandbox ends it with the session.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 
 SECONDS = 8.0
-"""Deadline of a command; below the environment's `episode.tool_seconds`, after which the world would count as broken."""
+"""Time limit of a command in seconds. It is below the environment's `episode.tool_seconds`, which
+would void the episode."""
 SHOWN_BYTES = 16 * 1024
 MOST_BYTES = 1024 * 1024
-"""Output after which a command is stopped."""
+"""Maximum output in bytes; a command that prints more is stopped."""
 POLL_SECONDS = 0.02
 
 
@@ -41,12 +42,15 @@ def run(folder: Path, command: str) -> str:
     except OSError as error:
         raise ValueError(f"cannot be started: {error.strerror}") from None
     said, size, in_time = _listen(process, time.monotonic() + SECONDS)
-    # The folder lies somewhere else in each episode; what is printed must not tell.
+    # The path of the folder differs between episodes, so it is removed from the output.
     text = said.decode("utf-8", "replace")
     for place in (os.path.realpath(folder), str(folder)):
         text = text.replace(f"{place}/", "").replace(place, ".")
     if size > len(said):
-        text += f"\n[output cut: the first {len(said):,} of {'more than ' if size > MOST_BYTES else ''}{size:,} bytes are shown]"
+        text += (
+            f"\n[output cut: the first {len(said):,} of "
+            f"{'more than ' if size > MOST_BYTES else ''}{size:,} bytes are shown]"
+        )
     text += "" if not text or text.endswith("\n") else "\n"
     if size > MOST_BYTES:
         raise ValueError(f"{text}stopped: printed more than {MOST_BYTES:,} bytes")
@@ -56,7 +60,7 @@ def run(folder: Path, command: str) -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """A clean one; what the command keeps for itself lies beside the work folder, not in it."""
+    """Return a clean environment; home and temporary files are outside of the work folder."""
     python = os.path.dirname(sys.executable)
     path = os.environ.get("PATH", os.defpath)
     home = str(folder.parent)
@@ -70,7 +74,12 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, int, bool]:
-    """The beginning of what a command says, how much it said, and whether it ended in time; then ends its group."""
+    """Read the output until the command ends or a limit is reached, then kill its process group.
+
+    Returns:
+        The first `SHOWN_BYTES` bytes, the size of the output, and whether the command ended in
+        time.
+    """
     assert process.stdout
     kept = b""
     size = 0
@@ -86,9 +95,9 @@ def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, i
             kept = kept + (data or b"")[: SHOWN_BYTES - len(kept)]
             size = size + len(data or b"")
             if data == b"":
-                break  # nobody can say any more
+                break  # all writers have closed the pipe
             if ended and data is None:
-                break  # ended, though something it started holds its output open
+                break  # the command has ended, but a child process keeps the pipe open
             ended = process.poll() is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()) if size <= MOST_BYTES else 0)

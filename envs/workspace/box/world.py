@@ -1,8 +1,8 @@
-"""Lays out one episode's work folder: logs, tables, settings, notes, reports and small programs, all drawn from a seed.
+"""Fill one episode's work folder from a seed: logs, tables, settings, notes, reports, programs.
 
-Everything a task may need is planted in every folder: empty files, doubles, a broken JSON file, a program with one mistake,
-files that everybody may write. Names differ from folder to folder. It runs in the box, where the model may read it, so nothing
-here knows what is right: the mended program and the mended JSON are the tasks' own.
+Every folder contains the cases that tasks need: empty files, duplicates, a broken JSON file, a
+program with a bug, world-writable files. Names differ between folders. The model may read this file
+in the sandbox, so it contains no solutions: the repaired program and JSON are in the tasks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import random
 from pathlib import Path
 
-import workspace_words as words
+import words
 
 CITIES = (
     "Basel",
@@ -56,7 +56,7 @@ EVENTS = (
 
 
 def lay_out(folder: Path, seed: int) -> None:
-    """Fills an empty folder; the same seed gives the same files everywhere."""
+    """Fill an empty folder; the result depends only on the seed."""
     rng = random.Random(seed)
     files = (
         _logs(rng) | _tables(rng) | _settings(rng) | _notes(rng) | _reports(rng) | _programs(rng)
@@ -76,7 +76,7 @@ def _put(path: str, text: str) -> None:
 
 
 def _loosen(folder: Path, rng: random.Random, shared: list[str]) -> None:
-    """Two to four shared files are open to everybody, one is private."""
+    """Make two to four shared files world-writable and one private."""
     chosen = rng.sample(shared, rng.randint(3, 5))
     for path in chosen[1:]:
         (folder / path).chmod(rng.choice((0o666, 0o646)))
@@ -140,7 +140,7 @@ def _settings(rng: random.Random) -> dict[str, str]:
 
 
 def _broken(rng: random.Random) -> str:
-    """An object whose text JSON does not allow, for one of four reasons."""
+    """Return an object as invalid JSON, broken in one of four ways."""
     fields = {
         word: rng.choice((rng.randint(1, 99), words.word(rng))) for word in words.fresh(rng, 5)
     }
@@ -167,7 +167,7 @@ def _notes(rng: random.Random) -> dict[str, str]:
 
 
 def _doubles(rng: random.Random) -> dict[str, str]:
-    """Three to five different texts, two of them kept twice, one of these three times."""
+    """Return three to five different texts, one of them three times and another one twice."""
     texts = [_prose(rng) for _ in range(rng.randint(3, 5))]
     names = words.fresh(rng, len(texts) + 3)
     rng.shuffle(names)
@@ -234,7 +234,8 @@ import sys
 word = sys.argv[1]
 print("yes" if word == word[::-1] else "no")
 ''',
-    '''"""Prints the sum of the whole numbers from 1 to the one that is given, that one included: 4 -> 10"""
+    '''"""Prints the sum of the whole numbers from 1 to the one that is given, that one included: \
+4 -> 10"""
 
 import sys
 

@@ -1,13 +1,14 @@
-"""Whether a run can learn, found out before it costs hours: `envgym doctor envs/crm.yaml`, and the start of each training.
+"""Check whether a run can learn: `envgym doctor envs/crm.yaml`, and the start of each training.
 
-    adapter                             what the LoRA settings mean for training and serving
-    prompt, template, end_of_turn       the model sees the task, its past is never rewritten, the end of its turns is trained
-    oracle, noop, splits                the truth is rewarded, doing nothing less; held-out tasks are not trained on
-    context                             the oracle's longest way fits max_context and max_new_tokens
-    memory                              what the run takes against what is free
-    model, rewards_differ               what the model says is read; its rewards differ, so there is something to learn
+    adapter                             LoRA settings for training and serving
+    prompt, template, end_of_turn       prompt contains the task, history is append-only, stop ids
+    are trained
+    oracle, noop, splits                oracle is rewarded, no-op earns less, splits are disjoint
+    context                             oracle's episodes fit max_context and max_new_tokens
+    memory                              estimated memory against free memory
+    model, rewards_differ               model's turns are parsed; groups have reward variance
 
-Left out: proofs that the environment itself is sound (`envgym check`), and speed.
+See `envgym check` for the environment itself.
 """
 
 from __future__ import annotations
@@ -17,18 +18,24 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from envgym.checks.bench import CheckResult
 from envgym.errors import EnvgymError, UsageError
-from envgym_trainer.metrics import sandbox_metrics
+from envgym.evaluation.checks.fixture import CheckResult
 from envgym_trainer.preflight import conversation, environment, learning, memory
-from envgym_trainer.preflight.subject import Subject, open_subject
+from envgym_trainer.preflight.context import PreflightContext, open_subject
+from envgym_trainer.run.metrics import sandbox_metrics
 
 if TYPE_CHECKING:
-    from envgym_trainer.train import Trainer
+    from envgym_trainer.training.loop import Trainer
 
-__all__ = ["CannotLearn", "Subject", "before_training", "open_subject", "run_preflight"]
+__all__ = [
+    "PreflightContext",
+    "PreflightFailed",
+    "before_training",
+    "open_subject",
+    "run_preflight",
+]
 
-CHECKS: dict[str, Callable[[Subject], CheckResult]] = {
+CHECKS: dict[str, Callable[[PreflightContext], CheckResult]] = {
     "adapter": learning.adapter,
     "prompt": conversation.prompt,
     "template": conversation.template,
@@ -43,14 +50,14 @@ CHECKS: dict[str, Callable[[Subject], CheckResult]] = {
 }
 
 
-class CannotLearn(UsageError):
-    """A preflight found why this run would learn nothing; the message holds each reason with the way out."""
+class PreflightFailed(UsageError):
+    """Error of a failed preflight. The message has each reason with its remedy."""
 
 
 def run_preflight(
-    subject: Subject, *, progress: Callable[[str], None] = lambda check: None
+    subject: PreflightContext, *, progress: Callable[[str], None] = lambda check: None
 ) -> list[CheckResult]:
-    """Every check, in the order in which a failure is best understood. What a check cannot survive is its failure."""
+    """Run all checks in order. An `EnvgymError` raised by a check is reported as a failed check."""
     results = []
     for name, check in CHECKS.items():
         progress(name)
@@ -62,15 +69,16 @@ def run_preflight(
 
 
 def before_training(trainer: Trainer) -> None:
-    """The preflight of a run: a line when all is well, else what to know. Its results are kept in `preflight.json`.
+    """Run the preflight of a training run, print the result and write `preflight.json`.
 
-    Raises: CannotLearn.
+    Raises:
+        PreflightFailed: If a check failed.
     """
-    mode = trainer.config.preflight
+    mode = trainer.config.checks.preflight
     if mode == "off":
         return
     started = time.monotonic()
-    subject = Subject(
+    subject = PreflightContext(
         trainer.spec,
         trainer.config,
         trainer.world,
@@ -80,7 +88,7 @@ def before_training(trainer: Trainer) -> None:
         is_full=mode == "full",
     )
     results = run_preflight(subject)
-    sandbox_metrics(trainer.world)  # what it did is no part of the first step's numbers
+    sandbox_metrics(trainer.world)  # resets them: the first step must not count the preflight
     plain = [
         {"id": r.id, "passed": r.passed, "warning": r.warning, "detail": r.detail} for r in results
     ]
@@ -91,7 +99,7 @@ def before_training(trainer: Trainer) -> None:
         if result.warning:
             trainer.display.note(f"warning: {result.id}: {result.detail}")
     if failed := [f"  {result.id}: {result.detail}" for result in results if not result.passed]:
-        way_on = "Whoever knows better goes on with train.preflight=off."
-        raise CannotLearn("\n".join(["this run cannot learn:", *failed, way_on]))
+        way_on = "To train anyway, set train.checks.preflight=off."
+        raise PreflightFailed("\n".join(["this run cannot learn:", *failed, way_on]))
     passed = f"{len(results)} checks passed in {time.monotonic() - started:.0f} s"
-    trainer.display.note(f"preflight: {passed} (all of them: envgym doctor {trainer.spec.path})")
+    trainer.display.note(f"preflight: {passed} (all checks: envgym doctor {trainer.spec.path})")

@@ -1,4 +1,4 @@
-"""The conversation in tokens: the model sees the task, its past is only appended to, its turns end and the end is trained."""
+"""Preflight checks of the tokenized conversation: prompt, append-only history, stop ids, length."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from envgym.checks.bench import CheckResult
 from envgym.episode import Episode
 from envgym.errors import UsageError
+from envgym.evaluation.checks.fixture import CheckResult
 from envgym.messages import Message
 from envgym.policies import TokenTrace
 from envgym.tools import to_openai
 from envgym_trainer.batch import Sample
-from envgym_trainer.chat import Chat, eos_ids
-from envgym_trainer.preflight.subject import Subject, verdict
-from envgym_trainer.scheduler import Track, Turn
-from envgym_trainer.tree import tree_batch
+from envgym_trainer.inference.in_process.scheduler import DialogueState, PendingTurn
+from envgym_trainer.learner.prefix_tree import tree_batch
+from envgym_trainer.model.chat import Chat, eos_ids
+from envgym_trainer.preflight.context import PreflightContext, verdict
 
 EXCHANGE = [
     Message("user", "a"),
@@ -26,11 +26,11 @@ EXCHANGE = [
     Message("user", "c"),
     Message("assistant", "d"),
 ]
-OTHER_MODEL = "Take a model whose template only appends (train.model), such as a ChatML one"
+OTHER_MODEL = "Set train.model to one whose template only appends, such as a ChatML model"
 
 
-def first_prompt(subject: Subject) -> str:
-    """The first training task's prompt, exactly as the model reads it; empty for a foreign environment."""
+def first_prompt(subject: PreflightContext) -> str:
+    """Return the first training task's prompt as the model reads it, or "" without tasks."""
     if not subject.tasks:
         return ""
     task = subject.tasks[0]
@@ -39,10 +39,10 @@ def first_prompt(subject: Subject) -> str:
     )
 
 
-def prompt(subject: Subject) -> CheckResult:
-    """Each task's words stand in its prompt, and a whole answer fits behind it."""
+def prompt(subject: PreflightContext) -> CheckResult:
+    """Check that each task's text is in its prompt, and that a whole answer fits after it."""
     if not subject.has_own_tasks:
-        return CheckResult("prompt", True, "a foreign environment: rendered as it is played")
+        return CheckResult("prompt", True, "a foreign environment, which has no task prompts")
     config = subject.config
     lengths = []
     offenders = []
@@ -50,12 +50,16 @@ def prompt(subject: Subject) -> CheckResult:
         ids = subject.chat.open(subject.world.opening(task), _tools(subject, task))
         lengths.append(len(ids))
         if task.prompt.strip() not in _text(subject.chat, ids):
-            offenders.append(f"{task.id}: its words are not in the rendered prompt")
-        elif len(ids) + config.max_new_tokens > config.max_context:
+            offenders.append(f"{task.id}: the task's text is not in the rendered prompt")
+        elif len(ids) + config.rollout.max_turn_tokens > config.rollout.max_context_tokens:
             offenders.append(
-                f"{task.id}: {len(ids)} tokens, and an answer of {config.max_new_tokens}, of {config.max_context}"
+                f"{task.id}: {len(ids)} tokens and an answer of {config.rollout.max_turn_tokens} exceed "
+                f"{config.rollout.max_context_tokens}"
             )
-    way_out = f"Set train.max_context={max(lengths) + config.max_new_tokens} or more, or offer fewer tools"
+    way_out = (
+        f"Set train.rollout.max_context_tokens={max(lengths) + config.rollout.max_turn_tokens} or more, or offer fewer "
+        "tools"
+    )
     return verdict(
         "prompt",
         offenders,
@@ -65,8 +69,11 @@ def prompt(subject: Subject) -> CheckResult:
     )
 
 
-def template(subject: Subject) -> CheckResult:
-    """What was said is a prefix of every later prompt, reasoning included: sampled tokens are never rendered anew."""
+def template(subject: PreflightContext) -> CheckResult:
+    """Check that history is a prefix of each later prompt, also with reasoning.
+
+    Otherwise sampled tokens would be rendered again.
+    """
     tools = {task.id: _tools(subject, task) for task in subject.tasks}
     longest = sorted(subject.demos, key=lambda episode: -episode.turns)[:4]
     played = [(list(episode.messages), tools[episode.task_id]) for episode in longest] or [
@@ -77,16 +84,16 @@ def template(subject: Subject) -> CheckResult:
             return CheckResult("template", False, f"{found}. {OTHER_MODEL}")
         if found := rewritten_turn(subject.chat, _with_reasoning(messages), offered):
             return CheckResult(
-                "template", False, f"where the model reasons in <think>: {found}. {OTHER_MODEL}"
+                "template", False, f"if the model reasons in <think>: {found}. {OTHER_MODEL}"
             )
     turns = max(sum(message.role == "assistant" for message in messages) for messages, _ in played)
     return CheckResult(
-        "template", True, f"{len(played)} conversations of up to {turns} turns are only appended to"
+        "template", True, f"{len(played)} conversations of up to {turns} turns are append-only"
     )
 
 
 def _with_reasoning(messages: Sequence[Message]) -> list[Message]:
-    """The same conversation by a model that thinks aloud, which many templates drop from history."""
+    """Return the conversation with reasoning in each answer, which many templates drop later."""
     thought = "<think>\nhm\n</think>\n\n"
     return [
         replace(m, content=thought + m.content) if m.role == "assistant" else m for m in messages
@@ -94,7 +101,7 @@ def _with_reasoning(messages: Sequence[Message]) -> list[Message]:
 
 
 def rewritten_turn(chat: Chat, messages: Sequence[Message], tools: Any) -> str:
-    """Where a fresh rendering of a conversation differs from what was sampled and observed; empty where it never does."""
+    """Return how a new rendering of a conversation differs from its tokens; empty if equal."""
     answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
     ids = chat.open(messages[: answers[0]], tools)
     for turn, (index, following) in enumerate(
@@ -110,18 +117,18 @@ def rewritten_turn(chat: Chat, messages: Sequence[Message], tools: Any) -> str:
             return str(error).removesuffix(".")
         whole = chat.open(messages[:following], tools)
         if ids != whole and _text(chat, ids) != _text(chat, whole):
-            return f"the chat template renders turn {turn} in another way once it is history"
+            return f"the chat template renders turn {turn} differently once it is history"
     return ""
 
 
-def end_of_turn(subject: Subject) -> CheckResult:
-    """Every id that should end a turn does, is kept as sampled, and stands in the learner's batch."""
+def end_of_turn(subject: PreflightContext) -> CheckResult:
+    """Check that every stop id ends a turn, is kept as sampled, and is in the learner's batch."""
     chat = subject.chat
     missing = sorted(
         (eos_ids(subject.model.generation_config) | eos_ids(chat.tokenizer)) - chat.stop_ids
     )
     problems = [
-        f"id {token} ({_text(chat, [token])}) ends a turn by the model's own settings, but not here"
+        f"id {token} ({_text(chat, [token])}) ends a turn in the model's config, but not here"
         for token in missing
     ]
     problems += [
@@ -139,15 +146,16 @@ def end_of_turn(subject: Subject) -> CheckResult:
         return CheckResult(
             "end_of_turn",
             False,
-            f"{'; '.join(problems[:3])}. A model that is not taught to stop never does",
+            f"{'; '.join(problems[:3])}. The model would not learn to end its turns. "
+            "Set train.model to an instruct (chat) model",
         )
     return CheckResult("end_of_turn", True, f"{names}: sampled, kept and trained")
 
 
 def _is_trained(chat: Chat, stop_id: int) -> bool:
-    """Whether a turn that samples this id ends with it, and the learner's batch asks for it."""
-    track = Track(chat.open([Message("user", "x")]), 0, 0)
-    turn = Turn(track, 1.0, max_new_tokens=8)
+    """Return whether a turn ends with this id when sampled, and whether the batch trains it."""
+    track = DialogueState(chat.open([Message("user", "x")]), 0, 0)
+    turn = PendingTurn(track, 1.0, max_new_tokens=8)
     other = next(token for token in range(len(chat.stop_ids) + 1) if token not in chat.stop_ids)
     reasons = [turn.take(token, -1.0, chat.stop_ids, 10**6) for token in (other, stop_id)]
     trace = TokenTrace(tuple(track.ids), tuple(track.mask), tuple(track.logprobs))
@@ -155,7 +163,7 @@ def _is_trained(chat: Chat, stop_id: int) -> bool:
 
 
 def _untrained_turn(chat: Chat, episode: Episode) -> str:
-    """Empty where every answer of a demonstration has its end in the batch."""
+    """Return a problem if some answers of a demonstration have no stop id in the batch, or ""."""
     assert episode.tokens is not None
     ends = sum(
         count for token, count in trained_ids(episode.tokens).items() if token in chat.stop_ids
@@ -163,36 +171,42 @@ def _untrained_turn(chat: Chat, episode: Episode) -> str:
     if ends >= episode.turns:
         return ""
     return (
-        f"{episode.task_id}: {episode.turns} turns of the oracle, {ends} of their ends in the batch"
+        f"{episode.task_id}: {episode.turns} turns of the oracle, but {ends} stop ids in the batch"
     )
 
 
 def trained_ids(trace: TokenTrace) -> Counter[int]:
-    """Id -> how often the learner's batch trains it."""
+    """Return id -> number of times that the learner's batch trains it."""
     sample = Sample.from_trace(trace, advantage=1.0)
     if not sample.num_actions:
         return Counter()
     batch = tree_batch([sample])
-    return Counter(batch.score_ids[batch.entry_nodes].tolist())
+    return Counter(batch.score_ids[batch.action_nodes].tolist())
 
 
-def context(subject: Subject) -> CheckResult:
-    """The oracle's whole way fits: each answer into max_new_tokens, the dialogue into max_context."""
+def context(subject: PreflightContext) -> CheckResult:
+    """Check that the oracle's answers fit max_new_tokens and its dialogues fit max_context."""
     traces = {episode.task_id: episode.tokens for episode in subject.demos if episode.tokens}
     if not traces:
-        return CheckResult("context", True, "unknown, for want of an oracle", warning=True)
+        return CheckResult(
+            "context", True, "not checked, because no task has an oracle", warning=True
+        )
     config = subject.config
     whole = {task: len(trace.token_ids) for task, trace in traces.items()}
     answer = {task: max(answer_lengths(trace), default=0) for task, trace in traces.items()}
     offenders = [
         f"{task}: {whole[task]} tokens, its longest answer {answer[task]}"
         for task in sorted(traces, key=lambda task: -whole[task])
-        if whole[task] > config.max_context or answer[task] > config.max_new_tokens
+        if whole[task] > config.rollout.max_context_tokens
+        or answer[task] > config.rollout.max_turn_tokens
     ]
     most = max(whole.values())
     longest = max(answer.values())
-    limits = f"max_context is {config.max_context}, max_new_tokens {config.max_new_tokens}"
-    needed = f"train.max_context={max(most, config.max_context)} train.max_new_tokens={max(longest, config.max_new_tokens)}"
+    limits = f"max_context_tokens is {config.rollout.max_context_tokens}, max_turn_tokens {config.rollout.max_turn_tokens}"
+    needed = (
+        f"train.rollout.max_context_tokens={max(most, config.rollout.max_context_tokens)} "
+        f"train.rollout.max_turn_tokens={max(longest, config.rollout.max_turn_tokens)}"
+    )
     passed = (
         f"the oracle's longest episode has {most} tokens, its longest answer {longest}; {limits}"
     )
@@ -206,12 +220,12 @@ def context(subject: Subject) -> CheckResult:
 
 
 def answer_lengths(trace: TokenTrace) -> list[int]:
-    """Tokens of each of a dialogue's sampled turns."""
+    """Return the tokens of each sampled turn of a dialogue."""
     return [len(list(run)) for sampled, run in groupby(trace.loss_mask) if sampled]
 
 
-def _tools(subject: Subject, task: Any) -> list[dict[str, Any]]:
-    """What the chat template is given for a task, as `ToolEnv.reset` tells it."""
+def _tools(subject: PreflightContext, task: Any) -> list[dict[str, Any]]:
+    """Return the tools that the chat template gets for a task, as in `ToolEnv.reset`."""
     in_template = subject.spec.prompt.tools == "template"
     return to_openai(list(subject.world.tools_of(task).values())) if in_template else []
 

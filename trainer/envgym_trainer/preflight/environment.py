@@ -1,27 +1,27 @@
-"""The environment, as far as a run depends on it: the truth is rewarded, idleness is not, held-out tasks are new."""
+"""Preflight checks of the environment: oracle reward, no-op reward, disjoint splits."""
 
 from __future__ import annotations
 
-from envgym.checks.bench import CheckResult, told
+from envgym.evaluation.checks.fixture import CheckResult, describe_episode
 from envgym.play import Request
-from envgym.policies.scripted import NoopPolicy
+from envgym.policies.noop import NoopPolicy
 from envgym.tasks import Task
-from envgym_trainer.preflight.subject import SPLIT_TASKS, Subject, verdict
+from envgym_trainer.preflight.context import SPLIT_TASKS, PreflightContext, verdict
 
-FOREIGN = "a foreign environment: it tells no tasks, no truth"
+FOREIGN = "a foreign environment, which reports no tasks and no solutions"
 
 
-def oracle(subject: Subject) -> CheckResult:
-    """The oracle solves its tasks, in the tokens and the dialect that a warm start would teach."""
+def oracle(subject: PreflightContext) -> CheckResult:
+    """Check that the oracle solves its tasks, in the tokens and dialect of a warm start."""
     silent = [task.id for task in subject.tasks if not task.has_solution]
-    if not subject.demos or (silent and subject.config.warmup.demos):
+    if not subject.demos or (silent and subject.config.warm_start.episodes):
         return _without_oracle(subject, silent)
     offenders = [
-        told(episode)
+        describe_episode(episode)
         for episode in subject.demos
         if not episode.success or not (episode.reward or 0) > 0
     ]
-    way_out = "See what is wrong with them: envgym check " + str(subject.spec.path)
+    way_out = "To find the cause: envgym check " + str(subject.spec.path)
     return verdict(
         "oracle",
         offenders,
@@ -31,21 +31,21 @@ def oracle(subject: Subject) -> CheckResult:
     )
 
 
-def _without_oracle(subject: Subject, silent: list[str]) -> CheckResult:
+def _without_oracle(subject: PreflightContext, silent: list[str]) -> CheckResult:
     what = f"the tasks have no oracle (such as {silent[0]})" if silent else FOREIGN
-    if subject.config.warmup.demos:
+    if subject.config.warm_start.episodes:
         return CheckResult(
             "oracle",
             False,
-            f"{what}, and a warm start learns from one. Set train.warmup.demos=0, or give oracles",
+            f"{what}, but a warm start needs one. Set train.warm_start.episodes=0, or add oracles",
         )
     return CheckResult("oracle", True, what)
 
 
-def noop(subject: Subject) -> CheckResult:
-    """Doing nothing earns less than solving the task: else that is what is learned."""
+def noop(subject: PreflightContext) -> CheckResult:
+    """Check that a no-op policy earns less than the oracle, so that idling is not learned."""
     if not subject.demos:
-        return CheckResult("noop", True, "nothing to compare it with, for want of an oracle")
+        return CheckResult("noop", True, "not checked, because no task has an oracle")
     ids = [episode.task_id for episode in subject.demos]
     idle = subject.play(NoopPolicy(), [Request(task, 0) for task in ids])
     pairs = zip(subject.demos, idle, strict=True)
@@ -59,7 +59,7 @@ def noop(subject: Subject) -> CheckResult:
         for solved, lazy in rows
         if lazy.reward >= solved.reward  # type: ignore[operator]
     ]
-    way_out = "Let the reward ask for what the task changes (reward: {solved: {from: state_match}})"
+    way_out = "Reward the changes that a task asks for (reward: {solved: {from: state_match}})"
     return verdict(
         "noop",
         offenders,
@@ -69,8 +69,8 @@ def noop(subject: Subject) -> CheckResult:
     )
 
 
-def splits(subject: Subject) -> CheckResult:
-    """No task with its prompt and its truth is both trained on and held out."""
+def splits(subject: PreflightContext) -> CheckResult:
+    """Check that no held-out task has the prompt and the solution of a training task."""
     if not subject.has_own_tasks:
         return CheckResult(
             "splits", True, "a foreign environment: train, val and test have different seeds"
@@ -83,15 +83,21 @@ def splits(subject: Subject) -> CheckResult:
     offenders = [
         f"{task.id} is {train[_same(task)]} again" for task in held_out if _same(task) in train
     ]
-    way_out = "Draw names and values from draw.rng or draw.row, and phrases with draw.wording: held-out success would be memory"
-    passed = f"{len(tasks)} training and {len(held_out)} held-out tasks, none the same"
+    way_out = (
+        "Draw names and values from draw.rng or draw.row, and phrases with draw.wording. "
+        "Otherwise held-out success measures memory"
+    )
+    passed = f"{len(tasks)} training and {len(held_out)} held-out tasks, all different"
     result = verdict("splits", offenders, len(held_out), passed=passed, way_out=way_out)
     if offenders or not (shared := sum(task.prompt in prompts for task in held_out)):
         return result
-    detail = f"{shared} of {len(held_out)} held-out prompts are also trained on, with another truth: they test no new wording"
+    detail = (
+        f"{shared} of {len(held_out)} held-out prompts are also trained on, with another "
+        "solution, so they test no new wording"
+    )
     return CheckResult("splits", True, detail, warning=True)
 
 
 def _same(task: Task) -> tuple[str, str]:
-    """What makes two tasks the same to a model: what is asked, and what has to be done."""
+    """Return a key for equality of tasks: prompt and solution."""
     return task.prompt, repr((task.oracle, task.final, task.changes, task.facts))

@@ -1,7 +1,8 @@
-"""What a run will take, from the sizes of its model, against what is free on this machine.
+"""Preflight check of memory: an estimate from the model's sizes against the free memory.
 
-An estimate: activations are calibrated on SmolLM2-135M (1 MB a token in float32) and off by up to a half elsewhere. So a run
-is refused when not even its least fits, and warned when its most would not.
+Activations are calibrated on SmolLM2-135M (1 MB a token in float32) and may be wrong by up to half
+for other models. Therefore a run is refused only if its minimum does not fit, with a warning if its
+maximum does not.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Any
 
 import torch
 
-from envgym.checks.bench import CheckResult
-from envgym_trainer.lora import lora_layers
-from envgym_trainer.packed import can_pack
-from envgym_trainer.preflight.subject import Subject
+from envgym.evaluation.checks.fixture import CheckResult
+from envgym_trainer.inference.in_process.packed_linear import can_pack
+from envgym_trainer.model.lora import lora_layers
+from envgym_trainer.preflight.context import PreflightContext
 
 OVERHEAD = 1.25
-"""Measured over counted bytes of activations, SmolLM2-135M."""
+"""Measured over counted bytes of activations for SmolLM2-135M."""
 GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What memory depends on, besides what is loaded already. Numbers and bytes."""
+    """Sizes that determine the additional memory of a run. Counts and bytes."""
 
     layers: int
     hidden: int
@@ -36,11 +37,11 @@ class Sizes:
     dtype_bytes: int
     adapter_numbers: int
     copied_bytes: int
-    """Weights of which the sampler makes a copy: those of adapted layers, and the head's where it is packed."""
+    """Weights that the sampler copies: adapted layers, and the head if it is packed."""
 
     @classmethod
     def of(cls, model: Any) -> Sizes:
-        """Of a PEFT model."""
+        """Return the sizes of a PEFT model."""
         config = model.config
         layers = lora_layers(model).values()
         embedding = model.get_input_embeddings().weight
@@ -65,19 +66,18 @@ class Sizes:
 def estimate(
     sizes: Sizes, *, train_tokens: int, sampled_tokens: int, overhead: float = OVERHEAD
 ) -> dict[str, float]:
-    """Bytes that a run adds to the loaded base, by what they are for; `at_once` says how much of it is there together.
+    """Return the bytes that a run adds to the loaded base, by purpose. See `at_once` for the peak.
 
     Args:
-        train_tokens: of the largest micro-batch.
-        sampled_tokens: kept by the sampler in all its rows.
-        overhead: activations are this many times what is counted; 1 for the least.
+        sizes: Sizes of the model.
+        train_tokens: Tokens of the largest micro-batch.
+        sampled_tokens: Tokens in all rows of the sampler's cache.
+        overhead: Factor of the counted activations; 1 for the minimum.
     """
-    kept = (
-        5 * sizes.hidden + 2 * sizes.intermediate
-    )  # of a layer for its backward pass, a token; keys and values come on top
-    again = (
-        12 * sizes.hidden + 4 * sizes.intermediate
-    )  # of the one layer that is computed again, in float32
+    # Kept per layer and token for the backward pass, without keys and values.
+    kept = 5 * sizes.hidden + 2 * sizes.intermediate
+    # Recomputed for one layer at a time, in float32.
+    again = 12 * sizes.hidden + 4 * sizes.intermediate
     a_token = sizes.layers * kept * sizes.dtype_bytes + sizes.kv_bytes_a_token + 4 * again
     return {
         "sampler's weights": float(sizes.copied_bytes),
@@ -89,48 +89,59 @@ def estimate(
 
 
 def at_once(parts: dict[str, float], *, one_step_off: bool = False) -> float:
-    """The most that is needed together: while the learner works the sampler sleeps, unless it plays the next step meanwhile."""
+    """Return the peak of these parts. Except with one_step_off the sampler sleeps in training."""
     if one_step_off:
         return sum(parts.values())
     sampling = parts["sampler's weights"] + parts["keys and values"]
     return parts["adapter, gradient, Adam"] + max(sampling, parts["activations"] + parts["logits"])
 
 
-def memory(subject: Subject) -> CheckResult:
-    """Least and most that the run adds, against what is free."""
+def memory(subject: PreflightContext) -> CheckResult:
+    """Check the minimum and maximum additional memory of the run against the free memory."""
     config = subject.config
     sizes = Sizes.of(subject.model)
-    episodes = config.tasks_per_step * config.group_size
-    rows = min(config.workers, episodes)
+    episodes = config.rollout.groups_per_step * config.rollout.group_size
+    rows = min(config.rollout.max_concurrent_episodes, episodes)
     typical = min(
-        config.max_context,
+        config.rollout.max_context_tokens,
         max(
-            (len(e.tokens.token_ids) for e in subject.demos if e.tokens), default=config.max_context
+            (len(e.tokens.token_ids) for e in subject.demos if e.tokens),
+            default=config.rollout.max_context_tokens,
         ),
     )
-    least_tokens = min(config.max_tokens_per_micro_batch, config.tasks_per_step * typical)
+    least_tokens = min(
+        config.optimizer.micro_batch_tokens, config.rollout.groups_per_step * typical
+    )
     least = estimate(sizes, train_tokens=least_tokens, sampled_tokens=rows * typical, overhead=1.0)
     most = estimate(
         sizes,
-        train_tokens=max(config.max_tokens_per_micro_batch, config.max_context),
-        sampled_tokens=config.workers * config.max_context,
+        train_tokens=max(config.optimizer.micro_batch_tokens, config.rollout.max_context_tokens),
+        sampled_tokens=config.rollout.max_concurrent_episodes * config.rollout.max_context_tokens,
     )
-    low, high = (at_once(parts, one_step_off=config.one_step_off) for parts in (least, most))
+    low, high = (
+        at_once(parts, one_step_off=config.rollout.one_step_ahead) for parts in (least, most)
+    )
     free = available_bytes(subject.model)
-    told = f"{low / GIB:.1f} to {high / GIB:.1f} GiB more than the loaded model, {free / GIB:.1f} GiB free"
+    told = (
+        f"{low / GIB:.1f} to {high / GIB:.1f} GiB in addition to the loaded model, "
+        f"{free / GIB:.1f} GiB free"
+    )
     if high <= free:
         return CheckResult("memory", True, told)
     culprit = max(most if low <= free else least, key=(most if low <= free else least).__getitem__)
     return CheckResult(
-        "memory", low <= free, f"{told}; most of it {culprit}. {WAYS_OUT}", warning=low <= free
+        "memory", low <= free, f"{told}; largest: {culprit}. {WAYS_OUT}", warning=low <= free
     )
 
 
-WAYS_OUT = "Lower train.max_tokens_per_micro_batch, train.workers or train.max_context, or take train.lora.quantize=4bit"
+WAYS_OUT = (
+    "Lower train.max_tokens_per_micro_batch, train.workers or train.max_context, or set "
+    "train.model.quantize=4bit"
+)
 
 
 def available_bytes(model: Any) -> float:
-    """Free memory of the device that the model is on; of a CPU, within the limit of its control group."""
+    """Return the free memory of the model's device. On a CPU the cgroup's limit is respected."""
     device = model.get_input_embeddings().weight.device
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
@@ -147,13 +158,15 @@ def _free_in_system() -> float:
         ]
         if found:
             return 1024.0 * int(found[0])
-    return float(
-        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    )  # all of it, where nobody tells what is free
+    # All memory, if the free memory is unknown.
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _free_in_group(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """What a container's limit (cgroup v2) leaves; infinite without one. File pages count as free: they are given back."""
+    """Return the memory left by the cgroup v2 limit, or infinity without a limit.
+
+    File pages count as free, because the kernel can reclaim them.
+    """
     try:
         limit = (root / "memory.max").read_text().strip()
         used = int((root / "memory.current").read_text())

@@ -1,0 +1,144 @@
+"""Reward bounds: the full reward for the oracle, none for doing nothing or random calls."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+
+from envgym.episode import Episode
+from envgym.evaluation.checks.fixture import (
+    CheckFixture,
+    CheckResult,
+    check_result,
+    describe_episode,
+)
+from envgym.evaluation.stats import wilson_interval
+from envgym.messages import ToolCall
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.random import RandomPolicy
+from envgym.policies.refuse import RefusePolicy
+from envgym.terms import placed, total
+
+CANARY_TASKS = 24
+"""Number of tasks per split for the canary checks."""
+MAX_REFUSALS = 4
+"""Number of different closing calls that are tried."""
+
+
+def oracle_max(bench: CheckFixture) -> CheckResult:
+    """Check that the oracle solves every task and gets the maximum reward of the rubric."""
+    offenders = []
+    for task, episode in zip(
+        bench.all_tasks, bench.play(OraclePolicy(bench.dialect), bench.all_tasks), strict=True
+    ):
+        bench.oracle[task.id] = episode
+        got, best = _earned(bench, episode)
+        if not episode.success or episode.reward is None or got < best - 1e-9:
+            unmet = "" if episode.void or episode.success else _unmet(episode)
+            offenders.append(f"{describe_episode(episode)} of {best:g}{unmet}")
+    return check_result(
+        "oracle_max",
+        offenders,
+        f"{len(bench.all_tasks)} tasks solved by their oracle, each with the full reward",
+    )
+
+
+def floor_gap(bench: CheckFixture) -> CheckResult:
+    """Check that doing nothing gets no positive reward on any task."""
+    episodes = bench.play(NoopPolicy(), bench.all_tasks)
+    offenders = [
+        describe_episode(episode)
+        for episode in episodes
+        if episode.success or episode.reward is None or episode.reward > 0.0
+    ]
+    return check_result(
+        "floor_gap", offenders, f"doing nothing gets no reward on all {len(episodes)} tasks"
+    )
+
+
+def canary_refuse(bench: CheckFixture, ceiling: float) -> CheckResult:
+    """Check that a constant refusal, in words or by one closing call, rarely solves a task."""
+    tasks = bench.sample(CANARY_TASKS)
+    worst = (0.0, "in words")
+    for call in [None, *_closing_calls(bench)]:
+        episodes = bench.play(RefusePolicy(call, bench.dialect), tasks)
+        rate = sum(bool(episode.success) for episode in episodes) / len(episodes)
+        worst = max(worst, (rate, f"{call.name} {call.arguments}" if call else "in words"))
+    rate, how = worst
+    words = (
+        f"always refusing solves at most {rate:.1%} of {len(tasks)} tasks ({how}); "
+        f"allowed {ceiling:.0%}"
+    )
+    return CheckResult("canary_floor.refuse", _at_floor(rate, len(tasks), ceiling), words)
+
+
+def canary_random(bench: CheckFixture, ceiling: float) -> CheckResult:
+    """Check that random valid calls rarely solve a task.
+
+    It does not apply to tasks answered in words, where a label can be guessed.
+    """
+    if not bench.world.tools:
+        return CheckResult("canary_floor.random", True, "not applicable: there are no tools")
+    episodes = bench.play(_random_policy(bench), bench.all_tasks)
+    solved = [episode.task_id for episode in episodes if episode.success]
+    rate = len(solved) / len(episodes)
+    named = f", such as {', '.join(solved[:3])}" if solved else ""
+    words = f"random calls solve {rate:.1%} of {len(episodes)} tasks{named}; allowed {ceiling:.0%}"
+    return CheckResult("canary_floor.random", _at_floor(rate, len(episodes), ceiling), words)
+
+
+def tool_declaration_accuracy(bench: CheckFixture) -> CheckResult:
+    """Check that no tool crashes for arguments that its schema allows. It may reject them."""
+    if not bench.world.tools:
+        return CheckResult("tool_declaration_accuracy", True, "not applicable: there are no tools")
+    episodes = bench.play(
+        RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect),
+        bench.all_tasks,
+    )
+    offenders = [describe_episode(episode) for episode in episodes if episode.void]
+    calls = sum(episode.tool_calls for episode in episodes)
+    return check_result(
+        "tool_declaration_accuracy", offenders, f"{calls} random valid calls, no tool crashed"
+    )
+
+
+def _at_floor(rate: float, trials: int, ceiling: float) -> bool:
+    """Return whether the rate may be at or below the ceiling, at 95 % confidence.
+
+    The interval keeps a small number of tasks from failing the check by chance.
+    """
+    return wilson_interval(round(rate * trials), trials)[0] <= ceiling
+
+
+def _random_policy(bench: CheckFixture) -> RandomPolicy:
+    return RandomPolicy(list(bench.world.tools.values()), dialect=bench.dialect)
+
+
+def _earned(bench: CheckFixture, episode: Episode) -> tuple[float, float]:
+    """Return the reward of the parts with `per: episode`, and the maximum of those that applied."""
+    rules = bench.world.rubric.rules
+    terms = {
+        name: term
+        for name, term in episode.reward_terms.items()
+        if name in rules and rules[name].per == "episode"
+    }
+    applied = [(term.weight, rules[name]) for name, term in terms.items() if term.value is not None]
+    best = [max(weight * placed(rule, said, 0) for said in (0.0, 1.0)) for weight, rule in applied]
+    return total(terms), math.fsum(best)
+
+
+def _unmet(episode: Episode) -> str:
+    missing, extra = (len(episode.state_diff.get(key, ())) for key in ("missing", "extra"))
+    return f", {missing} expected changes missing, {extra} unexpected"
+
+
+def _closing_calls(bench: CheckFixture) -> list[ToolCall]:
+    """Return the most frequent closing calls of the oracles, the best constant answers."""
+    closing = bench.world.spec.episode.closes_with
+    made = [call for task in bench.all_tasks for call in task.oracle if call.name in closing]
+    ranked = Counter(json.dumps(call.to_dict(), sort_keys=True) for call in made).most_common(
+        MAX_REFUSALS
+    )
+    return [ToolCall(**json.loads(text)) for text, _ in ranked]

@@ -1,0 +1,301 @@
+"""Grader checks: a wrong field or an extra write fails the task, and a read changes no reward."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from envgym.errors import WorldFailure
+from envgym.evaluation.checks.fixture import (
+    CheckFixture,
+    CheckResult,
+    Variant,
+    check_result,
+    describe_episode,
+)
+from envgym.messages import ToolCall
+from envgym.policies.random import random_call
+from envgym.rewards.state_diff import same_value
+from envgym.tasks import Task, stable_seed
+from envgym.tools import Tool, validate
+
+ATTEMPTS = 12
+"""Number of random calls tried per task to find one that writes, or one that only reads."""
+
+
+def wrong_field(bench: CheckFixture) -> CheckResult:
+    """Check that a task is not solved if one argument of a writing call is wrong.
+
+    Only arguments that the expected changes depend on are altered. For a task that expects no
+    change, the final message of another task is used instead.
+    """
+    variants = [variant for task in bench.all_tasks for variant in _wrong_fields(bench, task)]
+    variants += [variant for task in bench.all_tasks if (variant := _wrong_answer(bench, task))]
+    episodes = bench.play_variants(variants)
+    offenders = [
+        f"{describe_episode(e)} though {v.what}"
+        for v, e in zip(variants, episodes, strict=True)
+        if e.success or e.void
+    ]
+    if not variants:
+        return CheckResult(
+            "wrong_field",
+            False,
+            "no task has a writing call whose arguments occur in its `changes`, "
+            "or a different final message",
+        )
+    return check_result(
+        "wrong_field",
+        offenders,
+        f"{len(variants)} oracle solutions with one wrong value, none solved its task",
+    )
+
+
+def extra_write(bench: CheckFixture) -> CheckResult:
+    """Check that a task is not solved if one more write to another row is added."""
+    variants = [variant for task in bench.all_tasks if (variant := _extra_write(bench, task))]
+    episodes = bench.play_variants(variants)
+    offenders = [
+        f"{describe_episode(e)} though {v.what}"
+        for v, e in zip(variants, episodes, strict=True)
+        if e.success or e.void
+    ]
+    if not variants:
+        return CheckResult(
+            "extra_write",
+            True,
+            "not applicable: no call found that changes a row outside `state.allow`",
+        )
+    return check_result(
+        "extra_write",
+        offenders,
+        f"{len(variants)} oracle solutions with one unexpected write, none solved its task",
+    )
+
+
+def reads_free(bench: CheckFixture) -> CheckResult:
+    """Check that reads before the oracle's calls do not lower any part with a positive weight."""
+    variants = [variant for task in bench.all_tasks if (variant := _with_reads(bench, task))]
+    episodes = bench.play_variants(variants)
+    offenders = [
+        f"{describe_episode(e)} though {v.what}"
+        for v, e in zip(variants, episodes, strict=True)
+        if not _as_good(bench, v.task, e)
+    ]
+    if not variants:
+        return CheckResult("reads_free", True, "not applicable: no call found that only reads")
+    return check_result(
+        "reads_free",
+        offenders,
+        f"{len(variants)} oracle solutions with reads first, all with the same result",
+    )
+
+
+def _as_good(bench: CheckFixture, task: Task, episode: Any) -> bool:
+    plain = bench.oracle[task.id]
+    gains = [name for name, part in bench.world.rubric.parts.items() if part.weight > 0]
+    same = all(episode.reward_parts.get(name) == plain.reward_parts.get(name) for name in gains)
+    return episode.success == plain.success and same
+
+
+# -- one wrong value ------------------------------------------------------------------------------
+
+
+def _wrong_fields(bench: CheckFixture, task: Task) -> Iterator[Variant]:
+    db = bench.tables(task)
+    try:
+        for index in bench.writing_calls(task):
+            call = task.oracle[index]
+            for name in call.arguments:
+                if _is_in_truth(call.arguments[name], task) and (
+                    wrong := _altered(bench, task, call, name, db)
+                ):
+                    calls = (*task.oracle[:index], wrong, *task.oracle[index + 1 :])
+                    yield Variant(task, calls, f"{call.name} got {name}={wrong.arguments[name]!r}")
+    except WorldFailure:
+        return  # oracle_max reports an oracle that crashes
+    finally:
+        db.close()
+
+
+def _wrong_answer(bench: CheckFixture, task: Task) -> Variant | None:
+    """Return the oracle's calls with the final message of another task.
+
+    A task of the same template is preferred. Return None if the final message does not decide the
+    result.
+    """
+    if task.changes or task.check:
+        return None
+    others = sorted(bench.all_tasks, key=lambda other: other.template != task.template)
+    final = next((other.final for other in others if other.final != task.final), None)
+    return None if final is None else Variant(task, task.oracle, f"it answered {final!r}", final)
+
+
+def _is_in_truth(value: Any, task: Task) -> bool:
+    """Return whether the expected changes depend on this value: as a key, a cell or a column name.
+
+    The model may choose other values, such as the text of a note, so a different one is not wrong.
+    """
+    truths = [
+        truth
+        for change in task.changes
+        for truth in (change.key, *change.values, *change.values.values())
+    ]
+    return any(_alike(value, truth) for truth in truths)
+
+
+def _alike(value: Any, truth: Any) -> bool:
+    return same_value(value, truth) or (truth is not None and same_value(str(value), str(truth)))
+
+
+def _altered(
+    bench: CheckFixture, task: Task, call: ToolCall, name: str, db: sqlite3.Connection
+) -> ToolCall | None:
+    """Return the call with one other argument value that the tool's schema allows, or None."""
+    tool = bench.world.tools[call.name]
+    value = call.arguments[name]
+    for other in _others(tool, name, value, task, bench, db):
+        wrong = ToolCall(call.name, call.arguments | {name: other})
+        if (
+            not _alike(other, value)
+            and not _is_in_truth(other, task)
+            and not validate(tool, wrong.arguments)
+        ):
+            return wrong
+    return None
+
+
+def _others(
+    tool: Tool, name: str, value: Any, task: Task, bench: CheckFixture, db: sqlite3.Connection
+) -> Iterator[Any]:
+    """Yield other values, the most plausible first.
+
+    The order is: keys of other rows, other enum values, values used by other tasks, small changes.
+    """
+    yield from _other_keys(task, value, bench, db)
+    yield from tool.properties.get(name, {}).get("enum", ())
+    yield from _values_elsewhere(bench, tool.name, name)
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (value + 1, value - 1)
+    elif isinstance(value, str):
+        yield from (f"{value} x", value[:-1], f"{value}0")
+    elif isinstance(value, list):
+        yield from (value[:-1], value + value[:1])
+
+
+def _other_keys(task: Task, value: Any, bench: CheckFixture, db: sqlite3.Connection) -> list[Any]:
+    for change in task.changes:
+        columns = bench.world.keys.get(change.table, ())
+        if len(columns) == 1 and change.key is not None and _alike(value, change.key):
+            rows = db.execute(
+                f'SELECT "{columns[0]}" FROM "{change.table}" ORDER BY 1 LIMIT 20'
+            ).fetchall()
+            return [type(value)(key) for (key,) in rows]
+    return []
+
+
+def _values_elsewhere(bench: CheckFixture, tool: str, name: str) -> list[Any]:
+    calls = [call for task in bench.sample(20) for call in task.oracle]
+    return [call.arguments[name] for call in calls if call.name == tool and name in call.arguments]
+
+
+# -- extra writes and reads -----------------------------------------------------------------------
+
+
+def _extra_write(bench: CheckFixture, task: Task) -> Variant | None:
+    """Return the oracle's calls with one more write, before a closing call or at the end."""
+    at = _before_closing(bench, task)
+    try:
+        with bench.probe(task, free=bench.world.spec.state.allow) as probe:
+            done = set().union(*(probe.make(call).rows for call in task.oracle[:at]))
+            extra = next(
+                (call for call in _candidates(bench, task) if probe.make(call).rows - done), None
+            )
+    except WorldFailure:
+        return None  # tool_declaration_accuracy reports a tool that crashes
+    if extra is None:
+        return None
+    return Variant(
+        task,
+        (*task.oracle[:at], extra, *task.oracle[at:]),
+        f"{extra.name} {extra.arguments} was called too",
+    )
+
+
+def _with_reads(bench: CheckFixture, task: Task) -> Variant | None:
+    """Return the oracle's calls after at most two accepted calls that change no row.
+
+    Tools that have written before are excluded: after a change, an update to the same value looks
+    like a read.
+    """
+    reads: list[ToolCall] = []
+    try:
+        with bench.probe(task) as probe:
+            for call in _candidates(bench, task):
+                if len(reads) < 2 and call.name not in bench.writers:
+                    effect = probe.make(call)
+                    if effect.rows:
+                        return None
+                    reads += [call] if effect.ok else []
+    except WorldFailure:
+        return None
+    names = ", ".join(f"{call.name} {call.arguments}" for call in reads)
+    return Variant(task, (*reads, *task.oracle), f"only {names} was read first") if reads else None
+
+
+def _before_closing(bench: CheckFixture, task: Task) -> int:
+    closing = bench.world.spec.episode.closes_with
+    return next(
+        (index for index, call in enumerate(task.oracle) if call.name in closing), len(task.oracle)
+    )
+
+
+def _candidates(bench: CheckFixture, task: Task) -> Iterator[ToolCall]:
+    """Yield calls to try: the oracle's calls, the same calls on other rows, then random ones."""
+    offered = bench.world.tools_of(task)
+    closing = bench.world.spec.episode.closes_with
+    tools = [tool for name, tool in offered.items() if name not in closing]
+    own = [call for call in task.oracle if call.name not in closing]
+    rng = random.Random(stable_seed(task.id, "candidates"))
+    words = _words(bench, task)
+    yield from own
+    for call in own:
+        yield from _on_other_rows(call, words)
+    for _ in range(ATTEMPTS if tools else 0):
+        yield random_call(rng.choice(tools), rng, words)
+
+
+def _on_other_rows(call: ToolCall, keys: Sequence[str]) -> Iterator[ToolCall]:
+    for name, value in call.arguments.items():
+        alike = [
+            key
+            for key in keys
+            if isinstance(value, str)
+            and key != value
+            and key[:1] == value[:1]
+            and len(key) == len(value)
+        ]
+        for key in alike[:2]:
+            yield ToolCall(call.name, call.arguments | {name: key})
+
+
+def _words(bench: CheckFixture, task: Task) -> list[str]:
+    """Return keys of the initial tables, so that random calls refer to existing rows."""
+    db = bench.tables(task)
+    try:
+        found = []
+        for table, columns in bench.world.keys.items():
+            if len(columns) == 1:
+                found += [
+                    str(key)
+                    for (key,) in db.execute(
+                        f'SELECT "{columns[0]}" FROM "{table}" ORDER BY 1 LIMIT 12'
+                    )
+                ]
+        return found
+    finally:
+        db.close()

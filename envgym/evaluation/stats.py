@@ -1,0 +1,148 @@
+"""Confidence intervals for a success rate, a difference of two rates, and a mean of runs.
+
+Not supported: paired tests. Two policies evaluated on the same tasks are treated as independent
+samples, which is conservative if their successes are positively correlated.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from statistics import NormalDist
+
+Interval = tuple[float, float]
+"""Low and high end, both included."""
+T_975 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+    2.120,
+    2.110,
+    2.101,
+    2.093,
+    2.086,
+    2.080,
+    2.074,
+    2.069,
+    2.064,
+    2.060,
+    2.056,
+    2.052,
+    2.048,
+    2.045,
+    2.042,
+)
+"""Quantiles of Student's t distribution, 97.5 %, for 1, 2, ... 30 degrees of freedom."""
+
+
+def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+    """Return the Wilson score interval of a success rate.
+
+    It is valid for 0 of n and n of n too, where the normal approximation is not.
+
+    Args:
+        successes: Number of successes, 0..trials.
+        trials: Number of trials, at least 1.
+        confidence: Coverage probability of the interval.
+
+    Raises:
+        ValueError: If the counts are impossible.
+
+    References:
+        Wilson 1927; Newcombe 1998, Statistics in Medicine 17:857-872, method 3.
+    """
+    _check(successes, trials)
+    z = _z(confidence)
+    rate = successes / trials
+    centre = rate + z * z / (2 * trials)
+    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    # The ends are exact; the formula would give about 1e-18 because of rounding.
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == trials else (centre + spread) / scale
+    return low, high
+
+
+def newcombe_difference(
+    successes: int,
+    trials: int,
+    other_successes: int,
+    other_trials: int,
+    *,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the interval of the difference of two independent success rates.
+
+    The difference is `successes/trials - other_successes/other_trials`.
+
+    References:
+        Newcombe 1998, Statistics in Medicine 17:873-890, method 10 (hybrid score, no continuity
+        correction).
+    """
+    low, high = wilson_interval(successes, trials, confidence=confidence)
+    other_low, other_high = wilson_interval(other_successes, other_trials, confidence=confidence)
+    rate = successes / trials
+    other = other_successes / other_trials
+    difference = rate - other
+    return (
+        difference - math.hypot(rate - low, other_high - other),
+        difference + math.hypot(high - rate, other - other_low),
+    )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean of a few independent runs with Student's 95 % interval.
+
+    Args:
+        values: One value per run, for example per seed; at most 31.
+
+    Returns:
+        (mean, low, high). Both ends are NaN if there is only one run.
+
+    Raises:
+        ValueError: If there is no value, or more than 31.
+
+    References:
+        Student 1908. Quantiles: any table of t, such as NIST/SEMATECH e-Handbook 1.3.6.7.2.
+    """
+    if not 1 <= len(values) <= len(T_975) + 1:
+        raise ValueError(f"needs 1 to {len(T_975) + 1} values, got {len(values)}")
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, math.nan, math.nan
+    spread = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - spread, mean + spread
+
+
+def intervals_overlap(one: Interval, other: Interval) -> bool:
+    """Return whether two intervals share a point.
+
+    Requiring no overlap is stricter than requiring a difference whose interval excludes 0.
+    """
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _z(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _check(successes: int, trials: int) -> None:
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(
+            f"needs 0 <= successes <= trials and trials >= 1, got {successes} of {trials}"
+        )

@@ -1,0 +1,223 @@
+"""Backend `bubblewrap`: boxes are local processes in Linux namespaces, without a container engine.
+
+Visible and read-only: system programs, this Python and a copy of the app's files. No network, an
+empty /tmp, limits on processes, files and memory per process, no further user namespaces
+(bubblewrap 0.8 or later, not setuid); the box ends with its owner. Not covered: memory and CPU
+limits of a whole box, kernel exploits. Sessions cannot have namespaces because bubblewrap covers
+parts of /proc: for code written by a model use isolation `container`, one bubblewrap per episode.
+Source: bwrap(1), https://github.com/containers/bubblewrap.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from envgym.errors import PrerequisiteError
+from envgym.sandbox import App
+from envgym.sandbox.archive import pack
+from envgym.sandbox.backends.local import ProcessTransport, clean_environment
+from envgym.sandbox.box.sandbox import PooledSandbox
+from envgym.sandbox.containers.owners import is_gone, owner
+from envgym.sandbox.options import SandboxOptions
+
+HOME = "/envgym"
+SYSTEM = (
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",
+    "/etc/ssl/certs",
+)
+FOLDER = "envgym-app-"
+
+
+class BubblewrapSandbox(PooledSandbox):
+    """Run an app in bubblewrap. Raises PrerequisiteError if there is no `bwrap`."""
+
+    def __init__(self, app: App, options: SandboxOptions):
+        self._command = find_bubblewrap()
+        remove_orphans()
+        self._files, self._root = unpack(app), app.root.resolve()
+        shared = (
+            "a fresh bubblewrap for each episode"
+            if options.level == "container"
+            else "sessions of one box share a user id"
+        )
+        super().__init__(
+            app,
+            self._start_box,
+            root=f"{HOME}/app",
+            options=options,
+            within="fork" if options.level == "container" else options.level,
+            label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; "
+            "no memory limit for a whole box",
+        )
+        self._hello["limits"] = {
+            "memory_mb": options.memory_mb,
+            "processes": options.pids,
+            "files": options.nofile,
+        }
+
+    def close(self) -> None:
+        super().close()
+        if self._process == os.getpid():
+            shutil.rmtree(self._files, ignore_errors=True)
+
+    def _start_box(self) -> ProcessTransport:
+        size = str(self._options.tmpfs_mb * 2**20)
+        command = [
+            self._command,
+            "--unshare-all",
+            *_no_further_namespaces(self._command),
+            "--die-with-parent",
+            "--as-pid-1",
+            "--new-session",
+            "--cap-drop",
+            "ALL",
+            "--uid",
+            "65534",
+            "--gid",
+            "65534",
+            "--hostname",
+            "box",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            # If the owner is root, bubblewrap leaves /proc/sys writable.
+            "--ro-bind",
+            "/proc/sys",
+            "/proc/sys",
+            "--perms",
+            "1777",
+            "--size",
+            size,
+            "--tmpfs",
+            "/tmp",
+            "--perms",
+            "1777",
+            "--size",
+            size,
+            "--tmpfs",
+            "/dev/shm",
+            *_system(cover=self._root),
+            "--ro-bind",
+            self._files,
+            HOME,
+            "--remount-ro",
+            "/dev",
+            "--remount-ro",
+            "/",
+            "--chdir",
+            "/tmp",  # /dev and / are writable by default, without a size limit.
+            sys.executable,
+            "-s",
+            f"{HOME}/agent",
+        ]
+        environment = clean_environment() | {
+            "HOME": "/tmp",
+            "TMPDIR": "/tmp",
+            "ENVGYM_SCRATCH": "/tmp",
+        }
+        # --die-with-parent refers to the starting thread, which must live as long as this process.
+        return _starter(os.getpid()).submit(ProcessTransport, command, environment).result()
+
+
+@functools.cache
+def _starter(_pid: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="envgym-bubblewrap")
+
+
+def find_bubblewrap() -> str:
+    """Return the path of `bwrap`. Raises PrerequisiteError."""
+    if sys.platform != "linux":
+        raise PrerequisiteError("bubblewrap exists on Linux only. Use sandbox.backend=docker")
+    if command := shutil.which("bwrap"):
+        return command
+    raise PrerequisiteError(
+        "no `bwrap` on this machine. Install the package bubblewrap, or use sandbox.backend=docker"
+    )
+
+
+@functools.cache
+def _no_further_namespaces(command: str) -> tuple[str, ...]:
+    """Return the arguments that forbid further user namespaces, if `bwrap` supports them."""
+    said = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
+    can = (
+        "--disable-userns" in said.stdout + said.stderr
+        and not os.stat(command).st_mode & stat.S_ISUID
+    )
+    return ("--unshare-user", "--disable-userns") if can else ()
+
+
+def _system(*, cover: Path) -> list[str]:
+    """Return the arguments that show the system's programs and this Python, read-only.
+
+    Args:
+        cover: Folder of the environment. Shown empty if it lies inside a visible folder, as in an
+            installed package.
+    """
+    shown = []
+    for path in map(Path, SYSTEM):
+        if path.is_symlink():
+            shown += ["--symlink", os.readlink(path), str(path)]
+        elif path.exists():
+            shown += ["--ro-bind", str(path), str(path)]
+    pythons = dict.fromkeys(os.path.realpath(prefix) for prefix in (sys.base_prefix, sys.prefix))
+    # Bind both the link and its target.
+    pythons |= dict.fromkeys((sys.base_prefix, sys.prefix))
+    shown += [
+        word
+        for path in pythons
+        if not path.startswith("/usr/")
+        for word in ("--ro-bind", path, path)
+    ]
+    visible = [Path(path) for path in ("/usr", *pythons)]
+    # Cover every name of the folder: a bound link and its bound target are two places in the box.
+    names = {
+        cover,
+        *(
+            path / cover.relative_to(path.resolve())
+            for path in visible
+            if cover.is_relative_to(path.resolve())
+        ),
+    }
+    covered = [
+        name
+        for name in names
+        if any(name != path and name.is_relative_to(path) for path in visible)
+    ]
+    return shown + [
+        word
+        for name in sorted(covered)
+        for word in ("--tmpfs", str(name), "--remount-ro", str(name))
+    ]
+
+
+def unpack(app: App) -> str:
+    """Copy the agent and the app's files into a folder with the owner's label in its name."""
+    folder = tempfile.mkdtemp(prefix=f"{FOLDER}{owner()}-")
+    with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def remove_orphans() -> None:
+    """Remove the copies of processes that have ended."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*"):
+        if is_gone(folder.name.removeprefix(FOLDER).rpartition("-")[0], engine_is_local=True):
+            shutil.rmtree(folder, ignore_errors=True)

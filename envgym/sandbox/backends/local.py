@@ -1,0 +1,140 @@
+"""Backend `local`: boxes are local processes. The default if there is no container engine.
+
+A box has a clean environment without the caller's secrets, handles crashes, hangs and excessive
+output of tools, ends with its owner, and gives each session a folder that is removed with it. Not
+isolated: files and network of the user. For tools that execute a model's code use Docker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from envgym.sandbox import App
+from envgym.sandbox.agent.file_tree import wipe
+from envgym.sandbox.archive import AGENT
+from envgym.sandbox.box.channel import FIXED_VARIABLES, Tail
+from envgym.sandbox.box.sandbox import PooledSandbox
+from envgym.sandbox.options import SandboxOptions
+
+KEPT_VARIABLES = (
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment variables of an agent, without any that may hold a secret."""
+    return {
+        name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ
+    } | FIXED_VARIABLES
+
+
+class ProcessTransport:
+    """Agent as a child process with pipes.
+
+    Args:
+        scratch: Folder of the box, removed with it. `None` if it is not on this machine.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: dict[str, str], *, scratch: str | None = None
+    ):
+        self.scratch = scratch
+        # A separate process group: Ctrl-C goes to the owner alone, which then closes the box.
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        self._stdin: Any = self.process.stdin
+        self._stdout: Any = self.process.stdout
+        self._stderr: Any = self.process.stderr
+        self._tail, self._sending, self._ending = Tail(), threading.Lock(), threading.Lock()
+        self._selector = selectors.DefaultSelector()
+        for stream in (self._stdout, self._stderr):
+            self._selector.register(stream, selectors.EVENT_READ)
+
+    def send(self, data: bytes) -> None:
+        with self._sending:
+            if self._stdin.closed:
+                raise BrokenPipeError("the process has ended")
+            while data:
+                data = data[self._stdin.write(data) :]
+
+    def receive(self) -> bytes:
+        while True:
+            ready = {key.fileobj for key, _ in self._selector.select()}
+            if self._stderr in ready:
+                self._hear_stderr()
+            if self._stdout in ready:
+                return self._stdout.read(1 << 18) or self._hang_up()
+
+    def _hear_stderr(self) -> None:
+        data = self._stderr.read(1 << 16)
+        self._tail.add(data)
+        if not data:
+            self._selector.unregister(self._stderr)
+
+    def _hang_up(self) -> bytes:
+        """Close the output pipes from the reading thread, after keeping the rest of stderr."""
+        os.set_blocking(self._stderr.fileno(), False)  # A descendant may still hold the pipe open.
+        self._tail.add(self._stderr.read() or b"")
+        self._selector.close()
+        self._stdout.close()
+        self._stderr.close()
+        return b""
+
+    def last_words(self) -> str:
+        return self._tail.text()
+
+    def kill(self) -> None:
+        with self._ending:
+            if self.process.poll() is None:
+                with contextlib.suppress(OSError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        if self.scratch:
+            wipe(self.scratch)  # The agent removes it too, in case the owner is killed.
+        with self._sending:  # A sender blocked on a full pipe has failed by now.
+            self._stdin.close()
+
+
+def start_locally() -> ProcessTransport:
+    """Start an agent with this Python interpreter in a private folder."""
+    scratch = tempfile.mkdtemp(prefix="envgym-")
+    environment = clean_environment() | {"ENVGYM_SCRATCH": scratch}
+    return ProcessTransport([sys.executable, "-s", str(AGENT)], environment, scratch=scratch)
+
+
+class LocalSandbox(PooledSandbox):
+    """Run an app in local processes."""
+
+    def __init__(self, app: App, options: SandboxOptions):
+        label = f"local process, isolation {options.level}: no file or network isolation"
+        super().__init__(
+            app,
+            start_locally,
+            root=str(app.root.resolve()),
+            options=options,
+            within=options.level,
+            label=label,
+        )

@@ -1,0 +1,181 @@
+"""Backend `none`: tools run in this process. For tests and for debugging tools with breakpoints.
+
+Each session has private tables and files; refusals and crashes are handled as in a box. Nothing is
+isolated: a tool can read and end this process. After a timeout a tool is abandoned, not stopped.
+The current folder is the caller's, and a check runs beside processes that a tool left running.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from envgym.errors import SpecError, Stage, UsageError, WorldFailure
+from envgym.sandbox import VERIFY_SECONDS, App, RowChanges, ToolResult, Verification
+from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
+from envgym.sandbox.agent.errors import tail_of
+from envgym.sandbox.agent.file_tree import folder_for_now, fresh_folder, from_plain
+from envgym.sandbox.agent.tables import Images
+from envgym.sandbox.agent.verify import verify
+from envgym.sandbox.openapi.documents import documents_of
+from envgym.sandbox.options import SandboxOptions
+from envgym.sandbox.statistics import Statistics, counting_failures
+
+
+class InProcessSandbox:
+    """Run an app in this process. Raises SpecError if the app cannot be loaded."""
+
+    label = "none: tools run inside this process, nothing is isolated"
+
+    def __init__(self, app: App, options: SandboxOptions | None = None):
+        try:
+            self._app = load_app(
+                app.root,
+                app.tools,
+                app.schema,
+                app.seed,
+                files=app.files,
+                documents=documents_of(app),
+            )
+        except AppError as error:
+            raise SpecError(str(error)) from None
+        self._output_bytes = (options or SandboxOptions()).output_bytes
+        self._closed = False
+        self._images, self._lock = Images(), threading.Lock()
+        self.statistics = Statistics()
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [describe_tool(tool) for tool in self._app.tools.values()]
+
+    def open(self, *, seed: int, timeout_seconds: float) -> InProcessSession:
+        if self._closed:
+            raise UsageError("this sandbox is closed; open another one with open_sandbox()")
+        with (
+            counting_failures(self.statistics),
+            self.statistics.timed("open"),
+            self.statistics.timed("reset"),
+        ):
+            image = within(timeout_seconds, "open", lambda: self._image(seed))
+            desk = within(timeout_seconds, "open", lambda: self._desk(image, seed))
+        return InProcessSession(desk, self.statistics)
+
+    def _desk(self, image: bytes, seed: int) -> Desk:
+        place = fresh_folder() if self._app.lay_out else ""
+        # The global generator of `random` belongs to the whole process; a session must not reseed
+        # it.
+        return Desk(
+            self._app, image, seed, output_bytes=self._output_bytes, fix_random=False, place=place
+        )
+
+    def _image(self, seed: int) -> bytes:
+        with self._lock:  # Seed functions are user code and may not be thread-safe.
+            image = self._images.get(seed)
+            return image or self._images.put(
+                seed, prepare_image(self._app.schema_sql, self._app.seed_function, seed)
+            )
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class InProcessSession:
+    """Session of one episode in this process."""
+
+    def __init__(self, desk: Desk, statistics: Statistics):
+        self.state_hash = desk.state_hash
+        self._statistics = statistics
+        self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
+
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
+    ) -> ToolResult:
+        started = time.perf_counter()
+        result = ToolResult(
+            **self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now))
+        )
+        self._statistics.time_call(time.perf_counter() - started, inside=result.seconds)
+        return result
+
+    def diff(self, *, timeout_seconds: float) -> RowChanges:
+        with self._statistics.timed("diff"):
+            return self._do("diff", timeout_seconds, self._desk.diff)
+
+    def verify(
+        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+    ) -> Verification:
+        return self._do(
+            "score",
+            timeout_seconds + VERIFY_SECONDS,
+            lambda: self._verify(files, list(command), timeout_seconds),
+        )
+
+    def _verify(self, files: dict[str, str], command: list[str], seconds: float) -> Verification:
+        final = self._desk.hand_over()
+        if final["problem"]:
+            return Verification(None, final["problem"])
+        with folder_for_now() as place:
+            return Verification(**verify(from_plain(final["tree"]), files, command, seconds, place))
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if not self._lost:  # An abandoned call may still use the tables.
+            with self._statistics.timed("close"), self._lock:
+                self._desk.close()
+
+    def _do(self, stage: Stage, timeout_seconds: float, work: Callable[[], Any]) -> Any:
+        with self._lock:
+            if self._closed:
+                raise UsageError("this session is closed; open another one with Sandbox.open()")
+            if self._lost:
+                raise WorldFailure("sandbox_lost", self._lost, stage=stage)
+            try:
+                with counting_failures(self._statistics):
+                    return within(timeout_seconds, stage, work)
+            except WorldFailure as failure:
+                if failure.kind == "timeout":
+                    self._lost = "an earlier call did not end in time and may still be running"
+                raise
+
+
+def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any:
+    """Run `work` in a thread and return its result.
+
+    Raises:
+        WorldFailure: If it fails, or after the timeout; the thread is then abandoned.
+    """
+    done: SimpleQueue[tuple[Any, WorldFailure | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BoxError as error:
+            done.put((None, WorldFailure(error.kind, str(error), stage=stage)))
+        except BaseException as error:
+            done.put(
+                (
+                    None,
+                    WorldFailure(
+                        "seed_crashed" if stage == "open" else "tool_crashed",
+                        tail_of(error),
+                        stage=stage,
+                    ),
+                )
+            )
+
+    threading.Thread(target=run, name="envgym-tool", daemon=True).start()
+    try:
+        result, failure = done.get(timeout=timeout_seconds)
+    except Empty:
+        raise WorldFailure(
+            "timeout",
+            f"not done after {timeout_seconds:g} s; its thread was abandoned",
+            stage=stage,
+        ) from None
+    if failure:
+        raise failure
+    return result

@@ -1,0 +1,366 @@
+"""Operations of an OpenAPI document as tools, called over HTTP on a live server.
+
+Calls and redirects go only to the host of `base_url`. A 4xx response is an observation for the
+model; 5xx, no response, 401, 408 and 429 raise `WorldFailure`. `reset` sets the state of a seed at
+the start of an episode, `dump` reports its changes; then one episode at a time uses the server,
+unless a header with `{session}` separates their states. Not controlled: the server's clock and its
+other users. For training a simulated document is faster and isolated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from envgym.errors import (
+    PrerequisiteError,
+    SpecError,
+    Stage,
+    UsageError,
+    WorldFailure,
+    did_you_mean,
+)
+from envgym.sandbox import RowChanges, ToolResult, Verification
+from envgym.sandbox.agent import AppError
+from envgym.sandbox.agent.openapi.document import Operation
+from envgym.sandbox.agent.openapi.tools import read_documents, selected
+from envgym.sandbox.openapi.documents import read_document
+from envgym.sandbox.openapi.http_call import Call
+
+if TYPE_CHECKING:
+    from envgym.spec.tool_sources import OpenApiTools
+
+NOT_THE_MODELS = {
+    401: "the server rejects the credentials",
+    408: "the server timed out",
+    429: "the server's rate limit is exceeded",
+}
+"""Statuses below 500 that do not depend on the model's arguments."""
+DUMP_BYTES = 64 * 2**20
+CALL_BYTES = 65536
+
+Tables = dict[str, list[dict[str, Any]]]
+
+
+def open_live(root: Path, block: OpenApiTools) -> LiveApi:
+    """Open the API of a YAML's tool block. Raises SpecError and PrerequisiteError."""
+    file = block.openapi.partition(":")[0]
+    reset = (block.reset.operation, block.reset.arguments) if block.reset else None
+    return LiveApi(
+        read_document(root / file),
+        block.base_url,
+        reference=block.openapi,
+        headers=block.headers,
+        reset=reset,
+        dump=block.dump,
+    )
+
+
+class LiveApi:
+    """`Sandbox` for a live server.
+
+    Args:
+        document: Parsed OpenAPI 3 document.
+        base_url: Prefix of each path. No other scheme, host or port is called.
+        reference: Name of the document in messages. `file.yaml:name` offers one operation only.
+        headers: Headers of each call. `env:NAME` is read from the environment variable, `{session}`
+            becomes the session's name.
+        reset: (operation, arguments) to call when a session opens, with `seed` if it has this
+            argument.
+        dump: Operation that returns {table: [row, ...]}.
+
+    Raises:
+        SpecError: If the document or an operation is wrong.
+        PrerequisiteError: If an environment variable is not set.
+    """
+
+    def __init__(
+        self,
+        document: Any,
+        base_url: str,
+        *,
+        reference: str = "openapi.yaml",
+        headers: Mapping[str, str] | None = None,
+        reset: tuple[str, Mapping[str, Any]] | None = None,
+        dump: str | None = None,
+    ):
+        file = reference.partition(":")[0]
+        try:
+            api = read_documents({file: document})[file]
+            offered = selected(api, reference)
+        except AppError as error:
+            raise SpecError(str(error)) from None
+        hidden = {name for name in (reset and reset[0], dump) if name}
+        self._known = api.operations
+        for name in hidden:
+            self.operation(name)
+        self._offered = {
+            operation.name: operation for operation in offered if operation.name not in hidden
+        }
+        if wrong := [operation for operation in self._offered.values() if operation.problem]:
+            raise SpecError(
+                f"{file}: {wrong[0].name} cannot be called: {wrong[0].problem}; "
+                "list the operations you want by name"
+            )
+        self.base_url = base_url.rstrip("/")
+        self.reset = reset
+        self.dump = dump
+        self._headers = {name: _value_of(name, text) for name, text in (headers or {}).items()}
+        apart = any("{session}" in text for text in self._headers.values())
+        self._turn = None if apart or not hidden else threading.Lock()
+        self._names = itertools.count(1)
+        self._prefix = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._client = httpx.Client(
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        )
+        state = (
+            "a state for each session by a header"
+            if apart
+            else "one state, one episode at a time"
+            if hidden
+            else "no state is kept"
+        )
+        self.label = f"live API at {self.base_url}: real calls over the network, {state}"
+
+    def operation(self, name: str) -> Operation:
+        if name not in self._known:
+            hint = did_you_mean(name, self._known) or f"; operations: {', '.join(self._known)}"
+            raise SpecError(f"the OpenAPI document has no operation '{name}'{hint}")
+        return self._known[name]
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [operation.schema for operation in self._offered.values()]
+
+    def open(self, *, seed: int, timeout_seconds: float) -> LiveSession:
+        if self._client.is_closed:
+            raise UsageError("this sandbox is closed; open another one")
+        if self._turn and not self._turn.acquire(timeout=timeout_seconds):
+            advice = (
+                "Use fewer workers, or a server that keeps a state for each value of a header "
+                "with {session}."
+            )
+            raise WorldFailure(
+                "sandbox_full",
+                f"another episode is using the state of {self.base_url}. {advice}",
+                stage="open",
+            )
+        try:
+            return LiveSession(self, f"{self._prefix}-{next(self._names)}", seed, timeout_seconds)
+        except BaseException:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Release the server's state for the next episode."""
+        if self._turn:
+            self._turn.release()
+
+    def request(
+        self,
+        operation: Operation,
+        arguments: dict[str, Any],
+        *,
+        session: str,
+        stage: Stage,
+        timeout_seconds: float,
+        most: int,
+    ) -> tuple[int, str]:
+        """Call an operation and return (status, body).
+
+        Raises:
+            WorldFailure: If there is no usable response.
+        """
+        call = Call(
+            self.base_url,
+            operation,
+            arguments,
+            {n: t.replace("{session}", session) for n, t in self._headers.items()},
+        )
+        try:
+            status, text = call.send(self._client, timeout_seconds, most)
+        except (httpx.TimeoutException, TimeoutError):
+            raise WorldFailure(
+                "timeout", f"{operation.name}: no answer within {timeout_seconds:g} s", stage=stage
+            ) from None
+        except httpx.HTTPError as error:
+            raise WorldFailure(
+                "sandbox_lost",
+                f"{operation.name}: {self.base_url} cannot be reached: {error}",
+                stage=stage,
+            ) from None
+        if status >= 500 or status in NOT_THE_MODELS:
+            why = NOT_THE_MODELS.get(status, "the server failed")
+            raise WorldFailure(
+                "tool_crashed",
+                f"{operation.name}: {why}: status {status}: {text[:300]}",
+                stage=stage,
+            )
+        return status, text
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class LiveSession:
+    """Session of one episode on the server."""
+
+    def __init__(self, api: LiveApi, name: str, seed: int, timeout_seconds: float):
+        self._api, self._name, self._closed, self._lock = api, name, False, threading.Lock()
+        if api.reset:
+            operation = api.operation(api.reset[0])
+            takes_seed = "seed" in operation.parameters["properties"]
+            self._ask(
+                operation,
+                dict(api.reset[1]) | ({"seed": seed} if takes_seed else {}),
+                "open",
+                timeout_seconds,
+            )
+        self._start = self._dump("open", timeout_seconds)
+        text = json.dumps(self._start if api.dump else [api.base_url, seed], sort_keys=True)
+        self.state_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def call(
+        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
+    ) -> ToolResult:
+        with self._lock:
+            if self._closed:
+                raise UsageError("this session is closed; open another one with Sandbox.open()")
+            started = time.perf_counter()
+            try:
+                status, text = self._request(
+                    self._api.operation(tool), arguments, "call", timeout_seconds, CALL_BYTES
+                )
+            except ValueError as refusal:
+                return ToolResult(str(refusal), ok=False)
+            text = text or ("Done." if status < 400 else "refused")
+            return ToolResult(
+                text if status < 400 else f"{status}: {text}",
+                status < 400,
+                time.perf_counter() - started,
+            )
+
+    def diff(self, *, timeout_seconds: float) -> RowChanges:
+        with self._lock:
+            now = self._dump("diff", timeout_seconds)
+            start = self._start
+        changes: RowChanges = {}
+        for table in sorted(now.keys() | start.keys()):
+            added = _without(now.get(table, []), start.get(table, []))
+            removed = _without(start.get(table, []), now.get(table, []))
+            if added or removed:
+                changes[table] = {"added": added, "removed": removed}
+        return changes
+
+    def verify(
+        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+    ) -> Verification:
+        raise UsageError(
+            "a live API has no work folder to check: tasks with a `check` need state.files and "
+            "tools in a box"
+        )
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._api.give_back()
+
+    def _request(
+        self,
+        operation: Operation,
+        arguments: dict[str, Any],
+        stage: Stage,
+        seconds: float,
+        most: int,
+    ) -> tuple[int, str]:
+        return self._api.request(
+            operation,
+            arguments,
+            session=self._name,
+            stage=stage,
+            timeout_seconds=seconds,
+            most=most,
+        )
+
+    def _ask(
+        self, operation: Operation, arguments: dict[str, Any], stage: Stage, seconds: float
+    ) -> str:
+        """Call an operation for the environment and return its body.
+
+        Raises:
+            WorldFailure: If there is no usable response or the server refuses.
+        """
+        try:
+            status, text = self._request(operation, arguments, stage, seconds, DUMP_BYTES)
+        except ValueError as error:
+            status = 400
+            text = str(error)
+        if status >= 400:
+            raise WorldFailure(
+                "seed_crashed",
+                f"{operation.name} was refused: status {status}: {text[:300]}",
+                stage=stage,
+            )
+        return text
+
+    def _dump(self, stage: Stage, seconds: float) -> Tables:
+        if not self._api.dump:
+            return {}
+        text = self._ask(self._api.operation(self._api.dump), {}, stage, seconds)
+        with contextlib.suppress(ValueError, AttributeError, TypeError):
+            return {
+                str(table): [_flat(row) for row in rows] for table, rows in json.loads(text).items()
+            }
+        raise WorldFailure(
+            "tool_crashed",
+            f"{self._api.dump}: its response is not {{table: [row, ...]}}: {text[:100]}",
+            stage=stage,
+        )
+
+
+def _value_of(name: str, text: str) -> str:
+    """Return a header's value. `env:NAME` keeps secrets out of the YAML."""
+    if not text.startswith("env:"):
+        return text
+    variable = text.removeprefix("env:")
+    if variable not in os.environ:
+        raise PrerequisiteError(
+            f"the header '{name}' uses the environment variable {variable}, which is not set. "
+            "Set it first."
+        )
+    return os.environ[variable]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Convert cells as tables store them: lists and objects to JSON text, booleans to 0 or 1."""
+    cells = {
+        name: json.dumps(cell, sort_keys=True) if isinstance(cell, list | dict) else cell
+        for name, cell in row.items()
+    }
+    return {name: int(cell) if isinstance(cell, bool) else cell for name, cell in cells.items()}
+
+
+def _without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the multiset difference, in the order of `rows`. Numbers are compared by value."""
+    left = Counter(map(_key, others))
+    kept = []
+    for row in rows:
+        if left[_key(row)] > 0:
+            left[_key(row)] -= 1
+        else:
+            kept.append(row)
+    return kept
+
+
+def _key(row: dict[str, Any]) -> Any:
+    return frozenset(row.items())  # 1 and 1.0 are equal and have equal hashes.

@@ -1,0 +1,117 @@
+"""Create the sandbox for an environment's `tools:`.
+
+Python files run in one sandbox box, and each MCP server or live API gets a sandbox of its kind. An
+environment without tools also gets a box: it holds the tables and runs a task's hidden test.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from envgym.errors import PrerequisiteError, SpecError
+from envgym.rewards.state_diff import Keys, primary_keys
+from envgym.sandbox import App, Sandbox, Server
+from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.joined import CombinedSandbox
+from envgym.sandbox.mcp import McpServer, ResetCall
+from envgym.sandbox.options import SandboxOptions
+from envgym.spec.environment import EnvSpec
+from envgym.spec.tool_sources import McpReset, McpSpec, McpTools, OpenApiTools
+from envgym.tasksets.templates import app_of
+
+
+def open_tool_sandbox(spec: EnvSpec) -> Sandbox:
+    """Return the sandbox of an environment.
+
+    Raises:
+        SpecError: If the tools and the sandbox settings do not fit together.
+        PrerequisiteError: If something must be installed or started first.
+    """
+    app = app_of(spec)
+    parts = list[Sandbox]()
+    try:
+        if app.tools or spec.state.files or not spec.tools:
+            parts.append(open_sandbox(app, spec.sandbox))
+        for source in spec.tools:
+            if isinstance(source, McpTools):
+                parts.append(_open_mcp(spec, source.mcp, spec.sandbox))
+            elif isinstance(source, OpenApiTools):
+                parts.append(_open_live(spec, source))
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise
+    return parts[0] if len(parts) == 1 else CombinedSandbox(parts)
+
+
+def keys_of(spec: EnvSpec, schema_sql: str) -> Keys:
+    """Return the primary keys of all tables: of the schema, of MCP servers' dumps and of files.
+
+    Raises:
+        SpecError: If two of these have a table with the same name.
+    """
+    keys = primary_keys(schema_sql)
+    dumps = [source.mcp.keys for source in spec.tools if isinstance(source, McpTools)]
+    for more in [*dumps, *([{FILES: ("path",)}] if spec.state.files else [])]:
+        if shared := keys.keys() & more.keys():
+            also = f" ('{FILES}' is reserved for the work folder)" if FILES in shared else ""
+            raise SpecError(
+                f"{spec.path}: two sources have a table named '{min(shared)}'{also}; "
+                "rename one of them"
+            )
+        keys |= more
+    return keys
+
+
+def _open_live(spec: EnvSpec, source: OpenApiTools) -> Sandbox:
+    from envgym.sandbox.openapi.live import open_live
+
+    return open_live(spec.root, source)
+
+
+def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbox:
+    if importlib.util.find_spec("mcp") is None:
+        raise PrerequisiteError(
+            f"{spec.path}: an MCP server as tools needs the MCP SDK: pip install 'envgym[mcp]'"
+        )
+    from envgym.sandbox.mcp.sandbox import McpSandbox
+
+    wanted = McpServer(
+        server.url or _in_the_box(spec, server),
+        ResetCall(server.reset.tool, server.reset.arguments)
+        if isinstance(server.reset, McpReset)
+        else server.reset or "restart",
+        hidden=server.hidden,
+        dump=server.dump,
+        sessions=server.sessions or (1 if server.url else None),
+        now=spec.state.now.isoformat(),
+        volatile=spec.state.volatile,
+    )
+    if isinstance(wanted.link, str):
+        return McpSandbox(wanted, None, options)
+    _check_isolation(spec, server, options)
+    box = App(spec.root.resolve(), (), servers=(wanted.link,), hidden=app_of(spec).hidden)
+    return McpSandbox(wanted, open_sandbox(box, options), options)
+
+
+def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:
+    return Server(
+        " ".join(server.command),
+        server.command,
+        server.env | {"ENVGYM_NOW": spec.state.now.isoformat()},
+    )
+
+
+def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> None:
+    """Raise SpecError if the configured sandbox cannot run the server."""
+    where = f"{spec.path}: tools: mcp: command"
+    if options.backend == "none":
+        raise SpecError(f"{where}: runs in a separate box; set sandbox.backend=local or docker")
+    if options.level == "state":
+        raise SpecError(f"{where}: needs one process per session; set sandbox.isolation=fork")
+    if server.reset == "container" and options.level != "container":
+        way_out = "set sandbox.isolation=container or `reset: restart`"
+        raise SpecError(
+            f"{where}: `reset: container` needs a new container for each episode; {way_out}"
+        )

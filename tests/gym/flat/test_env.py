@@ -1,0 +1,355 @@
+"""The environment keeps Gymnasium's contract, and the three kinds of trouble go three ways."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import warnings
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envgym
+from envgym.env import ToolEnv, World
+from envgym.errors import SpecError, UsageError
+from tests.fakes.shop_env import TOOLS, shop, write
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(shop(tmp_path))
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def env(world):
+    return world.env()
+
+
+def solve(env):
+    call = env.unwrapped.task.oracle[0]
+    return f"{call.name}({', '.join(f'{k}={v!r}' for k, v in call.arguments.items())})"
+
+
+def test_an_episode_from_reset_to_reward(env):
+    observation, info = env.reset(options={"task": "test/reprice/0"})
+    assert [m["role"] for m in info["messages"]] == ["system", "user"]
+    assert info["messages"][1]["content"] == observation
+    assert "set_price(item: str, price: int)" in info["messages"][0]["content"]
+    assert "Monday, 2026-01-05" in info["messages"][0]["content"]
+    assert env.step(solve(env))[:4] == ("ok", 0.0, False, False)
+    _, reward, terminated, truncated, info = env.step("Done.")
+    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert info["success"]
+    assert info["reward_parts"] == {"solved": 1.0, "calls": 1.0}
+    assert info["state_diff"]["met"][0]["table"] == "items"
+
+
+def test_doing_nothing_earns_nothing(env):
+    env.reset(options={"task": "test/reprice/0"})
+    assert env.step("Done.")[1:4] == (0.0, True, False)
+
+
+def test_a_question_is_solved_by_the_fact_in_the_last_message(env):
+    env.reset(options={"task": "test/ask/0"})
+    answer = env.task.final
+    assert env.step(f"It costs {answer}")[1] == 1.0
+    env.reset(options={"task": "test/ask/0"})
+    assert env.step("I do not know.")[1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("set_price(item='I1', price='ten')", "price must be"),
+        ("set_price(item='I1')", "missing"),
+        ("set_prize(item='I1', price=1)", "did you mean 'set_price'"),
+        ("set_price(item='I1', price=-1)", "a price cannot be negative"),
+        ("price(item='I99')", "no item I99"),
+        ("set_price(item='I1', price=", "error: "),
+        ("[price(item='I0')", "error: "),
+    ],
+)
+def test_the_models_mistake_is_an_observation_and_changes_nothing(env, action, told):
+    env.reset(options={"task": "test/reprice/0"})
+    observation, reward, terminated, truncated, info = env.step(action)
+    assert told in observation
+    assert observation.startswith("error: ")
+    assert (reward, terminated, truncated) == (0.0, False, False)
+    env.step(solve(env))
+    assert env.step("Done.")[1] == 1.0
+
+
+def test_a_tool_that_the_task_does_not_offer_is_unknown(env):
+    env.reset(options={"task": "test/ask/0"})
+    assert env.step("set_price(item='I1', price=3)")[0].startswith(
+        "error: unknown tool 'set_price'"
+    )
+
+
+def test_the_worlds_failure_is_no_reward_but_a_failure(env):
+    env.reset(options={"task": "test/reprice/0"})
+    _, reward, terminated, truncated, info = env.step("crash()")
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert (info["failure"]["kind"], info["failure"]["stage"]) == ("tool_crashed", "call")
+    assert "ZeroDivisionError" in info["failure"]["message"]
+    env.reset(options={"task": "test/reprice/0"})  # and the next episode is fine
+    env.step(solve(env))
+    assert env.step("Done.")[1] == 1.0
+
+
+@pytest.mark.skipif(
+    shutil.which("bwrap") is None,
+    reason="NOT TESTED, no bubblewrap: install the package `bubblewrap`",
+)
+@pytest.mark.parametrize(("executes_code", "void"), [("true", False), ("false", True)])
+def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_cannot_call_it_off(
+    tmp_path, executes_code, void
+):
+    quitting = (
+        TOOLS + '\n\ndef leave() -> str:\n    """Run what the model wrote."""\n    os._exit(3)\n'
+    )
+    boxed = (
+        "sandbox.backend=bubblewrap",
+        "sandbox.isolation=container",
+        f"sandbox.executes_code={executes_code}",
+    )
+    env = ToolEnv(shop(tmp_path, *boxed, tools=quitting))
+    env.reset(options={"task": "test/reprice/0"})
+    env.step(solve(env))
+    _, reward, terminated, _, info = env.step("leave()")
+    env.close()
+    assert ("failure" in info) is void
+    if not void:
+        assert (reward, terminated, info["success"], info["stop_reason"]) == (
+            0.0,
+            True,
+            False,
+            "broken_off",
+        )
+
+
+def test_one_write_too_many_is_not_solved_and_a_forbidden_one_takes_all(env):
+    env.reset(options={"task": "test/reprice/0"})
+    env.step(solve(env))
+    env.step("audit()")
+    _, reward, *_, info = env.step("Done.")
+    assert reward == 0.0
+    assert info["state_diff"]["forbidden"][0]["table"] == "audit"
+
+
+def test_reading_never_matters(env):
+    env.reset(options={"task": "test/reprice/0"})
+    env.step("price(item='I0')")
+    env.step(solve(env))
+    assert env.step("Done.")[1] == 1.0
+
+
+def test_a_closing_tool_ends_the_episode(env):
+    env.reset(options={"task": "test/reprice/0"})
+    env.step(solve(env))
+    _, reward, terminated, _, info = env.step("close()")
+    assert (reward, terminated, info["stop_reason"]) == (1.0, True, "closed")
+
+
+def test_the_turn_limit_truncates_and_still_scores(env):
+    env.reset(options={"task": "test/reprice/0"})
+    for _ in range(3):
+        assert env.step(solve(env))[2:4] == (False, False)
+    _, reward, terminated, truncated, info = env.step(solve(env))
+    assert (terminated, truncated, info["stop_reason"], reward) == (False, True, "max_turns", 1.0)
+
+
+def test_a_horizon_before_the_turn_limit_truncates_and_leaves_open_whether_the_task_would_have_been_solved(
+    env,
+):
+    env.reset(options={"task": "test/reprice/0", "max_turns": 2})
+    assert env.step("tell(text='a')")[2:4] == (False, False)
+    _, reward, terminated, truncated, info = env.step("tell(text='b')")
+    assert (reward, terminated, truncated, info["stop_reason"], info["success"]) == (
+        0.0,
+        False,
+        True,
+        "horizon",
+        None,
+    )
+    env.reset(options={"task": "test/reprice/0", "max_turns": 1})
+    assert env.step(solve(env))[4]["success"] is True
+    env.reset(options={"task": "test/reprice/0", "max_turns": 4})
+    assert [env.step("tell(text='a')")[4].get("stop_reason") for _ in range(4)] == [
+        None,
+        None,
+        None,
+        "max_turns",
+    ]
+    env.reset(
+        options={"task": "test/reprice/0"}
+    )  # the horizon of one episode is not that of the next
+    assert not any(env.step("tell(text='a')")[3] for _ in range(3))
+    with pytest.raises(UsageError, match="max_turns is 0"):
+        env.reset(options={"task": "test/reprice/0", "max_turns": 0})
+
+
+def test_the_clock_is_the_episodes_own_and_moves_with_each_call(env):
+    env.reset(options={"task": "test/reprice/0"})
+    assert env.step("tell(text='a')")[0] == "2026-01-05T09:00:00 a"
+    assert env.step("tell(text='b')")[0] == "2026-01-05T09:01:00 b"
+
+
+def test_a_long_answer_is_cut_with_a_marker_that_the_model_sees(env):
+    env.reset(options={"task": "test/reprice/0"})
+    observation, *_ = env.step(f"tell(text='{'x' * 200}')")
+    assert observation.endswith("[cut: 140 more characters]")
+
+
+def test_stepping_after_the_end_asks_for_a_reset(env):
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step("hello")
+
+
+def test_the_same_task_starts_from_the_same_state_and_another_from_another(env):
+    hashes = [
+        env.reset(options={"task": task})[1]["state_hash"]
+        for task in ("train/reprice/1", "train/reprice/1", "train/reprice/2")
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert all(hashes)
+
+
+def test_two_episodes_at_once_do_not_see_each_other(world):
+    one = world.env()
+    two = world.env()
+    one.reset(options={"task": "test/reprice/0"})
+    two.reset(options={"task": "test/reprice/0"})
+    one.step(solve(one))
+    assert (one.step("Done.")[1], two.step("Done.")[1]) == (1.0, 0.0)
+
+
+def test_wrong_options_are_told(env, world):
+    with pytest.raises(UsageError, match="unknown option 'taks', did you mean 'task'"):
+        env.reset(options={"taks": "x"})
+    with pytest.raises(SpecError, match="did you mean 'reprice'"):
+        env.reset(options={"task": "test/repric/0"})
+    with pytest.raises(SpecError, match="belongs to train, test only"):
+        env.reset(options={"task": "val/ask/0"})
+    with pytest.raises(UsageError, match="did you mean 'test'"):
+        world.env(split="tets")
+
+
+def test_an_unknown_closing_tool_is_told_at_the_start(tmp_path):
+    with pytest.raises(SpecError, match="did you mean 'close'"):
+        World(shop(tmp_path, "episode.closes_with=[closs]"))
+
+
+def test_check_env_has_nothing_to_say(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make(envgym.register(write(tmp_path)))
+        check_env(env.unwrapped)
+        env.close()
+
+
+WORDS = """\
+id: test/words-v0
+prompt: {system: Answer with a number., tools: template}
+state: {schema: schema.sql, seed: world.py:build}
+tasks: {from: tasks.py, val: 6, test: 6}
+"""
+ASKING = """\
+from envgym import Draw, template
+
+@template(level="L0")
+def cost(draw: Draw):
+    item = draw.row("SELECT * FROM items")
+    answer = str(item["price"])
+    return draw.task(prompt=f"{item['name']} costs {answer}. What does it cost?", final=f"{answer}.", facts=[answer])
+"""
+
+
+@pytest.mark.parametrize("backend", ["none", "local", "bubblewrap"])
+def test_an_environment_without_tools_is_played_in_words(tmp_path, backend):
+    if backend == "bubblewrap" and shutil.which("bwrap") is None:
+        pytest.skip("NOT TESTED, no bubblewrap: install the package `bubblewrap`")
+    name = envgym.register(write(tmp_path, yaml=WORDS, tasks=ASKING))
+    env = gym.make(name, overrides=[f"sandbox.backend={backend}"]).unwrapped
+    try:
+        _, info = env.reset(options={"task": "test/cost/0"})
+        assert info["tools"] == []
+        assert info["messages"][0]["content"] == "Answer with a number."
+        assert env.step(env.get_wrapper_attr("task").final)[1:4] == (1.0, True, False)
+        env.reset(options={"task": "test/cost/0"})
+        assert env.step("Done.")[1:4] == (0.0, True, False)
+        env.reset(options={"task": "test/cost/0"})
+        call = '<tool_call>{"name": "tell", "arguments": {}}</tool_call>'
+        assert env.step(call)[:4] == ("error: unknown tool 'tell'; tools: none", 0.0, False, False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_env(env)
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("name", ["envgym/crm-v0", "envgym/guess-v0"])
+def test_the_shipped_environments_pass_check_env(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make(name, overrides=["sandbox.backend=local"])
+        check_env(env.unwrapped)
+        env.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_vector_environments_carry_the_right_text(tmp_path, mode):
+    name = envgym.register(write(tmp_path))
+    envs = gym.make_vec(name, num_envs=3, vectorization_mode=mode, split="test")
+    try:
+        observations, infos = envs.reset(seed=[1, 2, 3])
+        alone = gym.make(name, split="test")
+        assert list(observations) == [alone.reset(seed=seed)[0] for seed in (1, 2, 3)]
+        observations, rewards, terminated, *_ = envs.step(
+            ["tell(text='prose, with spaces: où?')", "price(item='I9')", "Done."]
+        )
+        assert observations[0].endswith("prose, with spaces: où?")
+        assert observations[1] == "error: no item I9"
+        assert list(terminated) == [False, False, True]
+    finally:
+        envs.close()
+
+
+def test_make_works_by_module_name_without_an_import():
+    code = "import gymnasium as gym; env = gym.make('envgym:envgym/guess-v0'); print(type(env.reset(seed=0)[0])); env.close()"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.returncode) == ("<class 'str'>", 0), done.stderr
+
+
+def test_seeds_give_the_same_episodes_from_many_threads(world):
+    def tasks(seed):
+        env = world.env()
+        return [env.reset(seed=seed)[0], env.reset()[0], env.reset()[0]]
+
+    async def all_at_once():
+        return await asyncio.gather(*(asyncio.to_thread(tasks, seed) for seed in [5, 6] * 8))
+
+    found = asyncio.run(all_at_once())
+    assert all(three == found[n % 2] for n, three in enumerate(found))
+    assert found[0] != found[1]
+
+
+def test_render_gives_the_conversation(world):
+    env = ToolEnv(world.spec, world=world, render_mode="ansi")
+    env.reset(options={"task": "test/reprice/0"})
+    env.step("tell(text='hi')")
+    assert "[assistant] tell(text='hi')\n[tool] 2026-01-05T09:00:00 hi" in env.render()
+
+
+def test_spare_turns_go_beyond_what_the_oracle_needs(tmp_path):
+    world = World(shop(tmp_path, "episode.spare_turns=0"))
+    env = world.env()
+    env.reset(options={"task": "test/reprice/0"})  # its oracle calls once and then says Done.
+    assert env.step("price(item='I0')")[3] is False
+    assert env.step("price(item='I0')")[3] is True
+    world.close()

@@ -1,0 +1,219 @@
+"""An episode is played from reset to its end; the world's failure voids it, is tried once more, and costs nobody else."""
+
+import json
+
+import pytest
+
+from envgym.bridges.gymnasium import ForeignWorld
+from envgym.env import World
+from envgym.episode import Episode
+from envgym.errors import SpecError, UsageError, WorldFailure
+from envgym.evaluation.report import episode_lines
+from envgym.play import Request, play, play_many
+from envgym.policies.noop import NoopPolicy
+from envgym.policies.oracle import OraclePolicy
+from envgym.policies.scripted import ScriptedPolicy
+from envgym.spec.environment import load_spec
+from tests.fakes.shop_env import TOOLS, shop
+
+CRASH_ONCE = "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n        1 / 0\n    return 'fine'"
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(shop(tmp_path))
+    yield world
+    world.close()
+
+
+def scripted(*texts):
+    return ScriptedPolicy(list(texts))
+
+
+def test_the_record_holds_what_was_said_done_and_earned(world):
+    episode = play(world.env(), OraclePolicy("pythonic"), seed=3, task="test/reprice/1")
+    assert [m.role for m in episode.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert (episode.env_id, episode.task_id, episode.split, episode.level) == (
+        "test/shop-v0",
+        "test/reprice/1",
+        "test",
+        "L0",
+    )
+    assert (episode.reward, episode.success, episode.stop_reason, episode.turns) == (
+        1.0,
+        True,
+        "answered",
+        2,
+    )
+    assert (episode.tool_calls, episode.tool_errors, episode.parse_modes) == (
+        1,
+        0,
+        {"pythonic": 1, "none": 1},
+    )
+    assert episode.reward_parts == {"solved": 1.0, "calls": 1.0}
+    assert episode.state_diff["extra"] == []
+    assert episode.start_hash
+    assert episode.seconds["env"] > 0
+
+
+def test_a_record_survives_its_json_line(world):
+    episode = play(world.env(), OraclePolicy("pythonic"), seed=3, task="test/reprice/1")
+    assert Episode.from_json(episode.to_json()) == episode
+    assert "\n" not in episode.to_json()
+    assert json.loads(episode.to_json())["messages"][1]["role"] == "user"
+
+
+def test_the_worlds_failure_voids_the_episode(world):
+    episode = play(world.env(), scripted("crash()", "Done."), seed=0, task="test/reprice/0")
+    assert episode.void
+    assert (episode.reward, episode.success, episode.stop_reason) == (None, None, "void")
+    assert (episode.failure.kind, episode.failure.stage) == ("tool_crashed", "call")
+
+
+def test_a_grader_that_raises_voids_the_episode(tmp_path):
+    (tmp_path / "rewards.py").write_text(
+        "def broken(evidence):\n    raise RuntimeError('grader down')\n"
+    )
+    spec = shop(tmp_path, "reward.bad={from: rewards.py:broken}")
+    world = World(spec)
+    episode = play(world.env(), NoopPolicy(), seed=0, task="test/reprice/0")
+    world.close()
+    assert (episode.failure.kind, episode.failure.stage) == ("reward_raised", "score")
+
+
+def test_a_policy_that_fails_voids_the_episode(world):
+    def fail(task, turn):
+        raise WorldFailure("policy_failed", "server gone", stage="policy")
+
+    assert (
+        play(world.env(), ScriptedPolicy(fail), seed=0, task="test/reprice/0").failure.stage
+        == "policy"
+    )
+
+
+def test_an_episode_over_its_time_is_void(tmp_path):
+    world = World(shop(tmp_path, "episode.timeout_seconds=0.000001"))
+    assert play(world.env(), NoopPolicy(), seed=0, task="test/reprice/0").failure.kind == "timeout"
+    world.close()
+
+
+def test_a_void_episode_is_played_once_more_and_says_how_the_first_attempt_broke(tmp_path):
+    tools = TOOLS.replace("    return 1 / 0", CRASH_ONCE.replace("FLAG", str(tmp_path / "flag")))
+    world = World(shop(tmp_path, tools=tools))
+    (episode,) = play_many(world.env, scripted("crash()", "Done."), [Request("test/reprice/0", 0)])
+    world.close()
+    assert not episode.void
+    assert [(f.kind, f.stage) for f in episode.failures] == [("tool_crashed", "call")]
+    assert Episode.from_json(episode.to_json()) == episode
+    assert "  second attempt; the first was void: tool_crashed in call" in episode_lines(episode)
+
+
+def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
+    def act(task, turn):
+        if task.id.endswith("/2"):
+            return "crash()"
+        return [
+            "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments),
+            "Done.",
+        ][turn]
+
+    requests = [Request(f"train/reprice/{n}", n) for n in range(20)]
+    seen = []
+    episodes = play_many(
+        world.env, ScriptedPolicy(act), requests, workers=8, on_episode=seen.append
+    )
+    assert [e.task_id for e in episodes] == [r.task for r in requests]
+    assert [e.task_id for e in episodes if e.void] == ["train/reprice/2"]
+    assert all(e.reward == 1.0 for e in episodes if not e.void)
+    assert len(seen) == 20
+
+
+def test_a_request_may_ask_for_a_shorter_horizon(world):
+    requests = [Request("train/reprice/0", 0), Request("train/reprice/0", 0, max_turns=1)]
+    whole, cut = play_many(world.env, ScriptedPolicy(["tell(text='a')", "Done."]), requests)
+    assert (whole.turns, whole.stop_reason, whole.success) == (2, "answered", False)
+    assert (cut.turns, cut.stop_reason, cut.success, cut.truncated) == (1, "horizon", None, True)
+
+
+def test_a_users_mistake_is_raised_not_voided(world):
+    with pytest.raises(SpecError):
+        play_many(world.env, NoopPolicy(), [Request("test/nothing/0", 0)])
+
+
+# --- foreign Gymnasium environments ---
+
+FOREIGN = """\
+id: test/echo-v0
+gym: {gym}
+tasks: {{val: 3, test: 4}}
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    path = tmp_path / "echo.yaml"
+    path.write_text(FOREIGN.format(gym="tests.fakes.echo_env:Echo-v0"))
+    return ForeignWorld(load_spec(path))
+
+
+def test_a_foreign_environment_plays_by_seeds_and_reports_success(foreign):
+    word = foreign.env().reset(options={"task": "test/seed/1"})[0].split()[-1]
+    episode = play(foreign.env(), scripted(word), seed=0, task="test/seed/1")
+    assert (episode.reward, episode.success, episode.task_id, episode.stop_reason) == (
+        1.0,
+        True,
+        "test/seed/1",
+        "terminated",
+    )
+    assert [m.role for m in episode.messages] == ["user", "assistant"]
+    assert (
+        play(foreign.env(), scripted("wrong", "wrong"), seed=0, task="test/seed/1").success is False
+    )
+
+
+def test_a_foreign_environment_is_cut_at_a_horizon_too(foreign):
+    cut, last = (
+        play(foreign.env(), scripted("a", "b"), seed=0, task="test/seed/1", max_turns=turns)
+        for turns in (1, 2)
+    )
+    assert (cut.turns, cut.truncated, cut.terminated, cut.stop_reason, cut.success) == (
+        1,
+        True,
+        False,
+        "horizon",
+        None,
+    )
+    assert (last.turns, last.stop_reason, last.success) == (
+        2,
+        "truncated",
+        False,
+    )  # its own limit came first
+
+
+def test_foreign_tasks_are_named_and_split(foreign):
+    assert foreign.tasks.ids("test") == [f"test/seed/{n}" for n in range(4)]
+    seeds = {
+        foreign.tasks.seed_of(task)
+        for split in ("train", "val", "test")
+        for task in foreign.tasks.ids(split, count=50)
+    }
+    assert len(seeds) == 150
+    with pytest.raises(SpecError, match="must look like split/seed/index"):
+        foreign.tasks.seed_of("test/x/1")
+
+
+def test_a_foreign_environment_that_is_not_there_or_not_text_is_told(tmp_path):
+    for gym_id, message in (
+        ("no_such_module:X-v0", "cannot make 'no_such_module:X-v0'"),
+        ("CartPole-v1", "observations must be text"),
+    ):
+        path = tmp_path / "foreign.yaml"
+        path.write_text(FOREIGN.format(gym=gym_id))
+        with pytest.raises((SpecError, UsageError), match=message):
+            ForeignWorld(load_spec(path)).env().reset(seed=0)

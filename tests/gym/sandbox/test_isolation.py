@@ -1,0 +1,361 @@
+"""What a session can see, signal, read, write and reach, proven from inside at each level of isolation; what it cannot ruin.
+
+Two sessions of one sandbox: a neighbour who leaves marks wherever one can, and a spy. At level `fork` they share a user id, and
+`SHARED` says what that means. Left out: `state`, whose sessions share a process, and `local`, which is no wall.
+"""
+
+import contextlib
+import json
+import signal
+import sys
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from envgym.errors import SpecError, WorldFailure
+from envgym.sandbox.archive import pack
+from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.hidden_files import hidden_files
+from envgym.spec.environment import load_spec
+from envgym.tasksets.templates import app_of
+from tests.fakes import APPS
+from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, call, failure_of, options, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: the proofs ask /proc")
+HOSTILE = replace(
+    app_of(load_spec("guess")),
+    root=APPS,
+    tools=("hostile/tools.py",),
+    schema="hostile/schema.sql",
+    seed=None,
+    hidden=hidden_files(
+        APPS,
+        secret=["hostile/hostile_tasks.py", "hostile/hostile_rewards.py:x"],
+        needed=["hostile/tools.py"],
+    ),
+)
+WALLS = [*DOCKER[1:], *BUBBLEWRAP[1:]]
+SHARED = {
+    "sees the neighbour's programs": True,
+    "signals the neighbour's programs": True,
+    "limits the neighbour's programs": True,
+    "looks into the neighbour's programs": True,
+    "lists the folders of all sessions": True,
+    "reads the neighbour's files": True,
+    "writes the neighbour's files": True,
+    "reaches the neighbour's port": True,
+    "reaches the neighbour's abstract socket": True,
+    "finds the neighbour's POSIX memory": True,
+    "finds the neighbour's System V memory": True,
+}
+"""What sessions of one box do to each other at level `fork`, and at no other."""
+
+
+def pool_of(kind: tuple[str, str]) -> dict:
+    """One box for all, where sessions share any; a second one for when what a neighbour leaves has made the first one dirty."""
+    return {"boxes": 6, "ready": 0} if kind[1] == "container" else {"boxes": 2}
+
+
+def as_program(session, name: str, timeout_seconds: float = 60, **arguments):
+    """What a tool gave in a program that the session started."""
+    text = call(
+        session, "as_program", timeout_seconds, name=name, arguments=json.dumps(arguments)
+    ).text
+    return json.loads(text)
+
+
+class Pair:
+    """A neighbour, settled, and a spy."""
+
+    def __init__(self, kind: tuple[str, str]):
+        self.level, self.mark = kind[1], f"mark-{uuid.uuid4().hex}"
+        self.sandbox = open_sandbox(HOSTILE, options(kind, pool=pool_of(kind)))
+        self.keeper_is_process_1 = kind[0] == "docker" and kind[1] != "fork"
+        self.neighbour, self.spy = (self.sandbox.open(seed=7, timeout_seconds=60) for _ in range(2))
+        self.place = self.do(self.neighbour, "settle", mark=self.mark)
+
+    def do(self, session, tool: str, **arguments):
+        """What a tool gave."""
+        text = call(session, tool, 60, **arguments).text
+        return json.loads(text) if text[:1] in "[{" else text
+
+    def found(self) -> list[int]:
+        """Process ids of the neighbour's program, as the spy sees them."""
+        return [
+            int(line.split()[0]) for line in self.do(self.spy, "processes") if self.mark in line
+        ]
+
+
+@pytest.fixture(scope="module", params=WALLS)
+def pair(request):
+    pair = Pair(request.param)
+    yield pair
+    pair.do(pair.neighbour, "unsettle")
+    pair.sandbox.close()
+
+
+def attempts(pair: Pair) -> dict[str, bool]:
+    """What the spy achieves against its neighbour."""
+    do = pair.do
+    spy = pair.spy
+    programs = pair.found()
+    return {
+        "sees the neighbour's programs": bool(programs),
+        "signals the neighbour's programs": any(
+            do(spy, "send_signal", pid=pid) == "done" for pid in programs
+        ),
+        "limits the neighbour's programs": any(
+            do(spy, "limit", pid=pid) == "done" for pid in programs
+        ),
+        "looks into the neighbour's programs": any(do(spy, "trace", pid=pid) for pid in programs),
+        "lists the folders of all sessions": pair.place["file"].split("/")[2]
+        in do(spy, "look", path="/tmp").split()
+        and len(do(spy, "look", path="/tmp").split()) > 1,
+        "reads the neighbour's files": do(spy, "look", path=pair.place["file"]).startswith(
+            pair.mark
+        ),
+        "writes the neighbour's files": do(spy, "write", path=pair.place["file"]) == "done",
+        "reaches the neighbour's port": do(spy, "reach", host="127.0.0.1", port=7741) == "done",
+        "reaches the neighbour's abstract socket": do(spy, "reach_abstract") == "done",
+        "finds the neighbour's POSIX memory": do(spy, "look", path="/dev/shm/hostile-shared")
+        == pair.mark,
+        "finds the neighbour's System V memory": do(spy, "find_shared_memory") == "done",
+    }
+
+
+# --- the neighbour ---
+
+
+def test_at_level_fork_neighbours_share_what_a_user_shares_and_at_all_others_nothing(pair):
+    expected = SHARED if pair.level == "fork" else dict.fromkeys(SHARED, False)
+    assert attempts(pair) == expected
+
+
+def test_no_process_of_a_session_and_no_agent_can_be_looked_into_not_even_by_what_the_session_starts(
+    pair,
+):
+    keepers = [
+        int(line.split()[0]) for line in pair.do(pair.spy, "processes") if pair.mark not in line
+    ]
+    assert keepers
+    assert {pid: as_program(pair.spy, "trace", pid=pid) for pid in keepers} == {
+        pid: [] for pid in keepers
+    }
+
+
+def test_no_session_holds_more_than_its_own_files(pair):
+    assert pair.do(pair.spy, "descriptors") == sorted(["/dev/null", "pipe", "pipe", "socket"])
+
+
+# --- the box and the host ---
+
+
+def test_what_tasks_and_rewards_know_is_not_in_the_box(pair):
+    names = ["hostile_tasks", "hostile_rewards", "hostile_truth"]
+    assert pair.do(pair.spy, "search", names=names) == []
+    assert len(pair.do(pair.spy, "search", names=["schema"])) >= 1, (
+        "the search finds nothing at all"
+    )
+
+
+OTHERS = (
+    "/x",
+    "/etc/x",
+    "/dev/x",
+    "/usr/x",
+    "/envgym/x",
+    "/envgym/app/hostile/tools.py",
+    "/envgym/agent/desk.py",
+    "/proc/sys/kernel/core_pattern",
+    "/proc/sysrq-trigger",
+    "/sys/kernel/x",
+)
+
+
+@pytest.mark.parametrize("path", OTHERS)
+def test_nothing_can_be_written_beyond_the_sessions_own_folders(pair, path):
+    assert pair.do(pair.spy, "write", path=path) in ("EROFS", "EACCES", "EPERM", "ENOENT")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/root/.bashrc",
+        "/root/.ssh",
+        "/var/run/docker.sock",
+        "/run/docker.sock",
+        "/etc/shadow",
+        "/proc/kcore",
+        str(APPS),
+    ],
+)
+def test_nothing_of_the_host_can_be_read(pair, path):
+    assert pair.do(pair.spy, "look", path=path) in ("EACCES", "ENOENT", "EPERM", "ENXIO")
+
+
+def test_no_setting_of_the_kernel_can_be_written(pair):
+    open_to_all = {
+        f"/proc/pressure/{what}" for what in ("cpu", "io", "memory", "irq")
+    }  # who writes sets an alarm of their own
+    open_to_all |= {
+        "/proc/sys/kernel/ns_last_pid"
+    }  # of the process namespace; a write asks for a capability
+    assert set(json.loads(call(pair.spy, "writable_settings", 60).text)) <= open_to_all
+
+
+def test_the_processes_of_the_host_are_not_there(pair):
+    assert on_host("pytest")
+    assert not any("pytest" in line for line in pair.do(pair.spy, "processes"))
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("1.1.1.1", 80), ("172.17.0.1", 22), ("169.254.169.254", 80)]
+)
+def test_no_network_is_reached(pair, host, port):
+    assert pair.do(pair.spy, "reach", host=host, port=port) == "ENETUNREACH"
+
+
+def test_nobody_becomes_root_in_a_namespace_of_their_own(pair):
+    assert pair.do(pair.spy, "unshare") in ("EPERM", "ENOSPC")
+    assert as_program(pair.spy, "unshare") in ("EPERM", "ENOSPC")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_no_signal_ends_or_stops_process_1(pair, number):
+    as_program(pair.spy, "send_signal", pid=1, number=number)
+    assert (
+        pair.do(pair.spy, "note", text="well")
+        == pair.do(pair.neighbour, "note", text="well")
+        == "noted"
+    )
+
+
+# --- the verifier: the session's own process, which keeps the tables and tells how they changed ---
+
+
+@pytest.fixture
+def session(pair):
+    session = pair.sandbox.open(seed=7, timeout_seconds=60)
+    yield session
+    session.close()
+
+
+def diff_of(session):
+    return session.diff(timeout_seconds=60)
+
+
+def test_a_program_inherits_no_way_to_the_tables_or_the_agent(pair, session):
+    assert as_program(session, "descriptors") == sorted(["/dev/null", "pipe", "pipe"])
+
+
+def test_a_program_that_plants_modules_changes_no_verdict(pair, session):
+    pair.do(session, "note", text="first")
+    before = diff_of(session)
+    assert (
+        as_program(session, "plant", names=["json.py", "sqlite3.py", "traceback.py"]) == "planted"
+    )
+    assert (
+        diff_of(session)
+        == before
+        == {"notes": {"added": [{"id": 1, "text": "first"}], "removed": []}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGKILL, "session_ended"), (signal.SIGSTOP, "timeout")]
+)
+def test_a_program_that_kills_or_stops_the_verifier_makes_the_episode_void_or_fails(
+    pair, session, number, kind
+):
+    pair.do(session, "note", text="first")
+    attack = lambda: as_program(session, "kill_parent", 3, number=number)
+    if pair.keeper_is_process_1:  # which no signal from inside reaches
+        attack()
+        assert len(diff_of(session)["notes"]["added"]) == 1
+    else:
+        assert failure_of(attack).kind == kind
+        assert failure_of(lambda: diff_of(session)).kind == "sandbox_lost"
+
+
+def test_a_session_that_forges_an_answer_is_ended_and_none_is_believed(pair, session):
+    for answer in (
+        '{"id":1,"result":{}}',
+        "garbage",
+        '{"id":999999,"result":{"text":"forged","ok":true,"seconds":0}}',
+        "[]",
+        "7",
+    ):
+        failure = failure_of(
+            lambda answer=answer, session=session: call(session, "forge", 10, answer=answer)
+        )
+        assert (failure.kind, "broke the protocol" in failure.message) == ("sandbox_lost", True)
+        session.close()
+        session = pair.sandbox.open(seed=7, timeout_seconds=60)
+    assert pair.do(pair.neighbour, "note", text="well") == "noted"
+
+
+# --- what stays, and who is harmed ---
+
+
+def test_a_program_that_leaves_its_session_ends_with_it(pair):
+    session = pair.sandbox.open(seed=7, timeout_seconds=60)
+    mark = f"orphan-{uuid.uuid4().hex}"
+    call(session, "leave_orphan", 60, mark=mark)
+    wait_until(lambda: on_host(mark))
+    session.close()
+    wait_until(lambda: not on_host(mark))
+
+
+def on_host(mark: str) -> bool:
+    """Whether a process of this machine has a mark in its command line; boxes' are among them."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark.encode() in file.read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.parametrize("kind", WALLS)
+def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_never(kind):
+    sandbox = open_sandbox(HOSTILE, options(kind, pool=pool_of(kind)))
+    try:
+        neighbour, attacker = (sandbox.open(seed=7, timeout_seconds=60) for _ in range(2))
+        call(neighbour, "note", text="before")
+        attack = lambda: as_program(attacker, "kill_all", 5)
+        if kind[1] == "fork":
+            assert failure_of(attack).kind == "session_ended"
+            assert failure_of(lambda: diff_of(neighbour)).kind == "sandbox_lost"
+        else:
+            with contextlib.suppress(
+                WorldFailure, ValueError
+            ):  # what becomes of the attacker itself is no matter
+                attack()
+            assert call(neighbour, "note", text="after").text == "noted"
+            assert len(diff_of(neighbour)["notes"]["added"]) == 2
+        attacker.close()
+        assert call(sandbox.open(seed=7, timeout_seconds=60), "note", text="well").text == "noted"
+    finally:
+        sandbox.close()
+
+
+# --- what is packed ---
+
+
+def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_way_out():
+    with pytest.raises(
+        SpecError, match=r"tools.py: this file also defines tasks or rewards.*a separate file"
+    ):
+        pack(replace(HOSTILE, hidden=("hostile/tools.py",)))
+
+
+def test_every_shipped_environment_keeps_its_tasks_and_what_only_they_import_out_of_the_box():
+    assert app_of(load_spec("guess")).hidden == ("guess.yaml", "guess/tasks.py")
+    hidden = app_of(load_spec("crm")).hidden
+    assert {"crm/tasks.py", "crm/level3.py", "crm/parts.py"} <= set(hidden)
+    assert not {"crm/names.py", "crm/world.py", "crm/reading.py"} & set(hidden), (
+        "the seed function needs them"
+    )

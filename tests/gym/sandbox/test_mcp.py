@@ -1,0 +1,360 @@
+"""MCP servers as tools: real servers, in real boxes and over real HTTP."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from envgym.env import World
+from envgym.errors import PrerequisiteError, SpecError, UsageError
+from envgym.sandbox.mcp.dump import read_tables, tables_diff, tables_hash
+from envgym.spec.environment import load_spec
+from envgym.tools import validate
+from tests.fakes import APPS, ROOT
+from tests.fakes.kiosk_app import NOW, call, failure_of, need_docker
+
+TASKS = """
+from envgym import Change, Draw, Task, ToolCall, template
+
+@template(level="L0")
+def add_to(draw: Draw) -> Task:
+    row = draw.row("SELECT * FROM counters ORDER BY name")
+    return draw.task(prompt=f"Add 2 to {row['name']}.", oracle=[ToolCall("add", {"name": row["name"], "by": 2})],
+                     changes=[Change.update("counters", row["name"], value=row["value"] + 2)])
+"""
+KEPT = {
+    "reset": {"tool": "reset", "arguments": {"seed": "{seed}"}},
+    "dump": "dump",
+    "keys": {"counters": ["name"]},
+}
+RESTARTED = {"dump": "dump", "keys": {"counters": ["name"]}}
+
+
+def write_env(
+    folder: Path, *, tools: list | None = None, sandbox: dict | None = None, **mcp
+) -> Path:
+    """An environment on the counter server; `mcp` are settings of its block."""
+    (folder / "mcp").mkdir(exist_ok=True)
+    (folder / "mcp/server.py").write_text((APPS / "mcp/server.py").read_text())
+    (folder / "tasks.py").write_text(TASKS)
+    block = {"command": ["python", "mcp/server.py"]} | mcp
+    spec = {
+        "id": "t/counter-v0",
+        "tools": [
+            *(tools or []),
+            {"mcp": {key: value for key, value in block.items() if value is not None}},
+        ],
+        "sandbox": {"backend": "local"} | (sandbox or {}),
+        "state": {"now": NOW},
+        "tasks": {"from": "tasks.py", "val": 2, "test": 4},
+    }
+    path = folder / "env.yaml"
+    path.write_text(json.dumps(spec))
+    return path
+
+
+def make_world(folder: Path, **settings) -> World:
+    return World(load_spec(write_env(folder, **settings)))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    world = make_world(tmp_path_factory.mktemp("kept"), **KEPT, env={"COLOUR": "blue"})
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def sandbox(kept):
+    return kept.sandbox
+
+
+# --- calls ---
+
+
+def test_the_model_sees_the_servers_tools_but_for_those_of_the_environment(kept):
+    assert {"add", "talk", "die"} <= set(kept.tools)
+    assert not {"reset", "dump"} & set(kept.tools)
+    assert kept.tools["add"].description == "Add to a counter."
+    assert validate(kept.tools["add"], {"name": "a", "by": "2"}) == [
+        'by must be an integer, got "2"'
+    ]
+
+
+def test_a_call_gives_the_servers_text_and_its_refusal_is_an_answer(session):
+    assert call(session, "add", name="a", by=3).text == "10"
+    refused = call(session, "add", name="z")
+    assert (refused.ok, "no counter z" in refused.text) == (False, True)
+
+
+def test_content_that_is_no_text_is_named(session):
+    assert call(session, "picture").text == "a dot\n[image: image/png]"
+
+
+def test_a_long_answer_is_cut_with_a_marker(session, kept):
+    text = call(session, "talk", size=200_000).text
+    assert text.startswith("xxx")
+    assert text.endswith("[output cut: the first 65,536 of 200,000 characters are shown]")
+
+
+@pytest.fixture(scope="module")
+def rude(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rude")
+    world = make_world(folder, command=["python", str(APPS / "mcp/rude.py")])
+    yield world
+    world.close()
+
+
+def test_what_a_server_prints_between_its_messages_does_no_harm(rude):
+    session = rude.sandbox.open(seed=1, timeout_seconds=60)
+    assert call(session, "garble").text == "still here"
+    assert call(session, "garble").text == "still here"
+    session.close()
+
+
+def test_a_server_that_asks_the_client_something_is_told_no_and_goes_on(rude):
+    session = rude.sandbox.open(seed=1, timeout_seconds=60)
+    assert call(session, "ask").text == "mine: List roots not supported"
+    assert call(session, "garble").text == "still here"
+    session.close()
+
+
+def test_arguments_that_the_protocol_refuses_are_the_models_mistake(rude):
+    session = rude.sandbox.open(seed=1, timeout_seconds=60)
+    refused = call(session, "misread")
+    assert (refused.ok, refused.text) == (False, "'a name is missing'")
+    session.close()
+
+
+def test_a_server_that_does_not_stop_talking_is_ended(rude):
+    session = rude.sandbox.open(seed=1, timeout_seconds=60)
+    failure = failure_of(lambda: call(session, "flood", timeout_seconds=60))
+    assert failure.kind == "tool_crashed"
+    assert "sent more than 16 MiB" in failure.message
+    assert not failure_of(lambda: call(session, "garble")).message.startswith("timeout")
+    session.close()
+
+
+# --- how servers fail ---
+
+
+@pytest.mark.parametrize(
+    ("tool", "seconds", "kind", "words"),
+    [("die", 30, "server_lost", "exit status 3"), ("hang", 2, "timeout", "waiting for the moon")],
+)
+def test_a_server_that_dies_or_hangs_voids_its_own_episode_only(kept, tool, seconds, kind, words):
+    neighbour, session = (kept.sandbox.open(seed=seed, timeout_seconds=60) for seed in (3, 4))
+    failure = failure_of(lambda: call(session, tool, timeout_seconds=seconds))
+    assert (failure.kind, failure.stage) == (kind, "call")
+    assert words in failure.message
+    if tool == "die":
+        assert "out of paper" in failure.message
+    session.close()
+    assert call(neighbour, "add", name="a").text == "4"
+    neighbour.close()
+    again = kept.sandbox.open(seed=4, timeout_seconds=60)
+    assert call(again, "add", name="a").text == "5"
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "command", [["python", "-c", "raise SystemExit('no paper')"], ["no-such-program"]]
+)
+def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_way_out(
+    tmp_path, command
+):
+    with pytest.raises(PrerequisiteError, match=r"(?s)no paper|no-such-program") as caught:
+        make_world(tmp_path, command=command)
+    assert "must be installed in the box" in str(caught.value)
+
+
+def test_a_closed_session_takes_no_call(kept):
+    session = kept.sandbox.open(seed=1, timeout_seconds=60)
+    session.close()
+    session.close()
+    with pytest.raises(UsageError, match="closed"):
+        call(session, "add", name="a")
+
+
+# --- resets ---
+
+
+def test_a_kept_server_serves_one_episode_after_the_other_each_from_its_own_state(kept):
+    pids = set()
+    for seed in (11, 12, 11):
+        session = kept.sandbox.open(seed=seed, timeout_seconds=60)
+        pids.add(call(session, "given").text.split()[-1])
+        assert session.diff(timeout_seconds=30) == {}
+        assert call(session, "add", name="a").text == str(seed + 1)
+        changed = session.diff(timeout_seconds=30)
+        assert changed["counters"] == {
+            "added": [{"name": "a", "value": seed + 1}],
+            "removed": [{"name": "a", "value": seed}],
+        }
+        session.close()
+    assert len(pids) == 1
+
+
+def test_a_server_that_its_reset_does_not_clean_is_replaced_and_counted(tmp_path):
+    world = make_world(tmp_path, **KEPT)
+    clean = world.sandbox.open(seed=5, timeout_seconds=60)
+    call(clean, "soil")
+    clean.close()
+    after = world.sandbox.open(seed=5, timeout_seconds=60)
+    assert after.state_hash == clean.state_hash
+    assert call(after, "add", name="a").text == "6"
+    assert (world.sandbox.counts.dirty, world.sandbox.counts.started) == (1, 2)
+    after.close()
+    world.close()
+
+
+def test_a_reset_that_is_refused_is_the_worlds_failure(kept):
+    failure = failure_of(lambda: kept.sandbox.open(seed=-1, timeout_seconds=60))
+    assert (failure.stage, "no such seed" in failure.message) == ("open", True)
+
+
+def test_a_restarted_server_knows_seed_and_time_from_its_surroundings(tmp_path):
+    world = make_world(tmp_path, **RESTARTED, env={"COLOUR": "red"})
+    told = []
+    for seed in (21, 22):
+        session = world.sandbox.open(seed=seed, timeout_seconds=60)
+        told.append(call(session, "given").text.split())
+        session.close()
+    world.close()
+    assert [words[:3] for words in told] == [["21", NOW, "red"], ["22", NOW, "red"]]
+    assert told[0][3] != told[1][3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"reset": "container"}, "`reset: container` needs a new container"),
+        ({"sandbox": {"backend": "none"}}, "sandbox.backend=local or docker"),
+        ({"sandbox": {"isolation": "state"}}, "sandbox.isolation=fork"),
+        ({"hidden": ["ad"]}, "no tool 'ad', did you mean 'add'"),
+        ({"command": None}, r"env.yaml:1: tools\.0\.mcp: give either `command`"),
+        (
+            {"command": None, "url": "http://127.0.0.1:1/mcp"},
+            "a server at a URL cannot be restarted",
+        ),
+        ({"dump": "dump"}, "name the primary key"),
+        ({"comand": ["x"]}, r"tools\.0\.mcp\.comand: unknown key, did you mean 'command'"),
+        ({"reset": "sometimes"}, r"tools\.0\.mcp\.reset: is 'sometimes'"),
+    ],
+)
+def test_a_wrong_block_is_refused_with_the_way_out(tmp_path, settings, words):
+    with pytest.raises(SpecError, match=words):
+        make_world(tmp_path, **settings)
+
+
+# --- tasks and whole episodes ---
+
+
+def test_templates_draw_from_the_dump_and_an_episode_is_judged_by_it(kept):
+    task = kept.tasks.task("test/add_to/0")
+    env = kept.env()
+    _, info = env.reset(options={"task": task.id})
+    env.step(
+        f"```json\n{json.dumps({'name': 'add', 'arguments': dict(task.oracle[0].arguments)})}\n```"
+    )
+    *_, info = env.step("Done.")
+    assert (info["success"], info["state_diff"]["extra"]) == (True, [])
+    assert kept.keys == {"counters": ("name",)}
+    env.close()
+
+
+def test_order_does_not_matter_to_a_state_and_volatile_columns_do_not_count():
+    one = read_tables('{"t": [{"id": 1, "at": 5, "tags": ["x"]}, {"id": 2, "at": 6, "tags": []}]}')
+    other = read_tables(
+        '{"t": [{"id": 2, "at": 7, "tags": []}, {"id": 1, "at": 8, "tags": ["x"]}]}'
+    )
+    assert tables_hash(one, volatile=("*.at",)) == tables_hash(other, volatile=("*.at",))
+    assert tables_hash(one) != tables_hash(other)
+    assert tables_diff(one, {"t": [one["t"][1]]}) == {
+        "t": {"added": [], "removed": [{"id": 1, "at": 5, "tags": '["x"]'}]}
+    }
+    with pytest.raises(ValueError, match="a dump must be"):
+        read_tables('{"t": [1]}')
+
+
+# --- over HTTP ---
+
+
+@pytest.fixture(scope="module")
+def url():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, str(APPS / "mcp/server.py"), str(port)], stderr=subprocess.DEVNULL
+    )
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}/mcp"
+    server.kill()
+    server.wait()
+
+
+def test_a_server_at_a_url_is_the_same_environment(tmp_path, url):
+    world = make_world(tmp_path, command=None, url=url, **KEPT)
+    assert "not isolated" in world.sandbox.label
+    for _ in range(2):
+        session = world.sandbox.open(seed=9, timeout_seconds=30)
+        assert call(session, "add", name="a").text == "10"
+        assert call(session, "add", name="z").ok is False
+        assert list(session.diff(timeout_seconds=30)) == ["counters"]
+        session.close()
+    session = world.sandbox.open(seed=9, timeout_seconds=30)
+    assert failure_of(lambda: call(session, "hang", timeout_seconds=1)).kind == "timeout"
+    session.close()
+    world.close()
+
+
+def test_a_url_where_nobody_listens_is_told_at_once(tmp_path):
+    with pytest.raises(PrerequisiteError, match="Start it, and set `url` to its endpoint"):
+        make_world(tmp_path, command=None, url="http://127.0.0.1:9/mcp", reset="session")
+
+
+# --- in a container ---
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
+    need_docker()
+    from envgym.sandbox.containers.engine import connect
+
+    notes = ROOT / "envs/notes"
+    for line in connect().build(path=str(notes), tag="envgym-notes-test", decode=True, rm=True):
+        assert "error" not in line, line
+    spec = load_spec(
+        notes.parent / "notes.yaml", ["sandbox.backend=docker", "sandbox.image=envgym-notes-test"]
+    )
+    world = World(spec)
+    task = world.tasks.task("test/delete_note/0")
+    env = world.env()
+    env.reset(options={"task": task.id})
+    env.step(f"delete_note(note='{task.oracle[0].arguments['note']}')")
+    *_, info = env.step("Done.")
+    assert info["success"], info
+    env.close()
+    world.close()
+
+
+# --- a program's end ---
+
+
+def test_a_world_that_nobody_closed_does_not_hold_the_program(tmp_path):
+    path = write_env(tmp_path, **KEPT)
+    code = f"from envgym import *; w = make_world(load_spec({str(path)!r})); w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.strip() == "done", done.stderr

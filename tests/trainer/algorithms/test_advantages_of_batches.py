@@ -1,0 +1,166 @@
+"""RLOO, REINFORCE++, GDPO, overlong punishment, turns and step groups: numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from envgym_trainer.algorithms.advantages.gdpo import gdpo_advantages
+from envgym_trainer.algorithms.advantages.gigpo import step_advantages
+from envgym_trainer.algorithms.advantages.group import group_advantages
+from envgym_trainer.algorithms.advantages.reinforce_pp import reinforce_pp_advantages
+from envgym_trainer.algorithms.advantages.rloo import rloo_advantages
+from envgym_trainer.algorithms.advantages.turns import (
+    returns_to_go,
+    spread_over_turns,
+    turn_advantages,
+    turn_spans,
+)
+from envgym_trainer.algorithms.overlong import overlong_penalty
+
+NAN = math.nan
+
+
+def test_the_deviation_may_be_that_of_the_batch_and_of_a_sample():
+    rewards = torch.tensor([[1.0, 0.0], [3.0, 0.0]])  # batch mean 1, squares 0 + 1 + 4 + 1 = 6
+    assert group_advantages(rewards, std="batch", eps=0.0)[0].tolist() == pytest.approx(
+        [0.5 / 1.5**0.5, -0.5 / 1.5**0.5]
+    )
+    assert group_advantages(rewards, std="batch", ddof=1, eps=0.0)[0, 0].item() == pytest.approx(
+        0.5 / 2**0.5
+    )
+    assert group_advantages(rewards, ddof=1, eps=0.0)[1].tolist() == pytest.approx(
+        [1.5 / 4.5**0.5, -1.5 / 4.5**0.5]
+    )
+
+
+def test_rloo_compares_each_episode_with_the_mean_of_the_others():
+    assert rloo_advantages(torch.tensor([[3.0, 1.0, 2.0]])).tolist() == [[1.5, -1.5, 0.0]]
+
+
+def test_rloo_leaves_void_members_out_and_a_lone_one_without_a_lesson():
+    valid = torch.tensor([[True, False, True], [True, False, False]])
+    assert rloo_advantages(
+        torch.tensor([[3.0, NAN, 1.0], [3.0, NAN, NAN]]), valid=valid
+    ).tolist() == [[2.0, 0.0, -2.0], [0.0] * 3]
+
+
+def test_reinforce_pp_compares_with_the_whole_batch():
+    rewards = torch.tensor([[1.0, 1.0], [0.0, NAN]])
+    valid = torch.tensor([[True, True], [True, False]])
+    # mean 2/3, deviation sqrt(2)/3: a group that agrees still learns how it compares
+    expected = [[0.7071068, 0.7071068], [-1.4142136, 0.0]]
+    assert torch.allclose(reinforce_pp_advantages(rewards, valid=valid), torch.tensor(expected))
+
+
+def test_reinforce_pp_with_baseline_takes_the_groups_mean_and_the_batchs_deviation():
+    rewards = torch.tensor(
+        [[1.0, 0.0], [4.0, 0.0], [7.0, 7.0]]
+    )  # centred 0.5, 2, 0; mean square (2 * 0.25 + 2 * 4) / 6
+    found = reinforce_pp_advantages(rewards, baseline=True)
+    deviation = (8.5 / 6) ** 0.5
+    assert torch.allclose(found, torch.tensor([[0.5, -0.5], [2.0, -2.0], [0.0, 0.0]]) / deviation)
+    assert found[2].tolist() == [0.0, 0.0]  # a dead group gets exact zeros
+
+
+def test_gdpo_normalises_each_part_before_it_sums_so_that_mixtures_with_one_sum_stay_apart():
+    parts = torch.tensor([[[1.0, 0.0, 0.0, 1.0]], [[0.0, 4.0, 0.0, 4.0]]])  # (2 parts, 1 group, 4)
+    found = gdpo_advantages(
+        parts, torch.ones(2), valid=torch.ones_like(parts, dtype=torch.bool), eps=0.0
+    )[0]
+    # each part gives +1 or -1; sums 0, 0, -2, 2; batch deviation sqrt(2)
+    assert torch.allclose(found, torch.tensor([0.0, 0.0, -1.4142136, 1.4142136]), atol=1e-6)
+
+
+def test_gdpo_weighs_the_normalised_parts():
+    parts = torch.tensor([[[1.0, 0.0]], [[0.0, 9.0]]])
+    found = gdpo_advantages(
+        parts, torch.tensor([3.0, 1.0]), valid=torch.ones_like(parts, dtype=torch.bool), eps=0.0
+    )
+    assert found[0].tolist() == pytest.approx([1.0, -1.0])  # sums 3 - 1 and -3 + 1
+
+
+def test_gdpo_leaves_out_parts_that_did_not_apply_and_dead_groups():
+    parts = torch.tensor([[[1.0, 0.0, NAN], [0.3, 0.3, 0.3]], [[NAN, NAN, 5.0], [0.1, 0.1, 0.1]]])
+    found = gdpo_advantages(parts, torch.ones(2), valid=~parts.isnan(), eps=0.0)
+    assert found.isfinite().all()
+    assert found[0, 0] == -found[0, 1] > 0
+    assert found[0, 2] == 0  # the only one with the second part: nobody to be compared with
+    assert found[1].tolist() == [0.0] * 3
+
+
+def test_gdpo_does_not_blow_up_the_float_noise_that_opposed_parts_leave():
+    good = torch.tensor([[0.1, 0.7, 0.3]])
+    parts = torch.stack([good, 1 - good])
+    found = gdpo_advantages(parts, torch.ones(2), valid=torch.ones_like(parts, dtype=torch.bool))
+    assert found.abs().max() < 5e-3
+
+
+def test_the_overlong_punishment_falls_in_a_straight_line():
+    lengths = torch.tensor([10.0, 80.0, 90.0, 100.0, 500.0])
+    assert overlong_penalty(lengths, max_tokens=100, cache_tokens=20).tolist() == pytest.approx(
+        [0.0, 0.0, -0.5, -1.0, -1.0]
+    )
+
+
+def test_returns_to_go_are_discounted_by_turns():
+    assert returns_to_go(torch.tensor([1.0, 0.0, 4.0]), discount=0.5).tolist() == [2.0, 2.0, 4.0]
+
+
+def test_a_turn_is_a_run_of_sampled_tokens():
+    mask = torch.tensor([False, True, True, False, True, False, False, True])
+    assert turn_spans(mask) == [(1, 3), (4, 5), (7, 8)]
+    assert turn_spans(torch.zeros(3, dtype=torch.bool)) == []
+
+
+def test_a_turns_advantage_lies_on_its_own_tokens_and_on_no_other():
+    mask = torch.tensor([False, False, True, True, False, True, False, True, True])
+    assert spread_over_turns(torch.tensor([1.0, -2.0, 3.0]), mask).tolist() == [
+        0,
+        0,
+        1.0,
+        1.0,
+        0,
+        -2.0,
+        0,
+        3.0,
+        3.0,
+    ]
+    with pytest.raises(ValueError, match="2 turn values for 3 turns"):
+        spread_over_turns(torch.ones(2), mask)
+
+
+def test_turn_advantages_by_hand():
+    # Two episodes: returns (1, 3) and (0); each counts once: mean (2 + 0) / 2 = 1; squares ((0 + 4) / 2 + 1) / 2 = 1.5
+    returns = torch.tensor([[[1.0, 3.0], [0.0, NAN]]])
+    expected = torch.tensor([[[0.0, 2.0], [-1.0, 0.0]]])
+    assert torch.allclose(turn_advantages(returns, valid=~returns.isnan(), std="none"), expected)
+    assert torch.allclose(
+        turn_advantages(returns, valid=~returns.isnan(), eps=0.0), expected / 1.5**0.5
+    )
+
+
+def test_without_discount_and_turn_rewards_turn_advantages_are_grpos():
+    rewards = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.25, 1.0]])
+    turns = torch.tensor([[1, 3, 2], [2, 2, 1]])
+    valid = torch.arange(3) < turns[..., None]
+    found = turn_advantages(rewards[..., None].expand(2, 3, 3), valid=valid, eps=1e-4)
+    assert torch.allclose(found, group_advantages(rewards)[..., None] * valid, atol=1e-6)
+
+
+def test_a_group_whose_turns_agree_or_with_one_member_has_no_lesson():
+    returns = torch.tensor([[[1.0, 1.0], [1.0, NAN]], [[1.0, 3.0], [NAN, NAN]]])
+    assert turn_advantages(returns, valid=~returns.isnan()).abs().max() == 0
+
+
+def test_step_groups_compare_turns_from_one_state():
+    returns = torch.tensor([1.0, 0.0, 5.0, 2.0, 2.0])
+    states = torch.tensor([4, 4, 9, 6, 6])
+    assert step_advantages(returns, states, scale_by_std=False).tolist() == [
+        0.5,
+        -0.5,
+        0.0,
+        0.0,
+        0.0,
+    ]
+    assert step_advantages(returns, states, eps=0.0).tolist() == [1.0, -1.0, 0.0, 0.0, 0.0]

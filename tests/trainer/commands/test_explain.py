@@ -1,0 +1,364 @@
+"""`envgym explain` shows what a reward and an advantage are made of; what it prints adds up, what it gives is the record."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+from rich.console import Console
+
+from envgym.commands import main
+from envgym.errors import UsageError
+from envgym.terms import PENALTY
+from envgym_trainer.algorithms import attribution as breakdown
+from envgym_trainer.commands.explain import print_episode, print_overview, shortened, summed
+from envgym_trainer.run.explain import OTHERS, Explanation, explain, overview, plain
+from envgym_trainer.run.folder import RunFolder
+from tests.fakes.shop_env import write as write_shop
+from tests.trainer.learner.test_mismatch_run import SETTINGS, WORDY
+from tests.trainer.rollout.test_group_scorer import PARTS
+from tests.trainer.training.test_train import run
+
+MORE = """
+def turn(evidence):
+    '''1.0 for every turn.'''
+    return 1.0
+"""
+MIXED = [
+    "reward.words={from: parts.py:words, weight: 0.05, scale: running}",
+    "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, range: [-1, 1], grounded: false}",
+    "reward.turn={from: parts.py:turn, weight: 0.1, per: turn}",
+    "reward.polite={from: parts.py:words, gate: solved, clip: [0, 2]}",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A real run of two steps after a warm start of two, with a part of each kind."""
+    root = tmp_path_factory.mktemp("explain")
+    (root / "parts.py").write_text(PARTS + MORE)
+    (root / "rewards.py").write_text(WORDY)
+    settings = [
+        *SETTINGS,
+        *MIXED,
+        "train.warm_start.episodes=8",
+        "train.steps=2",
+        "train.reward_weights={mode: spread, rate: 0.5}",
+    ]
+    return run(root / "runs" / "shop", *settings, env=str(write_shop(root)))[1]
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A copy of it that a test may break."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    return RunFolder.open(tmp_path / "run")
+
+
+def printed(explained):
+    console = Console(file=io.StringIO(), width=160)
+    if isinstance(explained, Explanation):
+        print_episode(explained, console=console)
+    else:
+        print_overview(explained, console=console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def cells(text):
+    """First word -> the words of each line: of a table, name -> cells."""
+    return {row[0]: row for line in text.splitlines() if (row := line.split())}
+
+
+def recorded(folder, name):
+    return folder.find_episodes([name])[name]
+
+
+def change(folder, edit):
+    """Rewrites every line of `episodes.jsonl`."""
+    lines = [json.loads(line) for line in folder.episodes_file.read_text().splitlines()]
+    for line in lines:
+        edit(line)
+    folder.episodes_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_the_numbers_that_are_printed_add_up_to_reward_and_advantage(finished):
+    for each in overview(finished):
+        episode = recorded(finished, each.episode)
+        explained = explain(finished, each.episode)
+        lines = cells(printed(explained))
+        rows = [lines[part.name] for part in explained.parts]
+        total = lines["sum"]
+        for column, whole in ((-2, episode.reward), (-1, episode.advantage)):
+            numbers = [row[column] for row in rows if row[column] != "-"]
+            units = [
+                round(float(number) * 10_000) for number in numbers
+            ]  # whole units: no noise of floats
+            assert sum(units) == round(float(total[column]) * 10_000)
+            assert float(total[column]) == pytest.approx(whole, abs=1e-4)
+
+
+def test_json_is_the_record_to_the_last_bit(finished):
+    for each in overview(finished):
+        episode = recorded(finished, each.episode)
+        found = plain(explain(finished, each.episode))
+        assert (found["reward"], found["advantage"]) == (episode.reward, episode.advantage)
+        parts = {part["name"]: part for part in found["parts"]}
+        for name, term in episode.reward_terms.items():
+            given = parts[name]
+            assert (given["raw"], given["value"], given["weight"]) == (
+                term.raw,
+                term.value,
+                term.weight,
+            )
+            assert (given["contribution"], given["by_turn"]) == (term.contribution, term.by_turn)
+            assert given["advantage"] == episode.advantage_parts.get(name, 0.0)
+        assert set(episode.advantage_parts) <= set(parts)
+    assert [each.episode for each in overview(finished)] == [f"4:{n}" for n in range(1, 9)]
+
+
+def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
+    found = {part.name: part for part in explain(finished, "4:1").parts}
+    long = found["long"]
+    polite = found["polite"]
+    assert long.rule == "1 for the episode with the longest last message of its group."
+    assert (long.source, long.is_grounded, long.range) == ("parts.py:longest", False, (-1.0, 1.0))
+    assert long.schedule == {0: 0.5, 2: 1.5}
+    assert (
+        long.weight_of_config == 1.0
+    )  # the second step after the warm start is step 1: half the way
+    assert long.weight != 1.0  # which `spread` multiplied after the first
+    assert found["solved"].is_grounded is True
+    assert polite.clip == (0.0, 2.0)
+    assert polite.gate == {"on": "solved", "at_least": 1.0, "is_open": False}
+    assert (found["words"].scale, found["turn"].by_turn) == (
+        "running",
+        tuple(1.0 for _ in found["turn"].by_turn),
+    )
+    text = printed(explain(finished, "4:1"))
+    assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at GRPO step 1" in text
+    assert f"weight {long.weight:.4g} from train.reward_weights; 1 in the settings" in text
+    assert (
+        "long: 1 for the episode with the longest last message of its group. "
+        "(from parts.py:longest, not grounded)" in text
+    )
+    assert "gate on solved >= 1: closed" in text
+    assert "by turn: 1: 1" in text
+    assert "closed" in cells(text)["polite"]
+
+
+def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
+    episode = recorded(finished, "4:2")
+    found = {part.name: part for part in explain(finished, "4:2").parts}["long"]
+    names = [vote["episode"] for vote in found.siblings]
+    assert "4:2" in names
+    assert all(recorded(finished, name).task_id == episode.task_id for name in names)
+    assert len(names) in (4, 8)  # eight where both groups drew one task
+    for vote in found.siblings:
+        sibling = recorded(finished, vote["episode"])
+        assert vote["value"] == sibling.reward_terms["long"].value
+        assert (
+            vote["said"]
+            == [message for message in sibling.messages if message.role == "assistant"][-1].content
+        )
+    assert {vote["raw"] for vote in found.siblings} == {0.0, 1.0}
+    assert re.search(r"^  > +4:2 ", printed(explain(finished, "4:2")), flags=re.MULTILINE)
+
+
+def test_without_an_episode_those_of_the_last_step_are_listed(finished):
+    rows = cells(printed(overview(finished)))
+    for each in overview(finished):
+        episode = recorded(finished, each.episode)
+        shares = episode.advantage_parts
+        assert each.largest is None or abs(shares[each.largest]) == max(map(abs, shares.values()))
+        assert rows[each.episode][1:3] == [episode.task_id, f"{episode.reward:.4f}"]
+
+
+def test_the_command_prints_both_without_loading_torch(finished):
+    code = (
+        "import sys; from importlib import metadata\n"
+        "point = metadata.EntryPoint('explain', 'envgym_trainer.commands:explain', 'envgym.commands')\n"
+        "import envgym.commands; metadata.entry_points = lambda group: [point] * (group == 'envgym.commands')\n"
+        "assert envgym.commands.main(['explain', sys.argv[1], *sys.argv[2:]]) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    for words, told in (([], "4:1"), (["3:1"], "episode 3:1 of")):
+        command = [sys.executable, "-c", code, str(finished.path), *words]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `envgym explain`; gives exit code, output and errors."""
+    point = EntryPoint("explain", "envgym_trainer.commands:explain", "envgym.commands")
+    monkeypatch.setattr(
+        "importlib.metadata.entry_points", lambda group: [point] * (group == "envgym.commands")
+    )
+
+    def run(*words):
+        code = main(["explain", *map(str, words)])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+def test_json_of_the_command_is_one_document(finished, command):
+    code, out, _ = command(finished.path, "4:2", "--json")
+    assert code == 0
+    assert json.loads(out)["reward"] == recorded(finished, "4:2").reward
+    _, out, _ = command(finished.path, "--json")
+    assert [each["episode"] for each in json.loads(out)] == [f"4:{n}" for n in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("4:9", r"no episode 4:9\. Step 4 has 8 episodes, 4:1 to 4:8"),
+        ("4:0", r"no episode 4:0\. Step 4 has 8 episodes"),
+        ("1:1", r"no episodes of step 1\. .*for steps 3 to 4"),  # a step of the warm start
+        ("third", r"'third' is no episode name.*such as 12:3.*envgym explain "),
+    ],
+)
+def test_an_episode_that_is_not_there_is_told_with_those_that_are(finished, command, name, message):
+    code, out, error = command(finished.path, name)
+    assert (code, out) == (2, "")
+    assert re.search(message, error)
+
+
+def test_a_folder_that_is_no_run_and_a_run_without_episodes_are_told(folder, tmp_path, command):
+    code, _, error = command(tmp_path / "nowhere")
+    assert code == 2
+    assert "is not a run folder" in error
+    folder.episodes_file.unlink()
+    code, _, error = command(folder.path)
+    assert code == 2
+    assert "no training episode is recorded yet" in error
+
+
+def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
+    change(
+        folder,
+        lambda line: [line.pop(name) for name in ("reward_terms", "advantage", "advantage_parts")],
+    )
+    with pytest.raises(
+        UsageError,
+        match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*Train again, or continue with",
+    ):
+        explain(folder, "4:1")
+    assert {each.largest for each in overview(folder)} == {
+        None
+    }  # the list still shows what there is
+
+
+def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):
+    folder.write_facts(folder.facts() | {"env": "/gone/shop.yaml"})
+    gone = explain(folder, "4:1")
+    long = {part.name: part for part in gone.parts}["long"]
+    assert (long.rule, long.source) == ("", "parts.py:longest")
+    assert long.contribution == recorded(folder, "4:1").reward_terms["long"].contribution
+    assert {part.name: part for part in gone.parts}["solved"].rule  # it ships with envgym
+    assert any(
+        "No description of part 'long'" in note and "Restore the environment's files" in note
+        for note in gone.notes
+    )
+    folder.config_file.write_text("id: [\n")
+    bare = explain(folder, "4:1")
+    assert bare.reward == gone.reward
+    assert {part.source for part in bare.parts} == {None}
+    assert "only recorded numbers are shown" in printed(bare)
+
+
+def test_a_void_episode_says_how_the_world_broke(folder):
+    void = {
+        "failure": {"kind": "timeout", "stage": "call", "message": "slow"},
+        "reward": None,
+        "success": None,
+    }
+    change(
+        folder,
+        lambda line: line.update(
+            void | {"reward_terms": {}, "advantage": None, "advantage_parts": {}}
+        ),
+    )
+    text = printed(explain(folder, "4:1"))
+    assert "void: timeout in call: slow. It has no reward" in text
+    assert overview(folder)[0].reward is None
+
+
+def test_a_foreign_environment_has_its_reward_as_the_only_part(folder):
+    folder.write_config(
+        folder.config_file.read_text().replace("gym: null", "gym: tests.fakes.echo_env:Echo-v0")
+    )
+    change(
+        folder,
+        lambda line: line.update(reward_terms={}, advantage_parts={"reward": line["advantage"]}),
+    )
+    found = explain(folder, "4:1")
+    episode = recorded(folder, "4:1")
+    [part] = found.parts
+    assert (part.name, part.contribution, part.advantage) == (
+        "reward",
+        episode.reward,
+        episode.advantage,
+    )
+    assert part.rule == OTHERS["reward"]
+
+
+def test_what_changes_the_advantage_only_has_no_contribution(folder):
+    change(
+        folder,
+        lambda line: (
+            line["advantage_parts"].update(overlong=-0.5) if line.get("advantage_parts") else None
+        ),
+    )
+    found = {part.name: part for part in explain(folder, "4:1").parts}["overlong"]
+    assert (found.contribution, found.weight, found.advantage) == (None, None, -0.5)
+    assert cells(printed(explain(folder, "4:1")))["overlong"][-2:] == ["-", "-0.5000"]
+
+
+def test_every_name_beside_the_parts_has_its_rule():
+    assert set(OTHERS) == {
+        PENALTY,
+        breakdown.REST,
+        breakdown.REWARD,
+        breakdown.OVERLONG,
+        breakdown.MISTAKES,
+    }
+
+
+def test_thirds_are_printed_so_that_they_make_a_whole():
+    assert summed([1 / 3] * 3) == ["0.3334", "0.3333", "0.3333", "1.0000"]
+    assert summed([-0.25, None, 0.75], sign=True) == ["-0.2500", "-", "+0.7500", "+0.5000"]
+    assert summed([None]) == ["-", "-"]
+
+
+def test_long_words_keep_their_end():
+    assert shortened("so\n the answer is 42", limit=9) == "...wer is 42"
+
+
+def test_an_episode_fits_a_terminal_of_eighty_columns(finished):
+    console = Console(file=io.StringIO(), width=80)
+    print_episode(explain(finished, "4:1"), console=console)
+    head = next(line for line in console.file.getvalue().splitlines() if "contribution" in line)  # type: ignore[attr-defined]
+    assert head.split() == [
+        "part",
+        "raw",
+        "range",
+        "gate",
+        "value",
+        "weight",
+        "contribution",
+        "advantage",
+    ]

@@ -1,0 +1,185 @@
+"""Sampling on a server: what it sampled is what is trained, each version of the adapter under a name of its own, failures told."""
+
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym_trainer.batch import Sample
+from envgym_trainer.inference.vllm_server import VllmServerEngine
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.load import load_model
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.training.launch import start
+from tests.fakes.dialogues import gap, talk, together
+from tests.fakes.small_models import byte_tokenizer, small_llama
+from tests.fakes.vllm_server import StandIn, serving
+
+TOKENIZER = byte_tokenizer()
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture
+def state():
+    return StandIn(small_llama(TOKENIZER))
+
+
+@pytest.fixture
+def engine(state, tmp_path):
+    with serving(state) as url:
+        engine = VllmServerEngine(
+            url, Chat(TOKENIZER, model=state.base), model=None, adapters=tmp_path, max_context=600
+        )
+        yield engine
+        engine.close()
+
+
+def test_dialogues_on_a_server_keep_ids_and_logprobs_from_turn_to_turn(state, engine):
+    for temperature in (1.0, 0.7):
+        policy = engine.policy(temperature=temperature, max_new_tokens=6)
+        for dialogue in together(lambda n, policy=policy: talk(policy, seed=n), 4):
+            assert gap(state.base, dialogue.trace(), temperature) < 1e-4
+
+
+def test_the_seed_decides_what_is_sampled_and_each_turn_has_one_of_its_own(state, engine):
+    policy = engine.policy(max_new_tokens=6)
+    ids = [talk(policy, seed=seed).trace().token_ids for seed in (1, 1)]
+    assert ids[0] == ids[1]
+    seeds = [body["seed"] for path, body in state.requests if path == "/v1/completions"]
+    assert len(set(seeds)) == 3
+
+
+def test_nothing_cuts_the_distribution_whatever_the_servers_own_defaults(state, engine):
+    talk(engine.policy(max_new_tokens=2), seed=0, turns=1)
+    body = state.requests[-1][1]
+    neutral = {
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
+    assert neutral.items() <= body.items()
+
+
+def test_only_the_chats_own_stop_ids_end_a_turn_whatever_the_server_takes_for_the_end(
+    state, engine
+):
+    trace = talk(engine.policy(max_new_tokens=4, temperature=0.0), seed=0, turns=1).trace()
+    state.eos = trace.token_ids[trace.loss_mask.index(True)]
+    assert talk(engine.policy(max_new_tokens=4, temperature=0.0), seed=0, turns=1).trace() == trace
+
+
+def test_a_changed_adapter_is_sampled_at_once_under_another_name_and_salt_and_the_old_one_is_gone(
+    state, engine, tmp_path
+):
+    adapted = get_peft_model(
+        small_llama(TOKENIZER), LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False)
+    )
+    learner = Learner(adapted, learning_rate=1e-2)
+    for version in (1, 2):
+        engine.refresh(adapted)
+        traces = [
+            d.trace() for d in together(lambda n: talk(engine.policy(max_new_tokens=6), seed=n), 4)
+        ]
+        assert max(gap(adapted, trace) for trace in traces) < 1e-4
+        assert len(state.adapters) == len(list(tmp_path.iterdir())) == 1
+        metrics = learner.grpo_step(
+            [Sample.from_trace(trace, advantage=(-1.0) ** n) for n, trace in enumerate(traces)]
+        )
+        assert metrics["sampling/sampling_logp_difference/max"] < 1e-4
+        assert learner.updates == version
+    salts = {body["cache_salt"] for path, body in state.requests if path == "/v1/completions"}
+    assert len(salts) == 2
+    engine.close()
+    assert not state.adapters
+
+
+def test_the_base_is_sampled_again_after_refresh_with_nothing(state, engine):
+    base = talk(engine.policy(max_new_tokens=6), seed=0).trace()
+    adapted = get_peft_model(
+        small_llama(TOKENIZER), LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False)
+    )
+    engine.refresh(adapted)
+    other = talk(engine.policy(max_new_tokens=6), seed=0).trace()
+    engine.refresh()
+    assert talk(engine.policy(max_new_tokens=6), seed=0).trace() == base != other
+
+
+def test_a_server_without_adapters_at_run_time_is_told_with_the_way_out(tmp_path):
+    state = StandIn(small_llama(TOKENIZER), loads_adapters=False)
+    adapted = get_peft_model(state.base, LoraConfig(r=8, target_modules=LINEARS))
+    with serving(state) as url:
+        engine = VllmServerEngine(
+            url, Chat(TOKENIZER, model=state.base), model=None, adapters=tmp_path, max_context=600
+        )
+        with pytest.raises(
+            UsageError, match=r"would not load the adapter.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+        ):
+            engine.refresh(adapted)
+        engine.close()
+
+
+def test_no_server_and_another_model_are_told_at_the_start(state, tmp_path):
+    with pytest.raises(PrerequisiteError, match="no server answers"):
+        VllmServerEngine(
+            "http://127.0.0.1:9", Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600
+        )
+    with (
+        serving(state) as url,
+        pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.engine.model"),
+    ):
+        VllmServerEngine(url, Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda choice: choice.pop("token_ids"), "no token ids with their logprobs"),
+        (
+            lambda choice: choice["logprobs"]["token_logprobs"].pop(),
+            "3 tokens with 2 probabilities",
+        ),
+        (
+            lambda choice: (
+                choice["token_ids"].__setitem__(slice(None), [5, 5])
+                or choice["logprobs"]["token_logprobs"].pop()
+            ),
+            "does not end there",
+        ),
+    ],
+)
+def test_an_answer_that_cannot_be_trained_on_voids_the_episode(state, engine, change, told):
+    state.change = change
+    with pytest.raises(WorldFailure, match=told) as caught:
+        talk(engine.policy(max_new_tokens=3), seed=0, turns=1)
+    assert caught.value.kind == "policy_failed"
+
+
+def test_a_run_samples_warm_start_and_grpo_on_the_server_and_the_two_agree_at_each_step(tmp_path):
+    model, _ = load_model("tiny", device="cpu")
+    state = StandIn(model)
+    (tmp_path / "parts.py").write_text(
+        "def brief(evidence): return len(evidence.final) / 100\n"
+    )  # siblings must differ to teach
+    with serving(state) as url:
+        settings = [
+            "train.warm_start.episodes=16",
+            "train.steps=2",
+            "train.rollout.groups_per_step=1",
+            "train.rollout.group_size=3",
+            "train.evaluation.tasks=2",
+            "train.evaluation.base_tasks=0",
+            "train.checks.preflight=off",
+            f"train.engine={{name: vllm_server, url: {url}}}",
+            "train.optimizer.learning_rate=1e-2",
+            f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}",
+        ]
+        assert start("guess", settings, out=tmp_path, name="r", resume=None) == 0
+    run = RunFolder.open(tmp_path / "r")
+    steps = [line for line in run.metrics() if line["phase"] == "grpo"]
+    assert all(line["grad_norm"] > 0 and line["offpolicy/mismatch_max"] < 1e-4 for line in steps)
+    assert len({body["model"] for path, body in state.requests if path == "/v1/completions"}) >= 4
+    assert not state.adapters
+    assert (run.adapter / "adapter_model.safetensors").is_file()

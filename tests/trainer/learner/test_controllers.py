@@ -1,0 +1,308 @@
+"""Controllers bring real (if small) policies to their targets and hold them there, by real gradients of the real losses."""
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from envgym.errors import UsageError
+from envgym_trainer.algorithms.entropy import entropy_bonus
+from envgym_trainer.algorithms.losses.grpo import grpo_loss, k3_kl
+from envgym_trainer.config.controllers import ControllersConfig, EntropyControl, KLControl
+from envgym_trainer.learner.controllers import (
+    AdaptiveEntropy,
+    AdaptiveKL,
+    AdaptiveLearningRate,
+    Controllers,
+    updates_until_stopped,
+)
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.logprobs import action_logprobs
+from envgym_trainer.training.launch import resolve
+from tests.fakes.tiny_lora import random_samples, tiny_model
+
+ARMS = 8
+PULLS = 512
+
+
+class Bandit:
+    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps on `grpo_loss`; the base is
+    uniform. What it lacks of the real learner is the language model alone."""
+
+    def __init__(self, *, learning_rate=0.5, kl_coef=0.0, entropy_coef=0.0, seed=0):
+        self.learning_rate = learning_rate
+        self.kl_coef = kl_coef
+        self.entropy_coef = entropy_coef
+        self.max_kl = None
+        self.updates = 0
+        self.warmup_steps = 0
+        self.logits = torch.zeros(ARMS, dtype=torch.float64, requires_grad=True)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def pull(self):
+        """(arms, their logprobs now, advantages), one row a pull."""
+        policy = self.logits.detach().log_softmax(0)
+        arms = torch.multinomial(policy.exp(), PULLS, replacement=True, generator=self.generator)
+        rewards = arms.double() / (ARMS - 1)
+        return arms, policy[arms], rewards - rewards.mean()
+
+    def step(self, pulls):
+        arms, old, advantages = pulls
+        policy = self.logits.log_softmax(0)
+        out = grpo_loss(
+            policy[arms],
+            old,
+            advantages,
+            denominator=PULLS,
+            kl_coef=self.kl_coef,
+            clip_low=9.0,
+            clip_high=9.0,
+            ref_logprobs=torch.full_like(old, -math.log(ARMS)) if self.kl_coef else None,
+        )
+        entropy = -(policy.exp() * policy).sum().expand(PULLS)
+        loss = out.loss + entropy_bonus(entropy, coef=self.entropy_coef, denominator=PULLS)
+        (gradient,) = torch.autograd.grad(loss, self.logits)
+        metrics = {name: value.item() / PULLS for name, value in out.sums.items()} | {
+            "entropy": entropy[0].item()
+        }
+        if self.max_kl is not None and metrics["approx_kl"] > self.max_kl:
+            return metrics | {"controller/stopped": 1.0, "grad_norm": 1.0}
+        self.logits.data -= self.learning_rate * gradient
+        self.updates += 1
+        return metrics | {"grad_norm": gradient.norm().item()}
+
+    def step_kl(self, samples):
+        ((arms, old, _),) = samples
+        return k3_kl(old, self.logits.detach().log_softmax(0)[arms]).mean().item()
+
+
+def controlled(bandit, controls, steps):
+    """Metrics of so many steps, each answered by the controllers as the trainer does it."""
+    controls.attach(bandit)
+    lines = []
+    for _ in range(steps):
+        pulls = bandit.pull()
+        metrics = bandit.step(pulls)
+        lines.append(metrics | controls.update(bandit, metrics, [pulls]))
+    return lines
+
+
+def controls_of(bandit, max_kl=None, **config):
+    starts = {name: getattr(bandit, name) for name in ("learning_rate", "kl_coef", "entropy_coef")}
+    return Controllers(ControllersConfig.model_validate(config), max_kl=max_kl, **starts)
+
+
+def assert_held(values, target):
+    """The last half, in four windows, each within 20 % of the target on average; noise of one step is not the controller's."""
+    half = values[len(values) // 2 :]
+    size = len(half) // 4
+    means = [sum(half[n * size : (n + 1) * size]) / size for n in range(4)]
+    assert all(abs(mean / target - 1) < 0.2 for mean in means), means
+
+
+@pytest.mark.parametrize("start", [0.001, 10.0])
+def test_the_kl_to_the_base_comes_to_its_target_from_a_coefficient_too_small_or_too_large(start):
+    bandit = Bandit(kl_coef=start)
+    lines = controlled(bandit, controls_of(bandit, kl={"target": 0.3}), 1600 if start < 1 else 1200)
+    assert_held([line["kl"] for line in lines], 0.3)
+
+
+@pytest.mark.parametrize("start", [1e-4, 10.0])
+def test_each_steps_kl_comes_to_its_target_from_a_rate_too_small_or_too_large(start):
+    bandit = Bandit(
+        learning_rate=start, entropy_coef=0.3
+    )  # the bonus keeps it from freezing on one arm
+    config = {"target": 1e-4, "min": 1e-5, "max": 100.0}
+    lines = controlled(bandit, controls_of(bandit, learning_rate=config), 400)
+    assert_held([line["controller/step_kl"] for line in lines], 1e-4)
+
+
+@pytest.mark.parametrize("target", [0.4, 1.2])
+def test_the_entropy_comes_to_its_target_where_without_a_bonus_it_would_be_lost(target):
+    lost = Bandit()
+    assert controlled(lost, controls_of(lost), 1500)[-1]["entropy"] < 0.3 * target
+    bandit = Bandit()
+    lines = controlled(bandit, controls_of(bandit, entropy={"target": target, "max": 2.0}), 1500)
+    assert_held([line["entropy"] for line in lines], target)
+
+
+def test_the_updates_of_a_step_stop_where_the_policy_has_gone_as_far_as_allowed():
+    bandit = Bandit(learning_rate=0.1)
+    controls_of(bandit, max_kl=0.002).attach(bandit)
+    for _ in range(8):
+        pulls = bandit.pull()
+        before = bandit.updates
+        rounds = updates_until_stopped(bandit.step, [pulls] * 200)
+        assert len(rounds) < 200
+        assert bandit.updates - before == len(rounds) - 1  # the last one was left out
+        assert abs(rounds[-1]["approx_kl"] / 0.002 - 1) < 0.2
+
+
+def test_ziegler_by_hand():
+    control = AdaptiveKL(KLControl(target=0.1, gain=0.1), 1.0)
+    assert control.update(0.11) == pytest.approx(1.01)  # 10 % too far: 1 + 0.1 * 0.1
+    assert control.update(5.0) == pytest.approx(1.01 * 1.02)  # clipped to 20 %
+    assert control.update(0.0) == pytest.approx(1.01 * 1.02 * 0.98)
+    with pytest.raises(ValueError, match="never leaves 0"):
+        AdaptiveKL(KLControl(target=0.1), 0.0)
+
+
+def test_the_learning_rate_by_hand():
+    config = ControllersConfig.model_validate(
+        {"learning_rate": {"target": 0.01, "gain": 0.5, "min": 0.5, "max": 2.0}}
+    )
+    control = AdaptiveLearningRate(config.learning_rate, 1.0)
+    assert control.update(0.014) == pytest.approx(math.exp(-0.2))  # 40 % too far, times the gain
+    assert control.update(1.0) == pytest.approx(math.exp(-0.2) / 1.5)  # at most by 1.5
+    assert control.update(1.0) == 0.5  # the bound
+
+
+def test_the_entropy_weight_by_hand():
+    control = AdaptiveEntropy(
+        EntropyControl(target=1.0, gain=0.1, proportional_gain=0.5, min=0.001, max=1.0), 0.01
+    )
+    assert control.update(0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing
+    assert control.update(1.0) == pytest.approx(
+        0.01 * math.exp(0.05)
+    )  # the integral stays, the proportional part goes
+    for _ in range(100):
+        control.update(9.0)
+    assert control.value == pytest.approx(control.config.min)
+    assert control.integral == pytest.approx(math.log(control.config.min))  # not wound up below
+
+
+def test_a_step_without_a_measurement_leaves_everything_as_it_is():
+    bandit = Bandit(kl_coef=0.1, learning_rate=1e-4)
+    controls = controls_of(
+        bandit, kl={"target": 0.1}, learning_rate={"target": 0.1}, entropy={"target": 1.0}
+    )
+    before = controls.state_dict()
+    out = controls.update(bandit, {"grad_norm": 0.0, "kl": math.nan}, [])
+    assert controls.state_dict() == before
+    assert out == {
+        "controller/kl_coef": 0.1,
+        "controller/entropy_coef": 1e-5,
+        "controller/learning_rate": 1e-4,
+    }
+
+
+def test_controllers_go_on_from_their_state_as_if_never_stopped():
+    config = {
+        "kl": {"target": 0.05},
+        "learning_rate": {"target": 1e-3, "max": 10.0},
+        "entropy": {"target": 2.5},
+    }
+    straight = Bandit(kl_coef=0.1)
+    whole = controls_of(straight, **config)
+    controlled(straight, whole, 20)
+    first = Bandit(kl_coef=0.1)
+    half = controls_of(first, **config)
+    controlled(first, half, 10)
+    second = controls_of(Bandit(kl_coef=0.1), **config)
+    second.load_state_dict(half.state_dict())
+    controlled(first, second, 10)
+    assert second.state_dict() == whole.state_dict()
+    assert torch.equal(first.logits, straight.logits)
+
+
+@pytest.mark.parametrize("chunk", [2, 256])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_gradient_of_logprob_and_entropy_is_that_of_autograd(temperature, chunk):
+    torch.manual_seed(0)
+    hidden = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 6, dtype=torch.float64)
+    ids = torch.tensor([3, 0, 10, 3, 7])
+    pull = torch.randn(2, 5, dtype=torch.float64)
+    found = action_logprobs(
+        hidden, head, ids, temperature=temperature, chunk=chunk, entropy_gradient=True
+    )
+    (gradient,) = torch.autograd.grad((torch.stack(found) * pull).sum(), hidden)
+    all_logprobs = (hidden @ head.T / temperature).log_softmax(1)
+    wanted = all_logprobs.gather(1, ids[:, None])[:, 0], -(all_logprobs.exp() * all_logprobs).sum(1)
+    (expected,) = torch.autograd.grad((torch.stack(wanted) * pull).sum(), hidden)
+    torch.testing.assert_close(torch.stack(found), torch.stack(wanted), rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
+def gradient_of(step, learner):
+    seen = {}
+    learner.optimizer.step = lambda: seen.update(
+        {name: value.grad.clone() for name, value in learner.parameters.items()}
+    )
+    step()
+    return seen
+
+
+@pytest.mark.parametrize(("layout", "budget"), [("tree", 30), ("tree", 10_000), ("flat", 20)])
+def test_the_learners_entropy_bonus_is_the_written_formula_for_every_layout(layout, budget):
+    samples = random_samples(0)
+    coef = 0.3
+    options = {"max_grad_norm": 1e9, "layout": layout, "max_tokens_per_micro_batch": budget}
+    with_bonus = Learner(tiny_model(), entropy_coef=coef, **options)
+    without = Learner(tiny_model(), **options)
+    ours, plain = (
+        gradient_of(lambda lr=learner: lr.grpo_step(samples), learner)
+        for learner in (with_bonus, without)
+    )
+    model = tiny_model()
+    total = 0.0
+    for sample in samples:
+        logprobs = (
+            model(input_ids=torch.tensor([sample.token_ids]))
+            .logits[0]
+            .double()
+            .log_softmax(-1)[:-1]
+        )
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        total = total + sample.weight * entropy[torch.tensor(sample.loss_mask[1:])].sum()
+    (-coef * total / sum(sample.weight * sample.num_actions for sample in samples)).backward()
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            torch.testing.assert_close(ours[name] - plain[name], value.grad, rtol=0, atol=1e-9)
+
+
+def test_the_learner_leaves_an_update_out_once_its_samples_are_too_far():
+    model = tiny_model()
+    before = [value.clone() for value in model.parameters()]
+    learner = Learner(model)
+    learner.max_kl = 1e-6  # the samples are another policy's
+    metrics = learner.grpo_step(random_samples(0))
+    assert (metrics["controller/stopped"], learner.updates) == (1.0, 0)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    learner.max_kl = 1e6
+    assert learner.grpo_step(random_samples(0))["controller/stopped"] == 0.0
+    assert learner.updates == 1
+
+
+def test_step_kl_is_the_mean_k3_of_sampled_tokens():
+    learner = Learner(tiny_model(), max_grad_norm=1e9)
+    samples = random_samples(0)
+    assert learner.step_kl(samples) == pytest.approx(
+        learner.grpo_step(samples)["approx_kl"], rel=1e-6
+    )
+    assert math.isnan(learner.step_kl([]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["train.controllers.kl={target: 0.05}"],
+            "train.algorithm.kl.coef, which is 0 and would stay 0",
+        ),
+        (["train.optimizer.max_kl=0.1"], "skips later updates of a step, but there is only one"),
+        (
+            ["train.controllers.learning_rate={target: 0.01, max: 1.0e-5}"],
+            "outside of the bounds of train.controllers.learning_rate",
+        ),
+    ],
+)
+def test_a_controller_with_nothing_to_move_is_refused_at_the_start(settings, said):
+    with pytest.raises(UsageError, match=said):
+        resolve("guess", ["train.model.device=cpu", *settings])
+
+
+def test_bounds_in_the_wrong_order_are_refused():
+    with pytest.raises(ValidationError, match="above max"):
+        EntropyControl(target=1.0, min=1.0, max=0.1)

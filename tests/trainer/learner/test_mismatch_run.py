@@ -1,0 +1,101 @@
+"""Off-policy numbers and the mismatch alarm in whole runs of `envgym train`: in the files, on the curves, in the terminal."""
+
+import pytest
+import torch
+
+from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.learner.off_policy import SamplerMismatch
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.training.launch import start
+from tests.fakes.shop_env import write as write_shop
+from tests.trainer.training.test_train import SMALL
+
+WORDY = """\
+import zlib
+
+def wordy(evidence):
+    return zlib.crc32(evidence.final.encode()) % 7 / 7  # differs between siblings, so that every group has a lesson
+"""
+SETTINGS = [
+    "train.checks.preflight=off",
+    *SMALL,
+    "train.warm_start.episodes=0",
+    "train.steps=3",
+    "train.evaluation.base_tasks=0",
+    "train.evaluation.validate_every_steps=0",
+    "train.evaluation.tasks=1",
+    "train.output.checkpoint_every_steps=0",
+    "train.optimizer.learning_rate=1e-2",
+    "train.optimizer.warmup_updates=0",
+    "reward.wordy={from: rewards.py:wordy}",
+]
+
+
+@pytest.fixture
+def env(tmp_path):
+    (tmp_path / "rewards.py").write_text(WORDY)
+    return str(write_shop(tmp_path))
+
+
+def lines(folder):
+    return [m for m in folder.metrics() if m["phase"] == "grpo"]
+
+
+def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curves(env, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = [
+        *SETTINGS,
+        "train.optimizer.updates_per_step=2",
+        "train.optimizer.epochs_per_step=3",
+        "train.checks.on_mismatch=stop",
+        "train.optimizer.learning_rate=1e-3",
+    ]
+    assert start(env, settings, out=tmp_path / "runs", name="r", resume=None) == 0
+    folder = RunFolder.open(tmp_path / "runs" / "r")
+    assert len(lines(folder)) == 3
+    for line in lines(folder):
+        assert line["offpolicy/mismatch_max"] < 1e-4 < line["offpolicy/staleness_max"]
+        assert line["offpolicy/mismatch_mean"] < 1e-5 < line["offpolicy/staleness_mean"]
+        assert 0 < line["offpolicy/ess"] < 1
+        assert line["alarm/mismatch"] == 0.0
+    learner = torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)
+    assert learner["updates"] == 3 * 2 * 3  # steps, shares, epochs
+    curves = set(EventAccumulator(str(folder.path)).Reload().Tags()["scalars"])
+    assert {
+        "offpolicy/mismatch_max",
+        "offpolicy/staleness_mean",
+        "offpolicy/ess",
+        "alarm/mismatch",
+    } <= curves
+
+
+def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_of_once(
+    env, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(
+        InProcessEngine, "refresh", lambda self, model=None: None
+    )  # trap 6: the adapter is never taken over
+    monkeypatch.setattr(
+        InProcessEngine, "sleep", lambda self: None
+    )  # who sleeps would notice: it answers to nobody without a refresh
+    out = tmp_path / "runs"
+    with pytest.raises(
+        SamplerMismatch,
+        match=r"was not trained; all earlier steps are saved.*on_mismatch=warn",
+    ):
+        start(env, [*SETTINGS, "train.checks.on_mismatch=stop"], out=out, name="r", resume=None)
+    folder = RunFolder.open(out / "r")
+    step, path = folder.latest_checkpoint()
+    assert (step, [m["step"] for m in lines(folder)]) == (
+        1,
+        [1],
+    )  # the first step's adapter was that of the sampler: nothing yet
+    assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
+    capsys.readouterr()
+    assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0
+    assert [m["alarm/mismatch"] for m in lines(folder)] == [0.0, 1.0, 1.0]
+    assert (
+        " ".join(capsys.readouterr().out.split()).count("WARNING: sampler and trainer disagree")
+        == 1
+    )

@@ -1,0 +1,229 @@
+"""A group is G siblings of one task from one state; what teaches nothing is replaced, counted and kept."""
+
+import dataclasses
+from collections import Counter
+
+import pytest
+
+from envgym.episode import Episode, Failure
+from envgym.messages import Message
+from envgym.play import Request
+from envgym.policies import TokenTrace
+from envgym_trainer.rollout.groups import (
+    RolloutBatch,
+    has_reward_variance,
+    has_same_start,
+    play_groups,
+)
+from envgym_trainer.run.folder import RunFolder
+
+LOST = Failure("sandbox_lost", "call", "gone")
+
+
+class Counting:
+    """Draws that number their tasks: t0, t1, ..."""
+
+    def __init__(self):
+        self.count = 0
+
+    def requests(self, tasks, episodes):
+        first = self.count
+        self.count = self.count + tasks
+        return [
+            Request(f"t{first + n}", 1000 * (first + n) + g)
+            for n in range(tasks)
+            for g in range(episodes)
+        ]
+
+
+def episode(task="t0", reward: float | None = 0.0, seed=0, **fields):
+    trace = TokenTrace((1, 2), (False, True), (0.0, -0.5))
+    messages = (Message("system", "s"), Message("user", task), Message("assistant", f"a{seed}"))
+    given = {
+        "success": None if reward is None else reward >= 1,
+        "failure": LOST if reward is None else None,
+    }
+    return Episode(
+        "e",
+        task,
+        "train",
+        "L0",
+        "t",
+        seed,
+        messages,
+        trace,
+        reward,
+        start_hash=f"h-{task}",
+        **(given | fields),
+    )
+
+
+class Scripted:
+    """Plays requests: rewards by task (cycled over its members), none for what is void at its first attempt."""
+
+    def __init__(self, rewards, *, void=(), always_void=()):
+        self.rewards, self.void, self.always_void = rewards, set(void), set(always_void)
+        self.calls: list[list[Request]] = []
+        self.attempts: Counter[str] = Counter()
+
+    def __call__(self, requests):
+        self.calls.append(list(requests))
+        return [self._play(request) for request in requests]
+
+    def _play(self, request):
+        n = self.attempts[request.task]
+        self.attempts[request.task] += 1
+        values = self.rewards.get(request.task, [0.0, 1.0])
+        if (request.task, n) in self.void or request.task in self.always_void:
+            return episode(request.task, None, request.seed)
+        return episode(request.task, values[n % len(values)], request.seed)
+
+
+def rewards_of(groups):
+    return [[e.reward for e in group] for group in groups]
+
+
+def tasks_of(groups):
+    return [{e.task_id for e in group} for group in groups]
+
+
+AGREE = [1.0]
+
+
+def test_without_a_budget_what_agrees_stays():
+    play = Scripted({"t0": AGREE})
+    played = play_groups(play, Counting(), tasks=2, size=2)
+    assert rewards_of(played.groups) == [[1.0, 1.0], [0.0, 1.0]]
+    assert (played.thrown, len(play.calls)) == ([], 1)
+
+
+def test_a_group_that_agrees_makes_room_for_a_fresh_one_with_a_lesson():
+    played = play_groups(Scripted({"t1": AGREE}), Counting(), tasks=3, size=2, max_extra=5)
+    assert tasks_of(played.groups) == [{"t0"}, {"t3"}, {"t2"}]
+    assert tasks_of(played.thrown) == [{"t1"}]
+    assert played.metrics()["sampling/extra_groups"] == 1
+    assert played.metrics()["sampling/thrown_episodes"] == 2
+
+
+def test_a_fresh_group_that_agrees_too_is_thrown_and_another_is_played():
+    played = play_groups(
+        Scripted({"t0": AGREE, "t2": [0.0]}), Counting(), tasks=2, size=2, max_extra=5
+    )
+    assert tasks_of(played.groups) == [{"t3"}, {"t1"}]
+    assert tasks_of(played.thrown) == [{"t2"}, {"t0"}]
+
+
+@pytest.mark.parametrize("cap", [0, 1, 2, 3, 7])
+def test_the_cap_is_kept_and_every_step_has_its_number_of_groups(cap):
+    play = Scripted({f"t{n}": AGREE for n in range(99)})  # nothing ever differs
+    played = play_groups(play, Counting(), tasks=3, size=4, max_extra=cap)
+    assert sum(len(requests) for requests in play.calls) == (3 + cap) * 4
+    assert [len(group) for group in played.groups] == [4, 4, 4]
+    assert len(played.thrown) == played.metrics()["sampling/extra_groups"] == cap
+
+
+def test_no_more_fresh_groups_are_played_at_once_than_are_missing():
+    play = Scripted({"t0": AGREE, "t1": AGREE, "t3": AGREE})
+    play_groups(play, Counting(), tasks=3, size=2, max_extra=9)
+    assert [len(requests) // 2 for requests in play.calls] == [3, 2, 1]
+
+
+def test_the_numbers_of_a_step_are_about_all_that_was_played():
+    played = play_groups(Scripted({"t0": AGREE}), Counting(), tasks=1, size=2, max_extra=1)
+    metrics = played.metrics()
+    assert (metrics["success"], metrics["episode/n"], metrics["group/frac_all_one"]) == (
+        0.75,
+        4,
+        0.5,
+    )
+    assert metrics["group/lessons"] == 1
+
+
+def test_a_void_member_is_played_once_more_with_a_seed_of_its_own():
+    play = Scripted({}, void=[("t1", 0)])
+    played = play_groups(play, Counting(), tasks=2, size=2)
+    [again] = play.calls[1]
+    assert again.task == "t1"
+    assert again.seed not in {request.seed for request in play.calls[0]}
+    assert [e.void for group in played.groups for e in group] == [False] * 4
+    assert tasks_of(played.groups) == [{"t0"}, {"t1"}]
+    assert [e.failure for e in played.replayed] == [LOST]
+
+
+def test_what_stays_void_leaves_a_smaller_group_and_is_not_played_for_ever():
+    play = Scripted({"t0": [1.0, 0.0, 1.0]}, void=[("t0", 3), ("t0", 4)])
+    played = play_groups(play, Counting(), tasks=1, size=4)
+    assert [e.void for e in played.groups[0]] == [False, False, False, True]
+    assert len(play.calls) == 2
+    assert played.comparable == played.groups
+
+
+def test_fewer_than_two_valid_members_are_no_lesson_and_are_counted():
+    play = Scripted({}, always_void=["t0"], void=[("t1", n) for n in (1, 2, 3, 4)])
+    played = play_groups(play, Counting(), tasks=3, size=3)
+    assert [sum(not e.void for e in group) for group in played.groups] == [0, 1, 3]
+    assert tasks_of(played.comparable) == [{"t2"}]
+    metrics = played.metrics()
+    assert (
+        metrics["group/too_few_valid"],
+        metrics["group/lessons"],
+        metrics["group/replayed_members"],
+    ) == (2, 1, 5)
+
+
+def test_failures_of_members_that_were_replaced_are_counted():
+    metrics = play_groups(
+        Scripted({}, void=[("t0", 0), ("t1", 1)]), Counting(), tasks=2, size=2
+    ).metrics()
+    assert (
+        metrics["failures/sandbox_lost"],
+        metrics["failures/stage/call"],
+        metrics["episode/void"],
+    ) == (2, 2, 0)
+
+
+def test_members_of_two_tasks_or_of_two_starts_are_no_group():
+    alike = [episode(reward=0.0), episode(reward=1.0)]
+    assert has_reward_variance(alike)
+    for change in (
+        {"task_id": "t9"},
+        {"start_hash": "h-other"},
+        {"messages": (Message("user", "something else"), Message("assistant", "a"))},
+    ):
+        mixed = [alike[0], dataclasses.replace(alike[1], **change)]
+        played = RolloutBatch([mixed, alike])
+        assert not has_same_start(mixed)
+        assert not has_reward_variance(mixed)
+        assert played.comparable == [alike]
+        assert played.metrics()["group/mixed_starts"] == 1
+
+
+def test_rewards_that_differ_by_the_noise_of_floats_agree():
+    assert not has_reward_variance([episode(reward=0.3), episode(reward=0.1 + 0.2)])
+    assert has_reward_variance([episode(reward=0.3), episode(reward=0.31)])
+
+
+def test_what_was_thrown_away_is_written_down_and_marked(tmp_path):
+    folder = RunFolder.create(tmp_path, "r")
+    play_groups(
+        Scripted({"t0": AGREE}, void=[("t1", 0)]), Counting(), tasks=2, size=2, max_extra=1
+    ).write(folder, 7)
+    lines = [
+        (line["step"], line["phase"], line["task_id"], line.get("left_out"))
+        for line in _lines(folder)
+    ]
+    assert Counter(lines) == Counter(
+        {
+            (7, "grpo", "t2", None): 2,
+            (7, "grpo", "t1", None): 2,
+            (7, "grpo", "t0", "no_lesson"): 2,
+            (7, "grpo", "t1", "played_again"): 1,
+        }
+    )
+    assert len(list(folder.episodes())) == 7
+
+
+def _lines(folder):
+    from envgym_trainer.run.folder import _read
+
+    return list(_read(folder.episodes_file))

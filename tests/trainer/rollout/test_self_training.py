@@ -1,0 +1,407 @@
+"""Self-training: a bounded pool, few true labels and votes for the rest, and the truth of the rest never counts."""
+
+import dataclasses
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from envgym.env import World
+from envgym.errors import SpecError, UsageError
+from envgym.spec.environment import load_spec
+from envgym.terms import Term
+from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.reward_weights import RewardWeightsConfig
+from envgym_trainer.rollout.group_scorer import GroupScorer
+from envgym_trainer.rollout.groups import RolloutBatch
+from envgym_trainer.rollout.plans.self_training import SelfTraining
+from envgym_trainer.rollout.plans.teacher import Teacher
+from envgym_trainer.rollout.task_sampler import TaskSampler
+from envgym_trainer.run.explain import explain
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.training.launch import resolve, train
+from tests.fakes.quiz_env import write as write_quiz
+from tests.trainer.algorithms.test_attribution import of_terms
+from tests.trainer.config.test_algorithms import VOID
+from tests.trainer.training.test_train import adapter_of
+
+
+@pytest.fixture
+def open_quiz(tmp_path):
+    """Makes (labels, reward layer) of the quiz with these settings; the labels have begun unless it is said otherwise."""
+    worlds = []
+
+    def make(*settings, begun=True, play=None):
+        spec = load_spec(write_quiz(tmp_path), settings)
+        config = TrainConfig.of(spec.train)
+        world = World(spec)
+        worlds.append(world)
+        labels = SelfTraining(spec, config, config.plan, world, torch.nn.Linear(2, 2))
+        labels.check()
+        if begun:
+            labels.begin(play or (lambda tasks: pytest.fail("nobody needs to play")))
+        return labels, GroupScorer(
+            world, RewardWeightsConfig(), lambda names: {}, lambda line: None, labels
+        )
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+def answered(task, answer, solved=0.0, **terms):
+    """An episode as the environment leaves it."""
+    made = of_terms(solved=solved, agreed=Term(None, None, 1.0), **terms)
+    said = dataclasses.replace(made.messages[-1], role="assistant", content=rf"\boxed{{{answer}}}")
+    parts = {name: term.raw for name, term in made.reward_terms.items()}
+    return dataclasses.replace(
+        made, task_id=task, messages=(*made.messages[:-1], said), reward_parts=parts
+    )
+
+
+def group_of(task, answers, solved=None):
+    return [
+        answered(task, answer, right)
+        for answer, right in zip(answers, solved or [0.0] * len(answers), strict=True)
+    ]
+
+
+def tasks_of(labels):
+    """(a task with a true label, one without)."""
+    return min(labels.labelled), min(set(labels.pool) - labels.labelled)
+
+
+def rewards(group):
+    return [episode.reward for episode in group]
+
+
+def test_a_task_without_a_label_is_paid_by_the_vote_and_one_with_a_label_by_the_truth(open_quiz):
+    labels, layer = open_quiz()
+    labelled, unlabelled = tasks_of(labels)
+    truth = [0.0, 0.0, 1.0]
+    voted, true = layer.score(
+        [group_of(unlabelled, "774", truth), group_of(labelled, "774", truth)], step=0
+    )
+    assert (rewards(voted), rewards(true)) == ([1.0, 1.0, 0.0], [0.0, 0.0, 1.0])
+    assert voted[0].reward_terms == {"solved": Term(None, None, 1.0), "agreed": Term(1.0, 1.0, 1.0)}
+    assert true[0].reward_terms == {"solved": Term(0.0, 0.0, 1.0), "agreed": Term(None, None, 1.0)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_truth_of_a_task_without_a_label_changes_nothing_that_is_learned(open_quiz, seed):
+    rng = random.Random(seed)
+    labels, layer = open_quiz("train.plan.keep_fraction=0.5")
+    tasks = [task for task in labels.pool if task not in labels.labelled]
+    answers = {task: [rng.choice("123") for _ in range(4)] for task in tasks}
+
+    def learned(truth):
+        groups = [
+            group_of(task, answers[task], [float(truth()) for _ in range(4)]) for task in tasks
+        ]
+        played = labels.select_groups(RolloutBatch(layer.score(groups, step=0)), len(tasks) // 2)
+        return [(group[0].task_id, rewards(group)) for group in played.groups]
+
+    assert learned(lambda: 0) == learned(lambda: 1) == learned(lambda: rng.choice([0, 1]))
+
+
+def test_parts_that_need_no_label_stay_and_all_others_are_silent_turn_by_turn_too(
+    open_quiz, tmp_path
+):
+    (tmp_path / "parts.py").write_text(
+        "def form(evidence): return 1.0\ndef near(evidence): return 1.0\n"
+    )
+    extra = [
+        "reward.form={from: parts.py:form, weight: 0.5}",
+        "reward.near={from: parts.py:near, per: turn}",
+    ]
+    labels, layer = open_quiz(*extra, "train.plan.label_free_parts=[form]")
+    _, unlabelled = tasks_of(labels)
+    near = Term(1.0, 1.0, 1.0, by_turn=(1.0,))
+    [group] = layer.score(
+        [[answered(unlabelled, 7, form=Term(1.0, 1.0, 0.5), near=near) for _ in range(2)]], step=0
+    )
+    assert rewards(group) == [1.5, 1.5]
+    assert group[0].reward_terms["near"] == Term(None, None, 1.0)
+    assert group[0].turn_rewards == (1.5,)
+
+
+def test_a_task_that_turns_out_to_have_no_truth_is_voted_on(open_quiz):
+    labels, layer = open_quiz()
+    labelled, _ = tasks_of(labels)
+    [group] = layer.score(
+        [[answered(labelled, answer, Term(None, None, 1.0)) for answer in "774"]], step=0
+    )
+    assert rewards(group) == [1.0, 1.0, 0.0]
+
+
+def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
+    first, again, other = (
+        open_quiz(f"train.seed={seed}", "train.plan.pool_size=200")[0] for seed in (3, 3, 4)
+    )
+    assert (first.pool, first.labelled) == (again.pool, again.labelled)
+    assert set(first.pool).isdisjoint(other.pool)
+    assert len(first.pool) == 200
+    assert 30 <= len(first.labelled) <= 70  # a quarter, each by its own hash
+
+
+def test_a_budget_binds_and_levels_with_the_truth_are_outside_of_it(open_quiz):
+    labels, _ = open_quiz(
+        "train.plan={name: self_training, pool_size: 60, true_label_fraction: 1.0, max_true_labels: 5, labelled_levels: [L0]}"
+    )
+    levels = [labels.tasks.templates[task.split("/")[1]].level for task in labels.labelled]
+    easy = [task for task in labels.pool if "/same/" in task]
+    assert (levels.count("L0"), levels.count("L1")) == (len(easy), 5)
+
+
+def test_every_task_comes_once_before_any_comes_again(open_quiz):
+    labels, _ = open_quiz()
+    drawn = labels.draw(random.Random(0), 30)
+    assert sorted(drawn[:12]) == sorted(labels.pool)
+    assert sorted(drawn[12:24]) == sorted(labels.pool)
+    assert all("/same/" in task for task in labels.draw(random.Random(0), 30, levels=["L0"]))
+
+
+def test_steps_play_the_pool_and_the_warm_start_only_levels_with_the_truth(open_quiz):
+    labels, _ = open_quiz("train.plan.labelled_levels=[L0]")
+    sampler = TaskSampler(labels.spec, labels.config, labels.tasks, labels)
+    tasks = lambda step, **more: {
+        request.task for request in sampler.draws(step, **more).requests(40, 1)
+    }
+    assert all(task.startswith("train/same/") for task in tasks(1))
+    assert tasks(3, done=1) == set(labels.pool)
+
+
+def test_a_share_of_each_step_can_be_of_labelled_tasks(open_quiz):
+    labels, _ = open_quiz(
+        "train.plan={name: self_training, pool_size: 100, true_label_fraction: 0.05, labelled_group_fraction: 0.3}"
+    )
+    rng = random.Random(0)
+    counts = [sum(task in labels.labelled for task in labels.draw(rng, 8)) for _ in range(400)]
+    assert set(counts) == {2, 3}
+    assert sum(counts) / len(counts) == pytest.approx(2.4, abs=0.1)
+
+
+def test_the_most_agreed_groups_are_kept_after_those_with_a_true_label(open_quiz):
+    labels, _ = open_quiz("train.plan.keep_fraction=0.5")
+    labelled, _ = tasks_of(labels)
+    split, whole, torn = sorted(set(labels.pool) - labels.labelled)[:3]
+    groups = [
+        group_of(split, "1123"),
+        group_of(whole, "4444"),
+        group_of(labelled, "5678"),
+        group_of(torn, "1234"),
+    ]
+    assert labels.groups_to_play(2) == 4
+    played = labels.select_groups(RolloutBatch(groups), 2)
+    assert [group[0].task_id for group in played.groups] == [whole, labelled]
+    assert [group[0].task_id for group in played.disagreed] == [split, torn]
+    assert played.votes["selftrain/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
+    assert (played.votes["selftrain/true_labels"], played.votes["selftrain/disagreed"]) == (
+        1.0,
+        2.0,
+    )
+    assert len(played.everything) == 4
+
+
+def test_the_easiest_of_each_level_are_those_that_the_policy_agrees_on(open_quiz):
+    def play(tasks):
+        return [
+            group_of(task, "5555" if number % 3 == 0 else "1234")
+            for number, task in enumerate(tasks)
+        ]
+
+    labels, _ = open_quiz(
+        "train.plan={name: self_training, pool_size: 60, easiest_fraction: 0.2}", play=play
+    )
+    whole, _ = open_quiz("train.plan.pool_size=60")
+    agreed = set(whole.pool[::3])
+    assert set(labels.pool) <= agreed
+    for name in ("/same/", "/after/"):
+        count = sum(name in task for task in whole.pool)
+        assert sum(name in task for task in labels.pool) == round(0.2 * count)
+
+
+def test_a_frozen_teacher_votes_once_a_task_and_an_averaged_one_at_every_step(open_quiz):
+    for teacher, heard_again in (("frozen", []), ("average", "the task")):
+        labels, layer = open_quiz(f"train.plan.teacher={teacher}")
+        _, task = tasks_of(labels)
+        group = group_of(task, "774")
+        labels.begin_step()
+        assert labels.unheard([group]) == [task]
+        labels.hear([task], [group_of(task, "444")])
+        assert rewards(layer.score([group], step=0)[0]) == [0.0, 0.0, 1.0]  # by the teacher's label
+        labels.begin_step()
+        assert labels.unheard([group]) == ([task] if heard_again else [])
+    silent, layer = open_quiz("train.plan.teacher=frozen")
+    silent.hear([task], [[VOID, VOID]])
+    assert [e.reward_terms["agreed"].value for e in layer.score([group], step=0)[0]] == [None] * 3
+
+
+def test_an_average_goes_its_way_to_the_policy_and_the_model_gets_its_own_back():
+    model = torch.nn.Linear(1, 1, bias=False)
+    teacher = Teacher(model, decay=0.75)
+    weight = model.weight.data
+    weight.fill_(1.0)
+    teacher.follow()  # begins at 1
+    weight.fill_(5.0)
+    teacher.follow()
+    assert teacher.adapter["weight"].item() == pytest.approx(0.75 * 1 + 0.25 * 5)
+    with teacher.in_place():
+        assert model.weight.item() == pytest.approx(2.0)
+    assert model.weight.item() == 5.0
+    frozen = Teacher(model, decay=1.0)
+    frozen.follow()
+    weight.fill_(9.0)
+    frozen.follow()
+    assert frozen.adapter["weight"].item() == 5.0
+    frozen.load_state_dict(teacher.state_dict())
+    assert frozen.adapter["weight"].item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["train.evaluation.validate_every_steps=0"],
+            "needs held-out tasks with true labels.*set train.evaluation.validate_every_steps",
+        ),
+        (["train.checks.hacking_signals=false"], "needs train.checks.hacking_signals"),
+        (["train.tasks.adaptive=true"], "needs true labels"),
+        (
+            ["train.plan.teacher=frozen", "train.rollout.one_step_ahead=true"],
+            "Leave out train.rollout.one_step_ahead",
+        ),
+        (
+            [
+                "train.plan.teacher=average",
+                "train.engine={name: vllm_server, url: http://localhost:1}",
+            ],
+            "Leave out train.engine=vllm_server",
+        ),
+    ],
+)
+def test_a_run_in_which_a_collapse_would_go_unseen_is_refused(tmp_path, settings, said):
+    with pytest.raises(UsageError, match=said):
+        resolve(str(write_quiz(tmp_path)), settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ["reward.agreed={from: boxed_right}"],
+            "needs one part of the reward that votes, and it has none",
+        ),
+        (["reward.more={from: majority_vote}"], "it has agreed and more"),
+        (
+            ["train.plan.label_free_parts=[solvd]"],
+            "label_free_parts: the reward has no part 'solvd', did you mean 'solved'",
+        ),
+        (
+            ["train.plan.labelled_levels=[L7]"],
+            "labelled_levels: no training task of level 'L7'",
+        ),
+    ],
+)
+def test_a_reward_that_cannot_serve_it_is_refused(open_quiz, settings, said):
+    with pytest.raises(SpecError, match=said):
+        open_quiz(*settings)
+
+
+def test_a_validation_without_any_truth_is_refused(open_quiz):
+    labels, _ = open_quiz()
+    labels.validated([answered(labels.pool[0], 1), VOID])
+    with pytest.raises(UsageError, match="no validation task has a true label"):
+        labels.validated([answered(labels.pool[0], 1, Term(None, None, 1.0))])
+
+
+def test_its_state_comes_back(open_quiz):
+    labels, _ = open_quiz("train.plan.teacher=average")
+    labels.begin_step()
+    labels.hear(labels.pool[:1], [group_of(labels.pool[0], "12")])
+    again, _ = open_quiz("train.plan.teacher=average", "train.seed=9", begun=False)
+    again.load_state_dict(labels.state_dict())
+    assert (again.pool, again.labelled) == (labels.pool, labels.labelled)
+    assert again.voters(labels.pool[0]) == [r"\boxed{1}", r"\boxed{2}"]
+    assert again.teacher.adapter.keys() == {"weight", "bias"}
+    again.begin(lambda tasks: pytest.fail("it has begun"))
+
+
+def run(folder, *settings, env, resume=False):
+    from rich.console import Console
+
+    spec, config, _ = resolve(str(env), settings)
+    target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
+    return train(spec, config, target, console=Console(quiet=True), resume=resume), target
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with everything on, and its environment."""
+    place = tmp_path_factory.mktemp("selftrain")
+    env = write_quiz(place)
+    options = "{name: self_training, pool_size: 12, true_label_fraction: 0.25, keep_fraction: 0.5, easiest_fraction: 0.75, teacher: average, labelled_levels: [L0]}"
+    settings = [
+        f"train.plan={options}",
+        "train.rollout.deterministic=true",
+        "train.output.checkpoint_every_steps=1",
+        "train.output.adapter=best",
+    ]
+    _, folder = run(place / "r", *settings, env=env)
+    return SimpleNamespace(env=env, settings=settings, folder=folder)
+
+
+def lines(folder):
+    return [json.loads(line) for line in folder.episodes_file.read_text().splitlines()]
+
+
+def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_voted(made):
+    played = [line for line in lines(made.folder) if line["phase"] == "grpo"]
+    ways = {
+        reason: [line for line in played if line.get("left_out") == reason]
+        for reason in (None, "disagreed", "voted")
+    }
+    assert {reason: len(found) for reason, found in ways.items() if reason != "voted"} == {
+        None: 2 * 3 * 4,
+        "disagreed": 2 * 3 * 4,
+    }
+    assert len({line["task_id"] for line in played}) <= 9
+    assert ways["voted"]
+    assert all(
+        line["task_id"].startswith("train/after/") for line in ways["voted"]
+    )  # those of L0 have the truth
+    numbers = [line for line in made.folder.metrics() if line["phase"] == "grpo"]
+    assert len(numbers) == 2
+    for line in numbers:
+        assert {
+            "selftrain/majority_ratio",
+            "selftrain/ground_truth_ratio",
+            "selftrain/parsed",
+            "signals/modal_answer",
+        } <= line.keys()
+        assert line["selftrain/disagreed"] == 3.0
+    assert sum(line["selftrain/parsed"] for line in numbers) > 0  # else nothing was voted on
+
+
+def test_an_episode_explains_its_vote(made):
+    played = [line for line in lines(made.folder) if line["phase"] == "grpo" and line["step"] == 21]
+    place = next(
+        n
+        for n, line in enumerate(played, 1)
+        if not line.get("left_out") and "/after/" in line["task_id"]
+    )
+    told = explain(made.folder, f"21:{place}")
+    [vote] = [part for part in told.parts if part.name == "agreed"]
+    assert len(vote.siblings) >= 4
+    assert vote.is_grounded is False
+
+
+def test_a_resumed_run_ends_with_the_same_bits(made, tmp_path):
+    _, stopped = run(tmp_path / "r", *made.settings, "train.steps=1", env=made.env)
+    run(stopped.path, *made.settings, env=made.env, resume=True)
+    before = adapter_of(made.folder)
+    after = adapter_of(stopped)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

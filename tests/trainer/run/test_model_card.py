@@ -1,0 +1,107 @@
+import shlex
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from envgym.evaluation.report import Count, Outcome
+from envgym_trainer.run.model_card import CardFacts, model_card, serve_command, serving_rank
+
+FACTS = CardFacts(
+    name="guess",
+    base_model="org/base",
+    env_id="envgym/guess-v0",
+    env_description="Find a number.",
+    outcomes=[
+        Outcome("base model", Count(0, 100), played=100),
+        Outcome("trained", Count(90, 100), played=100),
+    ],
+    eval_tasks="100 tasks of split test, greedy",
+    reward={"solved": 1.0, "short": 0.0},
+    recipe={"warm start": "320 oracle episodes"},
+    rank=16,
+    alpha=32.0,
+    versions={"peft": "0.21"},
+    base_license="apache-2.0",
+)
+
+
+def front_matter(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def code(card: str, language: str) -> str:
+    return card.split(f"```{language}\n")[1].split("\n```")[0]
+
+
+def test_the_front_matter_is_what_the_hub_reads():
+    head = front_matter(model_card(FACTS))
+    assert (head["library_name"], head["base_model"], head["license"]) == (
+        "peft",
+        "org/base",
+        "apache-2.0",
+    )
+    assert {"lora", "grpo", "envgym"} <= set(head["tags"])
+
+
+def test_a_licence_that_nobody_knows_is_not_claimed():
+    assert "license" not in front_matter(model_card(replace(FACTS, base_license=None)))
+
+
+def test_names_from_a_user_cannot_break_the_front_matter():
+    assert (
+        front_matter(model_card(replace(FACTS, base_model="./a: b\n#c")))["base_model"]
+        == "./a: b\n#c"
+    )
+
+
+def test_results_before_and_after_stand_side_by_side_with_intervals():
+    card = model_card(FACTS)
+    assert "| level | base model | trained |" in card
+    assert "| all | 0 % (0-4) | 90 % (83-94) |" in card
+    assert "trained is 90 points above base model" in card
+
+
+def test_without_an_evaluation_there_are_no_results():
+    assert "Results" not in model_card(replace(FACTS, outcomes=[]))
+
+
+def test_a_part_of_weight_zero_is_called_a_metric():
+    assert "| short | 0 (reported, not rewarded) |" in model_card(FACTS)
+
+
+def test_the_python_in_the_card_compiles():
+    compile(code(model_card(FACTS), "python"), "card", "exec")
+
+
+def test_the_serve_command_names_base_rank_and_adapter():
+    words = shlex.split(code(model_card(FACTS), "bash"))
+    assert words == [
+        "vllm",
+        "serve",
+        "org/base",
+        "--enable-lora",
+        "--max-lora-rank",
+        "16",
+        "--lora-modules",
+        "guess=.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rank", "limit"), [(4, 8), (8, 8), (12, 16), (16, 16), (17, 32), (512, 512)]
+)
+def test_the_served_rank_is_one_that_vllm_takes(rank, limit):
+    assert serving_rank(rank) == limit
+
+
+def test_a_rank_that_vllm_cannot_serve_is_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"Train with train\.lora\.rank=512 or less"):
+        serving_rank(513)
+
+
+def test_a_path_with_spaces_survives_the_shell():
+    assert (
+        shlex.split(serve_command("org/base", "crm", "runs/my crm/adapter", rank=8))[-1]
+        == "crm=runs/my crm/adapter"
+    )

@@ -1,0 +1,250 @@
+"""Checkpoints: whole or not there, bounded, damage told, the best kept."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+from envgym.errors import UsageError
+from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.evaluation import OutputConfig
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.training import best, checkpoint
+from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
+from envgym_trainer.training.launch import resolve
+from envgym_trainer.training.resume import restore
+from tests.fakes.tiny_lora import random_samples, tiny_model
+
+
+class Counter:
+    """A part of a run, as a curriculum or a controller is one."""
+
+    def __init__(self, count=0):
+        self.count = count
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def learner_at(step=0):
+    return Learner(tiny_model(dtype=torch.float32), learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A run with checkpoints of the steps 1, 2 and 3, each with an adapter and a counter of its own."""
+    run = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
+    learner = learner_at()
+    for step in (1, 2, 3):
+        learner.grpo_step(random_samples(step))
+        run.append_metrics({"step": step})
+        progress = Progress(step, written=run.written())
+        run.save_checkpoint(
+            step,
+            lambda folder, p=progress, n=step: checkpoint.save(
+                folder, learner, p, {"n": Counter(n)}
+            ),
+            keep=3,
+        )
+    return run.path
+
+
+@pytest.fixture
+def run(three, tmp_path):
+    """A copy of it, to harm."""
+    return RunFolder(shutil.copytree(three, tmp_path / "r"))
+
+
+def restored(run):
+    part = Counter()
+    said = []
+    learner, progress = restore(run, learner_at, {"n": part}, say=said.append)
+    return progress.step, part.count, learner.updates, " ".join(said)
+
+
+def names(run):
+    return sorted(path.name for path in (run.path / "checkpoints").iterdir())
+
+
+def test_the_last_checkpoint_is_taken_with_the_state_of_every_part(run):
+    assert restored(run) == (3, 3, 3, "")
+
+
+@pytest.mark.parametrize(
+    ("file", "harm"),
+    [
+        *(
+            (file, harm)
+            for file in ("learner.pt", "parts.pt", "progress.json")
+            for harm in ("truncated", "missing", "other byte")
+        ),
+        ("manifest.json", "truncated"),
+        ("manifest.json", "other byte"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_and_set_aside_and_the_one_before_is_taken(run, file, harm):
+    path = run.checkpoint(3) / file
+    if harm == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    elif harm == "missing":
+        path.unlink()
+    else:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    step, count, updates, said = restored(run)
+    assert (step, count, updates) == (2, 2, 2)
+    assert f"WARNING: {run.checkpoint(3)}/" in said
+    assert "damaged checkpoint" in said
+    assert "set aside as damaged-step-000003; the one before it is taken" in said
+    assert names(run) == ["damaged-step-000003", "step-000001", "step-000002"]
+    assert [line["step"] for line in run.metrics()] == [1, 2]
+
+
+def test_when_all_are_damaged_nothing_is_overwritten_and_the_way_out_is_told_each_time(run):
+    for _, path in run.checkpoints():
+        os.truncate(path / "learner.pt", 100)
+    for _ in range(2):
+        with pytest.raises(
+            UsageError,
+            match=r"no checkpoint that can be read.*Put back a copy of one, or start the run again",
+        ):
+            restored(run)
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+
+
+def test_a_checkpoint_of_an_earlier_version_without_manifest_and_parts_is_read(run):
+    for name in ("manifest.json", "parts.pt"):
+        (run.checkpoint(3) / name).unlink()
+    (run.checkpoint(3) / "progress.json").write_text(json.dumps({"step": 3, "evaluations": {}}))
+    run.append_metrics({"step": 4})
+    assert restored(run) == (3, 0, 3, "")
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(run):
+    shutil.rmtree(run.path / "checkpoints")
+    step, count, updates, said = restored(run)
+    assert (step, count, updates, run.metrics()) == (0, 0, 0, [])
+    assert "stopped before its first checkpoint" in said
+
+
+def test_a_finished_run_that_lost_its_checkpoints_is_not_written_over(run):
+    shutil.rmtree(run.path / "checkpoints")
+    run.save_adapter(lambda folder: (folder / "weights").touch())
+    with pytest.raises(UsageError, match="no checkpoint that can be read"):
+        restored(run)
+
+
+def test_lines_of_an_evaluation_that_was_not_finished_are_dropped_though_their_step_is_kept(run):
+    run.append_metrics({"step": 3, "phase": "eval"})
+    run.append_metrics({"step": 3, "phase": "eval"})
+    restored(run)
+    assert run.metrics() == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+def test_a_file_of_lines_shorter_than_its_checkpoint_says_is_cut_by_its_steps(run):
+    run.metrics_file.write_text('{"step":1}\n{"step":4}\n')
+    restored(run)
+    assert run.metrics() == [{"step": 1}]
+
+
+def test_what_a_kill_left_half_written_goes_and_what_it_had_moved_away_comes_back(run):
+    folder = run.path / "checkpoints"
+    shutil.copytree(run.checkpoint(3), folder / ".step-000004.partial")
+    run.checkpoint(3).rename(
+        folder / ".step-000003.old"
+    )  # killed between the two renames of a replacement
+    shutil.copytree(run.checkpoint(2), folder / ".step-000002.old")  # killed after them
+    (run.path / ".config.yaml.partial").write_text("half")
+    assert restored(run)[0] == 3
+    assert names(run) == ["step-000001", "step-000002", "step-000003"]
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".")]
+
+
+def test_the_best_stays_besides_the_last(run):
+    run.save_checkpoint(4, lambda folder: (folder / "x").touch(), keep=1, besides=[2])
+    assert names(run) == ["step-000002", "step-000004"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(run, monkeypatch):
+    synced = []
+    original = os.fsync
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda descriptor: (
+            synced.append(os.readlink(f"/proc/self/fd/{descriptor}")),
+            original(descriptor),
+        ),
+    )
+    run.save_checkpoint(4, lambda folder: (folder / "weights").write_text("w"), keep=9)
+    partial, folder = (
+        str(run.path / "checkpoints" / name) for name in (".step-000004.partial", "")
+    )
+    assert (
+        synced.index(f"{partial}/weights")
+        < synced.index(partial)
+        < synced.index(folder.rstrip("/"))
+    )
+    assert str(run.metrics_file) in synced
+
+
+def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
+    progress = Progress()
+    for step, success in ((1, 0.2), (2, 0.5), (3, None), (4, 0.5), (5, 0.4)):
+        progress.step = step
+        best.record_validation(progress, success, tasks=64, written={})
+    assert progress.best == {"step": 2, "success": 0.5, "tasks": 64}
+    assert progress.validated == 5
+    assert best.describe_adapter(progress, TrainConfig(output=OutputConfig(adapter="best"))) == {
+        "adapter of": "step 2, the best of the validations (50% of 64 tasks)"
+    }
+    assert best.describe_adapter(progress, TrainConfig()) == {}
+
+
+@pytest.mark.parametrize(("export", "due"), [("last", [4, 6]), ("best", [4, 6, 7])])
+def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_with_the_best(
+    export, due
+):
+    config = TrainConfig.model_validate(
+        {"output": {"adapter": export}, "evaluation": {"validate_every_steps": 2}}
+    )
+    assert [
+        s for s in range(8) if best.is_due(Progress(s), config, warmup_steps=2, total_steps=7)
+    ] == due
+    assert not best.is_due(Progress(4, validated=4), config, warmup_steps=2, total_steps=7)
+
+
+def test_asking_for_the_best_without_validations_is_refused_at_the_start():
+    with pytest.raises(
+        UsageError,
+        match=r"train\.output\.adapter is best, but train\.evaluation\.validate_every_steps is 0.*=last",
+    ):
+        resolve("guess", ["train.model.device=cpu", "train.output.adapter=best"])
+
+
+def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run):
+    learner = learner_at()
+    checkpoint.load(run.checkpoint(3), learner)
+    value = lambda: next(iter(learner.parameters.values())).clone()
+    last = value()
+    progress = Progress(3, best={"step": 1, "success": 0.5, "tasks": 2})
+    wanted = next(
+        iter(torch.load(run.checkpoint(1) / "learner.pt", weights_only=True)["adapter"].values())
+    )
+    assert not torch.equal(last, wanted)
+    with best.best_adapter(run, progress, learner, None):
+        assert torch.equal(value(), wanted)
+    assert torch.equal(value(), last)
+    os.truncate(run.checkpoint(1) / "learner.pt", 100)
+    with pytest.raises(
+        DamagedCheckpoint,
+        match=r"It was the best checkpoint. To export the last one: --resume .* train\.output\.adapter=last",
+    ):
+        best.best_adapter(run, progress, learner, None).__enter__()

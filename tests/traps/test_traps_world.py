@@ -1,0 +1,384 @@
+"""Traps 12, 13, 20, 27-29: groups are groups, endings are what they are, and a broken world teaches nothing."""
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+from rich.console import Console
+
+from envgym.env import World
+from envgym.play import Request, play, play_many
+from envgym.policies import TokenTrace
+from envgym.policies.scripted import ScriptedPolicy
+from envgym.sandbox import Verification
+from envgym.tasks import Check, stable_seed
+from envgym_trainer.algorithms.credit import build_samples
+from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
+from envgym_trainer.inference.policies.demonstration import DemoPolicy
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.run.display import Display
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.run.logger import RunLogger
+from envgym_trainer.run.metrics import episode_metrics, failure_metrics
+from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.loop import Trainer
+from tests.fakes.faulty_env import HOOKS, Faulty
+from tests.fakes.shop_env import TASKS, TOOLS, WORLD, shop
+from tests.fakes.small_models import byte_tokenizer
+from tests.fakes.tiny_lora import random_samples, tiny_model
+from tests.fakes.trap_worlds import byte_engine, say
+
+SMALL = [
+    "train.checks.preflight=off",
+    "train.model=tiny",
+    "train.model.device=cpu",
+    "train.warm_start.episodes=0",
+    "train.steps=1",
+    "train.rollout.groups_per_step=3",
+    "train.rollout.group_size=4",
+    "train.evaluation.tasks=2",
+    "train.evaluation.base_tasks=0",
+    "train.rollout.max_turn_tokens=4",
+]
+
+learned = functools.partial(
+    build_samples, algorithm=AlgorithmConfig(advantage=AdvantageConfig(std="none"))
+)
+
+
+# --- groups -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory):
+    """What one step of a real run plays."""
+    spec, config, _ = resolve("guess", SMALL)
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
+    with RunLogger(folder) as monitor, Display({}, console=Console(quiet=True)) as display:
+        trainer = Trainer(spec, config, folder, monitor, display)
+        yield trainer.sample(1).groups
+        trainer.close()
+
+
+@pytest.mark.trap(12)
+def test_each_group_holds_exactly_its_episodes_of_one_task_and_no_two_groups_share_one(groups):
+    assert [len(group) for group in groups] == [4, 4, 4]
+    tasks = [{episode.task_id for episode in group} for group in groups]
+    assert [len(names) for names in tasks] == [1, 1, 1]
+    assert len(set.union(*tasks)) == 3
+    assert (
+        len({episode.seed for group in groups for episode in group}) == 12
+    )  # siblings sample each with a seed of its own
+
+
+@pytest.mark.trap(13)
+def test_the_members_of_a_group_start_from_one_state_with_one_prompt_and_other_groups_from_others(
+    groups,
+):
+    starts = [
+        {
+            (e.start_hash, e.messages[:2], e.tokens.token_ids[: e.tokens.loss_mask.index(True)])
+            for e in g
+        }
+        for g in groups
+    ]
+    assert [len(start) for start in starts] == [1, 1, 1]
+    assert all(start_hash for group in starts for start_hash, *_ in group)
+    assert len({start_hash for group in starts for start_hash, *_ in group}) > 1
+
+
+# --- endings ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trap(20)
+def test_a_truncated_episode_is_not_terminated_keeps_what_it_earned_and_is_learned_from(tmp_path):
+    world = World(shop(tmp_path))
+    task = world.tasks.task("train/reprice/0")
+    right = "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments)
+    endings = {
+        "cut": play(
+            world.env(), ScriptedPolicy([right, *["price(item='I1')"] * 3]), seed=0, task=task.id
+        ),
+        "ended": play(world.env(), ScriptedPolicy([right, "Done."]), seed=0, task=task.id),
+        "refused": play(world.env(), ScriptedPolicy(["No."]), seed=0, task=task.id),
+    }
+    world.close()
+    told = {
+        name: (e.terminated, e.truncated, e.stop_reason, e.reward) for name, e in endings.items()
+    }
+    assert told == {
+        "cut": (False, True, "max_turns", 1.0),
+        "ended": (True, False, "answered", 1.0),
+        "refused": (True, False, "answered", 0.0),
+    }
+    demo = DemoPolicy(Chat(byte_tokenizer()), "pythonic").open(
+        endings["cut"].messages[:2], (), seed=0, task=task
+    )
+    demo.reply()
+    group = [dataclasses.replace(endings[name], tokens=demo.trace()) for name in ("cut", "refused")]
+    assert [sample.advantage for sample in learned([group])] == [0.5, -0.5]
+
+
+@pytest.mark.trap(20)
+def test_an_episode_that_fills_its_context_is_truncated_unsolved_and_trained_to_its_last_token():
+    _, engine = byte_engine(max_context=90)
+    with engine:
+        episode = play(Faulty(), engine.policy(max_new_tokens=200), seed=3)
+    assert (episode.stop_reason, episode.terminated, episode.truncated, episode.success) == (
+        "context",
+        False,
+        True,
+        False,
+    )
+    assert episode.tokens.loss_mask.count(True) > 10
+    winner = dataclasses.replace(episode, reward=1.0)
+    assert [sample.num_actions for sample in learned([[episode, winner]])] == [
+        sum(episode.tokens.loss_mask)
+    ] * 2
+
+
+@pytest.mark.trap(20)
+@pytest.mark.parametrize("advantage", ["turns", "gigpo"])
+def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(advantage):
+    _, engine = byte_engine()
+    with engine:
+        whole = play(Faulty(), engine.policy(max_new_tokens=20), seed=3)
+    _, engine = byte_engine(max_context=len(whole.tokens.token_ids) - 5)
+    with engine:
+        episode = play(Faulty(), engine.policy(max_new_tokens=20), seed=3)
+    assert (episode.stop_reason, episode.messages[-1].role) == ("context", "assistant")
+    assert episode.turns == len(episode.turn_rewards) == len(episode.turn_mistakes) > 1
+    assert episode.turn_rewards[-1] == 0.0
+    winner = dataclasses.replace(
+        episode, reward=1.0, turn_rewards=(*episode.turn_rewards[:-1], 1.0)
+    )
+    lost, won = build_samples(
+        [[episode, winner]], AlgorithmConfig(advantage=AdvantageConfig(name=advantage))
+    )
+    last = [index for index, sampled in enumerate(episode.tokens.loss_mask) if sampled][-1]
+    assert lost.token_advantages[last] < 0 < won.token_advantages[last]
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trap(27)
+def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_path):
+    steps = [random_samples(seed, groups=1) for seed in range(4)]
+
+    def learner() -> Learner:
+        return Learner(
+            tiny_model(dtype=torch.float32), learning_rate=1e-2, warmup_steps=3, weight_decay=0.01
+        )
+
+    def learn(learner: Learner, steps) -> Learner:
+        for samples in steps:
+            learner.grpo_step(samples)
+        return learner
+
+    torch.save(learn(learner(), steps[:2]).state_dict(), tmp_path / "half.pt")
+    resumed = learner()
+    resumed.load_state_dict(torch.load(tmp_path / "half.pt", weights_only=True))
+    whole = learn(learner(), steps)
+    halves = learn(resumed, steps[2:])
+    assert all(
+        torch.equal(whole.parameters[name], halves.parameters[name]) for name in whole.parameters
+    )
+    assert whole.updates == halves.updates == 4
+
+
+# --- faults -------------------------------------------------------------------------------------------------------------
+
+
+def assert_only_the_second_is_void(episodes) -> None:
+    """Four siblings that all earned the same, but the world broke for the second one, twice."""
+    assert [episode.void for episode in episodes] == [False, True, False, False]
+    void = episodes[1]
+    assert (void.reward, void.success, void.stop_reason, len(void.failures)) == (
+        None,
+        None,
+        "void",
+        2,
+    )
+    counts = failure_metrics([episodes])
+    assert (counts["episode/void"], counts["episode/retried"], counts["group/void_members"]) == (
+        1,
+        1,
+        0.25,
+    )
+    assert counts[f"failures/{void.failure.kind}"] == 2
+    assert episode_metrics([episodes])["reward"] == 1.0  # no zero slipped in
+    assert [sample.advantage for sample in learned([episodes])] == [
+        0.0,
+        0.0,
+        0.0,
+    ]  # with a 0 in the group they would differ
+
+
+@pytest.mark.trap(28)
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_foreign_environment_may_raise_in_any_hook(hook):
+    make = Faulty.breaking(
+        hook, {1, 2}
+    )  # attempts 1 and 2 are the second request's: its first, and the one made again
+    policy = ScriptedPolicy(["a", "b"])
+    requests = [Request("", seed) for seed in range(4)]
+    # Each request in a call of its own where it is the making that breaks: else one environment serves them all.
+    shares = [[request] for request in requests] if hook == "make" else [requests]
+    episodes = [
+        episode for share in shares for episode in play_many(make, policy, share, workers=1)
+    ]
+    if (
+        hook == "close"
+    ):  # everything was played by then: nothing is lost, and every environment has been asked
+        assert [episode.reward for episode in episodes] == [1.0] * 4
+        return
+    tokens = TokenTrace((5, 6), (False, True), (0.0, -1.0))
+    assert_only_the_second_is_void(
+        [dataclasses.replace(episode, tokens=tokens) for episode in episodes]
+    )
+
+
+class FaultySession:
+    """A session of which one hook breaks."""
+
+    def __init__(self, session, hook: str, broken: bool):
+        self._session = session
+        self._broken = hook if broken else ""
+        self.state_hash = session.state_hash
+
+    def __getattr__(self, name: str):
+        if name == self._broken:
+            raise RuntimeError(f"{name} is down")
+        return getattr(self._session, name)
+
+    def verify(self, files, command, *, timeout_seconds):
+        if self._broken == "verify":
+            raise OSError("verify is down")
+        return Verification(0, "")
+
+
+@pytest.mark.trap(28)
+@pytest.mark.parametrize("hook", ["open", "call", "diff", "verify", "close"])
+def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
+    world = World(shop(tmp_path))
+    opened = world.sandbox.open
+    task = world.tasks.task
+    attempts = iter(range(100))
+
+    def open_session(**options):
+        broken = next(attempts) in (1, 2)
+        if broken and hook == "open":
+            raise RuntimeError("open is down")
+        return FaultySession(opened(**options), hook, broken)
+
+    monkeypatch.setattr(world.sandbox, "open", open_session)
+    monkeypatch.setattr(
+        world.tasks,
+        "task",
+        lambda name: dataclasses.replace(task(name), check=Check({}, ("true",), 1.0)),
+    )
+    policy = DemoPolicy(Chat(byte_tokenizer()), "pythonic")
+    episodes = play_many(
+        world.env, policy, [Request("train/reprice/0", seed) for seed in range(4)], workers=1
+    )
+    world.close()
+    assert_only_the_second_is_void(episodes)
+
+
+REWARD = "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n        raise KeyError('grader')\n    return 0.0\n"
+BAD = {
+    "tool": {
+        "tools": TOOLS.replace(
+            "    if price < 0:\n", "    if price == PRICE:\n        1 / 0\n    if price < 0:\n"
+        )
+    },
+    "seed": {
+        "world": WORLD.replace(
+            "    rng =", "    if seed == SEED:\n        raise OSError('seed')\n    rng ="
+        )
+    },
+    "template": {
+        "tasks": TASKS.replace(
+            "    item, price =", "    assert not draw.id.endswith('/1')\n    item, price ="
+        )
+    },
+    "reward": {},
+}
+
+
+@pytest.mark.trap(28)
+@pytest.mark.parametrize("where", BAD)
+def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
+    seed = stable_seed("test/shop-v0", "train", "reprice", 1, 0, "state")
+    names = [f"train/reprice/{n}" for n in range(4)]
+    price = 0
+    if where == "tool":
+        (tmp_path / "sound").mkdir()
+        sound = World(shop(tmp_path / "sound"))
+        price = sound.tasks.task(names[1]).oracle[0].arguments["price"]
+        sound.close()
+    files = {
+        name: text.replace("SEED", str(seed)).replace("PRICE", str(price))
+        for name, text in BAD[where].items()
+    }
+    (tmp_path / "rewards.py").write_text(REWARD)
+    world = World(
+        shop(
+            tmp_path, *(["reward.bad={from: rewards.py:bad}"] if where == "reward" else []), **files
+        )
+    )
+    policy = DemoPolicy(Chat(byte_tokenizer()), "pythonic")
+    episodes = play_many(world.env, policy, [Request(name, 0) for name in names], workers=1)
+    world.close()
+    assert_only_the_second_is_void(episodes)
+
+
+@pytest.mark.trap(28)
+def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp_path):
+    path = tmp_path / "faulty.yaml"
+    path.write_text(
+        "id: test/faulty-v0\ngym: tests.fakes.faulty_env:Faulty-v0\ntasks: {val: 2, test: 2}\nepisode: {max_void: 1.0}\n"
+    )
+    spec, config, _ = resolve(str(path), [*SMALL, "train.steps=2"])
+    folder = RunFolder.create(tmp_path, "r")
+    outcomes = train(spec, config, folder, console=Console(quiet=True))
+    lines = [line for line in folder.metrics() if line["phase"] == "grpo"]
+    assert sum(line.get("failures/env_raised", 0) for line in lines) >= 1
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(
+        line["reward"] == 1.0 for line in lines
+    )  # every episode that counts has earned the same: no zeros among them
+    assert outcomes["trained"].total.n >= 1
+    assert (folder.adapter / "adapter_model.safetensors").exists()
+
+
+# --- long answers of tools ----------------------------------------------------------------------------------------------
+
+
+FLOOD = '''
+def flood(db) -> str:
+    """Talk."""
+    db.execute("UPDATE items SET price = 7 WHERE id = 'I1'")
+    return "z" * 5000
+'''
+
+
+@pytest.mark.trap(29)
+def test_a_tool_output_beyond_the_budget_is_cut_with_a_marker_in_the_tokens_and_its_side_effect_stays(
+    tmp_path, monkeypatch
+):
+    world = World(shop(tmp_path, tools=TOOLS + FLOOD))
+    _, engine = byte_engine(max_context=2000)
+    with engine:
+        say(monkeypatch, [*engine.chat.answer("flood()"), *engine.chat.answer("Done.")])
+        episode = play(world.env(), engine.policy(), seed=0, task="train/reprice/0")
+        seen = engine.chat.tokenizer.decode(episode.tokens.token_ids)
+    world.close()
+    told = "z" * 80 + " [cut: 4920 more characters]"
+    assert [message.content for message in episode.messages if message.role == "tool"] == [told]
+    assert told in seen
+    assert "z" * 81 not in seen
+    assert "I1" in str(episode.state_diff["extra"])

@@ -1,0 +1,185 @@
+"""Write an adapter in PEFT's format, and verify that it gives the trained model's logits.
+
+    adapter_config.json  adapter_model.safetensors     adapter; the base is a public id, not a path
+    tokenizer.json ...  chat_template.jinja            rendering used in training
+    README.md  manifest.json                           model card; sha256 of every file
+
+Not supported: merged models and other formats (GGUF).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from envgym.errors import UsageError
+from envgym_trainer.config.server_limits import RANKS, refusals
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.lora import lora_layers, lora_state
+
+MANIFEST = "manifest.json"
+
+
+def save_adapter(
+    peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, base_id: str, card: str
+) -> Path:
+    """Write an adapter with tokenizer, model card and manifest. Return the folder.
+
+    Args:
+        peft_model: Model with the trained adapter active.
+        tokenizer: Tokenizer of the base model. It is saved with the chat's template.
+        chat: Converter that was used in training.
+        folder: Target folder.
+        base_id: Public id of the base model.
+        card: Text of README.md (`card.model_card`).
+
+    Raises:
+        UsageError: If no server can load such an adapter.
+    """
+    save_weights(peft_model, folder, base_id=base_id)
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = chat.jinja
+    own.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    _write_manifest(folder, base_id, chat)
+    return folder
+
+
+def save_weights(peft_model: Any, folder: Path, *, base_id: str) -> Path:
+    """Write only the adapter's config and weights, for a server that has the tokenizer.
+
+    Raises:
+        UsageError: If no server can load such an adapter.
+    """
+    from safetensors.torch import save_file
+
+    lora_layers(peft_model)
+    config = copy.deepcopy(peft_model.peft_config[peft_model.active_adapter])
+    _check_served(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.base_model_name_or_path = base_id
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    save_file(
+        lora_state(peft_model), folder / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
+    return folder
+
+
+def verify_adapter(folder: Path, peft_model: Any, *, tolerance: float = 1e-5) -> float:
+    """Load the folder with PEFT over the same base and compare logits with the trained model.
+
+    Returns:
+        Largest absolute difference of a logit, at most `tolerance`.
+
+    Raises:
+        UsageError: If a file differs from the manifest, or the logits differ.
+    """
+    from peft import PeftModel
+
+    verify_files(folder)
+    reloaded = PeftModel.from_pretrained(SamplerModel(peft_model).model, folder)
+    gap = (_logits(reloaded) - _logits(peft_model)).abs().max().item()
+    if not gap <= tolerance:
+        raise UsageError(
+            f"{folder}: the reloaded adapter gives other logits than the trained model "
+            f"(difference {gap:.2g}). Export it again."
+        )
+    return gap
+
+
+def verify_files(folder: Path, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the manifest after checking every file in it.
+
+    Args:
+        folder: Folder of the adapter.
+        ignore: Names of files that may be missing or changed.
+
+    Raises:
+        UsageError: If files are missing or changed. The message has both hashes.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(
+            f"{folder}: no {MANIFEST}, so envgym did not write this adapter. Pass the `adapter` "
+            "folder of a run."
+        )
+    manifest = json.loads(path.read_text())
+    differing = [
+        told
+        for name, sha in manifest["files"].items()
+        if name not in ignore and (told := _differs(folder / name, sha))
+    ]
+    if differing:
+        raise UsageError(f"{folder}: {'; '.join(differing)}. Export or download the adapter again.")
+    return manifest
+
+
+def _differs(file: Path, expected: str) -> str:
+    """Return the problem of a file, or an empty string."""
+    if not file.is_file():
+        return f"{file.name} is missing"
+    found = _sha256(file)
+    return (
+        ""
+        if found == expected
+        else f"{file.name} has changed since it was written "
+        f"(sha256 {found[:12]}, written {expected[:12]})"
+    )
+
+
+def _check_served(config: Any) -> None:
+    found = refusals(
+        rank=config.r,
+        dora=config.use_dora,
+        bias=config.bias,
+        modules_to_save=config.modules_to_save or (),
+    )
+    if odd := sorted({*config.rank_pattern.values()} - set(RANKS)):
+        found.append(f"layers with ranks {odd} of their own (rank_pattern)")
+    if found:
+        raise UsageError(
+            f"no adapter is written: {'; '.join(found)}. To keep only checkpoints, set "
+            "train.output.adapter=none."
+        )
+
+
+def _write_manifest(folder: Path, base_id: str, chat: Chat) -> None:
+    files = {
+        path.name: _sha256(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {
+        "base_model": base_id,
+        "template": chat.template,
+        "stop_ids": sorted(chat.stop_ids),
+        "files": files,
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+@torch.no_grad()
+def _logits(model: Any) -> Tensor:
+    """Return logits of a fixed text without dropout, shape (1, 32, V)."""
+    device = model.get_input_embeddings().weight.device
+    ids = (
+        torch.arange(1, 33, device=device).mul(7919).remainder(model.config.vocab_size).unsqueeze(0)
+    )
+    training = model.training
+    try:
+        return model.eval()(input_ids=ids, use_cache=False).logits.float()
+    finally:
+        model.train(training)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,195 @@
+"""Convert messages to token ids and back. Sampled ids are never rendered again.
+
+A conversation is the `open` ids, then for each turn the sampled ids and the `observe` ids. ChatML
+models (SmolLM2, Qwen) use our ChatML with tools, other families their own template
+(`chat_template.py`). Text of users and tools cannot forge a turn: the spelling of a special token
+in it becomes ordinary tokens. Not supported: images, and templates that rewrite earlier turns (the
+error names the turn).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from envgym.errors import UsageError, did_you_mean
+from envgym.messages import Message
+from envgym_trainer.model.own_template import Encode, OwnTemplate
+
+TemplateName = Literal["auto", "chatml", "model"]
+JINJA = Path(__file__).parent / "templates" / "chatml_tools.jinja"
+
+Tools = Sequence[dict[str, Any]]
+"""Tool schemas in OpenAI's function format."""
+
+
+class Chat:
+    """Converter between messages and token ids of one tokenizer. Safe to share between threads.
+
+    Args:
+        tokenizer: Hugging Face tokenizer. It is copied, so its settings are not changed.
+        template: `chatml` (ours), `model` (the tokenizer's template), or `auto`: ChatML if the
+            tokenizer has both ChatML tokens.
+        model: All end-of-sequence ids of its generation config also end a turn.
+
+    Raises:
+        UsageError: If the tokenizer lacks tokens that the template needs.
+    """
+
+    def __init__(self, tokenizer: Any, template: TemplateName = "auto", *, model: Any = None):
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self._lock = threading.Lock()
+        self.template = _choose(template, tokenizer)
+        style = ChatML if self.template == "chatml" else OwnTemplate
+        self._style = style(self.tokenizer, self._encode)
+        self.stop_ids = frozenset(
+            {self._style.end_id}
+            | eos_ids(self.tokenizer)
+            | eos_ids(getattr(model, "generation_config", None))
+        )
+        """Ids that end a turn. They are sampled and trained."""
+
+    def open(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
+        """Return the ids of the prompt, up to and including the generation prompt."""
+        return self._style.open(messages, tools)
+
+    def shared(self, messages: Sequence[Message], tools: Tools = ()) -> int:
+        """Return how many of the first `open` ids belong to the system message."""
+        return self._style.shared(messages, tools)
+
+    def observe(
+        self,
+        messages: Sequence[Message],
+        *,
+        closed: bool,
+        history: Sequence[Message] = (),
+        tools: Tools = (),
+    ) -> list[int]:
+        """Return the ids after a sampled turn: missing end token, new messages, generation prompt.
+
+        Args:
+            messages: New messages of the environment.
+            closed: Whether the sampled ids end with a stop id.
+            history: All messages before these. `template="model"` uses them to check that its
+                template only appends.
+            tools: Tools of the conversation.
+
+        Raises:
+            UsageError: If the model's template rewrites an earlier turn.
+        """
+        return self._style.observe(messages, closed=closed, history=history, tools=tools)
+
+    def answer(self, text: str) -> list[int]:
+        """Return the ids of an assistant turn, with its end token. Only for demonstrations."""
+        return [*self._encode(text), self._style.end_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text without special tokens and without a final stop id."""
+        ids = list(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+        with self._lock:
+            return self.tokenizer.decode(
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+
+    @cached_property
+    def jinja(self) -> str:
+        """Jinja template with which a server renders the same ids. It is saved with the adapter."""
+        return JINJA.read_text() if self.template == "chatml" else self.tokenizer.chat_template
+
+    def _encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the ids of a text. If `special` is True, the text may contain special tokens."""
+        with self._lock:
+            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)[
+                "input_ids"
+            ]
+
+
+class ChatML:
+    """ChatML with Hermes-style tools. The file in `templates/` renders the same for servers."""
+
+    def __init__(self, tokenizer: Any, encode: Encode):
+        self._encode = encode
+        self._start_id, self.end_id = (
+            tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>")
+        )
+
+    def open(self, messages: Sequence[Message], tools: Tools) -> list[int]:
+        head, rest = self._head(messages, tools)
+        return head + self._turns(rest) + self._generation_prompt()
+
+    def shared(self, messages: Sequence[Message], tools: Tools) -> int:
+        return len(self._head(messages, tools)[0])
+
+    def observe(
+        self,
+        messages: Sequence[Message],
+        *,
+        closed: bool,
+        history: Sequence[Message] = (),
+        tools: Tools = (),
+    ) -> list[int]:
+        end = [] if closed else [self.end_id]
+        return end + self._encode("\n") + self._turns(messages) + self._generation_prompt()
+
+    def _head(
+        self, messages: Sequence[Message], tools: Tools
+    ) -> tuple[list[int], Sequence[Message]]:
+        """Return the ids of the system turn, and the messages after it."""
+        has_system = bool(messages) and messages[0].role == "system"
+        parts = [messages[0].content] if has_system and messages[0].content else []
+        parts += [_tools_text(tools)] if tools else []
+        head = self._turn("system", "\n\n".join(parts)) if has_system or tools else []
+        return head, messages[1:] if has_system else messages
+
+    def _turns(self, messages: Sequence[Message]) -> list[int]:
+        return [
+            token for message in messages for token in self._turn(message.role, message.content)
+        ]
+
+    def _turn(self, role: str, text: str) -> list[int]:
+        return [self._start_id, *self._encode(f"{role}\n{text}"), self.end_id, *self._encode("\n")]
+
+    def _generation_prompt(self) -> list[int]:
+        return [self._start_id, *self._encode("assistant\n")]
+
+
+def _tools_text(tools: Tools) -> str:
+    lines = [
+        json.dumps(tool.get("function", tool), ensure_ascii=False, separators=(",", ":"))
+        for tool in tools
+    ]
+    usage = (
+        '# Tools\nTo call a tool write <tool_call>{"name": ..., "arguments": {...}}</tool_call>.'
+    )
+    return "\n".join([usage, "<tools>", *lines, "</tools>"])
+
+
+def eos_ids(source: Any) -> set[int]:
+    """Return the end-of-sequence ids of a tokenizer or a generation config."""
+    ids = getattr(source, "eos_token_id", None)
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+
+
+def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
+    has_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_vocab().keys()
+    if template not in ("auto", "chatml", "model"):
+        hint = did_you_mean(template, ("auto", "chatml", "model")) or "."
+        raise UsageError(f"chat template '{template}' is unknown{hint} Use auto, chatml or model.")
+    if template == "chatml" and not has_chatml:
+        raise UsageError(
+            "chat template 'chatml' needs the tokens <|im_start|> and <|im_end|>, which this "
+            "tokenizer lacks. Use 'model'."
+        )
+    if template == "chatml" or (template == "auto" and has_chatml):
+        return "chatml"
+    if not tokenizer.chat_template:
+        raise UsageError(
+            "this tokenizer has neither ChatML tokens nor a chat template. Use an instruct (chat) "
+            "model."
+        )
+    return "model"

@@ -1,0 +1,160 @@
+"""Context of the preflight: environment, settings, loaded model and its episodes.
+
+Checks do not train and do not change the random state of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from envgym.episode import Episode
+from envgym.evaluation.checks.fixture import CheckResult
+from envgym.play import Request, play_many
+from envgym.policies import Policy
+from envgym.spec.environment import EnvSpec
+from envgym.tasks import Task, stable_seed
+from envgym_trainer.config import TrainConfig
+from envgym_trainer.inference.dialogue import Engine
+from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference.policies.demonstration import DemoPolicy
+from envgym_trainer.model.chat import Chat
+
+TASKS = {False: 16, True: 64}
+"""Training tasks for oracle and no-op, by `is_full`."""
+SPLIT_TASKS = {False: 64, True: 400}
+"""Compared tasks of each split, by `is_full`."""
+TOLERATED = 0.1
+"""Maximum fraction of tasks with a problem. A rare broken template does not stop a run."""
+WORKERS = 16
+
+
+@dataclass
+class PreflightContext:
+    """Preflight context of a run before training."""
+
+    spec: EnvSpec
+    config: TrainConfig
+    world: Any
+    chat: Chat
+    engine: Engine
+    model: Any
+    """PEFT model with a new adapter."""
+    is_full: bool = True
+    groups: list[list[Episode]] = field(default_factory=list)
+    """Groups that the model has played, at the training temperature."""
+
+    @property
+    def has_own_tasks(self) -> bool:
+        """Whether tasks have prompts and solutions. Foreign environments have only seeds."""
+        return not self.spec.gym
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """Training tasks, alternating between templates; empty for a foreign environment."""
+        return self.tasks_of("train", TASKS[self.is_full]) if self.has_own_tasks else []
+
+    def tasks_of(self, split: Any, count: int) -> list[Task]:
+        """Return the first tasks of a split, of the trained levels."""
+        size = count if split == "train" else min(count, self.world.tasks.sizes[split])
+        return [
+            self.world.tasks.task(task)
+            for task in self.world.tasks.ids(split, levels=self.config.tasks.levels, count=size)
+        ]
+
+    @cached_property
+    def demos(self) -> list[Episode]:
+        """Oracle episodes with tokens, one for each of `tasks` that has an oracle."""
+        policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
+        return self.play(policy, [Request(task.id, 0) for task in self.tasks if task.has_solution])
+
+    def play(self, policy: Policy, requests: Sequence[Request]) -> list[Episode]:
+        return (
+            play_many(
+                self.world.env,
+                policy,
+                requests,
+                workers=min(WORKERS, self.config.rollout.max_concurrent_episodes),
+            )
+            if requests
+            else []
+        )
+
+    def play_groups(self, count: int, size: int) -> list[list[Episode]]:
+        """Play `count` more groups with the model, as in training, and append them to `groups`."""
+        first = len(self.groups)
+        ids = self.world.tasks.ids("train", levels=self.config.tasks.levels, count=first + count)[
+            first:
+        ]
+        policy = self.engine.policy(
+            temperature=self.config.rollout.temperature,
+            max_new_tokens=self.config.rollout.max_turn_tokens,
+        )
+        seeds = [
+            (task, stable_seed(self.config.seed, "preflight", task, member))
+            for task in ids
+            for member in range(size)
+        ]
+        requests = [Request(task, seed) for task, seed in seeds]
+        played = play_many(
+            self.world.env, policy, requests, workers=self.config.rollout.max_concurrent_episodes
+        )
+        groups = [played[start : start + size] for start in range(0, len(played), size)]
+        self.groups += groups
+        return groups
+
+
+@contextmanager
+def open_subject(
+    spec: EnvSpec, config: TrainConfig, *, is_full: bool = True, say: Any = print
+) -> Iterator[PreflightContext]:
+    """Open world, model and engine as a training run does. They are closed at the end.
+
+    Raises:
+        UsageError: If the settings do not fit the model.
+        PrerequisiteError: If something is not installed or not reachable.
+    """
+    import torch
+
+    from envgym.registration import make_world
+    from envgym_trainer.model.load import load_model, pick_device
+    from envgym_trainer.model.lora import attach
+
+    dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
+    base, tokenizer = load_model(
+        config.model.name,
+        device=pick_device(config.model.device),
+        dtype=dtype,
+        say=say,
+        quantize=config.model.quantize,
+    )
+    chat = Chat(tokenizer, model=base)
+    model = attach(base, **config.lora.model_dump(), seed=config.seed)
+    world = make_world(spec)
+    try:
+        with InProcessEngine(
+            model,
+            chat,
+            max_context=config.rollout.max_context_tokens,
+            max_batch=config.rollout.max_concurrent_episodes,
+        ) as engine:
+            yield PreflightContext(spec, config, world, chat, engine, model, is_full)
+    finally:
+        world.close()
+
+
+def verdict(
+    check: str, offenders: Sequence[str], total: int, *, passed: str, way_out: str
+) -> CheckResult:
+    """Pass if no task has a problem, warn if at most `TOLERATED` do, and fail otherwise.
+
+    The detail ends with the remedy.
+    """
+    if not offenders:
+        return CheckResult(check, True, passed)
+    told = f"{len(offenders)} of {total} tasks: {'; '.join(offenders[:2])}. {way_out}"
+    few = len(offenders) <= TOLERATED * total
+    return CheckResult(check, few, told, warning=few)

@@ -1,0 +1,95 @@
+"""Select the best adapter of a run by success on validation tasks, and export it.
+
+The test tasks are not used for the choice, so the intervals of the final table stay valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from envgym_trainer.config import TrainConfig
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.model.lora import with_adapter
+from envgym_trainer.run.display import Display
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.training import checkpoint
+from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
+
+
+def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_steps: int) -> bool:
+    """Return whether the step that was just finished must be validated now."""
+    step = progress.step
+    every = config.evaluation.validate_every_steps
+    if not every or step <= max(progress.validated, warmup_steps):
+        return False
+    if step == total_steps:
+        # The last step is evaluated anyway. To be exported as the best it needs a validation too.
+        return config.output.adapter == "best"
+    return (step - warmup_steps) % every == 0
+
+
+def record_validation(
+    progress: Progress, success: float | None, *, tasks: int, written: dict[str, int]
+) -> bool:
+    """Record a finished validation in `progress`.
+
+    Args:
+        progress: Progress of the run; changed in place.
+        success: Fraction of solved tasks; `None` if no episode reports success.
+        tasks: Number of tasks played.
+        written: Value of `RunFolder.written` after the validation's lines.
+
+    Returns:
+        Whether this validation is the best. If two are equal, the earlier one stays the best.
+    """
+    progress.validated = progress.step
+    progress.written = written
+    if success is None or (progress.best and success <= progress.best["success"]):
+        return False
+    progress.best = {"step": progress.step, "success": success, "tasks": tasks}
+    return True
+
+
+def describe_adapter(progress: Progress, config: TrainConfig) -> dict[str, str]:
+    """Return the model card's entry about the best adapter; empty for the last step's adapter."""
+    if config.output.adapter != "best" or progress.best is None:
+        return {}
+    step, success, tasks = (progress.best[name] for name in ("step", "success", "tasks"))
+    return {
+        "adapter of": (
+            f"step {step:.0f}, the best of the validations ({success:.0%} of {tasks:.0f} tasks)"
+        )
+    }
+
+
+@contextmanager
+def best_adapter(
+    folder: RunFolder, progress: Progress, learner: Learner, display: Display
+) -> Iterator[None]:
+    """Use the adapter of the best validation while in the block.
+
+    Without a validation the adapter of the last step is used.
+
+    Raises:
+        DamagedCheckpoint: If the best checkpoint does not match its manifest.
+    """
+    if progress.best is None:
+        display.note(
+            "WARNING: no validation reported success. The adapter of the last step is exported."
+        )
+        yield
+        return
+    path = folder.checkpoint(int(progress.best["step"]))
+    try:
+        checkpoint.verify(path)
+    except DamagedCheckpoint as damage:
+        raise DamagedCheckpoint(
+            f"{damage}. It was the best checkpoint. To export the last one: "
+            f"--resume {folder.path} train.output.adapter=last"
+        ) from None
+    best = torch.load(path / "learner.pt", weights_only=True)["adapter"]
+    with with_adapter(learner.parameters, best):
+        yield
