@@ -166,9 +166,13 @@ def test_contributions_are_in_units_of_reward_and_sum_to_it():
 
 
 def test_lengths_count_sampled_tokens_and_no_given_ones():
-    metrics = episode_metrics([[episode(sampled=2), episode(sampled=6, stop_reason="length")]])
+    whole = episode(sampled=2, turn_stops=("length", "stop"))
+    cut = episode(sampled=6, turn_stops=("stop", "length"))
+    metrics = episode_metrics([[whole, cut]])
     assert [metrics[f"completions/{kind}_length"] for kind in ("mean", "min", "max")] == [4, 2, 6]
     assert metrics["completions/clipped_ratio"] == 0.5
+    full = episode(stop_reason="context", turn_stops=("stop",))
+    assert episode_metrics([[full, whole]])["completions/clipped_ratio"] == 0.5
 
 
 def test_tool_failures_are_a_share_of_calls_not_of_episodes():
