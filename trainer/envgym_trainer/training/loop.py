@@ -318,7 +318,7 @@ class Trainer:
             outcome.to_dict(),
             self.folder.written(),
         )
-        self.display.note(f"{name}: {outcome.line()}")
+        self.display.note(f"{name}: {outcome.summary()}")
         self.save()
 
     def export(self, outcomes: dict[str, Outcome]) -> None:
