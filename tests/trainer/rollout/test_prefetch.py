@@ -27,17 +27,17 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
     replied = threading.Event()
     learned = []
     submit = InProcessEngine.submit
-    learn = Learner.grpo_step
+    learn = Learner.update
 
     def seen(self, turn):
         submit(self, turn)
         replied.set()
 
-    def waiting(self, samples, **options):
+    def waiting(self, samples, settings, **options):
         if len(learned) < 3:  # but for the last step there is always one to come
             assert replied.wait(60), "nobody played while the learner waited for it"
         learned.append(len(samples))
-        return learn(self, samples, **options)
+        return learn(self, samples, settings, **options)
 
     def refresh(self, model=None, original=InProcessEngine.refresh):
         replied.clear()
@@ -45,7 +45,7 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
 
     monkeypatch.setattr(InProcessEngine, "submit", seen)
     monkeypatch.setattr(InProcessEngine, "refresh", refresh)
-    monkeypatch.setattr(Learner, "grpo_step", waiting)
+    monkeypatch.setattr(Learner, "update", waiting)
     run(tmp_path / "r", *AHEAD, env=env)
     assert len(learned) == 4
 

@@ -11,6 +11,7 @@ from envgym.errors import UsageError
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.evaluation import OutputConfig
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training import best, checkpoint
 from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
@@ -33,7 +34,7 @@ class Counter:
 
 
 def learner_at(step=0):
-    return Learner(tiny_model(dtype=torch.float32), learning_rate=1e-2)
+    return Learner(tiny_model(dtype=torch.float32))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def three(tmp_path_factory):
     run = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     learner = learner_at()
     for step in (1, 2, 3):
-        learner.grpo_step(random_samples(step))
+        learner.update(random_samples(step), UpdateSettings(learning_rate=1e-2))
         run.append_metrics({"step": step})
         progress = Progress(step, written=run.written())
         run.save_checkpoint(

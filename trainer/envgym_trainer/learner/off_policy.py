@@ -14,18 +14,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from envgym.errors import EnvgymError
 from envgym_trainer.algorithms.losses import LossOutput
-from envgym_trainer.learner.controllers import updates_until_stopped
-
-if TYPE_CHECKING:
-    from envgym_trainer.batch import Sample
-    from envgym_trainer.learner.learner import Learner
+from envgym_trainer.batch import Sample
+from envgym_trainer.learner.update_settings import UpdateSettings
 
 Metrics = dict[str, float]
 Check = Callable[[Metrics], None]
@@ -138,9 +135,25 @@ class MismatchMonitor:
         self._told = True
 
 
+class Updates(Protocol):
+    """Part of the learner that makes updates."""
+
+    updates: int
+    """Number of optimizer steps."""
+
+    def update(
+        self,
+        samples: Sequence[Sample],
+        settings: UpdateSettings,
+        *,
+        check: Check | None = None,
+    ) -> Metrics: ...
+
+
 def inner_updates(
-    learner: Learner,
+    learner: Updates,
     shares: Sequence[Sequence[Sample]],
+    settings: UpdateSettings,
     *,
     epochs: int,
     watch: MismatchMonitor,
@@ -148,9 +161,13 @@ def inner_updates(
 ) -> Metrics:
     """Train `epochs` times on the shares of one step's samples, with one update for each share.
 
+    After an update that was skipped because of `max_kl`, the step makes no further update. As
+    Spinning Up's `target_kl`, but checked before the update, as in Stable-Baselines3.
+
     Args:
         learner: Makes the updates.
         shares: Samples of each update.
+        settings: Settings of all updates of this step.
         epochs: Number of passes over the shares.
         watch: Checks the mismatch before the first update.
         sampled_at: Number of updates when the sampler took over the adapter. Default: the current
@@ -166,13 +183,14 @@ def inner_updates(
             made.
     """
     sampled_at = learner.updates if sampled_at is None else sampled_at
-
-    def step(share: Sequence[Sample]) -> Metrics:
+    rounds: list[Metrics] = []
+    for share in [share for _ in range(epochs) for share in shares]:
         is_fresh = learner.updates == sampled_at
-        metrics = learner.grpo_step(share, check=watch.check if is_fresh else None)
-        return _named(metrics, watch if is_fresh else None)
-
-    return combine(updates_until_stopped(step, [share for _ in range(epochs) for share in shares]))
+        metrics = learner.update(share, settings, check=watch.check if is_fresh else None)
+        rounds.append(_named(metrics, watch if is_fresh else None))
+        if metrics.get("controller/stopped"):
+            break
+    return combine(rounds)
 
 
 def combine(rounds: Iterable[Metrics]) -> Metrics:

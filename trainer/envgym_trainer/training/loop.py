@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.native_threads import use_single_malloc_arena
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.inference.vllm_server import VllmServerEngine
-from envgym_trainer.learner.controllers import Controllers
+from envgym_trainer.learner.controllers import STEP_KL, Controllers
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch, inner_updates
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.adapter_files import save_adapter
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import ResolvedModel, load_model, pick_device, resolve
@@ -92,12 +94,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         use_single_malloc_arena()
         self.progress = Progress()
-        rates = {
-            "learning_rate": config.optimizer.learning_rate,
-            "kl_coef": config.algorithm.kl.coef,
-            "entropy_coef": config.algorithm.entropy_coef,
-        }
-        self.controls = Controllers(config.controllers, max_kl=config.optimizer.max_kl, **rates)
+        self.settings = UpdateSettings.from_config(config)
+        self.controllers = Controllers(config.controllers, self.settings)
+        self.settings = self.controllers.apply(self.settings)
         self.stop = GracefulStop()
         dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
         model, self.tokenizer = load_model(
@@ -110,11 +109,7 @@ class Trainer:
         self.chat = Chat(self.tokenizer, model=model)
         self.model = attach(model, **config.lora.model_dump(), seed=config.seed)
         self.engine = self._sampler()
-        self.learner = self._learner(
-            config.warm_start.learning_rate
-            if config.warm_start.episodes
-            else config.optimizer.learning_rate
-        )
+        self.learner = self._learner()
         # A server rounds differently, also if the local model is float32.
         precision = torch.bfloat16 if config.engine.name == "vllm_server" else model.dtype
         self.watch = MismatchMonitor(
@@ -149,7 +144,7 @@ class Trainer:
     def parts(self) -> dict[str, Stateful]:
         """Return the objects besides the learner whose state a checkpoint stores."""
         parts: dict[str, Stateful] = {
-            "controllers": self.controls,
+            "controllers": self.controllers,
             "sampler": self.sampler,
             "rewards": self.rewards,
         }
@@ -209,8 +204,9 @@ class Trainer:
             demos = self.rollouts.play(
                 policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup"
             )
-            metrics = self.learner.sft_step(
-                [sample for demo in demos if (sample := demonstration(demo))]
+            metrics = self.learner.supervised_update(
+                [sample for demo in demos if (sample := demonstration(demo))],
+                replace(self.settings, learning_rate=warmup.learning_rate),
             )
             self._report(
                 step,
@@ -228,8 +224,7 @@ class Trainer:
         config = self.config
         if self.progress.step == self.warmup_steps:
             # The objective changes, so the optimizer state starts from zero.
-            self.learner = self._learner(config.optimizer.learning_rate)
-        self.controls.attach(self.learner)
+            self.learner = self._learner()
         # The run may have stopped after a step and before its validation.
         self._validate()
         for step in range(self.progress.step + 1, self.total_steps + 1):
@@ -283,7 +278,8 @@ class Trainer:
                 the current number.
         """
         lessons = [
-            self.learner.scored(group) for group in samples_by_group(groups, self.config.algorithm)
+            self.learner.with_trainer_logprobs(group, self.settings)
+            for group in samples_by_group(groups, self.config.algorithm)
         ]
         shares = [
             lessons[n :: self.config.optimizer.updates_per_step]
@@ -292,11 +288,19 @@ class Trainer:
         samples = [[sample for group in share for sample in group] for share in shares]
         epochs = self.config.optimizer.epochs_per_step
         metrics = inner_updates(
-            self.learner, samples, epochs=epochs, watch=self.watch, sampled_at=sampled_at
+            self.learner,
+            samples,
+            self.settings,
+            epochs=epochs,
+            watch=self.watch,
+            sampled_at=sampled_at,
         )
-        return metrics | self.controls.update(
-            self.learner, metrics, [sample for share in samples for sample in share]
-        )
+        # Without an update the policy did not change.
+        if self.controllers.needs_step_kl and metrics.get("grad_norm"):
+            trained = [sample for share in samples for sample in share]
+            metrics[STEP_KL] = self.learner.step_kl(trained, self.settings)
+        self.settings = self.controllers.next(self.settings, metrics)
+        return metrics | self.controllers.metrics()
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
         """Evaluate the current adapter on held-out tasks, once per name, and save a checkpoint."""
@@ -379,8 +383,9 @@ class Trainer:
     def resume(self) -> None:
         """Restore the run's last complete checkpoint. See `resume.restore`."""
         self.learner, self.progress = restore(
-            self.folder, self._learner_at, self.parts, say=self.display.note
+            self.folder, lambda step: self._learner(), self.parts, say=self.display.note
         )
+        self.settings = self.controllers.apply(self.settings)
         # A finished run was extended by more steps, so its final evaluation is outdated.
         if self.progress.step < self.total_steps:
             self.progress.evaluations.pop(TRAINED, None)
@@ -433,32 +438,18 @@ class Trainer:
             say=self.display.note,
         )
 
-    def _learner_at(self, step: int) -> Learner:
-        warming_up = self.config.warm_start.episodes and step <= self.warmup_steps
-        return self._learner(
-            self.config.warm_start.learning_rate
-            if warming_up
-            else self.config.optimizer.learning_rate
-        )
-
     def _adapter_of(self, name: str) -> AbstractContextManager[None]:
         if name != TRAINED or self.config.output.adapter != "best":
             return nullcontext()
         return best.best_adapter(self.folder, self.progress, self.learner, self.display)
 
-    def _learner(self, learning_rate: float) -> Learner:
+    def _learner(self) -> Learner:
         config = self.config
         return Learner(
             self.model,
-            learning_rate=learning_rate,
             max_grad_norm=config.optimizer.max_grad_norm,
-            temperature=config.rollout.temperature,
-            clip_low=config.algorithm.loss.clip_low,
-            clip_high=config.algorithm.loss.clip_high,
-            kl_coef=config.algorithm.kl.coef,
             weight_decay=config.optimizer.weight_decay,
             warmup_steps=config.optimizer.warmup_updates,
-            entropy_coef=config.algorithm.entropy_coef,
             max_tokens_per_micro_batch=config.optimizer.micro_batch_tokens,
             algorithm=config.algorithm,
             constant_length=config.rollout.max_turn_tokens,
