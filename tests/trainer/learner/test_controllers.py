@@ -177,11 +177,11 @@ def test_the_learning_rate_by_hand():
 
 
 def test_the_learning_rate_is_unchanged_during_warm_up():
-    control = AdaptiveLearningRate(LearningRateControl(target=0.01, max=1.0), 0.1)
-    control.update({STEP_KL: 1.0, "learning_rate": 0.05})
-    assert control.value == 0.1
-    control.update({STEP_KL: 1.0, "learning_rate": 0.1})
-    assert control.value < 0.1
+    config = ControllersConfig(learning_rate=LearningRateControl(target=0.01, max=1.0))
+    start = UpdateSettings(learning_rate=0.1)
+    controls = Controllers(config, start)
+    assert controls.next(start, {STEP_KL: 1.0}, is_warming_up=True) == start
+    assert controls.next(start, {STEP_KL: 1.0}).learning_rate < 0.1
 
 
 def test_the_entropy_weight_by_hand():

@@ -209,21 +209,21 @@ def test_what_was_thrown_away_is_written_down_and_marked(tmp_path):
         Scripted({"t0": AGREE}, void=[("t1", 0)]), Counting(), tasks=2, size=2, max_extra=1
     ).write(folder, 7)
     lines = [
-        (line["step"], line["phase"], line["task_id"], line.get("left_out"))
+        (line["step"], line["phase"], line["task_id"], line.get("excluded"))
         for line in _lines(folder)
     ]
     assert Counter(lines) == Counter(
         {
             (7, "grpo", "t2", None): 2,
             (7, "grpo", "t1", None): 2,
-            (7, "grpo", "t0", "no_lesson"): 2,
-            (7, "grpo", "t1", "played_again"): 1,
+            (7, "grpo", "t0", "no_variance"): 2,
+            (7, "grpo", "t1", "retried"): 1,
         }
     )
     assert len(list(folder.episodes())) == 7
 
 
 def _lines(folder):
-    from envgym_trainer.run.folder import _read
+    from envgym_trainer.run.records import read_lines
 
-    return list(_read(folder.episodes_file))
+    return list(read_lines(folder.episodes_file))

@@ -360,17 +360,17 @@ def lines(folder):
 def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_voted(made):
     played = [line for line in lines(made.folder) if line["phase"] == "grpo"]
     ways = {
-        reason: [line for line in played if line.get("left_out") == reason]
-        for reason in (None, "disagreed", "voted")
+        reason: [line for line in played if line.get("excluded") == reason]
+        for reason in (None, "low_agreement", "teacher")
     }
-    assert {reason: len(found) for reason, found in ways.items() if reason != "voted"} == {
+    assert {reason: len(found) for reason, found in ways.items() if reason != "teacher"} == {
         None: 2 * 3 * 4,
-        "disagreed": 2 * 3 * 4,
+        "low_agreement": 2 * 3 * 4,
     }
     assert len({line["task_id"] for line in played}) <= 9
-    assert ways["voted"]
+    assert ways["teacher"]
     assert all(
-        line["task_id"].startswith("train/after/") for line in ways["voted"]
+        line["task_id"].startswith("train/after/") for line in ways["teacher"]
     )  # those of L0 have the truth
     numbers = [line for line in made.folder.metrics() if line["phase"] == "grpo"]
     assert len(numbers) == 2
@@ -390,7 +390,7 @@ def test_an_episode_explains_its_vote(made):
     place = next(
         n
         for n, line in enumerate(played, 1)
-        if not line.get("left_out") and "/after/" in line["task_id"]
+        if not line.get("excluded") and "/after/" in line["task_id"]
     )
     told = explain(made.folder, f"21:{place}")
     [vote] = [part for part in told.parts if part.name == "agreed"]

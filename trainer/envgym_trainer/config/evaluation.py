@@ -52,7 +52,7 @@ class ChecksConfig(Block):
     rounding. warn: report it once. stop: save and end the run before the update. The metric
     `alarm/mismatch` is 1 at such a step."""
     hacking_signals: bool = True
-    """Monitor signals of reward hacking. They are reported once and recorded in `signals.jsonl` and
+    """Monitor signals of reward hacking. They are reported once and recorded in `hacking_signals.jsonl` and
     in the metrics `signals/...`. They never change the run."""
 
     @field_validator("preflight", mode="before")

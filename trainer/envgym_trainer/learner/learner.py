@@ -242,6 +242,11 @@ class Learner:
             entropy_gradient=entropy_gradient,
         )
 
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether fewer updates were made than the warm-up has."""
+        return self.updates < self.warmup_steps
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume: adapter, optimizer, counters, random state."""
         return {

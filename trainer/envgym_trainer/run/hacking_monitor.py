@@ -50,7 +50,7 @@ SEEN = ("modal_share", "repetition", "extra_calls")
 class HackingMonitor:
     """Reward-hacking monitor of one run, saved in its checkpoints.
 
-    Signals are reported in the terminal, in `signals.jsonl` and as metrics.
+    Signals are reported in the terminal, in `hacking_signals.jsonl` and as metrics.
 
     Args:
         world: World with the tasks and the rubric. For a foreign environment, which has neither,

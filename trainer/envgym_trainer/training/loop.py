@@ -299,7 +299,9 @@ class Trainer:
         if self.controllers.needs_step_kl and metrics.get("grad_norm"):
             trained = [sample for share in samples for sample in share]
             metrics[STEP_KL] = self.learner.step_kl(trained, self.settings)
-        self.settings = self.controllers.next(self.settings, metrics)
+        self.settings = self.controllers.next(
+            self.settings, metrics, is_warming_up=self.learner.is_warming_up
+        )
         return metrics | self.controllers.metrics()
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
@@ -318,10 +320,8 @@ class Trainer:
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
         numbers = eval_metrics(episodes) | sandbox_metrics(self.world, prefix="eval/")
         self.monitor.log(self.progress.step, numbers, phase="eval")
-        self.progress.evaluations[name], self.progress.written = (
-            outcome.to_dict(),
-            self.folder.written(),
-        )
+        self.progress.evaluations[name] = outcome.to_dict()
+        self.progress.file_sizes = self.folder.file_sizes()
         self.display.note(f"{name}: {outcome.line()}")
         self.save()
 
@@ -377,7 +377,7 @@ class Trainer:
             self.progress.step,
             lambda folder: checkpoint.save(folder, self.learner, self.progress, self.parts),
             keep=self.config.output.keep_checkpoints,
-            besides=[int(self.progress.best["step"])] if self.progress.best else (),
+            also_keep=[int(self.progress.best["step"])] if self.progress.best else (),
         )
 
     def resume(self) -> None:
@@ -501,12 +501,12 @@ class Trainer:
             self.progress,
             numbers.get("val/success"),
             tasks=len(tasks),
-            written=self.folder.written(),
+            file_sizes=self.folder.file_sizes(),
         ):
             self.save()
 
     def _report(self, step: int, phase: Any, metrics: dict[str, float]) -> None:
         self.progress.step = step
         self.monitor.log(step, metrics, phase=phase)
-        self.progress.written = self.folder.written()
+        self.progress.file_sizes = self.folder.file_sizes()
         self.display.update(phase, step if phase == "warmup" else step - self.warmup_steps, metrics)

@@ -34,6 +34,8 @@ class Controller(ABC):
     """Field of `UpdateSettings` that the controller sets."""
     metric: ClassVar[str]
     """Metric that the controller reads."""
+    skips_warm_up: ClassVar[bool] = False
+    """Whether the controller is unchanged while the learner warms up its learning rate."""
 
     def __init__(self, options: Any, start: float):
         self.options = options
@@ -75,7 +77,13 @@ class Controllers:
         """Whether a controller reads the KL of a whole step, which costs one forward pass."""
         return any(controller.metric == STEP_KL for controller in self.controllers.values())
 
-    def next(self, settings: UpdateSettings, metrics: Mapping[str, float]) -> UpdateSettings:
+    def next(
+        self,
+        settings: UpdateSettings,
+        metrics: Mapping[str, float],
+        *,
+        is_warming_up: bool = False,
+    ) -> UpdateSettings:
         """Update each controller after a step, and return the settings of the next step.
 
         A controller is unchanged if its measurement is missing or not finite (no update was made).
@@ -83,8 +91,11 @@ class Controllers:
         Args:
             settings: Settings of the step that was just made.
             metrics: Metrics of that step.
+            is_warming_up: Whether the learner warms up its learning rate.
         """
         for controller in self.controllers.values():
+            if is_warming_up and controller.skips_warm_up:
+                continue
             if math.isfinite(metrics.get(controller.metric, math.nan)):
                 controller.update(metrics)
         return self.apply(settings)

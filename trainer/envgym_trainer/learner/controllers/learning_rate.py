@@ -18,7 +18,7 @@ class AdaptiveLearningRate(Controller):
     the target, sqrt(target / kl) times the last one (arXiv 1502.05477, appendix C). A smaller gain
     averages over noise. The error uses the KL, not its log, so the mean of noisy steps reaches the
     target. The bound of the factor is from adaptive PPO (Rudin et al. 2021, arXiv 2109.11978).
-    The rate is unchanged during the learner's warm-up, when smaller rates are applied.
+    The rate is unchanged during the learner's warm-up, because smaller rates are applied then.
 
     Args:
         options: Target in nats per token for a whole step, gain, minimum and maximum rate.
@@ -27,6 +27,7 @@ class AdaptiveLearningRate(Controller):
 
     setting = "learning_rate"
     metric = STEP_KL
+    skips_warm_up = True
     options: LearningRateControl
 
     def __init__(self, options: LearningRateControl, start: float):
@@ -34,8 +35,6 @@ class AdaptiveLearningRate(Controller):
 
     def update(self, metrics: Mapping[str, float]) -> None:
         options = self.options
-        if metrics.get("learning_rate", self.value) < self.value:
-            return
         exponent = options.gain * (1 - metrics[self.metric] / options.target)
         factor = math.exp(max(-math.log(1.5), min(math.log(1.5), exponent)))
         self.value = min(options.max, max(options.min, self.value * factor))
