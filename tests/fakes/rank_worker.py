@@ -59,7 +59,7 @@ def what_a_rank_sees(rank, size, group):
     found = {"gradient": gradient, "metrics": metrics}
     found["adapter"] = after_steps(learner(ranks, max_grad_norm=1.0), [share] * STEPS)
     found["skipped"] = learner(ranks).update(poisoned(share) if rank == 0 else share, SETTINGS)[
-        "skipped_steps"
+        "optimizer/skipped_updates"
     ]
     try:
         Learner(tiny_model(seed=rank), ranks=ranks)

@@ -283,7 +283,7 @@ def test_whatever_comes_the_update_is_finite_or_skipped_and_counted(samples, ski
     before = [value.clone() for value in learner.parameters.values()]
     metrics = learner.update(samples, UpdateSettings())
     assert all(value.isfinite().all() for value in learner.parameters.values())
-    assert metrics["skipped_steps"] == skipped
+    assert metrics["optimizer/skipped_updates"] == skipped
     moved = any(
         not torch.equal(a, b) for a, b in zip(before, learner.parameters.values(), strict=True)
     )

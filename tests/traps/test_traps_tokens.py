@@ -201,5 +201,5 @@ def test_nan_where_nothing_was_sampled_changes_neither_the_loss_nor_any_metric(l
     clean = metrics(0.0)
     dirty = metrics(math.nan)
     assert clean == dirty
-    assert clean["skipped_steps"] == 0
+    assert clean["optimizer/skipped_updates"] == 0
     assert clean["batch/action_tokens"] == sum(sample.num_actions for sample in random_samples(3))

@@ -181,7 +181,7 @@ def test_a_run_samples_warm_start_and_grpo_on_the_server_and_the_two_agree_at_ea
         assert start("guess", settings, out=tmp_path, name="r", resume=None) == 0
     run = RunFolder.open(tmp_path / "r")
     steps = [line for line in run.metrics() if line["phase"] == "grpo"]
-    assert all(line["grad_norm"] > 0 and line["offpolicy/mismatch_max"] < 1e-4 for line in steps)
+    assert all(line["grad_norm"] > 0 and line["off_policy/mismatch_max"] < 1e-4 for line in steps)
     assert len({body["model"] for path, body in state.requests if path == "/v1/completions"}) >= 4
     assert not state.adapters
     assert (run.adapter / "adapter_model.safetensors").is_file()

@@ -67,8 +67,8 @@ class Bandit:
         metrics = {name: value.item() / PULLS for name, value in out.sums.items()} | {
             "entropy": entropy[0].item()
         }
-        if settings.max_kl is not None and metrics["approx_kl"] > settings.max_kl:
-            return metrics | {"controller/stopped": 1.0, "grad_norm": 1.0}
+        if settings.max_kl is not None and metrics["kl/old_current"] > settings.max_kl:
+            return metrics | {"controller/update_skipped": 1.0, "grad_norm": 1.0}
         self.logits.data -= settings.learning_rate * gradient
         self.updates += 1
         return metrics | {"grad_norm": gradient.norm().item()}
@@ -143,7 +143,7 @@ def test_the_updates_of_a_step_stop_where_the_policy_has_gone_as_far_as_allowed(
 
             def update(self, samples, settings, *, check=None, kls=kls):
                 metrics = bandit.update(samples, settings)
-                kls.append(metrics["approx_kl"])
+                kls.append(metrics["kl/old_current"])
                 return metrics
 
         inner_updates(Recorded(), [pulls] * 200, bandit.settings, epochs=1, watch=monitor)
@@ -299,10 +299,10 @@ def test_the_learner_leaves_an_update_out_once_its_samples_are_too_far():
     learner = Learner(model)
     # The samples are another policy's.
     metrics = learner.update(random_samples(0), UpdateSettings(max_kl=1e-6))
-    assert (metrics["controller/stopped"], learner.updates) == (1.0, 0)
+    assert (metrics["controller/update_skipped"], learner.updates) == (1.0, 0)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
     metrics = learner.update(random_samples(0), UpdateSettings(max_kl=1e6))
-    assert metrics["controller/stopped"] == 0.0
+    assert metrics["controller/update_skipped"] == 0.0
     assert learner.updates == 1
 
 
@@ -310,7 +310,7 @@ def test_step_kl_is_the_mean_k3_of_sampled_tokens():
     learner = Learner(tiny_model(), max_grad_norm=1e9)
     samples = random_samples(0)
     assert learner.step_kl(samples, UpdateSettings()) == pytest.approx(
-        learner.update(samples, UpdateSettings())["approx_kl"], rel=1e-6
+        learner.update(samples, UpdateSettings())["kl/old_current"], rel=1e-6
     )
     assert math.isnan(learner.step_kl([], UpdateSettings()))
 

@@ -65,13 +65,13 @@ def test_a_hundred_odd_steps_each_update_finitely_or_are_skipped_and_counted(lay
     learner = Learner(tiny_model(dtype=torch.float32), layout=layout)
     for _ in range(25):
         before = adapter(learner.model)
-        counts = (learner.updates, learner.skipped_steps)
+        counts = (learner.updates, learner.skipped_updates)
         metrics = learner.update(odd_step(rng), UpdateSettings(kl_coef=kl_coef, learning_rate=1e-3))
         updated = learner.updates - counts[0]
-        skipped = learner.skipped_steps - counts[1]
+        skipped = learner.skipped_updates - counts[1]
         outcomes[updated, skipped] += 1
         assert all(value.isfinite().all() for value in learner.parameters.values())
-        assert metrics["skipped_steps"] == learner.skipped_steps
+        assert metrics["optimizer/skipped_updates"] == learner.skipped_updates
         if not updated:
             assert largest_difference(before, adapter(learner.model)) == 0
     assert set(outcomes) <= {(1, 0), (0, 1), (0, 0)}
@@ -90,7 +90,7 @@ def test_a_hundred_odd_steps_each_update_finitely_or_are_skipped_and_counted(lay
 def test_rows_without_an_action_alone_are_no_step_and_no_skip(rows):
     learner = Learner(tiny_model(dtype=torch.float32))
     assert learner.update(rows, UpdateSettings())["grad_norm"] == 0.0
-    assert (learner.updates, learner.skipped_steps) == (0, 0)
+    assert (learner.updates, learner.skipped_updates) == (0, 0)
 
 
 @pytest.mark.parametrize("layout", ["tree", "flat"])
@@ -116,7 +116,7 @@ def test_equal_rewards_are_no_step_however_large(reward, std):
     )
     assert [sample.advantage for sample in samples] == [0.0] * 3
     learner.update(samples, UpdateSettings())
-    assert (learner.updates, learner.skipped_steps) == (0, 0)
+    assert (learner.updates, learner.skipped_updates) == (0, 0)
 
 
 @pytest.mark.parametrize("huge", [1e4, 1e12, 1e30, 3e38])
@@ -128,7 +128,7 @@ def test_huge_rewards_leave_finite_weights(huge, std):
         AlgorithmConfig(advantage=AdvantageConfig(std=std)),
     )
     learner.update(samples, UpdateSettings())
-    assert learner.updates + learner.skipped_steps <= 1
+    assert learner.updates + learner.skipped_updates <= 1
     assert all(value.isfinite().all() for value in learner.parameters.values())
 
 

@@ -190,7 +190,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_touches_nothing():
     metrics = learner.update(
         [dataclasses.replace(samples[0], advantage=math.inf), *samples[1:]], UpdateSettings()
     )
-    assert (metrics["skipped_steps"], learner.updates) == (1.0, 1)
+    assert (metrics["optimizer/skipped_updates"], learner.updates) == (1.0, 1)
     assert largest_difference(before, adapter(model)) == 0
     assert all(
         torch.equal(moments[i], s["exp_avg"])
@@ -212,7 +212,11 @@ def test_a_step_without_a_lesson_makes_no_update_and_no_momentum_drift():
         [dataclasses.replace(sample, advantage=0.0) for sample in samples], UpdateSettings()
     )
     assert largest_difference(before, adapter(model)) == 0
-    assert (metrics["grad_norm"], metrics["frac_samples_dropped"], learner.updates) == (0.0, 1.0, 1)
+    assert (metrics["grad_norm"], metrics["batch/frac_without_gradient"], learner.updates) == (
+        0.0,
+        1.0,
+        1,
+    )
     assert learner.update([], UpdateSettings())["loss"] == 0.0
 
 

@@ -75,21 +75,21 @@ def test_mismatch_is_what_stands_before_the_first_update_and_staleness_what_come
     learner, samples = fresh()
     metrics = inner_updates(learner, [samples[:6], samples[6:]], FAST, epochs=2, watch=watch())
     assert (
-        metrics["offpolicy/mismatch_max"]
+        metrics["off_policy/mismatch_max"]
         < 1e-4
-        < metrics["offpolicy/staleness_mean"]
-        < metrics["offpolicy/staleness_max"]
+        < metrics["off_policy/staleness_mean"]
+        < metrics["off_policy/staleness_max"]
     )
-    assert metrics["offpolicy/ess"] < 0.9999
-    assert metrics["alarm/mismatch"] == 0.0
+    assert metrics["off_policy/ess"] < 0.9999
+    assert metrics["off_policy/mismatch_alarm"] == 0.0
     assert learner.updates == 4  # two shares, twice over
 
 
 def test_one_update_a_step_has_no_staleness_and_a_full_sample():
     learner, samples = fresh()
     metrics = inner_updates(learner, [samples], FAST, epochs=1, watch=watch())
-    assert "offpolicy/staleness_mean" not in metrics
-    assert metrics["offpolicy/ess"] == pytest.approx(1.0, abs=1e-6)
+    assert "off_policy/staleness_mean" not in metrics
+    assert metrics["off_policy/ess"] == pytest.approx(1.0, abs=1e-6)
     assert not any(name.startswith("drift/") for name in metrics)
 
 
@@ -97,27 +97,27 @@ def test_a_share_without_a_lesson_leaves_the_next_one_before_the_first_update():
     learner, samples = fresh()
     idle = [dataclasses.replace(sample, advantage=0.0) for sample in samples[:6]]
     metrics = inner_updates(learner, [idle, samples[6:]], FAST, epochs=1, watch=watch())
-    assert "offpolicy/mismatch_max" in metrics
-    assert "offpolicy/staleness_max" not in metrics
+    assert "off_policy/mismatch_max" in metrics
+    assert "off_policy/staleness_max" not in metrics
 
 
 def test_a_step_without_any_lesson_measures_nothing_and_rings_nothing():
     learner, samples = fresh()
     idle = [dataclasses.replace(sample, advantage=0.0) for sample in samples]
     metrics = inner_updates(learner, [idle], FAST, epochs=2, watch=watch())
-    assert not any(name.startswith(("offpolicy/", "alarm/")) for name in metrics)
+    assert not any(name.startswith(("off_policy/", "alarm/")) for name in metrics)
 
 
 def test_the_numbers_of_several_updates_are_means_but_for_extremes():
     rounds = [
-        {"loss": 1.0, "x/max": 1.0, "offpolicy/ess": 0.9, "alarm/mismatch": 0.0},
-        {"loss": 3.0, "x/max": 2.0, "alarm/mismatch": 1.0},
+        {"loss": 1.0, "x/max": 1.0, "off_policy/ess": 0.9, "off_policy/mismatch_alarm": 0.0},
+        {"loss": 3.0, "x/max": 2.0, "off_policy/mismatch_alarm": 1.0},
     ]
-    assert combine([*rounds, {"offpolicy/ess": 0.5}]) == {
+    assert combine([*rounds, {"off_policy/ess": 0.5}]) == {
         "loss": 2.0,
         "x/max": 2.0,
-        "offpolicy/ess": 0.5,
-        "alarm/mismatch": 1.0,
+        "off_policy/ess": 0.5,
+        "off_policy/mismatch_alarm": 1.0,
     }
 
 
@@ -165,7 +165,7 @@ def test_warned_the_run_goes_on_is_told_once_and_keeps_the_alarm_on_its_curve():
     rung = watch("warn", said)
     for updates in (1, 2):
         metrics = inner_updates(learner, [samples], wrong, epochs=1, watch=rung)
-        assert (metrics["alarm/mismatch"], learner.updates) == (1.0, updates)
+        assert (metrics["off_policy/mismatch_alarm"], learner.updates) == (1.0, updates)
     assert len(said) == 1
     assert "train.checks.on_mismatch: warn" in said[0]
 
@@ -221,7 +221,7 @@ def test_what_the_sampler_said_is_what_the_learner_finds(small, temperature):  #
         watch=watch(),
     )
     assert metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=1e-6)
-    assert metrics["offpolicy/mismatch_max"] < 1e-4
+    assert metrics["off_policy/mismatch_max"] < 1e-4
     wrong = UpdateSettings(temperature=temperature + 0.1)
     with pytest.raises(SamplerMismatch):
         inner_updates(Learner(model), [samples], wrong, epochs=1, watch=watch())

@@ -117,21 +117,23 @@ def test_weights_and_rates_are_in_every_line_and_in_tensorboard(finished):
 
     for line in grpo_lines(finished):
         weights = {
-            name: value for name, value in line.items() if name.startswith("curriculum/weight/")
+            name: value
+            for name, value in line.items()
+            if name.startswith("curriculum/draw_probability/")
         }
         assert set(weights) == {
-            f"curriculum/weight/{name}" for name in ("rest", "pause", "hunt", "chase")
+            f"curriculum/draw_probability/{name}" for name in ("rest", "pause", "hunt", "chase")
         }
         assert sum(weights.values()) == pytest.approx(1)
-        assert weights["curriculum/weight/chase"] == 0
+        assert weights["curriculum/draw_probability/chase"] == 0
     last = grpo_lines(finished)[-1]
-    assert last["curriculum/level_rate/L0"] > 0.7
+    assert last["curriculum/level_pass_rate/L0"] > 0.7
     scalars = EventAccumulator(str(finished.path)).Reload().Tags()["scalars"]
     assert {
-        "curriculum/weight/hunt",
+        "curriculum/draw_probability/hunt",
         "curriculum/unlocked",
         "curriculum/max_turns",
-        "sampling/extra_groups",
+        "rollout/extra_groups",
     } <= set(scalars)
 
 
@@ -144,7 +146,7 @@ def test_the_opening_of_a_level_is_told_in_the_terminal(tasks, tmp_path, capsys)
 
 def test_groups_that_agree_are_replaced_up_to_the_cap_and_what_that_cost_is_kept(finished):
     for line in grpo_lines(finished):
-        assert (line["sampling/extra_groups"], line["sampling/thrown_episodes"]) == (
+        assert (line["rollout/extra_groups"], line["rollout/discarded_episodes"]) == (
             3,
             9,
         )  # here everything agrees
@@ -296,7 +298,7 @@ def test_a_lone_valid_member_pulls_nothing_even_with_a_kl_term(tmp_path, monkeyp
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
     [line] = grpo_lines(folder)
-    assert (line["group/too_few_valid"], line["group/replayed_members"], line["episode/void"]) == (
+    assert (line["group/too_few_valid"], line["group/retried_members"], line["episode/void"]) == (
         2,
         4,
         4,
@@ -324,5 +326,5 @@ def test_a_void_member_is_played_again_and_the_group_is_whole(tmp_path, monkeypa
     assert (
         line["failures/sandbox_lost"],
         line["episode/void"],
-        line["group/replayed_members"],
+        line["group/retried_members"],
     ) == (1, 0, 1)

@@ -197,8 +197,8 @@ def test_the_most_agreed_groups_are_kept_after_those_with_a_true_label(open_quiz
     played = labels.select_groups(RolloutBatch(groups), 2)
     assert [group[0].task_id for group in played.groups] == [whole, labelled]
     assert [group[0].task_id for group in played.disagreed] == [split, torn]
-    assert played.votes["selftrain/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
-    assert (played.votes["selftrain/true_labels"], played.votes["selftrain/disagreed"]) == (
+    assert played.votes["plan/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
+    assert (played.votes["plan/true_labels"], played.votes["plan/disagreed"]) == (
         1.0,
         2.0,
     )
@@ -376,13 +376,13 @@ def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_vo
     assert len(numbers) == 2
     for line in numbers:
         assert {
-            "selftrain/majority_ratio",
-            "selftrain/ground_truth_ratio",
-            "selftrain/parsed",
-            "signals/modal_answer",
+            "plan/majority_ratio",
+            "plan/ground_truth_ratio",
+            "plan/parsed",
+            "hacking/signal/modal_answer",
         } <= line.keys()
-        assert line["selftrain/disagreed"] == 3.0
-    assert sum(line["selftrain/parsed"] for line in numbers) > 0  # else nothing was voted on
+        assert line["plan/disagreed"] == 3.0
+    assert sum(line["plan/parsed"] for line in numbers) > 0  # else nothing was voted on
 
 
 def test_an_episode_explains_its_vote(made):

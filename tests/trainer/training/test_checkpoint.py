@@ -232,7 +232,9 @@ def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_
     assert [
         s for s in range(8) if best.is_due(Progress(s), config, warmup_steps=2, total_steps=7)
     ] == due
-    assert not best.is_due(Progress(4, last_validated_step=4), config, warmup_steps=2, total_steps=7)
+    assert not best.is_due(
+        Progress(4, last_validated_step=4), config, warmup_steps=2, total_steps=7
+    )
 
 
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():

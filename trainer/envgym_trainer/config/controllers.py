@@ -17,7 +17,7 @@ class KLControl(Block):
     """Controller of `algorithm.kl.coef`, which must start above 0; it steers KL(policy || base)."""
 
     target: float = Field(gt=0)
-    """Target of the metric `kl`. Nats a sampled token. Above 0."""
+    """Target of the metric `kl/current_base`. Nats a sampled token. Above 0."""
     gain: float = Field(default=0.1, gt=0, le=5)
     """Fraction of the relative error by which the coefficient changes each step. The error is
     limited to 20 %, so 0.1 changes it by at most 2 % a step. Above 0, at most 5."""

@@ -50,10 +50,10 @@ class ChecksConfig(Block):
     on_mismatch: Literal["warn", "stop"] = "warn"
     """Reaction if the engine's and the learner's probabilities of a token differ by more than
     rounding. warn: report it once. stop: save and end the run before the update. The metric
-    `alarm/mismatch` is 1 at such a step."""
+    `off_policy/mismatch_alarm` is 1 at such a step."""
     hacking_signals: bool = True
     """Monitor signals of reward hacking. They are reported once and recorded in `hacking_signals.jsonl` and
-    in the metrics `signals/...`. They never change the run."""
+    in the metrics `hacking/signal/...`. They never change the run."""
 
     @field_validator("preflight", mode="before")
     @classmethod

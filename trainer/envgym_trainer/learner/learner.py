@@ -101,7 +101,7 @@ class Learner:
         self.attention_block = 128 if self.head_weight.device.type == "cpu" else 1024
         self.updates = 0
         """Number of optimizer steps."""
-        self.skipped_steps = 0
+        self.skipped_updates = 0
         """Number of updates skipped because the loss or the gradient was not finite."""
 
     def update(
@@ -163,11 +163,11 @@ class Learner:
             check(metrics)
         stopped = False
         if settings.max_kl is not None:
-            stopped = metrics.get("approx_kl", 0.0) > settings.max_kl
-            metrics["controller/stopped"] = float(stopped)
+            stopped = metrics.get("kl/old_current", 0.0) > settings.max_kl
+            metrics["controller/update_skipped"] = float(stopped)
         metrics |= self._apply(sums, settings.learning_rate, skip=stopped)
         dropped = 1 - self.ranks.total(len(kept)) / max(self.ranks.total(len(samples)), 1)
-        return metrics | {"frac_samples_dropped": dropped}
+        return metrics | {"batch/frac_without_gradient": dropped}
 
     def supervised_update(self, samples: Sequence[Sample], settings: UpdateSettings) -> Metrics:
         """Make one update on the weighted mean negative log likelihood of the samples.
@@ -253,7 +253,7 @@ class Learner:
             "adapter": {name: value.detach().clone() for name, value in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "updates": self.updates,
-            "skipped_steps": self.skipped_steps,
+            "skipped_updates": self.skipped_updates,
             "torch_rng": torch.get_rng_state(),
         }
 
@@ -269,7 +269,7 @@ class Learner:
             for name, value in self.parameters.items():
                 value.copy_(state["adapter"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.updates, self.skipped_steps = state["updates"], state["skipped_steps"]
+        self.updates, self.skipped_updates = state["updates"], state["skipped_updates"]
         torch.set_rng_state(state["torch_rng"])
 
     def _backward(
@@ -321,12 +321,12 @@ class Learner:
                 self.optimizer.step()
                 self.updates += 1
             else:
-                self.skipped_steps += 1
+                self.skipped_updates += 1
         self.optimizer.zero_grad(set_to_none=True)
         return {
             "grad_norm": norm,
             "learning_rate": rate,
-            "skipped_steps": float(self.skipped_steps),
+            "optimizer/skipped_updates": float(self.skipped_updates),
         }
 
     @torch.no_grad()

@@ -32,6 +32,7 @@ DRIFT_MEAN = "drift/mean"
 DRIFT_MAX = "drift/max"
 RATIO = "drift/ratio"
 RATIO_SQUARED = "drift/ratio_squared"
+MISMATCH_ALARM = "off_policy/mismatch_alarm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class MismatchMonitor:
         if not self._told:
             self._say(
                 f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). See the metric "
-                "alarm/mismatch."
+                "off_policy/mismatch_alarm."
             )
         self._told = True
 
@@ -174,8 +175,8 @@ def inner_updates(
             number.
 
     Returns:
-        Means over the updates (maxima for `.../max`), with `offpolicy/mismatch_{mean,max}` or
-        `offpolicy/staleness_{mean,max}`, `offpolicy/ess` (the minimum) and `alarm/mismatch`
+        Means over the updates (maxima for `.../max`), with `off_policy/mismatch_{mean,max}` or
+        `off_policy/staleness_{mean,max}`, `off_policy/ess` (the minimum) and `off_policy/mismatch_alarm`
         (1 or 0). These are missing if no sample has an advantage.
 
     Raises:
@@ -188,7 +189,7 @@ def inner_updates(
         is_fresh = learner.updates == sampled_at
         metrics = learner.update(share, settings, check=watch.check if is_fresh else None)
         rounds.append(_named(metrics, watch if is_fresh else None))
-        if metrics.get("controller/stopped"):
+        if metrics.get("controller/update_skipped"):
             break
     return combine(rounds)
 
@@ -205,9 +206,9 @@ def combine(rounds: Iterable[Metrics]) -> Metrics:
 
 def _worst(name: str, values: Sequence[float]) -> float:
     """Return the mean, or the worst value of a metric that warns."""
-    if name == "offpolicy/ess":
+    if name == "off_policy/ess":
         return min(values)
-    if name.endswith(("/max", "_max")) or name.startswith("alarm/"):
+    if name.endswith(("/max", "_max")) or name == MISMATCH_ALARM:
         return max(values)
     return mean(values)
 
@@ -219,8 +220,8 @@ def _named(metrics: Metrics, watch: MismatchMonitor | None) -> Metrics:
         return out
     kind = "mismatch" if watch else "staleness"
     out |= {
-        f"offpolicy/{kind}_mean": metrics[DRIFT_MEAN],
-        f"offpolicy/{kind}_max": metrics[DRIFT_MAX],
+        f"off_policy/{kind}_mean": metrics[DRIFT_MEAN],
+        f"off_policy/{kind}_max": metrics[DRIFT_MAX],
     }
-    out["offpolicy/ess"] = effective_sample_size(metrics[RATIO], metrics[RATIO_SQUARED])
-    return out | ({"alarm/mismatch": float(watch.is_exceeded(metrics))} if watch else {})
+    out["off_policy/ess"] = effective_sample_size(metrics[RATIO], metrics[RATIO_SQUARED])
+    return out | ({MISMATCH_ALARM: float(watch.is_exceeded(metrics))} if watch else {})

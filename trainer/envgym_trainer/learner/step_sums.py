@@ -53,6 +53,9 @@ class StepSums:
             name: value / (denominator if name == "policy_loss" else self.entries)
             for name, value in self.sums.items()
         }
+        if "kl/current_base" in means:
+            # TRL's name of the same quantity.
+            means["kl"] = means["kl/current_base"]
         return {
             "loss": self.loss,
             **means,

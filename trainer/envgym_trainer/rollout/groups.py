@@ -90,15 +90,17 @@ class RolloutBatch:
             if name.startswith(("failures/", "episode/retried"))
         }
         if not math.isnan(self.idle):
-            numbers["sampling/idle"] = self.idle
+            numbers["engine/idle_fraction"] = self.idle
         numbers |= self.votes
         return numbers | {
             "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
-            "group/mixed_starts": float(sum(not has_same_start(group) for group in self.groups)),
-            "group/replayed_members": float(len(self.replayed)),
-            "group/lessons": float(sum(has_reward_variance(group) for group in self.groups)),
-            "sampling/extra_groups": float(len(self.thrown)),
-            "sampling/thrown_episodes": float(sum(len(group) for group in self.thrown)),
+            "group/different_starts": float(
+                sum(not has_same_start(group) for group in self.groups)
+            ),
+            "group/retried_members": float(len(self.replayed)),
+            "group/with_variance": float(sum(has_reward_variance(group) for group in self.groups)),
+            "rollout/extra_groups": float(len(self.thrown)),
+            "rollout/discarded_episodes": float(sum(len(group) for group in self.thrown)),
         }
 
     def write(self, folder: RunFolder, step: int) -> None:

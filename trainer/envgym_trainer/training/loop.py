@@ -55,7 +55,7 @@ from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.hacking_monitor import HackingMonitor
 from envgym_trainer.run.logger import RunLogger
-from envgym_trainer.run.metrics import eval_metrics, failure_metrics, sandbox_metrics
+from envgym_trainer.run.metrics import drain_sandbox_metrics, eval_metrics, failure_metrics
 from envgym_trainer.run.model_card import CardFacts, model_card
 from envgym_trainer.run.provenance import versions
 from envgym_trainer.run.timing import speed, time_split
@@ -214,7 +214,7 @@ class Trainer:
                 metrics
                 | failure_metrics([demos])
                 | speed(demos, start)
-                | sandbox_metrics(self.world),
+                | drain_sandbox_metrics(self.world),
             )
         if self.progress.step == self.warmup_steps > 0:
             self.save()
@@ -233,7 +233,7 @@ class Trainer:
             played = self.sample(step)
             done = step - self.warmup_steps
             sampled = time.perf_counter()
-            metrics = played.metrics() | self.sampler.metrics(done) | self.rewards.metrics()
+            metrics = played.metrics() | self.sampler.metrics(done) | self.rewards.drain_metrics()
             self.sampler.observe(played.everything)
             self.rewards.observe(played.everything)
             if self._goes_ahead(step):
@@ -246,7 +246,7 @@ class Trainer:
             metrics |= (
                 speed(played.episodes, start)
                 | time_split(played.episodes, start, sampled)
-                | sandbox_metrics(self.world)
+                | drain_sandbox_metrics(self.world)
             )
             played.write(self.folder, step)
             self.monitor.transcripts(step, played.episodes)
@@ -318,7 +318,7 @@ class Trainer:
             )
         outcome = Outcome.of(name, episodes, trained=trained_templates(self.world.tasks))
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
-        numbers = eval_metrics(episodes) | sandbox_metrics(self.world, prefix="eval/")
+        numbers = eval_metrics(episodes) | drain_sandbox_metrics(self.world, prefix="eval/")
         self.monitor.log(self.progress.step, numbers, phase="eval")
         self.progress.evaluations[name] = outcome.to_dict()
         self.progress.file_sizes = self.folder.file_sizes()
@@ -492,7 +492,9 @@ class Trainer:
             "val", levels=self.config.tasks.levels, count=self.config.evaluation.validation_tasks
         )
         episodes = self._held_out(tasks, "validation")
-        numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")
+        numbers = eval_metrics(episodes, prefix="val/") | drain_sandbox_metrics(
+            self.world, prefix="val/"
+        )
         self.monitor.log(self.progress.step, numbers, phase="eval")
         self.signals.validated(numbers)
         for line in self.sampler.validated(episodes):

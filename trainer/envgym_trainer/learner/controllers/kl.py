@@ -25,7 +25,7 @@ class AdaptiveKL(Controller):
     """
 
     setting = "kl_coef"
-    metric = "kl"
+    metric = "kl/current_base"
     options: KLControl
 
     def __init__(self, options: KLControl, start: float):
