@@ -289,7 +289,7 @@ def test_step_kl_is_the_mean_k3_of_sampled_tokens():
     [
         (
             ["train.controllers.kl={target: 0.05}"],
-            "train.algorithm.kl.coef, which is 0 and would stay so",
+            "train.algorithm.kl.coef, which is 0 and would stay 0",
         ),
         (["train.optimizer.max_kl=0.1"], "skips later updates of a step, but there is only one"),
         (

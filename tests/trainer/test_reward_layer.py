@@ -269,8 +269,8 @@ def test_the_last_word_about_an_episode_counts_and_no_file_is_no_likes(tmp_path)
 
 
 def test_feedback_needs_its_file_and_a_file_needs_feedback():
-    for block in ({"mode": "feedback"}, {"feedback": "likes.jsonl"}):
-        with pytest.raises(ValueError, match="both or neither"):
+    for block in ({"mode": "feedback"}, {"feedback_file": "likes.jsonl"}):
+        with pytest.raises(ValueError, match="feedback needs feedback_file"):
             TrainConfig.model_validate({"reward_weights": block})
 
 
@@ -337,7 +337,11 @@ def test_a_resumed_run_goes_on_with_the_same_scales_and_weights(env, tmp_path):
 
 def test_likes_written_while_a_run_goes_on_are_heard(env, tmp_path):
     likes = tmp_path / "likes.jsonl"
-    settings = [*SETTINGS, *MIXED, f"train.reward_weights={{mode: feedback, feedback: {likes}}}"]
+    settings = [
+        *SETTINGS,
+        *MIXED,
+        f"train.reward_weights={{mode: feedback, feedback_file: {likes}}}",
+    ]
     _, folder = run(tmp_path / "r", *settings, "train.steps=1", env=env)
     episodes = [episode for _, phase, episode in folder.episodes() if phase == "grpo"]
     middle = statistics.median(episode.reward_parts["words"] for episode in episodes)

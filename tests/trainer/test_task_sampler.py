@@ -27,9 +27,9 @@ TASKS = "from envgym import template\n" + "".join(
 
 @pytest.fixture
 def make(tmp_path):
-    def make(*overrides, tasks=TASKS, **settings):
-        spec = shop(tmp_path, *overrides, tasks=tasks)
-        config = TrainConfig.model_validate({"eval": {"every": 1}} | settings)
+    def make(*overrides, source=TASKS, **settings):
+        spec = shop(tmp_path, *overrides, tasks=source)
+        config = TrainConfig.model_validate({"evaluation": {"validate_every_steps": 1}} | settings)
         return TaskSampler(spec, config, TaskSource(spec))
 
     return make
@@ -75,7 +75,7 @@ def test_the_same_seed_and_step_draw_the_same_tasks_and_others_draw_others(make)
 
 
 def test_without_a_curriculum_tasks_are_drawn_as_they_always_were(make):
-    sampler = make(levels=("L0", "L1"))
+    sampler = make(tasks={"levels": ("L0", "L1")})
     rng = random.Random(stable_seed(0, 5, "tasks"))
     assert drawn(sampler, [5]) == [
         sampler.tasks.draw_id("train", rng, levels=("L0", "L1")) for _ in range(4)
@@ -104,7 +104,7 @@ def test_templates_solved_sometimes_are_drawn_as_often_as_their_weights_say_over
     make,
 ):
     sampler = make(
-        curriculum={"adaptive": True, "floor": 0.1, "decay": 0.0}
+        tasks={"adaptive": True, "min_weight": 0.1, "pass_rate_decay": 0.0}
     )  # a rate is that of the last group
     sampler.observe(
         [
@@ -134,7 +134,7 @@ def test_without_weights_templates_are_drawn_alike_over_ten_thousand_draws(make)
 
 
 def test_void_members_and_unknown_successes_move_no_rate(make):
-    sampler = make(curriculum={"adaptive": True})
+    sampler = make(tasks={"adaptive": True})
     sampler.observe([group("a", "L0", None, None)])
     assert sampler.rates.templates == {}
     sampler.observe([group("a", "L0", None, True)])
@@ -142,7 +142,7 @@ def test_void_members_and_unknown_successes_move_no_rate(make):
 
 
 def test_a_locked_level_is_never_drawn_and_opens_on_its_held_out_score(make):
-    sampler = make(curriculum={"unlock_at": 0.5})
+    sampler = make(tasks={"unlock_at": 0.5})
     assert {template_of(task) for task in drawn(sampler, range(1, 20))} == {"a", "b"}
     assert sampler.metrics(1)["curriculum/unlocked"] == 1
     assert sampler.shares() == {"a": 0.5, "b": 0.5, "c": 0.0, "d": 0.0}
@@ -155,29 +155,35 @@ def test_a_locked_level_is_never_drawn_and_opens_on_its_held_out_score(make):
 
 
 def test_weights_and_locks_work_together(make):
-    sampler = make(curriculum={"unlock_at": 0.5, "adaptive": True, "floor": 0.2, "decay": 0.0})
+    sampler = make(
+        tasks={"unlock_at": 0.5, "adaptive": True, "min_weight": 0.2, "pass_rate_decay": 0.0}
+    )
     sampler.observe([group("a", "L0", True, True), group("b", "L0", True, False)])
     assert sampler.shares() == pytest.approx({"a": 0.2 / 1.2, "b": 1 / 1.2, "c": 0.0, "d": 0.0})
     assert {template_of(task) for task in drawn(sampler, [1], tasks=200)} == {"a", "b"}
 
 
 def test_levels_open_in_the_order_in_which_they_are_listed(make):
-    assert make(curriculum={"unlock_at": 0.5}, levels=("L2", "L0")).ladder.levels == ("L2", "L0")
-    assert make("tasks.levels=[L1, L0]", curriculum={"unlock_at": 0.5}).ladder.levels == (
+    assert make(tasks={"unlock_at": 0.5, "levels": ("L2", "L0")}).ladder.levels == ("L2", "L0")
+    assert make("tasks.levels=[L1, L0]", tasks={"unlock_at": 0.5}).ladder.levels == (
         "L1",
         "L0",
     )
 
 
 def test_the_warm_start_is_shown_every_level_at_full_length(make):
-    sampler = make(curriculum={"unlock_at": 0.5, "horizon": {"start": 1, "end": 3, "steps": 4}})
+    sampler = make(
+        tasks={"unlock_at": 0.5, "horizon": {"start_turns": 1, "end_turns": 3, "over_steps": 4}}
+    )
     requests = [r for step in range(1, 20) for r in sampler.draws(step).requests(4, 1)]
     assert {template_of(r.task) for r in requests} == set("abcd")
     assert {r.max_turns for r in requests} == {None}
 
 
 def test_the_horizon_reaches_the_requests_and_grows_by_score_on_open_levels_only(make):
-    sampler = make(curriculum={"unlock_at": 0.9, "horizon": {"start": 1, "end": 3, "score": 0.5}})
+    sampler = make(
+        tasks={"unlock_at": 0.9, "horizon": {"start_turns": 1, "end_turns": 3, "grow_at": 0.5}}
+    )
     limit = lambda: {r.max_turns for r in sampler.draws(1, done=7).requests(2, 2)}
     assert (limit(), sampler.metrics(7)["curriculum/max_turns"]) == ({1}, 1)
     assert sampler.validated(
@@ -217,10 +223,10 @@ def hash_bit(*parts):
 
 def test_a_resumed_run_draws_what_the_run_that_was_not_stopped_draws(make):
     settings = {
-        "curriculum": {
+        "tasks": {
             "adaptive": True,
             "unlock_at": 0.5,
-            "horizon": {"start": 1, "end": 4, "score": 0.5},
+            "horizon": {"start_turns": 1, "end_turns": 4, "grow_at": 0.5},
         }
     }
     whole = make(**settings)
@@ -237,46 +243,52 @@ def test_a_resumed_run_draws_what_the_run_that_was_not_stopped_draws(make):
 
 
 def test_a_checkpoint_from_before_there_was_a_sampler_starts_one(make):
-    sampler = make(curriculum={"unlock_at": 0.5})
+    sampler = make(tasks={"unlock_at": 0.5})
     sampler.load_state_dict({})
     assert sampler.ladder.unlocked == 1
 
 
 def test_a_checkpoint_of_other_levels_is_refused(make):
-    state = make(curriculum={"unlock_at": 0.5}).state_dict()
+    state = make(tasks={"unlock_at": 0.5}).state_dict()
     with pytest.raises(
         UsageError,
-        match=r"has levels L0, L1, L2; this run has L0, L1\. Resume with the same train\.levels",
+        match=r"has levels L0, L1, L2; this run has L0, L1\. Resume with the same train\.tasks\.levels",
     ):
-        make(curriculum={"unlock_at": 0.5}, levels=("L0", "L1")).load_state_dict(state)
+        make(tasks={"unlock_at": 0.5, "levels": ("L0", "L1")}).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         (
-            {"curriculum": {"adaptive": True}, "levels": ["L1"]},
+            {"tasks": {"adaptive": True, "levels": ["L1"]}},
             r"shop.yaml: train.tasks.adaptive: there are not two templates",
         ),
         (
-            {"curriculum": {"unlock_at": 0.5}, "levels": ["L0"]},
+            {"tasks": {"unlock_at": 0.5, "levels": ["L0"]}},
             "train.tasks.unlock_at: needs two levels, found L0",
         ),
         (
-            {"curriculum": {"unlock_at": 0.5}, "eval": {}},
+            {"tasks": {"unlock_at": 0.5}, "evaluation": {}},
             "unlock_at: is asked at each validation.*set train.evaluation.validate_every_steps to 1",
         ),
         (
-            {"curriculum": {"unlock_at": 0.5}, "eval": {"every": 1, "val_tasks": 1}},
+            {
+                "tasks": {"unlock_at": 0.5},
+                "evaluation": {"validate_every_steps": 1, "validation_tasks": 1},
+            },
             "none of the 1 validation tasks is of level L1",
         ),
         (
-            {"curriculum": {"horizon": {"start": 1, "end": 3, "score": 0.5}}, "eval": {}},
-            "horizon.score: is asked at each validation",
+            {
+                "tasks": {"horizon": {"start_turns": 1, "end_turns": 3, "grow_at": 0.5}},
+                "evaluation": {},
+            },
+            "horizon.grow_at: is asked at each validation",
         ),
         (
-            {"curriculum": {"horizon": {"start": 1, "end": 9, "steps": 5}}},
-            "horizon.end: is 9, but episode.max_turns cuts at 4",
+            {"tasks": {"horizon": {"start_turns": 1, "end_turns": 9, "over_steps": 5}}},
+            "horizon.end_turns: is 9, but episode.max_turns cuts at 4",
         ),
     ],
 )
@@ -287,12 +299,12 @@ def test_a_curriculum_that_could_never_act_is_refused_with_the_way_out(make, set
 
 def test_templates_without_a_level_cannot_be_unlocked(make):
     with pytest.raises(SpecError, match="template 'a' has no level"):
-        make(curriculum={"unlock_at": 0.5}, tasks=TASKS.replace("level='L0'", "level=''", 1))
+        make(tasks={"unlock_at": 0.5}, source=TASKS.replace("level='L0'", "level=''", 1))
 
 
 def test_templates_without_a_level_can_be_weighed(make):
     sampler = make(
-        curriculum={"adaptive": True},
-        tasks=TASKS.replace("'L0'", "''").replace("'L1'", "''").replace("'L2'", "''"),
+        tasks={"adaptive": True},
+        source=TASKS.replace("'L0'", "''").replace("'L1'", "''").replace("'L2'", "''"),
     )
     assert sampler.shares() == dict.fromkeys("abcd", 0.25)
