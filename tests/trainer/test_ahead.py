@@ -104,5 +104,5 @@ def test_a_world_that_breaks_while_a_step_is_learned_from_loses_nothing_of_that_
 
 
 def test_playing_in_step_and_ahead_at_once_is_refused():
-    with pytest.raises(UsageError, match="one_step_off at once"):
+    with pytest.raises(UsageError, match="one_step_ahead at once"):
         resolve("guess", ["train.rollout.one_step_ahead=true", "train.rollout.deterministic=true"])

@@ -212,7 +212,9 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
 def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_with_the_best(
     export, due
 ):
-    config = TrainConfig.model_validate({"export": export, "eval": {"every": 2}})
+    config = TrainConfig.model_validate(
+        {"output": {"adapter": export}, "evaluation": {"validate_every_steps": 2}}
+    )
     assert [
         s for s in range(8) if best.is_due(Progress(s), config, warmup_steps=2, total_steps=7)
     ] == due
@@ -221,7 +223,8 @@ def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_
 
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():
     with pytest.raises(
-        UsageError, match=r"train\.export is best, but train\.eval\.every is 0.*train\.eval\.every"
+        UsageError,
+        match=r"train\.output\.adapter is best, but train\.evaluation\.validate_every_steps is 0.*=last",
     ):
         resolve("guess", ["train.model.device=cpu", "train.output.adapter=best"])
 
@@ -242,6 +245,6 @@ def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run
     os.truncate(run.checkpoint(1) / "learner.pt", 100)
     with pytest.raises(
         DamagedCheckpoint,
-        match=r"It was the best; hand over the last: --resume .* train\.export=last",
+        match=r"It was the best; hand over the last: --resume .* train\.output\.adapter=last",
     ):
         best.best_adapter(run, progress, learner, None).__enter__()

@@ -17,6 +17,7 @@ from test_chat import FORGETFUL
 from envgym.episode import Episode, Failure
 from envgym.policies import TokenTrace
 from envgym_trainer.chat import Chat
+from envgym_trainer.config import merged
 from envgym_trainer.preflight import (
     CannotLearn,
     conversation,
@@ -63,7 +64,7 @@ def anew(guess):
     """The sound subject under other settings: `anew(lora={"dropout": 0.1})`."""
 
     def change(chat=None, groups=(), **settings):
-        config = type(guess.config).model_validate(guess.config.model_dump() | settings)
+        config = type(guess.config).model_validate(merged(guess.config.model_dump(), settings))
         return dataclasses.replace(
             guess, config=config, chat=chat or guess.chat, groups=list(groups)
         )
@@ -218,13 +219,13 @@ def test_a_demonstration_without_its_end_is_found(guess):
 @pytest.mark.parametrize(
     ("setting", "way_out"),
     [
-        ("max_new_tokens", "train.rollout.max_turn_tokens=7"),
-        ("max_context", "train.rollout.max_context_tokens=1"),
+        ("max_turn_tokens", "train.rollout.max_turn_tokens=7"),
+        ("max_context_tokens", "train.rollout.max_context_tokens=1"),
     ],
 )
 def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out):
     result = conversation.context(
-        anew(**{setting: {"max_new_tokens": 3, "max_context": 64}[setting]})
+        anew(rollout={setting: {"max_turn_tokens": 3, "max_context_tokens": 64}[setting]})
     )
     assert not result.passed
     assert "16 of 16 tasks" in result.detail
@@ -232,7 +233,7 @@ def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out)
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
-    result = conversation.prompt(anew(max_context=64))
+    result = conversation.prompt(anew(rollout={"max_context_tokens": 64}))
     assert not result.passed
     assert "an answer of 8, of 64. Set train.rollout.max_context_tokens=7" in result.detail
 
@@ -245,7 +246,9 @@ def test_a_machine_too_small_is_found_and_one_that_may_be_too_small_is_a_warning
     anew, monkeypatch, free, passed, warning
 ):
     monkeypatch.setattr(memory, "available_bytes", lambda model: free)
-    result = memory.memory(anew(max_tokens_per_micro_batch=10**6))  # 55 KB of activations each
+    result = memory.memory(
+        anew(optimizer={"micro_batch_tokens": 10**6})
+    )  # 55 KB of activations each
     assert (result.passed, result.warning) == (passed, warning)
     assert ("train.optimizer.micro_batch_tokens" in result.detail) == (not passed or warning)
 
@@ -290,7 +293,7 @@ def test_a_containers_limit_counts_and_its_file_pages_are_free(tmp_path):
 
 def test_a_model_whose_rewards_are_all_alike_is_refused_unless_a_warm_start_comes_first(anew):
     groups = [[episode(0.0), episode(0.0)]] * learning.GROUPS
-    alone = learning.rewards_differ(anew(warmup={"demos": 0}, groups=groups))
+    alone = learning.rewards_differ(anew(warm_start={"episodes": 0}, groups=groups))
     assert not alone.passed
     assert "all 16 episodes of 8 groups have the reward 0" in alone.detail
     for way_out in ("train.warm_start.episodes=64", "train.tasks.levels", "curriculum"):
@@ -300,15 +303,15 @@ def test_a_model_whose_rewards_are_all_alike_is_refused_unless_a_warm_start_come
 
 def test_one_group_that_differs_is_enough_and_differences_between_groups_are_not(anew):
     assert learning.rewards_differ(
-        anew(warmup={"demos": 0}, groups=[[episode(0.0), episode(1.0)]])
+        anew(warm_start={"episodes": 0}, groups=[[episode(0.0), episode(1.0)]])
     ).passed
     between = [[episode(float(n % 2))] * 2 for n in range(learning.GROUPS)]
-    assert not learning.rewards_differ(anew(warmup={"demos": 0}, groups=between)).passed
+    assert not learning.rewards_differ(anew(warm_start={"episodes": 0}, groups=between)).passed
 
 
 def test_a_model_that_solves_everything_is_told_to_go_where_it_is_harder(anew):
     groups = [[episode(1.0, success=True)] * 2] * learning.GROUPS
-    result = learning.rewards_differ(anew(warmup={"demos": 0}, groups=groups))
+    result = learning.rewards_differ(anew(warm_start={"episodes": 0}, groups=groups))
     assert not result.passed
     assert "nothing is left to learn" in result.detail
 
@@ -316,7 +319,7 @@ def test_a_model_that_solves_everything_is_told_to_go_where_it_is_harder(anew):
 def test_a_model_that_makes_no_call_is_a_warning_and_one_whose_episodes_break_is_refused(
     anew, monkeypatch
 ):
-    subject = anew(warmup={"demos": 0})
+    subject = anew(warm_start={"episodes": 0})
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[episode(0.0)]])
     result = learning.model(subject)
     assert (result.passed, result.warning) == (True, True)
@@ -346,7 +349,7 @@ RUN = [
 def test_a_run_that_cannot_learn_is_refused_before_it_starts_and_leaves_nothing(tmp_path):
     with pytest.raises(
         CannotLearn,
-        match=r"(?s)this run cannot learn:.*rewards_differ: all 16 episodes.*train\.preflight=off",
+        match=r"(?s)this run cannot learn:.*rewards_differ: all 16 episodes.*train\.checks\.preflight=off",
     ):
         start("guess", [*RUN, "train.warm_start.episodes=0"], out=tmp_path, name=None, resume=None)
     assert list(tmp_path.iterdir()) == []
