@@ -38,7 +38,7 @@ SMALL = [
     "train.algorithm.kl.coef=0.01",
     "train.controllers.kl={target: 0.001}",
     "train.optimizer.max_kl=0.5",
-    "train.controllers.learning_rate={target: 0.002, highest: 0.1}",
+    "train.controllers.learning_rate={target: 0.002, max: 0.1}",
     "train.controllers.entropy={target: 9.0}",
 ]
 CLOCKS = ("seconds", "time", "throughput", "sandbox", "idle")

@@ -68,7 +68,7 @@ def test_a_run_folder_holds_everything(finished):
     names = {path.name.split(".")[0] for path in folder.path.iterdir()}
     assert {"config", "run", "metrics", "episodes", "events", "checkpoints", "adapter"} <= names
     config = yaml.safe_load(folder.config_file.read_text())
-    assert (config["id"], config["train"]["model"], config["train"]["steps"]) == (
+    assert (config["id"], config["train"]["model"]["name"], config["train"]["steps"]) == (
         "envgym/guess-v0",
         "tiny",
         2,
