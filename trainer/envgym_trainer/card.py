@@ -1,6 +1,6 @@
 """Model card of an adapter: origin, results with intervals, reward, recipe, loading and serving.
 
-A pure function of facts; `export.py` writes the file. The card states nothing that was not measured.
+A pure function of facts; `export.py` writes the file. The card states measured facts only.
 """
 
 from __future__ import annotations
@@ -56,11 +56,12 @@ def model_card(facts: CardFacts) -> str:
     parts = [
         _front_matter(facts),
         f"# {facts.name}",
-        f"A LoRA adapter for `{facts.base_model}`, trained with GRPO in the environment `{facts.env_id}`: "
-        f"{facts.env_description.strip()}",
+        f"A LoRA adapter for `{facts.base_model}`, trained with GRPO in the environment "
+        f"`{facts.env_id}`: {facts.env_description.strip()}",
         _results(facts),
         _reward(facts.reward),
-        f"## How it was made\n\n{_table(facts.recipe)}\n\nLoRA rank {facts.rank}, alpha {facts.alpha:g}, seed {facts.seed}.",
+        f"## How it was made\n\n{_table(facts.recipe)}\n\n"
+        f"LoRA rank {facts.rank}, alpha {facts.alpha:g}, seed {facts.seed}.",
         _use(facts),
         f"## Versions\n\n{_table(facts.versions)}" if facts.versions else "",
         "## Limits\n\nMeasured on tasks of this environment and on nothing else; "
@@ -76,7 +77,8 @@ def serve_command(base_model: str, name: str, path: str, *, rank: int) -> str:
         ValueError: If vLLM does not support the rank.
     """
     module = shlex.quote(f"{name}={path}")
-    return f"vllm serve {shlex.quote(base_model)} --enable-lora --max-lora-rank {max_lora_rank(rank)} --lora-modules {module}"
+    options = f"--enable-lora --max-lora-rank {max_lora_rank(rank)} --lora-modules {module}"
+    return f"vllm serve {shlex.quote(base_model)} {options}"
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -98,7 +100,8 @@ def _front_matter(facts: CardFacts) -> str:
 def _results(facts: CardFacts) -> str:
     if not facts.outcomes:
         return ""
-    return f"## Results\n\nOn {facts.eval_tasks}, none of them seen in training.\n\n{to_markdown(facts.outcomes)}"
+    where = f"On {facts.eval_tasks}, none of them seen in training."
+    return f"## Results\n\n{where}\n\n{to_markdown(facts.outcomes)}"
 
 
 def _reward(reward: Mapping[str, PartSpec]) -> str:
@@ -107,9 +110,9 @@ def _reward(reward: Mapping[str, PartSpec]) -> str:
     head = ("part", "weight", "range", "clip", "paid")
     rows = [(name, *_rule(part)) for name, part in reward.items()]
     return (
-        "## Reward\n\nA weighted sum of named parts. *Range* holds the values that a raw score of 0 "
-        "and of 1 are mapped to; other scores follow the same line, within *clip* if there is one.\n\n"
-        + _columns([head, ("---",) * len(head), *rows])
+        "## Reward\n\nA weighted sum of named parts. *Range* holds the values that a raw score of "
+        "0 and of 1 are mapped to; other scores follow the same line, within *clip* if there is "
+        "one.\n\n" + _columns([head, ("---",) * len(head), *rows])
     )
 
 
