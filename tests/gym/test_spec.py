@@ -1,6 +1,7 @@
 """A YAML is checked whole: every mistake is told at once, with its line and the way out."""
 
 import json
+import re
 
 import pytest
 
@@ -153,3 +154,29 @@ def test_adding_a_reward_part_keeps_solved(tmp_path):
         "turns": 0.0,
     }
     assert "success: is 'done', which is no part" in mistakes(tmp_path, GOOD, ["success=done"])[0]
+
+
+def test_an_override_of_a_profile_comes_before_the_profile_and_other_overrides_after_it(tmp_path):
+    path = write(tmp_path, GOOD + "train:\n  profiles:\n    cpu: {steps: 5}\n")
+    load = lambda *settings: load_spec(path, settings, profile="cpu").train["steps"]
+    assert load("train.profiles.cpu.steps=7") == 7
+    assert load("train.profiles={cpu: {steps: 8}}") == 8
+    assert load("train.steps=9", "train.profiles.cpu.steps=7") == 9
+
+
+def test_a_plain_name_stands_for_a_block_and_keeps_what_is_beside_it(tmp_path):
+    path = write(tmp_path, GOOD + "train: {model: tiny, algorithm: grpo}\n")
+    train = load_spec(path, ["train.model.device=cpu", "train.model=other"]).train
+    assert train["model"] == {"name": "other", "device": "cpu"}
+    assert load_spec(path, ["train.algorithm.entropy_coef=0.1"]).train["algorithm"] == {
+        "preset": "grpo",
+        "entropy_coef": 0.1,
+    }
+
+
+def test_an_old_key_in_a_profile_is_refused_at_its_line(tmp_path):
+    (told,) = mistakes(tmp_path, GOOD + "train:\n  profiles:\n    cpu: {group_size: 4}\n")
+    assert told.endswith(
+        ": train.profiles.cpu.group_size: is now train.profiles.cpu.rollout.group_size"
+    )
+    assert re.search(r"\.yaml:\d+: ", told)
