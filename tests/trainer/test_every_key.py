@@ -289,7 +289,7 @@ ROWS = {
     "checks.preflight": Row("auto", env="quiz", shows="this run cannot learn"),
     "checks.on_mismatch": Row("stop", STALE, shows="was not learned"),
     "checks.hacking_signals": Row("false", env="quiz"),
-    "profiles": Row("{cpu: {steps: 2}}"),
+    "profiles": Row("{cpu: {seed: 1}}"),
 }
 
 # -- the runs -----------------------------------------------------------------------------------------------------
