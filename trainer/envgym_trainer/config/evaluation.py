@@ -20,8 +20,8 @@ class EvaluationConfig(Block):
     tasks: int | None = Field(default=None, ge=1)
     """Number of held-out tasks. At least 1. None: all."""
     base_tasks: int | None = Field(default=None, ge=0)
-    """Number of held-out tasks for the base model, before training. At least 0; 0 skips it. None: as
-    many as `tasks`."""
+    """Number of held-out tasks for the base model, before training. At least 0; 0 skips it. None:
+    as many as `tasks`."""
     temperature: float = Field(default=0.0, ge=0)
     """Temperature of evaluations. At least 0; 0 is greedy. It is not `rollout.temperature`, because
     greedy evaluations of two adapters differ by the adapters alone, not by sampling."""

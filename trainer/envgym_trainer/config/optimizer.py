@@ -52,8 +52,8 @@ class WarmStartConfig(Block):
     """Supervised fine-tuning on episodes of the oracle, before GRPO. It trains the same adapter."""
 
     episodes: int = Field(default=0, ge=0)
-    """Number of oracle episodes, each on a new task of the train split. At least 0; 0 skips the warm
-    start."""
+    """Number of oracle episodes, each on a new task of the train split. At least 0; 0 skips the
+    warm start."""
     episodes_per_step: int = Field(default=16, ge=1)
     """Number of oracle episodes of one update. At least 1."""
     learning_rate: float = Field(default=5e-4, gt=0)

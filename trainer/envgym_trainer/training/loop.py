@@ -360,7 +360,7 @@ class Trainer:
             env_description=spec.description.strip(),
             outcomes=outcomes,
             eval_tasks=f"held-out tasks of split {config.evaluation.split}{levels}",
-            reward={name: part.weight for name, part in spec.reward.items()},
+            reward=spec.reward,
             recipe=recipe
             | {
                 "GRPO": f"{grpo}, learning rate {config.optimizer.learning_rate:g}",
