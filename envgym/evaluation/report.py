@@ -21,7 +21,6 @@ from rich.table import Table
 
 from envgym.episode import Episode
 from envgym.evaluation.stats import intervals_overlap, newcombe_difference, wilson_interval
-from envgym.terms import PENALTY, Term
 
 ALL = "all"
 IN_DOMAIN = "in-domain"
@@ -230,58 +229,6 @@ def print_outcomes(
         return
     console = console or Console()
     console.print(outcomes_table(outcomes))
-
-
-def print_episode(
-    episode: Episode, *, conversation: bool = True, console: Console | None = None
-) -> None:
-    """Print one episode: its messages (if `conversation` is set), its result and its reward."""
-    console = console or Console()
-    if conversation:
-        for message in episode.messages:
-            console.print(f"{message.role} {message.name or ''}".strip(), style="bold cyan")
-            console.print(message.content + "\n", markup=False, highlight=False, soft_wrap=True)
-    for line in episode_lines(episode):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def episode_lines(episode: Episode) -> list[str]:
-    """Return lines that describe how an episode ended: result, reward by part, changed rows."""
-    if episode.failure:
-        return [
-            f"void: {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"
-        ]
-    result = {True: "solved", False: "not solved", None: "ended"}[episode.success]
-    reward = "" if episode.reward is None else f" · reward {episode.reward:.3g}"
-    calls = (
-        f"{episode.turns} turns · {episode.tool_calls} tool calls, {episode.tool_errors} refused"
-    )
-    lines = [f"{result}{reward} · {episode.stop_reason} · {calls}"]
-    if first := episode.retried_failure:
-        lines.append(f"  second attempt; the first was void: {first.kind} in {first.stage}")
-    lines += [
-        f"  {name}: {_part(value, episode.reward_terms.get(name))}"
-        for name, value in episode.reward_parts.items()
-    ]
-    taken = episode.reward_terms.get(PENALTY)
-    lines += [f"  {PENALTY}: adds {taken.contribution:.3g}"] if taken else []
-    lines += (
-        [f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}"]
-        if episode.state_diff
-        else []
-    )
-    return lines
-
-
-def _part(said: float | None, term: Term | None) -> str:
-    """Return the value of a part, and its contribution to the reward if the two numbers differ."""
-    if said is None:
-        return "did not apply"
-    if term is None or f"{term.contribution:.3g}" == f"{said:.3g}":
-        return f"{said:.3g}"
-    return f"{said:.3g}, adds {term.contribution:.3g}" + (
-        "" if term.gate_is_open else " (gate shut)"
-    )
 
 
 def _cells(rows: Sequence[Outcome]) -> list[list[str]]:

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from envgym import make_world
 from envgym.episode import Episode, Failure
+from envgym.evaluation.episode_text import episode_lines, print_episode
 from envgym.evaluation.evaluate import trained_templates
 from envgym.evaluation.report import (
     HELD_OUT,
@@ -14,9 +15,7 @@ from envgym.evaluation.report import (
     Outcome,
     describe_gain,
     describe_gap,
-    episode_lines,
     outcomes_table,
-    print_episode,
     print_outcomes,
     to_json,
     to_markdown,

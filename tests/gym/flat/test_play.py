@@ -8,7 +8,7 @@ from envgym.bridges.gymnasium import ForeignWorld
 from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, WorldFailure
-from envgym.evaluation.report import episode_lines
+from envgym.evaluation.episode_text import episode_lines
 from envgym.play import Request, play, play_many
 from envgym.policies import Completion
 from envgym.policies.noop import NoopPolicy
