@@ -11,7 +11,7 @@ from envgym.env import World
 from envgym.episode import Episode, Failure
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
-from envgym.rewards.parts.judge import compare_changes, judge_group
+from envgym.rewards.parts.judge import judge, judge_group
 from envgym.rewards.rubric import Evidence, Rubric
 from envgym.rewards.scoring import llm_judge as judging
 from envgym.rewards.scoring.llm_judge import Judges, fenced, rank_group
@@ -43,7 +43,7 @@ def said(text):
 
 
 def ask(url, text="Hello.", **options):
-    return compare_changes(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
+    return judge(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
 
 
 def counted(judges=None):
@@ -232,7 +232,7 @@ def test_no_budget_asks_nobody():
 def test_the_same_text_is_judged_once_and_another_rubric_is_another_question():
     with server(lambda path, body: GOOD) as (url, received):
         assert [ask(url), ask(url), ask(url, "Other.")] == [pytest.approx(0.7)] * 3
-        compare_changes(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
+        judge(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
     assert len(received) == 3
     assert counted() == {"requests": 3, "judgements": 3, "cached": 1}
 
@@ -445,7 +445,7 @@ def test_both_parts_share_one_budget():
 
 def test_opinions_are_marked_as_not_grounded():
     declared = [
-        (vars(part)["grounded"], vars(part)["of_group"]) for part in (compare_changes, judge_group)
+        (vars(part)["grounded"], vars(part)["of_group"]) for part in (judge, judge_group)
     ]
     assert declared == [(False, False), (False, True)]
 

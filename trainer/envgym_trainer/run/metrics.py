@@ -248,7 +248,7 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
     for episode in episodes:
         modes.update(episode.parse_modes)
     stops = Counter(episode.stop_reason for episode in episodes)
-    return out | _shares("parse", modes) | _shares("stop", stops)
+    return out | _shares("dialect", modes) | _shares("stop", stops)
 
 
 def _shares(family: str, counts: Mapping[str, int]) -> Metrics:
