@@ -444,9 +444,7 @@ def test_both_parts_share_one_budget():
 
 
 def test_opinions_are_marked_as_not_grounded():
-    declared = [
-        (vars(part)["grounded"], vars(part)["of_group"]) for part in (judge, judge_group)
-    ]
+    declared = [(vars(part)["grounded"], vars(part)["of_group"]) for part in (judge, judge_group)]
     assert declared == [(False, False), (False, True)]
 
 

@@ -70,7 +70,7 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
 
 
 def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metrics:
-    """Return the metrics of one evaluation: `eval/success`, `eval/success/level/L0`, `eval/n`, ..."""
+    """Return the metrics of one evaluation: `eval/success`, `eval/n`, `eval/n/level/L0`, ..."""
     episodes = list(episodes)
     numbers = episode_metrics([episodes])
     numbers["n"] = numbers.pop("episode/n")
@@ -118,7 +118,7 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
 
 
 def drain_sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
-    """Return the sandbox's times, pool counts, failures and bytes since the last call, and reset them.
+    """Return the sandbox's times, pool counts, failures and bytes, and reset them.
 
     Empty if the sandbox has no statistics.
     """
