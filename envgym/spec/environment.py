@@ -268,6 +268,7 @@ def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
     named += [(("state", "files"), spec.state.files)]
     named += [(("tasks", "from"), spec.tasks.source)]
     named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]
+    named += [(("sandbox", "backend"), spec.sandbox.backend)]
     for at, reference in named:
         file = (reference or "").split(":")[0]
         if (

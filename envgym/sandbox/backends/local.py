@@ -18,13 +18,18 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from envgym.sandbox import App
+from envgym.sandbox import App, Isolation
 from envgym.sandbox.agent.file_tree import wipe
 from envgym.sandbox.archive import AGENT
 from envgym.sandbox.box.channel import FIXED_VARIABLES, Tail
 from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.options import SandboxOptions
 
+LEVELS: tuple[Isolation, ...] = ("state", "fork")
+WHY_NOT: dict[Isolation, str] = dict.fromkeys(
+    ("namespaces", "container"),
+    "a local process sees the files and the network of its user",
+)
 KEPT_VARIABLES = (
     "PATH",
     "HOME",
@@ -34,6 +39,16 @@ KEPT_VARIABLES = (
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
 )
+
+
+def probe() -> dict[str, object]:
+    """Return the Python interpreter that runs the boxes."""
+    return {"name": "python", "command": sys.executable}
+
+
+def open(app: App, options: SandboxOptions) -> LocalSandbox:
+    """Return a sandbox of local processes."""
+    return LocalSandbox(app, options)
 
 
 def clean_environment() -> dict[str, str]:
