@@ -37,7 +37,7 @@ def facts(backend: str) -> Mapping[str, Any]:
     If something is missing, `name` is None and `why` is the error message with its remedy.
     """
     try:
-        return find_backend(backend).probe()
+        return find_backend(backend).probe() or {}
     except PrerequisiteError as error:
         return {"name": None, "why": str(error)}
 

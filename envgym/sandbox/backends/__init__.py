@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError
@@ -23,7 +24,7 @@ AUTO = ("docker", "local", "bubblewrap")
 
 
 class Backend(Protocol):
-    """A place where tools run: a file of this folder, or an object or class of a user."""
+    """Contract of a backend: of each file in this folder, and of a user's file or object."""
 
     @property
     def LEVELS(self) -> Sequence[Isolation]:
@@ -35,8 +36,8 @@ class Backend(Protocol):
         """Reason for each level that it can never provide."""
         ...
 
-    def probe(self) -> Mapping[str, Any]:
-        """Return facts about this machine for `envgym sandbox doctor`, such as a version.
+    def probe(self) -> Mapping[str, Any] | None:
+        """Return facts about this machine for `envgym sandbox doctor`, such as a version, or None.
 
         Raises:
             PrerequisiteError: If something is missing; the message ends with the remedy.
@@ -61,8 +62,9 @@ def find_backend(name: str, root: Path = Path()) -> Backend:
     """Return a backend.
 
     Args:
-        name: Name of a file of this folder, `file.py:name` or `package.module:name`. If the name
-            refers to a class, it is called without arguments.
+        name: Name of a file of this folder, or `file.py:name` or `package.module:name`: the
+            function `open` of a file like those of this folder, or an object or a class with the
+            members of `Backend`. A class is called without arguments.
         root: Folder to which the path of a file is relative.
 
     Raises:
@@ -70,9 +72,12 @@ def find_backend(name: str, root: Path = Path()) -> Backend:
     """
     if name in backend_names():
         return importlib.import_module(f"{__name__}.{name}")
-    from envgym.spec.modules import load_object
+    from envgym.spec.modules import load_module
 
-    found = load_object(name, root)
+    module, inside = load_module(name, root)
+    found = getattr(module, inside)
+    if isinstance(found, FunctionType):
+        found = SimpleNamespace(**{**vars(module), "open": found})
     backend = found() if isinstance(found, type) else found
     if missing := [each for each in MEMBERS if not hasattr(backend, each)]:
         raise SpecError(

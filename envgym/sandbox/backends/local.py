@@ -133,11 +133,16 @@ class ProcessTransport:
             self._stdin.close()
 
 
-def start_locally() -> ProcessTransport:
-    """Start an agent with this Python interpreter in a private folder."""
+def start_locally(before: Sequence[str] = ()) -> ProcessTransport:
+    """Start an agent with this Python interpreter in a private folder.
+
+    Args:
+        before: Words before the command, such as ("nice", "-n", "10").
+    """
     scratch = tempfile.mkdtemp(prefix="envgym-")
     environment = clean_environment() | {"ENVGYM_SCRATCH": scratch}
-    return ProcessTransport([sys.executable, "-s", str(AGENT)], environment, scratch=scratch)
+    command = [*before, sys.executable, "-s", str(AGENT)]
+    return ProcessTransport(command, environment, scratch=scratch)
 
 
 class LocalSandbox(PooledSandbox):

@@ -25,7 +25,6 @@ from envgym.sandbox.openapi.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.statistics import Statistics, counting_failures
 
-
 LEVELS: tuple[Isolation, ...] = ("state",)
 WHY_NOT: dict[Isolation, str] = dict.fromkeys(
     ("fork", "namespaces", "container"), "without a box there is only one process"

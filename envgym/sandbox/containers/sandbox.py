@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from envgym.errors import WorldFailure
 from envgym.sandbox import App, Isolation
 from envgym.sandbox.archive import pack

@@ -34,7 +34,17 @@ class Here:
         return sandbox
 
 
+LEVELS = Here.LEVELS
+WHY_NOT = Here.WHY_NOT
 thing = Here()
+
+
+def probe():
+    return None
+
+
+def start(app, options):
+    return thing.open(app, options)
 '''
 
 
@@ -49,6 +59,14 @@ def own(tmp_path):
 def no_engine(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
     monkeypatch.setenv("CONTAINER_HOST", f"unix://{tmp_path}/nothing.sock")
+
+
+def is_available(backend) -> bool:
+    try:
+        backend.probe()
+    except PrerequisiteError:
+        return False
+    return True
 
 
 # --- contract ---
@@ -69,14 +87,12 @@ def test_a_backend_provides_each_level_or_gives_a_reason(name):
 @pytest.mark.parametrize("name", backend_names())
 def test_a_backend_opens_each_of_its_levels_or_names_the_remedy(name):
     backend = find_backend(name)
-    try:
-        facts = backend.probe()
-    except PrerequisiteError as error:
-        assert "sandbox.backend=" in str(error)
-        with pytest.raises(PrerequisiteError, match="sandbox.backend="):
+    if not is_available(backend):
+        with pytest.raises(PrerequisiteError, match=r"sandbox\.backend="):
+            backend.probe()
+        with pytest.raises(PrerequisiteError, match=r"sandbox\.backend="):
             open_sandbox(KIOSK, SandboxOptions(backend=name, isolation=backend.LEVELS[0]))
         return
-    assert facts["name"]
     hashes = set()
     for level in backend.LEVELS[
         :2
@@ -87,13 +103,14 @@ def test_a_backend_opens_each_of_its_levels_or_names_the_remedy(name):
         assert call(session, "echo", text="well").text == "well"
         session.close()
         sandbox.close()
+        sandbox.close()  # A second call has no effect.
     assert len(hashes) == 1
 
 
 # --- a newcomer's backend ---
 
 
-@pytest.mark.parametrize("name", ["boxes.py:Here", "boxes.py:thing"])
+@pytest.mark.parametrize("name", ["boxes.py:Here", "boxes.py:thing", "boxes.py:start"])
 def test_a_file_beside_the_yaml_is_a_backend(own, name):
     spec = load_spec(own, [f"sandbox.backend={name}", "sandbox.isolation=state"])
     world = make_world(spec)
