@@ -30,7 +30,7 @@ from envgym.spaces import UnicodeText
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import SPLITS, Check, Split, Task
 from envgym.tasksets.templates import TemplateTaskSet
-from envgym.tool_sandbox import keys_of, open_tool_sandbox
+from envgym.tool_sandbox import open_tool_sandbox, read_primary_keys
 from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
 
 OWN_DOING = ("session_ended", "out_of_memory")
@@ -54,13 +54,13 @@ class World:
 
     def _read_tasks(self, spec: EnvSpec) -> None:
         self.tasks = TemplateTaskSet(spec, self.sandbox)
-        self.keys = keys_of(spec, self.tasks.schema_sql)
+        self.keys = read_primary_keys(spec, self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
-        unknown = [name for name in spec.episode.closes_with if name not in self.tools]
+        unknown = [name for name in spec.episode.closing_tools if name not in self.tools]
         if unknown:
             hint = did_you_mean(unknown[0], self.tools)
             raise SpecError(
-                f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; "
+                f"{spec.path}: episode.closing_tools: no tool '{unknown[0]}'{hint}; "
                 f"tools: {', '.join(self.tools)}"
             )
 
@@ -94,7 +94,9 @@ class World:
     def opening(self, task: Task) -> list[Message]:
         """Return the system message and the user message of a task."""
         prompt = self.spec.prompt
-        system = prompt.system.strip().replace("{now}", f"{self.spec.state.now:%A, %Y-%m-%d %H:%M}")
+        system = prompt.system.strip().replace(
+            "{now}", f"{self.spec.state.clock_start:%A, %Y-%m-%d %H:%M}"
+        )
         if prompt.tools == "compact":
             listing = render_compact(list(self.tools_of(task).values()))
             system = f"{system}\n\nTools:\n{listing}\n\n{usage_example(prompt.dialects[0])}"
@@ -176,7 +178,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._end_session()
         self._task = task = self.world.tasks.task(self._pick(options or {}))
         self._session = self.world.sandbox.open(
-            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
+            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_timeout_seconds
         )
         self._tools = self.world.tools_of(task)
         self._messages = self.world.opening(task)
@@ -290,7 +292,7 @@ class ToolEnv(gymnasium.Env[str, str]):
                 )
         self._messages += answers
         if any(
-            record.ok and record.call.name in spec.episode.closes_with for record in self._calls
+            record.ok and record.call.name in spec.episode.closing_tools for record in self._calls
         ):
             return self._end("closed", "", parsed.mode, answers, session)
         if self._turns >= self._turn_limit:
@@ -314,19 +316,21 @@ class ToolEnv(gymnasium.Env[str, str]):
         if problems := validate(tool, call.arguments):
             return self._answer(call, False, f"error: {'; '.join(problems)}")
         spec = self.world.spec
-        now = spec.state.now + timedelta(seconds=spec.state.step_seconds * len(self._calls))
+        now = spec.state.clock_start + timedelta(
+            seconds=spec.state.clock_step_seconds * len(self._calls)
+        )
         result = session.call(
             call.name,
             call.arguments,
             now=now.isoformat(),
-            timeout_seconds=spec.episode.tool_seconds,
+            timeout_seconds=spec.episode.tool_timeout_seconds,
         )
         return self._answer(
             call, result.ok, result.text if result.ok else f"error: {result.text}", result.seconds
         )
 
     def _answer(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
-        limit = self.world.spec.episode.observation_chars
+        limit = self.world.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
         self._calls.append(CallRecord(self._turns, call, ok, text, seconds))
@@ -371,7 +375,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         session = self._session
         assert task is not None
         assert session is not None
-        changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
+        changes = session.diff(timeout_seconds=self.world.spec.episode.tool_timeout_seconds)
         rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
         verdict = compare_changes(task.changes, rows, allow=state.allow, forbid=state.forbid)
         return Evidence(

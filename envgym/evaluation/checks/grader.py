@@ -248,7 +248,7 @@ def _with_reads(bench: CheckFixture, task: Task) -> Variant | None:
 
 
 def _before_closing(bench: CheckFixture, task: Task) -> int:
-    closing = bench.world.spec.episode.closes_with
+    closing = bench.world.spec.episode.closing_tools
     return next(
         (index for index, call in enumerate(task.oracle) if call.name in closing), len(task.oracle)
     )
@@ -257,7 +257,7 @@ def _before_closing(bench: CheckFixture, task: Task) -> int:
 def _candidates(bench: CheckFixture, task: Task) -> Iterator[ToolCall]:
     """Yield calls to try: the oracle's calls, the same calls on other rows, then random ones."""
     offered = bench.world.tools_of(task)
-    closing = bench.world.spec.episode.closes_with
+    closing = bench.world.spec.episode.closing_tools
     tools = [tool for name, tool in offered.items() if name not in closing]
     own = [call for call in task.oracle if call.name not in closing]
     rng = random.Random(stable_seed(task.id, "candidates"))

@@ -29,7 +29,7 @@ from envgym.sandbox import RowChanges, Sandbox, ToolResult, Verification
 from envgym.sandbox.agent import cut
 from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.mcp.connection import Connection, Refused
-from envgym.sandbox.mcp.content import filled, text_of
+from envgym.sandbox.mcp.content import filled, result_text
 from envgym.sandbox.mcp.dump import Tables, read_tables, tables_diff, tables_hash
 from envgym.sandbox.mcp.event_loop import start_loop, stop_loop
 from envgym.sandbox.mcp.links import BoxLink, Exchanging, HttpLink
@@ -111,7 +111,7 @@ class McpSandbox:
             return {}
         if known := self._known.get(seed):
             return known[1]
-        session = self.open(seed=seed, timeout_seconds=self._options.open_seconds)
+        session = self.open(seed=seed, timeout_seconds=self._options.open_timeout_seconds)
         try:
             return session.start
         finally:
@@ -240,7 +240,7 @@ class McpSandbox:
 
     def _ask_tools(self) -> list[dict[str, Any]]:
         self._check_open()
-        deadline = time.monotonic() + self._options.open_seconds
+        deadline = time.monotonic() + self._options.open_timeout_seconds
         try:
             connection = self._connect(0, deadline)
             found = connection.tools(timeout_seconds=deadline - time.monotonic())
@@ -308,7 +308,7 @@ class McpSession:
                 )
             except Refused as refusal:
                 return ToolResult(str(refusal), ok=False, seconds=time.perf_counter() - begun)
-            text = cut(text_of(result), self._sandbox._options.output_bytes)
+            text = cut(result_text(result), self._sandbox._options.output_bytes)
             return ToolResult(text, ok=not result.is_error, seconds=time.perf_counter() - begun)
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
@@ -349,6 +349,6 @@ def _ask(
     )
     if result.is_error:
         raise WorldFailure(
-            "tool_crashed", f"tool '{tool}' with {arguments}: {text_of(result)}", stage=stage
+            "tool_crashed", f"tool '{tool}' with {arguments}: {result_text(result)}", stage=stage
         )
-    return text_of(result)
+    return result_text(result)

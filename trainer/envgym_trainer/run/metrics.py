@@ -115,7 +115,7 @@ def sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
     """
     statistics = getattr(getattr(world, "sandbox", None), "statistics", None)
     return (
-        {f"{prefix}sandbox/{name}": number for name, number in statistics.take().items()}
+        {f"{prefix}sandbox/{name}": number for name, number in statistics.drain().items()}
         if statistics
         else {}
     )
