@@ -2,7 +2,7 @@
 
 A file `NAME.py` that defines `run` is a command. Its contract:
 
-    \"\"\"One sentence for `envgym --help`. The whole docstring is shown by `envgym NAME --help`.\"\"\"
+    \"\"\"One sentence for `envgym --help`. `envgym NAME --help` shows it whole.\"\"\"
     EXAMPLE = "envgym NAME crm"                                      # optional
     def add(parser: argparse.ArgumentParser) -> None: ...            # add arguments
     def run(arguments: argparse.Namespace) -> int | None: ...        # exit code; None is 0

@@ -2,8 +2,8 @@
 
 The server runs no tool and no seed function and never blocks on a child: it forwards lines with a
 selector and kills a child at its deadline. States are built in a child too and cached. When a
-session ends, its folder and the processes it left are removed; if anything remains, the host retires
-the box. With isolation `namespaces` a child also enters new namespaces (`namespaces.py`).
+session ends, its folder and the processes it left are removed; if anything remains, the host
+retires the box. With isolation `namespaces` a child also enters new namespaces (`namespaces.py`).
 """
 
 from __future__ import annotations
