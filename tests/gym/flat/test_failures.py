@@ -140,7 +140,7 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
 
 
 def test_a_well_world_is_left_alone(tmp_path):
-    world = ToolWorld(shop(tmp_path, "episode.max_void=0"))
+    world = ToolWorld(shop(tmp_path, "episode.max_void_fraction=0"))
     assert (
         evaluate(
             world, OraclePolicy("pythonic"), name="oracle", split="train", tasks=40, progress=False
