@@ -32,8 +32,7 @@ from envgym.policies.chat_completions import (
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 EXAMPLE = "openai:http://localhost:8000/v1#MODEL"
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -302,6 +301,6 @@ class OpenAIDialogue:
         return {key: value for key, value in body.items() if value is not None}
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> OpenAIPolicy:
+def open_policy(argument: str, world: World) -> OpenAIPolicy:
     """Return the policy for `URL` or `URL#MODEL`. Raises UsageError if there is no URL."""
     return OpenAIPolicy.from_argument(argument)
