@@ -44,7 +44,7 @@ def evaluate(
         episodes_file: JSONL file to which every episode is appended, also after an error or Ctrl-C.
 
     Raises:
-        TooManyFailures: If more episodes are void than `episode.max_void` allows.
+        TooManyFailures: If more episodes are void than `episode.max_void_fraction` allows.
     """
     count = tasks if tasks is not None else (100 if split == "train" else None)
     ids = world.tasks.ids(split, levels=levels, count=count)
@@ -54,7 +54,7 @@ def evaluate(
         if episodes_file
         else "To keep every episode: --episodes FILE."
     )
-    cap = FailureLimit(world.spec.episode.max_void, logged=logged)
+    cap = FailureLimit(world.spec.episode.max_void_fraction, logged=logged)
     played = []
     try:
         with _bar(name, len(ids)) if progress else nullcontext(lambda episode: None) as tick:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from envgym.commands.sandbox_workload import (
+from envgym.commands.sandbox.workload import (
     GROUP,
     WorkloadResult,
     hold_sessions,
@@ -72,7 +72,9 @@ class SandboxReport:
         return asdict(self) | derived
 
 
-def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True) -> SandboxReport:
+def measure_sandbox(
+    spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True
+) -> SandboxReport:
     """Measure the sandbox of an environment after a warm-up.
 
     Args:
@@ -112,7 +114,7 @@ def _measure(
     statistics = sandbox.statistics
     if statistics is None:
         raise UsageError(f"{spec.id}: {sandbox.label}: this kind of sandbox has no measurements")
-    now = spec.state.now.isoformat()
+    now = spec.state.clock_start.isoformat()
     play_works(sandbox, works[:sessions], sessions=sessions, now=now)
     box_mb, session_mb = _memory(sandbox, works[:sessions], now)
     start = {name: value for name, value in statistics.drain().items() if name.startswith("start")}
