@@ -249,7 +249,7 @@ def test_overlong_episodes_are_punished_and_cut_ones_can_be_masked():
 def test_credit_for_turns_needs_a_reward_for_each():
     old_record = dataclasses.replace(episode([0.0, 1.0]), turn_rewards=())
     with pytest.raises(
-        UsageError, match=r"2 turns of sampled tokens but rewards of 0.*advantage.name=group"
+        UsageError, match=r"2 turns of sampled tokens but 0 turn rewards.*advantage.name=group"
     ):
         build_samples([[old_record, old_record]], by("turns"))
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from envgym.errors import UsageError
 from envgym_trainer.algorithms.entropy import entropy_bonus
-from envgym_trainer.algorithms.losses.grpo import grpo_loss, k3_kl
+from envgym_trainer.algorithms.kl import k3_kl
 from envgym_trainer.config.controllers import ControllersConfig, EntropyControl, KLControl
 from envgym_trainer.learner.controllers import (
     AdaptiveEntropy,
@@ -20,6 +20,7 @@ from envgym_trainer.learner.controllers import (
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.logprobs import action_logprobs
 from envgym_trainer.training.launch import resolve
+from tests.fakes.losses import loss_of
 from tests.fakes.tiny_lora import random_samples, tiny_model
 
 ARMS = 8
@@ -27,7 +28,7 @@ PULLS = 512
 
 
 class Bandit:
-    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps on `grpo_loss`; the base is
+    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps on the loss `grpo`; the base is
     uniform. What it lacks of the real learner is the language model alone."""
 
     def __init__(self, *, learning_rate=0.5, kl_coef=0.0, entropy_coef=0.0, seed=0):
@@ -50,7 +51,8 @@ class Bandit:
     def step(self, pulls):
         arms, old, advantages = pulls
         policy = self.logits.log_softmax(0)
-        out = grpo_loss(
+        out = loss_of(
+            "grpo",
             policy[arms],
             old,
             advantages,
