@@ -7,73 +7,14 @@ Importable without torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from envgym.block import Block
-from envgym.errors import did_you_mean
 from envgym_trainer.config.options import Kind, filled_in, options_schema
 from envgym_trainer.config.presets import is_file, load_preset, preset_names
-
-ADVANTAGES: Mapping[str, Mapping[str, Any]] = {
-    "group": {"std": "group", "ddof": 0, "eps": 1e-4},
-    "rloo": {},
-    "reinforce_pp": {"eps": 1e-4},
-    "reinforce_pp_baseline": {"eps": 1e-4},
-    "gdpo": {"ddof": 0, "eps": 1e-4},
-    "turns": {"std": "group", "eps": 1e-4, "discount": 1.0, "invalid_call_penalty": 0.0},
-    "gigpo": {
-        "std": "group",
-        "ddof": 0,
-        "eps": 1e-4,
-        "discount": 1.0,
-        "step_weight": 1.0,
-        "same_state": "history",
-        "invalid_call_penalty": 0.0,
-    },
-}
-"""Options of each advantage with their defaults."""
-FIXED_STD = {"rloo": "none", "reinforce_pp": "batch", "reinforce_pp_baseline": "batch"}
-"""Standard deviation of an advantage that offers no choice; recorded, and harmless if given."""
-
-
-def known_options(kind: str, name: str) -> Mapping[str, Any]:
-    """Return the options of a loss or an advantage with their defaults.
-
-
-    Raises:
-        ValueError: If there is none of this name.
-    """
-    table = ADVANTAGES
-    if name not in table:
-        hint = did_you_mean(name, table) or "."
-        raise ValueError(f"{kind} '{name}' is unknown{hint} Available: {', '.join(table)}")
-    return table[name]
-
-
-def _with_defaults(kind: str, data: Any, model: type[Block]) -> Any:
-    """Return the block with the options that its loss or advantage has by default.
-
-    Raises:
-        ValueError: If the name is unknown, or an option is set that the named one does not have.
-    """
-    if not isinstance(data, dict):
-        return data
-    name = data.get("name", model.model_fields["name"].default)
-    options = known_options(kind, name)
-    fixed = {"std": FIXED_STD[name]} if name in FIXED_STD else {}
-    for key, field in model.model_fields.items():
-        if key == "name" or key in options or key not in data:
-            continue
-        if data[key] != fixed.get(key, field.default):
-            raise ValueError(
-                f"{kind} '{name}' has no option {key}. "
-                f"It has: {', '.join(options) or 'none'}. Leave {key} out"
-            )
-    return {**options, **data, **fixed}
 
 
 class LossConfig(Block):
@@ -109,31 +50,25 @@ class LossConfig(Block):
 
 
 class AdvantageConfig(Block):
+    """Advantage with its options, which are the keyword-only parameters of its function."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra=lambda schema: _add_options(schema, "advantage")
+    )
+
     name: str = "group"
-    """Advantage: group (GRPO), rloo, reinforce_pp, reinforce_pp_baseline, gdpo (each reward part on
-    its own), turns (discounted return of each turn) or gigpo (episode and equal states)."""
-    std: Literal["group", "batch", "none"] = "group"
-    """Standard deviation by which advantages are divided. For group, turns and gigpo."""
-    ddof: int = Field(default=0, ge=0, le=1)
-    """Delta degrees of freedom of the standard deviation: squares are divided by n - ddof. 1 is the
-    choice of TRL and verl. For group, gdpo and gigpo."""
-    eps: float = Field(default=1e-4, ge=0)
-    """Number added to the standard deviation. Reward units. At least 0. Not for rloo."""
-    discount: float = Field(default=1.0, ge=0, le=1)
-    """Discount for each turn between an action and its reward. 0 to 1. For turns and gigpo."""
-    step_weight: float = Field(default=1.0, ge=0)
-    """Weight of the advantage among equal states (omega). At least 0. For gigpo."""
-    same_state: Literal["history", "observation"] = "history"
-    """Criterion for equal states: the same conversation, or the same last observation as in the
-    GiGPO paper. For gigpo."""
-    invalid_call_penalty: float = Field(default=0.0, ge=0)
-    """Penalty for each refused or unreadable tool call, subtracted from the reward of its turn.
-    Reward units. At least 0. For turns and gigpo."""
+    """Advantage: a file of `algorithms/advantages/` (group is GRPO's), `file.py:name` or
+    `package.module:name`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options with their values, by name."""
+        return dict(self.__pydantic_extra__ or {})
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        return _with_defaults("advantage", data, cls)
+        return filled_in("advantage", data, default="group") if isinstance(data, dict) else data
 
 
 def _add_options(schema: dict[str, Any], kind: Kind) -> None:
