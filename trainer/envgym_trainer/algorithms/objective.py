@@ -87,8 +87,8 @@ def total_loss(
         estimator: Estimator of KL(policy || reference); see `kl.py`.
 
     Returns:
-        LossOutput. Metrics use TRL's names if TRL has one. `approx_kl` is the k3 estimate of KL(old
-        || current), `kl` the chosen estimate of KL(current || reference).
+        LossOutput. Metrics use TRL's names if TRL has one. `kl/old_current` is the k3 estimate of
+        KL(old || current), `kl/current_base` the chosen estimate of KL(current || reference).
 
     Raises:
         ValueError: If kl_coef > 0 and there are no `ref_logprobs`.
@@ -115,13 +115,13 @@ def total_loss(
             ratio = (logprobs - inputs.old_logprobs).exp()
         sums = {
             "policy_loss": tokens.values * inputs.weights,
-            "approx_kl": k3_kl(inputs.old_logprobs, logprobs),
+            "kl/old_current": k3_kl(inputs.old_logprobs, logprobs),
             "clip_ratio/low_mean": low,
             "clip_ratio/high_mean": high,
             "clip_ratio/region_mean": low | high,
             "sampling/sampling_logp_difference/mean": drift,
             "sampling/importance_sampling_ratio/mean": ratio,
-        } | ({} if penalty is None else {"kl": penalty})
+        } | ({} if penalty is None else {"kl/current_base": penalty})
         maxima = {
             "sampling/sampling_logp_difference/max": drift,
             "sampling/importance_sampling_ratio/max": ratio,
@@ -166,7 +166,7 @@ def _corrected(
     if scored is None:
         raise ValueError(
             "a correction needs the trainer's logprobs from before the first update. Call "
-            "Learner.scored(samples) first."
+            "Learner.with_trainer_logprobs(samples, settings) first."
         )
     sampled = inputs.old_logprobs
     factor = importance_weights(

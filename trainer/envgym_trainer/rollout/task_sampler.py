@@ -65,7 +65,7 @@ class TaskSampler:
         found = fitting("train", levels=config.tasks.levels) if fitting else []
         self.templates = {template.name: template.level for template in found}
         """Level of each template that may be drawn, by name."""
-        self.rates = PassRates(decay=self.options.decay)
+        self.rates = PassRates(decay=self.options.pass_rate_decay)
         self.ladder = LevelSchedule(
             _ordered_levels(spec, config, set(self.templates.values())),
             unlock_at=self.options.unlock_at,
@@ -96,14 +96,15 @@ class TaskSampler:
         numbers: dict[str, float] = {}
         if self.options.adaptive or self.options.unlock_at is not None:
             numbers |= {
-                f"curriculum/weight/{template}": share for template, share in self.shares().items()
+                f"curriculum/draw_probability/{template}": share
+                for template, share in self.shares().items()
             }
             numbers |= {
-                f"curriculum/rate/{template}": rate
+                f"curriculum/pass_rate/{template}": rate
                 for template, rate in self.rates.templates.items()
             }
             numbers |= {
-                f"curriculum/level_rate/{level}": rate
+                f"curriculum/level_pass_rate/{level}": rate
                 for level, rate in self.rates.levels.items()
                 if level
             }
@@ -118,7 +119,7 @@ class TaskSampler:
 
         Void members and members without a known success are ignored.
         """
-        if not self.options.is_on:
+        if not self.options.has_curriculum:
             return
         for group in groups:
             known = [bool(episode.success) for episode in group if episode.success is not None]
@@ -226,7 +227,7 @@ class TaskSampler:
         if self.horizon and not self.spec.gym and self.horizon.config.end_turns > limit:
             end = self.horizon.config.end_turns
             self._refuse(
-                "horizon.end",
+                "horizon.end_turns",
                 f"is {end}, but episode.max_turns is {limit}. Set both to the same number",
             )
 
