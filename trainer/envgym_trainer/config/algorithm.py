@@ -99,7 +99,7 @@ class KLConfig(Block):
     coef: float = Field(default=0.0, ge=0)
     """Weight of the penalty. At least 0; 0 turns it off and saves a forward pass."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of KL(policy || base); see `losses/kl.py` for the gradient of each."""
+    """Estimator of KL(policy || base); see `algorithms/kl.py` for the gradient of each."""
     place: Literal["loss", "reward"] = "loss"
     """Place of the penalty: a term of the loss, or a part of the reward of each token."""
 
@@ -235,7 +235,9 @@ def with_absolute_paths(data: Any, root: Path) -> Any:
         found["preset"] = with_absolute_paths(preset, root)
     for key in ("loss", "advantage"):
         block = found.get(key)
-        name = block.get("name") if isinstance(block, dict) else None
+        if not isinstance(block, dict):
+            continue
+        name = block.get("name")
         if isinstance(name, str) and name.rpartition(":")[0].endswith(".py"):
             found[key] = block | {"name": str(root.absolute() / name)}
     return found

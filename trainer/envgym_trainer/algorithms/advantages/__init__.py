@@ -67,8 +67,8 @@ class Advantage(Generic[Options]):
     function: Callable[Concatenate[AdvantageInputs, Options], Tensor]
     baseline: Baseline
     is_linear: bool
-    linear_part: Callable[Concatenate[AdvantageInputs, Options], Tensor] | None
-    part_shares: Callable[Concatenate[AdvantageInputs, Options], Tensor] | None
+    linear_part: Callable[..., Tensor] | None
+    part_shares: Callable[..., Tensor] | None
 
     @property
     def name(self) -> str:
@@ -84,8 +84,8 @@ def advantage(
     *,
     baseline: Baseline,
     is_linear: bool,
-    linear_part: Callable[Concatenate[AdvantageInputs, Options], Tensor] | None = None,
-    part_shares: Callable[Concatenate[AdvantageInputs, Options], Tensor] | None = None,
+    linear_part: Callable[..., Tensor] | None = None,
+    part_shares: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[Concatenate[AdvantageInputs, Options], Tensor]], Advantage[Options]]:
     """Mark a function of `AdvantageInputs` and keyword-only options as an advantage.
 
@@ -98,9 +98,10 @@ def advantage(
         is_linear: Whether the advantage is the distance of a reward to its baseline, divided by one
             number for each group or batch. Then the attribution takes it apart exactly. If not, the
             attribution reports a `rest`.
-        linear_part: For an advantage that is not linear: the part of it that is, shape (P, G).
-        part_shares: For an advantage that is not linear: the share of each reward part, shape (M,
-            P, G).
+        linear_part: For an advantage that is not linear: function of the same arguments that
+            returns the part of it that is, shape (P, G).
+        part_shares: For an advantage that is not linear: function of the same arguments that
+            returns the share of each reward part, shape (M, P, G).
     """
 
     def mark(
