@@ -107,7 +107,7 @@ def test_every_sampled_token_gets_the_advantage_of_its_episode_or_turn(name):
     groups = random_groups(0)
     samples = samples_by_group(groups, algorithm)
     assert [len(group) for group in samples] == [
-        sum(not episode.void for episode in group) for group in groups
+        sum(not episode.is_void for episode in group) for group in groups
     ]
     for sample in (sample for group in samples for sample in group):
         if sample.token_advantages is not None:

@@ -69,7 +69,7 @@ def project(tmp_path):
     text = path.read_text().replace("guess/", f"{path.parent}/guess/")
     (tmp_path / "game.yaml").write_text(text)
     (tmp_path / "rewards.py").write_text(
-        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final)) % 7)\n"
+        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final_message)) % 7)\n"
     )
     (tmp_path / "my_loss.py").write_text(LOSS)
     (tmp_path / "my_advantage.py").write_text(ADVANTAGE)

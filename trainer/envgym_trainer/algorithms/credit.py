@@ -54,7 +54,7 @@ def samples_by_group(
 def demonstration(episode: Episode) -> Sample | None:
     """Return the supervised sample of an oracle episode, or `None` if the episode is void."""
     trace = episode.tokens
-    return None if trace is None or episode.void else Sample.from_trace(trace, advantage=1.0)
+    return None if trace is None or episode.is_void else Sample.from_trace(trace, advantage=1.0)
 
 
 def advantages(groups: Groups, inputs: AdvantageInputs, algorithm: AlgorithmConfig) -> Tensor:
@@ -97,7 +97,7 @@ def _require_turn_rewards(groups: Groups) -> None:
 def _sample(episode: Episode, advantage: Tensor, algorithm: AlgorithmConfig) -> Sample | None:
     """Return the sample of an episode; `advantage` is a scalar, or has shape (K,)."""
     trace = episode.tokens
-    if trace is None or episode.void:
+    if trace is None or episode.is_void:
         return None
     weight = 0.0 if algorithm.mask_truncated and episode.truncated else 1.0
     sample = Sample(trace.token_ids, trace.loss_mask, trace.logprobs, 0.0, weight)

@@ -133,7 +133,7 @@ def _reward(episode: Episode, algorithm: AlgorithmConfig) -> float:
 
 
 def _invalid_calls(episode: Episode) -> Sequence[int]:
-    return episode.turn_mistakes or (0,) * len(episode.turn_rewards)
+    return episode.turn_invalid_calls or (0,) * len(episode.turn_rewards)
 
 
 def _part_tables(
