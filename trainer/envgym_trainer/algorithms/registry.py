@@ -44,7 +44,8 @@ def find_advantage(name: str) -> Advantage[...]:
     found = _load("advantages", name)
     if not isinstance(found, Advantage):
         raise UsageError(
-            f"train.algorithm.advantage.name: '{name}' is no advantage. Put @advantage(...) above it"
+            f"train.algorithm.advantage.name: '{name}' is no advantage. "
+            "Put @advantage(...) above it"
         )
     return found
 

@@ -1,7 +1,7 @@
 """Advantages, one file each: `NAME.py` with a function `NAME` marked by `@advantage`.
 
-An advantage is a pure function of the rewards of one step. `credit.py` builds its inputs and assigns
-the result to the sampled tokens.
+An advantage is a pure function of the rewards of one step. `credit.py` builds its inputs and
+assigns the result to the sampled tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Group-relative advantages: GRPO and Dr. GRPO. See `turns.py` and `gigpo.py` for credit by turns."""
+"""Group-relative advantages: GRPO and Dr. GRPO. See `turns.py` for credit by turns."""
 
 from __future__ import annotations
 
