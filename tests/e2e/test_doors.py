@@ -52,7 +52,7 @@ PURE = [
     *files("trainer/envgym_trainer/algorithms/losses"),
     ROOT / "trainer/envgym_trainer/learner/logprobs.py",
 ]
-ALGORITHMS = "envgym_trainer.algorithms"
+ALGORITHMS = ("envgym_trainer.algorithms", "envgym_trainer.config.options")
 
 
 @pytest.mark.parametrize("file", PURE, ids=named)

@@ -8,6 +8,7 @@ override both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -15,6 +16,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 from envgym.block import Block, ShortForm
 from envgym.errors import UsageError
 from envgym_trainer.config.algorithm import AlgorithmConfig
+from envgym_trainer.config.algorithm import with_absolute_paths as algorithm_paths
 from envgym_trainer.config.controllers import ControllersConfig
 from envgym_trainer.config.curriculum import TasksConfig
 from envgym_trainer.config.evaluation import ChecksConfig, EvaluationConfig, OutputConfig
@@ -77,6 +79,20 @@ class TrainConfig(Block):
     @classmethod
     def outdated_keys(cls, data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
         return outdated(data)
+
+    @classmethod
+    def with_absolute_paths(cls, data: Mapping[str, Any], root: Path) -> Mapping[str, Any]:
+        found = dict(data)
+        if "algorithm" in data:
+            found["algorithm"] = algorithm_paths(data["algorithm"], root)
+        if isinstance(profiles := data.get("profiles"), dict):
+            found["profiles"] = {
+                name: cls.with_absolute_paths(settings, root)
+                if isinstance(settings, dict)
+                else settings
+                for name, settings in profiles.items()
+            }
+        return found
 
     @model_validator(mode="before")
     @classmethod

@@ -29,6 +29,7 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.algorithms.attribution import explained, part_metrics
 from envgym_trainer.algorithms.credit import demonstration, samples_by_group
+from envgym_trainer.algorithms.registry import find_advantage, find_loss
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.inference.dialogue import Engine
@@ -91,6 +92,9 @@ class Trainer:
         self.folder = folder
         self.monitor = monitor
         self.display = display
+        # A file with a mistake fails now rather than after the first episodes.
+        find_loss(config.algorithm.loss.name)
+        find_advantage(config.algorithm.advantage.name)
         torch.manual_seed(config.seed)
         use_single_malloc_arena()
         self.progress = Progress()
