@@ -98,7 +98,7 @@ class SelfTraining:
             name for name in self.options.label_free_parts if name not in self.rubric.parts
         ]:
             self._refuse(
-                f"label_free: the reward has no part '{unknown[0]}'"
+                f"label_free_parts: the reward has no part '{unknown[0]}'"
                 f"{did_you_mean(unknown[0], self.rubric.parts)}"
             )
         levels = {
@@ -168,7 +168,7 @@ class SelfTraining:
         if self.options.labelled_group_fraction is None or not true or not others:
             return _some(rng, tasks, count)
         # Rounding is random, so that the share is exact on average.
-        wanted = math.floor(count * self.options.labelled_groups + rng.random())
+        wanted = math.floor(count * self.options.labelled_group_fraction + rng.random())
         drawn = _some(rng, true, wanted) + _some(rng, others, count - wanted)
         rng.shuffle(drawn)
         return drawn
