@@ -63,7 +63,7 @@ def main(work: Work, model: str, threads: int) -> Measured:
 def step(trainer: Trainer, work: Work) -> Measured:
     force(trainer, work)
     clock = Clock()
-    played = trainer.sample(1)
+    played = trainer.collect_rollouts(1)
     sampling = clock.read()
     metrics = trainer.learn(played.comparable)
     total = clock.read()

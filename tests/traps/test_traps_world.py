@@ -58,7 +58,7 @@ def groups(tmp_path_factory):
     folder = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     with RunLogger(folder) as monitor, Display({}, console=Console(quiet=True)) as display:
         trainer = Trainer(spec, config, folder, monitor, display)
-        yield trainer.sample(1).groups
+        yield trainer.collect_rollouts(1).groups
         trainer.close()
 
 

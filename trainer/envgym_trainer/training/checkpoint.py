@@ -2,13 +2,13 @@
 
     checkpoints/step-000010/
       learner.pt        adapter, optimizer, counters, torch's random state
-      parts.pt          {name: state_dict()} of controllers, task sampler and other stateful parts
+      parts.pt          {name: state_dict()} of controllers, task sampler and other stateful objects
       progress.json     `Progress`
       manifest.json     sha256 of the other files; written last
 
 Task order and sampling seeds depend only on (seed, step) and these states. Not supported:
-environments or rewards that use the global generators of Python or numpy. See `runs.py` for folders
-and `resume.py` for the choice of a checkpoint.
+environments or rewards that use the global generators of Python or numpy. See `run/folder.py` for
+folders and `resume.py` for the choice of a checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 
 
 class Stateful(Protocol):
-    """Part of a run with a state of numbers, strings, lists, dicts and tensors."""
+    """Object of a run with a state of numbers, strings, lists, dicts and tensors."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -57,12 +57,15 @@ class Progress:
 
 
 def save(
-    folder: Path, learner: Learner, progress: Progress, parts: Mapping[str, Stateful] | None = None
+    folder: Path,
+    learner: Learner,
+    progress: Progress,
+    stateful: Mapping[str, Stateful] | None = None,
 ) -> None:
     """Write a checkpoint into an empty folder. The caller renames the folder to publish it."""
     torch.save(learner.state_dict(), folder / "learner.pt")
     torch.save(
-        {name: part.state_dict() for name, part in (parts or {}).items()}, folder / "parts.pt"
+        {name: each.state_dict() for name, each in (stateful or {}).items()}, folder / "parts.pt"
     )
     (folder / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     (folder / MANIFEST).write_text(
@@ -71,8 +74,12 @@ def save(
     )
 
 
-def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = None) -> Progress:
-    """Load a checkpoint into the learner and the parts. Parts without a saved state are unchanged.
+def load(
+    folder: Path, learner: Learner, stateful: Mapping[str, Stateful] | None = None
+) -> Progress:
+    """Load a checkpoint into the learner and the stateful objects.
+
+    An object without a saved state is unchanged.
 
     Raises:
         DamagedCheckpoint: Before any state is changed.
@@ -90,9 +97,9 @@ def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = 
     except Exception as error:  # torch.load raises many types
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
     learner.load_state_dict(state)
-    for name, part in (parts or {}).items():
+    for name, each in (stateful or {}).items():
         if name in states:
-            part.load_state_dict(states[name])
+            each.load_state_dict(states[name])
     return progress
 
 

@@ -96,6 +96,7 @@ def train(
     from envgym_trainer.run.display import Display
     from envgym_trainer.run.logger import RunLogger
     from envgym_trainer.run.provenance import run_facts
+    from envgym_trainer.training.export import export_adapter
     from envgym_trainer.training.loop import Trainer
 
     device = pick_device(config.model.device)
@@ -113,13 +114,13 @@ def train(
         )
     console.print(f"device: {place}")
     with (
-        RunLogger(folder) as monitor,
+        RunLogger(folder) as logger,
         Display({"warmup": 0, "grpo": config.steps}, console=console) as display,
     ):
-        monitor.config(resolved_yaml(spec, config))
-        trainer = Trainer(spec, config, folder, monitor, display)
+        logger.config(resolved_yaml(spec, config))
+        trainer = Trainer(spec, config, folder, logger, display)
         try:
-            display.plan["warmup"] = trainer.warmup_steps
+            display.plan["warmup"] = trainer.schedule.warmup_steps
             if label := getattr(getattr(trainer.world, "sandbox", None), "label", ""):
                 display.note(f"sandbox: {label}")
             if resume:
@@ -127,7 +128,7 @@ def train(
             else:
                 before_training(trainer)
             outcomes = trainer.run()
-            trainer.export(outcomes)
+            export_adapter(trainer, outcomes)
             return outcomes
         finally:
             trainer.close()
