@@ -65,7 +65,7 @@ def step(trainer: Trainer, work: Work) -> Measured:
     clock = Clock()
     played = trainer.collect_rollouts(1)
     sampling = clock.read()
-    metrics = trainer.learn(played.comparable)
+    metrics = trainer.learn(played.trainable_groups)
     total = clock.read()
     assert metrics["grad_norm"] > 0
     traces = [episode.tokens for episode in played.episodes]

@@ -30,7 +30,7 @@ from envgym_trainer.model.load import load_model, pick_device
 from envgym_trainer.model.lora import attach
 from envgym_trainer.rollout.collector import RolloutCollector
 from envgym_trainer.rollout.group_scorer import GroupScorer
-from envgym_trainer.rollout.plans.self_training import SelfTraining
+from envgym_trainer.rollout.plans import PlanContext, open_plan
 from envgym_trainer.rollout.task_sampler import TaskSampler
 from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
@@ -93,11 +93,7 @@ class TrainingRun:
         with ExitStack() as opened:
             self.engine = opened.enter_context(closing(self._build_engine()))
             self.world = opened.enter_context(closing(make_world(spec)))
-            self.plan = (
-                SelfTraining(spec, config, config.plan, self.world, self.model)
-                if config.plan
-                else None
-            )
+            self.plan = open_plan(PlanContext(spec, config, self.world, self.model))
             self.task_sampler = TaskSampler(spec, config, self.world.tasks, self.plan)
             self.scorer = GroupScorer(
                 self.world, config.reward_weights, folder.find_episodes, display.note, self.plan
@@ -106,20 +102,28 @@ class TrainingRun:
                 self.world, folder, is_on=config.checks.hacking_signals, say=display.note
             )
             self.collector = RolloutCollector(
-                spec, config, self.world, self.engine, self.scorer, folder, logger, self.plan
+                spec,
+                config,
+                world=self.world,
+                model=self.model,
+                engine=self.engine,
+                scorer=self.scorer,
+                plan=self.plan,
+                folder=folder,
+                logger=logger,
             )
             opened.pop_all()  # All objects were built. `close` closes them.
 
     @property
     def stateful(self) -> dict[str, Stateful]:
         """Objects besides the learner whose state a checkpoint stores."""
-        stateful: dict[str, Stateful] = {
+        return {
             "controllers": self.controllers,
-            "sampler": self.task_sampler,
-            "rewards": self.scorer,
+            "task_sampler": self.task_sampler,
+            "scorer": self.scorer,
+            "plan": self.plan,
+            "hacking_monitor": self.hacking_monitor,
         }
-        stateful |= {"self_training": self.plan} if self.plan else {}
-        return stateful | {"signals": self.hacking_monitor}
 
     def learner_at(self, step: int) -> Learner:
         """Return a new learner for a step. The warm start has its own learning rate."""
@@ -185,7 +189,7 @@ class TrainingRun:
             yield
         except (StopRequested, TooManyFailures, SamplerMismatch):
             # All three are raised between two updates, so the state is consistent.
-            self.collector.write_lost()
+            self.collector.log_discarded()
             self.save()
             raise
         except UsageError:

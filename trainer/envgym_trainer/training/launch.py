@@ -69,12 +69,15 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     The profile is `cpu` or `gpu`.
     """
     from envgym_trainer.model.load import pick_device
+    from envgym_trainer.rollout.plans import find_plan
 
     settings = list(settings)
     asked = TrainConfig.of(load_spec(env, settings).train).model.device
     profile = "gpu" if pick_device(asked).startswith("cuda") else "cpu"
     spec = load_spec(env, settings, profile=profile)
-    return spec, TrainConfig.of(spec.train).checked(), profile
+    config = TrainConfig.of(spec.train).checked()
+    find_plan(config.plan.name, spec)  # An unknown plan is an error before the model is loaded.
+    return spec, config, profile
 
 
 def train(

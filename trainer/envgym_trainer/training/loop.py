@@ -18,8 +18,8 @@ from envgym_trainer.algorithms.credit import demonstration, samples_by_group
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.learner.off_policy import inner_updates
-from envgym_trainer.rollout.groups import RolloutBatch
 from envgym_trainer.rollout.lockstep import exact_kernels
+from envgym_trainer.rollout.rollout_batch import RolloutBatch
 from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.metrics import Metrics, failure_metrics, sandbox_metrics
 from envgym_trainer.run.timing import speed, time_split
@@ -94,17 +94,17 @@ class Trainer(TrainingRun):
         batch = self.collect_rollouts(step)
         sampled = time.perf_counter()
         metrics = batch.metrics() | self.task_sampler.metrics(step - self.schedule.warmup_steps)
-        metrics |= self.scorer.metrics()
-        self.task_sampler.observe(batch.everything)
-        self.scorer.observe(batch.everything)
+        metrics |= self.scorer.drain_metrics(batch.part_values)
+        self.task_sampler.observe(batch.all_groups)
+        self.scorer.observe(batch.all_groups, batch.part_values)
         if self.schedule.should_prefetch(step):
             self.engine.refresh(self.model)
-            self.collector.start(
+            self.collector.prefetch(
                 step + 1, self._draw_tasks(step + 1), sampled_at=self.learner.updates
             )
-        metrics |= self.learn(batch.comparable, sampled_at=batch.sampled_at)
-        metrics |= self.hacking_monitor.observe(step, batch.everything, metrics)
-        batch = batch.told(partial(explained, algorithm=self.config.algorithm))
+        metrics |= self.learn(batch.trainable_groups, sampled_at=batch.sampled_at)
+        metrics |= self.hacking_monitor.observe(step, batch.all_groups, metrics)
+        batch = batch.with_attribution(partial(explained, algorithm=self.config.algorithm))
         metrics |= part_metrics(batch.groups) | speed(batch.episodes, start)
         metrics |= time_split(batch.episodes, start, sampled) | sandbox_metrics(self.world)
         batch.write(self.folder, step)
@@ -113,10 +113,10 @@ class Trainer(TrainingRun):
 
     def collect_rollouts(self, step: int) -> RolloutBatch:
         """Return prefetched groups, or groups sampled with the current adapter."""
-        batch = self.collector.take()
+        batch = self.collector.take_prefetched()
         if batch is None:
             self.engine.refresh(self.model)
-            batch = self.collector.groups(
+            batch = self.collector.collect(
                 step, self._draw_tasks(step), sampled_at=self.learner.updates
             )
         if not self.schedule.should_prefetch(step):

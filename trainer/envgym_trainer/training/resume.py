@@ -1,7 +1,8 @@
 """Resume a run that was stopped or killed.
 
-A run may die between any two instructions. Checkpoints are written atomically (see `run/folder.py`), so
-resuming means loading the last undamaged checkpoint and dropping later lines of the log files.
+A run may die between any two instructions. Checkpoints are written atomically (see
+`run/folder.py`), so resuming means loading the last undamaged checkpoint and dropping later lines
+of the log files.
 """
 
 from __future__ import annotations
