@@ -131,7 +131,11 @@ def test_what_a_judge_was_asked_is_counted(layer):
     judged = layer(
         "reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}"
     )
-    assert {"judge/asked", "judge/judged", "judge/unreachable"} <= judged.drain_metrics().keys()
+    assert {
+        "judge/requests",
+        "judge/judgements",
+        "judge/unreachable",
+    } <= judged.drain_metrics().keys()
     assert not any(name.startswith("judge/") for name in layer().drain_metrics())
 
 
@@ -142,10 +146,10 @@ def test_two_runs_in_one_process_count_their_own_judges(layer):
     for asked, masked in ((2.0, 0.0), (2.0, 1.0)):
         first.score([group], step=0)
         numbers = first.drain_metrics()
-        assert (numbers["judge/asked"], numbers["judge/budget"]) == (asked, masked)
-        assert second.drain_metrics()["judge/asked"] == 0.0
+        assert (numbers["judge/requests"], numbers["judge/budget"]) == (asked, masked)
+        assert second.drain_metrics()["judge/requests"] == 0.0
     second.score([group], step=0)
-    assert second.drain_metrics()["judge/asked"] == 2.0
+    assert second.drain_metrics()["judge/requests"] == 2.0
 
 
 def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):

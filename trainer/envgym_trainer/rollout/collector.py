@@ -3,7 +3,7 @@
 One step ahead, the next step's episodes are sampled during the current update, with the adapter
 from before that update. The loss uses the logprobs recorded at sampling, which corrects for one
 step within the clip range. `algorithm.importance_weights` bounds the ratio further, and
-`offpolicy/staleness_mean` measures the distance. See `groups.py` for the groups.
+`off_policy/staleness_mean` measures the distance. See `groups.py` for the groups.
 Source: Noukhovitch et al., Asynchronous RLHF, arXiv 2410.18252, sec. 3.
 """
 
@@ -35,7 +35,7 @@ from envgym_trainer.rollout.rollout_batch import Group, PartValues, RolloutBatch
 from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.logger import Phase, RunLogger
-from envgym_trainer.run.metrics import failure_metrics, sandbox_metrics
+from envgym_trainer.run.metrics import drain_sandbox_metrics, failure_metrics
 
 
 class RolloutCollector:
@@ -193,7 +193,7 @@ class RolloutCollector:
         prefix = "eval/" if phase == "eval" else ""
         self.folder.append_episodes(step, episodes, phase=phase)
         numbers = failure_metrics([episodes], prefix=prefix)
-        numbers |= sandbox_metrics(self.world, prefix=prefix)
+        numbers |= drain_sandbox_metrics(self.world, prefix=prefix)
         self.logger.log(step, numbers, phase=phase)
 
     def close(self) -> None:

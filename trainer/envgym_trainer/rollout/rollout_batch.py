@@ -17,11 +17,11 @@ from envgym_trainer.run.metrics import ZERO_STD, Metrics, episode_metrics, failu
 Group = list[Episode]
 PartValues = Mapping[str, Sequence[float]]
 """Values of the reward parts with a running scale, before scaling, by part."""
-NO_LESSON = "no_lesson"
-PLAYED_AGAIN = "played_again"
-DISAGREED = "disagreed"
-VOTED = "voted"
-"""Values of `left_out` in recorded episodes: reasons for the exclusion from training."""
+NO_VARIANCE = "no_variance"
+RETRIED = "retried"
+LOW_AGREEMENT = "low_agreement"
+TEACHER = "teacher"
+"""Values of `excluded` in recorded episodes: reasons for the exclusion from training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +81,26 @@ class RolloutBatch:
             if name.startswith(("failures/", "episode/retried"))
         }
         if not math.isnan(self.idle):
-            numbers["sampling/idle"] = self.idle
+            numbers["engine/idle_fraction"] = self.idle
         numbers |= self.plan_metrics
         return numbers | {
             "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
-            "group/mixed_starts": float(sum(not has_same_start(group) for group in self.groups)),
-            "group/replayed_members": float(len(self.retried)),
-            "group/lessons": float(sum(has_reward_variance(group) for group in self.groups)),
-            "sampling/extra_groups": float(len(self.discarded)),
-            "sampling/thrown_episodes": float(sum(len(group) for group in self.discarded)),
+            "group/different_starts": float(
+                sum(not has_same_start(group) for group in self.groups)
+            ),
+            "group/retried_members": float(len(self.retried)),
+            "group/with_variance": float(sum(has_reward_variance(group) for group in self.groups)),
+            "rollout/extra_groups": float(len(self.discarded)),
+            "rollout/discarded_episodes": float(sum(len(group) for group in self.discarded)),
         }
 
     def write(self, folder: RunFolder, step: int) -> None:
-        """Append all episodes to `episodes.jsonl`. Excluded ones get their reason in `left_out`."""
+        """Append all episodes to `episodes.jsonl`. Excluded ones get their reason in `excluded`."""
         folder.append_episodes(step, _members(self.groups))
-        folder.append_episodes(step, _members(self.discarded), left_out=NO_LESSON)
-        folder.append_episodes(step, self.retried, left_out=PLAYED_AGAIN)
-        folder.append_episodes(step, _members(self.low_agreement), left_out=DISAGREED)
-        folder.append_episodes(step, self.teacher_episodes, left_out=VOTED)
+        folder.append_episodes(step, _members(self.discarded), excluded=NO_VARIANCE)
+        folder.append_episodes(step, self.retried, excluded=RETRIED)
+        folder.append_episodes(step, _members(self.low_agreement), excluded=LOW_AGREEMENT)
+        folder.append_episodes(step, self.teacher_episodes, excluded=TEACHER)
 
 
 def valid(group: Sequence[Episode]) -> Group:

@@ -20,7 +20,7 @@ from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
 
 
 def record_validation(
-    progress: Progress, success: float | None, *, tasks: int, written: dict[str, int]
+    progress: Progress, success: float | None, *, tasks: int, file_sizes: dict[str, int]
 ) -> bool:
     """Record a finished validation in `progress`.
 
@@ -28,13 +28,13 @@ def record_validation(
         progress: Progress of the run; changed in place.
         success: Fraction of solved tasks; `None` if no episode reports success.
         tasks: Number of tasks played.
-        written: Value of `RunFolder.written` after the validation's lines.
+        file_sizes: Value of `RunFolder.file_sizes` after the validation's lines.
 
     Returns:
         Whether this validation is the best. If two are equal, the earlier one stays the best.
     """
-    progress.validated = progress.step
-    progress.written = written
+    progress.last_validated_step = progress.step
+    progress.file_sizes = file_sizes
     if success is None or (progress.best and success <= progress.best["success"]):
         return False
     progress.best = {"step": progress.step, "success": success, "tasks": tasks}

@@ -25,6 +25,7 @@ from envgym_trainer.inference.vllm_server import VllmServerEngine
 from envgym_trainer.learner.controllers import Controllers
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model, pick_device
 from envgym_trainer.model.lora import attach
@@ -87,8 +88,10 @@ class TrainingRun:
         )
         self.chat = Chat(self.tokenizer, model=base)
         self.model = attach(base, **config.lora.model_dump(), seed=config.seed)
-        self.learner = self.learner_at(0)
-        self.controllers = build_controllers(config)
+        self.learner = self.new_learner()
+        settings = UpdateSettings.from_config(config)
+        self.controllers = Controllers(config.controllers, settings)
+        self.settings = self.controllers.apply(settings)
         self.mismatch_monitor = build_mismatch_monitor(config, base.dtype, display)
         with ExitStack() as opened:
             self.engine = opened.enter_context(closing(self._build_engine()))
@@ -125,29 +128,15 @@ class TrainingRun:
             "hacking_monitor": self.hacking_monitor,
         }
 
-    def learner_at(self, step: int) -> Learner:
-        """Return a new learner for a step. The warm start has its own learning rate."""
-        config = self.config
-        is_warm_start = config.warm_start.episodes and step <= self.schedule.warmup_steps
-        return self.new_learner(
-            config.warm_start.learning_rate if is_warm_start else config.optimizer.learning_rate
-        )
-
-    def new_learner(self, learning_rate: float) -> Learner:
+    def new_learner(self) -> Learner:
         """Return a learner whose optimizer state starts from zero."""
         config = self.config
         base_config = self.model.get_base_model().config
         return Learner(
             self.model,
-            learning_rate=learning_rate,
             max_grad_norm=config.optimizer.max_grad_norm,
-            temperature=config.rollout.temperature,
-            clip_low=config.algorithm.loss.clip_low,
-            clip_high=config.algorithm.loss.clip_high,
-            kl_coef=config.algorithm.kl.coef,
             weight_decay=config.optimizer.weight_decay,
             warmup_steps=config.optimizer.warmup_updates,
-            entropy_coef=config.algorithm.entropy_coef,
             max_tokens_per_micro_batch=config.optimizer.micro_batch_tokens,
             algorithm=config.algorithm,
             constant_length=config.rollout.max_turn_tokens,
@@ -160,7 +149,7 @@ class TrainingRun:
         """Log the metrics of a finished step and record it in the progress."""
         self.progress.step = step
         self.logger.log(step, metrics, phase=phase)
-        self.progress.written = self.folder.written()
+        self.progress.file_sizes = self.folder.file_sizes()
         done = step if phase == "warmup" else step - self.schedule.warmup_steps
         self.display.update(phase, done, metrics)
 
@@ -170,14 +159,15 @@ class TrainingRun:
             self.progress.step,
             lambda folder: checkpoint.save(folder, self.learner, self.progress, self.stateful),
             keep=self.config.output.keep_checkpoints,
-            besides=[int(self.progress.best["step"])] if self.progress.best else (),
+            also_keep=[int(self.progress.best["step"])] if self.progress.best else (),
         )
 
     def resume(self) -> None:
         """Restore the run's last complete checkpoint. See `resume.restore`."""
         self.learner, self.progress = restore(
-            self.folder, self.learner_at, self.stateful, notify=self.display.note
+            self.folder, self.new_learner, self.stateful, notify=self.display.note
         )
+        self.settings = self.controllers.apply(self.settings)
         # A finished run was extended by more steps, so its final evaluation is outdated.
         if self.progress.step < self.schedule.total_steps:
             self.progress.evaluations.pop(TRAINED, None)
@@ -223,17 +213,6 @@ class TrainingRun:
             deterministic=config.rollout.deterministic,
             say=self.display.note,
         )
-
-
-def build_controllers(config: TrainConfig) -> Controllers:
-    """Return the controllers, which start at the configured settings."""
-    return Controllers(
-        config.controllers,
-        max_kl=config.optimizer.max_kl,
-        learning_rate=config.optimizer.learning_rate,
-        kl_coef=config.algorithm.kl.coef,
-        entropy_coef=config.algorithm.entropy_coef,
-    )
 
 
 def build_mismatch_monitor(

@@ -11,7 +11,7 @@ from envgym.evaluation.report import Outcome
 from envgym.play import Request
 from envgym.tasks import stable_seed
 from envgym_trainer.config.evaluation import TRAINED
-from envgym_trainer.run.metrics import eval_metrics, sandbox_metrics
+from envgym_trainer.run.metrics import drain_sandbox_metrics, eval_metrics
 from envgym_trainer.training import best
 from envgym_trainer.training.build import TrainingRun
 
@@ -39,10 +39,10 @@ def evaluate(run: TrainingRun, name: str, *, tasks: int | None = None) -> None:
         episodes = play_held_out(run, ids, name)
     outcome = Outcome.of(name, episodes, trained=trained_templates(run.world.tasks))
     run.folder.append_episodes(progress.step, episodes, phase="eval")
-    numbers = eval_metrics(episodes) | sandbox_metrics(run.world, prefix="eval/")
+    numbers = eval_metrics(episodes) | drain_sandbox_metrics(run.world, prefix="eval/")
     run.logger.log(progress.step, numbers, phase="eval")
     progress.evaluations[name] = outcome.to_dict()
-    progress.written = run.folder.written()
+    progress.file_sizes = run.folder.file_sizes()
     run.display.note(f"{name}: {outcome.line()}")
     run.save()
 
@@ -50,13 +50,15 @@ def evaluate(run: TrainingRun, name: str, *, tasks: int | None = None) -> None:
 def validate(run: TrainingRun) -> None:
     """Validate the current adapter if this step is due. Save it if it is the best so far."""
     step = run.progress.step
-    if not run.schedule.is_validation_step(step) or step <= run.progress.validated:
+    if not run.schedule.is_validation_step(step) or step <= run.progress.last_validated_step:
         return
     tasks = run.world.tasks.ids(
         "val", levels=run.config.tasks.levels, count=run.config.evaluation.validation_tasks
     )
     episodes = play_held_out(run, tasks, "validation")
-    numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(run.world, prefix="val/")
+    numbers = eval_metrics(episodes, prefix="val/") | drain_sandbox_metrics(
+        run.world, prefix="val/"
+    )
     run.logger.log(step, numbers, phase="eval")
     run.hacking_monitor.validated(numbers)
     for line in run.task_sampler.validated(episodes):
@@ -65,7 +67,7 @@ def validate(run: TrainingRun) -> None:
         run.progress,
         numbers.get("val/success"),
         tasks=len(tasks),
-        written=run.folder.written(),
+        file_sizes=run.folder.file_sizes(),
     )
     if is_best:
         run.save()

@@ -41,7 +41,7 @@ def card_facts(run: TrainingRun, base: ResolvedModel, outcomes: list[Outcome]) -
         env_description=spec.description.strip(),
         outcomes=outcomes,
         eval_tasks=f"held-out tasks of split {config.evaluation.split}{levels}",
-        reward={name: part.weight for name, part in spec.reward.items()},
+        reward=spec.reward,
         recipe=recipe(run, base),
         seed=config.seed,
         rank=config.lora.rank,

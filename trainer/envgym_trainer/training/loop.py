@@ -8,23 +8,22 @@ checkpoint, so a resumed run continues bit by bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
-from envgym.episode import Episode
 from envgym.evaluation.report import Outcome
 from envgym_trainer.algorithms.attribution import explained, part_metrics
-from envgym_trainer.algorithms.credit import demonstration, samples_by_group
+from envgym_trainer.algorithms.credit import demonstration
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
-from envgym_trainer.learner.off_policy import inner_updates
 from envgym_trainer.rollout.lockstep import exact_kernels
 from envgym_trainer.rollout.rollout_batch import RolloutBatch
 from envgym_trainer.rollout.task_sampler import TaskDraw
-from envgym_trainer.run.metrics import Metrics, failure_metrics, sandbox_metrics
+from envgym_trainer.run.metrics import Metrics, drain_sandbox_metrics, failure_metrics
 from envgym_trainer.run.timing import speed, time_split
 from envgym_trainer.training.build import TrainingRun
 from envgym_trainer.training.evaluation import evaluate, validate
+from envgym_trainer.training.update import update_policy
 
 
 class Trainer(TrainingRun):
@@ -58,6 +57,7 @@ class Trainer(TrainingRun):
     def warm_up(self) -> None:
         """Train on oracle episodes. Each step uses new tasks of the train split."""
         options = self.config.warm_start
+        settings = replace(self.settings, learning_rate=options.learning_rate)
         policy = DemoPolicy(self.chat, self.spec.prompt.dialects[0])
         for step in range(self.progress.step + 1, self.schedule.warmup_steps + 1):
             self.stop.check()
@@ -68,8 +68,10 @@ class Trainer(TrainingRun):
             )
             demos = self.collector.play(policy, requests, step=step, phase="warmup")
             samples = [sample for demo in demos if (sample := demonstration(demo))]
-            metrics = self.learner.sft_step(samples) | failure_metrics([demos])
-            self.report(step, "warmup", metrics | speed(demos, start) | sandbox_metrics(self.world))
+            metrics = self.learner.supervised_update(samples, settings) | failure_metrics([demos])
+            self.report(
+                step, "warmup", metrics | speed(demos, start) | drain_sandbox_metrics(self.world)
+            )
         if self.progress.step == self.schedule.warmup_steps > 0:
             self.save()
 
@@ -77,8 +79,7 @@ class Trainer(TrainingRun):
         """Train with policy gradients on groups of episodes."""
         if self.progress.step == self.schedule.warmup_steps:
             # The objective changes, so the optimizer state starts from zero.
-            self.learner = self.new_learner(self.config.optimizer.learning_rate)
-        self.controllers.attach(self.learner)
+            self.learner = self.new_learner()
         # The run may have stopped after a step and before its validation.
         validate(self)
         for step in range(self.progress.step + 1, self.schedule.total_steps + 1):
@@ -102,11 +103,11 @@ class Trainer(TrainingRun):
             self.collector.prefetch(
                 step + 1, self._draw_tasks(step + 1), sampled_at=self.learner.updates
             )
-        metrics |= self.learn(batch.trainable_groups, sampled_at=batch.sampled_at)
+        metrics |= update_policy(self, batch.trainable_groups, sampled_at=batch.sampled_at)
         metrics |= self.hacking_monitor.observe(step, batch.all_groups, metrics)
         batch = batch.with_attribution(partial(explained, algorithm=self.config.algorithm))
         metrics |= part_metrics(batch.groups) | speed(batch.episodes, start)
-        metrics |= time_split(batch.episodes, start, sampled) | sandbox_metrics(self.world)
+        metrics |= time_split(batch.episodes, start, sampled) | drain_sandbox_metrics(self.world)
         batch.write(self.folder, step)
         self.logger.transcripts(step, batch.episodes)
         return metrics
@@ -122,30 +123,6 @@ class Trainer(TrainingRun):
         if not self.schedule.should_prefetch(step):
             self.engine.sleep()  # The learner uses the engine's memory.
         return batch
-
-    def learn(self, groups: Sequence[list[Episode]], *, sampled_at: int | None = None) -> Metrics:
-        """Make the updates of one step on disjoint shares of its groups.
-
-        Args:
-            groups: Groups of the step.
-            sampled_at: Number of updates when the sampler took over its adapter. Default: the
-                current number.
-        """
-        options = self.config.optimizer
-        samples = [
-            self.learner.scored(group) for group in samples_by_group(groups, self.config.algorithm)
-        ]
-        count = min(options.updates_per_step, len(samples))
-        shares = [[sample for group in samples[n::count] for sample in group] for n in range(count)]
-        metrics = inner_updates(
-            self.learner,
-            shares,
-            epochs=options.epochs_per_step,
-            watch=self.mismatch_monitor,
-            sampled_at=sampled_at,
-        )
-        trained = [sample for share in shares for sample in share]
-        return metrics | self.controllers.update(self.learner, metrics, trained)
 
     def _draw_tasks(self, step: int) -> TaskDraw:
         return self.task_sampler.draws(step, done=step - self.schedule.warmup_steps)

@@ -1,7 +1,7 @@
 """Resume a run that was stopped or killed.
 
 A run may die between any two instructions. Checkpoints are written atomically (see
-`run/folder.py`), so resuming means loading the last undamaged checkpoint and dropping later lines
+`files.py`), so resuming means loading the last undamaged checkpoint and dropping later lines
 of the log files.
 """
 
@@ -20,7 +20,7 @@ Notify = Callable[[str], None]
 
 def restore(
     folder: RunFolder,
-    learner_at: Callable[[int], Learner],
+    new_learner: Callable[[], Learner],
     stateful: Mapping[str, Stateful],
     *,
     notify: Notify,
@@ -32,7 +32,7 @@ def restore(
     Args:
         folder: Run folder. Leftovers of a kill are removed, later lines are dropped and damaged
             checkpoints are quarantined.
-        learner_at: Creates the learner for a given step.
+        new_learner: Creates the learner.
         stateful: Objects whose state is restored.
         notify: Receives one line of text for each problem.
 
@@ -42,7 +42,7 @@ def restore(
     folder.recover()
     found = folder.checkpoints()
     for step, path in reversed(found):
-        learner = learner_at(step)
+        learner = new_learner()
         try:
             progress = checkpoint.load(path, learner, stateful)
         except DamagedCheckpoint as damage:
@@ -58,7 +58,7 @@ def restore(
                 "The search for the best one starts again."
             )
             progress.best = None
-        folder.truncate_to(progress.written, step=step)
+        folder.truncate_to(progress.file_sizes, step=step)
         return learner, progress
     if found or folder.has_quarantine() or folder.adapter.exists():
         raise UsageError(
@@ -70,4 +70,4 @@ def restore(
         f"{folder.path} was stopped before its first checkpoint, so it starts from the beginning."
     )
     folder.truncate_to({}, step=-1)
-    return learner_at(0), Progress()
+    return new_learner(), Progress()

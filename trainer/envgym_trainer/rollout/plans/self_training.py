@@ -1,7 +1,7 @@
 """Self-training on a fixed pool of tasks, most of which have no true label.
 
 A small share of the tasks keeps its true label; the others are rewarded by majority vote. If the
-environment can check an unlabelled task, the result is used for the metrics `selftrain/...` only.
+environment can check an unlabelled task, the result is used for the metrics `plan/...` only.
 See `envgym.rewards.scoring.majority_vote` for the vote. Source: SRT, arXiv 2505.21444. The mixture
 with true labels and the fixed share of labelled groups in each step are not from the paper.
 """
@@ -196,7 +196,7 @@ class SelfTraining:
         )
 
     def metrics(self, batch: RolloutBatch) -> Metrics:
-        """Return `selftrain/...`: counts of labelled and low-agreement groups, and vote metrics."""
+        """Return `plan/...`: counts of labelled and low-agreement groups, and vote metrics."""
         groups = [group for group in (*batch.groups, *batch.low_agreement) if valid(group)]
         labelled = [group for group in groups if self._is_labelled(group)]
         numbers = {
@@ -205,7 +205,7 @@ class SelfTraining:
         }
         voted = [self._voted(group) for group in groups if group not in labelled]
         numbers |= vote_metrics(voted) if voted else {}
-        return {f"selftrain/{name}": value for name, value in numbers.items()}
+        return {f"plan/{name}": value for name, value in numbers.items()}
 
     def validated(self, episodes: Sequence[Episode]) -> None:
         """Check that a validation can detect votes that go wrong.
