@@ -21,7 +21,7 @@ from envgym_trainer.rollout.task_sampler import TaskSampler
 from envgym_trainer.rollout.teacher import Teacher
 from envgym_trainer.run.explain import explain
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.quiz_env import write as write_quiz
 from tests.trainer.algorithms.test_attribution import of_terms
 from tests.trainer.config.test_algorithms import VOID
@@ -345,7 +345,7 @@ def run(folder, *settings, env, resume=False):
 
     spec, config, _ = resolve(str(env), settings)
     target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
-    return train(spec, config, target, console=Console(quiet=True), resume=resume), target
+    return run_training(spec, config, target, console=Console(quiet=True), resume=resume), target
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,10 @@ def update_policy(
         run.learner.with_trainer_logprobs(group, run.settings)
         for group in samples_by_group(list(groups), run.config.algorithm)
     ]
+    shares = split_into_shares(samples, options.updates_per_step)
     metrics = inner_updates(
         run.learner,
-        split_into_shares(samples, options.updates_per_step),
+        shares,
         run.settings,
         epochs=options.epochs_per_step,
         watch=run.mismatch_monitor,
@@ -43,7 +44,7 @@ def update_policy(
     )
     # Without an update the policy did not change.
     if run.controllers.needs_step_kl and metrics.get("grad_norm"):
-        trained = [sample for group in samples for sample in group]
+        trained = [sample for share in shares for sample in share]
         metrics[STEP_KL] = run.learner.step_kl(trained, run.settings)
     run.settings = run.controllers.next(
         run.settings, metrics, is_warming_up=run.learner.is_warming_up
