@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from envgym.bridges.gymnasium import ForeignWorld
 from envgym.env import World
 from envgym.episode import Episode
 from envgym.errors import SpecError, did_you_mean
@@ -32,7 +33,7 @@ class PlanContext:
     spec: EnvSpec
     config: TrainConfig
     """Training settings. `config.plan` has the plan's options."""
-    world: World
+    world: World | ForeignWorld
     model: Any
     """The model that is trained, or `None` outside of a training run."""
 
