@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError
 from envgym.spec.environment import load_spec
 from envgym_trainer.config import TrainConfig
@@ -39,7 +39,7 @@ def open_quiz_plan(tmp_path):
 
     def make(*settings):
         spec = load_spec(write_quiz(tmp_path), settings)
-        worlds.append(World(spec))
+        worlds.append(ToolWorld(spec))
         model = SimpleNamespace(named_parameters=list)
         return open_plan(PlanContext(spec, TrainConfig.of(spec.train), worlds[-1], model))
 

@@ -24,6 +24,7 @@ from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
+from envgym.world import World
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference.dialogue import Engine
 from envgym_trainer.inference.in_process.engine import InProcessEngine
@@ -58,7 +59,7 @@ class RolloutCollector:
         spec: EnvSpec,
         config: TrainConfig,
         *,
-        world: Any,
+        world: World,
         model: Any,
         engine: Engine,
         scorer: GroupScorer,
@@ -75,7 +76,7 @@ class RolloutCollector:
         self.folder = folder
         self.logger = logger
         self._limit = FailureLimit(
-            spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}."
+            spec.episode.max_void_fraction, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
         if config.rollout.deterministic and isinstance(engine, InProcessEngine):

@@ -75,7 +75,7 @@ def _play(
     """
     requests = draws.requests(tasks, size)
     episodes = play(requests)
-    broken = [n for n, episode in enumerate(episodes) if episode.void]
+    broken = [n for n, episode in enumerate(episodes) if episode.is_void]
     again = [replace(requests[n], seed=stable_seed(requests[n].seed, "again")) for n in broken]
     retried = [episodes[n] for n in broken]
     for n, episode in zip(broken, play(again) if again else [], strict=True):

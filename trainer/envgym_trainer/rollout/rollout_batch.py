@@ -105,7 +105,7 @@ class RolloutBatch:
 
 def valid(group: Sequence[Episode]) -> Group:
     """Return the members that are not void."""
-    return [episode for episode in group if not episode.void]
+    return [episode for episode in group if not episode.is_void]
 
 
 def has_reward_variance(group: Sequence[Episode]) -> bool:

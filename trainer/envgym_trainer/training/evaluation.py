@@ -43,7 +43,7 @@ def evaluate(run: TrainingRun, name: str, *, tasks: int | None = None) -> None:
     run.logger.log(progress.step, numbers, phase="eval")
     progress.evaluations[name] = outcome.to_dict()
     progress.file_sizes = run.folder.file_sizes()
-    run.display.note(f"{name}: {outcome.line()}")
+    run.display.note(f"{name}: {outcome.summary()}")
     run.save()
 
 

@@ -118,8 +118,8 @@ def run_training(
         trainer = Trainer(spec, config, folder, logger, display)
         try:
             display.plan["warmup"] = trainer.schedule.warmup_steps
-            if label := getattr(getattr(trainer.world, "sandbox", None), "label", ""):
-                display.note(f"sandbox: {label}")
+            if sandbox := trainer.world.sandbox:
+                display.note(f"sandbox: {sandbox.label}")
             if resume:
                 trainer.resume()
             else:

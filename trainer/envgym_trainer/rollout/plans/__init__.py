@@ -15,12 +15,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from envgym.bridges.gymnasium import ForeignWorld
-from envgym.env import World
 from envgym.episode import Episode
 from envgym.errors import SpecError, did_you_mean
 from envgym.spec.environment import EnvSpec
 from envgym.spec.modules import load_object
+from envgym.world import World
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.rollout_batch import Group, RolloutBatch
 from envgym_trainer.run.metrics import Metrics
@@ -33,7 +32,7 @@ class PlanContext:
     spec: EnvSpec
     config: TrainConfig
     """Training settings. `config.plan` has the plan's options."""
-    world: World | ForeignWorld
+    world: World
     model: Any
     """The model that is trained, or `None` outside of a training run."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import SpecError
-from envgym.tasksets.templates import TemplateTaskSet
+from envgym.world import TaskSet
 from envgym_trainer.rollout.plans import PlanContext, PlayTasks
 from envgym_trainer.rollout.rollout_batch import Group, RolloutBatch
 from envgym_trainer.run.metrics import Metrics
@@ -80,7 +80,7 @@ class OrdinaryPlan:
 
 
 def draw_tasks(
-    tasks: TemplateTaskSet,
+    tasks: TaskSet,
     rng: random.Random,
     count: int,
     *,
@@ -88,5 +88,4 @@ def draw_tasks(
     weights: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Draw task ids of the train split with replacement. See `TrainingPlan.choose_tasks`."""
-    more = {} if weights is None else {"weights": weights}
-    return [tasks.draw_id("train", rng, levels=levels, **more) for _ in range(count)]
+    return [tasks.draw_id("train", rng, levels=levels, weights=weights) for _ in range(count)]

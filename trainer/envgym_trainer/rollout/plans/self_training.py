@@ -65,7 +65,7 @@ class SelfTraining:
         self.config = context.config
         self.options = options
         self.tasks = context.world.tasks
-        self.rubric: Rubric = getattr(context.world, "rubric", None) or Rubric({}, "")
+        self.rubric: Rubric = context.world.rubric or Rubric({}, "")
         self.model = context.model
         self.teacher: Teacher | None = None
         """Created at the first step, from the policy of that step."""
@@ -168,7 +168,7 @@ class SelfTraining:
         """Record the teacher's answers as votes."""
         for task, group in zip(tasks, groups, strict=True):
             # If every episode is void, one empty answer stands for "no label".
-            self._votes[task] = [episode.last_said for episode in valid(group)] or [""]
+            self._votes[task] = [episode.last_assistant_message for episode in valid(group)] or [""]
 
     def votes_for(self, part: str, task_id: str) -> list[str] | None:
         """Return the teacher's answers for a task, or None if the group's answers are the votes."""
@@ -213,7 +213,7 @@ class SelfTraining:
         Raises:
             UsageError: If no validation episode has a true label.
         """
-        played = [episode for episode in episodes if not episode.void]
+        played = [episode for episode in episodes if not episode.is_void]
         if played and all(
             episode.reward_parts.get(self.rubric.success) is None for episode in played
         ):
@@ -262,7 +262,7 @@ class SelfTraining:
             )
         levels = {
             template.level
-            for template in self.tasks.fitting("train", levels=self.config.tasks.levels)
+            for template in self.tasks.templates_of("train", levels=self.config.tasks.levels)
         }
         if unknown := [level for level in self.options.labelled_levels if level not in levels]:
             self._refuse(
@@ -298,10 +298,10 @@ class SelfTraining:
         return group[0].task_id in self.labelled and any(value is not None for value in told)
 
     def _vote(self, group: Group) -> Vote:
-        options = getattr(self.rubric.parts[self.part].function, "keywords", {})
+        options = self.rubric.parts[self.part].options
         texts = (
             self._votes.get(group[0].task_id)
-            or [episode.last_said for episode in valid(group)]
+            or [episode.last_assistant_message for episode in valid(group)]
             or [""]
         )
         return text_vote(
@@ -314,7 +314,7 @@ class SelfTraining:
         members = valid(group)
         truth = self.tasks.task(group[0].task_id).extra.get("answer")
         return VotedGroup(
-            [episode.last_said for episode in members],
+            [episode.last_assistant_message for episode in members],
             self._vote(group),
             [e.reward_parts.get(self.part) for e in members],
             truth if isinstance(truth, str) else None,
