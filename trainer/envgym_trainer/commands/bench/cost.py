@@ -247,7 +247,9 @@ def _warmup_step(trainer: Trainer) -> float:
     warmup = trainer.config.warm_start
     started = time.perf_counter()
     demo = DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0])
-    requests = trainer.task_sampler.draws(0).requests(min(warmup.episodes_per_step, warmup.episodes), 1)
+    requests = trainer.task_sampler.draws(0).requests(
+        min(warmup.episodes_per_step, warmup.episodes), 1
+    )
     episodes = play_many(
         trainer.world.env, demo, requests, workers=trainer.config.rollout.max_concurrent_episodes
     )

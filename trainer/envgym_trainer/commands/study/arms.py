@@ -1,7 +1,4 @@
-"""Compare several ways to train on one environment, over several seeds.
-
-    study = Study(baselines(), seeds=(0, 1), env="guess", settings=[], out=Path("runs/study"))
-    console.print(to_table(study.run(console)))
+"""Compare several ways to train on one environment, over several seeds. See `Study`.
 
 All arms use the same seeds, training tasks and held-out tasks. A warm start is trained once per
 seed and shared. Finished runs are reused and stopped runs are resumed.
@@ -130,6 +127,17 @@ class Study:
         env: Path of a YAML file, or name of an environment.
         settings: `key=value` settings of all arms.
         out: Folder of the runs. A run's folder is named after its run name and seed.
+
+    Example:
+        console = Console()
+        study = Study(
+            baselines(),
+            seeds=(0,),
+            env="guess",
+            settings=["train.model=tiny", "train.steps=1", "train.warm_start.episodes=8"],
+            out=Path("runs/study"),
+        )
+        console.print(to_table(study.run(console)))
     """
 
     arms: tuple[Arm, ...]
