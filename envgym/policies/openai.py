@@ -152,10 +152,12 @@ class OpenAIPolicy:
             UsageError: For 401, 403 or 404, because no retry can succeed.
             PrerequisiteError: If no server has ever answered at this address.
             ContextFull: If the conversation is longer than the model's context.
+            RequestRejected: If the server rejects the request with another status.
             WorldFailure: For all other errors, with kind `policy_failed`.
         """
         jitter = random.Random(seed)
         problem = ""
+        failure = WorldFailure
         for attempt in range(self.retries + 1):
             waited = self.backoff_seconds * 2**attempt * (1 + jitter.random())
             try:
@@ -170,6 +172,7 @@ class OpenAIPolicy:
                 problem = self._refusal(response, path)
                 waited = _retry_after(response) or waited
                 if response.status_code not in RETRIED:
+                    failure = RequestRejected
                     break
             if attempt < self.retries:
                 time.sleep(min(waited, LONGEST_WAIT_SECONDS))
@@ -178,7 +181,7 @@ class OpenAIPolicy:
                 f"no server answers at {self.base_url} ({problem}). "
                 "Start one, for example: vllm serve MODEL"
             )
-        raise WorldFailure(
+        raise failure(
             "policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy"
         )
 
@@ -207,6 +210,10 @@ class OpenAIPolicy:
         if names:
             return f"Models there: {', '.join(names)}. Name one: openai:{self.base_url}#MODEL"
         return "The base URL usually ends with /v1, and the model must be available on the server."
+
+
+class RequestRejected(WorldFailure):
+    """The server answered that the request itself is wrong, so it was not retried."""
 
 
 class ContextFull(Exception):

@@ -79,7 +79,7 @@ def test_a_changed_adapter_is_sampled_at_once_under_another_name_and_salt_and_th
     )
     learner = Learner(adapted, learning_rate=1e-2)
     for version in (1, 2):
-        engine.refresh(adapted)
+        engine.load_adapter(adapted)
         traces = [
             d.trace() for d in together(lambda n: talk(engine.policy(max_new_tokens=6), seed=n), 4)
         ]
@@ -101,9 +101,9 @@ def test_the_base_is_sampled_again_after_refresh_with_nothing(state, engine):
     adapted = get_peft_model(
         small_llama(TOKENIZER), LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False)
     )
-    engine.refresh(adapted)
+    engine.load_adapter(adapted)
     other = talk(engine.policy(max_new_tokens=6), seed=0).trace()
-    engine.refresh()
+    engine.load_adapter()
     assert talk(engine.policy(max_new_tokens=6), seed=0).trace() == base != other
 
 
@@ -117,7 +117,7 @@ def test_a_server_without_adapters_at_run_time_is_told_with_the_way_out(tmp_path
         with pytest.raises(
             UsageError, match=r"would not load the adapter.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
         ):
-            engine.refresh(adapted)
+            engine.load_adapter(adapted)
         engine.close()
 
 

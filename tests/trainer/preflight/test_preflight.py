@@ -13,7 +13,7 @@ import torch
 from envgym.episode import Episode, Failure
 from envgym.policies import TokenTrace
 from envgym_trainer.config import merged
-from envgym_trainer.inference.in_process.scheduler import PendingTurn
+from envgym_trainer.inference.dialogue import TurnRequest
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.preflight import (
     PreflightFailed,
@@ -21,7 +21,7 @@ from envgym_trainer.preflight import (
     environment,
     learning,
     memory,
-    open_subject,
+    open_preflight,
     run_preflight,
 )
 from envgym_trainer.run.folder import RunFolder
@@ -49,7 +49,7 @@ ALONE = TASKS.replace(
 @contextmanager
 def opened(env, *settings):
     spec, config, _ = resolve(str(env), [*TINY, *settings])
-    with open_subject(spec, config, is_full=False, say=lambda text: None) as subject:
+    with open_preflight(spec, config, is_full=False, notify=lambda text: None) as subject:
         yield subject
 
 
@@ -190,16 +190,16 @@ def test_an_end_of_the_generation_config_that_does_not_end_a_turn_is_found(guess
 
 
 def test_an_end_that_is_cut_off_before_training_is_found(guess, monkeypatch):
-    take = PendingTurn.take
+    take = TurnRequest.take
 
-    def cut(self, token, logprob, stop_ids, max_context):
-        reason = take(self, token, logprob, stop_ids, max_context)
+    def cut(self, token, logprob):
+        reason = take(self, token, logprob)
         if reason == "stop":
-            self.track.mask[-1] = False
+            self.dialogue.mask[-1] = False
         return reason
 
     assert conversation.end_of_turn(guess).passed
-    monkeypatch.setattr(PendingTurn, "take", cut)
+    monkeypatch.setattr(TurnRequest, "take", cut)
     result = conversation.end_of_turn(guess)
     assert not result.passed
     assert "ends a turn, but is not trained" in result.detail

@@ -34,8 +34,7 @@ from envgym.tasks import Task, stable_seed
 from envgym_trainer.algorithms.credit import demonstration
 from envgym_trainer.batch import Sample
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import EngineDialogue, EnginePolicy
-from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference import EngineDialogue, EnginePolicy
 from envgym_trainer.inference.policies.demonstration import DemoDialogue, DemoPolicy
 from envgym_trainer.run.display import Display, clock
 from envgym_trainer.run.folder import RunFolder
@@ -133,7 +132,6 @@ def bench(spec: EnvSpec, config: TrainConfig, *, steps: int, console: Console) -
         with RunLogger(folder) as monitor, Display({"step": steps}, console=console) as display:
             trainer = Trainer(spec, config, folder, monitor, display)
             try:
-                trainer.engine.chat.stop_ids = frozenset()  # the oracle decides when a turn ends
                 return _measure(trainer, steps, console)
             finally:
                 trainer.close()
@@ -181,15 +179,15 @@ def _measure(trainer: Trainer, steps: int, console: Console) -> CostReport:
 def _step(trainer: Trainer, step: int) -> StepCost:
     config = trainer.config
     engine = trainer.engine
-    trainer.engine.refresh(trainer.model)
-    before = _busy(engine)
+    engine.load_adapter(trainer.model)
+    before = engine.statistics
     started = time.perf_counter()
     requests = trainer.sampler.draws(step).requests(
         config.rollout.groups_per_step, config.rollout.group_size
     )
     episodes = _play(trainer, requests)
     sampled = time.perf_counter()
-    after = _busy(engine)
+    after = engine.statistics
     traces = [trace for episode in episodes if (trace := episode.tokens) is not None]
     if not traces:
         raise UsageError(
@@ -208,10 +206,11 @@ def _step(trainer: Trainer, step: int) -> StepCost:
     total = sum(len(trace.token_ids) for trace in traces)
     prompts = sum(trace.loss_mask.index(True) for trace in traces)
     actions = sum(sum(trace.loss_mask) for trace in traces)
-    busy, computed = (late - early for late, early in zip(after, before, strict=True))
+    busy = after.seconds_busy - before.seconds_busy
+    computed = after.computed_tokens - before.computed_tokens
     return StepCost(
         sampling_seconds=sampled - started,
-        idle_share=max(0.0, 1 - busy / (sampled - started)),
+        idle_share=max(1 - busy / (sampled - started), 0.0),  # a NaN stays
         training_seconds=ended - sampled,
         prompt_tokens=prompts / len(traces),
         sampled_tokens=actions / len(traces),
@@ -226,19 +225,13 @@ def _play(trainer: Trainer, requests: Sequence[Request]) -> list[Episode]:
     policy = trainer.engine.policy(
         temperature=config.rollout.temperature,
         max_new_tokens=config.rollout.max_turn_tokens,
-        siblings=config.rollout.group_size,
+        group_size=config.rollout.group_size,
+        stop_ids=frozenset(),  # the oracle decides when a turn ends
     )
     paced = Paced(policy, DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0]))
     return play_many(
         trainer.world.env, paced, requests, workers=config.rollout.max_concurrent_episodes
     )
-
-
-def _busy(engine: Any) -> tuple[float, float]:
-    """Return the sampler's busy seconds and its number of computed tokens."""
-    if not isinstance(engine, InProcessEngine):
-        return float("nan"), float("nan")
-    return engine.stats.seconds_busy, float(engine.stats.computed_tokens)
 
 
 def _warmup_step(trainer: Trainer) -> float:

@@ -25,8 +25,7 @@ from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import Engine
-from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference import Engine
 from envgym_trainer.rollout.group_scorer import GroupScorer
 from envgym_trainer.rollout.groups import Group, RolloutBatch, play_groups
 from envgym_trainer.rollout.lockstep import play_in_step
@@ -73,7 +72,7 @@ class RolloutCollector:
             spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
-        if config.rollout.deterministic and isinstance(engine, InProcessEngine):
+        if config.rollout.deterministic and engine.supports_lockstep:
             self._play_many = partial(play_in_step, engine)
         self._lost: tuple[int, Phase, list[Episode]] | None = None
         self._pool = ThreadPoolExecutor(1, "envgym-ahead")
@@ -109,7 +108,7 @@ class RolloutCollector:
             labels.begin(partial(self._vote_on, step=step))
             labels.begin_step()
         started = time.perf_counter()
-        busy = self.engine.seconds_busy
+        busy = self.engine.statistics.seconds_busy
         played = play_groups(
             play,
             draws,
@@ -120,7 +119,8 @@ class RolloutCollector:
             max_extra=config.rollout.max_extra_groups,
             score=score,
         )
-        idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
+        busy = self.engine.statistics.seconds_busy - busy
+        idle = 1 - busy / (time.perf_counter() - started)
         played = labels.select_groups(played, config.rollout.groups_per_step) if labels else played
         return replace(played, taught=taught, sampled_at=sampled_at, idle=idle)
 
@@ -129,7 +129,7 @@ class RolloutCollector:
         return self.engine.policy(
             temperature=config.rollout.temperature,
             max_new_tokens=config.rollout.max_turn_tokens,
-            siblings=config.rollout.group_size,
+            group_size=config.rollout.group_size,
         )
 
     def _vote_on(self, tasks: Sequence[str], *, step: int) -> list[Group]:
@@ -150,9 +150,9 @@ class RolloutCollector:
         if labels is None or labels.teacher is None or not (tasks := labels.unheard(groups)):
             return []
         with labels.teacher.in_place():
-            self.engine.refresh(labels.teacher.model)
+            self.engine.load_adapter(labels.teacher.model)
         votes = self._vote_on(tasks, step=step)
-        self.engine.refresh(labels.teacher.model)
+        self.engine.load_adapter(labels.teacher.model)
         labels.hear(tasks, votes)
         return [episode for group in votes for episode in group]
 

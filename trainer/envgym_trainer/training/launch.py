@@ -92,7 +92,7 @@ def train(
     import torch
 
     from envgym_trainer.model.load import pick_device
-    from envgym_trainer.preflight import before_training
+    from envgym_trainer.preflight import PreflightContext, before_training
     from envgym_trainer.run.display import Display
     from envgym_trainer.run.logger import RunLogger
     from envgym_trainer.run.provenance import run_facts
@@ -125,7 +125,16 @@ def train(
             if resume:
                 trainer.resume()
             else:
-                before_training(trainer)
+                subject = PreflightContext(
+                    spec,
+                    config,
+                    trainer.world,
+                    trainer.chat,
+                    trainer.engine,
+                    trainer.model,
+                    is_full=config.checks.preflight == "full",
+                )
+                before_training(subject, folder, notify=display.note)
             outcomes = trainer.run()
             trainer.export(outcomes)
             return outcomes

@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,12 +29,10 @@ from envgym_trainer.algorithms.attribution import explained, part_metrics
 from envgym_trainer.algorithms.credit import demonstration, samples_by_group
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
-from envgym_trainer.inference.dialogue import Engine
+from envgym_trainer.inference import open_engine
 from envgym_trainer.inference.in_process.attention import why_unknown
-from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.native_threads import use_single_malloc_arena
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
-from envgym_trainer.inference.vllm_server import VllmServerEngine
 from envgym_trainer.learner.controllers import Controllers
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch, inner_updates
@@ -109,16 +106,23 @@ class Trainer:
         )
         self.chat = Chat(self.tokenizer, model=model)
         self.model = attach(model, **config.lora.model_dump(), seed=config.seed)
-        self.engine = self._sampler()
+        self.engine = open_engine(
+            config,
+            model=self.model,
+            chat=self.chat,
+            folder=folder.path / "served",
+            root=spec.root,
+            notify=display.note,
+        )
         self.learner = self._learner(
             config.warm_start.learning_rate
             if config.warm_start.episodes
             else config.optimizer.learning_rate
         )
-        # A server rounds differently, also if the local model is float32.
-        precision = torch.bfloat16 if config.engine.name == "vllm_server" else model.dtype
         self.watch = MismatchMonitor(
-            dtype=precision, on_mismatch=config.checks.on_mismatch, say=display.note
+            dtype=self.engine.dtype or model.dtype,
+            on_mismatch=config.checks.on_mismatch,
+            say=display.note,
         )
         self.world = make_world(spec)
         wanted = config.plan
@@ -242,7 +246,7 @@ class Trainer:
             self.sampler.observe(played.everything)
             self.rewards.observe(played.everything)
             if self._goes_ahead(step):
-                self.engine.refresh(self.model)
+                self.engine.load_adapter(self.model)
                 self.rollouts.start(*self._drawn(step + 1), sampled_at=self.learner.updates)
             metrics |= self.learn(played.comparable, sampled_at=played.sampled_at)
             metrics |= self.signals.observe(step, played.everything, metrics)
@@ -263,7 +267,7 @@ class Trainer:
     def sample(self, step: int) -> RolloutBatch:
         """Return prefetched groups, or groups sampled with the current adapter."""
         if (played := self.rollouts.take()) is None:
-            self.engine.refresh(self.model)
+            self.engine.load_adapter(self.model)
             played = self.rollouts.groups(*self._drawn(step), sampled_at=self.learner.updates)
         if not self._goes_ahead(step):
             # Free the engine's memory for the learner.
@@ -412,27 +416,6 @@ class Trainer:
             and not (every and done % every == 0)
         )
 
-    def _sampler(self) -> Engine:
-        config = self.config
-        if config.engine.name == "vllm_server":
-            assert config.engine.url is not None  # the schema requires it
-            adapters = Path(config.engine.adapter_folder or self.folder.path / "served")
-            return VllmServerEngine(
-                config.engine.url,
-                self.chat,
-                model=config.engine.model,
-                adapters=adapters,
-                max_context=config.rollout.max_context_tokens,
-            )
-        return InProcessEngine(
-            self.model,
-            self.chat,
-            max_context=config.rollout.max_context_tokens,
-            max_batch=config.rollout.max_concurrent_episodes,
-            deterministic=config.rollout.deterministic,
-            say=self.display.note,
-        )
-
     def _learner_at(self, step: int) -> Learner:
         warming_up = self.config.warm_start.episodes and step <= self.warmup_steps
         return self._learner(
@@ -469,7 +452,7 @@ class Trainer:
 
     def _held_out(self, tasks: Sequence[str], name: str) -> list[Episode]:
         config = self.config
-        self.engine.refresh(self.model)
+        self.engine.load_adapter(self.model)
         policy = self.engine.policy(
             temperature=config.evaluation.temperature, max_new_tokens=config.rollout.max_turn_tokens
         )

@@ -67,7 +67,7 @@ def open_adapter(
     model, tokenizer = load_model(base, device=device)
     adapted = PeftModel.from_pretrained(model, folder)
     engine = _engine(adapted, tokenizer, template, max_context)
-    engine.refresh(adapted)
+    engine.load_adapter(adapted)
     return engine.policy(temperature=temperature, max_new_tokens=max_new_tokens)
 
 
