@@ -8,7 +8,7 @@ MODEL ?= smollm2-135m-instruct
 WORKERS ?= 3
 RUNS ?= $(patsubst %/,%,$(wildcard runs/*/))
 
-.PHONY: help install model train test campaign mutants check bench clean
+.PHONY: help install model train test campaign mutants check docs bench clean
 
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,7 +20,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,analysis,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,analysis,docs,test]'
 	@touch $@
 
 model: install   ## fetch the small model once into ~/.cache/envgym
@@ -42,6 +42,9 @@ check: install   ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: install    ## build the documentation site into site/
+	$(BIN)/python -m mkdocs build --strict
 
 bench: install   ## draw the learning curve of the runs in runs/ and print their held-out table
 	@test -n "$(RUNS)" || { echo "no run in runs/ yet: make train first"; exit 3; }

@@ -1,6 +1,6 @@
 """Plot the learning curve of one run, or the mean and range of several seeds.
 
-    python benchmarks/learning_curve.py runs/crm runs/crm-2 runs/crm-3 --out docs/curve.png
+    python benchmarks/learning_curve.py runs/crm runs/crm-2 runs/crm-3 --out docs/results/curve.png
 
 Reads `metrics.jsonl` of each run: success of the sampled training episodes (phase grpo), validation
 success (`val/success`) and held-out success (`eval/success`). Prints the held-out table. The plot

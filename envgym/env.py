@@ -204,7 +204,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             },
             "env_id": self.world.spec.id,
             "state_hash": self._session.state_hash,
-            "given_up": self.world.rubric.given_up(step=self._training_step),
+            "given_up": self.world.rubric.failure_terms(step=self._training_step),
         }
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -246,7 +246,7 @@ class Rubric:
 
         The penalty is 0 if the reward is already lower.
         """
-        return Term(1.0, min(0.0, total(self.given_up(step=step)) - total(terms)), 1.0)
+        return Term(1.0, min(0.0, total(self.failure_terms(step=step)) - total(terms)), 1.0)
 
     def failure_terms(self, *, step: int) -> dict[str, Term]:
         """Return the reward terms of an aborted episode."""

@@ -66,7 +66,7 @@ class TurnRewards:
             said.append(None)
         for potentials in self._potentials.values():
             potentials.append(0.0)
-        terms = self._terms() | self.rubric.given_up(step=self.step)
+        terms = self._terms() | self.rubric.failure_terms(step=self.step)
         score = Score(terms | {PENALTY: self.rubric.penalty(terms, step=self.step)}, success=False)
         return score.reward - self._paid, score
 

@@ -38,7 +38,7 @@ def test_all_thirty_traps_have_tests_a_breakage_and_a_line_in_the_table():
     assert {mutant.trap for mutant in mutants.MUTANTS} == NUMBERS
     table = re.findall(
         r"^\| (\d+) [^|]*\|",
-        (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"),
+        (ROOT / "docs/explanation/traps.md").read_text(encoding="utf-8"),
         flags=re.MULTILINE,
     )
     assert [int(number) for number in table] == sorted(NUMBERS)

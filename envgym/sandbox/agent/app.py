@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .describe import describe_tool
-from .failures import AppError, tail_of
+from .errors import AppError, tail_of
 from .file_tree import LayOut
 from .modules import import_file
 from .tables import prepare_image

@@ -1,7 +1,7 @@
 """TRL's own GRPO loss on the same episodes: equal where the definitions are, by the factor that the papers name where not.
 
 Run by `pip install 'envgym[parity]'`. TRL's trainer is made as a user makes it and its `_compute_loss` is called on a batch in its
-own layout. ARCHITECTURE.md, "Agreement with TRL", has the table of differences that these tests hold.
+own layout. docs/explanation/trl-parity.md has the table of differences that these tests hold.
 """
 
 import dataclasses

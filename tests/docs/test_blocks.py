@@ -1,0 +1,180 @@
+"""Run every code block of README, CONTRIBUTING and docs.
+
+`python` blocks run, `bash` blocks run line by line with small settings, `yaml` blocks are validated. A
+block with `title="PATH"` is written to that file first. A block with `skip="reason"` is not run.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from envgym import EnvSpec
+from envgym_trainer.config import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+FENCE = re.compile(
+    r"^```(?P<kind>\w+)(?P<info>[^\n]*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE
+)
+CONTINUES = {
+    "docs/guides/tools.md": "docs/guides/environment.md",
+    "docs/guides/openapi.md": "docs/guides/environment.md",
+    "docs/guides/rewards.md": "docs/guides/environment.md",
+}
+"""Pages that use the files of another page."""
+SMALL = [
+    "train.model=tiny",
+    "train.warm_start.episodes=4",
+    "train.steps=1",
+    "train.rollout.groups_per_step=1",
+    "train.rollout.group_size=2",
+    "train.rollout.max_turn_tokens=8",
+    "train.rollout.max_context_tokens=2048",
+    "train.evaluation.tasks=2",
+    "train.evaluation.validation_tasks=2",
+    "train.checks.preflight=off",
+]
+EXTRA = {
+    "train": SMALL,
+    "study": [*SMALL, "--seeds", "1"],
+    "bench": [*SMALL, "--steps", "1"],
+    "preflight": ["--fast"],
+}
+"""Arguments that make a command of the pages finish within a minute."""
+MOST_SKIPS = 29
+"""Blocks that cannot run here. Lower this number when you remove one."""
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    kind: str
+    info: str
+    text: str
+
+    @property
+    def title(self) -> str:
+        return found[1] if (found := re.search(r'title="([^"]+)"', self.info)) else ""
+
+    @property
+    def skip(self) -> str:
+        return found[1] if (found := re.search(r'skip="([^"]+)"', self.info)) else ""
+
+
+def read_blocks(page: Path) -> list[Block]:
+    source = page.read_text(encoding="utf-8")
+    name = page.relative_to(ROOT).as_posix()
+    return [
+        Block(name, source.count("\n", 0, found.start()) + 1, *found.group("kind", "info", "text"))
+        for found in FENCE.finditer(source)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in read_blocks(page)]
+
+
+def runnable(kind: str) -> list:
+    return [
+        pytest.param(block, id=f"{block.page}:{block.line}")
+        for block in BLOCKS
+        if block.kind == kind and not block.skip and not block.title
+    ]
+
+
+def commands() -> list:
+    found = []
+    for parameter in runnable("bash"):
+        block = parameter.values[0]
+        lines = block.text.replace("\\\n", " ").splitlines()
+        for line in lines:
+            command = line.split("  #")[0].strip()
+            if command and not command.startswith("#"):
+                found.append(pytest.param(block, command, id=f"{block.page}:{command}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    """Return a function: page -> folder with the shipped environments and the page's files."""
+    folders = {}
+
+    def folder(page: str) -> Path:
+        if page not in folders:
+            folders[page] = tmp_path_factory.mktemp("page")
+            for name in ("envs", "benchmarks"):
+                (folders[page] / name).symlink_to(ROOT / name)
+            for block in BLOCKS:
+                if block.title and block.page in (page, CONTINUES.get(page)):
+                    path = folders[page] / block.title
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(block.text, encoding="utf-8")
+        return folders[page]
+
+    return folder
+
+
+def run(words: list[str], folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("block", runnable("python"))
+def test_a_python_block_runs(block, folder_of):
+    run([sys.executable, "-c", block.text], folder_of(block.page))
+
+
+@pytest.mark.parametrize(("block", "command"), commands())
+def test_a_command_runs(block, command, folder_of, tmp_path):
+    if "--policy adapter:" in command:
+        pytest.skip("needs the adapter of a finished run")
+    words = shlex.split(command)
+    if words[0] == "envgym":
+        words += EXTRA.get(words[1], [])
+        if words[1] in ("train", "study"):
+            words += ["--out", str(tmp_path)]
+    run(words, folder_of(block.page))
+
+
+@pytest.mark.parametrize("block", runnable("yaml"))
+def test_a_yaml_block_is_valid(block):
+    data = yaml.safe_load(block.text)
+    TrainConfig.model_validate(data.pop("train", {})).checked()
+    base = {"id": "acme/page-v0", "prompt": {"tools": "template"}, "tasks": {"from": "tasks.py"}}
+    EnvSpec.model_validate(base | data)
+
+
+def test_blocks_that_do_not_run_are_few_and_have_a_reason():
+    skipped = [block for block in BLOCKS if "skip" in block.info]
+    assert all(block.skip for block in skipped)
+    assert len(skipped) <= MOST_SKIPS
+
+
+def test_every_page_of_the_docs_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES[2:]]
+    assert [page for page in pages if f" {page}\n" not in navigation] == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
