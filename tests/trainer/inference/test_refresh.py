@@ -162,7 +162,7 @@ def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokeniz
         engine.sleep()
         assert engine._passes.own.keys[0].numel() == 0
         dialogue.observe([user("y")])
-        with pytest.raises(UsageError, match=r"sleeps\. Call refresh"):
+        with pytest.raises(UsageError, match=r"sleeps\. Call load_adapter"):
             dialogue.reply()
         engine.load_adapter(adapted)
         dialogue.reply()  # goes on, its past computed anew

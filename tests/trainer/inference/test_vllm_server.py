@@ -1,9 +1,10 @@
-"""Sampling on a server: what it sampled is what is trained, each version of the adapter under a name of its own, failures told."""
+"""The vLLM engine: sampled ids are trained unchanged, each adapter version has its own name."""
 
 import pytest
 from peft import LoraConfig, get_peft_model
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym.policies.openai import RequestRejected
 from envgym_trainer.batch import Sample
 from envgym_trainer.inference.vllm_server import VllmServerEngine
 from envgym_trainer.learner.learner import Learner
@@ -27,11 +28,25 @@ def state():
 @pytest.fixture
 def engine(state, tmp_path):
     with serving(state) as url:
-        engine = VllmServerEngine(
-            url, Chat(TOKENIZER, model=state.base), model=None, adapters=tmp_path, max_context=600
-        )
+        engine = open_server(url, state, tmp_path)
         yield engine
         engine.close()
+
+
+def open_server(url, state, folder):
+    return VllmServerEngine(
+        url,
+        Chat(TOKENIZER, model=state.base),
+        model=None,
+        adapters=folder,
+        max_context=600,
+        backoff_seconds=0.01,
+    )
+
+
+def adapted_model():
+    config = LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False)
+    return get_peft_model(small_llama(TOKENIZER), config)
 
 
 def test_dialogues_on_a_server_keep_ids_and_logprobs_from_turn_to_turn(state, engine):
@@ -131,6 +146,39 @@ def test_no_server_and_another_model_are_told_at_the_start(state, tmp_path):
         pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.engine.model"),
     ):
         VllmServerEngine(url, Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600)
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(state, engine):
+    state.unavailable = 2
+    engine.load_adapter(adapted_model())
+    state.unavailable = 2
+    talk(engine.policy(max_new_tokens=2), seed=0, turns=1)
+    loads = [path for path, _ in state.requests if path == "/v1/load_lora_adapter"]
+    assert len(loads) == 3
+    assert len(state.adapters) == 1
+
+
+def test_a_server_that_is_gone_is_a_failure_of_the_world_not_of_the_user(state, tmp_path, caplog):
+    model = adapted_model()
+    with serving(state) as url:
+        engine = open_server(url, state, tmp_path)
+        engine.load_adapter(model)
+    for use in (
+        lambda: engine.load_adapter(model),
+        lambda: talk(engine.policy(max_new_tokens=2), seed=0, turns=1),
+    ):
+        with pytest.raises(WorldFailure) as caught:
+            use()
+        assert not isinstance(caught.value, RequestRejected)
+        assert (caught.value.kind, caught.value.stage) == ("policy_failed", "policy")
+    engine.close()
+    assert "stays on the server" in caplog.text
+
+
+def test_an_adapter_that_the_server_rejects_is_the_users_to_mend(state, engine):
+    state.reject = "LoRA rank 8 is greater than max_lora_rank 4."
+    with pytest.raises(UsageError, match=r"would not load the adapter.*rank 8 is greater"):
+        engine.load_adapter(adapted_model())
 
 
 @pytest.mark.parametrize(

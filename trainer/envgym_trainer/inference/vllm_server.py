@@ -81,6 +81,7 @@ class VllmServerEngine(Engine):
         self._folder = adapters.absolute()
         self._session = uuid.uuid4().hex[:8]
         self._version = 0
+        self._closed = False
 
     @property
     def statistics(self) -> EngineStatistics:
@@ -123,6 +124,8 @@ class VllmServerEngine(Engine):
             WorldFailure: With kind `policy_failed`, if the server fails or if its response cannot
                 be used for training.
         """
+        if self._closed:
+            raise WorldFailure("policy_failed", "the engine is closed", stage="policy")
         dialogue = request.dialogue
         body = {
             "model": self._serving,
@@ -150,12 +153,13 @@ class VllmServerEngine(Engine):
 
     def close(self) -> None:
         """Remove the adapter from the server. Can be called twice."""
-        serving = self._serving
-        self._serving = self._base
+        if self._closed:
+            return
+        self._closed = True
         try:
-            self._drop(serving)
+            self._drop(self._serving)
         except EnvgymError as error:  # a server that is gone must not hide the run's own error
-            log.warning("the adapter %s stays on the server: %s", serving, error)
+            log.warning("the adapter %s stays on the server: %s", self._serving, error)
         self._server.close()
 
     def _drop(self, name: str) -> None:
