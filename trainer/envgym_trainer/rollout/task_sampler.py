@@ -65,7 +65,7 @@ class TaskSampler:
         found = fitting("train", levels=config.tasks.levels) if fitting else []
         self.templates = {template.name: template.level for template in found}
         """Level of each template that may be drawn, by name."""
-        self.rates = PassRates(decay=self.options.decay)
+        self.rates = PassRates(decay=self.options.pass_rate_decay)
         self.ladder = LevelSchedule(
             _ordered_levels(spec, config, set(self.templates.values())),
             unlock_at=self.options.unlock_at,
@@ -118,7 +118,7 @@ class TaskSampler:
 
         Void members and members without a known success are ignored.
         """
-        if not self.options.is_on:
+        if not self.options.has_curriculum:
             return
         for group in groups:
             known = [bool(episode.success) for episode in group if episode.success is not None]
@@ -226,7 +226,7 @@ class TaskSampler:
         if self.horizon and not self.spec.gym and self.horizon.config.end_turns > limit:
             end = self.horizon.config.end_turns
             self._refuse(
-                "horizon.end",
+                "horizon.end_turns",
                 f"is {end}, but episode.max_turns is {limit}. Set both to the same number",
             )
 

@@ -168,7 +168,7 @@ class SelfTraining:
         if self.options.labelled_group_fraction is None or not true or not others:
             return _some(rng, tasks, count)
         # Rounding is random, so that the share is exact on average.
-        wanted = math.floor(count * self.options.labelled_groups + rng.random())
+        wanted = math.floor(count * self.options.labelled_group_fraction + rng.random())
         drawn = _some(rng, true, wanted) + _some(rng, others, count - wanted)
         rng.shuffle(drawn)
         return drawn
