@@ -211,6 +211,17 @@ def _add_eval(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--temperature",
+        type=float,
+        help="sampling temperature (default: as the adapter or the YAML's train: block says)",
+    )
+    parser.add_argument(
+        "--max-turn-tokens", type=int, metavar="N", help="maximum tokens of one answer"
+    )
+    parser.add_argument(
+        "--max-context-tokens", type=int, metavar="N", help="maximum tokens of a dialogue"
+    )
+    parser.add_argument(
         "--workers", type=int, default=64, help="maximum number of parallel episodes"
     )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
@@ -222,16 +233,20 @@ def _add_eval(commands: Any) -> None:
 def _eval(arguments: argparse.Namespace) -> None:
     from envgym.evaluation.evaluate import evaluate
     from envgym.evaluation.report import print_outcomes
+    from envgym.policies import SamplingOverrides
     from envgym.registration import make_world
     from envgym.spec.environment import load_spec
 
+    sampling = SamplingOverrides(
+        arguments.temperature, arguments.max_turn_tokens, arguments.max_context_tokens
+    )
     world = make_world(load_spec(arguments.env, arguments.settings))
     try:
         levels = tuple(filter(None, arguments.levels.split(",")))
         outcomes = [
             evaluate(
                 world,
-                open_policy(name, world),
+                open_policy(name, world, sampling=sampling),
                 name=name,
                 split=arguments.split,
                 levels=levels,
@@ -248,7 +263,7 @@ def _eval(arguments: argparse.Namespace) -> None:
         world.close()
 
 
-def open_policy(text: str, world: Any) -> Any:
+def open_policy(text: str, world: Any, **options: Any) -> Any:
     """Return the policy that `oracle`, `random`, `openai:URL`, `adapter:PATH`, ... refers to.
 
     Raises:
@@ -256,7 +271,7 @@ def open_policy(text: str, world: Any) -> Any:
     """
     from envgym.policies.registry import open_policy
 
-    return open_policy(text, world)
+    return open_policy(text, world, **options)
 
 
 def _add_check(commands: Any) -> None:

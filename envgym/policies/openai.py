@@ -19,7 +19,7 @@ import httpx
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
 from envgym.messages import Message
-from envgym.policies import Completion
+from envgym.policies import Completion, SamplingOverrides
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
@@ -181,9 +181,7 @@ class OpenAIPolicy:
                 f"no server answers at {self.base_url} ({problem}). "
                 "Start one, for example: vllm serve MODEL"
             )
-        raise failure(
-            "policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy"
-        )
+        raise failure("policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy")
 
     def _refusal(self, response: httpx.Response, path: str) -> str:
         """Return the status and the server's message. Raise an error if no retry can help."""
@@ -376,6 +374,19 @@ def _api_root(url: str) -> str:
     return url if httpx.URL(url).path.strip("/") else f"{url}/v1"
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> OpenAIPolicy:
-    """Return the policy for `URL` or `URL#MODEL`. Raises UsageError if there is no URL."""
-    return OpenAIPolicy.from_argument(argument)
+def open_policy(
+    argument: str,
+    world: World | ForeignWorld,
+    *,
+    sampling: SamplingOverrides = SamplingOverrides(),  # noqa: B008 - immutable
+) -> OpenAIPolicy:
+    """Return the policy for `URL` or `URL#MODEL`.
+
+    Raises:
+        UsageError: If there is no URL, or `sampling` has a limit that the server sets.
+    """
+    if sampling.max_context_tokens is not None:
+        raise UsageError("policy 'openai': the server limits the context. Leave out that setting")
+    options = {"temperature": sampling.temperature, "max_tokens": sampling.max_turn_tokens}
+    given = {name: value for name, value in options.items() if value is not None}
+    return OpenAIPolicy.from_argument(argument, **given)

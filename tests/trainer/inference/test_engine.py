@@ -128,7 +128,9 @@ def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_o
     dialogues = in_one_step(
         engine, lambda index: talk(policy, seed=index, opening=GROUPS[index // 4], turns=1), 8
     )
-    assert engine.statistics.prefill_tokens == shared + sum(length - shared for length in openings[:2])
+    assert engine.statistics.prefill_tokens == shared + sum(
+        length - shared for length in openings[:2]
+    )
     states = [dialogue._state for dialogue in dialogues]
     assert len({state.segment.row for state in states[:4]}) == 1
     assert all(
@@ -207,7 +209,9 @@ def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
     traces = in_one_step(engine, play, 6)
     assert [sum(trace.loss_mask) for trace in traces] == [8] + [30] * 5
     assert max(gap(model, trace) for trace in traces) < 1e-4
-    assert engine.statistics.computed_tokens - before == least_work(traces) - engine.chat.shared(opening)
+    assert engine.statistics.computed_tokens - before == least_work(traces) - engine.chat.shared(
+        opening
+    )
 
 
 def test_the_system_message_is_computed_once_for_different_tasks(engine):

@@ -131,15 +131,18 @@ def test_a_closed_engine_voids_the_episode(engine):
 
 
 @pytest.mark.parametrize("name", sorted(engines()))
-def test_lockstep_is_offered_or_refused(name, tmp_path, engine):
-    if engine.supports_lockstep:
-        engine.add_in_flight(1)
-        engine.add_in_flight(-1)
-    try:
-        with opened(name, tmp_path, deterministic=True) as lockstep:
-            assert lockstep.supports_lockstep
-    except UsageError as error:
-        assert f"needs an engine with supports_lockstep, such as in_process: {name}" in str(error)
+def test_a_deterministic_run_gets_an_engine_that_supports_lockstep_or_is_refused(name, tmp_path):
+    with opened(name, tmp_path) as engine:
+        supports_lockstep = engine.supports_lockstep
+    if supports_lockstep:
+        with opened(name, tmp_path, deterministic=True) as engine:
+            engine.add_in_flight(1)
+            reply = engine.policy(max_new_tokens=2).open([user("x")], (), seed=0).reply()
+            assert reply.stop_reason == "length"
+    else:
+        told = f"needs an engine with supports_lockstep, such as in_process: {name}"
+        with pytest.raises(UsageError, match=told), opened(name, tmp_path, deterministic=True):
+            pass
 
 
 OWN = '''
@@ -244,7 +247,10 @@ def test_a_name_that_is_no_engine_is_refused(name, error, message, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "in_proces"}, "did you mean 'in_process'. Available: in_process, vllm_server, or"),
+        (
+            {"name": "in_proces"},
+            "did you mean 'in_process'. Available: in_process, vllm_server, or",
+        ),
         ({"name": "in_process", "url": "http://x"}, "name an engine that has it: vllm_server"),
         ({"name": "vllm_server"}, "needs url"),
     ],

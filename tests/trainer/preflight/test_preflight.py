@@ -235,7 +235,8 @@ def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out)
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
     result = conversation.prompt(anew(rollout={"max_context_tokens": 64}))
     assert not result.passed
-    assert "an answer of 8, of 64. Set train.rollout.max_context_tokens=7" in result.detail
+    assert "and an answer of 8 exceed 64" in result.detail
+    assert "Set train.rollout.max_context_tokens=7" in result.detail
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_a_model_that_makes_no_call_is_a_warning_and_one_whose_episodes_break_is
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[episode(0.0)]])
     result = learning.model(subject)
     assert (result.passed, result.warning) == (True, True)
-    assert "0 of 1 turns were read as a tool call" in result.detail
+    assert "0 of 1 turns were parsed as a tool call" in result.detail
     assert "train.warm_start.episodes" in result.detail
     void = episode(None, failure=Failure("policy_failed", "policy", "no memory"))
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[void]])

@@ -164,9 +164,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with (
         console.status("opening") as status,
-        open_preflight(
-            spec, config, is_full=not arguments.fast, notify=console.print
-        ) as subject,
+        open_preflight(spec, config, is_full=not arguments.fast, notify=console.print) as subject,
     ):
         results = run_preflight(subject, progress=status.update)
         prompt = first_prompt(subject) if arguments.prompt else ""

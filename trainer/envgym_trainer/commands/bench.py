@@ -299,11 +299,11 @@ def advice(config: TrainConfig, report: CostReport, *, evaluations: float) -> li
     if share > 0.5 and step.prompt_tokens > 4 * step.sampled_tokens:
         told.append(
             f"prompts have {step.prompt_tokens:.0f} tokens for {step.sampled_tokens:.0f} sampled: "
-            "prompt.tools=compact, fewer tools, or a larger train.group_size, which shares prompts"
+            "prompt.tools=compact, fewer tools, or a larger train.rollout.group_size, which shares prompts"
         )
     if share < 0.5 and config.optimizer.updates_per_step > 1 and step.trained_share > 0.5:
         told.append(
-            f"training takes {1 - share:.0%} of a step: with fewer train.updates_per_step a "
+            f"training takes {1 - share:.0%} of a step: with a lower train.optimizer.updates_per_step a "
             "group's prompt is computed only once"
         )
     if evaluations > report.run_seconds / 3:

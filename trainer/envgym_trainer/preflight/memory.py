@@ -130,13 +130,13 @@ def memory(subject: PreflightContext) -> CheckResult:
         return CheckResult("memory", True, told)
     culprit = max(most if low <= free else least, key=(most if low <= free else least).__getitem__)
     return CheckResult(
-        "memory", low <= free, f"{told}; largest: {culprit}. {WAYS_OUT}", warning=low <= free
+        "memory", low <= free, f"{told}; largest: {culprit}. {REMEDY}", warning=low <= free
     )
 
 
-WAYS_OUT = (
-    "Lower train.max_tokens_per_micro_batch, train.workers or train.max_context, or set "
-    "train.model.quantize=4bit"
+REMEDY = (
+    "Lower train.optimizer.micro_batch_tokens, train.rollout.max_concurrent_episodes or "
+    "train.rollout.max_context_tokens, or set train.model.quantize=4bit"
 )
 
 

@@ -32,7 +32,9 @@ from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.inference import open_engine
 from envgym_trainer.inference.in_process.attention import why_unknown
 from envgym_trainer.inference.in_process.native_threads import use_single_malloc_arena
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
+from envgym_trainer.inference.policies.local import evaluation_sampling
 from envgym_trainer.learner.controllers import Controllers
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch, inner_updates
@@ -330,11 +332,19 @@ class Trainer:
         if self.config.output.adapter == "none":
             return
         base = resolve(self.config.model.name)
-        card = model_card(self._card_facts(base, list(outcomes.values())))
+        facts = self._card_facts(base, list(outcomes.values()))
+        self.engine.sleep()  # the verification needs memory
         with self._adapter_of(TRAINED):
             self.folder.save_adapter(
                 lambda folder: save_adapter(
-                    self.model, self.tokenizer, self.chat, folder, base_id=base.public_id, card=card
+                    self.model,
+                    self.tokenizer,
+                    self.chat,
+                    folder,
+                    base=SamplerModel(self.model).model,
+                    base_id=base.public_id,
+                    sampling=evaluation_sampling(self.config),
+                    card=lambda gap: model_card(facts, logit_gap=gap),
                 )
             )
 

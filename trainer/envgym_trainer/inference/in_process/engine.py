@@ -305,5 +305,6 @@ def _check_length(config: Any, max_context: int) -> None:
     if max_context > (limit := getattr(config, "max_position_embeddings", max_context)):
         raise UsageError(
             f"max_context is {max_context}, but this {config.model_type} model supports {limit} "
-            f"positions. Set max_context to {limit} or less."
+            f"positions. Set max_context to {limit} or less (train.rollout.max_context_tokens, or "
+            "--max-context-tokens of envgym eval)."
         )
