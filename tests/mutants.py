@@ -72,7 +72,7 @@ MUTANTS = [
     Mutant(
         2,
         "our own template forgets the line end after a turn",
-        "T/model/chat.py",
+        "T/model/chatml.py",
         '        return end + self._encode("\\n") + self._turns(messages)',
         "        return end + self._turns(messages)",
     ),

@@ -1,6 +1,8 @@
 """Every engine of the folder keeps one contract; an engine from a file of one's own trains by its name."""
 
+import re
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import Dialogue, Policy
+from envgym.spec.modules import load_object
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.rollout import engine_options, engines
 from envgym_trainer.inference import Engine, EngineStatistics, open_engine
@@ -145,63 +148,13 @@ def test_a_deterministic_run_gets_an_engine_that_supports_lockstep_or_is_refused
             pass
 
 
-OWN = '''
-"""Engine that computes each token with a whole forward pass of the trained model."""
-
-import torch
-
-from envgym_trainer.inference import Engine, EngineStatistics
-from envgym_trainer.inference.dialogue import DialogueTokens, TokenDialogue
-
-LOG = []
-
-
-class PlainEngine(Engine):
-    def __init__(self, inputs):
-        self.chat = inputs.chat
-        self.max_context = inputs.config.rollout.max_context_tokens
-        self.model = inputs.model
-        LOG.append(inputs.config.engine.model)
-
-    @property
-    def statistics(self):
-        return EngineStatistics()
-
-    def open_dialogue(self, messages, tools, *, seed, sampling):
-        tokens = DialogueTokens(self.chat.open(messages, tools), seed)
-        return PlainDialogue(self, tokens, messages, tools, sampling)
-
-    def load_adapter(self, model=None):
-        LOG.append("base" if model is None else "adapter")
-
-    def close(self):
-        LOG.append("closed")
-
-
-class PlainDialogue(TokenDialogue):
-    def __init__(self, engine, tokens, messages, tools, sampling):
-        super().__init__(engine, tokens, messages, tools, sampling)
-        self.model = engine.model
-
-    @torch.no_grad()
-    def sample(self, request):
-        while True:
-            ids = request.dialogue.ids
-            logits = self.model(torch.tensor([ids])).logits[0, -1].float()
-            logprobs = (logits / (request.temperature or 1.0)).log_softmax(-1)
-            if request.temperature:
-                total = logprobs.double().exp().cumsum(0)
-                token = int((total < request.dialogue.random() * total[-1]).sum())
-            else:
-                token = int(logits.argmax())
-            if reason := request.take(token, float(logprobs[token])):
-                return reason
-'''
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "engines.md"
+(OWN,) = re.findall(r'```python title="plain_engine.py"\n(.*?)```', GUIDE.read_text(), re.DOTALL)
 PARTS = "def brief(evidence): return len(evidence.final) / 100\n"  # so that rewards differ
 
 
 def test_an_engine_from_a_file_trains_a_step_by_its_name(tmp_path):
-    (tmp_path / "plain.py").write_text(OWN)
+    (tmp_path / "plain_engine.py").write_text(OWN)
     (tmp_path / "parts.py").write_text(PARTS)
     settings = [
         "train.model=tiny",
@@ -212,7 +165,7 @@ def test_an_engine_from_a_file_trains_a_step_by_its_name(tmp_path):
         "train.evaluation.tasks=2",
         "train.evaluation.base_tasks=0",
         "train.checks.preflight=off",
-        f"train.engine={{name: '{tmp_path}/plain.py:PlainEngine', model: mine}}",
+        f"train.engine={{name: '{tmp_path}/plain_engine.py:open_engine'}}",
         "train.optimizer.learning_rate=1e-2",
         f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}",
     ]
@@ -221,7 +174,6 @@ def test_an_engine_from_a_file_trains_a_step_by_its_name(tmp_path):
     (step,) = [line for line in run.metrics() if line["phase"] == "grpo"]
     assert step["grad_norm"] > 0
     assert step["offpolicy/mismatch_max"] < 1e-4
-    from envgym.spec.modules import load_object
 
     log = load_object(f"{tmp_path}/plain.py:LOG", tmp_path)
     assert log[0] == "mine"

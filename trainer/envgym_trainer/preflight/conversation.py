@@ -43,7 +43,8 @@ def prompt(subject: PreflightContext) -> CheckResult:
     """Check that each task's text is in its prompt, and that a whole answer fits after it."""
     if not subject.has_own_tasks:
         return CheckResult("prompt", True, "a foreign environment, which has no task prompts")
-    config = subject.config
+    rollout = subject.config.rollout
+    answer = rollout.max_turn_tokens
     lengths = []
     problems = []
     for task in subject.tasks:
@@ -51,13 +52,13 @@ def prompt(subject: PreflightContext) -> CheckResult:
         lengths.append(len(ids))
         if task.prompt.strip() not in _text(subject.chat, ids):
             problems.append(f"{task.id}: the task's text is not in the rendered prompt")
-        elif len(ids) + config.rollout.max_turn_tokens > config.rollout.max_context_tokens:
+        elif len(ids) + answer > rollout.max_context_tokens:
             problems.append(
-                f"{task.id}: {len(ids)} tokens and an answer of {config.rollout.max_turn_tokens} exceed "
-                f"{config.rollout.max_context_tokens}"
+                f"{task.id}: {len(ids)} tokens and an answer of {answer} exceed "
+                f"{rollout.max_context_tokens}"
             )
     remedy = (
-        f"Set train.rollout.max_context_tokens={max(lengths) + config.rollout.max_turn_tokens} or more, or offer fewer "
+        f"Set train.rollout.max_context_tokens={max(lengths) + answer} or more, or offer fewer "
         "tools"
     )
     return preflight_result(
@@ -192,21 +193,23 @@ def context(subject: PreflightContext) -> CheckResult:
         return CheckResult(
             "context", True, "not checked, because no task has an oracle", warning=True
         )
-    config = subject.config
+    rollout = subject.config.rollout
     whole = {task: len(trace.token_ids) for task, trace in traces.items()}
     answer = {task: max(answer_lengths(trace), default=0) for task, trace in traces.items()}
     problems = [
         f"{task}: {whole[task]} tokens, its longest answer {answer[task]}"
         for task in sorted(traces, key=lambda task: -whole[task])
-        if whole[task] > config.rollout.max_context_tokens
-        or answer[task] > config.rollout.max_turn_tokens
+        if whole[task] > rollout.max_context_tokens or answer[task] > rollout.max_turn_tokens
     ]
     most = max(whole.values())
     longest = max(answer.values())
-    limits = f"max_context_tokens is {config.rollout.max_context_tokens}, max_turn_tokens {config.rollout.max_turn_tokens}"
+    limits = (
+        f"max_context_tokens is {rollout.max_context_tokens}, "
+        f"max_turn_tokens {rollout.max_turn_tokens}"
+    )
     needed = (
-        f"train.rollout.max_context_tokens={max(most, config.rollout.max_context_tokens)} "
-        f"train.rollout.max_turn_tokens={max(longest, config.rollout.max_turn_tokens)}"
+        f"train.rollout.max_context_tokens={max(most, rollout.max_context_tokens)} "
+        f"train.rollout.max_turn_tokens={max(longest, rollout.max_turn_tokens)}"
     )
     passed = (
         f"the oracle's longest episode has {most} tokens, its longest answer {longest}; {limits}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def start(
     from envgym_trainer.preflight import PreflightFailed
 
     refuse_launcher()
+    settings = list(settings)
     console = Console()
     spec, config, profile = resolve(env, settings)
     if resume:
@@ -59,7 +61,8 @@ def start(
             f"\nstopped and saved. To continue:  {again}", highlight=False, soft_wrap=True
         )
         return 1 if isinstance(stop, TooManyFailures) else 130
-    print_summary(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
+    seconds = time.monotonic() - started
+    print_summary(env, settings, folder, config, outcomes, console, seconds=seconds)
     return 0
 
 
@@ -159,6 +162,7 @@ def _same_settings(folder: RunFolder, spec: EnvSpec) -> None:
 
 def print_summary(
     env: str,
+    settings: Sequence[str],
     folder: RunFolder,
     config: TrainConfig,
     outcomes: dict[str, Outcome],
@@ -182,11 +186,32 @@ def print_summary(
     )
     console.print("\nNext:")
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
-    console.print(f"  envgym eval {env} --policy adapter:{folder.adapter}", highlight=False)
+    command = eval_command(env, settings, folder, config)
+    console.print(f"  {command}", highlight=False, soft_wrap=True)
     serve = serve_command(
         base_id(folder), folder.path.name, str(folder.adapter), rank=config.lora.rank
     )
     console.print(f"  {serve}", highlight=False, soft_wrap=True)
+
+
+def eval_command(env: str, settings: Sequence[str], folder: RunFolder, config: TrainConfig) -> str:
+    """Return the command that repeats the final evaluation.
+
+    The adapter's manifest has the sampling settings. The settings of the environment, the tasks and
+    the seed are arguments.
+    """
+    words = ["envgym", "eval", env]
+    words += [setting for setting in settings if not setting.startswith("train.")]
+    words += ["--policy", f"adapter:{folder.adapter}"]
+    if config.evaluation.split != "test":
+        words += ["--split", config.evaluation.split]
+    if config.tasks.levels:
+        words += ["--levels", ",".join(config.tasks.levels)]
+    if config.evaluation.tasks is not None:
+        words += ["--tasks", str(config.evaluation.tasks)]
+    if config.seed:
+        words += ["--seed", str(config.seed)]
+    return shlex.join(words)
 
 
 def base_id(folder: RunFolder) -> str:

@@ -125,7 +125,7 @@ class InProcessEngine(Engine):
                 self._scheduler = self._new_scheduler()
                 self._passes.forget()
 
-        release_openmp_threads()  # the caller's OpenMP threads, so that the engine can use the cores
+        release_openmp_threads()  # of the caller, so that the engine can use the cores
         self._command(copy_weights)
 
     def sleep(self) -> None:
