@@ -218,11 +218,11 @@ MUTANTS = [
         18,
         "a token that siblings share pulls for one of them only",
         "T/learner/learner.py",
-        "            output = loss(batch, logprobs[batch.action_nodes])\n",
-        "            first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
-        "            first[[batch.action_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
-        "            given = logprobs[batch.action_nodes]\n"
-        "            output = loss(batch, torch.where(first, given, given.detach()))\n",
+        "                output = loss(batch, logprobs[batch.action_nodes], entropy[batch.action_nodes])\n",
+        "                first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
+        "                first[[batch.action_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
+        "                given = logprobs[batch.action_nodes]\n"
+        "                output = loss(batch, torch.where(first, given, given.detach()), entropy)\n",
     ),
     Mutant(
         19,
@@ -270,7 +270,7 @@ MUTANTS = [
         23,
         "scores are taken at temperature 1",
         "T/learner/learner.py",
-        "            batch.score_ids,\n            temperature=self.temperature,",
+        "            batch.score_ids,\n            temperature=temperature,",
         "            batch.score_ids,\n            temperature=1.0,",
     ),
     Mutant(
@@ -284,21 +284,21 @@ MUTANTS = [
         24,
         "the schedule moves with every forward pass",
         "T/learner/learner.py",
-        "            output.loss.backward()\n",
-        "            output.loss.backward()\n            self.updates += 1\n",
+        "                output.loss.backward()\n",
+        "                output.loss.backward()\n                self.updates += 1\n",
     ),
     Mutant(
         25,
         "dropout stays on while scoring",
-        "T/learner/rescore.py",
-        "    learner.model.eval()  #",
-        "    learner.model.train()  #",
+        "T/learner/learner.py",
+        "        self.model.eval()\n",
+        "        self.model.train()\n",
     ),
     Mutant(
         26,
         "an update that is not finite is made all the same",
         "T/learner/learner.py",
-        "            if norm - norm == 0 and loss - loss == 0:  # finite\n",
+        "            if math.isfinite(norm) and math.isfinite(sums.loss):\n",
         "            if True:\n",
     ),
     Mutant(

@@ -109,7 +109,9 @@ def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> Sandb
     play_works(sandbox, works[:sessions], sessions=sessions, now=now)
     box_mb, session_mb = _memory(sandbox, works[:sessions], now)
     start = {
-        name: value for name, value in sandbox.statistics.take().items() if name.startswith("start")
+        name: value
+        for name, value in sandbox.statistics.drain().items()
+        if name.startswith("start")
     }
     before = sandbox.pool.cpu_seconds() if isinstance(sandbox, PooledSandbox) else 0.0
     with _bar(len(works), shown=progress) as advance:
@@ -123,7 +125,7 @@ def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> Sandb
         box_cpu_seconds=after - before if isinstance(sandbox, PooledSandbox) else None,
         box_mb=box_mb,
         session_mb=session_mb,
-        numbers=start | sandbox.statistics.take(),
+        numbers=start | sandbox.statistics.drain(),
     )
 
 

@@ -1,0 +1,1 @@
+"""Task sets: tasks from templates, and readers of data files."""

@@ -30,9 +30,9 @@ class RolloutConfig(Block):
     max_concurrent_episodes: int = Field(default=64, ge=1)
     """Maximum number of episodes at once, and of rows of the engine's batch. At least 1."""
     one_step_ahead: bool = False
-    """Collect the next step's episodes while this step is learned from, with the adapter from before
-    the update: for a server, or for slow tools. The step after a checkpoint or a validation is
-    always collected afresh."""
+    """Collect the next step's episodes while this step is learned from, with the adapter from
+    before the update: for a server, or for slow tools. The step after a checkpoint or a validation
+    is always collected afresh."""
     deterministic: bool = False
     """Play all episodes in lockstep, so that a run, resumed or not, ends with the same bits on one
     CPU. Slower: each turn waits for the slowest episode. Otherwise runs differ in the last bits."""
@@ -43,8 +43,8 @@ class EngineConfig(Block):
     """Inference engine: in_process, vllm_server, or `file.py:name` or `package.module:name` for your
     own (see `envgym_trainer.inference.Engine`)."""
     url: str | None = None
-    """Address of a vLLM server that has the same base model, such as http://localhost:8000. Required
-    for vllm_server."""
+    """Address of a vLLM server that has the same base model, such as http://localhost:8000.
+    Required for vllm_server."""
     model: str | None = None
     """Name of the base model on the server. None: its only model. For vllm_server."""
     adapter_folder: str | None = None

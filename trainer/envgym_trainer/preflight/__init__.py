@@ -22,7 +22,7 @@ from envgym.evaluation.checks.fixture import CheckResult
 from envgym_trainer.preflight import conversation, environment, learning, memory
 from envgym_trainer.preflight.context import PreflightContext, open_preflight
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.metrics import sandbox_metrics
+from envgym_trainer.run.metrics import drain_sandbox_metrics
 
 __all__ = [
     "PreflightContext",
@@ -82,7 +82,7 @@ def before_training(
         return
     started = time.monotonic()
     results = run_preflight(subject)
-    sandbox_metrics(subject.world)  # resets them: the first step must not count the preflight
+    drain_sandbox_metrics(subject.world)  # resets them: the first step must not count the preflight
     plain = [
         {"id": r.id, "passed": r.passed, "warning": r.warning, "detail": r.detail} for r in results
     ]

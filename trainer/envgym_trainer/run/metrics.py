@@ -1,9 +1,8 @@
 """Compute the logged metrics from episodes, without importing torch.
 
 Names follow TRL if TRL has the quantity, so existing dashboards work. Void episodes (the world
-failed, not the model) count only in the metrics about failures. See `groups.py`, `task_sampler.py`
-and `offpolicy.py` for the metrics `group/...`, `sampling/...`, `curriculum/...` and
-`offpolicy/...`.
+failed, not the model) count only in the metrics about failures. `METRICS` is the table of all
+metrics, also of those that other modules compute.
 """
 
 from __future__ import annotations
@@ -15,6 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from envgym.episode import Episode
+from envgym_trainer.run.metric_table import METRICS, find_metric
+
+__all__ = [
+    "METRICS",
+    "drain_sandbox_metrics",
+    "episode_metrics",
+    "eval_metrics",
+    "failure_metrics",
+    "find_metric",
+]
 
 CLIPPED = ("length", "context")
 """Stop reasons of episodes that reached a token limit."""
@@ -40,10 +49,10 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
         - `completions/{mean,min,max}_length`, `completions/clipped_ratio`: sampled tokens
           per episode.
         - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: errors per call.
-        - `success`, `success/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
+        - `success`, `success/level/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
         - `group/frac_all_{zero,one}`, also by level and template: groups without variance.
         - `failures/KIND`, `failures/stage/STAGE`, `episode/retried`, `group/void_members`.
-        - `parse/DIALECT`, `stop/REASON`: shares. Each family adds up to 1.
+        - `dialect/DIALECT`, `stop/REASON`: shares. Each family adds up to 1.
     """
     groups = list(groups)
     counted = [[episode for episode in group if not episode.void] for group in groups]
@@ -61,12 +70,12 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
 
 
 def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metrics:
-    """Return the metrics of one evaluation: `eval/success`, `eval/success/L0`, `eval/n`, ..."""
+    """Return the metrics of one evaluation: `eval/success`, `eval/success/level/L0`, `eval/n`, ..."""
     episodes = list(episodes)
     numbers = episode_metrics([episodes])
     numbers["n"] = numbers.pop("episode/n")
     for level in sorted({episode.level for episode in episodes if episode.level}):
-        numbers[f"n/{level}"] = float(
+        numbers[f"n/level/{level}"] = float(
             sum(1 for episode in episodes if episode.level == level and not episode.void)
         )
     # An evaluation has one episode a task, so there are no groups to compare.
@@ -108,14 +117,14 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
     }
 
 
-def sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
-    """Return the sandbox's times, pool counts, failures and bytes since the last call.
+def drain_sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
+    """Return the sandbox's times, pool counts, failures and bytes since the last call, and reset them.
 
     Empty if the sandbox has no statistics.
     """
     statistics = getattr(getattr(world, "sandbox", None), "statistics", None)
     return (
-        {f"{prefix}sandbox/{name}": number for name, number in statistics.take().items()}
+        {f"{prefix}sandbox/{name}": number for name, number in statistics.drain().items()}
         if statistics
         else {}
     )
@@ -158,7 +167,7 @@ def success_metrics(episodes: Sequence[Episode]) -> Metrics:
     levels = sorted({episode.level for episode in known if episode.level})
     out: Metrics = {"success": _mean([float(bool(episode.success)) for episode in known])}
     for level in levels:
-        out[f"success/{level}"] = _mean(
+        out[f"success/level/{level}"] = _mean(
             [float(bool(episode.success)) for episode in known if episode.level == level]
         )
     return _existing(out)
