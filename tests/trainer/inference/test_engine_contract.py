@@ -173,7 +173,7 @@ def test_an_engine_from_a_file_trains_a_step_by_its_name(tmp_path):
     run = RunFolder.open(tmp_path / "r")
     (step,) = [line for line in run.metrics() if line["phase"] == "grpo"]
     assert step["grad_norm"] > 0
-    assert step["offpolicy/mismatch_max"] < 1e-4
+    assert step["off_policy/mismatch_max"] < 1e-4
 
     log = load_object(f"{tmp_path}/plain.py:LOG", tmp_path)
     assert log[0] == "mine"

@@ -207,25 +207,53 @@ def test_an_answer_that_cannot_be_trained_on_voids_the_episode(state, engine, ch
     assert caught.value.kind == "policy_failed"
 
 
+def server_run(url, folder):
+    """Settings of a small run on the server."""
+    # group members must differ to teach
+    (folder / "parts.py").write_text("def brief(evidence): return len(evidence.final) / 100\n")
+    return [
+        "train.warm_start.episodes=16",
+        "train.steps=2",
+        "train.rollout.groups_per_step=1",
+        "train.rollout.group_size=3",
+        "train.evaluation.tasks=2",
+        "train.evaluation.base_tasks=0",
+        "train.checks.preflight=off",
+        f"train.engine={{name: vllm_server, url: {url}}}",
+        "train.optimizer.learning_rate=1e-2",
+        f"reward.brief={{from: {folder}/parts.py:brief, weight: 1.0}}",
+    ]
+
+
+def test_a_run_whose_server_goes_away_stops_with_the_command_that_continues_it(tmp_path, capsys):
+    model, _ = load_model("tiny", device="cpu")
+    state = StandIn(model)
+    answer = state.answer
+
+    def gone(path, body):
+        if path == "/v1/load_lora_adapter" and body["lora_name"].endswith("-2"):
+            state.unavailable = 1
+        return answer(path, body)
+
+    state.answer = gone
+    with serving(state) as url:
+        settings = server_run(url, tmp_path)
+        assert start("guess", settings, out=tmp_path, name="r", resume=None) == 1
+        told = " ".join(capsys.readouterr().out.split())
+        assert "HTTP 503: busy" in told
+        assert "stopped. To continue: envgym train guess" in told
+        state.answer = answer
+        assert start("guess", settings, out=tmp_path, name="r", resume=tmp_path / "r") == 0
+    steps = [line["step"] for line in RunFolder.open(tmp_path / "r").metrics()]
+    assert steps == sorted(steps)
+    assert not state.adapters
+
+
 def test_a_run_samples_warm_start_and_grpo_on_the_server_and_the_two_agree_at_each_step(tmp_path):
     model, _ = load_model("tiny", device="cpu")
     state = StandIn(model)
-    (tmp_path / "parts.py").write_text(
-        "def brief(evidence): return len(evidence.final) / 100\n"
-    )  # siblings must differ to teach
     with serving(state) as url:
-        settings = [
-            "train.warm_start.episodes=16",
-            "train.steps=2",
-            "train.rollout.groups_per_step=1",
-            "train.rollout.group_size=3",
-            "train.evaluation.tasks=2",
-            "train.evaluation.base_tasks=0",
-            "train.checks.preflight=off",
-            f"train.engine={{name: vllm_server, url: {url}}}",
-            "train.optimizer.learning_rate=1e-2",
-            f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}",
-        ]
+        settings = server_run(url, tmp_path)
         assert start("guess", settings, out=tmp_path, name="r", resume=None) == 0
     run = RunFolder.open(tmp_path / "r")
     steps = [line for line in run.metrics() if line["phase"] == "grpo"]

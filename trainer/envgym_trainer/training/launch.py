@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from envgym.errors import TooManyFailures, UsageError
+from envgym.errors import TooManyFailures, UsageError, WorldFailure
 from envgym.evaluation.report import Outcome, outcomes_table
 from envgym.spec.catalog import find_env
 from envgym.spec.environment import EnvSpec, load_spec
@@ -53,14 +53,14 @@ def start(
             # No step was trained, so the folder cannot be resumed.
             shutil.rmtree(folder.path)
         raise
-    except (KeyboardInterrupt, TooManyFailures) as stop:
-        if isinstance(stop, TooManyFailures):
+    except (KeyboardInterrupt, TooManyFailures, WorldFailure) as stop:
+        if not isinstance(stop, KeyboardInterrupt):
             console.print(f"\n{stop}", highlight=False, markup=False, soft_wrap=True)
         again = " ".join(["envgym train", env, *settings, "--resume", str(folder.path)])
-        console.print(
-            f"\nstopped and saved. To continue:  {again}", highlight=False, soft_wrap=True
-        )
-        return 1 if isinstance(stop, TooManyFailures) else 130
+        # A server that does not answer stops a run in the middle of a step.
+        saved = "stopped" if isinstance(stop, WorldFailure) else "stopped and saved"
+        console.print(f"\n{saved}. To continue:  {again}", highlight=False, soft_wrap=True)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 1
     seconds = time.monotonic() - started
     print_summary(env, settings, folder, config, outcomes, console, seconds=seconds)
     return 0
