@@ -275,7 +275,7 @@ def test_the_estimate_of_memory_is_added_up_by_hand():
         found["sampler's weights"],
     ) == (160, 192, 40)
     assert memory.at_once(found) == 160 + found["activations"] + found["logits"]
-    assert memory.at_once(found, one_step_off=True) == sum(found.values())
+    assert memory.at_once(found, one_step_ahead=True) == sum(found.values())
     assert (
         memory.at_once(found | {"keys and values": 10**9}) == 160 + 10**9 + 40
     )  # the sampler sleeps while the learner works

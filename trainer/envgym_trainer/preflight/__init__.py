@@ -1,14 +1,7 @@
 """Check whether a run can learn: `envgym doctor envs/crm.yaml`, and the start of each training.
 
-    adapter                             LoRA settings for training and serving
-    prompt, template, end_of_turn       prompt contains the task, history is append-only, stop ids
-    are trained
-    oracle, noop, splits                oracle is rewarded, no-op earns less, splits are disjoint
-    context                             oracle's episodes fit max_context and max_new_tokens
-    memory                              estimated memory against free memory
-    model, rewards_differ               model's turns are parsed; groups have reward variance
-
-See `envgym check` for the environment itself.
+`CHECKS` has all checks in their order; the docstring of each function describes it. See `envgym
+check` for the environment itself.
 """
 
 from __future__ import annotations
