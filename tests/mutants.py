@@ -169,8 +169,8 @@ MUTANTS = [
         13,
         "each member starts from a state of its own",
         "envgym/env.py",
-        "            seed=task.seed, timeout_seconds=self.world.spec",
-        "            seed=random.getrandbits(30), timeout_seconds=self.world.spec",
+        "            seed=task.seed, timeout_seconds=world.spec",
+        "            seed=random.getrandbits(30), timeout_seconds=world.spec",
     ),
     Mutant(
         14,
@@ -234,16 +234,16 @@ MUTANTS = [
     Mutant(
         20,
         "an episode cut at its turn limit counts as terminated",
-        "envgym/env.py",
-        " reward, not cut, cut, info\n",
+        "envgym/tool_episode.py",
+        " reward, not truncated, truncated, info\n",
         " reward, True, False, info\n",
     ),
     Mutant(
         20,
         "truncated episodes are left out of the batch",
         "T/algorithms/credit.py",
-        "    if trace is None or episode.void:\n        return None\n    weight",
-        "    if trace is None or episode.void or episode.truncated:\n        return None\n    weight",
+        "    if trace is None or episode.is_void:\n        return None\n    weight",
+        "    if trace is None or episode.is_void or episode.truncated:\n        return None\n    weight",
     ),
     Mutant(
         21,
@@ -255,9 +255,9 @@ MUTANTS = [
     Mutant(
         21,
         "the last turn's reward replaces those before it",
-        "envgym/play.py",
-        "        self.reward += reward\n",
-        "        self.reward = reward\n",
+        "envgym/record.py",
+        "        self.reward += value\n        self.turn_rewards.append",
+        "        self.reward = value\n        self.turn_rewards.append",
     ),
     Mutant(
         22,
@@ -311,15 +311,15 @@ MUTANTS = [
     Mutant(
         28,
         "what an environment raises ends the run",
-        "envgym/play.py",
+        "envgym/record.py",
         "        except Exception as error:\n            raise WorldFailure(ENV_RAISED",
         "        except ZeroDivisionError as error:\n            raise WorldFailure(ENV_RAISED",
     ),
     Mutant(
         28,
         "a broken world earns 0",
-        "envgym/play.py",
-        '        return self._episode(reward=None, success=None, stop_reason="void", failure=failure)\n',
+        "envgym/record.py",
+        '        return self._episode(reward=None, success=None, stop_reason="void", failure=kept)\n',
         '        return self._episode(reward=0.0, success=False, stop_reason="void")\n',
     ),
     Mutant(
@@ -332,14 +332,14 @@ MUTANTS = [
     Mutant(
         28,
         "a reward of NaN is passed on",
-        "envgym/play.py",
+        "envgym/record.py",
         "    if not math.isfinite(value):\n",
         "    if False:\n",
     ),
     Mutant(
         29,
         "a long answer is cut in silence",
-        "envgym/env.py",
+        "envgym/tool_episode.py",
         '            text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"\n',
         "            text = text[:limit]\n",
     ),

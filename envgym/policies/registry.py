@@ -23,8 +23,7 @@ from envgym.policies import Policy, SamplingOverrides
 from envgym.spec.modules import load_object
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 OpenPolicy = Callable[..., Policy]
 """Function of the text after the name (empty if there is none) and the world to play in. If it has
@@ -34,9 +33,7 @@ EXAMPLES = {"adapter": "adapter:runs/crm/adapter", "model": "model:smollm2-135m-
 """Examples of policies that another package adds, for error messages."""
 
 
-def open_policy(
-    text: str, world: World | ForeignWorld, *, sampling: SamplingOverrides = NO_OVERRIDES
-) -> Policy:
+def open_policy(text: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES) -> Policy:
     """Return the policy that a text names.
 
     Args:
@@ -88,7 +85,7 @@ def _call(
     function: OpenPolicy,
     name: str,
     argument: str,
-    world: World | ForeignWorld,
+    world: World,
     sampling: SamplingOverrides,
 ) -> Policy:
     if "sampling" in inspect.signature(function).parameters:
@@ -102,7 +99,7 @@ def _call(
 
 
 def _open_point(
-    point: EntryPoint, argument: str, world: World | ForeignWorld, sampling: SamplingOverrides
+    point: EntryPoint, argument: str, world: World, sampling: SamplingOverrides
 ) -> Policy:
     name = point.name
     if not argument:
@@ -118,7 +115,7 @@ def _open_point(
         ) from error
 
 
-def _open_own(text: str, world: World | ForeignWorld, sampling: SamplingOverrides) -> Policy:
+def _open_own(text: str, world: World, sampling: SamplingOverrides) -> Policy:
     source, name, argument = [*text.split(":", 2), "", ""][:3]
     reference = f"{source}:{name}" if name else source
     function = load_object(reference, Path())

@@ -3,7 +3,7 @@
 A `Sandbox` owns boxes (processes or containers), each running the same stdlib-only `agent/`. A
 `Session` is one episode's share of a box: a private copy of the state and the tools that use it.
 
-    with open_sandbox(app, options) as sandbox:  # sandbox/factory.py
+    with open_sandbox(app, options) as sandbox:  # sandbox/backends/__init__.py
         session = sandbox.open(seed=7, timeout_seconds=10)
         result = session.call("get_contact", {"contact_id": "C17"}, now="2026-03-02T09:00:00",
                               timeout_seconds=10)
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Backend = Literal["auto", "docker", "podman", "bubblewrap", "local", "none"]
+from envgym.sandbox.statistics import Statistics
+
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
 """Seconds to copy the final files to a check, in addition to the check's time limit."""
@@ -152,21 +153,16 @@ class Session(Protocol):
         ...
 
 
-def start_tables(sandbox: Sandbox, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the start tables that only the sandbox itself can provide (an MCP server's dump).
-
-    Empty if all tables come from the app's schema and seed function. Raises WorldFailure as `open`
-    does.
-    """
-    tables = getattr(sandbox, "tables", None)
-    return tables(seed) if tables else {}
-
-
 class Sandbox(Protocol):
     """Pool of boxes for one app. Safe to share between threads."""
 
     label: str
     """One line with the backend, the isolation level and its limits, for users."""
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Counts and timings; None if the sandbox does not measure them."""
+        ...
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the app's tools as OpenAI function schemas, derived in the box from the code."""
@@ -180,6 +176,16 @@ class Sandbox(Protocol):
                 function raised) or `sandbox_full` (the box has no free process).
             PrerequisiteError: If the very first box does not start.
             SpecError: If the app cannot be loaded.
+        """
+        ...
+
+    def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
+        """Return the start tables that only the sandbox can provide (an MCP server's dump).
+
+        Empty if all tables come from the app's schema and seed function.
+
+        Raises:
+            WorldFailure: As `open` does.
         """
         ...
 

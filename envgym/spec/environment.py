@@ -8,19 +8,20 @@ model for it (entry-point group `envgym.blocks`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from envgym.block import Block
-from envgym.dialects import Dialect
+from envgym.dialects import DEFAULT_DIALECTS, find_dialect
 from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
+from envgym.spec.old_keys import outdated
 from envgym.spec.reward import PartSpec, check_gates
 from envgym.spec.tool_sources import OpenApiTools, ToolSource
 from envgym.spec.yaml_file import (
@@ -40,10 +41,16 @@ class PromptSpec(Block):
     tools: Literal["compact", "template"] = "compact"
     """Form of the tools in the prompt. `compact`: one line per tool in the system message.
     `template`: JSON schemas passed to the model's chat template."""
-    dialects: tuple[Dialect, ...] = Field(
-        default=("hermes", "fenced", "bare", "pythonic"), min_length=1
-    )
-    """Syntaxes of tool calls that are parsed. The prompt shows the first one."""
+    dialects: tuple[str, ...] = Field(default=DEFAULT_DIALECTS, min_length=1)
+    """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic. The prompt shows the
+    first one."""
+
+    @field_validator("dialects")
+    @classmethod
+    def _have_files(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            find_dialect(name)
+        return names
 
 
 class StateSpec(Block):
@@ -54,9 +61,9 @@ class StateSpec(Block):
     files: str | None = None
     """`file.py:function(folder, seed)` that creates an episode's work folder. Its files are
     compared like a table named `files`."""
-    now: datetime = datetime(2026, 1, 5, 9, 0)
+    clock_start: datetime = datetime(2026, 1, 5, 9, 0)
     """Start of the episode's clock. Tools see no other time."""
-    step_seconds: float = Field(default=60.0, ge=0)
+    clock_step_seconds: float = Field(default=60.0, ge=0)
     """Seconds by which the clock advances at each tool call."""
     volatile: tuple[str, ...] = ()
     """`table.column` patterns that comparisons ignore, such as `*.updated_at`."""
@@ -92,19 +99,19 @@ class EpisodeSpec(Block):
     an oracle. By default only `max_turns` applies."""
     max_calls_per_turn: int = Field(default=4, ge=1)
     """Maximum number of tool calls in one answer."""
-    closes_with: tuple[str, ...] = ()
+    closing_tools: tuple[str, ...] = ()
     """Tools that end the episode when a call to them succeeds."""
     refusal: RefusalSpec | None = None
     """Tool call that refuses a request, for the policy `refuse`. None refuses in words."""
-    tool_seconds: float = Field(default=10.0, gt=0)
+    tool_timeout_seconds: float = Field(default=10.0, gt=0)
     """Time limit of one tool call in seconds."""
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Time limit of a whole episode in seconds of wall time, sampling included. If it is exceeded,
     the episode is void."""
-    max_void: float = Field(default=0.25, ge=0, le=1)
+    max_void_fraction: float = Field(default=0.25, ge=0, le=1)
     """Maximum fraction of void episodes among the last 16 to 64, retries included. If it is
     exceeded, the run or evaluation stops."""
-    observation_chars: int = Field(default=2000, ge=64)
+    max_observation_chars: int = Field(default=2000, ge=64)
     """Maximum number of characters of one tool's answer shown to the model. The rest is replaced by
     a marker."""
     success_reward: float = 1.0
@@ -142,6 +149,15 @@ class EnvSpec(Block):
     """Settings of the trainer. `envgym schema` includes them if the trainer is installed."""
     path: Path = Field(default=Path(), exclude=True)
     """Path of the YAML file, set by `load_spec`."""
+
+    @classmethod
+    def outdated_keys(cls, data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+        return outdated(data)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a foreign Gymnasium environment defines tasks, rewards and turn limit."""
+        return self.gym is not None
 
     @property
     def root(self) -> Path:
@@ -272,6 +288,7 @@ def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
     named += [(("state", "files"), spec.state.files)]
     named += [(("tasks", "from"), spec.tasks.source)]
     named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]
+    named += [(("sandbox", "backend"), spec.sandbox.backend)]
     for at, reference in named:
         file = (reference or "").split(":")[0]
         if (

@@ -1,8 +1,7 @@
 """Templates of single-turn tasks from labelled texts or questions. A complete `tasks.py`:
 
     from pathlib import Path
-    from envgym.tasksets.labelled_rows import load_rows
-    from envgym.tasksets.labelled_tasks import label_template
+    from envgym.tasksets import label_template, load_rows
 
     ROWS = load_rows(Path(__file__).parent / "tickets.csv")
     ASK = "Whose is this ticket? {text} Answer with one of: {labels}."
@@ -20,7 +19,7 @@ from typing import Any
 
 from envgym.errors import SpecError, did_you_mean
 from envgym.tasks import SPLITS, Draw, Task, Template, stable_seed
-from envgym.tasksets.labelled_rows import Example
+from envgym.tasksets.examples import Example
 
 Rows = Sequence[Example] | Mapping[str, Sequence[Example]]
 """Rows to be split by their text (8 in 10 for training), or rows that are already split into

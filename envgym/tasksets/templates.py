@@ -7,7 +7,6 @@ Splits share no initial state and no wording. A task is a pure function of its i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import random
 import sqlite3
@@ -16,17 +15,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from envgym.errors import SpecError, did_you_mean
-from envgym.sandbox import App, Sandbox, start_tables
+from envgym.errors import SpecError, UsageError, did_you_mean
+from envgym.sandbox import Sandbox
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.file_tree import LayOut, row, starting_tree
-from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.mcp.dump import fill
 from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
 from envgym.spec.modules import load_file, load_object
-from envgym.spec.tool_sources import McpTools, OpenApiTools
+from envgym.spec.tool_sources import McpTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
+from envgym.tool_sandbox import simulated_app
 
 ATTEMPTS = 20
 """Maximum number of states tried before a template without a suitable row raises an error."""
@@ -44,9 +43,13 @@ class TemplateTaskSet:
 
     def __init__(self, spec: EnvSpec, sandbox: Sandbox | None = None):
         self.spec = spec
-        self.sizes = {"val": spec.tasks.val, "test": spec.tasks.test}
+        self.sizes: dict[Split, int | None] = {
+            "train": None,
+            "val": spec.tasks.val,
+            "test": spec.tasks.test,
+        }
         self.templates = _templates(spec)
-        self.schema_sql = schema_sql(_with_live(spec))
+        self.schema_sql = schema_sql(simulated_app(spec))
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
         self._sandbox = sandbox
         self._dumped = {
@@ -73,7 +76,7 @@ class TemplateTaskSet:
         if self._seed is not None:
             self._seed(db, seed)
         if self._dumped and self._sandbox is not None:
-            fill(db, start_tables(self._sandbox, seed), self._dumped)
+            fill(db, self._sandbox.tables(seed), self._dumped)
 
     def ids(
         self, split: Split, *, levels: Sequence[str] = (), count: int | None = None
@@ -87,9 +90,12 @@ class TemplateTaskSet:
 
         Raises:
             SpecError: If no template fits.
+            UsageError: If `count` is missing for a split without end.
         """
-        templates = self.fitting(split, levels=levels)
+        templates = self.templates_of(split, levels=levels)
         count = self.sizes[split] if count is None else count
+        if count is None:
+            raise UsageError(f"the tasks of split '{split}' have no end; give a count")
         return [
             f"{split}/{templates[i % len(templates)].name}/{i // len(templates)}"
             for i in range(count)
@@ -113,7 +119,7 @@ class TemplateTaskSet:
         """
         if split != "train":
             return rng.choice(self.ids(split, levels=levels))
-        templates = self.fitting(split, levels=levels)
+        templates = self.templates_of(split, levels=levels)
         if weights is None:
             drawn = rng.choice(templates)
         else:
@@ -157,7 +163,7 @@ class TemplateTaskSet:
     def _starting_files(self, seed: int) -> tuple[dict[str, str], ...]:
         return tuple(file_rows(self._lay_out, seed))
 
-    def fitting(self, split: Split, *, levels: Sequence[str] = ()) -> list[Template]:
+    def templates_of(self, split: Split, *, levels: Sequence[str] = ()) -> list[Template]:
         """Return the templates of a split that have one of these levels.
 
         If `levels` is empty, the levels of the spec apply.
@@ -197,45 +203,6 @@ class TemplateTaskSet:
                 f"{', '.join(self.templates[name].splits)} only"
             )
         return split, name, int(index)  # type: ignore[return-value]
-
-
-def app_of(spec: EnvSpec) -> App:
-    """Return the files that an environment's boxes load, and those that they must not contain.
-
-    Raises:
-        SpecError: If a live API is combined with `state.schema`.
-    """
-    root = spec.root.resolve()
-    state = spec.state
-    files = tuple(tool for tool in spec.tools if isinstance(tool, str))
-    commands = [
-        word for tool in spec.tools if isinstance(tool, McpTools) for word in tool.mcp.command
-    ]
-    needed = [*files, *commands, *filter(None, (state.schema_file, state.seed, state.files))]
-    secret = [
-        spec.path.name,
-        *(part.source for part in spec.reward.values()),
-        *filter(None, [spec.tasks.source]),
-    ]
-    hidden = hidden_files(root, secret=secret, needed=needed)
-    is_live = any(isinstance(tool, OpenApiTools) for tool in spec.tools)
-    if is_live and state.schema_file:
-        raise SpecError(
-            f"{spec.path}: state.schema: a live API defines its tables; "
-            "remove state.schema, or remove base_url to simulate the API"
-        )
-    # With a live API the seed function fills copies of the API's tables, from which tasks are
-    # drawn. The boxes have no tables.
-    return App(
-        root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden
-    )
-
-
-def _with_live(spec: EnvSpec) -> App:
-    """Return the app with live APIs as simulated documents, to get their tables."""
-    live = tuple(tool.openapi for tool in spec.tools if isinstance(tool, OpenApiTools))
-    app = app_of(spec)
-    return dataclasses.replace(app, tools=(*app.tools, *live))
 
 
 def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:

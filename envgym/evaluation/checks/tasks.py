@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import EnvgymError
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
 from envgym.rewards.state_diff import same_value
@@ -18,7 +18,9 @@ CHARACTERS_A_TOKEN = 4
 """Average number of characters per token in English, because no tokenizer is available here."""
 
 
-def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task]], CheckResult]:
+def draw_tasks(
+    world: ToolWorld, per_split: int | None
+) -> tuple[dict[str, list[Task]], CheckResult]:
     """Return the tasks to check, and the result of making each one twice.
 
     A task fails if it cannot be made, differs when made again, or does not fit the environment.
@@ -26,14 +28,7 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
     tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
     offenders = []
     for split in SPLITS:
-        count = (
-            per_split
-            if split == "train" or per_split is None
-            else min(per_split, world.tasks.sizes[split])
-        )
-        for task_id in world.tasks.ids(
-            split, count=TRAIN_TASKS if split == "train" and count is None else count
-        ):
+        for task_id in world.tasks.ids(split, count=_count(world.tasks.sizes[split], per_split)):
             try:
                 task = world.tasks.task(task_id)
                 problem = _undeclared(world, task, world.tasks.task(task_id))
@@ -52,7 +47,14 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
     )
 
 
-def _undeclared(world: World, task: Task, again: Task) -> str:
+def _count(size: int | None, wanted: int | None) -> int:
+    """Return the number of tasks to draw from a split of this size (None: without end)."""
+    if size is None:
+        return TRAIN_TASKS if wanted is None else wanted
+    return size if wanted is None else min(wanted, size)
+
+
+def _undeclared(world: ToolWorld, task: Task, again: Task) -> str:
     if task != again:
         return (
             f"{task.id}: differs when drawn again; "
@@ -68,7 +70,7 @@ def _undeclared(world: World, task: Task, again: Task) -> str:
     return ""
 
 
-def splits_disjoint(bench: CheckFixture) -> CheckResult:
+def splits_disjoint(fixture: CheckFixture) -> CheckResult:
     """Check that no prompt and no initial state occurs in two splits.
 
     Otherwise a policy could solve held-out tasks from memory.
@@ -76,8 +78,8 @@ def splits_disjoint(bench: CheckFixture) -> CheckResult:
     offenders = []
     for index, split in enumerate(SPLITS):
         for other in SPLITS[index + 1 :]:
-            offenders += _shared(bench.tasks[split], bench.tasks[other], split, other)
-    counts = ", ".join(f"{split} {len(tasks)}" for split, tasks in bench.tasks.items())
+            offenders += _shared(fixture.tasks[split], fixture.tasks[other], split, other)
+    counts = ", ".join(f"{split} {len(tasks)}" for split, tasks in fixture.tasks.items())
     return check_result(
         "splits_disjoint", offenders, f"no prompt and no starting state in two splits ({counts})"
     )
@@ -96,24 +98,24 @@ def _shared(tasks: list[Task], others: list[Task], split: str, other: str) -> It
             )
 
 
-def no_solution_leakage(bench: CheckFixture) -> CheckResult:
+def no_solution_leakage(fixture: CheckFixture) -> CheckResult:
     """Check that the opening messages do not contain the solution.
 
     Values that the user's request gives are allowed.
     """
     offenders = [
         f"{task.id}: the opening shows {value!r}, which its request does not give"
-        for task in bench.all_tasks
-        for value in _leaked(bench.world, task)
+        for task in fixture.all_tasks
+        for value in _leaked(fixture.world, task)
     ]
     return check_result(
         "no_solution_leakage",
         offenders,
-        f"{len(bench.all_tasks)} openings contain no value of the solution",
+        f"{len(fixture.all_tasks)} openings contain no value of the solution",
     )
 
 
-def _leaked(world: World, task: Task) -> list[str]:
+def _leaked(world: ToolWorld, task: Task) -> list[str]:
     opening = "\n".join(
         message.content for message in world.opening(task) if message.content != task.prompt
     )
@@ -156,11 +158,11 @@ def _choices(schemas: Iterable[Any]) -> Iterator[Any]:
             yield from _choices(schema)
 
 
-def prompt_size(bench: CheckFixture) -> CheckResult:
+def prompt_size(fixture: CheckFixture) -> CheckResult:
     """Report the longest opening by level. This check always passes."""
     longest: dict[str, int] = {}
-    for task in bench.all_tasks:
-        size = sum(len(message.content) for message in bench.world.opening(task))
+    for task in fixture.all_tasks:
+        size = sum(len(message.content) for message in fixture.world.opening(task))
         longest[task.level or "all"] = max(size, longest.get(task.level or "all", 0))
     words = [
         f"{level} {size} characters (about {size // CHARACTERS_A_TOKEN} tokens)"

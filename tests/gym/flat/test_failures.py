@@ -5,7 +5,7 @@ import json
 import pytest
 
 from envgym.commands import main
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.episode import Episode, Failure
 from envgym.errors import TooManyFailures
 from envgym.evaluation.evaluate import evaluate
@@ -36,7 +36,7 @@ def episode(failure=None, first=None) -> Episode:
         None,
         None if failure else 1.0,
         failure=failure,
-        first_failure=first,
+        retried_failure=first,
     )
 
 
@@ -83,18 +83,18 @@ def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_a
         cap.count(episode(CRASH))
     for words in (
         "10 of the last 16 episodes",
-        "(62%; episode.max_void allows 50%)",
+        "(62%; episode.max_void_fraction allows 50%)",
         "(8 times): tool_crashed in call",
         "ZeroDivisionError: division by zero",
         "runs/x/episodes.jsonl",
         "envgym check",
-        "episode.max_void=0.6",
+        "episode.max_void_fraction=0.6",
     ):
         assert words in str(caught.value)
 
 
 def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tmp_path):
-    world = World(shop(tmp_path, tools=BROKEN_TOOLS))
+    world = ToolWorld(shop(tmp_path, tools=BROKEN_TOOLS))
     policy = ScriptedPolicy(["set_price(item='I1', price=1)"])
     file = tmp_path / "episodes.jsonl"
     with pytest.raises(TooManyFailures, match="division by zero"):
@@ -112,7 +112,7 @@ def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tm
     world.close()
     kept = [Episode.from_json(line) for line in file.read_text().splitlines()]
     assert LEAST // 2 <= len(kept) < 200
-    assert all(each.void and len(each.failures) == 2 for each in kept)
+    assert all(each.is_void and len(each.failures) == 2 for each in kept)
 
 
 def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path, capsys):
@@ -131,16 +131,16 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
     assert main(command) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert "episode.max_void allows 25%" in said.err
+    assert "episode.max_void_fraction allows 25%" in said.err
     assert "To keep every episode: --episodes FILE" in said.err
     assert 'Traceback (most recent call last)\n  File "<' not in said.err
-    assert main([*command, "episode.max_void=1"]) == 0
+    assert main([*command, "episode.max_void_fraction=1"]) == 0
     (outcome,) = json.loads(capsys.readouterr().out)
     assert outcome["void"] == 30  # the tasks that change a price; those that ask are played
 
 
 def test_a_well_world_is_left_alone(tmp_path):
-    world = World(shop(tmp_path, "episode.max_void=0"))
+    world = ToolWorld(shop(tmp_path, "episode.max_void=0"))
     assert (
         evaluate(
             world, OraclePolicy("pythonic"), name="oracle", split="train", tasks=40, progress=False

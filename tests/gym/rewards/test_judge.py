@@ -7,15 +7,16 @@ import time
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.episode import Episode, Failure
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
-from envgym.rewards.parts.judge import compare_changes, judge_group
-from envgym.rewards.rubric import Evidence, Rubric
+from envgym.rewards.evidence import Evidence
+from envgym.rewards.parts.judge import judge, judge_group
+from envgym.rewards.rubric import Rubric
 from envgym.rewards.scoring import llm_judge as judging
 from envgym.rewards.scoring.llm_judge import Judges, fenced, rank_group
-from envgym.rewards.state_diff import compare_changes as compare
+from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 from tests.fakes.shop_env import shop
 from tests.gym.policies.test_openai import server, text_answer
@@ -39,11 +40,11 @@ def judges(monkeypatch):
 
 
 def said(text):
-    return Evidence(TASK, (), (), compare((), ()), text, 1, {})
+    return Evidence(TASK, (), (), compare_changes((), ()), text, 1, {})
 
 
 def ask(url, text="Hello.", **options):
-    return compare_changes(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
+    return judge(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
 
 
 def counted(judges=None):
@@ -232,7 +233,7 @@ def test_no_budget_asks_nobody():
 def test_the_same_text_is_judged_once_and_another_rubric_is_another_question():
     with server(lambda path, body: GOOD) as (url, received):
         assert [ask(url), ask(url), ask(url, "Other.")] == [pytest.approx(0.7)] * 3
-        compare_changes(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
+        judge(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
     assert len(received) == 3
     assert counted() == {"requests": 3, "judgements": 3, "cached": 1}
 
@@ -444,9 +445,7 @@ def test_both_parts_share_one_budget():
 
 
 def test_opinions_are_marked_as_not_grounded():
-    declared = [
-        (vars(part)["grounded"], vars(part)["of_group"]) for part in (compare_changes, judge_group)
-    ]
+    declared = [(vars(part)["grounded"], vars(part)["of_group"]) for part in (judge, judge_group)]
     assert declared == [(False, False), (False, True)]
 
 
@@ -457,7 +456,7 @@ def judged_world(folder, url, *more):
     folder.mkdir(exist_ok=True)
     settings = f"{{url: '{url}', model: m, rubric: R, max_calls: 2}}"
     part = f"reward.tone={{from: judge, options: {settings}}}"
-    return World(shop(folder, part, *more))
+    return ToolWorld(shop(folder, part, *more))
 
 
 def play_once(world, text):
@@ -498,7 +497,7 @@ from envgym.rewards.scoring.llm_judge import score_text
 @reward_part(grounded=False, uses_judges=True)
 def kind(evidence, *, judges, url):
     judge = judges.open(url, "m", max_calls=2, timeout_seconds=30.0, cache=None)
-    return score_text(judge, evidence.final, request="", rubric="R")
+    return score_text(judge, evidence.final_message, request="", rubric="R")
 """
     with server(lambda path, body: GOOD) as (url, received):
         (tmp_path / "own.py").write_text(own)
@@ -513,4 +512,4 @@ def kind(evidence, *, judges, url):
 def test_the_judges_are_no_option_of_the_yaml(tmp_path):
     options = "{url: 'http://x', model: m, rubric: R, judges: 3}"
     with pytest.raises(SpecError, match=r"reward\.tone: 'judge' has no option 'judges'"):
-        World(shop(tmp_path, f"reward.tone={{from: judge, options: {options}}}"))
+        ToolWorld(shop(tmp_path, f"reward.tone={{from: judge, options: {options}}}"))

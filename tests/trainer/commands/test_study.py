@@ -7,7 +7,7 @@ from rich.console import Console
 from envgym.commands import main
 from envgym.errors import UsageError
 from envgym.evaluation.report import Count, Outcome
-from envgym_trainer.commands.study import (
+from envgym_trainer.commands.study.arms import (
     Arm,
     Result,
     Study,
@@ -95,7 +95,7 @@ def test_runs_of_other_settings_are_never_taken_for_these(made, capsys):
 
 def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would(tmp_path):
     (tmp_path / "parts.py").write_text(
-        "def brief(evidence): return len(evidence.final) / 100\n"
+        "def brief(evidence): return len(evidence.final_message) / 100\n"
     )  # siblings must differ to teach
     settings = [
         *SMALL,

@@ -96,15 +96,15 @@ episode: {max_turns: 9}
 """
 PARTS = """\
 def words(evidence):
-    return sum(map(ord, evidence.final)) % 7 / 10
+    return sum(map(ord, evidence.final_message)) % 7 / 10
 
 
 def letters(evidence):
-    return sum(map(ord, evidence.final)) % 11 / 2
+    return sum(map(ord, evidence.final_message)) % 11 / 2
 
 
 def rare(evidence):
-    return float(evidence.task.level == "L1") * (sum(map(ord, evidence.final)) % 13)
+    return float(evidence.task.level == "L1") * (sum(map(ord, evidence.final_message)) % 13)
 """
 FEEDBACK = '{"episode": "1:1", "like": true}\n{"episode": "1:2", "like": false}\n'
 BASE = (

@@ -149,7 +149,7 @@ def test_a_deterministic_run_gets_an_engine_that_supports_lockstep_or_is_refused
 
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "engines.md"
 (OWN,) = re.findall(r'```python title="plain_engine.py"\n(.*?)```', GUIDE.read_text(), re.DOTALL)
-PARTS = "def brief(evidence): return len(evidence.final) / 100\n"  # so that rewards differ
+PARTS = "def brief(evidence): return len(evidence.final_message) / 100\n"  # so that rewards differ
 
 
 def test_an_engine_from_a_file_trains_a_step_by_its_name(tmp_path):

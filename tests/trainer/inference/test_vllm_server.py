@@ -210,7 +210,7 @@ def test_an_answer_that_cannot_be_trained_on_voids_the_episode(state, engine, ch
 def server_run(url, folder):
     """Settings of a small run on the server."""
     # group members must differ to teach
-    (folder / "parts.py").write_text("def brief(evidence): return len(evidence.final) / 100\n")
+    (folder / "parts.py").write_text("def brief(evidence): return len(evidence.final_message) / 100\n")
     return [
         "train.warm_start.episodes=16",
         "train.steps=2",

@@ -1,4 +1,4 @@
-"""Check whether a run can learn: `envgym doctor envs/crm.yaml`, and the start of each training.
+"""Check whether a run can learn: `envgym preflight envs/crm.yaml`, and the start of each training.
 
 `CHECKS` has all checks in their order; the docstring of each function describes it. See `envgym
 check` for the environment itself.
@@ -89,4 +89,4 @@ def before_training(
         remedy = "To train anyway, set train.checks.preflight=off."
         raise PreflightFailed("\n".join(["this run cannot learn:", *failed, remedy]))
     passed = f"{len(results)} checks passed in {time.monotonic() - started:.0f} s"
-    notify(f"preflight: {passed} (all checks: envgym doctor {subject.spec.path})")
+    notify(f"preflight: {passed} (all checks: envgym preflight {subject.spec.path})")

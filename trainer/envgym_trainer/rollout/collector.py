@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures
@@ -24,6 +23,7 @@ from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
+from envgym.world import World
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference import Engine
 from envgym_trainer.rollout.group_scorer import GroupScorer
@@ -54,7 +54,7 @@ class RolloutCollector:
         self,
         spec: EnvSpec,
         config: TrainConfig,
-        world: Any,
+        world: World,
         engine: Engine,
         rewards: GroupScorer,
         folder: RunFolder,
@@ -69,7 +69,7 @@ class RolloutCollector:
         self.rewards = rewards
         self.labels = labels
         self._cap = FailureLimit(
-            spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}."
+            spec.episode.max_void_fraction, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
         if config.rollout.deterministic and engine.supports_lockstep:

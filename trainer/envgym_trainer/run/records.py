@@ -119,7 +119,7 @@ def _training_lines(file: Path) -> Iterator[Line]:
 
 
 def _episode(line: Line) -> Episode:
-    return Episode.from_json(json.dumps(line))
+    return Episode.from_dict(line)
 
 
 def _ends_with_newline(file: Path) -> bool:

@@ -328,7 +328,7 @@ class Trainer:
         self.monitor.log(self.progress.step, numbers, phase="eval")
         self.progress.evaluations[name] = outcome.to_dict()
         self.progress.file_sizes = self.folder.file_sizes()
-        self.display.note(f"{name}: {outcome.line()}")
+        self.display.note(f"{name}: {outcome.summary()}")
         self.save()
 
     def export(self, outcomes: dict[str, Outcome]) -> None:

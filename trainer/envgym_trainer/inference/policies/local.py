@@ -24,15 +24,14 @@ from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model, pick_device
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 log = logging.getLogger(__name__)
 NO_OVERRIDES = SamplingOverrides()
 
 
 def open_model(
-    argument: str, world: World | ForeignWorld, *, sampling: SamplingOverrides = NO_OVERRIDES
+    argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
 ) -> EnginePolicy:
     """Open a model as a policy.
 
@@ -47,7 +46,7 @@ def open_model(
 
 
 def open_adapter(
-    argument: str, world: World | ForeignWorld, *, sampling: SamplingOverrides = NO_OVERRIDES
+    argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
 ) -> EnginePolicy:
     """Open an adapter folder as a policy on its base model.
 

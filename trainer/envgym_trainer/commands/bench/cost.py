@@ -31,7 +31,7 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task, stable_seed
 from envgym_trainer.algorithms.credit import demonstration
 from envgym_trainer.batch import Sample
-from envgym_trainer.commands.bench_report import CostReport, StepCost, advice, to_table
+from envgym_trainer.commands.bench.report import CostReport, StepCost, advice, to_table
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference import EngineDialogue, EnginePolicy
 from envgym_trainer.inference.policies.demonstration import DemoDialogue, DemoPolicy
@@ -236,7 +236,7 @@ def _peak_mb(trainer: Trainer) -> float:
     return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def start(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Run `envgym bench`."""
     if arguments.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {arguments.steps}")
