@@ -24,7 +24,7 @@ from envgym.spec.environment import load_spec
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.old_keys import REMOVED, RENAMED
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.quiz_env import TASKS
 
 # -- the schema ---------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def play(tmp_path_factory):
         full = [setting.replace("FOLDER", str(folder)) for setting in full]
         spec, config, _ = resolve(str(folder / f"{env}.yaml"), full)
         target = RunFolder.create(tmp_path_factory.mktemp("run"), "r")
-        train(spec, config, target, console=Console(quiet=True))
+        run_training(spec, config, target, console=Console(quiet=True))
         return seen(target)
 
     yield run

@@ -21,15 +21,17 @@ from envgym_trainer.config.evaluation import ChecksConfig, EvaluationConfig, Out
 from envgym_trainer.config.model import LoraConfig, ModelConfig
 from envgym_trainer.config.old_keys import outdated
 from envgym_trainer.config.optimizer import OptimizerConfig, WarmStartConfig
+from envgym_trainer.config.plan import AnyPlanConfig, PlanConfig
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.config.rollout import EngineConfig, RolloutConfig
-from envgym_trainer.config.self_training import SelfTrainingConfig
 from envgym_trainer.config.server_limits import refusals
 
 __all__ = ["TrainConfig"]
 
 
 class TrainConfig(Block):
+    """All settings of the trainer: the `train:` block of an environment's YAML."""
+
     short_forms: ClassVar[Mapping[str, ShortForm]] = {
         "model": ShortForm("name", keeps_rest=True),
         "algorithm": ShortForm("preset", keeps_rest=True),
@@ -62,9 +64,9 @@ class TrainConfig(Block):
     """Settings that follow a measurement."""
     reward_weights: RewardWeightsConfig = RewardWeightsConfig()
     """Adaptive weights of reward parts."""
-    plan: SelfTrainingConfig | None = None
-    """Training plan: self_training (tasks without true labels), or none. `plan: NAME` is short for
-    `plan.name`."""
+    plan: AnyPlanConfig = PlanConfig()
+    """Training plan: ordinary, self_training (tasks without true labels), or `file.py:name`.
+    `plan: NAME` is short for `plan.name`."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluations and validation."""
     output: OutputConfig = OutputConfig()
@@ -153,14 +155,13 @@ class TrainConfig(Block):
                 "train.rollout.deterministic collects and learns in turn, "
                 "train.rollout.one_step_ahead at once. Leave one out."
             )
-        if self.plan:
-            self.plan.check(
-                validates=validates,
-                hacking_signals=self.checks.hacking_signals,
-                adaptive=self.tasks.adaptive,
-                one_step_ahead=rollout.one_step_ahead,
-                engine=self.engine.name,
-            )
+        self.plan.check(
+            validates=validates,
+            hacking_signals=self.checks.hacking_signals,
+            adaptive=self.tasks.adaptive,
+            one_step_ahead=rollout.one_step_ahead,
+            engine=self.engine.name,
+        )
         self.optimizer.check()
         self.controllers.check(
             kl_coef=self.algorithm.kl.coef, learning_rate=self.optimizer.learning_rate

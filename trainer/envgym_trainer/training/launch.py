@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
@@ -19,6 +19,9 @@ from envgym.spec.environment import EnvSpec, load_spec
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.run.folder import RunFolder
 
+if TYPE_CHECKING:
+    from envgym_trainer.training.loop import Trainer
+
 
 def start(
     env: str, settings: Iterable[str], *, out: Path, name: str | None, resume: Path | None
@@ -29,17 +32,12 @@ def start(
         The exit code.
     """
     from envgym_trainer.learner.distributed import refuse_launcher
-    from envgym_trainer.preflight import PreflightFailed
 
     refuse_launcher()
     settings = list(settings)
     console = Console()
     spec, config, profile = resolve(env, settings)
-    if resume:
-        folder = RunFolder.open(resume)
-        _same_settings(folder, spec)
-    else:
-        folder = RunFolder.create(out, name or find_env(env).stem)
+    folder = open_folder(spec, out=out, name=name or find_env(env).stem, resume=resume)
     console.print(
         f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · "
         f"run folder {folder.path}",
@@ -47,12 +45,7 @@ def start(
     )
     started = time.monotonic()
     try:
-        outcomes = train(spec, config, folder, console=console, resume=resume is not None)
-    except PreflightFailed:
-        if not resume:
-            # No step was trained, so the folder cannot be resumed.
-            shutil.rmtree(folder.path)
-        raise
+        outcomes = run_training(spec, config, folder, console=console, resume=resume is not None)
     except (KeyboardInterrupt, TooManyFailures, WorldFailure) as stop:
         if not isinstance(stop, KeyboardInterrupt):
             console.print(f"\n{stop}", highlight=False, markup=False, soft_wrap=True)
@@ -72,15 +65,18 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     The profile is `cpu` or `gpu`.
     """
     from envgym_trainer.model.load import pick_device
+    from envgym_trainer.rollout.plans import find_plan
 
     settings = list(settings)
     asked = TrainConfig.of(load_spec(env, settings).train).model.device
     profile = "gpu" if pick_device(asked).startswith("cuda") else "cpu"
     spec = load_spec(env, settings, profile=profile)
-    return spec, TrainConfig.of(spec.train).checked(), profile
+    config = TrainConfig.of(spec.train).checked()
+    find_plan(config.plan.name, spec)  # An unknown plan is an error before the model is loaded.
+    return spec, config, profile
 
 
-def train(
+def run_training(
     spec: EnvSpec, config: TrainConfig, folder: RunFolder, *, console: Console, resume: bool = False
 ) -> dict[str, Outcome]:
     """Run one training run in `folder`.
@@ -91,14 +87,16 @@ def train(
     Raises:
         KeyboardInterrupt: If the user stops the run. All progress is saved.
         TooManyFailures: If too many episodes are void. All progress is saved.
+        PreflightFailed: If the run cannot learn. The folder is removed, because no step was
+            trained.
     """
     import torch
 
     from envgym_trainer.model.load import pick_device
-    from envgym_trainer.preflight import PreflightContext, before_training
     from envgym_trainer.run.display import Display
     from envgym_trainer.run.logger import RunLogger
     from envgym_trainer.run.provenance import run_facts
+    from envgym_trainer.training.export import export_adapter
     from envgym_trainer.training.loop import Trainer
 
     device = pick_device(config.model.device)
@@ -116,33 +114,43 @@ def train(
         )
     console.print(f"device: {place}")
     with (
-        RunLogger(folder) as monitor,
+        RunLogger(folder) as logger,
         Display({"warmup": 0, "grpo": config.steps}, console=console) as display,
     ):
-        monitor.config(resolved_yaml(spec, config))
-        trainer = Trainer(spec, config, folder, monitor, display)
+        logger.config(resolved_yaml(spec, config))
+        trainer = Trainer(spec, config, folder, logger, display)
         try:
-            display.plan["warmup"] = trainer.warmup_steps
+            display.plan["warmup"] = trainer.schedule.warmup_steps
             if sandbox := trainer.world.sandbox:
                 display.note(f"sandbox: {sandbox.label}")
             if resume:
                 trainer.resume()
             else:
-                subject = PreflightContext(
-                    spec,
-                    config,
-                    trainer.world,
-                    trainer.chat,
-                    trainer.engine,
-                    trainer.model,
-                    is_full=config.checks.preflight == "full",
-                )
-                before_training(subject, folder, notify=display.note)
+                _check_before_training(trainer)
             outcomes = trainer.run()
-            trainer.export(outcomes)
+            export_adapter(trainer, outcomes)
             return outcomes
         finally:
             trainer.close()
+
+
+def _check_before_training(trainer: Trainer) -> None:
+    from envgym_trainer.preflight import PreflightContext, PreflightFailed, before_training
+
+    subject = PreflightContext(
+        trainer.spec,
+        trainer.config,
+        trainer.world,
+        trainer.chat,
+        trainer.engine,
+        trainer.model,
+        is_full=trainer.config.checks.preflight == "full",
+    )
+    try:
+        before_training(subject, trainer.folder, notify=trainer.display.note)
+    except PreflightFailed:
+        shutil.rmtree(trainer.folder.path)
+        raise
 
 
 def resolved_yaml(spec: EnvSpec, config: TrainConfig) -> str:
@@ -152,7 +160,20 @@ def resolved_yaml(spec: EnvSpec, config: TrainConfig) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _same_settings(folder: RunFolder, spec: EnvSpec) -> None:
+def open_folder(spec: EnvSpec, *, out: Path, name: str, resume: Path | None) -> RunFolder:
+    """Create a run folder, or open the one to resume.
+
+    Raises:
+        UsageError: If `resume` is not a run folder of this environment.
+    """
+    if resume is None:
+        return RunFolder.create(out, name)
+    folder = RunFolder.open(resume)
+    _require_same_env(folder, spec)
+    return folder
+
+
+def _require_same_env(folder: RunFolder, spec: EnvSpec) -> None:
     before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8")).get("id")
     if before != spec.id:
         raise UsageError(

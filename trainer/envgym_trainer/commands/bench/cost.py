@@ -118,7 +118,7 @@ def _measure(trainer: Trainer, steps: int, console: Console) -> CostReport:
     with console.status("held-out tasks"):
         held_out = _eval_episode(trainer)
     seconds = {
-        "warm start": trainer.warmup_steps * warmup,
+        "warm start": trainer.schedule.warmup_steps * warmup,
         "steps": config.steps * (middle.sampling_seconds + middle.training_seconds),
         "evaluations": _evaluated_episodes(trainer) * held_out,
     }
@@ -146,7 +146,7 @@ def _step(trainer: Trainer, step: int) -> StepCost:
     engine.load_adapter(trainer.model)
     before = engine.statistics
     started = time.perf_counter()
-    requests = trainer.sampler.draws(step).requests(
+    requests = trainer.task_sampler.draws(step).requests(
         config.rollout.groups_per_step, config.rollout.group_size
     )
     episodes = _play(trainer, requests)
@@ -204,7 +204,9 @@ def _warmup_step(trainer: Trainer) -> float:
     warmup = trainer.config.warm_start
     started = time.perf_counter()
     demo = DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0])
-    requests = trainer.sampler.draws(0).requests(min(warmup.episodes_per_step, warmup.episodes), 1)
+    requests = trainer.task_sampler.draws(0).requests(
+        min(warmup.episodes_per_step, warmup.episodes), 1
+    )
     episodes = play_many(
         trainer.world.env, demo, requests, workers=trainer.config.rollout.max_concurrent_episodes
     )

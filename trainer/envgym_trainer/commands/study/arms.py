@@ -30,7 +30,7 @@ from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.config.presets import preset_names
 from envgym_trainer.files import atomic_folder, write_atomic
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, resolved_yaml, train
+from envgym_trainer.training.launch import resolve, resolved_yaml, run_training
 
 RESULT = "outcomes.json"
 WARM_RUN = "sft"
@@ -195,7 +195,7 @@ class Study:
                 _branch(self.out / f"{arm.after}-seed{seed}", path, resolved_yaml(spec, config))
             begun = RunFolder(path).latest_checkpoint() is not None
             folder = RunFolder.open(path) if begun else _fresh(path)
-            outcomes = train(spec, config, folder, console=console, resume=begun)
+            outcomes = run_training(spec, config, folder, console=console, resume=begun)
             write_atomic(
                 path / RESULT,
                 json.dumps({name: each.to_dict() for name, each in outcomes.items()}, indent=2)
