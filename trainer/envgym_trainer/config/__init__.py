@@ -166,11 +166,6 @@ class TrainConfig(Block):
                 "no validation can choose it. Set train.evaluation.validate_every_steps, such as "
                 "to 5, or train.output.adapter=last."
             )
-        if rollout.deterministic and self.engine.name != "in_process":
-            raise UsageError(
-                "train.rollout.deterministic needs train.engine=in_process: a server chooses its "
-                "batches itself. Leave one out."
-            )
         if rollout.deterministic and rollout.one_step_ahead:
             raise UsageError(
                 "train.rollout.deterministic collects and learns in turn, "

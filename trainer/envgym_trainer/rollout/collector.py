@@ -26,8 +26,7 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym.world import World
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import Engine
-from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference import Engine
 from envgym_trainer.rollout.group_scorer import GroupScorer
 from envgym_trainer.rollout.groups import play_groups
 from envgym_trainer.rollout.lockstep import play_in_step
@@ -79,7 +78,7 @@ class RolloutCollector:
             spec.episode.max_void_fraction, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
-        if config.rollout.deterministic and isinstance(engine, InProcessEngine):
+        if config.rollout.deterministic and engine.supports_lockstep:
             self._play_many = partial(play_in_step, engine)
         self._discarded: tuple[int, Phase, list[Episode]] | None = None
         self._pool = ThreadPoolExecutor(1, "envgym-ahead")
@@ -116,7 +115,7 @@ class RolloutCollector:
         play_tasks: PlayTasks = partial(self._play_tasks, step=step)
         self.plan.start_step(play_tasks)
         started = time.perf_counter()
-        busy = self.engine.seconds_busy
+        busy = self.engine.statistics.seconds_busy
         batch = play_groups(
             play,
             draws,
@@ -125,7 +124,8 @@ class RolloutCollector:
             max_extra=options.max_extra_groups,
             score=score,
         )
-        idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
+        busy = self.engine.statistics.seconds_busy - busy
+        idle = 1 - busy / (time.perf_counter() - started)
         batch = self.plan.select_groups(batch, options.groups_per_step)
         return replace(
             batch,
@@ -209,7 +209,7 @@ class RolloutCollector:
         return self.engine.policy(
             temperature=options.temperature,
             max_new_tokens=options.max_turn_tokens,
-            siblings=options.group_size,
+            group_size=options.group_size,
         )
 
     def _play_tasks(
@@ -228,8 +228,8 @@ class RolloutCollector:
         ]
         if adapter is not None:
             with adapter:
-                self.engine.refresh(self.model)
+                self.engine.load_adapter(self.model)
         episodes = self.play(self._policy(), requests, step=step, phase="grpo")
         if adapter is not None:
-            self.engine.refresh(self.model)
+            self.engine.load_adapter(self.model)
         return [episodes[start : start + size] for start in range(0, len(episodes), size)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
 
 import torch
 
@@ -18,11 +17,9 @@ from envgym.spec.environment import EnvSpec
 from envgym_trainer.algorithms.registry import find_advantage, find_loss
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.evaluation import TRAINED
-from envgym_trainer.inference.dialogue import Engine
+from envgym_trainer.inference import open_engine
 from envgym_trainer.inference.in_process.attention import why_unknown
-from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.native_threads import use_single_malloc_arena
-from envgym_trainer.inference.vllm_server import VllmServerEngine
 from envgym_trainer.learner.controllers import Controllers
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch
@@ -96,9 +93,21 @@ class TrainingRun:
         settings = UpdateSettings.from_config(config)
         self.controllers = Controllers(config.controllers, settings)
         self.settings = self.controllers.apply(settings)
-        self.mismatch_monitor = build_mismatch_monitor(config, base.dtype, display)
         with ExitStack() as opened:
-            self.engine = opened.enter_context(closing(self._build_engine()))
+            engine = open_engine(
+                config,
+                model=self.model,
+                chat=self.chat,
+                folder=folder.path / "served",
+                root=spec.root,
+                notify=display.note,
+            )
+            self.engine = opened.enter_context(closing(engine))
+            self.mismatch_monitor = MismatchMonitor(
+                dtype=engine.dtype or base.dtype,
+                on_mismatch=config.checks.on_mismatch,
+                say=display.note,
+            )
             self.world = opened.enter_context(closing(make_world(spec)))
             self.plan = open_plan(PlanContext(spec, config, self.world, self.model))
             self.task_sampler = TaskSampler(spec, config, self.world.tasks, self.plan)
@@ -197,38 +206,3 @@ class TrainingRun:
         self.engine.close()
         self.collector.close()
         self.world.close()
-
-    def _build_engine(self) -> Engine:
-        config = self.config
-        if config.engine.name == "vllm_server":
-            assert config.engine.url is not None  # the schema requires it
-            return VllmServerEngine(
-                config.engine.url,
-                self.chat,
-                model=config.engine.model,
-                adapters=Path(config.engine.adapter_folder or self.folder.path / "served"),
-                max_context=config.rollout.max_context_tokens,
-            )
-        return InProcessEngine(
-            self.model,
-            self.chat,
-            max_context=config.rollout.max_context_tokens,
-            max_batch=config.rollout.max_concurrent_episodes,
-            deterministic=config.rollout.deterministic,
-            say=self.display.note,
-        )
-
-
-def build_mismatch_monitor(
-    config: TrainConfig, dtype: torch.dtype, display: Display
-) -> MismatchMonitor:
-    """Return the monitor of the difference between sampled and recomputed logprobs.
-
-    Args:
-        config: The `train:` block.
-        dtype: Data type of the local base model.
-        display: Shows the warnings.
-    """
-    # A server rounds differently, also if the local model is float32.
-    precision = torch.bfloat16 if config.engine.name == "vllm_server" else dtype
-    return MismatchMonitor(dtype=precision, on_mismatch=config.checks.on_mismatch, say=display.note)

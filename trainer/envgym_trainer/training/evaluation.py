@@ -86,7 +86,7 @@ def adapter_of(run: TrainingRun, name: str) -> AbstractContextManager[None]:
 def play_held_out(run: TrainingRun, tasks: Sequence[str], name: str) -> list[Episode]:
     """Play one episode per task at the evaluation temperature and show the progress."""
     config = run.config
-    run.engine.refresh(run.model)
+    run.engine.load_adapter(run.model)
     policy = run.engine.policy(
         temperature=config.evaluation.temperature, max_new_tokens=config.rollout.max_turn_tokens
     )

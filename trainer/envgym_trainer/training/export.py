@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from envgym.evaluation.report import Outcome
 from envgym_trainer.config.evaluation import TRAINED
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
+from envgym_trainer.inference.policies.local import evaluation_sampling
 from envgym_trainer.model.adapter_files import save_adapter
 from envgym_trainer.model.load import ResolvedModel, resolve
 from envgym_trainer.run.model_card import CardFacts, model_card
@@ -20,11 +22,19 @@ def export_adapter(run: TrainingRun, outcomes: Mapping[str, Outcome]) -> None:
     if run.config.output.adapter == "none":
         return
     base = resolve(run.config.model.name)
-    card = model_card(card_facts(run, base, list(outcomes.values())))
+    facts = card_facts(run, base, list(outcomes.values()))
+    run.engine.sleep()  # the verification needs memory
     with adapter_of(run, TRAINED):
         run.folder.save_adapter(
             lambda folder: save_adapter(
-                run.model, run.tokenizer, run.chat, folder, base_id=base.public_id, card=card
+                run.model,
+                run.tokenizer,
+                run.chat,
+                folder,
+                base=SamplerModel(run.model).model,
+                base_id=base.public_id,
+                sampling=evaluation_sampling(run.config),
+                card=lambda gap: model_card(facts, logit_gap=gap),
             )
         )
 

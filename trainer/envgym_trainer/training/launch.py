@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 
-from envgym.errors import TooManyFailures, UsageError
+from envgym.errors import TooManyFailures, UsageError, WorldFailure
 from envgym.evaluation.report import Outcome, outcomes_table
 from envgym.spec.catalog import find_env
 from envgym.spec.environment import EnvSpec, load_spec
@@ -33,6 +34,7 @@ def start(
     from envgym_trainer.learner.distributed import refuse_launcher
 
     refuse_launcher()
+    settings = list(settings)
     console = Console()
     spec, config, profile = resolve(env, settings)
     folder = open_folder(spec, out=out, name=name or find_env(env).stem, resume=resume)
@@ -44,15 +46,16 @@ def start(
     started = time.monotonic()
     try:
         outcomes = run_training(spec, config, folder, console=console, resume=resume is not None)
-    except (KeyboardInterrupt, TooManyFailures) as stop:
-        if isinstance(stop, TooManyFailures):
+    except (KeyboardInterrupt, TooManyFailures, WorldFailure) as stop:
+        if not isinstance(stop, KeyboardInterrupt):
             console.print(f"\n{stop}", highlight=False, markup=False, soft_wrap=True)
         again = " ".join(["envgym train", env, *settings, "--resume", str(folder.path)])
-        console.print(
-            f"\nstopped and saved. To continue:  {again}", highlight=False, soft_wrap=True
-        )
-        return 1 if isinstance(stop, TooManyFailures) else 130
-    print_summary(env, folder, config, outcomes, console, seconds=time.monotonic() - started)
+        # A server that does not answer stops a run in the middle of a step.
+        saved = "stopped" if isinstance(stop, WorldFailure) else "stopped and saved"
+        console.print(f"\n{saved}. To continue:  {again}", highlight=False, soft_wrap=True)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 1
+    seconds = time.monotonic() - started
+    print_summary(env, settings, folder, config, outcomes, console, seconds=seconds)
     return 0
 
 
@@ -132,10 +135,19 @@ def run_training(
 
 
 def _check_before_training(trainer: Trainer) -> None:
-    from envgym_trainer.preflight import PreflightFailed, before_training
+    from envgym_trainer.preflight import PreflightContext, PreflightFailed, before_training
 
+    subject = PreflightContext(
+        trainer.spec,
+        trainer.config,
+        trainer.world,
+        trainer.chat,
+        trainer.engine,
+        trainer.model,
+        is_full=trainer.config.checks.preflight == "full",
+    )
     try:
-        before_training(trainer)
+        before_training(subject, trainer.folder, notify=trainer.display.note)
     except PreflightFailed:
         shutil.rmtree(trainer.folder.path)
         raise
@@ -171,6 +183,7 @@ def _require_same_env(folder: RunFolder, spec: EnvSpec) -> None:
 
 def print_summary(
     env: str,
+    settings: Sequence[str],
     folder: RunFolder,
     config: TrainConfig,
     outcomes: dict[str, Outcome],
@@ -194,11 +207,32 @@ def print_summary(
     )
     console.print("\nNext:")
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
-    console.print(f"  envgym eval {env} --policy adapter:{folder.adapter}", highlight=False)
+    command = eval_command(env, settings, folder, config)
+    console.print(f"  {command}", highlight=False, soft_wrap=True)
     serve = serve_command(
         base_id(folder), folder.path.name, str(folder.adapter), rank=config.lora.rank
     )
     console.print(f"  {serve}", highlight=False, soft_wrap=True)
+
+
+def eval_command(env: str, settings: Sequence[str], folder: RunFolder, config: TrainConfig) -> str:
+    """Return the command that repeats the final evaluation.
+
+    The adapter's manifest has the sampling settings. The settings of the environment, the tasks and
+    the seed are arguments.
+    """
+    words = ["envgym", "eval", env]
+    words += [setting for setting in settings if not setting.startswith("train.")]
+    words += ["--policy", f"adapter:{folder.adapter}"]
+    if config.evaluation.split != "test":
+        words += ["--split", config.evaluation.split]
+    if config.tasks.levels:
+        words += ["--levels", ",".join(config.tasks.levels)]
+    if config.evaluation.tasks is not None:
+        words += ["--tasks", str(config.evaluation.tasks)]
+    if config.seed:
+        words += ["--seed", str(config.seed)]
+    return shlex.join(words)
 
 
 def base_id(folder: RunFolder) -> str:

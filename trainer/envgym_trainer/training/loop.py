@@ -99,7 +99,7 @@ class Trainer(TrainingRun):
         self.task_sampler.observe(batch.all_groups)
         self.scorer.observe(batch.all_groups, batch.part_values)
         if self.schedule.should_prefetch(step):
-            self.engine.refresh(self.model)
+            self.engine.load_adapter(self.model)
             self.collector.prefetch(
                 step + 1, self._draw_tasks(step + 1), sampled_at=self.learner.updates
             )
@@ -116,7 +116,7 @@ class Trainer(TrainingRun):
         """Return prefetched groups, or groups sampled with the current adapter."""
         batch = self.collector.take_prefetched()
         if batch is None:
-            self.engine.refresh(self.model)
+            self.engine.load_adapter(self.model)
             batch = self.collector.collect(
                 step, self._draw_tasks(step), sampled_at=self.learner.updates
             )
