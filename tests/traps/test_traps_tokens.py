@@ -103,7 +103,7 @@ def test_what_was_seen_at_a_turn_is_a_prefix_of_what_is_seen_at_the_next_and_equ
 
 
 @pytest.mark.trap(2)
-def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_way_out(
+def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_remedy(
     monkeypatch,
 ):
     chat = family("strips")
