@@ -202,7 +202,7 @@ def test_four_bits_without_bitsandbytes_are_refused_with_the_remedy(monkeypatch,
     monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         PrerequisiteError,
-        match=r"pip install 'envgym\[quantize\]', or leave train\.model\.quantize=none",
+        match=r"pip install 'envgym\[quantize\]', or set train\.model\.quantize=none",
     ):
         run(tmp_path, "train.model.quantize=4bit")
 
