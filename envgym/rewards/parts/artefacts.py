@@ -181,7 +181,7 @@ def _artefact(evidence: Evidence, file: str | None) -> str:
 def _told(evidence: Evidence, text: str, facts: Any, max_words: int) -> float | None:
     """Apply `facts_told` to another text and other facts."""
     task = replace(evidence.task, facts=tuple(map(str, facts)))
-    return facts_told(replace(evidence, task=task, final=text), max_words=max_words)
+    return facts_told(replace(evidence, task=task, final_message=text), max_words=max_words)
 
 
 def _of(kind: type, value: Any, truth: str, evidence: Evidence) -> Any:

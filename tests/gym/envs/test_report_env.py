@@ -80,7 +80,9 @@ def test_an_artefact_is_a_file_or_the_final_message():
 
 def test_a_file_that_was_deleted_or_only_moved_elsewhere_is_no_artefact():
     gone = RowDiff("delete", "files", "chart.svg", {"path": "chart.svg", "text": bars()}, {})
-    assert image_match(replace(evidence(chart=bars()), rows=(gone,)), file="chart.svg") == 0.0
+    assert (
+        image_match(replace(evidence(chart=bars()), changed_rows=(gone,)), file="chart.svg") == 0.0
+    )
 
 
 @pytest.mark.parametrize("part", [image_match, json_match, table_match, sentence_match])
@@ -128,7 +130,7 @@ def test_artefacts_match_wants_every_bar_and_nothing_unasked():
         '{"a": 1}', {"chart.svg": bars()}, ["chart.svg"], chart=bars(), summary={"a": 1}
     )
     assert artefacts_match(good, **options) == 1.0
-    assert artefacts_match(replace(good, final='{"a": 2}'), **options) == 0.0
+    assert artefacts_match(replace(good, final_message='{"a": 2}'), **options) == 0.0
     near = evidence(
         '{"a": 1}',
         {"chart.svg": bars(title="Fruit sole")},
@@ -183,10 +185,12 @@ def darkness(picture, truth):
 
 def test_another_measure_is_named_as_module_and_function():
     half = svg('<rect width="200" height="300"/>')
-    measured = image_match(evidence(half, chart=svg("")), similarity="test_report_env:darkness")
+    measured = image_match(
+        evidence(half, chart=svg("")), similarity="tests.gym.envs.test_report_env:darkness"
+    )
     assert measured == pytest.approx(0.5, abs=0.02)
     with pytest.raises(SpecError, match="no 'darknes' in test_report_env, did you mean 'darkness'"):
-        image_match(evidence(half, chart=half), similarity="test_report_env:darknes")
+        image_match(evidence(half, chart=half), similarity="tests.gym.envs.test_report_env:darknes")
 
 
 # --- the environment ---
