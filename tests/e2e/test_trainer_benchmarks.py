@@ -117,4 +117,4 @@ def test_rewards_are_compared_from_one_warm_start(tmp_path):
     ]
     terms = [each["reward_terms"] for each in gated if each["phase"] == "grpo"]
     assert terms
-    assert all(each["brief"]["is_open"] == (each["solved"]["value"] == 1.0) for each in terms)
+    assert all(each["brief"]["gate_is_open"] == (each["solved"]["value"] == 1.0) for each in terms)
