@@ -50,6 +50,8 @@ class PoolOptions(Block):
 
 
 class SandboxOptions(Block):
+    """Isolation and limits of the processes that run tools."""
+
     backend: Backend = "auto"
     """Backend. `auto` uses Docker (or podman) if an engine responds, otherwise bubblewrap if the
     isolation level requires it, otherwise a local process. `none` runs tools in this process.

@@ -30,6 +30,8 @@ __all__ = ["TrainConfig"]
 
 
 class TrainConfig(Block):
+    """Settings of a training run."""
+
     short_forms: ClassVar[Mapping[str, ShortForm]] = {
         "model": ShortForm("name", keeps_rest=True),
         "algorithm": ShortForm("preset", keeps_rest=True),

@@ -84,6 +84,8 @@ def _with_defaults(kind: str, data: Any, model: type[Block]) -> Any:
 
 
 class LossConfig(Block):
+    """Loss and its options."""
+
     name: str = "grpo"
     """Loss: grpo (clipped token ratio), gspo (clipped sequence ratio), cispo (clipped weight) or
     reinforce (no ratio, no clip)."""
@@ -100,6 +102,8 @@ class LossConfig(Block):
 
 
 class AdvantageConfig(Block):
+    """Advantage and its options."""
+
     name: str = "group"
     """Advantage: group (GRPO), rloo, reinforce_pp, reinforce_pp_baseline, gdpo (each reward part on
     its own), turns (discounted return of each turn) or gigpo (episode and equal states)."""
@@ -128,6 +132,8 @@ class AdvantageConfig(Block):
 
 
 class AggregationConfig(Block):
+    """Weights of the tokens in the loss."""
+
     kind: Literal["token", "sequence", "constant"] = "token"
     """Weight of a token in the loss. token: every sampled token of the step weighs the same (DAPO);
     sequence: every episode weighs the same (GRPO); constant: the sum over tokens is divided by the

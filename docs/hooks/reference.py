@@ -1,0 +1,359 @@
+"""MkDocs hook: generate the reference pages from the code at build time.
+
+Each function `..._page` returns the Markdown of one page. Nothing generated is committed. The page
+of the API contains directives of mkdocstrings, which reads the docstrings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import itertools
+import os
+import textwrap
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints, is_typeddict
+from unittest import mock
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+NOTE = "This page is generated from the code when the documentation is built.\n"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages to the site."""
+    for name, page in PAGES.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=page()))
+    return files
+
+
+def api_page() -> str:
+    """Return the page of all public names of both packages."""
+    import envgym
+    import envgym_trainer
+
+    lines = ["# Python API", "", NOTE]
+    lines += ["These names are public. Every other name is private and may change.", ""]
+    for package in (envgym, envgym_trainer):
+        lines += [f"## {package.__name__}", ""]
+        for name in getattr(package, "__all__", ()):
+            lines += [f"::: {package.__name__}.{name}", "    options: {heading_level: 3}", ""]
+    return "\n".join(lines)
+
+
+def yaml_page() -> str:
+    """Return the page of every key of an environment's YAML."""
+    from envgym.spec.environment import json_schema
+
+    schema = json_schema()
+    lines = ["# YAML", "", NOTE]
+    lines += [
+        "Every key of an environment's YAML, with its type, bounds and default. Override a key on "
+        "the command line with `key.sub=value`. `envgym schema` prints the same as JSON schema.",
+        "",
+        "`*` stands for a name that you choose, `[]` for an item of a list.",
+        "",
+    ]
+    found = list(blocks_of(schema, schema["$defs"]))
+    for path, block in found:
+        title = f"`{path}`" if path else "Top level"
+        if sum(path == other for other, _ in found) > 1:  # alternatives under one key
+            title += f" with `{next(iter(block['properties']))}`"
+        lines += [f"## {title}", ""]
+        lines += [flat(block.get("description", "")), ""] if path else []
+        lines += keys_table(block, schema["$defs"])
+    return "\n".join(lines)
+
+
+def blocks_of(block: dict, defs: dict, path: str = "") -> Iterator[tuple[str, dict]]:
+    """Yield path and schema of a block and of all blocks below it, parents first."""
+    yield path, block
+    for key, field in block["properties"].items():
+        for suffix, below in blocks_in(field, defs):
+            yield from blocks_of(below, defs, f"{path}.{key}{suffix}".lstrip("."))
+
+
+def blocks_in(field: dict, defs: dict) -> Iterator[tuple[str, dict]]:
+    """Yield the blocks that a key may contain, each with the suffix of its path."""
+    if "$ref" in field:
+        field = defs[field["$ref"].rsplit("/", 1)[1]]
+    if "properties" in field:
+        yield "", field
+    for option in (*field.get("anyOf", ()), *field.get("oneOf", ())):
+        yield from blocks_in(option, defs)
+    if isinstance(field.get("items"), dict):
+        yield from ((f"[]{suffix}", below) for suffix, below in blocks_in(field["items"], defs))
+    if isinstance(field.get("additionalProperties"), dict):
+        named = blocks_in(field["additionalProperties"], defs)
+        yield from ((f".*{suffix}", below) for suffix, below in named)
+
+
+def keys_table(block: dict, defs: dict) -> list[str]:
+    """Return the table of one block's keys."""
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key, field in block["properties"].items():
+        cells = (
+            f"`{key}`",
+            type_of(field, defs) + bounds_of(field),
+            default_of(field, required=key in block.get("required", ()), defs=defs),
+            meaning_of(field, defs),
+        )
+        lines.append(f"| {' | '.join(cell(text) for text in cells)} |")
+    return [*lines, ""]
+
+
+def meaning_of(field: dict, defs: dict) -> str:
+    """Return the description of a key, by default that of the blocks that it may contain."""
+    blocks = [block.get("description", "") for _, block in blocks_in(field, defs)]
+    return flat(field.get("description") or " ".join(blocks))
+
+
+def type_of(field: dict, defs: dict) -> str:
+    """Return the type of a JSON schema in words."""
+    if "$ref" in field:
+        return type_of(defs[field["$ref"].rsplit("/", 1)[1]], defs)
+    if options := (*field.get("anyOf", ()), *field.get("oneOf", ())):
+        return " or ".join(dict.fromkeys(type_of(option, defs) for option in options))
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "properties" in field:
+        return "block"
+    if field.get("type") == "array":
+        items = field.get("items")
+        return f"list of {type_of(items, defs)}" if isinstance(items, dict) else "list"
+    if field.get("type") == "object":
+        return "mapping"
+    return field.get("format", field.get("type", "any")).replace("null", "none")
+
+
+def bounds_of(field: dict) -> str:
+    """Return the bounds of a number in words, with a leading comma."""
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+        "minItems": "items: at least",
+        "pattern": "pattern",
+    }
+    options = (field, *field.get("anyOf", ()), *field.get("oneOf", ()))
+    found = [
+        f"{words[key]} `{option[key]}`" if key == "pattern" else f"{words[key]} {option[key]}"
+        for option in options
+        for key in words
+        if key in option
+    ]
+    return "".join(f", {text}" for text in found)
+
+
+def default_of(field: dict, *, required: bool, defs: dict) -> str:
+    """Return the default of a key; a block's defaults are in its own table."""
+    if required:
+        return "required"
+    value = field.get("default", "")
+    if value is None:
+        return "none"
+    if value in ("", [], {}) and not isinstance(value, bool):
+        return "empty"
+    if isinstance(value, dict) and any(blocks_in(field, defs)):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(f"`{item}`" for item in value)
+    return f"`{value}`"
+
+
+def cli_page() -> str:
+    """Return the page of every command's help."""
+    from envgym.commands import build_parser
+
+    lines = ["# Command line", "", NOTE]
+    with mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"}):
+        for parser in parsers_of(build_parser()):
+            lines += [f"## {parser.prog}", "", "```text", parser.format_help().strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield a parser and the parsers of all its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from parsers_of(command)
+
+
+def metrics_page() -> str:
+    """Return the page of every logged metric."""
+    from envgym_trainer.run import metrics
+
+    lines = ["# Metrics", "", NOTE]
+    lines += ["Lines of `metrics.jsonl`, and curves of TensorBoard, have these numbers.", ""]
+    for name, function in inspect.getmembers(metrics, inspect.isfunction):
+        if function.__module__ == metrics.__name__ and not name.startswith("_"):
+            lines += [f"## {name}", "", inspect.getdoc(function) or "", ""]
+    return "\n".join(lines)
+
+
+def records_page() -> str:
+    """Return the page of all records: values of the Gymnasium interface, files of a run."""
+    from envgym import episode, messages, policies, terms
+    from envgym_trainer.run.folder import RunFolder
+    from envgym_trainer.run.provenance import run_facts
+    from envgym_trainer.training.checkpoint import Progress
+
+    lines = ["# Records", "", NOTE]
+    lines += [*record("Episode", episode.Episode, "One line of `episodes.jsonl`.")]
+    for kind in (
+        episode.Failure,
+        terms.Term,
+        policies.TokenTrace,
+        messages.Message,
+        messages.ToolCall,
+    ):
+        lines += record(kind.__name__, kind)
+    lines += ["## Run folder", "", "```text", inspect.getdoc(RunFolder) or "", "```", ""]
+    lines += ["## `run.json`", "", f"{inspect.getdoc(run_facts)}", "", "```text"]
+    lines += [*run_facts(seeds={}, device=""), "```", ""]
+    lines += record("`progress.json` of a checkpoint", Progress)
+    return "\n".join(lines)
+
+
+def record(title: str, kind: type, note: str = "") -> list[str]:
+    """Return the section of a dataclass or TypedDict: a table of its fields."""
+    summary = (inspect.getdoc(kind) or "").strip()
+    lines = [
+        f"## {title}",
+        "",
+        note,
+        "",
+        summary,
+        "",
+        "| field | type | meaning |",
+        "|---|---|---|",
+    ]
+    meanings = field_docstrings(kind)
+    for name, hint in annotations_of(kind).items():
+        row = (f"`{name}`", f"`{hint}`", flat(meanings.get(name, "")))
+        lines.append(f"| {' | '.join(cell(text) for text in row)} |")
+    return [*lines, ""]
+
+
+def annotations_of(kind: type) -> dict[str, str]:
+    """Return the annotations of a record's fields as written, inherited ones first."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        found |= {
+            name: hint if isinstance(hint, str) else getattr(hint, "__forward_arg__", str(hint))
+            for name, hint in vars(base).get("__annotations__", {}).items()
+        }
+    names = (
+        {field.name for field in dataclasses.fields(kind)}
+        if dataclasses.is_dataclass(kind)
+        else set(get_type_hints(kind))
+    )
+    assert dataclasses.is_dataclass(kind) or is_typeddict(kind), kind
+    return {name: hint for name, hint in found.items() if name in names}
+
+
+def field_docstrings(kind: type) -> dict[str, str]:
+    """Return the docstrings below the fields of a class, by name."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    body = tree.body[0].body  # type: ignore[attr-defined]
+    return {
+        field.target.id: str(text.value.value)
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+
+
+def errors_page() -> str:
+    """Return the page of exceptions, exit codes and kinds of failures."""
+    from envgym import errors
+
+    lines = ["# Errors", "", NOTE, "## Exceptions", ""]
+    for depth, kind in class_tree(errors.EnvgymError):
+        if kind.__module__ == errors.__name__:
+            summary = flat((inspect.getdoc(kind) or "").split("\n\n")[0])
+            lines.append(f"{'    ' * depth}- `{kind.__name__}`: {summary}")
+    lines += ["", "## Exit codes", "", "| code | meaning |", "|---|---|"]
+    lines += [f"| {code} | {text} |" for code, text in errors.EXIT_CODES.items()]
+    lines += ["", "## Failures of the environment", ""]
+    lines += [
+        "Kinds of `WorldFailure` and the stages in which the code raises them. They appear in "
+        "`Episode.failure` and in the metrics `failures/KIND` and `failures/stage/STAGE`.",
+        "",
+        "| kind | stages |",
+        "|---|---|",
+    ]
+    for kind, stages in sorted(failure_kinds().items()):
+        lines.append(f"| `{kind}` | {', '.join(sorted(stages)) or 'depends on the caller'} |")
+    return "\n".join(lines) + "\n"
+
+
+def class_tree(kind: type, depth: int = 0) -> Iterator[tuple[int, type]]:
+    """Yield a class and its subclasses with their depth, in the order of their definition."""
+    yield depth, kind
+    for below in kind.__subclasses__():
+        yield from class_tree(below, depth + 1)
+
+
+def failure_kinds() -> dict[str, set[str]]:
+    """Return the stages of each kind of failure, from all calls of `WorldFailure` in the code."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in sorted([*ROOT.glob("envgym/**/*.py"), *ROOT.glob("trainer/**/*.py")]):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        constants = {
+            node.targets[0].id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
+        }
+        for call in ast.walk(tree):
+            if not (isinstance(call, ast.Call) and getattr(call.func, "id", "") == "WorldFailure"):
+                continue
+            kind = literal(call.args[0], constants) if call.args else ""
+            if not kind:
+                continue
+            stage = next((word.value for word in call.keywords if word.arg == "stage"), None)
+            found[kind] |= {text for text in [literal(stage, constants)] if text}
+    return found
+
+
+def literal(node: ast.AST | None, constants: dict[str, Any]) -> str:
+    """Return the text of a constant or of a module's constant; empty for other expressions."""
+    value = constants.get(node.id) if isinstance(node, ast.Name) else getattr(node, "value", "")
+    return value if isinstance(value, str) else ""
+
+
+def flat(text: str) -> str:
+    """Return a text on one line."""
+    return " ".join(text.split())
+
+
+def cell(text: str) -> str:
+    """Return a text for a cell of a table."""
+    return text.replace("|", "\\|")
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "api": api_page,
+    "yaml": yaml_page,
+    "cli": cli_page,
+    "metrics": metrics_page,
+    "records": records_page,
+    "errors": errors_page,
+}

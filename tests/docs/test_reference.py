@@ -1,0 +1,77 @@
+"""The generated reference pages contain every key, command, public name, record field and error."""
+
+import importlib.util
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import envgym
+from envgym import errors
+from envgym.commands import build_parser
+from envgym.episode import Episode
+from envgym.spec.environment import json_schema
+
+HOOK = Path(__file__).parents[2] / "docs/hooks/reference.py"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    pytest.importorskip("mkdocs", reason="needs the extra `docs`")
+    spec = importlib.util.spec_from_file_location("envgym_docs_reference", HOOK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def sections(reference):
+    return reference.yaml_page().split("\n## ")
+
+
+def test_every_block_of_the_yaml_has_a_section_with_all_of_its_keys(reference, sections):
+    schema = json_schema()
+    for path, block in reference.blocks_of(schema, schema["$defs"]):
+        title = f"`{path}`" if path else "Top level"
+        own = "".join(text for text in sections if text.startswith(title))
+        assert [key for key in block["properties"] if f"| `{key}` |" not in own] == []
+
+
+def test_every_key_of_the_yaml_has_a_meaning(sections):
+    rows = [line for text in sections for line in text.splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_a_key_is_shown_with_its_type_bounds_and_default(sections):
+    optimizer = next(text for text in sections if text.startswith("`train.optimizer`"))
+    assert "| `max_grad_norm` | number, above 0 | `1.0` | Norm to which" in optimizer
+
+
+def test_every_command_has_its_help(reference):
+    page = reference.cli_page()
+    programs = [parser.prog for parser in reference.parsers_of(build_parser())]
+    assert {"envgym eval", "envgym train", "envgym sandbox doctor"} <= set(programs)
+    assert [program for program in programs if f"## {program}\n" not in page] == []
+
+
+def test_every_public_name_is_on_the_page_of_the_api(reference):
+    page = reference.api_page()
+    assert [name for name in envgym.__all__ if f"::: envgym.{name}\n" not in page] == []
+
+
+def test_every_field_of_an_episode_is_on_the_page_of_the_records(reference):
+    page = reference.records_page()
+    assert [field.name for field in fields(Episode) if f"| `{field.name}` |" not in page] == []
+
+
+def test_every_error_and_exit_code_is_on_the_page_of_the_errors(reference):
+    page = reference.errors_page()
+    names = [kind.__name__ for _, kind in reference.class_tree(errors.EnvgymError)]
+    known = [name for name in names if hasattr(errors, name)]
+    assert [name for name in known if f"- `{name}`:" not in page] == []
+    assert {kind.exit_code for _, kind in reference.class_tree(errors.EnvgymError)} <= set(
+        errors.EXIT_CODES
+    )
+    assert "| `timeout` | open, step |" in page
