@@ -276,12 +276,12 @@ def _add_check(commands: Any) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from envgym.evaluation.checks import print_checks, run_checks
+    from envgym.evaluation.checks import check, print_checks
     from envgym.spec.environment import load_spec
 
     spec = load_spec(arguments.env, arguments.settings)
     with Console(stderr=True).status("checking") as status:  # visible on a terminal only
-        results = run_checks(
+        results = check(
             spec,
             tasks_per_split=arguments.tasks,
             progress=lambda check, played: status.update(f"{check}: {played} episodes"),

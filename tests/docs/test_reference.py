@@ -1,6 +1,6 @@
 """The generated reference pages contain every key, command, public name, record field and error."""
 
-import importlib.util
+import importlib
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,28 +12,36 @@ from envgym.commands import build_parser
 from envgym.episode import Episode
 from envgym.spec.environment import json_schema
 
-HOOK = Path(__file__).parents[2] / "docs/hooks/reference.py"
+HOOKS = Path(__file__).parents[2] / "docs/hooks"
 
 
 @pytest.fixture(scope="module")
-def reference():
+def hooks():
+    """Put the folder of the hooks on `sys.path`, as MkDocs does while it loads them."""
     pytest.importorskip("mkdocs", reason="needs the extra `docs`")
-    spec = importlib.util.spec_from_file_location("envgym_docs_reference", HOOK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HOOKS))
+        yield importlib.import_module
 
 
 @pytest.fixture(scope="module")
-def sections(reference):
-    return reference.yaml_page().split("\n## ")
+def reference(hooks):
+    return hooks("reference")
 
 
-def test_every_block_of_the_yaml_has_a_section_with_all_of_its_keys(reference, sections):
+@pytest.fixture(scope="module")
+def yaml_reference(hooks):
+    return hooks("yaml_reference")
+
+
+@pytest.fixture(scope="module")
+def sections(yaml_reference):
+    return yaml_reference.yaml_page("").split("\n## ")
+
+
+def test_every_block_of_the_yaml_has_a_section_with_all_of_its_keys(yaml_reference, sections):
     schema = json_schema()
-    for path, block in reference.blocks_of(schema, schema["$defs"]):
+    for path, block in yaml_reference.blocks_of(schema, schema["$defs"]):
         title = f"`{path}`" if path else "Top level"
         own = "".join(text for text in sections if text.startswith(title))
         assert [key for key in block["properties"] if f"| `{key}` |" not in own] == []

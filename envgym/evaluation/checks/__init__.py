@@ -25,10 +25,10 @@ from envgym.spec.environment import EnvSpec
 Progress = Callable[[str, int], None]
 """Callback with the name of the current check and the number of episodes played."""
 
-__all__ = ["CheckResult", "print_checks", "run_checks"]
+__all__ = ["CheckResult", "check", "print_checks"]
 
 
-def run_checks(
+def check(
     spec: EnvSpec,
     *,
     tasks_per_split: int | None = None,
@@ -36,7 +36,7 @@ def run_checks(
     refuse_ceiling: float = 0.10,
     progress: Progress = lambda check, episodes: None,
 ) -> list[CheckResult]:
-    """Run all checks that apply. The order puts causes before their consequences.
+    """Check an environment and its grader, in an order that puts causes before consequences.
 
     Args:
         spec: Definition of the environment.
@@ -125,10 +125,10 @@ def _run(
 
     if bench is not None:
         bench.on_episode = count
-    for name, check in checks.items():
+    for name, run in checks.items():
         progress(name, played)
         try:
-            found = check()
+            found = run()
         except EnvgymError as failure:
             found = CheckResult(name, False, str(failure))
         results += found if isinstance(found, list) else [found]

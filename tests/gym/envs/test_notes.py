@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from envgym.evaluation.checks import run_checks
+from envgym.evaluation.checks import check
 from envgym.spec.environment import load_spec
 
 NOTES = Path(__file__).parents[3] / "envs/notes.yaml"
@@ -12,6 +12,6 @@ NOTES = Path(__file__).parents[3] / "envs/notes.yaml"
 
 @pytest.mark.campaign
 def test_the_notes_pass_every_check():
-    results = run_checks(load_spec(NOTES), tasks_per_split=10)
+    results = check(load_spec(NOTES), tasks_per_split=10)
     assert len(results) == 16
     assert not [result for result in results if not result.passed]

@@ -11,7 +11,7 @@ import pytest
 
 from envgym.env import World
 from envgym.errors import PrerequisiteError
-from envgym.evaluation.checks import run_checks
+from envgym.evaluation.checks import check
 from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
 from envgym.rewards.scoring.answer_normalization import find_reading
@@ -44,7 +44,7 @@ def play(world, task_id, said):
 @puzzles
 @pytest.mark.slow
 def test_it_passes_every_check():
-    results = run_checks(load_spec("selftrain"), tasks_per_split=10)
+    results = check(load_spec("selftrain"), tasks_per_split=10)
     assert len(results) == 16
     assert [result for result in results if not result.passed] == []
 

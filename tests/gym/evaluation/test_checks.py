@@ -7,7 +7,7 @@ import sys
 import gymnasium as gym
 import pytest
 
-from envgym.evaluation.checks import print_checks, run_checks
+from envgym.evaluation.checks import check, print_checks
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import load_spec
 
@@ -110,7 +110,7 @@ def environment(folder, *, reward: str = "", prompt: str = "", **edits):
 
 
 def failed(spec) -> set[str]:
-    return {result.id for result in run_checks(spec, tasks_per_split=6) if not result.passed}
+    return {result.id for result in check(spec, tasks_per_split=6) if not result.passed}
 
 
 def another_template(oracle: str, changes: str, offered: str) -> tuple[str, str]:
@@ -256,7 +256,7 @@ def test_an_environment_broken_on_purpose_fails_in_that_check_alone(what, tmp_pa
 
 def test_a_sound_environment_passes_every_check(tmp_path, capsys):
     calls = []
-    results = run_checks(
+    results = check(
         environment(tmp_path),
         tasks_per_split=6,
         progress=lambda check, episodes: calls.append((check, episodes)),
@@ -279,8 +279,7 @@ def test_a_sound_environment_passes_every_check(tmp_path, capsys):
 def test_a_failure_names_the_task_and_what_happened(tmp_path):
     _, edits = BROKEN["an oracle that sets the wrong phone"]
     results = {
-        result.id: result
-        for result in run_checks(environment(tmp_path, **edits), tasks_per_split=6)
+        result.id: result for result in check(environment(tmp_path, **edits), tasks_per_split=6)
     }
     assert (
         "train/by_id/0: reward 0, answered of 1, 1 expected changes missing, 1 unexpected"
@@ -339,7 +338,7 @@ def foreign(tmp_path, monkeypatch):
 
 
 def test_a_foreign_environment_is_checked_for_its_seeds(foreign):
-    assert [(result.id, result.passed) for result in run_checks(foreign("Steady"))] == [
+    assert [(result.id, result.passed) for result in check(foreign("Steady"))] == [
         ("seed_control", True),
         ("episode_determinism", True),
         ("verifier_determinism", True),
@@ -347,7 +346,7 @@ def test_a_foreign_environment_is_checked_for_its_seeds(foreign):
 
 
 def test_a_foreign_environment_that_ignores_its_seed_is_found_out(foreign):
-    results = {result.id: result for result in run_checks(foreign("Deaf"))}
+    results = {result.id: result for result in check(foreign("Deaf"))}
     assert not results["seed_control"].passed
     assert (
         "12 different seeds returned the same first observation" in results["seed_control"].detail

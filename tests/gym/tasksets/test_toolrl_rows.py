@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envgym.errors import SpecError, UsageError
-from envgym.evaluation.checks import run_checks
+from envgym.evaluation.checks import check
 from envgym.play import play
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
@@ -403,13 +403,12 @@ def test_the_oracle_of_the_shipped_environment_earns_everything(world):
 
 def test_the_shipped_environment_can_be_trusted():
     results = {
-        result.id: result
-        for result in run_checks(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)
+        result.id: result for result in check(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)
     }
     assert [result for result in results.values() if not result.passed] == []
     assert "oracle solutions with one wrong value" in results["wrong_field"].detail
-    for check in ("canary_floor.random", "tool_declaration_accuracy"):
-        assert results[check].detail == "not applicable: there are no tools"
+    for name in ("canary_floor.random", "tool_declaration_accuracy"):
+        assert results[name].detail == "not applicable: there are no tools"
 
 
 def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
