@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from envgym.registration import make, make_world, register, register_bundled_with_gymnasium
 
 if TYPE_CHECKING:
-    from envgym.env import ToolEnv, World
+    from envgym.block import Block
+    from envgym.env import ToolEnv
     from envgym.episode import Episode, Failure
     from envgym.errors import (
         EnvgymError,
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from envgym.policies.random import RandomPolicy
     from envgym.policies.registry import open_policy
     from envgym.policies.scripted import ScriptedPolicy
-    from envgym.rewards.rubric import Evidence, Rubric, Score, reward_part
+    from envgym.rewards.evidence import Evidence
+    from envgym.rewards.rubric import Rubric, Score, reward_part
     from envgym.sandbox import App, Sandbox, Session, ToolResult
     from envgym.sandbox.backends import open_sandbox
     from envgym.spec.environment import EnvSpec, load_spec
@@ -54,11 +56,13 @@ if TYPE_CHECKING:
     from envgym.tasksets.toolrl_variants import irrelevant_rows
     from envgym.terms import Term
     from envgym.tools import Tool
+    from envgym.world import Env, ResetInfo, StepInfo, TaskSet, World
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "envgym.env": ("ToolEnv", "World"),
+    "envgym.block": ("Block",),
+    "envgym.env": ("ToolEnv",),
     "envgym.episode": ("Episode", "Failure"),
     "envgym.errors": (
         "EnvgymError",
@@ -79,7 +83,8 @@ _HOMES = {
     "envgym.policies.random": ("RandomPolicy",),
     "envgym.policies.registry": ("open_policy",),
     "envgym.policies.scripted": ("ScriptedPolicy",),
-    "envgym.rewards.rubric": ("Evidence", "Rubric", "Score", "reward_part"),
+    "envgym.rewards.evidence": ("Evidence",),
+    "envgym.rewards.rubric": ("Rubric", "Score", "reward_part"),
     "envgym.sandbox": ("App", "Sandbox", "Session", "ToolResult"),
     "envgym.sandbox.backends": ("open_sandbox",),
     "envgym.spec.environment": ("EnvSpec", "load_spec"),
@@ -99,6 +104,7 @@ _HOMES = {
     "envgym.tasksets.toolrl_variants": ("irrelevant_rows",),
     "envgym.terms": ("Term",),
     "envgym.tools": ("Tool",),
+    "envgym.world": ("Env", "ResetInfo", "StepInfo", "TaskSet", "World"),
 }
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -106,12 +112,14 @@ __all__ = [
     "ANY",
     "SPLITS",
     "App",
+    "Block",
     "Change",
     "Check",
     "CheckResult",
     "Completion",
     "Dialogue",
     "Draw",
+    "Env",
     "EnvSpec",
     "EnvgymError",
     "Episode",
@@ -125,6 +133,7 @@ __all__ = [
     "PrerequisiteError",
     "RandomPolicy",
     "Request",
+    "ResetInfo",
     "Rubric",
     "Sandbox",
     "Score",
@@ -132,7 +141,9 @@ __all__ = [
     "Session",
     "SpecError",
     "Split",
+    "StepInfo",
     "Task",
+    "TaskSet",
     "Template",
     "Term",
     "TokenTrace",

@@ -4,47 +4,51 @@
     step("update_contact(...)")                         ->  the tools' answers
     step("Done.")                                       ->  the end, and the reward
 
-See `ToolEnv.step` for the reasons that end an episode.
+See `ToolEnv.step` and `ToolEnv.abort` for the ways in which an episode ends.
 """
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 
-from envgym.dialects import parse, usage_example
+from envgym.dialects import usage_example
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
-from envgym.messages import Message, ToolCall
-from envgym.rewards.rubric import CallRecord, Evidence, Rubric
-from envgym.rewards.state_diff import compare_changes, diff_rows
-from envgym.rewards.turn_rewards import TurnRewards
-from envgym.sandbox import Sandbox, Session, Verification
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.messages import Message
+from envgym.rewards.rubric import Rubric
+from envgym.sandbox import Sandbox, Session
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import EnvSpec
-from envgym.tasks import SPLITS, Check, Split, Task
+from envgym.tasks import SPLITS, Split, Task
 from envgym.tasksets.templates import TemplateTaskSet
+from envgym.tool_episode import ToolEpisode
 from envgym.tool_sandbox import keys_of, open_tool_sandbox
-from envgym.tools import Tool, render_compact, to_openai, tools_from, unknown_tool, validate
+from envgym.tools import Tool, render_compact, to_openai, tools_from, validate
+from envgym.world import AbortReason, FailureInfo, ResetInfo, StepInfo, StepResult
 
 OWN_DOING = ("session_ended", "out_of_memory")
 """Failure kinds that are attributed to the model if the tools execute code that it wrote."""
 RESET_OPTIONS = ("task", "split", "levels", "max_turns", "step")
 
 
-class World:
-    """Sandbox, tools, tasks and rubric of one environment, shared by its episodes. Thread-safe."""
+class ToolWorld:
+    """World of an environment with tools: sandbox, tools, tasks and rubric. Thread-safe.
+
+    Args:
+        spec: Definition of the environment.
+        sandbox: Sandbox to use. By default the world opens one; it closes either.
+
+    Raises:
+        SpecError: If the tools, the tasks and the settings do not fit together.
+        PrerequisiteError: If something must be installed or started first.
+    """
 
     def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
-        self.exact = (FILES,) if spec.state.files else ()
         self.sandbox = sandbox or open_tool_sandbox(spec)
         try:
             self._read_tasks(spec)
@@ -56,26 +60,27 @@ class World:
         self.tasks = TemplateTaskSet(spec, self.sandbox)
         self.keys = keys_of(spec, self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
-        unknown = [name for name in spec.episode.closes_with if name not in self.tools]
-        if unknown:
-            hint = did_you_mean(unknown[0], self.tools)
-            raise SpecError(
-                f"{spec.path}: episode.closes_with: no tool '{unknown[0]}'{hint}; "
-                f"tools: {', '.join(self.tools)}"
-            )
-
+        for name in spec.episode.closes_with:
+            self._check_tool(name, "episode.closes_with")
         if (refusal := spec.episode.refusal) is None:
             return
-        if refusal.tool not in self.tools:
-            hint = did_you_mean(refusal.tool, self.tools)
-            raise SpecError(
-                f"{spec.path}: episode.refusal.tool: no tool '{refusal.tool}'{hint}; tools: {', '.join(self.tools)}"
-            )
+        self._check_tool(refusal.tool, "episode.refusal.tool")
         if problems := validate(self.tools[refusal.tool], refusal.arguments):
             raise SpecError(f"{spec.path}: episode.refusal.arguments: {'; '.join(problems)}")
 
+    def _check_tool(self, name: str, key: str) -> None:
+        if name not in self.tools:
+            raise SpecError(
+                f"{self.spec.path}: {key}: no tool '{name}'{did_you_mean(name, self.tools)}; "
+                f"tools: {', '.join(self.tools)}"
+            )
+
     def tools_of(self, task: Task) -> dict[str, Tool]:
-        """Return the tools that a task offers, in the order of the environment."""
+        """Return the tools that a task offers, in the order of the environment.
+
+        Raises:
+            SpecError: If the task names a tool that does not exist.
+        """
         if task.tools is None:
             return self.tools
         if unknown := [name for name in task.tools if name not in self.tools]:
@@ -100,37 +105,49 @@ class World:
             system = f"{system}\n\nTools:\n{listing}\n\n{usage_example(prompt.dialects[0])}"
         return [Message("system", system), Message("user", task.prompt)]
 
-    def env(self, **options: Any) -> ToolEnv:
-        """Create an environment in this world. The options are those of `ToolEnv`."""
-        return ToolEnv(self.spec, world=self, **options)
+    def env(
+        self,
+        *,
+        split: Split = "train",
+        levels: Sequence[str] = (),
+        render_mode: str | None = None,
+        owns_world: bool = False,
+    ) -> ToolEnv:
+        """Create an environment in this world; see `World.env`."""
+        return ToolEnv(
+            self, split=split, levels=levels, render_mode=render_mode, owns_world=owns_world
+        )
 
     def close(self) -> None:
+        """Close the judges and the sandbox."""
         self.rubric.close()
         self.sandbox.close()
 
 
 class ToolEnv(gymnasium.Env[str, str]):
-    """Environment that plays one episode at a time in a `World`.
+    """Environment that plays one episode at a time in a `ToolWorld`.
 
     Args:
-        spec: Definition of the environment.
+        world: World that the environment shares with others.
         split: Default split from which `reset` draws tasks.
         levels: Default levels of the tasks drawn; empty for all.
-        world: World shared with other environments. By default the environment creates and closes a
-            world.
         render_mode: If `ansi`, `render()` returns the current conversation as text.
+        owns_world: Whether closing the environment closes the world.
+
+    Raises:
+        UsageError: If there is no such split.
     """
 
-    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's own convention
+    metadata = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium's convention
 
     def __init__(
         self,
-        spec: EnvSpec,
+        world: ToolWorld,
         *,
         split: Split = "train",
         levels: Sequence[str] = (),
-        world: World | None = None,
         render_mode: str | None = None,
+        owns_world: bool = False,
     ):
         if split not in SPLITS:
             raise UsageError(
@@ -139,11 +156,13 @@ class ToolEnv(gymnasium.Env[str, str]):
         self.observation_space = UnicodeText()
         self.action_space = UnicodeText()
         self.render_mode = render_mode
-        self.split, self.levels = split, tuple(levels)
-        self._owned = world is None
-        self.world = world or World(spec)
+        self.world = world
+        self.split = split
+        self.levels = tuple(levels)
+        self._owns_world = owns_world
         self._session: Session | None = None
         self._task: Task | None = None
+        self._episode: ToolEpisode | None = None
         self._over = True
 
     @property
@@ -164,8 +183,7 @@ class ToolEnv(gymnasium.Env[str, str]):
                 schedules, 0 by default.
 
         Returns:
-            The user's message and `info`, with the keys `messages`, `tools`, `task`, `state_hash`
-            and `given_up` (the reward terms of the episode if the policy aborts it).
+            The user's message and `info`, a `ResetInfo`.
 
         Raises:
             WorldFailure: If no sandbox session can be opened.
@@ -173,29 +191,36 @@ class ToolEnv(gymnasium.Env[str, str]):
             UsageError: If an option is unknown or out of range.
         """
         super().reset(seed=seed)
-        self._end_session()
-        self._task = task = self.world.tasks.task(self._pick(options or {}))
-        self._session = self.world.sandbox.open(
-            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
+        options = options or {}
+        self._finish()
+        world = self.world
+        self._task = task = world.tasks.task(self._pick(options))
+        self._session = world.sandbox.open(
+            seed=task.seed, timeout_seconds=world.spec.sandbox.open_seconds
         )
-        self._tools = self.world.tools_of(task)
-        self._messages = self.world.opening(task)
-        self._calls: list[CallRecord] = []
-        self._modes: dict[str, int] = {}
-        self._said: list[str] = []
-        self._turns, self._over, self._started = 0, False, time.monotonic()
-        self._turn_limit = self.world.turn_limit(task)
-        self._horizon = (options or {}).get("max_turns", self._turn_limit)
-        self._training_step = (options or {}).get("step", 0)
-        self._tally = TurnRewards(self.world.rubric, self._evidence, step=self._training_step)
-        shown = (
-            to_openai(list(self._tools.values()))
-            if self.world.spec.prompt.tools == "template"
-            else []
+        turn_limit = world.turn_limit(task)
+        self._episode = ToolEpisode(
+            spec=world.spec,
+            rubric=world.rubric,
+            keys=world.keys,
+            task=task,
+            tools=world.tools_of(task),
+            messages=world.opening(task),
+            session=self._session,
+            turn_limit=turn_limit,
+            horizon=options.get("max_turns", turn_limit),
+            training_step=options.get("step", 0),
         )
-        return task.prompt, {
-            "messages": [message.to_dict() for message in self._messages],
-            "tools": shown,
+        self._over = False
+        info = self._reset_info(self._episode)
+        return task.prompt, cast(dict[str, Any], info)
+
+    def _reset_info(self, episode: ToolEpisode) -> ResetInfo:
+        in_template = self.world.spec.prompt.tools == "template"
+        task = episode.task
+        return {
+            "messages": [message.to_dict() for message in episode.messages],
+            "tools": to_openai(list(episode.tools.values())) if in_template else [],
             "task": {
                 "id": task.id,
                 "split": task.split,
@@ -203,8 +228,7 @@ class ToolEnv(gymnasium.Env[str, str]):
                 "template": task.template,
             },
             "env_id": self.world.spec.id,
-            "state_hash": self._session.state_hash,
-            "given_up": self.world.rubric.failure_terms(step=self._training_step),
+            "state_hash": episode.session.state_hash,
         }
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -213,181 +237,58 @@ class ToolEnv(gymnasium.Env[str, str]):
         An answer without a tool call, or a successful call of a closing tool, terminates the
         episode. The turn limit, or a lower `max_turns` given to `reset`, truncates it. If the
         environment itself fails, the step is truncated, `info["failure"]` is set and the reward 0.0
-        must be ignored.
+        must be ignored. A trainer that stops stepping earlier must call `abort`.
 
         Args:
             action: Text of the answer.
 
         Returns:
             Observation (the tools' answers; empty at the end), reward, terminated, truncated and
-            `info`. The reward is paid at the end, except for parts that are evaluated per turn.
-            `info` has `messages` (the new ones), `parse_mode` and `mistakes` (invalid or rejected
-            calls of this turn). At the end it also has `reward_parts`, `reward_terms` (`Term`s that
-            sum to the reward), `success`, `state_diff`, `verification` (exit code and output of the
-            task's hidden test) and `stop_reason`.
+            `info`, a `StepInfo`. The reward is paid at the end, except for parts that are evaluated
+            per turn.
 
         Raises:
             gymnasium.error.ResetNeeded: If the episode is over.
         """
-        if self._over or self._session is None:
-            raise gymnasium.error.ResetNeeded("this episode is over: call reset() first")
+        episode = self._running()
         try:
-            return self._take(action, self._session)
+            result = episode.step(action)
         except WorldFailure as failure:
             self._finish()
             if self.world.spec.sandbox.executes_code and failure.kind in OWN_DOING:
-                return self._broken_off(failure)
-            told = {"kind": failure.kind, "stage": failure.stage, "message": failure.message}
-            return "", 0.0, False, True, {"messages": [], "failure": told, "stop_reason": "void"}
+                return _plain(episode.end_by_model(failure))
+            return _plain(("", 0.0, False, True, _void_info(failure)))
+        if result[2] or result[3]:
+            self._finish()
+        return _plain(result)
 
-    def _broken_off(self, failure: WorldFailure) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Return the final step after the model's code terminated the session.
+    def abort(self, reason: AbortReason, answer: str | None = None) -> StepResult:
+        """End the running episode with the failure reward.
 
-        The episode counts as failed, not as void: otherwise a model could discard bad episodes by
-        crashing the sandbox.
+        A trainer that stops stepping (the context is full, the answer was cut, the run is
+        cancelled) must call it, so that stopping is never better than failing. The reward is the
+        failure reward minus the rewards already paid, and never positive.
+
+        Args:
+            reason: Reason of the trainer.
+            answer: Text of the unfinished answer, which counts as a turn. None if no token of it
+                was sampled.
+
+        Returns:
+            Empty observation, reward, terminated (False), truncated (True) and `info`, a `StepInfo`
+            with all keys of an end.
+
+        Raises:
+            gymnasium.error.ResetNeeded: If no episode is running.
         """
-        reward, score = self._tally.give_up()
-        info = {"messages": [], "success": False, "state_diff": {}, "stop_reason": "broken_off"}
-        info |= {"reward_parts": score.parts, "reward_terms": score.terms}
-        info["mistakes"] = self._mistakes("") + 1
-        calls = {
-            "tool_calls": len(self._calls) + 1,
-            "tool_errors": sum(not record.ok for record in self._calls) + 1,
-        }
-        return f"error: {failure.message}", reward, True, False, info | calls
-
-    def _take(self, action: str, session: Session) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        spec = self.world.spec
-        if (
-            spec.episode.timeout_seconds
-            and time.monotonic() - self._started > spec.episode.timeout_seconds
-        ):
-            raise WorldFailure(
-                "timeout",
-                f"the episode took more than {spec.episode.timeout_seconds:g} s",
-                stage="step",
-            )
-        self._turns += 1
-        self._messages.append(Message("assistant", action))
-        self._said.append(action)
-        parsed = parse(action, spec.prompt.dialects, known=self._tools)
-        self._modes[parsed.mode] = self._modes.get(parsed.mode, 0) + 1
-        if parsed.mode == "none":
-            return self._end("answered", action, parsed.mode, [], session)
-        if parsed.mode == "invalid":
-            answers = [Message("tool", f"error: {parsed.problem}")]
-        else:
-            answers = [
-                self._call(call, session)
-                for call in parsed.calls[: spec.episode.max_calls_per_turn]
-            ]
-            if dropped := len(parsed.calls) - len(answers):
-                limit = spec.episode.max_calls_per_turn
-                answers.append(
-                    Message(
-                        "tool", f"error: {dropped} calls were not made; at most {limit} in one turn"
-                    )
-                )
-        self._messages += answers
-        if any(
-            record.ok and record.call.name in spec.episode.closes_with for record in self._calls
-        ):
-            return self._end("closed", "", parsed.mode, answers, session)
-        if self._turns >= self._turn_limit:
-            return self._end("max_turns", "", parsed.mode, answers, session)
-        if self._turns >= self._horizon:
-            return self._end("horizon", "", parsed.mode, answers, session)
-        info = {"messages": [message.to_dict() for message in answers], "parse_mode": parsed.mode}
-        info["mistakes"] = self._mistakes(parsed.mode)
-        return (
-            "\n".join(message.content for message in answers),
-            self._tally.turn(),
-            False,
-            False,
-            info,
-        )
-
-    def _call(self, call: ToolCall, session: Session) -> Message:
-        tool = self._tools.get(call.name)
-        if tool is None:
-            return self._answer(call, False, f"error: {unknown_tool(call.name, self._tools)}")
-        if problems := validate(tool, call.arguments):
-            return self._answer(call, False, f"error: {'; '.join(problems)}")
-        spec = self.world.spec
-        now = spec.state.now + timedelta(seconds=spec.state.step_seconds * len(self._calls))
-        result = session.call(
-            call.name,
-            call.arguments,
-            now=now.isoformat(),
-            timeout_seconds=spec.episode.tool_seconds,
-        )
-        return self._answer(
-            call, result.ok, result.text if result.ok else f"error: {result.text}", result.seconds
-        )
-
-    def _answer(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
-        limit = self.world.spec.episode.observation_chars
-        if len(text) > limit:
-            text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
-        self._calls.append(CallRecord(self._turns, call, ok, text, seconds))
-        return Message("tool", text, name=call.name)
-
-    def _mistakes(self, mode: str) -> int:
-        """Return the number of invalid or rejected calls of the turn just taken."""
-        return sum(record.turn == self._turns and not record.ok for record in self._calls) + (
-            mode == "invalid"
-        )
-
-    def _end(
-        self, reason: str, final: str, mode: str, answers: list[Message], session: Session
-    ) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        evidence = self._evidence(final)  # before the hidden test, which may leave files
-        verification = self._verify(evidence.task.check, session) if evidence.task.check else None
-        evidence = replace(evidence, verification=verification)
-        reward, score = self._tally.end(evidence)
+        episode = self._running()
         self._finish()
-        checked = {"verification": {"exit_code": verification.exit_code}} if verification else {}
-        info = {
-            "messages": [message.to_dict() for message in answers],
-            "parse_mode": mode,
-            "mistakes": self._mistakes(mode),
-            "reward_parts": score.parts,
-            "reward_terms": score.terms,
-            "success": score.success or (None if reason == "horizon" else False),
-            "state_diff": evidence.verdict.to_dict() | checked,
-            "verification": verification
-            and {"exit_code": verification.exit_code, "output": verification.output},
-            "stop_reason": reason,
-            "tool_calls": len(self._calls),
-            "tool_errors": sum(not record.ok for record in self._calls),
-        }
-        cut = reason in ("max_turns", "horizon")
-        return "\n".join(message.content for message in answers), reward, not cut, cut, info
+        return episode.abort(reason, answer)
 
-    def _evidence(self, final: str = "") -> Evidence:
-        """Return the current evidence of the episode, without the result of the hidden test."""
-        state = self.world.spec.state
-        task = self._task
-        session = self._session
-        assert task is not None
-        assert session is not None
-        changes = session.diff(timeout_seconds=self.world.spec.episode.tool_seconds)
-        rows = diff_rows(changes, self.world.keys, volatile=state.volatile, exact=self.world.exact)
-        verdict = compare_changes(task.changes, rows, allow=state.allow, forbid=state.forbid)
-        return Evidence(
-            task,
-            tuple(self._calls),
-            tuple(rows),
-            verdict,
-            final,
-            self._turns,
-            dict(self._modes),
-            said=tuple(self._said),
-            step=self._training_step,
-        )
-
-    def _verify(self, check: Check, session: Session) -> Verification:
-        return session.verify(check.files, check.command, timeout_seconds=check.timeout_seconds)
+    def _running(self) -> ToolEpisode:
+        if self._over or self._episode is None:
+            raise gymnasium.error.ResetNeeded("this episode is over: call reset() first")
+        return self._episode
 
     def _pick(self, options: dict[str, Any]) -> str:
         if unknown := set(options) - set(RESET_OPTIONS):
@@ -407,10 +308,8 @@ class ToolEnv(gymnasium.Env[str, str]):
         )
 
     def _finish(self) -> None:
+        """Mark the episode as over and close its session."""
         self._over = True
-        self._end_session()
-
-    def _end_session(self) -> None:
         # Clear the attribute first, so that a session that fails to close cannot affect the next
         # episode.
         session = self._session
@@ -422,11 +321,25 @@ class ToolEnv(gymnasium.Env[str, str]):
         """Return the current conversation if the render mode is `ansi`."""
         if self.render_mode != "ansi":
             return None
-        return "\n".join(
-            f"[{message.role}] {message.content}" for message in getattr(self, "_messages", [])
-        )
+        messages = self._episode.messages if self._episode else []
+        return "\n".join(f"[{message.role}] {message.content}" for message in messages)
 
     def close(self) -> None:
-        self._end_session()
-        if self._owned:
+        """Close the session, and the world if the environment owns it."""
+        self._finish()
+        if self._owns_world:
             self.world.close()
+
+
+def _void_info(failure: WorldFailure) -> StepInfo:
+    described: FailureInfo = {
+        "kind": failure.kind,
+        "stage": failure.stage,
+        "message": failure.message,
+    }
+    return {"messages": [], "failure": described, "stop_reason": "void"}
+
+
+def _plain(result: StepResult) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    """Return the result with the type that Gymnasium declares; a TypedDict is a dict."""
+    return cast(tuple[str, float, bool, bool, dict[str, Any]], result)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from envgym.messages import Message
-from envgym.policies import TokenTrace
+from envgym.policies import StopReason, TokenTrace
 from envgym.terms import Term
+
+SCHEMA_VERSION = 1
+"""Version of the record's fields. It is raised when a field is renamed, removed or changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ class Episode:
     reward: float | None
     """Sum of all rewards of the episode; None if the episode is void."""
     reward_parts: dict[str, float | None] = field(default_factory=dict)
-    """Raw value of each part of the rubric by name; None for a part that does not apply."""
+    """Raw value of each part of the rubric by name; None for a part that does not apply or was not
+    evaluated."""
     reward_terms: dict[str, Term] = field(default_factory=dict)
     """Term of each part by name. The contributions sum to `reward`. Empty for a foreign
     environment."""
@@ -53,42 +58,51 @@ class Episode:
     state_diff: dict[str, Any] = field(default_factory=dict)
     """Changed rows compared with the expected changes, in the form of `Verdict.to_dict`."""
     stop_reason: str = ""
-    """Reason for the end: `answered`, `closed`, `max_turns`, `length`, `context`, `timeout`,
-    `terminated`, `truncated`, `horizon` (truncated before the usual turn limit), `broken_off` (the
-    model's code terminated the session) or `void`."""
+    """Reason for the end, an `envgym.world.EpisodeStop`. A foreign environment may give another."""
     terminated: bool = False
     truncated: bool = False
     turns: int = 0
+    """Number of answers, an unfinished last one included."""
     tool_calls: int = 0
     tool_errors: int = 0
     """Number of rejected calls: unknown tool, invalid argument, or an error raised by the tool."""
     turn_rewards: tuple[float, ...] = ()
-    """Reward that `step` returned at each turn. They sum to `reward`. Often 0 until the last
-    turn."""
+    """Reward that `step` returned at each turn. They sum to `reward`, unless the episode was
+    aborted before its first answer. Often 0 until the last turn."""
+    turn_stops: tuple[StopReason, ...] = ()
+    """Reason for the end of each answer: `stop`, `length` (token limit of an answer) or `context`
+    (the context is full)."""
     advantage: float | None = None
     """Group-relative advantage, the mean over its sampled tokens; None if the episode was not
     trained on."""
     advantage_parts: dict[str, float] = field(default_factory=dict)
     """Contribution of each term to the advantage by name. The contributions sum to `advantage`."""
-    turn_mistakes: tuple[int, ...] = ()
-    """Number of invalid or rejected tool calls at each turn, if `info["mistakes"]` reports it."""
-    parse_modes: dict[str, int] = field(default_factory=dict)
+    turn_invalid_calls: tuple[int, ...] = ()
+    """Number of invalid or rejected tool calls at each turn, from `info["invalid_calls"]`."""
+    dialects: dict[str, int] = field(default_factory=dict)
     """Number of turns by dialect: `pythonic`, `hermes`, ..., `none` (plain text), `invalid`."""
     start_hash: str = ""
     """Hash of the state at reset; equal for all members of a group."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time in seconds by place: `policy`, `env`."""
     failure: Failure | None = None
-    first_failure: Failure | None = None
+    """Failure of the environment, which makes the episode void."""
+    retried_failure: Failure | None = None
     """Failure of the first attempt, if this record is the retry with the same task and seed
     (`play_many`)."""
 
     @property
-    def void(self) -> bool:
+    def is_void(self) -> bool:
+        """Whether the environment failed. Such an episode has no reward."""
         return self.failure is not None
 
     @property
-    def last_said(self) -> str:
+    def is_clipped(self) -> bool:
+        """Whether a token limit cut the last answer, or the context had no room for another."""
+        return self.stop_reason == "context" or self.turn_stops[-1:] in (("length",), ("context",))
+
+    @property
+    def last_assistant_message(self) -> str:
         """Last message of the model; empty if there is none."""
         return next(
             (message.content for message in reversed(self.messages) if message.role == "assistant"),
@@ -99,34 +113,57 @@ class Episode:
     def failures(self) -> tuple[Failure, ...]:
         """All failures of the environment: of the first attempt, then of this one."""
         return tuple(
-            failure for failure in (self.first_failure, self.failure) if failure is not None
+            failure for failure in (self.retried_failure, self.failure) if failure is not None
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values, with the key `schema_version` first."""
+        return {"schema_version": SCHEMA_VERSION} | dataclasses.asdict(self)
 
     def to_json(self) -> str:
         """Return the record as one line of `episodes.jsonl`."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"))
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Episode:
+        """Build an episode from the values of `to_dict`.
+
+        Keys that a log adds (`step`, `phase`) are ignored.
+
+        Raises:
+            ValueError: If the record has another schema version.
+        """
+        version = plain.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"the episode record has schema version {version}, and this version of envgym "
+                f"reads {SCHEMA_VERSION}; read it with the version that wrote it"
+            )
+        names = {f.name for f in dataclasses.fields(cls)}
+        values = {name: value for name, value in plain.items() if name in names}
+        values["messages"] = tuple(Message.from_dict(message) for message in values["messages"])
+        values["tokens"] = _trace(values["tokens"])
+        for name in ("turn_rewards", "turn_invalid_calls", "turn_stops"):
+            values[name] = tuple(values.get(name, ()))
+        values["reward_terms"] = {
+            name: Term(**term | {"by_turn": tuple(term["by_turn"])})
+            for name, term in values.get("reward_terms", {}).items()
+        }
+        for name in ("failure", "retried_failure"):
+            values[name] = Failure(**values[name]) if values.get(name) else None
+        return cls(**values)
 
     @classmethod
     def from_json(cls, line: str) -> Episode:
         """Build an episode from a line of `episodes.jsonl`.
 
-        Keys that a log adds (`step`, `phase`) are ignored.
+        Raises:
+            ValueError: If the line is no JSON or has another schema version.
         """
-        names = {f.name for f in dataclasses.fields(cls)}
-        plain = {name: value for name, value in json.loads(line).items() if name in names}
-        plain["messages"] = tuple(Message.from_dict(message) for message in plain["messages"])
-        tokens = plain["tokens"]
-        plain["tokens"] = (
-            TokenTrace(*(tuple(tokens[f.name]) for f in dataclasses.fields(TokenTrace)))
-            if tokens
-            else None
-        )
-        for name in ("turn_rewards", "turn_mistakes"):
-            plain[name] = tuple(plain.get(name, ()))
-        terms = plain.get("reward_terms", {})
-        plain["reward_terms"] = {
-            name: Term(**term | {"by_turn": tuple(term["by_turn"])}) for name, term in terms.items()
-        }
-        for name in ("failure", "first_failure"):
-            plain[name] = Failure(**plain[name]) if plain.get(name) else None
-        return cls(**plain)
+        return cls.from_dict(json.loads(line))
+
+
+def _trace(plain: Mapping[str, Any] | None) -> TokenTrace | None:
+    if not plain:
+        return None
+    return TokenTrace(*(tuple(plain[f.name]) for f in dataclasses.fields(TokenTrace)))

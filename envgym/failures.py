@@ -39,8 +39,8 @@ class FailureLimit:
         Raises:
             TooManyFailures: If the limit is exceeded.
         """
-        if episode.first_failure is not None:
-            self._last.append(episode.first_failure)
+        if episode.retried_failure is not None:
+            self._last.append(episode.retried_failure)
         self._last.append(episode.failure)
         failures = [failure for failure in self._last if failure is not None]
         if len(self._last) >= LEAST and len(failures) / len(self._last) > self.max_void:

@@ -5,10 +5,19 @@ See the trainer's chat template code for their tokens, and the dialects for pars
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+
+class MessageDict(TypedDict):
+    """JSON form of a `Message`."""
+
+    role: Role
+    content: str
+    name: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +41,13 @@ class Message:
     name: str | None = None
     """Name of the tool that answered, for role `tool`."""
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> MessageDict:
         """Return the JSON form used in `info`, in episode records and by chat templates."""
-        plain = {"role": self.role, "content": self.content}
-        return plain if self.name is None else plain | {"name": self.name}
+        plain: MessageDict = {"role": self.role, "content": self.content}
+        if self.name is not None:
+            plain["name"] = self.name
+        return plain
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Message:
+    def from_dict(cls, plain: Mapping[str, Any]) -> Message:
         return cls(role=plain["role"], content=plain["content"], name=plain.get("name"))

@@ -17,23 +17,27 @@ from envgym.spec.catalog import bundled_envs, find_env, id_of
 if TYPE_CHECKING:
     import gymnasium
 
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
     from envgym.spec.environment import EnvSpec
     from envgym.tasks import Split
+    from envgym.world import World
 
 ENTRY_POINT = "envgym.registration:make"
 
 
-def make_world(spec: EnvSpec) -> World | ForeignWorld:
-    """Create the world shared by all episodes of an environment. Close it after use."""
+def make_world(spec: EnvSpec) -> World:
+    """Create the world shared by all episodes of an environment. Close it after use.
+
+    Raises:
+        SpecError: If the tools, the tasks and the settings do not fit together.
+        PrerequisiteError: If something must be installed or started first.
+    """
     if spec.gym:
         from envgym.bridges.gymnasium import ForeignWorld
 
         return ForeignWorld(spec)
-    from envgym.env import World
+    from envgym.env import ToolWorld
 
-    return World(spec)
+    return ToolWorld(spec)
 
 
 def make(
@@ -57,13 +61,14 @@ def make(
         SpecError: If the YAML or an override is wrong.
         PrerequisiteError: If something must be installed or started first.
     """
-    from envgym.env import ToolEnv
     from envgym.spec.environment import load_spec
 
-    spec = load_spec(name, overrides)
-    if spec.gym:
-        return make_world(spec).env(split=split, levels=levels, render_mode=render_mode)
-    return ToolEnv(spec, split=split, levels=levels, render_mode=render_mode)
+    world = make_world(load_spec(name, overrides))
+    try:
+        return world.env(split=split, levels=levels, render_mode=render_mode, owns_world=True)
+    except BaseException:
+        world.close()
+        raise
 
 
 def register(name: str | Path) -> str:

@@ -150,12 +150,19 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
-    """Named function that makes tasks."""
+class TemplateInfo:
+    """Name, level and splits of a source of tasks."""
 
     name: str
     level: str
     splits: tuple[Split, ...]
+    """Splits whose tasks it makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template(TemplateInfo):
+    """Named function that makes tasks."""
+
     make: Callable[[Draw], Task]
 
 

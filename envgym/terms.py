@@ -26,7 +26,7 @@ class Term:
     """
     weight: float
     """Weight at the training step of the episode."""
-    is_open: bool = True
+    gate_is_open: bool = True
     """Whether the gate is open. True if the part has no gate."""
     by_turn: tuple[float, ...] = ()
     """Value of each turn, for a part that is paid per turn. The values sum to `value`."""
@@ -89,9 +89,9 @@ def _term(part: PartSpec, raw: Mapping[str, float | None], name: str, step: int)
     if part.gate is not None:
         on = raw[part.gate.on]
         if on is None:  # without a value the gate's condition is unknown
-            return Term(said, None, weight, is_open=False)
+            return Term(said, None, weight, gate_is_open=False)
         if on < part.gate.at_least:
-            return Term(said, 0.0, weight, is_open=False)
+            return Term(said, 0.0, weight, gate_is_open=False)
     return Term(said, placed(part, said, step), weight)
 
 
@@ -130,7 +130,7 @@ def shaping(potentials: Sequence[float], *, discount: float) -> tuple[float, ...
 
 
 def failure_terms(
-    parts: Mapping[str, PartSpec], worst: Mapping[str, float], *, step: int = 0
+    parts: Mapping[str, PartSpec], minimum: Mapping[str, float], *, step: int = 0
 ) -> dict[str, Term]:
     """Return the reward terms of an aborted episode.
 
@@ -139,7 +139,7 @@ def failure_terms(
 
     Args:
         parts: Rules of the parts, by name.
-        worst: Minimum raw value of each part.
+        minimum: Minimum raw value of each part.
         step: Training step, used by schedules.
     """
     worth = {
@@ -147,10 +147,10 @@ def failure_terms(
     }
     return {
         name: Term(
-            worst[name],
-            min(0.0, placed(parts[name], worst[name], step)),
+            minimum[name],
+            min(0.0, placed(parts[name], minimum[name], step)),
             weight,
-            is_open=parts[name].gate is None,
+            gate_is_open=parts[name].gate is None,
         )
         for name, weight in worth.items()
         if weight > 0

@@ -242,8 +242,8 @@ MUTANTS = [
         20,
         "truncated episodes are left out of the batch",
         "T/algorithms/credit.py",
-        "    if trace is None or episode.void:\n        return None\n    weight",
-        "    if trace is None or episode.void or episode.truncated:\n        return None\n    weight",
+        "    if trace is None or episode.is_void:\n        return None\n    weight",
+        "    if trace is None or episode.is_void or episode.truncated:\n        return None\n    weight",
     ),
     Mutant(
         21,

@@ -8,39 +8,77 @@ supported: other observation and action spaces.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 
 from envgym.errors import SpecError, UsageError
 from envgym.spec.environment import EnvSpec
-from envgym.tasks import SPLITS, Split, stable_seed
+from envgym.tasks import SPLITS, Split, Task, TemplateInfo, stable_seed
+from envgym.world import ABORT_STOPS, AbortReason, StepResult
+
+SEED_TEMPLATE = TemplateInfo("seed", "", SPLITS)
+"""The only template of a foreign environment; it has no level."""
 
 
-class SeedTasks:
-    """Tasks of an environment that has only seeds: ids of the form `split/seed/index`."""
+class SeedTaskSet:
+    """Tasks of an environment that has only seeds: ids of the form `split/seed/index`.
+
+    The tasks have no prompt and no hidden truth.
+    """
 
     def __init__(self, spec: EnvSpec):
         self.spec = spec
-        self.sizes = {"val": spec.tasks.val, "test": spec.tasks.test}
+        self.sizes: dict[Split, int | None] = {
+            "train": None,
+            "val": spec.tasks.val,
+            "test": spec.tasks.test,
+        }
+        self.templates = {SEED_TEMPLATE.name: SEED_TEMPLATE}
 
     def ids(
         self, split: Split, *, levels: Sequence[str] = (), count: int | None = None
     ) -> list[str]:
-        return [
-            f"{split}/seed/{index}"
-            for index in range(self.sizes[split] if count is None else count)
-        ]
+        """Return the first `count` ids of a split. There are no levels, so `levels` is ignored.
 
-    def draw_id(self, split: Split, rng: random.Random, *, levels: Sequence[str] = ()) -> str:
-        return (
-            f"train/seed/{rng.randrange(2**31)}"
-            if split == "train"
-            else rng.choice(self.ids(split))
-        )
+        Raises:
+            UsageError: If `count` is missing for train, which has no end.
+        """
+        count = self.sizes[split] if count is None else count
+        if count is None:
+            raise UsageError(f"the tasks of split '{split}' have no end; give a count")
+        return [f"{split}/seed/{index}" for index in range(count)]
+
+    def draw_id(
+        self,
+        split: Split,
+        rng: random.Random,
+        *,
+        levels: Sequence[str] = (),
+        weights: Mapping[str, float] | None = None,
+    ) -> str:
+        """Return a random task id: a new one for train, otherwise one of the fixed ids."""
+        if split == "train":
+            return f"train/seed/{rng.randrange(2**31)}"
+        return rng.choice(self.ids(split))
+
+    def task(self, task_id: str) -> Task:
+        """Return the task with this id, which has only a seed."""
+        seed = self.seed_of(task_id)
+        split = next(split for split in SPLITS if task_id.startswith(f"{split}/"))
+        return Task(task_id, "", seed, split, SEED_TEMPLATE.name)
+
+    def templates_of(self, split: Split, *, levels: Sequence[str] = ()) -> list[TemplateInfo]:
+        """Return the only template. It has no level, so `levels` is ignored."""
+        return [SEED_TEMPLATE]
 
     def seed_of(self, task_id: str) -> int:
+        """Return the seed with which a task resets the environment.
+
+        Raises:
+            SpecError: If the id is invalid.
+        """
         split, _, index = task_id.partition("/seed/")
         if split not in SPLITS or not index.isdigit():
             raise SpecError(
@@ -50,14 +88,28 @@ class SeedTasks:
 
 
 class ForeignWorld:
-    """Counterpart of `envgym.env.World` for a foreign environment."""
+    """World of a foreign Gymnasium environment: no tools, rubric or sandbox of ours."""
 
     def __init__(self, spec: EnvSpec):
-        self.spec, self.tasks = spec, SeedTasks(spec)
+        self.spec = spec
+        self.tasks = SeedTaskSet(spec)
+        self.tools = {}
+        self.rubric = None
+        self.sandbox = None
 
     def env(
-        self, *, split: Split = "train", levels: Sequence[str] = (), render_mode: str | None = None
+        self,
+        *,
+        split: Split = "train",
+        levels: Sequence[str] = (),
+        render_mode: str | None = None,
+        owns_world: bool = False,
     ) -> ForeignEnv:
+        """Create an environment. `owns_world` has no effect, because there is nothing to close.
+
+        Raises:
+            SpecError: If Gymnasium cannot make the environment.
+        """
         assert self.spec.gym is not None
         options: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         try:
@@ -72,8 +124,8 @@ class ForeignWorld:
         """Do nothing; the environments share no resources."""
 
 
-class ForeignEnv(gymnasium.Wrapper):
-    """Wrapper that adds task ids, the environment's id and the final success, which `play` uses."""
+class ForeignEnv(gymnasium.Wrapper[str, str, str, str]):
+    """Wrapper that adds task ids, the environment's id, the final success and `abort`."""
 
     def __init__(self, env: gymnasium.Env, world: ForeignWorld, split: Split):
         super().__init__(env)
@@ -83,10 +135,22 @@ class ForeignEnv(gymnasium.Wrapper):
         self._total = 0.0
         self._turns = 0
         self._horizon = 0
+        self._over = True
+
+    @property
+    def task(self) -> None:
+        """None: the tasks of a foreign environment have no hidden truth."""
+        return None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode. `task`, `split` and `max_turns` are options of ours; see `ToolEnv`.
+
+        Raises:
+            SpecError: If the task id is invalid.
+            UsageError: If the environment returns an observation that is no text.
+        """
         # Rewards of a foreign environment have no schedules, so the training step is dropped.
         options = {name: value for name, value in (options or {}).items() if name != "step"}
         split = options.pop("split", self.split)
@@ -103,23 +167,52 @@ class ForeignEnv(gymnasium.Wrapper):
             raise UsageError(
                 f"environment '{self.world.spec.gym}': observations must be text (str), got {got}"
             )
+        self._over = False
         task = {"id": task_id, "split": task_id.split("/")[0], "level": "", "template": "seed"}
         return observation, info | {"task": task, "env_id": self.world.spec.id}
 
-    def step(self, action: str) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Take one step. A `max_turns` given to `reset` truncates it, with reason `horizon`."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        self._total += float(reward)
+        reward = float(reward)
+        self._total += reward
         self._turns += 1
         cut = self._turns == self._horizon and not (terminated or truncated)
-        if terminated or truncated or cut:
-            solved = self._total >= self.world.spec.episode.success_reward
-            info = info | {"success": bool(info.get("success", info.get("is_success", solved)))}
-        if cut:  # whether an unsolved task would have been solved later is unknown
-            return (
-                observation,
-                float(reward),
-                False,
-                True,
-                info | {"success": info["success"] or None, "stop_reason": "horizon"},
-            )
-        return observation, float(reward), terminated, truncated, info
+        self._over = terminated or truncated or cut
+        if not self._over:
+            return observation, reward, terminated, truncated, info
+        solved = self._total >= self.world.spec.episode.success_reward
+        success = bool(info.get("success", info.get("is_success", solved)))
+        if not cut:
+            return observation, reward, terminated, truncated, info | {"success": success}
+        # It is unknown whether an unsolved task would have been solved later.
+        info = info | {"success": success or None, "stop_reason": "horizon"}
+        return observation, reward, False, True, info
+
+    def abort(self, reason: AbortReason, answer: str | None = None) -> StepResult:
+        """End the running episode; see `Env.abort`.
+
+        The failure reward of a foreign environment is unknown, so the reward is 0.0 and there are
+        no terms.
+        """
+        if self._over:
+            raise gymnasium.error.ResetNeeded("this episode is over: call reset() first")
+        self._over = True
+        return (
+            "",
+            0.0,
+            False,
+            True,
+            {
+                "messages": [],
+                "invalid_calls": 0,
+                "stop_reason": ABORT_STOPS[reason],
+                "success": False,
+                "reward_parts": {},
+                "reward_terms": {},
+                "state_diff": {},
+                "verification": None,
+                "tool_calls": 0,
+                "tool_errors": 0,
+            },
+        )

@@ -10,9 +10,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envgym.errors import EnvgymError, PrerequisiteError, TooManyFailures
+
+if TYPE_CHECKING:
+    from envgym.policies import Policy
+    from envgym.world import World
 
 EXAMPLES = """examples:
   envgym list                                   list the bundled environments
@@ -248,7 +252,7 @@ def _eval(arguments: argparse.Namespace) -> None:
         world.close()
 
 
-def open_policy(text: str, world: Any) -> Any:
+def open_policy(text: str, world: World) -> Policy:
     """Return the policy that `oracle`, `random`, `openai:URL`, `adapter:PATH`, ... refers to.
 
     Raises:

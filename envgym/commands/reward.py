@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from envgym.errors import UsageError, WorldFailure
 
 if TYPE_CHECKING:
-    from envgym.rewards.rubric import Evidence, Rubric
+    from envgym.rewards.evidence import Evidence
+    from envgym.rewards.rubric import Rubric
     from envgym.spec.environment import EnvSpec
 
 EXAMPLES = """one JSON object a line comes in, and one goes out:
@@ -150,5 +151,13 @@ def _evidence(spec: EnvSpec, case: dict[str, Any]) -> Evidence:
     )
     final = text if mode == "none" else ""
     return Evidence(
-        task, (), (), compare_changes((), ()), final, 1, {mode: 1}, said=(text,), step=case["step"]
+        task,
+        (),
+        (),
+        compare_changes((), ()),
+        final,
+        1,
+        {mode: 1},
+        assistant_messages=(text,),
+        step=case["step"],
     )

@@ -18,6 +18,7 @@ from envgym.commands.sandbox_workload import (
     works_of,
 )
 from envgym.errors import UsageError
+from envgym.sandbox import Sandbox
 from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.spec.environment import EnvSpec
 
@@ -84,12 +85,13 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
     """
     from envgym.registration import make_world
 
-    if spec.gym:
-        raise UsageError(
-            f"{spec.id} is an external Gymnasium environment and has no envgym sandbox to measure"
-        )
-    world: Any = make_world(spec)
+    world = make_world(spec)
     try:
+        if world.sandbox is None:
+            raise UsageError(
+                f"{spec.id} is an external Gymnasium environment and has no envgym sandbox to "
+                "measure"
+            )
         tasks = [
             world.tasks.task(name)
             for name in world.tasks.ids("train", count=max(1, episodes // GROUP))
@@ -98,36 +100,39 @@ def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True)
             raise UsageError(
                 f"the tasks of {spec.id} have no oracle, so there are no calls to replay"
             )
-        return _measure(world, works_of(tasks, episodes), sessions=sessions, progress=progress)
+        works = works_of(tasks, episodes)
+        return _measure(spec, world.sandbox, works, sessions=sessions, progress=progress)
     finally:
         world.close()
 
 
-def _measure(world: Any, works: list, *, sessions: int, progress: bool) -> SandboxReport:
-    sandbox = world.sandbox
-    now = world.spec.state.now.isoformat()
+def _measure(
+    spec: EnvSpec, sandbox: Sandbox, works: list, *, sessions: int, progress: bool
+) -> SandboxReport:
+    statistics = sandbox.statistics
+    if statistics is None:
+        raise UsageError(f"{spec.id}: {sandbox.label}: this kind of sandbox has no measurements")
+    now = spec.state.now.isoformat()
     play_works(sandbox, works[:sessions], sessions=sessions, now=now)
     box_mb, session_mb = _memory(sandbox, works[:sessions], now)
-    start = {
-        name: value for name, value in sandbox.statistics.take().items() if name.startswith("start")
-    }
+    start = {name: value for name, value in statistics.take().items() if name.startswith("start")}
     before = sandbox.pool.cpu_seconds() if isinstance(sandbox, PooledSandbox) else 0.0
     with _bar(len(works), shown=progress) as advance:
         played = play_works(sandbox, works, sessions=sessions, now=now, on_episode=advance)
     after = sandbox.pool.cpu_seconds() if isinstance(sandbox, PooledSandbox) else 0.0
     return SandboxReport(
-        env=world.spec.id,
+        env=spec.id,
         sandbox=sandbox.label,
         sessions=sessions,
         played=played,
         box_cpu_seconds=after - before if isinstance(sandbox, PooledSandbox) else None,
         box_mb=box_mb,
         session_mb=session_mb,
-        numbers=start | sandbox.statistics.take(),
+        numbers=start | statistics.take(),
     )
 
 
-def _memory(sandbox: Any, works: list, now: str) -> tuple[float | None, float | None]:
+def _memory(sandbox: Sandbox, works: list, now: str) -> tuple[float | None, float | None]:
     """Return the memory of a box without sessions and its growth per session, in MiB.
 
     Both are `None` if the memory of a whole box cannot be measured.

@@ -13,10 +13,11 @@ from envgym.failures import FailureLimit
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.tasks import Split, stable_seed
+from envgym.world import TaskSet, World
 
 
 def evaluate(
-    world: Any,
+    world: World,
     policy: Policy,
     *,
     name: str,
@@ -71,14 +72,9 @@ def evaluate(
     return Outcome.of(name, played, trained=trained_templates(world.tasks))
 
 
-def trained_templates(tasks: Any) -> frozenset[str] | None:
-    """Return the names of the templates that training uses, or None for a foreign environment."""
-    templates = getattr(tasks, "templates", None)
-    return (
-        None
-        if templates is None
-        else frozenset(name for name, each in templates.items() if "train" in each.splits)
-    )
+def trained_templates(tasks: TaskSet) -> frozenset[str]:
+    """Return the names of the templates that training uses."""
+    return frozenset(name for name, each in tasks.templates.items() if "train" in each.splits)
 
 
 def _append(file: Path, episodes: Sequence[Episode]) -> None:

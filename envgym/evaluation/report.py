@@ -90,7 +90,7 @@ class Outcome:
             trained: Names of the templates that training uses; None if they are unknown.
         """
         episodes = list(episodes)
-        played = [episode for episode in episodes if not episode.void]
+        played = [episode for episode in episodes if not episode.is_void]
         known = [episode for episode in played if episode.success is not None]
         levels = {
             level: _count(e for e in known if e.level == level)
@@ -262,7 +262,7 @@ def episode_lines(episode: Episode) -> list[str]:
         f"{episode.turns} turns · {episode.tool_calls} tool calls, {episode.tool_errors} refused"
     )
     lines = [f"{result}{reward} · {episode.stop_reason} · {calls}"]
-    if first := episode.first_failure:
+    if first := episode.retried_failure:
         lines.append(f"  second attempt; the first was void: {first.kind} in {first.stage}")
     lines += [
         f"  {name}: {_part(value, episode.reward_terms.get(name))}"
@@ -284,7 +284,9 @@ def _part(said: float | None, term: Term | None) -> str:
         return "did not apply"
     if term is None or f"{term.contribution:.3g}" == f"{said:.3g}":
         return f"{said:.3g}"
-    return f"{said:.3g}, adds {term.contribution:.3g}" + ("" if term.is_open else " (gate shut)")
+    return f"{said:.3g}, adds {term.contribution:.3g}" + (
+        "" if term.gate_is_open else " (gate shut)"
+    )
 
 
 def _cells(rows: Sequence[Outcome]) -> list[list[str]]:

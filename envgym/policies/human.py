@@ -14,8 +14,7 @@ from envgym.tasks import Task
 from envgym.tools import Tool, render_compact
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 COLOURS = {"system": "dim", "user": "bold cyan", "assistant": "green", "tool": "yellow"}
 
@@ -84,6 +83,6 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> HumanPolicy:
+def open_policy(argument: str, world: World) -> HumanPolicy:
     """Return the policy; both arguments are ignored."""
     return HumanPolicy()

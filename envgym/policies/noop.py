@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from envgym.policies.scripted import ScriptedPolicy
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 
 class NoopPolicy(ScriptedPolicy):
@@ -18,6 +17,6 @@ class NoopPolicy(ScriptedPolicy):
         super().__init__(())
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> NoopPolicy:
+def open_policy(argument: str, world: World) -> NoopPolicy:
     """Return the policy; both arguments are ignored."""
     return NoopPolicy()

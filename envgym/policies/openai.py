@@ -23,8 +23,7 @@ from envgym.policies import Completion
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 EXAMPLE = "openai:http://localhost:8000/v1#MODEL"
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -369,6 +368,6 @@ def _api_root(url: str) -> str:
     return url if httpx.URL(url).path.strip("/") else f"{url}/v1"
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> OpenAIPolicy:
+def open_policy(argument: str, world: World) -> OpenAIPolicy:
     """Return the policy for `URL` or `URL#MODEL`. Raises UsageError if there is no URL."""
     return OpenAIPolicy.from_argument(argument)

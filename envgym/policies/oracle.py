@@ -13,8 +13,7 @@ from envgym.policies.scripted import ScriptDialogue
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,6 @@ class OraclePolicy:
         return ScriptDialogue.from_texts(texts, then=task.final)
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> OraclePolicy:
+def open_policy(argument: str, world: World) -> OraclePolicy:
     """Return the oracle of a world; the argument is ignored."""
     return OraclePolicy(world.spec.prompt.dialects[0])

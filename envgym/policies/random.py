@@ -14,8 +14,7 @@ from envgym.tasks import Task
 from envgym.tools import Tool
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,9 @@ class RandomPolicy:
         return ScriptDialogue.from_texts(texts, then="Done.")
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> RandomPolicy:
+def open_policy(argument: str, world: World) -> RandomPolicy:
     """Return the policy for a world; the argument is ignored."""
-    from envgym.env import World
-
-    tools = list(world.tools.values()) if isinstance(world, World) else []
-    return RandomPolicy(tools, dialect=world.spec.prompt.dialects[0])
+    return RandomPolicy(list(world.tools.values()), dialect=world.spec.prompt.dialects[0])
 
 
 def random_call(tool: Tool, rng: random.Random, words: Sequence[str] = ()) -> ToolCall:

@@ -12,8 +12,7 @@ from envgym.policies.scripted import ScriptDialogue
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class RefusePolicy:
         return ScriptDialogue.from_texts(texts, then=self.words)
 
 
-def open_policy(argument: str, world: World | ForeignWorld) -> RefusePolicy:
+def open_policy(argument: str, world: World) -> RefusePolicy:
     """Return the policy for a world; the argument is ignored."""
     refusal = world.spec.episode.refusal
     call = ToolCall(refusal.tool, refusal.arguments) if refusal else None

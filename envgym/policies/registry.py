@@ -23,16 +23,15 @@ from envgym.policies import Policy
 from envgym.spec.modules import load_object
 
 if TYPE_CHECKING:
-    from envgym.bridges.gymnasium import ForeignWorld
-    from envgym.env import World
+    from envgym.world import World
 
-OpenPolicy = Callable[[str, "World | ForeignWorld"], Policy]
+OpenPolicy = Callable[[str, "World"], Policy]
 """Function of the text after the name (empty if there is none) and the world to play in."""
 EXAMPLES = {"adapter": "adapter:runs/crm/adapter", "model": "model:smollm2-135m-instruct"}
 """Examples of policies that another package adds, for error messages."""
 
 
-def open_policy(text: str, world: World | ForeignWorld) -> Policy:
+def open_policy(text: str, world: World) -> Policy:
     """Return the policy that a text names.
 
     Args:
@@ -93,7 +92,7 @@ def _open_point(point: EntryPoint, argument: str) -> Policy:
         ) from error
 
 
-def _open_own(text: str, world: World | ForeignWorld) -> Policy:
+def _open_own(text: str, world: World) -> Policy:
     source, name, argument = [*text.split(":", 2), "", ""][:3]
     reference = f"{source}:{name}" if name else source
     function = load_object(reference, Path())

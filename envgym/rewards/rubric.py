@@ -19,53 +19,13 @@ from typing import Any, TypeVar
 
 import envgym.rewards.parts
 from envgym.errors import SpecError, WorldFailure, did_you_mean
-from envgym.messages import ToolCall
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.scoring.llm_judge import Judges
-from envgym.rewards.state_diff import RowDiff, Verdict
-from envgym.sandbox import Verification
 from envgym.spec.environment import EnvSpec
 from envgym.spec.modules import load_object
 from envgym.spec.reward import PartSpec, Per, at_step
 from envgym.tasks import Task
 from envgym.terms import PENALTY, Term, Terms, compose, failure_terms, total
-
-
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    """Record of one attempted tool call."""
-
-    turn: int
-    call: ToolCall
-    ok: bool
-    """False if the call was rejected: unknown tool, invalid argument, or an error raised by the
-    tool."""
-    text: str
-    """Observation returned to the model."""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Input of a reward part: the task, the calls, the changed rows and the final message."""
-
-    task: Task
-    calls: tuple[CallRecord, ...]
-    rows: tuple[RowDiff, ...]
-    """All changed rows."""
-    verdict: Verdict
-    """Comparison of the changed rows with the task's expected changes."""
-    final: str
-    """Last message, if it is an answer without a tool call; otherwise empty."""
-    turns: int
-    parse_modes: dict[str, int]
-    """Number of turns by dialect; `none` is plain text, `invalid` a malformed call."""
-    verification: Verification | None = None
-    """Result of the task's hidden test command; None for a task without a test."""
-    said: tuple[str, ...] = ()
-    """Exact text of the model at each turn."""
-    step: int = 0
-    """Training step of the episode, for parts with a schedule; 0 outside of training."""
-
 
 Part = Callable[[Evidence], float | None]
 GroupPart = Callable[[Task, Sequence[Any]], Sequence[float | None]]
@@ -80,7 +40,7 @@ def reward_part(
     *,
     grounded: bool = True,
     of_group: bool = False,
-    worst: Callable[..., float] | None = None,
+    minimum: Callable[..., float] | None = None,
     uses_judges: bool = False,
 ) -> Callable[[Declared], Declared]:
     """Return a decorator that sets the properties of a reward part.
@@ -89,14 +49,14 @@ def reward_part(
         grounded: False if the part is an opinion, not computed from events in the environment.
         of_group: Whether the part is a `GroupPart`, which evaluates all episodes of a task
             together.
-        worst: Function (step, **options) that returns the part's minimum at a training step.
+        minimum: Function (step, **options) that returns the part's minimum at a training step.
             Default: 0.
         uses_judges: Pass the world's `Judges` to the part as the keyword argument `judges`.
     """
 
     def mark(part: Declared) -> Declared:
-        declared = {"grounded": grounded, "of_group": of_group, "worst": worst}
-        for name, value in (declared | {"uses_judges": uses_judges}).items():
+        marks = {"grounded": grounded, "of_group": of_group, "minimum": minimum}
+        for name, value in (marks | {"uses_judges": uses_judges}).items():
             setattr(part, name, value)
         return part
 
@@ -138,26 +98,40 @@ class RewardPart:
     @property
     def is_grounded(self) -> bool:
         """Whether the part is computed from events in the environment and is not a judgement."""
-        declared = getattr(getattr(self.function, "func", self.function), "grounded", True)
-        return declared if self.rule.grounded is None else self.rule.grounded
+        if self.rule.grounded is not None:
+            return self.rule.grounded
+        return self._mark("grounded", True)
 
-    def worst(self, step: int) -> float:
+    @property
+    def is_group_part(self) -> bool:
+        """Whether the part is a `GroupPart`, which evaluates all episodes of a task together."""
+        return self._mark("of_group", False)
+
+    @property
+    def summary(self) -> str:
+        """First line of the part's docstring; empty if there is none."""
+        lines = (inspect.getdoc(self._unbound) or "").splitlines()
+        return lines[0] if lines else ""
+
+    def minimum(self, step: int) -> float:
         """Return the minimum of the part at a training step."""
-        declared = getattr(getattr(self.function, "func", self.function), "worst", None)
-        options = dict(getattr(self.function, "keywords", {}))
-        if getattr(getattr(self.function, "func", self.function), "uses_judges", False):
-            options.pop("judges", None)
-        return 0.0 if declared is None else declared(step, **options)
+        declared = self._mark("minimum", None)
+        return 0.0 if declared is None else declared(step, **self.options)
 
     @property
-    def is_of_group(self) -> bool:
-        return getattr(getattr(self.function, "func", self.function), "of_group", False)
+    def options(self) -> dict[str, Any]:
+        """Bound options, without the judges that the world adds."""
+        bound = self.function.keywords if isinstance(self.function, partial) else {}
+        hidden = {"judges"} if self._mark("uses_judges", False) else set()
+        return {name: value for name, value in bound.items() if name not in hidden}
 
     @property
-    def about(self) -> str:
-        """First line of the part's docstring."""
-        told = inspect.getdoc(getattr(self.function, "func", self.function)) or ""
-        return told.splitlines()[0] if told else ""
+    def _unbound(self) -> Callable[..., Any]:
+        return self.function.func if isinstance(self.function, partial) else self.function
+
+    def _mark(self, name: str, default: Any) -> Any:
+        """Return a property that `reward_part` set on the function."""
+        return getattr(self._unbound, name, default)
 
 
 @dataclass(frozen=True)
@@ -183,7 +157,7 @@ class Rubric:
             for name, rule in spec.reward.items()
         }
         for name, part in parts.items():
-            if part.is_of_group and part.rule.per != "episode":
+            if part.is_group_part and part.rule.per != "episode":
                 raise SpecError(
                     f"{spec.path}: reward.{name}: compares whole episodes; "
                     f"it cannot be per {part.rule.per}"
@@ -225,7 +199,7 @@ class Rubric:
         by_turn = by_turn or {}
         whole = self.named("episode")
         said = {
-            name: None if part.is_of_group else value_of(name, part.function, evidence)
+            name: None if part.is_group_part else value_of(name, part.function, evidence)
             for name, part in whole.items()
         }
         raw = said | {name: term.raw for name, term in by_turn.items()}
@@ -251,7 +225,7 @@ class Rubric:
     def failure_terms(self, *, step: int) -> dict[str, Term]:
         """Return the reward terms of an aborted episode."""
         return failure_terms(
-            self.rules, {name: part.worst(step) for name, part in self.parts.items()}, step=step
+            self.rules, {name: part.minimum(step) for name, part in self.parts.items()}, step=step
         )
 
 

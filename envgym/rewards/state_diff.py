@@ -4,8 +4,8 @@ Rows are paired by primary key, so their order does not matter. Numbers compare 
 volatile columns are ignored. Reads leave no trace, so they cannot change a reward.
 
     rows = diff_rows(session.diff(...), keys, volatile=("*.updated_at",))
-    verdict = judge(task.changes, rows, allow=("audit_log",), forbid=("users",))
-    verdict.exact
+    verdict = compare_changes(task.changes, rows, allow=("audit_log",), forbid=("users",))
+    verdict.is_exact
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RowDiff:
 class Verdict:
     """Comparison of the changes that happened with the expected changes."""
 
-    met: tuple[Change, ...]
+    matched: tuple[Change, ...]
     missing: tuple[Change, ...]
     extra: tuple[RowDiff, ...]
     """Unexpected changes outside the tables in `allow`."""
@@ -63,14 +63,14 @@ class Verdict:
     """Unexpected changes in a forbidden table; a subset of `extra`."""
 
     @property
-    def exact(self) -> bool:
+    def is_exact(self) -> bool:
         """Whether all expected changes happened and no other."""
         return not self.missing and not self.extra
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that episode records store."""
         plain = {
-            "met": [_plain(change) for change in self.met],
+            "matched": [_plain(change) for change in self.matched],
             "missing": [_plain(change) for change in self.missing],
         }
         return plain | {
@@ -221,7 +221,7 @@ def compare_changes(
         row for index, row in enumerate(rows) if index not in used and not matches(row.table, allow)
     ]
     return Verdict(
-        met=tuple(change for index, change in enumerate(expected) if index in row_of),
+        matched=tuple(change for index, change in enumerate(expected) if index in row_of),
         missing=tuple(change for index, change in enumerate(expected) if index not in row_of),
         extra=tuple(extra),
         forbidden=tuple(row for row in extra if matches(row.table, forbid)),

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from envgym.rewards.rubric import Evidence, RewardPart, Rubric, Score, value_of
+from envgym.rewards.evidence import Evidence
+from envgym.rewards.rubric import RewardPart, Rubric, Score, value_of
 from envgym.spec.reward import PartSpec, at_step
-from envgym.terms import PENALTY, Term, compose_turns, placed, shaping
+from envgym.terms import PENALTY, Term, compose_turns, placed, shaping, total
 
 
 class TurnRewards:
@@ -36,12 +37,17 @@ class TurnRewards:
             for name, part in rubric.named("potential").items()
         }
         self._modes: dict[str, int] = {}
-        self._paid = 0.0
+        self._paid: list[float] = []
+        self._total = 0.0
 
     def turn(self) -> float:
         """Return the reward of the turn just taken, if the episode continues."""
-        if not self._said and not self._potentials:
-            return 0.0
+        reward = self._of_turn() if self._said or self._potentials else 0.0
+        self._paid.append(reward)
+        self._total += reward
+        return reward
+
+    def _of_turn(self) -> float:
         self._note(self._so_far())
         terms = [
             compose_turns(self._rule(name), [said[-1]], step=self.step)
@@ -51,24 +57,45 @@ class TurnRewards:
         for name, potentials in self._potentials.items():
             before, after = (placed(self._rule(name), each, self.step) for each in potentials[-2:])
             rewards.append(self._weight(name) * (self._rule(name).discount * after - before))
-        self._paid += math.fsum(rewards)
         return math.fsum(rewards)
 
     def end(self, evidence: Evidence) -> tuple[float, Score]:
         """Return the reward of the last turn and the score of the whole episode."""
         self._note(evidence)
         score = self.rubric.score(evidence, self._terms())
-        return score.reward - self._paid, score
+        return score.reward - self._total, score
 
-    def give_up(self) -> tuple[float, Score]:
-        """Return the same as `end` for an episode that is aborted: it gets the failure reward."""
+    def fail(self) -> tuple[float, Score]:
+        """Return the same as `end` for a last turn that cannot be evaluated.
+
+        The episode gets the failure reward, or less if its turns were paid less.
+        """
         for said in self._said.values():
             said.append(None)
         for potentials in self._potentials.values():
             potentials.append(0.0)
         terms = self._terms() | self.rubric.failure_terms(step=self.step)
         score = Score(terms | {PENALTY: self.rubric.penalty(terms, step=self.step)}, success=False)
-        return score.reward - self._paid, score
+        return score.reward - self._total, score
+
+    def abort(self, *, in_turn: bool) -> tuple[float, Score]:
+        """Return the last reward and the score of an episode that the trainer aborts.
+
+        The last reward lowers the episode to the failure reward; it is 0 if the turns were paid
+        less. The rewards already paid become part of the penalty term, at their turns.
+
+        Args:
+            in_turn: Whether the trainer stopped within a turn, which then gets the last reward.
+        """
+        terms = self.rubric.failure_terms(step=self.step)
+        failure = total(terms)
+        last = min(0.0, failure - self._total)
+        paid = [*self._paid, 0.0] if in_turn else list(self._paid)
+        if paid:
+            paid[-1] += last
+            paid[-1] -= failure
+        penalty = Term(1.0, math.fsum(paid), 1.0, by_turn=tuple(paid))
+        return last, Score(terms | {PENALTY: penalty}, success=False)
 
     def _note(self, evidence: Evidence) -> None:
         turn = self._alone(evidence)
@@ -89,10 +116,16 @@ class TurnRewards:
         """
         calls = tuple(record for record in evidence.calls if record.turn == evidence.turns)
         modes = {
-            mode: count - self._modes.get(mode, 0) for mode, count in evidence.parse_modes.items()
+            mode: count - self._modes.get(mode, 0) for mode, count in evidence.dialects.items()
         }
-        self._modes = evidence.parse_modes
-        return replace(evidence, calls=calls, said=evidence.said[-1:], turns=1, parse_modes=modes)
+        self._modes = evidence.dialects
+        return replace(
+            evidence,
+            calls=calls,
+            assistant_messages=evidence.assistant_messages[-1:],
+            turns=1,
+            dialects=modes,
+        )
 
     def _terms(self) -> dict[str, Term]:
         terms = {
@@ -119,7 +152,7 @@ def _of_calls(name: str, part: RewardPart, turn: Evidence) -> float | None:
 
     Return None if the part applies to no call.
     """
-    alone = [replace(turn, calls=(record,), parse_modes={}) for record in turn.calls]
+    alone = [replace(turn, calls=(record,), dialects={}) for record in turn.calls]
     said = [value for each in alone if (value := value_of(name, part.function, each)) is not None]
     return math.fsum(said) if said else None
 

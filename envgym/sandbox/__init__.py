@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from envgym.sandbox.statistics import Statistics
+
 Backend = Literal["auto", "docker", "podman", "bubblewrap", "local", "none"]
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
@@ -152,21 +154,16 @@ class Session(Protocol):
         ...
 
 
-def start_tables(sandbox: Sandbox, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the start tables that only the sandbox itself can provide (an MCP server's dump).
-
-    Empty if all tables come from the app's schema and seed function. Raises WorldFailure as `open`
-    does.
-    """
-    tables = getattr(sandbox, "tables", None)
-    return tables(seed) if tables else {}
-
-
 class Sandbox(Protocol):
     """Pool of boxes for one app. Safe to share between threads."""
 
     label: str
     """One line with the backend, the isolation level and its limits, for users."""
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Counts and timings; None if the sandbox does not measure them."""
+        ...
 
     def describe(self) -> list[dict[str, Any]]:
         """Return the app's tools as OpenAI function schemas, derived in the box from the code."""
@@ -180,6 +177,16 @@ class Sandbox(Protocol):
                 function raised) or `sandbox_full` (the box has no free process).
             PrerequisiteError: If the very first box does not start.
             SpecError: If the app cannot be loaded.
+        """
+        ...
+
+    def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
+        """Return the start tables that only the sandbox can provide (an MCP server's dump).
+
+        Empty if all tables come from the app's schema and seed function.
+
+        Raises:
+            WorldFailure: As `open` does.
         """
         ...
 

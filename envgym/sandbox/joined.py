@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from envgym.errors import SpecError, WorldFailure
-from envgym.sandbox import RowChanges, Sandbox, Session, ToolResult, Verification, start_tables
+from envgym.sandbox import RowChanges, Sandbox, Session, ToolResult, Verification
 
 
 class CombinedSandbox:
@@ -22,6 +22,7 @@ class CombinedSandbox:
     def __init__(self, parts: Sequence[Sandbox]):
         self.parts = tuple(parts)
         self.label = "; ".join(part.label for part in self.parts)
+        self.statistics = None
         self._homes: dict[str, int] = {}
 
     def describe(self) -> list[dict[str, Any]]:
@@ -56,10 +57,10 @@ class CombinedSandbox:
         return self._homes
 
     def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
-        """Return the start tables of all parts; see `start_tables`."""
+        """Return the start tables of all parts; see `Sandbox.tables`."""
         tables: dict[str, list[dict[str, Any]]] = {}
         for part in self.parts:
-            told = start_tables(part, seed)
+            told = part.tables(seed)
             _refuse_shared(tables, told)
             tables |= told
         return tables

@@ -154,6 +154,11 @@ class EnvSpec(Block):
     """Path of the YAML file, set by `load_spec`."""
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether a foreign Gymnasium environment defines tasks, rewards and turn limit."""
+        return self.gym is not None
+
+    @property
     def root(self) -> Path:
         """Folder to which file names in the YAML are relative."""
         return self.path.parent

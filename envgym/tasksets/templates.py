@@ -16,8 +16,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from envgym.errors import SpecError, did_you_mean
-from envgym.sandbox import App, Sandbox, start_tables
+from envgym.errors import SpecError, UsageError, did_you_mean
+from envgym.sandbox import App, Sandbox
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.file_tree import LayOut, row, starting_tree
 from envgym.sandbox.hidden_files import hidden_files
@@ -44,7 +44,11 @@ class TemplateTaskSet:
 
     def __init__(self, spec: EnvSpec, sandbox: Sandbox | None = None):
         self.spec = spec
-        self.sizes = {"val": spec.tasks.val, "test": spec.tasks.test}
+        self.sizes: dict[Split, int | None] = {
+            "train": None,
+            "val": spec.tasks.val,
+            "test": spec.tasks.test,
+        }
         self.templates = _templates(spec)
         self.schema_sql = schema_sql(_with_live(spec))
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
@@ -73,7 +77,7 @@ class TemplateTaskSet:
         if self._seed is not None:
             self._seed(db, seed)
         if self._dumped and self._sandbox is not None:
-            fill(db, start_tables(self._sandbox, seed), self._dumped)
+            fill(db, self._sandbox.tables(seed), self._dumped)
 
     def ids(
         self, split: Split, *, levels: Sequence[str] = (), count: int | None = None
@@ -87,9 +91,12 @@ class TemplateTaskSet:
 
         Raises:
             SpecError: If no template fits.
+            UsageError: If `count` is missing for a split without end.
         """
-        templates = self.fitting(split, levels=levels)
+        templates = self.templates_of(split, levels=levels)
         count = self.sizes[split] if count is None else count
+        if count is None:
+            raise UsageError(f"the tasks of split '{split}' have no end; give a count")
         return [
             f"{split}/{templates[i % len(templates)].name}/{i // len(templates)}"
             for i in range(count)
@@ -113,7 +120,7 @@ class TemplateTaskSet:
         """
         if split != "train":
             return rng.choice(self.ids(split, levels=levels))
-        templates = self.fitting(split, levels=levels)
+        templates = self.templates_of(split, levels=levels)
         if weights is None:
             drawn = rng.choice(templates)
         else:
@@ -157,7 +164,7 @@ class TemplateTaskSet:
     def _starting_files(self, seed: int) -> tuple[dict[str, str], ...]:
         return tuple(file_rows(self._lay_out, seed))
 
-    def fitting(self, split: Split, *, levels: Sequence[str] = ()) -> list[Template]:
+    def templates_of(self, split: Split, *, levels: Sequence[str] = ()) -> list[Template]:
         """Return the templates of a split that have one of these levels.
 
         If `levels` is empty, the levels of the spec apply.

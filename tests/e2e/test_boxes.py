@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.play import Request, play_many
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.random import RandomPolicy
@@ -42,7 +42,7 @@ FEW = 8
 
 
 def records(backend, isolation="fork", count=34):
-    world = World(
+    world = ToolWorld(
         load_spec("crm", [f"sandbox.backend={backend}", f"sandbox.isolation={isolation}"])
     )
     try:

@@ -220,7 +220,11 @@ def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None
     for request, episode in zip(requests, episodes, strict=True):
         trace = episode.tokens
         nonce = f"<{request.task}>"
-        assert (episode.task_id, episode.seed, episode.void) == (request.task, request.seed, False)
+        assert (episode.task_id, episode.seed, episode.is_void) == (
+            request.task,
+            request.seed,
+            False,
+        )
         assert [m.content for m in episode.messages if m.role == "user"] == [nonce] * 3
         said = [m.content for m in episode.messages if m.role == "assistant"]
         assert (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.play import Request, play, play_many
 from envgym.policies import TokenTrace
 from envgym.policies.scripted import ScriptedPolicy
@@ -94,7 +94,7 @@ def test_the_members_of_a_group_start_from_one_state_with_one_prompt_and_other_g
 
 @pytest.mark.trap(20)
 def test_a_truncated_episode_is_not_terminated_keeps_what_it_earned_and_is_learned_from(tmp_path):
-    world = World(shop(tmp_path))
+    world = ToolWorld(shop(tmp_path))
     task = world.tasks.task("train/reprice/0")
     right = "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments)
     endings = {
@@ -149,7 +149,7 @@ def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(adva
     with engine:
         episode = play(Faulty(), engine.policy(max_new_tokens=20), seed=3)
     assert (episode.stop_reason, episode.messages[-1].role) == ("context", "assistant")
-    assert episode.turns == len(episode.turn_rewards) == len(episode.turn_mistakes) > 1
+    assert episode.turns == len(episode.turn_rewards) == len(episode.turn_invalid_calls) > 1
     assert episode.turn_rewards[-1] == 0.0
     winner = dataclasses.replace(
         episode, reward=1.0, turn_rewards=(*episode.turn_rewards[:-1], 1.0)
@@ -194,7 +194,7 @@ def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_
 
 def assert_only_the_second_is_void(episodes) -> None:
     """Four siblings that all earned the same, but the world broke for the second one, twice."""
-    assert [episode.void for episode in episodes] == [False, True, False, False]
+    assert [episode.is_void for episode in episodes] == [False, True, False, False]
     void = episodes[1]
     assert (void.reward, void.success, void.stop_reason, len(void.failures)) == (
         None,
@@ -263,7 +263,7 @@ class FaultySession:
 @pytest.mark.trap(28)
 @pytest.mark.parametrize("hook", ["open", "call", "diff", "verify", "close"])
 def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
-    world = World(shop(tmp_path))
+    world = ToolWorld(shop(tmp_path))
     opened = world.sandbox.open
     task = world.tasks.task
     attempts = iter(range(100))
@@ -317,7 +317,7 @@ def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
     price = 0
     if where == "tool":
         (tmp_path / "sound").mkdir()
-        sound = World(shop(tmp_path / "sound"))
+        sound = ToolWorld(shop(tmp_path / "sound"))
         price = sound.tasks.task(names[1]).oracle[0].arguments["price"]
         sound.close()
     files = {
@@ -325,7 +325,7 @@ def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
         for name, text in BAD[where].items()
     }
     (tmp_path / "rewards.py").write_text(REWARD)
-    world = World(
+    world = ToolWorld(
         shop(
             tmp_path, *(["reward.bad={from: rewards.py:bad}"] if where == "reward" else []), **files
         )
@@ -370,7 +370,7 @@ def flood(db) -> str:
 def test_a_tool_output_beyond_the_budget_is_cut_with_a_marker_in_the_tokens_and_its_side_effect_stays(
     tmp_path, monkeypatch
 ):
-    world = World(shop(tmp_path, tools=TOOLS + FLOOD))
+    world = ToolWorld(shop(tmp_path, tools=TOOLS + FLOOD))
     _, engine = byte_engine(max_context=2000)
     with engine:
         say(monkeypatch, [*engine.chat.answer("flood()"), *engine.chat.answer("Done.")])

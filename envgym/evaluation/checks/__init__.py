@@ -16,11 +16,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envgym.errors import EnvgymError
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult
 from envgym.spec.environment import EnvSpec
+
+if TYPE_CHECKING:
+    from envgym.env import ToolWorld
+    from envgym.world import World
 
 Progress = Callable[[str, int], None]
 """Callback with the name of the current check and the number of episodes played."""
@@ -54,11 +58,12 @@ def check(
         SpecError: If the environment cannot be opened.
         PrerequisiteError: If something must be installed or started first.
     """
+    from envgym.env import ToolWorld
     from envgym.registration import make_world
 
     world = make_world(spec)
     try:
-        if spec.gym:
+        if not isinstance(world, ToolWorld):  # a foreign environment has no tables to compare
             return _foreign(spec, world, progress)
         return _own(spec, world, tasks_per_split, random_ceiling, refuse_ceiling, progress)
     finally:
@@ -67,7 +72,7 @@ def check(
 
 def _own(
     spec: EnvSpec,
-    world: Any,
+    world: ToolWorld,
     tasks_per_split: int | None,
     random_ceiling: float,
     refuse_ceiling: float,
@@ -101,7 +106,7 @@ def _own(
     return [declared, *_run(checks, progress, bench)]
 
 
-def _foreign(spec: EnvSpec, world: Any, progress: Progress) -> list[CheckResult]:
+def _foreign(spec: EnvSpec, world: World, progress: Progress) -> list[CheckResult]:
     from envgym.evaluation.checks import determinism
 
     ids = [task_id for split in ("train", "test") for task_id in world.tasks.ids(split, count=8)]

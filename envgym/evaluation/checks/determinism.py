@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
+
 from envgym.dialects import render_call
 from envgym.episode import Episode
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
@@ -22,6 +24,7 @@ from envgym.policies.random import RandomPolicy
 from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
+from envgym.world import World
 
 TASKS = 12
 """Number of tasks per split that are replayed."""
@@ -32,7 +35,7 @@ Digests = dict[str, tuple[str, str]]
 """(digest of messages, digest of scores) by the key `policy task`."""
 
 
-def seed_control(world: Any) -> CheckResult:
+def seed_control(world: World) -> CheckResult:
     """Check that `reset(seed=)` determines the task and its first observation.
 
     Different seeds must lead to different tasks.
@@ -60,14 +63,14 @@ def seed_control(world: Any) -> CheckResult:
     )
 
 
-def _opening(env: Any, seed: int) -> tuple[str, str]:
+def _opening(env: gymnasium.Env, seed: int) -> tuple[str, str]:
     """Return the first observation, and its JSON together with the info of `reset`."""
     observation, info = env.reset(seed=seed)
     known = [observation, info.get("messages"), info.get("task"), info.get("state_hash")]
     return observation, json.dumps(known, ensure_ascii=False)
 
 
-def episode_determinism(spec: EnvSpec, world: Any, ids: Sequence[str]) -> list[CheckResult]:
+def episode_determinism(spec: EnvSpec, world: World, ids: Sequence[str]) -> list[CheckResult]:
     """Check that replays of a task give equal observations (byte by byte) and equal scores."""
     reference = replay(world, ids, workers=1)
     others = {
@@ -95,7 +98,7 @@ def _compare(
     )
 
 
-def replay(world: Any, ids: Sequence[str], *, workers: int) -> Digests:
+def replay(world: World, ids: Sequence[str], *, workers: int) -> Digests:
     """Play the tasks with policies that need no model.
 
     If a task id is repeated, its episodes must agree; otherwise the digest is replaced by a note.
@@ -117,8 +120,8 @@ def _agreed(found: tuple[str, str], other: tuple[str, str]) -> tuple[str, str]:
     return said, scored
 
 
-def _policies(world: Any) -> dict[str, Policy]:
-    if not hasattr(world, "tools"):  # a foreign environment
+def _policies(world: World) -> dict[str, Policy]:
+    if world.rubric is None:  # a foreign environment has no oracle
         return {"noop": NoopPolicy()}
     dialect = world.spec.prompt.dialects[0]
     return {
@@ -217,7 +220,7 @@ def episode_isolation(bench: CheckFixture) -> CheckResult:
     )
 
 
-def _answers(env: Any, task: Task, dialect: str) -> list[Any]:
+def _answers(env: gymnasium.Env, task: Task, dialect: str) -> list[Any]:
     """Return all observations and rewards of the oracle in an episode that was just reset."""
     answers: list[Any] = []
     for text in [*(render_call(call, dialect) for call in task.oracle), task.final]:

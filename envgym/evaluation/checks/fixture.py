@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from envgym.dialects import render_call
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.messages import ToolCall
 from envgym.play import Request, play_many
@@ -53,7 +53,7 @@ def check_result(check: str, offenders: Sequence[str], passed: str) -> CheckResu
 class CheckFixture:
     """World under test, with its tasks."""
 
-    world: World
+    world: ToolWorld
     tasks: dict[str, list[Task]]
     """Tasks under test by split."""
     on_episode: Callable[[Episode], None] = lambda episode: None
@@ -92,7 +92,7 @@ class CheckFixture:
         episode = spec.episode.model_copy(
             update={"max_turns": spec.episode.max_turns + EXTRA_TURNS, "spare_turns": None}
         )
-        roomy = World(spec.model_copy(update={"episode": episode}), sandbox=self.world.sandbox)
+        roomy = ToolWorld(spec.model_copy(update={"episode": episode}), sandbox=self.world.sandbox)
         requests = [Request(variant.task.id, index) for index, variant in enumerate(variants)]
         policy = _Variants(variants, self.dialect)
         with contextlib.closing(roomy.rubric):  # the sandbox is shared

@@ -36,7 +36,7 @@ def oracle_max(bench: CheckFixture) -> CheckResult:
         bench.oracle[task.id] = episode
         got, best = _earned(bench, episode)
         if not episode.success or episode.reward is None or got < best - 1e-9:
-            unmet = "" if episode.void or episode.success else _unmet(episode)
+            unmet = "" if episode.is_void or episode.success else _unmet(episode)
             offenders.append(f"{describe_episode(episode)} of {best:g}{unmet}")
     return check_result(
         "oracle_max",
@@ -97,7 +97,7 @@ def tool_declaration_accuracy(bench: CheckFixture) -> CheckResult:
         RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect),
         bench.all_tasks,
     )
-    offenders = [describe_episode(episode) for episode in episodes if episode.void]
+    offenders = [describe_episode(episode) for episode in episodes if episode.is_void]
     calls = sum(episode.tool_calls for episode in episodes)
     return check_result(
         "tool_declaration_accuracy", offenders, f"{calls} random valid calls, no tool crashed"

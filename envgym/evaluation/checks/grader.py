@@ -37,7 +37,7 @@ def wrong_field(bench: CheckFixture) -> CheckResult:
     offenders = [
         f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
-        if e.success or e.void
+        if e.success or e.is_void
     ]
     if not variants:
         return CheckResult(
@@ -60,7 +60,7 @@ def extra_write(bench: CheckFixture) -> CheckResult:
     offenders = [
         f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
-        if e.success or e.void
+        if e.success or e.is_void
     ]
     if not variants:
         return CheckResult(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import EnvgymError
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
 from envgym.rewards.state_diff import same_value
@@ -18,7 +18,9 @@ CHARACTERS_A_TOKEN = 4
 """Average number of characters per token in English, because no tokenizer is available here."""
 
 
-def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task]], CheckResult]:
+def draw_tasks(
+    world: ToolWorld, per_split: int | None
+) -> tuple[dict[str, list[Task]], CheckResult]:
     """Return the tasks to check, and the result of making each one twice.
 
     A task fails if it cannot be made, differs when made again, or does not fit the environment.
@@ -52,7 +54,7 @@ def draw_tasks(world: World, per_split: int | None) -> tuple[dict[str, list[Task
     )
 
 
-def _undeclared(world: World, task: Task, again: Task) -> str:
+def _undeclared(world: ToolWorld, task: Task, again: Task) -> str:
     if task != again:
         return (
             f"{task.id}: differs when drawn again; "
@@ -113,7 +115,7 @@ def no_solution_leakage(bench: CheckFixture) -> CheckResult:
     )
 
 
-def _leaked(world: World, task: Task) -> list[str]:
+def _leaked(world: ToolWorld, task: Task) -> list[str]:
     opening = "\n".join(
         message.content for message in world.opening(task) if message.content != task.prompt
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from envgym.dialects import parse
 from envgym.errors import SpecError
-from envgym.rewards.rubric import Evidence
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.scoring import squad
 
 _CITATION = re.compile(r"\[([^\[\]\s]+)\]")
@@ -133,7 +133,7 @@ def _squad(evidence: Evidence, score: Any, v2: bool, no_answer: str) -> float | 
 
 def _answer(evidence: Evidence) -> str:
     """Return the final message without a leading `<think>` block."""
-    return parse(evidence.final, ()).content
+    return parse(evidence.final_message, ()).content
 
 
 def _labels_named(message: str, labels: Sequence[str]) -> set[str]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import UsageError, did_you_mean
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.parts.final_message import facts_told
-from envgym.rewards.rubric import Evidence
 from envgym.rewards.scoring.json_and_tables import json_similarity, table_similarity
 from envgym.rewards.scoring.pictures import ImageSimilarity, image_similarity, svg_similarity
 from envgym.spec.modules import load_object
@@ -148,7 +148,7 @@ def artefacts_match(evidence: Evidence, **parts: Mapping[str, Any]) -> float:
         )
     reached = [_reaches(evidence, name, **options) for name, options in parts.items()]
     applying = [value for value in reached if value is not None]
-    return float(bool(applying) and all(applying) and evidence.verdict.exact)
+    return float(bool(applying) and all(applying) and evidence.verdict.is_exact)
 
 
 _PARTS = {part.__name__: part for part in (image_match, json_match, table_match, sentence_match)}
@@ -166,10 +166,14 @@ def _artefact(evidence: Evidence, file: str | None) -> str:
     empty.
     """
     if file is None:
-        blocks = re.findall(r"^```[^\n]*\n(.*?)^```", evidence.final, re.DOTALL | re.MULTILINE)
-        return blocks[0] if len(blocks) == 1 else evidence.final.strip()
+        blocks = re.findall(
+            r"^```[^\n]*\n(.*?)^```", evidence.final_message, re.DOTALL | re.MULTILINE
+        )
+        return blocks[0] if len(blocks) == 1 else evidence.final_message.strip()
     written = (
-        row.after.get("text", "") for row in evidence.rows if row.table == FILES and row.key == file
+        row.after.get("text", "")
+        for row in evidence.changed_rows
+        if row.table == FILES and row.key == file
     )
     return next(written, "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from envgym.dialects import parse
-from envgym.rewards.rubric import Evidence
+from envgym.rewards.evidence import Evidence
 
 
 def facts_told(evidence: Evidence, *, max_words: int = 60) -> float | None:
@@ -23,7 +23,7 @@ def facts_told(evidence: Evidence, *, max_words: int = 60) -> float | None:
     facts = evidence.task.facts
     if not facts:
         return None
-    told = parse(evidence.final, ()).content
+    told = parse(evidence.final_message, ()).content
     if len(told.split()) > max_words:
         return 0.0
     return sum(_says(told, fact) for fact in facts) / len(facts)
@@ -46,7 +46,7 @@ def valid_calls(evidence: Evidence) -> float:
 
     Malformed calls count as attempts.
     """
-    malformed = evidence.parse_modes.get("invalid", 0)
+    malformed = evidence.dialects.get("invalid", 0)
     attempts = len(evidence.calls) + malformed
     return sum(record.ok for record in evidence.calls) / attempts if attempts else 0.0
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envgym.episode import Episode
-from envgym.rewards.rubric import Evidence, reward_part
+from envgym.rewards.evidence import Evidence
+from envgym.rewards.rubric import reward_part
 from envgym.rewards.scoring.llm_judge import Judges, rank_group, rank_texts, score_text
 from envgym.tasks import Task, stable_seed
 
@@ -46,7 +47,7 @@ def judge(
     server = judges.open(
         url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache
     )
-    return score_text(server, evidence.final, request=evidence.task.prompt, rubric=rubric)
+    return score_text(server, evidence.final_message, request=evidence.task.prompt, rubric=rubric)
 
 
 @reward_part(grounded=False, of_group=True, uses_judges=True)
@@ -88,6 +89,6 @@ def judge_group(
     def rank(shown: list[str]) -> list[int] | None:
         return rank_texts(server, shown, request=task.prompt, rubric=rubric)
 
-    texts = [episode.last_said for episode in episodes if not episode.void]
+    texts = [episode.last_assistant_message for episode in episodes if not episode.is_void]
     scores = iter(rank_group(texts, rank, seed=stable_seed(task.id, *sorted(texts))))
-    return [None if episode.void else next(scores) for episode in episodes]
+    return [None if episode.is_void else next(scores) for episode in episodes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envgym.rewards.rubric import Evidence
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.state_diff import RowDiff, fits
 from envgym.tasks import Change
 
@@ -21,7 +21,7 @@ def state_match(evidence: Evidence) -> float:
         return 0.0
     told = facts_told(evidence)
     return float(
-        evidence.verdict.exact and told in (None, 1.0) and tests_pass(evidence) in (None, 1.0)
+        evidence.verdict.is_exact and told in (None, 1.0) and tests_pass(evidence) in (None, 1.0)
     )
 
 
@@ -46,7 +46,8 @@ def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
     if not expected:
         return 0.0
     gained = sum(
-        max((_closeness(change, row) for row in evidence.rows), default=0.0) for change in expected
+        max((_closeness(change, row) for row in evidence.changed_rows), default=0.0)
+        for change in expected
     )
     unasked = [
         row

@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 from envgym.errors import UsageError
-from envgym.rewards.rubric import Evidence, reward_part
+from envgym.rewards.evidence import Evidence
+from envgym.rewards.rubric import reward_part
 from envgym.rewards.scoring.toolrl import (
     ToolRlSettings,
     assistant_text,
@@ -27,15 +28,15 @@ from envgym.rewards.scoring.toolrl_match import correctness_score
 from envgym.rewards.scoring.toolrl_text import format_score
 
 
-def _worst_format(step: int, **switches: Any) -> float:
+def _minimum_format(step: int, **switches: Any) -> float:
     return ToolRlSettings.of(switches).format_range(step)[0]
 
 
-def _worst_correctness(step: int, **switches: Any) -> float:
+def _minimum_correctness(step: int, **switches: Any) -> float:
     return ToolRlSettings.of(switches).correctness_range(step)[0]
 
 
-@reward_part(worst=_worst_format)
+@reward_part(minimum=_minimum_format)
 def toolrl_format(evidence: Evidence, **switches: Any) -> float | None:
     """Return 1.0 if the answer has the truth's tags once and in order.
 
@@ -50,7 +51,7 @@ def toolrl_format(evidence: Evidence, **switches: Any) -> float | None:
     return format_reward(*case, step=evidence.step, settings=settings)
 
 
-@reward_part(worst=_worst_correctness)
+@reward_part(minimum=_minimum_correctness)
 def toolrl_correctness(evidence: Evidence, **switches: Any) -> float | None:
     """Return the similarity of the answer's calls and the truth's calls, from -3 to 3.
 
@@ -91,11 +92,11 @@ def _case(evidence: Evidence, settings: ToolRlSettings) -> tuple[str, str] | Non
         UsageError: If the truth is not a text.
     """
     truth = evidence.task.extra.get("truth")
-    if truth is None or not evidence.said:
+    if truth is None or not evidence.assistant_messages:
         return None
     if not isinstance(truth, str):
         raise UsageError(
             f"task '{evidence.task.id}': extra['truth'] must be a right answer as text, "
             f"got {type(truth).__name__}"
         )
-    return assistant_text(evidence.said[-1], template=settings.template), truth
+    return assistant_text(evidence.assistant_messages[-1], template=settings.template), truth

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from envgym.episode import Episode
 from envgym.errors import SpecError
-from envgym.rewards.rubric import Evidence, reward_part
+from envgym.rewards.evidence import Evidence
+from envgym.rewards.rubric import reward_part
 from envgym.rewards.scoring.answer_normalization import Reading, find_reading
 from envgym.rewards.scoring.majority_vote import Divisor, Spelling, label_rewards, vote_rewards
 from envgym.tasks import Task
@@ -35,7 +36,9 @@ def boxed_right(evidence: Evidence, *, lax: bool = False) -> float | None:
         raise SpecError(
             f"task '{evidence.task.id}': extra['answer'] must be a string, got {truth!r}"
         )
-    text = evidence.said[-1] if evidence.said else evidence.final
+    text = (
+        evidence.assistant_messages[-1] if evidence.assistant_messages else evidence.final_message
+    )
     return label_rewards([text], truth, reading=_reading(evidence.task), lax=lax)[0]
 
 
@@ -62,12 +65,12 @@ def majority_vote(
         1.0 or 0.0 for each episode. Void episodes do not vote and get `None`. If the vote yields no
         label, all episodes get `None`.
     """
-    valid = [index for index, episode in enumerate(episodes) if not episode.void]
+    valid = [index for index, episode in enumerate(episodes) if not episode.is_void]
     rewards: list[float | None] = [None] * len(episodes)
     if not valid:
         return rewards
     given = vote_rewards(
-        [episodes[index].last_said for index in valid],
+        [episodes[index].last_assistant_message for index in valid],
         voters=voters,
         votes=votes,
         reading=_reading(task),

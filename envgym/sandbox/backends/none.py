@@ -50,6 +50,10 @@ class InProcessSandbox:
     def describe(self) -> list[dict[str, Any]]:
         return [describe_tool(tool) for tool in self._app.tools.values()]
 
+    def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
+        """Return no tables: the app's schema and seed function define all of them."""
+        return {}
+
     def open(self, *, seed: int, timeout_seconds: float) -> InProcessSession:
         if self._closed:
             raise UsageError("this sandbox is closed; open another one with open_sandbox()")

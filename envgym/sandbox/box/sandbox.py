@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox import App, Isolation
@@ -81,6 +82,10 @@ class PooledSandbox:
     def describe(self) -> list[dict]:
         self._belong_to_this_process()
         return self.pool.any_box(timeout_seconds=self._options.open_seconds).tools
+
+    def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
+        """Return no tables: the app's schema and seed function define all of them."""
+        return {}
 
     def open(self, *, seed: int, timeout_seconds: float) -> BoxSession:
         self._belong_to_this_process()

@@ -61,6 +61,7 @@ class McpSandbox:
 
     def __init__(self, server: McpServer, box: Sandbox | None, options: SandboxOptions):
         self.server, self.counts = server, Counts()
+        self.statistics = None
         self.label = (
             f"MCP server '{server.name}' in {box.label}"
             if box

@@ -113,6 +113,7 @@ class LiveApi:
                 f"{file}: {wrong[0].name} cannot be called: {wrong[0].problem}; "
                 "list the operations you want by name"
             )
+        self.statistics = None
         self.base_url = base_url.rstrip("/")
         self.reset = reset
         self.dump = dump
@@ -141,6 +142,10 @@ class LiveApi:
 
     def describe(self) -> list[dict[str, Any]]:
         return [operation.schema for operation in self._offered.values()]
+
+    def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
+        """Return no tables: a live API defines its state itself."""
+        return {}
 
     def open(self, *, seed: int, timeout_seconds: float) -> LiveSession:
         if self._client.is_closed:

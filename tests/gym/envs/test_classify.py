@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.play import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
@@ -41,7 +41,7 @@ HELD_OUT = {
 
 @pytest.fixture(scope="module")
 def world():
-    world = World(load_spec(Path(__file__).parents[3] / "envs" / "classify.yaml"))
+    world = ToolWorld(load_spec(Path(__file__).parents[3] / "envs" / "classify.yaml"))
     yield world
     world.close()
 

@@ -80,7 +80,7 @@ def play(task: Task, calls) -> tuple[bool, list[str]]:
     }
     return compare_changes(
         task.changes, diff_rows(changes, KEYS, volatile=["*.updated_at"])
-    ).exact, said
+    ).is_exact, said
 
 
 def tasks(template: str, count: int, split: str = "train") -> list[Task]:

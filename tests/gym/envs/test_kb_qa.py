@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from envgym.dialects import render_call
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError
 from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
@@ -25,7 +25,7 @@ KINDS = 10
 
 @pytest.fixture(scope="module")
 def world():
-    world = World(load_spec(KB))
+    world = ToolWorld(load_spec(KB))
     yield world
     world.close()
 
@@ -239,7 +239,7 @@ def test_the_same_seed_writes_the_same_handbook(world):
 def test_the_check_finds_a_reward_to_which_the_answer_is_all_one():
     for part, passed in (("answer_cited", True), ("valid_calls", False)):
         options = [] if passed else [f"reward.solved={{from: {part}}}"]
-        world = World(load_spec(KB, options))
+        world = ToolWorld(load_spec(KB, options))
         bench = CheckFixture(
             world, {"test": [world.tasks.task(id_) for id_ in world.tasks.ids("test", count=KINDS)]}
         )
@@ -251,4 +251,4 @@ def test_the_check_finds_a_reward_to_which_the_answer_is_all_one():
 
 def test_a_part_that_is_not_there_is_told():
     with pytest.raises(SpecError, match="no part 'answer_cite', did you mean 'answer_cite"):
-        World(load_spec(KB, ["reward.solved.from=answer_cite"]))
+        ToolWorld(load_spec(KB, ["reward.solved.from=answer_cite"]))

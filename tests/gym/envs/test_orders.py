@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from envgym import ToolCall
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.play import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def world():
-    world = World(load_spec("orders", ["sandbox.backend=none"]))
+    world = ToolWorld(load_spec("orders", ["sandbox.backend=none"]))
     yield world
     world.close()
 

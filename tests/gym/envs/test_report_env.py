@@ -13,7 +13,7 @@ pytest.importorskip("resvg_py", reason="needs the extra 'images'")
 
 from envgym import ToolCall
 from envgym.dialects import render_call
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.play import Request, play, play_many
 from envgym.policies.noop import NoopPolicy
@@ -21,6 +21,7 @@ from envgym.policies.oracle import OraclePolicy
 from envgym.policies.random import RandomPolicy
 from envgym.policies.refuse import RefusePolicy
 from envgym.policies.scripted import ScriptedPolicy
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.parts.artefacts import (
     artefacts_match,
     image_match,
@@ -28,7 +29,7 @@ from envgym.rewards.parts.artefacts import (
     sentence_match,
     table_match,
 )
-from envgym.rewards.rubric import Evidence, Rubric
+from envgym.rewards.rubric import Rubric
 from envgym.rewards.state_diff import RowDiff, compare_changes
 from envgym.spec.environment import load_spec
 from envgym.tasks import SPLITS, Change, Task
@@ -36,7 +37,7 @@ from envgym.tasks import SPLITS, Change, Task
 
 @pytest.fixture(scope="module")
 def world():
-    world = World(load_spec("report", ["sandbox.backend=none"]))
+    world = ToolWorld(load_spec("report", ["sandbox.backend=none"]))
     yield world
     world.close()
 

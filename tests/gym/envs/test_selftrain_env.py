@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import PrerequisiteError
 from envgym.evaluation.checks import check
 from envgym.evaluation.checks.fixture import CheckFixture
@@ -27,7 +27,7 @@ puzzles = pytest.mark.skipif(
 
 @pytest.fixture
 def world():
-    opened = World(load_spec("selftrain"))
+    opened = ToolWorld(load_spec("selftrain"))
     yield opened
     opened.close()
 
@@ -119,7 +119,7 @@ def test_without_reasoning_gym_the_way_out_is_told(world, monkeypatch):
 
 @puzzles
 def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wrong():
-    lenient = World(
+    lenient = ToolWorld(
         load_spec("selftrain", ["reward.solved={from: turns}"])
     )  # 1 for a turn, whatever was said
     try:

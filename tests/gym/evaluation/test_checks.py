@@ -179,7 +179,7 @@ BROKEN = {
         {"wrong_field"},
         {
             "env": OWN_REWARD,
-            "reward": "return float([row.key for row in evidence.rows] == [change.key for change in evidence.task.changes])",
+            "reward": "return float([row.key for row in evidence.changed_rows] == [change.key for change in evidence.task.changes])",
         },
     ),
     "a grader that looks at nothing but the expected rows": (

@@ -166,7 +166,7 @@ def test_an_episode_ends_in_plain_lines():
     ]
     terms = {
         "solved": Term(1.0, 1.0, 1.0),
-        "polite": Term(3.0, 0.0, 0.5, is_open=False),
+        "polite": Term(3.0, 0.0, 0.5, gate_is_open=False),
         "brief": Term(0.5, 0.5, 2.0),
     }
     parts = {"solved": 1.0, "polite": 3.0, "brief": 0.5}

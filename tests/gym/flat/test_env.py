@@ -11,14 +11,14 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envgym
-from envgym.env import ToolEnv, World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from tests.fakes.shop_env import TOOLS, shop, write
 
 
 @pytest.fixture
 def world(tmp_path):
-    world = World(shop(tmp_path))
+    world = ToolWorld(shop(tmp_path))
     yield world
     world.close()
 
@@ -44,7 +44,7 @@ def test_an_episode_from_reset_to_reward(env):
     assert (reward, terminated, truncated) == (1.0, True, False)
     assert info["success"]
     assert info["reward_parts"] == {"solved": 1.0, "calls": 1.0}
-    assert info["state_diff"]["met"][0]["table"] == "items"
+    assert info["state_diff"]["matched"][0]["table"] == "items"
 
 
 def test_doing_nothing_earns_nothing(env):
@@ -116,7 +116,7 @@ def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_can
         "sandbox.isolation=container",
         f"sandbox.executes_code={executes_code}",
     )
-    env = ToolEnv(shop(tmp_path, *boxed, tools=quitting))
+    env = ToolWorld(shop(tmp_path, *boxed, tools=quitting)).env(owns_world=True)
     env.reset(options={"task": "test/reprice/0"})
     env.step(solve(env))
     _, reward, terminated, _, info = env.step("leave()")
@@ -127,7 +127,7 @@ def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_can
             0.0,
             True,
             False,
-            "broken_off",
+            "sandbox_ended",
         )
 
 
@@ -240,7 +240,7 @@ def test_wrong_options_are_told(env, world):
 
 def test_an_unknown_closing_tool_is_told_at_the_start(tmp_path):
     with pytest.raises(SpecError, match="did you mean 'close'"):
-        World(shop(tmp_path, "episode.closes_with=[closs]"))
+        ToolWorld(shop(tmp_path, "episode.closes_with=[closs]"))
 
 
 def test_check_env_has_nothing_to_say(tmp_path):
@@ -340,14 +340,14 @@ def test_seeds_give_the_same_episodes_from_many_threads(world):
 
 
 def test_render_gives_the_conversation(world):
-    env = ToolEnv(world.spec, world=world, render_mode="ansi")
+    env = world.env(render_mode="ansi")
     env.reset(options={"task": "test/reprice/0"})
     env.step("tell(text='hi')")
     assert "[assistant] tell(text='hi')\n[tool] 2026-01-05T09:00:00 hi" in env.render()
 
 
 def test_spare_turns_go_beyond_what_the_oracle_needs(tmp_path):
-    world = World(shop(tmp_path, "episode.spare_turns=0"))
+    world = ToolWorld(shop(tmp_path, "episode.spare_turns=0"))
     env = world.env()
     env.reset(options={"task": "test/reprice/0"})  # its oracle calls once and then says Done.
     assert env.step("price(item='I0')")[3] is False

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from envgym.commands import main
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.episode import Episode, Failure
 from envgym.errors import TooManyFailures
 from envgym.evaluation.evaluate import evaluate
@@ -36,7 +36,7 @@ def episode(failure=None, first=None) -> Episode:
         None,
         None if failure else 1.0,
         failure=failure,
-        first_failure=first,
+        retried_failure=first,
     )
 
 
@@ -94,7 +94,7 @@ def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_a
 
 
 def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tmp_path):
-    world = World(shop(tmp_path, tools=BROKEN_TOOLS))
+    world = ToolWorld(shop(tmp_path, tools=BROKEN_TOOLS))
     policy = ScriptedPolicy(["set_price(item='I1', price=1)"])
     file = tmp_path / "episodes.jsonl"
     with pytest.raises(TooManyFailures, match="division by zero"):
@@ -112,7 +112,7 @@ def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tm
     world.close()
     kept = [Episode.from_json(line) for line in file.read_text().splitlines()]
     assert LEAST // 2 <= len(kept) < 200
-    assert all(each.void and len(each.failures) == 2 for each in kept)
+    assert all(each.is_void and len(each.failures) == 2 for each in kept)
 
 
 def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path, capsys):
@@ -140,7 +140,7 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
 
 
 def test_a_well_world_is_left_alone(tmp_path):
-    world = World(shop(tmp_path, "episode.max_void=0"))
+    world = ToolWorld(shop(tmp_path, "episode.max_void=0"))
     assert (
         evaluate(
             world, OraclePolicy("pythonic"), name="oracle", split="train", tasks=40, progress=False

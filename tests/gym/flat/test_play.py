@@ -5,7 +5,7 @@ import json
 import pytest
 
 from envgym.bridges.gymnasium import ForeignWorld
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.evaluation.report import episode_lines
@@ -21,7 +21,7 @@ CRASH_ONCE = "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').clos
 
 @pytest.fixture
 def world(tmp_path):
-    world = World(shop(tmp_path))
+    world = ToolWorld(shop(tmp_path))
     yield world
     world.close()
 
@@ -51,7 +51,7 @@ def test_the_record_holds_what_was_said_done_and_earned(world):
         "answered",
         2,
     )
-    assert (episode.tool_calls, episode.tool_errors, episode.parse_modes) == (
+    assert (episode.tool_calls, episode.tool_errors, episode.dialects) == (
         1,
         0,
         {"pythonic": 1, "none": 1},
@@ -71,7 +71,7 @@ def test_a_record_survives_its_json_line(world):
 
 def test_the_worlds_failure_voids_the_episode(world):
     episode = play(world.env(), scripted("crash()", "Done."), seed=0, task="test/reprice/0")
-    assert episode.void
+    assert episode.is_void
     assert (episode.reward, episode.success, episode.stop_reason) == (None, None, "void")
     assert (episode.failure.kind, episode.failure.stage) == ("tool_crashed", "call")
 
@@ -81,7 +81,7 @@ def test_a_grader_that_raises_voids_the_episode(tmp_path):
         "def broken(evidence):\n    raise RuntimeError('grader down')\n"
     )
     spec = shop(tmp_path, "reward.bad={from: rewards.py:broken}")
-    world = World(spec)
+    world = ToolWorld(spec)
     episode = play(world.env(), NoopPolicy(), seed=0, task="test/reprice/0")
     world.close()
     assert (episode.failure.kind, episode.failure.stage) == ("reward_raised", "score")
@@ -98,17 +98,17 @@ def test_a_policy_that_fails_voids_the_episode(world):
 
 
 def test_an_episode_over_its_time_is_void(tmp_path):
-    world = World(shop(tmp_path, "episode.timeout_seconds=0.000001"))
+    world = ToolWorld(shop(tmp_path, "episode.timeout_seconds=0.000001"))
     assert play(world.env(), NoopPolicy(), seed=0, task="test/reprice/0").failure.kind == "timeout"
     world.close()
 
 
 def test_a_void_episode_is_played_once_more_and_says_how_the_first_attempt_broke(tmp_path):
     tools = TOOLS.replace("    return 1 / 0", CRASH_ONCE.replace("FLAG", str(tmp_path / "flag")))
-    world = World(shop(tmp_path, tools=tools))
+    world = ToolWorld(shop(tmp_path, tools=tools))
     (episode,) = play_many(world.env, scripted("crash()", "Done."), [Request("test/reprice/0", 0)])
     world.close()
-    assert not episode.void
+    assert not episode.is_void
     assert [(f.kind, f.stage) for f in episode.failures] == [("tool_crashed", "call")]
     assert Episode.from_json(episode.to_json()) == episode
     assert "  second attempt; the first was void: tool_crashed in call" in episode_lines(episode)
@@ -129,8 +129,8 @@ def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
         world.env, ScriptedPolicy(act), requests, workers=8, on_episode=seen.append
     )
     assert [e.task_id for e in episodes] == [r.task for r in requests]
-    assert [e.task_id for e in episodes if e.void] == ["train/reprice/2"]
-    assert all(e.reward == 1.0 for e in episodes if not e.void)
+    assert [e.task_id for e in episodes if e.is_void] == ["train/reprice/2"]
+    assert all(e.reward == 1.0 for e in episodes if not e.is_void)
     assert len(seen) == 20
 
 

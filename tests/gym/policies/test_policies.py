@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import envgym.policies
 from envgym.bridges.gymnasium import ForeignWorld
 from envgym.dialects import parse
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from envgym.messages import ToolCall
 from envgym.play import play
@@ -144,7 +144,7 @@ def test_tools_that_are_offered_at_the_opening_go_before_those_of_the_constructo
 
 @pytest.fixture
 def world(tmp_path):
-    world = World(shop(tmp_path))
+    world = ToolWorld(shop(tmp_path))
     yield world
     world.close()
 
@@ -243,7 +243,7 @@ def test_without_a_refusal_in_the_yaml_the_refuser_refuses_in_words(world, forei
 
 def test_the_refuser_makes_the_call_that_the_yaml_names(tmp_path):
     refusal = "episode.refusal={tool: set_price, arguments: {item: I0, price: -1}}"
-    world = World(shop(tmp_path, refusal))
+    world = ToolWorld(shop(tmp_path, refusal))
     first, _ = said(open_policy("refuse", world), 2, task=None)
     world.close()
     assert parse(first, world.spec.prompt.dialects).calls == (
@@ -253,7 +253,7 @@ def test_the_refuser_makes_the_call_that_the_yaml_names(tmp_path):
 
 def test_the_crm_accepts_its_own_refusal():
     crm = load_spec("crm", ["sandbox.backend=none", "sandbox.isolation=state"])
-    world = World(crm)
+    world = ToolWorld(crm)
     task = world.tasks.ids("test", levels=["L2"], count=1)[
         0
     ]  # easier ones have no request to close
@@ -273,7 +273,7 @@ def test_the_crm_accepts_its_own_refusal():
 )
 def test_a_refusal_that_the_tools_cannot_take_is_an_error(tmp_path, refusal, problem):
     with pytest.raises(SpecError, match=problem):
-        World(shop(tmp_path, f"episode.refusal={refusal}"))
+        ToolWorld(shop(tmp_path, f"episode.refusal={refusal}"))
 
 
 # --- random values ---

@@ -4,8 +4,9 @@ import pytest
 
 from envgym.errors import SpecError, WorldFailure
 from envgym.messages import ToolCall
+from envgym.rewards.evidence import CallRecord, Evidence
 from envgym.rewards.parts.answers import answer_cited, answer_exact, answer_f1, cites, label_right
-from envgym.rewards.rubric import CallRecord, Evidence, Rubric, shipped_parts
+from envgym.rewards.rubric import Rubric, shipped_parts
 from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 

@@ -7,12 +7,13 @@ import time
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.episode import Episode, Failure
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.parts.judge import compare_changes, judge_group
-from envgym.rewards.rubric import Evidence, Rubric
+from envgym.rewards.rubric import Rubric
 from envgym.rewards.scoring import llm_judge as judging
 from envgym.rewards.scoring.llm_judge import Judges, fenced, rank_group
 from envgym.rewards.state_diff import compare_changes as compare
@@ -457,7 +458,7 @@ def judged_world(folder, url, *more):
     folder.mkdir(exist_ok=True)
     settings = f"{{url: '{url}', model: m, rubric: R, max_calls: 2}}"
     part = f"reward.tone={{from: judge, options: {settings}}}"
-    return World(shop(folder, part, *more))
+    return ToolWorld(shop(folder, part, *more))
 
 
 def play_once(world, text):
@@ -498,7 +499,7 @@ from envgym.rewards.scoring.llm_judge import score_text
 @reward_part(grounded=False, uses_judges=True)
 def kind(evidence, *, judges, url):
     judge = judges.open(url, "m", max_calls=2, timeout_seconds=30.0, cache=None)
-    return score_text(judge, evidence.final, request="", rubric="R")
+    return score_text(judge, evidence.final_message, request="", rubric="R")
 """
     with server(lambda path, body: GOOD) as (url, received):
         (tmp_path / "own.py").write_text(own)
@@ -513,4 +514,4 @@ def kind(evidence, *, judges, url):
 def test_the_judges_are_no_option_of_the_yaml(tmp_path):
     options = "{url: 'http://x', model: m, rubric: R, judges: 3}"
     with pytest.raises(SpecError, match=r"reward\.tone: 'judge' has no option 'judges'"):
-        World(shop(tmp_path, f"reward.tone={{from: judge, options: {options}}}"))
+        ToolWorld(shop(tmp_path, f"reward.tone={{from: judge, options: {options}}}"))

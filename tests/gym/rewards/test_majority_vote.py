@@ -7,8 +7,9 @@ import pytest
 from envgym.episode import Episode, Failure
 from envgym.errors import SpecError, UsageError
 from envgym.messages import Message
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.parts.votes import boxed_right, majority_vote
-from envgym.rewards.rubric import Evidence, shipped_parts
+from envgym.rewards.rubric import shipped_parts
 from envgym.rewards.scoring.answer_normalization import (
     claims_of,
     extract_boxed,
@@ -385,7 +386,7 @@ def test_what_cannot_be_told_is_left_out_and_not_0():
 
 def evidence(said, **extra):
     task = Task("train/t/0", "prompt", 0, "train", "t", extra=extra)
-    return Evidence(task, (), (), compare_changes((), ()), said, 1, {}, said=(said,))
+    return Evidence(task, (), (), compare_changes((), ()), said, 1, {}, assistant_messages=(said,))
 
 
 def episode(*said, void=False):

@@ -6,10 +6,11 @@ import pytest
 
 from envgym.errors import SpecError, WorldFailure
 from envgym.messages import ToolCall
+from envgym.rewards.evidence import CallRecord, Evidence
 from envgym.rewards.parts.final_message import facts_told, valid_calls
 from envgym.rewards.parts.state import state_match, state_progress
 from envgym.rewards.parts.state import tests_pass as check_part
-from envgym.rewards.rubric import CallRecord, Evidence, Rubric, find_part
+from envgym.rewards.rubric import Rubric, find_part
 from envgym.rewards.state_diff import RowDiff, compare_changes
 from envgym.sandbox import Verification
 from envgym.spec.environment import EnvSpec, load_spec

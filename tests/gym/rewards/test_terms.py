@@ -45,10 +45,10 @@ def test_a_weight_may_grow_with_training():
 def test_a_gated_part_counts_only_where_the_other_is_met():
     rules = {"solved": part(), "polite": part(weight=0.2, gate="solved")}
     shut = compose(rules, {"solved": 0.0, "polite": 1.0})["polite"]
-    assert (shut.raw, shut.value, shut.is_open, shut.contribution) == (1.0, 0.0, False, 0.0)
+    assert (shut.raw, shut.value, shut.gate_is_open, shut.contribution) == (1.0, 0.0, False, 0.0)
     assert compose(rules, {"solved": 1.0, "polite": 1.0})["polite"].contribution == 0.2
     half = part(gate={"on": "solved", "at_least": 0.5})
-    assert compose({"polite": half}, {"solved": 0.5, "polite": 1.0})["polite"].is_open
+    assert compose({"polite": half}, {"solved": 0.5, "polite": 1.0})["polite"].gate_is_open
 
 
 def test_behind_a_gate_that_nobody_can_judge_a_part_is_not_scored_either():

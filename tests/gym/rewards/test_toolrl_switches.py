@@ -5,13 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envgym.errors import UsageError, WorldFailure
+from envgym.rewards.evidence import Evidence
 from envgym.rewards.parts.toolrl import (
     toolrl_correctness,
     toolrl_format,
     toolrl_length,
     toolrl_solved,
 )
-from envgym.rewards.rubric import Evidence, Rubric
+from envgym.rewards.rubric import Rubric
 from envgym.rewards.scoring.toolrl import ToolRlSettings, correctness_score, total
 from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
@@ -124,7 +125,9 @@ def test_a_wrong_setting_is_told_with_its_way_out(switches, what):
 def evidence(*said, truth: object = CALL, step=0):
     extra = {} if truth is None else {"truth": truth}
     task = Task("train/t/0", "prompt", 0, "train", "t", extra=extra)
-    return Evidence(task, (), (), compare_changes((), ()), "", len(said), {}, said=said, step=step)
+    return Evidence(
+        task, (), (), compare_changes((), ()), "", len(said), {}, assistant_messages=said, step=step
+    )
 
 
 PARTS = {"format": toolrl_format, "correctness": toolrl_correctness, "length": toolrl_length}

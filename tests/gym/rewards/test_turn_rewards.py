@@ -2,7 +2,7 @@
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from envgym.play import Request, play, play_many
 from envgym.policies import Completion
@@ -21,7 +21,7 @@ def together(task, episodes):
 together.of_group = True
 
 def breaks_on_the_second(evidence):
-    if evidence.said and "I9" in evidence.said[-1]:
+    if evidence.assistant_messages and "I9" in evidence.assistant_messages[-1]:
         raise RuntimeError("grader down")
     return 1.0
 """
@@ -50,7 +50,7 @@ def played(tmp_path):
     worlds = []
 
     def play_with(*texts, settings=(), step=0, max_turns=None):
-        world = World(shop(tmp_path, *settings))
+        world = ToolWorld(shop(tmp_path, *settings))
         worlds.append(world)
         task = world.tasks.task(TASK)
         call = task.oracle[0].arguments
@@ -154,7 +154,7 @@ def test_running_out_of_room_is_no_way_to_escape_a_bad_score(tmp_path):
         "reward.solved={from: state_match, range: [-3, 3]}",
         "reward.fine={from: parts.py:fine, per: turn}",
     ]
-    world = World(shop(tmp_path, *settings))
+    world = ToolWorld(shop(tmp_path, *settings))
     episode = play(world.env(), RunsOut(["price(item='I0')", "Done."]), seed=0, task=TASK)
     assert (episode.stop_reason, episode.reward, episode.turn_rewards) == ("context", -3.0, (-3.0,))
     assert contributions(episode) == {"solved": -3.0, "penalty": 0.0}
@@ -173,12 +173,12 @@ def test_a_part_of_groups_says_nothing_of_one_episode(played):
 def test_a_part_that_breaks_in_a_turn_voids_the_episode(played):
     broken = "reward.bad={from: parts.py:breaks_on_the_second, per: turn}"
     episode = played("price(item='I0')", "price(item='I9')", "Done.", settings=[broken])
-    assert (episode.void, episode.failure.kind) == (True, "reward_raised")
+    assert (episode.is_void, episode.failure.kind) == (True, "reward_raised")
 
 
 def test_a_training_step_reaches_each_episode_of_many(tmp_path):
     (tmp_path / "parts.py").write_text(PARTS)
-    world = World(shop(tmp_path, "reward.step={from: parts.py:step}"))
+    world = ToolWorld(shop(tmp_path, "reward.step={from: parts.py:step}"))
     requests = [Request(TASK, 0, step=step) for step in (0, 50)]
     episodes = play_many(world.env, ScriptedPolicy(["Done."]), requests)
     assert [episode.reward for episode in episodes] == [0.0, 0.5]
@@ -192,7 +192,7 @@ def test_a_part_declares_whether_it_is_an_opinion(tmp_path):
         PARTS
         + "def liked(evidence):\n    '''How it sounds.\n\n    More.'''\nliked.grounded = False\n"
     )
-    world = World(
+    world = ToolWorld(
         shop(
             tmp_path,
             "reward.liked={from: parts.py:liked}",
@@ -201,14 +201,14 @@ def test_a_part_declares_whether_it_is_an_opinion(tmp_path):
     )
     parts = world.rubric.parts
     assert [parts[name].is_grounded for name in ("solved", "liked", "sure")] == [True, False, False]
-    assert parts["liked"].about == "How it sounds."
+    assert parts["liked"].summary == "How it sounds."
     world.close()
 
 
 def test_the_worlds_failure_inside_a_part_keeps_its_own_kind(tmp_path):
     text = "from envgym.errors import WorldFailure\n\ndef asks(evidence):\n    raise WorldFailure('timeout', 'judge', stage='score')\n"
     (tmp_path / "parts.py").write_text(text)
-    world = World(shop(tmp_path, "reward.asks={from: parts.py:asks}"))
+    world = ToolWorld(shop(tmp_path, "reward.asks={from: parts.py:asks}"))
     episode = play(world.env(), ScriptedPolicy(["Done."]), seed=0, task=TASK)
     assert episode.failure is not None
     assert episode.failure.kind == "timeout"

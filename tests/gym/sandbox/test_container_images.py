@@ -11,7 +11,7 @@ from pathlib import Path
 import docker.errors
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import PrerequisiteError, SpecError
 from envgym.sandbox.containers.engine import connect
 from envgym.sandbox.containers.images import build_image, pack_context, tag_of
@@ -163,7 +163,7 @@ def test_the_environment_runs_in_the_image_that_its_yaml_builds(api, tmp_path, c
     )
     with caplog.at_level(logging.WARNING, logger="envgym"):
         for _ in range(2):
-            world = World(spec)
+            world = ToolWorld(spec)
             session = world.sandbox.open(seed=0, timeout_seconds=20)
             assert (
                 session.call("word", {}, now="2026-01-05T09:00:00", timeout_seconds=20).text == word

@@ -2,7 +2,7 @@
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError, WorldFailure
 from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.joined import CombinedSandbox
@@ -26,7 +26,7 @@ def fail() -> str:
 def world(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own/tools.py").write_text(PYTHON_TOOL)
-    world = World(load_spec(write_env(tmp_path, tools=["own/tools.py"], **KEPT)))
+    world = ToolWorld(load_spec(write_env(tmp_path, tools=["own/tools.py"], **KEPT)))
     yield world
     world.close()
 
@@ -66,4 +66,4 @@ def test_two_sources_of_one_table_are_refused(tmp_path):
     (tmp_path / "schema.sql").write_text("CREATE TABLE counters (name TEXT PRIMARY KEY)")
     path = write_env(tmp_path, **KEPT)
     with pytest.raises(SpecError, match="two sources have a table named 'counters'"):
-        World(load_spec(path, ["state.schema=schema.sql"]))
+        ToolWorld(load_spec(path, ["state.schema=schema.sql"]))

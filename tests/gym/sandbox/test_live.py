@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import PrerequisiteError, SpecError, UsageError, WorldFailure
 from envgym.play import play
 from envgym.policies.oracle import OraclePolicy
@@ -363,7 +363,7 @@ def yaml_of(folder, url, text=YAML):
 
 
 def test_an_episode_on_a_live_api_is_scored_by_what_changed_there(server, tmp_path):
-    world = World(load_spec(yaml_of(tmp_path, server.url)))
+    world = ToolWorld(load_spec(yaml_of(tmp_path, server.url)))
     assert world.keys == {"things": ("id",)}
     for task in world.tasks.ids("test"):
         episode = play(world.env(), OraclePolicy(), seed=0, task=task)
@@ -377,7 +377,7 @@ def test_a_live_api_stands_beside_python_tools(server, tmp_path):
     (tmp_path / "own.py").write_text(
         'def double(number: int) -> int:\n    """Twice as much."""\n    return 2 * number\n'
     )
-    world = World(load_spec(yaml_of(tmp_path, server.url, text), ["sandbox.backend=local"]))
+    world = ToolWorld(load_spec(yaml_of(tmp_path, server.url, text), ["sandbox.backend=local"]))
     assert list(world.tools) == [
         "double",
         "list_things",

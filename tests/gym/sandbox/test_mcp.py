@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import PrerequisiteError, SpecError, UsageError
 from envgym.sandbox.mcp.dump import read_tables, tables_diff, tables_hash
 from envgym.spec.environment import load_spec
@@ -57,8 +57,8 @@ def write_env(
     return path
 
 
-def make_world(folder: Path, **settings) -> World:
-    return World(load_spec(write_env(folder, **settings)))
+def make_world(folder: Path, **settings) -> ToolWorld:
+    return ToolWorld(load_spec(write_env(folder, **settings)))
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +337,7 @@ def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
     spec = load_spec(
         notes.parent / "notes.yaml", ["sandbox.backend=docker", "sandbox.image=envgym-notes-test"]
     )
-    world = World(spec)
+    world = ToolWorld(spec)
     task = world.tasks.task("test/delete_note/0")
     env = world.env()
     env.reset(options={"task": task.id})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError
 from envgym.sandbox.agent import load_module
 from envgym.sandbox.hidden_files import hidden_files
@@ -75,7 +75,7 @@ def write_files(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def answers(world: World) -> list[str]:
+def answers(world: ToolWorld) -> list[str]:
     env = world.env()
     _, info = env.reset(options={"task": "test/only/0"})
     prompt = info["messages"][1]["content"].split()[0]
@@ -88,7 +88,7 @@ def test_two_environments_in_one_process_have_helper_files_of_one_name(
 ):
     names = ("first", "second")
     files = [write_env(tmp_path / name, name, backend, isolation) for name in names]
-    path, worlds = list(sys.path), [World(load_spec(file)) for file in files]
+    path, worlds = list(sys.path), [ToolWorld(load_spec(file)) for file in files]
     try:
         for _ in range(2):  # alternately: neither a first nor a later import gives the other's
             for name, world in zip(names, worlds, strict=True):
@@ -103,7 +103,7 @@ def test_two_environments_in_one_process_have_helper_files_of_one_name(
 def test_a_shipped_environment_and_an_own_one_have_helper_files_of_one_name(tmp_path):
     crm = load_spec("crm", ["sandbox.backend=none", "sandbox.isolation=state"])
     own = load_spec(write_env(tmp_path / "own", "own"))
-    worlds = [World(crm), World(own)]
+    worlds = [ToolWorld(crm), ToolWorld(own)]
     try:
         assert answers(worlds[1])[0] == "own"
         assert load_file(crm.root / "crm/names.py") is load_file(crm.root / "crm/world.py").names

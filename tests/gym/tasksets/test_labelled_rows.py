@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from envgym.play import Request, play_many
 from envgym.policies.noop import NoopPolicy
@@ -360,7 +360,7 @@ ticket = label_template("ticket", ROWS, ask="Whose is this? {text} One of: {labe
 def world(tmp_path):
     file(tmp_path, "tickets.csv", TICKETS)
     file(tmp_path, "tasks.py", TASKS)
-    world = World(load_spec(file(tmp_path, "tickets.yaml", YAML)))
+    world = ToolWorld(load_spec(file(tmp_path, "tickets.yaml", YAML)))
     yield world
     world.close()
 
@@ -485,7 +485,7 @@ squad = question_template("squad", load_rows({str(path)!r}, kind="squad"), ask={
 """,
     )
     yaml = YAML.replace("{from: label_right}", "{from: answer_exact, options: {v2: true}}")
-    world = World(load_spec(file(tmp_path, "squad.yaml", yaml)))
+    world = ToolWorld(load_spec(file(tmp_path, "squad.yaml", yaml)))
     assert rate(world, OraclePolicy()) == 1.0
     assert rate(world, NoopPolicy()) == 0.0
     assert rate(world, ScriptedPolicy(["unanswerable"])) == 0.5

@@ -458,7 +458,7 @@ def test_the_reward_is_the_same_where_the_calls_are_read_as_calls():
     try:
         task = called(world)
         episode = said(world, task, task.extra["truth"])
-        assert (episode.stop_reason, episode.parse_modes) == (
+        assert (episode.stop_reason, episode.dialects) == (
             "max_turns",
             {"invalid": 1},
         )  # `parameters`, not `arguments`

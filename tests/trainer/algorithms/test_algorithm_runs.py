@@ -34,7 +34,7 @@ def guess(tmp_path):
     text = path.read_text().replace("guess/", f"{path.parent}/guess/")
     (tmp_path / "guess.yaml").write_text(text)
     (tmp_path / "rewards.py").write_text(
-        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final)) % 7) + 0.01 * evidence.turns\n"
+        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final_message)) % 7) + 0.01 * evidence.turns\n"
     )
     return tmp_path
 
@@ -51,7 +51,7 @@ def test_a_run_with_each_preset(preset, guess):
     assert yaml.safe_load(folder.config_file.read_text())["train"]["algorithm"]["preset"] == preset
     episodes = [e for _, phase, e in folder.episodes() if phase == "grpo"]
     for episode in episodes:
-        assert len(episode.turn_rewards) == len(episode.turn_mistakes) == episode.turns
+        assert len(episode.turn_rewards) == len(episode.turn_invalid_calls) == episode.turns
         assert sum(episode.turn_rewards) == pytest.approx(episode.reward)
         assert Episode.from_json(episode.to_json()) == episode
 

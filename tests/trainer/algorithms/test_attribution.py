@@ -76,7 +76,7 @@ def learned_from(groups, algorithm):
 def test_parts_sum_to_the_very_advantage_that_is_learned_from(preset, seed):
     algorithm = TrainConfig.model_validate({"algorithm": preset}).algorithm
     groups = random_groups(seed)
-    told = [[each for each in group if not each.void] for group in explained(groups, algorithm)]
+    told = [[each for each in group if not each.is_void] for group in explained(groups, algorithm)]
     assert [[each.advantage for each in group] for group in told] == [
         pytest.approx(row, abs=1e-4) for row in learned_from(groups, algorithm)
     ]

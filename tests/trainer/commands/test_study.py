@@ -95,7 +95,7 @@ def test_runs_of_other_settings_are_never_taken_for_these(made, capsys):
 
 def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would(tmp_path):
     (tmp_path / "parts.py").write_text(
-        "def brief(evidence): return len(evidence.final) / 100\n"
+        "def brief(evidence): return len(evidence.final_message) / 100\n"
     )  # siblings must differ to teach
     settings = [
         *SMALL,

@@ -65,7 +65,7 @@ def episode(rewards, *, observations=None, parts=None, mistakes=(), truncated=Fa
         truncated=truncated,
         turns=turns,
         turn_rewards=tuple(rewards),
-        turn_mistakes=tuple(mistakes),
+        turn_invalid_calls=tuple(mistakes),
     )
 
 

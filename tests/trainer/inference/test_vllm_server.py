@@ -161,7 +161,7 @@ def test_a_run_samples_warm_start_and_grpo_on_the_server_and_the_two_agree_at_ea
     model, _ = load_model("tiny", device="cpu")
     state = StandIn(model)
     (tmp_path / "parts.py").write_text(
-        "def brief(evidence): return len(evidence.final) / 100\n"
+        "def brief(evidence): return len(evidence.final_message) / 100\n"
     )  # siblings must differ to teach
     with serving(state) as url:
         settings = [

@@ -86,7 +86,7 @@ def episode(reward, *, failure=None, success=None):
         reward,
         success=success,
         failure=failure,
-        parse_modes={"none": 1},
+        dialects={"none": 1},
     )
 
 

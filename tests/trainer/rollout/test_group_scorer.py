@@ -9,7 +9,7 @@ import statistics
 import pytest
 import torch
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import UsageError
 from envgym.spec.environment import load_spec
 from envgym.terms import Term, total
@@ -41,7 +41,7 @@ def short_of(task, episodes):
 short_of.of_group = True
 
 def words(evidence):
-    return float(sum(len(text.split()) for text in evidence.said))
+    return float(sum(len(text.split()) for text in evidence.assistant_messages))
 
 def step(evidence):
     return float(evidence.step)
@@ -56,7 +56,7 @@ def layer(tmp_path):
     said_aloud = []
 
     def make(*settings, weights=None, find=lambda names: {}):
-        world = World(load_spec(write_shop(tmp_path), settings))
+        world = ToolWorld(load_spec(write_shop(tmp_path), settings))
         worlds.append(world)
         made = GroupScorer(world, weights or RewardWeightsConfig(), find, said_aloud.append)
         made.told = said_aloud
@@ -314,7 +314,7 @@ def test_a_run_stores_what_each_advantage_is_made_of(env, tmp_path):
     trained = [
         (step, episode)
         for step, phase, episode in folder.episodes()
-        if phase == "grpo" and not episode.void
+        if phase == "grpo" and not episode.is_void
     ]
     assert len(trained) > 8
     for step, episode in trained:

@@ -145,7 +145,7 @@ def test_a_void_member_is_played_once_more_with_a_seed_of_its_own():
     [again] = play.calls[1]
     assert again.task == "t1"
     assert again.seed not in {request.seed for request in play.calls[0]}
-    assert [e.void for group in played.groups for e in group] == [False] * 4
+    assert [e.is_void for group in played.groups for e in group] == [False] * 4
     assert tasks_of(played.groups) == [{"t0"}, {"t1"}]
     assert [e.failure for e in played.replayed] == [LOST]
 
@@ -153,7 +153,7 @@ def test_a_void_member_is_played_once_more_with_a_seed_of_its_own():
 def test_what_stays_void_leaves_a_smaller_group_and_is_not_played_for_ever():
     play = Scripted({"t0": [1.0, 0.0, 1.0]}, void=[("t0", 3), ("t0", 4)])
     played = play_groups(play, Counting(), tasks=1, size=4)
-    assert [e.void for e in played.groups[0]] == [False, False, False, True]
+    assert [e.is_void for e in played.groups[0]] == [False, False, False, True]
     assert len(play.calls) == 2
     assert played.comparable == played.groups
 
@@ -161,7 +161,7 @@ def test_what_stays_void_leaves_a_smaller_group_and_is_not_played_for_ever():
 def test_fewer_than_two_valid_members_are_no_lesson_and_are_counted():
     play = Scripted({}, always_void=["t0"], void=[("t1", n) for n in (1, 2, 3, 4)])
     played = play_groups(play, Counting(), tasks=3, size=3)
-    assert [sum(not e.void for e in group) for group in played.groups] == [0, 1, 3]
+    assert [sum(not e.is_void for e in group) for group in played.groups] == [0, 1, 3]
     assert tasks_of(played.comparable) == [{"t2"}]
     metrics = played.metrics()
     assert (

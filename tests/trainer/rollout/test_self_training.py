@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from envgym.spec.environment import load_spec
 from envgym.terms import Term
@@ -36,7 +36,7 @@ def open_quiz(tmp_path):
     def make(*settings, begun=True, play=None):
         spec = load_spec(write_quiz(tmp_path), settings)
         config = TrainConfig.of(spec.train)
-        world = World(spec)
+        world = ToolWorld(spec)
         worlds.append(world)
         labels = SelfTraining(spec, config, config.plan, world, torch.nn.Linear(2, 2))
         labels.check()

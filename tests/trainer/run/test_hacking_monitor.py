@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from envgym.env import World
+from envgym.env import ToolWorld
 from envgym.messages import Message
 from envgym.rewards.scoring.hacking_signals import SignalLimits
 from envgym.tasks import Task
@@ -147,7 +147,7 @@ def watch(tmp_path):
     folder = RunFolder.create(tmp_path / "runs", "r")
 
     def make(*settings, is_on=True):
-        worlds.append(World(shop(tmp_path, *settings)))
+        worlds.append(ToolWorld(shop(tmp_path, *settings)))
         return HackingMonitor(worlds[-1], folder, is_on=is_on, say=told.append), folder, told
 
     told: list[str] = []

@@ -124,7 +124,7 @@ def test_a_transcript_shows_reward_diff_and_what_was_sampled():
 def test_a_transcript_shows_what_each_part_said_counted_for_and_moved():
     terms = {
         "solved": Term(1.0, 1.0, 2.0),
-        "polite": Term(3.0, 0.0, 0.5, is_open=False),
+        "polite": Term(3.0, 0.0, 0.5, gate_is_open=False),
         "form": Term(None, None, 1.0),
     }
     told = {"reward_parts": {"solved": 1.0, "polite": 3.0, "form": None}, "reward_terms": terms}

@@ -101,8 +101,8 @@ def test_a_step_of_nothing_but_void_episodes_has_no_reward():
 
 def test_failures_are_counted_by_kind_and_stage_with_those_of_first_attempts():
     crash = Failure("tool_crashed", "call", "1 / 0")
-    saved = episode(1.0, first_failure=crash)
-    lost = dataclasses.replace(void(), first_failure=crash)
+    saved = episode(1.0, retried_failure=crash)
+    lost = dataclasses.replace(void(), retried_failure=crash)
     metrics = episode_metrics([[saved, lost], [episode(0.0), episode(1.0)]])
     assert (
         metrics["failures/tool_crashed"],
@@ -178,8 +178,8 @@ def test_tool_failures_are_a_share_of_calls_not_of_episodes():
 
 def test_dialects_and_stop_reasons_are_shares_that_add_up_to_one():
     group = [
-        episode(parse_modes={"hermes": 3}),
-        episode(parse_modes={"invalid": 1}, stop_reason="max_turns"),
+        episode(dialects={"hermes": 3}),
+        episode(dialects={"invalid": 1}, stop_reason="max_turns"),
     ]
     metrics = episode_metrics([group])
     assert (metrics["parse/hermes"], metrics["parse/invalid"]) == (0.75, 0.25)

@@ -296,7 +296,7 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
     )  # the first step had its eight episodes; nothing of it is lost
     last = folder.metrics()[-1]
     assert (last["step"], last["failures/reward_raised"]) == (2, 2 * last["episode/void"])
-    assert [e.void for step, _, e in folder.episodes() if step == 2] == [True] * int(
+    assert [e.is_void for step, _, e in folder.episodes() if step == 2] == [True] * int(
         last["episode/void"]
     )
     (tmp_path / "repaired").touch()

@@ -80,7 +80,7 @@ def samples_by_group(
 def demonstration(episode: Episode) -> Sample | None:
     """Return the supervised sample of an oracle episode, or `None` if the episode is void."""
     trace = episode.tokens
-    return None if trace is None or episode.void else Sample.from_trace(trace, advantage=1.0)
+    return None if trace is None or episode.is_void else Sample.from_trace(trace, advantage=1.0)
 
 
 def episode_rewards(
@@ -255,7 +255,7 @@ def _returns(episode: Episode, algorithm: AlgorithmConfig) -> Tensor:
             f"{len(episode.turn_rewards)} turn rewards. Credit by turns needs one reward for each "
             "turn. Set train.algorithm.advantage.name=group for this environment or record."
         )
-    mistakes = episode.turn_mistakes or (0,) * spans
+    mistakes = episode.turn_invalid_calls or (0,) * spans
     rewards = [
         reward - algorithm.advantage.invalid_call_penalty * n
         for reward, n in zip(episode.turn_rewards, mistakes, strict=True)
@@ -277,7 +277,7 @@ def _turn_sample(episode: Episode, values: Tensor, algorithm: AlgorithmConfig) -
 
 def _sample(episode: Episode, advantage: float, algorithm: AlgorithmConfig) -> Sample | None:
     trace = episode.tokens
-    if trace is None or episode.void:
+    if trace is None or episode.is_void:
         return None
     weight = 0.0 if algorithm.mask_truncated and episode.truncated else 1.0
     return Sample(trace.token_ids, trace.loss_mask, trace.logprobs, advantage, weight)

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.evaluation.checks.fixture import CheckResult
 from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
-from envgym.tasks import Task, stable_seed
+from envgym.tasks import Split, Task, stable_seed
+from envgym.world import World
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference.dialogue import Engine
 from envgym_trainer.inference.in_process.engine import InProcessEngine
@@ -38,7 +40,7 @@ class PreflightContext:
 
     spec: EnvSpec
     config: TrainConfig
-    world: Any
+    world: World
     chat: Chat
     engine: Engine
     model: Any
@@ -50,16 +52,23 @@ class PreflightContext:
     @property
     def has_own_tasks(self) -> bool:
         """Whether tasks have prompts and solutions. Foreign environments have only seeds."""
-        return not self.spec.gym
+        return isinstance(self.world, ToolWorld)
+
+    @property
+    def tool_world(self) -> ToolWorld:
+        """World of the tasks. Only if `has_own_tasks` is True."""
+        assert isinstance(self.world, ToolWorld)
+        return self.world
 
     @cached_property
     def tasks(self) -> list[Task]:
         """Training tasks, alternating between templates; empty for a foreign environment."""
         return self.tasks_of("train", TASKS[self.is_full]) if self.has_own_tasks else []
 
-    def tasks_of(self, split: Any, count: int) -> list[Task]:
+    def tasks_of(self, split: Split, count: int) -> list[Task]:
         """Return the first tasks of a split, of the trained levels."""
-        size = count if split == "train" else min(count, self.world.tasks.sizes[split])
+        available = self.world.tasks.sizes[split]
+        size = count if available is None else min(count, available)
         return [
             self.world.tasks.task(task)
             for task in self.world.tasks.ids(split, levels=self.config.tasks.levels, count=size)

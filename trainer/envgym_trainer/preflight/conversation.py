@@ -35,7 +35,7 @@ def first_prompt(subject: PreflightContext) -> str:
         return ""
     task = subject.tasks[0]
     return _text(
-        subject.chat, subject.chat.open(subject.world.opening(task), _tools(subject, task))
+        subject.chat, subject.chat.open(subject.tool_world.opening(task), _tools(subject, task))
     )
 
 
@@ -47,7 +47,7 @@ def prompt(subject: PreflightContext) -> CheckResult:
     lengths = []
     offenders = []
     for task in subject.tasks:
-        ids = subject.chat.open(subject.world.opening(task), _tools(subject, task))
+        ids = subject.chat.open(subject.tool_world.opening(task), _tools(subject, task))
         lengths.append(len(ids))
         if task.prompt.strip() not in _text(subject.chat, ids):
             offenders.append(f"{task.id}: the task's text is not in the rendered prompt")
@@ -227,7 +227,7 @@ def answer_lengths(trace: TokenTrace) -> list[int]:
 def _tools(subject: PreflightContext, task: Any) -> list[dict[str, Any]]:
     """Return the tools that the chat template gets for a task, as in `ToolEnv.reset`."""
     in_template = subject.spec.prompt.tools == "template"
-    return to_openai(list(subject.world.tools_of(task).values())) if in_template else []
+    return to_openai(list(subject.tool_world.tools_of(task).values())) if in_template else []
 
 
 def _text(chat: Chat, ids: Sequence[int]) -> str:

@@ -50,7 +50,7 @@ def model(subject: PreflightContext) -> CheckResult:
         PEEK if has_warm_start and not subject.is_full else (1, subject.config.rollout.group_size)
     )
     episodes = [episode for group in subject.play_groups(groups, size) for episode in group]
-    void = [describe_episode(episode) for episode in episodes if episode.void]
+    void = [describe_episode(episode) for episode in episodes if episode.is_void]
     if len(void) > len(episodes) / 2:
         return CheckResult(
             "model",
@@ -118,7 +118,7 @@ def is_mixed(group: list[Episode]) -> bool:
 def _modes(episodes: list[Episode]) -> Counter[str]:
     modes: Counter[str] = Counter()
     for episode in episodes:
-        modes.update(episode.parse_modes)
+        modes.update(episode.dialects)
     return modes
 
 

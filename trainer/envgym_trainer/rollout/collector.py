@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures
@@ -24,6 +23,7 @@ from envgym.play import Request, play_many
 from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
+from envgym.world import World
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference.dialogue import Engine
 from envgym_trainer.inference.in_process.engine import InProcessEngine
@@ -55,7 +55,7 @@ class RolloutCollector:
         self,
         spec: EnvSpec,
         config: TrainConfig,
-        world: Any,
+        world: World,
         engine: Engine,
         rewards: GroupScorer,
         folder: RunFolder,

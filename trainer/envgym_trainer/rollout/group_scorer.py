@@ -15,8 +15,9 @@ from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
-from envgym.rewards.rubric import RewardPart, Rubric
+from envgym.rewards.rubric import RewardPart
 from envgym.terms import PENALTY, Term, compose, total, turn_rewards
+from envgym.world import World
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.rollout.plans.self_training import SelfTraining
 from envgym_trainer.rollout.reward_weights import RewardWeights, read_likes
@@ -43,18 +44,18 @@ class GroupScorer:
 
     def __init__(
         self,
-        world: Any,
+        world: World,
         config: RewardWeightsConfig,
         find: Find,
         say: Callable[[str], None],
         labels: SelfTraining | None = None,
     ):
-        rubric: Rubric | None = getattr(world, "rubric", None)
+        rubric = world.rubric
         parts = rubric.parts if rubric else {}
         weighted = [name for name, part in parts.items() if part.rule.weight != 0]
         grounded = [name for name in weighted if parts[name].is_grounded]
         self.rubric, self.weights = rubric, RewardWeights(config, weighted, grounded=grounded)
-        self.of_group = {name: part for name, part in parts.items() if part.is_of_group}
+        self.of_group = {name: part for name, part in parts.items() if part.is_group_part}
         self.moments = {
             name: RunningMoments() for name, part in parts.items() if part.rule.scale == "running"
         }
@@ -163,7 +164,7 @@ class GroupScorer:
 
         A void member gets an empty mapping.
         """
-        members = [n for n, episode in enumerate(group) if not episode.void]
+        members = [n for n, episode in enumerate(group) if not episode.is_void]
         said: list[dict[str, float | None]] = [{} for _ in group]
         hidden = self._labels.hidden(group) if self._labels else frozenset()
         for name, part in self.of_group.items() if members else ():
@@ -231,7 +232,7 @@ class GroupScorer:
 
     def _weighed(self, episode: Episode) -> Episode:
         """Return the episode with scaled and weighted terms and the reward composed from them."""
-        if episode.void or not episode.reward_terms:
+        if episode.is_void or not episode.reward_terms:
             return episode
         terms = {
             name: self._weighed_term(name, term) for name, term in episode.reward_terms.items()

@@ -156,7 +156,7 @@ def play_groups(
 
 def valid(group: Sequence[Episode]) -> Group:
     """Return the members that are not void."""
-    return [episode for episode in group if not episode.void]
+    return [episode for episode in group if not episode.is_void]
 
 
 def has_reward_variance(group: Sequence[Episode]) -> bool:
@@ -193,7 +193,7 @@ def _play(
     """
     requests = draws.requests(tasks, size)
     episodes = play(requests)
-    broken = [n for n, episode in enumerate(episodes) if episode.void]
+    broken = [n for n, episode in enumerate(episodes) if episode.is_void]
     again = (
         play([replace(requests[n], seed=stable_seed(requests[n].seed, "again")) for n in broken])
         if broken

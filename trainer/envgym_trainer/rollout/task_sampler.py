@@ -16,6 +16,7 @@ from envgym.errors import SpecError, UsageError
 from envgym.play import Request
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
+from envgym.world import TaskSet
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.curriculum import Horizon, LevelSchedule, PassRates, learnability
 
@@ -55,17 +56,18 @@ class TaskSampler:
         SpecError: If the curriculum could never have an effect.
     """
 
-    def __init__(self, spec: EnvSpec, config: TrainConfig, tasks: Any, pool: Pool | None = None):
+    def __init__(
+        self, spec: EnvSpec, config: TrainConfig, tasks: TaskSet, pool: Pool | None = None
+    ):
         self.spec = spec
         self.config = config
         self.tasks = tasks
         self.options = config.tasks
         self.pool = pool
-        fitting = getattr(tasks, "fitting", None)
-        found = fitting("train", levels=config.tasks.levels) if fitting else []
+        found = tasks.templates_of("train", levels=config.tasks.levels)
         self.templates = {template.name: template.level for template in found}
         """Level of each template that may be drawn, by name."""
-        self.rates = PassRates(decay=self.options.decay)
+        self.rates = PassRates(decay=self.options.pass_rate_decay)
         self.ladder = LevelSchedule(
             _ordered_levels(spec, config, set(self.templates.values())),
             unlock_at=self.options.unlock_at,
@@ -118,7 +120,7 @@ class TaskSampler:
 
         Void members and members without a known success are ignored.
         """
-        if not self.options.is_on:
+        if not self.options.has_curriculum:
             return
         for group in groups:
             known = [bool(episode.success) for episode in group if episode.success is not None]
@@ -223,10 +225,10 @@ class TaskSampler:
                 "train.evaluation.validate_every_steps to 1 or more",
             )
         limit = self.spec.episode.max_turns
-        if self.horizon and not self.spec.gym and self.horizon.config.end_turns > limit:
+        if self.horizon and not self.spec.is_foreign and self.horizon.config.end_turns > limit:
             end = self.horizon.config.end_turns
             self._refuse(
-                "horizon.end",
+                "horizon.end_turns",
                 f"is {end}, but episode.max_turns is {limit}. Set both to the same number",
             )
 
@@ -304,9 +306,10 @@ class TaskDraw:
     def _ids(self, count: int) -> list[str]:
         if self._pool is not None:
             return self._pool.draw(self._rng, count, levels=self._levels)
-        more = {} if self._weights is None else {"weights": self._weights}
         return [
-            self.sampler.tasks.draw_id("train", self._rng, levels=self._levels, **more)
+            self.sampler.tasks.draw_id(
+                "train", self._rng, levels=self._levels, weights=self._weights
+            )
             for _ in range(count)
         ]
 

@@ -78,10 +78,10 @@ class Rules:
         notes: list[str] = []
         parts = (
             {name: _rule(name, rule, spec, notes) for name, rule in spec.reward.items()}
-            if not spec.gym
+            if not spec.is_foreign
             else {}
         )
-        return cls(parts, steps, spec.gym is not None, tuple(notes))
+        return cls(parts, steps, spec.is_foreign, tuple(notes))
 
 
 def _rule(name: str, rule: PartSpec, spec: EnvSpec, notes: list[str]) -> Rule:
@@ -93,7 +93,7 @@ def _rule(name: str, rule: PartSpec, spec: EnvSpec, notes: list[str]) -> Rule:
             "this command in the folder in which the run was started."
         )
         return Rule(rule, is_grounded=rule.grounded)
-    return Rule(rule, part.about, part.is_grounded, part.is_of_group)
+    return Rule(rule, part.summary, part.is_grounded, part.is_group_part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,7 @@ def explain(folder: RunFolder, name: str) -> Explanation:
         episode.task_id or episode.env_id,
         episode.level,
         next((message.content for message in episode.messages if message.role == "user"), ""),
-        episode.last_said,
+        episode.last_assistant_message,
         episode.success,
         episode.stop_reason,
         episode.reward,
@@ -258,7 +258,7 @@ def _known(
     episode: Episode, folder: RunFolder, name: str, *, is_foreign: bool
 ) -> Mapping[str, Term]:
     """Return the reward terms of an episode. Raises UsageError if the record lacks them."""
-    if episode.reward_terms or episode.void:
+    if episode.reward_terms or episode.is_void:
         return episode.reward_terms
     if is_foreign:
         return {"reward": Term(episode.reward, episode.reward, 1.0, by_turn=episode.turn_rewards)}
@@ -275,7 +275,7 @@ def _names(episode: Episode, known: Mapping[str, Term]) -> list[str]:
 
 
 def _are_siblings(one: Episode, other: Episode) -> bool:
-    return not one.void and (one.task_id, one.start_hash) == (other.task_id, other.start_hash)
+    return not one.is_void and (one.task_id, one.start_hash) == (other.task_id, other.start_hash)
 
 
 def _line(
@@ -312,7 +312,7 @@ def _line(
 
 def _gate(spec: PartSpec | None, term: Term) -> dict[str, Any] | None:
     told = spec.gate.model_dump() if spec and spec.gate else {"on": None, "at_least": None}
-    return told | {"is_open": term.is_open} if told["on"] or not term.is_open else None
+    return told | {"is_open": term.gate_is_open} if told["on"] or not term.gate_is_open else None
 
 
 def _votes(name: str, group: Mapping[str, Episode]) -> tuple[dict[str, Any], ...]:
@@ -320,7 +320,7 @@ def _votes(name: str, group: Mapping[str, Episode]) -> tuple[dict[str, Any], ...
     return tuple(
         {
             "episode": each,
-            "said": group[each].last_said,
+            "said": group[each].last_assistant_message,
             "raw": term and term.raw,
             "value": term and term.value,
         }

@@ -154,7 +154,7 @@ class RunFolder:
     def episodes(self) -> Iterator[tuple[int, str, Episode]]:
         """Yield step, phase and episode for each line of `episodes.jsonl`, oldest first."""
         for plain in _read(self.episodes_file):
-            yield plain["step"], plain["phase"], Episode.from_json(json.dumps(plain))
+            yield plain["step"], plain["phase"], Episode.from_dict(plain)
 
     def find_episodes(self, names: Iterable[str]) -> dict[str, Episode]:
         """Return the training episodes with these ids. `12:3` is the third line of step 12.
@@ -168,7 +168,7 @@ class RunFolder:
             if plain["phase"] == "grpo":
                 counts[plain["step"]] += 1
                 if (name := f"{plain['step']}:{counts[plain['step']]}") in wanted:
-                    found[name] = Episode.from_json(json.dumps(plain))
+                    found[name] = Episode.from_dict(plain)
         return found
 
     def training_episodes(
@@ -193,9 +193,7 @@ class RunFolder:
                 lines = [] if step is None else lines
             if step in (None, plain["step"]):
                 lines.append(plain)
-        return steps, [
-            (Episode.from_json(json.dumps(plain)), plain.get("left_out", "")) for plain in lines
-        ]
+        return steps, [(Episode.from_dict(plain), plain.get("left_out", "")) for plain in lines]
 
     def written(self) -> dict[str, int]:
         """Return the size in bytes of each file of lines, for `rewind`."""

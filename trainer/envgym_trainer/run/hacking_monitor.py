@@ -15,7 +15,6 @@ from statistics import fmean
 from typing import Any
 
 from envgym.episode import Episode
-from envgym.rewards.rubric import Rubric
 from envgym.rewards.scoring.answer_normalization import extract_boxed, find_reading, raw
 from envgym.rewards.scoring.hacking_signals import (
     PART,
@@ -26,6 +25,7 @@ from envgym.rewards.scoring.hacking_signals import (
     repetition,
 )
 from envgym.tasks import Task
+from envgym.world import World
 from envgym_trainer.run.folder import RunFolder
 
 Metrics = dict[str, float]
@@ -60,8 +60,8 @@ class HackingMonitor:
         say: Callback for one line of terminal output.
     """
 
-    def __init__(self, world: Any, folder: RunFolder, *, is_on: bool, say: Callable[[str], None]):
-        rubric: Rubric | None = getattr(world, "rubric", None)
+    def __init__(self, world: World, folder: RunFolder, *, is_on: bool, say: Callable[[str], None]):
+        rubric = world.rubric
         self._tasks = world.tasks if rubric else None
         self._parts = (
             {name: part for name, part in rubric.parts.items() if part.rule.weight != 0}
@@ -70,7 +70,7 @@ class HackingMonitor:
         )
         self._success = rubric.success if rubric else ""
         self._judges_alone = any(
-            part.is_of_group or not part.is_grounded for part in self._parts.values()
+            part.is_group_part or not part.is_grounded for part in self._parts.values()
         )
         self._folder = folder
         self._is_on = is_on
@@ -147,7 +147,7 @@ class HackingMonitor:
     def _softened(self, signal: Signal) -> Signal:
         part = self._parts.get(signal.series.removeprefix(PART)) if signal.name == "jump" else None
         # A jump of a part that depends on the environment's state may be learning.
-        learns = part is not None and part.is_grounded and not part.is_of_group
+        learns = part is not None and part.is_grounded and not part.is_group_part
         return dataclasses.replace(signal, severity="warn") if learns else signal
 
 
@@ -237,7 +237,7 @@ def _part_mean(name: str, groups: Groups) -> float | None:
 
 
 def _valid(groups: Groups) -> list[list[Episode]]:
-    valid = [[episode for episode in group if not episode.void] for group in groups]
+    valid = [[episode for episode in group if not episode.is_void] for group in groups]
     return [group for group in valid if group]
 
 

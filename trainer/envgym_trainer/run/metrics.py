@@ -12,12 +12,10 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from envgym.episode import Episode
+from envgym.world import World
 
-CLIPPED = ("length", "context")
-"""Stop reasons of episodes that reached a token limit."""
 ZERO_STD = 1e-8
 """Standard deviation below which the rewards of a group count as equal."""
 
@@ -46,7 +44,7 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
         - `parse/DIALECT`, `stop/REASON`: shares. Each family adds up to 1.
     """
     groups = list(groups)
-    counted = [[episode for episode in group if not episode.void] for group in groups]
+    counted = [[episode for episode in group if not episode.is_void] for group in groups]
     episodes = [episode for group in counted for episode in group]
     out: Metrics = {"episode/n": float(len(episodes))} | failure_metrics(groups)
     if not episodes:
@@ -67,7 +65,7 @@ def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metri
     numbers["n"] = numbers.pop("episode/n")
     for level in sorted({episode.level for episode in episodes if episode.level}):
         numbers[f"n/{level}"] = float(
-            sum(1 for episode in episodes if episode.level == level and not episode.void)
+            sum(1 for episode in episodes if episode.level == level and not episode.is_void)
         )
     # An evaluation has one episode a task, so there are no groups to compare.
     about_groups = (
@@ -94,10 +92,10 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
         for name in (f"failures/{failure.kind}", f"failures/stage/{failure.stage}")
     )
     out: Metrics = {
-        "episode/void": float(sum(episode.void for episode in episodes)),
-        "episode/retried": float(sum(episode.first_failure is not None for episode in episodes)),
+        "episode/void": float(sum(episode.is_void for episode in episodes)),
+        "episode/retried": float(sum(episode.retried_failure is not None for episode in episodes)),
         "group/void_members": _mean(
-            [sum(episode.void for episode in group) / len(group) for group in groups]
+            [sum(episode.is_void for episode in group) / len(group) for group in groups]
         ),
     }
     return {
@@ -108,17 +106,15 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
     }
 
 
-def sandbox_metrics(world: Any, *, prefix: str = "") -> Metrics:
+def sandbox_metrics(world: World, *, prefix: str = "") -> Metrics:
     """Return the sandbox's times, pool counts, failures and bytes since the last call.
 
     Empty if the sandbox has no statistics.
     """
-    statistics = getattr(getattr(world, "sandbox", None), "statistics", None)
-    return (
-        {f"{prefix}sandbox/{name}": number for name, number in statistics.take().items()}
-        if statistics
-        else {}
-    )
+    if world.sandbox is None or world.sandbox.statistics is None:
+        return {}
+    numbers = world.sandbox.statistics.take()
+    return {f"{prefix}sandbox/{name}": number for name, number in numbers.items()}
 
 
 def reward_metrics(episodes: Sequence[Episode]) -> Metrics:
@@ -224,9 +220,7 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
         "tools/failure_frequency": sum(episode.tool_errors for episode in episodes) / calls
         if calls
         else 0.0,
-        "completions/clipped_ratio": _mean(
-            [float(episode.stop_reason in CLIPPED) for episode in episodes]
-        ),
+        "completions/clipped_ratio": _mean([float(episode.is_clipped) for episode in episodes]),
     }
     if lengths:
         out |= {"completions/mean_length": _mean(lengths), "completions/min_length": min(lengths)}
@@ -237,7 +231,7 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
         )
     modes: Counter[str] = Counter()
     for episode in episodes:
-        modes.update(episode.parse_modes)
+        modes.update(episode.dialects)
     stops = Counter(episode.stop_reason for episode in episodes)
     return out | _shares("parse", modes) | _shares("stop", stops)
 

@@ -20,7 +20,7 @@ MAX_CHARACTERS = 20_000
 
 def pick(episodes: Sequence[Episode], *, seed: int = 0) -> dict[str, Episode]:
     """Return the best, the worst and a random episode, without void ones. May return fewer."""
-    scored = [episode for episode in episodes if not episode.void]
+    scored = [episode for episode in episodes if not episode.is_void]
     if not scored:
         return {}
     ordered = sorted(scored, key=lambda episode: episode.reward or 0.0)

@@ -120,8 +120,8 @@ def train(
         trainer = Trainer(spec, config, folder, monitor, display)
         try:
             display.plan["warmup"] = trainer.warmup_steps
-            if label := getattr(getattr(trainer.world, "sandbox", None), "label", ""):
-                display.note(f"sandbox: {label}")
+            if sandbox := trainer.world.sandbox:
+                display.note(f"sandbox: {sandbox.label}")
             if resume:
                 trainer.resume()
             else:

@@ -2,4 +2,4 @@
 
 
 def found_out(evidence) -> float:
-    return float("7741" in evidence.final)
+    return float("7741" in evidence.final_message)

@@ -30,6 +30,7 @@ from envgym.rewards.scoring.majority_vote import (
 )
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
+from envgym.world import World
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.self_training import SelfTrainingConfig
 from envgym_trainer.rollout.groups import Group, RolloutBatch, valid
@@ -59,14 +60,14 @@ class SelfTraining:
         spec: EnvSpec,
         config: TrainConfig,
         options: SelfTrainingConfig,
-        world: Any,
+        world: World,
         model: Any,
     ):
         self.spec = spec
         self.config = config
         self.options = options
         self.tasks = world.tasks
-        self.rubric: Rubric = getattr(world, "rubric", None) or Rubric({}, "")
+        self.rubric: Rubric = world.rubric or Rubric({}, "")
         moving = options.teacher_decay if options.teacher == "average" else 1.0
         self.teacher = None if options.teacher == "policy" else Teacher(model, decay=moving)
         self.pool: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ class SelfTraining:
             )
         levels = {
             template.level
-            for template in self.tasks.fitting("train", levels=self.config.tasks.levels)
+            for template in self.tasks.templates_of("train", levels=self.config.tasks.levels)
         }
         if unknown := [level for level in self.options.labelled_levels if level not in levels]:
             self._refuse(
@@ -117,7 +118,7 @@ class SelfTraining:
         Raises:
             UsageError: If no validation episode has a true label.
         """
-        played = [episode for episode in episodes if not episode.void]
+        played = [episode for episode in episodes if not episode.is_void]
         if played and all(
             episode.reward_parts.get(self.rubric.success) is None for episode in played
         ):
@@ -168,7 +169,7 @@ class SelfTraining:
         if self.options.labelled_group_fraction is None or not true or not others:
             return _some(rng, tasks, count)
         # Rounding is random, so that the share is exact on average.
-        wanted = math.floor(count * self.options.labelled_groups + rng.random())
+        wanted = math.floor(count * self.options.labelled_group_fraction + rng.random())
         drawn = _some(rng, true, wanted) + _some(rng, others, count - wanted)
         rng.shuffle(drawn)
         return drawn
@@ -197,7 +198,7 @@ class SelfTraining:
         """Record the teacher's answers as votes."""
         for task, group in zip(tasks, groups, strict=True):
             # If every episode is void, one empty answer stands for "no label".
-            self._heard[task] = [episode.last_said for episode in valid(group)] or [""]
+            self._heard[task] = [episode.last_assistant_message for episode in valid(group)] or [""]
 
     def begin_step(self) -> None:
         """Update a moving teacher from the policy and discard its earlier votes."""
@@ -276,9 +277,11 @@ class SelfTraining:
         return group[0].task_id in self.labelled and any(value is not None for value in told)
 
     def _vote(self, group: Group) -> Vote:
-        options = getattr(self.rubric.parts[self.part].function, "keywords", {})
+        options = self.rubric.parts[self.part].options
         texts = (
-            self.voters(group[0].task_id) or [episode.last_said for episode in valid(group)] or [""]
+            self.voters(group[0].task_id)
+            or [episode.last_assistant_message for episode in valid(group)]
+            or [""]
         )
         return text_vote(
             texts,
@@ -290,7 +293,7 @@ class SelfTraining:
         members = valid(group)
         truth = self.tasks.task(group[0].task_id).extra.get("answer")
         return VotedGroup(
-            [episode.last_said for episode in members],
+            [episode.last_assistant_message for episode in members],
             self._vote(group),
             [e.reward_parts.get(self.part) for e in members],
             truth if isinstance(truth, str) else None,

@@ -1,0 +1,237 @@
+"""One running episode of a `ToolEnv`: parse answers, call tools, collect evidence, pay rewards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+from envgym.dialects import parse
+from envgym.errors import WorldFailure
+from envgym.messages import Message, ToolCall
+from envgym.rewards.evidence import CallRecord, Evidence
+from envgym.rewards.rubric import Rubric, Score
+from envgym.rewards.state_diff import Keys, compare_changes, diff_rows
+from envgym.rewards.turn_rewards import TurnRewards
+from envgym.sandbox import Session, Verification
+from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.spec.environment import EnvSpec
+from envgym.tasks import Task
+from envgym.tools import Tool, unknown_tool, validate
+from envgym.world import ABORT_STOPS, AbortReason, EpisodeStop, StepInfo, StepResult
+
+
+@dataclass
+class ToolEpisode:
+    """Episode from `reset` to its end. It uses the session but does not close it.
+
+    Raises:
+        WorldFailure: If a reward part that is evaluated at the start fails.
+    """
+
+    spec: EnvSpec
+    rubric: Rubric
+    keys: Keys
+    """Columns of the primary key of each table."""
+    task: Task
+    tools: dict[str, Tool]
+    """Tools that the task offers."""
+    messages: list[Message]
+    """Opening messages; every later message is appended."""
+    session: Session
+    turn_limit: int
+    """Number of answers after which the episode is truncated with stop reason `max_turns`."""
+    horizon: int
+    """Number of answers after which it is truncated with stop reason `horizon`."""
+    training_step: int = 0
+    """Training step, used by reward schedules."""
+    calls: list[CallRecord] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    """Text of each answer."""
+    dialects: dict[str, int] = field(default_factory=dict)
+    """Number of answers by dialect."""
+    turns: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._rewards = TurnRewards(self.rubric, self._evidence, step=self.training_step)
+
+    def step(self, action: str) -> StepResult:
+        """Execute one answer; see `ToolEnv.step`.
+
+        Raises:
+            WorldFailure: If the environment fails.
+        """
+        self._check_time()
+        self.turns += 1
+        self.messages.append(Message("assistant", action))
+        self.answers.append(action)
+        parsed = parse(action, self.spec.prompt.dialects, known=self.tools)
+        self.dialects[parsed.mode] = self.dialects.get(parsed.mode, 0) + 1
+        if parsed.mode == "none":
+            return self._end("answered", action, parsed.mode, [])
+        if parsed.mode == "invalid":
+            replies = [Message("tool", f"error: {parsed.problem}")]
+        else:
+            replies = self._make(parsed.calls)
+        self.messages += replies
+        if stop := self._stop_after_calls():
+            return self._end(stop, "", parsed.mode, replies)
+        info: StepInfo = {
+            "messages": [message.to_dict() for message in replies],
+            "dialect": parsed.mode,
+            "invalid_calls": self._invalid_calls(parsed.mode),
+        }
+        return _joined(replies), self._rewards.turn(), False, False, info
+
+    def abort(self, reason: AbortReason, answer: str | None) -> StepResult:
+        """End the episode with the failure reward; see `Env.abort`."""
+        if answer is not None:
+            self.turns += 1
+            self.messages.append(Message("assistant", answer))
+        reward, score = self._rewards.abort(in_turn=answer is not None)
+        info = self._failed_info(ABORT_STOPS[reason], score)
+        # No part was evaluated: the terms hold the minimum of each part.
+        info["reward_parts"] = dict.fromkeys(self.rubric.parts)
+        return "", reward, False, True, info
+
+    def end_by_model(self, failure: WorldFailure) -> StepResult:
+        """Return the final step after the model's code terminated the session.
+
+        The episode counts as failed, not as void: otherwise a model could discard bad episodes by
+        crashing the sandbox.
+        """
+        reward, score = self._rewards.fail()
+        info = self._failed_info("sandbox_ended", score)
+        info["invalid_calls"] = self._invalid_calls("") + 1
+        info["tool_calls"] = len(self.calls) + 1
+        info["tool_errors"] = info.get("tool_errors", 0) + 1
+        return f"error: {failure.message}", reward, True, False, info
+
+    def _check_time(self) -> None:
+        limit = self.spec.episode.timeout_seconds
+        if limit and time.monotonic() - self.started > limit:
+            raise WorldFailure("timeout", f"the episode took more than {limit:g} s", stage="step")
+
+    def _make(self, calls: tuple[ToolCall, ...]) -> list[Message]:
+        """Make the calls of one answer, up to the limit, and return a message for each."""
+        limit = self.spec.episode.max_calls_per_turn
+        replies = [self._call(call) for call in calls[:limit]]
+        if dropped := len(calls) - len(replies):
+            text = f"error: {dropped} calls were not made; at most {limit} in one turn"
+            replies.append(Message("tool", text))
+        return replies
+
+    def _call(self, call: ToolCall) -> Message:
+        tool = self.tools.get(call.name)
+        if tool is None:
+            return self._reply(call, False, f"error: {unknown_tool(call.name, self.tools)}")
+        if problems := validate(tool, call.arguments):
+            return self._reply(call, False, f"error: {'; '.join(problems)}")
+        state = self.spec.state
+        now = state.now + timedelta(seconds=state.step_seconds * len(self.calls))
+        result = self.session.call(
+            call.name,
+            call.arguments,
+            now=now.isoformat(),
+            timeout_seconds=self.spec.episode.tool_seconds,
+        )
+        text = result.text if result.ok else f"error: {result.text}"
+        return self._reply(call, result.ok, text, result.seconds)
+
+    def _reply(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
+        limit = self.spec.episode.observation_chars
+        if len(text) > limit:
+            text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
+        self.calls.append(CallRecord(self.turns, call, ok, text, seconds))
+        return Message("tool", text, name=call.name)
+
+    def _stop_after_calls(self) -> EpisodeStop | None:
+        """Return the reason to end the episode after the calls of an answer, or None."""
+        closing = self.spec.episode.closes_with
+        if any(record.ok and record.call.name in closing for record in self.calls):
+            return "closed"
+        if self.turns >= self.turn_limit:
+            return "max_turns"
+        return "horizon" if self.turns >= self.horizon else None
+
+    def _invalid_calls(self, dialect: str) -> int:
+        """Return the number of invalid or rejected calls of the current turn."""
+        rejected = sum(record.turn == self.turns and not record.ok for record in self.calls)
+        return rejected + (dialect == "invalid")
+
+    def _end(
+        self, reason: EpisodeStop, final: str, dialect: str, replies: list[Message]
+    ) -> StepResult:
+        evidence = self._evidence(final)  # before the hidden test, which may leave files
+        verification = self._verify()
+        evidence = replace(evidence, verification=verification)
+        reward, score = self._rewards.end(evidence)
+        diff = evidence.verdict.to_dict()
+        if verification:
+            diff |= {"verification": {"exit_code": verification.exit_code}}
+        info: StepInfo = {
+            "messages": [message.to_dict() for message in replies],
+            "dialect": dialect,
+            "invalid_calls": self._invalid_calls(dialect),
+            "stop_reason": reason,
+            "success": score.success or (None if reason == "horizon" else False),
+            "reward_parts": score.parts,
+            "reward_terms": score.terms,
+            "state_diff": diff,
+            "verification": verification
+            and {"exit_code": verification.exit_code, "output": verification.output},
+            "tool_calls": len(self.calls),
+            "tool_errors": self._rejected(),
+        }
+        truncated = reason in ("max_turns", "horizon")
+        return _joined(replies), reward, not truncated, truncated, info
+
+    def _failed_info(self, reason: EpisodeStop, score: Score) -> StepInfo:
+        """Return the info of an end that is not graded: a failed episode without a state diff."""
+        return {
+            "messages": [],
+            "invalid_calls": 0,
+            "stop_reason": reason,
+            "success": False,
+            "reward_parts": score.parts,
+            "reward_terms": score.terms,
+            "state_diff": {},
+            "verification": None,
+            "tool_calls": len(self.calls),
+            "tool_errors": self._rejected(),
+        }
+
+    def _rejected(self) -> int:
+        return sum(not record.ok for record in self.calls)
+
+    def _evidence(self, final: str = "") -> Evidence:
+        """Return the current evidence of the episode, without the result of the hidden test."""
+        state = self.spec.state
+        changes = self.session.diff(timeout_seconds=self.spec.episode.tool_seconds)
+        exact = (FILES,) if state.files else ()
+        rows = diff_rows(changes, self.keys, volatile=state.volatile, exact=exact)
+        verdict = compare_changes(self.task.changes, rows, allow=state.allow, forbid=state.forbid)
+        return Evidence(
+            self.task,
+            tuple(self.calls),
+            tuple(rows),
+            verdict,
+            final,
+            self.turns,
+            dict(self.dialects),
+            assistant_messages=tuple(self.answers),
+            step=self.training_step,
+        )
+
+    def _verify(self) -> Verification | None:
+        check = self.task.check
+        if check is None:
+            return None
+        return self.session.verify(
+            check.files, check.command, timeout_seconds=check.timeout_seconds
+        )
+
+
+def _joined(messages: list[Message]) -> str:
+    return "\n".join(message.content for message in messages)
