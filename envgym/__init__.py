@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from envgym.evaluation.evaluate import evaluate
     from envgym.evaluation.report import Outcome
     from envgym.messages import Message, ToolCall
-    from envgym.play import Request, play, play_many
+    from envgym.playing import Request, play, play_many
     from envgym.policies import Completion, Dialogue, Policy, TokenTrace
     from envgym.policies.openai import OpenAIPolicy
     from envgym.policies.oracle import OraclePolicy
@@ -76,7 +76,7 @@ _HOMES = {
     "envgym.evaluation.evaluate": ("evaluate",),
     "envgym.evaluation.report": ("Outcome",),
     "envgym.messages": ("Message", "ToolCall"),
-    "envgym.play": ("Request", "play", "play_many"),
+    "envgym.playing": ("Request", "play", "play_many"),
     "envgym.policies": ("Completion", "Dialogue", "Policy", "TokenTrace"),
     "envgym.policies.openai": ("OpenAIPolicy",),
     "envgym.policies.oracle": ("OraclePolicy",),

@@ -282,6 +282,9 @@ def stable_seed(*parts: Any) -> int:
     """Return a 31-bit seed that depends only on the text of `parts`.
 
     The seed is the same in every process and Python version.
+
+    Args:
+        parts: Anything whose `str` is always the same, such as numbers and ids.
     """
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -11,7 +11,9 @@ from pathlib import Path
 from envgym import Episode, Evidence, OraclePolicy, ScriptedPolicy, load_spec, make_world, play
 
 DESK = Path(__file__).parent / "desk.yaml"
-SETTINGS = (f"reward.brief={{from: '{Path(__file__).resolve()}:brief', weight: 0.5, gate: solved}}",)
+SETTINGS = (
+    f"reward.brief={{from: '{Path(__file__).resolve()}:brief', weight: 0.5, gate: solved}}",
+)
 
 
 def brief(evidence: Evidence) -> float:

@@ -174,7 +174,7 @@ def _add_play(commands: Any) -> None:
 
 def _play(arguments: argparse.Namespace) -> None:
     from envgym.evaluation.report import print_episode
-    from envgym.play import play
+    from envgym.playing import play
     from envgym.registration import make_world
     from envgym.spec.environment import load_spec
 

@@ -10,7 +10,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.evaluation.report import Outcome
 from envgym.failures import FailureLimit
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym.tasks import Split, stable_seed
 from envgym.world import TaskSet, World
@@ -42,6 +42,9 @@ def evaluate(
         workers: Maximum number of episodes that run at the same time.
         progress: Whether to show a progress bar if stderr is a terminal.
         episodes_file: JSONL file to which every episode is appended, also after an error or Ctrl-C.
+
+    Returns:
+        Success rates with intervals, overall and by level, mean reward and mean turns.
 
     Raises:
         TooManyFailures: If more episodes are void than `episode.max_void` allows.

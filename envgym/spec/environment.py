@@ -207,6 +207,9 @@ def load_spec(
         profile: Name of a set of settings in `train.profiles`, such as `cpu`, that overrides
             `train:`.
 
+    Returns:
+        The definition, with `path` set to the file.
+
     Raises:
         SpecError: If the file has mistakes; the message has one `file:line: key: problem` for each.
     """

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from envgym.env import ToolWorld
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.random import RandomPolicy
 from envgym.sandbox.containers.engine import connect

@@ -109,7 +109,7 @@ def test_environments_use_public_names_only(file):
     "code",
     [
         "import envgym",
-        "import envgym.env, envgym.commands, envgym.play",
+        "import envgym.env, envgym.commands, envgym.playing",
         "import envgym_trainer.config, envgym_trainer.learner.controllers",
     ],
 )

@@ -6,7 +6,7 @@ import time
 import gymnasium
 import torch
 
-from envgym.play import play
+from envgym.playing import play
 from envgym_trainer.batch import Sample
 from envgym_trainer.inference.in_process import token_sampling as sampling
 from envgym_trainer.inference.in_process.engine import InProcessEngine

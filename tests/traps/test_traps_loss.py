@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from envgym.episode import Episode
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies.scripted import ScriptedPolicy
 from envgym_trainer.algorithms.advantages.group import group_advantages
 from envgym_trainer.algorithms.losses.grpo import grpo_loss

@@ -9,7 +9,7 @@ import torch
 
 from envgym.errors import SpecError, UsageError
 from envgym.messages import Message
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.spec.environment import load_spec
 from envgym_trainer.config.algorithm import AlgorithmConfig, ImportanceWeightsConfig
 from envgym_trainer.inference.in_process import forward as passes

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from envgym.errors import UsageError
 from envgym.messages import Message
-from envgym.play import play
+from envgym.playing import play
 from envgym_trainer.batch import Sample, flat_batch
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from envgym.env import ToolWorld
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies import TokenTrace
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.sandbox import Verification

@@ -11,7 +11,7 @@ from envgym.errors import SpecError
 from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
 from envgym.messages import ToolCall
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy

@@ -12,7 +12,7 @@ import pytest
 
 from envgym import ToolCall
 from envgym.env import ToolWorld
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.sandbox.agent import prepare_image

@@ -15,7 +15,7 @@ from envgym import ToolCall
 from envgym.dialects import render_call
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError, WorldFailure
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.random import RandomPolicy

@@ -10,7 +10,7 @@ import pytest
 
 from envgym import Change, Task, ToolCall
 from envgym.dialects import render_call
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.registration import make_world

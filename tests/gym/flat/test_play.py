@@ -9,7 +9,7 @@ from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.evaluation.report import episode_lines
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy

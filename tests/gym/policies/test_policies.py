@@ -12,7 +12,7 @@ from envgym.dialects import parse
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from envgym.messages import ToolCall
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies import Dialogue, Policy
 from envgym.policies.human import HumanPolicy
 from envgym.policies.noop import NoopPolicy

@@ -4,7 +4,7 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies import Completion
 from envgym.policies.scripted import ScriptedPolicy
 from tests.fakes.shop_env import shop

@@ -11,7 +11,7 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import PrerequisiteError, SpecError, UsageError, WorldFailure
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies.oracle import OraclePolicy
 from envgym.sandbox.openapi.live import LiveApi
 from envgym.spec.environment import load_spec

@@ -7,7 +7,7 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy

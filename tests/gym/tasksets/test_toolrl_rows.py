@@ -9,7 +9,7 @@ import pytest
 
 from envgym.errors import SpecError, UsageError
 from envgym.evaluation.checks import check
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.registration import make_world

@@ -7,7 +7,7 @@ import pytest
 
 from envgym.episode import Episode, Failure
 from envgym.messages import Message
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.policies import TokenTrace
 from envgym_trainer.rollout.groups import (
     RolloutBatch,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from envgym.episode import Episode
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.tasks import stable_seed
 from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.folder import RunFolder

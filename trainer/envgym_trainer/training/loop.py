@@ -22,7 +22,7 @@ from envgym.episode import Episode
 from envgym.errors import TooManyFailures, UsageError
 from envgym.evaluation.evaluate import trained_templates
 from envgym.evaluation.report import Outcome
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
