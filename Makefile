@@ -24,7 +24,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 model: install   ## fetch the small model once into ~/.cache/envgym
-	$(BIN)/envgym model $(MODEL)
+	$(BIN)/envgym fetch $(MODEL)
 
 train: model     ## train a small model on the CRM: before, after, adapter
 	$(BIN)/envgym train $(ENV) $(SET)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from envgym_trainer.commands.study import WARM, WARM_RUN, Arm, Study, to_markdown
+from envgym_trainer.commands.study.arms import WARM, WARM_RUN, Arm, Study, to_markdown
 
 ENV = "envs/guess.yaml"
 STEPS = 20

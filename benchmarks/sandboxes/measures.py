@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from envgym.commands.sandbox_workload import (
+from envgym.commands.sandbox.workload import (
     GROUP,
     WorkloadEpisode,
     hold_sessions,

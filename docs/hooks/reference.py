@@ -61,6 +61,7 @@ def cli_page() -> str:
 
 def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """Yield a parser and the parsers of all its commands."""
+    parser.format_help()  # imports the command, which adds its arguments
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -3,7 +3,7 @@
 A `Sandbox` owns boxes (processes or containers), each running the same stdlib-only `agent/`. A
 `Session` is one episode's share of a box: a private copy of the state and the tools that use it.
 
-    with open_sandbox(app, options) as sandbox:  # sandbox/factory.py
+    with open_sandbox(app, options) as sandbox:  # sandbox/backends/__init__.py
         session = sandbox.open(seed=7, timeout_seconds=10)
         result = session.call("get_contact", {"contact_id": "C17"}, now="2026-03-02T09:00:00",
                               timeout_seconds=10)
@@ -22,7 +22,6 @@ from typing import Any, Literal, Protocol
 
 from envgym.sandbox.statistics import Statistics
 
-Backend = Literal["auto", "docker", "podman", "bubblewrap", "local", "none"]
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
 """Seconds to copy the final files to a check, in addition to the check's time limit."""

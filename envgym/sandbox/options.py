@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from envgym.block import Block
-from envgym.sandbox import Backend, Isolation
+from envgym.errors import did_you_mean
+from envgym.sandbox import Isolation
 
 FOR_CODE: tuple[Isolation, ...] = ("namespaces", "container")
 """Isolation levels that are safe enough for code written by a model."""
+
+
+def backend_names() -> list[str]:
+    """Return the names of the backends: the files of the folder `backends/`."""
+    files = (Path(__file__).parent / "backends").glob("*.py")
+    return sorted(file.stem for file in files if file.stem != "__init__")
 
 
 class BuildOptions(Block):
@@ -52,9 +60,10 @@ class PoolOptions(Block):
 class SandboxOptions(Block):
     """Isolation and limits of the processes that run tools."""
 
-    backend: Backend = "auto"
-    """Backend. `auto` uses Docker (or podman) if an engine responds, otherwise bubblewrap if the
-    isolation level requires it, otherwise a local process. `none` runs tools in this process.
+    backend: str = "auto"
+    """Backend: docker, podman, bubblewrap, local, none, or `file.py:name` and `package.module:name`
+    for another one. `auto` uses Docker (or podman) if an engine responds, otherwise bubblewrap if
+    the isolation level requires it, otherwise a local process. `none` runs tools in this process.
     """
     isolation: Literal["auto"] | Isolation = "auto"
     """Isolation of two episodes: separate tables (`state`), processes (`fork`), namespaces
@@ -99,8 +108,24 @@ class SandboxOptions(Block):
         return "container" if self.executes_code else "fork"
 
     @property
+    def needs_engine(self) -> bool:
+        """Whether an option is set that only a container engine supports."""
+        return self.build is not None or self.runtime is not None or self.network != "none"
+
+    @property
     def most_boxes(self) -> int:
         return self.pool.boxes or (16 if self.level == "container" else 2)
+
+    @field_validator("backend")
+    @classmethod
+    def _has_a_file(cls, name: str) -> str:
+        known = ["auto", *backend_names()]
+        if name not in known and ":" not in name:
+            raise ValueError(
+                f"is {name!r}{did_you_mean(name, known) or '.'} Available: {', '.join(known)}, "
+                "or 'file.py:name' for your own"
+            )
+        return name
 
     @model_validator(mode="after")
     def _one_image(self) -> SandboxOptions:

@@ -14,10 +14,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from envgym.block import Block
-from envgym.dialects import Dialect
+from envgym.dialects import DEFAULT_DIALECTS, find_dialect
 from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
@@ -41,10 +41,16 @@ class PromptSpec(Block):
     tools: Literal["compact", "template"] = "compact"
     """Form of the tools in the prompt. `compact`: one line per tool in the system message.
     `template`: JSON schemas passed to the model's chat template."""
-    dialects: tuple[Dialect, ...] = Field(
-        default=("hermes", "fenced", "bare", "pythonic"), min_length=1
-    )
-    """Syntaxes of tool calls that are parsed. The prompt shows the first one."""
+    dialects: tuple[str, ...] = Field(default=DEFAULT_DIALECTS, min_length=1)
+    """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic. The prompt shows the
+    first one."""
+
+    @field_validator("dialects")
+    @classmethod
+    def _have_files(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            find_dialect(name)
+        return names
 
 
 class StateSpec(Block):
@@ -287,6 +293,7 @@ def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
     named += [(("state", "files"), spec.state.files)]
     named += [(("tasks", "from"), spec.tasks.source)]
     named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]
+    named += [(("sandbox", "backend"), spec.sandbox.backend)]
     for at, reference in named:
         file = (reference or "").split(":")[0]
         if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from envgym.errors import SpecError, did_you_mean
@@ -20,6 +21,12 @@ def load_object(reference: str, root: Path) -> Any:
     Raises:
         SpecError: If the reference is malformed, or names nothing that exists.
     """
+    module, name = load_module(reference, root)
+    return getattr(module, name)
+
+
+def load_module(reference: str, root: Path) -> tuple[ModuleType, str]:
+    """Return the module of a reference and the name in it; arguments and errors as `load_object`."""
     source, colon, name = reference.rpartition(":")
     if not colon:
         raise SpecError(f"'{reference}' must look like file.py:name or package.module:name")
@@ -27,10 +34,10 @@ def load_object(reference: str, root: Path) -> Any:
     if not hasattr(module, name):
         public = [key for key in vars(module) if not key.startswith("_")]
         raise SpecError(f"'{reference}': no '{name}' in {source}{did_you_mean(name, public)}")
-    return getattr(module, name)
+    return module, name
 
 
-def load_file(path: Path) -> Any:
+def load_file(path: Path) -> ModuleType:
     """Return the module in a Python file, executed once a process.
 
     The file may import its siblings by their plain names; see `envgym.sandbox.agent.modules`.
@@ -47,7 +54,7 @@ def load_file(path: Path) -> Any:
         raise SpecError(f"{path}: fails on import: {type(error).__name__}: {error}") from error
 
 
-def _import(name: str, reference: str) -> Any:
+def _import(name: str, reference: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -221,7 +221,7 @@ def _problem(model: type[BaseModel], item: Any) -> str:
         )
     message = item["msg"].removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}" + (
-        "" if isinstance(given, dict) else f", got {given!r}"
+        "" if isinstance(given, dict) or repr(given) in message else f", got {given!r}"
     )
 
 

@@ -7,7 +7,7 @@ import sys
 
 def train_guess(*words: object) -> subprocess.Popen[str]:
     """`envgym train guess ...`, with all it says on one wide stdout."""
-    command = [sys.executable, "-m", "envgym.commands", "train", "guess", *map(str, words)]
+    command = [sys.executable, "-m", "envgym", "train", "guess", *map(str, words)]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

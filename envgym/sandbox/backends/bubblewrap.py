@@ -23,13 +23,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from envgym.errors import PrerequisiteError
-from envgym.sandbox import App
+from envgym.sandbox import App, Isolation
 from envgym.sandbox.archive import pack
 from envgym.sandbox.backends.local import ProcessTransport, clean_environment
 from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.containers.owners import is_gone, owner
 from envgym.sandbox.options import SandboxOptions
 
+LEVELS: tuple[Isolation, ...] = ("state", "fork", "container")
+WHY_NOT: dict[Isolation, str] = {
+    "namespaces": "it covers parts of /proc, so a session cannot mount a private /proc"
+}
 HOME = "/envgym"
 SYSTEM = (
     "/usr",
@@ -43,6 +47,16 @@ SYSTEM = (
     "/etc/ssl/certs",
 )
 FOLDER = "envgym-app-"
+
+
+def probe() -> dict[str, object]:
+    """Return the path of `bwrap`. Raises PrerequisiteError if there is none."""
+    return {"name": "bubblewrap", "command": find_bubblewrap()}
+
+
+def open(app: App, options: SandboxOptions) -> BubblewrapSandbox:
+    """Return a sandbox of processes in namespaces."""
+    return BubblewrapSandbox(app, options)
 
 
 class BubblewrapSandbox(PooledSandbox):

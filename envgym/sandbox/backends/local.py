@@ -18,13 +18,18 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from envgym.sandbox import App
+from envgym.sandbox import App, Isolation
 from envgym.sandbox.agent.file_tree import wipe
 from envgym.sandbox.archive import AGENT
 from envgym.sandbox.box.channel import FIXED_VARIABLES, Tail
 from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.options import SandboxOptions
 
+LEVELS: tuple[Isolation, ...] = ("state", "fork")
+WHY_NOT: dict[Isolation, str] = dict.fromkeys(
+    ("namespaces", "container"),
+    "a local process sees the files and the network of its user",
+)
 KEPT_VARIABLES = (
     "PATH",
     "HOME",
@@ -34,6 +39,16 @@ KEPT_VARIABLES = (
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
 )
+
+
+def probe() -> dict[str, object]:
+    """Return the Python interpreter that runs the boxes."""
+    return {"name": "python", "command": sys.executable}
+
+
+def open(app: App, options: SandboxOptions) -> LocalSandbox:
+    """Return a sandbox of local processes."""
+    return LocalSandbox(app, options)
 
 
 def clean_environment() -> dict[str, str]:
@@ -118,11 +133,16 @@ class ProcessTransport:
             self._stdin.close()
 
 
-def start_locally() -> ProcessTransport:
-    """Start an agent with this Python interpreter in a private folder."""
+def start_locally(before: Sequence[str] = ()) -> ProcessTransport:
+    """Start an agent with this Python interpreter in a private folder.
+
+    Args:
+        before: Words before the command, such as ("nice", "-n", "10").
+    """
     scratch = tempfile.mkdtemp(prefix="envgym-")
     environment = clean_environment() | {"ENVGYM_SCRATCH": scratch}
-    return ProcessTransport([sys.executable, "-s", str(AGENT)], environment, scratch=scratch)
+    command = [*before, sys.executable, "-s", str(AGENT)]
+    return ProcessTransport(command, environment, scratch=scratch)
 
 
 class LocalSandbox(PooledSandbox):

@@ -7,6 +7,7 @@ The current folder is the caller's, and a check runs beside processes that a too
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from envgym.errors import SpecError, Stage, UsageError, WorldFailure
-from envgym.sandbox import VERIFY_SECONDS, App, RowChanges, ToolResult, Verification
+from envgym.sandbox import VERIFY_SECONDS, App, Isolation, RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
 from envgym.sandbox.agent.errors import tail_of
 from envgym.sandbox.agent.file_tree import folder_for_now, fresh_folder, from_plain
@@ -23,6 +24,21 @@ from envgym.sandbox.agent.verify import verify
 from envgym.sandbox.openapi.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.statistics import Statistics, counting_failures
+
+LEVELS: tuple[Isolation, ...] = ("state",)
+WHY_NOT: dict[Isolation, str] = dict.fromkeys(
+    ("fork", "namespaces", "container"), "without a box there is only one process"
+)
+
+
+def probe() -> dict[str, object]:
+    """Return the Python interpreter of this process."""
+    return {"name": "python", "command": sys.executable}
+
+
+def open(app: App, options: SandboxOptions) -> InProcessSandbox:
+    """Return a sandbox that runs tools in this process."""
+    return InProcessSandbox(app, options)
 
 
 class InProcessSandbox:

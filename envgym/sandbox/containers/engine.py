@@ -76,6 +76,26 @@ def find_engine(backend: EngineName = "docker") -> ContainerEngine:
     raise PrerequisiteError(_no_engine(backend, silent))
 
 
+def engine_facts(backend: EngineName = "docker") -> dict[str, object]:
+    """Return name, version, address, origin, runtimes and networks of an engine.
+
+    Raises:
+        PrerequisiteError: If no engine responds.
+    """
+    engine = find_engine(backend)
+    try:
+        return {
+            "name": engine.name,
+            "version": engine.version,
+            "address": engine.address.url,
+            "found": engine.address.found,
+            "runtimes": sorted(engine.api.info().get("Runtimes") or {}),
+            "networks": sorted(each["Name"] for each in engine.api.networks()),
+        }
+    finally:
+        engine.api.close()
+
+
 def is_podman(api: Any) -> bool:
     """Return whether a `docker.APIClient` is connected to podman."""
     return _name_and_version(api)[0] == "podman"

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from envgym.commands import main
-from envgym.commands.reward import EXAMPLES, score_cases
+from envgym.commands.reward.score import EXAMPLE, score_cases
 from envgym.spec.environment import load_spec
 
 CALL = '<think>a</think>\n<tool_call>\n{"name": "f", "parameters": {"a": 1}}\n</tool_call>'
@@ -136,8 +136,8 @@ def test_a_completion_is_an_episode_of_one_turn():
 
 
 def test_the_example_of_the_help_runs(tmp_path):
-    lines = EXAMPLES.partition("example:\n")[2].strip().splitlines()
-    envgym = f"{shlex.quote(sys.executable)} -m envgym.commands "
+    lines = EXAMPLE.splitlines()
+    envgym = f"{shlex.quote(sys.executable)} -m envgym "
     script = "\n".join(["set -e", *(line.strip().replace("envgym ", envgym, 1) for line in lines)])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(

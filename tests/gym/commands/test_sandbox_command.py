@@ -8,14 +8,14 @@ import time
 import pytest
 
 from envgym.commands import main
-from envgym.commands.sandbox import pid_of
+from envgym.commands.sandbox.containers import pid_of
 from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.containers.owners import OWNER_LABEL, RUN_LABEL, labels, reap_quietly
 from tests.fakes.kiosk_app import KIOSK, call, options
 
 OWNER = """
 import sys, time
-from envgym.sandbox.backends.docker import create
+from envgym.sandbox.containers.create import create
 from envgym.sandbox.containers.engine import connect
 from envgym.sandbox.options import SandboxOptions
 print(create(connect(), SandboxOptions().image, SandboxOptions()), flush=True)
@@ -149,8 +149,8 @@ def test_no_container_of_another_living_owner_is_removed_by_start_close_or_gc(ap
 
 def test_doctor_without_an_engine_says_what_works_and_why_the_rest_does_not(no_engine, capsys):
     report = shown(capsys, "doctor")
-    assert report["engines"]["docker"]["name"] is None
-    assert list(report["backends"]) == ["docker", "podman", "bubblewrap", "local", "none"]
+    assert report["facts"]["docker"]["name"] is None
+    assert list(report["backends"]) == ["bubblewrap", "docker", "local", "none", "podman"]
     assert [level["name"] for level in report["backends"]["local"]] == [
         "state",
         "fork",
@@ -182,7 +182,7 @@ def test_every_refusal_of_doctor_names_a_way_out(no_engine, capsys):
 def test_doctor_fails_where_no_level_is_possible_and_succeeds_where_one_is(no_engine, capsys):
     code, said = run(capsys, "doctor", "--backend", "docker")
     assert code == 1
-    assert "engine for docker: none. no Docker engine answers at unix://" in said
+    assert "docker: not available. no Docker engine answers at unix://" in said
     assert run(capsys, "doctor", "--backend", "docker", "--backend", "local")[0] == 0
 
 
@@ -194,7 +194,7 @@ def test_a_misspelt_backend_is_answered_with_the_right_one(capsys):
 @pytest.mark.docker
 def test_doctor_tells_the_engine_and_runs_a_tool_at_each_level_that_it_calls_possible(api, capsys):
     report = shown(capsys, "doctor", "--backend", "docker")
-    engine = report["engines"]["docker"]
+    engine = report["facts"]["docker"]
     assert engine["name"] in ("docker", "podman")
     assert engine["version"]
     assert "://" in engine["address"]

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envgym.dialects import (
-    DIALECTS,
-    bare,
-    fenced,
-    hermes,
+    DEFAULT_DIALECTS,
+    MEMBERS,
+    dialect_names,
+    find_dialect,
     parse,
-    pythonic,
     render_call,
     usage_example,
 )
@@ -24,6 +23,16 @@ from envgym.dialects.literals import MalformedCall
 from envgym.errors import UsageError
 from envgym.messages import ToolCall
 
+
+def calls_read_by(dialect: str):
+    """The calls that a dialect reads in a text, without the text around them."""
+    return lambda text: None if (read := find_dialect(dialect).read(text)) is None else read[0]
+
+
+hermes = calls_read_by("hermes")
+fenced = calls_read_by("fenced")
+bare = calls_read_by("bare")
+pythonic = calls_read_by("pythonic")
 LOOK_UP = ToolCall("look_up", {"id": "A1", "limit": 2})
 JSON = '{"name": "look_up", "arguments": {"id": "A1", "limit": 2}}'
 
@@ -70,7 +79,7 @@ calls = st.builds(
 )
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", dialect_names())
 @given(call=calls)
 @settings(max_examples=150, deadline=None)
 def test_every_dialect_reads_back_what_it_writes(dialect, call):
@@ -106,7 +115,7 @@ def reordered(call: ToolCall) -> dict:
 def test_no_text_whatever_raises(text):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert parse(text, known=["f"]).mode in (*DIALECTS, "none", "invalid")
+        assert parse(text, known=["f"]).mode in (*dialect_names(), "none", "invalid")
 
 
 @pytest.mark.parametrize(
@@ -331,8 +340,65 @@ def test_a_dialect_function_raises_where_it_was_tried_in_vain():
         hermes("<tool_call>oops</tool_call>")
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", dialect_names())
 def test_the_explanation_shows_the_very_form_that_is_read(dialect):
     assert parse(usage_example(dialect).partition(":")[2].strip(), [dialect]).calls == (
         ToolCall("look_up", {"word": "tree"}),
     )
+
+
+# --- contract ---
+
+
+def test_the_folder_is_the_registry():
+    assert set(dialect_names()) >= set(DEFAULT_DIALECTS)
+    assert not {"literals", "json_calls"} & set(dialect_names())
+
+
+@pytest.mark.parametrize("name", dialect_names())
+def test_a_dialect_reads_what_it_writes_and_its_own_example(name):
+    dialect = find_dialect(name)
+    assert all(callable(getattr(dialect, member)) for member in MEMBERS)
+    assert dialect.read(dialect.write(LOOK_UP)) == ([LOOK_UP], "")
+    shown = dialect.example().partition(":")[2].strip()
+    assert dialect.read(shown) == ([ToolCall("look_up", {"word": "tree"})], "")
+    assert dialect.read("Done (as asked).") is None
+    assert dialect.read("") is None
+
+
+def test_a_file_in_the_folder_is_a_dialect(tmp_path):
+    import os
+    import subprocess
+    import sys
+
+    (tmp_path / "arrow.py").write_text(
+        "from envgym.messages import ToolCall\n"
+        "def read(text):\n"
+        "    return ([ToolCall(text[3:], {})], '') if text.startswith('-> ') else None\n"
+        "def write(call): return f'-> {call.name}'\n"
+        "def example(): return 'To call a tool, answer with: -> look_up'\n"
+    )
+    code = (
+        "import envgym.dialects as d, sys; d.__path__.append(sys.argv[1])\n"
+        "from envgym import load_spec\n"
+        "spec = load_spec('guess', ['prompt.dialects=[arrow]'])\n"
+        "print(d.parse('-> guess', spec.prompt.dialects).calls[0].name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.stdout == "guess\n", done.stderr
+
+
+def test_the_texts_that_models_read_are_unchanged():
+    call = '{"name": "look_up", "arguments": {"word": "tree"}}'
+    assert {name: usage_example(name) for name in DEFAULT_DIALECTS} == {
+        "hermes": f"To call a tool, answer with:\n<tool_call>\n{call}\n</tool_call>",
+        "fenced": f"To call a tool, answer with:\n```json\n{call}\n```",
+        "bare": f"To call a tool, answer with nothing but: {call}",
+        "pythonic": 'To call a tool, answer with nothing but: look_up(word="tree")',
+    }

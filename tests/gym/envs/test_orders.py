@@ -144,7 +144,7 @@ def test_it_trains(tmp_path):
         [
             sys.executable,
             "-m",
-            "envgym.commands",
+            "envgym",
             "train",
             "orders",
             *small,

@@ -14,7 +14,7 @@ import pytest
 from envgym.commands import main
 from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox.backends import SandboxOptions, open_sandbox
-from envgym.sandbox.backends.docker import create
+from envgym.sandbox.containers.create import create
 from envgym.sandbox.containers.engine import connect, find_engine
 from envgym.sandbox.containers.owners import RUN_LABEL, reap_orphans
 from tests.fakes import ROOT
@@ -169,7 +169,7 @@ def test_a_killed_box_loses_its_session_and_the_next_open_starts_a_fresh_one(san
 OWNER = """
 import sys, time
 from tests.fakes.kiosk_app import KIOSK
-from envgym.sandbox.backends.docker import create
+from envgym.sandbox.containers.create import create
 from envgym.sandbox.containers.engine import connect
 from envgym.sandbox.backends import SandboxOptions, open_sandbox
 from envgym.sandbox.containers.owners import labels, RUN_LABEL

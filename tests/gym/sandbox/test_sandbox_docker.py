@@ -213,7 +213,7 @@ def test_an_image_that_is_neither_there_nor_to_be_had_is_a_missing_prerequisite(
 
 
 def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
-    from envgym.sandbox.backends import docker as backend
+    from envgym.sandbox.containers import sandbox as backend
 
     create = backend.create
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from envgym.commands import main
-from envgym_trainer.commands.bench import CostReport, StepCost, advice
+from envgym_trainer.commands.bench.cost import CostReport, StepCost, advice
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.optimizer import OptimizerConfig
 from envgym_trainer.config.rollout import RolloutConfig

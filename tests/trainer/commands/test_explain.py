@@ -181,7 +181,7 @@ def test_without_an_episode_those_of_the_last_step_are_listed(finished):
 def test_the_command_prints_both_without_loading_torch(finished):
     code = (
         "import sys; from importlib import metadata\n"
-        "point = metadata.EntryPoint('explain', 'envgym_trainer.commands:explain', 'envgym.commands')\n"
+        "point = metadata.EntryPoint('trainer', 'envgym_trainer.commands', 'envgym.commands')\n"
         "import envgym.commands; metadata.entry_points = lambda group: [point] * (group == 'envgym.commands')\n"
         "assert envgym.commands.main(['explain', sys.argv[1], *sys.argv[2:]]) == 0\n"
         "assert 'torch' not in sys.modules"
@@ -201,7 +201,7 @@ def test_the_command_prints_both_without_loading_torch(finished):
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Runs `envgym explain`; gives exit code, output and errors."""
-    point = EntryPoint("explain", "envgym_trainer.commands:explain", "envgym.commands")
+    point = EntryPoint("trainer", "envgym_trainer.commands", "envgym.commands")
     monkeypatch.setattr(
         "importlib.metadata.entry_points", lambda group: [point] * (group == "envgym.commands")
     )

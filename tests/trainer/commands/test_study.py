@@ -7,7 +7,7 @@ from rich.console import Console
 from envgym.commands import main
 from envgym.errors import UsageError
 from envgym.evaluation.report import Count, Outcome
-from envgym_trainer.commands.study import (
+from envgym_trainer.commands.study.arms import (
     Arm,
     Result,
     Study,

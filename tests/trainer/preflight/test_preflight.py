@@ -399,21 +399,21 @@ def command(monkeypatch):
     return lambda *words: main(list(words))
 
 
-def test_the_doctor_prints_a_table_and_exits_like_envgym_check(command, capsys):
-    assert command("doctor", "guess", *TINY, "--fast", "--prompt") == 0
+def test_preflight_prints_a_table_and_exits_like_envgym_check(command, capsys):
+    assert command("preflight", "guess", *TINY, "--fast", "--prompt") == 0
     said = capsys.readouterr().out
     assert "11 of 11 checks passed" in said
     assert "<|im_start|>assistant" in said
     assert (
-        command("doctor", "guess", *TINY, "train.rollout.max_turn_tokens=3", "--fast", "--json")
+        command("preflight", "guess", *TINY, "train.rollout.max_turn_tokens=3", "--fast", "--json")
         == 1
     )
     told = json.loads(capsys.readouterr().out)
     assert [check["id"] for check in told["checks"] if not check["passed"]] == ["context"]
-    assert command("doctor", "guess", "train.lora.rank=5") == 2
+    assert command("preflight", "guess", "train.lora.rank=5") == 2
 
 
-def test_the_doctors_help_shows_a_real_example(command, capsys):
+def test_the_help_of_preflight_shows_a_real_example(command, capsys):
     with pytest.raises(SystemExit):
-        command("doctor", "--help")
-    assert "envgym doctor envs/crm.yaml" in capsys.readouterr().out
+        command("preflight", "--help")
+    assert "envgym preflight envs/crm.yaml" in capsys.readouterr().out

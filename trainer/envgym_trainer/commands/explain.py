@@ -1,21 +1,51 @@
-"""Print the explanations of `explain.py` as tables. The printed numbers add up."""
+"""Show the parts of an episode's reward and advantage.
+
+The printed numbers add up.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from envgym_trainer.run.explain import Explanation, Line, Overview, plain
+from envgym_trainer.run.explain import Explanation, Line, Overview, explain, overview, plain
+from envgym_trainer.run.folder import RunFolder
 
+EXAMPLE = "envgym explain runs/crm 12:3"
 PLACES = 4
 """Decimals of numbers that are added up."""
 ASKED_LINES = 4
 SAID_CHARACTERS = 60
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the run and the episode."""
+    parser.add_argument(
+        "folder", type=Path, metavar="RUN", help="folder of a run, such as runs/crm"
+    )
+    parser.add_argument(
+        "episode",
+        nargs="?",
+        metavar="EPISODE",
+        help="such as 12:3, the third episode of step 12 (default: list the last step)",
+    )
+    parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print one episode, or the episodes of the last step."""
+    folder = RunFolder.open(arguments.folder)
+    if arguments.episode:
+        print_episode(explain(folder, arguments.episode), as_json=arguments.json)
+    else:
+        print_overview(overview(folder), as_json=arguments.json)
 
 
 def print_overview(

@@ -46,7 +46,7 @@ class OutputConfig(Block):
 class ChecksConfig(Block):
     preflight: Literal["auto", "full", "off"] = "auto"
     """Check before the first step whether the run can learn, and refuse it if not. auto: seconds.
-    full: the checks of `envgym doctor`. off: no check."""
+    full: the checks of `envgym preflight`. off: no check."""
     on_mismatch: Literal["warn", "stop"] = "warn"
     """Reaction if the engine's and the learner's probabilities of a token differ by more than
     rounding. warn: report it once. stop: save and end the run before the update. The metric

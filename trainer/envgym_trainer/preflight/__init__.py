@@ -1,4 +1,4 @@
-"""Check whether a run can learn: `envgym doctor envs/crm.yaml`, and the start of each training.
+"""Check whether a run can learn: `envgym preflight envs/crm.yaml`, and the start of each training.
 
     adapter                             LoRA settings for training and serving
     prompt, template, end_of_turn       prompt contains the task, history is append-only, stop ids
@@ -102,4 +102,4 @@ def before_training(trainer: Trainer) -> None:
         way_on = "To train anyway, set train.checks.preflight=off."
         raise PreflightFailed("\n".join(["this run cannot learn:", *failed, way_on]))
     passed = f"{len(results)} checks passed in {time.monotonic() - started:.0f} s"
-    trainer.display.note(f"preflight: {passed} (all checks: envgym doctor {trainer.spec.path})")
+    trainer.display.note(f"preflight: {passed} (all checks: envgym preflight {trainer.spec.path})")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from envgym.commands.sandbox_workload import (
+from envgym.commands.sandbox.workload import (
     GROUP,
     WorkloadResult,
     hold_sessions,
@@ -72,7 +72,9 @@ class SandboxReport:
         return asdict(self) | derived
 
 
-def bench(spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True) -> SandboxReport:
+def measure_sandbox(
+    spec: EnvSpec, *, sessions: int, episodes: int, progress: bool = True
+) -> SandboxReport:
     """Measure the sandbox of an environment after a warm-up.
 
     Args:

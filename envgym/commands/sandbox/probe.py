@@ -7,19 +7,16 @@ not interpreted. To test a company's image, set `image`.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from envgym.errors import EnvgymError
-from envgym.sandbox import App, Backend, Isolation
-from envgym.sandbox.backends import open_sandbox
-from envgym.sandbox.containers.addresses import EngineName
-from envgym.sandbox.containers.engine import find_engine
+from envgym.errors import EnvgymError, PrerequisiteError
+from envgym.sandbox import App, Isolation
+from envgym.sandbox.backends import find_backend, open_sandbox
 from envgym.sandbox.options import SandboxOptions
 
-BACKENDS = ("docker", "podman", "bubblewrap", "local", "none")
-LEVELS = ("state", "fork", "namespaces", "container")
 PROBE = 'def probe() -> str:\n    """Says that it ran."""\n    return "ran"\n'
 PROBE_SECONDS = 30.0
 
@@ -34,56 +31,28 @@ class Level:
     """Label of the sandbox if it is possible, otherwise the error message with its remedy."""
 
 
-def engine_facts(backend: EngineName) -> dict[str, Any]:
-    """Return name, version, address, origin, runtimes and networks of an engine.
+def facts(backend: str) -> Mapping[str, Any]:
+    """Return a backend's facts about this machine.
 
-    Raises:
-        PrerequisiteError: If no engine responds.
+    If something is missing, `name` is None and `why` is the error message with its remedy.
     """
-    engine = find_engine(backend)
     try:
-        return {
-            "name": engine.name,
-            "version": engine.version,
-            "address": engine.address.url,
-            "found": engine.address.found,
-            "runtimes": sorted(engine.api.info().get("Runtimes") or {}),
-            "networks": sorted(each["Name"] for each in engine.api.networks()),
-        }
-    finally:
-        engine.api.close()
+        return find_backend(backend).probe() or {}
+    except PrerequisiteError as error:
+        return {"name": None, "why": str(error)}
 
 
 def levels(backend: str, *, image: str | None = None) -> list[Level]:
     """Probe each isolation level of a backend.
 
     Args:
+        backend: Name of the backend.
         image: Container image to use. `None` means the default image.
     """
-    return [_try(backend, level, image) for level in LEVELS]
+    return [_try(backend, level, image) for level in get_args(Isolation)]
 
 
 def _try(backend: str, level: str, image: str | None) -> Level:
-    if backend not in get_args(Backend):
-        return Level(
-            level,
-            False,
-            f"this version of envgym has no backend '{backend}'. "
-            "Use sandbox.backend=docker or local",
-        )
-    if backend == "none" and level != "state":
-        return Level(
-            level,
-            False,
-            "without a box there is only one process. Use sandbox.backend=local or docker",
-        )
-    if level not in get_args(Isolation):
-        known = " or ".join(get_args(Isolation))
-        return Level(
-            level,
-            False,
-            f"this version of envgym has no such level. Use sandbox.isolation={known}",
-        )
     more = {"image": image} if image else {}
     try:
         options = SandboxOptions.model_validate({"backend": backend, "isolation": level, **more})

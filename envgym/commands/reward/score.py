@@ -1,8 +1,12 @@
-"""`envgym reward score`: apply an environment's reward to answers in a file.
+"""Score answers in a file with an environment's reward.
 
-It is meant for comparing a reward with another scorer. No episode is played: each answer counts as
-an episode of one turn without tool calls and without changes. Therefore it suits parts that
-evaluate text.
+One JSON object a line comes in, and one goes out:
+
+  in    {"completion": model output, "truth": task.extra["truth"], "step": training step, "id": any}
+  out   {"id": id or line number, "total": weighted sum, "parts": {name: value, or null}}
+
+"step" and "id" are optional. A part is null if it does not apply. No episode is played: each answer
+counts as an episode of one turn without tool calls and without changes.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envgym.commands.arguments import add_settings
 from envgym.errors import UsageError, WorldFailure
 
 if TYPE_CHECKING:
@@ -22,31 +27,14 @@ if TYPE_CHECKING:
     from envgym.rewards.rubric import Rubric
     from envgym.spec.environment import EnvSpec
 
-EXAMPLES = """one JSON object a line comes in, and one goes out:
-  in    {"completion": model output, "truth": task.extra["truth"], "step": training step, "id": any}
-  out   {"id": id or line number, "total": weighted sum, "parts": {name: value, or null}}
-"step" and "id" are optional. A part is null if it does not apply.
-
-example:
-  printf '%s\\n' '{"completion": "<think>a</think>", "truth": "<think>b</think>"}' > cases.jsonl
-  envgym reward score --spec toolrl cases.jsonl
-  envgym reward score --spec toolrl --step 30 cases.jsonl reward.format.options.two_stage=true
-"""
+EXAMPLE = """\
+printf '%s\\n' '{"completion": "<think>a</think>", "truth": "<think>b</think>"}' > cases.jsonl
+envgym reward score --spec toolrl cases.jsonl
+envgym reward score --spec toolrl --step 30 cases.jsonl reward.format.options.two_stage=true"""
 
 
-def add_reward(commands: Any) -> None:
-    """Add `envgym reward` and its sub-command."""
-    summary = "Score answers in a file with an environment's reward."
-    parser = commands.add_parser("reward", help=summary, description=summary)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    parser = commands.add_parser(
-        "score",
-        help=summary,
-        description=summary,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=_score)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the environment, the file of cases and the training step."""
     parser.add_argument(
         "--spec",
         required=True,
@@ -56,12 +44,11 @@ def add_reward(commands: Any) -> None:
         "--step", type=int, default=0, help="training step of cases without `step` (default 0)"
     )
     parser.add_argument("cases", help="JSONL file, or - for the standard input")
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="settings that override the YAML"
-    )
+    add_settings(parser, "settings that override the YAML")
 
 
-def _score(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> None:
+    """Print the score of each case."""
     from envgym.spec.environment import load_spec
 
     spec = load_spec(arguments.spec, arguments.settings)
@@ -83,7 +70,7 @@ def _lines(cases: str) -> Iterable[str]:
 def score_cases(
     spec: EnvSpec, lines: Iterable[str], *, name: str, step: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Yield the score of each case, one per line that is not blank. See EXAMPLES for both formats.
+    """Yield the score of each case, one per line that is not blank. Both formats stand in the module docstring.
 
     Args:
         spec: Definition of the environment.

@@ -295,7 +295,7 @@ def to_table(results: Sequence[Result]) -> Table:
     return shown
 
 
-def start(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Run `envgym study`: train, print the table and write it beside the runs."""
     if not 1 <= arguments.seeds <= len(T_975) + 1:
         raise UsageError(f"--seeds must lie between 1 and {len(T_975) + 1}, got {arguments.seeds}")

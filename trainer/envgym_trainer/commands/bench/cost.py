@@ -367,7 +367,7 @@ def _percent(share: float) -> str:
     return "?" if share != share else f"{share:.0%}"
 
 
-def start(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """Run `envgym bench`."""
     if arguments.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {arguments.steps}")

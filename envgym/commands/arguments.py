@@ -1,0 +1,45 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_env(parser: argparse.ArgumentParser) -> None:
+    """Add the environment and the `key=value` settings that override its YAML."""
+    parser.add_argument(
+        "env", help="a YAML file, or the name or id of an environment (see `envgym list`)"
+    )
+    add_settings(parser, "settings that override the YAML, such as sandbox.backend=local")
+
+
+def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add the `key=value` settings of a command. They may stand anywhere on its line."""
+    parser.add_argument("settings", nargs="*", metavar="key=value", help=help)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def add_split(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--split`, from which tasks are taken."""
+    parser.add_argument(
+        "--split",
+        default=default,
+        choices=["train", "val", "test"],
+        help=f"split of the tasks (default: {default})",
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add `--seed`."""
+    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default: 0)")
+
+
+def positive(text: str) -> int:
+    """Return the text as an integer of at least 1, for `type=` of an argument."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
+    return int(text)

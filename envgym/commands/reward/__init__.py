@@ -1,0 +1,1 @@
+"""Score answers in a file with an environment's reward."""

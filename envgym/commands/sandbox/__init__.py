@@ -1,0 +1,1 @@
+"""List, remove, test and measure sandboxes: ls, gc, doctor, bench."""
