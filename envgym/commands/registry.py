@@ -84,7 +84,7 @@ class CommandFile:
 
     def _import(self) -> ModuleType:
         if not self.module:
-            from envgym.spec.modules import load_file
+            from envgym.modules import load_file
 
             return load_file(self.path)
         try:

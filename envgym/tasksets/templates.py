@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envgym.errors import SpecError, UsageError, did_you_mean
+from envgym.modules import load_file, load_object
 from envgym.sandbox import App, Sandbox
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.file_tree import LayOut, row, starting_tree
@@ -24,7 +25,6 @@ from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.mcp.dump import fill
 from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
-from envgym.spec.modules import load_file, load_object
 from envgym.spec.tool_sources import McpTools, OpenApiTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 

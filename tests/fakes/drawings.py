@@ -1,7 +1,7 @@
 """Small charts that tests compare."""
 
+from envgym.modules import load_file
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 
 CHARTS = load_file(load_spec("report").root / "report/charts.py")
 LABELS = ["Apples", "Pears", "Plums", "Figs"]

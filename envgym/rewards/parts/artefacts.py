@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import UsageError, did_you_mean
+from envgym.modules import load_object
 from envgym.rewards.evidence import Evidence
 from envgym.rewards.parts.final_message import facts_told
 from envgym.rewards.scoring.json_and_tables import json_similarity, table_similarity
 from envgym.rewards.scoring.pictures import ImageSimilarity, image_similarity, svg_similarity
-from envgym.spec.modules import load_object
 
 FILES = "files"
 """Table of the files under `state.files`; its key is the path."""

@@ -72,7 +72,7 @@ def find_backend(name: str, root: Path = Path()) -> Backend:
     """
     if name in backend_names():
         return importlib.import_module(f"{__name__}.{name}")
-    from envgym.spec.modules import load_module
+    from envgym.modules import load_module
 
     module, inside = load_module(name, root)
     found = getattr(module, inside)

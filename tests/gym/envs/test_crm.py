@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from envgym import Change, Task, ToolCall
+from envgym.modules import load_file
 from envgym.rewards.state_diff import compare_changes, diff_rows, primary_keys
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 from envgym.tasksets.templates import TemplateTaskSet
 
 CRM = Path(__file__).parents[3] / "envs" / "crm"

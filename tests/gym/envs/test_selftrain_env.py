@@ -14,9 +14,9 @@ from envgym.errors import PrerequisiteError
 from envgym.evaluation.checks import check
 from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
+from envgym.modules import load_file
 from envgym.rewards.scoring.answer_normalization import find_reading
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 
 ROOT = Path(__file__).parents[3]
 puzzles = pytest.mark.skipif(

@@ -9,10 +9,10 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import SpecError
+from envgym.modules import load_file, load_object
 from envgym.sandbox.agent import load_module
 from envgym.sandbox.hidden_files import hidden_files
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file, load_object
 
 YAML = """\
 id: test/{name}-v0
