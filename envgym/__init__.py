@@ -52,8 +52,6 @@ if TYPE_CHECKING:
         stable_seed,
         template,
     )
-    from envgym.tasksets.toolrl_rows import row_template, rows_from
-    from envgym.tasksets.toolrl_variants import irrelevant_rows
     from envgym.terms import Term
     from envgym.tools import Tool
     from envgym.world import Env, ResetInfo, StepInfo, TaskSet, World
@@ -100,8 +98,6 @@ _HOMES = {
         "stable_seed",
         "template",
     ),
-    "envgym.tasksets.toolrl_rows": ("row_template", "rows_from"),
-    "envgym.tasksets.toolrl_variants": ("irrelevant_rows",),
     "envgym.terms": ("Term",),
     "envgym.tools": ("Tool",),
     "envgym.world": ("Env", "ResetInfo", "StepInfo", "TaskSet", "World"),
@@ -157,7 +153,6 @@ __all__ = [
     "WorldFailure",
     "check",
     "evaluate",
-    "irrelevant_rows",
     "load_spec",
     "make",
     "make_world",
@@ -167,8 +162,6 @@ __all__ = [
     "play_many",
     "register",
     "reward_part",
-    "row_template",
-    "rows_from",
     "stable_seed",
     "template",
 ]

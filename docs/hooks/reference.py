@@ -36,12 +36,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def api_page() -> str:
     """Return the page of all public names of both packages."""
-    import envgym
+    import envgym.tasksets
     import envgym_trainer
 
     lines = ["# Python API", "", NOTE]
     lines += ["These names are public. Every other name is private and may change.", ""]
-    for package in (envgym, envgym_trainer):
+    for package in (envgym, envgym.tasksets, envgym_trainer):
         lines += [f"## {package.__name__}", ""]
         for name in getattr(package, "__all__", ()):
             lines += [f"::: {package.__name__}.{name}", "    options: {heading_level: 3}", ""]

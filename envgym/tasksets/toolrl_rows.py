@@ -60,6 +60,9 @@ def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[ToolR
         skip_unreadable: Whether to skip rows with malformed calls in the truth. ToolRL's set for
             supervised training has some: thoughts that quote a `<tool_call>`.
 
+    Returns:
+        The rows in the order of the file.
+
     Raises:
         UsageError: If a row is invalid; the message begins with `file:line` (`file: row 3` for a
             JSON list).

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import envgym
+import envgym.tasksets
 import envgym_trainer
 from tests.e2e.doors import (
     COLUMNS,
@@ -24,7 +24,10 @@ from tests.e2e.doors import (
 )
 
 HEAVY = {"torch", "transformers", "peft", "envgym_trainer"}
-PUBLIC = {"envgym": envgym.__all__, "envgym_trainer": getattr(envgym_trainer, "__all__", [])}
+PUBLIC = {
+    "envgym": {*envgym.__all__, *(f"tasksets.{name}" for name in envgym.tasksets.__all__)},
+    "envgym_trainer": set(getattr(envgym_trainer, "__all__", ())),
+}
 GRAPH = import_graph()
 
 

@@ -1,4 +1,4 @@
-"""The public names of the gym: this list, and nothing else."""
+"""The public names of the gym: these lists, and nothing else."""
 
 import inspect
 import subprocess
@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-import envgym
+import envgym.tasksets
 
 NAMES = [
     "ANY",
     "SPLITS",
     "App",
+    "Block",
     "Change",
     "Check",
     "CheckResult",
@@ -69,6 +70,7 @@ NAMES = [
     "template",
 ]
 TASKSETS = [
+    "Example",
     "irrelevant_rows",
     "label_template",
     "load_rows",
@@ -77,12 +79,17 @@ TASKSETS = [
     "rows_from",
 ]
 CONSTANTS = {"ANY", "SPLITS", "Split"}
-"""Names without a docstring of their own at run time."""
+"""Names without a docstring at run time."""
 
 
 def test_these_are_all_public_names():
     assert sorted(envgym.__all__) == sorted(NAMES)
     assert sorted(name for name in dir(envgym) if not name.startswith("_")) == sorted(NAMES)
+
+
+def test_these_are_all_public_names_for_tasks_from_data():
+    assert sorted(envgym.tasksets.__all__) == sorted(TASKSETS)
+    assert sorted(dir(envgym.tasksets)) == sorted(TASKSETS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,9 +99,9 @@ def test_a_public_name_is_the_object_and_not_a_module(name):
         assert not inspect.ismodule(getattr(envgym, name))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in CONSTANTS])
+@pytest.mark.parametrize("name", sorted({*NAMES, *TASKSETS} - CONSTANTS))
 def test_a_public_name_has_a_docstring_of_its_own(name):
-    documented = getattr(envgym, name)
+    documented = getattr(envgym if name in NAMES else envgym.tasksets, name)
     text = inspect.getdoc(documented) or ""
     assert text.rstrip().endswith((".", "`", '"""'))
     assert not text.startswith(f"{name}(")  # what dataclasses generate
@@ -103,12 +110,14 @@ def test_a_public_name_has_a_docstring_of_its_own(name):
 
 
 def check_sections(function, text: str) -> None:
+    """Require that the docstring describes each parameter and the result."""
     signature = inspect.signature(function)
     assert not signature.parameters or "\nArgs:\n" in text
     for parameter in signature.parameters:
         assert f"\n    {parameter}: " in text
     has_result = signature.return_annotation not in (None, "None")
-    assert not has_result or text.startswith("Return ") or "\nReturns:\n" in text
+    first = text.partition(" ")[0]
+    assert not has_result or first in ("Return", "Build") or "\nReturns:\n" in text
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -117,8 +126,6 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_public_names_are_imported_on_first_use():
-    code = (
-        "import envgym, sys; print(sorted({'pydantic', 'gymnasium', 'httpx'} & set(sys.modules)))"
-    )
+    code = "import envgym, sys; print({'pydantic', 'gymnasium', 'httpx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == "set()"
