@@ -1,8 +1,9 @@
 """Create environments from a YAML file, or by id through Gymnasium.
 
-import envgym, gymnasium as gym
-env = gym.make("envgym/crm-v0", split="val")
-env = gym.make(envgym.register("my/own.yaml"))
+>>> import gymnasium
+>>> env = gymnasium.make("envgym/guess-v0", split="val")
+>>> register("envs/guess.yaml")
+'envgym/guess-v0'
 """
 
 from __future__ import annotations

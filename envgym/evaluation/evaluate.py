@@ -48,6 +48,11 @@ def evaluate(
 
     Raises:
         TooManyFailures: If more episodes are void than `episode.max_void` allows.
+
+    >>> from envgym import OraclePolicy, load_spec, make_world
+    >>> world = make_world(load_spec("guess"))
+    >>> evaluate(world, OraclePolicy(), name="oracle", tasks=5, progress=False).total.successes
+    5
     """
     count = tasks if tasks is not None else (100 if split == "train" else None)
     ids = world.tasks.ids(split, levels=levels, count=count)

@@ -218,6 +218,9 @@ def load_spec(
 
     Raises:
         SpecError: If the file has mistakes; the message has one `file:line: key: problem` for each.
+
+    >>> load_spec("guess", ["episode.max_turns=4"]).episode.max_turns
+    4
     """
     path = find_env(name)
     data, where = read_yaml(path)

@@ -1,9 +1,7 @@
 """Tasks from data in ToolRL's format: one prompt and one answer, compared with a given truth.
 
-    ROWS = rows_from("rows.jsonl")
-    single = row_template("single", ROWS)
-    masked = row_template("masked", ROWS, masked=True)               # random tool names
-    irrelevant = row_template("irrelevant", irrelevant_rows(ROWS))   # the needed tool is missing
+>>> rows = rows_from("envs/toolrl/rows.jsonl")
+>>> masked = row_template("masked", rows, masked=True)  # random names of tools
 
 Not supported: parquet. Convert it with `pandas.read_parquet(file).to_json(out, orient="records",
 lines=True)`.

@@ -21,11 +21,11 @@ tasks: {from: tasks.py, val: 4, test: 40}
 episode: {max_turns: 2}
 """,
     "schema.sql": "CREATE TABLE lamps (id TEXT PRIMARY KEY, level INTEGER NOT NULL);",
-    "world.py": '''
+    "world.py": """
 def build(db, seed: int) -> None:
     for n in range(20):
         db.execute("INSERT INTO lamps VALUES (?, 0)", (f"L{(seed + 37 * n) % 1000}",))
-''',
+""",
     "tools.py": '''
 def dim(db, lamp: str, level: int) -> str:
     """Dim a lamp to a level in per cent."""

@@ -1,6 +1,6 @@
 """Rewards for artefacts: a chart, JSON, a table or a sentence, each against a truth in `extra`.
 
-    draw.task(..., chart="<svg ...", sentence={"says": ["Figs", "3"], "never": ["Pears"]})
+`draw.task(chart="<svg ...", sentence={"says": ["Figs", "3"], "never": ["Pears"]})`
 
 An artefact is a text file (`file: chart.svg`, requires `state.files`) or the final message. A part
 returns `None` if the task lacks its truth, and 0.0 if the artefact is missing or unreadable. An

@@ -1,8 +1,5 @@
 """Compare several ways to train on one environment, over several seeds.
 
-    study = Study(baselines(), seeds=(0, 1), env="guess", settings=[], out=Path("runs/study"))
-    console.print(to_table(study.run(console)))
-
 All arms use the same seeds, training tasks and held-out tasks. A warm start is trained once per
 seed and shared. Finished runs are reused and stopped runs are resumed.
 """
