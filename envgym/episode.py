@@ -99,7 +99,9 @@ class Episode:
     @property
     def is_clipped(self) -> bool:
         """Whether a token limit cut the last answer, or the context had no room for another."""
-        return self.stop_reason == "context" or self.turn_stops[-1:] in (("length",), ("context",))
+        limits = ("length", "context")
+        last = self.turn_stops[-1] if self.turn_stops else "stop"
+        return last in limits or self.stop_reason in limits
 
     @property
     def last_assistant_message(self) -> str:

@@ -169,8 +169,8 @@ MUTANTS = [
         13,
         "each member starts from a state of its own",
         "envgym/env.py",
-        "            seed=task.seed, timeout_seconds=self.world.spec",
-        "            seed=random.getrandbits(30), timeout_seconds=self.world.spec",
+        "            seed=task.seed, timeout_seconds=world.spec",
+        "            seed=random.getrandbits(30), timeout_seconds=world.spec",
     ),
     Mutant(
         14,
@@ -218,11 +218,11 @@ MUTANTS = [
         18,
         "a token that siblings share pulls for one of them only",
         "T/learner/learner.py",
-        "            output = loss(batch, logprobs[batch.action_nodes])\n",
-        "            first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
-        "            first[[batch.action_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
-        "            given = logprobs[batch.action_nodes]\n"
-        "            output = loss(batch, torch.where(first, given, given.detach()))\n",
+        "                output = loss(batch, logprobs[batch.action_nodes], entropy[batch.action_nodes])\n",
+        "                first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
+        "                first[[batch.action_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
+        "                given = logprobs[batch.action_nodes]\n"
+        "                output = loss(batch, torch.where(first, given, given.detach()), entropy)\n",
     ),
     Mutant(
         19,
@@ -234,8 +234,8 @@ MUTANTS = [
     Mutant(
         20,
         "an episode cut at its turn limit counts as terminated",
-        "envgym/env.py",
-        " reward, not cut, cut, info\n",
+        "envgym/tool_episode.py",
+        " reward, not truncated, truncated, info\n",
         " reward, True, False, info\n",
     ),
     Mutant(
@@ -255,9 +255,9 @@ MUTANTS = [
     Mutant(
         21,
         "the last turn's reward replaces those before it",
-        "envgym/playing.py",
-        "        self.reward += reward\n",
-        "        self.reward = reward\n",
+        "envgym/record.py",
+        "        self.reward += value\n        self.turn_rewards.append",
+        "        self.reward = value\n        self.turn_rewards.append",
     ),
     Mutant(
         22,
@@ -270,7 +270,7 @@ MUTANTS = [
         23,
         "scores are taken at temperature 1",
         "T/learner/learner.py",
-        "            batch.score_ids,\n            temperature=self.temperature,",
+        "            batch.score_ids,\n            temperature=temperature,",
         "            batch.score_ids,\n            temperature=1.0,",
     ),
     Mutant(
@@ -284,21 +284,21 @@ MUTANTS = [
         24,
         "the schedule moves with every forward pass",
         "T/learner/learner.py",
-        "            output.loss.backward()\n",
-        "            output.loss.backward()\n            self.updates += 1\n",
+        "                output.loss.backward()\n",
+        "                output.loss.backward()\n                self.updates += 1\n",
     ),
     Mutant(
         25,
         "dropout stays on while scoring",
-        "T/learner/rescore.py",
-        "    learner.model.eval()  #",
-        "    learner.model.train()  #",
+        "T/learner/learner.py",
+        "        self.model.eval()\n",
+        "        self.model.train()\n",
     ),
     Mutant(
         26,
         "an update that is not finite is made all the same",
         "T/learner/learner.py",
-        "            if norm - norm == 0 and loss - loss == 0:  # finite\n",
+        "            if math.isfinite(norm) and math.isfinite(sums.loss):\n",
         "            if True:\n",
     ),
     Mutant(
@@ -311,15 +311,15 @@ MUTANTS = [
     Mutant(
         28,
         "what an environment raises ends the run",
-        "envgym/playing.py",
+        "envgym/record.py",
         "        except Exception as error:\n            raise WorldFailure(ENV_RAISED",
         "        except ZeroDivisionError as error:\n            raise WorldFailure(ENV_RAISED",
     ),
     Mutant(
         28,
         "a broken world earns 0",
-        "envgym/playing.py",
-        '        return self._episode(reward=None, success=None, stop_reason="void", failure=failure)\n',
+        "envgym/record.py",
+        '        return self._episode(reward=None, success=None, stop_reason="void", failure=kept)\n',
         '        return self._episode(reward=0.0, success=False, stop_reason="void")\n',
     ),
     Mutant(
@@ -332,14 +332,14 @@ MUTANTS = [
     Mutant(
         28,
         "a reward of NaN is passed on",
-        "envgym/playing.py",
+        "envgym/record.py",
         "    if not math.isfinite(value):\n",
         "    if False:\n",
     ),
     Mutant(
         29,
         "a long answer is cut in silence",
-        "envgym/env.py",
+        "envgym/tool_episode.py",
         '            text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"\n',
         "            text = text[:limit]\n",
     ),

@@ -112,11 +112,11 @@ class Bench:
     def level(self, level: str) -> Values:
         with self.sandbox(level) as sandbox:
             play_works(sandbox, self.works[:8], sessions=1, now=NOW)
-            sandbox.statistics.take()
+            sandbox.statistics.drain()
             play_works(sandbox, self.works[:: max(1, len(self.works) // 50)], sessions=1, now=NOW)
-            alone = sandbox.statistics.take()
+            alone = sandbox.statistics.drain()
             cpu = self.cpu_ms(sandbox, self.works, 8)
-            busy = sandbox.statistics.take()
+            busy = sandbox.statistics.drain()
         values = {f"cpu {level}": cpu, f"episodes/s and core, {level}": 1000 / cpu}
         values |= {f"open {p}, 8 at once, {level}": busy[f"open_ms/{p}"] for p in ("p50", "p99")}
         values |= {
@@ -127,11 +127,11 @@ class Bench:
     def state(self) -> Values:
         with self.sandbox("state") as sandbox:
             play_works(sandbox, self.works[:GROUP], sessions=1, now=NOW)
-            sandbox.statistics.take()
+            sandbox.statistics.drain()
             play_works(
                 sandbox, self.works[:GROUP] * max(1, len(self.works) // GROUP), sessions=1, now=NOW
             )
-            return {"state reset p50": sandbox.statistics.take()["reset_ms/p50"]}
+            return {"state reset p50": sandbox.statistics.drain()["reset_ms/p50"]}
 
     def strict(self) -> Values:
         with self.sandbox("container") as sandbox:
@@ -160,11 +160,11 @@ class Bench:
             sandbox.describe()
             new = sandbox.pool.boxes[0].usage().memory / 2**20 + helper_mb(sandbox.pool.boxes[0])
             play_works(sandbox, self.works[:1], sessions=1, now=NOW)
-            sandbox.statistics.take()
+            sandbox.statistics.drain()
             hold_sessions(
                 sandbox, self.works[: self.sizes.held], now=NOW, look=sandbox.pool.look_at_sessions
             )
-            session = sandbox.statistics.take()["session_mb/p50"]
+            session = sandbox.statistics.drain()["session_mb/p50"]
         return {"memory of a session, fork": session, "memory of a container": new}
 
     def stuck(self) -> Values:

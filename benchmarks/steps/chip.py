@@ -20,6 +20,7 @@ import transformers
 from envgym.messages import Message
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
 from envgym_trainer.model.lora import attach
@@ -187,14 +188,11 @@ def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: fl
 
 def train(model: Any, group: Group, operations: float) -> tuple[float, float]:
     """Return tokens a second through the model, and the fraction of the device's operations."""
-    learner = Learner(
-        attach(model, rank=16, alpha=32, seed=0),
-        learning_rate=1e-5,
-        max_tokens_per_micro_batch=16384,
-    )
+    learner = Learner(attach(model, rank=16, alpha=32, seed=0), max_tokens_per_micro_batch=16384)
     work = samples(group, model.config.vocab_size)
-    tokens = learner.grpo_step(work)["batch/forward_tokens"]
-    steps = rate(lambda: learner.grpo_step(work), rounds=3)
+    settings = UpdateSettings(learning_rate=1e-5)
+    tokens = learner.update(work, settings)["batch/forward_tokens"]
+    steps = rate(lambda: learner.update(work, settings), rounds=3)
     head = model.get_output_embeddings().weight.numel()
     body = sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name) - head
     return tokens * steps, 4 * (

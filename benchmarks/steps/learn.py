@@ -16,7 +16,9 @@ import torch
 
 from envgym_trainer.batch import Sample
 from envgym_trainer.learner import learner as learner_module
-from envgym_trainer.learner.learner import Layout, Learner
+from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.micro_batches import Layout
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.load import load_model
 from envgym_trainer.model.lora import attach
 from steps.work import Clock, peak_mb
@@ -63,13 +65,14 @@ def main(group: Group, name: str, threads: int) -> Update:
         learner_module.activation_checkpointing = lambda model: nullcontext()
     base, _ = load_model(name, device="cpu", dtype=torch.float32)
     adapted = attach(base, rank=16, alpha=32, seed=0)
-    learner = Learner(adapted, layout=group.layout, learning_rate=1e-5)
+    learner = Learner(adapted, layout=group.layout)
     # Warm up: create everything that is created only once.
-    learner.grpo_step(samples(Group(group.layout, 4, 4, 2), base.config.vocab_size))
+    settings = UpdateSettings(learning_rate=1e-5)
+    learner.update(samples(Group(group.layout, 4, 4, 2), base.config.vocab_size), settings)
     before = peak_mb()
     work = samples(group, base.config.vocab_size)
     clock = Clock()
-    metrics = learner.grpo_step(work)
+    metrics = learner.update(work, settings)
     return Update(
         *clock.read(), peak_mb() - before, metrics["batch/forward_tokens"], metrics["grad_norm"]
     )

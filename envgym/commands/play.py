@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Play one episode and print it."""
-    from envgym.evaluation.report import print_episode
+    from envgym.evaluation.episode_text import print_episode
     from envgym.playing import play
     from envgym.policies.registry import open_policy
     from envgym.registration import make_world

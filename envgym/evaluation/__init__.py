@@ -1,0 +1,1 @@
+"""Play tasks with a policy and report success rates with intervals; checks of environments."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ from rich.table import Table
 
 from envgym.episode import Episode
 from envgym.evaluation.stats import intervals_overlap, newcombe_difference, wilson_interval
-from envgym.terms import PENALTY, Term
 
 ALL = "all"
 IN_DOMAIN = "in-domain"
@@ -106,8 +105,8 @@ class Outcome:
             _mean([float(episode.turns) for episode in played]),
         )
 
-    def line(self) -> str:
-        """Return a summary such as `62 % (55-69) of 200 tasks · L0 80 % (71-87) · reward 0.71`."""
+    def summary(self) -> str:
+        """Return one line such as `62 % (55-69) of 200 tasks · L0 80 % (71-87) · reward 0.71`."""
         parts = (
             [f"{self.total.text()} of {self.total.n} tasks"]
             if self.total.n
@@ -123,33 +122,26 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serializable dict with rates and intervals; `from_dict` reads it."""
-        plain = asdict(self)
-        plain["total"] = _count_to_dict(self.total)
-        for groups in ("levels", "domains"):
-            plain[groups] = {
-                name: _count_to_dict(count) for name, count in getattr(self, groups).items()
-            }
-        return plain
+        return asdict(self) | {
+            "total": _count_to_dict(self.total),
+            "levels": _counts_to_dict(self.levels),
+            "domains": _counts_to_dict(self.domains),
+        }
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Outcome:
-        count = lambda told: Count(told["successes"], told["n"])
-        counts = lambda group: {name: count(told) for name, told in plain.get(group, {}).items()}
-        return cls(
-            **(
-                plain
-                | {
-                    "total": count(plain["total"]),
-                    "levels": counts("levels"),
-                    "domains": counts("domains"),
-                }
-            )
-        )
+        """Build an outcome from the values of `to_dict`."""
+        counts = {
+            "total": _count_from_dict(plain["total"]),
+            "levels": _counts_from_dict(plain.get("levels", {})),
+            "domains": _counts_from_dict(plain.get("domains", {})),
+        }
+        return cls(**(plain | counts))
 
 
 def outcomes_table(rows: Sequence[Outcome]) -> Table:
     """Return a table with one column per policy and one row per level, followed by the means."""
-    caption = gap(rows[-1]) if rows else ""
+    caption = describe_gap(rows[-1]) if rows else ""
     table = Table(
         title="solved, with 95 % intervals",
         title_justify="left",
@@ -177,8 +169,10 @@ def to_markdown(rows: Sequence[Outcome]) -> str:
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
     )
     note = "Share of tasks solved; 95 % Wilson intervals in brackets, in per cent."
-    gains = "\n".join(f"- {line}" for before in rows[:-1] if (line := gain(before, rows[-1])))
-    gaps = "\n".join(f"- {line}" for outcome in rows if (line := gap(outcome)))
+    gains = "\n".join(
+        f"- {line}" for before in rows[:-1] if (line := describe_gain(before, rows[-1]))
+    )
+    gaps = "\n".join(f"- {line}" for outcome in rows if (line := describe_gap(outcome)))
     return "\n\n".join(part for part in (table, note, gains, gaps) if part)
 
 
@@ -187,7 +181,7 @@ def to_json(rows: Sequence[Outcome]) -> str:
     return json.dumps([outcome.to_dict() for outcome in rows], indent=2, ensure_ascii=False)
 
 
-def gain(before: Outcome, after: Outcome) -> str:
+def describe_gain(before: Outcome, after: Outcome) -> str:
     """Return a comparison of two policies, or an empty string if one of them played no task.
 
     Example: `trained is 31 points above warm start (95 %: 21 to 40); the two intervals do not
@@ -207,7 +201,7 @@ def gain(before: Outcome, after: Outcome) -> str:
     )
 
 
-def gap(outcome: Outcome) -> str:
+def describe_gap(outcome: Outcome) -> str:
     """Return a comparison of in-domain and held-out success, or an empty string without `domains`.
 
     Example: `trained: 12 points more in-domain than on held-out templates (95 %: 3 to 21).`
@@ -234,58 +228,6 @@ def print_outcomes(
         return
     console = console or Console()
     console.print(outcomes_table(outcomes))
-
-
-def print_episode(
-    episode: Episode, *, conversation: bool = True, console: Console | None = None
-) -> None:
-    """Print one episode: its messages (if `conversation` is set), its result and its reward."""
-    console = console or Console()
-    if conversation:
-        for message in episode.messages:
-            console.print(f"{message.role} {message.name or ''}".strip(), style="bold cyan")
-            console.print(message.content + "\n", markup=False, highlight=False, soft_wrap=True)
-    for line in episode_lines(episode):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def episode_lines(episode: Episode) -> list[str]:
-    """Return lines that describe how an episode ended: result, reward by part, changed rows."""
-    if episode.failure:
-        return [
-            f"void: {episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"
-        ]
-    result = {True: "solved", False: "not solved", None: "ended"}[episode.success]
-    reward = "" if episode.reward is None else f" · reward {episode.reward:.3g}"
-    calls = (
-        f"{episode.turns} turns · {episode.tool_calls} tool calls, {episode.tool_errors} refused"
-    )
-    lines = [f"{result}{reward} · {episode.stop_reason} · {calls}"]
-    if first := episode.retried_failure:
-        lines.append(f"  second attempt; the first was void: {first.kind} in {first.stage}")
-    lines += [
-        f"  {name}: {_part(value, episode.reward_terms.get(name))}"
-        for name, value in episode.reward_parts.items()
-    ]
-    taken = episode.reward_terms.get(PENALTY)
-    lines += [f"  {PENALTY}: adds {taken.contribution:.3g}"] if taken else []
-    lines += (
-        [f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}"]
-        if episode.state_diff
-        else []
-    )
-    return lines
-
-
-def _part(said: float | None, term: Term | None) -> str:
-    """Return the value of a part, and its contribution to the reward if the two numbers differ."""
-    if said is None:
-        return "did not apply"
-    if term is None or f"{term.contribution:.3g}" == f"{said:.3g}":
-        return f"{said:.3g}"
-    return f"{said:.3g}, adds {term.contribution:.3g}" + (
-        "" if term.gate_is_open else " (gate shut)"
-    )
 
 
 def _cells(rows: Sequence[Outcome]) -> list[list[str]]:
@@ -334,6 +276,18 @@ def _count_to_dict(count: Count) -> dict[str, Any]:
         "low": low,
         "high": high,
     }
+
+
+def _counts_to_dict(counts: Mapping[str, Count]) -> dict[str, Any]:
+    return {name: _count_to_dict(count) for name, count in counts.items()}
+
+
+def _count_from_dict(plain: Mapping[str, Any]) -> Count:
+    return Count(plain["successes"], plain["n"])
+
+
+def _counts_from_dict(plain: Mapping[str, Any]) -> dict[str, Count]:
+    return {name: _count_from_dict(count) for name, count in plain.items()}
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,1 @@
+"""Rewards: the rubric, its parts, the scores that they use, and the state diff."""

@@ -61,7 +61,7 @@ class Statistics:
         with self._lock:
             return self._numbers()
 
-    def take(self) -> dict[str, float]:
+    def drain(self) -> dict[str, float]:
         """Return the snapshot and reset all values.
 
         Counts that were used stay in later snapshots as 0.

@@ -1,0 +1,1 @@
+"""The environment's YAML: schema, loading, the catalog of environments, modules that it names."""

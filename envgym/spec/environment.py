@@ -27,6 +27,7 @@ from envgym.spec.yaml_file import (
     ShortForms,
     Where,
     apply_overrides,
+    place,
     read_yaml,
     validate,
     write_out_short_forms,
@@ -226,6 +227,9 @@ def load_spec(
     data, where = read_yaml(path)
     short_forms = _short_forms()
     write_out_short_forms(data, where, short_forms, at=("train",))
+    overrides = list(overrides)
+    for_profiles = [text for text in overrides if text.startswith("train.profiles")]
+    apply_overrides(data, where, for_profiles, short_forms=short_forms)
     if profile:
         write_out_short_forms(data, where, short_forms, at=("train", "profiles", profile))
         apply_profile(data, where, profile)
@@ -258,7 +262,7 @@ def _merge(
     of: tuple[str, ...],
 ) -> None:
     for key, value in source.items():
-        where[(*to, key)] = where[(*of, key)]
+        where[(*to, key)] = place(where, (*of, key))
         if isinstance(value, dict) and isinstance(target.get(key), dict):
             _merge(target[key], value, where, (*to, key), (*of, key))
         else:

@@ -174,7 +174,7 @@ def validate(
     """
     checks = issubclass(model, Block) and isinstance(data, Mapping)
     old = model.outdated_keys(data) if checks else ()
-    if lines := [f"{_place(where, (*at, *path))}: {dotted((*at, *path))}: {m}" for path, m in old]:
+    if lines := [f"{place(where, (*at, *path))}: {dotted((*at, *path))}: {m}" for path, m in old]:
         raise SpecError("\n".join(lines))
     try:
         return model.model_validate(data)
@@ -192,10 +192,10 @@ def error_lines(
     for item in error.errors():
         item["loc"] = tuple(step for step in item["loc"] if not str(step).startswith("<"))
         path = (*at, *item["loc"])
-        yield f"{_place(where, path)}: {dotted(path)}: {_problem(model, item)}"
+        yield f"{place(where, path)}: {dotted(path)}: {_problem(model, item)}"
 
 
-def _place(where: Where, path: tuple[str | int, ...]) -> str:
+def place(where: Where, path: tuple[str | int, ...]) -> str:
     """Return the location of the innermost key of `path` that has one."""
     return next(
         where[path[:size]] for size in range(len(path), -1, -1) if path[:size] in where or size == 0

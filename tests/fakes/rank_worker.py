@@ -17,6 +17,7 @@ import torch.distributed as dist
 from envgym.errors import UsageError
 from envgym_trainer.learner.distributed import ProcessGroup
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from tests.fakes.tiny_lora import random_samples, tiny_model
 
 SAMPLES = random_samples(3, groups=3, group_size=3)
@@ -24,23 +25,26 @@ SHARES = {2: (SAMPLES[:2], SAMPLES[2:]), 3: (SAMPLES[:5], SAMPLES[5:], [])}
 STEPS = 3
 
 
-def gradient_of(learner, samples):
+SETTINGS = UpdateSettings(kl_coef=0.1)
+
+
+def gradient_of(learner, samples, settings=SETTINGS):
     """The gradient that one GRPO step hands to the optimiser, which is kept from using it; and the step's metrics."""
     seen = {}
     learner.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in learner.parameters.items()}
     )
-    return seen, learner.grpo_step(samples)
+    return seen, learner.update(samples, settings)
 
 
 def learner(ranks=None, **options):
-    return Learner(tiny_model(), ranks=ranks, **{"max_grad_norm": 1e9, "kl_coef": 0.1} | options)
+    return Learner(tiny_model(), ranks=ranks, **{"max_grad_norm": 1e9} | options)
 
 
 def after_steps(learner, shares_of_step):
     """The adapter after some real updates."""
     for samples in shares_of_step:
-        learner.grpo_step(samples)
+        learner.update(samples, SETTINGS)
     return {name: value.detach().clone() for name, value in learner.parameters.items()}
 
 
@@ -54,8 +58,8 @@ def what_a_rank_sees(rank, size, group):
     gradient, metrics = gradient_of(learner(ranks), share)
     found = {"gradient": gradient, "metrics": metrics}
     found["adapter"] = after_steps(learner(ranks, max_grad_norm=1.0), [share] * STEPS)
-    found["skipped"] = learner(ranks).grpo_step(poisoned(share) if rank == 0 else share)[
-        "skipped_steps"
+    found["skipped"] = learner(ranks).update(poisoned(share) if rank == 0 else share, SETTINGS)[
+        "optimizer/skipped_updates"
     ]
     try:
         Learner(tiny_model(seed=rank), ranks=ranks)

@@ -1,6 +1,8 @@
 """What the learner's tests share: a two-layer random Llama with a LoRA adapter, and random episodes that share prefixes."""
 
+import dataclasses
 import random
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -8,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from envgym_trainer.batch import Sample
+from envgym_trainer.learner.update_settings import UpdateSettings
 
 VOCAB = 23
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -46,6 +49,14 @@ def _norm_in_full_precision(model: torch.nn.Module) -> None:
                 setattr(
                     module, name, torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
                 )
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], UpdateSettings]:
+    """Return the arguments of a learner, and the settings of its updates."""
+    names = {field.name for field in dataclasses.fields(UpdateSettings)}
+    settings = {name: value for name, value in options.items() if name in names}
+    rest = {name: value for name, value in options.items() if name not in names}
+    return rest, UpdateSettings(**settings)
 
 
 def random_samples(seed: int, *, groups: int = 3, group_size: int = 4) -> list[Sample]:

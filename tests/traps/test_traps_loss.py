@@ -16,8 +16,9 @@ from envgym_trainer.batch import Sample, flat_batch
 from envgym_trainer.inference.in_process import token_sampling as sampling
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.prefix_tree import tree_batch
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.run.metrics import episode_metrics
-from tests.fakes.tiny_lora import random_samples, tiny_model
+from tests.fakes.tiny_lora import random_samples, split_options, tiny_model
 from tests.fakes.trap_worlds import NonceEnv
 
 
@@ -32,6 +33,7 @@ def sample(ids, mask, *, old=None, **fields):
 
 def gradient(samples, *, model=None, **options) -> torch.Tensor:
     """What one step hands to the optimiser, float64, as one vector; zeros where it hands it nothing."""
+    options, settings = split_options(options)
     learner = Learner(model or tiny_model(), max_grad_norm=1e9, **options)
     seen = [
         torch.zeros(
@@ -41,7 +43,7 @@ def gradient(samples, *, model=None, **options) -> torch.Tensor:
     learner.optimizer.step = lambda: seen.append(
         torch.cat([value.grad.flatten() for value in learner.parameters.values()])
     )
-    learner.grpo_step(samples)
+    learner.update(samples, settings)
     return seen[-1]
 
 
@@ -124,7 +126,7 @@ def scores(samples, *, make, dtype=torch.float32) -> list[torch.Tensor]:
     batch = make(samples)
     learner.attention_block = 5
     with torch.no_grad():
-        logprobs = learner.score(batch)[0][batch.action_nodes]
+        logprobs = learner.logprobs(batch)[0][batch.action_nodes]
     return [logprobs[batch.action_samples == index] for index in range(len(samples))]
 
 
@@ -230,17 +232,15 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
 @pytest.mark.trap(24)
 @pytest.mark.parametrize("budget", [1, 30, 10_000])
 def test_the_learning_rate_follows_its_closed_form_by_updates_for_any_split(budget):
-    learner = Learner(
-        tiny_model(), learning_rate=1e-3, warmup_steps=3, max_tokens_per_micro_batch=budget
-    )
+    learner = Learner(tiny_model(), warmup_steps=3, max_tokens_per_micro_batch=budget)
     lessons = [random_samples(seed, groups=1) for seed in range(4)]
     idle = [dataclasses.replace(s, advantage=0.0) for s in lessons[0]]
     rates = []
     for samples in (*lessons[:2], idle, *lessons[2:]):
         updates = learner.updates
-        assert learner.grpo_step(samples)["learning_rate"] == pytest.approx(
-            1e-3 * min(1, (updates + 1) / 3)
-        )
+        assert learner.update(samples, UpdateSettings(learning_rate=1e-3))[
+            "learning_rate"
+        ] == pytest.approx(1e-3 * min(1, (updates + 1) / 3))
         rates += [learner.optimizer.param_groups[0]["lr"]] * (learner.updates - updates)
     assert rates == pytest.approx(
         [1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3]
@@ -281,9 +281,9 @@ def test_the_learning_rate_follows_its_closed_form_by_updates_for_any_split(budg
 def test_whatever_comes_the_update_is_finite_or_skipped_and_counted(samples, skipped):
     learner = Learner(tiny_model(dtype=torch.float32))
     before = [value.clone() for value in learner.parameters.values()]
-    metrics = learner.grpo_step(samples)
+    metrics = learner.update(samples, UpdateSettings())
     assert all(value.isfinite().all() for value in learner.parameters.values())
-    assert metrics["skipped_steps"] == skipped
+    assert metrics["optimizer/skipped_updates"] == skipped
     moved = any(
         not torch.equal(a, b) for a, b in zip(before, learner.parameters.values(), strict=True)
     )

@@ -15,6 +15,7 @@ from envgym_trainer.config.algorithm import AlgorithmConfig, ImportanceWeightsCo
 from envgym_trainer.inference.in_process import forward as passes
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach, lora_layers, merge
 from tests.fakes.dialogues import fresh_logprobs, gap, talk
@@ -39,7 +40,7 @@ def test_before_any_update_the_ratio_is_one_because_sampler_and_learner_give_the
     sampler, layout
 ):
     model, engine = sampler
-    metrics = Learner(model, layout=layout).grpo_step(samples_from(engine))
+    metrics = Learner(model, layout=layout).update(samples_from(engine), UpdateSettings())
     assert metrics[DRIFT] < 2e-5
     assert metrics[RATIO] == pytest.approx(1.0, abs=1e-6)
 
@@ -53,7 +54,7 @@ def test_in_bfloat16_the_ratio_is_one_within_a_hundredth():
     scramble(model, 0, std=0.05)
     with InProcessEngine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.refresh(model)
-        metrics = Learner(model).grpo_step(samples_from(engine))
+        metrics = Learner(model).update(samples_from(engine), UpdateSettings())
     assert 0 < metrics[DRIFT] < 0.05
     assert metrics[RATIO] == pytest.approx(1.0, abs=1e-2)
 
@@ -166,8 +167,8 @@ def test_a_store_that_rounds_as_fp8_does_is_refused_at_the_start(monkeypatch):
 @pytest.mark.parametrize("temperature", [0.7, 1.3])
 def test_what_was_sampled_at_a_temperature_is_scored_at_it(sampler, temperature):
     model, engine = sampler
-    metrics = Learner(model, temperature=temperature).grpo_step(
-        samples_from(engine, temperature=temperature)
+    metrics = Learner(model).update(
+        samples_from(engine, temperature=temperature), UpdateSettings(temperature=temperature)
     )
     assert metrics[DRIFT] < 2e-5
     assert metrics[RATIO] == pytest.approx(1.0, abs=1e-6)
@@ -191,13 +192,13 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
             model,
             algorithm=AlgorithmConfig(importance_weights=ImportanceWeightsConfig(mode="truncate")),
         )
-        samples = learner.scored(samples_from(engine))
+        samples = learner.with_trainer_logprobs(samples_from(engine), UpdateSettings())
         assert len(samples) > 0
         for sample in samples:
             gaps = zip(sample.trainer_logprobs, sample.old_logprobs, sample.loss_mask, strict=True)
             assert max(abs(scored - old) for scored, old, sampled in gaps if sampled) < 2e-5
         assert (
-            learner.grpo_step(samples)[DRIFT] > 1e-3
+            learner.update(samples, UpdateSettings())[DRIFT] > 1e-3
         )  # as asked for; the mismatch alarm is about this
 
 

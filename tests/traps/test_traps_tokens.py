@@ -16,6 +16,7 @@ from envgym_trainer.batch import Sample, flat_batch
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.prefix_tree import tree_batch
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.tiny import build_tokenizer
 from tests.fakes.small_models import byte_tokenizer, small_llama
@@ -173,9 +174,9 @@ def test_a_pad_that_is_the_end_token_costs_no_end_token_its_training_or_its_plac
     batch = flat_batch(samples, pad_id=end)
     assert scored_ids(batch) == [list(sample.token_ids[1:]) for sample in samples]
     with torch.no_grad():
-        together = Learner(model).score(batch)[0][batch.action_nodes]
+        together = Learner(model).logprobs(batch)[0][batch.action_nodes]
         alone = [
-            Learner(model).score(one := flat_batch([sample], pad_id=7))[0][one.action_nodes]
+            Learner(model).logprobs(one := flat_batch([sample], pad_id=7))[0][one.action_nodes]
             for sample in samples
         ]
     assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
@@ -195,10 +196,10 @@ def test_nan_where_nothing_was_sampled_changes_neither_the_loss_nor_any_metric(l
             )
             for s in random_samples(3)
         ]
-        return Learner(tiny_model(), layout=layout, kl_coef=kl_coef).grpo_step(filled)
+        return Learner(tiny_model(), layout=layout).update(filled, UpdateSettings(kl_coef=kl_coef))
 
     clean = metrics(0.0)
     dirty = metrics(math.nan)
     assert clean == dirty
-    assert clean["skipped_steps"] == 0
+    assert clean["optimizer/skipped_updates"] == 0
     assert clean["batch/action_tokens"] == sum(sample.num_actions for sample in random_samples(3))

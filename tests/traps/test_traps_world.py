@@ -17,6 +17,7 @@ from envgym_trainer.algorithms.credit import build_samples
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
@@ -169,13 +170,11 @@ def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_
     steps = [random_samples(seed, groups=1) for seed in range(4)]
 
     def learner() -> Learner:
-        return Learner(
-            tiny_model(dtype=torch.float32), learning_rate=1e-2, warmup_steps=3, weight_decay=0.01
-        )
+        return Learner(tiny_model(dtype=torch.float32), warmup_steps=3, weight_decay=0.01)
 
     def learn(learner: Learner, steps) -> Learner:
         for samples in steps:
-            learner.grpo_step(samples)
+            learner.update(samples, UpdateSettings(learning_rate=1e-2))
         return learner
 
     torch.save(learn(learner(), steps[:2]).state_dict(), tmp_path / "half.pt")

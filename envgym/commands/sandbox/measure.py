@@ -117,7 +117,7 @@ def _measure(
     now = spec.state.now.isoformat()
     play_works(sandbox, works[:sessions], sessions=sessions, now=now)
     box_mb, session_mb = _memory(sandbox, works[:sessions], now)
-    start = {name: value for name, value in statistics.take().items() if name.startswith("start")}
+    start = {name: value for name, value in statistics.drain().items() if name.startswith("start")}
     before = sandbox.pool.cpu_seconds() if isinstance(sandbox, PooledSandbox) else 0.0
     with _bar(len(works), shown=progress) as advance:
         played = play_works(sandbox, works, sessions=sessions, now=now, on_episode=advance)
@@ -130,7 +130,7 @@ def _measure(
         box_cpu_seconds=after - before if isinstance(sandbox, PooledSandbox) else None,
         box_mb=box_mb,
         session_mb=session_mb,
-        numbers=start | statistics.take(),
+        numbers=start | statistics.drain(),
     )
 
 

@@ -15,19 +15,26 @@ headroom), and tests of the sandbox's isolation.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from envgym.env import ToolWorld
+from envgym.episode import Episode
 from envgym.errors import EnvgymError
+from envgym.evaluation.checks import determinism, floors, grader
+from envgym.evaluation.checks import tasks as task_checks
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult
+from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
-
-if TYPE_CHECKING:
-    from envgym.env import ToolWorld
-    from envgym.world import World
+from envgym.world import World
 
 Progress = Callable[[str, int], None]
 """Callback with the name of the current check and the number of episodes played."""
+Check = Callable[[], CheckResult | list[CheckResult]]
 
 __all__ = ["CheckResult", "check", "print_checks"]
 
@@ -58,114 +65,104 @@ def check(
         SpecError: If the environment cannot be opened.
         PrerequisiteError: If something must be installed or started first.
     """
-    from envgym.env import ToolWorld
-    from envgym.registration import make_world
-
+    report = _Report(progress)
     world = make_world(spec)
     try:
         if not isinstance(world, ToolWorld):  # a foreign environment has no tables to compare
-            return _foreign(spec, world, progress)
-        return _own(spec, world, tasks_per_split, random_ceiling, refuse_ceiling, progress)
+            return report.run(_foreign_checks(world))
+        tasks, declared = task_checks.draw_tasks(world, tasks_per_split)
+        if not declared.passed:  # the other checks need valid tasks
+            return [declared]
+        fixture = CheckFixture(world, tasks, on_episode=report.count)
+        return [declared, *report.run(_own_checks(fixture, random_ceiling, refuse_ceiling))]
     finally:
         world.close()
 
 
-def _own(
-    spec: EnvSpec,
-    world: ToolWorld,
-    tasks_per_split: int | None,
-    random_ceiling: float,
-    refuse_ceiling: float,
-    progress: Progress,
-) -> list[CheckResult]:
-    from envgym.evaluation.checks import determinism, floors, grader
-    from envgym.evaluation.checks import tasks as shipped
+class _Report:
+    """Run checks and report their progress."""
 
-    tasks, declared = shipped.draw_tasks(world, tasks_per_split)
-    if not declared.passed:  # the other checks need valid tasks
-        return [declared]
-    bench = CheckFixture(world, tasks)
-    checks: dict[str, Callable[[], CheckResult | list[CheckResult]]] = {
-        "oracle_max": lambda: floors.oracle_max(bench),
-        "floor_gap": lambda: floors.floor_gap(bench),
-        "canary_floor.refuse": lambda: floors.canary_refuse(bench, refuse_ceiling),
-        "canary_floor.random": lambda: floors.canary_random(bench, random_ceiling),
-        "tool_declaration_accuracy": lambda: floors.tool_declaration_accuracy(bench),
-        "wrong_field": lambda: grader.wrong_field(bench),
-        "extra_write": lambda: grader.extra_write(bench),
-        "reads_free": lambda: grader.reads_free(bench),
-        "seed_control": lambda: determinism.seed_control(world),
-        "episode_determinism": lambda: determinism.episode_determinism(
-            spec, world, [task.id for task in bench.sample(determinism.TASKS)]
-        ),
-        "episode_isolation": lambda: determinism.episode_isolation(bench),
-        "no_solution_leakage": lambda: shipped.no_solution_leakage(bench),
-        "splits_disjoint": lambda: shipped.splits_disjoint(bench),
-        "prompt_size": lambda: shipped.prompt_size(bench),
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._check = ""
+        self._played = 0
+
+    def count(self, episode: Episode) -> None:
+        self._played += 1
+        self._progress(self._check, self._played)
+
+    def run(self, checks: Mapping[str, Check]) -> list[CheckResult]:
+        """Run the checks in order. A check that raises an `EnvgymError` fails."""
+        results: list[CheckResult] = []
+        for name, check in checks.items():
+            self._check = name
+            self._progress(name, self._played)
+            try:
+                found = check()
+            except EnvgymError as failure:
+                found = CheckResult(name, False, str(failure))
+            results += found if isinstance(found, list) else [found]
+        return results
+
+
+def _own_checks(
+    fixture: CheckFixture, random_ceiling: float, refuse_ceiling: float
+) -> dict[str, Check]:
+    """Return the checks of an environment with tools, by name."""
+    world = fixture.world
+    ids = [task.id for task in fixture.sample(determinism.TASKS)]
+    return {
+        "oracle_max": partial(floors.oracle_max, fixture),
+        "floor_gap": partial(floors.floor_gap, fixture),
+        "canary_floor.refuse": partial(floors.canary_refuse, fixture, refuse_ceiling),
+        "canary_floor.random": partial(floors.canary_random, fixture, random_ceiling),
+        "tool_declaration_accuracy": partial(floors.tool_declaration_accuracy, fixture),
+        "wrong_field": partial(grader.wrong_field, fixture),
+        "extra_write": partial(grader.extra_write, fixture),
+        "reads_free": partial(grader.reads_free, fixture),
+        "seed_control": partial(determinism.seed_control, world),
+        "episode_determinism": partial(determinism.episode_determinism, world, ids),
+        "episode_isolation": partial(determinism.episode_isolation, fixture),
+        "no_solution_leakage": partial(task_checks.no_solution_leakage, fixture),
+        "splits_disjoint": partial(task_checks.splits_disjoint, fixture),
+        "prompt_size": partial(task_checks.prompt_size, fixture),
     }
-    return [declared, *_run(checks, progress, bench)]
 
 
-def _foreign(spec: EnvSpec, world: World, progress: Progress) -> list[CheckResult]:
-    from envgym.evaluation.checks import determinism
-
-    ids = [task_id for split in ("train", "test") for task_id in world.tasks.ids(split, count=8)]
-    checks = {
-        "seed_control": lambda: determinism.seed_control(world),
-        "episode_determinism": lambda: determinism.episode_determinism(spec, world, ids),
+def _foreign_checks(world: World) -> dict[str, Check]:
+    """Return the checks that need no tools and no hidden truth, by name."""
+    ids = [*world.tasks.ids("train", count=8), *world.tasks.ids("test", count=8)]
+    return {
+        "seed_control": partial(determinism.seed_control, world),
+        "episode_determinism": partial(determinism.episode_determinism, world, ids),
     }
-    return _run(checks, progress, None)
-
-
-def _run(
-    checks: dict[str, Callable[[], Any]], progress: Progress, bench: CheckFixture | None
-) -> list[CheckResult]:
-    results: list[CheckResult] = []
-    played = 0
-
-    def count(episode: Any) -> None:
-        nonlocal played
-        played += 1
-        progress(name, played)
-
-    if bench is not None:
-        bench.on_episode = count
-    for name, run in checks.items():
-        progress(name, played)
-        try:
-            found = run()
-        except EnvgymError as failure:
-            found = CheckResult(name, False, str(failure))
-        results += found if isinstance(found, list) else [found]
-    return results
 
 
 def print_checks(results: Sequence[CheckResult], *, as_json: bool = False) -> None:
     """Print the results as a table, or as JSON."""
     if as_json:
-        plain = [
-            {"id": result.id, "passed": result.passed, "detail": result.detail}
-            | ({"warning": True} if result.warning else {})
-            for result in results
-        ]
-        print(
-            json.dumps(
-                {"passed": all(result.passed for result in results), "checks": plain},
-                ensure_ascii=False,
-                indent=2,
-            )
-        )
+        print(_to_json(results))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    console = Console()
+    console.print(_to_table(results))
+    failed = sum(not result.passed for result in results)
+    console.print(f"{len(results) - failed} of {len(results)} checks passed")
 
+
+def _to_json(results: Sequence[CheckResult]) -> str:
+    checks = [
+        {"id": result.id, "passed": result.passed, "detail": result.detail}
+        | ({"warning": True} if result.warning else {})
+        for result in results
+    ]
+    plain = {"passed": all(result.passed for result in results), "checks": checks}
+    return json.dumps(plain, ensure_ascii=False, indent=2)
+
+
+def _to_table(results: Sequence[CheckResult]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for result in results:
         mark = Text("ok", style="green") if result.passed else Text("FAIL", style="bold red")
         mark = Text("warn", style="yellow") if result.warning else mark
         table.add_row(mark, Text(result.id, style="bold"), Text(result.detail))
-    console = Console()
-    console.print(table)
-    failed = sum(not result.passed for result in results)
-    console.print(f"{len(results) - failed} of {len(results)} checks passed")
+    return table

@@ -70,13 +70,13 @@ def _opening(env: gymnasium.Env, seed: int) -> tuple[str, str]:
     return observation, json.dumps(known, ensure_ascii=False)
 
 
-def episode_determinism(spec: EnvSpec, world: World, ids: Sequence[str]) -> list[CheckResult]:
+def episode_determinism(world: World, ids: Sequence[str]) -> list[CheckResult]:
     """Check that replays of a task give equal observations (byte by byte) and equal scores."""
     reference = replay(world, ids, workers=1)
     others = {
         "again": replay(world, list(reversed(ids)), workers=1),
         f"in {THREADS} threads": replay(world, [*ids, *ids], workers=THREADS),
-        "in a second process": _in_another_process(spec, ids),
+        "in a second process": _in_another_process(world.spec, ids),
     }
     return [
         _compare("episode_determinism", "observations", 0, reference, others),
@@ -187,26 +187,26 @@ def replay_from_stdin() -> None:
     print(json.dumps(digests))
 
 
-def episode_isolation(bench: CheckFixture) -> CheckResult:
+def episode_isolation(fixture: CheckFixture) -> CheckResult:
     """Check that an episode that writes does not affect another episode of the same task.
 
     The other episode is either open at the same time or started later.
     """
     offenders = []
-    tasks = bench.sample(4)
-    one = bench.world.env()
-    beside = bench.world.env()
+    tasks = fixture.sample(4)
+    one = fixture.world.env()
+    beside = fixture.world.env()
     try:
         for task in tasks:
             beside.reset(options={"task": task.id})
             one.reset(options={"task": task.id})
-            alone = _answers(one, task, bench.dialect)
-            if _answers(beside, task, bench.dialect) != alone:
+            alone = _answers(one, task, fixture.dialect)
+            if _answers(beside, task, fixture.dialect) != alone:
                 offenders.append(
                     f"{task.id}: an episode open at the same time saw the oracle's changes"
                 )
             one.reset(options={"task": task.id})
-            if _answers(one, task, bench.dialect) != alone:
+            if _answers(one, task, fixture.dialect) != alone:
                 offenders.append(
                     f"{task.id}: an episode started after the oracle's saw the oracle's changes"
                 )

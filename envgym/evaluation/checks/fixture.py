@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 from envgym.dialects import render_call
@@ -16,6 +17,7 @@ from envgym.episode import Episode
 from envgym.messages import ToolCall
 from envgym.playing import Request, play_many
 from envgym.policies import Policy
+from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptDialogue
 from envgym.rewards.state_diff import diff_rows, matches
 from envgym.sandbox import Session
@@ -56,11 +58,17 @@ class CheckFixture:
     world: ToolWorld
     tasks: dict[str, list[Task]]
     """Tasks under test by split."""
-    on_episode: Callable[[Episode], None] = lambda episode: None
-    oracle: dict[str, Episode] = field(default_factory=dict)
-    """Episode of the oracle by task id, filled by `oracle_max`."""
+    on_episode: Callable[[Episode], None] | None = None
+    """Called after each episode."""
     writers: set[str] = field(default_factory=set)
-    """Tools that have changed a table in any probe."""
+    """Names of the tools that have changed a table in any probe."""
+
+    @cached_property
+    def oracle(self) -> dict[str, Episode]:
+        """Episode of the oracle by task id, played on first use."""
+        tasks = self.all_tasks
+        episodes = self.play(OraclePolicy(self.dialect), tasks)
+        return {task.id: episode for task, episode in zip(tasks, episodes, strict=True)}
 
     @property
     def all_tasks(self) -> list[Task]:
@@ -82,9 +90,7 @@ class CheckFixture:
     ) -> list[Episode]:
         """Play one episode per task with seed 0, under the limits of the environment."""
         requests = [Request(task.id, 0) for task in tasks]
-        return play_many(
-            self.world.env, policy, requests, workers=workers, on_episode=self.on_episode
-        )
+        return self._play_many(self.world, policy, requests, workers)
 
     def play_variants(self, variants: Sequence[Variant]) -> list[Episode]:
         """Play one episode per variant, with a turn limit that allows the added turns."""
@@ -96,9 +102,13 @@ class CheckFixture:
         requests = [Request(variant.task.id, index) for index, variant in enumerate(variants)]
         policy = _Variants(variants, self.dialect)
         with contextlib.closing(roomy.rubric):  # the sandbox is shared
-            return play_many(
-                roomy.env, policy, requests, workers=WORKERS, on_episode=self.on_episode
-            )
+            return self._play_many(roomy, policy, requests, WORKERS)
+
+    def _play_many(
+        self, world: ToolWorld, policy: Policy, requests: Sequence[Request], workers: int
+    ) -> list[Episode]:
+        more = {"on_episode": self.on_episode} if self.on_episode else {}
+        return play_many(world.env, policy, requests, workers=workers, **more)
 
     @contextmanager
     def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:
@@ -112,7 +122,7 @@ class CheckFixture:
             seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
         )
         try:
-            yield Probe(self, session, free)
+            yield Probe(self.world, session, free, on_write=self.writers.add)
         finally:
             session.close()
 
@@ -175,13 +185,27 @@ class Effect:
 
 
 class Probe:
-    """Make calls in a session and report the effect of each one, without a grader."""
+    """Make calls in a session and report the effect of each one, without a grader.
 
-    def __init__(self, bench: CheckFixture, session: Session, free: Sequence[str]):
-        self._bench = bench
-        self._world = bench.world
+    Args:
+        world: World of the session.
+        session: Session in which the calls are made.
+        free: Tables (patterns) in which changes are ignored.
+        on_write: Called with the name of each tool that changed a table.
+    """
+
+    def __init__(
+        self,
+        world: ToolWorld,
+        session: Session,
+        free: Sequence[str],
+        *,
+        on_write: Callable[[str], None],
+    ):
+        self._world = world
         self._session = session
         self._free = free
+        self._on_write = on_write
         self._rows = self._changed_rows()
         self._made = 0
 
@@ -198,12 +222,12 @@ class Probe:
         )
         before = self._rows
         self._rows = self._changed_rows()
-        self._made = self._made + 1
+        self._made += 1
         changed = {name for name, row in self._rows.items() if before.get(name) != row} | (
             before.keys() - self._rows.keys()
         )
         if changed:
-            self._bench.writers.add(call.name)
+            self._on_write(call.name)
         return Effect(result.ok, changed)
 
     def _changed_rows(self) -> dict[tuple[str, str], str]:

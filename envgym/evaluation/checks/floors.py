@@ -16,7 +16,6 @@ from envgym.evaluation.checks.fixture import (
 from envgym.evaluation.stats import wilson_interval
 from envgym.messages import ToolCall
 from envgym.policies.noop import NoopPolicy
-from envgym.policies.oracle import OraclePolicy
 from envgym.policies.random import RandomPolicy
 from envgym.policies.refuse import RefusePolicy
 from envgym.terms import placed, total
@@ -27,27 +26,24 @@ MAX_REFUSALS = 4
 """Number of different closing calls that are tried."""
 
 
-def oracle_max(bench: CheckFixture) -> CheckResult:
+def oracle_max(fixture: CheckFixture) -> CheckResult:
     """Check that the oracle solves every task and gets the maximum reward of the rubric."""
     offenders = []
-    for task, episode in zip(
-        bench.all_tasks, bench.play(OraclePolicy(bench.dialect), bench.all_tasks), strict=True
-    ):
-        bench.oracle[task.id] = episode
-        got, best = _earned(bench, episode)
+    for episode in fixture.oracle.values():
+        got, best = _earned(fixture, episode)
         if not episode.success or episode.reward is None or got < best - 1e-9:
             unmet = "" if episode.is_void or episode.success else _unmet(episode)
             offenders.append(f"{describe_episode(episode)} of {best:g}{unmet}")
     return check_result(
         "oracle_max",
         offenders,
-        f"{len(bench.all_tasks)} tasks solved by their oracle, each with the full reward",
+        f"{len(fixture.all_tasks)} tasks solved by their oracle, each with the full reward",
     )
 
 
-def floor_gap(bench: CheckFixture) -> CheckResult:
+def floor_gap(fixture: CheckFixture) -> CheckResult:
     """Check that doing nothing gets no positive reward on any task."""
-    episodes = bench.play(NoopPolicy(), bench.all_tasks)
+    episodes = fixture.play(NoopPolicy(), fixture.all_tasks)
     offenders = [
         describe_episode(episode)
         for episode in episodes
@@ -58,12 +54,12 @@ def floor_gap(bench: CheckFixture) -> CheckResult:
     )
 
 
-def canary_refuse(bench: CheckFixture, ceiling: float) -> CheckResult:
+def canary_refuse(fixture: CheckFixture, ceiling: float) -> CheckResult:
     """Check that a constant refusal, in words or by one closing call, rarely solves a task."""
-    tasks = bench.sample(CANARY_TASKS)
+    tasks = fixture.sample(CANARY_TASKS)
     worst = (0.0, "in words")
-    for call in [None, *_closing_calls(bench)]:
-        episodes = bench.play(RefusePolicy(call, bench.dialect), tasks)
+    for call in [None, *_closing_calls(fixture)]:
+        episodes = fixture.play(RefusePolicy(call, fixture.dialect), tasks)
         rate = sum(bool(episode.success) for episode in episodes) / len(episodes)
         worst = max(worst, (rate, f"{call.name} {call.arguments}" if call else "in words"))
     rate, how = worst
@@ -74,14 +70,14 @@ def canary_refuse(bench: CheckFixture, ceiling: float) -> CheckResult:
     return CheckResult("canary_floor.refuse", _at_floor(rate, len(tasks), ceiling), words)
 
 
-def canary_random(bench: CheckFixture, ceiling: float) -> CheckResult:
+def canary_random(fixture: CheckFixture, ceiling: float) -> CheckResult:
     """Check that random valid calls rarely solve a task.
 
     It does not apply to tasks answered in words, where a label can be guessed.
     """
-    if not bench.world.tools:
+    if not fixture.world.tools:
         return CheckResult("canary_floor.random", True, "not applicable: there are no tools")
-    episodes = bench.play(_random_policy(bench), bench.all_tasks)
+    episodes = fixture.play(_random_policy(fixture), fixture.all_tasks)
     solved = [episode.task_id for episode in episodes if episode.success]
     rate = len(solved) / len(episodes)
     named = f", such as {', '.join(solved[:3])}" if solved else ""
@@ -89,13 +85,13 @@ def canary_random(bench: CheckFixture, ceiling: float) -> CheckResult:
     return CheckResult("canary_floor.random", _at_floor(rate, len(episodes), ceiling), words)
 
 
-def tool_declaration_accuracy(bench: CheckFixture) -> CheckResult:
+def tool_declaration_accuracy(fixture: CheckFixture) -> CheckResult:
     """Check that no tool crashes for arguments that its schema allows. It may reject them."""
-    if not bench.world.tools:
+    if not fixture.world.tools:
         return CheckResult("tool_declaration_accuracy", True, "not applicable: there are no tools")
-    episodes = bench.play(
-        RandomPolicy(list(bench.world.tools.values()), max_calls=8, dialect=bench.dialect),
-        bench.all_tasks,
+    episodes = fixture.play(
+        RandomPolicy(list(fixture.world.tools.values()), max_calls=8, dialect=fixture.dialect),
+        fixture.all_tasks,
     )
     offenders = [describe_episode(episode) for episode in episodes if episode.is_void]
     calls = sum(episode.tool_calls for episode in episodes)
@@ -112,13 +108,13 @@ def _at_floor(rate: float, trials: int, ceiling: float) -> bool:
     return wilson_interval(round(rate * trials), trials)[0] <= ceiling
 
 
-def _random_policy(bench: CheckFixture) -> RandomPolicy:
-    return RandomPolicy(list(bench.world.tools.values()), dialect=bench.dialect)
+def _random_policy(fixture: CheckFixture) -> RandomPolicy:
+    return RandomPolicy(list(fixture.world.tools.values()), dialect=fixture.dialect)
 
 
-def _earned(bench: CheckFixture, episode: Episode) -> tuple[float, float]:
+def _earned(fixture: CheckFixture, episode: Episode) -> tuple[float, float]:
     """Return the reward of the parts with `per: episode`, and the maximum of those that applied."""
-    rules = bench.world.rubric.rules
+    rules = fixture.world.rubric.rules
     terms = {
         name: term
         for name, term in episode.reward_terms.items()
@@ -134,10 +130,10 @@ def _unmet(episode: Episode) -> str:
     return f", {missing} expected changes missing, {extra} unexpected"
 
 
-def _closing_calls(bench: CheckFixture) -> list[ToolCall]:
+def _closing_calls(fixture: CheckFixture) -> list[ToolCall]:
     """Return the most frequent closing calls of the oracles, the best constant answers."""
-    closing = bench.world.spec.episode.closes_with
-    made = [call for task in bench.all_tasks for call in task.oracle if call.name in closing]
+    closing = fixture.world.spec.episode.closes_with
+    made = [call for task in fixture.all_tasks for call in task.oracle if call.name in closing]
     ranked = Counter(json.dumps(call.to_dict(), sort_keys=True) for call in made).most_common(
         MAX_REFUSALS
     )

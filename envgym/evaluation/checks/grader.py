@@ -25,15 +25,15 @@ ATTEMPTS = 12
 """Number of random calls tried per task to find one that writes, or one that only reads."""
 
 
-def wrong_field(bench: CheckFixture) -> CheckResult:
+def wrong_field(fixture: CheckFixture) -> CheckResult:
     """Check that a task is not solved if one argument of a writing call is wrong.
 
     Only arguments that the expected changes depend on are altered. For a task that expects no
     change, the final message of another task is used instead.
     """
-    variants = [variant for task in bench.all_tasks for variant in _wrong_fields(bench, task)]
-    variants += [variant for task in bench.all_tasks if (variant := _wrong_answer(bench, task))]
-    episodes = bench.play_variants(variants)
+    variants = [variant for task in fixture.all_tasks for variant in _wrong_fields(fixture, task)]
+    variants += [variant for task in fixture.all_tasks if (variant := _wrong_answer(fixture, task))]
+    episodes = fixture.play_variants(variants)
     offenders = [
         f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
@@ -53,10 +53,10 @@ def wrong_field(bench: CheckFixture) -> CheckResult:
     )
 
 
-def extra_write(bench: CheckFixture) -> CheckResult:
+def extra_write(fixture: CheckFixture) -> CheckResult:
     """Check that a task is not solved if one more write to another row is added."""
-    variants = [variant for task in bench.all_tasks if (variant := _extra_write(bench, task))]
-    episodes = bench.play_variants(variants)
+    variants = [variant for task in fixture.all_tasks if (variant := _extra_write(fixture, task))]
+    episodes = fixture.play_variants(variants)
     offenders = [
         f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
@@ -75,14 +75,14 @@ def extra_write(bench: CheckFixture) -> CheckResult:
     )
 
 
-def reads_free(bench: CheckFixture) -> CheckResult:
+def reads_free(fixture: CheckFixture) -> CheckResult:
     """Check that reads before the oracle's calls do not lower any part with a positive weight."""
-    variants = [variant for task in bench.all_tasks if (variant := _with_reads(bench, task))]
-    episodes = bench.play_variants(variants)
+    variants = [variant for task in fixture.all_tasks if (variant := _with_reads(fixture, task))]
+    episodes = fixture.play_variants(variants)
     offenders = [
         f"{describe_episode(e)} though {v.what}"
         for v, e in zip(variants, episodes, strict=True)
-        if not _as_good(bench, v.task, e)
+        if not _as_good(fixture, v.task, e)
     ]
     if not variants:
         return CheckResult("reads_free", True, "not applicable: no call found that only reads")
@@ -93,9 +93,9 @@ def reads_free(bench: CheckFixture) -> CheckResult:
     )
 
 
-def _as_good(bench: CheckFixture, task: Task, episode: Any) -> bool:
-    plain = bench.oracle[task.id]
-    gains = [name for name, part in bench.world.rubric.parts.items() if part.weight > 0]
+def _as_good(fixture: CheckFixture, task: Task, episode: Any) -> bool:
+    plain = fixture.oracle[task.id]
+    gains = [name for name, part in fixture.world.rubric.parts.items() if part.weight > 0]
     same = all(episode.reward_parts.get(name) == plain.reward_parts.get(name) for name in gains)
     return episode.success == plain.success and same
 
@@ -103,14 +103,14 @@ def _as_good(bench: CheckFixture, task: Task, episode: Any) -> bool:
 # -- one wrong value ------------------------------------------------------------------------------
 
 
-def _wrong_fields(bench: CheckFixture, task: Task) -> Iterator[Variant]:
-    db = bench.tables(task)
+def _wrong_fields(fixture: CheckFixture, task: Task) -> Iterator[Variant]:
+    db = fixture.tables(task)
     try:
-        for index in bench.writing_calls(task):
+        for index in fixture.writing_calls(task):
             call = task.oracle[index]
             for name in call.arguments:
                 if _is_in_truth(call.arguments[name], task) and (
-                    wrong := _altered(bench, task, call, name, db)
+                    wrong := _altered(fixture, task, call, name, db)
                 ):
                     calls = (*task.oracle[:index], wrong, *task.oracle[index + 1 :])
                     yield Variant(task, calls, f"{call.name} got {name}={wrong.arguments[name]!r}")
@@ -120,7 +120,7 @@ def _wrong_fields(bench: CheckFixture, task: Task) -> Iterator[Variant]:
         db.close()
 
 
-def _wrong_answer(bench: CheckFixture, task: Task) -> Variant | None:
+def _wrong_answer(fixture: CheckFixture, task: Task) -> Variant | None:
     """Return the oracle's calls with the final message of another task.
 
     A task of the same template is preferred. Return None if the final message does not decide the
@@ -128,7 +128,7 @@ def _wrong_answer(bench: CheckFixture, task: Task) -> Variant | None:
     """
     if task.changes or task.check:
         return None
-    others = sorted(bench.all_tasks, key=lambda other: other.template != task.template)
+    others = sorted(fixture.all_tasks, key=lambda other: other.template != task.template)
     final = next((other.final for other in others if other.final != task.final), None)
     return None if final is None else Variant(task, task.oracle, f"it answered {final!r}", final)
 
@@ -151,12 +151,12 @@ def _alike(value: Any, truth: Any) -> bool:
 
 
 def _altered(
-    bench: CheckFixture, task: Task, call: ToolCall, name: str, db: sqlite3.Connection
+    fixture: CheckFixture, task: Task, call: ToolCall, name: str, db: sqlite3.Connection
 ) -> ToolCall | None:
     """Return the call with one other argument value that the tool's schema allows, or None."""
-    tool = bench.world.tools[call.name]
+    tool = fixture.world.tools[call.name]
     value = call.arguments[name]
-    for other in _others(tool, name, value, task, bench, db):
+    for other in _others(tool, name, value, task, fixture, db):
         wrong = ToolCall(call.name, call.arguments | {name: other})
         if (
             not _alike(other, value)
@@ -168,15 +168,15 @@ def _altered(
 
 
 def _others(
-    tool: Tool, name: str, value: Any, task: Task, bench: CheckFixture, db: sqlite3.Connection
+    tool: Tool, name: str, value: Any, task: Task, fixture: CheckFixture, db: sqlite3.Connection
 ) -> Iterator[Any]:
     """Yield other values, the most plausible first.
 
     The order is: keys of other rows, other enum values, values used by other tasks, small changes.
     """
-    yield from _other_keys(task, value, bench, db)
+    yield from _other_keys(task, value, fixture, db)
     yield from tool.properties.get(name, {}).get("enum", ())
-    yield from _values_elsewhere(bench, tool.name, name)
+    yield from _values_elsewhere(fixture, tool.name, name)
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
@@ -187,9 +187,9 @@ def _others(
         yield from (value[:-1], value + value[:1])
 
 
-def _other_keys(task: Task, value: Any, bench: CheckFixture, db: sqlite3.Connection) -> list[Any]:
+def _other_keys(task: Task, value: Any, fixture: CheckFixture, db: sqlite3.Connection) -> list[Any]:
     for change in task.changes:
-        columns = bench.world.keys.get(change.table, ())
+        columns = fixture.world.keys.get(change.table, ())
         if len(columns) == 1 and change.key is not None and _alike(value, change.key):
             rows = db.execute(
                 f'SELECT "{columns[0]}" FROM "{change.table}" ORDER BY 1 LIMIT 20'
@@ -198,22 +198,22 @@ def _other_keys(task: Task, value: Any, bench: CheckFixture, db: sqlite3.Connect
     return []
 
 
-def _values_elsewhere(bench: CheckFixture, tool: str, name: str) -> list[Any]:
-    calls = [call for task in bench.sample(20) for call in task.oracle]
+def _values_elsewhere(fixture: CheckFixture, tool: str, name: str) -> list[Any]:
+    calls = [call for task in fixture.sample(20) for call in task.oracle]
     return [call.arguments[name] for call in calls if call.name == tool and name in call.arguments]
 
 
 # -- extra writes and reads -----------------------------------------------------------------------
 
 
-def _extra_write(bench: CheckFixture, task: Task) -> Variant | None:
+def _extra_write(fixture: CheckFixture, task: Task) -> Variant | None:
     """Return the oracle's calls with one more write, before a closing call or at the end."""
-    at = _before_closing(bench, task)
+    at = _before_closing(fixture, task)
     try:
-        with bench.probe(task, free=bench.world.spec.state.allow) as probe:
+        with fixture.probe(task, free=fixture.world.spec.state.allow) as probe:
             done = set().union(*(probe.make(call).rows for call in task.oracle[:at]))
             extra = next(
-                (call for call in _candidates(bench, task) if probe.make(call).rows - done), None
+                (call for call in _candidates(fixture, task) if probe.make(call).rows - done), None
             )
     except WorldFailure:
         return None  # tool_declaration_accuracy reports a tool that crashes
@@ -226,7 +226,7 @@ def _extra_write(bench: CheckFixture, task: Task) -> Variant | None:
     )
 
 
-def _with_reads(bench: CheckFixture, task: Task) -> Variant | None:
+def _with_reads(fixture: CheckFixture, task: Task) -> Variant | None:
     """Return the oracle's calls after at most two accepted calls that change no row.
 
     Tools that have written before are excluded: after a change, an update to the same value looks
@@ -234,9 +234,9 @@ def _with_reads(bench: CheckFixture, task: Task) -> Variant | None:
     """
     reads: list[ToolCall] = []
     try:
-        with bench.probe(task) as probe:
-            for call in _candidates(bench, task):
-                if len(reads) < 2 and call.name not in bench.writers:
+        with fixture.probe(task) as probe:
+            for call in _candidates(fixture, task):
+                if len(reads) < 2 and call.name not in fixture.writers:
                     effect = probe.make(call)
                     if effect.rows:
                         return None
@@ -247,21 +247,21 @@ def _with_reads(bench: CheckFixture, task: Task) -> Variant | None:
     return Variant(task, (*reads, *task.oracle), f"only {names} was read first") if reads else None
 
 
-def _before_closing(bench: CheckFixture, task: Task) -> int:
-    closing = bench.world.spec.episode.closes_with
+def _before_closing(fixture: CheckFixture, task: Task) -> int:
+    closing = fixture.world.spec.episode.closes_with
     return next(
         (index for index, call in enumerate(task.oracle) if call.name in closing), len(task.oracle)
     )
 
 
-def _candidates(bench: CheckFixture, task: Task) -> Iterator[ToolCall]:
+def _candidates(fixture: CheckFixture, task: Task) -> Iterator[ToolCall]:
     """Yield calls to try: the oracle's calls, the same calls on other rows, then random ones."""
-    offered = bench.world.tools_of(task)
-    closing = bench.world.spec.episode.closes_with
+    offered = fixture.world.tools_of(task)
+    closing = fixture.world.spec.episode.closes_with
     tools = [tool for name, tool in offered.items() if name not in closing]
     own = [call for call in task.oracle if call.name not in closing]
     rng = random.Random(stable_seed(task.id, "candidates"))
-    words = _words(bench, task)
+    words = _words(fixture, task)
     yield from own
     for call in own:
         yield from _on_other_rows(call, words)
@@ -283,12 +283,12 @@ def _on_other_rows(call: ToolCall, keys: Sequence[str]) -> Iterator[ToolCall]:
             yield ToolCall(call.name, call.arguments | {name: key})
 
 
-def _words(bench: CheckFixture, task: Task) -> list[str]:
+def _words(fixture: CheckFixture, task: Task) -> list[str]:
     """Return keys of the initial tables, so that random calls refer to existing rows."""
-    db = bench.tables(task)
+    db = fixture.tables(task)
     try:
         found = []
-        for table, columns in bench.world.keys.items():
+        for table, columns in fixture.world.keys.items():
             if len(columns) == 1:
                 found += [
                     str(key)

@@ -70,7 +70,7 @@ def _undeclared(world: ToolWorld, task: Task, again: Task) -> str:
     return ""
 
 
-def splits_disjoint(bench: CheckFixture) -> CheckResult:
+def splits_disjoint(fixture: CheckFixture) -> CheckResult:
     """Check that no prompt and no initial state occurs in two splits.
 
     Otherwise a policy could solve held-out tasks from memory.
@@ -78,8 +78,8 @@ def splits_disjoint(bench: CheckFixture) -> CheckResult:
     offenders = []
     for index, split in enumerate(SPLITS):
         for other in SPLITS[index + 1 :]:
-            offenders += _shared(bench.tasks[split], bench.tasks[other], split, other)
-    counts = ", ".join(f"{split} {len(tasks)}" for split, tasks in bench.tasks.items())
+            offenders += _shared(fixture.tasks[split], fixture.tasks[other], split, other)
+    counts = ", ".join(f"{split} {len(tasks)}" for split, tasks in fixture.tasks.items())
     return check_result(
         "splits_disjoint", offenders, f"no prompt and no starting state in two splits ({counts})"
     )
@@ -98,20 +98,20 @@ def _shared(tasks: list[Task], others: list[Task], split: str, other: str) -> It
             )
 
 
-def no_solution_leakage(bench: CheckFixture) -> CheckResult:
+def no_solution_leakage(fixture: CheckFixture) -> CheckResult:
     """Check that the opening messages do not contain the solution.
 
     Values that the user's request gives are allowed.
     """
     offenders = [
         f"{task.id}: the opening shows {value!r}, which its request does not give"
-        for task in bench.all_tasks
-        for value in _leaked(bench.world, task)
+        for task in fixture.all_tasks
+        for value in _leaked(fixture.world, task)
     ]
     return check_result(
         "no_solution_leakage",
         offenders,
-        f"{len(bench.all_tasks)} openings contain no value of the solution",
+        f"{len(fixture.all_tasks)} openings contain no value of the solution",
     )
 
 
@@ -158,11 +158,11 @@ def _choices(schemas: Iterable[Any]) -> Iterator[Any]:
             yield from _choices(schema)
 
 
-def prompt_size(bench: CheckFixture) -> CheckResult:
+def prompt_size(fixture: CheckFixture) -> CheckResult:
     """Report the longest opening by level. This check always passes."""
     longest: dict[str, int] = {}
-    for task in bench.all_tasks:
-        size = sum(len(message.content) for message in bench.world.opening(task))
+    for task in fixture.all_tasks:
+        size = sum(len(message.content) for message in fixture.world.opening(task))
         longest[task.level or "all"] = max(size, longest.get(task.level or "all", 0))
     words = [
         f"{level} {size} characters (about {size // CHARACTERS_A_TOKEN} tokens)"

@@ -86,7 +86,7 @@ class JudgeServer:
         self.max_calls = max_calls
         self.cache = Path(cache) if cache else None
         self.counts: Counter[str] = Counter()
-        """Number of requests (`asked`), of valid answers (`judged`), of cache hits (`cached`), and
+        """Number of requests (`requests`), of valid answers (`judgements`), of cache hits (`cached`), and
         of each reason in `MASKED`."""
         self._known = _read_cache(self.cache) if self.cache else {}
         self._client = OpenAIPolicy(url, model, timeout_seconds=timeout_seconds, retries=0)
@@ -168,9 +168,9 @@ class JudgeServer:
 
     def _may_ask(self) -> bool:
         with self._lock:
-            if self.counts["asked"] >= self.max_calls:
+            if self.counts["requests"] >= self.max_calls:
                 return False
-            self.counts["asked"] += 1
+            self.counts["requests"] += 1
             return True
 
     def _count(self, what: str) -> None:
@@ -179,7 +179,7 @@ class JudgeServer:
 
     def _remember(self, key: str, text: str) -> None:
         with self._lock:
-            self.counts["judged"] += 1
+            self.counts["judgements"] += 1
             self._known[key] = text
             if self.cache:
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,8 @@ class Judges:
         """Return the counts of `JudgeServer.counts`, summed over all judges, as `judge/NAME`."""
         with self._lock:
             total = sum((server.counts for server in self._servers.values()), Counter())
-        return {f"judge/{name}": total[name] for name in ("asked", "judged", "cached", *MASKED)}
+        names = ("requests", "judgements", "cached", *MASKED)
+        return {f"judge/{name}": total[name] for name in names}
 
     def close(self) -> None:
         """Close all judges. Safe to call twice."""

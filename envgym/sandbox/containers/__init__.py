@@ -1,0 +1,1 @@
+"""Container engines: finding one, images, and ownership of containers."""

@@ -1,0 +1,1 @@
+"""OpenAPI documents on the host: reading them, and live calls to a real server."""

@@ -7,16 +7,15 @@ from rich.console import Console
 
 from envgym import make_world
 from envgym.episode import Episode, Failure
+from envgym.evaluation.episode_text import episode_lines, print_episode
 from envgym.evaluation.evaluate import trained_templates
 from envgym.evaluation.report import (
     HELD_OUT,
     IN_DOMAIN,
     Outcome,
-    episode_lines,
-    gain,
-    gap,
+    describe_gain,
+    describe_gap,
     outcomes_table,
-    print_episode,
     print_outcomes,
     to_json,
     to_markdown,
@@ -83,16 +82,18 @@ def test_nothing_played_is_a_dash_and_no_zero():
     nothing = Outcome.of("model", [void()])
     assert nothing.total.text() == "-"
     assert nothing.reward is None
-    assert nothing.line() == "0 episodes · 1 void"
+    assert nothing.summary() == "0 episodes · 1 void"
 
 
 def test_an_environment_without_success_reports_its_reward():
-    assert Outcome.of("model", [episode(None), episode(None)]).line() == "2 episodes · reward 0.00"
+    assert (
+        Outcome.of("model", [episode(None), episode(None)]).summary() == "2 episodes · reward 0.00"
+    )
 
 
 def test_one_line_names_levels_only_where_there_are_several():
-    assert outcome(8, 10).line() == "80 % (49-94) of 10 tasks · reward 0.80"
-    assert "L1 100 % (21-100)" in Outcome.of("m", [episode(False), episode(True, "L1")]).line()
+    assert outcome(8, 10).summary() == "80 % (49-94) of 10 tasks · reward 0.80"
+    assert "L1 100 % (21-100)" in Outcome.of("m", [episode(False), episode(True, "L1")]).summary()
 
 
 def test_an_outcome_comes_back_from_json_as_it_was():
@@ -131,11 +132,13 @@ def test_markdown_has_the_table_and_the_gain():
 
 
 def test_a_gain_says_whether_the_intervals_overlap():
-    assert gain(outcome(40, 100, "warm"), outcome(80, 100)).endswith(
+    assert describe_gain(outcome(40, 100, "warm"), outcome(80, 100)).endswith(
         "the two intervals do not overlap."
     )
-    assert gain(outcome(40, 100, "warm"), outcome(45, 100)).endswith("the two intervals overlap.")
-    assert "20 points below" in gain(outcome(60, 100, "warm"), outcome(40, 100))
+    assert describe_gain(outcome(40, 100, "warm"), outcome(45, 100)).endswith(
+        "the two intervals overlap."
+    )
+    assert "20 points below" in describe_gain(outcome(60, 100, "warm"), outcome(40, 100))
 
 
 def test_json_goes_to_standard_output_alone(capsys):
@@ -196,11 +199,11 @@ def test_templates_that_were_never_trained_are_counted_apart_with_the_gap_and_it
         HELD_OUT: (20, 40),
     }
     assert (
-        gap(outcome)
+        describe_gap(outcome)
         == "trained: 25 points more in-domain than on held-out templates (95 %: 4 to 43)."
     )  # .25 - .2121, .25 + .1833
-    assert gap(mixed(10, 20)).startswith("trained: 25 points less in-domain")
-    assert gap(outcome) in to_markdown([outcome])
+    assert describe_gap(mixed(10, 20)).startswith("trained: 25 points less in-domain")
+    assert describe_gap(outcome) in to_markdown([outcome])
     assert "| held-out templates | 50 % (35-65) |" in to_markdown([outcome])
     assert Outcome.from_dict(json.loads(to_json([outcome]))[0]) == outcome
 
@@ -208,7 +211,7 @@ def test_templates_that_were_never_trained_are_counted_apart_with_the_gap_and_it
 def test_there_is_no_gap_where_all_is_of_one_kind_or_nobody_knows():
     assert Outcome.of("m", [episode(True)], trained={"t"}).domains == {}
     assert Outcome.of("m", [episode(True)], trained=()).domains == {}
-    assert gap(outcome(1, 2)) == ""
+    assert describe_gap(outcome(1, 2)) == ""
     plain = outcome(1, 2).to_dict()
     del plain["domains"]  # of a run made before there were any
     assert Outcome.from_dict(plain) == outcome(1, 2)

@@ -8,8 +8,9 @@ from envgym.bridges.gymnasium import ForeignWorld
 from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, WorldFailure
-from envgym.evaluation.report import episode_lines
+from envgym.evaluation.episode_text import episode_lines
 from envgym.playing import Request, play, play_many
+from envgym.policies import Completion
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
@@ -67,6 +68,28 @@ def test_a_record_survives_its_json_line(world):
     assert Episode.from_json(episode.to_json()) == episode
     assert "\n" not in episode.to_json()
     assert json.loads(episode.to_json())["messages"][1]["role"] == "user"
+
+
+def test_an_answer_that_a_token_limit_cuts_is_seen_beside_the_reason_of_the_end(world):
+    class CutPolicy(ScriptedPolicy):
+        def open(self, messages, tools, *, seed, task=None):
+            dialogue = super().open(messages, tools, seed=seed, task=task)
+            replies = [Completion("tell(text='a')"), Completion("I thi", stop_reason="length")]
+            dialogue.reply = lambda: replies.pop(0)
+            return dialogue
+
+    episode = play(world.env(), CutPolicy([]), seed=0, task="test/reprice/0")
+    assert (episode.stop_reason, episode.turn_stops) == ("answered", ("stop", "length"))
+    assert episode.is_clipped
+    assert Episode.from_json(episode.to_json()) == episode
+
+
+def test_a_record_of_another_version_is_refused(world):
+    plain = play(world.env(), NoopPolicy(), seed=3, task="test/reprice/1").to_dict()
+    assert next(iter(plain)) == "schema_version"
+    assert Episode.from_dict(plain | {"step": 3, "phase": "grpo"}).to_dict() == plain
+    with pytest.raises(ValueError, match="schema version 0, and this version of envgym reads 1"):
+        Episode.from_dict(plain | {"schema_version": 0})
 
 
 def test_the_worlds_failure_voids_the_episode(world):

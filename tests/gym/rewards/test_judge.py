@@ -12,11 +12,11 @@ from envgym.episode import Episode, Failure
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.rewards.evidence import Evidence
-from envgym.rewards.parts.judge import compare_changes, judge_group
+from envgym.rewards.parts.judge import judge, judge_group
 from envgym.rewards.rubric import Rubric
 from envgym.rewards.scoring import llm_judge as judging
 from envgym.rewards.scoring.llm_judge import Judges, fenced, rank_group
-from envgym.rewards.state_diff import compare_changes as compare
+from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 from tests.fakes.shop_env import shop
 from tests.gym.policies.test_openai import server, text_answer
@@ -40,11 +40,11 @@ def judges(monkeypatch):
 
 
 def said(text):
-    return Evidence(TASK, (), (), compare((), ()), text, 1, {})
+    return Evidence(TASK, (), (), compare_changes((), ()), text, 1, {})
 
 
 def ask(url, text="Hello.", **options):
-    return compare_changes(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
+    return judge(said(text), judges=JUDGES, url=url, model="m", rubric=RUBRIC, **options)
 
 
 def counted(judges=None):
@@ -69,7 +69,7 @@ def test_a_good_answer_is_a_tenth_of_its_score():
     assert (path, body["model"], body["temperature"]) == ("/v1/chat/completions", "m", 0.0)
     assert RUBRIC in body["messages"][0]["content"]
     assert "Say hello." in body["messages"][1]["content"]
-    assert counted() == {"asked": 1, "judged": 1}
+    assert counted() == {"requests": 1, "judgements": 1}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_an_answer_of_another_form_is_asked_for_once_more_and_then_masked(text):
     with server(lambda path, body: text_answer(text)) as (url, received):
         assert ask(url) is None
     assert len(received) == 2
-    assert counted() == {"asked": 2, "bad_answer": 1}
+    assert counted() == {"requests": 2, "bad_answer": 1}
 
 
 def test_the_second_request_says_what_was_wrong_with_the_first_answer():
@@ -123,7 +123,7 @@ def test_the_second_request_says_what_was_wrong_with_the_first_answer():
         "user",
     ]
     assert received[1][1]["messages"][2]["content"] == "Seven!"
-    assert counted() == {"asked": 2, "judged": 1}
+    assert counted() == {"requests": 2, "judgements": 1}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_server_that_fails_masks_the_part_after_one_retry(answer):
     with server(lambda path, body: answer) as (url, received):
         assert ask(url) is None
     assert len(received) == 2
-    assert counted() == {"asked": 2, "server": 1}
+    assert counted() == {"requests": 2, "server": 1}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_server_that_fails_masks_the_part_after_one_retry(answer):
 def test_an_answer_without_a_message_is_masked(plain):
     with server(lambda path, body: (200, plain)) as (url, _):
         assert ask(url) is None
-    assert counted() == {"asked": 2, "bad_answer": 1}
+    assert counted() == {"requests": 2, "bad_answer": 1}
 
 
 def test_a_failure_that_passes_costs_one_more_request():
@@ -159,14 +159,14 @@ def test_a_slow_judge_is_masked_as_a_timeout():
 
     with server(slow) as (url, _):
         assert ask(url, timeout_seconds=0.1) is None
-    assert counted() == {"asked": 2, "timeout": 1}
+    assert counted() == {"requests": 2, "timeout": 1}
 
 
 def test_a_judge_that_is_not_there_is_masked_as_unreachable():
     with server(lambda path, body: GOOD) as (url, _):
         pass
     assert ask(url) is None
-    assert counted() == {"asked": 2, "unreachable": 1}
+    assert counted() == {"requests": 2, "unreachable": 1}
 
 
 def test_a_text_beyond_the_context_of_the_judge_is_masked_at_once():
@@ -176,7 +176,7 @@ def test_a_text_beyond_the_context_of_the_judge_is_masked_at_once():
     ):
         assert ask(url) is None
     assert len(received) == 1
-    assert counted() == {"asked": 1, "too_long": 1}
+    assert counted() == {"requests": 1, "too_long": 1}
 
 
 @pytest.mark.parametrize(("status", "told"), [(401, "refused the key"), (404, "HTTP 404")])
@@ -206,7 +206,7 @@ def test_the_server_never_gets_more_requests_than_the_budget():
         scores = [ask(url, f"text {n}", max_calls=3) for n in range(5)]
     assert scores == [pytest.approx(0.7)] * 3 + [None] * 2
     assert len(received) == 3
-    assert counted() == {"asked": 3, "judged": 3, "budget": 2}
+    assert counted() == {"requests": 3, "judgements": 3, "budget": 2}
 
 
 def test_the_budget_holds_between_threads_and_retries():
@@ -220,7 +220,7 @@ def test_the_budget_holds_between_threads_and_retries():
         for thread in threads:
             thread.join()
     assert len(received) == 7
-    assert counted()["asked"] == 7
+    assert counted()["requests"] == 7
     assert counted()["budget"] + counted().get("bad_answer", 0) == 12
 
 
@@ -233,9 +233,9 @@ def test_no_budget_asks_nobody():
 def test_the_same_text_is_judged_once_and_another_rubric_is_another_question():
     with server(lambda path, body: GOOD) as (url, received):
         assert [ask(url), ask(url), ask(url, "Other.")] == [pytest.approx(0.7)] * 3
-        compare_changes(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
+        judge(said("Hello."), judges=JUDGES, url=url, model="m", rubric="10: short.")
     assert len(received) == 3
-    assert counted() == {"asked": 3, "judged": 3, "cached": 1}
+    assert counted() == {"requests": 3, "judgements": 3, "cached": 1}
 
 
 def test_a_failure_is_not_remembered():
@@ -382,7 +382,7 @@ def test_a_group_is_ranked_by_what_the_judge_says():
             0.0,
         ]  # the same group: remembered
     assert len(received) == 2
-    assert counted() == {"asked": 2, "judged": 2, "cached": 2}
+    assert counted() == {"requests": 2, "judgements": 2, "cached": 2}
 
 
 def test_a_void_episode_has_no_rank_and_takes_none():
@@ -416,7 +416,7 @@ def test_a_void_episode_has_no_rank_and_takes_none():
 def test_a_ranking_that_is_no_order_of_the_texts_masks_the_group(text):
     with server(lambda path, body: text_answer(text)) as (url, _):
         assert rank(url, ["a", "bb", "ccc"]) == [None] * 3
-    assert counted() == {"asked": 2, "bad_answer": 1}
+    assert counted() == {"requests": 2, "bad_answer": 1}
 
 
 def test_a_group_is_masked_when_the_budget_ends_between_its_two_orders():
@@ -445,9 +445,7 @@ def test_both_parts_share_one_budget():
 
 
 def test_opinions_are_marked_as_not_grounded():
-    declared = [
-        (vars(part)["grounded"], vars(part)["of_group"]) for part in (compare_changes, judge_group)
-    ]
+    declared = [(vars(part)["grounded"], vars(part)["of_group"]) for part in (judge, judge_group)]
     assert declared == [(False, False), (False, True)]
 
 
@@ -475,8 +473,8 @@ def test_two_worlds_in_one_process_have_their_own_budgets_and_counts(tmp_path):
         first.close()
         assert play_once(second, "text 0") == pytest.approx(0.7)  # asked: the cache is its own
         assert len(received) == 3
-        assert counted(first.rubric.judges) == {"asked": 2, "judged": 2, "budget": 1}
-        assert counted(second.rubric.judges) == {"asked": 1, "judged": 1}
+        assert counted(first.rubric.judges) == {"requests": 2, "judgements": 2, "budget": 1}
+        assert counted(second.rubric.judges) == {"requests": 1, "judgements": 1}
         second.close()
 
 
@@ -488,7 +486,7 @@ def test_a_world_closes_its_judges(tmp_path):
         world.close()
         with pytest.raises(UsageError, match="judges of this world are closed"):
             world.rubric.judges.open(url, "m")
-    assert counted(world.rubric.judges) == {"asked": 1, "judged": 1}
+    assert counted(world.rubric.judges) == {"requests": 1, "judgements": 1}
 
 
 def test_a_part_of_ones_own_shares_the_worlds_judge(tmp_path):

@@ -449,7 +449,12 @@ def test_a_group_votes_by_its_last_messages_and_void_episodes_do_not():
 
 def test_the_vote_is_known_as_a_part_of_a_group_that_no_fact_stands_behind():
     marks = lambda name: vars(shipped_parts()[name])
-    assert marks("majority_vote") == {"of_group": True, "grounded": False, "worst": None}
+    assert marks("majority_vote") == {
+        "of_group": True,
+        "grounded": False,
+        "minimum": None,
+        "uses_judges": False,
+    }
     assert marks("boxed_right") == {}
 
 

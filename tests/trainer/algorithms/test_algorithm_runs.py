@@ -47,7 +47,7 @@ def test_a_run_with_each_preset(preset, guess):
     train(spec, config, folder, console=Console(quiet=True))
     (step,) = [line for line in folder.metrics() if line["phase"] == "grpo"]
     assert step["grad_norm"] > 0
-    assert step["skipped_steps"] == 0
+    assert step["optimizer/skipped_updates"] == 0
     assert yaml.safe_load(folder.config_file.read_text())["train"]["algorithm"]["preset"] == preset
     episodes = [e for _, phase, e in folder.episodes() if phase == "grpo"]
     for episode in episodes:

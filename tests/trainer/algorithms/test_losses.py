@@ -132,7 +132,7 @@ def test_the_drift_since_sampling_is_told():
     _, _, out = one_token(p=0.5, old_p=0.25, advantage=1.0)
     assert out.maxima["sampling/sampling_logp_difference/max"].item() == pytest.approx(math.log(2))
     assert out.maxima["sampling/importance_sampling_ratio/max"].item() == pytest.approx(2.0)
-    assert out.sums["approx_kl"].item() == pytest.approx(2 - 1 - math.log(2))
+    assert out.sums["kl/old_current"].item() == pytest.approx(2 - 1 - math.log(2))
 
 
 def test_sft_is_the_weighted_negative_log_likelihood_over_the_denominator():

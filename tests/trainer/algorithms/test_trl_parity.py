@@ -11,7 +11,7 @@ import torch
 
 from tests.fakes.small_models import byte_tokenizer
 from tests.fakes.tiny_lora import random_samples, tiny_model
-from tests.trainer.learner.test_learner import gradient_of_grpo_step, largest_difference, on_policy
+from tests.trainer.learner.test_learner import gradient_of_update, largest_difference, on_policy
 
 pytest.importorskip("trl", reason="NOT TESTED, no trl: pip install trl")
 
@@ -20,6 +20,7 @@ from trl.trainer.utils import nanstd
 
 from envgym_trainer.algorithms.advantages.group import group_advantages
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 
 CLIP_LOW = 0.2
 CLIP_HIGH = 0.28
@@ -159,8 +160,8 @@ def ours(samples, *, beta=0.0):
         "kl_coef": beta,
         "temperature": TEMPERATURE,
     }
-    return gradient_of_grpo_step(samples, **options), Learner(tiny_model(), **options).grpo_step(
-        samples
+    return gradient_of_update(samples, **options), Learner(tiny_model()).update(
+        samples, UpdateSettings(**options)
     )["loss"]
 
 
@@ -182,7 +183,9 @@ def as_stored(samples):
 def episodes():
     """Sampled by another policy: ratios differ from 1 and some are clipped on either side."""
     drawn = as_stored(on_policy(tiny_model(seed=1), SAMPLES, temperature=TEMPERATURE))
-    metrics = Learner(tiny_model(), clip_high=CLIP_HIGH, temperature=TEMPERATURE).grpo_step(drawn)
+    metrics = Learner(tiny_model()).update(
+        drawn, UpdateSettings(clip_high=CLIP_HIGH, temperature=TEMPERATURE)
+    )
     assert min(metrics["clip_ratio/low_mean"], metrics["clip_ratio/high_mean"]) > 0
     return drawn
 

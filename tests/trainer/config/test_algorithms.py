@@ -19,6 +19,7 @@ from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.config.presets import preset_names
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from tests.fakes.tiny_lora import random_samples, tiny_model
 from tests.trainer.learner.test_learner import adapter, largest_difference, on_policy
 
@@ -288,9 +289,6 @@ def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, **settings):
         max_grad_norm=1e9,
         layout=layout,
         max_tokens_per_micro_batch=budget,
-        kl_coef=kl_coef,
-        clip_low=chosen.loss.clip_low,
-        clip_high=chosen.loss.clip_high,
         algorithm=chosen,
         constant_length=7,
     )
@@ -298,7 +296,12 @@ def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, **settings):
     learner.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in learner.parameters.items()}
     )
-    learner.grpo_step(samples)
+    learner.update(
+        samples,
+        UpdateSettings(
+            kl_coef=kl_coef, clip_low=chosen.loss.clip_low, clip_high=chosen.loss.clip_high
+        ),
+    )
     return seen
 
 
@@ -367,7 +370,6 @@ def test_a_steps_gradient_is_that_of_the_written_formula(loss, aggregation):
     learner = Learner(
         tiny_model(),
         max_grad_norm=1e9,
-        **clips,
         algorithm=AlgorithmConfig.model_validate(
             {"loss": {"name": loss}, "aggregation": {"kind": aggregation}}
         ),
@@ -377,7 +379,7 @@ def test_a_steps_gradient_is_that_of_the_written_formula(loss, aggregation):
     learner.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in learner.parameters.items()}
     )
-    learner.grpo_step(samples)
+    learner.update(samples, UpdateSettings(**clips))
     assert (
         largest_difference(seen, expected) < 1e-7
     )  # old logprobs and advantages are kept in float32
@@ -456,14 +458,14 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
             {"importance_weights": {"mode": "truncate", "max": 1.0}}
         ),
     )
-    scored = learner.scored(samples)
+    scored = learner.with_trainer_logprobs(samples, UpdateSettings())
     own = on_policy(tiny_model(), samples)
     for s, o in zip(scored, own, strict=True):
         assert s.trainer_logprobs == pytest.approx(
             [v if m else 0.0 for v, m in zip(o.old_logprobs, o.loss_mask, strict=True)], abs=1e-6
         )
     before = adapter(learner.model)
-    metrics = learner.grpo_step(scored)
+    metrics = learner.update(scored, UpdateSettings())
     assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(
         1.0, abs=1e-5
     )  # nothing was updated in between
@@ -479,7 +481,7 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
     )
     assert largest_difference(before, adapter(learner.model)) > 0
     assert (
-        learner.scored(scored) == scored
+        learner.with_trainer_logprobs(scored, UpdateSettings()) == scored
     )  # a second update of the same samples keeps the first scoring
 
 

@@ -5,6 +5,7 @@ import torch
 
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach
 from tests.fakes.dialogues import talk, together
@@ -64,7 +65,9 @@ def test_sampled_logprobs_are_those_of_a_fresh_forward(device, dtype):
 @pytest.mark.parametrize(("device", "dtype"), DEVICES)
 def test_the_trees_update_is_that_of_padded_rows(device, dtype):
     norms = [
-        Learner(adapted(device, dtype), layout=layout).grpo_step(random_samples(0))["grad_norm"]
+        Learner(adapted(device, dtype), layout=layout).update(random_samples(0), UpdateSettings())[
+            "grad_norm"
+        ]
         for layout in ("tree", "flat")
     ]
     assert norms[0] > 0

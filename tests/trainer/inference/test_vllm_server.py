@@ -7,6 +7,7 @@ from envgym.errors import PrerequisiteError, UsageError, WorldFailure
 from envgym_trainer.batch import Sample
 from envgym_trainer.inference.vllm_server import VllmServerEngine
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
 from envgym_trainer.run.folder import RunFolder
@@ -77,7 +78,7 @@ def test_a_changed_adapter_is_sampled_at_once_under_another_name_and_salt_and_th
     adapted = get_peft_model(
         small_llama(TOKENIZER), LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False)
     )
-    learner = Learner(adapted, learning_rate=1e-2)
+    learner = Learner(adapted)
     for version in (1, 2):
         engine.refresh(adapted)
         traces = [
@@ -85,8 +86,9 @@ def test_a_changed_adapter_is_sampled_at_once_under_another_name_and_salt_and_th
         ]
         assert max(gap(adapted, trace) for trace in traces) < 1e-4
         assert len(state.adapters) == len(list(tmp_path.iterdir())) == 1
-        metrics = learner.grpo_step(
-            [Sample.from_trace(trace, advantage=(-1.0) ** n) for n, trace in enumerate(traces)]
+        metrics = learner.update(
+            [Sample.from_trace(trace, advantage=(-1.0) ** n) for n, trace in enumerate(traces)],
+            UpdateSettings(learning_rate=1e-2),
         )
         assert metrics["sampling/sampling_logp_difference/max"] < 1e-4
         assert learner.updates == version
@@ -179,7 +181,7 @@ def test_a_run_samples_warm_start_and_grpo_on_the_server_and_the_two_agree_at_ea
         assert start("guess", settings, out=tmp_path, name="r", resume=None) == 0
     run = RunFolder.open(tmp_path / "r")
     steps = [line for line in run.metrics() if line["phase"] == "grpo"]
-    assert all(line["grad_norm"] > 0 and line["offpolicy/mismatch_max"] < 1e-4 for line in steps)
+    assert all(line["grad_norm"] > 0 and line["off_policy/mismatch_max"] < 1e-4 for line in steps)
     assert len({body["model"] for path, body in state.requests if path == "/v1/completions"}) >= 4
     assert not state.adapters
     assert (run.adapter / "adapter_model.safetensors").is_file()

@@ -77,7 +77,7 @@ def gradients(model, *, few, seed=0):
 
 KINDS = [
     {"dropout": 0.3},
-    {"dora": True},
+    {"use_dora": True},
     {"use_rslora": True},
     {"bias": "lora_only"},
     {"bias": "all"},

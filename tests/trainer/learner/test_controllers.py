@@ -1,5 +1,6 @@
 """Controllers bring real (if small) policies to their targets and hold them there, by real gradients of the real losses."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,16 +10,20 @@ from pydantic import ValidationError
 from envgym.errors import UsageError
 from envgym_trainer.algorithms.entropy import entropy_bonus
 from envgym_trainer.algorithms.losses.grpo import grpo_loss, k3_kl
-from envgym_trainer.config.controllers import ControllersConfig, EntropyControl, KLControl
-from envgym_trainer.learner.controllers import (
-    AdaptiveEntropy,
-    AdaptiveKL,
-    AdaptiveLearningRate,
-    Controllers,
-    updates_until_stopped,
+from envgym_trainer.config.controllers import (
+    ControllersConfig,
+    EntropyControl,
+    KLControl,
+    LearningRateControl,
 )
+from envgym_trainer.learner.controllers import STEP_KL, Controller, Controllers, find_controllers
+from envgym_trainer.learner.controllers.entropy import AdaptiveEntropy
+from envgym_trainer.learner.controllers.kl import AdaptiveKL
+from envgym_trainer.learner.controllers.learning_rate import AdaptiveLearningRate
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.logprobs import action_logprobs
+from envgym_trainer.learner.off_policy import MismatchMonitor, inner_updates
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.training.launch import resolve
 from tests.fakes.tiny_lora import random_samples, tiny_model
 
@@ -30,13 +35,9 @@ class Bandit:
     """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps on `grpo_loss`; the base is
     uniform. What it lacks of the real learner is the language model alone."""
 
-    def __init__(self, *, learning_rate=0.5, kl_coef=0.0, entropy_coef=0.0, seed=0):
-        self.learning_rate = learning_rate
-        self.kl_coef = kl_coef
-        self.entropy_coef = entropy_coef
-        self.max_kl = None
+    def __init__(self, *, seed=0, **settings):
+        self.settings = UpdateSettings(**{"learning_rate": 0.5} | settings)
         self.updates = 0
-        self.warmup_steps = 0
         self.logits = torch.zeros(ARMS, dtype=torch.float64, requires_grad=True)
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -47,7 +48,7 @@ class Bandit:
         rewards = arms.double() / (ARMS - 1)
         return arms, policy[arms], rewards - rewards.mean()
 
-    def step(self, pulls):
+    def update(self, pulls, settings, *, check=None):
         arms, old, advantages = pulls
         policy = self.logits.log_softmax(0)
         out = grpo_loss(
@@ -55,42 +56,44 @@ class Bandit:
             old,
             advantages,
             denominator=PULLS,
-            kl_coef=self.kl_coef,
+            kl_coef=settings.kl_coef,
             clip_low=9.0,
             clip_high=9.0,
-            ref_logprobs=torch.full_like(old, -math.log(ARMS)) if self.kl_coef else None,
+            ref_logprobs=torch.full_like(old, -math.log(ARMS)) if settings.kl_coef else None,
         )
         entropy = -(policy.exp() * policy).sum().expand(PULLS)
-        loss = out.loss + entropy_bonus(entropy, coef=self.entropy_coef, denominator=PULLS)
+        loss = out.loss + entropy_bonus(entropy, coef=settings.entropy_coef, denominator=PULLS)
         (gradient,) = torch.autograd.grad(loss, self.logits)
         metrics = {name: value.item() / PULLS for name, value in out.sums.items()} | {
             "entropy": entropy[0].item()
         }
-        if self.max_kl is not None and metrics["approx_kl"] > self.max_kl:
-            return metrics | {"controller/stopped": 1.0, "grad_norm": 1.0}
-        self.logits.data -= self.learning_rate * gradient
+        if settings.max_kl is not None and metrics["kl/old_current"] > settings.max_kl:
+            return metrics | {"controller/update_skipped": 1.0, "grad_norm": 1.0}
+        self.logits.data -= settings.learning_rate * gradient
         self.updates += 1
         return metrics | {"grad_norm": gradient.norm().item()}
 
-    def step_kl(self, samples):
-        ((arms, old, _),) = samples
+    def step_kl(self, pulls):
+        arms, old, _ = pulls
         return k3_kl(old, self.logits.detach().log_softmax(0)[arms]).mean().item()
 
 
 def controlled(bandit, controls, steps):
     """Metrics of so many steps, each answered by the controllers as the trainer does it."""
-    controls.attach(bandit)
+    settings = controls.apply(bandit.settings)
     lines = []
     for _ in range(steps):
         pulls = bandit.pull()
-        metrics = bandit.step(pulls)
-        lines.append(metrics | controls.update(bandit, metrics, [pulls]))
+        metrics = bandit.update(pulls, settings)
+        if controls.needs_step_kl:
+            metrics[STEP_KL] = bandit.step_kl(pulls)
+        settings = controls.next(settings, metrics)
+        lines.append(metrics | controls.metrics())
     return lines
 
 
-def controls_of(bandit, max_kl=None, **config):
-    starts = {name: getattr(bandit, name) for name in ("learning_rate", "kl_coef", "entropy_coef")}
-    return Controllers(ControllersConfig.model_validate(config), max_kl=max_kl, **starts)
+def controls_of(bandit, **config):
+    return Controllers(ControllersConfig.model_validate(config), bandit.settings)
 
 
 def assert_held(values, target):
@@ -128,22 +131,37 @@ def test_the_entropy_comes_to_its_target_where_without_a_bonus_it_would_be_lost(
 
 
 def test_the_updates_of_a_step_stop_where_the_policy_has_gone_as_far_as_allowed():
-    bandit = Bandit(learning_rate=0.1)
-    controls_of(bandit, max_kl=0.002).attach(bandit)
+    bandit = Bandit(learning_rate=0.1, max_kl=0.002)
+    monitor = MismatchMonitor(dtype=torch.float64, on_mismatch="stop", say=print)
     for _ in range(8):
         pulls = bandit.pull()
         before = bandit.updates
-        rounds = updates_until_stopped(bandit.step, [pulls] * 200)
-        assert len(rounds) < 200
-        assert bandit.updates - before == len(rounds) - 1  # the last one was left out
-        assert abs(rounds[-1]["approx_kl"] / 0.002 - 1) < 0.2
+        kls = []
+
+        class Recorded:
+            updates = property(lambda self: bandit.updates)
+
+            def update(self, samples, settings, *, check=None, kls=kls):
+                metrics = bandit.update(samples, settings)
+                kls.append(metrics["kl/old_current"])
+                return metrics
+
+        inner_updates(Recorded(), [pulls] * 200, bandit.settings, epochs=1, watch=monitor)
+        assert len(kls) < 200
+        assert bandit.updates - before == len(kls) - 1  # the last one was left out
+        assert abs(kls[-1] / 0.002 - 1) < 0.2
+
+
+def updated(control, measured):
+    control.update({control.metric: measured})
+    return control.value
 
 
 def test_ziegler_by_hand():
     control = AdaptiveKL(KLControl(target=0.1, gain=0.1), 1.0)
-    assert control.update(0.11) == pytest.approx(1.01)  # 10 % too far: 1 + 0.1 * 0.1
-    assert control.update(5.0) == pytest.approx(1.01 * 1.02)  # clipped to 20 %
-    assert control.update(0.0) == pytest.approx(1.01 * 1.02 * 0.98)
+    assert updated(control, 0.11) == pytest.approx(1.01)  # 10 % too far: 1 + 0.1 * 0.1
+    assert updated(control, 5.0) == pytest.approx(1.01 * 1.02)  # clipped to 20 %
+    assert updated(control, 0.0) == pytest.approx(1.01 * 1.02 * 0.98)
     with pytest.raises(ValueError, match="never leaves 0"):
         AdaptiveKL(KLControl(target=0.1), 0.0)
 
@@ -153,23 +171,31 @@ def test_the_learning_rate_by_hand():
         {"learning_rate": {"target": 0.01, "gain": 0.5, "min": 0.5, "max": 2.0}}
     )
     control = AdaptiveLearningRate(config.learning_rate, 1.0)
-    assert control.update(0.014) == pytest.approx(math.exp(-0.2))  # 40 % too far, times the gain
-    assert control.update(1.0) == pytest.approx(math.exp(-0.2) / 1.5)  # at most by 1.5
-    assert control.update(1.0) == 0.5  # the bound
+    assert updated(control, 0.014) == pytest.approx(math.exp(-0.2))  # 40 % too far, times the gain
+    assert updated(control, 1.0) == pytest.approx(math.exp(-0.2) / 1.5)  # at most by 1.5
+    assert updated(control, 1.0) == 0.5  # the bound
+
+
+def test_the_learning_rate_is_unchanged_during_warm_up():
+    config = ControllersConfig(learning_rate=LearningRateControl(target=0.01, max=1.0))
+    start = UpdateSettings(learning_rate=0.1)
+    controls = Controllers(config, start)
+    assert controls.next(start, {STEP_KL: 1.0}, is_warming_up=True) == start
+    assert controls.next(start, {STEP_KL: 1.0}).learning_rate < 0.1
 
 
 def test_the_entropy_weight_by_hand():
     control = AdaptiveEntropy(
         EntropyControl(target=1.0, gain=0.1, proportional_gain=0.5, min=0.001, max=1.0), 0.01
     )
-    assert control.update(0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing
-    assert control.update(1.0) == pytest.approx(
+    assert updated(control, 0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing
+    assert updated(control, 1.0) == pytest.approx(
         0.01 * math.exp(0.05)
     )  # the integral stays, the proportional part goes
     for _ in range(100):
-        control.update(9.0)
-    assert control.value == pytest.approx(control.config.min)
-    assert control.integral == pytest.approx(math.log(control.config.min))  # not wound up below
+        updated(control, 9.0)
+    assert control.value == pytest.approx(control.options.min)
+    assert control.integral == pytest.approx(math.log(control.options.min))  # not wound up below
 
 
 def test_a_step_without_a_measurement_leaves_everything_as_it_is():
@@ -178,9 +204,10 @@ def test_a_step_without_a_measurement_leaves_everything_as_it_is():
         bandit, kl={"target": 0.1}, learning_rate={"target": 0.1}, entropy={"target": 1.0}
     )
     before = controls.state_dict()
-    out = controls.update(bandit, {"grad_norm": 0.0, "kl": math.nan}, [])
+    started = controls.apply(bandit.settings)
+    assert controls.next(started, {"grad_norm": 0.0, "kl": math.nan}) == started
     assert controls.state_dict() == before
-    assert out == {
+    assert controls.metrics() == {
         "controller/kl_coef": 0.1,
         "controller/entropy_coef": 1e-5,
         "controller/learning_rate": 1e-4,
@@ -239,11 +266,15 @@ def test_the_learners_entropy_bonus_is_the_written_formula_for_every_layout(layo
     samples = random_samples(0)
     coef = 0.3
     options = {"max_grad_norm": 1e9, "layout": layout, "max_tokens_per_micro_batch": budget}
-    with_bonus = Learner(tiny_model(), entropy_coef=coef, **options)
-    without = Learner(tiny_model(), **options)
     ours, plain = (
-        gradient_of(lambda lr=learner: lr.grpo_step(samples), learner)
-        for learner in (with_bonus, without)
+        gradient_of(
+            lambda lr=learner, settings=settings: lr.update(samples, settings),
+            learner,
+        )
+        for learner, settings in (
+            (Learner(tiny_model(), **options), UpdateSettings(entropy_coef=coef)),
+            (Learner(tiny_model(), **options), UpdateSettings()),
+        )
     )
     model = tiny_model()
     total = 0.0
@@ -266,22 +297,43 @@ def test_the_learner_leaves_an_update_out_once_its_samples_are_too_far():
     model = tiny_model()
     before = [value.clone() for value in model.parameters()]
     learner = Learner(model)
-    learner.max_kl = 1e-6  # the samples are another policy's
-    metrics = learner.grpo_step(random_samples(0))
-    assert (metrics["controller/stopped"], learner.updates) == (1.0, 0)
+    # The samples are another policy's.
+    metrics = learner.update(random_samples(0), UpdateSettings(max_kl=1e-6))
+    assert (metrics["controller/update_skipped"], learner.updates) == (1.0, 0)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
-    learner.max_kl = 1e6
-    assert learner.grpo_step(random_samples(0))["controller/stopped"] == 0.0
+    metrics = learner.update(random_samples(0), UpdateSettings(max_kl=1e6))
+    assert metrics["controller/update_skipped"] == 0.0
     assert learner.updates == 1
 
 
 def test_step_kl_is_the_mean_k3_of_sampled_tokens():
     learner = Learner(tiny_model(), max_grad_norm=1e9)
     samples = random_samples(0)
-    assert learner.step_kl(samples) == pytest.approx(
-        learner.grpo_step(samples)["approx_kl"], rel=1e-6
+    assert learner.step_kl(samples, UpdateSettings()) == pytest.approx(
+        learner.update(samples, UpdateSettings())["kl/old_current"], rel=1e-6
     )
-    assert math.isnan(learner.step_kl([]))
+    assert math.isnan(learner.step_kl([], UpdateSettings()))
+
+
+def test_update_settings_are_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        UpdateSettings().learning_rate = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", find_controllers())
+def test_each_controller_of_the_folder_has_a_setting_a_block_and_an_exact_state(name):
+    kind = find_controllers()[name]
+    assert issubclass(kind, Controller)
+    start = getattr(UpdateSettings(kl_coef=0.1, entropy_coef=1e-3), kind.setting)
+    options = ControllersConfig.model_validate({name: {"target": 0.1}})
+    control = kind(getattr(options, name), start)
+    for measured in (0.3, 0.05, 0.2):
+        control.update({kind.metric: measured})
+    again = kind(getattr(options, name), start)
+    again.load_state_dict(control.state_dict())
+    for each in (control, again):
+        each.update({kind.metric: 0.07})
+    assert again.value == control.value != start
 
 
 @pytest.mark.parametrize(

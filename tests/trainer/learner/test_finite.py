@@ -17,6 +17,7 @@ from envgym_trainer.algorithms.credit import build_samples
 from envgym_trainer.batch import Sample
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from tests.fakes.tiny_lora import random_samples, tiny_model
 from tests.trainer.learner.test_learner import adapter, largest_difference
 
@@ -61,18 +62,16 @@ def odd_step(rng):
 def test_a_hundred_odd_steps_each_update_finitely_or_are_skipped_and_counted(layout, kl_coef):
     rng = random.Random(layout)
     outcomes = Counter()
-    learner = Learner(
-        tiny_model(dtype=torch.float32), layout=layout, kl_coef=kl_coef, learning_rate=1e-3
-    )
+    learner = Learner(tiny_model(dtype=torch.float32), layout=layout)
     for _ in range(25):
         before = adapter(learner.model)
-        counts = (learner.updates, learner.skipped_steps)
-        metrics = learner.grpo_step(odd_step(rng))
+        counts = (learner.updates, learner.skipped_updates)
+        metrics = learner.update(odd_step(rng), UpdateSettings(kl_coef=kl_coef, learning_rate=1e-3))
         updated = learner.updates - counts[0]
-        skipped = learner.skipped_steps - counts[1]
+        skipped = learner.skipped_updates - counts[1]
         outcomes[updated, skipped] += 1
         assert all(value.isfinite().all() for value in learner.parameters.values())
-        assert metrics["skipped_steps"] == learner.skipped_steps
+        assert metrics["optimizer/skipped_updates"] == learner.skipped_updates
         if not updated:
             assert largest_difference(before, adapter(learner.model)) == 0
     assert set(outcomes) <= {(1, 0), (0, 1), (0, 0)}
@@ -90,21 +89,21 @@ def test_a_hundred_odd_steps_each_update_finitely_or_are_skipped_and_counted(lay
 )
 def test_rows_without_an_action_alone_are_no_step_and_no_skip(rows):
     learner = Learner(tiny_model(dtype=torch.float32))
-    assert learner.grpo_step(rows)["grad_norm"] == 0.0
-    assert (learner.updates, learner.skipped_steps) == (0, 0)
+    assert learner.update(rows, UpdateSettings())["grad_norm"] == 0.0
+    assert (learner.updates, learner.skipped_updates) == (0, 0)
 
 
 @pytest.mark.parametrize("layout", ["tree", "flat"])
 def test_rows_without_an_action_change_nothing_beside_others(layout):
     plain, mixed = (Learner(tiny_model(dtype=torch.float32), layout=layout) for _ in range(2))
-    plain.grpo_step(random_samples(1))
-    mixed.grpo_step([EMPTY_ACTION_ROW, *random_samples(1), NO_TOKENS, ONE_TOKEN_ROW])
+    plain.update(random_samples(1), UpdateSettings())
+    mixed.update([EMPTY_ACTION_ROW, *random_samples(1), NO_TOKENS, ONE_TOKEN_ROW], UpdateSettings())
     assert largest_difference(adapter(plain.model), adapter(mixed.model)) == 0
 
 
 def test_a_single_sampled_token_is_an_update():
     learner = Learner(tiny_model(dtype=torch.float32))
-    assert learner.grpo_step([ONE_ACTION])["batch/action_tokens"] == 1.0
+    assert learner.update([ONE_ACTION], UpdateSettings())["batch/action_tokens"] == 1.0
     assert learner.updates == 1
 
 
@@ -116,8 +115,8 @@ def test_equal_rewards_are_no_step_however_large(reward, std):
         [[episode(reward)] * 3], AlgorithmConfig(advantage=AdvantageConfig(std=std))
     )
     assert [sample.advantage for sample in samples] == [0.0] * 3
-    learner.grpo_step(samples)
-    assert (learner.updates, learner.skipped_steps) == (0, 0)
+    learner.update(samples, UpdateSettings())
+    assert (learner.updates, learner.skipped_updates) == (0, 0)
 
 
 @pytest.mark.parametrize("huge", [1e4, 1e12, 1e30, 3e38])
@@ -128,8 +127,8 @@ def test_huge_rewards_leave_finite_weights(huge, std):
         [[episode(huge), episode(-huge, tokens=4, sampled=2), episode(0.0)]],
         AlgorithmConfig(advantage=AdvantageConfig(std=std)),
     )
-    learner.grpo_step(samples)
-    assert learner.updates + learner.skipped_steps <= 1
+    learner.update(samples, UpdateSettings())
+    assert learner.updates + learner.skipped_updates <= 1
     assert all(value.isfinite().all() for value in learner.parameters.values())
 
 
@@ -139,7 +138,7 @@ def rates_at_the_optimizer(learner, steps):
     step = learner.optimizer.step
     learner.optimizer.step = lambda: (seen.append(learner.optimizer.param_groups[0]["lr"]), step())
     for samples in steps:
-        learner.grpo_step(samples)
+        learner.update(samples, UpdateSettings(learning_rate=1e-3))
     return seen
 
 
@@ -149,7 +148,6 @@ def rates_at_the_optimizer(learner, steps):
 def test_the_rate_after_n_updates_is_its_closed_form_for_any_micro_batch_split(layout, budget):
     learner = Learner(
         tiny_model(dtype=torch.float32),
-        learning_rate=1e-3,
         warmup_steps=4,
         layout=layout,
         max_tokens_per_micro_batch=budget,

@@ -18,6 +18,7 @@ from envgym_trainer.batch import flat_batch
 from envgym_trainer.learner.distributed import ProcessGroup, refuse_launcher
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.prefix_tree import tree_batch
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.training.launch import start
 from tests.fakes.rank_worker import SAMPLES, STEPS, after_steps, gradient_of, learner
 from tests.fakes.tiny_lora import tiny_model
@@ -27,7 +28,9 @@ CLIP_LOW = 0.2
 CLIP_HIGH = 0.28
 KL = 0.1
 TEMPERATURE = 0.7
-OPTIONS = {"clip_low": CLIP_LOW, "clip_high": CLIP_HIGH, "kl_coef": KL, "temperature": TEMPERATURE}
+SETTINGS = UpdateSettings(
+    clip_low=CLIP_LOW, clip_high=CLIP_HIGH, kl_coef=KL, temperature=TEMPERATURE
+)
 
 
 def written_formula():
@@ -86,7 +89,7 @@ def test_every_layout_and_token_budget_gives_the_gradient_and_loss_of_the_writte
     layout, budget, formula
 ):
     gradient, metrics = gradient_of(
-        learner(layout=layout, max_tokens_per_micro_batch=budget, **OPTIONS), SAMPLES
+        learner(layout=layout, max_tokens_per_micro_batch=budget), SAMPLES, SETTINGS
     )
     assert gap(gradient, formula[0]) < 1e-9
     assert metrics["loss"] == pytest.approx(formula[1], abs=1e-9)
@@ -100,13 +103,13 @@ def test_every_number_of_accumulated_pieces_gives_it_wherever_they_are_cut_and_w
     for _ in range(2):
         rows = rng.sample(SAMPLES, len(SAMPLES))
         cuts = [0, *sorted(rng.sample(range(1, len(rows)), pieces - 1)), len(rows)]
-        one = learner(**OPTIONS)
+        one = learner()
         made = [
             MAKE[rng.choice(["tree", "flat"])](rows[start:end]) for start, end in pairwise(cuts)
         ]
         one.micro_batches = lambda samples, made=made: made
         assert len(made) == pieces
-        assert gap(gradient_of(one, SAMPLES)[0], formula[0]) < 1e-9
+        assert gap(gradient_of(one, SAMPLES, SETTINGS)[0], formula[0]) < 1e-9
 
 
 @pytest.mark.parametrize("layout", ["tree", "flat"])
@@ -114,7 +117,7 @@ def test_every_order_of_the_rows_gives_it(layout, formula):
     for seed in range(2):
         rows = random.Random(seed).sample(SAMPLES, len(SAMPLES))
         gradient, _ = gradient_of(
-            learner(layout=layout, max_tokens_per_micro_batch=40, **OPTIONS), rows
+            learner(layout=layout, max_tokens_per_micro_batch=40), rows, SETTINGS
         )
         assert gap(gradient, formula[0]) < 1e-9
 

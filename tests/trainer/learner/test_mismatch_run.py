@@ -55,18 +55,18 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
     folder = RunFolder.open(tmp_path / "runs" / "r")
     assert len(lines(folder)) == 3
     for line in lines(folder):
-        assert line["offpolicy/mismatch_max"] < 1e-4 < line["offpolicy/staleness_max"]
-        assert line["offpolicy/mismatch_mean"] < 1e-5 < line["offpolicy/staleness_mean"]
-        assert 0 < line["offpolicy/ess"] < 1
-        assert line["alarm/mismatch"] == 0.0
+        assert line["off_policy/mismatch_max"] < 1e-4 < line["off_policy/staleness_max"]
+        assert line["off_policy/mismatch_mean"] < 1e-5 < line["off_policy/staleness_mean"]
+        assert 0 < line["off_policy/ess"] < 1
+        assert line["off_policy/mismatch_alarm"] == 0.0
     learner = torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)
     assert learner["updates"] == 3 * 2 * 3  # steps, shares, epochs
     curves = set(EventAccumulator(str(folder.path)).Reload().Tags()["scalars"])
     assert {
-        "offpolicy/mismatch_max",
-        "offpolicy/staleness_mean",
-        "offpolicy/ess",
-        "alarm/mismatch",
+        "off_policy/mismatch_max",
+        "off_policy/staleness_mean",
+        "off_policy/ess",
+        "off_policy/mismatch_alarm",
     } <= curves
 
 
@@ -94,7 +94,7 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
     assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
     capsys.readouterr()
     assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0
-    assert [m["alarm/mismatch"] for m in lines(folder)] == [0.0, 1.0, 1.0]
+    assert [m["off_policy/mismatch_alarm"] for m in lines(folder)] == [0.0, 1.0, 1.0]
     assert (
         " ".join(capsys.readouterr().out.split()).count("WARNING: sampler and trainer disagree")
         == 1

@@ -21,6 +21,7 @@ from envgym_trainer.learner.off_policy import (
     inner_updates,
     with_drift,
 )
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach
 from tests.fakes.small_models import byte_tokenizer, small_llama
@@ -37,7 +38,10 @@ def watch(on_mismatch="stop", said=None):
 def fresh(seed=0, **options):
     """A float32 learner and samples that its own weights gave their logprobs."""
     model = tiny_model(dtype=torch.float32)
-    return Learner(model, learning_rate=1e-2, **options), on_policy(model, random_samples(seed))
+    return Learner(model, **options), on_policy(model, random_samples(seed))
+
+
+FAST = UpdateSettings(learning_rate=1e-2)
 
 
 def test_drift_by_hand():
@@ -69,51 +73,51 @@ def test_the_effective_sample_size_by_hand():
 
 def test_mismatch_is_what_stands_before_the_first_update_and_staleness_what_comes_after():
     learner, samples = fresh()
-    metrics = inner_updates(learner, [samples[:6], samples[6:]], epochs=2, watch=watch())
+    metrics = inner_updates(learner, [samples[:6], samples[6:]], FAST, epochs=2, watch=watch())
     assert (
-        metrics["offpolicy/mismatch_max"]
+        metrics["off_policy/mismatch_max"]
         < 1e-4
-        < metrics["offpolicy/staleness_mean"]
-        < metrics["offpolicy/staleness_max"]
+        < metrics["off_policy/staleness_mean"]
+        < metrics["off_policy/staleness_max"]
     )
-    assert metrics["offpolicy/ess"] < 0.9999
-    assert metrics["alarm/mismatch"] == 0.0
+    assert metrics["off_policy/ess"] < 0.9999
+    assert metrics["off_policy/mismatch_alarm"] == 0.0
     assert learner.updates == 4  # two shares, twice over
 
 
 def test_one_update_a_step_has_no_staleness_and_a_full_sample():
     learner, samples = fresh()
-    metrics = inner_updates(learner, [samples], epochs=1, watch=watch())
-    assert "offpolicy/staleness_mean" not in metrics
-    assert metrics["offpolicy/ess"] == pytest.approx(1.0, abs=1e-6)
+    metrics = inner_updates(learner, [samples], FAST, epochs=1, watch=watch())
+    assert "off_policy/staleness_mean" not in metrics
+    assert metrics["off_policy/ess"] == pytest.approx(1.0, abs=1e-6)
     assert not any(name.startswith("drift/") for name in metrics)
 
 
 def test_a_share_without_a_lesson_leaves_the_next_one_before_the_first_update():
     learner, samples = fresh()
     idle = [dataclasses.replace(sample, advantage=0.0) for sample in samples[:6]]
-    metrics = inner_updates(learner, [idle, samples[6:]], epochs=1, watch=watch())
-    assert "offpolicy/mismatch_max" in metrics
-    assert "offpolicy/staleness_max" not in metrics
+    metrics = inner_updates(learner, [idle, samples[6:]], FAST, epochs=1, watch=watch())
+    assert "off_policy/mismatch_max" in metrics
+    assert "off_policy/staleness_max" not in metrics
 
 
 def test_a_step_without_any_lesson_measures_nothing_and_rings_nothing():
     learner, samples = fresh()
     idle = [dataclasses.replace(sample, advantage=0.0) for sample in samples]
-    metrics = inner_updates(learner, [idle], epochs=2, watch=watch())
-    assert not any(name.startswith(("offpolicy/", "alarm/")) for name in metrics)
+    metrics = inner_updates(learner, [idle], FAST, epochs=2, watch=watch())
+    assert not any(name.startswith(("off_policy/", "alarm/")) for name in metrics)
 
 
 def test_the_numbers_of_several_updates_are_means_but_for_extremes():
     rounds = [
-        {"loss": 1.0, "x/max": 1.0, "offpolicy/ess": 0.9, "alarm/mismatch": 0.0},
-        {"loss": 3.0, "x/max": 2.0, "alarm/mismatch": 1.0},
+        {"loss": 1.0, "x/max": 1.0, "off_policy/ess": 0.9, "off_policy/mismatch_alarm": 0.0},
+        {"loss": 3.0, "x/max": 2.0, "off_policy/mismatch_alarm": 1.0},
     ]
-    assert combine([*rounds, {"offpolicy/ess": 0.5}]) == {
+    assert combine([*rounds, {"off_policy/ess": 0.5}]) == {
         "loss": 2.0,
         "x/max": 2.0,
-        "offpolicy/ess": 0.5,
-        "alarm/mismatch": 1.0,
+        "off_policy/ess": 0.5,
+        "off_policy/mismatch_alarm": 1.0,
     }
 
 
@@ -125,7 +129,7 @@ def test_one_wrong_logprob_stops_the_step_before_anything_is_learned(wrong):
     samples[0] = dataclasses.replace(samples[0], old_logprobs=old)
     before = adapter(learner.model)
     with pytest.raises(SamplerMismatch, match=r"disagree.*float32 explains.*on_mismatch=warn"):
-        inner_updates(learner, [samples], epochs=1, watch=watch())
+        inner_updates(learner, [samples], FAST, epochs=1, watch=watch())
     assert largest_difference(before, adapter(learner.model)) == 0
     assert learner.updates == 0
 
@@ -151,16 +155,17 @@ def test_a_small_error_of_every_token_rings_though_no_single_one_is_large():
         for s in samples
     ]
     with pytest.raises(SamplerMismatch):
-        inner_updates(learner, [shifted], epochs=1, watch=watch())
+        inner_updates(learner, [shifted], FAST, epochs=1, watch=watch())
 
 
 def test_warned_the_run_goes_on_is_told_once_and_keeps_the_alarm_on_its_curve():
-    learner, samples = fresh(temperature=0.7)  # trap 23: these were sampled at temperature 1
+    learner, samples = fresh()  # trap 23: these were sampled at temperature 1
+    wrong = UpdateSettings(learning_rate=1e-2, temperature=0.7)
     said = []
     rung = watch("warn", said)
     for updates in (1, 2):
-        metrics = inner_updates(learner, [samples], epochs=1, watch=rung)
-        assert (metrics["alarm/mismatch"], learner.updates) == (1.0, updates)
+        metrics = inner_updates(learner, [samples], wrong, epochs=1, watch=rung)
+        assert (metrics["off_policy/mismatch_alarm"], learner.updates) == (1.0, updates)
     assert len(said) == 1
     assert "train.checks.on_mismatch: warn" in said[0]
 
@@ -172,7 +177,7 @@ def test_dropout_rings():  # trap 25
             torch.nn.init.normal_(value, std=0.1)
     samples = on_policy(model.eval(), random_samples(1))
     with pytest.raises(SamplerMismatch):
-        inner_updates(Learner(model), [samples], epochs=1, watch=watch())
+        inner_updates(Learner(model), [samples], FAST, epochs=1, watch=watch())
 
 
 def sampled_by_the_engine(model, tokenizer, *, temperature, refreshed=True):
@@ -209,24 +214,24 @@ def test_what_the_sampler_said_is_what_the_learner_finds(small, temperature):  #
     model, tokenizer = small
     samples = sampled_by_the_engine(model, tokenizer, temperature=temperature)
     metrics = inner_updates(
-        Learner(model, learning_rate=0.0, temperature=temperature),
+        Learner(model),
         [samples],
+        UpdateSettings(learning_rate=0.0, temperature=temperature),
         epochs=1,
         watch=watch(),
     )
     assert metrics["sampling/importance_sampling_ratio/mean"] == pytest.approx(1.0, abs=1e-6)
-    assert metrics["offpolicy/mismatch_max"] < 1e-4
-    with pytest.raises(SamplerMismatch):  # scored at another temperature
-        inner_updates(
-            Learner(model, temperature=temperature + 0.1), [samples], epochs=1, watch=watch()
-        )
+    assert metrics["off_policy/mismatch_max"] < 1e-4
+    wrong = UpdateSettings(temperature=temperature + 0.1)
+    with pytest.raises(SamplerMismatch):
+        inner_updates(Learner(model), [samples], wrong, epochs=1, watch=watch())
 
 
 def test_a_sampler_that_did_not_take_the_adapter_over_rings(small):
     model, tokenizer = small
     stale = sampled_by_the_engine(model, tokenizer, temperature=1.0, refreshed=False)
     with pytest.raises(SamplerMismatch):
-        inner_updates(Learner(model), [stale], epochs=1, watch=watch())
+        inner_updates(Learner(model), [stale], FAST, epochs=1, watch=watch())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def gradients(model, batches):
     learner = Learner(model)
     learner.attention_block = 7
     for batch in batches:
-        logprobs, _ = learner.score(batch)
+        logprobs, _ = learner.logprobs(batch)
         (
             logprobs[batch.action_nodes] * (batch.advantages * batch.weights).double() / 7
         ).sum().backward()
@@ -91,7 +91,7 @@ def test_tree_and_flat_have_equal_logprobs_and_gradients(seed):
     learner = Learner(model)
     learner.attention_block = 5
     with torch.no_grad():
-        scored = [learner.score(batch)[0][batch.action_nodes] for batch in (flat, tree)]
+        scored = [learner.logprobs(batch)[0][batch.action_nodes] for batch in (flat, tree)]
     assert torch.allclose(*scored, rtol=0, atol=1e-9)
     assert largest_difference(gradients(model, [flat]), gradients(model, [tree])) < 1e-9
 
@@ -117,7 +117,7 @@ def test_what_one_episode_says_leaves_its_siblings_unchanged_to_the_bit():
             for rest in ([7, 8], [9, 8])
         )
         first = [
-            learner.score(batch)[0][batch.action_nodes][batch.action_samples == 0]
+            learner.logprobs(batch)[0][batch.action_nodes][batch.action_samples == 0]
             for batch in (before, after)
         ]
     assert torch.equal(*first)

@@ -180,7 +180,7 @@ def test_a_card_may_be_edited_and_an_adapter_of_another_tool_has_no_manifest(
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"), [({"rank": 12}, "take 16"), ({"rank": 8, "dora": True}, "DoRA")]
+    ("options", "reason"), [({"rank": 12}, "use 16"), ({"rank": 8, "use_dora": True}, "DoRA")]
 )
 def test_what_no_server_loads_is_not_written(tmp_path, options, reason):
     tokenizer = byte_tokenizer()

@@ -22,6 +22,7 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.forward import CachedForward
 from envgym_trainer.inference.in_process.plain_forward import PlainForward
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from tests.fakes.dialogues import assert_greedy_as_generate, gap, talk, together
 from tests.fakes.small_models import byte_tokenizer, small_llama
@@ -122,7 +123,7 @@ def test_what_was_sampled_under_an_adapter_is_what_is_trained(name):
     samples = [Sample.from_trace(trace, advantage=(-1.0) ** n) for n, trace in enumerate(traces)]
     layout = "flat" if why_unknown(model.config, CONTEXT) else "tree"
     assert layout == ("tree" if name in FAST else "flat")
-    metrics = Learner(adapted, layout=layout, learning_rate=0.0).grpo_step(samples)
+    metrics = Learner(adapted, layout=layout).update(samples, UpdateSettings(learning_rate=0.0))
     assert metrics["sampling/sampling_logp_difference/max"] < 1e-4
     assert metrics["grad_norm"] > 0
 

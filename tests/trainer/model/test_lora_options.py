@@ -10,6 +10,7 @@ from envgym.errors import PrerequisiteError, SpecError
 from envgym_trainer.config.model import LoraConfig
 from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model import quantize
 from envgym_trainer.model.adapter_files import verify_adapter
 from envgym_trainer.model.lora import attach, lora_layers, lora_state, merge
@@ -138,7 +139,7 @@ def test_trained_biases_are_sampled_as_they_are_now(bias):
 def first_update(dropout):
     """Metrics of one update on samples whose old logprobs are the model's own, and the model."""
     model = adapted(base=small_llama(byte_tokenizer()), dropout=dropout)
-    learner = Learner(model, learning_rate=1e-4)
+    learner = Learner(model)
     samples = [sample for sample in random_samples(0) if sample.num_actions]
     model.eval()
     honest = []
@@ -152,7 +153,7 @@ def first_update(dropout):
             honest.append(
                 type(sample)(sample.token_ids, sample.loss_mask, tuple(old), sample.advantage)
             )
-    return learner.grpo_step(honest)
+    return learner.update(honest, UpdateSettings(learning_rate=1e-4))
 
 
 def test_without_dropout_the_first_update_meets_the_probabilities_of_sampling_and_with_it_it_does_not():
@@ -167,8 +168,8 @@ def test_a_bfloat16_base_has_a_float32_adapter_and_optimiser():
         for name, weight in model.named_parameters()
         if not weight.requires_grad
     }
-    learner = Learner(model, learning_rate=1e-3)
-    learner.sft_step(random_samples(0))
+    learner = Learner(model)
+    learner.supervised_update(random_samples(0), UpdateSettings(learning_rate=1e-3))
     assert {weight.dtype for weight in learner.parameters.values()} == {torch.float32}
     moments = [
         value

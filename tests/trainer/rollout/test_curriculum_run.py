@@ -117,21 +117,23 @@ def test_weights_and_rates_are_in_every_line_and_in_tensorboard(finished):
 
     for line in grpo_lines(finished):
         weights = {
-            name: value for name, value in line.items() if name.startswith("curriculum/weight/")
+            name: value
+            for name, value in line.items()
+            if name.startswith("curriculum/draw_probability/")
         }
         assert set(weights) == {
-            f"curriculum/weight/{name}" for name in ("rest", "pause", "hunt", "chase")
+            f"curriculum/draw_probability/{name}" for name in ("rest", "pause", "hunt", "chase")
         }
         assert sum(weights.values()) == pytest.approx(1)
-        assert weights["curriculum/weight/chase"] == 0
+        assert weights["curriculum/draw_probability/chase"] == 0
     last = grpo_lines(finished)[-1]
-    assert last["curriculum/level_rate/L0"] > 0.7
+    assert last["curriculum/level_pass_rate/L0"] > 0.7
     scalars = EventAccumulator(str(finished.path)).Reload().Tags()["scalars"]
     assert {
-        "curriculum/weight/hunt",
+        "curriculum/draw_probability/hunt",
         "curriculum/unlocked",
         "curriculum/max_turns",
-        "sampling/extra_groups",
+        "rollout/extra_groups",
     } <= set(scalars)
 
 
@@ -144,13 +146,13 @@ def test_the_opening_of_a_level_is_told_in_the_terminal(tasks, tmp_path, capsys)
 
 def test_groups_that_agree_are_replaced_up_to_the_cap_and_what_that_cost_is_kept(finished):
     for line in grpo_lines(finished):
-        assert (line["sampling/extra_groups"], line["sampling/thrown_episodes"]) == (
+        assert (line["rollout/extra_groups"], line["rollout/discarded_episodes"]) == (
             3,
             9,
         )  # here everything agrees
         assert line["episode/n"] == (2 + 3) * 3
-        mine = [e.get("left_out") for e in raw_episodes(finished) if e["step"] == line["step"]]
-        assert (mine.count(None), mine.count("no_lesson")) == (6, 9)
+        mine = [e.get("excluded") for e in raw_episodes(finished) if e["step"] == line["step"]]
+        assert (mine.count(None), mine.count("no_variance")) == (6, 9)
 
 
 def test_groups_with_nothing_to_learn_are_told_apart_by_level_and_by_template(finished):
@@ -168,9 +170,9 @@ def test_groups_with_nothing_to_learn_are_told_apart_by_level_and_by_template(fi
 
 def test_every_group_that_is_played_is_of_one_task_one_start_and_has_exactly_its_members(finished):
     for step in (2, 3, 4, 5):
-        for kind in (None, "no_lesson"):
+        for kind in (None, "no_variance"):
             episodes = [
-                e for e in raw_episodes(finished) if e["step"] == step and e.get("left_out") == kind
+                e for e in raw_episodes(finished) if e["step"] == step and e.get("excluded") == kind
             ]
             groups = [episodes[n : n + 3] for n in range(0, len(episodes), 3)]
             assert len({group[0]["task_id"] for group in groups}) == len(groups) > 0
@@ -224,7 +226,7 @@ def test_a_resumed_run_draws_the_same_tasks_and_ends_the_same(finished, tasks, t
     train(tmp_path, *tasks, *CURRICULUM, "train.steps=2")
     halves = train(tmp_path, *tasks, *CURRICULUM, resume=tmp_path / "r")
     told = lambda folder: [
-        (e["step"], e["task_id"], e["seed"], e.get("left_out")) for e in raw_episodes(folder)
+        (e["step"], e["task_id"], e["seed"], e.get("excluded")) for e in raw_episodes(folder)
     ]
     assert told(halves) == told(finished)
     whole = adapter_of(finished)
@@ -296,7 +298,7 @@ def test_a_lone_valid_member_pulls_nothing_even_with_a_kl_term(tmp_path, monkeyp
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
     [line] = grpo_lines(folder)
-    assert (line["group/too_few_valid"], line["group/replayed_members"], line["episode/void"]) == (
+    assert (line["group/too_few_valid"], line["group/retried_members"], line["episode/void"]) == (
         2,
         4,
         4,
@@ -318,11 +320,11 @@ def test_a_void_member_is_played_again_and_the_group_is_whole(tmp_path, monkeypa
     folder = train(tmp_path, *BARE)
     assert [len(requests) for requests in calls] == [4, 2, 6, 1, 2]
     episodes = raw_episodes(folder)
-    assert [e.get("left_out") for e in episodes] == [None] * 6 + ["played_again"]
+    assert [e.get("excluded") for e in episodes] == [None] * 6 + ["retried"]
     assert not any(e["failure"] for e in episodes[:6])
     [line] = grpo_lines(folder)
     assert (
         line["failures/sandbox_lost"],
         line["episode/void"],
-        line["group/replayed_members"],
+        line["group/retried_members"],
     ) == (1, 0, 1)

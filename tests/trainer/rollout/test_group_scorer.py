@@ -118,8 +118,8 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
     )[0]
     assert rewards([group]) == [[1.0, 0.0]]
     assert group[0].reward_terms["opinion"].value is None
-    assert judged.metrics() == {"rewards/opinion/failed": 1.0}
-    assert judged.metrics() == {"rewards/opinion/failed": 0.0}
+    assert judged.drain_metrics() == {"rewards/opinion/failed": 1.0}
+    assert judged.drain_metrics() == {"rewards/opinion/failed": 0.0}
     assert "cannot judge a group of task 'train/reprice/1'" in caplog.text
 
 
@@ -127,8 +127,12 @@ def test_what_a_judge_was_asked_is_counted(layer):
     judged = layer(
         "reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}"
     )
-    assert {"judge/asked", "judge/judged", "judge/unreachable"} <= judged.metrics().keys()
-    assert not any(name.startswith("judge/") for name in layer().metrics())
+    assert {
+        "judge/requests",
+        "judge/judgements",
+        "judge/unreachable",
+    } <= judged.drain_metrics().keys()
+    assert not any(name.startswith("judge/") for name in layer().drain_metrics())
 
 
 def test_two_runs_in_one_process_count_their_own_judges(layer):
@@ -137,11 +141,11 @@ def test_two_runs_in_one_process_count_their_own_judges(layer):
     group = [said("a", solved=1.0, calls=1.0), said("b", solved=0.0, calls=1.0)]
     for asked, masked in ((2.0, 0.0), (2.0, 1.0)):
         first.score([group], step=0)
-        numbers = first.metrics()
-        assert (numbers["judge/asked"], numbers["judge/budget"]) == (asked, masked)
-        assert second.metrics()["judge/asked"] == 0.0
+        numbers = first.drain_metrics()
+        assert (numbers["judge/requests"], numbers["judge/budget"]) == (asked, masked)
+        assert second.drain_metrics()["judge/requests"] == 0.0
     second.score([group], step=0)
-    assert second.metrics()["judge/asked"] == 2.0
+    assert second.drain_metrics()["judge/requests"] == 2.0
 
 
 def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):
@@ -155,7 +159,9 @@ def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):
     again = layer("reward.words={from: parts.py:words, scale: running, weight: 2.0}")
     again.load_state_dict(json.loads(json.dumps(scaled.state_dict())))
     assert (
-        again.metrics() == scaled.metrics() == {"rewards/words/running_std": pytest.approx(spread)}
+        again.drain_metrics()
+        == scaled.drain_metrics()
+        == {"rewards/words/running_std": pytest.approx(spread)}
     )
 
 

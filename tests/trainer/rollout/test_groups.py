@@ -101,8 +101,8 @@ def test_a_group_that_agrees_makes_room_for_a_fresh_one_with_a_lesson():
     played = play_groups(Scripted({"t1": AGREE}), Counting(), tasks=3, size=2, max_extra=5)
     assert tasks_of(played.groups) == [{"t0"}, {"t3"}, {"t2"}]
     assert tasks_of(played.thrown) == [{"t1"}]
-    assert played.metrics()["sampling/extra_groups"] == 1
-    assert played.metrics()["sampling/thrown_episodes"] == 2
+    assert played.metrics()["rollout/extra_groups"] == 1
+    assert played.metrics()["rollout/discarded_episodes"] == 2
 
 
 def test_a_fresh_group_that_agrees_too_is_thrown_and_another_is_played():
@@ -119,7 +119,7 @@ def test_the_cap_is_kept_and_every_step_has_its_number_of_groups(cap):
     played = play_groups(play, Counting(), tasks=3, size=4, max_extra=cap)
     assert sum(len(requests) for requests in play.calls) == (3 + cap) * 4
     assert [len(group) for group in played.groups] == [4, 4, 4]
-    assert len(played.thrown) == played.metrics()["sampling/extra_groups"] == cap
+    assert len(played.thrown) == played.metrics()["rollout/extra_groups"] == cap
 
 
 def test_no_more_fresh_groups_are_played_at_once_than_are_missing():
@@ -136,7 +136,7 @@ def test_the_numbers_of_a_step_are_about_all_that_was_played():
         4,
         0.5,
     )
-    assert metrics["group/lessons"] == 1
+    assert metrics["group/with_variance"] == 1
 
 
 def test_a_void_member_is_played_once_more_with_a_seed_of_its_own():
@@ -166,8 +166,8 @@ def test_fewer_than_two_valid_members_are_no_lesson_and_are_counted():
     metrics = played.metrics()
     assert (
         metrics["group/too_few_valid"],
-        metrics["group/lessons"],
-        metrics["group/replayed_members"],
+        metrics["group/with_variance"],
+        metrics["group/retried_members"],
     ) == (2, 1, 5)
 
 
@@ -195,7 +195,7 @@ def test_members_of_two_tasks_or_of_two_starts_are_no_group():
         assert not has_same_start(mixed)
         assert not has_reward_variance(mixed)
         assert played.comparable == [alike]
-        assert played.metrics()["group/mixed_starts"] == 1
+        assert played.metrics()["group/different_starts"] == 1
 
 
 def test_rewards_that_differ_by_the_noise_of_floats_agree():
@@ -209,21 +209,21 @@ def test_what_was_thrown_away_is_written_down_and_marked(tmp_path):
         Scripted({"t0": AGREE}, void=[("t1", 0)]), Counting(), tasks=2, size=2, max_extra=1
     ).write(folder, 7)
     lines = [
-        (line["step"], line["phase"], line["task_id"], line.get("left_out"))
+        (line["step"], line["phase"], line["task_id"], line.get("excluded"))
         for line in _lines(folder)
     ]
     assert Counter(lines) == Counter(
         {
             (7, "grpo", "t2", None): 2,
             (7, "grpo", "t1", None): 2,
-            (7, "grpo", "t0", "no_lesson"): 2,
-            (7, "grpo", "t1", "played_again"): 1,
+            (7, "grpo", "t0", "no_variance"): 2,
+            (7, "grpo", "t1", "retried"): 1,
         }
     )
     assert len(list(folder.episodes())) == 7
 
 
 def _lines(folder):
-    from envgym_trainer.run.folder import _read
+    from envgym_trainer.run.records import read_lines
 
-    return list(_read(folder.episodes_file))
+    return list(read_lines(folder.episodes_file))

@@ -27,17 +27,17 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
     replied = threading.Event()
     learned = []
     submit = InProcessEngine.submit
-    learn = Learner.grpo_step
+    learn = Learner.update
 
     def seen(self, turn):
         submit(self, turn)
         replied.set()
 
-    def waiting(self, samples, **options):
+    def waiting(self, samples, settings, **options):
         if len(learned) < 3:  # but for the last step there is always one to come
             assert replied.wait(60), "nobody played while the learner waited for it"
         learned.append(len(samples))
-        return learn(self, samples, **options)
+        return learn(self, samples, settings, **options)
 
     def refresh(self, model=None, original=InProcessEngine.refresh):
         replied.clear()
@@ -45,7 +45,7 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
 
     monkeypatch.setattr(InProcessEngine, "submit", seen)
     monkeypatch.setattr(InProcessEngine, "refresh", refresh)
-    monkeypatch.setattr(Learner, "grpo_step", waiting)
+    monkeypatch.setattr(Learner, "update", waiting)
     run(tmp_path / "r", *AHEAD, env=env)
     assert len(learned) == 4
 
@@ -53,12 +53,12 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
 def test_what_was_played_ahead_is_one_step_off_and_its_ratio_says_so(env, tmp_path):
     _, folder = run(tmp_path / "r", *AHEAD, env=env)
     first, *others = lines(folder)
-    assert first["offpolicy/mismatch_max"] < 1e-4
+    assert first["off_policy/mismatch_max"] < 1e-4
     assert len(others) == 3
     for line in others:
-        assert "offpolicy/mismatch_max" not in line
-        assert line["offpolicy/staleness_max"] > 1e-4
-        assert 0 < line["offpolicy/ess"] < 1
+        assert "off_policy/mismatch_max" not in line
+        assert line["off_policy/staleness_max"] > 1e-4
+        assert 0 < line["off_policy/ess"] < 1
 
 
 def test_a_step_after_a_checkpoint_or_a_validation_is_played_afresh(env, tmp_path):
@@ -66,7 +66,7 @@ def test_a_step_after_a_checkpoint_or_a_validation_is_played_afresh(env, tmp_pat
         ("train.output.checkpoint_every_steps=2", "train.evaluation.validate_every_steps=2")
     ):
         _, folder = run(tmp_path / f"r{number}", *AHEAD, setting, env=env)
-        assert ["offpolicy/staleness_max" in line for line in lines(folder)] == [
+        assert ["off_policy/staleness_max" in line for line in lines(folder)] == [
             False,
             True,
             False,
@@ -78,7 +78,7 @@ def test_a_run_that_was_stopped_goes_on_with_fresh_episodes(env, tmp_path):
     _, folder = run(tmp_path / "r", *AHEAD, "train.steps=2", env=env)
     _, folder = run(folder.path, *AHEAD, env=env, resume=True)
     assert [line["step"] for line in lines(folder)] == [1, 2, 3, 4]
-    assert "offpolicy/mismatch_max" in lines(folder)[2]
+    assert "off_policy/mismatch_max" in lines(folder)[2]
     assert (
         torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)["updates"] == 4
     )

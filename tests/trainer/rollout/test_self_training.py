@@ -197,8 +197,8 @@ def test_the_most_agreed_groups_are_kept_after_those_with_a_true_label(open_quiz
     played = labels.select_groups(RolloutBatch(groups), 2)
     assert [group[0].task_id for group in played.groups] == [whole, labelled]
     assert [group[0].task_id for group in played.disagreed] == [split, torn]
-    assert played.votes["selftrain/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
-    assert (played.votes["selftrain/true_labels"], played.votes["selftrain/disagreed"]) == (
+    assert played.votes["plan/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
+    assert (played.votes["plan/true_labels"], played.votes["plan/disagreed"]) == (
         1.0,
         2.0,
     )
@@ -360,29 +360,29 @@ def lines(folder):
 def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_voted(made):
     played = [line for line in lines(made.folder) if line["phase"] == "grpo"]
     ways = {
-        reason: [line for line in played if line.get("left_out") == reason]
-        for reason in (None, "disagreed", "voted")
+        reason: [line for line in played if line.get("excluded") == reason]
+        for reason in (None, "low_agreement", "teacher")
     }
-    assert {reason: len(found) for reason, found in ways.items() if reason != "voted"} == {
+    assert {reason: len(found) for reason, found in ways.items() if reason != "teacher"} == {
         None: 2 * 3 * 4,
-        "disagreed": 2 * 3 * 4,
+        "low_agreement": 2 * 3 * 4,
     }
     assert len({line["task_id"] for line in played}) <= 9
-    assert ways["voted"]
+    assert ways["teacher"]
     assert all(
-        line["task_id"].startswith("train/after/") for line in ways["voted"]
+        line["task_id"].startswith("train/after/") for line in ways["teacher"]
     )  # those of L0 have the truth
     numbers = [line for line in made.folder.metrics() if line["phase"] == "grpo"]
     assert len(numbers) == 2
     for line in numbers:
         assert {
-            "selftrain/majority_ratio",
-            "selftrain/ground_truth_ratio",
-            "selftrain/parsed",
-            "signals/modal_answer",
+            "plan/majority_ratio",
+            "plan/ground_truth_ratio",
+            "plan/parsed",
+            "hacking/signal/modal_answer",
         } <= line.keys()
-        assert line["selftrain/disagreed"] == 3.0
-    assert sum(line["selftrain/parsed"] for line in numbers) > 0  # else nothing was voted on
+        assert line["plan/disagreed"] == 3.0
+    assert sum(line["plan/parsed"] for line in numbers) > 0  # else nothing was voted on
 
 
 def test_an_episode_explains_its_vote(made):
@@ -390,7 +390,7 @@ def test_an_episode_explains_its_vote(made):
     place = next(
         n
         for n, line in enumerate(played, 1)
-        if not line.get("left_out") and "/after/" in line["task_id"]
+        if not line.get("excluded") and "/after/" in line["task_id"]
     )
     told = explain(made.folder, f"21:{place}")
     [vote] = [part for part in told.parts if part.name == "agreed"]

@@ -118,7 +118,7 @@ def test_templates_solved_sometimes_are_drawn_as_often_as_their_weights_say_over
     shares = {name: weight / 1.95 for name, weight in weights.items()}
     assert sampler.shares() == pytest.approx(shares)
     assert {
-        name: sampler.metrics(1)[f"curriculum/weight/{name}"] for name in shares
+        name: sampler.metrics(1)[f"curriculum/draw_probability/{name}"] for name in shares
     } == pytest.approx(shares)
     count = 10_000
     seen = Counter(template_of(task) for task in drawn(sampler, [1], tasks=count))

@@ -173,7 +173,7 @@ def test_a_jump_is_an_alarm_where_judges_alone_see_it_and_none_of_success(watch,
         "reward.unweighed={from: parts.py:flat, weight: 0.0}",
     )
     curves = [
-        signals.observe(step, step_of(part, 0.1 if step < 25 else 0.9), {})["signals/jump"]
+        signals.observe(step, step_of(part, 0.1 if step < 25 else 0.9), {})["hacking/signal/jump"]
         for step in range(40)
     ]
     assert [line["severity"] for line in folder.signals()] == [each for each in [severity] if each]
@@ -229,7 +229,11 @@ def voted(tmp_path):
 
 def signs(folder):
     return [
-        {name: value for name, value in line.items() if name.startswith(("signals/", "watched/"))}
+        {
+            name: value
+            for name, value in line.items()
+            if name.startswith(("hacking/signal/", "hacking/"))
+        }
         for line in lines(folder)
     ]
 
@@ -251,7 +255,7 @@ def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_r
     found = {line["name"]: line for line in whole.signals()}
     assert found["modal_answer"]["severity"] == "alarm"
     assert found["modal_answer"]["step"] >= SignalLimits().first_steps
-    told = [line for line in lines(whole) if line["signals/modal_answer"] == 1.0]
+    told = [line for line in lines(whole) if line["hacking/signal/modal_answer"] == 1.0]
     assert [line["step"] for line in told] == [found["modal_answer"]["step"]]
     _, part = run(tmp_path / "part", *settings, "train.steps=8", env=voted)
     part.append_signals(
@@ -277,8 +281,8 @@ def test_a_healthy_run_with_tools_tells_nothing(tmp_path):
     assert folder.signals() == []
     assert not folder.signals_file.exists()
     for line in lines(folder):
-        assert {line[f"signals/{name}"] for name in NAMES} == {0.0}
-        assert "watched/modal_share" not in line
+        assert {line[f"hacking/signal/{name}"] for name in NAMES} == {0.0}
+        assert "hacking/modal_share" not in line
 
 
 def test_signals_can_be_switched_off(tmp_path):

@@ -119,7 +119,11 @@ def test_success_is_reported_by_level():
     metrics = episode_metrics(
         [[episode(1.0), episode(0.0, level="L1")], [episode(1.0), episode(1.0, level="L1")]]
     )
-    assert (metrics["success"], metrics["success/L0"], metrics["success/L1"]) == (0.75, 1.0, 0.5)
+    assert (metrics["success"], metrics["success/level/L0"], metrics["success/level/L1"]) == (
+        0.75,
+        1.0,
+        0.5,
+    )
 
 
 def test_success_is_left_out_where_the_environment_does_not_know_it():
@@ -166,9 +170,13 @@ def test_contributions_are_in_units_of_reward_and_sum_to_it():
 
 
 def test_lengths_count_sampled_tokens_and_no_given_ones():
-    metrics = episode_metrics([[episode(sampled=2), episode(sampled=6, stop_reason="length")]])
+    whole = episode(sampled=2, turn_stops=("length", "stop"))
+    cut = episode(sampled=6, turn_stops=("stop", "length"))
+    metrics = episode_metrics([[whole, cut]])
     assert [metrics[f"completions/{kind}_length"] for kind in ("mean", "min", "max")] == [4, 2, 6]
     assert metrics["completions/clipped_ratio"] == 0.5
+    full = episode(stop_reason="context", turn_stops=("stop",))
+    assert episode_metrics([[full, whole]])["completions/clipped_ratio"] == 0.5
 
 
 def test_tool_failures_are_a_share_of_calls_not_of_episodes():
@@ -182,14 +190,14 @@ def test_dialects_and_stop_reasons_are_shares_that_add_up_to_one():
         episode(dialects={"invalid": 1}, stop_reason="max_turns"),
     ]
     metrics = episode_metrics([group])
-    assert (metrics["parse/hermes"], metrics["parse/invalid"]) == (0.75, 0.25)
+    assert (metrics["dialect/hermes"], metrics["dialect/invalid"]) == (0.75, 0.25)
     assert (metrics["stop/answered"], metrics["stop/max_turns"]) == (0.5, 0.5)
 
 
 def test_an_evaluation_gives_counts_by_level_and_nothing_about_groups():
     metrics = eval_metrics([episode(1.0), episode(0.0), episode(1.0, level="L1"), void()])
-    assert (metrics["eval/n"], metrics["eval/n/L0"], metrics["eval/n/L1"]) == (3, 2, 1)
-    assert (metrics["eval/success/L0"], metrics["eval/success/L1"]) == (0.5, 1.0)
+    assert (metrics["eval/n"], metrics["eval/n/level/L0"], metrics["eval/n/level/L1"]) == (3, 2, 1)
+    assert (metrics["eval/success/level/L0"], metrics["eval/success/level/L1"]) == (0.5, 1.0)
     assert not [
         name
         for name in metrics

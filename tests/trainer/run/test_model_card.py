@@ -5,7 +5,9 @@ import pytest
 import yaml
 
 from envgym.evaluation.report import Count, Outcome
-from envgym_trainer.run.model_card import CardFacts, model_card, serve_command, serving_rank
+from envgym.spec.reward import PartSpec
+from envgym_trainer.config.server_limits import max_lora_rank
+from envgym_trainer.run.model_card import CardFacts, model_card, serve_command
 
 FACTS = CardFacts(
     name="guess",
@@ -17,7 +19,10 @@ FACTS = CardFacts(
         Outcome("trained", Count(90, 100), played=100),
     ],
     eval_tasks="100 tasks of split test, greedy",
-    reward={"solved": 1.0, "short": 0.0},
+    reward={
+        "solved": PartSpec.model_validate({"from": "state_match"}),
+        "short": PartSpec.model_validate({"from": "brief", "weight": 0.0}),
+    },
     recipe={"warm start": "320 oracle episodes"},
     rank=16,
     alpha=32.0,
@@ -70,6 +75,26 @@ def test_a_part_of_weight_zero_is_called_a_metric():
     assert "| short | 0 (reported, not rewarded) |" in model_card(FACTS)
 
 
+def test_each_part_is_listed_with_its_range_clip_and_per_turn_rule():
+    parts = {
+        "right": {"from": "toolrl_correctness", "range": [-3, 3], "clip": [-2, 2]},
+        "polite": {"from": "r.py:polite", "weight": {0: 0.0, 100: 0.5}, "gate": "right"},
+        "calls": {"from": "r.py:calls", "per": "call", "scale": "running"},
+    }
+    rules = {name: PartSpec.model_validate(part) for name, part in parts.items()}
+    lines = model_card(replace(FACTS, reward=rules)).splitlines()
+    assert "| part | weight | range | clip | paid |" in lines
+    assert "| right | 1 | -3 to 3 | -2 to 2 | once, at the end |" in lines
+    polite = "once, at the end, only if right is at least 1"
+    assert f"| polite | 0 at step 0, 0.5 at step 100 | 0 to 1 | none | {polite} |" in lines
+    running = "divided by its running standard deviation during training"
+    assert f"| calls | 1 | 0 to 1 | none | at each tool call; {running} |" in lines
+
+
+def test_the_card_claims_no_range_that_a_part_does_not_have():
+    assert "between 0 and 1" not in model_card(FACTS)
+
+
 def test_the_python_in_the_card_compiles():
     compile(code(model_card(FACTS), "python"), "card", "exec")
 
@@ -92,12 +117,12 @@ def test_the_serve_command_names_base_rank_and_adapter():
     ("rank", "limit"), [(4, 8), (8, 8), (12, 16), (16, 16), (17, 32), (512, 512)]
 )
 def test_the_served_rank_is_one_that_vllm_takes(rank, limit):
-    assert serving_rank(rank) == limit
+    assert max_lora_rank(rank) == limit
 
 
 def test_a_rank_that_vllm_cannot_serve_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"Train with train\.lora\.rank=512 or less"):
-        serving_rank(513)
+        max_lora_rank(513)
 
 
 def test_a_path_with_spaces_survives_the_shell():

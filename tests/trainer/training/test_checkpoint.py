@@ -10,7 +10,9 @@ import torch
 from envgym.errors import UsageError
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.evaluation import OutputConfig
+from envgym_trainer.files import hash_files
 from envgym_trainer.learner.learner import Learner
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training import best, checkpoint
 from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
@@ -33,7 +35,7 @@ class Counter:
 
 
 def learner_at(step=0):
-    return Learner(tiny_model(dtype=torch.float32), learning_rate=1e-2)
+    return Learner(tiny_model(dtype=torch.float32))
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +44,9 @@ def three(tmp_path_factory):
     run = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     learner = learner_at()
     for step in (1, 2, 3):
-        learner.grpo_step(random_samples(step))
+        learner.update(random_samples(step), UpdateSettings(learning_rate=1e-2))
         run.append_metrics({"step": step})
-        progress = Progress(step, written=run.written())
+        progress = Progress(step, file_sizes=run.file_sizes())
         run.save_checkpoint(
             step,
             lambda folder, p=progress, n=step: checkpoint.save(
@@ -84,6 +86,7 @@ def test_the_last_checkpoint_is_taken_with_the_state_of_every_part(run):
             for file in ("learner.pt", "parts.pt", "progress.json")
             for harm in ("truncated", "missing", "other byte")
         ),
+        ("manifest.json", "missing"),
         ("manifest.json", "truncated"),
         ("manifest.json", "other byte"),
     ],
@@ -119,13 +122,24 @@ def test_when_all_are_damaged_nothing_is_overwritten_and_the_way_out_is_told_eac
     assert [line["step"] for line in run.metrics()] == [1, 2, 3]
 
 
-def test_a_checkpoint_of_an_earlier_version_without_manifest_and_parts_is_read(run):
-    for name in ("manifest.json", "parts.pt"):
-        (run.checkpoint(3) / name).unlink()
-    (run.checkpoint(3) / "progress.json").write_text(json.dumps({"step": 3, "evaluations": {}}))
-    run.append_metrics({"step": 4})
-    assert restored(run) == (3, 0, 3, "")
-    assert [line["step"] for line in run.metrics()] == [1, 2, 3]
+@pytest.mark.parametrize("manifest", ["absent", "valid"])
+def test_a_checkpoint_of_an_earlier_format_is_refused_and_stays(run, manifest):
+    folder = run.checkpoint(3)
+    (folder / "manifest.json").unlink()
+    (folder / "progress.json").write_text(json.dumps({"step": 3, "evaluations": {}}))
+    if manifest == "valid":
+        (folder / "manifest.json").write_text(json.dumps(hash_files(folder, skip="manifest.json")))
+    with pytest.raises(UsageError, match=r"has checkpoint format 1, but .* reads format 2 only"):
+        restored(run)
+    assert names(run) == ["step-000001", "step-000002", "step-000003"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "wanted"), [({}, "no parts"), ({"n": Counter(), "m": Counter()}, "m, n")]
+)
+def test_a_run_with_other_parts_than_its_checkpoint_is_refused(run, parts, wanted):
+    with pytest.raises(UsageError, match=f"holds the state of n, but this run needs {wanted}"):
+        restore(run, learner_at, parts, say=print)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(run):
@@ -169,7 +183,7 @@ def test_what_a_kill_left_half_written_goes_and_what_it_had_moved_away_comes_bac
 
 
 def test_the_best_stays_besides_the_last(run):
-    run.save_checkpoint(4, lambda folder: (folder / "x").touch(), keep=1, besides=[2])
+    run.save_checkpoint(4, lambda folder: (folder / "x").touch(), keep=1, also_keep=[2])
     assert names(run) == ["step-000002", "step-000004"]
 
 
@@ -199,9 +213,9 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
     progress = Progress()
     for step, success in ((1, 0.2), (2, 0.5), (3, None), (4, 0.5), (5, 0.4)):
         progress.step = step
-        best.record_validation(progress, success, tasks=64, written={})
+        best.record_validation(progress, success, tasks=64, file_sizes={})
     assert progress.best == {"step": 2, "success": 0.5, "tasks": 64}
-    assert progress.validated == 5
+    assert progress.last_validated_step == 5
     assert best.describe_adapter(progress, TrainConfig(output=OutputConfig(adapter="best"))) == {
         "adapter of": "step 2, the best of the validations (50% of 64 tasks)"
     }
@@ -218,7 +232,9 @@ def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_
     assert [
         s for s in range(8) if best.is_due(Progress(s), config, warmup_steps=2, total_steps=7)
     ] == due
-    assert not best.is_due(Progress(4, validated=4), config, warmup_steps=2, total_steps=7)
+    assert not best.is_due(
+        Progress(4, last_validated_step=4), config, warmup_steps=2, total_steps=7
+    )
 
 
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():
@@ -231,7 +247,7 @@ def test_asking_for_the_best_without_validations_is_refused_at_the_start():
 
 def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run):
     learner = learner_at()
-    checkpoint.load(run.checkpoint(3), learner)
+    checkpoint.load(run.checkpoint(3), learner, {"n": Counter()})
     value = lambda: next(iter(learner.parameters.values())).clone()
     last = value()
     progress = Progress(3, best={"step": 1, "success": 0.5, "tasks": 2})

@@ -138,7 +138,7 @@ class Killed:
 
     def written(self):
         """Bytes of lines so far."""
-        return sum(RunFolder(self.path).written().values())
+        return sum(RunFolder(self.path).file_sizes().values())
 
     def go(self, *, kill_at_bytes=None, then_seconds=0.0):
         """Starts or resumes, up to the end or to SIGKILL, so many seconds after so many bytes of lines were written."""
@@ -177,7 +177,7 @@ def test_a_run_that_is_killed_again_and_again_at_random_instants_ends_as_one_tha
 ):
     run = Killed(env, tmp_path)
     rng = random.Random(seed)
-    end = sum(whole.written().values())
+    end = sum(whole.file_sizes().values())
     for _ in range(4):
         run.go(
             kill_at_bytes=run.written() + rng.uniform(0, 0.5) * (end - run.written()),

@@ -100,7 +100,7 @@ def _correction(
     if scored is None:
         raise ValueError(
             "a correction needs the trainer's logprobs from before the first update. Call "
-            "Learner.scored(samples) first."
+            "Learner.with_trainer_logprobs(samples, settings) first."
         )
     options = {
         "mode": correction.mode,

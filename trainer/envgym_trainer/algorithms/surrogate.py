@@ -61,7 +61,7 @@ def policy_output(
         kl: Estimator of KL(policy || reference); see `kl.py`.
 
     Returns:
-        LossOutput. Metrics use TRL's names if TRL has one. `approx_kl` is the k3 estimate of KL(old
+        LossOutput. Metrics use TRL's names if TRL has one. `kl/old_current` is the k3 estimate of KL(old
         || current), `kl` the chosen estimate of KL(current || reference).
 
     Raises:
@@ -80,13 +80,13 @@ def policy_output(
         drift = (logprobs - old_logprobs).abs()
         sums = {
             "policy_loss": policy if weights is None else policy * weights,
-            "approx_kl": k3_kl(old_logprobs, logprobs),
+            "kl/old_current": k3_kl(old_logprobs, logprobs),
             "clip_ratio/low_mean": low,
             "clip_ratio/high_mean": high,
             "clip_ratio/region_mean": low | high,
             "sampling/sampling_logp_difference/mean": drift,
             "sampling/importance_sampling_ratio/mean": ratio,
-        } | ({} if penalty is None else {"kl": penalty})
+        } | ({} if penalty is None else {"kl/current_base": penalty})
         maxima = {
             "sampling/sampling_logp_difference/max": drift,
             "sampling/importance_sampling_ratio/max": ratio,

@@ -213,7 +213,7 @@ def shortened(text: str, limit: int = SAID_CHARACTERS) -> str:
 
 
 def _unlearned(explained: Explanation) -> str:
-    return f"no advantage: {explained.left_out or 'its group has no reward variance'}"
+    return f"no advantage: {explained.excluded or 'its group has no reward variance'}"
 
 
 def _range(part: Line) -> str:

@@ -146,9 +146,9 @@ class TrainConfig(Block):
         validates = self.evaluation.validate_every_steps > 0
         if self.output.adapter == "best" and not validates:
             raise UsageError(
-                "train.output.adapter is best, but train.evaluation.validate_every_steps is 0, so no "
-                "validation can choose it. Set train.evaluation.validate_every_steps, such as to 5, "
-                "or train.output.adapter=last."
+                "train.output.adapter is best, but train.evaluation.validate_every_steps is 0, so "
+                "no validation can choose it. Set train.evaluation.validate_every_steps, such as "
+                "to 5, or train.output.adapter=last."
             )
         if rollout.deterministic and self.engine.name != "in_process":
             raise UsageError(

@@ -174,12 +174,12 @@ class KLConfig(Block):
 class ImportanceWeightsConfig(Block):
     """Correction of the difference between the engine's and the learner's probabilities.
 
-    It costs one forward pass a step. With loss reinforce, which has no ratio, the weight is taken to
-    the current policy and therefore corrects stale samples as well.
-    """
+    It costs one forward pass a step. With loss reinforce, which has no ratio, the weight is taken
+    to the current policy and therefore corrects stale samples as well."""
 
     mode: Literal["none", "truncate", "mask"] = "none"
-    """truncate: bound the weight by `max` (TIS). mask: exclude weights outside of `min` and `max`."""
+    """truncate: bound the weight by `max` (TIS). mask: exclude weights outside of `min` and
+    `max`."""
     per: Literal["token", "sequence"] = "token"
     """Unit of a weight: each token, or each episode (the product over its sampled tokens)."""
     max: float = Field(default=2.0, ge=1)
@@ -227,7 +227,8 @@ class AlgorithmConfig(Block):
     importance_weights: ImportanceWeightsConfig = ImportanceWeightsConfig()
     overlong_penalty: OverlongPenaltyConfig | None = None
     mask_truncated: bool = False
-    """Exclude truncated episodes from the gradient; they still count for the group's mean (DAPO)."""
+    """Exclude truncated episodes from the gradient; they still count for the group's mean
+    (DAPO)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,7 @@ class KLControl(Block):
     """Controller of `algorithm.kl.coef`, which must start above 0; it steers KL(policy || base)."""
 
     target: float = Field(gt=0)
-    """Target of the metric `kl`. Nats a sampled token. Above 0."""
+    """Target of the metric `kl/current_base`. Nats a sampled token. Above 0."""
     gain: float = Field(default=0.1, gt=0, le=5)
     """Fraction of the relative error by which the coefficient changes each step. The error is
     limited to 20 %, so 0.1 changes it by at most 2 % a step. Above 0, at most 5."""
@@ -30,8 +30,8 @@ class LearningRateControl(Block):
     """
 
     target: float = Field(gt=0)
-    """Target of the metric `controller/step_kl`: KL(before || after) of a whole step. Nats a sampled
-    token. Above 0."""
+    """Target of the metric `controller/step_kl`: KL(before || after) of a whole step. Nats a
+    sampled token. Above 0."""
     gain: float = Field(default=0.25, gt=0, le=0.5)
     """Gain on the relative error. Logarithm of the rate's growth factor, which is at most 1.5, at a
     measured KL of 0. Above 0, at most 0.5; a smaller gain averages over more steps."""
@@ -81,8 +81,8 @@ class ControllersConfig(Block):
         """
         if self.kl and not kl_coef:
             raise UsageError(
-                "train.controllers.kl multiplies train.algorithm.kl.coef, which is 0 and would stay "
-                "0. Start it above 0, such as train.algorithm.kl.coef=0.01."
+                "train.controllers.kl multiplies train.algorithm.kl.coef, which is 0 and would "
+                "stay 0. Start it above 0, such as train.algorithm.kl.coef=0.01."
             )
         rate = self.learning_rate
         if rate and not rate.min <= learning_rate <= rate.max:

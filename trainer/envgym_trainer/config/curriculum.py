@@ -22,10 +22,11 @@ class HorizonConfig(Block):
     end_turns: int = Field(ge=1)
     """Final limit. Turns. `start_turns` to `episode.max_turns`."""
     over_steps: int | None = Field(default=None, ge=1)
-    """Number of GRPO steps over which the limit grows evenly. At least 1. Give this or `grow_at`."""
+    """Number of GRPO steps over which the limit grows evenly. At least 1. Give this or
+    `grow_at`."""
     grow_at: float | None = Field(default=None, gt=0, le=1)
-    """Validation success, on unlocked levels, at which the limit grows by one turn. Above 0, at most
-    1. Checked at each validation (`evaluation.validate_every_steps`)."""
+    """Validation success, on unlocked levels, at which the limit grows by one turn. Above 0, at
+    most 1. Checked at each validation (`evaluation.validate_every_steps`)."""
 
     @model_validator(mode="after")
     def _grows(self) -> HorizonConfig:
@@ -51,15 +52,15 @@ class TasksConfig(Block):
     """Prefer templates that are solved sometimes: a template with pass rate p has the weight
     4p(1 - p), but at least `min_weight`."""
     min_weight: float = Field(default=0.1, gt=0, le=1)
-    """Weight of a template that is always or never solved, for `adaptive`. Above 0, at most 1, which
-    is the weight at a pass rate of 0.5."""
+    """Weight of a template that is always or never solved, for `adaptive`. Above 0, at most 1,
+    which is the weight at a pass rate of 0.5."""
     pass_rate_decay: float = Field(default=0.9, ge=0, lt=1)
     """Decay of a pass rate when a group is observed. 0 to below 1; 0.9 averages over about ten
     groups."""
     unlock_at: float | None = Field(default=None, gt=0, le=1)
-    """Validation success on the last unlocked level at which the next level is unlocked. Above 0, at
-    most 1. Checked at each validation (`evaluation.validate_every_steps`). The warm start uses all
-    levels. None: all levels from the start."""
+    """Validation success on the last unlocked level at which the next level is unlocked. Above 0,
+    at most 1. Checked at each validation (`evaluation.validate_every_steps`). The warm start uses
+    all levels. None: all levels from the start."""
     horizon: HorizonConfig | None = None
     """Growing limit of turns. None: the limit of the environment."""
 

@@ -20,8 +20,8 @@ class EvaluationConfig(Block):
     tasks: int | None = Field(default=None, ge=1)
     """Number of held-out tasks. At least 1. None: all."""
     base_tasks: int | None = Field(default=None, ge=0)
-    """Number of held-out tasks for the base model, before training. At least 0; 0 skips it. None: as
-    many as `tasks`."""
+    """Number of held-out tasks for the base model, before training. At least 0; 0 skips it. None:
+    as many as `tasks`."""
     temperature: float = Field(default=0.0, ge=0)
     """Temperature of evaluations. At least 0; 0 is greedy. It is not `rollout.temperature`, because
     greedy evaluations of two adapters differ by the adapters alone, not by sampling."""
@@ -50,10 +50,10 @@ class ChecksConfig(Block):
     on_mismatch: Literal["warn", "stop"] = "warn"
     """Reaction if the engine's and the learner's probabilities of a token differ by more than
     rounding. warn: report it once. stop: save and end the run before the update. The metric
-    `alarm/mismatch` is 1 at such a step."""
+    `off_policy/mismatch_alarm` is 1 at such a step."""
     hacking_signals: bool = True
-    """Monitor signals of reward hacking. They are reported once and recorded in `signals.jsonl` and
-    in the metrics `signals/...`. They never change the run."""
+    """Monitor signals of reward hacking. They are reported once and recorded in `hacking_signals.jsonl` and
+    in the metrics `hacking/signal/...`. They never change the run."""
 
     @field_validator("preflight", mode="before")
     @classmethod

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 _CUT = (
-    "is not supported: it samples from a truncated distribution, but the loss uses the full one, so "
-    "the gradient would be biased. Leave it out; train.rollout.temperature acts on both"
+    "is not supported: it samples from a truncated distribution, but the loss uses the full one, "
+    "so the gradient would be biased. Leave it out; train.rollout.temperature acts on both"
 )
 REMOVED: Mapping[str, str] = {
     "scale_by_std": "is gone. Use train.algorithm.advantage.std: group, batch or none",
@@ -15,8 +15,8 @@ REMOVED: Mapping[str, str] = {
     "sampling.top_k": _CUT,
     "sampling.repetition_penalty": (
         "is not supported: it makes a token's probability depend on earlier tokens by a rule that "
-        "the trained model does not have, so the ratio of the loss would be wrong. Leave it out; to "
-        "discourage repetition, add a reward part with a negative weight"
+        "the trained model does not have, so the ratio of the loss would be wrong. Leave it out; "
+        "to discourage repetition, add a reward part with a negative weight"
     ),
     "sampling": _CUT,
 }

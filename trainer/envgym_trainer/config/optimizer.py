@@ -25,12 +25,12 @@ class OptimizerConfig(Block):
     faster and are slightly off-policy."""
     epochs_per_step: int = Field(default=1, ge=1)
     """Number of passes over a step's groups. At least 1. From the second pass on the samples are
-    off-policy; the clipped ratio allows for it and `offpolicy/staleness_mean` measures it."""
+    off-policy; the clipped ratio allows for it and `off_policy/staleness_mean` measures it."""
     micro_batch_tokens: int = Field(default=4096, ge=64)
     """Size of one forward pass of the learner. Tokens. At least 64. It bounds memory and never
     changes the gradient."""
     max_kl: float | None = Field(default=None, gt=0)
-    """Largest `approx_kl` of an update's own share. Nats a sampled token. Above 0. If it is larger,
+    """Largest `kl/old_current` of an update's own share. Nats a sampled token. Above 0. If it is larger,
     this update and the rest of its step are skipped. Needs several updates a step, because only
     later shares come from an older policy. None: no limit."""
 
@@ -52,8 +52,8 @@ class WarmStartConfig(Block):
     """Supervised fine-tuning on episodes of the oracle, before GRPO. It trains the same adapter."""
 
     episodes: int = Field(default=0, ge=0)
-    """Number of oracle episodes, each on a new task of the train split. At least 0; 0 skips the warm
-    start."""
+    """Number of oracle episodes, each on a new task of the train split. At least 0; 0 skips the
+    warm start."""
     episodes_per_step: int = Field(default=16, ge=1)
     """Number of oracle episodes of one update. At least 1."""
     learning_rate: float = Field(default=5e-4, gt=0)

@@ -28,9 +28,9 @@ class RolloutConfig(Block):
     max_concurrent_episodes: int = Field(default=64, ge=1)
     """Maximum number of episodes at once, and of rows of the engine's batch. At least 1."""
     one_step_ahead: bool = False
-    """Collect the next step's episodes while this step is learned from, with the adapter from before
-    the update: for a server, or for slow tools. The step after a checkpoint or a validation is
-    always collected afresh."""
+    """Collect the next step's episodes while this step is learned from, with the adapter from
+    before the update: for a server, or for slow tools. The step after a checkpoint or a validation
+    is always collected afresh."""
     deterministic: bool = False
     """Play all episodes in lockstep, so that a run, resumed or not, ends with the same bits on one
     CPU. Slower: each turn waits for the slowest episode. Otherwise runs differ in the last bits."""
@@ -40,8 +40,8 @@ class EngineConfig(Block):
     name: str = "in_process"
     """Inference engine: in_process, or vllm_server."""
     url: str | None = None
-    """Address of a vLLM server that has the same base model, such as http://localhost:8000. Required
-    for vllm_server."""
+    """Address of a vLLM server that has the same base model, such as http://localhost:8000.
+    Required for vllm_server."""
     model: str | None = None
     """Name of the base model on the server. None: its only model. For vllm_server."""
     adapter_folder: str | None = None
@@ -53,9 +53,10 @@ class EngineConfig(Block):
         options = engine_options(self.name)
         for option in ("url", "model", "adapter_folder"):
             if option not in options and getattr(self, option) is not None:
+                others = ", ".join(name for name, known in ENGINES.items() if option in known)
                 raise ValueError(
-                    f"engine '{self.name}' has no option {option}. Leave it out, or name the engine "
-                    f"that has it: {', '.join(engine for engine in ENGINES if option in ENGINES[engine])}"
+                    f"engine '{self.name}' has no option {option}. Leave it out, or name an engine "
+                    f"that has it: {others}"
                 )
         if "url" in options and self.url is None:
             raise ValueError(

@@ -47,7 +47,8 @@ class SelfTrainingConfig(Block):
     `rollout.groups_per_step / keep_fraction` groups."""
     teacher: Literal["policy", "frozen", "average"] = "policy"
     """Source of the votes: the episodes themselves, the policy before the first step, or its moving
-    average. The last two play a group of their own: `frozen` once a task, `average` at every step."""
+    average. The last two play a group of their own: `frozen` once a task, `average` at every
+    step."""
     teacher_decay: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the moving average of the teacher, a step. 0 to below 1."""
 
@@ -73,8 +74,8 @@ class SelfTrainingConfig(Block):
             )
         if not hacking_signals:
             raise UsageError(
-                "train.plan=self_training needs train.checks.hacking_signals, which detect that all "
-                "answers become equal. Leave it on."
+                "train.plan=self_training needs train.checks.hacking_signals, which detect that "
+                "all answers become equal. Leave it on."
             )
         if adaptive:
             raise UsageError(

@@ -1,0 +1,1 @@
+"""The learner: batches with prefix trees, logprobs, updates, controllers."""

@@ -3,8 +3,8 @@
 Each process has its share of the samples, which may be empty. All divide by one denominator of the
 whole step, so the summed gradient equals the gradient of one process with all samples. Every
 process makes the same update, so weights are never sent.
-Call `torch.distributed.init_process_group`, create `Learner(model, ranks=ProcessGroup.joined())` and call
-`grpo_step` equally often on every process. Not supported: `envgym train` over several processes,
+Call `torch.distributed.init_process_group`, create `Learner(model, ranks=ProcessGroup.joined())`
+and call `update` equally often on every process. Not supported: `envgym train` over several processes,
 sharded weights. If a process dies, the others wait until the group's timeout.
 """
 
@@ -111,5 +111,5 @@ def refuse_launcher(environment: Mapping[str, str] = os.environ) -> None:
         raise UsageError(
             f"WORLD_SIZE is {size}, but `envgym train` is one process: it would train {size} "
             "separate runs. Start it without torchrun. Several processes are a feature of the "
-            "learner: see envgym_trainer/ranks.py."
+            "learner: see envgym_trainer/learner/distributed.py."
         )

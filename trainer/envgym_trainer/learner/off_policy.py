@@ -14,18 +14,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from envgym.errors import EnvgymError
 from envgym_trainer.algorithms.losses import LossOutput
-from envgym_trainer.learner.controllers import updates_until_stopped
-
-if TYPE_CHECKING:
-    from envgym_trainer.batch import Sample
-    from envgym_trainer.learner.learner import Learner
+from envgym_trainer.batch import Sample
+from envgym_trainer.learner.update_settings import UpdateSettings
 
 Metrics = dict[str, float]
 Check = Callable[[Metrics], None]
@@ -35,6 +32,7 @@ DRIFT_MEAN = "drift/mean"
 DRIFT_MAX = "drift/max"
 RATIO = "drift/ratio"
 RATIO_SQUARED = "drift/ratio_squared"
+MISMATCH_ALARM = "off_policy/mismatch_alarm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +131,30 @@ class MismatchMonitor:
         if not self._told:
             self._say(
                 f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). See the metric "
-                "alarm/mismatch."
+                "off_policy/mismatch_alarm."
             )
         self._told = True
 
 
+class Updates(Protocol):
+    """Part of the learner that makes updates."""
+
+    updates: int
+    """Number of optimizer steps."""
+
+    def update(
+        self,
+        samples: Sequence[Sample],
+        settings: UpdateSettings,
+        *,
+        check: Check | None = None,
+    ) -> Metrics: ...
+
+
 def inner_updates(
-    learner: Learner,
+    learner: Updates,
     shares: Sequence[Sequence[Sample]],
+    settings: UpdateSettings,
     *,
     epochs: int,
     watch: MismatchMonitor,
@@ -148,17 +162,21 @@ def inner_updates(
 ) -> Metrics:
     """Train `epochs` times on the shares of one step's samples, with one update for each share.
 
+    After an update that was skipped because of `max_kl`, the step makes no further update. As
+    Spinning Up's `target_kl`, but checked before the update, as in Stable-Baselines3.
+
     Args:
         learner: Makes the updates.
         shares: Samples of each update.
+        settings: Settings of all updates of this step.
         epochs: Number of passes over the shares.
         watch: Checks the mismatch before the first update.
         sampled_at: Number of updates when the sampler took over the adapter. Default: the current
             number.
 
     Returns:
-        Means over the updates (maxima for `.../max`), with `offpolicy/mismatch_{mean,max}` or
-        `offpolicy/staleness_{mean,max}`, `offpolicy/ess` (the minimum) and `alarm/mismatch`
+        Means over the updates (maxima for `.../max`), with `off_policy/mismatch_{mean,max}` or
+        `off_policy/staleness_{mean,max}`, `off_policy/ess` (the minimum) and `off_policy/mismatch_alarm`
         (1 or 0). These are missing if no sample has an advantage.
 
     Raises:
@@ -166,13 +184,14 @@ def inner_updates(
             made.
     """
     sampled_at = learner.updates if sampled_at is None else sampled_at
-
-    def step(share: Sequence[Sample]) -> Metrics:
+    rounds: list[Metrics] = []
+    for share in [share for _ in range(epochs) for share in shares]:
         is_fresh = learner.updates == sampled_at
-        metrics = learner.grpo_step(share, check=watch.check if is_fresh else None)
-        return _named(metrics, watch if is_fresh else None)
-
-    return combine(updates_until_stopped(step, [share for _ in range(epochs) for share in shares]))
+        metrics = learner.update(share, settings, check=watch.check if is_fresh else None)
+        rounds.append(_named(metrics, watch if is_fresh else None))
+        if metrics.get("controller/update_skipped"):
+            break
+    return combine(rounds)
 
 
 def combine(rounds: Iterable[Metrics]) -> Metrics:
@@ -187,9 +206,9 @@ def combine(rounds: Iterable[Metrics]) -> Metrics:
 
 def _worst(name: str, values: Sequence[float]) -> float:
     """Return the mean, or the worst value of a metric that warns."""
-    if name == "offpolicy/ess":
+    if name == "off_policy/ess":
         return min(values)
-    if name.endswith(("/max", "_max")) or name.startswith("alarm/"):
+    if name.endswith(("/max", "_max")) or name == MISMATCH_ALARM:
         return max(values)
     return mean(values)
 
@@ -201,8 +220,8 @@ def _named(metrics: Metrics, watch: MismatchMonitor | None) -> Metrics:
         return out
     kind = "mismatch" if watch else "staleness"
     out |= {
-        f"offpolicy/{kind}_mean": metrics[DRIFT_MEAN],
-        f"offpolicy/{kind}_max": metrics[DRIFT_MAX],
+        f"off_policy/{kind}_mean": metrics[DRIFT_MEAN],
+        f"off_policy/{kind}_max": metrics[DRIFT_MAX],
     }
-    out["offpolicy/ess"] = effective_sample_size(metrics[RATIO], metrics[RATIO_SQUARED])
-    return out | ({"alarm/mismatch": float(watch.is_exceeded(metrics))} if watch else {})
+    out["off_policy/ess"] = effective_sample_size(metrics[RATIO], metrics[RATIO_SQUARED])
+    return out | ({MISMATCH_ALARM: float(watch.is_exceeded(metrics))} if watch else {})

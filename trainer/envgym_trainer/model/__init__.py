@@ -1,0 +1,1 @@
+"""Models: loading, LoRA, quantization, chat templates, adapter files."""

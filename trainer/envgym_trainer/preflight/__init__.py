@@ -22,7 +22,7 @@ from envgym.errors import EnvgymError, UsageError
 from envgym.evaluation.checks.fixture import CheckResult
 from envgym_trainer.preflight import conversation, environment, learning, memory
 from envgym_trainer.preflight.context import PreflightContext, open_subject
-from envgym_trainer.run.metrics import sandbox_metrics
+from envgym_trainer.run.metrics import drain_sandbox_metrics
 
 if TYPE_CHECKING:
     from envgym_trainer.training.loop import Trainer
@@ -88,7 +88,7 @@ def before_training(trainer: Trainer) -> None:
         is_full=mode == "full",
     )
     results = run_preflight(subject)
-    sandbox_metrics(trainer.world)  # resets them: the first step must not count the preflight
+    drain_sandbox_metrics(trainer.world)  # resets them: the first step must not count the preflight
     plain = [
         {"id": r.id, "passed": r.passed, "warning": r.warning, "detail": r.detail} for r in results
     ]

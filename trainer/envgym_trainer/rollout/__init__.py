@@ -1,0 +1,1 @@
+"""Collection of episodes: task sampling, groups, group rewards, curriculum."""

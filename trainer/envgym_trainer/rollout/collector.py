@@ -3,7 +3,7 @@
 One step ahead, the next step's episodes are sampled during the current update, with the adapter
 from before that update. The loss uses the logprobs recorded at sampling, which corrects for one
 step within the clip range. `algorithm.correction` bounds the ratio further, and
-`offpolicy/staleness_mean` measures the distance.
+`off_policy/staleness_mean` measures the distance.
 Source: Noukhovitch et al., Asynchronous RLHF, arXiv 2410.18252, sec. 3.
 See `groups.py` for the groups and `train.py` for when to prefetch.
 """
@@ -34,7 +34,7 @@ from envgym_trainer.rollout.plans.self_training import SelfTraining
 from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.logger import Phase, RunLogger
-from envgym_trainer.run.metrics import failure_metrics, sandbox_metrics
+from envgym_trainer.run.metrics import drain_sandbox_metrics, failure_metrics
 
 
 class RolloutCollector:
@@ -213,7 +213,7 @@ class RolloutCollector:
         step, phase, played = self._lost
         prefix = "eval/" if phase == "eval" else ""
         self.folder.append_episodes(step, played, phase=phase)
-        numbers = failure_metrics([played], prefix=prefix) | sandbox_metrics(
+        numbers = failure_metrics([played], prefix=prefix) | drain_sandbox_metrics(
             self.world, prefix=prefix
         )
         self.monitor.log(step, numbers, phase=phase)

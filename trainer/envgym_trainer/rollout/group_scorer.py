@@ -120,7 +120,7 @@ class GroupScorer:
                     self._say(f"WARNING: {error}. The current reward weights are kept.")
                 self._told = str(error)
 
-    def metrics(self) -> dict[str, float]:
+    def drain_metrics(self) -> dict[str, float]:
         """Return weight factors, running deviations, failure counts and judge counts.
 
         Failures of group parts are counted since the last call, judge requests since the start.

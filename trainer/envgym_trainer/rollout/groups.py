@@ -23,11 +23,11 @@ Play = Callable[[Sequence[Request]], list[Episode]]
 """Function that plays requests and returns the episodes in the same order."""
 Score = Callable[[Sequence[Group]], list[Group]]
 """Function that returns the same groups with recomputed rewards or added attribution."""
-NO_LESSON = "no_lesson"
-PLAYED_AGAIN = "played_again"
-DISAGREED = "disagreed"
-VOTED = "voted"
-"""Values of `left_out` in recorded episodes: reasons for the exclusion from training."""
+NO_VARIANCE = "no_variance"
+RETRIED = "retried"
+LOW_AGREEMENT = "low_agreement"
+TEACHER = "teacher"
+"""Values of `excluded` in recorded episodes: reasons for the exclusion from training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +90,30 @@ class RolloutBatch:
             if name.startswith(("failures/", "episode/retried"))
         }
         if not math.isnan(self.idle):
-            numbers["sampling/idle"] = self.idle
+            numbers["engine/idle_fraction"] = self.idle
         numbers |= self.votes
         return numbers | {
             "group/too_few_valid": float(sum(len(valid(group)) < 2 for group in self.groups)),
-            "group/mixed_starts": float(sum(not has_same_start(group) for group in self.groups)),
-            "group/replayed_members": float(len(self.replayed)),
-            "group/lessons": float(sum(has_reward_variance(group) for group in self.groups)),
-            "sampling/extra_groups": float(len(self.thrown)),
-            "sampling/thrown_episodes": float(sum(len(group) for group in self.thrown)),
+            "group/different_starts": float(
+                sum(not has_same_start(group) for group in self.groups)
+            ),
+            "group/retried_members": float(len(self.replayed)),
+            "group/with_variance": float(sum(has_reward_variance(group) for group in self.groups)),
+            "rollout/extra_groups": float(len(self.thrown)),
+            "rollout/discarded_episodes": float(sum(len(group) for group in self.thrown)),
         }
 
     def write(self, folder: RunFolder, step: int) -> None:
-        """Append all episodes to `episodes.jsonl`. Excluded ones get their reason in `left_out`."""
+        """Append all episodes to `episodes.jsonl`. Excluded ones get their reason in `excluded`."""
         folder.append_episodes(step, [episode for group in self.groups for episode in group])
         folder.append_episodes(
-            step, [episode for group in self.thrown for episode in group], left_out=NO_LESSON
+            step, [episode for group in self.thrown for episode in group], excluded=NO_VARIANCE
         )
-        folder.append_episodes(step, self.replayed, left_out=PLAYED_AGAIN)
+        folder.append_episodes(step, self.replayed, excluded=RETRIED)
         folder.append_episodes(
-            step, [episode for group in self.disagreed for episode in group], left_out=DISAGREED
+            step, [episode for group in self.disagreed for episode in group], excluded=LOW_AGREEMENT
         )
-        folder.append_episodes(step, self.taught, left_out=VOTED)
+        folder.append_episodes(step, self.taught, excluded=TEACHER)
 
 
 def play_groups(

@@ -98,14 +98,15 @@ class TaskSampler:
         numbers: dict[str, float] = {}
         if self.options.adaptive or self.options.unlock_at is not None:
             numbers |= {
-                f"curriculum/weight/{template}": share for template, share in self.shares().items()
+                f"curriculum/draw_probability/{template}": share
+                for template, share in self.shares().items()
             }
             numbers |= {
-                f"curriculum/rate/{template}": rate
+                f"curriculum/pass_rate/{template}": rate
                 for template, rate in self.rates.templates.items()
             }
             numbers |= {
-                f"curriculum/level_rate/{level}": rate
+                f"curriculum/level_pass_rate/{level}": rate
                 for level, rate in self.rates.levels.items()
                 if level
             }

@@ -1,0 +1,1 @@
+"""The run folder and its content: metrics, records, provenance, display, model card."""

@@ -147,7 +147,7 @@ class Explanation:
     stop_reason: str
     reward: float | None
     advantage: float | None
-    left_out: str
+    excluded: str
     """Reason for the exclusion from training, if recorded."""
     failure: str
     """Error of the environment if the episode is void."""
@@ -206,7 +206,7 @@ def explain(folder: RunFolder, name: str) -> Explanation:
             f"{folder.path}: no episode {name}. Step {step} has {len(lines)} episodes, "
             f"{step}:1 to {step}:{len(lines)}."
         )
-    episode, left_out = lines[place - 1]
+    episode, excluded = lines[place - 1]
     rules = Rules.of(folder)
     known = _known(episode, folder, name, is_foreign=rules.is_foreign)
     schedule_step = max(0, step - rules.warmup_steps - 1)
@@ -228,7 +228,7 @@ def explain(folder: RunFolder, name: str) -> Explanation:
         episode.stop_reason,
         episode.reward,
         episode.advantage,
-        left_out,
+        excluded,
         f"{episode.failure.kind} in {episode.failure.stage}: {episode.failure.message}"
         if episode.failure
         else "",

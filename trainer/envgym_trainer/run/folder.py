@@ -1,21 +1,17 @@
-"""Run folder of a training run, with files that survive Ctrl-C and `kill -9`.
+"""Run folder of a training run: its files, checkpoints and adapter.
 
-Lines are appended whole and flushed one by one. Folders are written under a temporary name, synced
-to disk and then renamed. A killed run therefore loses only the data after its last checkpoint. See
-`RunFolder` for the files, `checkpoint.py` for the content of a checkpoint and `export.py` for the
-adapter.
+A killed run loses only the data after its last checkpoint. See `files.py` for atomic writes,
+`records.py` for the lines of the JSONL files, `checkpoint.py` for the content of a checkpoint and
+`adapter_files.py` for the adapter.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +19,8 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.rewards.scoring.hacking_signals import Signal
+from envgym_trainer import files
+from envgym_trainer.run import records
 
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
@@ -35,7 +33,7 @@ class RunFolder:
     run.json                  code, versions, seeds, command line, device, start time
     metrics.jsonl             {"step", "phase", "seconds", name: number, ...} a logged step
     episodes.jsonl            {"step", "phase", ...the fields of Episode} an episode
-    signals.jsonl             {"step", "name", "severity", ...} a sign of reward hacking
+    hacking_signals.jsonl     {"step", "name", "severity", ...} a sign of reward hacking
     events.out.*              TensorBoard
     checkpoints/step-000010/
     adapter/
@@ -91,7 +89,7 @@ class RunFolder:
 
     @property
     def signals_file(self) -> Path:
-        return self.path / "signals.jsonl"
+        return self.path / "hacking_signals.jsonl"
 
     @property
     def jsonl_files(self) -> tuple[Path, ...]:
@@ -103,14 +101,12 @@ class RunFolder:
         return self.path / "adapter"
 
     def write_config(self, text: str) -> None:
-        write_atomic(self.config_file, text)
+        files.write_atomic(self.config_file, text)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write `run.json`. See `facts.run_facts` for its content."""
-        write_atomic(
-            self.facts_file,
-            json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n",
-        )
+        """Write `run.json`. See `provenance.run_facts` for its content."""
+        text = json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n"
+        files.write_atomic(self.facts_file, text)
 
     def facts(self) -> dict[str, Any]:
         return (
@@ -120,109 +116,69 @@ class RunFolder:
         )
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Append one line.
-
-        A number that is not finite becomes null, because JSON cannot express it.
-        """
-        _append(
-            self.metrics_file,
-            [json.dumps({name: _finite(value) for name, value in line.items()}, allow_nan=False)],
-        )
+        """Append one line. A number that is not finite becomes null."""
+        records.append_lines(self.metrics_file, [records.metrics_line(line)])
 
     def append_episodes(
-        self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo", left_out: str = ""
+        self, step: int, episodes: Iterable[Episode], *, phase: str = "grpo", excluded: str = ""
     ) -> None:
         """Append one line per episode, with step, phase and the reason for its exclusion."""
-        head = f'{{"step":{int(step)},"phase":{json.dumps(phase)},' + (
-            f'"left_out":{json.dumps(left_out)},' if left_out else ""
-        )
-        _append(self.episodes_file, [head + episode.to_json()[1:] for episode in episodes])
+        lines = [
+            records.episode_line(episode, step=step, phase=phase, excluded=excluded)
+            for episode in episodes
+        ]
+        records.append_lines(self.episodes_file, lines)
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
         """Append one line per signal. Without signals, no file is created."""
         if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
-            _append(self.signals_file, lines)
+            records.append_lines(self.signals_file, lines)
 
     def signals(self) -> list[dict[str, Any]]:
-        """Return all lines of `signals.jsonl`, oldest first."""
-        return list(_read(self.signals_file))
+        """Return all lines of `hacking_signals.jsonl`, oldest first."""
+        return list(records.read_lines(self.signals_file))
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all lines of `metrics.jsonl`, oldest first. An incomplete last line is skipped."""
-        return list(_read(self.metrics_file))
+        return list(records.read_lines(self.metrics_file))
 
     def episodes(self) -> Iterator[tuple[int, str, Episode]]:
         """Yield step, phase and episode for each line of `episodes.jsonl`, oldest first."""
-        for plain in _read(self.episodes_file):
-            yield plain["step"], plain["phase"], Episode.from_dict(plain)
+        return records.read_episodes(self.episodes_file)
 
     def find_episodes(self, names: Iterable[str]) -> dict[str, Episode]:
-        """Return the training episodes with these ids. `12:3` is the third line of step 12.
-
-        Ids that do not exist are skipped.
-        """
-        wanted = set(names)
-        found = dict[str, Episode]()
-        counts = Counter[int]()
-        for plain in _read(self.episodes_file) if wanted else ():
-            if plain["phase"] == "grpo":
-                counts[plain["step"]] += 1
-                if (name := f"{plain['step']}:{counts[plain['step']]}") in wanted:
-                    found[name] = Episode.from_dict(plain)
-        return found
+        """Return the training episodes with these ids. See `records.find_episodes`."""
+        return records.find_episodes(self.episodes_file, names)
 
     def training_episodes(
         self, step: int | None = None
     ) -> tuple[list[int], list[tuple[Episode, str]]]:
-        """Return the steps that have training episodes, and the episodes of one of them.
+        """Return the steps with training episodes, and the episodes of one of them.
 
-        Args:
-            step: Step of the episodes. Default: the last one.
-
-        Returns:
-            The steps, and the step's episodes with the reason if one was excluded from training.
+        See `records.training_episodes`.
         """
-        steps = list[int]()
-        lines = list[dict[str, Any]]()
-        for plain in _read(self.episodes_file):
-            if plain["phase"] != "grpo":
-                continue
-            if plain["step"] not in steps[-1:]:
-                steps.append(plain["step"])
-                # Keep only the lines of the last step, to save memory.
-                lines = [] if step is None else lines
-            if step in (None, plain["step"]):
-                lines.append(plain)
-        return steps, [(Episode.from_dict(plain), plain.get("left_out", "")) for plain in lines]
+        return records.training_episodes(self.episodes_file, step)
 
-    def written(self) -> dict[str, int]:
-        """Return the size in bytes of each file of lines, for `rewind`."""
+    def file_sizes(self) -> dict[str, int]:
+        """Return the size in bytes of each JSONL file, for `truncate_to`."""
         return {file.name: file.stat().st_size for file in self.jsonl_files if file.exists()}
 
-    def truncate_to(self, written: Mapping[str, int], *, step: int) -> None:
-        """Truncate the files of lines to these sizes, so that a resumed run writes each line once.
+    def truncate_to(self, sizes: Mapping[str, int], *, step: int) -> None:
+        """Truncate the JSONL files to these sizes, so that a resumed run writes each line once.
 
         If a file is not listed or is shorter, its lines of steps after `step` are dropped instead.
         """
-        self.truncate_after(
-            step,
-            leave={
-                name for name, size in self.written().items() if size >= written.get(name, size + 1)
-            },
-        )
-        for name in written.keys() & self.written().keys():
-            os.truncate(self.path / name, min(written[name], self.written()[name]))
+        now = self.file_sizes()
+        long_enough = {name for name, size in now.items() if size >= sizes.get(name, size + 1)}
+        self.truncate_after(step, leave=long_enough)
+        for name in long_enough:
+            os.truncate(self.path / name, sizes[name])
 
     def truncate_after(self, step: int, *, leave: Collection[str] = ()) -> None:
         """Drop incomplete lines and lines of later steps, so that no step is written twice."""
         for file in self.jsonl_files:
             if file.exists() and file.name not in leave:
-                kept = [
-                    json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-                    for line in _read(file)
-                    if line["step"] <= step
-                ]
-                write_atomic(file, "".join(line + "\n" for line in kept))
+                records.drop_later_lines(file, step)
 
     def checkpoints(self) -> list[tuple[int, Path]]:
         """Return step and folder of each complete checkpoint, oldest first."""
@@ -237,16 +193,9 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step:06d}"
 
     def recover(self) -> None:
-        """Repair the folder after a kill. Only the process that writes this run may call it.
-
-        A folder that was being replaced gets its name back; incomplete folders are removed.
-        """
+        """Repair the folder after a kill. Only the process that writes this run may call it."""
         for place in (self.path, self.path / "checkpoints"):
-            for old in place.glob(".*.old"):
-                if not (real := old.with_name(old.name[1:].removesuffix(".old"))).exists():
-                    old.rename(real)
-            for leftover in (*place.glob(".*.old"), *place.glob(".*.partial")):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            files.recover(place)
 
     def quarantine(self, checkpoint: Path) -> Path:
         """Rename a damaged checkpoint, so that it is neither loaded nor counted.
@@ -271,7 +220,7 @@ class RunFolder:
         write: Callable[[Path], Any],
         *,
         keep: int = 2,
-        besides: Collection[int] = (),
+        also_keep: Collection[int] = (),
     ) -> Path:
         """Write `checkpoints/step-000010` atomically, then remove old checkpoints.
 
@@ -281,96 +230,20 @@ class RunFolder:
             step: Step of the checkpoint.
             write: Writes the content into the given folder.
             keep: Number of newest checkpoints to keep.
-            besides: Steps whose checkpoints are kept too.
+            also_keep: Steps whose checkpoints are kept too.
         """
         # A checkpoint records the sizes of these files, so they must be on disk first.
-        _sync(*self.jsonl_files)
+        files.sync(*self.jsonl_files)
         folder = self.checkpoint(step)
-        with atomic_folder(folder) as temporary:
+        with files.atomic_folder(folder) as temporary:
             write(temporary)
         for number, old in self.checkpoints()[: -max(1, keep)]:
-            if number not in besides:
-                # Rename first: a partly removed checkpoint must not look complete.
-                gone = old.rename(old.with_name(f".{old.name}.partial"))
-                shutil.rmtree(gone)
+            if number not in also_keep:
+                files.remove_folder(old)
         return folder
 
     def save_adapter(self, write: Callable[[Path], Any]) -> Path:
         """Write or replace `adapter/` atomically with the content that `write(folder)` creates."""
-        with atomic_folder(self.adapter) as temporary:
+        with files.atomic_folder(self.adapter) as temporary:
             write(temporary)
         return self.adapter
-
-
-def write_atomic(file: Path, text: str) -> None:
-    """Write a file atomically: after a crash it has its old or its new content."""
-    temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    _sync(file.parent)
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces `folder` if the block ends without error."""
-    temporary = folder.with_name(f".{folder.name}.partial")
-    old = folder.with_name(f".{folder.name}.old")
-    for leftover in (temporary, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        _sync(*temporary.rglob("*"), temporary)
-    except BaseException:
-        # Ctrl-C too must not leave an incomplete folder.
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    if folder.exists():
-        # A folder cannot be renamed to one that is not empty.
-        folder.rename(old)
-    temporary.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(*paths: Path) -> None:
-    """Flush files, and the entries of folders, to disk."""
-    for path in paths:
-        if path.exists():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def _append(file: Path, lines: list[str]) -> None:
-    # Open the file for each call, so that no data is buffered when the process dies.
-    torn = file.exists() and file.stat().st_size > 0 and not _ends_with_newline(file)
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(("\n" if torn else "") + "".join(line + "\n" for line in lines))
-
-
-def _ends_with_newline(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
-
-
-def _read(file: Path) -> Iterator[dict[str, Any]]:
-    if not file.exists():
-        return
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        for line in stream:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                # The line is incomplete because the process was killed while writing.
-                continue
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -40,17 +40,17 @@ NAMES = (
     "repetition",
     "extra_calls",
 )
-"""Names of the signals, each with a curve `signals/NAME`."""
+"""Names of the signals, each with a curve `hacking/signal/NAME`."""
 HEIGHTS = {"warn": 0.5, "alarm": 1.0}
 """Value of a signal's curve at the step at which the signal begins; it is 0 at other steps."""
 SEEN = ("modal_share", "repetition", "extra_calls")
-"""Measurements that only this module logs, as curves `watched/NAME`."""
+"""Measurements that only this module logs, as curves `hacking/NAME`."""
 
 
 class HackingMonitor:
     """Reward-hacking monitor of one run, saved in its checkpoints.
 
-    Signals are reported in the terminal, in `signals.jsonl` and as metrics.
+    Signals are reported in the terminal, in `hacking_signals.jsonl` and as metrics.
 
     Args:
         world: World with the tasks and the rubric. For a foreign environment, which has neither,
@@ -96,7 +96,7 @@ class HackingMonitor:
             metrics: Metrics of the step. `reward` and `entropy` (nats) are used if present.
 
         Returns:
-            `signals/NAME` and `watched/NAME`; empty if the monitor is off.
+            `hacking/signal/NAME` and `hacking/NAME`; empty if the monitor is off.
         """
         if not self._is_on:
             return {}
@@ -113,11 +113,11 @@ class HackingMonitor:
             for name in NAMES
         }
         seen = {
-            f"watched/{name}": value
+            f"hacking/{name}": value
             for name in SEEN
             if (value := getattr(record, name)) is not None
         }
-        return {f"signals/{name}": height for name, height in heights.items()} | seen
+        return {f"hacking/signal/{name}": height for name, height in heights.items()} | seen
 
     def state_dict(self) -> dict[str, Any]:
         return {"watch": self._watch.state_dict(), "validated": dict(self._validated)}

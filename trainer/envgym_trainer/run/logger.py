@@ -17,7 +17,7 @@ from envgym_trainer.run.transcripts import Decode, pick, transcript
 
 Phase = Literal["warmup", "grpo", "eval"]
 
-SHARES = ("stop/", "parse/")
+SHARES = ("stop/", "dialect/")
 """Prefixes of metrics that are shares. A name that is missing at a step is logged as 0."""
 COUNTS = ("failures/", "eval/failures/", "val/failures/")
 """Prefixes of counts. A missing name is logged as 0 at each step that counts void episodes."""

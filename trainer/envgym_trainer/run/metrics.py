@@ -1,9 +1,8 @@
 """Compute the logged metrics from episodes, without importing torch.
 
 Names follow TRL if TRL has the quantity, so existing dashboards work. Void episodes (the world
-failed, not the model) count only in the metrics about failures. See `groups.py`, `task_sampler.py`
-and `offpolicy.py` for the metrics `group/...`, `sampling/...`, `curriculum/...` and
-`offpolicy/...`.
+failed, not the model) count only in the metrics about failures. `METRICS` is the table of all
+metrics, also of those that other modules compute.
 """
 
 from __future__ import annotations
@@ -15,6 +14,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from envgym.episode import Episode
 from envgym.world import World
+from envgym_trainer.run.metric_table import METRICS, find_metric
+
+__all__ = [
+    "METRICS",
+    "drain_sandbox_metrics",
+    "episode_metrics",
+    "eval_metrics",
+    "failure_metrics",
+    "find_metric",
+]
 
 ZERO_STD = 1e-8
 """Standard deviation below which the rewards of a group count as equal."""
@@ -38,10 +47,10 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
         - `completions/{mean,min,max}_length`, `completions/clipped_ratio`: sampled tokens
           per episode.
         - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: errors per call.
-        - `success`, `success/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
+        - `success`, `success/level/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
         - `group/frac_all_{zero,one}`, also by level and template: groups without variance.
         - `failures/KIND`, `failures/stage/STAGE`, `episode/retried`, `group/void_members`.
-        - `parse/DIALECT`, `stop/REASON`: shares. Each family adds up to 1.
+        - `dialect/DIALECT`, `stop/REASON`: shares. Each family adds up to 1.
     """
     groups = list(groups)
     counted = [[episode for episode in group if not episode.is_void] for group in groups]
@@ -59,12 +68,12 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
 
 
 def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metrics:
-    """Return the metrics of one evaluation: `eval/success`, `eval/success/L0`, `eval/n`, ..."""
+    """Return the metrics of one evaluation: `eval/success`, `eval/success/level/L0`, `eval/n`, ..."""
     episodes = list(episodes)
     numbers = episode_metrics([episodes])
     numbers["n"] = numbers.pop("episode/n")
     for level in sorted({episode.level for episode in episodes if episode.level}):
-        numbers[f"n/{level}"] = float(
+        numbers[f"n/level/{level}"] = float(
             sum(1 for episode in episodes if episode.level == level and not episode.is_void)
         )
     # An evaluation has one episode a task, so there are no groups to compare.
@@ -106,14 +115,14 @@ def failure_metrics(groups: Iterable[Sequence[Episode]], *, prefix: str = "") ->
     }
 
 
-def sandbox_metrics(world: World, *, prefix: str = "") -> Metrics:
-    """Return the sandbox's times, pool counts, failures and bytes since the last call.
+def drain_sandbox_metrics(world: World, *, prefix: str = "") -> Metrics:
+    """Return the sandbox's times, counts, failures and bytes since the last call; reset them.
 
     Empty if the sandbox has no statistics.
     """
     if world.sandbox is None or world.sandbox.statistics is None:
         return {}
-    numbers = world.sandbox.statistics.take()
+    numbers = world.sandbox.statistics.drain()
     return {f"{prefix}sandbox/{name}": number for name, number in numbers.items()}
 
 
@@ -154,7 +163,7 @@ def success_metrics(episodes: Sequence[Episode]) -> Metrics:
     levels = sorted({episode.level for episode in known if episode.level})
     out: Metrics = {"success": _mean([float(bool(episode.success)) for episode in known])}
     for level in levels:
-        out[f"success/{level}"] = _mean(
+        out[f"success/level/{level}"] = _mean(
             [float(bool(episode.success)) for episode in known if episode.level == level]
         )
     return _existing(out)
@@ -233,7 +242,7 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
     for episode in episodes:
         modes.update(episode.dialects)
     stops = Counter(episode.stop_reason for episode in episodes)
-    return out | _shares("parse", modes) | _shares("stop", stops)
+    return out | _shares("dialect", modes) | _shares("stop", stops)
 
 
 def _shares(family: str, counts: Mapping[str, int]) -> Metrics:

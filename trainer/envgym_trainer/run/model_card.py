@@ -1,6 +1,6 @@
-"""The model card beside an adapter: what it is, what it learned and how surely, how to load and serve it.
+"""Model card of an adapter: origin, results with intervals, reward, recipe, loading and serving.
 
-A pure function of facts; `export.py` writes the file. Left out: anything that nobody measured.
+A pure function of facts; `export.py` writes the file. The card states measured facts only.
 """
 
 from __future__ import annotations
@@ -12,17 +12,24 @@ from dataclasses import dataclass, field
 import yaml
 
 from envgym.evaluation.report import Outcome, to_markdown
+from envgym.spec.reward import PartSpec, Schedule
+from envgym_trainer.config.server_limits import max_lora_rank
 
-SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Values that vLLM takes for --max-lora-rank (1 is left out: its default is 16, and a larger limit costs little)."""
+PER = {
+    "episode": "once, at the end",
+    "turn": "at each turn",
+    "call": "at each tool call",
+    "potential": "at each turn, the change of the value",
+}
+"""Per-turn rule of a reward part, in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """What a card is written from."""
+    """Facts of a model card."""
 
     name: str
-    """Of the adapter, such as `guess`; the name under which it is served."""
+    """Name of the adapter, such as `guess`, under which it is served."""
     base_model: str
     """Public id of the base model, such as HuggingFaceTB/SmolLM2-135M-Instruct."""
     env_id: str
@@ -30,51 +37,48 @@ class CardFacts:
     outcomes: Sequence[Outcome]
     """Held-out results in order: base model, warm start, trained. May be empty."""
     eval_tasks: str
-    """What they were measured on, such as `200 tasks of split test, levels L0, L1, greedy`."""
-    reward: Mapping[str, float | Mapping[int, float]]
-    """Part -> weight; 0 is a metric that is only reported."""
+    """Evaluation tasks, such as `200 tasks of split test, levels L0, L1, greedy`."""
+    reward: Mapping[str, PartSpec]
+    """Part -> its rule. A weight of 0 marks a metric that is only reported."""
     recipe: Mapping[str, object]
-    """What was done, in the order to be read: `warm start` -> `320 oracle episodes, learning rate 0.003`, ..."""
+    """Training steps in their order: `warm start` -> `320 oracle episodes, learning rate 0.003`."""
     rank: int
     alpha: float
     versions: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     base_license: str | None = None
-    """SPDX id of the base model's licence where it is known; the adapter inherits it."""
+    """SPDX id of the base model's licence, which the adapter inherits. None: unknown."""
     tags: Sequence[str] = ()
 
 
 def model_card(facts: CardFacts) -> str:
-    """The whole README.md: YAML front matter, then sections."""
+    """Return the text of the model card: YAML front matter, then sections in Markdown."""
     parts = [
         _front_matter(facts),
         f"# {facts.name}",
-        f"A LoRA adapter for `{facts.base_model}`, trained with GRPO in the environment `{facts.env_id}`: "
-        f"{facts.env_description.strip()}",
+        f"A LoRA adapter for `{facts.base_model}`, trained with GRPO in the environment "
+        f"`{facts.env_id}`: {facts.env_description.strip()}",
         _results(facts),
         _reward(facts.reward),
-        f"## How it was made\n\n{_table(facts.recipe)}\n\nLoRA rank {facts.rank}, alpha {facts.alpha:g}, seed {facts.seed}.",
+        f"## How it was made\n\n{_table(facts.recipe)}\n\n"
+        f"LoRA rank {facts.rank}, alpha {facts.alpha:g}, seed {facts.seed}.",
         _use(facts),
         f"## Versions\n\n{_table(facts.versions)}" if facts.versions else "",
-        "## Limits\n\nMeasured on tasks of this environment and on nothing else; other abilities of the base model were not.",
+        "## Limits\n\nMeasured on tasks of this environment and on nothing else; "
+        "other abilities of the base model were not.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def serving_rank(rank: int) -> int:
-    """The smallest `--max-lora-rank` that admits this adapter. Raises ValueError beyond 512, which vLLM cannot serve."""
-    found = next((limit for limit in SERVED_RANKS if limit >= rank), None)
-    if found is None:
-        raise ValueError(
-            f"LoRA rank {rank}: vLLM serves at most {SERVED_RANKS[-1]}. Train with train.lora.rank={SERVED_RANKS[-1]} or less."
-        )
-    return found
-
-
 def serve_command(base_model: str, name: str, path: str, *, rank: int) -> str:
-    """The command that serves the adapter under `name`, for a shell."""
+    """Return the shell command that serves the adapter at `path` under `name` with vLLM.
+
+    Raises:
+        ValueError: If vLLM does not support the rank.
+    """
     module = shlex.quote(f"{name}={path}")
-    return f"vllm serve {shlex.quote(base_model)} --enable-lora --max-lora-rank {serving_rank(rank)} --lora-modules {module}"
+    options = f"--enable-lora --max-lora-rank {max_lora_rank(rank)} --lora-modules {module}"
+    return f"vllm serve {shlex.quote(base_model)} {options}"
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -96,25 +100,42 @@ def _front_matter(facts: CardFacts) -> str:
 def _results(facts: CardFacts) -> str:
     if not facts.outcomes:
         return ""
-    return f"## Results\n\nOn {facts.eval_tasks}, none of them seen in training.\n\n{to_markdown(facts.outcomes)}"
+    where = f"On {facts.eval_tasks}, none of them seen in training."
+    return f"## Results\n\n{where}\n\n{to_markdown(facts.outcomes)}"
 
 
-def _weight(schedule: float | Mapping[int, float]) -> str:
+def _reward(reward: Mapping[str, PartSpec]) -> str:
+    if not reward:
+        return ""
+    head = ("part", "weight", "range", "clip", "paid")
+    rows = [(name, *_rule(part)) for name, part in reward.items()]
+    return (
+        "## Reward\n\nA weighted sum of named parts. *Range* holds the values that a raw score of "
+        "0 and of 1 are mapped to; other scores follow the same line, within *clip* if there is "
+        "one.\n\n" + _columns([head, ("---",) * len(head), *rows])
+    )
+
+
+def _rule(part: PartSpec) -> tuple[str, ...]:
+    """Return weight, range, clip and per-turn rule of a part, in words."""
+    low, high = (_schedule(bound) for bound in part.range)
+    paid = PER[part.per]
+    if part.gate:
+        paid += f", only if {part.gate.on} is at least {part.gate.at_least:g}"
+    if part.scale == "running":
+        paid += "; divided by its running standard deviation during training"
+    return (
+        _schedule(part.weight) if part.weight else "0 (reported, not rewarded)",
+        f"{low} to {high}",
+        f"{part.clip[0]:g} to {part.clip[1]:g}" if part.clip else "none",
+        paid,
+    )
+
+
+def _schedule(schedule: Schedule) -> str:
     if not isinstance(schedule, Mapping):
         return f"{schedule:g}"
-    return ", ".join(f"{weight:g} at step {step}" for step, weight in sorted(schedule.items()))
-
-
-def _reward(reward: Mapping[str, float | Mapping[int, float]]) -> str:
-    rows = {
-        name: _weight(weight) if weight else "0 (reported, not rewarded)"
-        for name, weight in reward.items()
-    }
-    return (
-        f"## Reward\n\nA sum of named parts, each between 0 and 1, times its weight.\n\n{_table(rows, head=('part', 'weight'))}"
-        if rows
-        else ""
-    )
+    return ", ".join(f"{value:g} at step {step}" for step, value in sorted(schedule.items()))
 
 
 def _use(facts: CardFacts) -> str:
@@ -138,6 +159,12 @@ Served with vLLM, as the model `{facts.name}`:
 ```"""
 
 
-def _table(rows: Mapping[str, object], *, head: tuple[str, str] = ("", "")) -> str:
-    lines = [head, ("---", "---"), *rows.items()]
-    return "\n".join(f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in lines)
+def _table(rows: Mapping[str, object]) -> str:
+    return _columns([("", ""), ("---", "---"), *rows.items()])
+
+
+def _columns(lines: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table; a vertical bar inside of a cell is escaped."""
+    return "\n".join(
+        f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines
+    )

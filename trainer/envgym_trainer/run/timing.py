@@ -13,7 +13,7 @@ def speed(episodes: Sequence[Episode], start: float) -> dict[str, float]:
     tokens = sum(sum(episode.tokens.loss_mask) for episode in episodes if episode.tokens)
     return {
         "throughput/tokens_per_second": tokens / (time.perf_counter() - start),
-        "step_time": time.perf_counter() - start,
+        "time/step": time.perf_counter() - start,
     }
 
 

@@ -23,7 +23,7 @@ def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_
     """Return whether the step that was just finished must be validated now."""
     step = progress.step
     every = config.evaluation.validate_every_steps
-    if not every or step <= max(progress.validated, warmup_steps):
+    if not every or step <= max(progress.last_validated_step, warmup_steps):
         return False
     if step == total_steps:
         # The last step is evaluated anyway. To be exported as the best it needs a validation too.
@@ -32,7 +32,7 @@ def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_
 
 
 def record_validation(
-    progress: Progress, success: float | None, *, tasks: int, written: dict[str, int]
+    progress: Progress, success: float | None, *, tasks: int, file_sizes: dict[str, int]
 ) -> bool:
     """Record a finished validation in `progress`.
 
@@ -40,13 +40,13 @@ def record_validation(
         progress: Progress of the run; changed in place.
         success: Fraction of solved tasks; `None` if no episode reports success.
         tasks: Number of tasks played.
-        written: Value of `RunFolder.written` after the validation's lines.
+        file_sizes: Value of `RunFolder.file_sizes` after the validation's lines.
 
     Returns:
         Whether this validation is the best. If two are equal, the earlier one stays the best.
     """
-    progress.validated = progress.step
-    progress.written = written
+    progress.last_validated_step = progress.step
+    progress.file_sizes = file_sizes
     if success is None or (progress.best and success <= progress.best["success"]):
         return False
     progress.best = {"step": progress.step, "success": success, "tasks": tasks}

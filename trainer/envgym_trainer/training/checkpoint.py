@@ -3,19 +3,18 @@
     checkpoints/step-000010/
       learner.pt        adapter, optimizer, counters, torch's random state
       parts.pt          {name: state_dict()} of controllers, task sampler and other stateful parts
-      progress.json     `Progress`
+      progress.json     format and `Progress`
       manifest.json     sha256 of the other files; written last
 
 Task order and sampling seeds depend only on (seed, step) and these states. Not supported:
-environments or rewards that use the global generators of Python or numpy. See `runs.py` for folders
-and `resume.py` for the choice of a checkpoint.
+environments or rewards that use the global generators of Python or numpy. See `folder.py` for
+folders and `resume.py` for the choice of a checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,9 +22,13 @@ from typing import Any, Protocol
 import torch
 
 from envgym.errors import UsageError
+from envgym_trainer.files import file_sha256, hash_files
 from envgym_trainer.learner.learner import Learner
 
+FORMAT = 2
+"""Version of the checkpoint's files. Only this version is loaded."""
 MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
 
 
 class Stateful(Protocol):
@@ -48,11 +51,11 @@ class Progress:
     """Updates made, counting warm start and GRPO together."""
     evaluations: dict[str, Any] = field(default_factory=dict)
     """Finished evaluations by name (`base`, `warm start`, `trained`), as JSON."""
-    validated: int = 0
+    last_validated_step: int = 0
     """Last step with a finished validation."""
     best: dict[str, float] | None = None
     """Validation with the highest success: {"step", "success", "tasks"}."""
-    written: dict[str, int] = field(default_factory=dict)
+    file_sizes: dict[str, int] = field(default_factory=dict)
     """Size in bytes of each JSONL file at this progress. Later lines belong to unfinished work."""
 
 
@@ -64,42 +67,47 @@ def save(
     torch.save(
         {name: part.state_dict() for name, part in (parts or {}).items()}, folder / "parts.pt"
     )
-    (folder / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    (folder / MANIFEST).write_text(
-        json.dumps({file.name: _sha256(file) for file in sorted(folder.iterdir())}),
-        encoding="utf-8",
-    )
+    plain = {"format": FORMAT} | asdict(progress)
+    (folder / PROGRESS).write_text(json.dumps(plain), encoding="utf-8")
+    manifest = json.dumps(hash_files(folder, skip=MANIFEST))
+    (folder / MANIFEST).write_text(manifest, encoding="utf-8")
 
 
 def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = None) -> Progress:
-    """Load a checkpoint into the learner and the parts. Parts without a saved state are unchanged.
+    """Load a checkpoint into the learner and the parts.
 
     Raises:
         DamagedCheckpoint: Before any state is changed.
-        UsageError: If the checkpoint belongs to another adapter.
+        UsageError: Before any state is changed, if the checkpoint has another format, other parts
+            or another adapter.
     """
+    parts = parts or {}
     verify(folder)
     try:
         state = torch.load(folder / "learner.pt", weights_only=True)
-        states = (
-            torch.load(folder / "parts.pt", weights_only=True)
-            if (folder / "parts.pt").exists()
-            else {}
-        )
-        progress = Progress(**json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+        states = torch.load(folder / "parts.pt", weights_only=True)
+        plain = _read_progress(folder)
+        plain.pop("format")
+        progress = Progress(**plain)
     except Exception as error:  # torch.load raises many types
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+    _require_equal_parts(folder, states.keys(), parts.keys())
     learner.load_state_dict(state)
-    for name, part in (parts or {}).items():
-        if name in states:
-            part.load_state_dict(states[name])
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
     return progress
 
 
 def verify(folder: Path) -> None:
-    """Raise DamagedCheckpoint for the first file that is missing or differs from the manifest."""
-    if not (folder / MANIFEST).exists():  # written by an earlier version
-        return
+    """Check a checkpoint's files and its format.
+
+    Raises:
+        DamagedCheckpoint: For the first file that is missing or differs from the manifest.
+        UsageError: If the checkpoint has another format.
+    """
+    if not (folder / MANIFEST).exists():
+        _require_format(folder)
+        raise _damaged(folder / MANIFEST, "missing")
     try:
         expected: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except ValueError:
@@ -107,16 +115,44 @@ def verify(folder: Path) -> None:
     for name, digest in expected.items():
         if not (folder / name).is_file():
             raise _damaged(folder / name, "missing")
-        if _sha256(folder / name) != digest:
+        if file_sha256(folder / name) != digest:
             raise _damaged(
                 folder / name,
                 f"{(folder / name).stat().st_size} bytes that differ from the manifest",
             )
+    _require_format(folder)
 
 
-def _damaged(place: Path, what: str) -> DamagedCheckpoint:
-    return DamagedCheckpoint(f"{place}: damaged checkpoint ({what})")
+def _require_format(folder: Path) -> None:
+    try:
+        found = _read_progress(folder).get("format", 1)
+    except (OSError, ValueError):
+        raise _damaged(folder / PROGRESS, "not JSON") from None
+    if found != FORMAT:
+        raise UsageError(
+            f"{folder} has checkpoint format {found}, but this version of envgym reads format "
+            f"{FORMAT} only: start the run again without --resume, or resume it with the version "
+            "that wrote it."
+        )
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _require_equal_parts(folder: Path, saved: Collection[str], wanted: Collection[str]) -> None:
+    if set(saved) == set(wanted):
+        return
+    raise UsageError(
+        f"{folder} holds the state of {_listed(saved)}, but this run needs {_listed(wanted)}. "
+        "Resume with the settings of the run's config.yaml; a part such as train.plan cannot be "
+        "added or removed."
+    )
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "no parts"
+
+
+def _read_progress(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+
+
+def _damaged(place: Path, problem: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(f"{place}: damaged checkpoint ({problem})")

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.native_threads import use_single_malloc_arena
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.inference.vllm_server import VllmServerEngine
-from envgym_trainer.learner.controllers import Controllers
+from envgym_trainer.learner.controllers import STEP_KL, Controllers
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch, inner_updates
+from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.adapter_files import save_adapter
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import ResolvedModel, load_model, pick_device, resolve
@@ -53,7 +55,7 @@ from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.hacking_monitor import HackingMonitor
 from envgym_trainer.run.logger import RunLogger
-from envgym_trainer.run.metrics import eval_metrics, failure_metrics, sandbox_metrics
+from envgym_trainer.run.metrics import drain_sandbox_metrics, eval_metrics, failure_metrics
 from envgym_trainer.run.model_card import CardFacts, model_card
 from envgym_trainer.run.provenance import versions
 from envgym_trainer.run.timing import speed, time_split
@@ -92,12 +94,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         use_single_malloc_arena()
         self.progress = Progress()
-        rates = {
-            "learning_rate": config.optimizer.learning_rate,
-            "kl_coef": config.algorithm.kl.coef,
-            "entropy_coef": config.algorithm.entropy_coef,
-        }
-        self.controls = Controllers(config.controllers, max_kl=config.optimizer.max_kl, **rates)
+        self.settings = UpdateSettings.from_config(config)
+        self.controllers = Controllers(config.controllers, self.settings)
+        self.settings = self.controllers.apply(self.settings)
         self.stop = GracefulStop()
         dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
         model, self.tokenizer = load_model(
@@ -110,11 +109,7 @@ class Trainer:
         self.chat = Chat(self.tokenizer, model=model)
         self.model = attach(model, **config.lora.model_dump(), seed=config.seed)
         self.engine = self._sampler()
-        self.learner = self._learner(
-            config.warm_start.learning_rate
-            if config.warm_start.episodes
-            else config.optimizer.learning_rate
-        )
+        self.learner = self._learner()
         # A server rounds differently, also if the local model is float32.
         precision = torch.bfloat16 if config.engine.name == "vllm_server" else model.dtype
         self.watch = MismatchMonitor(
@@ -149,7 +144,7 @@ class Trainer:
     def parts(self) -> dict[str, Stateful]:
         """Return the objects besides the learner whose state a checkpoint stores."""
         parts: dict[str, Stateful] = {
-            "controllers": self.controls,
+            "controllers": self.controllers,
             "sampler": self.sampler,
             "rewards": self.rewards,
         }
@@ -209,8 +204,9 @@ class Trainer:
             demos = self.rollouts.play(
                 policy, self.sampler.draws(step).requests(count, 1), step=step, phase="warmup"
             )
-            metrics = self.learner.sft_step(
-                [sample for demo in demos if (sample := demonstration(demo))]
+            metrics = self.learner.supervised_update(
+                [sample for demo in demos if (sample := demonstration(demo))],
+                replace(self.settings, learning_rate=warmup.learning_rate),
             )
             self._report(
                 step,
@@ -218,7 +214,7 @@ class Trainer:
                 metrics
                 | failure_metrics([demos])
                 | speed(demos, start)
-                | sandbox_metrics(self.world),
+                | drain_sandbox_metrics(self.world),
             )
         if self.progress.step == self.warmup_steps > 0:
             self.save()
@@ -228,8 +224,7 @@ class Trainer:
         config = self.config
         if self.progress.step == self.warmup_steps:
             # The objective changes, so the optimizer state starts from zero.
-            self.learner = self._learner(config.optimizer.learning_rate)
-        self.controls.attach(self.learner)
+            self.learner = self._learner()
         # The run may have stopped after a step and before its validation.
         self._validate()
         for step in range(self.progress.step + 1, self.total_steps + 1):
@@ -238,7 +233,7 @@ class Trainer:
             played = self.sample(step)
             done = step - self.warmup_steps
             sampled = time.perf_counter()
-            metrics = played.metrics() | self.sampler.metrics(done) | self.rewards.metrics()
+            metrics = played.metrics() | self.sampler.metrics(done) | self.rewards.drain_metrics()
             self.sampler.observe(played.everything)
             self.rewards.observe(played.everything)
             if self._goes_ahead(step):
@@ -251,7 +246,7 @@ class Trainer:
             metrics |= (
                 speed(played.episodes, start)
                 | time_split(played.episodes, start, sampled)
-                | sandbox_metrics(self.world)
+                | drain_sandbox_metrics(self.world)
             )
             played.write(self.folder, step)
             self.monitor.transcripts(step, played.episodes)
@@ -283,7 +278,8 @@ class Trainer:
                 the current number.
         """
         lessons = [
-            self.learner.scored(group) for group in samples_by_group(groups, self.config.algorithm)
+            self.learner.with_trainer_logprobs(group, self.settings)
+            for group in samples_by_group(groups, self.config.algorithm)
         ]
         shares = [
             lessons[n :: self.config.optimizer.updates_per_step]
@@ -292,11 +288,21 @@ class Trainer:
         samples = [[sample for group in share for sample in group] for share in shares]
         epochs = self.config.optimizer.epochs_per_step
         metrics = inner_updates(
-            self.learner, samples, epochs=epochs, watch=self.watch, sampled_at=sampled_at
+            self.learner,
+            samples,
+            self.settings,
+            epochs=epochs,
+            watch=self.watch,
+            sampled_at=sampled_at,
         )
-        return metrics | self.controls.update(
-            self.learner, metrics, [sample for share in samples for sample in share]
+        # Without an update the policy did not change.
+        if self.controllers.needs_step_kl and metrics.get("grad_norm"):
+            trained = [sample for share in samples for sample in share]
+            metrics[STEP_KL] = self.learner.step_kl(trained, self.settings)
+        self.settings = self.controllers.next(
+            self.settings, metrics, is_warming_up=self.learner.is_warming_up
         )
+        return metrics | self.controllers.metrics()
 
     def evaluate(self, name: str, *, tasks: int | None = None) -> None:
         """Evaluate the current adapter on held-out tasks, once per name, and save a checkpoint."""
@@ -312,13 +318,11 @@ class Trainer:
             )
         outcome = Outcome.of(name, episodes, trained=trained_templates(self.world.tasks))
         self.folder.append_episodes(self.progress.step, episodes, phase="eval")
-        numbers = eval_metrics(episodes) | sandbox_metrics(self.world, prefix="eval/")
+        numbers = eval_metrics(episodes) | drain_sandbox_metrics(self.world, prefix="eval/")
         self.monitor.log(self.progress.step, numbers, phase="eval")
-        self.progress.evaluations[name], self.progress.written = (
-            outcome.to_dict(),
-            self.folder.written(),
-        )
-        self.display.note(f"{name}: {outcome.line()}")
+        self.progress.evaluations[name] = outcome.to_dict()
+        self.progress.file_sizes = self.folder.file_sizes()
+        self.display.note(f"{name}: {outcome.summary()}")
         self.save()
 
     def export(self, outcomes: dict[str, Outcome]) -> None:
@@ -356,7 +360,7 @@ class Trainer:
             env_description=spec.description.strip(),
             outcomes=outcomes,
             eval_tasks=f"held-out tasks of split {config.evaluation.split}{levels}",
-            reward={name: part.weight for name, part in spec.reward.items()},
+            reward=spec.reward,
             recipe=recipe
             | {
                 "GRPO": f"{grpo}, learning rate {config.optimizer.learning_rate:g}",
@@ -373,14 +377,15 @@ class Trainer:
             self.progress.step,
             lambda folder: checkpoint.save(folder, self.learner, self.progress, self.parts),
             keep=self.config.output.keep_checkpoints,
-            besides=[int(self.progress.best["step"])] if self.progress.best else (),
+            also_keep=[int(self.progress.best["step"])] if self.progress.best else (),
         )
 
     def resume(self) -> None:
         """Restore the run's last complete checkpoint. See `resume.restore`."""
         self.learner, self.progress = restore(
-            self.folder, self._learner_at, self.parts, say=self.display.note
+            self.folder, lambda step: self._learner(), self.parts, say=self.display.note
         )
+        self.settings = self.controllers.apply(self.settings)
         # A finished run was extended by more steps, so its final evaluation is outdated.
         if self.progress.step < self.total_steps:
             self.progress.evaluations.pop(TRAINED, None)
@@ -433,32 +438,18 @@ class Trainer:
             say=self.display.note,
         )
 
-    def _learner_at(self, step: int) -> Learner:
-        warming_up = self.config.warm_start.episodes and step <= self.warmup_steps
-        return self._learner(
-            self.config.warm_start.learning_rate
-            if warming_up
-            else self.config.optimizer.learning_rate
-        )
-
     def _adapter_of(self, name: str) -> AbstractContextManager[None]:
         if name != TRAINED or self.config.output.adapter != "best":
             return nullcontext()
         return best.best_adapter(self.folder, self.progress, self.learner, self.display)
 
-    def _learner(self, learning_rate: float) -> Learner:
+    def _learner(self) -> Learner:
         config = self.config
         return Learner(
             self.model,
-            learning_rate=learning_rate,
             max_grad_norm=config.optimizer.max_grad_norm,
-            temperature=config.rollout.temperature,
-            clip_low=config.algorithm.loss.clip_low,
-            clip_high=config.algorithm.loss.clip_high,
-            kl_coef=config.algorithm.kl.coef,
             weight_decay=config.optimizer.weight_decay,
             warmup_steps=config.optimizer.warmup_updates,
-            entropy_coef=config.algorithm.entropy_coef,
             max_tokens_per_micro_batch=config.optimizer.micro_batch_tokens,
             algorithm=config.algorithm,
             constant_length=config.rollout.max_turn_tokens,
@@ -501,7 +492,9 @@ class Trainer:
             "val", levels=self.config.tasks.levels, count=self.config.evaluation.validation_tasks
         )
         episodes = self._held_out(tasks, "validation")
-        numbers = eval_metrics(episodes, prefix="val/") | sandbox_metrics(self.world, prefix="val/")
+        numbers = eval_metrics(episodes, prefix="val/") | drain_sandbox_metrics(
+            self.world, prefix="val/"
+        )
         self.monitor.log(self.progress.step, numbers, phase="eval")
         self.signals.validated(numbers)
         for line in self.sampler.validated(episodes):
@@ -510,12 +503,12 @@ class Trainer:
             self.progress,
             numbers.get("val/success"),
             tasks=len(tasks),
-            written=self.folder.written(),
+            file_sizes=self.folder.file_sizes(),
         ):
             self.save()
 
     def _report(self, step: int, phase: Any, metrics: dict[str, float]) -> None:
         self.progress.step = step
         self.monitor.log(step, metrics, phase=phase)
-        self.progress.written = self.folder.written()
+        self.progress.file_sizes = self.folder.file_sizes()
         self.display.update(phase, step if phase == "warmup" else step - self.warmup_steps, metrics)

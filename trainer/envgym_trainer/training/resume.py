@@ -1,6 +1,6 @@
 """Resume a run that was stopped or killed.
 
-A run may die between any two instructions. Checkpoints are written atomically (see `runs.py`), so
+A run may die between any two instructions. Checkpoints are written atomically (see `files.py`), so
 resuming means loading the last undamaged checkpoint and dropping later lines of the log files.
 """
 
@@ -57,7 +57,7 @@ def restore(
                 "The search for the best one starts again."
             )
             progress.best = None
-        folder.truncate_to(progress.written, step=step)
+        folder.truncate_to(progress.file_sizes, step=step)
         return learner, progress
     if found or folder.has_quarantine() or folder.adapter.exists():
         raise UsageError(

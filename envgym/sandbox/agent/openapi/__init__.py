@@ -1,0 +1,1 @@
+"""OpenAPI documents in the box: operations become tools over tables."""

@@ -1,0 +1,1 @@
+"""Advantages, one file each. The folder is the registry."""

@@ -202,7 +202,8 @@ def _step(trainer: Trainer, step: int) -> StepCost:
         for n in range(min(config.optimizer.updates_per_step, len(samples)))
     ]
     trained = sum(
-        trainer.learner.grpo_step(share).get("batch/forward_tokens", 0.0) for share in shares
+        trainer.learner.update(share, trainer.settings).get("batch/forward_tokens", 0.0)
+        for share in shares
     )
     ended = time.perf_counter()
     total = sum(len(trace.token_ids) for trace in traces)
@@ -250,7 +251,9 @@ def _warmup_step(trainer: Trainer) -> float:
     episodes = play_many(
         trainer.world.env, demo, requests, workers=trainer.config.rollout.max_concurrent_episodes
     )
-    trainer.learner.sft_step([sample for episode in episodes if (sample := demonstration(episode))])
+    trainer.learner.supervised_update(
+        [sample for episode in episodes if (sample := demonstration(episode))], trainer.settings
+    )
     return time.perf_counter() - started
 
 

@@ -25,7 +25,8 @@ from envgym.evaluation.stats import T_975, mean_interval
 from envgym.spec.catalog import find_env
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.config.presets import preset_names
-from envgym_trainer.run.folder import RunFolder, atomic_folder, write_atomic
+from envgym_trainer.files import atomic_folder, write_atomic
+from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve, resolved_yaml, train
 
 RESULT = "outcomes.json"

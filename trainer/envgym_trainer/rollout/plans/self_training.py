@@ -3,7 +3,7 @@
 A small share of the tasks keeps its true label; the others are rewarded by majority vote. This
 module chooses the pool, masks reward parts, collects votes and selects the groups with the highest
 agreement. If the environment can check an unlabelled task, the result is used for the metrics
-`selftrain/...` only.
+`plan/...` only.
 See `envgym.rewards.scoring.majority_vote` for the vote. Source: SRT, arXiv 2505.21444. The mixture with true labels
 and the fixed share of labelled groups in each step are not from the paper.
 """
@@ -223,13 +223,13 @@ class SelfTraining:
         return replace(played, votes=self.metrics(played))
 
     def metrics(self, played: RolloutBatch) -> Metrics:
-        """Return `selftrain/...`: counts of labelled and low-agreement groups, and vote metrics."""
+        """Return `plan/...`: counts of labelled and low-agreement groups, and vote metrics."""
         groups = [group for group in (*played.groups, *played.disagreed) if valid(group)]
         labelled = [group for group in groups if self._is_labelled(group)]
         numbers = {"true_labels": float(len(labelled)), "disagreed": float(len(played.disagreed))}
         voted = [self._voted(group) for group in groups if group not in labelled]
         numbers |= vote_metrics(voted) if voted else {}
-        return {f"selftrain/{name}": value for name, value in numbers.items()}
+        return {f"plan/{name}": value for name, value in numbers.items()}
 
     def state_dict(self) -> dict[str, Any]:
         teacher = self.teacher.state_dict() if self.teacher else {}
