@@ -1,4 +1,5 @@
-"""The notes' environment, a real MCP server, can be trusted: `envgym check` on a few tasks of each template."""
+"""The notes' environment, a real MCP server, can be trusted: `envgym check` on a few tasks of each
+template."""
 
 from pathlib import Path
 

@@ -119,7 +119,10 @@ def test_the_host_and_the_agent_share_one_module_of_a_file(tmp_path):
     assert load_module(tmp_path / "a.py") is load_file(tmp_path / "b.py").a
 
 
-LOAD = "import pickle, sys; thing = pickle.loads(sys.stdin.buffer.read()); print(thing.name, thing.__class__.__module__)"
+LOAD = (
+    "import pickle, sys; thing = pickle.loads(sys.stdin.buffer.read()); print(thing.name, "
+    "thing.__class__.__module__)"
+)
 
 
 def test_an_object_of_a_sibling_is_loaded_from_a_pickle_by_a_new_process(tmp_path):

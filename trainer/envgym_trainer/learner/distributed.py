@@ -4,8 +4,8 @@ Each process has its share of the samples, which may be empty. All divide by one
 whole step, so the summed gradient equals the gradient of one process with all samples. Every
 process makes the same update, so weights are never sent.
 Call `torch.distributed.init_process_group`, create `Learner(model, ranks=ProcessGroup.joined())`
-and call `update` equally often on every process. Not supported: `envgym train` over several processes,
-sharded weights. If a process dies, the others wait until the group's timeout.
+and call `update` equally often on every process. Not supported: `envgym train` over several
+processes, sharded weights. If a process dies, the others wait until the group's timeout.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Processes of one training step. `ProcessGroup()` is a single process without communication."""
+    """Processes of one training step. `ProcessGroup()` is a single process without
+    communication."""
 
     group: Any = None
     """Process group of `torch.distributed`. None is the default group."""

@@ -126,11 +126,13 @@ class MismatchMonitor:
                 f"{found}. The gradient would be wrong, so this step was not trained; all earlier "
                 "steps are saved. Possible causes: the sampler uses a stale adapter, another "
                 "temperature or other weights, or computes this model's attention wrongly. Set "
-                "train.model.dtype=float32 to rule out rounding, or train.checks.on_mismatch=warn to continue."
+                "train.model.dtype=float32 to rule out rounding, or "
+                "train.checks.on_mismatch=warn to continue."
             )
         if not self._told:
             self._say(
-                f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). See the metric "
+                f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). "
+                "See the metric "
                 "off_policy/mismatch_alarm."
             )
         self._told = True
@@ -176,8 +178,8 @@ def inner_updates(
 
     Returns:
         Means over the updates (maxima for `.../max`), with `off_policy/mismatch_{mean,max}` or
-        `off_policy/staleness_{mean,max}`, `off_policy/ess` (the minimum) and `off_policy/mismatch_alarm`
-        (1 or 0). These are missing if no sample has an advantage.
+        `off_policy/staleness_{mean,max}`, `off_policy/ess` (the minimum) and
+        `off_policy/mismatch_alarm` (1 or 0). These are missing if no sample has an advantage.
 
     Raises:
         SamplerMismatch: If the mismatch is too large and `on_mismatch` is `stop`. No update was
