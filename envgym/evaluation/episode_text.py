@@ -55,10 +55,10 @@ def _part(value: float | None, term: Term | None) -> str:
 
     An aborted episode has terms for parts that were not evaluated.
     """
-    if value is None and (term is None or term.value is None):
-        return "did not apply"
     if value is None:
-        return f"was not evaluated, adds {term.contribution:.3g}"
+        if term is None or term.value is None:
+            return "did not apply"
+        return f"not evaluated, adds {term.contribution:.3g}"
     if term is None or f"{term.contribution:.3g}" == f"{value:.3g}":
         return f"{value:.3g}"
     gate = "" if term.gate_is_open else " (gate shut)"

@@ -30,6 +30,13 @@ def test_pip_installs_the_gym_alone_and_it_works_without_torch(tmp_path):
         pytest.skip(f"no package index answers here: {installed.stderr.strip().splitlines()[-1]}")
     assert installed.returncode == 0, installed.stderr
     assert run(python, "-c", "import torch", cwd=tmp_path).returncode != 0
+    typed = (
+        "from importlib.util import find_spec; from pathlib import Path\n"
+        "for name in ('envgym', 'envgym_trainer'):\n"
+        "    assert (Path(find_spec(name).origin).parent / 'py.typed').exists(), name\n"
+    )
+    done = run(python, "-c", typed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     command = python.parent / "envgym"
     done = run(
         command, "eval", "guess", "--policy", "oracle", "--tasks", "4", "--json", cwd=tmp_path

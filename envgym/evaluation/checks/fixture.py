@@ -51,6 +51,10 @@ def check_result(check: str, offenders: Sequence[str], passed: str) -> CheckResu
     return CheckResult(check, False, "; ".join(offenders[:3]) + more)
 
 
+def _ignore(episode: Episode) -> None:
+    """Do nothing with an episode."""
+
+
 @dataclass
 class CheckFixture:
     """World under test, with its tasks."""
@@ -58,7 +62,7 @@ class CheckFixture:
     world: ToolWorld
     tasks: dict[str, list[Task]]
     """Tasks under test by split."""
-    on_episode: Callable[[Episode], None] | None = None
+    on_episode: Callable[[Episode], None] = _ignore
     """Called after each episode."""
     writers: set[str] = field(default_factory=set)
     """Names of the tools that have changed a table in any probe."""
@@ -107,8 +111,7 @@ class CheckFixture:
     def _play_many(
         self, world: ToolWorld, policy: Policy, requests: Sequence[Request], workers: int
     ) -> list[Episode]:
-        more = {"on_episode": self.on_episode} if self.on_episode else {}
-        return play_many(world.env, policy, requests, workers=workers, **more)
+        return play_many(world.env, policy, requests, workers=workers, on_episode=self.on_episode)
 
     @contextmanager
     def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:

@@ -28,14 +28,7 @@ def draw_tasks(
     tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
     offenders = []
     for split in SPLITS:
-        count = (
-            per_split
-            if split == "train" or per_split is None
-            else min(per_split, world.tasks.sizes[split])
-        )
-        for task_id in world.tasks.ids(
-            split, count=TRAIN_TASKS if split == "train" and count is None else count
-        ):
+        for task_id in world.tasks.ids(split, count=_count(world.tasks.sizes[split], per_split)):
             try:
                 task = world.tasks.task(task_id)
                 problem = _undeclared(world, task, world.tasks.task(task_id))
@@ -52,6 +45,13 @@ def draw_tasks(
         offenders,
         f"{total} tasks drawn, each valid and equal when drawn again",
     )
+
+
+def _count(size: int | None, wanted: int | None) -> int:
+    """Return the number of tasks to draw from a split of this size (None: without end)."""
+    if size is None:
+        return TRAIN_TASKS if wanted is None else wanted
+    return size if wanted is None else min(wanted, size)
 
 
 def _undeclared(world: ToolWorld, task: Task, again: Task) -> str:

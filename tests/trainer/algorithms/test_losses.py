@@ -88,7 +88,7 @@ def test_the_kl_penalty_adds_its_coefficient_times_k3():
     loss, gradient, out = one_token(p=0.5, old_p=0.5, advantage=1.0, ref_p=0.25, kl_coef=0.1)
     assert loss == pytest.approx(-1.0 + 0.01931472)
     assert gradient == pytest.approx(-1.0 + 0.1 * 0.5)  # d k3 / d logprob = 1 - ref/p = 0.5
-    assert out.sums["kl"].item() == pytest.approx(0.1931472)
+    assert out.sums["kl/current_base"].item() == pytest.approx(0.1931472)
 
 
 def test_a_kl_penalty_without_a_reference_is_refused():

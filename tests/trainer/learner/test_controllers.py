@@ -205,7 +205,7 @@ def test_a_step_without_a_measurement_leaves_everything_as_it_is():
     )
     before = controls.state_dict()
     started = controls.apply(bandit.settings)
-    assert controls.next(started, {"grad_norm": 0.0, "kl": math.nan}) == started
+    assert controls.next(started, {"grad_norm": 0.0, "kl/current_base": math.nan}) == started
     assert controls.state_dict() == before
     assert controls.metrics() == {
         "controller/kl_coef": 0.1,

@@ -277,7 +277,7 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
                 "tasks": {"unlock_at": 0.5},
                 "evaluation": {"validate_every_steps": 1, "validation_tasks": 1},
             },
-            "none of the 1 validation tasks is of level L1",
+            "none of the 1 validation tasks has level L1",
         ),
         (
             {
@@ -288,7 +288,7 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
         ),
         (
             {"tasks": {"horizon": {"start_turns": 1, "end_turns": 9, "over_steps": 5}}},
-            "horizon.end_turns: is 9, but episode.max_turns cuts at 4",
+            "horizon.end_turns: is 9, but episode.max_turns is 4",
         ),
     ],
 )

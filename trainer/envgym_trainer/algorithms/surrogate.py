@@ -61,8 +61,8 @@ def policy_output(
         kl: Estimator of KL(policy || reference); see `kl.py`.
 
     Returns:
-        LossOutput. Metrics use TRL's names if TRL has one. `kl/old_current` is the k3 estimate of KL(old
-        || current), `kl` the chosen estimate of KL(current || reference).
+        LossOutput. Metrics use TRL's names if TRL has one. `kl/old_current` is the k3 estimate of
+        KL(old || current), `kl/current_base` the chosen estimate of KL(current || reference).
 
     Raises:
         ValueError: If kl_coef > 0 and ref_logprobs is `None`.

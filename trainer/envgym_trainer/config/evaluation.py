@@ -52,8 +52,8 @@ class ChecksConfig(Block):
     rounding. warn: report it once. stop: save and end the run before the update. The metric
     `off_policy/mismatch_alarm` is 1 at such a step."""
     hacking_signals: bool = True
-    """Monitor signals of reward hacking. They are reported once and recorded in `hacking_signals.jsonl` and
-    in the metrics `hacking/signal/...`. They never change the run."""
+    """Monitor signals of reward hacking. They are reported once and recorded in
+    `hacking_signals.jsonl` and in the metrics `hacking/signal/...`. They never change the run."""
 
     @field_validator("preflight", mode="before")
     @classmethod

@@ -30,9 +30,9 @@ class OptimizerConfig(Block):
     """Size of one forward pass of the learner. Tokens. At least 64. It bounds memory and never
     changes the gradient."""
     max_kl: float | None = Field(default=None, gt=0)
-    """Largest `kl/old_current` of an update's own share. Nats a sampled token. Above 0. If it is
-    larger, this update and the rest of its step are skipped. Needs several updates a step, because
-    only later shares come from an older policy. None: no limit."""
+    """Largest `kl/old_current` of an update's own share. Nats a sampled token. Above 0. If larger,
+    this update and the rest of its step are skipped. Needs several updates a step, because only
+    later shares come from an older policy. None: no limit."""
 
     def check(self) -> None:
         """Check the settings against each other.

@@ -27,8 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Processes of one training step. `ProcessGroup()` is a single process without
-    communication."""
+    """Processes of one training step. `ProcessGroup()` is one process without communication."""
 
     group: Any = None
     """Process group of `torch.distributed`. None is the default group."""

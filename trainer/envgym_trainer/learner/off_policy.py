@@ -131,9 +131,8 @@ class MismatchMonitor:
             )
         if not self._told:
             self._say(
-                f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). "
-                "See the metric "
-                "off_policy/mismatch_alarm."
+                f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). See the "
+                "metric off_policy/mismatch_alarm."
             )
         self._told = True
 

@@ -1,4 +1,6 @@
-"""Monitor a run for signs of reward hacking. See `envgym.rewards.scoring.hacking_signals` for the signals.
+"""Monitor a run for signs of reward hacking.
+
+See `envgym.rewards.scoring.hacking_signals` for the signals.
 
 The share of the most frequent answer is measured only if a weighted part does not depend on the
 environment's state (a vote, a judge, a group part). For tool tasks the final message is always

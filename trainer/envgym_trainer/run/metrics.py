@@ -68,7 +68,7 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
 
 
 def eval_metrics(episodes: Iterable[Episode], *, prefix: str = "eval/") -> Metrics:
-    """Return the metrics of one evaluation: `eval/success`, `eval/success/level/L0`, `eval/n`, ..."""
+    """Return the metrics of one evaluation: `eval/success`, `eval/n`, `eval/n/level/L0`, ..."""
     episodes = list(episodes)
     numbers = episode_metrics([episodes])
     numbers["n"] = numbers.pop("episode/n")
