@@ -16,7 +16,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_type_hints, is_typeddict
+from typing import Any
 from unittest import mock
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -71,31 +71,38 @@ def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPar
 
 def metrics_page() -> str:
     """Return the page of every logged metric."""
-    from envgym_trainer.run import metrics
+    from envgym_trainer.run.metric_table import to_markdown
 
     lines = ["# Metrics", "", NOTE]
-    lines += ["Lines of `metrics.jsonl`, and curves of TensorBoard, have these numbers.", ""]
-    for name, function in inspect.getmembers(metrics, inspect.isfunction):
-        if function.__module__ == metrics.__name__ and not name.startswith("_"):
-            lines += [f"## {name}", "", inspect.getdoc(function) or "", ""]
-    return "\n".join(lines)
+    lines += [
+        "Numbers of a line of `metrics.jsonl`, which are also the curves of TensorBoard. Words in "
+        "capitals stand for a name. A metric of an evaluation has the prefix `eval/`, one of a "
+        "validation `val/`.",
+        "",
+    ]
+    return "\n".join([*lines, to_markdown()])
 
 
 def records_page() -> str:
     """Return the page of all records: values of the Gymnasium interface, files of a run."""
-    from envgym import episode, messages, policies, terms
+    from envgym import episode, messages, policies, terms, world
     from envgym_trainer.run.folder import RunFolder
     from envgym_trainer.run.provenance import run_facts
     from envgym_trainer.training.checkpoint import Progress
 
     lines = ["# Records", "", NOTE]
-    lines += [*record("Episode", episode.Episode, "One line of `episodes.jsonl`.")]
+    lines += record("Episode", episode.Episode, "One line of `episodes.jsonl`.")
     for kind in (
         episode.Failure,
         terms.Term,
         policies.TokenTrace,
         messages.Message,
         messages.ToolCall,
+        world.ResetInfo,
+        world.StepInfo,
+        world.TaskInfo,
+        world.FailureInfo,
+        world.VerificationInfo,
     ):
         lines += record(kind.__name__, kind)
     lines += ["## Run folder", "", "```text", inspect.getdoc(RunFolder) or "", "```", ""]
@@ -133,12 +140,9 @@ def annotations_of(kind: type) -> dict[str, str]:
             name: hint if isinstance(hint, str) else getattr(hint, "__forward_arg__", str(hint))
             for name, hint in vars(base).get("__annotations__", {}).items()
         }
-    names = (
-        {field.name for field in dataclasses.fields(kind)}
-        if dataclasses.is_dataclass(kind)
-        else set(get_type_hints(kind))
-    )
-    assert dataclasses.is_dataclass(kind) or is_typeddict(kind), kind
+    if not dataclasses.is_dataclass(kind):
+        return found
+    names = {field.name for field in dataclasses.fields(kind)}
     return {name: hint for name, hint in found.items() if name in names}
 
 

@@ -11,6 +11,8 @@ from envgym import errors
 from envgym.commands import build_parser
 from envgym.episode import Episode
 from envgym.spec.environment import json_schema
+from envgym.world import ResetInfo, StepInfo
+from envgym_trainer.run.metric_table import METRICS
 
 HOOKS = Path(__file__).parents[2] / "docs/hooks"
 
@@ -72,6 +74,17 @@ def test_every_public_name_is_on_the_page_of_the_api(reference):
 def test_every_field_of_an_episode_is_on_the_page_of_the_records(reference):
     page = reference.records_page()
     assert [field.name for field in fields(Episode) if f"| `{field.name}` |" not in page] == []
+
+
+def test_every_key_of_info_is_on_the_page_of_the_records(reference):
+    page = reference.records_page()
+    keys = {*ResetInfo.__annotations__, *StepInfo.__annotations__}
+    assert [key for key in keys if f"| `{key}` |" not in page] == []
+
+
+def test_every_metric_has_a_row(reference):
+    page = reference.metrics_page()
+    assert [metric.name for metric in METRICS if f"| `{metric.name}` |" not in page] == []
 
 
 def test_every_error_and_exit_code_is_on_the_page_of_the_errors(reference):
