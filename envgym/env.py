@@ -25,7 +25,7 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import SPLITS, Split, Task
 from envgym.tasksets.templates import TemplateTaskSet
 from envgym.tool_episode import ToolEpisode
-from envgym.tool_sandbox import keys_of, open_tool_sandbox
+from envgym.tool_sandbox import open_tool_sandbox, read_primary_keys
 from envgym.tools import Tool, render_compact, to_openai, tools_from, validate
 from envgym.world import AbortReason, FailureInfo, ResetInfo, StepInfo, StepResult
 
@@ -58,10 +58,10 @@ class ToolWorld:
 
     def _read_tasks(self, spec: EnvSpec) -> None:
         self.tasks = TemplateTaskSet(spec, self.sandbox)
-        self.keys = keys_of(spec, self.tasks.schema_sql)
+        self.keys = read_primary_keys(spec, self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
-        for name in spec.episode.closes_with:
-            self._check_tool(name, "episode.closes_with")
+        for name in spec.episode.closing_tools:
+            self._check_tool(name, "episode.closing_tools")
         if (refusal := spec.episode.refusal) is None:
             return
         self._check_tool(refusal.tool, "episode.refusal.tool")
@@ -99,7 +99,9 @@ class ToolWorld:
     def opening(self, task: Task) -> list[Message]:
         """Return the system message and the user message of a task."""
         prompt = self.spec.prompt
-        system = prompt.system.strip().replace("{now}", f"{self.spec.state.now:%A, %Y-%m-%d %H:%M}")
+        system = prompt.system.strip().replace(
+            "{now}", f"{self.spec.state.clock_start:%A, %Y-%m-%d %H:%M}"
+        )
         if prompt.tools == "compact":
             listing = render_compact(list(self.tools_of(task).values()))
             system = f"{system}\n\nTools:\n{listing}\n\n{usage_example(prompt.dialects[0])}"
@@ -196,7 +198,7 @@ class ToolEnv(gymnasium.Env[str, str]):
         world = self.world
         self._task = task = world.tasks.task(self._pick(options))
         self._session = world.sandbox.open(
-            seed=task.seed, timeout_seconds=world.spec.sandbox.open_seconds
+            seed=task.seed, timeout_seconds=world.spec.sandbox.open_timeout_seconds
         )
         turn_limit = world.turn_limit(task)
         self._episode = ToolEpisode(

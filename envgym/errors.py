@@ -53,7 +53,7 @@ class UsageError(EnvgymError, ValueError):
 
 
 class TooManyFailures(EnvgymError, RuntimeError):
-    """More episodes were void than `episode.max_void` allows.
+    """More episodes were void than `episode.max_void_fraction` allows.
 
     The message has the fraction, an example and the remedy.
     """

@@ -23,13 +23,13 @@ class FailureLimit:
     """Stop a run if too many of its last attempts were void. Use one object for the whole run.
 
     Args:
-        max_void: Maximum fraction of void attempts, `episode.max_void` of the environment; 1
-            disables the limit.
+        max_void_fraction: Maximum fraction of void attempts, `episode.max_void_fraction` of the
+            environment; 1 disables the limit.
         logged: Sentence for the message that names the file with all failures.
     """
 
-    def __init__(self, max_void: float, *, logged: str):
-        self.max_void = max_void
+    def __init__(self, max_void_fraction: float, *, logged: str):
+        self.max_void_fraction = max_void_fraction
         self._logged = logged
         self._last: deque[Failure | None] = deque(maxlen=WINDOW)
 
@@ -43,7 +43,7 @@ class FailureLimit:
             self._last.append(episode.retried_failure)
         self._last.append(episode.failure)
         failures = [failure for failure in self._last if failure is not None]
-        if len(self._last) >= LEAST and len(failures) / len(self._last) > self.max_void:
+        if len(self._last) >= LEAST and len(failures) / len(self._last) > self.max_void_fraction:
             raise TooManyFailures(self._words(failures))
 
     def _words(self, failures: list[Failure]) -> str:
@@ -59,9 +59,9 @@ class FailureLimit:
         return (
             f"stopped: the environment failed in {len(failures)} of the last {played} episodes, "
             f"retries included ({len(failures) / played:.0%}; "
-            f"episode.max_void allows {self.max_void:.0%}).\n"
+            f"episode.max_void_fraction allows {self.max_void_fraction:.0%}).\n"
             f"Most frequent failure ({often} times): {kind} in {stage}. Last example:\n"
             f"{example.message[-MESSAGE_CHARS:].strip()}\n"
             f"{self._logged} Repair the environment (`envgym check` plays it without a model), "
-            f"or allow more: episode.max_void={min(1.0, len(failures) / played + 0.05):.2f}"
+            f"or allow more: episode.max_void_fraction={min(1.0, len(failures) / played + 0.05):.2f}"
         )

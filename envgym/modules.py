@@ -26,8 +26,7 @@ def load_object(reference: str, root: Path) -> Any:
 
 
 def load_module(reference: str, root: Path) -> tuple[ModuleType, str]:
-    """Return the module of a reference and the name in it; arguments and errors as
-    `load_object`."""
+    """Return the module of a reference and the name in it. Arguments as in `load_object`."""
     source, colon, name = reference.rpartition(":")
     if not colon:
         raise SpecError(f"'{reference}' must look like file.py:name or package.module:name")

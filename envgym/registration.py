@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envgym.spec.catalog import bundled_envs, find_env, id_of
+from envgym.spec.catalog import bundled_envs, find_env, read_env_id
 
 if TYPE_CHECKING:
     import gymnasium
@@ -117,7 +117,7 @@ def _register(env_id: str, path: Path) -> None:
 def register_bundled() -> None:
     """Register the bundled environments. Only their ids are read from the files."""
     for path in bundled_envs().values():
-        if env_id := id_of(path):
+        if env_id := read_env_id(path):
             _register(env_id, path)
 
 

@@ -129,18 +129,18 @@ class ToolEpisode:
         if problems := validate(tool, call.arguments):
             return self._reply(call, False, f"error: {'; '.join(problems)}")
         state = self.spec.state
-        now = state.now + timedelta(seconds=state.step_seconds * len(self.calls))
+        now = state.clock_start + timedelta(seconds=state.clock_step_seconds * len(self.calls))
         result = self.session.call(
             call.name,
             call.arguments,
             now=now.isoformat(),
-            timeout_seconds=self.spec.episode.tool_seconds,
+            timeout_seconds=self.spec.episode.tool_timeout_seconds,
         )
         text = result.text if result.ok else f"error: {result.text}"
         return self._reply(call, result.ok, text, result.seconds)
 
     def _reply(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
-        limit = self.spec.episode.observation_chars
+        limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
         self.calls.append(CallRecord(self.turns, call, ok, text, seconds))
@@ -148,7 +148,7 @@ class ToolEpisode:
 
     def _stop_after_calls(self) -> EpisodeStop | None:
         """Return the reason to end the episode after the calls of an answer, or None."""
-        closing = self.spec.episode.closes_with
+        closing = self.spec.episode.closing_tools
         if any(record.ok and record.call.name in closing for record in self.calls):
             return "closed"
         if self.turns >= self.turn_limit:
@@ -208,7 +208,7 @@ class ToolEpisode:
     def _evidence(self, final: str = "") -> Evidence:
         """Return the current evidence of the episode, without the result of the hidden test."""
         state = self.spec.state
-        changes = self.session.diff(timeout_seconds=self.spec.episode.tool_seconds)
+        changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
         exact = (FILES,) if state.files else ()
         rows = diff_rows(changes, self.keys, volatile=state.volatile, exact=exact)
         verdict = compare_changes(self.task.changes, rows, allow=state.allow, forbid=state.forbid)

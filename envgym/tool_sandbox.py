@@ -6,6 +6,7 @@ environment without tools also gets a box: it holds the tables and runs a task's
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
@@ -13,12 +14,12 @@ from envgym.rewards.state_diff import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
 from envgym.sandbox.agent.file_tree import TABLE as FILES
 from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.joined import CombinedSandbox
 from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.environment import EnvSpec
 from envgym.spec.tool_sources import McpReset, McpSpec, McpTools, OpenApiTools
-from envgym.tasksets.templates import app_of
 
 
 def open_tool_sandbox(spec: EnvSpec) -> Sandbox:
@@ -28,7 +29,7 @@ def open_tool_sandbox(spec: EnvSpec) -> Sandbox:
         SpecError: If the tools and the sandbox settings do not fit together.
         PrerequisiteError: If something must be installed or started first.
     """
-    app = app_of(spec)
+    app = build_app(spec)
     parts = list[Sandbox]()
     try:
         if app.tools or spec.state.files or not spec.tools:
@@ -45,7 +46,46 @@ def open_tool_sandbox(spec: EnvSpec) -> Sandbox:
     return parts[0] if len(parts) == 1 else CombinedSandbox(parts)
 
 
-def keys_of(spec: EnvSpec, schema_sql: str) -> Keys:
+def build_app(spec: EnvSpec) -> App:
+    """Return the files that an environment's boxes load, and those that they must not contain.
+
+    Raises:
+        SpecError: If a live API is combined with `state.schema`.
+    """
+    root = spec.root.resolve()
+    state = spec.state
+    files = tuple(tool for tool in spec.tools if isinstance(tool, str))
+    commands = [
+        word for tool in spec.tools if isinstance(tool, McpTools) for word in tool.mcp.command
+    ]
+    needed = [*files, *commands, *filter(None, (state.schema_file, state.seed, state.files))]
+    secret = [
+        spec.path.name,
+        *(part.source for part in spec.reward.values()),
+        *filter(None, [spec.tasks.source]),
+    ]
+    hidden = hidden_files(root, secret=secret, needed=needed)
+    is_live = any(isinstance(tool, OpenApiTools) for tool in spec.tools)
+    if is_live and state.schema_file:
+        raise SpecError(
+            f"{spec.path}: state.schema: a live API defines its tables; "
+            "remove state.schema, or remove base_url to simulate the API"
+        )
+    # With a live API the seed function fills copies of the API's tables, from which tasks are
+    # drawn. The boxes have no tables.
+    return App(
+        root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden
+    )
+
+
+def simulated_app(spec: EnvSpec) -> App:
+    """Return the app with live APIs as simulated documents, to get their tables."""
+    live = tuple(tool.openapi for tool in spec.tools if isinstance(tool, OpenApiTools))
+    app = build_app(spec)
+    return dataclasses.replace(app, tools=(*app.tools, *live))
+
+
+def read_primary_keys(spec: EnvSpec, schema_sql: str) -> Keys:
     """Return the primary keys of all tables: of the schema, of MCP servers' dumps and of files.
 
     Raises:
@@ -85,13 +125,13 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         hidden=server.hidden,
         dump=server.dump,
         sessions=server.sessions or (1 if server.url else None),
-        now=spec.state.now.isoformat(),
+        now=spec.state.clock_start.isoformat(),
         volatile=spec.state.volatile,
     )
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
-    box = App(spec.root.resolve(), (), servers=(wanted.link,), hidden=app_of(spec).hidden)
+    box = App(spec.root.resolve(), (), servers=(wanted.link,), hidden=build_app(spec).hidden)
     return McpSandbox(wanted, open_sandbox(box, options), options)
 
 
@@ -99,7 +139,7 @@ def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:
     return Server(
         " ".join(server.command),
         server.command,
-        server.env | {"ENVGYM_NOW": spec.state.now.isoformat()},
+        server.env | {"ENVGYM_NOW": spec.state.clock_start.isoformat()},
     )
 
 

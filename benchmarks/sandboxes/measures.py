@@ -25,7 +25,7 @@ from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.containers.addresses import EngineName
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.environment import load_spec
-from envgym.tasksets.templates import app_of
+from envgym.tool_sandbox import build_app
 from sandboxes.engine import REST_SECONDS, EngineCpu, helper_mb
 from sandboxes.peers import NOW, Peers, Values
 
@@ -66,7 +66,7 @@ class Bench:
             task for task in found if (len(task.oracle), len(task.changes)) == (CALLS, WRITES)
         ]
         self.works = works_of(self.tasks, sizes.episodes)
-        self.app, first = app_of(spec), self.tasks[0]
+        self.app, first = build_app(spec), self.tasks[0]
         self.peer = Peers(
             self.backend, self.app, world.tasks.tables(first.seed).serialize(), first.oracle
         )

@@ -14,7 +14,7 @@ import pkgutil
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from envgym.dialects.literals import MalformedCall
 from envgym.errors import UsageError, did_you_mean
@@ -94,7 +94,8 @@ def find_dialect(name: str) -> Dialect:
 
 
 def _module(name: str) -> Dialect:
-    return importlib.import_module(f"{__name__}.{name}")
+    module: Any = importlib.import_module(f"{__name__}.{name}")
+    return module
 
 
 def parse(

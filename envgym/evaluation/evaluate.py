@@ -47,7 +47,7 @@ def evaluate(
         Success rates with intervals, overall and by level, mean reward and mean turns.
 
     Raises:
-        TooManyFailures: If more episodes are void than `episode.max_void` allows.
+        TooManyFailures: If more episodes are void than `episode.max_void_fraction` allows.
 
     >>> from envgym import OraclePolicy, load_spec, make_world
     >>> world = make_world(load_spec("guess"))
@@ -62,7 +62,7 @@ def evaluate(
         if episodes_file
         else "To keep every episode: --episodes FILE."
     )
-    cap = FailureLimit(world.spec.episode.max_void, logged=logged)
+    cap = FailureLimit(world.spec.episode.max_void_fraction, logged=logged)
     played = []
     try:
         with _bar(name, len(ids)) if progress else nullcontext(lambda episode: None) as tick:

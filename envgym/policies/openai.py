@@ -7,7 +7,6 @@ logprobs, so this policy is for evaluation only.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -20,6 +19,16 @@ import httpx
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import Completion
+from envgym.policies.chat_completions import (
+    action_text,
+    api_root,
+    assistant_message,
+    first_choice,
+    is_context_full,
+    read_object,
+    retry_after_seconds,
+    stop_reason,
+)
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
@@ -61,7 +70,7 @@ class OpenAIPolicy:
         backoff_seconds: float = 0.5,
         extra_body: dict[str, Any] | None = None,
     ):
-        self.base_url = _api_root(base_url)
+        self.base_url = api_root(base_url)
         self._model = model
         self.temperature = temperature
         self.max_tokens = max_tokens
@@ -140,7 +149,7 @@ class OpenAIPolicy:
         Raises:
             WorldFailure: If the response is not a JSON object. Other errors are those of `send`.
         """
-        return _json_of(self.send(method, path, body, seed=seed))
+        return read_object(self.send(method, path, body, seed=seed))
 
     def send(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0
@@ -167,7 +176,7 @@ class OpenAIPolicy:
                 if response.is_success:
                     return response
                 problem = self._refusal(response, path)
-                waited = _retry_after(response) or waited
+                waited = retry_after_seconds(response) or waited
                 if response.status_code not in RETRIED:
                     break
             if attempt < self.retries:
@@ -194,7 +203,7 @@ class OpenAIPolicy:
             raise UsageError(
                 f"{self.base_url}{path}: HTTP 404: {words}. {self._way_out_of_404(path)}"
             )
-        if status in (400, 413, 422) and _is_context_full(response.text):
+        if status in (400, 413, 422) and is_context_full(response.text):
             raise ContextFull(words)
         return f"HTTP {status}: {words}"
 
@@ -239,13 +248,13 @@ class OpenAIDialogue:
             )
         except ContextFull:
             return Completion("", stop_reason="context")
-        choice = _first_choice(answer)
+        choice = first_choice(answer)
         message = choice["message"]
         calls = message.get("tool_calls") or []
-        self._messages.append(_assistant(message, calls))
+        self._messages.append(assistant_message(message, calls))
         self._open_calls = [call.get("id") or f"call_{index}" for index, call in enumerate(calls)]
         return Completion(
-            action_text(message.get("content"), calls), stop_reason=_stop_reason(choice)
+            action_text(message.get("content"), calls), stop_reason=stop_reason(choice)
         )
 
     def observe(self, messages: Sequence[Message]) -> None:
@@ -290,82 +299,6 @@ class OpenAIDialogue:
             body["tools"] = self._tools
         body |= self._policy.extra_body
         return {key: value for key, value in body.items() if value is not None}
-
-
-def action_text(content: str | None, calls: Sequence[dict[str, Any]]) -> str:
-    """Return the action: the text, then each structured call in the hermes dialect.
-
-    Arguments are copied unchanged, so malformed JSON stays malformed. Only an empty string, which
-    some servers send for a call without arguments, becomes `{}`.
-    """
-    functions = [call.get("function", {}) for call in calls]
-    blocks = [
-        f'<tool_call>\n{{"name": {json.dumps(f.get("name"))}, '
-        f'"arguments": {f.get("arguments") or "{}"}}}\n</tool_call>'
-        for f in functions
-    ]
-    return "\n".join([*([content] if content else []), *blocks])
-
-
-def _assistant(message: dict[str, Any], calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    plain: dict[str, Any] = {"role": "assistant", "content": message.get("content") or ""}
-    if calls:
-        plain["tool_calls"] = [
-            call | {"id": call.get("id") or f"call_{index}"} for index, call in enumerate(calls)
-        ]
-    return plain
-
-
-def _first_choice(answer: dict[str, Any]) -> dict[str, Any]:
-    choices = answer.get("choices")
-    if (
-        not isinstance(choices, list)
-        or not choices
-        or not isinstance(choices[0].get("message"), dict)
-    ):
-        raise WorldFailure(
-            "policy_failed",
-            f"the server's answer contains no message: {str(answer)[:200]}",
-            stage="policy",
-        )
-    return choices[0]
-
-
-def _stop_reason(choice: dict[str, Any]):
-    return "length" if choice.get("finish_reason") == "length" else "stop"
-
-
-def _json_of(response: httpx.Response) -> dict[str, Any]:
-    try:
-        plain = response.json()
-    except ValueError:
-        plain = None
-    if not isinstance(plain, dict):
-        raise WorldFailure(
-            "policy_failed",
-            f"the server's answer is not a JSON object: {response.text[:200]!r}",
-            stage="policy",
-        )
-    return plain
-
-
-def _is_context_full(words: str) -> bool:
-    words = words.lower()
-    return "context_length_exceeded" in words or (
-        "context" in words and ("maximum" in words or "exceed" in words)
-    )
-
-
-def _retry_after(response: httpx.Response) -> float:
-    try:
-        return max(0.0, float(response.headers.get("retry-after", "")))
-    except ValueError:
-        return 0.0
-
-
-def _api_root(url: str) -> str:
-    url = url.rstrip("/").removesuffix("/chat/completions")
-    return url if httpx.URL(url).path.strip("/") else f"{url}/v1"
 
 
 def open_policy(argument: str, world: World) -> OpenAIPolicy:

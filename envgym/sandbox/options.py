@@ -86,9 +86,9 @@ class SandboxOptions(Block):
     """Memory limit of a container in MiB, swap included."""
     cpus: float = Field(default=1.0, gt=0)
     """CPU limit of a container in cores."""
-    pids: int = Field(default=256, ge=16)
+    max_processes: int = Field(default=256, ge=16)
     """Maximum processes and threads of a container. A session in namespaces gets half of them."""
-    nofile: int = Field(default=1024, ge=64)
+    max_open_files: int = Field(default=1024, ge=64)
     """Maximum number of open files of one process."""
     tmpfs_mb: int = Field(default=32, ge=1)
     """Size of /tmp and of /dev/shm in MiB each, the only writable places of a container. They count
@@ -96,7 +96,7 @@ class SandboxOptions(Block):
     """
     output_bytes: int = Field(default=65536, ge=256)
     """Maximum output of one tool call in bytes; the rest is cut."""
-    open_seconds: float = Field(default=30.0, gt=0)
+    open_timeout_seconds: float = Field(default=30.0, gt=0)
     """Time limit in seconds to start a box, and to open an episode in it."""
     pool: PoolOptions = PoolOptions()
 

@@ -24,7 +24,7 @@ def bundled_envs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(bundled_folder().glob("*.yaml"))}
 
 
-def id_of(path: Path) -> str | None:
+def read_env_id(path: Path) -> str | None:
     """Return the `id:` of a YAML file, or None if it has no id. Avoids parsing the whole file."""
     found = re.search(
         r"^id:[ \t]*['\"]?([^\s'\"#]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE
@@ -45,7 +45,7 @@ def find_env(name: str | Path) -> Path:
     known = bundled_envs()
     if str(name) in known:
         return known[str(name)]
-    by_id = {id_of(file): file for file in known.values()}
+    by_id = {read_env_id(file): file for file in known.values()}
     if str(name) in by_id:
         return by_id[str(name)]
     if path.suffix in {".yaml", ".yml"}:

@@ -8,7 +8,7 @@ model for it (entry-point group `envgym.blocks`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +21,7 @@ from envgym.dialects import DEFAULT_DIALECTS, find_dialect
 from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
+from envgym.spec.old_keys import outdated
 from envgym.spec.reward import PartSpec, check_gates
 from envgym.spec.tool_sources import OpenApiTools, ToolSource
 from envgym.spec.yaml_file import (
@@ -64,9 +65,9 @@ class StateSpec(Block):
     files: str | None = None
     """`file.py:function(folder, seed)` that creates an episode's work folder. Its files are
     compared like a table named `files`."""
-    now: datetime = datetime(2026, 1, 5, 9, 0)
+    clock_start: datetime = datetime(2026, 1, 5, 9, 0)
     """Start of the episode's clock. Tools see no other time."""
-    step_seconds: float = Field(default=60.0, ge=0)
+    clock_step_seconds: float = Field(default=60.0, ge=0)
     """Seconds by which the clock advances at each tool call."""
     volatile: tuple[str, ...] = ()
     """`table.column` patterns that comparisons ignore, such as `*.updated_at`."""
@@ -108,19 +109,19 @@ class EpisodeSpec(Block):
     an oracle. By default only `max_turns` applies."""
     max_calls_per_turn: int = Field(default=4, ge=1)
     """Maximum number of tool calls in one answer."""
-    closes_with: tuple[str, ...] = ()
+    closing_tools: tuple[str, ...] = ()
     """Tools that end the episode when a call to them succeeds."""
     refusal: RefusalSpec | None = None
     """Tool call that refuses a request, for the policy `refuse`. None refuses in words."""
-    tool_seconds: float = Field(default=10.0, gt=0)
+    tool_timeout_seconds: float = Field(default=10.0, gt=0)
     """Time limit of one tool call in seconds."""
     timeout_seconds: float | None = Field(default=None, gt=0)
     """Time limit of a whole episode in seconds of wall time, sampling included. If it is exceeded,
     the episode is void."""
-    max_void: float = Field(default=0.25, ge=0, le=1)
+    max_void_fraction: float = Field(default=0.25, ge=0, le=1)
     """Maximum fraction of void episodes among the last 16 to 64, retries included. If it is
     exceeded, the run or evaluation stops."""
-    observation_chars: int = Field(default=2000, ge=64)
+    max_observation_chars: int = Field(default=2000, ge=64)
     """Maximum number of characters of one tool's answer shown to the model. The rest is replaced by
     a marker."""
     success_reward: float = 1.0
@@ -159,6 +160,10 @@ class EnvSpec(Block):
     """Settings of the trainer. `envgym schema` includes them if the trainer is installed."""
     path: Path = Field(default=Path(), exclude=True)
     """Path of the YAML file, set by `load_spec`."""
+
+    @classmethod
+    def outdated_keys(cls, data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+        return outdated(data)
 
     @property
     def is_foreign(self) -> bool:

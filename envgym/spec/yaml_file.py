@@ -172,8 +172,8 @@ def validate(
     Raises:
         SpecError: If there are errors, with one line `file:line: key: problem` for each.
     """
-    checks = issubclass(model, Block) and isinstance(data, Mapping)
-    old = model.outdated_keys(data) if checks else ()
+    is_block = isinstance(data, Mapping) and issubclass(model, Block)
+    old = model.outdated_keys(data) if is_block else ()  # type: ignore[attr-defined]
     if lines := [f"{place(where, (*at, *path))}: {dotted((*at, *path))}: {m}" for path, m in old]:
         raise SpecError("\n".join(lines))
     try:

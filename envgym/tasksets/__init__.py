@@ -1,6 +1,6 @@
-"""Tasks from templates and from data files. The names in `__all__` are public.
+"""Task sets: tasks from templates, labelled rows, ToolRL rows and recorded dialogues.
 
-They are imported on first use, because the templates of an environment need few of them.
+The public names are imported on first use, so that the import is fast.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from envgym.tasksets.labelled_rows import Example, load_rows
+    from envgym.tasksets.examples import Example
+    from envgym.tasksets.labelled_rows import load_rows
     from envgym.tasksets.labelled_tasks import label_template, question_template
     from envgym.tasksets.toolrl_rows import row_template, rows_from
     from envgym.tasksets.toolrl_variants import irrelevant_rows
 
 _HOMES = {
-    "envgym.tasksets.labelled_rows": ("Example", "load_rows"),
-    "envgym.tasksets.labelled_tasks": ("label_template", "question_template"),
-    "envgym.tasksets.toolrl_rows": ("row_template", "rows_from"),
-    "envgym.tasksets.toolrl_variants": ("irrelevant_rows",),
+    "Example": "examples",
+    "irrelevant_rows": "toolrl_variants",
+    "label_template": "labelled_tasks",
+    "load_rows": "labelled_rows",
+    "question_template": "labelled_tasks",
+    "row_template": "toolrl_rows",
+    "rows_from": "toolrl_rows",
 }
-_LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Example",
@@ -34,9 +37,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOMES:
         raise AttributeError(f"module 'envgym.tasksets' has no attribute '{name}'")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from envgym.errors import SpecError, did_you_mean
 from envgym.tasks import SPLITS, Draw, Task, Template, stable_seed
-from envgym.tasksets.labelled_rows import Example
+from envgym.tasksets.examples import Example
 
 Rows = Sequence[Example] | Mapping[str, Sequence[Example]]
 """Rows to be split by their text (8 in 10 for training), or rows that are already split into

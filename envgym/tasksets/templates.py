@@ -7,7 +7,6 @@ Splits share no initial state and no wording. A task is a pure function of its i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import random
 import sqlite3
@@ -18,15 +17,15 @@ from pathlib import Path
 
 from envgym.errors import SpecError, UsageError, did_you_mean
 from envgym.modules import load_file, load_object
-from envgym.sandbox import App, Sandbox
+from envgym.sandbox import Sandbox
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.file_tree import LayOut, row, starting_tree
-from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.mcp.dump import fill
 from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
-from envgym.spec.tool_sources import McpTools, OpenApiTools
+from envgym.spec.tool_sources import McpTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
+from envgym.tool_sandbox import simulated_app
 
 ATTEMPTS = 20
 """Maximum number of states tried before a template without a suitable row raises an error."""
@@ -50,7 +49,7 @@ class TemplateTaskSet:
             "test": spec.tasks.test,
         }
         self.templates = _templates(spec)
-        self.schema_sql = schema_sql(_with_live(spec))
+        self.schema_sql = schema_sql(simulated_app(spec))
         self._seed = load_object(spec.state.seed, spec.root) if spec.state.seed else None
         self._sandbox = sandbox
         self._dumped = {
@@ -204,45 +203,6 @@ class TemplateTaskSet:
                 f"{', '.join(self.templates[name].splits)} only"
             )
         return split, name, int(index)  # type: ignore[return-value]
-
-
-def app_of(spec: EnvSpec) -> App:
-    """Return the files that an environment's boxes load, and those that they must not contain.
-
-    Raises:
-        SpecError: If a live API is combined with `state.schema`.
-    """
-    root = spec.root.resolve()
-    state = spec.state
-    files = tuple(tool for tool in spec.tools if isinstance(tool, str))
-    commands = [
-        word for tool in spec.tools if isinstance(tool, McpTools) for word in tool.mcp.command
-    ]
-    needed = [*files, *commands, *filter(None, (state.schema_file, state.seed, state.files))]
-    secret = [
-        spec.path.name,
-        *(part.source for part in spec.reward.values()),
-        *filter(None, [spec.tasks.source]),
-    ]
-    hidden = hidden_files(root, secret=secret, needed=needed)
-    is_live = any(isinstance(tool, OpenApiTools) for tool in spec.tools)
-    if is_live and state.schema_file:
-        raise SpecError(
-            f"{spec.path}: state.schema: a live API defines its tables; "
-            "remove state.schema, or remove base_url to simulate the API"
-        )
-    # With a live API the seed function fills copies of the API's tables, from which tasks are
-    # drawn. The boxes have no tables.
-    return App(
-        root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden
-    )
-
-
-def _with_live(spec: EnvSpec) -> App:
-    """Return the app with live APIs as simulated documents, to get their tables."""
-    live = tuple(tool.openapi for tool in spec.tools if isinstance(tool, OpenApiTools))
-    app = app_of(spec)
-    return dataclasses.replace(app, tools=(*app.tools, *live))
 
 
 def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:

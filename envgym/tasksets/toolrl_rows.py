@@ -13,38 +13,15 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envgym.errors import SpecError, UsageError, did_you_mean
 from envgym.rewards.scoring.toolrl import truth_calls
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
-
-
-@dataclass(frozen=True, slots=True)
-class ToolRLExample:
-    """One step of a dialogue: the model's input and a correct answer."""
-
-    system: str
-    """Instructions, with the tools as a list of `1. Name: ...`, `Description: ...`, `Parameters:
-    ...`. May be empty."""
-    user: str
-    """The request, or the whole dialogue up to this step."""
-    truth: str
-    """Hidden: correct answer, `<think>...</think>` with `<tool_call>`, `<response>` or both."""
-    where: str
-    """`file:line`, for error messages."""
-    group: str
-    """First request of the dialogue. Rows of one group go to the same split, because a later step
-    contains the truth of an earlier one."""
-    split: Split | None = None
-    """Split given in the data, if any."""
-
-    @property
-    def prompt(self) -> str:
-        """System and user text as one message, because a task has no system text."""
-        return f"{self.system.strip()}\n\n{self.user.strip()}".strip()
+from envgym.tasksets.dialogue_traces import steps_of
+from envgym.tasksets.toolrl_example import ToolRLExample
+from envgym.tasksets.toolrl_variants import masked_row
 
 
 def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[ToolRLExample, ...]:
@@ -98,8 +75,6 @@ def row_template(
     Raises:
         SpecError: When a task is drawn, if there are more val or test tasks than rows.
     """
-    from envgym.tasksets.toolrl_variants import masked_row
-
     own = {
         split: [row for row in rows if split_of(row, val=val, test=test) == split]
         for split in SPLITS
@@ -187,8 +162,6 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _rows_of(record: dict[str, Any], where: str) -> Iterator[ToolRLExample]:
-    from envgym.tasksets.dialogue_traces import steps_of
-
     split = record.get("split") or (record.get("extra_info") or {}).get("split") or None
     if split is not None and split not in SPLITS:
         raise UsageError(

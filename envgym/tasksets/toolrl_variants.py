@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from envgym.errors import UsageError
 from envgym.rewards.scoring.toolrl import truth_calls
-from envgym.tasksets.toolrl_rows import ToolRLExample
+from envgym.tasksets.toolrl_example import ToolRLExample
 
 NO_TOOL = (
     "<think> None of the tools can do this. </think>\n"

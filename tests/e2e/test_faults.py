@@ -32,7 +32,7 @@ KILLS, SESSIONS = (20, 24) if FULL else (4, 24)
 NEIGHBOURS = 4
 EPISODES = 6 if not FULL else 24
 HOSTILE = App(APPS, ("hostile/tools.py",), "hostile/schema.sql")
-LIMITS = {"memory_mb": 256, "pids": 96, "tmpfs_mb": 16}
+LIMITS = {"memory_mb": 256, "max_processes": 96, "tmpfs_mb": 16}
 SHARED_LEVELS = ("fork", "namespaces")
 
 

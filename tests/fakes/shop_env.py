@@ -8,13 +8,13 @@ YAML = """\
 id: test/shop-v0
 prompt: {system: "You run a shop. Today is {now}.", dialects: [pythonic, hermes]}
 tools: [tools.py]
-state: {schema: schema.sql, seed: world.py:build, now: "2026-01-05T09:00:00", volatile: ["*.updated_at"], forbid: [audit]}
+state: {schema: schema.sql, seed: world.py:build, clock_start: "2026-01-05T09:00:00", volatile: ["*.updated_at"], forbid: [audit]}
 sandbox: {backend: none}
 tasks: {from: tasks.py, val: 6, test: 6}
 reward:
   solved: {from: state_match}
   calls: {from: valid_calls, weight: 0.0}
-episode: {max_turns: 4, closes_with: [close], observation_chars: 80}
+episode: {max_turns: 4, closing_tools: [close], max_observation_chars: 80}
 """
 
 SCHEMA = """\

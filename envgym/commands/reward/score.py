@@ -70,7 +70,7 @@ def _lines(cases: str) -> Iterable[str]:
 def score_cases(
     spec: EnvSpec, lines: Iterable[str], *, name: str, step: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Yield the score of each case, one per line that is not blank. Both formats stand in the module docstring.
+    """Yield the score of each case, one per line that is not blank..
 
     Args:
         spec: Definition of the environment.

@@ -114,7 +114,7 @@ def _measure(
     statistics = sandbox.statistics
     if statistics is None:
         raise UsageError(f"{spec.id}: {sandbox.label}: this kind of sandbox has no measurements")
-    now = spec.state.now.isoformat()
+    now = spec.state.clock_start.isoformat()
     play_works(sandbox, works[:sessions], sessions=sessions, now=now)
     box_mb, session_mb = _memory(sandbox, works[:sessions], now)
     start = {name: value for name, value in statistics.drain().items() if name.startswith("start")}

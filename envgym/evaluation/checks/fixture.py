@@ -122,7 +122,7 @@ class CheckFixture:
             free: Tables (patterns) in which changes are ignored.
         """
         session = self.world.sandbox.open(
-            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_seconds
+            seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_timeout_seconds
         )
         try:
             yield Probe(self.world, session, free, on_write=self.writers.add)
@@ -219,9 +219,11 @@ class Probe:
             WorldFailure: If the tool crashes.
         """
         spec = self._world.spec
-        now = (spec.state.now + timedelta(seconds=spec.state.step_seconds * self._made)).isoformat()
+        now = (
+            spec.state.clock_start + timedelta(seconds=spec.state.clock_step_seconds * self._made)
+        ).isoformat()
         result = self._session.call(
-            call.name, call.arguments, now=now, timeout_seconds=spec.episode.tool_seconds
+            call.name, call.arguments, now=now, timeout_seconds=spec.episode.tool_timeout_seconds
         )
         before = self._rows
         self._rows = self._changed_rows()
@@ -235,7 +237,7 @@ class Probe:
 
     def _changed_rows(self) -> dict[tuple[str, str], str]:
         spec = self._world.spec
-        changes = self._session.diff(timeout_seconds=spec.episode.tool_seconds)
+        changes = self._session.diff(timeout_seconds=spec.episode.tool_timeout_seconds)
         rows = diff_rows(changes, self._world.keys, volatile=spec.state.volatile)
         # In a table without a primary key, the content of a row is its name.
         named = [

@@ -132,7 +132,7 @@ def _unmet(episode: Episode) -> str:
 
 def _closing_calls(fixture: CheckFixture) -> list[ToolCall]:
     """Return the most frequent closing calls of the oracles, the best constant answers."""
-    closing = fixture.world.spec.episode.closes_with
+    closing = fixture.world.spec.episode.closing_tools
     made = [call for task in fixture.all_tasks for call in task.oracle if call.name in closing]
     ranked = Counter(json.dumps(call.to_dict(), sort_keys=True) for call in made).most_common(
         MAX_REFUSALS

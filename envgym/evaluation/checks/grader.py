@@ -248,7 +248,7 @@ def _with_reads(fixture: CheckFixture, task: Task) -> Variant | None:
 
 
 def _before_closing(fixture: CheckFixture, task: Task) -> int:
-    closing = fixture.world.spec.episode.closes_with
+    closing = fixture.world.spec.episode.closing_tools
     return next(
         (index for index, call in enumerate(task.oracle) if call.name in closing), len(task.oracle)
     )
@@ -257,7 +257,7 @@ def _before_closing(fixture: CheckFixture, task: Task) -> int:
 def _candidates(fixture: CheckFixture, task: Task) -> Iterator[ToolCall]:
     """Yield calls to try: the oracle's calls, the same calls on other rows, then random ones."""
     offered = fixture.world.tools_of(task)
-    closing = fixture.world.spec.episode.closes_with
+    closing = fixture.world.spec.episode.closing_tools
     tools = [tool for name, tool in offered.items() if name not in closing]
     own = [call for call in task.oracle if call.name not in closing]
     rng = random.Random(stable_seed(task.id, "candidates"))

@@ -22,8 +22,8 @@ from .modules import import_file
 from .tables import prepare_image
 
 Documents = Mapping[str, Any]
-"""File -> parsed OpenAPI document. `documents.py` takes a third of the agent's start, so it is
-imported only for an app that has some."""
+"""File -> parsed OpenAPI document. The folder `openapi/` takes a third of the agent's start, so it
+is imported only for an app that has some."""
 
 
 @dataclass(frozen=True)

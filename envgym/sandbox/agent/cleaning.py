@@ -175,3 +175,10 @@ def ended_how(code: int, *, for_memory: bool) -> str:
     if code == -signal.SIGKILL:
         return "killed for want of memory" if for_memory else "killed"
     return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def failure_kind(how: str, op: str) -> str:
+    """Return the kind of failure of a session's process that ended during an operation."""
+    if "memory" in how:
+        return "out_of_memory"
+    return "session_ended" if op == "call" else "sandbox_lost"

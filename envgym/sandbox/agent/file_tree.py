@@ -222,11 +222,11 @@ def row(path: str, entry: Entry) -> dict[str, str]:
         "path": _shown(os.fsencode(path)),
         "kind": entry.kind,
         "mode": format(entry.mode, "o"),
-        "text": text_of(entry),
+        "text": entry_text(entry),
     }
 
 
-def text_of(entry: Entry) -> str:
+def entry_text(entry: Entry) -> str:
     """Return a file's text, `sha256:...` if it is not UTF-8, or a link's target."""
     if entry.kind == "link":
         return _shown(entry.content)

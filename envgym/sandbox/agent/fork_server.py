@@ -1,16 +1,13 @@
 """Fork server: one forked child per session, so a hanging or crashing tool harms only its session.
 
-The server itself runs no tool and no seed function and never blocks on a child. It multiplexes all
-children with a selector, forwards their lines, and kills a child at its deadline. States are built
-in a child too and cached; sessions with the same seed wait for the same build. Each session has a
-private folder (current folder, TMPDIR, HOME). When it ends, the folder and all processes it left
-are removed; if anything remains, the host is notified and retires the box. With isolation
-`namespaces` the child also enters new namespaces (`namespaces.py`).
+The server runs no tool and no seed function and never blocks on a child: it forwards lines with a
+selector and kills a child at its deadline. States are built in a child too and cached. When a
+session ends, its folder and the processes it left are removed; if anything remains, the host
+retires the box. With isolation `namespaces` a child also enters new namespaces (`namespaces.py`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import json
 import math
@@ -23,26 +20,33 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import BinaryIO
 
 from .app import LoadedApp
 from .children import SEND_SECONDS, Child, fork
-from .cleaning import Traces, adopt_orphans, end_strays, ended_how, killed_for_memory, usage
-from .errors import AppError, BoxError, tail_of
+from .cleaning import (
+    Traces,
+    adopt_orphans,
+    end_strays,
+    ended_how,
+    failure_kind,
+    killed_for_memory,
+    usage,
+)
+from .errors import AppError
 from .file_tree import wipe
 from .namespaces import SET_DUMPABLE, Limits, enter, prctl
-from .protocol import Request, Wire, answer, answer_verify, attempt, encode, failed, no_session
-from .session import Desk
-from .tables import Images, pack_image, prepare_image, unpack_image
+from .protocol import Request, Wire, encode, failed, no_session
+from .session_limits import TRIAL_SECONDS, try_namespaces
+from .session_process import SessionProcess
+from .tables import Images, pack_image, unpack_image
 
 ANSWER_BYTES = 64 * 2**20
 """Maximum size of one answer of a child in bytes. A larger one ends the session."""
-TRIAL_SECONDS = 5.0
 SPARE = "spare"
 """Name of the pre-forked child; the host uses other names for its sessions."""
 
 
-class Zygote:
+class ForkServer:
     """Serve the protocol from forked children.
 
     Args:
@@ -69,12 +73,11 @@ class Zygote:
                 "the app's files start a thread when imported, which a fork would lose. Start "
                 "it in the tool, or set sandbox.isolation=state."
             )
-        self.app = app
         self.wire = wire
-        self.output_bytes = output_bytes
         self.apart = apart
         self.images = Images()
         self.scratch = os.environ.get("ENVGYM_SCRATCH") or tempfile.mkdtemp(prefix="envgym-")
+        self.work = SessionProcess(app, output_bytes=output_bytes, scratch=self.scratch)
         self.traces, self.memory_kills = Traces(self.scratch), killed_for_memory()
         adopt_orphans()
         prctl(SET_DUMPABLE, 0)  # No session may read this process's memory or trace it.
@@ -83,7 +86,7 @@ class Zygote:
         self.builders: dict[int, Child] = {}
         self.selector = selectors.DefaultSelector()
         if apart:
-            self._try_apart(apart)
+            try_namespaces(apart, self.scratch)
         gc.collect()
         # Freeze all objects loaded until now: the collector then never writes to them, so that
         # their memory pages remain shared (copy-on-write).
@@ -177,13 +180,13 @@ class Zygote:
             self._start_session(request, image)
         elif builder := self.builders.get(seed):
             builder.waiting.append(request)
-        elif child := self._fork(seed, request, lambda end: self._build(seed, end)):
+        elif child := self._fork(seed, request, lambda end: self.work.build(seed, end)):
             self.builders[seed] = child
 
     def _start_session(self, request: Request, image: bytes) -> None:
         session = request["session"]
         if child := self._give_spare(request, image) or self._fork(
-            session, request, lambda end: self._work(request, image, end)
+            session, request, lambda end: self.work.serve_now(request, image, end)
         ):
             self.sessions[session] = child
 
@@ -192,7 +195,7 @@ class Zygote:
 
         Returns `None` if that fails; the session then forks for itself and reports the error.
         """
-        child = self._fork(SPARE, {"timeout": TRIAL_SECONDS, "id": 0}, self._work_later)
+        child = self._fork(SPARE, {"timeout": TRIAL_SECONDS, "id": 0}, self.work.serve_later)
         if child is None:
             return None
         child.socket.settimeout(TRIAL_SECONDS)
@@ -203,7 +206,7 @@ class Zygote:
         child.socket.settimeout(SEND_SECONDS)
         if ready:
             # Rehearse here too: pages shared with the child are copied at the first write.
-            self._rehearse()
+            self.work.rehearse()
             return child
         self._drop(child)
         return None
@@ -231,7 +234,7 @@ class Zygote:
         if child:
             self._settle(child, "sandbox_lost", "the session was ended by its check")
         if checker := self._fork(
-            request["session"], request, lambda end: self._check(request, end)
+            request["session"], request, lambda end: self.work.check(request, end)
         ):
             self.sessions[request["session"]] = checker
 
@@ -278,13 +281,7 @@ class Zygote:
         how = self._how(self._drop(child))
         if not child.is_builder:
             for request in requests:
-                kind = (
-                    "out_of_memory"
-                    if "memory" in how
-                    else "session_ended"
-                    if request["op"] == "call"
-                    else "sandbox_lost"
-                )
+                kind = failure_kind(how, request["op"])
                 self.wire.say(failed(request, kind, f"the session's process ended: {how}"))
             return
         status, _, body = bytes(child.heard).partition(b"\n")
@@ -318,7 +315,7 @@ class Zygote:
             self.builders.pop(int(child.name), None)
         else:
             self.sessions.pop(str(child.name), None)
-            wipe(self._folder(str(child.name)))
+            wipe(self.work.folder(str(child.name)))
         self._prove_clean()
         return code
 
@@ -335,10 +332,7 @@ class Zygote:
         if left := [*immortal, *self.traces.new(self.sessions)]:
             self.wire.say({"event": "dirty", "message": f"a session left {', '.join(left[:5])}"})
 
-    def _folder(self, session: str) -> str:
-        return os.path.join(self.scratch, session)
-
-    # --- work of children ---
+    # --- children ---
 
     def _fork(
         self, name: str | int, request: Request, work: Callable[[socket.socket], None]
@@ -367,89 +361,3 @@ class Zygote:
     def _enter(self) -> None:
         if self.apart:
             enter(self.apart, self.scratch)
-
-    def _try_apart(self, apart: Limits) -> None:
-        """Enter namespaces in a trial child, so that a refused level is reported at the start."""
-
-        def work(end: socket.socket) -> None:
-            try:
-                enter(apart, self.scratch)
-            except OSError as error:
-                end.sendall(str(error).encode())
-            else:
-                end.sendall(b"apart" if os.getpid() == 1 else b"not process 1 of its namespace")
-
-        child = fork("", {"timeout": 0}, work, private=())
-        child.socket.settimeout(TRIAL_SECONDS)
-        try:
-            said = child.socket.recv(1 << 12).decode() or "the trial process ended"
-        except OSError as error:
-            said = str(error)
-        child.end()
-        if said != "apart":
-            raise BoxError("level_refused", said)
-
-    def _build(self, seed: int, end: socket.socket) -> None:
-        try:
-            image = prepare_image(self.app.schema_sql, self.app.seed_function, seed)
-        except Exception as error:
-            end.sendall(
-                b"error\n"
-                + (str(error) if isinstance(error, AppError) else tail_of(error)).encode(
-                    "utf-8", "replace"
-                )
-            )
-        else:
-            end.sendall(b"image\n" + image)
-
-    def _work(self, opening: Request, image: bytes, end: socket.socket) -> None:
-        with end.makefile("rb") as requests:
-            self._serve(opening, image, end, requests)
-
-    def _work_later(self, end: socket.socket) -> None:
-        """Serve the session that a later `open` request on the socket names."""
-        self._rehearse()
-        end.sendall(b".")
-        with end.makefile("rb") as requests:
-            if line := requests.readline():
-                opening = json.loads(line)
-                self._serve(opening, requests.read(opening["image_bytes"]), end, requests)
-
-    def _rehearse(self) -> None:
-        """Open and diff an empty database, because the first use allocates memory and is slow."""
-        image = unpack_image(pack_image(prepare_image(self.app.schema_sql, None, 0)))
-        tables_alone = dataclasses.replace(self.app, lay_out=None)
-        desk = Desk(tables_alone, image, 0, output_bytes=self.output_bytes)
-        desk.diff()
-        desk.close()
-
-    def _serve(
-        self, opening: Request, image: bytes, end: socket.socket, requests: BinaryIO
-    ) -> None:
-        _live_in(self._folder(opening["session"]))
-        desks: list[Desk] = []
-        end.sendall(encode(attempt(opening, lambda: self._open_desk(opening, image, desks))))
-        for line in requests if desks else ():
-            end.sendall(encode(answer(desks[0], json.loads(line))))
-
-    def _open_desk(self, opening: Request, image: bytes, desks: list[Desk]) -> str:
-        place = self._folder(opening["session"])
-        desks.append(
-            desk := Desk(
-                self.app, image, opening["seed"], output_bytes=self.output_bytes, place=place
-            )
-        )
-        if desk.work:
-            os.chdir(desk.work.path)
-        return desk.state_hash
-
-    def _check(self, request: Request, end: socket.socket) -> None:
-        _live_in(self._folder(request["session"]))
-        end.sendall(encode(answer_verify(request, self._folder(request["session"]))))
-
-
-def _live_in(folder: str) -> None:
-    os.mkdir(folder, 0o700)
-    os.chdir(folder)
-    os.environ["TMPDIR"] = os.environ["HOME"] = folder
-    tempfile.tempdir = None  # Forget a folder that was cached before.

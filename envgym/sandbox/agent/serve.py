@@ -11,7 +11,7 @@ from .cleaning import usage
 from .describe import describe_tool
 from .errors import AppError, BoxError
 from .file_tree import folder_for_now, fresh_folder
-from .fork_server import Zygote
+from .fork_server import ForkServer
 from .namespaces import Limits
 from .protocol import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
 from .session import Desk
@@ -104,18 +104,18 @@ def main() -> None:
     server.serve(rest)
 
 
-def _server(app: LoadedApp, wire: Wire, hello: Request) -> Zygote | StateServer:
+def _server(app: LoadedApp, wire: Wire, hello: Request) -> ForkServer | StateServer:
     if hello["isolation"] == "state":
         return StateServer(app, wire, output_bytes=hello["output_bytes"])
     apart = Limits(**hello["session"]) if hello["isolation"] == "namespaces" else None
     settings = {"output_bytes": hello["output_bytes"], "is_single": hello["is_single"]}
     try:
-        return Zygote(app, wire, apart=apart, **settings)
+        return ForkServer(app, wire, apart=apart, **settings)
     except BoxError:
         # A box with one session is itself the isolation that was promised.
         if not hello["is_single"]:
             raise
-        return Zygote(app, wire, **settings)
+        return ForkServer(app, wire, **settings)
 
 
 def _limit(*, memory_mb: int, processes: int, files: int) -> None:

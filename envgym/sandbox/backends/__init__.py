@@ -1,6 +1,6 @@
 """Open the sandbox that an environment asks for.
 
-This folder is the registry: a file `NAME.py` is the backend `NAME`, used by `sandbox.backend: NAME`.
+This folder is the registry: a file `NAME.py` is the backend that `sandbox.backend: NAME` selects.
 `file.py:name` and `package.module:name` name any other object with the members of `Backend`. An
 isolation level is provided as requested or refused with the reason; it is never lowered silently.
 """
@@ -70,8 +70,10 @@ def find_backend(name: str, root: Path = Path()) -> Backend:
     Raises:
         SpecError: If there is no such backend, or it lacks a member of `Backend`.
     """
+    backend: Any
     if name in backend_names():
-        return importlib.import_module(f"{__name__}.{name}")
+        backend = importlib.import_module(f"{__name__}.{name}")
+        return backend
     from envgym.modules import load_module
 
     module, inside = load_module(name, root)

@@ -82,8 +82,8 @@ class BubblewrapSandbox(PooledSandbox):
         )
         self._hello["limits"] = {
             "memory_mb": options.memory_mb,
-            "processes": options.pids,
-            "files": options.nofile,
+            "processes": options.max_processes,
+            "files": options.max_open_files,
         }
 
     def close(self) -> None:

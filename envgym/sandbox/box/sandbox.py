@@ -60,7 +60,7 @@ class PooledSandbox:
             "documents": documents_of(app),
             "session": {
                 "tmpfs_mb": options.tmpfs_mb,
-                "processes": options.pids // 2,
+                "processes": options.max_processes // 2,
                 "network": options.network != "none",
             },
             "is_single": options.level == "container",
@@ -81,7 +81,7 @@ class PooledSandbox:
 
     def describe(self) -> list[dict]:
         self._belong_to_this_process()
-        return self.pool.any_box(timeout_seconds=self._options.open_seconds).tools
+        return self.pool.any_box(timeout_seconds=self._options.open_timeout_seconds).tools
 
     def tables(self, seed: int) -> dict[str, list[dict[str, Any]]]:
         """Return no tables: the app's schema and seed function define all of them."""
@@ -183,7 +183,7 @@ class PooledSandbox:
             return Box(
                 self._start(),
                 self._hello,
-                timeout_seconds=self._options.open_seconds,
+                timeout_seconds=self._options.open_timeout_seconds,
                 statistics=self.statistics,
             )
         except WorldFailure as failure:

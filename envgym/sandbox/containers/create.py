@@ -68,7 +68,7 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
             *(_for_namespaces(api) if needs_namespaces(options) else []),
         ],
         shm_size=f"{options.tmpfs_mb}m",
-        pids_limit=options.pids,
+        pids_limit=options.max_processes,
         mem_limit=f"{options.memory_mb}m",
         memswap_limit=f"{options.memory_mb}m",  # Equal to the memory limit: no swap.
         nano_cpus=int(options.cpus * 1e9),
@@ -118,7 +118,7 @@ def _for_namespaces(api: Any) -> list[str]:
 def _ulimits(options: SandboxOptions, *, podman: bool) -> list[Any]:
     from docker.types import Ulimit
 
-    limits = {"nofile": options.nofile, "core": 0}
+    limits = {"nofile": options.max_open_files, "core": 0}
     if podman:
         # Podman's default of a million is refused if the service may not raise limits.
         most = resource.getrlimit(resource.RLIMIT_NPROC)[1]

@@ -47,7 +47,7 @@ class ContainerSandbox(PooledSandbox):
     """
 
     def __init__(self, app: App, options: SandboxOptions, engine: EngineName):
-        self._engine_name = engine
+        self._engine_name: EngineName = engine
         found = find_engine(engine)
         self._api = found.api
         try:

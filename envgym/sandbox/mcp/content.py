@@ -8,7 +8,7 @@ from typing import Any
 from mcp_types import CallToolResult, TextContent
 
 
-def text_of(result: CallToolResult) -> str:
+def result_text(result: CallToolResult) -> str:
     """Return the text of a result. Other kinds of content are named in brackets."""
     if not result.content and result.structured_content is not None:
         return json.dumps(result.structured_content, ensure_ascii=False)

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,14 +24,14 @@ from envgym.errors import (
     WorldFailure,
     did_you_mean,
 )
-from envgym.sandbox import RowChanges, Sandbox, ToolResult, Verification
-from envgym.sandbox.agent import cut
+from envgym.sandbox import Sandbox
 from envgym.sandbox.mcp import McpServer, ResetCall
-from envgym.sandbox.mcp.connection import Connection, Refused
-from envgym.sandbox.mcp.content import filled, text_of
-from envgym.sandbox.mcp.dump import Tables, read_tables, tables_diff, tables_hash
+from envgym.sandbox.mcp.connection import Connection
+from envgym.sandbox.mcp.content import filled, result_text
+from envgym.sandbox.mcp.dump import Tables, read_tables, tables_hash
 from envgym.sandbox.mcp.event_loop import start_loop, stop_loop
 from envgym.sandbox.mcp.links import BoxLink, Exchanging, HttpLink
+from envgym.sandbox.mcp.session import McpSession
 from envgym.sandbox.options import SandboxOptions
 
 WAIT_SECONDS = 600.0
@@ -112,7 +111,7 @@ class McpSandbox:
             return {}
         if known := self._known.get(seed):
             return known[1]
-        session = self.open(seed=seed, timeout_seconds=self._options.open_seconds)
+        session = self.open(seed=seed, timeout_seconds=self._options.open_timeout_seconds)
         try:
             return session.start
         finally:
@@ -207,7 +206,14 @@ class McpSandbox:
             self._known.move_to_end(seed)
             while len(self._known) > KNOWN_SEEDS:
                 self._known.popitem(last=False)
-        return McpSession(self, connection, start, state_hash)
+        return McpSession(
+            connection,
+            start,
+            state_hash,
+            dump=self._dump,
+            on_close=self._give_back,
+            output_bytes=self._options.output_bytes,
+        )
 
     def _dump(self, connection: Connection, stage: Stage, timeout_seconds: float) -> Tables:
         if self.server.dump is None:
@@ -241,7 +247,7 @@ class McpSandbox:
 
     def _ask_tools(self) -> list[dict[str, Any]]:
         self._check_open()
-        deadline = time.monotonic() + self._options.open_seconds
+        deadline = time.monotonic() + self._options.open_timeout_seconds
         try:
             connection = self._connect(0, deadline)
             found = connection.tools(timeout_seconds=deadline - time.monotonic())
@@ -285,58 +291,6 @@ class McpSandbox:
         return set(hidden)
 
 
-class McpSession:
-    """Session of one episode on an MCP server."""
-
-    def __init__(self, sandbox: McpSandbox, connection: Connection, start: Tables, state_hash: str):
-        self.state_hash = state_hash
-        self.start = start
-        self._sandbox = sandbox
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def call(
-        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
-    ) -> ToolResult:
-        """Call a tool. `now` is not sent: MCP has no field for it."""
-        with self._lock:
-            self._check_open()
-            begun = time.perf_counter()
-            try:
-                result = self._connection.call(
-                    tool, arguments, stage="call", timeout_seconds=timeout_seconds
-                )
-            except Refused as refusal:
-                return ToolResult(str(refusal), ok=False, seconds=time.perf_counter() - begun)
-            text = cut(text_of(result), self._sandbox._options.output_bytes)
-            return ToolResult(text, ok=not result.is_error, seconds=time.perf_counter() - begun)
-
-    def diff(self, *, timeout_seconds: float) -> RowChanges:
-        with self._lock:
-            self._check_open()
-            return tables_diff(
-                self.start, self._sandbox._dump(self._connection, "diff", timeout_seconds)
-            )
-
-    def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
-    ) -> Verification:
-        raise UsageError(
-            "an MCP server has no work folder to check: tasks with a `check` need state.files and "
-            "tools in a box"
-        )
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._sandbox._give_back(self._connection)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError("this session is closed; open another one with Sandbox.open()")
-
-
 def _ask(
     connection: Connection,
     tool: str,
@@ -350,6 +304,6 @@ def _ask(
     )
     if result.is_error:
         raise WorldFailure(
-            "tool_crashed", f"tool '{tool}' with {arguments}: {text_of(result)}", stage=stage
+            "tool_crashed", f"tool '{tool}' with {arguments}: {result_text(result)}", stage=stage
         )
-    return text_of(result)
+    return result_text(result)

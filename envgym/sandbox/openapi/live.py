@@ -9,15 +9,10 @@ other users. For training a simulated document is faster and isolated.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import itertools
-import json
 import os
 import threading
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +26,12 @@ from envgym.errors import (
     WorldFailure,
     did_you_mean,
 )
-from envgym.sandbox import RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import AppError
 from envgym.sandbox.agent.openapi.document import Operation
 from envgym.sandbox.agent.openapi.tools import read_documents, selected
 from envgym.sandbox.openapi.documents import read_document
 from envgym.sandbox.openapi.http_call import Call
+from envgym.sandbox.openapi.session import LiveSession
 
 if TYPE_CHECKING:
     from envgym.spec.tool_sources import OpenApiTools
@@ -47,10 +42,6 @@ NOT_THE_MODELS = {
     429: "the server's rate limit is exceeded",
 }
 """Statuses below 500 that do not depend on the model's arguments."""
-DUMP_BYTES = 64 * 2**20
-CALL_BYTES = 65536
-
-Tables = dict[str, list[dict[str, Any]]]
 
 
 def open_live(root: Path, block: OpenApiTools) -> LiveApi:
@@ -125,13 +116,7 @@ class LiveApi:
         self._client = httpx.Client(
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
         )
-        state = (
-            "a state for each session by a header"
-            if apart
-            else "one state, one episode at a time"
-            if hidden
-            else "no state is kept"
-        )
+        state = _describe_state(apart=apart, has_state=bool(hidden))
         self.label = f"live API at {self.base_url}: real calls over the network, {state}"
 
     def operation(self, name: str) -> Operation:
@@ -217,122 +202,6 @@ class LiveApi:
         self._client.close()
 
 
-class LiveSession:
-    """Session of one episode on the server."""
-
-    def __init__(self, api: LiveApi, name: str, seed: int, timeout_seconds: float):
-        self._api, self._name, self._closed, self._lock = api, name, False, threading.Lock()
-        if api.reset:
-            operation = api.operation(api.reset[0])
-            takes_seed = "seed" in operation.parameters["properties"]
-            self._ask(
-                operation,
-                dict(api.reset[1]) | ({"seed": seed} if takes_seed else {}),
-                "open",
-                timeout_seconds,
-            )
-        self._start = self._dump("open", timeout_seconds)
-        text = json.dumps(self._start if api.dump else [api.base_url, seed], sort_keys=True)
-        self.state_hash = hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def call(
-        self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
-    ) -> ToolResult:
-        with self._lock:
-            if self._closed:
-                raise UsageError("this session is closed; open another one with Sandbox.open()")
-            started = time.perf_counter()
-            try:
-                status, text = self._request(
-                    self._api.operation(tool), arguments, "call", timeout_seconds, CALL_BYTES
-                )
-            except ValueError as refusal:
-                return ToolResult(str(refusal), ok=False)
-            text = text or ("Done." if status < 400 else "refused")
-            return ToolResult(
-                text if status < 400 else f"{status}: {text}",
-                status < 400,
-                time.perf_counter() - started,
-            )
-
-    def diff(self, *, timeout_seconds: float) -> RowChanges:
-        with self._lock:
-            now = self._dump("diff", timeout_seconds)
-            start = self._start
-        changes: RowChanges = {}
-        for table in sorted(now.keys() | start.keys()):
-            added = _without(now.get(table, []), start.get(table, []))
-            removed = _without(start.get(table, []), now.get(table, []))
-            if added or removed:
-                changes[table] = {"added": added, "removed": removed}
-        return changes
-
-    def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
-    ) -> Verification:
-        raise UsageError(
-            "a live API has no work folder to check: tasks with a `check` need state.files and "
-            "tools in a box"
-        )
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._api.give_back()
-
-    def _request(
-        self,
-        operation: Operation,
-        arguments: dict[str, Any],
-        stage: Stage,
-        seconds: float,
-        most: int,
-    ) -> tuple[int, str]:
-        return self._api.request(
-            operation,
-            arguments,
-            session=self._name,
-            stage=stage,
-            timeout_seconds=seconds,
-            most=most,
-        )
-
-    def _ask(
-        self, operation: Operation, arguments: dict[str, Any], stage: Stage, seconds: float
-    ) -> str:
-        """Call an operation for the environment and return its body.
-
-        Raises:
-            WorldFailure: If there is no usable response or the server refuses.
-        """
-        try:
-            status, text = self._request(operation, arguments, stage, seconds, DUMP_BYTES)
-        except ValueError as error:
-            status = 400
-            text = str(error)
-        if status >= 400:
-            raise WorldFailure(
-                "seed_crashed",
-                f"{operation.name} was refused: status {status}: {text[:300]}",
-                stage=stage,
-            )
-        return text
-
-    def _dump(self, stage: Stage, seconds: float) -> Tables:
-        if not self._api.dump:
-            return {}
-        text = self._ask(self._api.operation(self._api.dump), {}, stage, seconds)
-        with contextlib.suppress(ValueError, AttributeError, TypeError):
-            return {
-                str(table): [_flat(row) for row in rows] for table, rows in json.loads(text).items()
-            }
-        raise WorldFailure(
-            "tool_crashed",
-            f"{self._api.dump}: its response is not {{table: [row, ...]}}: {text[:100]}",
-            stage=stage,
-        )
-
-
 def _value_of(name: str, text: str) -> str:
     """Return a header's value. `env:NAME` keeps secrets out of the YAML."""
     if not text.startswith("env:"):
@@ -346,26 +215,7 @@ def _value_of(name: str, text: str) -> str:
     return os.environ[variable]
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Convert cells as tables store them: lists and objects to JSON text, booleans to 0 or 1."""
-    cells = {
-        name: json.dumps(cell, sort_keys=True) if isinstance(cell, list | dict) else cell
-        for name, cell in row.items()
-    }
-    return {name: int(cell) if isinstance(cell, bool) else cell for name, cell in cells.items()}
-
-
-def _without(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the multiset difference, in the order of `rows`. Numbers are compared by value."""
-    left = Counter(map(_key, others))
-    kept = []
-    for row in rows:
-        if left[_key(row)] > 0:
-            left[_key(row)] -= 1
-        else:
-            kept.append(row)
-    return kept
-
-
-def _key(row: dict[str, Any]) -> Any:
-    return frozenset(row.items())  # 1 and 1.0 are equal and have equal hashes.
+def _describe_state(*, apart: bool, has_state: bool) -> str:
+    if apart:
+        return "a state for each session by a header"
+    return "one state, one episode at a time" if has_state else "no state is kept"

@@ -183,7 +183,7 @@ def test_a_command_sees_no_variable_of_ours(folder, monkeypatch):
 
 
 def test_a_command_is_stopped_before_the_world_counts_as_broken():
-    assert SPEC.episode.tool_seconds >= SHELL.SECONDS + 5
+    assert SPEC.episode.tool_timeout_seconds >= SHELL.SECONDS + 5
 
 
 # --- the tasks ---

@@ -20,7 +20,7 @@ sandbox: {backend: none}
 tasks: {from: tasks.py, val: 6, test: 6}
 reward:
   solved: {from: state_match}
-episode: {max_turns: 4, spare_turns: 0, closes_with: [close]}
+episode: {max_turns: 4, spare_turns: 0, closing_tools: [close]}
 """
 SCHEMA = """
 CREATE TABLE contacts (id TEXT PRIMARY KEY, name TEXT, phone TEXT);

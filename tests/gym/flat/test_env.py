@@ -240,7 +240,7 @@ def test_wrong_options_are_told(env, world):
 
 def test_an_unknown_closing_tool_is_told_at_the_start(tmp_path):
     with pytest.raises(SpecError, match="did you mean 'close'"):
-        ToolWorld(shop(tmp_path, "episode.closes_with=[closs]"))
+        ToolWorld(shop(tmp_path, "episode.closing_tools=[closs]"))
 
 
 def test_check_env_has_nothing_to_say(tmp_path):

@@ -83,12 +83,12 @@ def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_a
         cap.count(episode(CRASH))
     for words in (
         "10 of the last 16 episodes",
-        "(62%; episode.max_void allows 50%)",
+        "(62%; episode.max_void_fraction allows 50%)",
         "(8 times): tool_crashed in call",
         "ZeroDivisionError: division by zero",
         "runs/x/episodes.jsonl",
         "envgym check",
-        "episode.max_void=0.6",
+        "episode.max_void_fraction=0.6",
     ):
         assert words in str(caught.value)
 
@@ -131,10 +131,10 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
     assert main(command) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert "episode.max_void allows 25%" in said.err
+    assert "episode.max_void_fraction allows 25%" in said.err
     assert "To keep every episode: --episodes FILE" in said.err
     assert 'Traceback (most recent call last)\n  File "<' not in said.err
-    assert main([*command, "episode.max_void=1"]) == 0
+    assert main([*command, "episode.max_void_fraction=1"]) == 0
     (outcome,) = json.loads(capsys.readouterr().out)
     assert outcome["void"] == 30  # the tasks that change a price; those that ask are played
 

@@ -401,7 +401,7 @@ def test_a_runtime_that_the_engine_refuses_is_told_with_those_that_it_has(api, a
 @pytest.mark.docker
 def test_the_limit_of_open_files_is_the_one_that_was_asked_for(app):
     assert ask(app, "open_files")[0] == "1024"
-    assert ask(app, "open_files", nofile=128)[0] == "128"
+    assert ask(app, "open_files", max_open_files=128)[0] == "128"
 
 
 @pytest.mark.docker

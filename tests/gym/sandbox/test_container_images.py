@@ -158,7 +158,7 @@ def test_the_environment_runs_in_the_image_that_its_yaml_builds(api, tmp_path, c
     spec = shop.shop(
         tmp_path,
         "sandbox={backend: docker, build: {context: box}}",
-        "episode.closes_with=[]",
+        "episode.closing_tools=[]",
         tools=tools,
     )
     with caplog.at_level(logging.WARNING, logger="envgym"):

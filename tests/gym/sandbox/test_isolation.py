@@ -19,13 +19,13 @@ from envgym.sandbox.archive import pack
 from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.hidden_files import hidden_files
 from envgym.spec.environment import load_spec
-from envgym.tasksets.templates import app_of
+from envgym.tool_sandbox import build_app
 from tests.fakes import APPS
 from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, call, failure_of, options, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: the proofs ask /proc")
 HOSTILE = replace(
-    app_of(load_spec("guess")),
+    build_app(load_spec("guess")),
     root=APPS,
     tools=("hostile/tools.py",),
     schema="hostile/schema.sql",
@@ -353,8 +353,8 @@ def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_way_out(
 
 
 def test_every_shipped_environment_keeps_its_tasks_and_what_only_they_import_out_of_the_box():
-    assert app_of(load_spec("guess")).hidden == ("guess.yaml", "guess/tasks.py")
-    hidden = app_of(load_spec("crm")).hidden
+    assert build_app(load_spec("guess")).hidden == ("guess.yaml", "guess/tasks.py")
+    hidden = build_app(load_spec("crm")).hidden
     assert {"crm/tasks.py", "crm/level3.py", "crm/parts.py"} <= set(hidden)
     assert not {"crm/names.py", "crm/world.py", "crm/reading.py"} & set(hidden), (
         "the seed function needs them"

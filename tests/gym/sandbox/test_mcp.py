@@ -49,7 +49,7 @@ def write_env(
             {"mcp": {key: value for key, value in block.items() if value is not None}},
         ],
         "sandbox": {"backend": "local"} | (sandbox or {}),
-        "state": {"now": NOW},
+        "state": {"clock_start": NOW},
         "tasks": {"from": "tasks.py", "val": 2, "test": 4},
     }
     path = folder / "env.yaml"

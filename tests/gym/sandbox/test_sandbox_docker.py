@@ -20,7 +20,7 @@ FORK = ("docker", "fork")
 
 @pytest.fixture(scope="module")
 def sandbox():
-    sandbox = open_sandbox(KIOSK, options(FORK, memory_mb=128, tmpfs_mb=8, pids=64))
+    sandbox = open_sandbox(KIOSK, options(FORK, memory_mb=128, tmpfs_mb=8, max_processes=64))
     yield sandbox
     sandbox.close()
 
@@ -86,7 +86,7 @@ def test_a_tool_that_eats_all_memory_ends_its_session_alone(sandbox, session):
 
 
 def test_a_full_box_says_so_and_keeps_serving(api):
-    sandbox = open_sandbox(KIOSK, options(FORK, pids=16, pool={"boxes": 1}))
+    sandbox = open_sandbox(KIOSK, options(FORK, max_processes=16, pool={"boxes": 1}))
     try:
         sessions = [
             sandbox.open(seed=7, timeout_seconds=20) for _ in range(15)

@@ -26,7 +26,7 @@ from envgym.sandbox.agent.file_tree import (
     write_tree,
 )
 from envgym.sandbox.backends import open_sandbox
-from envgym.tool_sandbox import keys_of
+from envgym.tool_sandbox import read_primary_keys
 from tests.fakes.kiosk_app import DOCKER, LOCAL, NONE, call, options
 from tests.fakes.shop_env import YAML, shop
 
@@ -386,7 +386,7 @@ def test_a_table_named_files_is_refused_beside_files(tmp_path):
         SpecError,
         match=r"have a table named 'files' \('files' is reserved for the work folder\)",
     ):
-        keys_of(spec, "CREATE TABLE files (id);")
+        read_primary_keys(spec, "CREATE TABLE files (id);")
 
 
 def test_a_layout_that_is_not_there_is_told_with_its_line(tmp_path):

@@ -133,7 +133,12 @@ def test_a_container_gets_the_folders_of_the_apps_files_and_the_agent_readable_f
         "app/crm/tools.py",
         "app/crm/sub/words.py",
     }
-    assert {"agent/__main__.py", "agent/fork_server.py"} <= names
+    shipped = {
+        f"agent/{path.relative_to(parcels.AGENT).as_posix()}"
+        for path in parcels.AGENT.rglob("*.py")
+    }
+    assert {name for name in names if name.startswith("agent/") and "." in name} == shipped
+    assert {"agent/__main__.py", "agent/fork_server.py", "agent/openapi/tools.py"} <= shipped
     assert {(entry.mode, entry.uid) for entry in entries if entry.isfile()} == {(0o644, 0)}
     assert {entry.name: entry.mode for entry in entries if entry.isdir()}["app/crm"] == 0o755
 

@@ -7,6 +7,7 @@ import pytest
 from envgym.errors import SpecError
 from envgym.spec.catalog import bundled_envs
 from envgym.spec.environment import json_schema, load_spec
+from envgym.spec.old_keys import RENAMED
 
 GOOD = """\
 id: acme/shop-v0
@@ -42,6 +43,15 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_one(tmp_path):
     assert mistakes(tmp_path, GOOD.replace("max_turns", "max_turn")) == [
         f"{tmp_path}/shop.yaml:6: episode.max_turn: unknown key, did you mean 'max_turns'?"
     ]
+
+
+@pytest.mark.parametrize(("block", "old", "new"), [(*at, new) for at, new in RENAMED.items()])
+def test_an_old_key_is_answered_with_the_new_one(tmp_path, block, old, new):
+    (said,) = mistakes(tmp_path, GOOD, [f"{block}.{old}=1"])
+    assert said == f"override '{block}.{old}=1': {block}.{old}: is now {block}.{new}"
+    model = type(getattr(load_spec("guess"), block))
+    assert new in model.model_fields
+    assert old not in model.model_fields
 
 
 def test_several_mistakes_are_told_at_once(tmp_path):

@@ -18,7 +18,8 @@ from envgym.spec.environment import load_spec
 from envgym.tasks import SPLITS
 from envgym.tasksets.dialogue_traces import THOUGHT, listing, steps_of
 from envgym.tasksets.templates import TemplateTaskSet
-from envgym.tasksets.toolrl_rows import ToolRLExample, rows_from, split_of
+from envgym.tasksets.toolrl_example import ToolRLExample
+from envgym.tasksets.toolrl_rows import rows_from, split_of
 from envgym.tasksets.toolrl_variants import NO_TOOL, irrelevant_rows, masked_row, tool_names
 
 ENVS = Path(__file__).parents[3] / "envs"

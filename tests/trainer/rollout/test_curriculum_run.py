@@ -285,7 +285,7 @@ BARE = [
     "train.steps=1",
     "train.algorithm.kl.coef=1.0",
     "train.warm_start.learning_rate=0.01",
-    "episode.max_void=1.0",
+    "episode.max_void_fraction=1.0",
 ]
 
 

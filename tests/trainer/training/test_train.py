@@ -155,7 +155,7 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
         "train.warm_start.episodes=8",
         "train.evaluation.base_tasks=0",
         "train.steps=0",
-        "episode.max_void=1.0",
+        "episode.max_void_fraction=1.0",
     ]
     settings.append(
         "train.checks.preflight=off"
@@ -283,7 +283,7 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
     assert start(env, settings, out=out, name="r", resume=None) == 1
     said = capsys.readouterr().out
     for words in (
-        "episode.max_void allows 25%",
+        "episode.max_void_fraction allows 25%",
         "reward_raised in score",
         "grader down",
         "episodes.jsonl",

@@ -70,7 +70,7 @@ class RolloutCollector:
         self.rewards = rewards
         self.labels = labels
         self._cap = FailureLimit(
-            spec.episode.max_void, logged=f"Every episode is in {folder.episodes_file}."
+            spec.episode.max_void_fraction, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
         if config.rollout.deterministic and isinstance(engine, InProcessEngine):

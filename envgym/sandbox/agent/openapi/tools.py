@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..app import Documents
 from ..errors import AppError
 from .crud import Api, read_api
 from .ddl import quoted
@@ -18,8 +17,12 @@ from .document import Operation, read_operations
 from .store import operation_function
 
 
-def read_documents(documents: Documents) -> dict[str, Api]:
-    """Return the operations and tables of each document, by file. Raises AppError."""
+def read_documents(documents: Mapping[str, Any]) -> dict[str, Api]:
+    """Return the operations and tables of each document, by file. Raises AppError.
+
+    Args:
+        documents: Parsed OpenAPI documents by file.
+    """
     return {file: read_api(read_operations(document, file)) for file, document in documents.items()}
 
 

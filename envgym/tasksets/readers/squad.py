@@ -1,8 +1,10 @@
-"""Reader of SQuAD 1.1 and 2.0 JSON: articles with paragraphs and questions.
+"""SQuAD 1.1 and 2.0 JSON: articles with paragraphs and questions.
 
 `answer_start` and `plausible_answers` are ignored, because the metrics only compare texts. The
 official files are one long line, so errors name a position such as `dev.json:
 data[0].paragraphs[2].qas[1]`.
+
+Source: https://rajpurkar.github.io/SQuAD-explorer/ (JSON format).
 """
 
 from __future__ import annotations
@@ -13,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import SpecError
+from envgym.tasksets.examples import Example, read_text
 
-Question = tuple[dict[str, str], tuple[str, ...], str]
-"""Texts (`context`, `question`), distinct correct answers (empty if unanswerable), and position in
-the file."""
+ENDINGS = ()
 
 
-def questions_in(text: str, path: Path) -> Iterator[Question]:
+def read(path: Path) -> Iterator[Example]:
     """Yield every question of a file.
 
     Raises:
@@ -27,7 +28,7 @@ def questions_in(text: str, path: Path) -> Iterator[Question]:
             nor `is_impossible`.
     """
     try:
-        whole = json.loads(text)
+        whole = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise SpecError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     seen: dict[str, str] = {}
@@ -39,11 +40,8 @@ def questions_in(text: str, path: Path) -> Iterator[Question]:
                 if id_ in seen:
                     raise SpecError(f"{place}: id '{id_}' is already used at {seen[id_]}")
                 seen[id_] = place
-                yield (
-                    {"context": context, "question": _text(question, "question", place)},
-                    _answers(question, place),
-                    place,
-                )
+                texts = {"context": context, "question": _text(question, "question", place)}
+                yield Example(texts, place, answers=_answers(question, place))
 
 
 def _answers(question: dict[str, Any], place: str) -> tuple[str, ...]:
