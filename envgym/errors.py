@@ -7,8 +7,9 @@
     ├── TooManyFailures    too many episodes were void
     └── WorldFailure       the environment failed: lost sandbox, crashed tool, slow host
 
-The CLI prints the first four without a traceback and exits with `exit_code`. `play` turns a `WorldFailure` into `Episode.failure`; the episode is void. A mistake
-of the *model* raises no error: it becomes an observation.
+The CLI prints the first four without a traceback and exits with `exit_code`. `play` turns a
+`WorldFailure` into `Episode.failure`; the episode is void. A mistake of the *model* raises no
+error: it becomes an observation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Whole episodes through real boxes: the same in every backend, and nothing left when the trainer is killed."""
+"""Whole episodes through real boxes: the same in every backend, and nothing left when the trainer
+is killed."""
 
 import dataclasses
 import functools

@@ -1,4 +1,5 @@
-"""The handbook: answers must be right, read and cited, the silence of a section is an answer too, and splits share nothing."""
+"""The handbook: answers must be right, read and cited, the silence of a section is an answer too,
+and splits share nothing."""
 
 import re
 from pathlib import Path
@@ -204,7 +205,8 @@ def test_splits_share_neither_names_nor_wording_nor_sections(world):
 
 
 def names_in(world, task):
-    """The words of the titles of all sections that a task rests on, but for what an office and a machine is called."""
+    """The words of the titles of all sections that a task rests on, but for what an office and a
+    machine is called."""
     db = world.tasks.tables(task.seed)
     titles = [
         db.execute("SELECT title FROM sections WHERE id = ?", (id_,)).fetchone()[0]

@@ -1,4 +1,5 @@
-"""The report: a chart, JSON and a sentence under one reward, each of them read where it was put and scored in its own way."""
+"""The report: a chart, JSON and a sentence under one reward, each of them read where it was put and
+scored in its own way."""
 
 import json
 import re

@@ -132,7 +132,7 @@ def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wr
     assert f"test/bits_0/0: reward 1, answered though it answered {another!r}" in found.detail
 
 
-# -- the benchmark --------------------------------------------------------------------------------------------------------
+# -- the benchmark ---------------------------------------------------------------------------------
 
 
 def benchmark(*arguments):

@@ -1,4 +1,5 @@
-"""The workspace: tools that never leave their folder, a shell that always ends, tasks that only the right files solve."""
+"""The workspace: tools that never leave their folder, a shell that always ends, tasks that only the
+right files solve."""
 
 import os
 import re

@@ -1,4 +1,5 @@
-"""`envgym check`: a sound environment passes, and one broken on purpose fails in just the check that is about it."""
+"""`envgym check`: a sound environment passes, and one broken on purpose fails in just the check
+that is about it."""
 
 import inspect
 import json
@@ -33,7 +34,8 @@ import random
 def build(db, seed):
     rng = random.Random(seed)
     for number in sorted(rng.sample(range(1000, 9999), 6)):
-        name = rng.choice(["Ada", "Bob", "Cyd"]) + " " + rng.choice(["Lee", "May", "Fox"]) + f" {number % 97}"
+        first, last = rng.choice(["Ada", "Bob", "Cyd"]), rng.choice(["Lee", "May", "Fox"])
+        name = f"{first} {last} {number % 97}"
         db.execute("INSERT INTO contacts VALUES (?, ?, ?)", (f"C{number}", name, "none"))
     db.execute("INSERT INTO lamps VALUES ('L1', 0)")
 """
@@ -66,7 +68,8 @@ def light(db) -> str:
 TASKS = """
 from envgym import Change, Draw, ToolCall, template
 
-WORDS = ["Set the phone of {} to {}.", "{} now has {}.", "New phone of {}: {}.", "Please give {} the phone {}.", "{} moved to {}."]
+WORDS = ["Set the phone of {} to {}.", "{} now has {}.", "New phone of {}: {}.",
+         "Please give {} the phone {}.", "{} moved to {}."]
 TOOLS = ("find_contact", "set_phone", "close")
 
 def task(draw, looked_up):
@@ -75,7 +78,8 @@ def task(draw, looked_up):
     oracle = [ToolCall("find_contact", {"name": row["name"]})] if looked_up else []
     oracle.append(ToolCall("set_phone", {"contact": row["id"], "phone": phone}))
     prompt = draw.wording(WORDS).format(row["name"] if looked_up else row["id"], phone)
-    return draw.task(prompt=prompt, oracle=oracle, changes=[Change.update("contacts", row["id"], phone=phone)], tools=TOOLS)
+    changes = [Change.update("contacts", row["id"], phone=phone)]
+    return draw.task(prompt=prompt, oracle=oracle, changes=changes, tools=TOOLS)
 
 @template(level="L0")
 def by_id(draw: Draw):
@@ -94,14 +98,16 @@ def another(draw: Draw):
 
 
 def environment(folder, *, reward: str = "", prompt: str = "", **edits):
-    """The sound environment with some text replaced: `tools=(old, new)`, or a custom reward `solved`."""
+    """The sound environment with some text replaced: `tools=(old, new)`, or a custom reward
+    `solved`."""
     files = {"env": YAML, "schema": SCHEMA, "world": WORLD, "tools": TOOLS, "tasks": TASKS}
     for name, (old, new) in edits.items():
         assert old in files[name]
         files[name] = files[name].replace(old, new)
     if reward:
         files["rewards"] = (
-            f"from envgym.rewards.parts.state import state_match\n\ndef part(evidence):\n    {reward}\n"
+            f"from envgym.rewards.parts.state import state_match\n\ndef part(evidence):\n  "
+            f"  {reward}\n"
         )
     endings = {"env": "yaml", "schema": "sql"}
     for name, text in files.items():
@@ -179,7 +185,10 @@ BROKEN = {
         {"wrong_field"},
         {
             "env": OWN_REWARD,
-            "reward": "return float([row.key for row in evidence.changed_rows] == [change.key for change in evidence.task.changes])",
+            "reward": (
+                "return float([row.key for row in evidence.changed_rows] == [change.key for "
+                "change in evidence.task.changes])"
+            ),
         },
     ),
     "a grader that looks at nothing but the expected rows": (
@@ -190,7 +199,9 @@ BROKEN = {
         {"reads_free"},
         {
             "env": OWN_REWARD,
-            "reward": "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))",
+            "reward": (
+                "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))"
+            ),
         },
     ),
     "an answer in the order of a set": (
@@ -230,7 +241,10 @@ BROKEN = {
         {
             "env": ("system: Use the tools.", "system: Use the tools. The code is 4711-XY."),
             "tasks": another_template(
-                '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM contacts")["id"]), "phone": "4711-XY"})]',
+                (
+                    '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM '
+                    'contacts")["id"]), "phone": "4711-XY"})]'
+                ),
                 '[Change.update("contacts", c, phone="4711-XY")]',
                 "TOOLS",
             ),
@@ -288,7 +302,7 @@ def test_a_failure_names_the_task_and_what_happened(tmp_path):
     assert "and 15 more" in results["oracle_max"].detail
 
 
-# -- foreign environments -----------------------------------------------------------------------------------------------
+# -- foreign environments --------------------------------------------------------------------------
 
 
 class Steady(gym.Env):
@@ -319,9 +333,15 @@ class Deaf(Steady):
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
     """A package on the path that registers two environments, as a third party's would."""
-    classes = "from __future__ import annotations\nimport gymnasium as gym\nfrom envgym.spaces import UnicodeText\n\n"
+    classes = (
+        "from __future__ import annotations\nimport gymnasium as gym\nfrom envgym.spaces "
+        "import UnicodeText\n\n"
+    )
     source = classes + inspect.getsource(Steady) + "\n\n" + inspect.getsource(Deaf)
-    source += "\n\ngym.register('Steady-v0', entry_point=Steady)\ngym.register('Deaf-v0', entry_point=Deaf)\n"
+    source += (
+        "\n\ngym.register('Steady-v0', entry_point=Steady)\ngym.register('Deaf-v0', "
+        "entry_point=Deaf)\n"
+    )
     (tmp_path / "foreign_texts.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "foreign_texts", raising=False)

@@ -1,4 +1,5 @@
-"""`abort` pays the failure reward, so that every trainer that stops stepping sees the same reward."""
+"""`abort` pays the failure reward, so that every trainer that stops stepping sees the same
+reward."""
 
 import math
 

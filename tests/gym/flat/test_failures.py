@@ -1,4 +1,5 @@
-"""When too many episodes are void: the run stops, says why and where to look, and keeps what it has seen."""
+"""When too many episodes are void: the run stops, says why and where to look, and keeps what it has
+seen."""
 
 import json
 
@@ -17,7 +18,8 @@ from tests.fakes.shop_env import shop, write
 CRASH = Failure("tool_crashed", "call", "tools.py, line 30\nZeroDivisionError: division by zero")
 GONE = Failure("sandbox_lost", "open", "the box ended")
 BROKEN_TOOLS = (
-    'def set_price(db, item: str, price: int) -> str:\n    """Change the price."""\n    return str(1 / 0)\n'
+    'def set_price(db, item: str, price: int) -> str:\n    """Change the price."""\n'
+    "    return str(1 / 0)\n"
     'def price(db, item: str) -> str:\n    """The price."""\n    return \'1\'\n'
     'def tell(text: str) -> str:\n    """Say."""\n    return text\n'
     'def close() -> str:\n    """End."""\n    return \'closed\'\n'
@@ -140,7 +142,7 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
 
 
 def test_a_well_world_is_left_alone(tmp_path):
-    world = ToolWorld(shop(tmp_path, "episode.max_void=0"))
+    world = ToolWorld(shop(tmp_path, "episode.max_void_fraction=0"))
     assert (
         evaluate(
             world, OraclePolicy("pythonic"), name="oracle", split="train", tasks=40, progress=False

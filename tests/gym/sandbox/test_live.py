@@ -1,4 +1,5 @@
-"""A live API as tools, against a real server on this machine: what it answers, refuses, breaks, and what an episode changed."""
+"""A live API as tools, against a real server on this machine: what it answers, refuses, breaks, and
+what an episode changed."""
 
 import contextlib
 import json
