@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -33,6 +34,11 @@ class Block(BaseModel):
     def outdated_keys(cls, data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield keys that were renamed or removed, each with a message that starts with a verb."""
         yield from ()
+
+    @classmethod
+    def with_absolute_paths(cls, data: Mapping[str, Any], root: Path) -> Mapping[str, Any]:
+        """Return the block with the files that it names relative to `root` as absolute paths."""
+        return data
 
     @classmethod
     def write_out_short_forms(cls, data: Mapping[str, Any]) -> dict[str, Any]:

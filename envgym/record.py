@@ -79,8 +79,8 @@ class EpisodeRecorder:
         invalid = info.get("invalid_calls")  # a foreign environment may use this key differently
         self.turn_invalid_calls.append(invalid if isinstance(invalid, int) else 0)
         given = info.get("messages")
-        said = [Message("user", str(observation))] if str(observation) else []
-        self.answers = [Message.from_dict(m) for m in given] if given is not None else said
+        shown = [Message("user", str(observation))] if str(observation) else []
+        self.answers = [Message.from_dict(m) for m in given] if given is not None else shown
         self.messages += self.answers
         if dialect := info.get("dialect"):
             self.dialects[dialect] = self.dialects.get(dialect, 0) + 1

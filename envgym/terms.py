@@ -82,17 +82,17 @@ def compose(
 
 
 def _term(part: PartSpec, raw: Mapping[str, float | None], name: str, step: int) -> Term:
-    said = raw[name]
+    value = raw[name]
     weight = at_step(part.weight, step)
-    if said is None:
+    if value is None:
         return Term(None, None, weight)
     if part.gate is not None:
         on = raw[part.gate.on]
         if on is None:  # without a value the gate's condition is unknown
-            return Term(said, None, weight, gate_is_open=False)
+            return Term(value, None, weight, gate_is_open=False)
         if on < part.gate.at_least:
-            return Term(said, 0.0, weight, gate_is_open=False)
-    return Term(said, placed(part, said, step), weight)
+            return Term(value, 0.0, weight, gate_is_open=False)
+    return Term(value, placed(part, value, step), weight)
 
 
 def compose_turns(part: PartSpec, raw: Sequence[float | None], *, step: int = 0) -> Term:
@@ -100,9 +100,9 @@ def compose_turns(part: PartSpec, raw: Sequence[float | None], *, step: int = 0)
 
     A turn to which the part does not apply gets 0.
     """
-    values = tuple(0.0 if said is None else placed(part, said, step) for said in raw)
-    spoke = [said for said in raw if said is not None]
-    raw_sum, value = (math.fsum(spoke), math.fsum(values)) if spoke else (None, None)
+    values = tuple(0.0 if each is None else placed(part, each, step) for each in raw)
+    applied = [each for each in raw if each is not None]
+    raw_sum, value = (math.fsum(applied), math.fsum(values)) if applied else (None, None)
     return Term(raw_sum, value, at_step(part.weight, step), by_turn=values)
 
 

@@ -58,8 +58,8 @@ MUTANTS = [
         "sampled turns are encoded again from their text",
         "T/inference/dialogue.py",
         '        self._history.append(Message("assistant", text))\n',
-        "        again = self._engine.chat.answer(text)\n"
-        "        track.ids[start:] = (again + track.ids[start:])[: len(track.ids) - start]\n"
+        "        again = self._chat.answer(text)\n"
+        "        tokens.ids[start:] = (again + tokens.ids[start:])[: len(tokens.ids) - start]\n"
         '        self._history.append(Message("assistant", text))\n',
     ),
     Mutant(
@@ -72,14 +72,14 @@ MUTANTS = [
     Mutant(
         2,
         "our own template forgets the line end after a turn",
-        "T/model/chat.py",
+        "T/model/chatml.py",
         '        return end + self._encode("\\n") + self._turns(messages)',
         "        return end + self._turns(messages)",
     ),
     Mutant(
         3,
         "what we add after a turn is trained",
-        "T/inference/in_process/scheduler.py",
+        "T/inference/dialogue.py",
         "        self.mask += [False] * len(ids)\n",
         "        self.mask += [bool(n == 0) for n in range(len(ids))]\n",
     ),
@@ -106,8 +106,8 @@ MUTANTS = [
         6,
         "keys and values outlive an update",
         "T/inference/in_process/engine.py",
-        "            self._replica.refresh(peft_model)\n            self._scheduler.forget()\n",
-        "            self._replica.refresh(peft_model)\n",
+        "            self._replica.refresh(model)\n            self._scheduler.forget()\n",
+        "            self._replica.refresh(model)\n",
     ),
     Mutant(
         7,
@@ -182,9 +182,9 @@ MUTANTS = [
     Mutant(
         14,
         "the end token is not trained",
-        "T/inference/in_process/scheduler.py",
-        "        self.track.mask.append(True)\n",
-        "        self.track.mask.append(token not in stop_ids)\n",
+        "T/inference/dialogue.py",
+        "        dialogue.mask.append(True)\n",
+        "        dialogue.mask.append(token not in self.stop_ids)\n",
     ),
     Mutant(
         15,

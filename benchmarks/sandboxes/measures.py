@@ -57,7 +57,7 @@ class Bench:
         self.backend: EngineName = "podman" if backend == "podman" else "docker"
         self.sizes = sizes
         spec = load_spec("crm", ["sandbox.backend=none"])
-        world: Any = make_world(spec)
+        world = make_world(spec)
         found = [
             world.tasks.task(name)
             for name in world.tasks.ids("train", levels=("L2", "L3"), count=400)

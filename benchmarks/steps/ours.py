@@ -17,6 +17,7 @@ from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.training.launch import resolve
 from envgym_trainer.training.loop import Trainer
+from envgym_trainer.training.update import update_policy
 from steps.work import Clock, Measured, Work, peak_mb
 
 ENVIRONMENT = """
@@ -63,9 +64,9 @@ def main(work: Work, model: str, threads: int) -> Measured:
 def step(trainer: Trainer, work: Work) -> Measured:
     force(trainer, work)
     clock = Clock()
-    played = trainer.sample(1)
+    played = trainer.collect_rollouts(1)
     sampling = clock.read()
-    metrics = trainer.learn(played.comparable)
+    metrics = update_policy(trainer, played.trainable_groups)
     total = clock.read()
     assert metrics["grad_norm"] > 0
     traces = [episode.tokens for episode in played.episodes]

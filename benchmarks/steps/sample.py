@@ -85,13 +85,13 @@ def by_engine(load: Load, model: Any, chat: Chat) -> tuple[int, float]:
         return sum(trace.loss_mask)
 
     with InProcessEngine(model, chat, max_context=load.context, max_batch=load.dialogues) as engine:
-        engine.refresh(model)
-        policy = engine.policy(max_new_tokens=load.turn_tokens, siblings=load.group)
+        engine.load_adapter(model)
+        policy = engine.policy(max_new_tokens=load.turn_tokens, group_size=load.group)
         with ThreadPoolExecutor(load.dialogues) as pool:
             opened = time.perf_counter()
             tokens = sum(pool.map(lambda number: play(policy, number), range(load.dialogues)))
             seconds = time.perf_counter() - opened
-        return tokens, 1 - engine.stats.seconds_busy / seconds
+        return tokens, 1 - engine.statistics.seconds_busy / seconds
 
 
 @torch.inference_mode()

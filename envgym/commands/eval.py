@@ -31,6 +31,17 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_seed(parser)
     parser.add_argument(
+        "--temperature",
+        type=float,
+        help="sampling temperature (default: as the adapter or the YAML's train: block says)",
+    )
+    parser.add_argument(
+        "--max-turn-tokens", type=int, metavar="N", help="maximum tokens of one answer"
+    )
+    parser.add_argument(
+        "--max-context-tokens", type=int, metavar="N", help="maximum tokens of a dialogue"
+    )
+    parser.add_argument(
         "--workers", type=int, default=64, help="maximum number of parallel episodes"
     )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
@@ -43,17 +54,21 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluate each policy and print a table."""
     from envgym.evaluation.evaluate import evaluate
     from envgym.evaluation.report import print_outcomes
+    from envgym.policies import SamplingOverrides
     from envgym.policies.registry import open_policy
     from envgym.registration import make_world
     from envgym.spec.environment import load_spec
 
+    sampling = SamplingOverrides(
+        arguments.temperature, arguments.max_turn_tokens, arguments.max_context_tokens
+    )
     world = make_world(load_spec(arguments.env, arguments.settings))
     try:
         levels = tuple(filter(None, arguments.levels.split(",")))
         outcomes = [
             evaluate(
                 world,
-                open_policy(name, world),
+                open_policy(name, world, sampling=sampling),
                 name=name,
                 split=arguments.split,
                 levels=levels,

@@ -23,6 +23,18 @@ turn. `context`: the context has no room for another turn."""
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingOverrides:
+    """Sampling settings that replace those of a policy. None keeps the policy's own."""
+
+    temperature: float | None = None
+    """Sampling temperature. 0 is greedy."""
+    max_turn_tokens: int | None = None
+    """Maximum tokens of one answer."""
+    max_context_tokens: int | None = None
+    """Maximum tokens of a whole dialogue."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One answer of a policy, exactly as sampled."""
 

@@ -18,7 +18,7 @@ import httpx
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
 from envgym.messages import Message
-from envgym.policies import Completion
+from envgym.policies import Completion, SamplingOverrides
 from envgym.policies.chat_completions import (
     action_text,
     api_root,
@@ -160,10 +160,12 @@ class OpenAIPolicy:
             UsageError: For 401, 403 or 404, because no retry can succeed.
             PrerequisiteError: If no server has ever answered at this address.
             ContextFull: If the conversation is longer than the model's context.
+            RequestRejected: If the server rejects the request with another status.
             WorldFailure: For all other errors, with kind `policy_failed`.
         """
         jitter = random.Random(seed)
         problem = ""
+        failure = WorldFailure
         for attempt in range(self.retries + 1):
             waited = self.backoff_seconds * 2**attempt * (1 + jitter.random())
             try:
@@ -178,6 +180,7 @@ class OpenAIPolicy:
                 problem = self._refusal(response, path)
                 waited = retry_after_seconds(response) or waited
                 if response.status_code not in RETRIED:
+                    failure = RequestRejected
                     break
             if attempt < self.retries:
                 time.sleep(min(waited, LONGEST_WAIT_SECONDS))
@@ -186,9 +189,7 @@ class OpenAIPolicy:
                 f"no server answers at {self.base_url} ({problem}). "
                 "Start one, for example: vllm serve MODEL"
             )
-        raise WorldFailure(
-            "policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy"
-        )
+        raise failure("policy_failed", f"{method} {self.base_url}{path}: {problem}", stage="policy")
 
     def _refusal(self, response: httpx.Response, path: str) -> str:
         """Return the status and the server's message. Raise an error if no retry can help."""
@@ -215,6 +216,10 @@ class OpenAIPolicy:
         if names:
             return f"Models there: {', '.join(names)}. Name one: openai:{self.base_url}#MODEL"
         return "The base URL usually ends with /v1, and the model must be available on the server."
+
+
+class RequestRejected(WorldFailure):
+    """The server answered that the request itself is wrong, so it was not retried."""
 
 
 class ContextFull(Exception):
@@ -301,6 +306,19 @@ class OpenAIDialogue:
         return {key: value for key, value in body.items() if value is not None}
 
 
-def open_policy(argument: str, world: World) -> OpenAIPolicy:
-    """Return the policy for `URL` or `URL#MODEL`. Raises UsageError if there is no URL."""
-    return OpenAIPolicy.from_argument(argument)
+def open_policy(
+    argument: str,
+    world: World,
+    *,
+    sampling: SamplingOverrides = SamplingOverrides(),  # noqa: B008 - immutable
+) -> OpenAIPolicy:
+    """Return the policy for `URL` or `URL#MODEL`.
+
+    Raises:
+        UsageError: If there is no URL, or `sampling` has a limit that the server sets.
+    """
+    if sampling.max_context_tokens is not None:
+        raise UsageError("policy 'openai': the server limits the context. Leave out that setting")
+    options = {"temperature": sampling.temperature, "max_tokens": sampling.max_turn_tokens}
+    given = {name: value for name, value in options.items() if value is not None}
+    return OpenAIPolicy.from_argument(argument, **given)

@@ -2,8 +2,8 @@
 
 This folder is the registry: a file `NAME.py` with a function `open_policy(argument, world)` is the
 policy `NAME`. If it needs an argument, the file also has a constant `EXAMPLE`, such as
-"openai:http://localhost:8000/v1". Other packages add policies through the entry-point group
-`envgym.policies`: a function of the argument alone.
+"openai:http://localhost:8000/v1". Other packages add such functions through the entry-point group
+`envgym.policies`. A policy that samples tokens has a third parameter, `sampling`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from typing import TYPE_CHECKING
 import envgym.policies
 from envgym.errors import PrerequisiteError, UsageError, did_you_mean
 from envgym.modules import load_object
-from envgym.policies import Policy
+from envgym.policies import Policy, SamplingOverrides
 
 if TYPE_CHECKING:
     from envgym.world import World
 
-OpenPolicy = Callable[[str, "World"], Policy]
-"""Function of the text after the name (empty if there is none) and the world to play in."""
+OpenPolicy = Callable[..., Policy]
+"""Function of the text after the name (empty if there is none) and the world to play in. If it has
+a parameter `sampling`, it gets the `SamplingOverrides` too."""
+NO_OVERRIDES = SamplingOverrides()
 EXAMPLES = {"adapter": "adapter:runs/crm/adapter", "model": "model:smollm2-135m-instruct"}
 """Examples of policies that another package adds, for error messages."""
 
 
-def open_policy(text: str, world: World) -> Policy:
+def open_policy(text: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES) -> Policy:
     """Return the policy that a text names.
 
     Args:
@@ -39,20 +41,22 @@ def open_policy(text: str, world: World) -> Policy:
             `file.py:name` or `package.module:name`, each with an optional `:ARGUMENT`, for any
             other function of (argument, world). A file's path is relative to the current folder.
         world: World in which the policy will play.
+        sampling: Sampling settings that replace those of the policy.
 
     Raises:
-        UsageError: If there is no such policy, or its argument is wrong.
+        UsageError: If there is no such policy, its argument is wrong, or it samples no tokens and
+            `sampling` has a setting.
         SpecError: If the file, the module or the name in it does not exist.
         PrerequisiteError: If the policy needs a package that is not installed.
     """
     name, _, argument = text.partition(":")
     if module := _module(name):
-        return module.open_policy(argument, world)
+        return _call(module.open_policy, name, argument, world, sampling)
     points = {point.name: point for point in entry_points(group="envgym.policies")}
     if name in points:
-        return _open_point(points[name], argument)
+        return _open_point(points[name], argument, world, sampling)
     if name.endswith(".py") or "." in name:
-        return _open_own(text, world)
+        return _open_own(text, world, sampling)
     known = [*policy_names(), *points]
     raise UsageError(
         f"no policy '{text}'{did_you_mean(name, known) or '.'} "
@@ -77,7 +81,26 @@ def _module(name: str) -> ModuleType | None:
     return module if hasattr(module, "open_policy") else None
 
 
-def _open_point(point: EntryPoint, argument: str) -> Policy:
+def _call(
+    function: OpenPolicy,
+    name: str,
+    argument: str,
+    world: World,
+    sampling: SamplingOverrides,
+) -> Policy:
+    if "sampling" in inspect.signature(function).parameters:
+        return function(argument, world, sampling=sampling)
+    if sampling != NO_OVERRIDES:
+        raise UsageError(
+            f"policy '{name}' has no sampling settings. Leave out --temperature, "
+            "--max-turn-tokens and --max-context-tokens"
+        )
+    return function(argument, world)
+
+
+def _open_point(
+    point: EntryPoint, argument: str, world: World, sampling: SamplingOverrides
+) -> Policy:
     name = point.name
     if not argument:
         example = EXAMPLES.get(name, f"{name}:NAME")
@@ -85,14 +108,14 @@ def _open_point(point: EntryPoint, argument: str) -> Policy:
             f"policy '{name}' needs an argument, {name}:SOMETHING, for example {example}"
         )
     try:
-        return point.load()(argument)
+        return _call(point.load(), name, argument, world, sampling)
     except ImportError as error:
         raise PrerequisiteError(
             f"policy '{name}' needs {error.name or error}. Install it: pip install 'envgym[train]'"
         ) from error
 
 
-def _open_own(text: str, world: World) -> Policy:
+def _open_own(text: str, world: World, sampling: SamplingOverrides) -> Policy:
     source, name, argument = [*text.split(":", 2), "", ""][:3]
     reference = f"{source}:{name}" if name else source
     function = load_object(reference, Path())
@@ -102,7 +125,7 @@ def _open_own(text: str, world: World) -> Policy:
         raise UsageError(
             f"policy '{reference}' must be a function of (argument, world): {error}"
         ) from None
-    policy = function(argument, world)
+    policy = _call(function, reference, argument, world, sampling)
     if not isinstance(policy, Policy):
         raise UsageError(
             f"policy '{reference}' returned a {type(policy).__name__}, "

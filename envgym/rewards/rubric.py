@@ -198,11 +198,11 @@ class Rubric:
         """
         by_turn = by_turn or {}
         whole = self.named("episode")
-        said = {
+        values = {
             name: None if part.is_group_part else value_of(name, part.function, evidence)
             for name, part in whole.items()
         }
-        raw = said | {name: term.raw for name, term in by_turn.items()}
+        raw = values | {name: term.raw for name, term in by_turn.items()}
         terms = compose({name: part.rule for name, part in whole.items()}, raw, step=evidence.step)
         terms = {
             name: terms.get(name) or by_turn[name]

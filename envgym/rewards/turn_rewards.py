@@ -29,7 +29,7 @@ class TurnRewards:
         self.rubric = rubric
         self.step = step
         self._so_far = so_far
-        self._said: dict[str, list[float | None]] = {
+        self._values: dict[str, list[float | None]] = {
             name: [] for name in rubric.named("turn", "call")
         }
         self._potentials = {
@@ -42,7 +42,7 @@ class TurnRewards:
 
     def turn(self) -> float:
         """Return the reward of the turn just taken, if the episode continues."""
-        reward = self._of_turn() if self._said or self._potentials else 0.0
+        reward = self._of_turn() if self._values or self._potentials else 0.0
         self._paid.append(reward)
         self._total += reward
         return reward
@@ -50,8 +50,8 @@ class TurnRewards:
     def _of_turn(self) -> float:
         self._note(self._so_far())
         terms = [
-            compose_turns(self._rule(name), [said[-1]], step=self.step)
-            for name, said in self._said.items()
+            compose_turns(self._rule(name), [values[-1]], step=self.step)
+            for name, values in self._values.items()
         ]
         rewards = [term.contribution for term in terms]
         for name, potentials in self._potentials.items():
@@ -70,8 +70,8 @@ class TurnRewards:
 
         The episode gets the failure reward, or less if its turns were paid less.
         """
-        for said in self._said.values():
-            said.append(None)
+        for values in self._values.values():
+            values.append(None)
         for potentials in self._potentials.values():
             potentials.append(0.0)
         terms = self._terms() | self.rubric.failure_terms(step=self.step)
@@ -99,9 +99,9 @@ class TurnRewards:
 
     def _note(self, evidence: Evidence) -> None:
         turn = self._alone(evidence)
-        for name, said in self._said.items():
+        for name, values in self._values.items():
             part = self.rubric.parts[name]
-            said.append(
+            values.append(
                 value_of(name, part.function, turn)
                 if part.rule.per == "turn"
                 else _of_calls(name, part, turn)
@@ -129,8 +129,8 @@ class TurnRewards:
 
     def _terms(self) -> dict[str, Term]:
         terms = {
-            name: compose_turns(self._rule(name), said, step=self.step)
-            for name, said in self._said.items()
+            name: compose_turns(self._rule(name), values, step=self.step)
+            for name, values in self._values.items()
         }
         for name, potentials in self._potentials.items():
             values = [placed(self._rule(name), each, self.step) for each in potentials]
@@ -153,8 +153,8 @@ def _of_calls(name: str, part: RewardPart, turn: Evidence) -> float | None:
     Return None if the part applies to no call.
     """
     alone = [replace(turn, calls=(record,), dialects={}) for record in turn.calls]
-    said = [value for each in alone if (value := value_of(name, part.function, each)) is not None]
-    return math.fsum(said) if said else None
+    values = [value for each in alone if (value := value_of(name, part.function, each)) is not None]
+    return math.fsum(values) if values else None
 
 
 def _potential(name: str, part: RewardPart, evidence: Evidence) -> float:

@@ -277,6 +277,8 @@ def _merge(
 def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
     mistakes = []
     for block, model in block_models().items():
+        if issubclass(model, Block) and isinstance(data.get(block), dict):
+            data[block] = model.with_absolute_paths(data[block], path.absolute().parent)
         try:
             validate(model, data.get(block) or {}, where, at=(block,))
         except SpecError as error:

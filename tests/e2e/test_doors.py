@@ -76,7 +76,7 @@ PURE = [
     *files("trainer/envgym_trainer/algorithms/losses"),
     ROOT / "trainer/envgym_trainer/learner/logprobs.py",
 ]
-ALGORITHMS = "envgym_trainer.algorithms"
+ALGORITHMS = ("envgym_trainer.algorithms", "envgym_trainer.config.options")
 
 
 @pytest.mark.parametrize("file", PURE, ids=named)
@@ -114,6 +114,9 @@ def test_environments_use_public_names_only(file):
         "import envgym",
         "import envgym.env, envgym.commands, envgym.playing",
         "import envgym_trainer.config, envgym_trainer.learner.controllers",
+        "import envgym_trainer.inference, envgym_trainer.inference.in_process",
+        "from envgym_trainer.config import TrainConfig; TrainConfig.model_validate("
+        "{'engine': {'name': 'vllm_server', 'url': 'http://localhost'}})",
     ],
 )
 def test_importing_loads_nothing_heavy(code):

@@ -9,7 +9,7 @@ import torch
 
 from envgym.errors import WorldFailure
 from envgym.messages import Message
-from envgym_trainer.inference.dialogue import EngineDialogue
+from envgym_trainer.inference.dialogue import TokenDialogue
 
 SYSTEM = Message("system", "You are a calculator. " * 3)
 
@@ -20,7 +20,7 @@ def user(text: str) -> Message:
 
 def talk(
     policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about"
-) -> EngineDialogue:
+) -> TokenDialogue:
     """A whole dialogue whose observations differ in length from turn to turn and from seed to seed."""
     dialogue = policy.open(opening or [SYSTEM, user(f"{words} {seed}")], (), seed=seed)
     for turn in range(turns):

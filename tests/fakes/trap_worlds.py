@@ -46,7 +46,7 @@ def byte_engine(*, adapter_std: float = 0.3, seed: int = 0, **options):
     engine = InProcessEngine(
         adapted, Chat(tokenizer, model=model), **{"max_context": 600, "max_batch": 16, **options}
     )
-    engine.refresh(adapted)
+    engine.load_adapter(adapted)
     return adapted, engine
 
 

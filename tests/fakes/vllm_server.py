@@ -1,5 +1,8 @@
-"""A server that speaks as much of vLLM's protocol as the trainer uses, over a small model on this machine: for the protocol, not
-its speed. Fields and answers as in vLLM's `entrypoints/openai/completion/protocol.py` and its `..._lora_adapter` routes."""
+"""Server with the part of vLLM's protocol that the trainer uses, over a small model in this process.
+
+It stands for the protocol, not for the speed. Fields and answers are those of vLLM's
+`entrypoints/openai/completion/protocol.py` and of its `..._lora_adapter` routes.
+"""
 
 import json
 import threading
@@ -12,23 +15,36 @@ from peft import PeftModel
 
 
 class StandIn:
-    """What the server holds; `requests` are all bodies it was sent, by path."""
+    """State of the server.
+
+    Args:
+        model: Base model.
+        name: Its name on the server.
+        loads_adapters: Whether adapters can be loaded at run time.
+    """
 
     def __init__(self, model, name="tiny", *, loads_adapters=True):
         self.base = model
         self.name = name
         self.loads_adapters = loads_adapters
         self.eos = model.config.eos_token_id
-        self.adapters, self.requests, self.change, self.lock = (
-            {},
-            [],
-            lambda choice: None,
-            threading.Lock(),
-        )
+        self.adapters = {}
+        self.requests = []
+        """Path and body of every request."""
+        self.change = lambda choice: None
+        """Function that changes each choice before it is sent."""
+        self.unavailable = 0
+        """Number of next requests that are answered with 503."""
+        self.reject = ""
+        """Error of the next adapters, which are answered with 400."""
+        self.lock = threading.Lock()
 
     def answer(self, path, body):
-        """(status, text) of one request."""
+        """Return the status and the text for one request."""
         self.requests.append((path, body))
+        if self.unavailable:
+            self.unavailable -= 1
+            return 503, "busy"
         if path == "/v1/models":
             return 200, json.dumps({"data": [{"id": name} for name in (self.name, *self.adapters)]})
         if path.endswith("_lora_adapter"):
@@ -45,6 +61,8 @@ class StandIn:
     def adapt(self, path, body):
         if not self.loads_adapters:
             return 404, '{"detail":"Not Found"}'
+        if self.reject:
+            return 400, json.dumps({"error": {"message": self.reject}})
         if path == "/v1/unload_lora_adapter":
             del self.adapters[body["lora_name"]]
         elif body["lora_name"] in self.adapters:
@@ -96,7 +114,7 @@ class StandIn:
 
 @contextmanager
 def serving(state):
-    """The server's address while in the block."""
+    """Run the server while in the block, and yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

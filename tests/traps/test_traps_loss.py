@@ -11,13 +11,13 @@ from envgym.episode import Episode
 from envgym.playing import play
 from envgym.policies.scripted import ScriptedPolicy
 from envgym_trainer.algorithms.advantages.group import group_advantages
-from envgym_trainer.algorithms.losses.grpo import grpo_loss
 from envgym_trainer.batch import Sample, flat_batch
 from envgym_trainer.inference.in_process import token_sampling as sampling
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.prefix_tree import tree_batch
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.run.metrics import episode_metrics
+from tests.fakes.losses import loss_of
 from tests.fakes.tiny_lora import random_samples, split_options, tiny_model
 from tests.fakes.trap_worlds import NonceEnv
 
@@ -208,7 +208,8 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
     reference = torch.randn(5, dtype=torch.float64, generator=torch.manual_seed(1)).log_softmax(0)
     policy = logits.log_softmax(0)
     # Every token once, weighted by its probability: the expectation of the loss over what the policy samples.
-    out = grpo_loss(
+    out = loss_of(
+        "grpo",
         policy,
         policy.detach(),
         torch.zeros(5).double(),

@@ -53,7 +53,7 @@ def test_in_bfloat16_the_ratio_is_one_within_a_hundredth():
     )
     scramble(model, 0, std=0.05)
     with InProcessEngine(model, Chat(tokenizer, model=model), max_context=600) as engine:
-        engine.refresh(model)
+        engine.load_adapter(model)
         metrics = Learner(model).update(samples_from(engine), UpdateSettings())
     assert 0 < metrics[DRIFT] < 0.05
     assert metrics[RATIO] == pytest.approx(1.0, abs=1e-2)
@@ -74,7 +74,7 @@ def test_a_thousand_syncs_leave_the_base_weights_as_they_were_to_the_bit(sampler
     before = checksum(model)
     for seed in range(1000):
         scramble(model, seed % 7)
-        engine.refresh(model)
+        engine.load_adapter(model)
     assert checksum(model) == before
     assert (
         gap(model, talk(engine.policy(max_new_tokens=6), seed=1).trace()) < 1e-4
@@ -98,7 +98,7 @@ def test_after_an_update_nothing_computed_under_the_old_adapter_is_used(sampler)
     )  # holds keys of the system message, of its prompt and of its own turn
     opened.reply()
     scramble(model, 1)
-    engine.refresh(model)
+    engine.load_adapter(model)
     opened.observe([Message("tool", "y")])
     second = opened.reply()
     warm = policy.open(OPENING, (), seed=2)
@@ -106,7 +106,7 @@ def test_after_an_update_nothing_computed_under_the_old_adapter_is_used(sampler)
     assert gap(model, warm.trace()) < 1e-4
     start = len(opened.trace().token_ids) - len(second.token_ids)
     with InProcessEngine(model, engine.chat, max_context=600) as cold:
-        cold.refresh(model)
+        cold.load_adapter(model)
         fresh = cold.policy(max_new_tokens=6).open(OPENING, (), seed=2)
         fresh.reply()
     assert fresh.trace().token_ids == warm.trace().token_ids
@@ -125,7 +125,7 @@ def test_every_adapted_module_is_bound_in_the_sampler_and_each_changes_its_logpr
         before = layer.lora_B["default"].weight.clone()
         layer.lora_B["default"].weight.data.neg_()
         assert gap(model, trace) > 1e-3, name  # this module alone is heard in the logprobs
-        engine.refresh(model)
+        engine.load_adapter(model)
         assert gap(model, talk(engine.policy(max_new_tokens=8), seed=1).trace()) < 1e-4, name
         layer.lora_B["default"].weight.data.copy_(before)
     with model.disable_adapter():
@@ -187,7 +187,7 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
     model = attach(small_llama(tokenizer), rank=4, alpha=8, dropout=0.5, seed=0)
     scramble(model, 0)
     with InProcessEngine(model, Chat(tokenizer, model=model), max_context=600) as engine:
-        engine.refresh(model.train())
+        engine.load_adapter(model.train())
         learner = Learner(
             model,
             algorithm=AlgorithmConfig(importance_weights=ImportanceWeightsConfig(mode="truncate")),

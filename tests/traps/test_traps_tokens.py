@@ -120,7 +120,7 @@ def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_an
 def test_a_turn_trains_as_many_tokens_as_were_drawn_for_it_and_the_end_added_by_us_is_none_of_them():
     _, engine = byte_engine()
     with engine:
-        before = engine.stats.decoded_tokens
+        before = engine.statistics.decoded_tokens
         dialogue = engine.policy(max_new_tokens=3).open([Message("user", "x")], (), seed=1)
         drawn = []
         for _ in range(4):
@@ -133,7 +133,7 @@ def test_a_turn_trains_as_many_tokens_as_were_drawn_for_it_and_the_end_added_by_
             if sampled
         ]
         assert trained == drawn
-        assert len(drawn) == engine.stats.decoded_tokens - before
+        assert len(drawn) == engine.statistics.decoded_tokens - before
         assert sum(token in engine.chat.stop_ids for token in trace.token_ids) > sum(
             token in engine.chat.stop_ids for token in drawn
         )

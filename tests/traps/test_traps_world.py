@@ -23,7 +23,7 @@ from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.run.metrics import episode_metrics, failure_metrics
-from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.launch import resolve, run_training
 from envgym_trainer.training.loop import Trainer
 from tests.fakes.faulty_env import HOOKS, Faulty
 from tests.fakes.shop_env import TASKS, TOOLS, WORLD, shop
@@ -59,7 +59,7 @@ def groups(tmp_path_factory):
     folder = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     with RunLogger(folder) as monitor, Display({}, console=Console(quiet=True)) as display:
         trainer = Trainer(spec, config, folder, monitor, display)
-        yield trainer.sample(1).groups
+        yield trainer.collect_rollouts(1).groups
         trainer.close()
 
 
@@ -343,7 +343,7 @@ def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp
     )
     spec, config, _ = resolve(str(path), [*SMALL, "train.steps=2"])
     folder = RunFolder.create(tmp_path, "r")
-    outcomes = train(spec, config, folder, console=Console(quiet=True))
+    outcomes = run_training(spec, config, folder, console=Console(quiet=True))
     lines = [line for line in folder.metrics() if line["phase"] == "grpo"]
     assert sum(line.get("failures/env_raised", 0) for line in lines) >= 1
     assert [line["step"] for line in lines] == [1, 2]

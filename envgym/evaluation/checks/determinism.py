@@ -108,16 +108,16 @@ def replay(world: World, ids: Sequence[str], *, workers: int) -> Digests:
         requests = [Request(task, 0) for task in ids]
         for episode in play_many(world.env, policy, requests, workers=workers):
             key = f"{name} {episode.task_id}"
-            found = (_digest(_said(episode)), _digest(_scores(episode)))
+            found = (_digest(_messages(episode)), _digest(_scores(episode)))
             digests[key] = _agreed(found, digests.get(key, found))
     return digests
 
 
 def _agreed(found: tuple[str, str], other: tuple[str, str]) -> tuple[str, str]:
-    said, scored = (
+    messages, scores = (
         one if one == two else "differs from itself" for one, two in zip(found, other, strict=True)
     )
-    return said, scored
+    return messages, scores
 
 
 def _policies(world: World) -> dict[str, Policy]:
@@ -130,7 +130,7 @@ def _policies(world: World) -> dict[str, Policy]:
     }
 
 
-def _said(episode: Episode) -> Any:
+def _messages(episode: Episode) -> Any:
     return [
         episode.start_hash,
         [message.to_dict() for message in episode.messages],
@@ -168,8 +168,8 @@ def _in_another_process(spec: EnvSpec, ids: Sequence[str]) -> Digests:
             "": ("the second process failed: " + done.stderr.decode(errors="replace")[-400:], "")
         }
     return {
-        name: (said, scores)
-        for name, (said, scores) in json.loads(done.stdout.splitlines()[-1]).items()
+        name: (messages, scores)
+        for name, (messages, scores) in json.loads(done.stdout.splitlines()[-1]).items()
     }
 
 

@@ -121,7 +121,7 @@ def _earned(fixture: CheckFixture, episode: Episode) -> tuple[float, float]:
         if name in rules and rules[name].per == "episode"
     }
     applied = [(term.weight, rules[name]) for name, term in terms.items() if term.value is not None]
-    best = [max(weight * placed(rule, said, 0) for said in (0.0, 1.0)) for weight, rule in applied]
+    best = [max(weight * placed(rule, raw, 0) for raw in (0.0, 1.0)) for weight, rule in applied]
     return total(terms), math.fsum(best)
 
 

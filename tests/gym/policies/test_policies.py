@@ -13,7 +13,7 @@ from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from envgym.messages import ToolCall
 from envgym.playing import play
-from envgym.policies import Dialogue, Policy
+from envgym.policies import Dialogue, Policy, SamplingOverrides
 from envgym.policies.human import HumanPolicy
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.openai import OpenAIPolicy
@@ -230,6 +230,18 @@ def test_a_name_that_is_no_policy_is_an_error_with_the_fix(
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UsageError, SpecError), match=problem):
         open_policy(text, world)
+
+
+def test_sampling_settings_reach_a_policy_that_samples_and_are_refused_by_others(world):
+    sampling = SamplingOverrides(temperature=0.5, max_turn_tokens=7)
+    policy = open_policy("openai:http://localhost:1/v1#x", world, sampling=sampling)
+    assert (policy.temperature, policy.max_tokens) == (0.5, 7)
+    with pytest.raises(UsageError, match="policy 'oracle' has no sampling settings"):
+        open_policy("oracle", world, sampling=sampling)
+    with pytest.raises(UsageError, match="the server limits the context"):
+        open_policy(
+            "openai:http://localhost:1/v1", world, sampling=SamplingOverrides(max_context_tokens=9)
+        )
 
 
 # --- the refusal ---

@@ -5,18 +5,16 @@ import math
 import pytest
 import torch
 
-from envgym_trainer.algorithms.advantages.gdpo import gdpo_advantages
+from envgym_trainer.algorithms.advantages.gdpo import gdpo
 from envgym_trainer.algorithms.advantages.gigpo import step_advantages
 from envgym_trainer.algorithms.advantages.group import group_advantages
-from envgym_trainer.algorithms.advantages.reinforce_pp import reinforce_pp_advantages
-from envgym_trainer.algorithms.advantages.rloo import rloo_advantages
-from envgym_trainer.algorithms.advantages.turns import (
-    returns_to_go,
-    spread_over_turns,
-    turn_advantages,
-    turn_spans,
-)
+from envgym_trainer.algorithms.advantages.reinforce_pp import reinforce_pp
+from envgym_trainer.algorithms.advantages.reinforce_pp_baseline import reinforce_pp_baseline
+from envgym_trainer.algorithms.advantages.rloo import rloo
+from envgym_trainer.algorithms.advantages.turns import returns_to_go, turn_advantages
 from envgym_trainer.algorithms.overlong import overlong_penalty
+from envgym_trainer.algorithms.turn_tokens import spread_over_turns, turn_spans
+from tests.fakes.advantage_inputs import inputs_of
 
 NAN = math.nan
 
@@ -35,65 +33,67 @@ def test_the_deviation_may_be_that_of_the_batch_and_of_a_sample():
 
 
 def test_rloo_compares_each_episode_with_the_mean_of_the_others():
-    assert rloo_advantages(torch.tensor([[3.0, 1.0, 2.0]])).tolist() == [[1.5, -1.5, 0.0]]
+    assert rloo(inputs_of(torch.tensor([[3.0, 1.0, 2.0]]))).tolist() == [[1.5, -1.5, 0.0]]
 
 
-def test_rloo_leaves_void_members_out_and_a_lone_one_without_a_lesson():
+def test_rloo_ignores_void_members_and_a_single_member_gets_zero():
     valid = torch.tensor([[True, False, True], [True, False, False]])
-    assert rloo_advantages(
-        torch.tensor([[3.0, NAN, 1.0], [3.0, NAN, NAN]]), valid=valid
-    ).tolist() == [[2.0, 0.0, -2.0], [0.0] * 3]
+    inputs = inputs_of(torch.tensor([[3.0, 9.0, 1.0], [3.0, 9.0, 9.0]]), valid=valid)
+    assert rloo(inputs).tolist() == [[2.0, 0.0, -2.0], [0.0] * 3]
 
 
 def test_reinforce_pp_compares_with_the_whole_batch():
-    rewards = torch.tensor([[1.0, 1.0], [0.0, NAN]])
+    rewards = torch.tensor([[1.0, 1.0], [0.0, 9.0]])
     valid = torch.tensor([[True, True], [True, False]])
-    # mean 2/3, deviation sqrt(2)/3: a group that agrees still learns how it compares
-    expected = [[0.7071068, 0.7071068], [-1.4142136, 0.0]]
-    assert torch.allclose(reinforce_pp_advantages(rewards, valid=valid), torch.tensor(expected))
+    # mean 2/3, deviation sqrt(2)/3: a group without variance is compared with the other groups
+    expected = torch.tensor([[0.7071068, 0.7071068], [-1.4142136, 0.0]])
+    assert torch.allclose(reinforce_pp(inputs_of(rewards, valid=valid), eps=0.0), expected)
 
 
-def test_reinforce_pp_with_baseline_takes_the_groups_mean_and_the_batchs_deviation():
+def test_reinforce_pp_with_baseline_uses_the_mean_of_the_group_and_the_deviation_of_the_batch():
     rewards = torch.tensor(
         [[1.0, 0.0], [4.0, 0.0], [7.0, 7.0]]
     )  # centred 0.5, 2, 0; mean square (2 * 0.25 + 2 * 4) / 6
-    found = reinforce_pp_advantages(rewards, baseline=True)
+    found = reinforce_pp_baseline(inputs_of(rewards), eps=0.0)
     deviation = (8.5 / 6) ** 0.5
     assert torch.allclose(found, torch.tensor([[0.5, -0.5], [2.0, -2.0], [0.0, 0.0]]) / deviation)
     assert found[2].tolist() == [0.0, 0.0]  # a dead group gets exact zeros
 
 
-def test_gdpo_normalises_each_part_before_it_sums_so_that_mixtures_with_one_sum_stay_apart():
+def of_parts(parts, *, weights=None, valid=None):
+    """Inputs with these parts, shape (M, P, G), and the rewards that they add up to."""
+    weights = torch.ones(len(parts)) if weights is None else weights
+    valid = torch.ones_like(parts, dtype=torch.bool) if valid is None else valid
+    rewards = (weights[:, None, None] * parts.masked_fill(~valid, 0.0)).sum(dim=0)
+    return inputs_of(rewards, parts=parts, part_valid=valid, part_weights=weights)
+
+
+def test_gdpo_normalizes_each_part_before_the_sum_so_that_mixtures_with_one_sum_stay_distinct():
     parts = torch.tensor([[[1.0, 0.0, 0.0, 1.0]], [[0.0, 4.0, 0.0, 4.0]]])  # (2 parts, 1 group, 4)
-    found = gdpo_advantages(
-        parts, torch.ones(2), valid=torch.ones_like(parts, dtype=torch.bool), eps=0.0
-    )[0]
+    found = gdpo(of_parts(parts), eps=0.0)[0]
     # each part gives +1 or -1; sums 0, 0, -2, 2; batch deviation sqrt(2)
     assert torch.allclose(found, torch.tensor([0.0, 0.0, -1.4142136, 1.4142136]), atol=1e-6)
 
 
-def test_gdpo_weighs_the_normalised_parts():
+def test_gdpo_weighs_the_normalized_parts():
     parts = torch.tensor([[[1.0, 0.0]], [[0.0, 9.0]]])
-    found = gdpo_advantages(
-        parts, torch.tensor([3.0, 1.0]), valid=torch.ones_like(parts, dtype=torch.bool), eps=0.0
-    )
+    found = gdpo(of_parts(parts, weights=torch.tensor([3.0, 1.0])), eps=0.0)
     assert found[0].tolist() == pytest.approx([1.0, -1.0])  # sums 3 - 1 and -3 + 1
 
 
-def test_gdpo_leaves_out_parts_that_did_not_apply_and_dead_groups():
-    parts = torch.tensor([[[1.0, 0.0, NAN], [0.3, 0.3, 0.3]], [[NAN, NAN, 5.0], [0.1, 0.1, 0.1]]])
-    found = gdpo_advantages(parts, torch.ones(2), valid=~parts.isnan(), eps=0.0)
+def test_gdpo_ignores_parts_that_do_not_apply_and_dead_groups():
+    parts = torch.tensor([[[1.0, 0.0, 7.0], [0.3, 0.3, 0.3]], [[7.0, 7.0, 5.0], [0.1, 0.1, 0.1]]])
+    valid = parts != 7.0
+    found = gdpo(of_parts(parts, valid=valid), eps=0.0)
     assert found.isfinite().all()
     assert found[0, 0] == -found[0, 1] > 0
-    assert found[0, 2] == 0  # the only one with the second part: nobody to be compared with
+    assert found[0, 2] == 0  # the only one with the second part: nothing to compare it with
     assert found[1].tolist() == [0.0] * 3
 
 
-def test_gdpo_does_not_blow_up_the_float_noise_that_opposed_parts_leave():
+def test_gdpo_does_not_amplify_the_float_noise_of_opposed_parts():
     good = torch.tensor([[0.1, 0.7, 0.3]])
-    parts = torch.stack([good, 1 - good])
-    found = gdpo_advantages(parts, torch.ones(2), valid=torch.ones_like(parts, dtype=torch.bool))
-    assert found.abs().max() < 5e-3
+    assert gdpo(of_parts(torch.stack([good, 1 - good]))).abs().max() < 5e-3
 
 
 def test_the_overlong_punishment_falls_in_a_straight_line():

@@ -7,7 +7,7 @@ from rich.console import Console
 from envgym.episode import Episode
 from envgym_trainer.config.presets import preset_names
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.launch import resolve, run_training
 
 SMALL = [
     "train.checks.preflight=off",
@@ -44,7 +44,7 @@ def test_a_run_with_each_preset(preset, guess):
     kl = ["train.algorithm.kl.coef=0.1"] if preset.startswith("reinforce_pp") else []
     spec, config, _ = resolve(str(guess / "guess.yaml"), [*SMALL, *kl, f"train.algorithm={preset}"])
     folder = RunFolder.create(guess, "run")
-    train(spec, config, folder, console=Console(quiet=True))
+    run_training(spec, config, folder, console=Console(quiet=True))
     (step,) = [line for line in folder.metrics() if line["phase"] == "grpo"]
     assert step["grad_norm"] > 0
     assert step["optimizer/skipped_updates"] == 0
@@ -63,7 +63,7 @@ def test_a_correction_runs_with_several_updates_a_step(guess):
     ]
     spec, config, _ = resolve(str(guess / "guess.yaml"), [*SMALL, *settings])
     folder = RunFolder.create(guess, "run")
-    train(spec, config, folder, console=Console(quiet=True))
+    run_training(spec, config, folder, console=Console(quiet=True))
     (step,) = [line for line in folder.metrics() if line["phase"] == "grpo"]
     assert step["correction/weight"] == pytest.approx(
         1.0, abs=1e-3

@@ -11,11 +11,11 @@ from envgym_trainer.algorithms.attribution import (
     MISTAKES,
     OVERLONG,
     REST,
-    REWARD,
     explained,
     part_metrics,
 )
 from envgym_trainer.algorithms.credit import samples_by_group
+from envgym_trainer.algorithms.episode_tables import REWARD
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.config.presets import preset_names
@@ -113,7 +113,9 @@ def test_what_is_linear_is_explained_to_the_end(options):
             False,
             algorithm.overlong_penalty is not None,
         )
-        assert (MISTAKES in names) == (algorithm.advantage.invalid_call_penalty > 0)
+        assert (MISTAKES in names) == (
+            algorithm.advantage.options.get("invalid_call_penalty", 0) > 0
+        )
 
 
 def test_shares_worked_out_by_hand():

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from envgym_trainer.algorithms.losses.grpo import grpo_loss, k3_kl
+from envgym_trainer.algorithms.kl import k3_kl
 from envgym_trainer.algorithms.losses.sft import sft_loss
+from tests.fakes.losses import loss_of
 
 
 def one_token(*, p, old_p, advantage, ref_p=None, **options):
@@ -15,8 +16,8 @@ def one_token(*, p, old_p, advantage, ref_p=None, **options):
     old = torch.tensor([math.log(old_p)]).double()
     reference = None if ref_p is None else torch.tensor([math.log(ref_p)]).double()
     options = {"denominator": 1.0, **options}
-    out = grpo_loss(
-        logprobs, old, torch.tensor([advantage]).double(), ref_logprobs=reference, **options
+    out = loss_of(
+        "grpo", logprobs, old, torch.tensor([advantage]).double(), ref_logprobs=reference, **options
     )
     out.loss.backward()
     return out.loss.item(), logprobs.grad.item(), out
@@ -98,7 +99,9 @@ def test_a_kl_penalty_without_a_reference_is_refused():
 
 def test_every_token_weighs_the_same_over_the_denominator_given():
     logprobs = torch.zeros(3, requires_grad=True)
-    out = grpo_loss(logprobs, torch.zeros(3), torch.tensor([1.0, 1.0, -2.0]), denominator=10.0)
+    out = loss_of(
+        "grpo", logprobs, torch.zeros(3), torch.tensor([1.0, 1.0, -2.0]), denominator=10.0
+    )
     out.loss.backward()
     assert out.loss.item() == pytest.approx(0.0)
     assert logprobs.grad.tolist() == pytest.approx([-0.1, -0.1, 0.2])
@@ -106,17 +109,22 @@ def test_every_token_weighs_the_same_over_the_denominator_given():
 
 def test_weights_scale_single_tokens():
     logprobs = torch.zeros(2, requires_grad=True)
-    grpo_loss(
-        logprobs, torch.zeros(2), torch.ones(2), denominator=1.0, weights=torch.tensor([1.0, 0.25])
+    loss_of(
+        "grpo",
+        logprobs,
+        torch.zeros(2),
+        torch.ones(2),
+        denominator=1.0,
+        weights=torch.tensor([1.0, 0.25]),
     ).loss.backward()
     assert logprobs.grad.tolist() == pytest.approx([-1.0, -0.25])
 
 
 def test_the_parts_of_a_step_add_up_to_the_whole():
     logprobs, old, advantages = torch.randn(3, 8, dtype=torch.float64)
-    whole = grpo_loss(logprobs, old, advantages, denominator=8)
+    whole = loss_of("grpo", logprobs, old, advantages, denominator=8)
     parts = [
-        grpo_loss(logprobs[s], old[s], advantages[s], denominator=8)
+        loss_of("grpo", logprobs[s], old[s], advantages[s], denominator=8)
         for s in (slice(0, 3), slice(3, 8))
     ]
     assert sum(part.loss for part in parts).item() == pytest.approx(whole.loss.item(), abs=1e-12)

@@ -7,9 +7,7 @@ import torch
 
 from envgym_trainer.algorithms.correction import importance_weights
 from envgym_trainer.algorithms.kl import ESTIMATORS, with_kl_in_reward
-from envgym_trainer.algorithms.losses.cispo import cispo_loss
-from envgym_trainer.algorithms.losses.gspo import gspo_loss
-from envgym_trainer.algorithms.losses.reinforce import reinforce_loss
+from tests.fakes.losses import loss_of
 
 POLICY = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).double()
 REFERENCE = torch.tensor([0.1, 0.3, 0.2, 0.2, 0.2]).double()
@@ -30,7 +28,8 @@ def test_gspo_has_one_ratio_an_episode_the_geometric_mean_of_its_tokens():
     now = logs(0.8, 0.2, 0.5, grad=True)
     old = logs(0.2, 0.2, 0.5)
     episodes = torch.tensor([7, 7, 9])
-    out = gspo_loss(
+    out = loss_of(
+        "gspo",
         now,
         old,
         torch.tensor([1.0, 1.0, -1.0]),
@@ -49,7 +48,9 @@ def test_gspo_clips_whole_episodes():
     now = logs(0.8, 0.2, 0.5, grad=True)
     old = logs(0.2, 0.2, 0.5)
     episodes = torch.tensor([0, 0, 1])
-    out = gspo_loss(now, old, torch.ones(3), episodes, denominator=1.0, clip_low=0.2, clip_high=0.2)
+    out = loss_of(
+        "gspo", now, old, torch.ones(3), episodes, denominator=1.0, clip_low=0.2, clip_high=0.2
+    )
     assert gradient(out, now) == pytest.approx(
         [0.0, 0.0, -1.0]
     )  # the second token's own ratio is 1, yet it is clipped too
@@ -69,7 +70,8 @@ def test_gspos_gradient_is_that_of_the_papers_sequence_formula():
         paper = (
             paper - torch.minimum(s * advantage[i], s.clamp(0.5, 3.0) * advantage[i]) / 2
         )  # eq. 5
-    out = gspo_loss(
+    out = loss_of(
+        "gspo",
         now,
         old,
         advantage[episodes],
@@ -92,8 +94,14 @@ def test_cispo_bounds_the_weight_and_keeps_the_gradient():
     # ratios 9, 0.5, 1
     now = logs(0.9, 0.1, 0.5, grad=True)
     old = logs(0.1, 0.2, 0.5)
-    out = cispo_loss(
-        now, old, torch.tensor([1.0, 1.0, -2.0]), denominator=2.0, clip_low=1.0, clip_high=4.0
+    out = loss_of(
+        "cispo",
+        now,
+        old,
+        torch.tensor([1.0, 1.0, -2.0]),
+        denominator=2.0,
+        clip_low=1.0,
+        clip_high=4.0,
     )
     assert gradient(out, now) == pytest.approx(
         [-5 / 2, -0.5 / 2, 2 / 2]
@@ -110,8 +118,13 @@ def test_cispo_bounds_the_weight_and_keeps_the_gradient():
 def test_reinforce_pulls_by_the_advantage_however_far_the_policy_has_moved():
     now = logs(0.9, 0.1, grad=True)
     old = logs(0.1, 0.9)
-    out = reinforce_loss(
-        now, old, torch.tensor([2.0, -1.0]), denominator=4.0, weights=torch.tensor([1.0, 0.5])
+    out = loss_of(
+        "reinforce",
+        now,
+        old,
+        torch.tensor([2.0, -1.0]),
+        denominator=4.0,
+        weights=torch.tensor([1.0, 0.5]),
     )
     assert gradient(out, now) == pytest.approx([-0.5, 0.125])
     assert out.loss.item() == pytest.approx((-2 * math.log(0.9) + 0.5 * math.log(0.1)) / 4)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from envgym.commands import main
-from envgym_trainer.commands.bench.cost import CostReport, StepCost, advice
+from envgym_trainer.commands.bench.report import CostReport, StepCost, advice
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.optimizer import OptimizerConfig
 from envgym_trainer.config.rollout import RolloutConfig
@@ -107,7 +107,7 @@ def test_advice_names_the_setting_and_the_number_that_says_so():
     )
     assert told() == []
     assert (
-        "only 8 of a step's 32 episodes are in flight: train.rollout.max_concurrent_episodes=32"
+        "only 8 of a step's 32 episodes run at once: train.rollout.max_concurrent_episodes=32"
         in told(TrainConfig(rollout=RolloutConfig(max_concurrent_episodes=8)))[0]
     )
     assert (
@@ -120,7 +120,7 @@ def test_advice_names_the_setting_and_the_number_that_says_so():
     )
     assert "evaluations take 50% of the run" in told(evaluations=50.0)[0]
     assert (
-        "fewer train.optimizer.updates_per_step"
+        "a lower train.optimizer.updates_per_step"
         in told(
             TrainConfig(optimizer=OptimizerConfig(updates_per_step=4)),
             sampling_seconds=1.0,

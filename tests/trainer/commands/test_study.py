@@ -1,5 +1,7 @@
 """Several ways to train, side by side: which runs are made, what is kept, and what the table says."""
 
+import textwrap
+
 import pytest
 import yaml
 from rich.console import Console
@@ -7,6 +9,7 @@ from rich.console import Console
 from envgym.commands import main
 from envgym.errors import UsageError
 from envgym.evaluation.report import Count, Outcome
+from envgym_trainer.commands.study import arms
 from envgym_trainer.commands.study.arms import (
     Arm,
     Result,
@@ -91,6 +94,15 @@ def test_runs_of_other_settings_are_never_taken_for_these(made, capsys):
     assert (
         "was made with other settings. Choose another folder with --out" in capsys.readouterr().err
     )
+
+
+def test_the_example_of_the_docstring_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    example = textwrap.dedent(arms.Study.__doc__.partition("Example:\n")[2])
+    exec(example, vars(arms).copy())
+    assert (tmp_path / "runs" / "study" / "sft-grpo-seed0" / "adapter").is_dir()
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("held-out tasks solved", "base", "SFT+GRPO"))
 
 
 def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would(tmp_path):

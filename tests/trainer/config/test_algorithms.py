@@ -13,8 +13,8 @@ from envgym.policies import TokenTrace
 from envgym.spec.environment import load_spec
 from envgym.terms import Term
 from envgym_trainer.algorithms.aggregation import weigh_samples
+from envgym_trainer.algorithms.conversation_states import state_keys
 from envgym_trainer.algorithms.credit import build_samples
-from envgym_trainer.algorithms.credit_states import anchor_states
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.config.presets import preset_names
@@ -214,11 +214,11 @@ def test_an_anchor_is_the_same_history_or_the_same_last_observation():
     left = episode([0.0] * 3, observations=["a", "x"])
     right = episode([0.0] * 3, observations=["b", "x"])
     equal = lambda by: [
-        a == b for a, b in zip(anchor_states(left, by), anchor_states(right, by), strict=True)
+        a == b for a, b in zip(state_keys(left, by), state_keys(right, by), strict=True)
     ]
     assert equal("history") == [True, False, False]
     assert equal("observation") == [True, False, True]
-    assert len(set(anchor_states(left, "history"))) == 3
+    assert len(set(state_keys(left, "history"))) == 3
 
 
 def test_gdpo_hears_each_part_and_what_the_parts_do_not_explain():
@@ -250,7 +250,7 @@ def test_overlong_episodes_are_punished_and_cut_ones_can_be_masked():
 def test_credit_for_turns_needs_a_reward_for_each():
     old_record = dataclasses.replace(episode([0.0, 1.0]), turn_rewards=())
     with pytest.raises(
-        UsageError, match=r"2 turns of sampled tokens but rewards of 0.*advantage.name=group"
+        UsageError, match=r"2 turns of sampled tokens but 0 turn rewards.*advantage.name=group"
     ):
         build_samples([[old_record, old_record]], by("turns"))
 

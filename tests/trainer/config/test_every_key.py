@@ -22,12 +22,17 @@ from envgym.errors import SpecError
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import load_spec
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.algorithm import AdvantageConfig, LossConfig
 from envgym_trainer.config.old_keys import REMOVED, RENAMED
+from envgym_trainer.config.options import Kind, options_schema
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.quiz_env import TASKS
 
 # -- the schema ---------------------------------------------------------------------------------------------------
+
+
+HAS_OPTIONS: dict[type[BaseModel], Kind] = {LossConfig: "loss", AdvantageConfig: "advantage"}
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -38,7 +43,9 @@ def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
         for block in blocks:
             found += leaves(block, f"{prefix}{name}.")
         found += [] if blocks else [f"{prefix}{name}"]
-    return found
+    # Their options are those of the functions in the folder.
+    options = options_schema(HAS_OPTIONS[model]) if model in HAS_OPTIONS else {}
+    return found + [f"{prefix}{option}" for option in options]
 
 
 def _branches(annotation: Any) -> tuple[Any, ...]:
@@ -319,7 +326,7 @@ def play(tmp_path_factory):
         full = [setting.replace("FOLDER", str(folder)) for setting in full]
         spec, config, _ = resolve(str(folder / f"{env}.yaml"), full)
         target = RunFolder.create(tmp_path_factory.mktemp("run"), "r")
-        train(spec, config, target, console=Console(quiet=True))
+        run_training(spec, config, target, console=Console(quiet=True))
         return seen(target)
 
     yield run

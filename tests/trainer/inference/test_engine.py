@@ -53,7 +53,7 @@ def test_the_policy_and_its_dialogues_keep_the_contract(engine):
 
 
 def test_greedy_turns_equal_generate_token_for_token_in_ragged_batches(model, engine):
-    policy = engine.policy(greedy=True, max_new_tokens=9)
+    policy = engine.policy(temperature=0.0, max_new_tokens=9)
     for dialogue in together(lambda n: talk(policy, seed=n, words="long " * n), 8):
         assert len(turns_of(dialogue.trace())) == 3
         assert_greedy_as_generate(model, dialogue.trace(), limit=9)
@@ -93,7 +93,7 @@ def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
     )
     prompt = len(engine.chat.open(opening))
     # All of it once, and its last token again for each of the seven who came too late to draw from the first one's logits.
-    assert engine.stats.prefill_tokens <= prompt + 7
+    assert engine.statistics.prefill_tokens <= prompt + 7
     assert max(gap(model, dialogue.trace()) for dialogue in group) < 1e-4
 
 
@@ -107,11 +107,11 @@ def grouped(policy):
 
 def test_groups_stored_as_segments_sample_what_they_would_sample_apart(model, tokenizer):
     traces = []
-    for siblings in (1, 4):
+    for group_size in (1, 4):
         with InProcessEngine(
             model, Chat(tokenizer, model=model), max_context=600, max_batch=12
         ) as engine:
-            policy = engine.policy(max_new_tokens=8, siblings=siblings)
+            policy = engine.policy(max_new_tokens=8, group_size=group_size)
             traces.append(
                 [dialogue.trace() for dialogue in in_one_step(engine, grouped(policy), 12)]
             )
@@ -124,22 +124,24 @@ def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_o
     chat = engine.chat
     openings = [len(chat.open(opening)) for opening in GROUPS]
     shared = chat.shared(GROUPS[0], ())
-    policy = engine.policy(max_new_tokens=1, siblings=4)
+    policy = engine.policy(max_new_tokens=1, group_size=4)
     dialogues = in_one_step(
         engine, lambda index: talk(policy, seed=index, opening=GROUPS[index // 4], turns=1), 8
     )
-    assert engine.stats.prefill_tokens == shared + sum(length - shared for length in openings[:2])
-    tracks = [dialogue._track for dialogue in dialogues]
-    assert len({track.segment.row for track in tracks[:4]}) == 1
+    assert engine.statistics.prefill_tokens == shared + sum(
+        length - shared for length in openings[:2]
+    )
+    states = [dialogue._state for dialogue in dialogues]
+    assert len({state.segment.row for state in states[:4]}) == 1
     assert all(
-        track.cached <= 1 for track in tracks
+        state.cached <= 1 for state in states
     )  # of the opening only its last token lies in a row of its own
 
 
 def test_short_tasks_after_a_long_system_message_share_its_segment(engine):
-    policy = engine.policy(max_new_tokens=1, siblings=4)
+    policy = engine.policy(max_new_tokens=1, group_size=4)
     first, second = (
-        policy.open([Message("system", "rules " * 200), user(task)], (), seed=0)._track
+        policy.open([Message("system", "rules " * 200), user(task)], (), seed=0)._state
         for task in "xy"
     )
     assert first.outer == second.outer == 0
@@ -150,7 +152,7 @@ def test_rows_of_segments_go_to_the_next_groups_when_a_group_is_through(model, t
     with InProcessEngine(
         model, Chat(tokenizer, model=model), max_context=600, max_batch=4
     ) as engine:
-        policy = engine.policy(max_new_tokens=4, siblings=2)
+        policy = engine.policy(max_new_tokens=4, group_size=2)
         for wave in range(12):
             opening = [SYSTEM, user(f"{wave} " + "another long task " * 10)]
 
@@ -167,7 +169,7 @@ def test_rows_of_segments_go_to_the_next_groups_when_a_group_is_through(model, t
 
 def test_a_group_is_computed_once_for_as_long_as_its_members_say_the_same(model, engine):
     opening = [SYSTEM, user("the same")]
-    policies = [engine.policy(max_new_tokens=12, greedy=n < 7) for n in range(8)]
+    policies = [engine.policy(max_new_tokens=12, temperature=float(n >= 7)) for n in range(8)]
     dialogues = in_one_step(
         engine, lambda n: talk(policies[n], seed=n, opening=opening, turns=1), 8
     )
@@ -182,7 +184,7 @@ def test_a_group_is_computed_once_for_as_long_as_its_members_say_the_same(model,
         len({trace.token_ids for trace in alike}) == 1 != len({alike[0].token_ids, other.token_ids})
     )
     assert max(gap(model, trace) for trace in traces) < 1e-4
-    assert engine.stats.computed_tokens == least_work(traces)
+    assert engine.statistics.computed_tokens == least_work(traces)
 
 
 def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
@@ -190,8 +192,8 @@ def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
     talk(
         engine.policy(), seed=0, turns=1
     ).close()  # leaves the system message, so that nobody but the first needs a pass for it
-    before = engine.stats.computed_tokens
-    first = engine.policy(max_new_tokens=8, greedy=True).open(opening, (), seed=0)
+    before = engine.statistics.computed_tokens
+    first = engine.policy(max_new_tokens=8, temperature=0.0).open(opening, (), seed=0)
 
     def play(n: int):
         if n == 0:
@@ -201,13 +203,15 @@ def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
             time.sleep(0.001)
         first.close()  # while it speaks, so that it is gone with its last token
         return talk(
-            engine.policy(max_new_tokens=30, greedy=True), seed=0, opening=opening, turns=1
+            engine.policy(max_new_tokens=30, temperature=0.0), seed=0, opening=opening, turns=1
         ).trace()
 
     traces = in_one_step(engine, play, 6)
     assert [sum(trace.loss_mask) for trace in traces] == [8] + [30] * 5
     assert max(gap(model, trace) for trace in traces) < 1e-4
-    assert engine.stats.computed_tokens - before == least_work(traces) - engine.chat.shared(opening)
+    assert engine.statistics.computed_tokens - before == least_work(traces) - engine.chat.shared(
+        opening
+    )
 
 
 def test_the_system_message_is_computed_once_for_different_tasks(engine):
@@ -217,19 +221,19 @@ def test_the_system_message_is_computed_once_for_different_tasks(engine):
     own = sum(
         len(engine.chat.open([SYSTEM, user(f"tell me about {n}")])) - shared for n in range(4)
     )
-    assert engine.stats.prefill_tokens == shared + own
+    assert engine.statistics.prefill_tokens == shared + own
 
 
 def test_a_second_turn_computes_only_what_is_new(engine):
     dialogue = engine.policy(max_new_tokens=5).open([SYSTEM, user("x")], (), seed=3)
     first = dialogue.reply()
-    before = engine.stats.prefill_tokens
+    before = engine.statistics.prefill_tokens
     length = len(dialogue.trace().token_ids)
     dialogue.observe([Message("tool", "42")])
     dialogue.reply()
     observed = turns_of(dialogue.trace())[1][0] - length
     assert (
-        engine.stats.prefill_tokens - before == observed + 1
+        engine.statistics.prefill_tokens - before == observed + 1
     )  # the last sampled token is read together with them
     assert first.token_ids
 
@@ -283,7 +287,7 @@ def test_a_turn_ends_at_its_stop_token_which_is_part_of_what_was_sampled(model, 
 
 
 def test_a_turn_cut_by_its_length_is_ended_with_a_token_that_is_not_trained(engine):
-    dialogue = engine.policy(greedy=True, max_new_tokens=3).open([user("x")], (), seed=0)
+    dialogue = engine.policy(temperature=0.0, max_new_tokens=3).open([user("x")], (), seed=0)
     assert dialogue.reply().stop_reason == "length"
     dialogue.observe([user("y")])
     trace = dialogue.trace()
@@ -305,7 +309,7 @@ def test_the_sampled_ids_stand_in_the_trace_unchanged(engine):
 
 def test_a_dialogue_stops_where_its_context_ends(model, tokenizer):
     with InProcessEngine(model, Chat(tokenizer, model=model), max_context=60) as engine:
-        dialogue = engine.policy(greedy=True, max_new_tokens=500).open([user("x")], (), seed=0)
+        dialogue = engine.policy(temperature=0.0, max_new_tokens=500).open([user("x")], (), seed=0)
         assert dialogue.reply().stop_reason == "context"
         assert len(dialogue.trace().token_ids) == 60
         dialogue.observe([user("y")])
@@ -361,7 +365,7 @@ def test_a_failing_forward_voids_who_waits_and_the_engine_goes_on(model, engine,
     def broken(*_):
         raise RuntimeError("out of memory")
 
-    policy = engine.policy(greedy=True, max_new_tokens=4)
+    policy = engine.policy(temperature=0.0, max_new_tokens=4)
     survivor = policy.open([SYSTEM, user("survivor")], (), seed=0)
     survivor.reply()
     with monkeypatch.context() as patch:
@@ -392,7 +396,7 @@ def test_closing_the_engine_frees_who_waits(model, tokenizer):
         waiting = [
             pool.submit(lambda n=n: policy.open([user("x")], (), seed=n).reply()) for n in range(2)
         ]
-        while not engine.stats.steps:
+        while not engine.statistics.steps:
             threading.Event().wait(0.005)
         engine.close()
         for future in waiting:
@@ -423,7 +427,7 @@ def test_the_real_model_answers_as_generate_does_and_knows_its_logprobs():
         ]
         for policy, check in (
             (
-                engine.policy(greedy=True, max_new_tokens=10),
+                engine.policy(temperature=0.0, max_new_tokens=10),
                 lambda trace: assert_greedy_as_generate(model, trace, limit=10),
             ),
             (

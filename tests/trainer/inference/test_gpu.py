@@ -38,7 +38,7 @@ def adapted(device, dtype):
 def test_sampled_logprobs_are_those_of_a_fresh_forward(device, dtype):
     model = adapted(device, dtype)
     with InProcessEngine(model, Chat(byte_tokenizer(), model=model), max_context=400) as engine:
-        engine.refresh(model)
+        engine.load_adapter(model)
         traces = [
             dialogue.trace()
             for dialogue in together(

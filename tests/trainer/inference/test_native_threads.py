@@ -11,20 +11,20 @@ pytestmark = pytest.mark.skipif(
 
 TEAMS = """
 import os, torch
-from envgym_trainer.inference.in_process.native_threads import dismiss_team
+from envgym_trainer.inference.in_process.native_threads import release_openmp_threads
 torch.set_num_threads(3)
 x = torch.randn(400, 400)
 count = lambda: len(os.listdir("/proc/self/task"))
 (x @ x).sum()
 busy = count()
-dismiss_team()
+release_openmp_threads()
 dismissed, expected = count(), x @ x
 print(busy - dismissed, torch.equal(expected, x @ x), count() - dismissed)
 """
 
 HEAPS = """
 import ctypes, threading
-from envgym_trainer.inference.in_process.native_threads import one_heap
+from envgym_trainer.inference.in_process.native_threads import use_single_malloc_arena
 {setting}
 libc, where = ctypes.CDLL(None), []
 libc.malloc.restype = ctypes.c_void_p
@@ -49,4 +49,4 @@ def test_a_dismissed_teams_workers_end_and_the_next_operation_has_new_ones():
 
 def test_threads_allocate_in_heaps_of_their_own_until_they_are_told_otherwise():
     assert output_of(HEAPS.format(setting="")) == "False"
-    assert output_of(HEAPS.format(setting="one_heap()")) == "True"
+    assert output_of(HEAPS.format(setting="use_single_malloc_arena()")) == "True"

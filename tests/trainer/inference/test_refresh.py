@@ -59,12 +59,12 @@ def test_a_refreshed_adapter_is_sampled_from_and_equals_pefts_own_logits(model, 
         traces = [base]
         for seed in (1, 2):
             scramble(adapted, seed)
-            engine.refresh(adapted)
+            engine.load_adapter(adapted)
             traces.append(talk(policy, seed=1, opening=opening).trace())
             assert gap(adapted, traces[-1]) < 1e-4
             assert gap(adapted, base) > 1e-2
         assert len({trace.token_ids for trace in traces}) == 3
-        engine.refresh()
+        engine.load_adapter()
         assert talk(policy, seed=1, opening=opening).trace() == base
 
 
@@ -73,7 +73,7 @@ def test_a_dialogue_that_is_open_across_a_refresh_goes_on_under_the_new_weights(
     with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         dialogue = engine.policy(max_new_tokens=6).open([SYSTEM, user("x")], (), seed=1)
         dialogue.reply()
-        engine.refresh(adapted)
+        engine.load_adapter(adapted)
         dialogue.observe([user("y")])
         dialogue.reply()
         trace = dialogue.trace()
@@ -91,7 +91,7 @@ def test_fifty_refreshes_leave_the_base_bit_for_bit_as_it_was(model, tokenizer):
     with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
         for seed in range(50):
             scramble(adapted, seed)
-            engine.refresh(adapted)
+            engine.load_adapter(adapted)
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
 
 
@@ -154,7 +154,7 @@ def test_what_cannot_be_packed_stays_plain(tokenizer, monkeypatch):
 def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokenizer):
     adapted = with_adapter(model)
     with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
-        engine.refresh(adapted)
+        engine.load_adapter(adapted)
         policy = engine.policy(max_new_tokens=6)
         before = talk(policy, seed=1).trace()
         dialogue = policy.open([SYSTEM, user("x")], (), seed=2)
@@ -162,9 +162,9 @@ def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokeniz
         engine.sleep()
         assert engine._passes.own.keys[0].numel() == 0
         dialogue.observe([user("y")])
-        with pytest.raises(UsageError, match=r"sleeps\. Call refresh"):
+        with pytest.raises(UsageError, match=r"sleeps\. Call load_adapter"):
             dialogue.reply()
-        engine.refresh(adapted)
+        engine.load_adapter(adapted)
         dialogue.reply()  # goes on, its past computed anew
         assert gap(adapted, dialogue.trace()) < 1e-4
         assert talk(policy, seed=1).trace().token_ids == before.token_ids
@@ -172,7 +172,7 @@ def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokeniz
 
 def test_a_sampler_whose_dialogues_wait_cannot_sleep(model, tokenizer):
     with InProcessEngine(model, Chat(tokenizer, model=model), max_context=400) as engine:
-        engine.in_flight(2)  # so that the one turn waits for another
+        engine.add_in_flight(2)  # so that the one turn waits for another
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(
                 engine.policy(max_new_tokens=2).open([user("x")], (), seed=1).reply
@@ -181,14 +181,14 @@ def test_a_sampler_whose_dialogues_wait_cannot_sleep(model, tokenizer):
                 time.sleep(0.001)
             with pytest.raises(UsageError, match="cannot sleep"):
                 engine.sleep()
-            engine.in_flight(-2)
+            engine.add_in_flight(-2)
             assert answer.result().token_ids
 
 
 def test_the_learners_model_keeps_its_own_attention_and_gradients(model, tokenizer):
     adapted = with_adapter(model)
     with InProcessEngine(adapted, Chat(tokenizer, model=model), max_context=400) as engine:
-        engine.refresh(adapted)
+        engine.load_adapter(adapted)
         talk(engine.policy(max_new_tokens=3), seed=0)
         adapted(torch.tensor([[3, 4, 5]])).logits.sum().backward()
     assert all(
@@ -198,4 +198,4 @@ def test_the_learners_model_keeps_its_own_attention_and_gradients(model, tokeniz
 
 def test_an_adapter_of_another_model_is_refused(model, tokenizer, engine):
     with pytest.raises(UsageError, match="not the tensor"):
-        engine.refresh(with_adapter(small_llama(tokenizer, seed=1)))
+        engine.load_adapter(with_adapter(small_llama(tokenizer, seed=1)))

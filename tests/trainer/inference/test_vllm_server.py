@@ -1,9 +1,10 @@
-"""Sampling on a server: what it sampled is what is trained, each version of the adapter under a name of its own, failures told."""
+"""The vLLM engine: sampled ids are trained unchanged, each adapter version has its own name."""
 
 import pytest
 from peft import LoraConfig, get_peft_model
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym.policies.openai import RequestRejected
 from envgym_trainer.batch import Sample
 from envgym_trainer.inference.vllm_server import VllmServerEngine
 from envgym_trainer.learner.learner import Learner
@@ -28,11 +29,25 @@ def state():
 @pytest.fixture
 def engine(state, tmp_path):
     with serving(state) as url:
-        engine = VllmServerEngine(
-            url, Chat(TOKENIZER, model=state.base), model=None, adapters=tmp_path, max_context=600
-        )
+        engine = open_server(url, state, tmp_path)
         yield engine
         engine.close()
+
+
+def open_server(url, state, folder):
+    return VllmServerEngine(
+        url,
+        Chat(TOKENIZER, model=state.base),
+        model=None,
+        adapters=folder,
+        max_context=600,
+        backoff_seconds=0.01,
+    )
+
+
+def adapted_model():
+    config = LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False)
+    return get_peft_model(small_llama(TOKENIZER), config)
 
 
 def test_dialogues_on_a_server_keep_ids_and_logprobs_from_turn_to_turn(state, engine):
@@ -80,7 +95,7 @@ def test_a_changed_adapter_is_sampled_at_once_under_another_name_and_salt_and_th
     )
     learner = Learner(adapted)
     for version in (1, 2):
-        engine.refresh(adapted)
+        engine.load_adapter(adapted)
         traces = [
             d.trace() for d in together(lambda n: talk(engine.policy(max_new_tokens=6), seed=n), 4)
         ]
@@ -103,9 +118,9 @@ def test_the_base_is_sampled_again_after_refresh_with_nothing(state, engine):
     adapted = get_peft_model(
         small_llama(TOKENIZER), LoraConfig(r=8, target_modules=LINEARS, init_lora_weights=False)
     )
-    engine.refresh(adapted)
+    engine.load_adapter(adapted)
     other = talk(engine.policy(max_new_tokens=6), seed=0).trace()
-    engine.refresh()
+    engine.load_adapter()
     assert talk(engine.policy(max_new_tokens=6), seed=0).trace() == base != other
 
 
@@ -119,7 +134,7 @@ def test_a_server_without_adapters_at_run_time_is_told_with_the_way_out(tmp_path
         with pytest.raises(
             UsageError, match=r"would not load the adapter.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
         ):
-            engine.refresh(adapted)
+            engine.load_adapter(adapted)
         engine.close()
 
 
@@ -133,6 +148,39 @@ def test_no_server_and_another_model_are_told_at_the_start(state, tmp_path):
         pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.engine.model"),
     ):
         VllmServerEngine(url, Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600)
+
+
+def test_a_server_that_is_busy_for_a_moment_is_asked_again(state, engine):
+    state.unavailable = 2
+    engine.load_adapter(adapted_model())
+    state.unavailable = 2
+    talk(engine.policy(max_new_tokens=2), seed=0, turns=1)
+    loads = [path for path, _ in state.requests if path == "/v1/load_lora_adapter"]
+    assert len(loads) == 3
+    assert len(state.adapters) == 1
+
+
+def test_a_server_that_is_gone_is_a_failure_of_the_world_not_of_the_user(state, tmp_path, caplog):
+    model = adapted_model()
+    with serving(state) as url:
+        engine = open_server(url, state, tmp_path)
+        engine.load_adapter(model)
+    for use in (
+        lambda: engine.load_adapter(model),
+        lambda: talk(engine.policy(max_new_tokens=2), seed=0, turns=1),
+    ):
+        with pytest.raises(WorldFailure) as caught:
+            use()
+        assert not isinstance(caught.value, RequestRejected)
+        assert (caught.value.kind, caught.value.stage) == ("policy_failed", "policy")
+    engine.close()
+    assert "stays on the server" in caplog.text
+
+
+def test_an_adapter_that_the_server_rejects_is_the_users_to_mend(state, engine):
+    state.reject = "LoRA rank 8 is greater than max_lora_rank 4."
+    with pytest.raises(UsageError, match=r"would not load the adapter.*rank 8 is greater"):
+        engine.load_adapter(adapted_model())
 
 
 @pytest.mark.parametrize(
@@ -159,25 +207,55 @@ def test_an_answer_that_cannot_be_trained_on_voids_the_episode(state, engine, ch
     assert caught.value.kind == "policy_failed"
 
 
+def server_run(url, folder):
+    """Settings of a small run on the server."""
+    # group members must differ to teach
+    (folder / "parts.py").write_text(
+        "def brief(evidence): return len(evidence.final_message) / 100\n"
+    )
+    return [
+        "train.warm_start.episodes=16",
+        "train.steps=2",
+        "train.rollout.groups_per_step=1",
+        "train.rollout.group_size=3",
+        "train.evaluation.tasks=2",
+        "train.evaluation.base_tasks=0",
+        "train.checks.preflight=off",
+        f"train.engine={{name: vllm_server, url: {url}}}",
+        "train.optimizer.learning_rate=1e-2",
+        f"reward.brief={{from: {folder}/parts.py:brief, weight: 1.0}}",
+    ]
+
+
+def test_a_run_whose_server_goes_away_stops_with_the_command_that_continues_it(tmp_path, capsys):
+    model, _ = load_model("tiny", device="cpu")
+    state = StandIn(model)
+    answer = state.answer
+
+    def gone(path, body):
+        if path == "/v1/load_lora_adapter" and body["lora_name"].endswith("-2"):
+            state.unavailable = 1
+        return answer(path, body)
+
+    state.answer = gone
+    with serving(state) as url:
+        settings = server_run(url, tmp_path)
+        assert start("guess", settings, out=tmp_path, name="r", resume=None) == 1
+        told = " ".join(capsys.readouterr().out.split())
+        assert "HTTP 503: busy" in told
+        assert "stopped. To continue: envgym train guess" in told
+        state.answer = answer
+        assert start("guess", settings, out=tmp_path, name="r", resume=tmp_path / "r") == 0
+    steps = [line["step"] for line in RunFolder.open(tmp_path / "r").metrics()]
+    assert steps == sorted(steps)
+    assert not state.adapters
+
+
 def test_a_run_samples_warm_start_and_grpo_on_the_server_and_the_two_agree_at_each_step(tmp_path):
     model, _ = load_model("tiny", device="cpu")
     state = StandIn(model)
-    (tmp_path / "parts.py").write_text(
-        "def brief(evidence): return len(evidence.final_message) / 100\n"
-    )  # siblings must differ to teach
     with serving(state) as url:
-        settings = [
-            "train.warm_start.episodes=16",
-            "train.steps=2",
-            "train.rollout.groups_per_step=1",
-            "train.rollout.group_size=3",
-            "train.evaluation.tasks=2",
-            "train.evaluation.base_tasks=0",
-            "train.checks.preflight=off",
-            f"train.engine={{name: vllm_server, url: {url}}}",
-            "train.optimizer.learning_rate=1e-2",
-            f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}",
-        ]
+        settings = server_run(url, tmp_path)
         assert start("guess", settings, out=tmp_path, name="r", resume=None) == 0
     run = RunFolder.open(tmp_path / "r")
     steps = [line for line in run.metrics() if line["phase"] == "grpo"]

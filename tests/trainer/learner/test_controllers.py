@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from envgym.errors import UsageError
 from envgym_trainer.algorithms.entropy import entropy_bonus
-from envgym_trainer.algorithms.losses.grpo import grpo_loss, k3_kl
+from envgym_trainer.algorithms.kl import k3_kl
 from envgym_trainer.config.controllers import (
     ControllersConfig,
     EntropyControl,
@@ -25,6 +25,7 @@ from envgym_trainer.learner.logprobs import action_logprobs
 from envgym_trainer.learner.off_policy import MismatchMonitor, inner_updates
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.training.launch import resolve
+from tests.fakes.losses import loss_of
 from tests.fakes.tiny_lora import random_samples, tiny_model
 
 ARMS = 8
@@ -32,7 +33,7 @@ PULLS = 512
 
 
 class Bandit:
-    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps on `grpo_loss`; the base is
+    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps on the loss `grpo`; the base is
     uniform. What it lacks of the real learner is the language model alone."""
 
     def __init__(self, *, seed=0, **settings):
@@ -51,7 +52,8 @@ class Bandit:
     def update(self, pulls, settings, *, check=None):
         arms, old, advantages = pulls
         policy = self.logits.log_softmax(0)
-        out = grpo_loss(
+        out = loss_of(
+            "grpo",
             policy[arms],
             old,
             advantages,
@@ -108,7 +110,7 @@ def assert_held(values, target):
 def test_the_kl_to_the_base_comes_to_its_target_from_a_coefficient_too_small_or_too_large(start):
     bandit = Bandit(kl_coef=start)
     lines = controlled(bandit, controls_of(bandit, kl={"target": 0.3}), 1600 if start < 1 else 1200)
-    assert_held([line["kl"] for line in lines], 0.3)
+    assert_held([line["kl/current_base"] for line in lines], 0.3)
 
 
 @pytest.mark.parametrize("start", [1e-4, 10.0])

@@ -74,7 +74,7 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
     env, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        InProcessEngine, "refresh", lambda self, model=None: None
+        InProcessEngine, "load_adapter", lambda self, model=None: None
     )  # trap 6: the adapter is never taken over
     monkeypatch.setattr(
         InProcessEngine, "sleep", lambda self: None

@@ -187,7 +187,7 @@ def sampled_by_the_engine(model, tokenizer, *, temperature, refreshed=True):
         model, Chat(tokenizer, model=model.get_base_model()), max_context=600, max_batch=4
     ) as engine:
         if refreshed:
-            engine.refresh(model)
+            engine.load_adapter(model)
         policy = engine.policy(temperature=temperature, max_new_tokens=8)
         for seed in range(4):
             dialogue = policy.open([Message("user", "go")], (), seed=seed)

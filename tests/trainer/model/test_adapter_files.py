@@ -9,7 +9,11 @@ from transformers import AutoTokenizer
 
 from envgym.errors import UsageError
 from envgym.messages import Message
+from envgym.policies import SamplingOverrides
+from envgym.spec.environment import EnvSpec
+from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.inference.policies.local import base_of, open_adapter, open_model
+from envgym_trainer.model import adapter_files
 from envgym_trainer.model.adapter_files import save_adapter, verify_adapter, verify_files
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach, lora_state, merged_weights
@@ -17,6 +21,45 @@ from tests.fakes.small_models import byte_tokenizer, small_llama
 
 SYSTEM = Message("system", "Be brief.")
 USER = Message("user", "Hello")
+SAMPLING = {"temperature": 0.0, "max_turn_tokens": 12, "max_context_tokens": 512}
+
+
+class WORLD:
+    """World of a YAML whose training has other settings than `SAMPLING`."""
+
+    spec = EnvSpec.model_validate(
+        {
+            "id": "test/none-v0",
+            "gym": "CartPole-v1",
+            "train": {
+                "model": {"device": "cpu"},
+                "rollout": {"max_turn_tokens": 7, "max_context_tokens": 600},
+                "evaluation": {"temperature": 0.5},
+                "profiles": {"cpu": {"rollout": {"max_turn_tokens": 9}}},
+            },
+        }
+    )
+
+
+def test_a_policy_plays_with_the_manifests_settings_else_those_of_the_yaml(trained, tmp_path):
+    model, tokenizer = trained
+    base = str(tmp_path / "base")
+    small_llama(tokenizer).save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    folder = str(save(trained, tmp_path / "adapter", base_id=base))
+
+    def settings(open_policy, name, **overrides):
+        policy = open_policy(name, WORLD, sampling=SamplingOverrides(**overrides))
+        policy.engine.close()
+        sampling = policy.sampling
+        return sampling.temperature, sampling.max_new_tokens, policy.engine.max_context
+
+    assert settings(open_adapter, folder) == (0.0, 12, 512)
+    assert settings(open_adapter, folder, temperature=0.7) == (0.7, 12, 512)
+    assert settings(open_model, base) == (0.5, 9, 600)
+    assert settings(open_model, base, max_turn_tokens=5, max_context_tokens=99) == (0.5, 5, 99)
+    (tmp_path / "adapter" / "manifest.json").unlink()
+    assert settings(open_adapter, folder) == (0.5, 9, 600)
 
 
 @pytest.fixture
@@ -37,12 +80,30 @@ def randomise(adapted):
 def save(trained, folder, *, base_id: str = "org/base"):
     model, tokenizer = trained
     return save_adapter(
-        model, tokenizer, Chat(tokenizer), folder, base_id=base_id, card="# What it learned"
+        model,
+        tokenizer,
+        Chat(tokenizer),
+        folder,
+        base=SamplerModel(model).model,
+        base_id=base_id,
+        sampling=SAMPLING,
+        card=lambda gap: f"# What it learned\n{gap}",
     )
 
 
 def test_the_written_adapter_gives_the_trained_models_logits(trained, tmp_path):
-    assert verify_adapter(save(trained, tmp_path), trained[0]) <= 1e-5
+    folder = save(trained, tmp_path)
+    assert verify_adapter(folder, trained[0], small_llama(trained[1])) <= 1e-5
+
+
+def test_the_largest_difference_of_a_logit_is_measured_and_told(trained, tmp_path, monkeypatch):
+    logits = adapter_files._logits
+    change = iter([0.0, 3e-6])
+    monkeypatch.setattr(adapter_files, "_logits", lambda model: logits(model) * 0 + next(change))
+    folder = save(trained, tmp_path)
+    gap = json.loads((folder / "manifest.json").read_text())["largest_logit_difference"]
+    assert gap == pytest.approx(3e-6)
+    assert (folder / "README.md").read_text() == f"# What it learned\n{gap}"
 
 
 def test_plain_peft_loads_it_over_a_fresh_base(trained, tmp_path):
@@ -107,7 +168,7 @@ def test_the_tokenizer_beside_it_renders_what_was_trained(trained, tmp_path):
 
 
 def test_the_card_is_kept_beside_it(trained, tmp_path):
-    assert (save(trained, tmp_path) / "README.md").read_text() == "# What it learned"
+    assert (save(trained, tmp_path) / "README.md").read_text().startswith("# What it learned")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +187,7 @@ def test_an_adapter_that_is_not_the_trained_one_is_found_by_its_logits(trained, 
     with torch.no_grad():
         next(weight for name, weight in trained[0].named_parameters() if "lora_B" in name).add_(0.1)
     with pytest.raises(UsageError, match="other logits"):
-        verify_adapter(tmp_path, trained[0])
+        verify_adapter(tmp_path, trained[0], small_llama(trained[1]))
 
 
 def test_an_adapter_plays_as_a_policy_on_the_base_that_it_names(trained, tmp_path):
@@ -136,14 +197,14 @@ def test_an_adapter_plays_as_a_policy_on_the_base_that_it_names(trained, tmp_pat
     save(trained, tmp_path / "adapter", base_id=str(tmp_path / "base"))
     said = []
     for policy in (
-        open_model(str(tmp_path / "base"), device="cpu"),
-        open_adapter(str(tmp_path / "adapter"), device="cpu"),
+        open_model(str(tmp_path / "base"), WORLD),
+        open_adapter(str(tmp_path / "adapter"), WORLD),
     ):
         said.append(policy.open([SYSTEM, USER], (), seed=0).reply().token_ids)
-        policy.engine.close()  # type: ignore[attr-defined]
+        policy.engine.close()
     prompt = torch.tensor([Chat(tokenizer).open([SYSTEM, USER])])
     expected = model.generate(
-        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=64, do_sample=False
+        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False
     )
     assert list(said[1]) == expected[0, prompt.shape[1] :].tolist()
     assert said[0] != said[1]
@@ -159,7 +220,7 @@ def test_an_adapter_that_was_changed_is_not_opened_and_each_difference_is_told(
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(UsageError) as told:
-        open_adapter(str(folder), device="cpu")
+        open_adapter(str(folder), WORLD)
     assert f"{name} has changed since it was written (sha256 " in str(told.value)
     assert "chat_template.jinja is missing" in str(told.value)
 
@@ -172,10 +233,10 @@ def test_a_card_may_be_edited_and_an_adapter_of_another_tool_has_no_manifest(
     tokenizer.save_pretrained(tmp_path / "base")
     folder = save(trained, tmp_path / "adapter", base_id=str(tmp_path / "base"))
     (folder / "README.md").write_text("# Ours")
-    open_adapter(str(folder), device="cpu").engine.close()  # type: ignore[attr-defined]
+    open_adapter(str(folder), WORLD).engine.close()
     assert "manifest" not in caplog.text
     (folder / "manifest.json").unlink()
-    open_adapter(str(folder), device="cpu").engine.close()  # type: ignore[attr-defined]
+    open_adapter(str(folder), WORLD).engine.close()
     assert "no manifest.json: its files are taken as they are" in caplog.text
 
 
@@ -192,7 +253,7 @@ def test_what_no_server_loads_is_not_written(tmp_path, options, reason):
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no adapter_config\.json"):
-        open_adapter(str(tmp_path))
+        open_adapter(str(tmp_path), WORLD)
 
 
 @pytest.mark.model
@@ -203,4 +264,4 @@ def test_the_real_models_adapter_reloads_to_its_own_logits_and_names_the_hub(tmp
     trained = randomise(attach(model, rank=8, alpha=16, seed=0)), tokenizer
     save(trained, tmp_path, base_id=resolve("smollm2-135m-instruct").public_id)
     assert base_of(tmp_path) == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert verify_adapter(tmp_path, trained[0]) <= 1e-5
+    assert verify_adapter(tmp_path, trained[0], SamplerModel(trained[0]).model) <= 1e-5

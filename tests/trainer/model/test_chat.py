@@ -4,7 +4,8 @@ import pytest
 
 from envgym.errors import UsageError
 from envgym.messages import Message
-from envgym_trainer.model.chat import JINJA, Chat
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.chatml import JINJA
 from tests.fakes.small_models import byte_tokenizer
 
 SYSTEM = Message("system", "Be brief.")

@@ -85,7 +85,7 @@ def open_engine(model, said=None):
         Chat(TOKENIZER, model=model),
         max_context=CONTEXT,
         max_batch=4,
-        say=said.append if said is not None else print,
+        notify=said.append if said is not None else print,
     )
 
 
@@ -96,7 +96,7 @@ def test_greedy_turns_equal_generate_and_sampled_ones_know_their_logprobs(name):
     with open_engine(model, said) as engine:
         assert isinstance(engine._passes, CachedForward if name in FAST else PlainForward)
         for dialogue in together(
-            lambda n: talk(engine.policy(greedy=True, max_new_tokens=9), seed=n), 3
+            lambda n: talk(engine.policy(temperature=0.0, max_new_tokens=9), seed=n), 3
         ):
             assert_greedy_as_generate(model, dialogue.trace(), limit=9)
         for dialogue in together(lambda n: talk(engine.policy(max_new_tokens=9), seed=n), 6):
@@ -112,7 +112,7 @@ def test_what_was_sampled_under_an_adapter_is_what_is_trained(name):
         model, LoraConfig(r=4, target_modules=linears, init_lora_weights=False)
     )
     with open_engine(adapted) as engine:
-        engine.refresh(adapted)
+        engine.load_adapter(adapted)
         opening = talk(engine.policy(max_new_tokens=1), seed=0, turns=1)._history[:-1]
         traces = [
             d.trace()
@@ -132,11 +132,11 @@ def test_a_dialogue_that_leaves_its_siblings_on_the_plain_path_sees_its_own_past
     model = made(*PLAIN["Mistral, a short window"])
     with open_engine(model) as engine:
         opening = talk(engine.policy(max_new_tokens=1), seed=0, turns=1)._history[:-1]
-        policies = [engine.policy(max_new_tokens=12, greedy=n < 5) for n in range(8)]
+        policies = [engine.policy(max_new_tokens=12, temperature=float(n >= 5)) for n in range(8)]
         traces = [
             d.trace() for d in together(lambda n: talk(policies[n], seed=n, opening=opening), 8)
         ]
-        engine.refresh()
+        engine.load_adapter()
         traces += [talk(policies[7], seed=9).trace()]
     assert max(gap(model, trace) for trace in traces) < 1e-4
 

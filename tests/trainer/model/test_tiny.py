@@ -1,9 +1,13 @@
+import hashlib
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from envgym_trainer.model import tiny
 from envgym_trainer.model.lora import attach
 from envgym_trainer.model.tiny import WORDS, build, build_model, build_tokenizer
 
@@ -41,6 +45,18 @@ def test_it_is_the_same_each_time_and_leaves_the_randomness_of_others_alone(fold
     assert (tmp_path / "model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
+
+
+def test_what_is_built_changes_only_with_the_version():
+    """If this fails, increase VERSION and write the new values here."""
+    tokenizer = build_tokenizer()
+    text = json.dumps([tiny.vocabulary(), tiny.PATTERN])
+    weights = {n: w.double().sum().item() for n, w in build_model(tokenizer).named_parameters()}
+    assert tiny.VERSION == 1
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "d6d81d3668b0dd3c"
+    assert len(weights) == 20
+    assert weights["model.embed_tokens.weight"] == pytest.approx(57.846, abs=1e-3)
+    assert weights["model.layers.0.self_attn.v_proj.weight"] == pytest.approx(0.382, abs=1e-3)
 
 
 @settings(deadline=None, max_examples=300)

@@ -13,7 +13,7 @@ import torch
 from envgym.episode import Episode, Failure
 from envgym.policies import TokenTrace
 from envgym_trainer.config import merged
-from envgym_trainer.inference.in_process.scheduler import PendingTurn
+from envgym_trainer.inference.dialogue import TurnRequest
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.preflight import (
     PreflightFailed,
@@ -21,7 +21,7 @@ from envgym_trainer.preflight import (
     environment,
     learning,
     memory,
-    open_subject,
+    open_preflight,
     run_preflight,
 )
 from envgym_trainer.run.folder import RunFolder
@@ -49,7 +49,7 @@ ALONE = TASKS.replace(
 @contextmanager
 def opened(env, *settings):
     spec, config, _ = resolve(str(env), [*TINY, *settings])
-    with open_subject(spec, config, is_full=False, say=lambda text: None) as subject:
+    with open_preflight(spec, config, is_full=False, notify=lambda text: None) as subject:
         yield subject
 
 
@@ -190,16 +190,16 @@ def test_an_end_of_the_generation_config_that_does_not_end_a_turn_is_found(guess
 
 
 def test_an_end_that_is_cut_off_before_training_is_found(guess, monkeypatch):
-    take = PendingTurn.take
+    take = TurnRequest.take
 
-    def cut(self, token, logprob, stop_ids, max_context):
-        reason = take(self, token, logprob, stop_ids, max_context)
+    def cut(self, token, logprob):
+        reason = take(self, token, logprob)
         if reason == "stop":
-            self.track.mask[-1] = False
+            self.dialogue.mask[-1] = False
         return reason
 
     assert conversation.end_of_turn(guess).passed
-    monkeypatch.setattr(PendingTurn, "take", cut)
+    monkeypatch.setattr(TurnRequest, "take", cut)
     result = conversation.end_of_turn(guess)
     assert not result.passed
     assert "ends a turn, but is not trained" in result.detail
@@ -235,7 +235,8 @@ def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out)
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
     result = conversation.prompt(anew(rollout={"max_context_tokens": 64}))
     assert not result.passed
-    assert "an answer of 8, of 64. Set train.rollout.max_context_tokens=7" in result.detail
+    assert "and an answer of 8 exceed 64" in result.detail
+    assert "Set train.rollout.max_context_tokens=7" in result.detail
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_the_estimate_of_memory_is_added_up_by_hand():
         found["sampler's weights"],
     ) == (160, 192, 40)
     assert memory.at_once(found) == 160 + found["activations"] + found["logits"]
-    assert memory.at_once(found, one_step_off=True) == sum(found.values())
+    assert memory.at_once(found, one_step_ahead=True) == sum(found.values())
     assert (
         memory.at_once(found | {"keys and values": 10**9}) == 160 + 10**9 + 40
     )  # the sampler sleeps while the learner works
@@ -323,7 +324,7 @@ def test_a_model_that_makes_no_call_is_a_warning_and_one_whose_episodes_break_is
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[episode(0.0)]])
     result = learning.model(subject)
     assert (result.passed, result.warning) == (True, True)
-    assert "0 of 1 turns were read as a tool call" in result.detail
+    assert "0 of 1 turns were parsed as a tool call" in result.detail
     assert "train.warm_start.episodes" in result.detail
     void = episode(None, failure=Failure("policy_failed", "policy", "no memory"))
     monkeypatch.setattr(type(subject), "play_groups", lambda self, count, size: [[void]])

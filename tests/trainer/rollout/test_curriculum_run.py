@@ -11,7 +11,7 @@ from envgym.episode import Failure
 from envgym.errors import SpecError
 from envgym_trainer.rollout import collector as rollouts
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training import loop as training
+from envgym_trainer.training import evaluation
 from envgym_trainer.training.interrupt import StopRequested
 from envgym_trainer.training.launch import start
 
@@ -236,15 +236,15 @@ def test_a_resumed_run_draws_the_same_tasks_and_ends_the_same(finished, tasks, t
 def test_a_validation_that_was_interrupted_is_made_up_for_so_that_its_level_opens(
     finished, tasks, tmp_path, monkeypatch
 ):
-    held_out = training.Trainer._held_out
+    play_held_out = evaluation.play_held_out
 
-    def stops_once(self, tasks, name):
+    def stops_once(run, tasks, name):
         if name == "validation" and not (tmp_path / "stopped").exists():
             (tmp_path / "stopped").touch()
             raise StopRequested
-        return held_out(self, tasks, name)
+        return play_held_out(run, tasks, name)
 
-    monkeypatch.setattr(training.Trainer, "_held_out", stops_once)
+    monkeypatch.setattr(evaluation, "play_held_out", stops_once)
     train(tmp_path, *tasks, *CURRICULUM, code=130)
     folder = train(tmp_path, *tasks, *CURRICULUM, resume=tmp_path / "r")
     assert [line["curriculum/unlocked"] for line in grpo_lines(folder)] == [1, 2, 2, 2]

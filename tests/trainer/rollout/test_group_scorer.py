@@ -16,8 +16,10 @@ from envgym.terms import Term, total
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.rollout.group_scorer import GroupScorer, RunningMoments
-from envgym_trainer.rollout.reward_weights import RewardWeights, liked_slopes, read_likes
+from envgym_trainer.rollout.plans import PlanContext, open_plan
+from envgym_trainer.rollout.reward_weights import RewardWeights, fit_feedback_weights, read_feedback
 from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.training.interrupt import GracefulStop, StopRequested
 from tests.fakes.shop_env import write as write_shop
 from tests.trainer.algorithms.test_attribution import of_terms
 from tests.trainer.config.test_algorithms import VOID
@@ -56,9 +58,11 @@ def layer(tmp_path):
     said_aloud = []
 
     def make(*settings, weights=None, find=lambda names: {}):
-        world = ToolWorld(load_spec(write_shop(tmp_path), settings))
+        spec = load_spec(write_shop(tmp_path), settings)
+        world = ToolWorld(spec)
         worlds.append(world)
-        made = GroupScorer(world, weights or RewardWeightsConfig(), find, said_aloud.append)
+        plan = open_plan(PlanContext(spec, TrainConfig(), world, model=None))
+        made = GroupScorer(world, weights or RewardWeightsConfig(), find, said_aloud.append, plan)
         made.told = said_aloud
         return made
 
@@ -83,8 +87,8 @@ def test_without_any_of_it_rewards_are_the_environments_own(layer):
     group = [said("a", solved=1.0), VOID]
     idle = layer()
     assert idle.is_idle
-    assert idle.score([group], step=3) == [group]
-    assert idle.score([group], step=3)[0][0] is group[0]
+    assert idle.score([group], step=3).groups == [group]
+    assert idle.score([group], step=3).groups[0][0] is group[0]
 
 
 def test_a_part_of_groups_is_scored_among_siblings_and_void_ones_are_not_asked(layer):
@@ -95,7 +99,7 @@ def test_a_part_of_groups_is_scored_among_siblings_and_void_ones_are_not_asked(l
         VOID,
         said("bbb", solved=0.0, calls=0.0, long=none),
     ]
-    (first, void, second) = judged.score([group], step=10)[0]
+    (first, void, second) = judged.score([group], step=10).groups[0]
     assert void is VOID
     assert (first.reward, second.reward) == (1.0, 1.5)
     assert second.reward_parts["long"] == 1.0
@@ -115,7 +119,7 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
             ]
         ],
         step=0,
-    )[0]
+    ).groups[0]
     assert rewards([group]) == [[1.0, 0.0]]
     assert group[0].reward_terms["opinion"].value is None
     assert judged.drain_metrics() == {"rewards/opinion/failed": 1.0}
@@ -152,17 +156,32 @@ def test_a_running_scale_divides_by_the_deviation_of_all_so_far(layer):
     scaled = layer("reward.words={from: parts.py:words, scale: running, weight: 2.0}")
     make = lambda value: said("a", solved=0.0, calls=0.0, words=Term(value, value, 2.0))
     first = scaled.score([[make(10.0), make(30.0)]], step=0)
-    assert rewards(first) == [[pytest.approx(2.0), pytest.approx(6.0)]]  # deviation 10
-    second = scaled.score([[make(10.0), make(30.0), make(50.0), make(70.0)]], step=1)
+    assert rewards(first.groups) == [[pytest.approx(2.0), pytest.approx(6.0)]]  # deviation 10
+    scaled.observe(first.groups, [first.part_values])
+    second = scaled.score([[make(value) for value in (10.0, 30.0, 50.0, 70.0)]], step=1)
     spread = statistics.pstdev([10, 30, 10, 30, 50, 70])
-    assert rewards(second) == [[pytest.approx(2 * value / spread) for value in (10, 30, 50, 70)]]
+    expected = [pytest.approx(2 * value / spread) for value in (10, 30, 50, 70)]
+    assert rewards(second.groups) == [expected]
+    scaled.observe(second.groups, [second.part_values])
     again = layer("reward.words={from: parts.py:words, scale: running, weight: 2.0}")
     again.load_state_dict(json.loads(json.dumps(scaled.state_dict())))
-    assert (
-        again.drain_metrics()
-        == scaled.drain_metrics()
-        == {"rewards/words/running_std": pytest.approx(spread)}
-    )
+    metrics = {"rewards/words/running_std": pytest.approx(spread)}
+    assert again.drain_metrics() == scaled.drain_metrics() == metrics
+
+
+def test_scoring_changes_no_state_and_a_later_scoring_of_the_step_includes_the_earlier(layer):
+    scaled = layer("reward.words={from: parts.py:words, scale: running}")
+    make = lambda value: said("a", solved=0.0, calls=0.0, words=Term(value, value, 1.0))
+    before = scaled.state_dict()
+    first = scaled.score([[make(10.0), make(30.0)]], step=0)
+    more = scaled.score([[make(50.0), make(70.0)]], step=0, earlier=[first.part_values])
+    assert scaled.state_dict() == before
+    spread = statistics.pstdev([10, 30, 50, 70])
+    assert rewards(more.groups) == [[pytest.approx(50 / spread), pytest.approx(70 / spread)]]
+    values = [first.part_values, more.part_values]
+    assert scaled.drain_metrics(values) == {"rewards/words/running_std": pytest.approx(spread)}
+    scaled.observe(first.groups + more.groups, values)
+    assert scaled.state_dict()["moments"]["words"]["count"] == 4
 
 
 def test_moments_in_pieces_are_moments_of_the_whole():
@@ -231,10 +250,10 @@ def test_likes_raise_the_grounded_part_that_they_go_with_and_nothing_else():
     for _ in range(40):
         values = {"brief": rng.random(), "polite": rng.random(), "judge": rng.random()}
         likes.append((values, values["brief"] > 0.5))
-    weights.listen(likes)
+    weights.apply_feedback(likes)
     assert weights.factor("brief") > 2 > 1.5 > weights.factor("polite") > 0.5
     assert weights.factor("judge") == 1.0
-    weights.listen([])  # every line was taken out of the file
+    weights.apply_feedback([])  # every line was taken out of the file
     assert [weights.factor(name) for name in weights.names] == [1.0, 1.0, 1.0]
 
 
@@ -258,10 +277,12 @@ def test_slopes_are_those_of_a_ridge_fit_worked_out_by_descent():
         return penalised
 
     optimiser.step(loss)
-    found = liked_slopes(values, liked, ["a", "b"], prior=2.0)
+    found = fit_feedback_weights(values, liked, ["a", "b"], prior=2.0)
     assert [found["a"], found["b"]] == pytest.approx(slopes[1:].tolist(), abs=1e-5)
-    assert liked_slopes(values, [True] * 30, ["a"], prior=1.0)["a"] == pytest.approx(0.0, abs=1e-3)
-    assert liked_slopes([{"a": 1.0}, {}], [True, False], ["a"], prior=1.0) == {"a": 0.0}
+    assert fit_feedback_weights(values, [True] * 30, ["a"], prior=1.0)["a"] == pytest.approx(
+        0.0, abs=1e-3
+    )
+    assert fit_feedback_weights([{"a": 1.0}, {}], [True, False], ["a"], prior=1.0) == {"a": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -277,14 +298,14 @@ def test_slopes_are_those_of_a_ridge_fit_worked_out_by_descent():
 def test_a_like_that_cannot_be_read_is_told_with_its_line(tmp_path, line):
     (tmp_path / "likes.jsonl").write_text('{"episode": "1:2", "like": true}\n\n' + line + "\n")
     with pytest.raises(UsageError, match=r"likes\.jsonl:3: must look like"):
-        read_likes(tmp_path / "likes.jsonl")
+        read_feedback(tmp_path / "likes.jsonl")
 
 
 def test_the_last_word_about_an_episode_counts_and_no_file_is_no_likes(tmp_path):
     file = tmp_path / "likes.jsonl"
-    assert read_likes(file) == {}
+    assert read_feedback(file) == {}
     file.write_text('{"episode": "1:2", "like": true}\n{"episode": "1:2", "like": false}\n')
-    assert read_likes(file) == {"1:2": False}
+    assert read_feedback(file) == {"1:2": False}
 
 
 def test_feedback_needs_its_file_and_a_file_needs_feedback():
@@ -352,6 +373,36 @@ def test_a_resumed_run_goes_on_with_the_same_scales_and_weights(env, tmp_path):
     assert keep(whole) == keep(part)
     factors = [line["reward_weights/words"] for line in lines(whole)]
     assert len(set(factors)) > 1
+
+
+def test_a_prefetched_step_enters_the_running_scale_only_when_it_is_trained(
+    env, tmp_path, monkeypatch
+):
+    ahead = [*SETTINGS, *MIXED, "train.rollout.one_step_ahead=true", "train.steps=3"]
+    moments = lambda folder: torch.load(
+        folder.latest_checkpoint()[1] / "parts.pt", weights_only=True
+    )["scorer"]["moments"]["words"]
+    _, whole = run(tmp_path / "whole", *ahead, env=env)
+    checks = iter(range(1, 100))
+
+    def stops_before_the_second_step(self):
+        if next(checks) == 2:
+            raise StopRequested
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GracefulStop, "check", stops_before_the_second_step)
+        with pytest.raises(StopRequested):
+            run(tmp_path / "part", *ahead, env=env)
+    part = RunFolder.open(tmp_path / "part")
+    assert (part.latest_checkpoint()[0], moments(part)["count"]) == (1, 8)
+    run(part.path, *ahead, env=env, resume=True)
+    assert moments(part)["count"] == moments(whole)["count"] == 24
+    values = [
+        episode.reward_parts["words"] for _, phase, episode in part.episodes() if phase == "grpo"
+    ]
+    assert moments(part)["mean"] == pytest.approx(statistics.fmean(values))
+    spread = lines(part)[-1]["rewards/words/running_std"]
+    assert spread == pytest.approx(statistics.pstdev(values))
 
 
 def test_likes_written_while_a_run_goes_on_are_heard(env, tmp_path):

@@ -9,11 +9,11 @@ from envgym.episode import Episode, Failure
 from envgym.messages import Message
 from envgym.playing import Request
 from envgym.policies import TokenTrace
-from envgym_trainer.rollout.groups import (
+from envgym_trainer.rollout.groups import play_groups
+from envgym_trainer.rollout.rollout_batch import (
     RolloutBatch,
     has_reward_variance,
     has_same_start,
-    play_groups,
 )
 from envgym_trainer.run.folder import RunFolder
 
@@ -94,13 +94,13 @@ def test_without_a_budget_what_agrees_stays():
     play = Scripted({"t0": AGREE})
     played = play_groups(play, Counting(), tasks=2, size=2)
     assert rewards_of(played.groups) == [[1.0, 1.0], [0.0, 1.0]]
-    assert (played.thrown, len(play.calls)) == ([], 1)
+    assert (played.discarded, len(play.calls)) == ([], 1)
 
 
 def test_a_group_that_agrees_makes_room_for_a_fresh_one_with_a_lesson():
     played = play_groups(Scripted({"t1": AGREE}), Counting(), tasks=3, size=2, max_extra=5)
     assert tasks_of(played.groups) == [{"t0"}, {"t3"}, {"t2"}]
-    assert tasks_of(played.thrown) == [{"t1"}]
+    assert tasks_of(played.discarded) == [{"t1"}]
     assert played.metrics()["rollout/extra_groups"] == 1
     assert played.metrics()["rollout/discarded_episodes"] == 2
 
@@ -110,7 +110,7 @@ def test_a_fresh_group_that_agrees_too_is_thrown_and_another_is_played():
         Scripted({"t0": AGREE, "t2": [0.0]}), Counting(), tasks=2, size=2, max_extra=5
     )
     assert tasks_of(played.groups) == [{"t3"}, {"t1"}]
-    assert tasks_of(played.thrown) == [{"t2"}, {"t0"}]
+    assert tasks_of(played.discarded) == [{"t2"}, {"t0"}]
 
 
 @pytest.mark.parametrize("cap", [0, 1, 2, 3, 7])
@@ -119,7 +119,7 @@ def test_the_cap_is_kept_and_every_step_has_its_number_of_groups(cap):
     played = play_groups(play, Counting(), tasks=3, size=4, max_extra=cap)
     assert sum(len(requests) for requests in play.calls) == (3 + cap) * 4
     assert [len(group) for group in played.groups] == [4, 4, 4]
-    assert len(played.thrown) == played.metrics()["rollout/extra_groups"] == cap
+    assert len(played.discarded) == played.metrics()["rollout/extra_groups"] == cap
 
 
 def test_no_more_fresh_groups_are_played_at_once_than_are_missing():
@@ -147,7 +147,7 @@ def test_a_void_member_is_played_once_more_with_a_seed_of_its_own():
     assert again.seed not in {request.seed for request in play.calls[0]}
     assert [e.is_void for group in played.groups for e in group] == [False] * 4
     assert tasks_of(played.groups) == [{"t0"}, {"t1"}]
-    assert [e.failure for e in played.replayed] == [LOST]
+    assert [e.failure for e in played.retried] == [LOST]
 
 
 def test_what_stays_void_leaves_a_smaller_group_and_is_not_played_for_ever():
@@ -155,14 +155,14 @@ def test_what_stays_void_leaves_a_smaller_group_and_is_not_played_for_ever():
     played = play_groups(play, Counting(), tasks=1, size=4)
     assert [e.is_void for e in played.groups[0]] == [False, False, False, True]
     assert len(play.calls) == 2
-    assert played.comparable == played.groups
+    assert played.trainable_groups == played.groups
 
 
 def test_fewer_than_two_valid_members_are_no_lesson_and_are_counted():
     play = Scripted({}, always_void=["t0"], void=[("t1", n) for n in (1, 2, 3, 4)])
     played = play_groups(play, Counting(), tasks=3, size=3)
     assert [sum(not e.is_void for e in group) for group in played.groups] == [0, 1, 3]
-    assert tasks_of(played.comparable) == [{"t2"}]
+    assert tasks_of(played.trainable_groups) == [{"t2"}]
     metrics = played.metrics()
     assert (
         metrics["group/too_few_valid"],
@@ -194,7 +194,7 @@ def test_members_of_two_tasks_or_of_two_starts_are_no_group():
         played = RolloutBatch([mixed, alike])
         assert not has_same_start(mixed)
         assert not has_reward_variance(mixed)
-        assert played.comparable == [alike]
+        assert played.trainable_groups == [alike]
         assert played.metrics()["group/different_starts"] == 1
 
 

@@ -39,12 +39,12 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
         learned.append(len(samples))
         return learn(self, samples, settings, **options)
 
-    def refresh(self, model=None, original=InProcessEngine.refresh):
+    def refresh(self, model=None, original=InProcessEngine.load_adapter):
         replied.clear()
         original(self, model)
 
     monkeypatch.setattr(InProcessEngine, "submit", seen)
-    monkeypatch.setattr(InProcessEngine, "refresh", refresh)
+    monkeypatch.setattr(InProcessEngine, "load_adapter", refresh)
     monkeypatch.setattr(Learner, "update", waiting)
     run(tmp_path / "r", *AHEAD, env=env)
     assert len(learned) == 4

@@ -15,17 +15,21 @@ from envgym.terms import Term
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.rollout.group_scorer import GroupScorer
-from envgym_trainer.rollout.groups import RolloutBatch
-from envgym_trainer.rollout.plans.self_training import SelfTraining
-from envgym_trainer.rollout.plans.teacher import Teacher
+from envgym_trainer.rollout.plans import PlanContext, open_plan
+from envgym_trainer.rollout.rollout_batch import RolloutBatch
 from envgym_trainer.rollout.task_sampler import TaskSampler
+from envgym_trainer.rollout.teacher import Teacher
 from envgym_trainer.run.explain import explain
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, train
+from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.quiz_env import write as write_quiz
 from tests.trainer.algorithms.test_attribution import of_terms
 from tests.trainer.config.test_algorithms import VOID
 from tests.trainer.training.test_train import adapter_of
+
+
+def nobody_plays(tasks, adapter=None):
+    pytest.fail("nobody needs to play")
 
 
 @pytest.fixture
@@ -38,10 +42,9 @@ def open_quiz(tmp_path):
         config = TrainConfig.of(spec.train)
         world = ToolWorld(spec)
         worlds.append(world)
-        labels = SelfTraining(spec, config, config.plan, world, torch.nn.Linear(2, 2))
-        labels.check()
+        labels = open_plan(PlanContext(spec, config, world, torch.nn.Linear(2, 2)))
         if begun:
-            labels.begin(play or (lambda tasks: pytest.fail("nobody needs to play")))
+            labels.start_step(play or nobody_plays)
         return labels, GroupScorer(
             world, RewardWeightsConfig(), lambda names: {}, lambda line: None, labels
         )
@@ -83,7 +86,7 @@ def test_a_task_without_a_label_is_paid_by_the_vote_and_one_with_a_label_by_the_
     truth = [0.0, 0.0, 1.0]
     voted, true = layer.score(
         [group_of(unlabelled, "774", truth), group_of(labelled, "774", truth)], step=0
-    )
+    ).groups
     assert (rewards(voted), rewards(true)) == ([1.0, 1.0, 0.0], [0.0, 0.0, 1.0])
     assert voted[0].reward_terms == {"solved": Term(None, None, 1.0), "agreed": Term(1.0, 1.0, 1.0)}
     assert true[0].reward_terms == {"solved": Term(0.0, 0.0, 1.0), "agreed": Term(None, None, 1.0)}
@@ -100,7 +103,9 @@ def test_the_truth_of_a_task_without_a_label_changes_nothing_that_is_learned(ope
         groups = [
             group_of(task, answers[task], [float(truth()) for _ in range(4)]) for task in tasks
         ]
-        played = labels.select_groups(RolloutBatch(layer.score(groups, step=0)), len(tasks) // 2)
+        played = labels.select_groups(
+            RolloutBatch(layer.score(groups, step=0).groups), len(tasks) // 2
+        )
         return [(group[0].task_id, rewards(group)) for group in played.groups]
 
     assert learned(lambda: 0) == learned(lambda: 1) == learned(lambda: rng.choice([0, 1]))
@@ -121,7 +126,7 @@ def test_parts_that_need_no_label_stay_and_all_others_are_silent_turn_by_turn_to
     near = Term(1.0, 1.0, 1.0, by_turn=(1.0,))
     [group] = layer.score(
         [[answered(unlabelled, 7, form=Term(1.0, 1.0, 0.5), near=near) for _ in range(2)]], step=0
-    )
+    ).groups
     assert rewards(group) == [1.5, 1.5]
     assert group[0].reward_terms["near"] == Term(None, None, 1.0)
     assert group[0].turn_rewards == (1.5,)
@@ -132,7 +137,7 @@ def test_a_task_that_turns_out_to_have_no_truth_is_voted_on(open_quiz):
     labelled, _ = tasks_of(labels)
     [group] = layer.score(
         [[answered(labelled, answer, Term(None, None, 1.0)) for answer in "774"]], step=0
-    )
+    ).groups
     assert rewards(group) == [1.0, 1.0, 0.0]
 
 
@@ -157,10 +162,12 @@ def test_a_budget_binds_and_levels_with_the_truth_are_outside_of_it(open_quiz):
 
 def test_every_task_comes_once_before_any_comes_again(open_quiz):
     labels, _ = open_quiz()
-    drawn = labels.draw(random.Random(0), 30)
+    drawn = labels.choose_tasks(random.Random(0), 30)
     assert sorted(drawn[:12]) == sorted(labels.pool)
     assert sorted(drawn[12:24]) == sorted(labels.pool)
-    assert all("/same/" in task for task in labels.draw(random.Random(0), 30, levels=["L0"]))
+    assert all(
+        "/same/" in task for task in labels.choose_tasks(random.Random(0), 30, levels=["L0"])
+    )
 
 
 def test_steps_play_the_pool_and_the_warm_start_only_levels_with_the_truth(open_quiz):
@@ -178,7 +185,9 @@ def test_a_share_of_each_step_can_be_of_labelled_tasks(open_quiz):
         "train.plan={name: self_training, pool_size: 100, true_label_fraction: 0.05, labelled_group_fraction: 0.3}"
     )
     rng = random.Random(0)
-    counts = [sum(task in labels.labelled for task in labels.draw(rng, 8)) for _ in range(400)]
+    counts = [
+        sum(task in labels.labelled for task in labels.choose_tasks(rng, 8)) for _ in range(400)
+    ]
     assert set(counts) == {2, 3}
     assert sum(counts) / len(counts) == pytest.approx(2.4, abs=0.1)
 
@@ -193,16 +202,14 @@ def test_the_most_agreed_groups_are_kept_after_those_with_a_true_label(open_quiz
         group_of(labelled, "5678"),
         group_of(torn, "1234"),
     ]
-    assert labels.groups_to_play(2) == 4
+    assert labels.groups_to_collect(2) == 4
     played = labels.select_groups(RolloutBatch(groups), 2)
     assert [group[0].task_id for group in played.groups] == [whole, labelled]
-    assert [group[0].task_id for group in played.disagreed] == [split, torn]
-    assert played.votes["plan/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
-    assert (played.votes["plan/true_labels"], played.votes["plan/disagreed"]) == (
-        1.0,
-        2.0,
-    )
-    assert len(played.everything) == 4
+    assert [group[0].task_id for group in played.low_agreement] == [split, torn]
+    metrics = labels.metrics(played)
+    assert metrics["plan/majority_ratio"] == pytest.approx((0.5 + 1.0 + 0.25) / 3)
+    assert (metrics["plan/true_labels"], metrics["plan/disagreed"]) == (1.0, 2.0)
+    assert len(played.all_groups) == 4
 
 
 def test_the_easiest_of_each_level_are_those_that_the_policy_agrees_on(open_quiz):
@@ -228,33 +235,37 @@ def test_a_frozen_teacher_votes_once_a_task_and_an_averaged_one_at_every_step(op
         labels, layer = open_quiz(f"train.plan.teacher={teacher}")
         _, task = tasks_of(labels)
         group = group_of(task, "774")
-        labels.begin_step()
-        assert labels.unheard([group]) == [task]
-        labels.hear([task], [group_of(task, "444")])
-        assert rewards(layer.score([group], step=0)[0]) == [0.0, 0.0, 1.0]  # by the teacher's label
-        labels.begin_step()
-        assert labels.unheard([group]) == ([task] if heard_again else [])
+        labels.start_step(nobody_plays)
+        assert labels.tasks_without_votes([group]) == [task]
+        labels.record_votes([task], [group_of(task, "444")])
+        assert rewards(layer.score([group], step=0).groups[0]) == [
+            0.0,
+            0.0,
+            1.0,
+        ]  # by the teacher's label
+        labels.start_step(nobody_plays)
+        assert labels.tasks_without_votes([group]) == ([task] if heard_again else [])
     silent, layer = open_quiz("train.plan.teacher=frozen")
-    silent.hear([task], [[VOID, VOID]])
-    assert [e.reward_terms["agreed"].value for e in layer.score([group], step=0)[0]] == [None] * 3
+    silent.record_votes([task], [[VOID, VOID]])
+    assert [e.reward_terms["agreed"].value for e in layer.score([group], step=0).groups[0]] == [
+        None
+    ] * 3
 
 
 def test_an_average_goes_its_way_to_the_policy_and_the_model_gets_its_own_back():
     model = torch.nn.Linear(1, 1, bias=False)
-    teacher = Teacher(model, decay=0.75)
     weight = model.weight.data
     weight.fill_(1.0)
-    teacher.follow()  # begins at 1
+    teacher = Teacher(model, decay=0.75)
     weight.fill_(5.0)
-    teacher.follow()
+    teacher.update()
     assert teacher.adapter["weight"].item() == pytest.approx(0.75 * 1 + 0.25 * 5)
-    with teacher.in_place():
+    with teacher.applied():
         assert model.weight.item() == pytest.approx(2.0)
     assert model.weight.item() == 5.0
     frozen = Teacher(model, decay=1.0)
-    frozen.follow()
     weight.fill_(9.0)
-    frozen.follow()
+    frozen.update()
     assert frozen.adapter["weight"].item() == 5.0
     frozen.load_state_dict(teacher.state_dict())
     assert frozen.adapter["weight"].item() == 2.0
@@ -319,14 +330,14 @@ def test_a_validation_without_any_truth_is_refused(open_quiz):
 
 def test_its_state_comes_back(open_quiz):
     labels, _ = open_quiz("train.plan.teacher=average")
-    labels.begin_step()
-    labels.hear(labels.pool[:1], [group_of(labels.pool[0], "12")])
+    labels.start_step(nobody_plays)
+    labels.record_votes(labels.pool[:1], [group_of(labels.pool[0], "12")])
     again, _ = open_quiz("train.plan.teacher=average", "train.seed=9", begun=False)
     again.load_state_dict(labels.state_dict())
     assert (again.pool, again.labelled) == (labels.pool, labels.labelled)
-    assert again.voters(labels.pool[0]) == [r"\boxed{1}", r"\boxed{2}"]
+    assert again.votes_for("agreed", labels.pool[0]) == [r"\boxed{1}", r"\boxed{2}"]
     assert again.teacher.adapter.keys() == {"weight", "bias"}
-    again.begin(lambda tasks: pytest.fail("it has begun"))
+    again.start_step(nobody_plays)
 
 
 def run(folder, *settings, env, resume=False):
@@ -334,7 +345,7 @@ def run(folder, *settings, env, resume=False):
 
     spec, config, _ = resolve(str(env), settings)
     target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
-    return train(spec, config, target, console=Console(quiet=True), resume=resume), target
+    return run_training(spec, config, target, console=Console(quiet=True), resume=resume), target
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from envgym.errors import SpecError, UsageError
 from envgym.tasks import stable_seed
 from envgym.tasksets.templates import TemplateTaskSet
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.rollout.plans import PlanContext, open_plan
 from envgym_trainer.rollout.task_sampler import TaskSampler
 from tests.fakes.shop_env import shop
 
@@ -30,7 +32,9 @@ def make(tmp_path):
     def make(*overrides, source=TASKS, **settings):
         spec = shop(tmp_path, *overrides, tasks=source)
         config = TrainConfig.model_validate({"evaluation": {"validate_every_steps": 1}} | settings)
-        return TaskSampler(spec, config, TemplateTaskSet(spec))
+        world = SimpleNamespace(tasks=TemplateTaskSet(spec))
+        plan = open_plan(PlanContext(spec, config, world, model=None))
+        return TaskSampler(spec, config, world.tasks, plan)
 
     return make
 

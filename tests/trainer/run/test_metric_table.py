@@ -14,10 +14,10 @@ PARTS = """\
 import zlib
 
 def wordy(evidence):
-    return zlib.crc32(evidence.final.encode()) % 7 / 7
+    return zlib.crc32(evidence.final_message.encode()) % 7 / 7
 
 def lucky(evidence):
-    return zlib.crc32(evidence.final.encode()) % 5 / 5
+    return zlib.crc32(evidence.final_message.encode()) % 5 / 5
 """
 SETTINGS = [
     "sandbox.backend=local",

@@ -66,7 +66,7 @@ def run(three, tmp_path):
 def restored(run):
     part = Counter()
     said = []
-    learner, progress = restore(run, learner_at, {"n": part}, say=said.append)
+    learner, progress = restore(run, learner_at, {"n": part}, notify=said.append)
     return progress.step, part.count, learner.updates, " ".join(said)
 
 
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_an_earlier_format_is_refused_and_stays(run, manifest):
 )
 def test_a_run_with_other_parts_than_its_checkpoint_is_refused(run, parts, wanted):
     with pytest.raises(UsageError, match=f"holds the state of n, but this run needs {wanted}"):
-        restore(run, learner_at, parts, say=print)
+        restore(run, learner_at, parts, notify=print)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_and_says_so(run):
@@ -220,21 +220,6 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
         "adapter of": "step 2, the best of the validations (50% of 64 tasks)"
     }
     assert best.describe_adapter(progress, TrainConfig()) == {}
-
-
-@pytest.mark.parametrize(("export", "due"), [("last", [4, 6]), ("best", [4, 6, 7])])
-def test_a_validation_is_due_every_so_many_steps_and_at_the_end_only_to_compare_with_the_best(
-    export, due
-):
-    config = TrainConfig.model_validate(
-        {"output": {"adapter": export}, "evaluation": {"validate_every_steps": 2}}
-    )
-    assert [
-        s for s in range(8) if best.is_due(Progress(s), config, warmup_steps=2, total_steps=7)
-    ] == due
-    assert not best.is_due(
-        Progress(4, last_validated_step=4), config, warmup_steps=2, total_steps=7
-    )
 
 
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from envgym_trainer.files import hash_files
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.interrupt import GracefulStop, StopRequested
-from envgym_trainer.training.launch import resolve, start, train
+from envgym_trainer.training.launch import resolve, run_training, start
 
 LETTERS = "id: test/letters-v0\ngym: tests.fakes.letters_env:Letters-v0\ntasks: {val: 2, test: 3}\n"
 SMALL = [
@@ -62,7 +62,7 @@ def play(env, folder, *settings, resume=False):
     target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, record=True, width=500)
-        train(spec, config, target, console=console, resume=resume)
+        run_training(spec, config, target, console=console, resume=resume)
     return target, console.export_text()
 
 

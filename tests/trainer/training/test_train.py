@@ -18,7 +18,7 @@ from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.preflight import PreflightFailed
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.checkpoint import Progress
-from envgym_trainer.training.launch import resolve, start, train
+from envgym_trainer.training.launch import resolve, run_training, start
 from tests.fakes.processes import train_guess
 from tests.fakes.shop_env import TOOLS
 from tests.fakes.shop_env import write as write_shop
@@ -43,7 +43,7 @@ FOREIGN = "id: test/echo-v0\ngym: tests.fakes.echo_env:Echo-v0\ntasks: {val: 2, 
 def run(folder, *settings, env="guess", resume=False):
     spec, config, _ = resolve(str(env), [*SMALL, *settings])
     target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
-    return train(spec, config, target, console=Console(quiet=True), resume=resume), target
+    return run_training(spec, config, target, console=Console(quiet=True), resume=resume), target
 
 
 @pytest.fixture(scope="module")

@@ -2,35 +2,38 @@
 
 An advantage is a difference to the group or batch mean, divided by a standard deviation. The
 difference is linear in the reward, so a term's share is its own difference divided by the same
-number. Parts that are not linear (GDPO's whitening, GiGPO's step groups) are reported as `rest`.
+number. The part of an advantage that is not linear is reported as `rest`. Each advantage declares
+its baseline and whether it is linear; see `advantages/__init__.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from envgym.episode import Episode
-from envgym.terms import PENALTY, Term, turn_rewards
-from envgym_trainer.algorithms.advantages.group import group_advantages
-from envgym_trainer.algorithms.advantages.turns import turn_spans
-from envgym_trainer.algorithms.credit import (
+from envgym.terms import Term, turn_rewards
+from envgym_trainer.algorithms.advantages import Advantage, AdvantageInputs
+from envgym_trainer.algorithms.credit import advantages
+from envgym_trainer.algorithms.episode_tables import (
+    REWARD,
     Groups,
-    episode_advantages,
-    episode_rewards,
+    advantage_inputs,
+    episode_table,
+    is_valid,
     overlong,
-    part_table,
-    turn_values,
-    weighted_names,
+    turn_table,
+    with_overlong,
 )
+from envgym_trainer.algorithms.registry import find_advantage
+from envgym_trainer.algorithms.turn_tokens import turn_spans
 from envgym_trainer.config.algorithm import AlgorithmConfig
 
 REST = "rest"
-REWARD = "reward"
 OVERLONG = "overlong"
 MISTAKES = "mistakes"
 NOISE = 1e-6
@@ -48,29 +51,26 @@ def explained(groups: Groups, algorithm: AlgorithmConfig) -> list[list[Episode]]
     """
     if not groups:
         return []
-    rewards = episode_rewards(groups, algorithm, dtype=torch.float64)  # (P, G)
-    valid = ~rewards.isnan()
-    advantages, shares = _shares(groups, algorithm, rewards, valid)
-    rest = advantages - sum(shares.values(), torch.zeros_like(advantages))
-    if valid.any() and rest[valid].abs().max() > NOISE * advantages[valid].abs().max().clamp(min=1):
+    inputs = advantage_inputs(groups, algorithm, dtype=torch.float64)
+    whole = _by_episode(groups, advantages(groups, inputs, algorithm))  # (P, G)
+    shares = _shares(groups, inputs, whole, algorithm)
+    rest = whole - sum(shares.values(), torch.zeros_like(whole))
+    largest = whole[inputs.valid].abs().max().clamp(min=1) if inputs.valid.any() else torch.inf
+    if (rest[inputs.valid].abs() > NOISE * largest).any():
         shares[REST] = rest
     return [
         [
-            _with(
+            dataclasses.replace(
                 episode,
-                float(advantages[p, g]),
-                {name: float(share[p, g]) for name, share in shares.items()},
+                advantage=float(whole[p, g]),
+                advantage_parts={name: float(share[p, g]) for name, share in shares.items()},
             )
-            if valid[p, g]
+            if inputs.valid[p, g]
             else episode
             for g, episode in enumerate(group)
         ]
         for p, group in enumerate(groups)
     ]
-
-
-def _with(episode: Episode, advantage: float, parts: dict[str, float]) -> Episode:
-    return dataclasses.replace(episode, advantage=advantage, advantage_parts=parts)
 
 
 def part_metrics(groups: Groups) -> dict[str, float]:
@@ -91,59 +91,58 @@ def part_metrics(groups: Groups) -> dict[str, float]:
 
 
 def _shares(
-    groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the advantages, shape (P, G), and each term's share of them, without the rest."""
-    if algorithm.advantage.name == "turns":
-        whole = _token_mean(groups, turn_values(groups, algorithm, rewards, valid))
-        return whole, _scaled(
-            _differences_of_turns(groups, algorithm, rewards, valid), whole, per_group=True
-        )
-    advantages = episode_advantages(groups, algorithm, rewards, valid)
-    if algorithm.advantage.name == "gdpo":
-        table, weights = part_table(groups, rewards)
-        names = weighted_names(groups)
-        names.append(PENALTY if names else REWARD)
-        alone = lambda part: group_advantages(
-            part, valid=~part.isnan(), ddof=algorithm.advantage.ddof, eps=algorithm.advantage.eps
-        )
-        each = {
-            name: weight * alone(part)
-            for name, weight, part in zip(names, weights, table, strict=True)
+    groups: Groups, inputs: AdvantageInputs, whole: Tensor, algorithm: AlgorithmConfig
+) -> dict[str, Tensor]:
+    """Return each term's share of the advantages, shape (P, G), without the rest."""
+    rule = find_advantage(algorithm.advantage.name)
+    options = algorithm.advantage.options
+    if rule.part_shares:
+        parts = zip(inputs.part_names, rule.part_shares(inputs, **options), strict=True)
+        return {name: share for name, share in parts if share.any()}
+    linear = whole
+    by_turn = rule.is_linear and rule(inputs, **options).ndim == 3
+    if rule.linear_part:
+        linear = rule.linear_part(inputs, **options)
+    if by_turn:
+        differences = _differences_of_turns(groups, inputs, rule, algorithm)
+    else:
+        terms = _contributions(groups, algorithm)
+        differences = {
+            name: _centered(table, inputs.valid, over_batch=rule.baseline == "batch")
+            for name, table in terms.items()
         }
-        return advantages, {name: share for name, share in each.items() if share.any()}
-    over_batch = algorithm.advantage.name == "reinforce_pp"
-    terms = _terms(groups, algorithm, rewards)
-    differences = {
-        name: _centered(table, valid, over_batch=over_batch) for name, table in terms.items()
-    }
-    shares = _scaled(differences, advantages, per_group=not over_batch)
-    if algorithm.advantage.name == "gigpo":
-        advantages = _token_mean(groups, turn_values(groups, algorithm, rewards, valid))
-    return advantages, shares
+    return _scaled(differences, linear, per_group=rule.baseline == "group")
 
 
-def _terms(groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor) -> dict[str, Tensor]:
+def _contributions(groups: Groups, algorithm: AlgorithmConfig) -> dict[str, Tensor]:
     """Return the contribution of each term, shape (P, G). They add up to the rewards."""
-    names = {
-        name
-        for group in groups
-        for episode in group
-        for name, term in _terms_of(episode).items()
-        if term.contribution
-    }
-    tables = {
-        name: torch.zeros_like(rewards)
-        for name in [*sorted(names), *([OVERLONG] if algorithm.overlong_penalty else [])]
-    }
-    for p, group in enumerate(groups):
-        for g, episode in enumerate(group):
-            for name, term in _terms_of(episode).items():
-                if name in tables:
-                    tables[name][p, g] = term.contribution
-            if algorithm.overlong_penalty:
-                tables[OVERLONG][p, g] = overlong(episode, algorithm)
+
+    def table(name: str) -> Tensor:
+        def contribution(episode: Episode) -> float:
+            term = _terms_of(episode).get(name)
+            return term.contribution if term else 0.0
+
+        return episode_table(groups, contribution, dtype=torch.float64)
+
+    tables = {name: table(name) for name in _contributing(groups)}
+    if algorithm.overlong_penalty:
+        tables[OVERLONG] = episode_table(
+            groups, lambda episode: overlong(episode, algorithm), dtype=torch.float64
+        )
     return tables
+
+
+def _contributing(groups: Groups) -> list[str]:
+    """Return the names of terms that contribute to any reward, sorted."""
+    return sorted(
+        {
+            name
+            for group in groups
+            for episode in group
+            for name, term in _terms_of(episode).items()
+            if term.contribution
+        }
+    )
 
 
 def _terms_of(episode: Episode) -> Mapping[str, Term]:
@@ -155,60 +154,64 @@ def _terms_of(episode: Episode) -> Mapping[str, Term]:
 def _centered(values: Tensor, valid: Tensor, *, over_batch: bool) -> Tensor:
     """Return the values minus the mean of their group or of the batch; 0 if not valid."""
     known = values.masked_fill(~valid, 0.0)
-    total, count = (
-        (known.sum(), valid.sum())
-        if over_batch
-        else (known.sum(-1, keepdim=True), valid.sum(-1, keepdim=True))
-    )
+    total = known.sum() if over_batch else known.sum(-1, keepdim=True)
+    count = valid.sum() if over_batch else valid.sum(-1, keepdim=True)
     return (known - total / count.clamp(min=1)).masked_fill(~valid, 0.0)
 
 
 def _differences_of_turns(
-    groups: Groups, algorithm: AlgorithmConfig, rewards: Tensor, valid: Tensor
+    groups: Groups, inputs: AdvantageInputs, rule: Advantage[...], algorithm: AlgorithmConfig
 ) -> dict[str, Tensor]:
     """Return, for each term, the unscaled advantages if it were the only term, shape (P, G)."""
-    penalty = algorithm.advantage.invalid_call_penalty
-    advantage = algorithm.advantage.model_copy(update={"std": "none", "invalid_call_penalty": 0.0})
-    plain = algorithm.model_copy(update={"advantage": advantage, "overlong_penalty": None})
-    names = {
-        name
-        for group in groups
-        for episode in group
-        for name, term in _terms_of(episode).items()
-        if term.contribution
+    options: dict[str, Any] = algorithm.advantage.options
+    if "std" in options:
+        options["std"] = "none"
+    turns = inputs.turn_rewards.shape[-1]
+    no_calls = torch.zeros_like(inputs.invalid_calls)
+
+    def alone(rewards: Tensor, invalid_calls: Tensor) -> Tensor:
+        only = dataclasses.replace(inputs, turn_rewards=rewards, invalid_calls=invalid_calls)
+        return _by_episode(groups, rule(only, **options))
+
+    found = {
+        name: alone(_turn_rewards(groups, name, turns), no_calls) for name in _contributing(groups)
     }
-    alone = {name: (plain, name) for name in sorted(names)}
     if algorithm.overlong_penalty:
-        alone[OVERLONG] = (
-            plain.model_copy(update={"overlong_penalty": algorithm.overlong_penalty}),
-            "",
+        penalties = turn_table(
+            groups,
+            lambda e: with_overlong([0.0] * len(e.turn_rewards), e, algorithm),
+            turns,
+            dtype=torch.float64,
         )
-    if penalty:
-        penalized = advantage.model_copy(update={"invalid_call_penalty": penalty})
-        alone[MISTAKES] = (plain.model_copy(update={"advantage": penalized}), "")
-    found = {}
-    for name, (rule, term) in alone.items():
-        reduced = [[_only(episode, term) for episode in group] for group in groups]
-        found[name] = _token_mean(groups, turn_values(reduced, rule, rewards, valid))
+        found[OVERLONG] = alone(penalties, no_calls)
+    if options.get("invalid_call_penalty"):
+        found[MISTAKES] = alone(torch.zeros_like(inputs.turn_rewards), inputs.invalid_calls)
     return found
 
 
-def _only(episode: Episode, name: str) -> Episode:
-    """Return the episode with the reward of a single term."""
-    term = _terms_of(episode).get(name)
-    paid = turn_rewards({name: term} if term else {}, len(episode.turn_rewards))
-    return dataclasses.replace(episode, reward=math.fsum(paid), turn_rewards=paid)
+def _turn_rewards(groups: Groups, name: str, turns: int) -> Tensor:
+    """Return the reward of each turn if the term is the only one, shape (P, G, K)."""
+
+    def paid(episode: Episode) -> tuple[float, ...]:
+        term = _terms_of(episode).get(name)
+        return turn_rewards({name: term} if term else {}, len(episode.turn_rewards))
+
+    return turn_table(groups, paid, turns, dtype=torch.float64)
 
 
-def _token_mean(groups: Groups, values: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the mean of turn values over sampled tokens, shape (P, G); 0 without tokens."""
-    table = torch.zeros(len(groups), max(len(group) for group in groups), dtype=torch.float64)
+def _by_episode(groups: Groups, values: Tensor) -> Tensor:
+    """Return the advantage of each episode, shape (P, G): the mean over its sampled tokens."""
+    if values.ndim == 2:
+        return values
+    table = torch.zeros(values.shape[:2], dtype=torch.float64)
     for p, group in enumerate(groups):
         for g, episode in enumerate(group):
-            if len(values[p][g]) and episode.tokens is not None:
+            if is_valid(episode) and episode.tokens is not None:
                 spans = turn_spans(torch.tensor(episode.tokens.loss_mask))
                 lengths = torch.tensor([end - start for start, end in spans], dtype=torch.float64)
-                table[p, g] = (lengths * values[p][g]).sum() / lengths.sum()
+                if len(lengths):
+                    weighted = lengths * values[p, g, : len(lengths)]
+                    table[p, g] = weighted.sum() / lengths.sum()
     return table
 
 
@@ -219,9 +222,8 @@ def _scaled(
     whole = sum(differences.values(), torch.zeros_like(advantages))
     product = advantages * whole
     square = whole.square()
-    product, square = (
-        table.sum(-1, keepdim=True) if per_group else table.sum() for table in (product, square)
-    )
+    product = product.sum(-1, keepdim=True) if per_group else product.sum()
+    square = square.sum(-1, keepdim=True) if per_group else square.sum()
     scale = torch.where(
         square > 0,
         product / square.clamp(min=torch.finfo(square.dtype).tiny),

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from envgym.evaluation.checks import print_checks
-    from envgym_trainer.preflight import open_subject, run_preflight
+    from envgym_trainer.preflight import open_preflight, run_preflight
     from envgym_trainer.preflight.conversation import first_prompt
     from envgym_trainer.training.launch import resolve
 
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     with (
         console.status("opening") as status,
-        open_subject(spec, config, is_full=not arguments.fast, say=console.print) as subject,
+        open_preflight(spec, config, is_full=not arguments.fast, notify=console.print) as subject,
     ):
         results = run_preflight(subject, progress=status.update)
         prompt = first_prompt(subject) if arguments.prompt else ""

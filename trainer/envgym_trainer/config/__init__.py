@@ -8,6 +8,7 @@ override both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -15,22 +16,23 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 from envgym.block import Block, ShortForm
 from envgym.errors import UsageError
 from envgym_trainer.config.algorithm import AlgorithmConfig
+from envgym_trainer.config.algorithm import with_absolute_paths as algorithm_paths
 from envgym_trainer.config.controllers import ControllersConfig
 from envgym_trainer.config.curriculum import TasksConfig
 from envgym_trainer.config.evaluation import ChecksConfig, EvaluationConfig, OutputConfig
 from envgym_trainer.config.model import LoraConfig, ModelConfig
 from envgym_trainer.config.old_keys import outdated
 from envgym_trainer.config.optimizer import OptimizerConfig, WarmStartConfig
+from envgym_trainer.config.plan import AnyPlanConfig, PlanConfig
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
 from envgym_trainer.config.rollout import EngineConfig, RolloutConfig
-from envgym_trainer.config.self_training import SelfTrainingConfig
 from envgym_trainer.config.server_limits import refusals
 
 __all__ = ["TrainConfig"]
 
 
 class TrainConfig(Block):
-    """Settings of a training run."""
+    """All settings of the trainer: the `train:` block of an environment's YAML."""
 
     short_forms: ClassVar[Mapping[str, ShortForm]] = {
         "model": ShortForm("name", keeps_rest=True),
@@ -64,9 +66,9 @@ class TrainConfig(Block):
     """Settings that follow a measurement."""
     reward_weights: RewardWeightsConfig = RewardWeightsConfig()
     """Adaptive weights of reward parts."""
-    plan: SelfTrainingConfig | None = None
-    """Training plan: self_training (tasks without true labels), or none. `plan: NAME` is short for
-    `plan.name`."""
+    plan: AnyPlanConfig = PlanConfig()
+    """Training plan: ordinary, self_training (tasks without true labels), or `file.py:name`.
+    `plan: NAME` is short for `plan.name`."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Held-out evaluations and validation."""
     output: OutputConfig = OutputConfig()
@@ -79,6 +81,20 @@ class TrainConfig(Block):
     @classmethod
     def outdated_keys(cls, data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
         return outdated(data)
+
+    @classmethod
+    def with_absolute_paths(cls, data: Mapping[str, Any], root: Path) -> Mapping[str, Any]:
+        found = dict(data)
+        if "algorithm" in data:
+            found["algorithm"] = algorithm_paths(data["algorithm"], root)
+        if isinstance(profiles := data.get("profiles"), dict):
+            found["profiles"] = {
+                name: cls.with_absolute_paths(settings, root)
+                if isinstance(settings, dict)
+                else settings
+                for name, settings in profiles.items()
+            }
+        return found
 
     @model_validator(mode="before")
     @classmethod
@@ -150,24 +166,18 @@ class TrainConfig(Block):
                 "no validation can choose it. Set train.evaluation.validate_every_steps, such as "
                 "to 5, or train.output.adapter=last."
             )
-        if rollout.deterministic and self.engine.name != "in_process":
-            raise UsageError(
-                "train.rollout.deterministic needs train.engine=in_process: a server chooses its "
-                "batches itself. Leave one out."
-            )
         if rollout.deterministic and rollout.one_step_ahead:
             raise UsageError(
                 "train.rollout.deterministic collects and learns in turn, "
                 "train.rollout.one_step_ahead at once. Leave one out."
             )
-        if self.plan:
-            self.plan.check(
-                validates=validates,
-                hacking_signals=self.checks.hacking_signals,
-                adaptive=self.tasks.adaptive,
-                one_step_ahead=rollout.one_step_ahead,
-                engine=self.engine.name,
-            )
+        self.plan.check(
+            validates=validates,
+            hacking_signals=self.checks.hacking_signals,
+            adaptive=self.tasks.adaptive,
+            one_step_ahead=rollout.one_step_ahead,
+            engine=self.engine.name,
+        )
         self.optimizer.check()
         self.controllers.check(
             kl_coef=self.algorithm.kl.coef, learning_rate=self.optimizer.learning_rate

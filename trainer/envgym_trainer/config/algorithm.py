@@ -1,134 +1,78 @@
 """The `train.algorithm` block: loss, advantage, aggregation, KL penalty and corrections.
 
 A preset (`train.algorithm=gspo`) sets several of them at once; see `presets/`. A setting that is
-written beside it takes precedence. Importable without torch.
+written beside it takes precedence. See `options.py` for the options of a loss or an advantage.
+Importable without torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from envgym.block import Block
-from envgym.errors import did_you_mean
-from envgym_trainer.config.presets import load_preset, preset_names
-
-LOSSES: Mapping[str, Mapping[str, Any]] = {
-    "grpo": {"clip_low": 0.2, "clip_high": 0.28},
-    "gspo": {"clip_low": 3e-4, "clip_high": 4e-4},
-    "cispo": {"clip_low": 1.0, "clip_high": 4.0},
-    "reinforce": {},
-}
-"""Options of each loss with their defaults."""
-ADVANTAGES: Mapping[str, Mapping[str, Any]] = {
-    "group": {"std": "group", "ddof": 0, "eps": 1e-4},
-    "rloo": {},
-    "reinforce_pp": {"eps": 1e-4},
-    "reinforce_pp_baseline": {"eps": 1e-4},
-    "gdpo": {"ddof": 0, "eps": 1e-4},
-    "turns": {"std": "group", "eps": 1e-4, "discount": 1.0, "invalid_call_penalty": 0.0},
-    "gigpo": {
-        "std": "group",
-        "ddof": 0,
-        "eps": 1e-4,
-        "discount": 1.0,
-        "step_weight": 1.0,
-        "same_state": "history",
-        "invalid_call_penalty": 0.0,
-    },
-}
-"""Options of each advantage with their defaults."""
-FIXED_STD = {"rloo": "none", "reinforce_pp": "batch", "reinforce_pp_baseline": "batch"}
-"""Standard deviation of an advantage that offers no choice; recorded, and harmless if given."""
-
-
-def known_options(kind: str, name: str) -> Mapping[str, Any]:
-    """Return the options of a loss or an advantage with their defaults.
-
-    Args:
-        kind: "loss" or "advantage".
-        name: Name of the loss or the advantage.
-
-    Raises:
-        ValueError: If there is none of this name.
-    """
-    table = LOSSES if kind == "loss" else ADVANTAGES
-    if name not in table:
-        hint = did_you_mean(name, table) or "."
-        raise ValueError(f"{kind} '{name}' is unknown{hint} Available: {', '.join(table)}")
-    return table[name]
-
-
-def _with_defaults(kind: str, data: Any, model: type[Block]) -> Any:
-    """Return the block with the options that its loss or advantage has by default.
-
-    Raises:
-        ValueError: If the name is unknown, or an option is set that the named one does not have.
-    """
-    if not isinstance(data, dict):
-        return data
-    name = data.get("name", model.model_fields["name"].default)
-    options = known_options(kind, name)
-    fixed = {"std": FIXED_STD[name]} if name in FIXED_STD else {}
-    for key, field in model.model_fields.items():
-        if key == "name" or key in options or key not in data:
-            continue
-        if data[key] != fixed.get(key, field.default):
-            raise ValueError(
-                f"{kind} '{name}' has no option {key}. "
-                f"It has: {', '.join(options) or 'none'}. Leave {key} out"
-            )
-    return {**options, **data, **fixed}
+from envgym_trainer.config.options import Kind, filled_in, options_schema
+from envgym_trainer.config.presets import is_file, load_preset, preset_names
 
 
 class LossConfig(Block):
-    """Loss and its options."""
+    """Loss with its options, which are the keyword-only parameters of its function."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra=lambda schema: _add_options(schema, "loss")
+    )
 
     name: str = "grpo"
-    """Loss: grpo (clipped token ratio), gspo (clipped sequence ratio), cispo (clipped weight) or
-    reinforce (no ratio, no clip)."""
-    clip_low: float = Field(default=0.2, gt=0)
-    """Distance of the ratio's lower clip from 1. Above 0. Default: 0.2; gspo 3e-4; cispo 1."""
-    clip_high: float = Field(default=0.28, gt=0)
-    """Distance of the ratio's upper clip from 1. Above 0. A value above `clip_low` leaves room to
-    explore (DAPO). Default: 0.28; gspo 4e-4; cispo 4."""
+    """Loss: a file of `algorithms/losses/` (grpo, gspo, cispo, reinforce), `file.py:name` or
+    `package.module:name`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options with their values, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @property
+    def clip_low(self) -> float | None:
+        """Option `clip_low`, or `None` if the loss has no such option."""
+        return self.options.get("clip_low")
+
+    @property
+    def clip_high(self) -> float | None:
+        """Option `clip_high`, or `None` if the loss has no such option."""
+        return self.options.get("clip_high")
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        return _with_defaults("loss", data, cls)
+        return filled_in("loss", data, default="grpo") if isinstance(data, dict) else data
 
 
 class AdvantageConfig(Block):
-    """Advantage and its options."""
+    """Advantage with its options, which are the keyword-only parameters of its function."""
+
+    model_config = ConfigDict(
+        extra="allow", json_schema_extra=lambda schema: _add_options(schema, "advantage")
+    )
 
     name: str = "group"
-    """Advantage: group (GRPO), rloo, reinforce_pp, reinforce_pp_baseline, gdpo (each reward part on
-    its own), turns (discounted return of each turn) or gigpo (episode and equal states)."""
-    std: Literal["group", "batch", "none"] = "group"
-    """Standard deviation by which advantages are divided. For group, turns and gigpo."""
-    ddof: int = Field(default=0, ge=0, le=1)
-    """Delta degrees of freedom of the standard deviation: squares are divided by n - ddof. 1 is the
-    choice of TRL and verl. For group, gdpo and gigpo."""
-    eps: float = Field(default=1e-4, ge=0)
-    """Number added to the standard deviation. Reward units. At least 0. Not for rloo."""
-    discount: float = Field(default=1.0, ge=0, le=1)
-    """Discount for each turn between an action and its reward. 0 to 1. For turns and gigpo."""
-    step_weight: float = Field(default=1.0, ge=0)
-    """Weight of the advantage among equal states (omega). At least 0. For gigpo."""
-    same_state: Literal["history", "observation"] = "history"
-    """Criterion for equal states: the same conversation, or the same last observation as in the
-    GiGPO paper. For gigpo."""
-    invalid_call_penalty: float = Field(default=0.0, ge=0)
-    """Penalty for each refused or unreadable tool call, subtracted from the reward of its turn.
-    Reward units. At least 0. For turns and gigpo."""
+    """Advantage: a file of `algorithms/advantages/` (group is GRPO's), `file.py:name` or
+    `package.module:name`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options with their values, by name."""
+        return dict(self.__pydantic_extra__ or {})
 
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, data: Any) -> Any:
-        return _with_defaults("advantage", data, cls)
+        return filled_in("advantage", data, default="group") if isinstance(data, dict) else data
+
+
+def _add_options(schema: dict[str, Any], kind: Kind) -> None:
+    schema["properties"] |= options_schema(kind)
 
 
 class AggregationConfig(Block):
@@ -157,7 +101,7 @@ class KLConfig(Block):
     coef: float = Field(default=0.0, ge=0)
     """Weight of the penalty. At least 0; 0 turns it off and saves a forward pass."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of KL(policy || base); see `losses/kl.py` for the gradient of each."""
+    """Estimator of KL(policy || base); see `algorithms/kl.py` for the gradient of each."""
     place: Literal["loss", "reward"] = "loss"
     """Place of the penalty: a term of the loss, or a part of the reward of each token."""
 
@@ -215,8 +159,8 @@ class OverlongPenaltyConfig(Block):
 
 
 class AlgorithmConfig(Block):
-    preset: str = Field(default="default", json_schema_extra={"enum": list(preset_names())})
-    """Named combination of settings: a file of `presets/`."""
+    preset: str = Field(default="default", json_schema_extra={"examples": list(preset_names())})
+    """Named combination of settings: a file of `presets/`, or the path of your own `file.yaml`."""
     loss: LossConfig = LossConfig()
     advantage: AdvantageConfig = AdvantageConfig()
     aggregation: AggregationConfig = AggregationConfig()
@@ -237,7 +181,7 @@ class AlgorithmConfig(Block):
 
     @field_validator("preset")
     @classmethod
-    def _is_known(cls, name: str) -> str:
+    def _exists(cls, name: str) -> str:
         load_preset(name)
         return name
 
@@ -254,10 +198,17 @@ def with_preset(data: Any) -> Any:
         advantage or aggregation than the preset, the options of the preset's one are dropped.
     """
     data = {"preset": data} if isinstance(data, str) else data
-    if not isinstance(data, dict) or data.get("preset", "default") not in preset_names():
+    if not isinstance(data, dict):
         return data
+    name = data.get("preset", "default")
+    try:
+        preset = load_preset(name)
+    except (ValueError, AttributeError):
+        return data
+    if is_file(name):
+        preset = with_absolute_paths(preset, Path(name).absolute().parent)
     merged: dict[str, Any] = {}
-    for key, settings in load_preset(data.get("preset", "default")).items():
+    for key, settings in preset.items():
         own = data.get(key, {})
         if isinstance(own, dict) and isinstance(settings, dict):
             is_another = any(
@@ -265,4 +216,30 @@ def with_preset(data: Any) -> Any:
                 for which in ("name", "kind")
             )
             merged[key] = own if is_another else settings | own
+        elif key not in data:
+            merged[key] = settings
     return data | merged
+
+
+def with_absolute_paths(data: Any, root: Path) -> Any:
+    """Return an algorithm block whose files are absolute.
+
+    Args:
+        data: The block as read from YAML: a mapping, or the name of a preset.
+        root: Folder to which the paths are relative.
+    """
+    if isinstance(data, str):
+        return str(root.absolute() / data) if is_file(data) else data
+    if not isinstance(data, dict):
+        return data
+    found = dict(data)
+    if isinstance(preset := found.get("preset"), str):
+        found["preset"] = with_absolute_paths(preset, root)
+    for key in ("loss", "advantage"):
+        block = found.get(key)
+        if not isinstance(block, dict):
+            continue
+        name = block.get("name")
+        if isinstance(name, str) and name.rpartition(":")[0].endswith(".py"):
+            found[key] = block | {"name": str(root.absolute() / name)}
+    return found

@@ -1,6 +1,6 @@
 """The `train.plan` block `self_training`: training on tasks without true labels.
 
-Importable without torch. See `envgym_trainer/self_training.py` for the procedure.
+Importable without torch. See `rollout/plans/self_training.py` for the procedure.
 """
 
 from __future__ import annotations

@@ -1,95 +1,116 @@
-"""Policy and dialogues of a sampling engine. A dialogue is used by one worker thread."""
+"""Tokens of a dialogue with an engine, and the request for one response.
+
+An engine derives its dialogue from `TokenDialogue` and implements `sample`. Sampled ids are kept
+unchanged and never encoded again from text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from envgym.errors import UsageError
 from envgym.messages import Message
-from envgym.policies import Completion, TokenTrace
-from envgym.tasks import Task
-from envgym_trainer.inference.in_process.scheduler import DialogueState, PendingTurn
-from envgym_trainer.model.chat import Chat
+from envgym.policies import Completion, StopReason, TokenTrace
+from envgym_trainer.inference import Engine, SamplingSettings
 
 
-class Engine(Protocol):
-    """Interface of a sampling engine: in this process, or on a server."""
+@dataclass(eq=False, slots=True)
+class DialogueTokens:
+    """All tokens of one dialogue, as the model read or sampled them."""
 
-    chat: Chat
-    max_context: int
+    ids: list[int]
+    seed: int
+    mask: list[bool] = field(init=False)
+    """Whether each token was sampled."""
+    logprobs: list[float] = field(init=False)
+    """Log probability of each sampled token at the sampling temperature; 0 for the others."""
+    random: Callable[[], float] = field(init=False)
+    """Function that returns the next uniform number in [0, 1) of the dialogue's generator."""
 
-    @property
-    def seconds_busy(self) -> float:
-        """Wall seconds of computation since the start; NaN if unknown."""
-        ...
+    def __post_init__(self) -> None:
+        self.mask = [False] * len(self.ids)
+        self.logprobs = [0.0] * len(self.ids)
+        self.random = np.random.default_rng(self.seed).random
 
-    def policy(
-        self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1
-    ) -> EnginePolicy: ...
+    def extend(self, ids: list[int]) -> None:
+        """Append tokens that were not sampled."""
+        self.ids += ids
+        self.mask += [False] * len(ids)
+        self.logprobs += [0.0] * len(ids)
 
-    def refresh(self, peft_model: Any = None) -> None: ...
-
-    def sleep(self) -> None: ...
-
-    def submit(self, turn: PendingTurn) -> None: ...
-
-    def release(self, track: DialogueState) -> None: ...
-
-    def close(self) -> None: ...
+    def trace(self) -> TokenTrace:
+        """Return an unchangeable copy."""
+        return TokenTrace(tuple(self.ids), tuple(self.mask), tuple(self.logprobs))
 
 
-@dataclass(frozen=True, slots=True)
-class EnginePolicy:
-    """Policy that samples from an engine. Safe to share between threads."""
+@dataclass(eq=False, slots=True)
+class TurnRequest:
+    """Request for one response of a dialogue."""
 
-    engine: Engine
+    dialogue: DialogueTokens
     temperature: float
     max_new_tokens: int
-    """Maximum tokens of one turn."""
-    siblings: int = 1
-    """Number of dialogues with the same opening that are open at once."""
+    stop_ids: frozenset[int]
+    """Ids that end the turn. They are sampled and kept."""
+    max_context: int
+    """Maximum tokens of the whole dialogue."""
+    count: int = 0
+    """Number of tokens sampled so far."""
 
-    def open(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]] = (),
-        *,
-        seed: int,
-        task: Task | None = None,
-    ) -> EngineDialogue:
-        """Start a dialogue; see `envgym.policies.Policy`. The task is ignored."""
-        return EngineDialogue(self, messages, tools, seed=seed)
+    def take(self, token: int, logprob: float) -> StopReason | None:
+        """Append a sampled token. Return the stop reason, or None if the response goes on."""
+        dialogue = self.dialogue
+        dialogue.ids.append(token)
+        dialogue.mask.append(True)
+        dialogue.logprobs.append(logprob)
+        self.count += 1
+        if token in self.stop_ids:
+            return "stop"
+        if self.count >= self.max_new_tokens:
+            return "length"
+        return "context" if len(dialogue.ids) >= self.max_context else None
 
 
-class EngineDialogue:
-    """Dialogue with keys and values that stay in the engine between turns."""
+class TokenDialogue(ABC):
+    """Dialogue whose tokens are kept from turn to turn. Used by one worker thread.
+
+    Args:
+        engine: Engine that samples.
+        tokens: Tokens of the opening.
+        messages: Opening messages.
+        tools: Tool schemas for the chat template.
+        sampling: Settings of the policy.
+    """
 
     def __init__(
         self,
-        policy: EnginePolicy,
+        engine: Engine,
+        tokens: DialogueTokens,
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]],
-        *,
-        seed: int,
+        sampling: SamplingSettings,
     ):
-        self._policy = policy
-        self._engine = policy.engine
+        self._chat = engine.chat
+        self._max_context = engine.max_context
+        self._tokens = tokens
         self._tools = tools
-        chat = self._engine.chat
-        ids = chat.open(messages, tools)
-        # At least one id stays outside the shared prefix: the first logits need a forward pass
-        # over the dialogue's row.
-        opening = len(ids) - 1
-        system = min(chat.shared(messages, tools), opening)
-        # With enough members, a prefix for each group has fewer keys to read at each token.
-        if policy.siblings * (opening - system) > opening:
-            self._track = DialogueState(ids, opening, seed, outer=system)
-        else:
-            self._track = DialogueState(ids, system, seed)
+        self._sampling = sampling
+        self._stop_ids = engine.chat.stop_ids if sampling.stop_ids is None else sampling.stop_ids
         self._history = list(messages)
         self._may_reply = True
+
+    @abstractmethod
+    def sample(self, request: TurnRequest) -> StopReason:
+        """Sample one response with `request.take`, and return its stop reason. Blocks.
+
+        Raises:
+            WorldFailure: With kind `policy_failed`, if the engine fails or is closed.
+        """
 
     def reply(self, max_new_tokens: int | None = None) -> Completion:
         """Sample the next assistant message. Blocks until it is finished.
@@ -106,39 +127,37 @@ class EngineDialogue:
                 "this dialogue has already replied. Call observe() with the environment's answer "
                 "first."
             )
-        track = self._track
-        start = len(self._track.ids)
-        if start >= self._engine.max_context:
+        tokens = self._tokens
+        start = len(tokens.ids)
+        if start >= self._max_context:
             return Completion("", stop_reason="context")
-        turn = PendingTurn(
-            track, self._policy.temperature, max_new_tokens or self._policy.max_new_tokens
+        limit = max_new_tokens or self._sampling.max_new_tokens
+        stop_reason = self.sample(
+            TurnRequest(
+                tokens, self._sampling.temperature, limit, self._stop_ids, self._max_context
+            )
         )
-        self._engine.submit(turn)
-        stop_reason = turn.future.result()
         self._may_reply = False
-        text = self._engine.chat.decode(track.ids[start:])
+        text = self._chat.decode(tokens.ids[start:])
         self._history.append(Message("assistant", text))
         return Completion(
-            text, tuple(track.ids[start:]), tuple(track.logprobs[start:]), stop_reason
+            text, tuple(tokens.ids[start:]), tuple(tokens.logprobs[start:]), stop_reason
         )
 
     def observe(self, messages: Sequence[Message]) -> None:
         """Append the messages of the environment."""
-        closed = self._track.mask[-1] and self._track.ids[-1] in self._engine.chat.stop_ids
-        chat = self._engine.chat
-        self._track.extend(
-            chat.observe(messages, closed=closed, history=self._history, tools=self._tools)
+        tokens = self._tokens
+        closed = tokens.mask[-1] and tokens.ids[-1] in self._stop_ids
+        tokens.extend(
+            self._chat.observe(messages, closed=closed, history=self._history, tools=self._tools)
         )
         self._history += messages
         self._may_reply = True
 
     def trace(self) -> TokenTrace:
         """Return all tokens of the dialogue, as the model read or sampled them."""
-        return TokenTrace(
-            tuple(self._track.ids), tuple(self._track.mask), tuple(self._track.logprobs)
-        )
+        return self._tokens.trace()
 
     def close(self) -> None:
-        """Release the dialogue's cache. Safe to call twice."""
-        if not self._track.closed:
-            self._engine.release(self._track)
+        """Release the resources of the dialogue. Does nothing by default. May be called twice."""
+        return None

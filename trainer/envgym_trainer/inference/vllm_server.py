@@ -3,33 +3,41 @@
     vllm serve MODEL --enable-lora --max-lora-rank 16 --logprobs-mode processed_logprobs
 
 Each adapter version is saved in a folder that both sides see and loaded under a new name. Requests
-carry a salt per version, so the server's prefix cache never mixes versions. See `offpolicy.py` for
+carry a salt per version, so the server's prefix cache never mixes versions. See `off_policy.py` for
 the mismatch of logprobs. Not supported: servers without a shared folder, other protocols.
 Source: https://docs.vllm.ai/en/latest/features/lora/, https://docs.vllm.ai/en/latest/serving/
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from envgym.errors import UsageError, WorldFailure
+import torch
+
+from envgym.errors import EnvgymError, UsageError, WorldFailure
+from envgym.messages import Message
 from envgym.policies import StopReason
-from envgym.policies.openai import ContextFull, OpenAIPolicy
-from envgym_trainer.inference.dialogue import EnginePolicy
-from envgym_trainer.inference.in_process.scheduler import DialogueState, PendingTurn
+from envgym.policies.openai import ContextFull, OpenAIPolicy, RequestRejected
+from envgym_trainer.inference import Engine, EngineInputs, EngineStatistics, SamplingSettings
+from envgym_trainer.inference.dialogue import DialogueTokens, TokenDialogue, TurnRequest
 from envgym_trainer.model.adapter_files import save_weights
 from envgym_trainer.model.chat import Chat
 
+OPTIONS = ("url", "model", "adapter_folder")
 TIMEOUT_SECONDS = 600.0
 """Time limit of one request in seconds. Requests to a busy server wait in its queue."""
 
+log = logging.getLogger(__name__)
 
-class VllmServerEngine:
-    """Same interface as `engine.Engine`, with a vLLM server. Thread-safe. Must be closed.
+
+class VllmServerEngine(Engine):
+    """Engine on a vLLM server. Thread-safe. Must be closed.
 
     Args:
         url: URL of the server, with or without /v1.
@@ -37,96 +45,121 @@ class VllmServerEngine:
         model: Name of the base model on the server. None selects its only model.
         adapters: Folder for adapter versions. The server must see it under the same path.
         max_context: Maximum length of a dialogue in tokens.
+        backoff_seconds: Wait before the first of three retries of a failed request. Doubles.
 
     Raises:
         PrerequisiteError: If no server answers.
-        UsageError: If the server does not have the model or cannot load adapters.
+        UsageError: If the server does not have the model.
     """
 
+    dtype = torch.bfloat16  # vLLM rounds differently, also if the local model is float32
+
     def __init__(
-        self, url: str, chat: Chat, *, model: str | None, adapters: Path, max_context: int
+        self,
+        url: str,
+        chat: Chat,
+        *,
+        model: str | None,
+        adapters: Path,
+        max_context: int,
+        backoff_seconds: float = 0.5,
     ):
         self.chat = chat
         self.max_context = max_context
-        self._server = OpenAIPolicy(url, model, timeout_seconds=TIMEOUT_SECONDS)
-        self._base = self._serving = self._server.model
-        if self._base not in (
-            names := [
-                entry.get("id") for entry in self._server.request("GET", "/models").get("data", [])
-            ]
-        ):
+        self._server = OpenAIPolicy(
+            url, model, timeout_seconds=TIMEOUT_SECONDS, backoff_seconds=backoff_seconds
+        )
+        self._base = self._server.model
+        self._serving = self._base
+        listed = self._server.request("GET", "/models").get("data", [])
+        names = [entry.get("id") for entry in listed]
+        if self._base not in names:
             raise UsageError(
                 f"the server at {url} has no model '{self._base}', but {', '.join(names)}. "
                 "Set train.engine.model to one of these."
             )
-        self._folder, self._session, self._version = adapters.absolute(), uuid.uuid4().hex[:8], 0
+        self._folder = adapters.absolute()
+        self._session = uuid.uuid4().hex[:8]
+        self._version = 0
+        self._closed = False
 
-    seconds_busy = math.nan
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Nothing is measured: the server may have other clients."""
+        return EngineStatistics()
 
-    def policy(
-        self, *, temperature: float = 1.0, max_new_tokens: int = 256, siblings: int = 1
-    ) -> EnginePolicy:
-        """Return a policy on this server. The server finds shared prefixes itself."""
-        return EnginePolicy(self, temperature=temperature, max_new_tokens=max_new_tokens)
+    def open_dialogue(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        sampling: SamplingSettings,
+    ) -> ServerDialogue:
+        """Start a dialogue; see `Engine.open_dialogue`. The server finds shared prefixes itself."""
+        return ServerDialogue(self, messages, tools, seed=seed, sampling=sampling)
 
-    def refresh(self, peft_model: Any = None) -> None:
-        """Use the adapter's current weights from now on. None selects the base model."""
+    def load_adapter(self, model: Any = None) -> None:
+        """Use the adapter's current weights from now on. None selects the base model.
+
+        Raises:
+            UsageError: If the server refuses the adapter.
+            WorldFailure: If the server cannot be reached, also after retries.
+        """
         before = self._serving
-        if peft_model is not None:
+        if model is None:
+            self._serving = self._base
+        else:
             self._version += 1
             name = f"envgym-{self._session}-{self._version}"
-            folder = save_weights(peft_model, self._folder / name, base_id=self._base)
+            folder = save_weights(model, self._folder / name, base_id=self._base)
             self._adapters("load", {"lora_name": name, "lora_path": str(folder)})
             self._serving = name
-        else:
-            self._serving = self._base
         self._drop(before)
 
-    def submit(self, turn: PendingTurn) -> None:
-        """Sample one turn. Blocks the calling thread.
+    def complete(self, request: TurnRequest) -> StopReason:
+        """Sample one response. Blocks the calling thread.
 
         Raises:
             WorldFailure: With kind `policy_failed`, if the server fails or if its response cannot
                 be used for training.
         """
-        track = turn.track
-        limit = min(turn.max_new_tokens, self.max_context - len(track.ids))
+        if self._closed:
+            raise WorldFailure("policy_failed", "the engine is closed", stage="policy")
+        dialogue = request.dialogue
         body = {
             "model": self._serving,
-            "prompt": list(track.ids),
-            "max_tokens": limit,
-            "temperature": turn.temperature,
+            "prompt": list(dialogue.ids),
+            "max_tokens": min(request.max_new_tokens, request.max_context - len(dialogue.ids)),
+            "temperature": request.temperature,
             "top_p": 1.0,
             "top_k": 0,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
-            "seed": math.floor(track.random() * 2**53),
-            "stop_token_ids": sorted(self.chat.stop_ids),
+            "seed": math.floor(dialogue.random() * 2**53),
+            "stop_token_ids": sorted(request.stop_ids),
             "logprobs": 0,
             "ignore_eos": True,
             "return_token_ids": True,
             "cache_salt": f"{self._session}-{self._serving}",
         }
         try:
-            answer = self._server.request("POST", "/completions", body, seed=track.seed)
+            answer = self._server.request("POST", "/completions", body, seed=dialogue.seed)
         except ContextFull:
-            turn.future.set_result("context")
-            return
-        turn.future.set_result(_take(turn, answer, self.chat.stop_ids, self.max_context))
-
-    def sleep(self) -> None:
-        """Do nothing: the server manages its memory."""
-
-    def release(self, track: DialogueState) -> None:
-        """Do nothing: the server holds no state of a dialogue."""
+            return "context"
+        return _take(request, answer)
 
     def close(self) -> None:
         """Remove the adapter from the server. Can be called twice."""
-        serving = self._serving
-        self._serving = self._base
-        self._drop(serving)
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._drop(self._serving)
+        except EnvgymError as error:  # a server that is gone must not hide the run's own error
+            log.warning("the adapter %s stays on the server: %s", self._serving, error)
         self._server.close()
 
     def _drop(self, name: str) -> None:
@@ -137,7 +170,7 @@ class VllmServerEngine:
     def _adapters(self, verb: str, body: dict[str, str]) -> None:
         try:
             self._server.send("POST", f"/{verb}_lora_adapter", body)
-        except (UsageError, WorldFailure) as error:
+        except (UsageError, RequestRejected) as error:
             raise UsageError(
                 f"the server would not {verb} the adapter: {error}. Start it with "
                 "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora and a --max-lora-rank of at "
@@ -145,10 +178,41 @@ class VllmServerEngine:
             ) from error
 
 
-def _take(
-    turn: PendingTurn, answer: dict[str, Any], stop_ids: frozenset[int], max_context: int
-) -> StopReason:
-    """Add the sampled tokens to the turn and return the stop reason."""
+class ServerDialogue(TokenDialogue):
+    """Dialogue of `VllmServerEngine`. The server holds no state of it."""
+
+    def __init__(
+        self,
+        engine: VllmServerEngine,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        *,
+        seed: int,
+        sampling: SamplingSettings,
+    ):
+        tokens = DialogueTokens(engine.chat.open(messages, tools), seed)
+        super().__init__(engine, tokens, messages, tools, sampling)
+        self._engine = engine
+
+    def sample(self, request: TurnRequest) -> StopReason:
+        return self._engine.complete(request)
+
+
+def open_engine(inputs: EngineInputs) -> Engine:
+    """Return the engine of a run. See `VllmServerEngine`."""
+    config = inputs.config
+    assert config.engine.url is not None  # the schema requires it
+    return VllmServerEngine(
+        config.engine.url,
+        inputs.chat,
+        model=config.engine.model,
+        adapters=Path(config.engine.adapter_folder or inputs.folder),
+        max_context=config.rollout.max_context_tokens,
+    )
+
+
+def _take(request: TurnRequest, answer: dict[str, Any]) -> StopReason:
+    """Add the sampled tokens to the dialogue and return the stop reason."""
     try:
         choice = answer["choices"][0]
         ids = choice["token_ids"]
@@ -156,21 +220,17 @@ def _take(
         if not ids or len(ids) != len(logprobs):
             raise ValueError(f"{len(ids)} tokens with {len(logprobs)} probabilities")
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        told = (
+        problem = (
             f"the server's answer has no token ids with their logprobs ({error}). "
             "This needs vLLM 0.10.2 or later"
         )
-        raise WorldFailure("policy_failed", told, stage="policy") from None
-    pairs = zip(ids, logprobs, strict=True)
-    reasons: list[StopReason | None] = [
-        turn.take(token, logprob, stop_ids, max_context) for token, logprob in pairs
-    ]
-    if (last := reasons.pop()) is None or any(reasons):
-        told = (
+        raise WorldFailure("policy_failed", problem, stage="policy") from None
+    reasons = [request.take(token, logprob) for token, logprob in zip(ids, logprobs, strict=True)]
+    last = reasons.pop()
+    if last is None or any(reasons):
+        problem = (
             f"the server ended a turn ({choice.get('finish_reason')}) with token {ids[-1]}, "
-            "but the turn does not end there"
+            f"but the turn does not end there: its stop ids are {sorted(request.stop_ids)}"
         )
-        raise WorldFailure(
-            "policy_failed", f"{told}: its stop ids are {sorted(stop_ids)}", stage="policy"
-        )
+        raise WorldFailure("policy_failed", problem, stage="policy")
     return last

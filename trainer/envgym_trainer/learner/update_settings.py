@@ -20,10 +20,11 @@ class UpdateSettings:
     max_kl: float | None = None
     """Maximum KL between the sampling policy and the current one, in nats per token. If the
     samples of an update exceed it, the update is skipped. `None` never skips."""
-    clip_low: float = 0.2
-    """Lower clip range of the ratio; its meaning depends on the loss."""
-    clip_high: float = 0.2
-    """Upper clip range of the ratio; its meaning depends on the loss."""
+    clip_low: float | None = 0.2
+    """Lower clip range of the ratio; its meaning depends on the loss. `None` if the loss has no
+    such option, or to use the algorithm's."""
+    clip_high: float | None = 0.2
+    """Upper clip range of the ratio, as `clip_low`."""
     temperature: float = 1.0
     """Temperature at which the samples were drawn. Logprobs are computed at this temperature."""
 

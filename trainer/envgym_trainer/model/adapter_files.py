@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +21,50 @@ from torch import Tensor
 from envgym.errors import UsageError
 from envgym_trainer.config.server_limits import RANKS, refusals
 from envgym_trainer.files import file_sha256, hash_files
-from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import lora_layers, lora_state
+from envgym_trainer.model.quantize import is_4bit
 
 MANIFEST = "manifest.json"
 
 
 def save_adapter(
-    peft_model: Any, tokenizer: Any, chat: Chat, folder: Path, *, base_id: str, card: str
+    peft_model: Any,
+    tokenizer: Any,
+    chat: Chat,
+    folder: Path,
+    *,
+    base: Any,
+    base_id: str,
+    sampling: Mapping[str, float],
+    card: Callable[[float], str],
 ) -> Path:
-    """Write an adapter with tokenizer, model card and manifest. Return the folder.
+    """Write an adapter with tokenizer, model card and manifest, and verify its weights.
 
     Args:
         peft_model: Model with the trained adapter active.
         tokenizer: Tokenizer of the base model. It is saved with the chat's template.
         chat: Converter that was used in training.
         folder: Target folder.
+        base: Base model without adapters, for `verify_adapter`.
         base_id: Public id of the base model.
-        card: Text of README.md (`card.model_card`).
+        sampling: Settings of the run's evaluations. A policy opened from the folder uses them.
+        card: Function from the largest difference of a logit to the text of README.md.
+
+    Returns:
+        The folder.
 
     Raises:
-        UsageError: If no server can load such an adapter.
+        UsageError: If no server can load such an adapter, or the written weights give other logits
+            than the trained model.
     """
     save_weights(peft_model, folder, base_id=base_id)
+    gap = verify_adapter(folder, peft_model, base)
     own = copy.deepcopy(tokenizer)
     own.chat_template = chat.jinja
     own.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    _write_manifest(folder, base_id, chat)
+    (folder / "README.md").write_text(card(gap), encoding="utf-8")
+    _write_manifest(folder, base_id, chat, sampling, gap)
     return folder
 
 
@@ -74,26 +89,41 @@ def save_weights(peft_model: Any, folder: Path, *, base_id: str) -> Path:
     return folder
 
 
-def verify_adapter(folder: Path, peft_model: Any, *, tolerance: float = 1e-5) -> float:
-    """Load the folder with PEFT over the same base and compare logits with the trained model.
+def verify_adapter(folder: Path, peft_model: Any, base: Any) -> float:
+    """Load the folder with PEFT over the base and compare logits with the trained model.
+
+    Args:
+        folder: Folder of the adapter.
+        peft_model: Model with the trained adapter active.
+        base: Base model without adapters. PEFT adds its layers to it.
 
     Returns:
-        Largest absolute difference of a logit, at most `tolerance`.
+        Largest absolute difference of a logit of a fixed text.
 
     Raises:
-        UsageError: If a file differs from the manifest, or the logits differ.
+        UsageError: If the logits differ by more than rounding.
     """
     from peft import PeftModel
 
-    verify_files(folder)
-    reloaded = PeftModel.from_pretrained(SamplerModel(peft_model).model, folder)
+    reloaded = PeftModel.from_pretrained(base, folder)
     gap = (_logits(reloaded) - _logits(peft_model)).abs().max().item()
-    if not gap <= tolerance:
+    if not gap <= _tolerance(peft_model):
         raise UsageError(
             f"{folder}: the reloaded adapter gives other logits than the trained model "
-            f"(difference {gap:.2g}). Export it again."
+            f"(difference {gap:.2g}). The run's checkpoints have the trained weights."
         )
     return gap
+
+
+def _tolerance(peft_model: Any) -> float:
+    """Return the largest difference of a logit that rounding explains."""
+    layers = lora_layers(peft_model).values()
+    exact = peft_model.dtype == torch.float32
+    return (
+        1e-5
+        if exact and not any(is_4bit(layer.get_base_layer().weight) for layer in layers)
+        else 0.1
+    )
 
 
 def verify_files(folder: Path, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
@@ -128,10 +158,10 @@ def _differs(file: Path, expected: str) -> str:
     if not file.is_file():
         return f"{file.name} is missing"
     found = file_sha256(file)
+    if found == expected:
+        return ""
     return (
-        ""
-        if found == expected
-        else f"{file.name} has changed since it was written "
+        f"{file.name} has changed since it was written "
         f"(sha256 {found[:12]}, written {expected[:12]})"
     )
 
@@ -152,11 +182,15 @@ def _check_served(config: Any) -> None:
         )
 
 
-def _write_manifest(folder: Path, base_id: str, chat: Chat) -> None:
+def _write_manifest(
+    folder: Path, base_id: str, chat: Chat, sampling: Mapping[str, float], gap: float
+) -> None:
     manifest = {
         "base_model": base_id,
         "template": chat.template,
         "stop_ids": sorted(chat.stop_ids),
+        "sampling": dict(sampling),
+        "largest_logit_difference": gap,
         "files": hash_files(folder, skip=MANIFEST),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")

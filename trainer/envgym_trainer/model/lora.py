@@ -55,7 +55,7 @@ def attach(
         r=rank,
         lora_dropout=dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        lora_alpha=alpha,  # type: ignore[arg-type]  # a float in every file that PEFT writes and reads
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT's own files have a float
         use_rslora=use_rslora,
         use_dora=use_dora,
         bias=bias,

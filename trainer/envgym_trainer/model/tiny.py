@@ -56,6 +56,9 @@ PATTERN = (
 It matches tags, words with the space before them, up to three digits, and symbols.
 """
 
+VERSION = 1
+"""Version of the model's files. Increase it with every change of what `build` writes: the folder in
+the cache is named after it."""
 SEED = 0
 EMBEDDING_STD = 0.2
 """Scale of the tied embedding.

@@ -5,10 +5,12 @@ Checks do not train and do not change the random state of the run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from envgym.env import ToolWorld
@@ -20,8 +22,7 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import Split, Task, stable_seed
 from envgym.world import World
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import Engine
-from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference import Engine, open_engine
 from envgym_trainer.inference.policies.demonstration import DemoPolicy
 from envgym_trainer.model.chat import Chat
 
@@ -36,7 +37,7 @@ WORKERS = 16
 
 @dataclass
 class PreflightContext:
-    """Preflight context of a run before training."""
+    """Everything that the checks of a run read. No training has happened yet."""
 
     spec: EnvSpec
     config: TrainConfig
@@ -81,16 +82,11 @@ class PreflightContext:
         return self.play(policy, [Request(task.id, 0) for task in self.tasks if task.has_solution])
 
     def play(self, policy: Policy, requests: Sequence[Request]) -> list[Episode]:
-        return (
-            play_many(
-                self.world.env,
-                policy,
-                requests,
-                workers=min(WORKERS, self.config.rollout.max_concurrent_episodes),
-            )
-            if requests
-            else []
-        )
+        """Play the requests, at most `WORKERS` at once."""
+        if not requests:
+            return []
+        workers = min(WORKERS, self.config.rollout.max_concurrent_episodes)
+        return play_many(self.world.env, policy, requests, workers=workers)
 
     def play_groups(self, count: int, size: int) -> list[list[Episode]]:
         """Play `count` more groups with the model, as in training, and append them to `groups`."""
@@ -117,10 +113,20 @@ class PreflightContext:
 
 
 @contextmanager
-def open_subject(
-    spec: EnvSpec, config: TrainConfig, *, is_full: bool = True, say: Any = print
+def open_preflight(
+    spec: EnvSpec,
+    config: TrainConfig,
+    *,
+    is_full: bool = True,
+    notify: Callable[[str], None] = print,
 ) -> Iterator[PreflightContext]:
     """Open world, model and engine as a training run does. They are closed at the end.
+
+    Args:
+        spec: Environment specification.
+        config: Training settings.
+        is_full: Whether the checks may take minutes.
+        notify: Receives one line of text before each slow operation.
 
     Raises:
         UsageError: If the settings do not fit the model.
@@ -137,33 +143,36 @@ def open_subject(
         config.model.name,
         device=pick_device(config.model.device),
         dtype=dtype,
-        say=say,
+        say=notify,
         quantize=config.model.quantize,
     )
     chat = Chat(tokenizer, model=base)
     model = attach(base, **config.lora.model_dump(), seed=config.seed)
-    world = make_world(spec)
-    try:
-        with InProcessEngine(
-            model,
-            chat,
-            max_context=config.rollout.max_context_tokens,
-            max_batch=config.rollout.max_concurrent_episodes,
-        ) as engine:
-            yield PreflightContext(spec, config, world, chat, engine, model, is_full)
-    finally:
-        world.close()
+    with ExitStack() as stack:
+        world = make_world(spec)
+        stack.callback(world.close)
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="envgym-"))
+        engine = open_engine(
+            config, model=model, chat=chat, folder=Path(scratch), root=spec.root, notify=notify
+        )
+        stack.callback(engine.close)
+        yield PreflightContext(spec, config, world, chat, engine, model, is_full)
 
 
-def verdict(
-    check: str, offenders: Sequence[str], total: int, *, passed: str, way_out: str
+def preflight_result(
+    check: str, problems: Sequence[str], total: int, *, passed: str, remedy: str
 ) -> CheckResult:
     """Pass if no task has a problem, warn if at most `TOLERATED` do, and fail otherwise.
 
-    The detail ends with the remedy.
+    Args:
+        check: Name of the check.
+        problems: One text for each task with a problem.
+        total: Number of tasks.
+        passed: Detail if no task has a problem.
+        remedy: End of the detail otherwise.
     """
-    if not offenders:
+    if not problems:
         return CheckResult(check, True, passed)
-    told = f"{len(offenders)} of {total} tasks: {'; '.join(offenders[:2])}. {way_out}"
-    few = len(offenders) <= TOLERATED * total
-    return CheckResult(check, few, told, warning=few)
+    detail = f"{len(problems)} of {total} tasks: {'; '.join(problems[:2])}. {remedy}"
+    few = len(problems) <= TOLERATED * total
+    return CheckResult(check, few, detail, warning=few)

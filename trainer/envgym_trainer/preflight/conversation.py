@@ -15,10 +15,10 @@ from envgym.messages import Message
 from envgym.policies import TokenTrace
 from envgym.tools import to_openai
 from envgym_trainer.batch import Sample
-from envgym_trainer.inference.in_process.scheduler import DialogueState, PendingTurn
+from envgym_trainer.inference.dialogue import DialogueTokens, TurnRequest
 from envgym_trainer.learner.prefix_tree import tree_batch
 from envgym_trainer.model.chat import Chat, eos_ids
-from envgym_trainer.preflight.context import PreflightContext, verdict
+from envgym_trainer.preflight.context import PreflightContext, preflight_result
 
 EXCHANGE = [
     Message("user", "a"),
@@ -43,29 +43,30 @@ def prompt(subject: PreflightContext) -> CheckResult:
     """Check that each task's text is in its prompt, and that a whole answer fits after it."""
     if not subject.has_own_tasks:
         return CheckResult("prompt", True, "a foreign environment, which has no task prompts")
-    config = subject.config
+    rollout = subject.config.rollout
+    answer = rollout.max_turn_tokens
     lengths = []
-    offenders = []
+    problems = []
     for task in subject.tasks:
         ids = subject.chat.open(subject.tool_world.opening(task), _tools(subject, task))
         lengths.append(len(ids))
         if task.prompt.strip() not in _text(subject.chat, ids):
-            offenders.append(f"{task.id}: the task's text is not in the rendered prompt")
-        elif len(ids) + config.rollout.max_turn_tokens > config.rollout.max_context_tokens:
-            offenders.append(
-                f"{task.id}: {len(ids)} tokens and an answer of {config.rollout.max_turn_tokens} exceed "
-                f"{config.rollout.max_context_tokens}"
+            problems.append(f"{task.id}: the task's text is not in the rendered prompt")
+        elif len(ids) + answer > rollout.max_context_tokens:
+            problems.append(
+                f"{task.id}: {len(ids)} tokens and an answer of {answer} exceed "
+                f"{rollout.max_context_tokens}"
             )
-    way_out = (
-        f"Set train.rollout.max_context_tokens={max(lengths) + config.rollout.max_turn_tokens} or more, or offer fewer "
+    remedy = (
+        f"Set train.rollout.max_context_tokens={max(lengths) + answer} or more, or offer fewer "
         "tools"
     )
-    return verdict(
+    return preflight_result(
         "prompt",
-        offenders,
+        problems,
         len(lengths),
         passed=f"{min(lengths)} to {max(lengths)} tokens",
-        way_out=way_out,
+        remedy=remedy,
     )
 
 
@@ -154,12 +155,13 @@ def end_of_turn(subject: PreflightContext) -> CheckResult:
 
 def _is_trained(chat: Chat, stop_id: int) -> bool:
     """Return whether a turn ends with this id when sampled, and whether the batch trains it."""
-    track = DialogueState(chat.open([Message("user", "x")]), 0, 0)
-    turn = PendingTurn(track, 1.0, max_new_tokens=8)
+    dialogue = DialogueTokens(chat.open([Message("user", "x")]), seed=0)
+    request = TurnRequest(
+        dialogue, 1.0, max_new_tokens=8, stop_ids=chat.stop_ids, max_context=10**6
+    )
     other = next(token for token in range(len(chat.stop_ids) + 1) if token not in chat.stop_ids)
-    reasons = [turn.take(token, -1.0, chat.stop_ids, 10**6) for token in (other, stop_id)]
-    trace = TokenTrace(tuple(track.ids), tuple(track.mask), tuple(track.logprobs))
-    return reasons == [None, "stop"] and trained_ids(trace)[stop_id] == 1
+    reasons = [request.take(token, -1.0) for token in (other, stop_id)]
+    return reasons == [None, "stop"] and trained_ids(dialogue.trace())[stop_id] == 1
 
 
 def _untrained_turn(chat: Chat, episode: Episode) -> str:
@@ -191,31 +193,33 @@ def context(subject: PreflightContext) -> CheckResult:
         return CheckResult(
             "context", True, "not checked, because no task has an oracle", warning=True
         )
-    config = subject.config
+    rollout = subject.config.rollout
     whole = {task: len(trace.token_ids) for task, trace in traces.items()}
     answer = {task: max(answer_lengths(trace), default=0) for task, trace in traces.items()}
-    offenders = [
+    problems = [
         f"{task}: {whole[task]} tokens, its longest answer {answer[task]}"
         for task in sorted(traces, key=lambda task: -whole[task])
-        if whole[task] > config.rollout.max_context_tokens
-        or answer[task] > config.rollout.max_turn_tokens
+        if whole[task] > rollout.max_context_tokens or answer[task] > rollout.max_turn_tokens
     ]
     most = max(whole.values())
     longest = max(answer.values())
-    limits = f"max_context_tokens is {config.rollout.max_context_tokens}, max_turn_tokens {config.rollout.max_turn_tokens}"
+    limits = (
+        f"max_context_tokens is {rollout.max_context_tokens}, "
+        f"max_turn_tokens {rollout.max_turn_tokens}"
+    )
     needed = (
-        f"train.rollout.max_context_tokens={max(most, config.rollout.max_context_tokens)} "
-        f"train.rollout.max_turn_tokens={max(longest, config.rollout.max_turn_tokens)}"
+        f"train.rollout.max_context_tokens={max(most, rollout.max_context_tokens)} "
+        f"train.rollout.max_turn_tokens={max(longest, rollout.max_turn_tokens)}"
     )
     passed = (
         f"the oracle's longest episode has {most} tokens, its longest answer {longest}; {limits}"
     )
-    return verdict(
+    return preflight_result(
         "context",
-        offenders,
+        problems,
         len(traces),
         passed=passed,
-        way_out=f"{limits}: set {needed}, or train easier levels",
+        remedy=f"{limits}: set {needed}, or train easier levels",
     )
 
 

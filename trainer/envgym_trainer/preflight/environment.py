@@ -6,7 +6,7 @@ from envgym.evaluation.checks.fixture import CheckResult, describe_episode
 from envgym.playing import Request
 from envgym.policies.noop import NoopPolicy
 from envgym.tasks import Task
-from envgym_trainer.preflight.context import SPLIT_TASKS, PreflightContext, verdict
+from envgym_trainer.preflight.context import SPLIT_TASKS, PreflightContext, preflight_result
 
 FOREIGN = "a foreign environment, which reports no tasks and no solutions"
 
@@ -16,18 +16,18 @@ def oracle(subject: PreflightContext) -> CheckResult:
     silent = [task.id for task in subject.tasks if not task.has_solution]
     if not subject.demos or (silent and subject.config.warm_start.episodes):
         return _without_oracle(subject, silent)
-    offenders = [
+    problems = [
         describe_episode(episode)
         for episode in subject.demos
         if not episode.success or not (episode.reward or 0) > 0
     ]
-    way_out = "To find the cause: envgym check " + str(subject.spec.path)
-    return verdict(
+    remedy = "To find the cause: envgym check " + str(subject.spec.path)
+    return preflight_result(
         "oracle",
-        offenders,
+        problems,
         len(subject.demos),
         passed=f"solves all {len(subject.demos)} tasks tried",
-        way_out=way_out,
+        remedy=remedy,
     )
 
 
@@ -54,18 +54,18 @@ def noop(subject: PreflightContext) -> CheckResult:
         for solved, lazy in pairs
         if solved.reward is not None and lazy.reward is not None
     ]
-    offenders = [
+    problems = [
         f"{lazy.task_id}: doing nothing earns {lazy.reward:g}, the oracle {solved.reward:g}"
         for solved, lazy in rows
         if lazy.reward >= solved.reward  # type: ignore[operator]
     ]
-    way_out = "Reward the changes that a task asks for (reward: {solved: {from: state_match}})"
-    return verdict(
+    remedy = "Reward the changes that a task asks for (reward: {solved: {from: state_match}})"
+    return preflight_result(
         "noop",
-        offenders,
+        problems,
         len(rows),
         passed=f"doing nothing earns less on all {len(rows)} tasks",
-        way_out=way_out,
+        remedy=remedy,
     )
 
 
@@ -80,16 +80,16 @@ def splits(subject: PreflightContext) -> CheckResult:
     train = {_same(task): task.id for task in tasks}
     prompts = {prompt for prompt, _ in train}
     held_out = [task for split in ("val", "test") for task in subject.tasks_of(split, count)]
-    offenders = [
+    problems = [
         f"{task.id} is {train[_same(task)]} again" for task in held_out if _same(task) in train
     ]
-    way_out = (
+    remedy = (
         "Draw names and values from draw.rng or draw.row, and phrases with draw.wording. "
         "Otherwise held-out success measures memory"
     )
     passed = f"{len(tasks)} training and {len(held_out)} held-out tasks, all different"
-    result = verdict("splits", offenders, len(held_out), passed=passed, way_out=way_out)
-    if offenders or not (shared := sum(task.prompt in prompts for task in held_out)):
+    result = preflight_result("splits", problems, len(held_out), passed=passed, remedy=remedy)
+    if problems or not (shared := sum(task.prompt in prompts for task in held_out)):
         return result
     detail = (
         f"{shared} of {len(held_out)} held-out prompts are also trained on, with another "

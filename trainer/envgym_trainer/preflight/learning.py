@@ -131,8 +131,8 @@ def _alike(subject: PreflightContext, groups: list[list[Episode]], rewards: list
         and all(episode.success for group in groups for episode in group)
     ):
         return (
-            f"{where} were solved, so there is no gradient. Train harder tasks (train.tasks.levels), or "
-            "evaluate the model without training"
+            f"{where} were solved, so there is no gradient. Train harder tasks "
+            "(train.tasks.levels), or evaluate the model without training"
         )
     worth = (
         f"the reward {rewards[0]:g}"

@@ -88,9 +88,9 @@ def estimate(
     }
 
 
-def at_once(parts: dict[str, float], *, one_step_off: bool = False) -> float:
-    """Return the peak of these parts. Except with one_step_off the sampler sleeps in training."""
-    if one_step_off:
+def at_once(parts: dict[str, float], *, one_step_ahead: bool = False) -> float:
+    """Return the peak of these parts. Unless one step ahead, the engine sleeps in training."""
+    if one_step_ahead:
         return sum(parts.values())
     sampling = parts["sampler's weights"] + parts["keys and values"]
     return parts["adapter, gradient, Adam"] + max(sampling, parts["activations"] + parts["logits"])
@@ -119,7 +119,7 @@ def memory(subject: PreflightContext) -> CheckResult:
         sampled_tokens=config.rollout.max_concurrent_episodes * config.rollout.max_context_tokens,
     )
     low, high = (
-        at_once(parts, one_step_off=config.rollout.one_step_ahead) for parts in (least, most)
+        at_once(parts, one_step_ahead=config.rollout.one_step_ahead) for parts in (least, most)
     )
     free = available_bytes(subject.model)
     told = (
@@ -130,13 +130,13 @@ def memory(subject: PreflightContext) -> CheckResult:
         return CheckResult("memory", True, told)
     culprit = max(most if low <= free else least, key=(most if low <= free else least).__getitem__)
     return CheckResult(
-        "memory", low <= free, f"{told}; largest: {culprit}. {WAYS_OUT}", warning=low <= free
+        "memory", low <= free, f"{told}; largest: {culprit}. {REMEDY}", warning=low <= free
     )
 
 
-WAYS_OUT = (
-    "Lower train.max_tokens_per_micro_batch, train.workers or train.max_context, or set "
-    "train.model.quantize=4bit"
+REMEDY = (
+    "Lower train.optimizer.micro_batch_tokens, train.rollout.max_concurrent_episodes or "
+    "train.rollout.max_context_tokens, or set train.model.quantize=4bit"
 )
 
 

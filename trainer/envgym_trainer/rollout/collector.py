@@ -2,10 +2,9 @@
 
 One step ahead, the next step's episodes are sampled during the current update, with the adapter
 from before that update. The loss uses the logprobs recorded at sampling, which corrects for one
-step within the clip range. `algorithm.correction` bounds the ratio further, and
-`off_policy/staleness_mean` measures the distance.
+step within the clip range. `algorithm.importance_weights` bounds the ratio further, and
+`off_policy/staleness_mean` measures the distance. See `groups.py` for the groups.
 Source: Noukhovitch et al., Asynchronous RLHF, arXiv 2410.18252, sec. 3.
-See `groups.py` for the groups and `train.py` for when to prefetch.
 """
 
 from __future__ import annotations
@@ -13,8 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures
@@ -25,12 +26,12 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym.world import World
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import Engine
-from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference import Engine
 from envgym_trainer.rollout.group_scorer import GroupScorer
-from envgym_trainer.rollout.groups import Group, RolloutBatch, play_groups
+from envgym_trainer.rollout.groups import play_groups
 from envgym_trainer.rollout.lockstep import play_in_step
-from envgym_trainer.rollout.plans.self_training import SelfTraining
+from envgym_trainer.rollout.plans import PlayTasks, TrainingPlan
+from envgym_trainer.rollout.rollout_batch import Group, PartValues, RolloutBatch
 from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.logger import Phase, RunLogger
@@ -44,43 +45,47 @@ class RolloutCollector:
         spec: Environment specification.
         config: Training settings.
         world: Provides the environments.
+        model: The model that is trained.
         engine: Samples the responses.
-        rewards: Computes the rewards of the groups.
-        folder: Run folder for episodes that were discarded.
-        monitor: Logger for the metrics of discarded episodes.
-        labels: Votes and labels. Used by self-training only.
+        scorer: Computes the rewards of the groups.
+        plan: Selects the groups.
+        folder: Run folder for the episodes of a run that is stopped.
+        logger: Logger for the metrics of these episodes.
     """
 
     def __init__(
         self,
         spec: EnvSpec,
         config: TrainConfig,
+        *,
         world: World,
+        model: Any,
         engine: Engine,
-        rewards: GroupScorer,
+        scorer: GroupScorer,
+        plan: TrainingPlan,
         folder: RunFolder,
-        monitor: RunLogger,
-        labels: SelfTraining | None = None,
+        logger: RunLogger,
     ):
         self.config = config
         self.world = world
+        self.model = model
         self.engine = engine
+        self.scorer = scorer
+        self.plan = plan
         self.folder = folder
-        self.monitor = monitor
-        self.rewards = rewards
-        self.labels = labels
-        self._cap = FailureLimit(
+        self.logger = logger
+        self._limit = FailureLimit(
             spec.episode.max_void_fraction, logged=f"Every episode is in {folder.episodes_file}."
         )
         self._play_many: Callable[..., list[Episode]] = play_many
-        if config.rollout.deterministic and isinstance(engine, InProcessEngine):
+        if config.rollout.deterministic and engine.supports_lockstep:
             self._play_many = partial(play_in_step, engine)
-        self._lost: tuple[int, Phase, list[Episode]] | None = None
+        self._discarded: tuple[int, Phase, list[Episode]] | None = None
         self._pool = ThreadPoolExecutor(1, "envgym-ahead")
-        self._ahead: Future[RolloutBatch] | None = None
+        self._prefetched: Future[RolloutBatch] | None = None
 
-    def groups(self, step: int, draws: TaskDraw, *, sampled_at: int | None = None) -> RolloutBatch:
-        """Play `tasks_per_step` groups of `group_size` episodes with the engine's current weights.
+    def collect(self, step: int, draws: TaskDraw, *, sampled_at: int | None = None) -> RolloutBatch:
+        """Play the groups of a step with the engine's current weights.
 
         Args:
             step: Training step.
@@ -90,11 +95,11 @@ class RolloutCollector:
         Returns:
             The groups, with all retried, discarded and teacher episodes.
         """
-        config = self.config
-        earlier = list[Episode]()
-        taught = list[Episode]()
+        options = self.config.rollout
         policy = self._policy()
-        labels = self.labels
+        earlier: list[Episode] = []
+        teacher_episodes: list[Episode] = []
+        part_values: list[PartValues] = []
 
         def play(requests: Sequence[Request]) -> list[Episode]:
             episodes = self.play(policy, requests, step=step, phase="grpo", earlier=earlier)
@@ -102,72 +107,47 @@ class RolloutCollector:
             return episodes
 
         def score(groups: Sequence[Group]) -> list[Group]:
-            taught.extend(self._taught(groups, step))
-            return self.rewards.score(groups, step=draws.trained_steps)
+            teacher_episodes.extend(self.plan.collect_votes(groups, play_tasks))
+            scored = self.scorer.score(groups, step=draws.trained_steps, earlier=part_values)
+            part_values.append(scored.part_values)
+            return scored.groups
 
-        if labels:
-            labels.begin(partial(self._vote_on, step=step))
-            labels.begin_step()
+        play_tasks: PlayTasks = partial(self._play_tasks, step=step)
+        self.plan.start_step(play_tasks)
         started = time.perf_counter()
-        busy = self.engine.seconds_busy
-        played = play_groups(
+        busy = self.engine.statistics.seconds_busy
+        batch = play_groups(
             play,
             draws,
-            tasks=labels.groups_to_play(config.rollout.groups_per_step)
-            if labels
-            else config.rollout.groups_per_step,
-            size=config.rollout.group_size,
-            max_extra=config.rollout.max_extra_groups,
+            tasks=self.plan.groups_to_collect(options.groups_per_step),
+            size=options.group_size,
+            max_extra=options.max_extra_groups,
             score=score,
         )
-        idle = 1 - (self.engine.seconds_busy - busy) / (time.perf_counter() - started)
-        played = labels.select_groups(played, config.rollout.groups_per_step) if labels else played
-        return replace(played, taught=taught, sampled_at=sampled_at, idle=idle)
-
-    def _policy(self) -> Policy:
-        config = self.config
-        return self.engine.policy(
-            temperature=config.rollout.temperature,
-            max_new_tokens=config.rollout.max_turn_tokens,
-            siblings=config.rollout.group_size,
+        busy = self.engine.statistics.seconds_busy - busy
+        idle = 1 - busy / (time.perf_counter() - started)
+        batch = self.plan.select_groups(batch, options.groups_per_step)
+        return replace(
+            batch,
+            teacher_episodes=teacher_episodes,
+            plan_metrics=self.plan.metrics(batch),
+            part_values=tuple(part_values),
+            sampled_at=sampled_at,
+            idle=idle,
         )
 
-    def _vote_on(self, tasks: Sequence[str], *, step: int) -> list[Group]:
-        """Play one group of each task for its votes only."""
-        size = self.config.rollout.group_size
-        seed = self.config.seed
-        requests = [
-            Request(task, stable_seed(seed, step, "vote", task, g))
-            for task in tasks
-            for g in range(size)
-        ]
-        episodes = self.play(self._policy(), requests, step=step, phase="grpo")
-        return [episodes[start : start + size] for start in range(0, len(episodes), size)]
+    def prefetch(self, step: int, draws: TaskDraw, *, sampled_at: int) -> None:
+        """Collect the groups of a step on another thread. See `take_prefetched`."""
+        self._prefetched = self._pool.submit(self.collect, step, draws, sampled_at=sampled_at)
 
-    def _taught(self, groups: Sequence[Group], step: int) -> list[Episode]:
-        """Collect missing teacher votes. Return the teacher's episodes."""
-        labels = self.labels
-        if labels is None or labels.teacher is None or not (tasks := labels.unheard(groups)):
-            return []
-        with labels.teacher.in_place():
-            self.engine.refresh(labels.teacher.model)
-        votes = self._vote_on(tasks, step=step)
-        self.engine.refresh(labels.teacher.model)
-        labels.hear(tasks, votes)
-        return [episode for group in votes for episode in group]
-
-    def start(self, step: int, draws: TaskDraw, *, sampled_at: int) -> None:
-        """Prefetch the groups of a step on another thread. See `take`."""
-        self._ahead = self._pool.submit(self.groups, step, draws, sampled_at=sampled_at)
-
-    def take(self) -> RolloutBatch | None:
-        """Wait for the prefetched groups and return them, or None if `start` was not called.
+    def take_prefetched(self) -> RolloutBatch | None:
+        """Wait for the prefetched groups and return them, or None if there are none.
 
         Errors raised during the prefetch are raised here.
         """
-        ahead = self._ahead
-        self._ahead = None
-        return ahead.result() if ahead else None
+        prefetched = self._prefetched
+        self._prefetched = None
+        return prefetched.result() if prefetched else None
 
     def play(
         self,
@@ -182,7 +162,7 @@ class RolloutCollector:
         """Play the requests.
 
         If too many episodes are void, all episodes so far and `earlier` (episodes of the same step)
-        are kept for `write_lost`.
+        are kept for `log_discarded`.
         """
         played = list(earlier)
 
@@ -197,26 +177,25 @@ class RolloutCollector:
                 requests,
                 workers=self.config.rollout.max_concurrent_episodes,
                 on_episode=keep,
-                cap=self._cap,
+                cap=self._limit,
             )
         except TooManyFailures:
-            self._lost = step, phase, played
+            self._discarded = step, phase, played
             raise
 
-    def write_lost(self) -> None:
-        """Write the episodes of a run that was stopped because too many were void.
+    def log_discarded(self) -> None:
+        """Log the episodes of a run that was stopped because too many were void.
 
         Called on the thread that writes all other files.
         """
-        if self._lost is None:
+        if self._discarded is None:
             return
-        step, phase, played = self._lost
+        step, phase, episodes = self._discarded
         prefix = "eval/" if phase == "eval" else ""
-        self.folder.append_episodes(step, played, phase=phase)
-        numbers = failure_metrics([played], prefix=prefix) | drain_sandbox_metrics(
-            self.world, prefix=prefix
-        )
-        self.monitor.log(step, numbers, phase=phase)
+        self.folder.append_episodes(step, episodes, phase=phase)
+        numbers = failure_metrics([episodes], prefix=prefix)
+        numbers |= drain_sandbox_metrics(self.world, prefix=prefix)
+        self.logger.log(step, numbers, phase=phase)
 
     def close(self) -> None:
         """Wait for the prefetched episodes and discard them.
@@ -224,3 +203,33 @@ class RolloutCollector:
         Close the engine first to end them early.
         """
         self._pool.shutdown()
+
+    def _policy(self) -> Policy:
+        options = self.config.rollout
+        return self.engine.policy(
+            temperature=options.temperature,
+            max_new_tokens=options.max_turn_tokens,
+            group_size=options.group_size,
+        )
+
+    def _play_tasks(
+        self,
+        tasks: Sequence[str],
+        *,
+        step: int,
+        adapter: AbstractContextManager[None] | None = None,
+    ) -> list[Group]:
+        """Play one group of each task. See `plans.PlayTasks`."""
+        size = self.config.rollout.group_size
+        requests = [
+            Request(task, stable_seed(self.config.seed, step, "vote", task, g))
+            for task in tasks
+            for g in range(size)
+        ]
+        if adapter is not None:
+            with adapter:
+                self.engine.load_adapter(self.model)
+        episodes = self.play(self._policy(), requests, step=step, phase="grpo")
+        if adapter is not None:
+            self.engine.load_adapter(self.model)
+        return [episodes[start : start + size] for start in range(0, len(episodes), size)]

@@ -19,11 +19,11 @@ from envgym.episode import Episode
 from envgym.failures import FailureLimit
 from envgym.playing import Request, play_many
 from envgym.policies import Policy
-from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference import Engine
 
 
 def play_in_step(
-    engine: InProcessEngine,
+    engine: Engine,
     make_env: Callable[[], gymnasium.Env],
     policy: Policy,
     requests: Sequence[Request],
@@ -34,7 +34,7 @@ def play_in_step(
 ) -> list[Episode]:
     """Play requests in waves of at most `workers` episodes, each in lockstep.
 
-    The engine must be deterministic. Other arguments are the same as in `play_many`.
+    The engine must support lockstep. Other arguments are the same as in `play_many`.
 
     Returns:
         Episodes in the order of the requests.
@@ -45,14 +45,14 @@ def play_in_step(
     episodes: list[Episode] = []
     for start in range(0, len(requests), workers):
         wave = requests[start : start + workers]
-        engine.in_flight(len(wave))
+        engine.add_in_flight(len(wave))
         episodes += play_many(
             make_env,
             policy,
             wave,
             workers=workers,
             on_episode=on_episode,
-            on_done=lambda: engine.in_flight(-1),
+            on_done=lambda: engine.add_in_flight(-1),
             cap=cap,
         )
     return episodes

@@ -1,7 +1,7 @@
 """Adaptive weights of reward parts: bounded factors that are logged and stored in checkpoints.
 
 `spread` equalizes the contribution of each part to the reward variance within groups. `feedback`
-fits the factors to people's ratings. See `reward_layer.py` for where factors are applied.
+fits the factors to people's ratings. See `group_scorer.py` for their use.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class RewardWeights:
     def __init__(
         self, config: RewardWeightsConfig, names: Sequence[str], *, grounded: Sequence[str]
     ):
-        self.config, self.names, self.grounded = config, list(names), list(grounded)
+        self.config = config
+        self.names = list(names)
+        self.grounded = list(grounded)
         self.logs = dict.fromkeys(names, 0.0)
         """Natural logarithm of each part's factor, by name."""
         self.spread: dict[str, float] = {}
@@ -55,29 +57,31 @@ class RewardWeights:
                 if (spread := _spread(group, name, self.factor(name))) is not None
             ]
             if spreads:
-                self._follow(self.spread, name, statistics.fmean(spreads))
-                self._follow(
+                self._update_average(self.spread, name, statistics.fmean(spreads))
+                self._update_average(
                     self.alive, name, statistics.fmean(float(spread > ZERO) for spread in spreads)
                 )
-        told = [
+        varying = [
             name
             for name in self.names
             if self.spread.get(name, 0.0) > ZERO
             and self.alive[name] >= self.config.min_varying_fraction
         ]
-        middle = statistics.fmean(math.log(self.spread[name]) for name in told) if told else 0.0
+        middle = (
+            statistics.fmean(math.log(self.spread[name]) for name in varying) if varying else 0.0
+        )
         for name in self.names:
-            wanted = self._bounded(middle - math.log(self.spread[name])) if name in told else 0.0
+            wanted = self._bounded(middle - math.log(self.spread[name])) if name in varying else 0.0
             self.logs[name] += self.config.rate * (wanted - self.logs[name])
 
-    def listen(self, likes: Sequence[tuple[Mapping[str, float], bool]]) -> None:
+    def apply_feedback(self, likes: Sequence[tuple[Mapping[str, float], bool]]) -> None:
         """Fit the factors of grounded parts to ratings. Used by `feedback`.
 
         Args:
             likes: Part values of each rated episode, and whether it was liked. If empty, all
                 factors are 1.
         """
-        slopes = liked_slopes(
+        slopes = fit_feedback_weights(
             [values for values, _ in likes],
             [liked for _, liked in likes],
             self.grounded,
@@ -97,13 +101,14 @@ class RewardWeights:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
-            known = lambda values: {
-                name: value for name, value in values.items() if name in self.names
-            }
-            self.logs |= known(state["logs"])
-            self.spread, self.alive = known(state["spread"]), known(state["alive"])
+            self.logs |= self._of_this_run(state["logs"])
+            self.spread = self._of_this_run(state["spread"])
+            self.alive = self._of_this_run(state["alive"])
 
-    def _follow(self, averages: dict[str, float], name: str, value: float) -> None:
+    def _of_this_run(self, values: Mapping[str, float]) -> dict[str, float]:
+        return {name: value for name, value in values.items() if name in self.names}
+
+    def _update_average(self, averages: dict[str, float], name: str, value: float) -> None:
         averages[name] = (
             value
             if name not in averages
@@ -124,7 +129,7 @@ def _spread(group: Sequence[Episode], name: str, factor: float) -> float | None:
     return statistics.pstdev(values) if len(values) > 1 else None
 
 
-def liked_slopes(
+def fit_feedback_weights(
     values: Sequence[Mapping[str, float]],
     liked: Sequence[bool],
     names: Sequence[str],
@@ -176,7 +181,7 @@ def liked_slopes(
     }
 
 
-def read_likes(file: Path) -> dict[str, bool]:
+def read_feedback(file: Path) -> dict[str, bool]:
     """Read a feedback file. The last line about an episode counts.
 
     Returns:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
@@ -19,51 +19,29 @@ from envgym.tasks import stable_seed
 from envgym.world import TaskSet
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.curriculum import Horizon, LevelSchedule, PassRates, learnability
-
-
-class Pool(Protocol):
-    """Fixed set of tasks that replaces fresh draws."""
-
-    def check(self) -> None:
-        """Check that the pool can serve the run.
-
-        Raises:
-            SpecError: If it cannot.
-        """
-        ...
-
-    def draw(self, rng: random.Random, count: int, *, levels: Sequence[str] = ()) -> list[str]: ...
-
-    def validated(self, episodes: Sequence[Episode]) -> None:
-        """Check the episodes of a validation.
-
-        Raises:
-            UsageError: If they contain no information for the pool.
-        """
-        ...
+from envgym_trainer.rollout.plans import TrainingPlan
+from envgym_trainer.rollout.plans.ordinary import draw_tasks
 
 
 class TaskSampler:
-    """TaskDraw of training tasks, and the state of the curriculum.
+    """Sampler of training tasks, with the state of the curriculum.
 
     Args:
         spec: Environment specification, for its limits and for error messages.
         config: The `train:` block.
         tasks: Task set of the world.
-        pool: Fixed set of tasks for GRPO. By default, fresh tasks are drawn.
+        plan: Chooses the tasks of GRPO steps.
 
     Raises:
         SpecError: If the curriculum could never have an effect.
     """
 
-    def __init__(
-        self, spec: EnvSpec, config: TrainConfig, tasks: TaskSet, pool: Pool | None = None
-    ):
+    def __init__(self, spec: EnvSpec, config: TrainConfig, tasks: TaskSet, plan: TrainingPlan):
         self.spec = spec
         self.config = config
         self.tasks = tasks
         self.options = config.tasks
-        self.pool = pool
+        self.plan = plan
         found = tasks.templates_of("train", levels=config.tasks.levels)
         self.templates = {template.name: template.level for template in found}
         """Level of each template that may be drawn, by name."""
@@ -130,8 +108,7 @@ class TaskSampler:
 
     def validated(self, episodes: Sequence[Episode]) -> list[str]:
         """Update the curriculum from a validation. Return one line of text for each decision."""
-        if self.pool is not None:
-            self.pool.validated(episodes)
+        self.plan.validated(episodes)
         known = [episode for episode in episodes if episode.success is not None]
         levels = {episode.level for episode in known}
         scores = {
@@ -203,8 +180,6 @@ class TaskSampler:
         return [(level, levels[levels.index(level) - 1]) for level in opened]
 
     def _check(self) -> None:
-        if self.pool is not None:
-            self.pool.check()
         options = self.options
         every = self.config.evaluation.validate_every_steps
         if options.adaptive and len(self.templates) < 2:
@@ -249,10 +224,10 @@ class TaskSampler:
         seen = {self.tasks.templates[task.split("/")[1]].level for task in held_out}
         for level in self.ladder.levels[:-1]:
             if level not in seen:
-                way_out = f"Raise train.evaluation.validation_tasks, or remove {level} from train.tasks.levels"
                 self._refuse(
                     "unlock_at",
-                    f"none of the {count} validation tasks has level {level}. {way_out}",
+                    f"none of the {count} validation tasks has level {level}. Raise "
+                    f"train.evaluation.validation_tasks, or remove {level} from train.tasks.levels",
                 )
 
     def _horizon_score(self) -> float | None:
@@ -263,56 +238,60 @@ class TaskSampler:
 
 
 class TaskDraw:
-    """Fresh training tasks of one step. Their order depends only on the step."""
+    """Training tasks of one step. Their order depends only on the step and on the states.
+
+    Args:
+        sampler: Provides settings, plan and curriculum.
+        step: Step of the whole run.
+        done: Number of GRPO steps including this one. 0 during the warm start.
+    """
 
     def __init__(self, sampler: TaskSampler, step: int, done: int):
         self.sampler = sampler
         self.step = step
         self.groups = 0
-        self._rng = random.Random(stable_seed(sampler.config.seed, step, "tasks"))
-        trained = done > 0
-        options = sampler.options
-        self._levels = (
-            sampler.ladder.open
-            if trained and options.unlock_at is not None
-            else sampler.config.tasks.levels
-        )
-        self._pool = sampler.pool if trained else None
-        if not trained and (known := sampler.config.plan) and known.labelled_levels:
-            self._levels = known.labelled_levels
-        self._weights = sampler.shares() if trained and options.adaptive else None
+        self.is_warm_start = done == 0
         self.trained_steps = max(0, done - 1)
-        self._max_turns = sampler.horizon.turns(done) if trained and sampler.horizon else None
+        self._rng = random.Random(stable_seed(sampler.config.seed, step, "tasks"))
+        options = sampler.options
+        self._levels: Sequence[str] = options.levels
+        self._weights: dict[str, float] | None = None
+        self._max_turns: int | None = None
+        if self.is_warm_start:
+            self._levels = sampler.plan.warm_start_levels
+            return
+        if options.unlock_at is not None:
+            self._levels = sampler.ladder.open
+        if options.adaptive:
+            self._weights = sampler.shares()
+        if sampler.horizon:
+            self._max_turns = sampler.horizon.turns(done)
 
     def requests(self, tasks: int, episodes: int) -> list[Request]:
         """Return requests for the next `tasks` tasks, with `episodes` episodes each.
 
         Episodes of a task start from one state and use different sampling seeds.
         """
-        config = self.sampler.config
-        ids = self._ids(tasks)
+        seed = self.sampler.config.seed
         first = self.groups
-        self.groups = self.groups + tasks
+        self.groups += tasks
         return [
             Request(
                 task,
-                stable_seed(config.seed, self.step, first + n, g),
+                stable_seed(seed, self.step, first + n, g),
                 self._max_turns,
                 self.trained_steps,
             )
-            for n, task in enumerate(ids)
+            for n, task in enumerate(self._ids(tasks))
             for g in range(episodes)
         ]
 
     def _ids(self, count: int) -> list[str]:
-        if self._pool is not None:
-            return self._pool.draw(self._rng, count, levels=self._levels)
-        return [
-            self.sampler.tasks.draw_id(
-                "train", self._rng, levels=self._levels, weights=self._weights
-            )
-            for _ in range(count)
-        ]
+        if self.is_warm_start:
+            return draw_tasks(self.sampler.tasks, self._rng, count, levels=self._levels)
+        return self.sampler.plan.choose_tasks(
+            self._rng, count, levels=self._levels, weights=self._weights
+        )
 
 
 def _ordered_levels(spec: EnvSpec, config: TrainConfig, found: set[str]) -> list[str]:

@@ -51,8 +51,14 @@ class CardFacts:
     tags: Sequence[str] = ()
 
 
-def model_card(facts: CardFacts) -> str:
-    """Return the text of the model card: YAML front matter, then sections in Markdown."""
+def model_card(facts: CardFacts, *, logit_gap: float | None = None) -> str:
+    """Return the text of the model card: YAML front matter, then sections in Markdown.
+
+    Args:
+        facts: Content of the card.
+        logit_gap: Largest difference of a logit between the trained model and the written adapter,
+            if it was measured.
+    """
     parts = [
         _front_matter(facts),
         f"# {facts.name}",
@@ -61,7 +67,7 @@ def model_card(facts: CardFacts) -> str:
         _results(facts),
         _reward(facts.reward),
         f"## How it was made\n\n{_table(facts.recipe)}\n\n"
-        f"LoRA rank {facts.rank}, alpha {facts.alpha:g}, seed {facts.seed}.",
+        f"LoRA rank {facts.rank}, alpha {facts.alpha:g}, seed {facts.seed}.{_verified(logit_gap)}",
         _use(facts),
         f"## Versions\n\n{_table(facts.versions)}" if facts.versions else "",
         "## Limits\n\nMeasured on tasks of this environment and on nothing else; "
@@ -157,6 +163,15 @@ Served with vLLM, as the model `{facts.name}`:
 ```bash
 {command}
 ```"""
+
+
+def _verified(logit_gap: float | None) -> str:
+    if logit_gap is None:
+        return ""
+    return (
+        "\n\nThe adapter was loaded again with PEFT and compared with the trained model: the "
+        f"largest difference of a logit is {logit_gap:.2g}."
+    )
 
 
 def _table(rows: Mapping[str, object]) -> str:

@@ -19,18 +19,6 @@ from envgym_trainer.training import checkpoint
 from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
 
 
-def is_due(progress: Progress, config: TrainConfig, *, warmup_steps: int, total_steps: int) -> bool:
-    """Return whether the step that was just finished must be validated now."""
-    step = progress.step
-    every = config.evaluation.validate_every_steps
-    if not every or step <= max(progress.last_validated_step, warmup_steps):
-        return False
-    if step == total_steps:
-        # The last step is evaluated anyway. To be exported as the best it needs a validation too.
-        return config.output.adapter == "best"
-    return (step - warmup_steps) % every == 0
-
-
 def record_validation(
     progress: Progress, success: float | None, *, tasks: int, file_sizes: dict[str, int]
 ) -> bool:

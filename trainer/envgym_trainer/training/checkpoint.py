@@ -2,12 +2,12 @@
 
     checkpoints/step-000010/
       learner.pt        adapter, optimizer, counters, torch's random state
-      parts.pt          {name: state_dict()} of controllers, task sampler and other stateful parts
+      parts.pt          {name: state_dict()} of controllers, task sampler and other stateful objects
       progress.json     format and `Progress`
       manifest.json     sha256 of the other files; written last
 
 Task order and sampling seeds depend only on (seed, step) and these states. Not supported:
-environments or rewards that use the global generators of Python or numpy. See `folder.py` for
+environments or rewards that use the global generators of Python or numpy. See `run/folder.py` for
 folders and `resume.py` for the choice of a checkpoint.
 """
 
@@ -32,7 +32,7 @@ PROGRESS = "progress.json"
 
 
 class Stateful(Protocol):
-    """Part of a run with a state of numbers, strings, lists, dicts and tensors."""
+    """Object of a run with a state of numbers, strings, lists, dicts and tensors."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -60,12 +60,15 @@ class Progress:
 
 
 def save(
-    folder: Path, learner: Learner, progress: Progress, parts: Mapping[str, Stateful] | None = None
+    folder: Path,
+    learner: Learner,
+    progress: Progress,
+    stateful: Mapping[str, Stateful] | None = None,
 ) -> None:
     """Write a checkpoint into an empty folder. The caller renames the folder to publish it."""
     torch.save(learner.state_dict(), folder / "learner.pt")
     torch.save(
-        {name: part.state_dict() for name, part in (parts or {}).items()}, folder / "parts.pt"
+        {name: each.state_dict() for name, each in (stateful or {}).items()}, folder / "parts.pt"
     )
     plain = {"format": FORMAT} | asdict(progress)
     (folder / PROGRESS).write_text(json.dumps(plain), encoding="utf-8")
@@ -73,15 +76,17 @@ def save(
     (folder / MANIFEST).write_text(manifest, encoding="utf-8")
 
 
-def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = None) -> Progress:
-    """Load a checkpoint into the learner and the parts.
+def load(
+    folder: Path, learner: Learner, stateful: Mapping[str, Stateful] | None = None
+) -> Progress:
+    """Load a checkpoint into the learner and the stateful objects.
 
     Raises:
         DamagedCheckpoint: Before any state is changed.
         UsageError: Before any state is changed, if the checkpoint has another format, other parts
             or another adapter.
     """
-    parts = parts or {}
+    stateful = stateful or {}
     verify(folder)
     try:
         state = torch.load(folder / "learner.pt", weights_only=True)
@@ -91,10 +96,10 @@ def load(folder: Path, learner: Learner, parts: Mapping[str, Stateful] | None = 
         progress = Progress(**plain)
     except Exception as error:  # torch.load raises many types
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
-    _require_equal_parts(folder, states.keys(), parts.keys())
+    _require_equal_parts(folder, states.keys(), stateful.keys())
     learner.load_state_dict(state)
-    for name, part in parts.items():
-        part.load_state_dict(states[name])
+    for name, each in stateful.items():
+        each.load_state_dict(states[name])
     return progress
 
 
@@ -141,8 +146,7 @@ def _require_equal_parts(folder: Path, saved: Collection[str], wanted: Collectio
         return
     raise UsageError(
         f"{folder} holds the state of {_listed(saved)}, but this run needs {_listed(wanted)}. "
-        "Resume with the settings of the run's config.yaml; a part such as train.plan cannot be "
-        "added or removed."
+        "Start the run again without --resume, or resume it with the version that wrote it."
     )
 
 

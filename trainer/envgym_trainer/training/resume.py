@@ -1,7 +1,8 @@
 """Resume a run that was stopped or killed.
 
-A run may die between any two instructions. Checkpoints are written atomically (see `files.py`), so
-resuming means loading the last undamaged checkpoint and dropping later lines of the log files.
+A run may die between any two instructions. Checkpoints are written atomically (see
+`files.py`), so resuming means loading the last undamaged checkpoint and dropping later lines
+of the log files.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training import checkpoint
 from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress, Stateful
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 def restore(
     folder: RunFolder,
-    learner_at: Callable[[int], Learner],
-    parts: Mapping[str, Stateful],
+    new_learner: Callable[[], Learner],
+    stateful: Mapping[str, Stateful],
     *,
-    say: Say,
+    notify: Notify,
 ) -> tuple[Learner, Progress]:
     """Restore the learner and the progress from the last undamaged checkpoint.
 
@@ -31,9 +32,9 @@ def restore(
     Args:
         folder: Run folder. Leftovers of a kill are removed, later lines are dropped and damaged
             checkpoints are quarantined.
-        learner_at: Creates the learner for a given step.
-        parts: Objects whose state is restored.
-        say: Receives one line of text for each problem.
+        new_learner: Creates the learner.
+        stateful: Objects whose state is restored.
+        notify: Receives one line of text for each problem.
 
     Raises:
         UsageError: If every checkpoint is damaged or belongs to another adapter.
@@ -41,17 +42,17 @@ def restore(
     folder.recover()
     found = folder.checkpoints()
     for step, path in reversed(found):
-        learner = learner_at(step)
+        learner = new_learner()
         try:
-            progress = checkpoint.load(path, learner, parts)
+            progress = checkpoint.load(path, learner, stateful)
         except DamagedCheckpoint as damage:
-            say(
+            notify(
                 f"WARNING: {damage}. It is set aside as {folder.quarantine(path).name}; the one "
                 "before it is taken."
             )
             continue
         if progress.best and not folder.checkpoint(int(progress.best["step"])).is_dir():
-            say(
+            notify(
                 f"WARNING: the best checkpoint so far, of step {progress.best['step']}, is "
                 "missing. "
                 "The search for the best one starts again."
@@ -65,6 +66,8 @@ def restore(
             f"{folder.path}/checkpoints). Put back a copy of one, or start the run again without "
             "--resume."
         )
-    say(f"{folder.path} was stopped before its first checkpoint, so it starts from the beginning.")
+    notify(
+        f"{folder.path} was stopped before its first checkpoint, so it starts from the beginning."
+    )
     folder.truncate_to({}, step=-1)
-    return learner_at(0), Progress()
+    return new_learner(), Progress()

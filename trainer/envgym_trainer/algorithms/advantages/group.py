@@ -1,8 +1,4 @@
-"""Group-relative advantages (GRPO, Dr. GRPO) as pure functions of tensors.
-
-See `lessons.py` for the groups, and `advantages_turns.py` and `advantages_steps.py` for credit
-inside an episode.
-"""
+"""Group-relative advantages: GRPO and Dr. GRPO. See `turns.py` for credit by turns."""
 
 from __future__ import annotations
 
@@ -11,7 +7,37 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from envgym_trainer.algorithms.advantages import AdvantageInputs, NonNegative, advantage
+
 Std = Literal["group", "batch"]
+
+
+@advantage(baseline="group", is_linear=True)
+def group(
+    inputs: AdvantageInputs,
+    *,
+    std: Literal["group", "batch", "none"] = "group",
+    ddof: Literal[0, 1] = 0,
+    eps: NonNegative = 1e-4,
+) -> Tensor:
+    """Return the distance of each reward to the mean of its group, in standard deviations.
+
+    Args:
+        inputs: Rewards of one step.
+        std: Standard deviation by which advantages are divided: group (GRPO), batch, or none (Dr.
+            GRPO).
+        ddof: Delta degrees of freedom of the standard deviation: squares are divided by n - ddof. 1
+            is the choice of TRL and verl.
+        eps: Number added to the standard deviation. Reward units. At least 0.
+    """
+    return group_advantages(
+        inputs.rewards,
+        valid=inputs.valid,
+        scale_by_std=std != "none",
+        std="batch" if std == "batch" else "group",
+        ddof=ddof,
+        eps=eps,
+    )
 
 
 def group_advantages(

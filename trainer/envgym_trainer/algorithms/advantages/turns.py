@@ -1,7 +1,7 @@
-"""Credit by turns: return-to-go advantages, assigned to the tokens of each turn.
+"""Credit by turns: compare the return of each turn with the mean return of the group.
 
-A turn is a run of sampled tokens. The reward of a turn is credited to that turn and the turns
-before it. Pure functions of tensors. See `advantages_steps.py` for groups of equal states.
+The reward of a turn is credited to that turn and the turns before it. See `gigpo.py` for groups of
+equal states.
 """
 
 from __future__ import annotations
@@ -10,6 +10,45 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+
+from envgym_trainer.algorithms.advantages import (
+    AdvantageInputs,
+    Fraction,
+    NonNegative,
+    advantage,
+)
+
+
+@advantage(baseline="group", is_linear=True)
+def turns(
+    inputs: AdvantageInputs,
+    *,
+    std: Literal["group", "batch", "none"] = "group",
+    eps: NonNegative = 1e-4,
+    discount: Fraction = 1.0,
+    invalid_call_penalty: NonNegative = 0.0,
+) -> Tensor:
+    """Return the discounted return of each turn minus the group's mean return, shape (P, G, K).
+
+    Args:
+        inputs: Rewards of one step.
+        std: Standard deviation by which advantages are divided: that of the group, of the batch, or
+            none.
+        eps: Number added to the standard deviation. Reward units. At least 0.
+        discount: Discount for each turn between an action and its reward. 0 to 1.
+        invalid_call_penalty: Penalty for each refused or unreadable tool call, subtracted from the
+            reward of its turn. Reward units. At least 0.
+    """
+    returns = turn_returns(inputs, discount=discount, invalid_call_penalty=invalid_call_penalty)
+    return turn_advantages(returns, valid=inputs.turn_valid, std=std, eps=eps)
+
+
+def turn_returns(
+    inputs: AdvantageInputs, *, discount: float, invalid_call_penalty: float
+) -> Tensor:
+    """Return the discounted return of each turn after the penalties, shape (P, G, K)."""
+    rewards = inputs.turn_rewards.double() - invalid_call_penalty * inputs.invalid_calls.double()
+    return returns_to_go(rewards.to(inputs.turn_rewards.dtype), discount=discount)
 
 
 def returns_to_go(rewards: Tensor, *, discount: float) -> Tensor:
@@ -75,35 +114,3 @@ def turn_advantages(
     lowest = returns.masked_fill(~valid, torch.inf).amin(dim=(1, 2))
     dead = (highest <= lowest) | (members < 2)
     return centered.masked_fill(~valid | dead[:, None, None], 0.0)
-
-
-def turn_spans(loss_mask: Tensor) -> list[tuple[int, int]]:
-    """Return (start, end) of each run of True in a mask of shape (T,). The end is exclusive."""
-    padded = torch.cat([loss_mask.new_zeros(1), loss_mask, loss_mask.new_zeros(1)]).int()
-    edges = padded.diff().nonzero().flatten().tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))
-
-
-def spread_over_turns(values: Tensor, loss_mask: Tensor) -> Tensor:
-    """Assign the value of each turn to its sampled tokens. Other tokens get 0.
-
-    Args:
-        values: Shape (K,).
-        loss_mask: Shape (T,), bool, with K runs of sampled tokens.
-
-    Returns:
-        Shape (T,).
-
-    Raises:
-        ValueError: If the number of turns is not K.
-    """
-    spans = turn_spans(loss_mask)
-    if len(spans) != len(values):
-        raise ValueError(
-            f"{len(values)} turn values for {len(spans)} turns of sampled tokens. Pass one value "
-            "for each turn."
-        )
-    out = torch.zeros(len(loss_mask), dtype=values.dtype)
-    for value, (start, end) in zip(values, spans, strict=True):
-        out[start:end] = value
-    return out

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from envgym_trainer.algorithms.losses import LossOutput
-from envgym_trainer.algorithms.surrogate import policy_output
+from envgym_trainer.algorithms.losses import LossInputs, Positive, TokenLosses, loss
 
 
-def cispo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    *,
-    denominator: float,
-    clip_low: float = 1.0,
-    clip_high: float = 4.0,
-    weights: Tensor | None = None,
-    ref_logprobs: Tensor | None = None,
-    kl_coef: float = 0.0,
-    kl: str = "k3",
-) -> LossOutput:
-    """Return -sum(weight * sg(clip(ratio)) * A * logprob) / denominator.
+@loss(uses_ratio=True)
+def cispo(
+    inputs: LossInputs, *, clip_low: Positive = 1.0, clip_high: Positive = 4.0
+) -> TokenLosses:
+    """Return -sg(clip(ratio, 1 - clip_low, 1 + clip_high)) * A * logprob of each token.
 
-    The ratio is clipped to [1 - clip_low, 1 + clip_high]. clip_low = 1 means no lower bound, as in
-    the paper. Other arguments are the same as in `grpo_loss`.
+    The metrics `clip_ratio/...` count clipped tokens, regardless of the sign of the advantage.
 
-    Returns:
-        LossOutput. `clip_ratio/...` counts clipped tokens, regardless of the sign of the advantage.
+    Args:
+        inputs: Tokens of one micro-batch.
+        clip_low: Distance of the weight's lower bound from 1. Above 0. 1 means no lower bound, as
+            in the paper.
+        clip_high: Distance of the weight's upper bound from 1. Above 0.
 
     References:
         MiniMax-M1, arXiv 2506.13585, eq. 4-5. Upper bound of 5: ScaleRL, arXiv 2510.13786.
     """
-    ratio = (logprobs - old_logprobs).detach().exp()
-    policy = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages * logprobs
-    return policy_output(
-        policy,
-        logprobs,
-        old_logprobs,
+    ratio = (inputs.logprobs - inputs.old_logprobs).detach().exp()
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return TokenLosses(
+        -weight * inputs.advantages * inputs.logprobs,
         ratio=ratio,
         low=ratio < 1 - clip_low,
         high=ratio > 1 + clip_high,
-        denominator=denominator,
-        weights=weights,
-        ref_logprobs=ref_logprobs,
-        kl_coef=kl_coef,
-        kl=kl,
     )

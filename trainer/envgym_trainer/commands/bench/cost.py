@@ -18,11 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from envgym.episode import Episode
 from envgym.errors import UsageError
@@ -33,11 +31,11 @@ from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task, stable_seed
 from envgym_trainer.algorithms.credit import demonstration
 from envgym_trainer.batch import Sample
+from envgym_trainer.commands.bench.report import CostReport, StepCost, advice, to_table
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.inference.dialogue import EngineDialogue, EnginePolicy
-from envgym_trainer.inference.in_process.engine import InProcessEngine
+from envgym_trainer.inference import EngineDialogue, EnginePolicy
 from envgym_trainer.inference.policies.demonstration import DemoDialogue, DemoPolicy
-from envgym_trainer.run.display import Display, clock
+from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.logger import RunLogger
 from envgym_trainer.training.launch import resolve
@@ -45,39 +43,6 @@ from envgym_trainer.training.loop import Trainer
 
 EVAL_EPISODES = 32
 """Maximum number of held-out episodes."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """Cost of one GRPO step."""
-
-    sampling_seconds: float
-    idle_share: float
-    """Fraction of the sampling time in which the sampler waited for tools; NaN for a server."""
-    training_seconds: float
-    prompt_tokens: float
-    """Tokens for each episode, as in the fields below."""
-    sampled_tokens: float
-    other_tokens: float
-    """Tokens of observations and of the chat template."""
-    computed_share: float
-    """Tokens computed by the sampler as a fraction of all tokens; NaN for a server."""
-    trained_share: float
-    """Tokens computed by the learner as a fraction of all tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class CostReport:
-    """Measured cost. Numbers are medians over the steps."""
-
-    step: StepCost
-    warmup_step_seconds: float
-    eval_episode_seconds: float
-    run_seconds: float
-    """Estimate for the whole run: warm start, steps and evaluations."""
-    peak_mb: float
-    """Peak resident memory of this process, or peak memory that torch allocated on the GPU."""
-    advice: tuple[str, ...] = field(default=())
 
 
 class Paced:
@@ -133,7 +98,6 @@ def bench(spec: EnvSpec, config: TrainConfig, *, steps: int, console: Console) -
         with RunLogger(folder) as monitor, Display({"step": steps}, console=console) as display:
             trainer = Trainer(spec, config, folder, monitor, display)
             try:
-                trainer.engine.chat.stop_ids = frozenset()  # the oracle decides when a turn ends
                 return _measure(trainer, steps, console)
             finally:
                 trainer.close()
@@ -153,24 +117,10 @@ def _measure(trainer: Trainer, steps: int, console: Console) -> CostReport:
         warmup = _warmup_step(trainer) if config.warm_start.episodes else 0.0
     with console.status("held-out tasks"):
         held_out = _eval_episode(trainer)
-    tasks = len(
-        trainer.world.tasks.ids(
-            config.evaluation.split, levels=config.tasks.levels, count=config.evaluation.tasks
-        )
-    )
-    evaluated = (
-        tasks if config.evaluation.base_tasks is None else config.evaluation.base_tasks
-    ) + tasks * (2 if config.warm_start.episodes else 1)
-    validated = (
-        config.evaluation.validation_tasks
-        * (config.steps // config.evaluation.validate_every_steps)
-        if config.evaluation.validate_every_steps
-        else 0
-    )
     seconds = {
-        "warm start": trainer.warmup_steps * warmup,
+        "warm start": trainer.schedule.warmup_steps * warmup,
         "steps": config.steps * (middle.sampling_seconds + middle.training_seconds),
-        "evaluations": (evaluated + validated) * held_out,
+        "evaluations": _evaluated_episodes(trainer) * held_out,
     }
     report = CostReport(middle, warmup, held_out, sum(seconds.values()), _peak_mb(trainer))
     return dataclasses.replace(
@@ -178,18 +128,30 @@ def _measure(trainer: Trainer, steps: int, console: Console) -> CostReport:
     )
 
 
+def _evaluated_episodes(trainer: Trainer) -> int:
+    """Return the number of episodes of all evaluations and validations of a run."""
+    config = trainer.config
+    options = config.evaluation
+    ids = trainer.world.tasks.ids(options.split, levels=config.tasks.levels, count=options.tasks)
+    base = len(ids) if options.base_tasks is None else options.base_tasks
+    count = base + len(ids) * (2 if config.warm_start.episodes else 1)
+    if options.validate_every_steps:
+        count += options.validation_tasks * (config.steps // options.validate_every_steps)
+    return count
+
+
 def _step(trainer: Trainer, step: int) -> StepCost:
     config = trainer.config
     engine = trainer.engine
-    trainer.engine.refresh(trainer.model)
-    before = _busy(engine)
+    engine.load_adapter(trainer.model)
+    before = engine.statistics
     started = time.perf_counter()
-    requests = trainer.sampler.draws(step).requests(
+    requests = trainer.task_sampler.draws(step).requests(
         config.rollout.groups_per_step, config.rollout.group_size
     )
     episodes = _play(trainer, requests)
     sampled = time.perf_counter()
-    after = _busy(engine)
+    after = engine.statistics
     traces = [trace for episode in episodes if (trace := episode.tokens) is not None]
     if not traces:
         raise UsageError(
@@ -209,10 +171,11 @@ def _step(trainer: Trainer, step: int) -> StepCost:
     total = sum(len(trace.token_ids) for trace in traces)
     prompts = sum(trace.loss_mask.index(True) for trace in traces)
     actions = sum(sum(trace.loss_mask) for trace in traces)
-    busy, computed = (late - early for late, early in zip(after, before, strict=True))
+    busy = after.seconds_busy - before.seconds_busy
+    computed = after.computed_tokens - before.computed_tokens
     return StepCost(
         sampling_seconds=sampled - started,
-        idle_share=max(0.0, 1 - busy / (sampled - started)),
+        idle_share=max(1 - busy / (sampled - started), 0.0),  # a NaN stays
         training_seconds=ended - sampled,
         prompt_tokens=prompts / len(traces),
         sampled_tokens=actions / len(traces),
@@ -227,7 +190,8 @@ def _play(trainer: Trainer, requests: Sequence[Request]) -> list[Episode]:
     policy = trainer.engine.policy(
         temperature=config.rollout.temperature,
         max_new_tokens=config.rollout.max_turn_tokens,
-        siblings=config.rollout.group_size,
+        group_size=config.rollout.group_size,
+        stop_ids=frozenset(),  # the oracle decides when a turn ends
     )
     paced = Paced(policy, DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0]))
     return play_many(
@@ -235,19 +199,14 @@ def _play(trainer: Trainer, requests: Sequence[Request]) -> list[Episode]:
     )
 
 
-def _busy(engine: Any) -> tuple[float, float]:
-    """Return the sampler's busy seconds and its number of computed tokens."""
-    if not isinstance(engine, InProcessEngine):
-        return float("nan"), float("nan")
-    return engine.stats.seconds_busy, float(engine.stats.computed_tokens)
-
-
 def _warmup_step(trainer: Trainer) -> float:
     """Return the seconds of one supervised step."""
     warmup = trainer.config.warm_start
     started = time.perf_counter()
     demo = DemoPolicy(trainer.chat, trainer.spec.prompt.dialects[0])
-    requests = trainer.sampler.draws(0).requests(min(warmup.episodes_per_step, warmup.episodes), 1)
+    requests = trainer.task_sampler.draws(0).requests(
+        min(warmup.episodes_per_step, warmup.episodes), 1
+    )
     episodes = play_many(
         trainer.world.env, demo, requests, workers=trainer.config.rollout.max_concurrent_episodes
     )
@@ -279,97 +238,6 @@ def _peak_mb(trainer: Trainer) -> float:
     return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def advice(config: TrainConfig, report: CostReport, *, evaluations: float) -> list[str]:
-    """Return recommended settings with the measured reason, most urgent first.
-
-    Args:
-        config: Settings of the run.
-        report: Measured cost.
-        evaluations: Estimated seconds of all evaluations of the run.
-    """
-    step = report.step
-    told = list[str]()
-    episodes = config.rollout.groups_per_step * config.rollout.group_size
-    share = step.sampling_seconds / max(step.sampling_seconds + step.training_seconds, 1e-9)
-    if step.idle_share > 0.1:
-        knob = (
-            "train.rollout.max_concurrent_episodes"
-            if config.rollout.max_concurrent_episodes < episodes
-            else "train.rollout.groups_per_step"
-        )
-        told.append(
-            f"the sampler waits for tools {step.idle_share:.0%} of the time: raise {knob}, or see "
-            "envgym sandbox bench"
-        )
-    if config.rollout.max_concurrent_episodes < episodes:
-        told.append(
-            f"only {config.rollout.max_concurrent_episodes} of a step's {episodes} episodes run at once: "
-            f"train.rollout.max_concurrent_episodes={episodes}"
-        )
-    if share > 0.5 and step.prompt_tokens > 4 * step.sampled_tokens:
-        told.append(
-            f"prompts have {step.prompt_tokens:.0f} tokens for {step.sampled_tokens:.0f} sampled: "
-            "prompt.tools=compact, fewer tools, or a larger train.group_size, which shares prompts"
-        )
-    if share < 0.5 and config.optimizer.updates_per_step > 1 and step.trained_share > 0.5:
-        told.append(
-            f"training takes {1 - share:.0%} of a step: with fewer train.updates_per_step a "
-            "group's prompt is computed only once"
-        )
-    if evaluations > report.run_seconds / 3:
-        told.append(
-            f"evaluations take {evaluations / report.run_seconds:.0%} of the run: lower "
-            "train.evaluation.tasks or train.evaluation.base_tasks"
-        )
-    return told
-
-
-def to_table(report: CostReport, config: TrainConfig) -> Table:
-    """Return the report as a table for the terminal."""
-    step = report.step
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    sampled = step.sampled_tokens * config.rollout.groups_per_step * config.rollout.group_size
-    pace = lambda seconds: f"{sampled / seconds:,.0f} sampled tokens/s"
-    tokens = (
-        f"prompt {step.prompt_tokens:.0f}, sampled {step.sampled_tokens:.0f}, "
-        f"tools and template {step.other_tokens:.0f}"
-    )
-    size = f"{config.rollout.groups_per_step} tasks x {config.rollout.group_size} episodes"
-    table.add_row("a GRPO step", f"{step.sampling_seconds + step.training_seconds:.1f} s", size)
-    table.add_row(
-        "  sampling",
-        f"{step.sampling_seconds:.1f} s",
-        f"{pace(step.sampling_seconds)}; {_percent(step.idle_share)} idle",
-    )
-    table.add_row("  training", f"{step.training_seconds:.1f} s", pace(step.training_seconds))
-    table.add_row(
-        "an episode",
-        f"{step.prompt_tokens + step.sampled_tokens + step.other_tokens:.0f} tokens",
-        tokens,
-    )
-    table.add_row(
-        "  computed",
-        _percent(step.computed_share),
-        f"by the sampler, {_percent(step.trained_share)} by the learner",
-    )
-    table.add_row("a held-out task", f"{report.eval_episode_seconds:.2f} s", "with many at once")
-    if demos := min(config.warm_start.episodes, config.warm_start.episodes_per_step):
-        table.add_row(
-            "a supervised step", f"{report.warmup_step_seconds:.1f} s", f"{demos} demonstrations"
-        )
-    table.add_row(
-        "the whole run",
-        clock(report.run_seconds),
-        f"estimated: warm start, {config.steps} steps, evaluations",
-    )
-    table.add_row("memory", f"{report.peak_mb / 1024:.1f} GiB", "peak")
-    return table
-
-
-def _percent(share: float) -> str:
-    return "?" if share != share else f"{share:.0%}"
-
-
 def run_command(arguments: argparse.Namespace) -> int:
     """Run `envgym bench`."""
     if arguments.steps < 1:
@@ -377,7 +245,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     spec, config, profile = resolve(arguments.env, arguments.settings)
     console = Console(stderr=arguments.json)
     console.print(
-        f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · {os.cpu_count()} cores",
+        f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · "
+        f"{os.cpu_count()} cores",
         highlight=False,
     )
     report = bench(spec, config, steps=arguments.steps, console=console)

@@ -1,4 +1,4 @@
-"""Compare several ways to train on one environment, over several seeds.
+"""Compare several ways to train on one environment, over several seeds. See `Study`.
 
 All arms use the same seeds, training tasks and held-out tasks. A warm start is trained once per
 seed and shared. Finished runs are reused and stopped runs are resumed.
@@ -27,7 +27,7 @@ from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.config.presets import preset_names
 from envgym_trainer.files import atomic_folder, write_atomic
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, resolved_yaml, train
+from envgym_trainer.training.launch import resolve, resolved_yaml, run_training
 
 RESULT = "outcomes.json"
 WARM_RUN = "sft"
@@ -127,6 +127,17 @@ class Study:
         env: Path of a YAML file, or name of an environment.
         settings: `key=value` settings of all arms.
         out: Folder of the runs. A run's folder is named after its run name and seed.
+
+    Example:
+        console = Console()
+        study = Study(
+            baselines(),
+            seeds=(0,),
+            env="guess",
+            settings=["train.model=tiny", "train.steps=1", "train.warm_start.episodes=8"],
+            out=Path("runs/study"),
+        )
+        console.print(to_table(study.run(console)))
     """
 
     arms: tuple[Arm, ...]
@@ -192,7 +203,7 @@ class Study:
                 _branch(self.out / f"{arm.after}-seed{seed}", path, resolved_yaml(spec, config))
             begun = RunFolder(path).latest_checkpoint() is not None
             folder = RunFolder.open(path) if begun else _fresh(path)
-            outcomes = train(spec, config, folder, console=console, resume=begun)
+            outcomes = run_training(spec, config, folder, console=console, resume=begun)
             write_atomic(
                 path / RESULT,
                 json.dumps({name: each.to_dict() for name, each in outcomes.items()}, indent=2)

@@ -13,16 +13,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from envgym.errors import UsageError, WorldFailure
-from envgym_trainer.inference.dialogue import EnginePolicy
-from envgym_trainer.inference.in_process import token_sampling as sampling
+from envgym.messages import Message
+from envgym_trainer.inference import Engine, EngineStatistics, SamplingSettings
+from envgym_trainer.inference.in_process import token_sampling
+from envgym_trainer.inference.in_process.cached_dialogue import CachedDialogue
 from envgym_trainer.inference.in_process.native_threads import release_openmp_threads
 from envgym_trainer.inference.in_process.plain_forward import open_passes
 from envgym_trainer.inference.in_process.sampler_model import SamplerModel
@@ -37,41 +38,28 @@ from envgym_trainer.model.chat import Chat
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counters of an engine since its start."""
-
-    prefill_tokens: int = 0
-    """Computed prompt and observation tokens, without shared and copied ones."""
-    decoded_tokens: int = 0
-    """Sampled tokens."""
-    computed_tokens: int = 0
-    """Tokens that went through the model. A token sampled alike by group members counts once."""
-    steps: int = 0
-    seconds_busy: float = 0.0
-    """Wall seconds of forward passes and sampling."""
-
-
-class InProcessEngine:
+class InProcessEngine(Engine):
     """In-process inference engine. Safe to share between threads. Close it, or use it in a `with`.
 
     Args:
         model: Causal language model, with or without an adapter. It is not modified. Sampling
-            starts with its base weights; `refresh` copies an adapter.
+            starts with its base weights; `load_adapter` copies an adapter.
         chat: Converter between messages and ids for this model.
         max_context: Maximum tokens of a dialogue, at most the model's limit.
         max_batch: Number of dialogues with cached keys and values. Further dialogues are also
             served, but their cache is evicted and recomputed.
         max_step_tokens: Maximum new tokens of one forward pass. It bounds the memory of long
             prompts.
-        deterministic: Make no decision by time, and start with empty caches after each `refresh`;
-            see `lockstep.py`.
-        say: Callback for a warning if the model must use the plain path.
+        deterministic: Make no decision by time, and start with empty caches after each
+            `load_adapter`; see `lockstep.py`.
+        notify: Callback for a warning if the model must use the plain path.
 
     Raises:
         UsageError: If `max_context` exceeds the model's limit, or if the optimized attention gives
             other logits than the model.
     """
+
+    supports_lockstep = True
 
     def __init__(
         self,
@@ -82,7 +70,7 @@ class InProcessEngine:
         max_batch: int = 64,
         max_step_tokens: int = 2048,
         deterministic: bool = False,
-        say: Callable[[str], None] = log.warning,
+        notify: Callable[[str], None] = log.warning,
     ):
         self.chat = chat
         self.max_context = max_context
@@ -90,57 +78,46 @@ class InProcessEngine:
         self._replica = SamplerModel(model, packed=True)
         _check_length(self._replica.model.config, max_context)
         rows = {"rows": max_batch, "shared_rows": 2 * max_batch}
-        self._passes = open_passes(self._replica.model, **rows, max_context=max_context, say=say)
+        self._passes = open_passes(
+            self._replica.model, **rows, max_context=max_context, notify=notify
+        )
         self._max_batch = max_batch
         self._max_step_tokens = max_step_tokens
         self._scheduler = self._new_scheduler()
         self._in_flight = 0
         self._wake = threading.Condition()
         self._commands: deque[tuple[Callable[[], None], Future[None]]] = deque()
-        self._stats = Stats()
+        self._statistics = EngineStatistics(0, 0, 0, 0, 0.0)
         self._closed = False
         self._asleep = False
         self._thread = threading.Thread(target=self._run, name="envgym-engine", daemon=True)
         every = torch.get_num_threads()
         self._thread.start()
-        self.refresh()
+        self.load_adapter()
         if not deterministic:  # tuning measures time, so its choice may differ between runs
             self._command(self._passes.tune)
         torch.set_num_threads(every)  # for later threads; the engine's thread keeps its number
 
-    def policy(
+    def open_dialogue(
         self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
         *,
-        temperature: float = 1.0,
-        max_new_tokens: int = 256,
-        greedy: bool = False,
-        siblings: int = 1,
-    ) -> EnginePolicy:
-        """Return a policy that samples from this engine.
+        seed: int,
+        sampling: SamplingSettings,
+    ) -> CachedDialogue:
+        """Start a dialogue; see `Engine.open_dialogue`."""
+        return CachedDialogue(self, messages, tools, seed=seed, sampling=sampling)
 
-        Args:
-            temperature: Sampling temperature, at least 0. 0 is greedy.
-            max_new_tokens: Maximum tokens of one turn.
-            greedy: Same as temperature 0.
-            siblings: Number of dialogues with the same opening that will be open at once. It
-                affects only the speed.
-        """
-        if temperature < 0 or max_new_tokens < 1:
-            raise UsageError(
-                "temperature must be at least 0 and max_new_tokens at least 1, got "
-                f"{temperature} and {max_new_tokens}."
-            )
-        return EnginePolicy(self, 0.0 if greedy else temperature, max_new_tokens, siblings)
-
-    def refresh(self, peft_model: Any = None) -> None:
-        """Sample with a copy of this adapter's current weights, or with the base model if `None`.
+    def load_adapter(self, model: Any = None) -> None:
+        """Sample with a copy of the adapter's current weights, or with the base model if `None`.
 
         Waits for the step in progress and drops all keys and values. Open dialogues continue with
         the new weights, and their past is recomputed.
         """
 
-        def take_over() -> None:
-            self._replica.refresh(peft_model)
+        def copy_weights() -> None:
+            self._replica.refresh(model)
             self._scheduler.forget()
             self._asleep = False
             # Rows and shapes must not depend on an earlier step.
@@ -148,20 +125,20 @@ class InProcessEngine:
                 self._scheduler = self._new_scheduler()
                 self._passes.forget()
 
-        release_openmp_threads()  # the caller's OpenMP threads, so that the engine can use the cores
-        self._command(take_over)
+        release_openmp_threads()  # of the caller, so that the engine can use the cores
+        self._command(copy_weights)
 
     def sleep(self) -> None:
-        """Free the engine's weights and caches until the next `refresh`.
+        """Free the engine's weights and caches until the next `load_adapter`.
 
         A learner can use the memory in between.
 
         Raises:
-            UsageError: If a dialogue waits for an answer. A reply before the next refresh raises it
-                too.
+            UsageError: If a dialogue waits for an answer. A reply before the next `load_adapter`
+                raises it too.
         """
 
-        def lie_down() -> None:
+        def free() -> None:
             if self._scheduler.turns:
                 raise UsageError(
                     "the engine cannot sleep while a dialogue waits for its answer. Wait for the "
@@ -173,21 +150,17 @@ class InProcessEngine:
             self._scheduler.forget()
             self._passes.forget()
 
-        self._command(lie_down)
+        self._command(free)
 
-    def in_flight(self, change: int) -> None:
-        """Change the number of episodes in lockstep. A pass starts when all wait for a token."""
+    def add_in_flight(self, count: int) -> None:
+        """Add to the number of episodes in lockstep. A pass starts when all wait for a token."""
         with self._wake:
-            self._in_flight += change
+            self._in_flight += count
             self._wake.notify_all()
 
     @property
-    def stats(self) -> Stats:
-        return self._stats
-
-    @property
-    def seconds_busy(self) -> float:
-        return self._stats.seconds_busy
+    def statistics(self) -> EngineStatistics:
+        return self._statistics
 
     def close(self) -> None:
         """Stop the thread. Waiting dialogues get a WorldFailure. Safe to call twice."""
@@ -204,19 +177,19 @@ class InProcessEngine:
         self.close()
 
     def submit(self, turn: PendingTurn) -> None:
-        """Queue a turn. Its future gets the completion. Used by dialogues."""
+        """Queue a turn. Its future gets the stop reason. Used by dialogues."""
         with self._wake:
             if self._closed:
                 raise WorldFailure("policy_failed", "the engine is closed", stage="policy")
             if self._asleep:
-                raise UsageError("the engine sleeps. Call refresh() before the next reply.")
+                raise UsageError("the engine sleeps. Call load_adapter() before the next reply.")
             self._scheduler.turns.append(turn)
             self._wake.notify_all()
 
-    def release(self, track: DialogueState) -> None:
+    def release(self, dialogue: DialogueState) -> None:
         """Release the cache of a dialogue. Used by dialogues."""
         with self._wake:
-            self._scheduler.release(track)
+            self._scheduler.release(dialogue)
 
     def _command(self, action: Callable[[], None]) -> None:
         """Run an action on the engine thread between two steps. Return or raise its result."""
@@ -280,7 +253,7 @@ class InProcessEngine:
         with self._wake:
             self._scheduler.done(plan)
             for turn, token, logprob in zip(turns, *sampled, strict=True):
-                if reason := turn.take(token, logprob, self.chat.stop_ids, self.max_context):
+                if reason := turn.request.take(token, logprob):
                     self._scheduler.finish(turn)
                     turn.future.set_result(reason)
 
@@ -290,21 +263,25 @@ class InProcessEngine:
         if not turns:
             return [], []
         temperatures = torch.tensor(
-            [turn.temperature for turn in turns], device=self._passes.device
+            [turn.request.temperature for turn in turns], device=self._passes.device
         )
         uniforms = torch.tensor(
-            [turn.track.random() for turn in turns], dtype=torch.float64, device=self._passes.device
+            [turn.dialogue.random() for turn in turns],
+            dtype=torch.float64,
+            device=self._passes.device,
         )
-        ids, logprobs = sampling.sample(logits, temperatures, uniforms)
+        ids, logprobs = token_sampling.sample(logits, temperatures, uniforms)
         return ids.tolist(), logprobs.tolist()
 
     def _count(self, plan: list[PlannedRow], sampled: int, seconds: float) -> None:
-        old = self._stats
+        old = self._statistics
         computed = sum(len(item.work.ids) for item in plan)
         prefilled = sum(
-            len(item.work.ids) for item in plan if not any(turn.count for turn in item.turns)
+            len(item.work.ids)
+            for item in plan
+            if not any(turn.request.count for turn in item.turns)
         )
-        self._stats = Stats(
+        self._statistics = EngineStatistics(
             prefill_tokens=old.prefill_tokens + prefilled,
             decoded_tokens=old.decoded_tokens + sampled,
             computed_tokens=old.computed_tokens + computed,
@@ -328,5 +305,6 @@ def _check_length(config: Any, max_context: int) -> None:
     if max_context > (limit := getattr(config, "max_position_embeddings", max_context)):
         raise UsageError(
             f"max_context is {max_context}, but this {config.model_type} model supports {limit} "
-            f"positions. Set max_context to {limit} or less."
+            f"positions. Set max_context to {limit} or less (train.rollout.max_context_tokens, or "
+            "--max-context-tokens of envgym eval)."
         )

@@ -30,7 +30,7 @@ class CacheRow:
 
 
 class PlainForward:
-    """Same interface as `passes.CachedForward`, computed with the model's forward."""
+    """Same interface as `forward.CachedForward`, computed with the model's forward."""
 
     def __init__(self, model: Any, *, rows: int, shared_rows: int):
         self.model = model
@@ -94,11 +94,11 @@ class PlainForward:
 
 
 def open_passes(
-    model: Any, *, rows: int, shared_rows: int, max_context: int, say: Callable[[str], None]
+    model: Any, *, rows: int, shared_rows: int, max_context: int, notify: Callable[[str], None]
 ) -> CachedForward | PlainForward:
     """Return the fast passes if the model's attention is supported, otherwise the plain ones.
 
-    `say` receives one line of text if the plain ones are used.
+    `notify` receives one line of text if the plain ones are used.
     """
     why = why_unknown(model.config, max_context)
     if why is None:
@@ -106,7 +106,7 @@ def open_passes(
             return CachedForward(model, rows=rows, shared_rows=shared_rows, max_context=max_context)
         except UnknownAttention as error:
             why = str(error)
-    say(
+    notify(
         f"{type(model).__name__} is sampled with its own forward, one dialogue at a time, which is "
         f"slow: {why}"
     )

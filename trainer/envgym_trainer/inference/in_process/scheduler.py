@@ -15,9 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from envgym.policies import StopReason
+from envgym_trainer.inference.dialogue import DialogueTokens, TurnRequest
 from envgym_trainer.inference.in_process.layout import RowInput
 from envgym_trainer.learner.prefix_tree import common_prefix
 
@@ -38,68 +37,39 @@ class SharedPrefix:
 
 
 @dataclass(eq=False, slots=True)
-class DialogueState:
+class DialogueState(DialogueTokens):
     """Tokens of one dialogue and the state of its cache."""
 
-    ids: list[int]
-    shared: int
+    shared: int = 0
     """Length of the shared prefix in tokens. Set to 0 if no row for shared prefixes is free."""
-    seed: int
     outer: int = 0
     """Length of the part of the shared prefix that other groups use too."""
-    mask: list[bool] = field(init=False)
-    logprobs: list[float] = field(init=False)
     prompt: tuple[int, ...] = field(init=False)
     segment: SharedPrefix | None = None
     row: int | None = None
     cached: int = 0
     """Number of tokens after the shared prefix whose keys and values are cached."""
     used: int = 0
+    """Number of the last plan that used the row."""
     closed: bool = False
-    random: Callable[[], float] = field(init=False)
-    """Function that returns the next uniform number in [0, 1) of the dialogue's generator."""
 
     def __post_init__(self) -> None:
+        DialogueTokens.__post_init__(self)
         self.prompt = tuple(self.ids)
-        self.mask, self.logprobs = [False] * len(self.ids), [0.0] * len(self.ids)
-        self.random = np.random.default_rng(self.seed).random
-
-    def extend(self, ids: list[int]) -> None:
-        """Append tokens that were not sampled."""
-        self.ids += ids
-        self.mask += [False] * len(ids)
-        self.logprobs += [0.0] * len(ids)
 
     @property
     def missing(self) -> int:
-        """Return the number of tokens after the shared prefix that are not cached yet."""
+        """Number of tokens after the shared prefix that are not cached yet."""
         return len(self.ids) - self.shared - self.cached
 
 
 @dataclass(eq=False, slots=True)
 class PendingTurn:
-    """Pending request for one response."""
+    """Request that waits for its response."""
 
-    track: DialogueState
-    temperature: float
-    max_new_tokens: int
+    dialogue: DialogueState
+    request: TurnRequest
     future: Future[StopReason] = field(default_factory=Future)
-    count: int = 0
-    """Number of tokens sampled so far."""
-
-    def take(
-        self, token: int, logprob: float, stop_ids: frozenset[int], max_context: int
-    ) -> StopReason | None:
-        """Append a sampled token. Return the stop reason, or None if the response goes on."""
-        self.track.ids.append(token)
-        self.track.mask.append(True)
-        self.track.logprobs.append(logprob)
-        self.count += 1
-        if token in stop_ids:
-            return "stop"
-        if self.count >= self.max_new_tokens:
-            return "length"
-        return "context" if len(self.track.ids) >= max_context else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +116,14 @@ class Scheduler:
         self._tick += 1
         self._sweep()
         planned: dict[SharedPrefix | tuple[int, ...], PlannedRow] = {}
-        for turn in sorted(self.turns, key=lambda turn: turn.track.missing > 1):
-            track = turn.track
-            ids = tuple(track.ids)
-            if ids not in planned and limit > 0 and (item := self._next(track, limit)) is not None:
+        for turn in sorted(self.turns, key=lambda turn: turn.dialogue.missing > 1):
+            dialogue = turn.dialogue
+            ids = tuple(dialogue.ids)
+            if (
+                ids not in planned
+                and limit > 0
+                and (item := self._next(dialogue, limit)) is not None
+            ):
                 key = item.owner if isinstance(item.owner, SharedPrefix) else ids
                 if key not in planned:
                     planned[key] = item
@@ -160,8 +134,8 @@ class Scheduler:
 
     def sort(self) -> None:
         """Sort requests and ended dialogues by seed, so that the order of arrival has no effect."""
-        self.turns.sort(key=lambda turn: turn.track.seed)
-        self._ended.sort(key=lambda track: track.seed)
+        self.turns.sort(key=lambda turn: turn.dialogue.seed)
+        self._ended.sort(key=lambda dialogue: dialogue.seed)
 
     def done(self, plan: list[PlannedRow]) -> None:
         """Record that all planned inputs were computed."""
@@ -171,15 +145,15 @@ class Scheduler:
     def finish(self, turn: PendingTurn) -> None:
         """End a request. The dialogue keeps its row until another one needs it."""
         self.turns.remove(turn)
-        if turn.track.closed:
-            self.release(turn.track)
+        if turn.dialogue.closed:
+            self.release(turn.dialogue)
 
-    def release(self, track: DialogueState) -> None:
+    def release(self, dialogue: DialogueState) -> None:
         """End a dialogue. The next plan frees its row, because a forward pass may still use it."""
-        track.closed = True
+        dialogue.closed = True
         # If a request is pending, `finish` calls this method again.
-        if not any(turn.track is track for turn in self.turns):
-            self._ended.append(track)
+        if not any(turn.dialogue is dialogue for turn in self.turns):
+            self._ended.append(dialogue)
 
     def forget(self) -> None:
         """Mark all cached keys and values as invalid."""
@@ -188,56 +162,58 @@ class Scheduler:
 
     def _sweep(self) -> None:
         """Free the rows of ended dialogues after another group member has copied the cache."""
-        for track in self._ended:
-            self._hand_on(track)
-            self._evict(track)
-            if track.segment is not None:
-                track.segment.users -= 1
-                track.segment = None
+        for dialogue in self._ended:
+            self._hand_on(dialogue)
+            self._evict(dialogue)
+            if dialogue.segment is not None:
+                dialogue.segment.users -= 1
+                dialogue.segment = None
         self._ended.clear()
 
-    def _hand_on(self, track: DialogueState) -> None:
+    def _hand_on(self, dialogue: DialogueState) -> None:
         """Copy the cache of an ended dialogue to one open group member.
 
         The member with the longest common prefix gets it. The others can copy it from there.
         """
-        heirs = [turn.track for turn in self.turns if turn.track.prompt == track.prompt]
-        if track.row is None or not heirs:
+        heirs = [turn.dialogue for turn in self.turns if turn.dialogue.prompt == dialogue.prompt]
+        if dialogue.row is None or not heirs:
             return
-        heir = max(heirs, key=lambda other: common_prefix(other.ids, track.ids))
+        heir = max(heirs, key=lambda other: common_prefix(other.ids, dialogue.ids))
         self._join(heir)
         if self._place(heir):
             self._borrow(heir)
 
-    def _join(self, track: DialogueState) -> None:
+    def _join(self, dialogue: DialogueState) -> None:
         """Assign a shared prefix to the dialogue.
 
         If none is available, the dialogue caches all of its tokens itself.
         """
-        if track.shared and track.segment is None:
-            of_group = track.shared == len(track.prompt) - 1
-            track.segment = self._segment(
-                track.prompt[: track.shared], of_group=of_group, outer=track.outer
+        if dialogue.shared and dialogue.segment is None:
+            of_group = dialogue.shared == len(dialogue.prompt) - 1
+            dialogue.segment = self._segment(
+                dialogue.prompt[: dialogue.shared], of_group=of_group, outer=dialogue.outer
             )
-            track.shared = len(track.segment.ids) if track.segment else 0
+            dialogue.shared = len(dialogue.segment.ids) if dialogue.segment else 0
 
-    def _next(self, track: DialogueState, limit: int) -> PlannedRow | None:
+    def _next(self, dialogue: DialogueState, limit: int) -> PlannedRow | None:
         """Return the next input of the dialogue, or None if no row is free.
 
         If its shared prefix is incomplete, return the next input of the prefix.
         """
-        self._join(track)
-        segment = track.segment
+        self._join(dialogue)
+        segment = dialogue.segment
         if segment is not None and segment.cached < len(segment.ids):
             return self._fill(segment, limit)
-        if not self._place(track):
+        if not self._place(dialogue):
             return None
-        assert track.row is not None
-        self._borrow(track)
-        first = track.shared + track.cached
-        ids = track.ids[first : first + limit]
-        work = RowInput(ids, track.row, track.cached, segment.row if segment else 0, track.shared)
-        return PlannedRow(work, track, complete=first + len(ids) == len(track.ids))
+        assert dialogue.row is not None
+        self._borrow(dialogue)
+        first = dialogue.shared + dialogue.cached
+        ids = dialogue.ids[first : first + limit]
+        work = RowInput(
+            ids, dialogue.row, dialogue.cached, segment.row if segment else 0, dialogue.shared
+        )
+        return PlannedRow(work, dialogue, complete=first + len(ids) == len(dialogue.ids))
 
     def _fill(self, segment: SharedPrefix, limit: int) -> PlannedRow:
         """Return the next input of an incomplete prefix. Its outer prefix is filled first."""
@@ -278,52 +254,52 @@ class Scheduler:
             return idle[0].row
         return heapq.heappop(self._free_shared) if self._free_shared else None
 
-    def _place(self, track: DialogueState) -> bool:
+    def _place(self, dialogue: DialogueState) -> bool:
         """Assign a row to the dialogue. Return False if all rows are busy.
 
         If no row is free, the least recently used idle dialogue is evicted.
         """
-        track.used = self._tick
-        if track.row is not None:
+        dialogue.used = self._tick
+        if dialogue.row is not None:
             return True
         if not self._free:
-            busy = {id(turn.track) for turn in self.turns}
+            busy = {id(turn.dialogue) for turn in self.turns}
             idle = [other for other in self._placed.values() if id(other) not in busy]
             if not idle:
                 return False
             self._evict(min(idle, key=lambda other: other.used))
-        track.row = heapq.heappop(self._free)
-        self._placed[track.row] = track
-        self._siblings.setdefault(track.prompt, []).append(track)
+        dialogue.row = heapq.heappop(self._free)
+        self._placed[dialogue.row] = dialogue
+        self._siblings.setdefault(dialogue.prompt, []).append(dialogue)
         return True
 
-    def _borrow(self, track: DialogueState) -> None:
+    def _borrow(self, dialogue: DialogueState) -> None:
         """Copy missing keys and values from another group member.
 
         The last token is always computed, because its logits are needed.
         """
-        if track.missing <= 1:
+        if dialogue.missing <= 1:
             return
-        end = len(track.ids) - 1
+        end = len(dialogue.ids) - 1
         sources = [
-            (common_prefix(track.ids[:end], other.ids[: other.shared + other.cached]), other)
-            for other in self._siblings[track.prompt]
-            if other is not track and other.segment is track.segment
+            (common_prefix(dialogue.ids[:end], other.ids[: other.shared + other.cached]), other)
+            for other in self._siblings[dialogue.prompt]
+            if other is not dialogue and other.segment is dialogue.segment
         ]
-        reach, source = max(sources, key=lambda found: found[0], default=(0, track))
-        if reach - track.shared > track.cached:
+        reach, source = max(sources, key=lambda found: found[0], default=(0, dialogue))
+        if reach - dialogue.shared > dialogue.cached:
             assert source.row is not None
-            assert track.row is not None
-            self._copy(source.row, track.row, track.cached, reach - track.shared)
-            track.cached = reach - track.shared
+            assert dialogue.row is not None
+            self._copy(source.row, dialogue.row, dialogue.cached, reach - dialogue.shared)
+            dialogue.cached = reach - dialogue.shared
 
-    def _evict(self, track: DialogueState) -> None:
-        if track.row is not None:
-            del self._placed[track.row]
-            heapq.heappush(self._free, track.row)
-            siblings = self._siblings[track.prompt]
-            siblings.remove(track)
+    def _evict(self, dialogue: DialogueState) -> None:
+        if dialogue.row is not None:
+            del self._placed[dialogue.row]
+            heapq.heappush(self._free, dialogue.row)
+            siblings = self._siblings[dialogue.prompt]
+            siblings.remove(dialogue)
             if not siblings:
-                del self._siblings[track.prompt]
-        track.row = None
-        track.cached = 0
+                del self._siblings[dialogue.prompt]
+        dialogue.row = None
+        dialogue.cached = 0

@@ -1,60 +1,59 @@
-"""Policies `model:NAME` and `adapter:PATH`: a local model with the trainer's engine.
+"""Policies `model:NAME` and `adapter:PATH`: a local model with the in-process engine.
 
-The engine lives until the process ends. Training uses another one.
+They play with the settings that a run evaluates with: those in the adapter's manifest, else those
+of the YAML's `train:` block with its profile for this device. The engine lives until the process
+ends. Training uses another one.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envgym.errors import UsageError
-from envgym.policies import Policy
+from envgym.policies import SamplingOverrides
+from envgym.spec.environment import EnvSpec
+from envgym_trainer.config import TrainConfig, merged
+from envgym_trainer.inference import EnginePolicy
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.adapter_files import MANIFEST, verify_files
-from envgym_trainer.model.chat import Chat, TemplateName
-from envgym_trainer.model.load import load_model
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.load import load_model, pick_device
+
+if TYPE_CHECKING:
+    from envgym.world import World
 
 log = logging.getLogger(__name__)
+NO_OVERRIDES = SamplingOverrides()
 
 
 def open_model(
-    argument: str,
-    *,
-    temperature: float = 0.0,
-    max_new_tokens: int = 64,
-    device: str = "auto",
-    template: TemplateName = "auto",
-    max_context: int | None = None,
-) -> Policy:
+    argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
+) -> EnginePolicy:
     """Open a model as a policy.
 
     Args:
         argument: Name after `model:`: built-in name, Hugging Face id or local directory.
-        temperature: Sampling temperature. 0 is greedy.
-        max_new_tokens: Maximum number of new tokens per turn.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        template: Chat template.
-        max_context: Maximum length of a dialogue in tokens. Default: the model's limit, at most
-            8192.
+        world: World in which the policy will play.
+        sampling: Settings that replace those of the `train:` block.
     """
-    model, tokenizer = load_model(argument, device=device)
-    engine = _engine(model, tokenizer, template, max_context)
-    return engine.policy(temperature=temperature, max_new_tokens=max_new_tokens)
+    config = train_config(world.spec)
+    model, tokenizer = load_model(argument, device=config.model.device)
+    return _policy(model, Chat(tokenizer, model=model), evaluation_sampling(config), sampling)
 
 
 def open_adapter(
-    argument: str,
-    *,
-    temperature: float = 0.0,
-    max_new_tokens: int = 64,
-    device: str = "auto",
-    template: TemplateName = "auto",
-    max_context: int | None = None,
-) -> Policy:
-    """Open an adapter folder as a policy on its base model. Options as for `open_model`.
+    argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
+) -> EnginePolicy:
+    """Open an adapter folder as a policy on its base model.
+
+    Args:
+        argument: Folder after `adapter:`.
+        world: World in which the policy will play.
+        sampling: Settings that replace those of the manifest or the `train:` block.
 
     Raises:
         UsageError: If the folder has no adapter, or if its files differ from its manifest.
@@ -63,12 +62,35 @@ def open_adapter(
 
     folder = Path(argument).expanduser()
     base = base_of(folder)
-    _verify(folder)
-    model, tokenizer = load_model(base, device=device)
+    manifest = _verified_manifest(folder)
+    config = train_config(world.spec)
+    model, tokenizer = load_model(base, device=config.model.device)
     adapted = PeftModel.from_pretrained(model, folder)
-    engine = _engine(adapted, tokenizer, template, max_context)
-    engine.refresh(adapted)
-    return engine.policy(temperature=temperature, max_new_tokens=max_new_tokens)
+    chat = Chat(tokenizer, manifest.get("template", "auto"), model=adapted)
+    settings = evaluation_sampling(config) | manifest.get("sampling", {})
+    policy = _policy(adapted, chat, settings, sampling)
+    policy.engine.load_adapter(adapted)
+    return policy
+
+
+def train_config(spec: EnvSpec) -> TrainConfig:
+    """Return the `train:` block of an environment with its profile for this device."""
+    config = TrainConfig.of(spec.train)
+    profile = "gpu" if pick_device(config.model.device).startswith("cuda") else "cpu"
+    if profile not in config.profiles:
+        return config
+    plain = TrainConfig.write_out_short_forms(spec.train)
+    over = TrainConfig.write_out_short_forms(config.profiles[profile])
+    return TrainConfig.of(merged(plain, over))
+
+
+def evaluation_sampling(config: TrainConfig) -> dict[str, float]:
+    """Return the settings of a run's evaluations. They are saved in the adapter's manifest."""
+    return {
+        "temperature": config.evaluation.temperature,
+        "max_turn_tokens": config.rollout.max_turn_tokens,
+        "max_context_tokens": config.rollout.max_context_tokens,
+    }
 
 
 def base_of(folder: Path) -> str:
@@ -82,21 +104,27 @@ def base_of(folder: Path) -> str:
     return json.loads(path.read_text())["base_model_name_or_path"]
 
 
-def _verify(folder: Path) -> None:
-    """Verify the files against the manifest, except the model card, which may be edited.
+def _verified_manifest(folder: Path) -> Mapping[str, Any]:
+    """Return the manifest after checking the files in it, except the model card.
 
-    Adapters of other tools have no manifest.
+    The card may be edited. Adapters of other tools have no manifest; then it is empty.
     """
     if (folder / MANIFEST).is_file():
-        verify_files(folder, ignore=["README.md"])
-    else:
-        log.warning("%s has no %s: its files are taken as they are", folder, MANIFEST)
+        return verify_files(folder, ignore=["README.md"])
+    log.warning("%s has no %s: its files are taken as they are", folder, MANIFEST)
+    return {}
 
 
-def _engine(
-    model: Any, tokenizer: Any, template: TemplateName, max_context: int | None
-) -> InProcessEngine:
-    limit = min(getattr(model.config, "max_position_embeddings", 8192), 8192)
-    return InProcessEngine(
-        model, Chat(tokenizer, template, model=model), max_context=max_context or limit
+def _policy(
+    model: Any, chat: Chat, settings: Mapping[str, float], overrides: SamplingOverrides
+) -> EnginePolicy:
+    given = {
+        "temperature": overrides.temperature,
+        "max_turn_tokens": overrides.max_turn_tokens,
+        "max_context_tokens": overrides.max_context_tokens,
+    }
+    chosen = {**settings, **{key: value for key, value in given.items() if value is not None}}
+    engine = InProcessEngine(model, chat, max_context=int(chosen["max_context_tokens"]))
+    return engine.policy(
+        temperature=chosen["temperature"], max_new_tokens=int(chosen["max_turn_tokens"])
     )

@@ -19,30 +19,27 @@ class Teacher:
     """Second set of adapter weights. The state is stored in checkpoints.
 
     Args:
-        model: Model that is trained.
+        model: Model that is trained. The teacher starts as a copy of its adapter.
         decay: Fraction of the teacher that is kept in an update. 1 keeps the teacher fixed.
     """
 
     def __init__(self, model: Any, *, decay: float):
         self.model = model
         self.decay = decay
-        self.adapter: dict[str, Tensor] = {}
-        """Adapter weights by name. Empty before the first update."""
-
-    @property
-    def moves(self) -> bool:
-        return self.decay < 1
+        self.adapter: dict[str, Tensor] = {
+            name: value.detach().clone() for name, value in trainable(model).items()
+        }
+        """Adapter weights by name."""
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Copy the model's adapter the first time. Later, move `1 - decay` of the way to it."""
+    def update(self) -> None:
+        """Move the adapter `1 - decay` of the way to the model's adapter."""
+        if self.decay == 1:
+            return
         for name, value in trainable(self.model).items():
-            if name not in self.adapter:
-                self.adapter[name] = value.detach().clone()
-            elif self.moves:
-                self.adapter[name].lerp_(value.detach(), 1 - self.decay)
+            self.adapter[name].lerp_(value.detach(), 1 - self.decay)
 
-    def in_place(self) -> AbstractContextManager[None]:
+    def applied(self) -> AbstractContextManager[None]:
         """Return a context in which the model has the teacher's adapter."""
         return with_adapter(trainable(self.model), self.adapter)
 

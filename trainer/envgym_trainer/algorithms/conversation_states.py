@@ -12,10 +12,10 @@ from typing import Literal
 from envgym.episode import Episode
 from envgym.messages import Message
 
-Anchor = Literal["history", "observation"]
+Criterion = Literal["history", "observation"]
 
 
-def anchor_states(episode: Episode, by: Anchor = "history") -> list[str]:
+def state_keys(episode: Episode, by: Criterion = "history") -> list[str]:
     """Return a key for the state before each turn. Within a group, equal keys mean equal states.
 
     Args:
@@ -25,18 +25,17 @@ def anchor_states(episode: Episode, by: Anchor = "history") -> list[str]:
             code. Different ways are merged, and so may be different states that look the same.
     """
     keys = []
-    seen = list[Message]()
-    since = list[Message]()
+    start = hashlib.sha256(repr(episode.start_hash).encode())
+    running = start.copy()
     for message in episode.messages:
         if message.role == "assistant":
-            keys.append(_hash(episode.start_hash, seen if by == "history" else since))
-            since = []
-        else:
-            since.append(message)
-        seen.append(message)
+            keys.append(running.hexdigest())
+            if by == "observation":
+                running = start.copy()
+                continue
+        running.update(_text(message))
     return keys
 
 
-def _hash(start: str, messages: list[Message]) -> str:
-    text = repr((start, [(message.role, message.name, message.content) for message in messages]))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _text(message: Message) -> bytes:
+    return repr((message.role, message.name, message.content)).encode()

@@ -1,0 +1,210 @@
+"""Every engine of the folder keeps one contract; an engine from a file of one's own trains by its name."""
+
+import re
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from envgym.errors import SpecError, UsageError, WorldFailure
+from envgym.messages import Message
+from envgym.policies import Dialogue, Policy
+from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.rollout import engine_options, engines
+from envgym_trainer.inference import Engine, EngineStatistics, open_engine
+from envgym_trainer.model.chat import Chat
+from envgym_trainer.model.lora import attach
+from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.training.launch import start
+from tests.fakes.dialogues import SYSTEM, gap, talk, turns_of, user
+from tests.fakes.small_models import byte_tokenizer, small_llama
+from tests.fakes.trap_worlds import scramble
+from tests.fakes.vllm_server import StandIn, serving
+
+TOKENIZER = byte_tokenizer()
+MODEL = attach(small_llama(TOKENIZER), rank=8, alpha=16, seed=0)
+CHAT = Chat(TOKENIZER, model=MODEL.get_base_model())
+
+
+@contextmanager
+def opened(name, folder, **rollout):
+    """The engine as a run opens it, over its own server if it needs one."""
+    settings = {"engine": {"name": name}, "rollout": {"max_context_tokens": 600, **rollout}}
+    with serving(StandIn(small_llama(TOKENIZER))) as url:
+        if "url" in engine_options(name):
+            settings["engine"]["url"] = url
+        config = TrainConfig.model_validate(settings)
+        engine = open_engine(config, model=MODEL, chat=CHAT, folder=folder)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+@pytest.fixture(params=sorted(engines()))
+def engine(request, tmp_path):
+    with opened(request.param, tmp_path) as engine:
+        yield engine
+
+
+def base_gap(trace) -> float:
+    with MODEL.disable_adapter():
+        return gap(MODEL, trace)
+
+
+def test_the_folder_holds_these_engines():
+    assert sorted(engines()) == ["in_process", "vllm_server"]
+
+
+def test_it_is_an_engine_whose_policy_and_dialogues_keep_the_gyms_contract(engine):
+    assert isinstance(engine, Engine)
+    assert isinstance(engine.policy(), Policy)
+    assert isinstance(engine.policy().open([user("x")], (), seed=0), Dialogue)
+    assert isinstance(engine.statistics, EngineStatistics)
+
+
+def test_sampled_ids_and_logprobs_stand_unchanged_in_the_trace_and_are_the_models(engine):
+    dialogue = engine.policy(max_new_tokens=6).open([SYSTEM, user("x")], (), seed=5)
+    completions = [dialogue.reply()]
+    dialogue.observe([Message("tool", "y")])
+    completions.append(dialogue.reply())
+    trace = dialogue.trace()
+    found = [(trace.token_ids[a:b], trace.logprobs[a:b]) for a, b in turns_of(trace)]
+    assert found == [(each.token_ids, each.logprobs) for each in completions]
+    assert base_gap(trace) < 1e-4
+
+
+def test_the_seed_decides_the_tokens(engine):
+    opening = [SYSTEM, user("the same")]
+    policy = engine.policy(max_new_tokens=8)
+    ids = [talk(policy, seed=n, opening=opening).trace().token_ids for n in (1, 1, 2)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_loaded_adapter_is_sampled_until_the_base_is_loaded_again(engine):
+    scramble(MODEL, 1)
+    base = talk(engine.policy(max_new_tokens=6), seed=0).trace()
+    engine.load_adapter(MODEL)
+    adapted = talk(engine.policy(max_new_tokens=6), seed=0).trace()
+    engine.sleep()
+    engine.load_adapter()
+    assert talk(engine.policy(max_new_tokens=6), seed=0).trace() == base
+    assert gap(MODEL, adapted) < 1e-4 < base_gap(adapted)
+
+
+def test_a_turn_ends_at_its_limit_at_a_stop_id_and_where_the_context_ends(engine):
+    greedy = engine.policy(max_new_tokens=3, temperature=0.0).open([user("x")], (), seed=0)
+    first = greedy.reply()
+    assert (first.stop_reason, len(first.token_ids)) == ("length", 3)
+    stop = frozenset({first.token_ids[1]})
+    policy = engine.policy(max_new_tokens=3, temperature=0.0, stop_ids=stop)
+    stopped = policy.open([user("x")], (), seed=0).reply()
+    assert (stopped.stop_reason, stopped.token_ids) == ("stop", first.token_ids[:2])
+    long = engine.policy(max_new_tokens=900, stop_ids=frozenset()).open([user("x")], (), seed=0)
+    assert long.reply().stop_reason == "context"
+    assert len(long.trace().token_ids) == engine.max_context
+    long.observe([user("y")])
+    assert long.reply().token_ids == ()
+
+
+def test_a_second_reply_without_an_observation_is_refused(engine):
+    dialogue = engine.policy(max_new_tokens=2).open([user("x")], (), seed=0)
+    dialogue.reply()
+    with pytest.raises(UsageError, match="observe"):
+        dialogue.reply()
+    dialogue.close()
+    dialogue.close()
+
+
+@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"max_new_tokens": 0}])
+def test_settings_that_cannot_be_sampled_with_are_refused(engine, settings):
+    with pytest.raises(UsageError, match="at least"):
+        engine.policy(**settings)
+
+
+def test_a_closed_engine_voids_the_episode(engine):
+    dialogue = engine.policy(max_new_tokens=2).open([user("x")], (), seed=0)
+    engine.close()
+    engine.close()
+    with pytest.raises(WorldFailure) as caught:
+        dialogue.reply()
+    assert (caught.value.kind, caught.value.stage) == ("policy_failed", "policy")
+
+
+@pytest.mark.parametrize("name", sorted(engines()))
+def test_a_deterministic_run_gets_an_engine_that_supports_lockstep_or_is_refused(name, tmp_path):
+    with opened(name, tmp_path) as engine:
+        supports_lockstep = engine.supports_lockstep
+    if supports_lockstep:
+        with opened(name, tmp_path, deterministic=True) as engine:
+            engine.add_in_flight(1)
+            reply = engine.policy(max_new_tokens=2).open([user("x")], (), seed=0).reply()
+            assert reply.stop_reason == "length"
+    else:
+        told = f"needs an engine with supports_lockstep, such as in_process: {name}"
+        with pytest.raises(UsageError, match=told), opened(name, tmp_path, deterministic=True):
+            pass
+
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "engines.md"
+(OWN,) = re.findall(r'```python title="plain_engine.py"\n(.*?)```', GUIDE.read_text(), re.DOTALL)
+PARTS = "def brief(evidence): return len(evidence.final_message) / 100\n"  # so that rewards differ
+
+
+def test_an_engine_from_a_file_trains_a_step_by_its_name(tmp_path):
+    (tmp_path / "plain_engine.py").write_text(OWN)
+    (tmp_path / "parts.py").write_text(PARTS)
+    settings = [
+        "train.model=tiny",
+        "train.warm_start.episodes=16",
+        "train.steps=1",
+        "train.rollout.groups_per_step=1",
+        "train.rollout.group_size=3",
+        "train.evaluation.tasks=2",
+        "train.evaluation.base_tasks=0",
+        "train.checks.preflight=off",
+        f"train.engine={{name: '{tmp_path}/plain_engine.py:open_engine'}}",
+        "train.optimizer.learning_rate=1e-2",
+        f"reward.brief={{from: {tmp_path}/parts.py:brief, weight: 1.0}}",
+    ]
+    assert start("guess", settings, out=tmp_path, name="r", resume=None) == 0
+    run = RunFolder.open(tmp_path / "r")
+    (step,) = [line for line in run.metrics() if line["phase"] == "grpo"]
+    assert step["grad_norm"] > 0
+    assert step["off_policy/mismatch_max"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("own.py:missing", SpecError, "no 'missing' in own.py"),
+        ("own.py:no_engine", UsageError, "returned a int, which is no engine. Derive the class"),
+        ("absent.py:engine", SpecError, r"absent\.py: no such file"),
+    ],
+)
+def test_a_name_that_is_no_engine_is_refused(name, error, message, tmp_path):
+    (tmp_path / "own.py").write_text("def no_engine(inputs): return 1\n")
+    config = TrainConfig.model_validate({"engine": {"name": name}})
+    with pytest.raises(error, match=message):
+        open_engine(config, model=MODEL, chat=CHAT, folder=tmp_path, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"name": "in_proces"},
+            "did you mean 'in_process'. Available: in_process, vllm_server, or",
+        ),
+        ({"name": "in_process", "url": "http://x"}, "name an engine that has it: vllm_server"),
+        ({"name": "vllm_server"}, "needs url"),
+    ],
+)
+def test_the_block_refuses_unknown_engines_and_options(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.model_validate({"engine": settings})
+
+
+def test_the_engine_of_a_dtype_of_its_own_says_so(engine):
+    assert engine.dtype in (None, torch.bfloat16)
