@@ -34,6 +34,6 @@ def main(settings: Sequence[str] = (), out: str = "runs") -> TrainResult:
 
 if __name__ == "__main__":
     result = main(sys.argv[1:])
-    for outcome in result.outcomes:
-        print(f"{outcome.policy}: {outcome.total.text()}")
+    for name, outcome in result.outcomes.items():
+        print(f"{name}: {outcome.total.text()}")
     print(f"adapter: {result.adapter}")

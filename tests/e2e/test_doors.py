@@ -26,7 +26,7 @@ from tests.e2e.doors import (
 HEAVY = {"torch", "transformers", "peft", "envgym_trainer"}
 PUBLIC = {
     "envgym": {*envgym.__all__, *(f"tasksets.{name}" for name in envgym.tasksets.__all__)},
-    "envgym_trainer": set(getattr(envgym_trainer, "__all__", ())),
+    "envgym_trainer": set(envgym_trainer.__all__),
 }
 GRAPH = import_graph()
 
@@ -105,6 +105,13 @@ def test_environments_use_public_names_only(file):
     siblings = {path.stem for path in file.parent.rglob("*.py")}
     foreign = FOREIGN.get(named(file), set())
     assert packages(file) <= sys.stdlib_module_names | siblings | {"envgym"} | foreign
+    assert private_names(file) == set()
+
+
+@pytest.mark.parametrize("file", files("examples"), ids=named)
+def test_examples_use_public_names_only(file):
+    foreign = {"envgym", "envgym_trainer", "gymnasium", "torch"}
+    assert packages(file) <= sys.stdlib_module_names | foreign
     assert private_names(file) == set()
 
 

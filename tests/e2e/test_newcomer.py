@@ -103,6 +103,40 @@ def run(arguments):
     world.close()
 '''
 
+LOSS = '''
+from envgym_trainer import LossInputs, TokenLosses, loss
+
+
+@loss(uses_ratio=False)
+def scaled(inputs: LossInputs, *, factor: float = 1.0) -> TokenLosses:
+    """Return the loss of REINFORCE times a factor."""
+    return TokenLosses(-factor * inputs.advantages * inputs.logprobs)
+'''
+ADVANTAGE = '''
+import torch
+
+from envgym_trainer import AdvantageInputs, advantage
+
+
+@advantage(baseline="group", is_linear=False)
+def alternating(inputs: AdvantageInputs) -> torch.Tensor:
+    """Return 3 and -3 in turns, whatever the rewards are."""
+    signs = 3.0 - 6.0 * (torch.arange(inputs.rewards.shape[1]) % 2)  # (G,)
+    return signs.expand(inputs.rewards.shape).clone()
+'''
+ENGINE = '''
+from pathlib import Path
+
+from envgym_trainer import Engine, EngineInputs
+from envgym_trainer.inference.in_process import open_engine as in_process
+
+
+def noted(inputs: EngineInputs) -> Engine:
+    """Open the engine of this process and leave a note."""
+    Path("engine.txt").write_text(inputs.config.model.name)
+    return in_process(inputs)
+'''
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -112,6 +146,9 @@ def folder(tmp_path_factory) -> Path:
         "careful.py": POLICY,
         "noted.py": BACKEND,
         "count.py": COMMAND,
+        "scaled.py": LOSS,
+        "alternating.py": ADVANTAGE,
+        "engine.py": ENGINE,
         **ENVIRONMENT,
     }
     for name, text in files.items():
@@ -163,6 +200,50 @@ def test_a_backend(folder):
     rate(folder, "oracle", "sandbox.backend=noted.py:start", "sandbox.isolation=state")
     assert (folder / "opened.txt").read_text() == "state"
     assert last_episode(folder)["success"] is True
+
+
+TRAINING = [
+    "train.model=tiny",
+    "train.steps=1",
+    "train.rollout.groups_per_step=2",
+    "train.rollout.group_size=2",
+    "train.rollout.max_turn_tokens=8",
+    "train.evaluation.tasks=2",
+    "train.evaluation.base_tasks=2",
+    "train.output.adapter=none",
+    "train.checks.preflight=off",
+    "train.algorithm.advantage.name=alternating.py:alternating",
+    "train.engine.name=engine.py:noted",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(folder) -> Path:
+    """Two runs that differ in an option of the loss; the second has a loss of 0."""
+    for name, factor in (("one", 1.0), ("zero", 0.0)):
+        loss = f"train.algorithm.loss={{name: 'scaled.py:scaled', factor: {factor}}}"
+        envgym(folder, "train", "lamps.yaml", *TRAINING, loss, "--out", "runs", "--name", name)
+    return folder / "runs"
+
+
+def steps(run: Path, file: str) -> list[dict]:
+    lines = map(json.loads, (run / file).read_text().splitlines())
+    return [line for line in lines if line["phase"] == "grpo"]
+
+
+def test_a_loss_with_an_option(runs):
+    (one,), (zero,) = (steps(runs / name, "metrics.jsonl") for name in ("one", "zero"))
+    assert one["grad_norm"] > 0
+    assert zero["grad_norm"] == 0
+
+
+def test_an_advantage(runs):
+    advantages = [line["advantage"] for line in steps(runs / "one", "episodes.jsonl")]
+    assert sorted(advantages) == [-3, -3, 3, 3]
+
+
+def test_an_engine(folder, runs):
+    assert (folder / "engine.txt").read_text() == "tiny"
 
 
 def test_a_command(folder):
