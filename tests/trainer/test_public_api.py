@@ -1,4 +1,5 @@
-"""The whole public surface of envgym_trainer: every name exists, is documented, and nothing else is public."""
+"""The whole public surface of envgym_trainer: every name exists, is documented, and nothing else is
+public."""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""Policies without tokens and without anyone else: the contract of all of them, and what each scripted one says."""
+"""Policies without tokens and without anyone else: the contract of all of them, and what each
+scripted one says."""
 
 import importlib
 
