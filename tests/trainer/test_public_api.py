@@ -1,5 +1,4 @@
-"""The whole public surface of envgym_trainer: every name exists, is documented, and nothing else is
-public."""
+"""Public surface of envgym_trainer: every name exists and is documented, and no other is public."""
 
 import subprocess
 import sys

@@ -225,7 +225,9 @@ def _take(request: TurnRequest, answer: dict[str, Any]) -> StopReason:
             "This needs vLLM 0.10.2 or later"
         )
         raise WorldFailure("policy_failed", problem, stage="policy") from None
-    reasons = [request.take(token, logprob) for token, logprob in zip(ids, logprobs, strict=True)]
+    reasons: list[StopReason | None] = [
+        request.take(token, logprob) for token, logprob in zip(ids, logprobs, strict=True)
+    ]
     last = reasons.pop()
     if last is None or any(reasons):
         problem = (

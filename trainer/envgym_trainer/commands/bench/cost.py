@@ -80,7 +80,7 @@ class PacedDialogue:
         self.inner.observe(messages)
         self.script.observe(messages)
 
-    def trace(self) -> TokenTrace:
+    def trace(self) -> TokenTrace | None:
         return self.inner.trace()
 
     def close(self) -> None:
