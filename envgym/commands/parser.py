@@ -118,7 +118,7 @@ class _CommandParser(argparse.ArgumentParser):
         )
         self._command: CommandFile | None = command
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore
         self._import_command()
         return super().parse_known_args(args, namespace)
 
