@@ -151,7 +151,7 @@ def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) ->
     if options.level == "state":
         raise SpecError(f"{where}: needs one process per session; set sandbox.isolation=fork")
     if server.reset == "container" and options.level != "container":
-        way_out = "set sandbox.isolation=container or `reset: restart`"
+        remedy = "set sandbox.isolation=container or `reset: restart`"
         raise SpecError(
-            f"{where}: `reset: container` needs a new container for each episode; {way_out}"
+            f"{where}: `reset: container` needs a new container for each episode; {remedy}"
         )

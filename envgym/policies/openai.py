@@ -202,13 +202,13 @@ class OpenAIPolicy:
             )
         if status == 404:
             raise UsageError(
-                f"{self.base_url}{path}: HTTP 404: {words}. {self._way_out_of_404(path)}"
+                f"{self.base_url}{path}: HTTP 404: {words}. {self._remedy_for_404(path)}"
             )
         if status in (400, 413, 422) and is_context_full(response.text):
             raise ContextFull(words)
         return f"HTTP {status}: {words}"
 
-    def _way_out_of_404(self, path: str) -> str:
+    def _remedy_for_404(self, path: str) -> str:
         try:
             names = self._models() if path != "/models" else []
         except (UsageError, PrerequisiteError, WorldFailure):

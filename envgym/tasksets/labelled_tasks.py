@@ -159,9 +159,9 @@ def _check_kinds(dealt: Dealt, name: str) -> None:
     kinds = {kind for own in dealt.values() for kind in own}
     for split in SPLITS:
         if lacking := sorted(str(kind) for kind in kinds - set(dealt.get(split, ()))):
-            way_out = "add rows, or pass the splits: {'train': [...], 'val': [...], 'test': [...]}"
+            remedy = "add rows, or pass the splits: {'train': [...], 'val': [...], 'test': [...]}"
             raise SpecError(
-                f"'{name}': split '{split}' has no row of kind '{lacking[0]}'; {way_out}"
+                f"'{name}': split '{split}' has no row of kind '{lacking[0]}'; {remedy}"
             )
     if len(kinds) < 2 and kinds != {True}:
         raise SpecError(

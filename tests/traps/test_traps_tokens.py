@@ -105,7 +105,7 @@ def test_the_tokens_of_a_turn_are_a_prefix_of_the_next_and_equal_a_fresh_renderi
 
 
 @pytest.mark.trap(2)
-def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_way_out(
+def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_remedy(
     monkeypatch,
 ):
     chat = family("strips")

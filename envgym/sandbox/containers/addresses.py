@@ -102,7 +102,7 @@ def _current_context() -> Address | None:
     name = name or get_current_context_name()
     if name == "default":
         return None
-    way_out = (
+    remedy = (
         "List contexts with `docker context ls`, go back with `docker context use default` (or "
         f"unset DOCKER_CONTEXT), {NOW_LOCAL}"
     )
@@ -110,7 +110,7 @@ def _current_context() -> Address | None:
         context = ContextAPI.get_context(name)
     except Exception as error:  # The SDK raises a plain Exception for a damaged file.
         raise PrerequisiteError(
-            f"the Docker context '{name}' cannot be read ({short(error)}). {way_out}"
+            f"the Docker context '{name}' cannot be read ({short(error)}). {remedy}"
         ) from None
     if context is None or not context.Host:
         # The SDK looks for contexts beside config.json and finds none if that file is missing.
@@ -119,7 +119,7 @@ def _current_context() -> Address | None:
             if (folder / "config.json").exists()
             else f" ({folder}/config.json is missing; without it no context can be found)"
         )
-        raise PrerequisiteError(f"there is no Docker context '{name}'{hint}. {way_out}")
+        raise PrerequisiteError(f"there is no Docker context '{name}'{hint}. {remedy}")
     return Address(context.Host, f"Docker context '{name}'", context.TLSConfig, is_chosen=True)
 
 

@@ -63,12 +63,12 @@ def ensure_image(api: Any, image: str) -> None:
         api.inspect_image(image)
     except (docker.errors.DockerException, OSError) as error:
         why = trouble or short(error)
-        way_out = (
+        remedy = (
             f"Build it (docker build -t {image} ...), set another one with sandbox.image=..., "
             f"{NOW_LOCAL}"
         )
         raise PrerequisiteError(
-            f"the engine has no image '{image}' and cannot pull it ({why}). {way_out}"
+            f"the engine has no image '{image}' and cannot pull it ({why}). {remedy}"
         ) from None
 
 

@@ -165,7 +165,7 @@ def test_doctor_without_an_engine_says_what_works_and_why_the_rest_does_not(no_e
     assert none == {"state": True, "fork": False, "namespaces": False, "container": False}
 
 
-def test_every_refusal_of_doctor_names_a_way_out(no_engine, capsys):
+def test_every_refusal_of_doctor_names_a_remedy(no_engine, capsys):
     report = shown(capsys, "doctor")
     refused = [
         level["reason"]
@@ -218,7 +218,7 @@ def test_doctor_shows_what_is_wrong_with_an_image(api, capsys):
 
 
 @pytest.mark.parametrize("command", ["ls", "gc"])
-def test_a_missing_engine_is_exit_code_3_with_the_way_out(command, no_engine, capsys):
+def test_a_missing_engine_is_exit_code_3_with_the_remedy(command, no_engine, capsys):
     assert main(["sandbox", command]) == 3
     assert "Start Docker, or podman's service" in capsys.readouterr().err
 

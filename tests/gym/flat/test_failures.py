@@ -77,7 +77,7 @@ def test_a_cap_of_one_never_stops():
     assert counted(FailureLimit(1.0, logged=""), *[episode(CRASH, CRASH)] * 100) == 100
 
 
-def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_and_the_way_out():
+def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_and_the_remedy():
     cap = FailureLimit(0.5, logged="Every episode is in runs/x/episodes.jsonl.")
     counted(cap, *[episode(GONE)] * 2, *[episode()] * 6)
     counted(cap, *[episode(CRASH)] * 7)

@@ -137,7 +137,7 @@ def test_a_schema_that_leads_elsewhere_is_not_followed():
         json_similarity('{"a": 1}', {}, {"properties": {"a": {"$ref": "#/nowhere"}}})
 
 
-def test_a_missing_jsonschema_is_named_with_the_way_out(monkeypatch):
+def test_a_missing_jsonschema_is_named_with_the_remedy(monkeypatch):
     structured._validator.cache_clear()
     monkeypatch.setitem(sys.modules, "jsonschema", None)
     assert json_similarity("[]", []) == 1.0

@@ -278,7 +278,7 @@ def test_a_measure_that_gives_no_share_is_an_error(value):
 @pytest.mark.parametrize(
     "library", ["resvg_py", "defusedxml.ElementTree", "skimage.metrics", "imagehash"]
 )
-def test_a_library_that_is_missing_is_named_with_the_way_out(library, monkeypatch):
+def test_a_library_that_is_missing_is_named_with_the_remedy(library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(PrerequisiteError, match=r"needs .*pip install 'envgym\[images\]'"):
         image_similarity(draw_svg(bars()), shifted(TRUTH, 1, 1))

@@ -115,7 +115,7 @@ def test_the_papers_form_matches_optimally_and_names_as_sets():
         ({"two_stag": True}, "unknown option 'two_stag', did you mean 'two_stage'"),
     ],
 )
-def test_a_wrong_setting_is_told_with_its_way_out(switches, what):
+def test_a_wrong_setting_is_told_with_its_remedy(switches, what):
     with pytest.raises(UsageError, match=what):
         ToolRlSettings.of(switches)
 

@@ -173,7 +173,7 @@ def test_a_chosen_engine_that_is_silent_is_told_with_all_ways_out(contexts, monk
     ) in told
 
 
-def test_an_unknown_context_is_told_with_the_way_out(contexts, monkeypatch):
+def test_an_unknown_context_is_told_with_the_remedy(contexts, monkeypatch):
     monkeypatch.setenv("DOCKER_CONTEXT", "fra")
     assert refusal(connect).startswith(
         "there is no Docker context 'fra'. List contexts with `docker context ls`, go back "

@@ -348,7 +348,7 @@ def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_ne
 # --- what is packed ---
 
 
-def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_way_out():
+def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_remedy():
     with pytest.raises(
         SpecError, match=r"tools.py: this file also defines tasks or rewards.*a separate file"
     ):

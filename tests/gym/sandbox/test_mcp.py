@@ -165,7 +165,7 @@ def test_a_server_that_dies_or_hangs_voids_its_own_episode_only(kept, tool, seco
 @pytest.mark.parametrize(
     "command", [["python", "-c", "raise SystemExit('no paper')"], ["no-such-program"]]
 )
-def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_way_out(
+def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_remedy(
     tmp_path, command
 ):
     with pytest.raises(PrerequisiteError, match=r"(?s)no paper|no-such-program") as caught:
@@ -247,7 +247,7 @@ def test_a_restarted_server_knows_seed_and_time_from_its_surroundings(tmp_path):
         ({"reset": "sometimes"}, r"tools\.0\.mcp\.reset: is 'sometimes'"),
     ],
 )
-def test_a_wrong_block_is_refused_with_the_way_out(tmp_path, settings, words):
+def test_a_wrong_block_is_refused_with_the_remedy(tmp_path, settings, words):
     with pytest.raises(SpecError, match=words):
         make_world(tmp_path, **settings)
 

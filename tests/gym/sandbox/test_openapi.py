@@ -385,7 +385,7 @@ REFUND = {
 }
 
 
-def test_an_operation_that_is_no_work_on_a_table_is_refused_with_the_way_out(tmp_path):
+def test_an_operation_that_is_no_work_on_a_table_is_refused_with_the_remedy(tmp_path):
     assert refused(tmp_path, library(**REFUND)) == (
         "api.json: refund (POST /api/v1/books/{bookId}/refund) cannot be simulated: "
         "'refund' is not a collection: no operation "

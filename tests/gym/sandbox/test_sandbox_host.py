@@ -38,7 +38,7 @@ def test_auto_without_an_engine_takes_a_local_process_and_says_why(no_engine):
     sandbox.close()
 
 
-def test_docker_without_an_engine_is_a_missing_prerequisite_with_the_way_out(no_engine):
+def test_docker_without_an_engine_is_a_missing_prerequisite_with_the_remedy(no_engine):
     with pytest.raises(
         PrerequisiteError,
         match=r"no Docker engine answers at unix://.*Start Docker, .* sandbox.backend=local",
@@ -60,7 +60,7 @@ def test_a_misspelt_backend_is_answered_with_the_right_one():
         ("bubblewrap", "namespaces"),
     ],
 )
-def test_a_level_that_a_backend_cannot_give_is_refused_with_the_reason_and_the_way_out(
+def test_a_level_that_a_backend_cannot_give_is_refused_with_the_reason_and_the_remedy(
     backend, level
 ):
     with pytest.raises(

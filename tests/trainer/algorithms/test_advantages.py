@@ -64,7 +64,7 @@ def test_which_groups_agree():
     ]
 
 
-def test_a_group_of_one_is_refused_with_the_way_out():
+def test_a_group_of_one_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"got \(4, 1\). Set group_size to 2 or more"):
         group_advantages(torch.zeros(4, 1))
 

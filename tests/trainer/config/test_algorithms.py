@@ -145,7 +145,7 @@ def test_a_preset_written_out_is_the_same_settings_again(name):
         ("algorithm={preset: dr_grpo, los: gspo}", "did you mean 'loss'"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused_with_the_way_out(setting, said):
+def test_a_setting_that_makes_no_sense_is_refused_with_the_remedy(setting, said):
     with pytest.raises(SpecError, match=said):
         config(setting)
 

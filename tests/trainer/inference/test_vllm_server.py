@@ -124,7 +124,7 @@ def test_the_base_is_sampled_again_after_refresh_with_nothing(state, engine):
     assert talk(engine.policy(max_new_tokens=6), seed=0).trace() == base != other
 
 
-def test_a_server_without_adapters_at_run_time_is_told_with_the_way_out(tmp_path):
+def test_a_server_without_adapters_at_run_time_is_told_with_the_remedy(tmp_path):
     state = StandIn(small_llama(TOKENIZER), loads_adapters=False)
     adapted = get_peft_model(state.base, LoraConfig(r=8, target_modules=LINEARS))
     with serving(state) as url:

@@ -137,7 +137,7 @@ def test_the_entropy_comes_to_its_target_where_without_a_bonus_it_would_be_lost(
 
 def test_the_updates_of_a_step_stop_where_the_policy_has_gone_as_far_as_allowed():
     bandit = Bandit(learning_rate=0.1, max_kl=0.002)
-    monitor = MismatchMonitor(dtype=torch.float64, on_mismatch="stop", say=print)
+    monitor = MismatchMonitor(dtype=torch.float64, on_mismatch="stop", notify=print)
     for _ in range(8):
         pulls = bandit.pull()
         before = bandit.updates

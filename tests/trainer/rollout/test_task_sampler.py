@@ -304,7 +304,7 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
         ),
     ],
 )
-def test_a_curriculum_that_could_never_act_is_refused_with_the_way_out(make, settings, told):
+def test_a_curriculum_that_could_never_act_is_refused_with_the_remedy(make, settings, told):
     with pytest.raises(SpecError, match=told):
         make(**settings)
 

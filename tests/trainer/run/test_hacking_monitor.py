@@ -150,7 +150,7 @@ def watch(tmp_path):
 
     def make(*settings, is_on=True):
         worlds.append(ToolWorld(shop(tmp_path, *settings)))
-        return HackingMonitor(worlds[-1], folder, is_on=is_on, say=told.append), folder, told
+        return HackingMonitor(worlds[-1], folder, is_on=is_on, notify=told.append), folder, told
 
     told: list[str] = []
     yield make

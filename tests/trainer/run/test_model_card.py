@@ -120,7 +120,7 @@ def test_the_served_rank_is_one_that_vllm_takes(rank, limit):
     assert max_lora_rank(rank) == limit
 
 
-def test_a_rank_that_vllm_cannot_serve_is_refused_with_the_way_out():
+def test_a_rank_that_vllm_cannot_serve_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match=r"Train with train\.lora\.rank=512 or less"):
         max_lora_rank(513)
 

@@ -19,4 +19,4 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the folder of the model."""
     from envgym_trainer.model.load import resolve
 
-    print(resolve(arguments.name, say=print).path)
+    print(resolve(arguments.name, notify=print).path)

@@ -92,7 +92,7 @@ class MismatchMonitor:
         dtype: Data type of the frozen base model.
         on_mismatch: `warn` prints one warning per run. `stop` raises SamplerMismatch before the
             update.
-        say: Receives one line of text for the terminal.
+        notify: Receives one line of text for the terminal.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class MismatchMonitor:
         *,
         dtype: torch.dtype,
         on_mismatch: Literal["warn", "stop"],
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
     ):
         self.bound = BOUNDS.get(dtype, BOUNDS[torch.bfloat16])
         self.on_mismatch = on_mismatch
-        self._say = say
+        self._notify = notify
         self.dtype = str(dtype).removeprefix("torch.")
         self._told = False
 
@@ -130,7 +130,7 @@ class MismatchMonitor:
                 "train.checks.on_mismatch=warn to continue."
             )
         if not self._told:
-            self._say(
+            self._notify(
                 f"WARNING: {found}. Training goes on (train.checks.on_mismatch: warn). See the "
                 "metric off_policy/mismatch_alarm."
             )

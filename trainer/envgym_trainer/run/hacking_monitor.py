@@ -59,10 +59,10 @@ class HackingMonitor:
             only signals that need no tasks and no parts are computed.
         folder: Folder of the run.
         is_on: If False, the monitor does nothing.
-        say: Callback for one line of terminal output.
+        notify: Callback for one line of terminal output.
     """
 
-    def __init__(self, world: World, folder: RunFolder, *, is_on: bool, say: Callable[[str], None]):
+    def __init__(self, world: World, folder: RunFolder, *, is_on: bool, notify: Callable[[str], None]):
         rubric = world.rubric
         self._tasks = world.tasks if rubric else None
         self._parts = (
@@ -76,7 +76,7 @@ class HackingMonitor:
         )
         self._folder = folder
         self._is_on = is_on
-        self._say = say
+        self._notify = notify
         self._watch = HackingDetector()
         self._validated: dict[str, Any] = {}
         """Validation results that are not yet part of a record."""
@@ -106,7 +106,7 @@ class HackingMonitor:
         begun = [self._softened(signal) for signal in self._watch.observe(record)]
         self._folder.append_signals(begun)
         for signal in begun:
-            self._say(
+            self._notify(
                 f"{'WARNING' if signal.severity == 'alarm' else 'note'}: step {step}, "
                 f"signal {signal.name}: {signal.message}"
             )

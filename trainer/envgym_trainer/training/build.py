@@ -84,7 +84,7 @@ class TrainingRun:
             config.model.name,
             device=pick_device(config.model.device),
             dtype=None if config.model.dtype == "auto" else getattr(torch, config.model.dtype),
-            say=display.note,
+            notify=display.note,
             quantize=config.model.quantize,
         )
         self.chat = Chat(self.tokenizer, model=base)
@@ -106,7 +106,7 @@ class TrainingRun:
             self.mismatch_monitor = MismatchMonitor(
                 dtype=engine.dtype or base.dtype,
                 on_mismatch=config.checks.on_mismatch,
-                say=display.note,
+                notify=display.note,
             )
             self.world = opened.enter_context(closing(make_world(spec)))
             self.plan = open_plan(PlanContext(spec, config, self.world, self.model))
@@ -115,7 +115,7 @@ class TrainingRun:
                 self.world, config.reward_weights, folder.find_episodes, display.note, self.plan
             )
             self.hacking_monitor = HackingMonitor(
-                self.world, folder, is_on=config.checks.hacking_signals, say=display.note
+                self.world, folder, is_on=config.checks.hacking_signals, notify=display.note
             )
             self.collector = RolloutCollector(
                 spec,

@@ -53,7 +53,7 @@ def document_functions(
             elif operation.name in apis[file].crud:
                 functions[operation.name] = operation_function(apis[file], operation)
             else:
-                lost.append(_way_out(file, operation, apis[file]))
+                lost.append(_remedy(file, operation, apis[file]))
     if lost:
         raise AppError("\n".join(lost))
     return functions
@@ -112,7 +112,7 @@ def written_function(operation: Operation, function: Callable[..., Any]) -> Call
     return described
 
 
-def _way_out(file: str, operation: Operation, api: Api) -> str:
+def _remedy(file: str, operation: Operation, api: Api) -> str:
     needed = operation.parameters["required"]
     arguments = [
         name if name in needed else f"{name}=None" for name in operation.parameters["properties"]
