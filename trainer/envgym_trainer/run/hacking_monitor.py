@@ -62,7 +62,9 @@ class HackingMonitor:
         notify: Callback for one line of terminal output.
     """
 
-    def __init__(self, world: World, folder: RunFolder, *, is_on: bool, notify: Callable[[str], None]):
+    def __init__(
+        self, world: World, folder: RunFolder, *, is_on: bool, notify: Callable[[str], None]
+    ):
         rubric = world.rubric
         self._tasks = world.tasks if rubric else None
         self._parts = (
