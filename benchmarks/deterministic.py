@@ -1,4 +1,5 @@
-"""Measure the cost of `train.rollout.deterministic`: seconds of a training step with and without it.
+"""Measure the cost of `train.rollout.deterministic`: seconds of a training step with and without
+it.
 
     python benchmarks/deterministic.py                # half an hour on two cores: five rounds
     python benchmarks/deterministic.py --quick        # checks that it runs

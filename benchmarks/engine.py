@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = options.parse_args(argv)
     print(f"{'':15}{'tokens/s':>21}{'CPU seconds':>21}{'ratio':>10}")
     print(
-        f"{'dialogues':>9}{'turns':>6}{'generate':>12}{'engine':>9}{'generate':>12}{'engine':>9}{'CPU':>10}"
+        f"{'dialogues':>9}{'turns':>6}{'generate':>12}{'engine':>9}"
+        f"{'generate':>12}{'engine':>9}{'CPU':>10}"
         f" {'range':16}{'goal':12}{'wall':>6}{'memory':>9}{'of limit':>12}"
     )
     for load in [QUICK] if arguments.quick else GRID:

@@ -4,10 +4,11 @@
     python benchmarks/selftrain.py --quick      # one seed, fewer steps: checks that it runs
 
 A numpy toy without a language model: 600 tasks and a softmax policy trained by GRPO steps on the
-rewards of `envgym.rewards.scoring.majority_vote` (see `selftraining/toy.py`). "In an eighth" means that this
-fraction of the groups has labelled tasks. Accuracies are of held-out tasks. The limits of
-`envgym.rewards.scoring.hacking_signals` and the toy's bias were chosen on seeds 100 to 119; the reported seeds are
-0 to 19. An alarm is in time if it comes before held-out accuracy is ten points below its peak.
+rewards of `envgym.rewards.scoring.majority_vote` (see `selftraining/toy.py`). "In an eighth" means
+that this fraction of the groups has labelled tasks. Accuracies are of held-out tasks. The limits of
+`envgym.rewards.scoring.hacking_signals` and the toy's bias were chosen on seeds 100 to 119; the
+reported seeds are 0 to 19. An alarm is in time if it comes before held-out accuracy is ten points
+below its peak.
 """
 
 from __future__ import annotations

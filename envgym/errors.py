@@ -7,14 +7,23 @@
     ├── TooManyFailures    too many episodes were void
     └── WorldFailure       the environment failed: lost sandbox, crashed tool, slow host
 
-The CLI prints the first four without a traceback and exits with 2 (3 for a prerequisite, 1 for too
-many failures). `play` turns a `WorldFailure` into `Episode.failure`; the episode is void. A mistake
-of the *model* raises no error: it becomes an observation.
+The CLI prints the first four without a traceback and exits with `exit_code`. `play` turns a
+`WorldFailure` into `Episode.failure`; the episode is void. A mistake of the *model* raises no
+error: it becomes an observation.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
+
+EXIT_CODES = {
+    0: "The command succeeded.",
+    1: "The command failed: a check, or too many void episodes.",
+    2: "A YAML, an override or an argument is wrong.",
+    3: "Something must be installed, started or downloaded first.",
+    130: "The command was interrupted (Ctrl-C).",
+}
+"""Exit codes of the command line, with their meaning."""
 
 Stage = Literal["open", "call", "diff", "score", "policy", "step"]
 """Part of an episode in which the environment failed."""
@@ -22,6 +31,9 @@ Stage = Literal["open", "call", "diff", "score", "policy", "step"]
 
 class EnvgymError(Exception):
     """Base class of all errors that envgym raises on purpose."""
+
+    exit_code: ClassVar[int] = 2
+    """Exit code of a command that ends with this error."""
 
 
 class SpecError(EnvgymError, ValueError):
@@ -34,6 +46,8 @@ class SpecError(EnvgymError, ValueError):
 class PrerequisiteError(EnvgymError, RuntimeError):
     """Something outside envgym is missing. The message ends with the remedy."""
 
+    exit_code = 3
+
 
 class UsageError(EnvgymError, ValueError):
     """A call cannot work with these arguments. The message describes valid ones."""
@@ -44,6 +58,8 @@ class TooManyFailures(EnvgymError, RuntimeError):
 
     The message has the fraction, an example and the remedy.
     """
+
+    exit_code = 1
 
 
 class WorldFailure(EnvgymError):

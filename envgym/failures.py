@@ -63,5 +63,6 @@ class FailureLimit:
             f"Most frequent failure ({often} times): {kind} in {stage}. Last example:\n"
             f"{example.message[-MESSAGE_CHARS:].strip()}\n"
             f"{self._logged} Repair the environment (`envgym check` plays it without a model), "
-            f"or allow more: episode.max_void_fraction={min(1.0, len(failures) / played + 0.05):.2f}"
+            "or allow more: "
+            f"episode.max_void_fraction={min(1.0, len(failures) / played + 0.05):.2f}"
         )

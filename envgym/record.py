@@ -86,7 +86,8 @@ class EpisodeRecorder:
             self.dialects[dialect] = self.dialects.get(dialect, 0) + 1
 
     def aborted(self, answer: Completion | None, reward: Any) -> None:
-        """Record the reward of `abort`: at the unfinished answer, or at the last turn without one."""
+        """Record the reward of `abort`: at the unfinished answer, or at the last turn without
+        one."""
         if answer is not None:
             self._answered(answer)
             self.turn_rewards.append(0.0)

@@ -1,8 +1,9 @@
 """Create environments from a YAML file, or by id through Gymnasium.
 
-import envgym, gymnasium as gym
-env = gym.make("envgym/crm-v0", split="val")
-env = gym.make(envgym.register("my/own.yaml"))
+>>> import gymnasium
+>>> env = gymnasium.make("envgym/guess-v0", split="val")
+>>> register("envs/guess.yaml")
+'envgym/guess-v0'
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ ENTRY_POINT = "envgym.registration:make"
 
 def make_world(spec: EnvSpec) -> World:
     """Create the world shared by all episodes of an environment. Close it after use.
+
+    Args:
+        spec: Definition of the environment.
+
+    Returns:
+        The world. Its `env()` makes environments, which threads may use in parallel.
 
     Raises:
         SpecError: If the tools, the tasks and the settings do not fit together.
@@ -57,6 +64,9 @@ def make(
         levels: Default levels of the tasks; empty for all.
         render_mode: None or `ansi`.
 
+    Returns:
+        The environment. Observations and actions are texts.
+
     Raises:
         SpecError: If the YAML or an override is wrong.
         PrerequisiteError: If something must be installed or started first.
@@ -75,6 +85,9 @@ def register(name: str | Path) -> str:
     """Register the environment of a YAML file with Gymnasium.
 
     Registering the same file again has no effect.
+
+    Args:
+        name: Path of a YAML file, or name or id of a bundled environment.
 
     Returns:
         The id for `gym.make` and `gym.make_vec`.

@@ -3,18 +3,16 @@
 A company writes *templates*: functions that draw one task from a seeded random generator and, if
 the environment has tables, from the rows that the episode starts with.
 
-    @template(level="L0")
-    def set_phone(draw: Draw) -> Task:
-        contact = draw.row("SELECT id, name FROM contacts")
-        phone = f"+1 555 01{draw.rng.randint(10, 99)}"
-        name = contact["id"]
-        arguments = {"contact_id": name, "field": "phone", "value": phone}
-        options = [f"Set the phone of {name} to {phone}.", f"{name} has a new phone: {phone}."]
-        return draw.task(
-            prompt=draw.wording(options),
-            oracle=[ToolCall("update_contact", arguments)],
-            changes=[Change.update("contacts", name, phone=phone)],
-        )
+>>> @template(level="L0")
+... def set_phone(draw: Draw) -> Task:
+...     name, phone = draw.row("SELECT id FROM contacts")["id"], draw.rng.randrange(100, 999)
+...     return draw.task(
+...         prompt=f"Set the phone of {name} to {phone}.",
+...         oracle=[ToolCall("set_phone", {"contact": name, "phone": phone})],
+...         changes=[Change.update("contacts", name, phone=phone)],
+...     )
+>>> set_phone.splits
+('train', 'val', 'test')
 
 A task id is `split/template/index`. The task is a pure function of its id, so it can be rebuilt.
 """
@@ -82,10 +80,8 @@ class Change:
 class Check:
     """Hidden test: a command that runs on the final files. Exit code 0 is success.
 
-        Check(
-            files={"tests/test_hidden.py": "..."},
-            command=("python", "-I", "tests/test_hidden.py"),
-        )
+    >>> test = "assert open('answer.txt').read() == '42'"
+    >>> check = Check({"hidden.py": test}, command=("python", "-I", "hidden.py"))
 
     The model cannot read the test. A test of the model's code should run that code as a separate
     program and check its output: imported code could end the test with exit code 0. The test should
@@ -282,6 +278,12 @@ def stable_seed(*parts: Any) -> int:
     """Return a 31-bit seed that depends only on the text of `parts`.
 
     The seed is the same in every process and Python version.
+
+    Args:
+        parts: Anything whose `str` is always the same, such as numbers and ids.
+
+    >>> stable_seed(0, "test/find_number/3")
+    440119829
     """
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

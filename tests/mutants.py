@@ -1,8 +1,10 @@
-"""Breaks the code on purpose, once for each trap or more, and sees the trap's own tests fail: `python tests/mutants.py [9 15 ...]`.
+"""Breaks the code on purpose, once for each trap or more, and sees the trap's own tests fail:
+`python tests/mutants.py [9 15 ...]`.
 
-Each breakage is one replaced text in a temporary copy of the tree, where that trap's tests run alone. Before it the whole
-suite must pass there unbroken. Exit code 1 where a breakage survives, or where its text is no longer in the file.
-Left out: breakages nobody would make by accident; coverage of anything but the traps.
+Each breakage is one replaced text in a temporary copy of the tree, where that trap's tests run
+alone. Before it the whole suite must pass there unbroken. Exit code 1 where a breakage survives, or
+where its text is no longer in the file. Left out: breakages nobody would make by accident; coverage
+of anything but the traps.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ TRAPS = "tests/traps"
 COPIED = ("envgym", "envs", "trainer", "tests", "pyproject.toml")
 PASSED = 0
 FAILED = 1
-"""Exit codes of pytest; any other means that nothing was proven (no test ran, or none could be collected)."""
+"""Exit codes of pytest; any other means that nothing was proven (no test ran, or none could be
+collected)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Mutant:
         """The file's text with the breakage. Raises ValueError where it does not fit."""
         if (count := text.count(self.old)) != 1:
             raise ValueError(
-                f"trap {self.trap} ({self.what}): {self.path} holds {count} times, not once:\n{self.old}"
+                f"trap {self.trap} ({self.what}): {self.path} holds {count} times, not "
+                f"once:\n{self.old}"
             )
         return text.replace(self.old, self.new)
 
@@ -114,7 +118,10 @@ MUTANTS = [
         "one kind of module is left out in silence",
         "T/inference/in_process/sampler_model.py",
         "merged = lora.merge(layers[name]) if name in layers else None\n",
-        'merged = lora.merge(layers[name]) if name in layers and not name.endswith("up_proj") else None\n',
+        (
+            "merged = lora.merge(layers[name]) if name in layers and not "
+            'name.endswith("up_proj") else None\n'
+        ),
     ),
     Mutant(
         8,
@@ -156,7 +163,10 @@ MUTANTS = [
         "dropped samples leave the denominator too",
         "T/learner/learner.py",
         "        denominator = self.ranks.total(share) or 1.0\n",
-        "        denominator = _total_weight([sample for sample in samples if sample.has_advantage]) or 1.0\n",
+        (
+            "        denominator = _total_weight([sample for sample in samples if "
+            "sample.has_advantage]) or 1.0\n"
+        ),
     ),
     Mutant(
         12,
@@ -218,11 +228,16 @@ MUTANTS = [
         18,
         "a token that siblings share pulls for one of them only",
         "T/learner/learner.py",
-        "                output = loss(batch, logprobs[batch.action_nodes], entropy[batch.action_nodes])\n",
+        (
+            "                output = loss(batch, logprobs[batch.action_nodes], "
+            "entropy[batch.action_nodes])\n"
+        ),
         "                first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
-        "                first[[batch.action_nodes.tolist().index(n) for n in range(len(logprobs))]] = True\n"
+        "                first[[batch.action_nodes.tolist().index(n) "
+        "for n in range(len(logprobs))]] = True\n"
         "                given = logprobs[batch.action_nodes]\n"
-        "                output = loss(batch, torch.where(first, given, given.detach()), entropy)\n",
+        "                output = loss("
+        "batch, torch.where(first, given, given.detach()), entropy)\n",
     ),
     Mutant(
         19,
@@ -243,7 +258,10 @@ MUTANTS = [
         "truncated episodes are left out of the batch",
         "T/algorithms/credit.py",
         "    if trace is None or episode.is_void:\n        return None\n    weight",
-        "    if trace is None or episode.is_void or episode.truncated:\n        return None\n    weight",
+        (
+            "    if trace is None or episode.is_void or episode.truncated:\n        return "
+            "None\n    weight"
+        ),
     ),
     Mutant(
         21,
@@ -319,13 +337,16 @@ MUTANTS = [
         28,
         "a broken world earns 0",
         "envgym/record.py",
-        '        return self._episode(reward=None, success=None, stop_reason="void", failure=kept)\n',
+        (
+            '        return self._episode(reward=None, success=None, stop_reason="void", '
+            "failure=kept)\n"
+        ),
         '        return self._episode(reward=0.0, success=False, stop_reason="void")\n',
     ),
     Mutant(
         28,
         "an environment that cannot be closed ends the run",
-        "envgym/play.py",
+        "envgym/playing.py",
         "    except Exception:  # its episodes",
         "    except ZeroDivisionError:  # its episodes",
     ),
@@ -346,7 +367,7 @@ MUTANTS = [
     Mutant(
         30,
         "two workers share an environment",
-        "envgym/play.py",
+        "envgym/playing.py",
         "            return self._idle.get_nowait()\n",
         "            self._idle.put(env := self._idle.get_nowait())\n            return env\n",
     ),
@@ -372,7 +393,8 @@ def misfits(root: Path = ROOT) -> list[str]:
 
 
 def preload() -> None:
-    """Imports what takes seconds once, for all runs to come; none of our own code, which every run reads anew."""
+    """Imports what takes seconds once, for all runs to come; none of our own code, which every run
+    reads anew."""
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = (
         "1"  # the tensors are tiny, and a fork wants no threads
     )
@@ -389,7 +411,8 @@ def preload() -> None:
 
 
 def run(tree: Path, *, trap: int | None = None) -> tuple[int, str]:
-    """Runs the tests of a trap, or of all of them, in a copy of the tree. Returns pytest's exit code and what it said."""
+    """Runs the tests of a trap, or of all of them, in a copy of the tree. Returns pytest's exit
+    code and what it said."""
     output = tree / "output.txt"
     if (pid := os.fork()) == 0:
         with output.open("wb") as stream:
@@ -435,7 +458,8 @@ def main() -> int:
             return 1
         survivors = [mutant for mutant in chosen if not killed(tree, mutant)]
     print(
-        f"{len(chosen)} breakages, survivors: {', '.join(f'{m.trap} ({m.what})' for m in survivors) or 'none'}"
+        f"{len(chosen)} breakages, survivors: "
+        f"{', '.join(f'{m.trap} ({m.what})' for m in survivors) or 'none'}"
     )
     return 1 if survivors else 0
 

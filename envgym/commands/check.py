@@ -22,12 +22,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run all checks and return 1 if one fails."""
     from rich.console import Console
 
-    from envgym.evaluation.checks import print_checks, run_checks
+    from envgym.evaluation.checks import check, print_checks
     from envgym.spec.environment import load_spec
 
     spec = load_spec(arguments.env, arguments.settings)
     with Console(stderr=True).status("checking") as status:  # visible on a terminal only
-        results = run_checks(
+        results = check(
             spec,
             tasks_per_split=arguments.tasks,
             progress=lambda check, played: status.update(f"{check}: {played} episodes"),

@@ -11,13 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envgym.commands.registry import CommandFile, find_commands
-from envgym.errors import (
-    EnvgymError,
-    PrerequisiteError,
-    TooManyFailures,
-    UsageError,
-    did_you_mean,
-)
+from envgym.errors import EnvgymError, UsageError, did_you_mean
 
 EXAMPLES = """examples:
   envgym list                                   list the bundled environments
@@ -46,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except EnvgymError as error:
         print(f"envgym: {error}", file=sys.stderr)
-        return _exit_code(error)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -70,12 +64,6 @@ def _run(words: Sequence[str]) -> int:
 
 def _is_setting(word: str) -> bool:
     return "=" in word and not word.startswith("-")
-
-
-def _exit_code(error: EnvgymError) -> int:
-    if isinstance(error, PrerequisiteError):
-        return 3
-    return 1 if isinstance(error, TooManyFailures) else 2
 
 
 def _check_name(words: Sequence[str], commands: Mapping[str, CommandFile]) -> None:
@@ -130,7 +118,7 @@ class _CommandParser(argparse.ArgumentParser):
         )
         self._command: CommandFile | None = command
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore
         self._import_command()
         return super().parse_known_args(args, namespace)
 

@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Play one episode and print it."""
     from envgym.evaluation.episode_text import print_episode
-    from envgym.play import play
+    from envgym.playing import play
     from envgym.policies.registry import open_policy
     from envgym.registration import make_world
     from envgym.spec.environment import load_spec

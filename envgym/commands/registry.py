@@ -1,11 +1,7 @@
 """Find the commands of `envgym`: files of a folder, read without importing them.
 
-A file `NAME.py` that defines `run` is a command. Its contract:
-
-    \"\"\"One sentence for `envgym --help`. `envgym NAME --help` shows it whole.\"\"\"
-    EXAMPLE = "envgym NAME crm"                                      # optional
-    def add(parser: argparse.ArgumentParser) -> None: ...            # add arguments
-    def run(arguments: argparse.Namespace) -> int | None: ...        # exit code; None is 0
+A file `NAME.py` that defines `run(arguments)` is a command. `add(parser)` adds its arguments, its
+docstring is its help, and the constant `EXAMPLE` is an example for the help.
 
 A folder whose `__init__.py` defines `run` is a command with helpers; without `run` it is a group,
 and its files are the group's commands. Files without `run` are helpers. Commands come from this
@@ -84,7 +80,7 @@ class CommandFile:
 
     def _import(self) -> ModuleType:
         if not self.module:
-            from envgym.spec.modules import load_file
+            from envgym.modules import load_file
 
             return load_file(self.path)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.evaluation.report import Outcome
 from envgym.failures import FailureLimit
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym.tasks import Split, stable_seed
 from envgym.world import TaskSet, World
@@ -43,8 +43,16 @@ def evaluate(
         progress: Whether to show a progress bar if stderr is a terminal.
         episodes_file: JSONL file to which every episode is appended, also after an error or Ctrl-C.
 
+    Returns:
+        Success rates with intervals, overall and by level, mean reward and mean turns.
+
     Raises:
         TooManyFailures: If more episodes are void than `episode.max_void_fraction` allows.
+
+    >>> from envgym import OraclePolicy, load_spec, make_world
+    >>> world = make_world(load_spec("guess"))
+    >>> evaluate(world, OraclePolicy(), name="oracle", tasks=5, progress=False).total.successes
+    5
     """
     count = tasks if tasks is not None else (100 if split == "train" else None)
     ids = world.tasks.ids(split, levels=levels, count=count)

@@ -1,8 +1,7 @@
 """Evaluation results: success rates by level with 95 % intervals, as tables, Markdown and JSON.
 
-    outcome = Outcome.of("warm start", episodes)
-    console.print(outcomes_table([base, warm, trained]))      # one column per policy
-    text = to_markdown([base, warm, trained])                 # for a README or a model card
+>>> Count(62, 100).text()
+'62 % (52-71)'
 
 Void episodes are counted but not scored. Not included: metrics of training steps, which the trainer
 logs.

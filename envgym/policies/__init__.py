@@ -1,9 +1,11 @@
 """Interfaces between an episode and the policy that plays it.
 
-dialogue = policy.open(messages, tools, seed=7, task=task)
-completion = dialogue.reply()
-dialogue.observe(tool_messages)
-dialogue.close()
+>>> from envgym import ScriptedPolicy
+>>> dialogue = ScriptedPolicy(["guess(number=8)"]).open([Message("user", "Go.")], [], seed=7)
+>>> dialogue.reply().text
+'guess(number=8)'
+>>> dialogue.observe([Message("tool", "higher")])
+>>> dialogue.close()
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 import envgym.policies
 from envgym.errors import PrerequisiteError, UsageError, did_you_mean
+from envgym.modules import load_object
 from envgym.policies import Policy, SamplingOverrides
-from envgym.spec.modules import load_object
 
 if TYPE_CHECKING:
     from envgym.world import World

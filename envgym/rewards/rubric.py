@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 import envgym.rewards.parts
 from envgym.errors import SpecError, WorldFailure, did_you_mean
+from envgym.modules import load_object
 from envgym.rewards.evidence import Evidence
 from envgym.rewards.scoring.llm_judge import Judges
 from envgym.spec.environment import EnvSpec
-from envgym.spec.modules import load_object
 from envgym.spec.reward import PartSpec, Per, at_step
 from envgym.tasks import Task
 from envgym.terms import PENALTY, Term, Terms, compose, failure_terms, total

@@ -2,10 +2,6 @@
 
 Rows are paired by primary key, so their order does not matter. Numbers compare by value and
 volatile columns are ignored. Reads leave no trace, so they cannot change a reward.
-
-    rows = diff_rows(session.diff(...), keys, volatile=("*.updated_at",))
-    verdict = compare_changes(task.changes, rows, allow=("audit_log",), forbid=("users",))
-    verdict.is_exact
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 A `Sandbox` owns boxes (processes or containers), each running the same stdlib-only `agent/`. A
 `Session` is one episode's share of a box: a private copy of the state and the tools that use it.
 
-    with open_sandbox(app, options) as sandbox:  # sandbox/backends/__init__.py
-        session = sandbox.open(seed=7, timeout_seconds=10)
-        result = session.call("get_contact", {"contact_id": "C17"}, now="2026-03-02T09:00:00",
-                              timeout_seconds=10)
-        changes = session.diff(timeout_seconds=10)
-        session.close()
+>>> from envgym import App, open_sandbox
+>>> sandbox = open_sandbox(App(Path("examples"), ("desk/tools.py",), schema="desk/schema.sql"))
+>>> session = sandbox.open(seed=7, timeout_seconds=10)
+>>> arguments = {"meeting": "M1", "room": 3}
+>>> session.call("set_room", arguments, now="2026-03-02T09:00:00", timeout_seconds=10).text
+'no meeting M1'
+>>> session.close(), sandbox.close()
+(None, None)
 
 If a box fails, methods raise `WorldFailure`. If a tool refuses, the result has `ok=False`.
 """

@@ -58,6 +58,8 @@ class PoolOptions(Block):
 
 
 class SandboxOptions(Block):
+    """Isolation and limits of the processes that run tools."""
+
     backend: str = "auto"
     """Backend: docker, podman, bubblewrap, local, none, or `file.py:name` and `package.module:name`
     for another one. `auto` uses Docker (or podman) if an engine responds, otherwise bubblewrap if

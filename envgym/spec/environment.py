@@ -36,6 +36,8 @@ from envgym.spec.yaml_file import (
 
 
 class PromptSpec(Block):
+    """System message, and the form of tools and calls."""
+
     system: str = "You are a helpful assistant. Use the tools to do what the user asks."
     """System message. `{now}` is replaced by the episode's start date and time."""
     tools: Literal["compact", "template"] = "compact"
@@ -54,6 +56,8 @@ class PromptSpec(Block):
 
 
 class StateSpec(Block):
+    """Tables and files of one episode, and the comparison with their start."""
+
     schema_file: str | None = Field(default=None, alias="schema")
     """SQL file that creates the tables of one episode. Default: no tables."""
     seed: str | None = None
@@ -74,6 +78,8 @@ class StateSpec(Block):
 
 
 class TasksSpec(Block):
+    """Source and number of tasks."""
+
     source: str | None = Field(default=None, alias="from")
     """Python file with the task templates. Not used with `gym:`, whose tasks are seeds."""
     levels: tuple[str, ...] = ()
@@ -85,6 +91,8 @@ class TasksSpec(Block):
 
 
 class RefusalSpec(Block):
+    """Tool call that refuses a request."""
+
     tool: str
     """Name of the tool."""
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -92,6 +100,8 @@ class RefusalSpec(Block):
 
 
 class EpisodeSpec(Block):
+    """Limits of one episode."""
+
     max_turns: int = Field(default=8, ge=1)
     """Number of model answers after which the episode is truncated."""
     spare_turns: int | None = Field(default=None, ge=0)
@@ -125,6 +135,7 @@ class EnvSpec(Block):
     id: str = Field(pattern=r"^([\w.-]+/)?[\w.-]+-v\d+$")
     """Gymnasium id, such as `acme/crm-v0`."""
     description: str = ""
+    """One sentence about the environment, shown by `envgym list`."""
     gym: str | None = None
     """Id of a foreign Gymnasium text environment (`package:Env-v0`), used instead of `tools`
     and `tasks`."""
@@ -208,8 +219,14 @@ def load_spec(
         profile: Name of a set of settings in `train.profiles`, such as `cpu`, that overrides
             `train:`.
 
+    Returns:
+        The definition, with `path` set to the file.
+
     Raises:
         SpecError: If the file has mistakes; the message has one `file:line: key: problem` for each.
+
+    >>> load_spec("guess", ["episode.max_turns=4"]).episode.max_turns
+    4
     """
     path = find_env(name)
     data, where = read_yaml(path)

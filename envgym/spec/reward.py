@@ -40,6 +40,8 @@ def at_step(schedule: float | Mapping[int, float], step: int) -> float:
 
 
 class GateSpec(Block):
+    """Condition on another part of the reward."""
+
     on: str
     """Name of the part that opens the gate."""
     at_least: float = 1.0
@@ -47,6 +49,8 @@ class GateSpec(Block):
 
 
 class PartSpec(Block):
+    """One part of the reward."""
+
     source: str = Field(alias="from")
     """Name of a part that envgym ships (`state_match`), `file.py:function` or
     `package.module:function`."""

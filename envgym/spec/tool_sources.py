@@ -10,9 +10,12 @@ from envgym.block import Block
 
 
 class OperationCall(Block):
+    """Call of one operation of the API."""
+
     operation: str
     """Name of an operation, in snake_case."""
     arguments: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the operation."""
 
 
 class OpenApiTools(Block):
@@ -35,6 +38,8 @@ class OpenApiTools(Block):
 
 
 class McpReset(Block):
+    """Tool call that resets an MCP server."""
+
     tool: str
     """Tool of the server that resets its state to a seed. Hidden from the model."""
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -50,6 +55,8 @@ Reset = Annotated[
 
 
 class McpSpec(Block):
+    """MCP server: its start, its reset and its state."""
+
     command: tuple[str, ...] = ()
     """Command that starts the server in the box, in the YAML's folder: `[python, notes/server.py]`.
     `python` is the interpreter of the box."""
@@ -100,6 +107,8 @@ class McpSpec(Block):
 
 
 class McpTools(Block):
+    """MCP server as tools."""
+
     mcp: McpSpec
 
 

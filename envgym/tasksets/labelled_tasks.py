@@ -1,11 +1,8 @@
 """Templates of single-turn tasks from labelled texts or questions. A complete `tasks.py`:
 
-    from pathlib import Path
-    from envgym.tasksets import label_template, load_rows
-
-    ROWS = load_rows(Path(__file__).parent / "tickets.csv")
-    ASK = "Whose is this ticket? {text} Answer with one of: {labels}."
-    ticket = label_template("ticket", ROWS, ask=ASK)
+>>> from envgym.tasksets import label_template, load_rows
+>>> ask = "Whose is this ticket? {text} Answer with one of: {labels}."
+>>> ticket = label_template("ticket", load_rows("tickets.csv"), ask=ask)
 
 Labels alternate, so a constant answer solves only 1/n of the tasks for n labels. If tools can read
 files, keep the data outside of the environment's folder, because the boxes contain that folder.

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envgym.errors import SpecError, UsageError, did_you_mean
+from envgym.modules import load_file, load_object
 from envgym.sandbox import Sandbox
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.file_tree import LayOut, row, starting_tree
 from envgym.sandbox.mcp.dump import fill
 from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
-from envgym.spec.modules import load_file, load_object
 from envgym.spec.tool_sources import McpTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 from envgym.tool_sandbox import simulated_app

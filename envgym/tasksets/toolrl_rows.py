@@ -1,9 +1,7 @@
 """Tasks from data in ToolRL's format: one prompt and one answer, compared with a given truth.
 
-    ROWS = rows_from("rows.jsonl")
-    single = row_template("single", ROWS)
-    masked = row_template("masked", ROWS, masked=True)               # random tool names
-    irrelevant = row_template("irrelevant", irrelevant_rows(ROWS))   # the needed tool is missing
+>>> rows = rows_from("envs/toolrl/rows.jsonl")
+>>> masked = row_template("masked", rows, masked=True)  # random names of tools
 
 Not supported: parquet. Convert it with `pandas.read_parquet(file).to_json(out, orient="records",
 lines=True)`.
@@ -36,6 +34,9 @@ def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[ToolR
         path: File to read.
         skip_unreadable: Whether to skip rows with malformed calls in the truth. ToolRL's set for
             supervised training has some: thoughts that quote a `<tool_call>`.
+
+    Returns:
+        The rows in the order of the file.
 
     Raises:
         UsageError: If a row is invalid; the message begins with `file:line` (`file: row 3` for a

@@ -69,6 +69,9 @@ def irrelevant_rows(rows: Sequence[ToolRLExample]) -> tuple[ToolRLExample, ...]:
 
     A row is skipped if its truth has no call, if its dialogue already called one of these tools, or
     if it has no other tool.
+
+    Args:
+        rows: Rows whose system text lists their tools.
     """
     return tuple(made for row in rows if (made := _without_its_tools(row)) is not None)
 

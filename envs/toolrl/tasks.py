@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from envgym import irrelevant_rows, row_template, rows_from
+from envgym.tasksets import irrelevant_rows, row_template, rows_from
 
 ROWS = rows_from(Path(__file__).parent / "rows.jsonl")
 

@@ -1,4 +1,5 @@
-"""Whole episodes through real boxes: the same in every backend, and nothing left when the trainer is killed."""
+"""Whole episodes through real boxes: the same in every backend, and nothing left when the trainer
+is killed."""
 
 import dataclasses
 import functools
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from envgym.env import ToolWorld
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.random import RandomPolicy
 from envgym.sandbox.containers.engine import connect

@@ -1,7 +1,9 @@
-"""A campaign of faults: owners and boxes that are killed, an engine that restarts, tools that ruin what they can.
+"""A campaign of faults: owners and boxes that are killed, an engine that restarts, tools that ruin
+what they can.
 
-Around each fault neighbours play scripted episodes. What they said must be, byte for byte, what they say undisturbed: no wrong
-reward, none lost, none stuck. ENVGYM_CAMPAIGN=full makes it as long as it is meant to be (20 killed owners); short by default.
+Around each fault neighbours play scripted episodes. What they said must be, byte for byte, what
+they say undisturbed: no wrong reward, none lost, none stuck. ENVGYM_CAMPAIGN=full makes it as long
+as it is meant to be (20 killed owners); short by default.
 """
 
 import contextlib
@@ -196,7 +198,7 @@ def start_owner() -> tuple[subprocess.Popen[str], str]:
     return owner, owner.stdout.readline().strip()
 
 
-def test_owners_killed_at_any_moment_leave_no_container_after_five_seconds_and_none_created_after_gc(
+def test_owners_killed_at_any_moment_leave_no_container_and_none_created_after_gc(
     api,
 ):
     luck = random.Random(0)
@@ -237,7 +239,8 @@ class PrivateEngine:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        # In a network of its own: an engine without a bridge removes the bridge of the machine's other engine.
+        # In a network of its own: an engine without a bridge removes the bridge of the machine's
+        # other engine.
         places = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
         command = [
             "unshare",
@@ -257,7 +260,8 @@ class PrivateEngine:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.skip(
-                    f"NOT TESTED: no private engine starts here: {(self.folder / 'log').read_text()[-300:]}"
+                    f"NOT TESTED: no private engine starts here: "
+                    f"{(self.folder / 'log').read_text()[-300:]}"
                 )
             time.sleep(0.2)
 

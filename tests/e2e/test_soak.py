@@ -12,7 +12,7 @@ SHORT = {"boxes": 2, "sessions": 8, "recycle": {"episodes": 30}}
 @pytest.mark.campaign
 @pytest.mark.docker
 @pytest.mark.parametrize("level", ["fork", "namespaces"])
-def test_sixteen_sessions_on_two_boxes_that_are_replaced_see_their_own_marks_alone_and_nothing_grows(
+def test_sixteen_sessions_on_two_replaced_boxes_see_their_own_marks_and_nothing_grows(
     level,
 ):
     sandbox = open_sandbox(APP, options(("docker", level), pool=SHORT))

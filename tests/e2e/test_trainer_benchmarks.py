@@ -1,4 +1,5 @@
-"""The trainer's benchmarks do the work that they say: the same for both sides, the same gradient for both layouts."""
+"""The trainer's benchmarks do the work that they say: the same for both sides, the same gradient
+for both layouts."""
 
 import importlib.util
 import json

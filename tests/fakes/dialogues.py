@@ -1,4 +1,5 @@
-"""What the sampler's tests do with dialogues: hold them, hold many at once, and compare them with plain forward passes."""
+"""What the sampler's tests do with dialogues: hold them, hold many at once, and compare them with
+plain forward passes."""
 
 import threading
 import time
@@ -21,7 +22,8 @@ def user(text: str) -> Message:
 def talk(
     policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about"
 ) -> TokenDialogue:
-    """A whole dialogue whose observations differ in length from turn to turn and from seed to seed."""
+    """A whole dialogue whose observations differ in length from turn to turn and from seed to
+    seed."""
     dialogue = policy.open(opening or [SYSTEM, user(f"{words} {seed}")], (), seed=seed)
     for turn in range(turns):
         dialogue.reply()
@@ -37,7 +39,8 @@ def together(job, count: int) -> list:
 
 
 def in_one_step(engine, job, count: int) -> list:
-    """Like `together`; the sampler begins when the first turns of all of them have come, so who computes is no matter of luck."""
+    """Like `together`; the sampler begins when the first turns of all of them have come, so who
+    computes is no matter of luck."""
     held = threading.Event()
     turns = engine._scheduler.turns
 
@@ -74,7 +77,8 @@ def turns_of(trace) -> list[tuple[int, int]]:
 
 
 def least_work(traces) -> int:
-    """Tokens that must be read to sample these: every prefix once, and no trace's last token, after which nothing is sampled."""
+    """Tokens that must be read to sample these: every prefix once, and no trace's last token, after
+    which nothing is sampled."""
     return len(
         {trace.token_ids[:end] for trace in traces for end in range(1, len(trace.token_ids))}
     )
@@ -89,7 +93,8 @@ def fresh_logprobs(model, trace, temperature: float = 1.0) -> torch.Tensor:
 
 
 def gap(model, trace, temperature: float = 1.0) -> float:
-    """Largest difference between the sampler's logprobs and a fresh forward's, over sampled tokens."""
+    """Largest difference between the sampler's logprobs and a fresh forward's, over sampled
+    tokens."""
     mask = torch.tensor(trace.loss_mask)
     return (
         (torch.tensor(trace.logprobs) - fresh_logprobs(model, trace, temperature))[mask]

@@ -1,7 +1,7 @@
 """Small charts that tests compare."""
 
+from envgym.modules import load_file
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 
 CHARTS = load_file(load_spec("report").root / "report/charts.py")
 LABELS = ["Apples", "Pears", "Plums", "Figs"]
@@ -13,4 +13,7 @@ def bars(title="Fruit sold", labels=LABELS, values=VALUES) -> str:
 
 
 def svg(inside: str, head: str = 'viewBox="0 0 400 300"') -> str:
-    return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {head}>{inside}</svg>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f"{head}>{inside}</svg>"
+    )

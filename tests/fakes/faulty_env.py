@@ -1,4 +1,5 @@
-"""A foreign environment of which one hook breaks, with whatever exception: on chosen attempts, counted over all instances."""
+"""A foreign environment of which one hook breaks, with whatever exception: on chosen attempts,
+counted over all instances."""
 
 import threading
 
@@ -20,7 +21,8 @@ HOOKS = (
 
 
 class Faulty(gymnasium.Env):
-    """Two turns, reward 1 for an answer. `broken` says which resets (or makings) lead to an episode that breaks."""
+    """Two turns, reward 1 for an answer. `broken` says which resets (or makings) lead to an episode
+    that breaks."""
 
     observation_space = UnicodeText()
     action_space = UnicodeText()

@@ -1,4 +1,5 @@
-"""A text environment in which every answer earns a reward of its own, so that each step of a random model has a gradient."""
+"""A text environment in which every answer earns a reward of its own, so that each step of a random
+model has a gradient."""
 
 import gymnasium as gym
 

@@ -21,7 +21,8 @@ def loss_of(
     kl="k3",
     **options,
 ):
-    """Return the `LossOutput` of a loss. By default the weights are 1 and all tokens are one sample's."""
+    """Return the `LossOutput` of a loss. By default the weights are 1 and all tokens are one
+    sample's."""
     inputs = LossInputs(
         logprobs=logprobs,
         old_logprobs=old_logprobs,

@@ -1,4 +1,5 @@
-"""A small library's OpenAPI document, and ways to make apps of documents, for the tests of OpenAPI tools."""
+"""A small library's OpenAPI document, and ways to make apps of documents, for the tests of OpenAPI
+tools."""
 
 from __future__ import annotations
 
@@ -148,7 +149,8 @@ SEED = """\
 def fill(db, seed):
     db.execute("INSERT INTO authors VALUES ('A7', 'Ann')")
     for n, title in enumerate(("Rivers", "Hills", "Sea Hills", "Stars"), start=9):
-        row = (f"B{n:03}", title, "novel", 100 + n, 0, "A7" if n < 11 else None, "hush", "2026-01-01")
+        author = "A7" if n < 11 else None
+        row = (f"B{n:03}", title, "novel", 100 + n, 0, author, "hush", "2026-01-01")
         columns = "id, title, kind, pages, lent, author_id, secret, added_at"
         db.execute(f"INSERT INTO books ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
     db.execute("INSERT INTO book_copies (number, shelf, book_id) VALUES (4, 'left', 'B009')")

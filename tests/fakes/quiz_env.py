@@ -1,4 +1,5 @@
-"""A quiz with answers in boxes, of two levels: small enough for the tiny model to learn the form of an answer."""
+"""A quiz with answers in boxes, of two levels: small enough for the tiny model to learn the form of
+an answer."""
 
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from envgym import template
 
 
 def ask(draw, words, right):
-    return draw.task(prompt=draw.wording([f"{each} {words}?" for each in ("Which is", "Say", "Tell", "Name", "Give")]),
+    asked = [f"{each} {words}?" for each in ("Which is", "Say", "Tell", "Name", "Give")]
+    return draw.task(prompt=draw.wording(asked),
                      final=rf"\\boxed{{{right}}}", tools=(), answer=str(right))
 
 

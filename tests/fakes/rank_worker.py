@@ -1,8 +1,10 @@
-"""The ranks of `test_gradient_identity.py`: processes that meet over gloo, each with a share of the samples.
+"""The ranks of `test_gradient_identity.py`: processes that meet over gloo, each with a share of the
+samples.
 
     python -m tests.fakes.rank_worker FOLDER
 
-Each writes what it saw to `FOLDER/rank-N.pt`. Shares are uneven on purpose, and in the world of three the last rank has none.
+Each writes what it saw to `FOLDER/rank-N.pt`. Shares are uneven on purpose, and in the world of
+three the last rank has none.
 """
 
 import dataclasses
@@ -29,7 +31,8 @@ SETTINGS = UpdateSettings(kl_coef=0.1)
 
 
 def gradient_of(learner, samples, settings=SETTINGS):
-    """The gradient that one GRPO step hands to the optimiser, which is kept from using it; and the step's metrics."""
+    """The gradient that one GRPO step hands to the optimiser, which is kept from using it; and the
+    step's metrics."""
     seen = {}
     learner.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in learner.parameters.items()}

@@ -1,4 +1,5 @@
-"""A small shop environment, written into a folder: two tables, four tools, one template a level. Tests break it on purpose."""
+"""A small shop environment, written into a folder: two tables, four tools, one template a level.
+Tests break it on purpose."""
 
 from pathlib import Path
 
@@ -8,7 +9,12 @@ YAML = """\
 id: test/shop-v0
 prompt: {system: "You run a shop. Today is {now}.", dialects: [pythonic, hermes]}
 tools: [tools.py]
-state: {schema: schema.sql, seed: world.py:build, clock_start: "2026-01-05T09:00:00", volatile: ["*.updated_at"], forbid: [audit]}
+state:
+  schema: schema.sql
+  seed: world.py:build
+  clock_start: "2026-01-05T09:00:00"
+  volatile: ["*.updated_at"]
+  forbid: [audit]
 sandbox: {backend: none}
 tasks: {from: tasks.py, val: 6, test: 6}
 reward:
@@ -28,7 +34,8 @@ import random
 def build(db, seed):
     rng = random.Random(seed)
     for n in range(5):
-        db.execute("INSERT INTO items VALUES (?, ?, ?, '')", (f"I{n}", f"thing {rng.randrange(10**6)}", rng.randrange(100)))
+        row = (f"I{n}", f"thing {rng.randrange(10**6)}", rng.randrange(100))
+        db.execute("INSERT INTO items VALUES (?, ?, ?, '')", row)
 """
 
 TOOLS = '''\
@@ -74,7 +81,11 @@ from envgym import Change, Draw, ToolCall, template
 def reprice(draw: Draw):
     item, price = draw.row("SELECT * FROM items"), draw.rng.randrange(100, 200)
     return draw.task(
-        prompt=draw.wording([f"{item['id']} to {price}.", f"{item['id']} costs {price}.", f"Price of {item['id']}: {price}."]),
+        prompt=draw.wording([
+            f"{item['id']} to {price}.",
+            f"{item['id']} costs {price}.",
+            f"Price of {item['id']}: {price}.",
+        ]),
         oracle=[ToolCall("set_price", {"item": item["id"], "price": price})],
         changes=[Change.update("items", item["id"], price=price)],
     )
@@ -83,7 +94,9 @@ def reprice(draw: Draw):
 def ask(draw: Draw):
     item = draw.row("SELECT * FROM items")
     return draw.task(
-        prompt=f"What does {item['id']} cost?", oracle=[ToolCall("price", {"item": item["id"]})], final=f"{item['price']}.",
+        prompt=f"What does {item['id']} cost?",
+        oracle=[ToolCall("price", {"item": item["id"]})],
+        final=f"{item['price']}.",
         facts=[str(item["price"])], tools=["price", "tell"],
     )
 """

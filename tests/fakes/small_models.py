@@ -12,7 +12,8 @@ CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 def byte_tokenizer(
     special: tuple[str, ...] = CHATML, *, eos: str = "<|im_end|>", template: str | None = None
 ) -> Any:
-    """One id a byte, after the special tokens; `pad` is the end-of-sequence token, as in many real tokenizers."""
+    """One id a byte, after the special tokens; `pad` is the end-of-sequence token, as in many real
+    tokenizers."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(
         models.BPE(
@@ -30,7 +31,8 @@ def byte_tokenizer(
 
 
 def small_llama(tokenizer: Any, *, seed: int = 0, **config: Any) -> Any:
-    """Two layers, grouped heads, weights wide enough that logits differ clearly; the end token is its EOS."""
+    """Two layers, grouped heads, weights wide enough that logits differ clearly; the end token is
+    its EOS."""
     torch.manual_seed(seed)
     sizes = {
         "vocab_size": len(tokenizer),

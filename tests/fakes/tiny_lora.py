@@ -1,4 +1,5 @@
-"""What the learner's tests share: a two-layer random Llama with a LoRA adapter, and random episodes that share prefixes."""
+"""What the learner's tests share: a two-layer random Llama with a LoRA adapter, and random episodes
+that share prefixes."""
 
 import dataclasses
 import random
@@ -42,7 +43,8 @@ def tiny_model(*, dtype: torch.dtype = torch.float64, seed: int = 0) -> PeftMode
 
 
 def _norm_in_full_precision(model: torch.nn.Module) -> None:
-    """Swaps Llama's RMSNorm, which computes in float32 whatever it is given, for torch's, which does not."""
+    """Swaps Llama's RMSNorm, which computes in float32 whatever it is given, for torch's, which
+    does not."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, LlamaRMSNorm):
@@ -60,7 +62,8 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], UpdateSettin
 
 
 def random_samples(seed: int, *, groups: int = 3, group_size: int = 4) -> list[Sample]:
-    """Episodes with a shared system prompt, a task prompt for each group, and turns drawn from few ids so that they collide."""
+    """Episodes with a shared system prompt, a task prompt for each group, and turns drawn from few
+    ids so that they collide."""
     rng = random.Random(seed)
     ids = lambda low, high: [rng.randrange(1, VOCAB) for _ in range(rng.randint(low, high))]
     system = ids(3, 6)

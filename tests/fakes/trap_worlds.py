@@ -1,4 +1,5 @@
-"""What the trap suite plays in: a policy that says given ids, an environment that echoes its nonce, and ready samples."""
+"""What the trap suite plays in: a policy that says given ids, an environment that echoes its nonce,
+and ready samples."""
 
 import random
 import time
@@ -6,7 +7,7 @@ import time
 import gymnasium
 import torch
 
-from envgym.play import play
+from envgym.playing import play
 from envgym_trainer.batch import Sample
 from envgym_trainer.inference.in_process import token_sampling as sampling
 from envgym_trainer.inference.in_process.engine import InProcessEngine
@@ -16,7 +17,8 @@ from tests.fakes.small_models import byte_tokenizer, small_llama
 
 
 class NonceEnv(gymnasium.Env):
-    """Says its nonce at reset and after each answer; keeps everything it heard. Foreign to envgym, some milliseconds slow."""
+    """Says its nonce at reset and after each answer; keeps everything it heard. Foreign to envgym,
+    some milliseconds slow."""
 
     def __init__(self, *, turns: int = 2, delay: float = 0.0):
         self.turns = turns

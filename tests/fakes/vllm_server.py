@@ -1,4 +1,5 @@
-"""Server with the part of vLLM's protocol that the trainer uses, over a small model in this process.
+"""Server with the part of vLLM's protocol that the trainer uses, over a small model in this
+process.
 
 It stands for the protocol, not for the speed. Fields and answers are those of vLLM's
 `entrypoints/openai/completion/protocol.py` and of its `..._lora_adapter` routes.
@@ -69,7 +70,8 @@ class StandIn:
             return 400, json.dumps(
                 {
                     "error": {
-                        "message": f"The lora adapter '{body['lora_name']}' has already been loaded."
+                        "message": f"The lora adapter '{body['lora_name']}' "
+                        "has already been loaded."
                     }
                 }
             )

@@ -1,4 +1,5 @@
-"""What many tests of the sandbox layer ask for; which sandbox it is, each file says by a fixture of its own."""
+"""What many tests of the sandbox layer ask for; which sandbox it is, each file says by a fixture of
+its own."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""The breakages of tests/mutants.py still fit the code, and each trap has its tests and its breakage."""
+"""The breakages of tests/mutants.py still fit the code, and each trap has its tests and its
+breakage."""
 
 import importlib.util
 import re

@@ -1,4 +1,5 @@
-"""Traps 9-11, 16-18, 21, 22, 24, 26: the gradient is that of the written formula, however the step is laid out."""
+"""Traps 9-11, 16-18, 21, 22, 24, 26: the gradient is that of the written formula, however the step
+is laid out."""
 
 import dataclasses
 import math
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from envgym.episode import Episode
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies.scripted import ScriptedPolicy
 from envgym_trainer.algorithms.advantages.group import group_advantages
 from envgym_trainer.batch import Sample, flat_batch
@@ -32,7 +33,8 @@ def sample(ids, mask, *, old=None, **fields):
 
 
 def gradient(samples, *, model=None, **options) -> torch.Tensor:
-    """What one step hands to the optimiser, float64, as one vector; zeros where it hands it nothing."""
+    """What one step hands to the optimiser, float64, as one vector; zeros where it hands it
+    nothing."""
     options, settings = split_options(options)
     learner = Learner(model or tiny_model(), max_grad_norm=1e9, **options)
     seen = [
@@ -207,7 +209,8 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
     logits = torch.randn(5, dtype=torch.float64, generator=torch.manual_seed(0)).requires_grad_()
     reference = torch.randn(5, dtype=torch.float64, generator=torch.manual_seed(1)).log_softmax(0)
     policy = logits.log_softmax(0)
-    # Every token once, weighted by its probability: the expectation of the loss over what the policy samples.
+    # Every token once, weighted by its probability: the expectation of the loss over what the
+    # policy samples.
     out = loss_of(
         "grpo",
         policy,

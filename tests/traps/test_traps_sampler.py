@@ -1,4 +1,5 @@
-"""Traps 4-8, 23, 25, 30: the sampler draws from the very policy that is trained, and for the dialogue that asked."""
+"""Traps 4-8, 23, 25, 30: the sampler draws from the very policy that is trained, and for the
+dialogue that asked."""
 
 import hashlib
 import math
@@ -9,7 +10,7 @@ import torch
 
 from envgym.errors import SpecError, UsageError
 from envgym.messages import Message
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.spec.environment import load_spec
 from envgym_trainer.config.algorithm import AlgorithmConfig, ImportanceWeightsConfig
 from envgym_trainer.inference.in_process import forward as passes
@@ -182,7 +183,7 @@ def test_a_sampler_that_would_draw_from_another_distribution_cannot_be_asked_for
 
 
 @pytest.mark.trap(25)
-def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode_and_told_while_training():
+def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode():
     tokenizer = byte_tokenizer()
     model = attach(small_llama(tokenizer), rank=4, alpha=8, dropout=0.5, seed=0)
     scramble(model, 0)
@@ -203,7 +204,8 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
 
 
 def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None:
-    """Plays `count` episodes at once and finds each one's nonce, seed and tokens in its own record."""
+    """Plays `count` episodes at once and finds each one's nonce, seed and tokens in its own
+    record."""
     model, engine = byte_engine(max_batch=workers)
     lock = threading.Lock()
     made = []

@@ -1,4 +1,5 @@
-"""Traps 1-3, 14, 15, 19: the tokens that are trained are those that were sampled, all of them, and no others."""
+"""Traps 1-3, 14, 15, 19: the tokens that are trained are those that were sampled, all of them, and
+no others."""
 
 import dataclasses
 import functools
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from envgym.errors import UsageError
 from envgym.messages import Message
-from envgym.play import play
+from envgym.playing import play
 from envgym_trainer.batch import Sample, flat_batch
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
@@ -61,7 +62,8 @@ def test_the_ids_in_the_batch_are_those_that_were_drawn_though_their_text_encode
 
 
 THINKING = (  # drops the reasoning of all turns but the last, as some thinking models' templates do
-    "{% for m in messages %}<|head|>{{ m.role }}\n{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|eot|>"
+    "{% for m in messages %}<|head|>{{ m.role }}\n"
+    "{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|eot|>"
     "{% endfor %}{% if add_generation_prompt %}<|head|>assistant\n{% endif %}"
 )
 
@@ -88,7 +90,7 @@ def history(chat: Chat, turns: int) -> list[Message]:
 
 @pytest.mark.trap(2)
 @pytest.mark.parametrize("name", ["chatml", "keeps"])
-def test_what_was_seen_at_a_turn_is_a_prefix_of_what_is_seen_at_the_next_and_equals_a_fresh_rendering(
+def test_the_tokens_of_a_turn_are_a_prefix_of_the_next_and_equal_a_fresh_rendering(
     name,
 ):
     chat = family(name)
@@ -111,13 +113,16 @@ def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_an
         say(monkeypatch, chat.answer("<think>hm</think>42") * 2)
         with pytest.raises(
             UsageError,
-            match=r"rewrites earlier text at assistant turn 1, once a user follows.*template 'chatml'",
+            match=(
+                r"rewrites earlier text at assistant turn 1, once a user follows.*template "
+                r"'chatml'"
+            ),
         ):
             play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
 
 
 @pytest.mark.trap(3)
-def test_a_turn_trains_as_many_tokens_as_were_drawn_for_it_and_the_end_added_by_us_is_none_of_them():
+def test_a_turn_trains_exactly_its_sampled_tokens_without_the_end_that_we_add():
     _, engine = byte_engine()
     with engine:
         before = engine.statistics.decoded_tokens

@@ -1,4 +1,5 @@
-"""Traps 12, 13, 20, 27-29: groups are groups, endings are what they are, and a broken world teaches nothing."""
+"""Traps 12, 13, 20, 27-29: groups are groups, endings are what they are, and a broken world teaches
+nothing."""
 
 import dataclasses
 import functools
@@ -8,7 +9,7 @@ import torch
 from rich.console import Console
 
 from envgym.env import ToolWorld
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies import TokenTrace
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.sandbox import Verification
@@ -49,7 +50,7 @@ learned = functools.partial(
 )
 
 
-# --- groups -------------------------------------------------------------------------------------------------------------
+# --- groups ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_the_members_of_a_group_start_from_one_state_with_one_prompt_and_other_g
     assert len({start_hash for group in starts for start_hash, *_ in group}) > 1
 
 
-# --- endings ------------------------------------------------------------------------------------------------------------
+# --- endings --------------------------------------------------------------------------------------
 
 
 @pytest.mark.trap(20)
@@ -162,7 +163,7 @@ def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(adva
     assert lost.token_advantages[last] < 0 < won.token_advantages[last]
 
 
-# --- resuming -----------------------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 @pytest.mark.trap(27)
@@ -188,7 +189,7 @@ def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_
     assert whole.updates == halves.updates == 4
 
 
-# --- faults -------------------------------------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 def assert_only_the_second_is_void(episodes) -> None:
@@ -224,7 +225,8 @@ def test_a_foreign_environment_may_raise_in_any_hook(hook):
     )  # attempts 1 and 2 are the second request's: its first, and the one made again
     policy = ScriptedPolicy(["a", "b"])
     requests = [Request("", seed) for seed in range(4)]
-    # Each request in a call of its own where it is the making that breaks: else one environment serves them all.
+    # Each request in a call of its own where it is the making that breaks: else one environment
+    # serves them all.
     shares = [[request] for request in requests] if hook == "make" else [requests]
     episodes = [
         episode for share in shares for episode in play_many(make, policy, share, workers=1)
@@ -287,7 +289,10 @@ def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
     assert_only_the_second_is_void(episodes)
 
 
-REWARD = "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n        raise KeyError('grader')\n    return 0.0\n"
+REWARD = (
+    "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n        raise "
+    "KeyError('grader')\n    return 0.0\n"
+)
 BAD = {
     "tool": {
         "tools": TOOLS.replace(
@@ -339,7 +344,8 @@ def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
 def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp_path):
     path = tmp_path / "faulty.yaml"
     path.write_text(
-        "id: test/faulty-v0\ngym: tests.fakes.faulty_env:Faulty-v0\ntasks: {val: 2, test: 2}\nepisode: {max_void_fraction: 1.0}\n"
+        "id: test/faulty-v0\ngym: tests.fakes.faulty_env:Faulty-v0\ntasks: {val: 2, test: "
+        "2}\nepisode: {max_void_fraction: 1.0}\n"
     )
     spec, config, _ = resolve(str(path), [*SMALL, "train.steps=2"])
     folder = RunFolder.create(tmp_path, "r")
@@ -354,7 +360,7 @@ def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp
     assert (folder.adapter / "adapter_model.safetensors").exists()
 
 
-# --- long answers of tools ----------------------------------------------------------------------------------------------
+# --- long answers of tools ------------------------------------------------------------------------
 
 
 FLOOD = '''
@@ -366,7 +372,7 @@ def flood(db) -> str:
 
 
 @pytest.mark.trap(29)
-def test_a_tool_output_beyond_the_budget_is_cut_with_a_marker_in_the_tokens_and_its_side_effect_stays(
+def test_a_tool_output_beyond_the_limit_is_cut_with_a_marker_and_its_side_effect_stays(
     tmp_path, monkeypatch
 ):
     world = ToolWorld(shop(tmp_path, tools=TOOLS + FLOOD))

@@ -1,9 +1,4 @@
-"""Train small open models on envgym environments with GRPO and LoRA.
-
-    from envgym_trainer import train
-
-    result = train("guess")
-    print(result.adapter)
+"""Train small open models on envgym environments with GRPO and LoRA. See `train`.
 
 The public names are imported on first use, so `import envgym_trainer` does not load torch.
 """
@@ -14,9 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from envgym_trainer.algorithms.advantages import AdvantageInputs, advantage
+    from envgym_trainer.algorithms.losses import LossInputs, TokenLosses, loss
     from envgym_trainer.batch import Batch, Sample
     from envgym_trainer.config import TrainConfig
-    from envgym_trainer.inference.dialogue import Engine
+    from envgym_trainer.inference import Engine, EngineInputs, open_engine
     from envgym_trainer.learner.learner import Learner
     from envgym_trainer.learner.update_settings import UpdateSettings
     from envgym_trainer.model.adapter_files import save_adapter, verify_adapter
@@ -29,9 +26,11 @@ if TYPE_CHECKING:
     from envgym_trainer.training.train import TrainResult, train
 
 _HOMES = {
+    "envgym_trainer.algorithms.advantages": ("AdvantageInputs", "advantage"),
+    "envgym_trainer.algorithms.losses": ("LossInputs", "TokenLosses", "loss"),
     "envgym_trainer.batch": ("Batch", "Sample"),
     "envgym_trainer.config": ("TrainConfig",),
-    "envgym_trainer.inference.dialogue": ("Engine",),
+    "envgym_trainer.inference": ("Engine", "EngineInputs", "open_engine"),
     "envgym_trainer.learner.learner": ("Learner",),
     "envgym_trainer.learner.update_settings": ("UpdateSettings",),
     "envgym_trainer.model.adapter_files": ("save_adapter", "verify_adapter"),
@@ -46,19 +45,26 @@ _HOMES = {
 _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdvantageInputs",
     "Batch",
     "Chat",
     "Engine",
+    "EngineInputs",
     "Learner",
+    "LossInputs",
     "RunFolder",
     "RunLogger",
     "Sample",
+    "TokenLosses",
     "TrainConfig",
     "TrainResult",
     "Trainer",
     "TrainingPlan",
     "UpdateSettings",
+    "advantage",
     "load_model",
+    "loss",
+    "open_engine",
     "save_adapter",
     "train",
     "verify_adapter",

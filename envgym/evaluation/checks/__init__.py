@@ -36,10 +36,10 @@ Progress = Callable[[str, int], None]
 """Callback with the name of the current check and the number of episodes played."""
 Check = Callable[[], CheckResult | list[CheckResult]]
 
-__all__ = ["CheckResult", "print_checks", "run_checks"]
+__all__ = ["CheckResult", "check", "print_checks"]
 
 
-def run_checks(
+def check(
     spec: EnvSpec,
     *,
     tasks_per_split: int | None = None,
@@ -47,7 +47,7 @@ def run_checks(
     refuse_ceiling: float = 0.10,
     progress: Progress = lambda check, episodes: None,
 ) -> list[CheckResult]:
-    """Run all checks that apply. The order puts causes before their consequences.
+    """Check an environment and its grader, in an order that puts causes before consequences.
 
     Args:
         spec: Definition of the environment.

@@ -16,7 +16,7 @@ import gymnasium
 from envgym.dialects import render_call
 from envgym.episode import Episode
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy

@@ -15,7 +15,7 @@ from envgym.dialects import render_call
 from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.messages import ToolCall
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptDialogue

@@ -1,6 +1,6 @@
 """Rewards for artefacts: a chart, JSON, a table or a sentence, each against a truth in `extra`.
 
-    draw.task(..., chart="<svg ...", sentence={"says": ["Figs", "3"], "never": ["Pears"]})
+`draw.task(chart="<svg ...", sentence={"says": ["Figs", "3"], "never": ["Pears"]})`
 
 An artefact is a text file (`file: chart.svg`, requires `state.files`) or the final message. A part
 returns `None` if the task lacks its truth, and 0.0 if the artefact is missing or unreadable. An
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import UsageError, did_you_mean
+from envgym.modules import load_object
 from envgym.rewards.evidence import Evidence
 from envgym.rewards.parts.final_message import facts_told
 from envgym.rewards.scoring.json_and_tables import json_similarity, table_similarity
 from envgym.rewards.scoring.pictures import ImageSimilarity, image_similarity, svg_similarity
-from envgym.spec.modules import load_object
 
 FILES = "files"
 """Table of the files under `state.files`; its key is the path."""

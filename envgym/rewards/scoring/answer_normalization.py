@@ -35,7 +35,8 @@ _UNSIGNED = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)(?:e[
 _BASED = r"0(?:x[0-9a-f]+|o[0-7]+|b[01]+)"
 _NUMBER = re.compile(rf"([+-]?)\s*(?:({_BASED})|({_UNSIGNED})(?:\s*/\s*({_UNSIGNED}))?)\s*(%?)")
 _FRACTION = re.compile(
-    rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))"
+    rf"([+-]?)\s*\\[dt]?frac\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))"
+    rf"\s*(?:\{{\s*({_UNSIGNED})\s*\}}|([0-9]))"
 )
 _NUMBER_IN_TEXT = re.compile(
     rf"(?:(?<![\w.)])[+-])?(?<!\w)(?:{_BASED}|{_UNSIGNED}(?:/{_UNSIGNED})?)%?", re.IGNORECASE

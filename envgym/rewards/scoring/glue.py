@@ -1,7 +1,7 @@
 """Metrics of the GLUE tasks and the overall benchmark score, from predictions and labels.
 
-    task_score("mrpc", predictions, labels)      {"accuracy": ..., "f1": ..., "score": their mean}
-    overall({"cola": 0.4, "sst2": 0.9, ...})     mean over tasks
+>>> task_score("rte", ["entailment", "entailment"], ["entailment", "not_entailment"])
+{'accuracy': 0.5, 'score': 0.5}
 
 Scores are fractions, not per cent; correlations range from -1 to 1. The tests compare the formulas
 with SciPy and scikit-learn if these are installed. Not supported: the diagnostic set AX.

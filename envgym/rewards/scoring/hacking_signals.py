@@ -289,7 +289,8 @@ class HackingDetector:
         """
         if missing := self.state_dict().keys() ^ state.keys():
             raise UsageError(
-                f"the state does not fit HackingDetector: {', '.join(sorted(missing))} missing or unknown"
+                f"the state does not fit HackingDetector: {', '.join(sorted(missing))} "
+                f"missing or unknown"
             )
         self._step = state["step"]
         self._first = {name: list(values) for name, values in state["first"].items()}

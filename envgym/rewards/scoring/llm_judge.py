@@ -86,8 +86,8 @@ class JudgeServer:
         self.max_calls = max_calls
         self.cache = Path(cache) if cache else None
         self.counts: Counter[str] = Counter()
-        """Number of requests (`requests`), of valid answers (`judgements`), of cache hits (`cached`), and
-        of each reason in `MASKED`."""
+        """Number of requests (`requests`), of valid answers (`judgements`), of cache hits
+        (`cached`), and of each reason in `MASKED`."""
         self._known = _read_cache(self.cache) if self.cache else {}
         self._client = OpenAIPolicy(url, model, timeout_seconds=timeout_seconds, retries=0)
         self._lock = threading.Lock()

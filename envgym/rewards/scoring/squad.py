@@ -1,8 +1,7 @@
 """Exact match and F1 by the rules of the official SQuAD scripts, versions 1.1 and 2.0.
 
-    exact("The Eiffel Tower!", ["Eiffel tower"])              1.0
-    f1("in the Eiffel Tower", ["Eiffel Tower"])               0.8
-    exact("", [], v2=True)                                    1.0: unanswerable, and not answered
+>>> exact("The Eiffel Tower!", ["Eiffel tower"]), f1("in the Eiffel Tower", ["Eiffel Tower"])
+(1.0, 0.8)
 
 Version 2.0 drops gold answers that normalize to an empty text; if all are dropped, only the empty
 answer is right. In version 1.1 every question has an answer, and the F1 of two empty texts is 0.

@@ -1,6 +1,7 @@
 """The reward of ToolRL: format + correctness + length, with all switches of its experiments.
 
-    total("<think>a</think>", "<think>b</think>")  ->  ToolRlReward(total=1.0, format=1.0, ...)
+>>> total("<think>a</think>", "<think>b</think>").format
+1.0
 
 The default equals the authors' `compute_score`, from -3 to 4. `ToolRlSettings.paper()` follows the
 paper if its code differs. One difference remains: an unreadable truth raises, while the code

@@ -14,6 +14,7 @@ folder = Path(__file__).resolve().parent
 # Python puts the folder that it runs on sys.path; an app's `import app` must not find ours.
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
 spec = importlib.util.spec_from_file_location("envgym_agent", folder / "__init__.py")
-package = sys.modules["envgym_agent"] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+package = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+sys.modules["envgym_agent"] = package
 spec.loader.exec_module(package)  # type: ignore[union-attr]
 importlib.import_module("envgym_agent.serve").main()

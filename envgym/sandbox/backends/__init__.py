@@ -74,7 +74,7 @@ def find_backend(name: str, root: Path = Path()) -> Backend:
     if name in backend_names():
         backend = importlib.import_module(f"{__name__}.{name}")
         return backend
-    from envgym.spec.modules import load_module
+    from envgym.modules import load_module
 
     module, inside = load_module(name, root)
     found = getattr(module, inside)

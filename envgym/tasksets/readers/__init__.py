@@ -1,12 +1,10 @@
 """Readers of labelled data.
 
-This folder is the registry: a file `NAME.py` with a function `read` reads the kind `NAME`:
-
-    ENDINGS = (".md",)                                     # files for which it is the default
-    def read(path: Path) -> Iterator[Example]: ...         # raises SpecError with file:line
-
-Further parameters of `read` are options of `load_rows`. A file that reads several kinds names them
-in `KINDS` and gets the chosen one as `kind=`.
+This folder is the registry: a file `NAME.py` with a function `read(path)`, which yields an
+`Example` for each row, reads the kind `NAME`. The constant `ENDINGS` names the files for which it
+is the default, such as `(".md",)`. A row that is wrong is a `SpecError` with `file:line`. Further
+parameters of `read` are options of `load_rows`. A file that reads several kinds names them in
+`KINDS` and gets the chosen one as `kind=`.
 """
 
 from __future__ import annotations
@@ -63,7 +61,7 @@ def find_reader(path: Path, kind: str | None) -> Reader:
     """
     known = shipped_readers()
     if kind and ":" in kind:
-        from envgym.spec.modules import load_object
+        from envgym.modules import load_object
 
         return Reader(kind, load_object(kind, path.parent))
     ending = path.suffix.lower()

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 SECONDS = 8.0
-"""Time limit of a command in seconds. It is below the environment's `episode.tool_timeout_seconds`, which
-would void the episode."""
+"""Time limit of a command in seconds. It is below the environment's `episode.tool_timeout_seconds`,
+which would void the episode."""
 SHOWN_BYTES = 16 * 1024
 MOST_BYTES = 1024 * 1024
 """Maximum output in bytes; a command that prints more is stopped."""

@@ -1,4 +1,5 @@
-"""`envgym sandbox`: what is there, what was left behind and goes, what can run here and why not the rest."""
+"""`envgym sandbox`: what is there, what was left behind and goes, what can run here and why not the
+rest."""
 
 import json
 import subprocess

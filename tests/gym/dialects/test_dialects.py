@@ -1,4 +1,5 @@
-"""Parsing: what counts as a call, what is plain text, what is a malformed attempt, and that nothing crashes."""
+"""Parsing: what counts as a call, what is plain text, what is a malformed attempt, and that nothing
+crashes."""
 
 import gc
 import json
@@ -290,7 +291,8 @@ class SlowGarbage:
 
 
 def test_many_threads_parse_at_once():
-    # Without its lock: "SystemError: AST constructor recursion depth mismatch", when one thread's collector runs amid a parse.
+    # Without its lock: "SystemError: AST constructor recursion depth mismatch", when one thread's
+    # collector runs amid a parse.
     text = 'f(a=[1, [2, {"x": [3, 4]}]], b="c")\n' * 30
     wrong = []
     threshold = gc.get_threshold()

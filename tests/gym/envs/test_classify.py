@@ -1,4 +1,5 @@
-"""Text classification: truths that hold by arithmetic, labels in turn, and no label that shows without reading."""
+"""Text classification: truths that hold by arithmetic, labels in turn, and no label that shows
+without reading."""
 
 import re
 from collections import Counter, defaultdict
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from envgym.env import ToolWorld
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
@@ -207,7 +208,8 @@ def people(world):
 
 
 def test_the_hypothesis_alone_tells_little(world):
-    """The best guess from "more" or "fewer" alone, counted on 600 tasks, stays near the third that guessing gets."""
+    """The best guess from "more" or "fewer" alone, counted on 600 tasks, stays near the third that
+    guessing gets."""
     counts = defaultdict(Counter)
     for task in drawn(world, "bound_follows", count=600):
         counts[re.search("more than|More than|over", parts_of(task)[1]) is not None][

@@ -1,4 +1,5 @@
-"""The CRM's content: a world from a seed, tools that say what is wrong, tasks whose truth is exactly what their oracle does.
+"""The CRM's content: a world from a seed, tools that say what is wrong, tasks whose truth is
+exactly what their oracle does.
 
 Run directly on SQLite, without environment or sandbox: those have tests of their own.
 """
@@ -15,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from envgym import Change, Task, ToolCall
+from envgym.modules import load_file
 from envgym.rewards.state_diff import compare_changes, diff_rows, primary_keys
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 from envgym.tasksets.templates import TemplateTaskSet
 
 CRM = Path(__file__).parents[3] / "envs" / "crm"
@@ -91,13 +92,15 @@ def value(db: sqlite3.Connection, query: str, *parameters):
     return db.execute(query, parameters).fetchone()[0]
 
 
-# -- the world -----------------------------------------------------------------------------------------------------
+# -- the world -------------------------------------------------------------------------------------
 
 
 def test_one_seed_builds_the_same_rows_in_another_process_with_another_hash_seed():
     script = (
-        "import sqlite3, sys; sys.path.insert(0, sys.argv[1]); import world; db = sqlite3.connect(':memory:');"
-        "db.executescript(open(sys.argv[1] + '/schema.sql').read()); world.build(db, 7); print('\\n'.join(db.iterdump()))"
+        "import sqlite3, sys; sys.path.insert(0, sys.argv[1]); import world; "
+        "db = sqlite3.connect(':memory:');"
+        "db.executescript(open(sys.argv[1] + '/schema.sql').read()); world.build(db, 7); "
+        "print('\\n'.join(db.iterdump()))"
     )
     told = [
         subprocess.run(
@@ -131,8 +134,14 @@ def test_every_reference_points_at_a_row():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_world_holds_every_trap(seed):
     db = world(seed)
-    namesakes = "SELECT count(*) FROM (SELECT name FROM contacts GROUP BY name HAVING count(DISTINCT account_id) > 1)"
-    doubles = "SELECT count(*) FROM (SELECT name FROM contacts GROUP BY name, account_id, email HAVING count(*) > 1)"
+    namesakes = (
+        "SELECT count(*) FROM (SELECT name FROM contacts GROUP BY name HAVING count(DISTINCT "
+        "account_id) > 1)"
+    )
+    doubles = (
+        "SELECT count(*) FROM (SELECT name FROM contacts GROUP BY name, account_id, email "
+        "HAVING count(*) > 1)"
+    )
     assert value(db, namesakes) >= 3
     assert value(db, doubles) == 3
     assert (
@@ -155,7 +164,7 @@ def test_limits_and_rule_numbers_differ_between_worlds():
     assert len(rules) > 15
 
 
-# -- the tools -----------------------------------------------------------------------------------------------------
+# -- the tools -------------------------------------------------------------------------------------
 
 
 def test_there_are_ten_reading_and_twelve_writing_tools():
@@ -261,7 +270,7 @@ def test_a_merge_moves_what_hung_on_the_dropped_entry():
     assert value(db, "SELECT record_id FROM notes WHERE text = 'likes tea'") == keep
 
 
-# -- the tasks -----------------------------------------------------------------------------------------------------
+# -- the tasks -------------------------------------------------------------------------------------
 
 PLACES = [(name, split) for name, template in TEMPLATES.items() for split in template.splits]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from envgym.modules import load_file
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 from envgym.tasksets.templates import TemplateTaskSet
 
 GUESS = Path(__file__).parents[3] / "envs" / "guess"

@@ -1,4 +1,5 @@
-"""The handbook: answers must be right, read and cited, the silence of a section is an answer too, and splits share nothing."""
+"""The handbook: answers must be right, read and cited, the silence of a section is an answer too,
+and splits share nothing."""
 
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from envgym.errors import SpecError
 from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
 from envgym.messages import ToolCall
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
@@ -204,7 +205,8 @@ def test_splits_share_neither_names_nor_wording_nor_sections(world):
 
 
 def names_in(world, task):
-    """The words of the titles of all sections that a task rests on, but for what an office and a machine is called."""
+    """The words of the titles of all sections that a task rests on, but for what an office and a
+    machine is called."""
     db = world.tasks.tables(task.seed)
     titles = [
         db.execute("SELECT title FROM sections WHERE id = ?", (id_,)).fetchone()[0]

@@ -1,10 +1,11 @@
-"""The notes' environment, a real MCP server, can be trusted: `envgym check` on a few tasks of each template."""
+"""The notes' environment, a real MCP server, can be trusted: `envgym check` on a few tasks of each
+template."""
 
 from pathlib import Path
 
 import pytest
 
-from envgym.evaluation.checks import run_checks
+from envgym.evaluation.checks import check
 from envgym.spec.environment import load_spec
 
 NOTES = Path(__file__).parents[3] / "envs/notes.yaml"
@@ -12,6 +13,6 @@ NOTES = Path(__file__).parents[3] / "envs/notes.yaml"
 
 @pytest.mark.campaign
 def test_the_notes_pass_every_check():
-    results = run_checks(load_spec(NOTES), tasks_per_split=10)
+    results = check(load_spec(NOTES), tasks_per_split=10)
     assert len(results) == 16
     assert not [result for result in results if not result.passed]

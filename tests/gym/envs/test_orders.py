@@ -1,4 +1,5 @@
-"""The order desk: an OpenAPI document that became an environment, whose tasks its oracle solves and whose refund has rules."""
+"""The order desk: an OpenAPI document that became an environment, whose tasks its oracle solves and
+whose refund has rules."""
 
 import json
 import os
@@ -12,7 +13,7 @@ import pytest
 
 from envgym import ToolCall
 from envgym.env import ToolWorld
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.sandbox.agent import prepare_image
@@ -85,8 +86,9 @@ def test_a_refund_has_rules_that_no_table_knows(world, session):
     (open_order,) = rows(world, "SELECT id FROM orders WHERE status = 'open' LIMIT 1")[0]
     order, paid = rows(
         world,
-        """SELECT o.id, sum(i.quantity * p.price) FROM orders o JOIN order_items i ON i.order_id = o.id
-        JOIN products p ON p.id = i.product_id WHERE status = 'delivered' AND o.id NOT IN (SELECT order_id FROM refunds)
+        """SELECT o.id, sum(i.quantity * p.price) FROM orders o
+        JOIN order_items i ON i.order_id = o.id JOIN products p ON p.id = i.product_id
+        WHERE status = 'delivered' AND o.id NOT IN (SELECT order_id FROM refunds)
         GROUP BY o.id""",
     )[0]
     assert (

@@ -1,4 +1,5 @@
-"""The report: a chart, JSON and a sentence under one reward, each of them read where it was put and scored in its own way."""
+"""The report: a chart, JSON and a sentence under one reward, each of them read where it was put and
+scored in its own way."""
 
 import json
 import re
@@ -15,7 +16,7 @@ from envgym import ToolCall
 from envgym.dialects import render_call
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError, WorldFailure
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.random import RandomPolicy

@@ -11,12 +11,12 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import PrerequisiteError
-from envgym.evaluation.checks import run_checks
+from envgym.evaluation.checks import check
 from envgym.evaluation.checks.fixture import CheckFixture
 from envgym.evaluation.checks.grader import wrong_field
+from envgym.modules import load_file
 from envgym.rewards.scoring.answer_normalization import find_reading
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 
 ROOT = Path(__file__).parents[3]
 puzzles = pytest.mark.skipif(
@@ -44,7 +44,7 @@ def play(world, task_id, said):
 @puzzles
 @pytest.mark.slow
 def test_it_passes_every_check():
-    results = run_checks(load_spec("selftrain"), tasks_per_split=10)
+    results = check(load_spec("selftrain"), tasks_per_split=10)
     assert len(results) == 16
     assert [result for result in results if not result.passed] == []
 
@@ -132,7 +132,7 @@ def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wr
     assert f"test/bits_0/0: reward 1, answered though it answered {another!r}" in found.detail
 
 
-# -- the benchmark --------------------------------------------------------------------------------------------------------
+# -- the benchmark ---------------------------------------------------------------------------------
 
 
 def benchmark(*arguments):

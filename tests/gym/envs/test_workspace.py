@@ -1,4 +1,5 @@
-"""The workspace: tools that never leave their folder, a shell that always ends, tasks that only the right files solve."""
+"""The workspace: tools that never leave their folder, a shell that always ends, tasks that only the
+right files solve."""
 
 import os
 import re
@@ -10,13 +11,13 @@ import pytest
 
 from envgym import Change, Task, ToolCall
 from envgym.dialects import render_call
-from envgym.play import play
+from envgym.modules import load_file
+from envgym.playing import play
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.registration import make_world
 from envgym.sandbox.agent import load_module
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file
 from envgym.tasks import SPLITS
 from envgym.tasksets.templates import TemplateTaskSet
 

@@ -1,4 +1,5 @@
-"""`envgym check`: a sound environment passes, and one broken on purpose fails in just the check that is about it."""
+"""`envgym check`: a sound environment passes, and one broken on purpose fails in just the check
+that is about it."""
 
 import inspect
 import json
@@ -7,7 +8,7 @@ import sys
 import gymnasium as gym
 import pytest
 
-from envgym.evaluation.checks import print_checks, run_checks
+from envgym.evaluation.checks import check, print_checks
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import load_spec
 
@@ -33,7 +34,8 @@ import random
 def build(db, seed):
     rng = random.Random(seed)
     for number in sorted(rng.sample(range(1000, 9999), 6)):
-        name = rng.choice(["Ada", "Bob", "Cyd"]) + " " + rng.choice(["Lee", "May", "Fox"]) + f" {number % 97}"
+        first, last = rng.choice(["Ada", "Bob", "Cyd"]), rng.choice(["Lee", "May", "Fox"])
+        name = f"{first} {last} {number % 97}"
         db.execute("INSERT INTO contacts VALUES (?, ?, ?)", (f"C{number}", name, "none"))
     db.execute("INSERT INTO lamps VALUES ('L1', 0)")
 """
@@ -66,7 +68,8 @@ def light(db) -> str:
 TASKS = """
 from envgym import Change, Draw, ToolCall, template
 
-WORDS = ["Set the phone of {} to {}.", "{} now has {}.", "New phone of {}: {}.", "Please give {} the phone {}.", "{} moved to {}."]
+WORDS = ["Set the phone of {} to {}.", "{} now has {}.", "New phone of {}: {}.",
+         "Please give {} the phone {}.", "{} moved to {}."]
 TOOLS = ("find_contact", "set_phone", "close")
 
 def task(draw, looked_up):
@@ -75,7 +78,8 @@ def task(draw, looked_up):
     oracle = [ToolCall("find_contact", {"name": row["name"]})] if looked_up else []
     oracle.append(ToolCall("set_phone", {"contact": row["id"], "phone": phone}))
     prompt = draw.wording(WORDS).format(row["name"] if looked_up else row["id"], phone)
-    return draw.task(prompt=prompt, oracle=oracle, changes=[Change.update("contacts", row["id"], phone=phone)], tools=TOOLS)
+    changes = [Change.update("contacts", row["id"], phone=phone)]
+    return draw.task(prompt=prompt, oracle=oracle, changes=changes, tools=TOOLS)
 
 @template(level="L0")
 def by_id(draw: Draw):
@@ -94,14 +98,16 @@ def another(draw: Draw):
 
 
 def environment(folder, *, reward: str = "", prompt: str = "", **edits):
-    """The sound environment with some text replaced: `tools=(old, new)`, or a custom reward `solved`."""
+    """The sound environment with some text replaced: `tools=(old, new)`, or a custom reward
+    `solved`."""
     files = {"env": YAML, "schema": SCHEMA, "world": WORLD, "tools": TOOLS, "tasks": TASKS}
     for name, (old, new) in edits.items():
         assert old in files[name]
         files[name] = files[name].replace(old, new)
     if reward:
         files["rewards"] = (
-            f"from envgym.rewards.parts.state import state_match\n\ndef part(evidence):\n    {reward}\n"
+            f"from envgym.rewards.parts.state import state_match\n\ndef part(evidence):\n  "
+            f"  {reward}\n"
         )
     endings = {"env": "yaml", "schema": "sql"}
     for name, text in files.items():
@@ -110,7 +116,7 @@ def environment(folder, *, reward: str = "", prompt: str = "", **edits):
 
 
 def failed(spec) -> set[str]:
-    return {result.id for result in run_checks(spec, tasks_per_split=6) if not result.passed}
+    return {result.id for result in check(spec, tasks_per_split=6) if not result.passed}
 
 
 def another_template(oracle: str, changes: str, offered: str) -> tuple[str, str]:
@@ -179,7 +185,10 @@ BROKEN = {
         {"wrong_field"},
         {
             "env": OWN_REWARD,
-            "reward": "return float([row.key for row in evidence.changed_rows] == [change.key for change in evidence.task.changes])",
+            "reward": (
+                "return float([row.key for row in evidence.changed_rows] == [change.key for "
+                "change in evidence.task.changes])"
+            ),
         },
     ),
     "a grader that looks at nothing but the expected rows": (
@@ -190,7 +199,9 @@ BROKEN = {
         {"reads_free"},
         {
             "env": OWN_REWARD,
-            "reward": "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))",
+            "reward": (
+                "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))"
+            ),
         },
     ),
     "an answer in the order of a set": (
@@ -230,7 +241,10 @@ BROKEN = {
         {
             "env": ("system: Use the tools.", "system: Use the tools. The code is 4711-XY."),
             "tasks": another_template(
-                '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM contacts")["id"]), "phone": "4711-XY"})]',
+                (
+                    '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM '
+                    'contacts")["id"]), "phone": "4711-XY"})]'
+                ),
                 '[Change.update("contacts", c, phone="4711-XY")]',
                 "TOOLS",
             ),
@@ -256,7 +270,7 @@ def test_an_environment_broken_on_purpose_fails_in_that_check_alone(what, tmp_pa
 
 def test_a_sound_environment_passes_every_check(tmp_path, capsys):
     calls = []
-    results = run_checks(
+    results = check(
         environment(tmp_path),
         tasks_per_split=6,
         progress=lambda check, episodes: calls.append((check, episodes)),
@@ -279,8 +293,7 @@ def test_a_sound_environment_passes_every_check(tmp_path, capsys):
 def test_a_failure_names_the_task_and_what_happened(tmp_path):
     _, edits = BROKEN["an oracle that sets the wrong phone"]
     results = {
-        result.id: result
-        for result in run_checks(environment(tmp_path, **edits), tasks_per_split=6)
+        result.id: result for result in check(environment(tmp_path, **edits), tasks_per_split=6)
     }
     assert (
         "train/by_id/0: reward 0, answered of 1, 1 expected changes missing, 1 unexpected"
@@ -289,7 +302,7 @@ def test_a_failure_names_the_task_and_what_happened(tmp_path):
     assert "and 15 more" in results["oracle_max"].detail
 
 
-# -- foreign environments -----------------------------------------------------------------------------------------------
+# -- foreign environments --------------------------------------------------------------------------
 
 
 class Steady(gym.Env):
@@ -320,9 +333,15 @@ class Deaf(Steady):
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
     """A package on the path that registers two environments, as a third party's would."""
-    classes = "from __future__ import annotations\nimport gymnasium as gym\nfrom envgym.spaces import UnicodeText\n\n"
+    classes = (
+        "from __future__ import annotations\nimport gymnasium as gym\nfrom envgym.spaces "
+        "import UnicodeText\n\n"
+    )
     source = classes + inspect.getsource(Steady) + "\n\n" + inspect.getsource(Deaf)
-    source += "\n\ngym.register('Steady-v0', entry_point=Steady)\ngym.register('Deaf-v0', entry_point=Deaf)\n"
+    source += (
+        "\n\ngym.register('Steady-v0', entry_point=Steady)\ngym.register('Deaf-v0', "
+        "entry_point=Deaf)\n"
+    )
     (tmp_path / "foreign_texts.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "foreign_texts", raising=False)
@@ -339,7 +358,7 @@ def foreign(tmp_path, monkeypatch):
 
 
 def test_a_foreign_environment_is_checked_for_its_seeds(foreign):
-    assert [(result.id, result.passed) for result in run_checks(foreign("Steady"))] == [
+    assert [(result.id, result.passed) for result in check(foreign("Steady"))] == [
         ("seed_control", True),
         ("episode_determinism", True),
         ("verifier_determinism", True),
@@ -347,7 +366,7 @@ def test_a_foreign_environment_is_checked_for_its_seeds(foreign):
 
 
 def test_a_foreign_environment_that_ignores_its_seed_is_found_out(foreign):
-    results = {result.id: result for result in run_checks(foreign("Deaf"))}
+    results = {result.id: result for result in check(foreign("Deaf"))}
     assert not results["seed_control"].passed
     assert (
         "12 different seeds returned the same first observation" in results["seed_control"].detail

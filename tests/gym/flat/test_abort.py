@@ -1,4 +1,5 @@
-"""`abort` pays the failure reward, so that every trainer that stops stepping sees the same reward."""
+"""`abort` pays the failure reward, so that every trainer that stops stepping sees the same
+reward."""
 
 import math
 
@@ -7,7 +8,7 @@ import pytest
 
 from envgym.bridges.gymnasium import ForeignWorld
 from envgym.env import ToolWorld
-from envgym.play import find_env, play
+from envgym.playing import find_env, play
 from envgym.policies import Completion
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec

@@ -162,7 +162,7 @@ def test_the_turn_limit_truncates_and_still_scores(env):
     assert (terminated, truncated, info["stop_reason"], reward) == (False, True, "max_turns", 1.0)
 
 
-def test_a_horizon_before_the_turn_limit_truncates_and_leaves_open_whether_the_task_would_have_been_solved(
+def test_a_horizon_before_the_turn_limit_truncates_and_success_is_unknown(
     env,
 ):
     env.reset(options={"task": "test/reprice/0", "max_turns": 2})
@@ -264,7 +264,8 @@ from envgym import Draw, template
 def cost(draw: Draw):
     item = draw.row("SELECT * FROM items")
     answer = str(item["price"])
-    return draw.task(prompt=f"{item['name']} costs {answer}. What does it cost?", final=f"{answer}.", facts=[answer])
+    asked = f"{item['name']} costs {answer}. What does it cost?"
+    return draw.task(prompt=asked, final=f"{answer}.", facts=[answer])
 """
 
 
@@ -319,7 +320,10 @@ def test_vector_environments_carry_the_right_text(tmp_path, mode):
 
 
 def test_make_works_by_module_name_without_an_import():
-    code = "import gymnasium as gym; env = gym.make('envgym:envgym/guess-v0'); print(type(env.reset(seed=0)[0])); env.close()"
+    code = (
+        "import gymnasium as gym; env = gym.make('envgym:envgym/guess-v0'); "
+        "print(type(env.reset(seed=0)[0])); env.close()"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,5 @@
-"""When too many episodes are void: the run stops, says why and where to look, and keeps what it has seen."""
+"""When too many episodes are void: the run stops, says why and where to look, and keeps what it has
+seen."""
 
 import json
 
@@ -17,7 +18,8 @@ from tests.fakes.shop_env import shop, write
 CRASH = Failure("tool_crashed", "call", "tools.py, line 30\nZeroDivisionError: division by zero")
 GONE = Failure("sandbox_lost", "open", "the box ended")
 BROKEN_TOOLS = (
-    'def set_price(db, item: str, price: int) -> str:\n    """Change the price."""\n    return str(1 / 0)\n'
+    'def set_price(db, item: str, price: int) -> str:\n    """Change the price."""\n'
+    "    return str(1 / 0)\n"
     'def price(db, item: str) -> str:\n    """The price."""\n    return \'1\'\n'
     'def tell(text: str) -> str:\n    """Say."""\n    return text\n'
     'def close() -> str:\n    """End."""\n    return \'closed\'\n'

@@ -1,4 +1,5 @@
-"""An episode is played from reset to its end; the world's failure voids it, is tried once more, and costs nobody else."""
+"""An episode is played from reset to its end; the world's failure voids it, is tried once more, and
+costs nobody else."""
 
 import json
 
@@ -9,7 +10,7 @@ from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.evaluation.episode_text import episode_lines
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies import Completion
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
@@ -17,7 +18,10 @@ from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec
 from tests.fakes.shop_env import TOOLS, shop
 
-CRASH_ONCE = "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n        1 / 0\n    return 'fine'"
+CRASH_ONCE = (
+    "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n        1 / 0\n    "
+    "return 'fine'"
+)
 
 
 @pytest.fixture

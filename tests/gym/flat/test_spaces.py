@@ -1,4 +1,5 @@
-"""UnicodeText: any string is in it, and vector environments give back the strings that the environments said."""
+"""UnicodeText: any string is in it, and vector environments give back the strings that the
+environments said."""
 
 import contextlib
 import gc

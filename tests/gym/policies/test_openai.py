@@ -24,7 +24,8 @@ class QuietServer(ThreadingHTTPServer):
 
 @contextmanager
 def server(answer: Callable[[str, dict], tuple[int, dict | str]]):
-    """A real HTTP server; `answer(path, body)` gives (status, JSON). Yields its URL and the list of (path, body) received."""
+    """A real HTTP server; `answer(path, body)` gives (status, JSON). Yields its URL and the list of
+    (path, body) received."""
     received: list[tuple[str, dict, dict]] = []
 
     class Handler(BaseHTTPRequestHandler):

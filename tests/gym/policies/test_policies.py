@@ -1,4 +1,5 @@
-"""Policies without tokens and without anyone else: the contract of all of them, and what each scripted one says."""
+"""Policies without tokens and without anyone else: the contract of all of them, and what each
+scripted one says."""
 
 import importlib
 
@@ -12,7 +13,7 @@ from envgym.dialects import parse
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
 from envgym.messages import ToolCall
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies import Dialogue, Policy, SamplingOverrides
 from envgym.policies.human import HumanPolicy
 from envgym.policies.noop import NoopPolicy

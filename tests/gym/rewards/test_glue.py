@@ -1,4 +1,5 @@
-"""The metrics of GLUE: numbers worked out by hand, and SciPy and scikit-learn as oracles where installed."""
+"""The metrics of GLUE: numbers worked out by hand, and SciPy and scikit-learn as oracles where
+installed."""
 
 import math
 import random

@@ -1,4 +1,5 @@
-"""JSON and tables are compared value by value; what cannot be read scores nothing, a truth that makes no sense is an error."""
+"""JSON and tables are compared value by value; what cannot be read scores nothing, a truth that
+makes no sense is an error."""
 
 import json
 import sys

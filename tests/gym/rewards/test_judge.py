@@ -1,4 +1,5 @@
-"""A language model as judge, against a real HTTP server: strict answers, a budget the server can count, and no made-up score."""
+"""A language model as judge, against a real HTTP server: strict answers, a budget the server can
+count, and no made-up score."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""The reward is a weighted sum of named parts; a part that breaks voids the episode instead of inventing a number."""
+"""The reward is a weighted sum of named parts; a part that breaks voids the episode instead of
+inventing a number."""
 
 import dataclasses
 

@@ -1,4 +1,5 @@
-"""SQuAD's exact match and F1, by the rules of the official scripts; the numbers are worked out by hand."""
+"""SQuAD's exact match and F1, by the rules of the official scripts; the numbers are worked out by
+hand."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""How parts make a reward: schedules, ranges, gates and shaping, always to be taken apart into what they contributed."""
+"""How parts make a reward: schedules, ranges, gates and shaping, always to be taken apart into what
+they contributed."""
 
 import math
 import random

@@ -1,10 +1,11 @@
-"""Rewards of turns come at their turns, the rest at the end; what an episode was paid is what its terms add up to."""
+"""Rewards of turns come at their turns, the rest at the end; what an episode was paid is what its
+terms add up to."""
 
 import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
-from envgym.play import Request, play, play_many
+from envgym.playing import Request, play, play_many
 from envgym.policies import Completion
 from envgym.policies.scripted import ScriptedPolicy
 from tests.fakes.shop_env import shop
@@ -206,7 +207,10 @@ def test_a_part_declares_whether_it_is_an_opinion(tmp_path):
 
 
 def test_the_worlds_failure_inside_a_part_keeps_its_own_kind(tmp_path):
-    text = "from envgym.errors import WorldFailure\n\ndef asks(evidence):\n    raise WorldFailure('timeout', 'judge', stage='score')\n"
+    text = (
+        "from envgym.errors import WorldFailure\n\ndef asks(evidence):\n    raise "
+        "WorldFailure('timeout', 'judge', stage='score')\n"
+    )
     (tmp_path / "parts.py").write_text(text)
     world = ToolWorld(shop(tmp_path, "reward.asks={from: parts.py:asks}"))
     episode = play(world.env(), ScriptedPolicy(["Done."]), seed=0, task=TASK)

@@ -1,4 +1,5 @@
-"""What the agent does with an app before any box is involved: loading, describing, table images, diffs, calls."""
+"""What the agent does with an app before any box is involved: loading, describing, table images,
+diffs, calls."""
 
 import sqlite3
 import sys
@@ -167,7 +168,10 @@ def test_files_of_one_app_share_their_siblings(tmp_path):
 
 
 def test_a_dataclass_with_postponed_annotations_loads(tmp_path):
-    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\n"
+        "class A:\n    x: int\n"
+    )
     assert load_module(write(tmp_path, {"a.py": text}) / "a.py").A(1).x == 1
 
 
@@ -378,7 +382,10 @@ def reading(db) -> str:
 
 @pytest.fixture
 def desk(tmp_path) -> Desk:
-    schema = "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE child (t_id REFERENCES t (id)); INSERT INTO t VALUES (1);"
+    schema = (
+        "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE child (t_id REFERENCES t (id)); "
+        "INSERT INTO t VALUES (1);"
+    )
     write(tmp_path, {"tools.py": BOOKS, "schema.sql": schema})
     app = load_app(tmp_path, ["tools.py"], "schema.sql")
     return Desk(app, prepare_image(app.schema_sql, None, 0), 0)

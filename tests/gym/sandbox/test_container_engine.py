@@ -1,4 +1,5 @@
-"""Which engine is taken, what of it the options may ask for, and that every refusal names the way out."""
+"""Which engine is taken, what of it the options may ask for, and that every refusal names the way
+out."""
 
 import hashlib
 import http.server
@@ -50,7 +51,8 @@ BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
-    """A person who chose no engine: no variable, no context, a home and a runtime folder without sockets."""
+    """A person who chose no engine: no variable, no context, a home and a runtime folder without
+    sockets."""
     for name in (*VARIABLES, *BUNDLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -166,15 +168,16 @@ def test_a_chosen_engine_that_is_silent_is_told_with_all_ways_out(contexts, monk
     assert "(Docker context 'asleep': " in told
     assert "usual socket" not in told
     assert (
-        "Start Docker, or podman's service (systemctl --user start podman.socket), or run without it: sandbox.backend=local"
-        in told
-    )
+        "Start Docker, or podman's service (systemctl --user start podman.socket), or run "
+        "without it: sandbox.backend=local"
+    ) in told
 
 
 def test_an_unknown_context_is_told_with_the_remedy(contexts, monkeypatch):
     monkeypatch.setenv("DOCKER_CONTEXT", "fra")
     assert refusal(connect).startswith(
-        "there is no Docker context 'fra'. List contexts with `docker context ls`, go back with `docker"
+        "there is no Docker context 'fra'. List contexts with `docker context ls`, go back "
+        "with `docker"
     )
 
 
@@ -207,7 +210,8 @@ def test_no_podman_is_told_with_the_command_that_starts_it(bare):
         pytest.skip("NOT TESTED: this machine has a socket of podman")
     told = refusal(lambda: open_sandbox(KIOSK, SandboxOptions(backend="podman")))
     assert told.startswith(
-        "no podman engine: no socket of podman was found. Start its service: systemctl --user start podman.socket"
+        "no podman engine: no socket of podman was found. Start its service: systemctl "
+        "--user start podman.socket"
     )
     assert "podman system service" in told
     assert "sandbox.backend=local" in told
@@ -374,7 +378,8 @@ def test_a_network_of_others_is_refused(app, network):
 def test_a_runtime_is_passed_through_and_told_in_the_label(api):
     if is_podman(api):
         pytest.skip(
-            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused"
+            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows "
+            "that it is refused"
         )
     name = api.info()["DefaultRuntime"]
     sandbox = open_sandbox(KIOSK, options(("docker", "fork"), runtime=name))
@@ -391,7 +396,8 @@ def test_a_runtime_is_passed_through_and_told_in_the_label(api):
 def test_a_runtime_that_the_engine_refuses_is_told_with_those_that_it_has(api, app):
     if is_podman(api):
         pytest.skip(
-            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows that it is refused"
+            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows "
+            "that it is refused"
         )
     told = refusal(lambda: ask(app, "interfaces", runtime="no-such-runtime"))
     assert "sandbox.runtime: the engine refused 'no-such-runtime'" in told

@@ -1,4 +1,5 @@
-"""An image built from a Dockerfile: named by what went into it, built once, and its failure told with the end of the log."""
+"""An image built from a Dockerfile: named by what went into it, built once, and its failure told
+with the end of the log."""
 
 import contextlib
 import logging
@@ -154,7 +155,10 @@ def test_the_environment_runs_in_the_image_that_its_yaml_builds(api, tmp_path, c
     (tmp_path / "box").mkdir()
     (tmp_path / "box/Dockerfile").write_text(DOCKERFILE)
     (tmp_path / "box/word.txt").write_text(word := uuid.uuid4().hex)
-    tools = 'def word() -> str:\n    """The word of the image."""\n    return open("/word.txt").read()\n'
+    tools = (
+        'def word() -> str:\n    """The word of the image."""\n    return open("/word.txt")'
+        ".read()\n"
+    )
     spec = shop.shop(
         tmp_path,
         "sandbox={backend: docker, build: {context: box}}",

@@ -1,7 +1,9 @@
-"""What a session can see, signal, read, write and reach, proven from inside at each level of isolation; what it cannot ruin.
+"""What a session can see, signal, read, write and reach, proven from inside at each level of
+isolation; what it cannot ruin.
 
-Two sessions of one sandbox: a neighbour who leaves marks wherever one can, and a spy. At level `fork` they share a user id, and
-`SHARED` says what that means. Left out: `state`, whose sessions share a process, and `local`, which is no wall.
+Two sessions of one sandbox: a neighbour who leaves marks wherever one can, and a spy. At level
+`fork` they share a user id, and `SHARED` says what that means. Left out: `state`, whose sessions
+share a process, and `local`, which is no wall.
 """
 
 import contextlib
@@ -54,7 +56,8 @@ SHARED = {
 
 
 def pool_of(kind: tuple[str, str]) -> dict:
-    """One box for all, where sessions share any; a second one for when what a neighbour leaves has made the first one dirty."""
+    """One box for all, where sessions share any; a second one for when what a neighbour leaves has
+    made the first one dirty."""
     return {"boxes": 6, "ready": 0} if kind[1] == "container" else {"boxes": 2}
 
 
@@ -133,7 +136,7 @@ def test_at_level_fork_neighbours_share_what_a_user_shares_and_at_all_others_not
     assert attempts(pair) == expected
 
 
-def test_no_process_of_a_session_and_no_agent_can_be_looked_into_not_even_by_what_the_session_starts(
+def test_no_process_and_no_agent_can_be_read_not_even_by_what_the_session_starts(
     pair,
 ):
     keepers = [

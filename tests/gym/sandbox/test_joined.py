@@ -1,4 +1,5 @@
-"""Several sources of tools as one sandbox: a box of Python tools beside an MCP server, and what they must not share."""
+"""Several sources of tools as one sandbox: a box of Python tools beside an MCP server, and what
+they must not share."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""A live API as tools, against a real server on this machine: what it answers, refuses, breaks, and what an episode changed."""
+"""A live API as tools, against a real server on this machine: what it answers, refuses, breaks, and
+what an episode changed."""
 
 import contextlib
 import json
@@ -11,7 +12,7 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import PrerequisiteError, SpecError, UsageError, WorldFailure
-from envgym.play import play
+from envgym.playing import play
 from envgym.policies.oracle import OraclePolicy
 from envgym.sandbox.openapi.live import LiveApi
 from envgym.spec.environment import load_spec

@@ -23,7 +23,8 @@ from envgym import Change, Draw, Task, ToolCall, template
 @template(level="L0")
 def add_to(draw: Draw) -> Task:
     row = draw.row("SELECT * FROM counters ORDER BY name")
-    return draw.task(prompt=f"Add 2 to {row['name']}.", oracle=[ToolCall("add", {"name": row["name"], "by": 2})],
+    return draw.task(prompt=f"Add 2 to {row['name']}.",
+                     oracle=[ToolCall("add", {"name": row["name"], "by": 2})],
                      changes=[Change.update("counters", row["name"], value=row["value"] + 2)])
 """
 KEPT = {
@@ -351,7 +352,10 @@ def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
 
 def test_a_world_that_nobody_closed_does_not_hold_the_program(tmp_path):
     path = write_env(tmp_path, **KEPT)
-    code = f"from envgym import *; w = make_world(load_spec({str(path)!r})); w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
+    code = (
+        f"from envgym import *; w = make_world(load_spec({str(path)!r})); "
+        f"w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )

@@ -1,4 +1,5 @@
-"""The same boxes under podman, whose service is started here with a storage of its own and ended again."""
+"""The same boxes under podman, whose service is started here with a storage of its own and ended
+again."""
 
 import json
 import os
@@ -55,7 +56,8 @@ def podman(tmp_path_factory):
 
 
 def configuration(folder: Path) -> Path:
-    """crun, podman's first choice, refuses machines that have both versions of cgroups; runc takes them."""
+    """crun, podman's first choice, refuses machines that have both versions of cgroups; runc takes
+    them."""
     path = folder / "containers.conf"
     path.write_text(
         '[engine]\ncgroup_manager="cgroupfs"\n'
@@ -94,7 +96,8 @@ def wait_until_it_answers(log: Path) -> None:
         except PrerequisiteError as error:
             if time.monotonic() > deadline:
                 pytest.skip(
-                    f"NOT TESTED, podman's service does not answer: {error}; it said: {log.read_text()[-500:]}"
+                    f"NOT TESTED, podman's service does not answer: {error}; it said: "
+                    f"{log.read_text()[-500:]}"
                 )
             time.sleep(0.1)
 
@@ -175,7 +178,8 @@ from envgym.sandbox.backends import SandboxOptions, open_sandbox
 from envgym.sandbox.containers.owners import labels, RUN_LABEL
 sandbox = open_sandbox(KIOSK, SandboxOptions(backend="podman"))
 session = sandbox.open(seed=7, timeout_seconds=60)
-print(labels()[RUN_LABEL], create(connect("podman"), SandboxOptions().image, SandboxOptions()), flush=True)
+box = create(connect("podman"), SandboxOptions().image, SandboxOptions())
+print(labels()[RUN_LABEL], box, flush=True)
 time.sleep(600)
 """
 

@@ -1,4 +1,5 @@
-"""A pool of boxes: when one starts, how many there are, when one goes, and what happens while none can be had."""
+"""A pool of boxes: when one starts, how many there are, when one goes, and what happens while none
+can be had."""
 
 import os
 import shutil

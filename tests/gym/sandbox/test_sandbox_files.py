@@ -1,4 +1,5 @@
-"""Files as state: what changed in a session's work folder, whatever is done to it, and hidden tests on what it ends as."""
+"""Files as state: what changed in a session's work folder, whatever is done to it, and hidden tests
+on what it ends as."""
 
 import json
 import os
@@ -188,7 +189,10 @@ def test_a_changed_file_is_one_row_gone_and_one_come(session):
 def test_a_new_file_folder_or_mode_shows_and_what_is_taken_back_does_not(session):
     sh(
         session,
-        "mkdir new; touch new/b; chmod 600 empty.txt; echo x > notes/a.txt; echo 'seed 7' > notes/a.txt; rm to_a",
+        (
+            "mkdir new; touch new/b; chmod 600 empty.txt; echo x > notes/a.txt; echo 'seed 7' >"
+            " notes/a.txt; rm to_a"
+        ),
     )
     changes = diff(session)
     assert [(row["path"], row["kind"], row["mode"]) for row in changes["added"]] == [
@@ -338,7 +342,10 @@ def test_a_command_that_is_not_there_has_failed(session):
 
 def test_a_check_has_a_clean_environment_and_a_home_of_its_own(session, monkeypatch):
     monkeypatch.setenv("SECRET", "x")
-    text = "import os; print(sorted(os.environ), os.listdir(os.environ['HOME']), sorted(os.listdir('..')))"
+    text = (
+        "import os; print(sorted(os.environ), os.listdir(os.environ['HOME']), "
+        "sorted(os.listdir('..')))"
+    )
     output = verify(session, text).output
     assert "SECRET" not in output
     assert output.endswith("[] ['check', 'home']\n")

@@ -1,4 +1,5 @@
-"""The host's side of the sandbox that needs no engine: which backend is taken, what a container gets, who owns it."""
+"""The host's side of the sandbox that needs no engine: which backend is taken, what a container
+gets, who owns it."""
 
 import io
 import os
@@ -73,7 +74,10 @@ def test_tools_that_execute_code_get_a_container_or_namespaces_and_nothing_less(
     assert SandboxOptions(executes_code=True).level == "container"
     with pytest.raises(
         SpecError,
-        match=r"'fork' is not safe for code written by a model .*Available: namespaces or container",
+        match=(
+            r"'fork' is not safe for code written by a model .*Available: namespaces or "
+            r"container"
+        ),
     ):
         load_spec("guess", ["sandbox.executes_code=true", "sandbox.isolation=fork"])
 
@@ -101,7 +105,10 @@ def test_opening_a_local_sandbox_does_not_import_the_docker_sdk():
 
 def test_the_agent_imports_the_standard_library_alone():
     agent = Path(parcels.AGENT)
-    program = f"import sys; sys.argv = ['']; import runpy; runpy.run_path({str(agent)!r}, run_name='__main__'); print(*sys.modules)"
+    program = (
+        f"import sys; sys.argv = ['']; import runpy; runpy.run_path({str(agent)!r}, "
+        f"run_name='__main__'); print(*sys.modules)"
+    )
     asked = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program],
         input="",
@@ -109,7 +116,8 @@ def test_the_agent_imports_the_standard_library_alone():
         text=True,
         check=True,
     )
-    # With stdin at its end the agent returns at once; what it had imported is listed on stderr, where prints go.
+    # With stdin at its end the agent returns at once; what it had imported is listed on stderr,
+    # where prints go.
     loaded = {name.partition(".")[0] for name in asked.stderr.split()}
     assert "envgym_agent" in loaded
     assert loaded - {"envgym_agent", "__main__"} <= set(sys.stdlib_module_names) | {"__mp_main__"}
@@ -200,7 +208,8 @@ else:
     os.setgid(65534)  # group 0 sees all
     os.setuid(65534)
     boot, namespace, _, _ = label.split(":")
-    print(fate(label, engine_is_local=True), fate(f"{boot}:{namespace}:99999:1", engine_is_local=True))
+    other = fate(f"{boot}:{namespace}:99999:1", engine_is_local=True)
+    print(fate(label, engine_is_local=True), other)
 """
 
 
@@ -209,7 +218,8 @@ else:
     reason="NOT TESTED: only root can mount a /proc that hides",
 )
 def test_an_owner_that_proc_hides_from_this_user_is_not_taken_for_dead():
-    mount = "mount -t proc -o hidepid=2 proc /proc"  # of a process namespace of its own: the machine's stays as it is
+    # of a process namespace of its own: the machine's stays as it is
+    mount = "mount -t proc -o hidepid=2 proc /proc"
     command = [
         "unshare",
         "--pid",
@@ -234,9 +244,11 @@ from envgym.sandbox.backends import open_sandbox
 sandbox = open_sandbox(KIOSK, options(("local", "fork")))
 sessions = [sandbox.open(seed=7, timeout_seconds=60) for _ in range(3)]
 agent = sandbox.pool.boxes[0].transport
-print(agent.scratch, agent.process.pid, *(call(session, "process_id").text for session in sessions), flush=True)
+numbers = [call(session, "process_id").text for session in sessions]
+print(agent.scratch, agent.process.pid, *numbers, flush=True)
 for session in sessions:
-    threading.Thread(target=call, args=(session, "hang", 60), kwargs=dict(seconds=60), daemon=True).start()
+    arguments = dict(args=(session, "hang", 60), kwargs=dict(seconds=60))
+    threading.Thread(target=call, daemon=True, **arguments).start()
 threading.Event().wait()
 """
 

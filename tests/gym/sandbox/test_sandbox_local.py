@@ -1,4 +1,5 @@
-"""A box that is a local process: what it is not given, and that closing it leaves no file, process or descriptor."""
+"""A box that is a local process: what it is not given, and that closing it leaves no file, process
+or descriptor."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""A box that goes away: its sessions are lost at once, the next one gets a fresh box, and nothing is left behind."""
+"""A box that goes away: its sessions are lost at once, the next one gets a fresh box, and nothing
+is left behind."""
 
 import os
 import signal
@@ -13,7 +14,8 @@ from tests.fakes.kiosk_app import FORK, KIOSK, call, failure_of, options, wait_u
 
 
 def kill_boxes(sandbox) -> None:
-    """Kills all boxes from outside, as an administrator or a machine short of memory does, and waits until it is known."""
+    """Kills all boxes from outside, as an administrator or a machine short of memory does, and
+    waits until it is known."""
     boxes = sandbox.pool.boxes
     for transport in [box.transport for box in boxes]:
         if hasattr(transport, "container"):
@@ -48,7 +50,8 @@ def test_a_killed_box_loses_its_sessions_at_once_and_the_next_open_starts_a_fres
 @pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc")
 @pytest.mark.parametrize("kind", FORK)
 def test_lost_and_closed_boxes_leave_no_descriptor_and_no_thread_behind(kind):
-    kept = []  # as an environment keeps its session: what is closed must not wait for the garbage collector
+    # as an environment keeps its session: what is closed must not wait for the garbage collector
+    kept = []
 
     def lose_one() -> None:
         sandbox = open_sandbox(KIOSK, options(kind))

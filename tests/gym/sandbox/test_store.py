@@ -1,4 +1,5 @@
-"""The simulated store answers as an API's server would, the same in every sandbox, and leaves its changes in the tables."""
+"""The simulated store answers as an API's server would, the same in every sandbox, and leaves its
+changes in the tables."""
 
 import json
 

@@ -1,4 +1,5 @@
-"""A diff looks at the tables whose pages changed alone, and must find the same as one that looks at all of them."""
+"""A diff looks at the tables whose pages changed alone, and must find the same as one that looks at
+all of them."""
 
 import contextlib
 import random

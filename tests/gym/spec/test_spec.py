@@ -106,7 +106,10 @@ def test_a_profile_goes_over_the_block_and_under_the_overrides(tmp_path):
     path = write(
         tmp_path,
         GOOD
-        + "train:\n  steps: 1\n  rollout: {group_size: 2}\n  profiles:\n    cpu: {steps: 5, rollout: {group_size: 4}}\n",
+        + (
+            "train:\n  steps: 1\n  rollout: {group_size: 2}\n  profiles:\n    cpu: {steps: 5, "
+            "rollout: {group_size: 4}}\n"
+        ),
     )
     train = load_spec(path, ["train.steps=9"], profile="cpu").train
     assert (train["steps"], train["rollout"]["group_size"]) == (9, 4)

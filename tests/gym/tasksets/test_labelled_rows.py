@@ -1,4 +1,5 @@
-"""A user's CSV or JSON Lines, official GLUE and SQuAD files: read to the letter, told with file and line, made into tasks."""
+"""A user's CSV or JSON Lines, official GLUE and SQuAD files: read to the letter, told with file and
+line, made into tasks."""
 
 import json
 from collections import Counter
@@ -7,7 +8,7 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import SpecError, UsageError
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
@@ -58,7 +59,10 @@ def test_pairs_in_json_lines(tmp_path):
     path = file(
         tmp_path,
         "a.jsonl",
-        '{"premise": "p", "hypothesis": "h", "label": 1}\n\n{"hypothesis": "i", "premise": "q", "label": "0"}\n',
+        (
+            '{"premise": "p", "hypothesis": "h", "label": 1}\n\n{"hypothesis": "i", "premise": '
+            '"q", "label": "0"}\n'
+        ),
     )
     rows = load_rows(path)
     assert [(row.texts, row.label) for row in rows] == [

@@ -1,4 +1,5 @@
-"""ToolRL's data as tasks: rows and traces are read to the line, variants keep prompt and truth together, the shipped set plays."""
+"""ToolRL's data as tasks: rows and traces are read to the line, variants keep prompt and truth
+together, the shipped set plays."""
 
 import dataclasses
 import json
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from envgym.errors import SpecError, UsageError
-from envgym.evaluation.checks import run_checks
-from envgym.play import play
+from envgym.evaluation.checks import check
+from envgym.playing import play
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.registration import make_world
@@ -32,7 +33,10 @@ TOOLS = [
     for name in ("find_room", "search", "Free Rooms")
 ]
 LIST = listing(TOOLS)
-TRUTH = '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}\n</tool_call>'
+TRUTH = (
+    '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}\n'
+    "</tool_call>"
+)
 
 
 ROW = ToolRLExample(
@@ -55,7 +59,7 @@ def written(folder, text, name="rows.jsonl"):
     return folder / name
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- rows ------------------------------------------------------------------------------------------
 
 OWN = {"system": "s", "user": "u", "truth": TRUTH, "split": "val"}
 RAW = {"instruction": "s", "input": "u", "output": TRUTH}
@@ -144,7 +148,7 @@ def test_rows_with_an_unreadable_truth_are_left_out_on_request_only(tmp_path):
         rows_from(tmp_path / "none.json")
 
 
-# -- traces -------------------------------------------------------------------------------------------------------------
+# -- traces ----------------------------------------------------------------------------------------
 
 MESSAGES = [
     {"role": "system", "content": "Be kind."},
@@ -170,8 +174,8 @@ def test_each_answer_of_a_chat_becomes_a_step_with_the_dialogue_before_it():
     assert system == f"Be kind.\n\nTools:\n{LIST}"
     assert first == "Dialogue so far:\n<user> A room? </user>"
     assert (
-        call
-        == f'<think> {THOUGHT} </think>\n<tool_call>\n{{"name": "find_room", "parameters": {{"word": "é"}}}}\n'
+        call == f"<think> {THOUGHT} </think>\n<tool_call>\n"
+        '{"name": "find_room", "parameters": {"word": "é"}}\n'
         '{"name": "search", "parameters": {}}\n</tool_call>'
     )
     assert second == f"{first}\n{call}\n<obs> R1 </obs>\n<obs> R2 </obs>"
@@ -181,8 +185,10 @@ def test_each_answer_of_a_chat_becomes_a_step_with_the_dialogue_before_it():
 
 def test_each_answer_of_a_tagged_dialogue_becomes_a_step():
     text = (
-        '<user> A room? </user>\n\n<think> find </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n'
-        "<obs> R1 </obs><response> R1. </response>\n<user> Thanks </user><think> polite </think><response> Bye. </response>"
+        "<user> A room? </user>\n\n<think> find </think>\n"
+        '<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n'
+        "<obs> R1 </obs><response> R1. </response>\n"
+        "<user> Thanks </user><think> polite </think><response> Bye. </response>"
     )
     steps = steps_of({"system": "s", "dialogue": text}, "t.jsonl:1")
     find, plain, polite = (f"<think> {thought} </think>" for thought in ("find", THOUGHT, "polite"))
@@ -195,7 +201,10 @@ def test_each_answer_of_a_tagged_dialogue_becomes_a_step():
 
 
 def test_an_answer_of_a_chat_may_be_written_in_tags_already():
-    said = '<think>a</think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n<response>b</response>'
+    said = (
+        '<think>a</think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n'
+        "<response>b</response>"
+    )
     ((_, _, truth),) = steps_of(
         {"messages": [MESSAGES[1], {"role": "assistant", "content": said}]}, "t:1"
     )
@@ -272,7 +281,7 @@ def test_the_steps_of_a_trace_stay_in_one_split_wherever_the_file_lies(tmp_path)
     ]
 
 
-# -- variants -----------------------------------------------------------------------------------------------------------
+# -- variants --------------------------------------------------------------------------------------
 
 
 def test_masked_names_are_the_same_in_system_text_dialogue_and_truth():
@@ -348,7 +357,7 @@ def test_rows_that_would_tell_or_leave_nothing_make_no_irrelevant_one():
     )
 
 
-# -- templates and the shipped environment ------------------------------------------------------------------------------
+# -- templates and the shipped environment ---------------------------------------------------------
 
 
 def test_a_task_is_a_row_of_its_split(tmp_path):
@@ -361,7 +370,10 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
         "rows = row_template('rows', rows_from(Path(__file__).parent / 'rows.jsonl'))\n",
         encoding="utf-8",
     )
-    env = "id: t/rows-v0\nprompt: {tools: template}\ntasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
+    env = (
+        "id: t/rows-v0\nprompt: {tools: template}\ntasks: {from: tasks.py, val: 2, test: 3}\n"
+        "sandbox: {backend: none}\n"
+    )
     source = TemplateTaskSet(load_spec(written(tmp_path, env, "env.yaml")))
     assert [source.task(f"train/rows/{index}").prompt for index in range(3)] == ["u0", "u1", "u0"]
     task = source.task("test/rows/1")
@@ -404,13 +416,12 @@ def test_the_oracle_of_the_shipped_environment_earns_everything(world):
 
 def test_the_shipped_environment_can_be_trusted():
     results = {
-        result.id: result
-        for result in run_checks(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)
+        result.id: result for result in check(load_spec(ENVS / "toolrl.yaml"), tasks_per_split=3)
     }
     assert [result for result in results.values() if not result.passed] == []
     assert "oracle solutions with one wrong value" in results["wrong_field"].detail
-    for check in ("canary_floor.random", "tool_declaration_accuracy"):
-        assert results[check].detail == "not applicable: there are no tools"
+    for name in ("canary_floor.random", "tool_declaration_accuracy"):
+        assert results[name].detail == "not applicable: there are no tools"
 
 
 def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):

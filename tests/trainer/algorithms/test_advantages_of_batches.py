@@ -1,4 +1,5 @@
-"""RLOO, REINFORCE++, GDPO, overlong punishment, turns and step groups: numbers worked out by hand."""
+"""RLOO, REINFORCE++, GDPO, overlong punishment, turns and step groups: numbers worked out by
+hand."""
 
 import math
 
@@ -131,7 +132,8 @@ def test_a_turns_advantage_lies_on_its_own_tokens_and_on_no_other():
 
 
 def test_turn_advantages_by_hand():
-    # Two episodes: returns (1, 3) and (0); each counts once: mean (2 + 0) / 2 = 1; squares ((0 + 4) / 2 + 1) / 2 = 1.5
+    # Two episodes: returns (1, 3) and (0); each counts once: mean (2 + 0) / 2 = 1; squares ((0 + 4)
+    # / 2 + 1) / 2 = 1.5
     returns = torch.tensor([[[1.0, 3.0], [0.0, NAN]]])
     expected = torch.tensor([[[0.0, 2.0], [-1.0, 0.0]]])
     assert torch.allclose(turn_advantages(returns, valid=~returns.isnan(), std="none"), expected)

@@ -1,4 +1,5 @@
-"""Each preset through `envgym train` with the tiny model: it runs, learns from something, and says what was in force."""
+"""Each preset through `envgym train` with the tiny model: it runs, learns from something, and says
+what was in force."""
 
 import pytest
 import yaml
@@ -27,14 +28,16 @@ SMALL = [
 
 @pytest.fixture
 def guess(tmp_path):
-    """The guessing game with a second part that differs from episode to episode, so that there is something to learn."""
+    """The guessing game with a second part that differs from episode to episode, so that there is
+    something to learn."""
     from envgym.spec.catalog import find_env
 
     path = find_env("guess")
     text = path.read_text().replace("guess/", f"{path.parent}/guess/")
     (tmp_path / "guess.yaml").write_text(text)
     (tmp_path / "rewards.py").write_text(
-        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final_message)) % 7) + 0.01 * evidence.turns\n"
+        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final_message)) % 7)"
+        " + 0.01 * evidence.turns\n"
     )
     return tmp_path
 

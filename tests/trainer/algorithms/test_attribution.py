@@ -1,4 +1,5 @@
-"""Every advantage is the sum of what each term of the reward brought to it, for every way of making advantages."""
+"""Every advantage is the sum of what each term of the reward brought to it, for every way of making
+advantages."""
 
 import dataclasses
 import math
@@ -119,7 +120,8 @@ def test_what_is_linear_is_explained_to_the_end(options):
 
 
 def test_shares_worked_out_by_hand():
-    # Rewards 3, 1: mean 2, deviation 1. `solved` differs by +-1 from its mean, `form` (weight 0.5, values 0, 4) by -+1 ...
+    # Rewards 3, 1: mean 2, deviation 1. `solved` differs by +-1 from its mean, `form` (weight 0.5,
+    # values 0, 4) by -+1 ...
     group = [
         of_terms(solved=3.0, form=Term(0.0, 0.0, 0.5)),
         of_terms(solved=-1.0, form=Term(4.0, 4.0, 0.5)),

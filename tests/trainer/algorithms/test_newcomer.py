@@ -1,4 +1,5 @@
-"""A loss, an advantage and a preset of one's own: files beside the YAML, named in it, nothing else."""
+"""A loss, an advantage and a preset of one's own: files beside the YAML, named in it, nothing
+else."""
 
 import pytest
 

@@ -1,7 +1,9 @@
-"""TRL's own GRPO loss on the same episodes: equal where the definitions are, by the factor that the papers name where not.
+"""TRL's own GRPO loss on the same episodes: equal where the definitions are, by the factor that the
+papers name where not.
 
-Run by `pip install 'envgym[parity]'`. TRL's trainer is made as a user makes it and its `_compute_loss` is called on a batch in its
-own layout. docs/explanation/trl-parity.md has the table of differences that these tests hold.
+Run by `pip install 'envgym[parity]'`. TRL's trainer is made as a user makes it and its
+`_compute_loss` is called on a batch in its own layout. docs/explanation/trl-parity.md has the table
+of differences that these tests hold.
 """
 
 import dataclasses
@@ -40,7 +42,8 @@ def one_thread():
 
 
 def trl_trainer(folder, *, loss_type, beta, exact=True, pieces=1):
-    """A real `GRPOTrainer` over the tiny model; `exact` replaces its scorer, which adds up in float32, by a plain forward."""
+    """A real `GRPOTrainer` over the tiny model; `exact` replaces its scorer, which adds up in
+    float32, by a plain forward."""
     config = GRPOConfig(
         output_dir=str(folder),
         use_cpu=True,
@@ -76,7 +79,8 @@ def trl_trainer(folder, *, loss_type, beta, exact=True, pieces=1):
 
 
 def plain_scores(model, input_ids, attention_mask, logits_to_keep, **_):
-    """What TRL's scorer returns, in float64: (B, C) logprobs at the temperature, (B, C) entropies, no auxiliary loss."""
+    """What TRL's scorer returns, in float64: (B, C) logprobs at the temperature, (B, C) entropies,
+    no auxiliary loss."""
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     logits = model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=positions
@@ -90,7 +94,8 @@ def plain_scores(model, input_ids, attention_mask, logits_to_keep, **_):
 
 
 def trl_inputs(samples, *, trainer):
-    """The samples in TRL's layout: prompts padded on the left, the rest on the right, `tool_mask` 0 where the world spoke."""
+    """The samples in TRL's layout: prompts padded on the left, the rest on the right, `tool_mask` 0
+    where the world spoke."""
     starts = [sample.loss_mask.index(True) for sample in samples]
     prompt = max(starts)
     rest = max(len(s.token_ids) - start for s, start in zip(samples, starts, strict=True))
@@ -133,7 +138,8 @@ def trl_inputs(samples, *, trainer):
 
 
 def trl_gradient(folder, samples, *, loss_type, beta=0.0, exact=True, pieces=1):
-    """Gradient and loss of TRL on the samples, accumulated over as many equally long pieces as asked."""
+    """Gradient and loss of TRL on the samples, accumulated over as many equally long pieces as
+    asked."""
     trainer = trl_trainer(folder, loss_type=loss_type, beta=beta, exact=exact, pieces=pieces)
     trainer.model.train()
     loss = 0.0
@@ -166,7 +172,8 @@ def ours(samples, *, beta=0.0):
 
 
 def as_stored(samples):
-    """With the float32 numbers that a batch holds, so that nothing but the definitions can differ."""
+    """With the float32 numbers that a batch holds, so that nothing but the definitions can
+    differ."""
     round_off = lambda x: float(torch.tensor(x))
     return [
         dataclasses.replace(
@@ -224,7 +231,8 @@ def test_dr_grpo_is_our_default_times_tokens_over_rows_times_the_length_limit(
 def test_the_mean_of_sequence_means_of_grpo_is_a_weight_of_one_over_the_length(
     beta, episodes, tmp_path
 ):
-    # 1 / |o_i| of GRPO's eq. 3 is a weight here: the denominator, the sum of all weights, becomes the number of episodes.
+    # 1 / |o_i| of GRPO's eq. 3 is a weight here: the denominator, the sum of all weights, becomes
+    # the number of episodes.
     weighted = [dataclasses.replace(s, weight=1 / s.num_actions) for s in episodes]
     # A batch keeps weights in float32, hence 1e-7.
     assert_same(

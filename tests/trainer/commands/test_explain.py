@@ -1,4 +1,5 @@
-"""`envgym explain` shows what a reward and an advantage are made of; what it prints adds up, what it gives is the record."""
+"""`envgym explain` shows what a reward and an advantage are made of; what it prints adds up, what
+it gives is the record."""
 
 import io
 import json
@@ -31,7 +32,10 @@ def turn(evidence):
 """
 MIXED = [
     "reward.words={from: parts.py:words, weight: 0.05, scale: running}",
-    "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, range: [-1, 1], grounded: false}",
+    (
+        "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, range: [-1, 1], "
+        "grounded: false}"
+    ),
     "reward.turn={from: parts.py:turn, weight: 0.1, per: turn}",
     "reward.polite={from: parts.py:words, gate: solved, clip: [0, 2]}",
 ]
@@ -182,7 +186,8 @@ def test_the_command_prints_both_without_loading_torch(finished):
     code = (
         "import sys; from importlib import metadata\n"
         "point = metadata.EntryPoint('trainer', 'envgym_trainer.commands', 'envgym.commands')\n"
-        "import envgym.commands; metadata.entry_points = lambda group: [point] * (group == 'envgym.commands')\n"
+        "import envgym.commands; "
+        "metadata.entry_points = lambda group: [point] * (group == 'envgym.commands')\n"
         "assert envgym.commands.main(['explain', sys.argv[1], *sys.argv[2:]]) == 0\n"
         "assert 'torch' not in sys.modules"
     )
@@ -351,7 +356,8 @@ def test_long_words_keep_their_end():
 def test_an_episode_fits_a_terminal_of_eighty_columns(finished):
     console = Console(file=io.StringIO(), width=80)
     print_episode(explain(finished, "4:1"), console=console)
-    head = next(line for line in console.file.getvalue().splitlines() if "contribution" in line)  # type: ignore[attr-defined]
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    head = next(line for line in printed.splitlines() if "contribution" in line)
     assert head.split() == [
         "part",
         "raw",

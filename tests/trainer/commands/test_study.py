@@ -1,4 +1,5 @@
-"""Several ways to train, side by side: which runs are made, what is kept, and what the table says."""
+"""Several ways to train, side by side: which runs are made, what is kept, and what the table
+says."""
 
 import textwrap
 

@@ -1,4 +1,5 @@
-"""`train.algorithm`: what the presets are, which advantage each token of an episode gets, and the gradient that comes of it."""
+"""`train.algorithm`: what the presets are, which advantage each token of an episode gets, and the
+gradient that comes of it."""
 
 import dataclasses
 import math
@@ -38,7 +39,8 @@ WEIGHTS = {"solved": 1.0, "brief": 0.1, "watched": 0.0}
 
 
 def episode(rewards, *, observations=None, parts=None, mistakes=(), truncated=False):
-    """Turns of two sampled tokens each, after a prompt of two; one token is heard after every turn but the last."""
+    """Turns of two sampled tokens each, after a prompt of two; one token is heard after every turn
+    but the last."""
     terms = {name: Term(value, value, WEIGHTS[name]) for name, value in (parts or {}).items()}
     turns = len(rewards)
     heard = [*(observations or ["ok"] * (turns - 1)), ""]
@@ -75,7 +77,7 @@ VOID = Episode(
 )
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------
 
 
 def test_without_an_algorithm_nothing_changes():
@@ -152,13 +154,14 @@ def by(name, **options):
     return AlgorithmConfig(advantage=AdvantageConfig(name=name, **options))
 
 
-# --- from episodes to the advantage of each token -----------------------------------------------------------------------------
+# --- from episodes to the advantage of each token -------------------------------------------------
 
 
 def test_a_turns_reward_lands_on_its_tokens_and_on_earlier_ones_and_on_none_after_it():
     group = [episode([0.0, 4.0, 1.0]), episode([0.0])]
     first, second = build_samples([group], by("turns", discount=0.5, std="none"))
-    # returns of the first: 0 + (4 + 1/2)/2 = 2.25, 4.5, 1; mean 2.5833; the group's mean with the second's 0 is 1.2917
+    # returns of the first: 0 + (4 + 1/2)/2 = 2.25, 4.5, 1; mean 2.5833; the group's mean with the
+    # second's 0 is 1.2917
     base = (2.25 + 4.5 + 1.0) / 3 / 2
     turns = [2.25 - base, 4.5 - base, 1.0 - base]
     #        prompt  turn 1               heard  turn 2              heard  turn 3
@@ -180,7 +183,8 @@ def test_a_mistake_costs_the_turn_that_made_it_and_those_before():
 
 
 def test_step_groups_add_what_a_turn_did_against_others_from_its_state():
-    # All three start alike. The first two hear "a", the third "b": two turns from state "a", one from "b".
+    # All three start alike. The first two hear "a", the third "b": two turns from state "a", one
+    # from "b".
     group = [
         episode([0.0, 1.0], observations=["a"]),
         episode([0.0, 0.0], observations=["a"]),
@@ -265,7 +269,7 @@ def test_a_step_whose_groups_differ_in_size_is_served():
     )
 
 
-# --- the step -----------------------------------------------------------------------------------------------------------------
+# --- the step -------------------------------------------------------------------------------------
 
 
 def test_aggregation_by_hand():
@@ -450,7 +454,7 @@ def test_dropping_samples_without_advantage_changes_nothing_for_any_aggregation(
         )
 
 
-def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_the_ratio_from_there():
+def test_truncated_importance_sampling_weighs_and_measures_by_the_first_scoring():
     samples = stale_samples()
     learner = Learner(
         tiny_model(),
@@ -486,7 +490,8 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
 
 
 def test_truncation_pulls_like_a_clipped_weight_and_a_mask_of_everything_not_at_all():
-    samples = stale_samples()  # at the first update the ratio is 1, so the truncated weight is all that is left of it: CISPO's
+    # at the first update the ratio is 1, so the truncated weight is all that is left of it: CISPO's
+    samples = stale_samples()
     truncated = gradient(samples, importance_weights={"mode": "truncate", "max": 1.5})
     assert (
         largest_difference(
@@ -499,7 +504,7 @@ def test_truncation_pulls_like_a_clipped_weight_and_a_mask_of_everything_not_at_
     assert max(value.abs().max() for value in masked.values()) == 0
 
 
-def test_kl_in_the_reward_lowers_each_tokens_advantage_by_the_kl_from_there_to_the_end_of_its_episode():
+def test_kl_in_the_reward_lowers_each_tokens_advantage_by_the_kl_of_the_rest():
     model = tiny_model()
     samples = on_policy(tiny_model(), random_samples(0))
     with model.disable_adapter():

@@ -29,7 +29,7 @@ from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.quiz_env import TASKS
 
-# -- the schema ---------------------------------------------------------------------------------------------------
+# -- the schema ------------------------------------------------------------------------------------
 
 
 HAS_OPTIONS: dict[type[BaseModel], Kind] = {LossConfig: "loss", AdvantageConfig: "advantage"}
@@ -56,7 +56,7 @@ def _is_block(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-# -- two small environments ---------------------------------------------------------------------------------------
+# -- two small environments ------------------------------------------------------------------------
 
 
 class Chat(gymnasium.Env):
@@ -125,7 +125,7 @@ BASE = (
     "evaluation={tasks: 1, base_tasks: 0, validation_tasks: 1}",
 )
 
-# -- the table ----------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 class Row(NamedTuple):
@@ -299,7 +299,7 @@ ROWS = {
     "profiles": Row("{cpu: {seed: 1}}"),
 }
 
-# -- the runs -----------------------------------------------------------------------------------------------------
+# -- the runs --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -405,7 +405,7 @@ def test_every_key_acts(key, play, base, timings):
         assert without(after.numbers, timings) != without(before.numbers, timings)
 
 
-# -- old keys -----------------------------------------------------------------------------------------------------
+# -- old keys --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", [*RENAMED, *REMOVED])

@@ -92,7 +92,8 @@ def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
         lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8
     )
     prompt = len(engine.chat.open(opening))
-    # All of it once, and its last token again for each of the seven who came too late to draw from the first one's logits.
+    # All of it once, and its last token again for each of the seven who came too late to draw from
+    # the first one's logits.
     assert engine.statistics.prefill_tokens <= prompt + 7
     assert max(gap(model, dialogue.trace()) for dialogue in group) < 1e-4
 

@@ -1,4 +1,5 @@
-"""Every engine of the folder keeps one contract; an engine from a file of one's own trains by its name."""
+"""Every engine of the folder keeps one contract; an engine from a file of one's own trains by its
+name."""
 
 import re
 from contextlib import contextmanager

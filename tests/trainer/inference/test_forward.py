@@ -1,4 +1,5 @@
-"""Shares of the rows on threads: the same logits, about the same work each, and the faster way on this machine."""
+"""Shares of the rows on threads: the same logits, about the same work each, and the faster way on
+this machine."""
 
 import threading
 import time
@@ -48,7 +49,8 @@ def in_shares(passes):
 
 
 def play(passes) -> list[torch.Tensor]:
-    """A segment, ragged prompts behind it, and two passes that decode, one of them with a long observation."""
+    """A segment, ragged prompts behind it, and two passes that decode, one of them with a long
+    observation."""
     passes.forget()
     with torch.inference_mode():
         passes.logits([RowInput(list(range(3, 40)), 1, 0, own=False)], [])

@@ -1,4 +1,5 @@
-"""On a GPU too: what is sampled is what the model says; the tree's gradient is that of padded rows. A CPU runs the same lines."""
+"""On a GPU too: what is sampled is what the model says; the tree's gradient is that of padded rows.
+A CPU runs the same lines."""
 
 import pytest
 import torch

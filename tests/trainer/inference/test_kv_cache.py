@@ -1,4 +1,5 @@
-"""Stores hold what was asked of them and little more: they grow in rows and in tokens, keep what they hold, and have a bound."""
+"""Stores hold what was asked of them and little more: they grow in rows and in tokens, keep what
+they hold, and have a bound."""
 
 import pytest
 import torch

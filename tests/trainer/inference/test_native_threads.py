@@ -1,4 +1,5 @@
-"""What is asked of the C libraries below torch, in processes of their own: it holds for a whole process."""
+"""What is asked of the C libraries below torch, in processes of their own: it holds for a whole
+process."""
 
 import subprocess
 import sys

@@ -1,4 +1,5 @@
-"""The adapter in the sampler: taken over anew at each refresh, over a base that is never written."""
+"""The adapter in the sampler: taken over anew at each refresh, over a base that is never
+written."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

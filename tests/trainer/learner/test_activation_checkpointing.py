@@ -1,4 +1,5 @@
-"""Layers that keep little give the same gradients: LoRA as one operation, and cheap parts computed again in the backward pass."""
+"""Layers that keep little give the same gradients: LoRA as one operation, and cheap parts computed
+again in the backward pass."""
 
 from collections import Counter
 

@@ -1,4 +1,5 @@
-"""The flat layout: what is scored, by which hidden state, and that padding and prompts are never trained."""
+"""The flat layout: what is scored, by which hidden state, and that padding and prompts are never
+trained."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""Controllers bring real (if small) policies to their targets and hold them there, by real gradients of the real losses."""
+"""Controllers bring real (if small) policies to their targets and hold them there, by real
+gradients of the real losses."""
 
 import dataclasses
 import math
@@ -33,8 +34,9 @@ PULLS = 512
 
 
 class Bandit:
-    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps on the loss `grpo`; the base is
-    uniform. What it lacks of the real learner is the language model alone."""
+    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps
+    on the loss `grpo`; the base is uniform. What it lacks of the real learner is the language model
+    alone."""
 
     def __init__(self, *, seed=0, **settings):
         self.settings = UpdateSettings(**{"learning_rate": 0.5} | settings)
@@ -99,7 +101,8 @@ def controls_of(bandit, **config):
 
 
 def assert_held(values, target):
-    """The last half, in four windows, each within 20 % of the target on average; noise of one step is not the controller's."""
+    """The last half, in four windows, each within 20 % of the target on average; noise of one step
+    is not the controller's."""
     half = values[len(values) // 2 :]
     size = len(half) // 4
     means = [sum(half[n * size : (n + 1) * size]) / size for n in range(4)]

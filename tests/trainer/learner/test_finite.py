@@ -1,6 +1,8 @@
-"""Whatever episodes bring, an update is finite or it is skipped and counted; and the learning rate knows updates alone.
+"""Whatever episodes bring, an update is finite or it is skipped and counted; and the learning rate
+knows updates alone.
 
-Traps 24 and 26 of multi-turn RL: a schedule that counts forward passes, and numbers that are not finite reaching the weights.
+Traps 24 and 26 of multi-turn RL: a schedule that counts forward passes, and numbers that are not
+finite reaching the weights.
 """
 
 import dataclasses

@@ -1,7 +1,9 @@
-"""One gradient, however it is computed: by the written formula, in one piece or in any pieces, in any order, by any ranks.
+"""One gradient, however it is computed: by the written formula, in one piece or in any pieces, in
+any order, by any ranks.
 
-Float64 throughout, to 1e-9. The reference is plain autograd through the model's own forward, one episode at a time, with all
-logits and the formula of the paper written out: nothing of the learner takes part in it.
+Float64 throughout, to 1e-9. The reference is plain autograd through the model's own forward, one
+episode at a time, with all logits and the formula of the paper written out: nothing of the learner
+takes part in it.
 """
 
 import os
@@ -34,7 +36,8 @@ SETTINGS = UpdateSettings(
 
 
 def written_formula():
-    """(gradient, loss) of -sum_t w (min(r A, clip(r) A) - kl_coef k3) / sum_t w over all sampled tokens: DAPO eq. 8, GRPO's KL."""
+    """(gradient, loss) of -sum_t w (min(r A, clip(r) A) - kl_coef k3) / sum_t w over all sampled
+    tokens: DAPO eq. 8, GRPO's KL."""
     model = tiny_model()
     terms = []
 
@@ -96,9 +99,7 @@ def test_every_layout_and_token_budget_gives_the_gradient_and_loss_of_the_writte
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 4, len(SAMPLES)])
-def test_every_number_of_accumulated_pieces_gives_it_wherever_they_are_cut_and_whatever_their_layouts(
-    pieces, formula
-):
+def test_every_number_of_accumulated_pieces_gives_it_for_all_cuts_and_layouts(pieces, formula):
     rng = random.Random(pieces)
     for _ in range(2):
         rows = rng.sample(SAMPLES, len(SAMPLES))
@@ -124,7 +125,8 @@ def test_every_order_of_the_rows_gives_it(layout, formula):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of three processes saw, in a world of two and in a world of three; gloo, on this machine's CPU."""
+    """What each of three processes saw, in a world of two and in a world of three; gloo, on this
+    machine's CPU."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "tests.fakes.rank_worker", str(folder)]

@@ -1,4 +1,5 @@
-"""The learner: exact steps whatever the layout, nothing learnt from nothing, and resume to the bit."""
+"""The learner: exact steps whatever the layout, nothing learnt from nothing, and resume to the
+bit."""
 
 import dataclasses
 import math

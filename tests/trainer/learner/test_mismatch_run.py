@@ -1,4 +1,5 @@
-"""Off-policy numbers and the mismatch alarm in whole runs of `envgym train`: in the files, on the curves, in the terminal."""
+"""Off-policy numbers and the mismatch alarm in whole runs of `envgym train`: in the files, on the
+curves, in the terminal."""
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ WORDY = """\
 import zlib
 
 def wordy(evidence):
-    return zlib.crc32(evidence.final_message.encode()) % 7 / 7  # differs between siblings, so that every group has a lesson
+    # Differs between siblings, so that every group has a gradient.
+    return zlib.crc32(evidence.final_message.encode()) % 7 / 7
 """
 SETTINGS = [
     "train.checks.preflight=off",

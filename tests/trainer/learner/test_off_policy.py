@@ -1,4 +1,5 @@
-"""How far the samples are from the policy: mismatch apart from staleness, told each step, and an alarm that rings when it must."""
+"""How far the samples are from the policy: mismatch apart from staleness, told each step, and an
+alarm that rings when it must."""
 
 import dataclasses
 import math

@@ -1,4 +1,5 @@
-"""The prefix tree: what it shares, what may look at what, and that its gradients are those of the flat layout."""
+"""The prefix tree: what it shares, what may look at what, and that its gradients are those of the
+flat layout."""
 
 import itertools
 
@@ -20,7 +21,8 @@ def sample(ids, first_sampled, advantage=1.0):
 
 
 def gradients(model, batches):
-    """Gradient of a sum in which every entry has a pull of its own; small attention blocks, so that a tree has many."""
+    """Gradient of a sum in which every entry has a pull of its own; small attention blocks, so that
+    a tree has many."""
     learner = Learner(model)
     learner.attention_block = 7
     for batch in batches:

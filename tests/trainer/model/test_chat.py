@@ -1,4 +1,5 @@
-"""Messages to ids: exactly what a fresh rendering gives, only ever appended, and never forged by what a tool says."""
+"""Messages to ids: exactly what a fresh rendering gives, only ever appended, and never forged by
+what a tool says."""
 
 import pytest
 
@@ -47,9 +48,9 @@ def rendered(chat: Chat, messages, tools=None) -> list[int]:
 def test_chatml_opens_with_system_user_and_the_generation_prompt():
     chat = chatml()
     text = chat.tokenizer.decode(chat.open([SYSTEM, USER]))
-    assert (
-        text
-        == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n"
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x "
+        "7?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -193,7 +194,8 @@ def test_the_real_tokenizer_gives_the_same_ids_as_the_shipped_template():
     from envgym_trainer.model.load import resolve
 
     chat = Chat(AutoTokenizer.from_pretrained(resolve("smollm2-135m-instruct").path))
-    # An answer that starts with white space would be merged with the line end of the generation prompt when rendered anew:
+    # An answer that starts with white space would be merged with the line end of the generation
+    # prompt when rendered anew:
     # the reason why sampled ids are never rendered.
     messages = [
         SYSTEM,

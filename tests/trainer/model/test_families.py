@@ -1,4 +1,5 @@
-"""Each family of models samples as its own forward does and learns from what was sampled, fast where its attention allows it."""
+"""Each family of models samples as its own forward does and learns from what was sampled, fast
+where its attention allows it."""
 
 import pytest
 import torch

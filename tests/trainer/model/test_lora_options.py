@@ -1,4 +1,5 @@
-"""The adapter's options: what servers refuse is told at the start, and what is sampled is what is trained with each of them."""
+"""The adapter's options: what servers refuse is told at the start, and what is sampled is what is
+trained with each of them."""
 
 import importlib.util
 
@@ -156,7 +157,7 @@ def first_update(dropout):
     return learner.update(honest, UpdateSettings(learning_rate=1e-4))
 
 
-def test_without_dropout_the_first_update_meets_the_probabilities_of_sampling_and_with_it_it_does_not():
+def test_only_without_dropout_the_first_update_has_the_probabilities_of_sampling():
     assert first_update(0.0)["sampling/sampling_logp_difference/max"] < 1e-4
     assert first_update(0.5)["sampling/sampling_logp_difference/max"] > 1e-2
 

@@ -129,7 +129,8 @@ def test_it_reads_2048_tokens(folder):
 
 
 def test_an_adapter_on_the_random_base_can_become_certain():
-    """The reason for EMBEDDING_STD: with a usual scale the frozen head keeps every probability below a third."""
+    """The reason for EMBEDDING_STD: with a usual scale the frozen head keeps every probability
+    below a third."""
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     model = attach(build_model(tokenizer), rank=8, alpha=16, seed=0).train()

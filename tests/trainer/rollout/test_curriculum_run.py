@@ -1,4 +1,5 @@
-"""Curricula, dynamic sampling and void members on the real path: `envgym train guess` with the tiny model."""
+"""Curricula, dynamic sampling and void members on the real path: `envgym train guess` with the tiny
+model."""
 
 import dataclasses
 import json
@@ -58,7 +59,10 @@ SMALL = [
     "train.rollout.max_concurrent_episodes=16",
 ]
 CURRICULUM = [
-    "train.tasks={adaptive: true, min_weight: 0.2, pass_rate_decay: 0.5, unlock_at: 0.9, horizon: {start_turns: 1, end_turns: 4, over_steps: 3}}",
+    (
+        "train.tasks={adaptive: true, min_weight: 0.2, pass_rate_decay: 0.5, unlock_at: 0.9, "
+        "horizon: {start_turns: 1, end_turns: 4, over_steps: 3}}"
+    ),
     "train.rollout.max_extra_groups=3",
 ]
 
@@ -290,7 +294,8 @@ BARE = [
 
 
 def test_a_lone_valid_member_pulls_nothing_even_with_a_kl_term(tmp_path, monkeypatch):
-    # Calls: warm start, its evaluation, the groups, the void members again. One member of each group of three is left.
+    # Calls: warm start, its evaluation, the groups, the void members again. One member of each
+    # group of three is left.
     with_breaking(monkeypatch, lambda call, n: (call in (2, 3) and n % 3 != 0) or call == 3)
     folder = train(tmp_path, *BARE)
     before, after = (

@@ -1,4 +1,5 @@
-"""Training may judge a group together, scale a part by its spread, and weigh parts anew: each reward says what it is made of."""
+"""Training may judge a group together, scale a part by its spread, and weigh parts anew: each
+reward says what it is made of."""
 
 import dataclasses
 import json
@@ -129,7 +130,8 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
 
 def test_what_a_judge_was_asked_is_counted(layer):
     judged = layer(
-        "reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}"
+        "reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, "
+        "rubric: 'Polite?'}}"
     )
     assert {
         "judge/requests",
@@ -314,7 +316,7 @@ def test_feedback_needs_its_file_and_a_file_needs_feedback():
             TrainConfig.model_validate({"reward_weights": block})
 
 
-# -- whole runs -------------------------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

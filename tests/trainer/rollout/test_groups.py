@@ -1,4 +1,5 @@
-"""A group is G siblings of one task from one state; what teaches nothing is replaced, counted and kept."""
+"""A group is G siblings of one task from one state; what teaches nothing is replaced, counted and
+kept."""
 
 import dataclasses
 from collections import Counter
@@ -7,7 +8,7 @@ import pytest
 
 from envgym.episode import Episode, Failure
 from envgym.messages import Message
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.policies import TokenTrace
 from envgym_trainer.rollout.groups import play_groups
 from envgym_trainer.rollout.rollout_batch import (
@@ -59,7 +60,8 @@ def episode(task="t0", reward: float | None = 0.0, seed=0, **fields):
 
 
 class Scripted:
-    """Plays requests: rewards by task (cycled over its members), none for what is void at its first attempt."""
+    """Plays requests: rewards by task (cycled over its members), none for what is void at its first
+    attempt."""
 
     def __init__(self, rewards, *, void=(), always_void=()):
         self.rewards, self.void, self.always_void = rewards, set(void), set(always_void)

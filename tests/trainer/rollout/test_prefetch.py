@@ -1,4 +1,5 @@
-"""Playing one step ahead in whole runs: at the same time as learning, one step off, and afresh where a run may be resumed."""
+"""Playing one step ahead in whole runs: at the same time as learning, one step off, and afresh
+where a run may be resumed."""
 
 import threading
 

@@ -1,4 +1,5 @@
-"""Self-training: a bounded pool, few true labels and votes for the rest, and the truth of the rest never counts."""
+"""Self-training: a bounded pool, few true labels and votes for the rest, and the truth of the rest
+never counts."""
 
 import dataclasses
 import json
@@ -34,7 +35,8 @@ def nobody_plays(tasks, adapter=None):
 
 @pytest.fixture
 def open_quiz(tmp_path):
-    """Makes (labels, reward layer) of the quiz with these settings; the labels have begun unless it is said otherwise."""
+    """Makes (labels, reward layer) of the quiz with these settings; the labels have begun unless it
+    is said otherwise."""
     worlds = []
 
     def make(*settings, begun=True, play=None):
@@ -153,7 +155,8 @@ def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
 
 def test_a_budget_binds_and_levels_with_the_truth_are_outside_of_it(open_quiz):
     labels, _ = open_quiz(
-        "train.plan={name: self_training, pool_size: 60, true_label_fraction: 1.0, max_true_labels: 5, labelled_levels: [L0]}"
+        "train.plan={name: self_training, pool_size: 60, true_label_fraction: 1.0, "
+        "max_true_labels: 5, labelled_levels: [L0]}"
     )
     levels = [labels.tasks.templates[task.split("/")[1]].level for task in labels.labelled]
     easy = [task for task in labels.pool if "/same/" in task]
@@ -182,7 +185,8 @@ def test_steps_play_the_pool_and_the_warm_start_only_levels_with_the_truth(open_
 
 def test_a_share_of_each_step_can_be_of_labelled_tasks(open_quiz):
     labels, _ = open_quiz(
-        "train.plan={name: self_training, pool_size: 100, true_label_fraction: 0.05, labelled_group_fraction: 0.3}"
+        "train.plan={name: self_training, pool_size: 100, true_label_fraction: 0.05, "
+        "labelled_group_fraction: 0.3}"
     )
     rng = random.Random(0)
     counts = [
@@ -353,7 +357,10 @@ def made(tmp_path_factory):
     """A run with everything on, and its environment."""
     place = tmp_path_factory.mktemp("selftrain")
     env = write_quiz(place)
-    options = "{name: self_training, pool_size: 12, true_label_fraction: 0.25, keep_fraction: 0.5, easiest_fraction: 0.75, teacher: average, labelled_levels: [L0]}"
+    options = (
+        "{name: self_training, pool_size: 12, true_label_fraction: 0.25, keep_fraction: 0.5, "
+        "easiest_fraction: 0.75, teacher: average, labelled_levels: [L0]}"
+    )
     settings = [
         f"train.plan={options}",
         "train.rollout.deterministic=true",

@@ -1,4 +1,5 @@
-"""Draws are seeded, follow the stated weights, and go on after a resume as if nothing had happened."""
+"""Draws are seeded, follow the stated weights, and go on after a resume as if nothing had
+happened."""
 
 import json
 import random
@@ -17,7 +18,10 @@ from envgym_trainer.rollout.task_sampler import TaskSampler
 from tests.fakes.shop_env import shop
 
 TASKS = "from envgym import template\n" + "".join(
-    f"@template(level={level!r}, splits={splits!r})\ndef {name}(draw):\n    return draw.task(prompt='x')\n"
+    (
+        f"@template(level={level!r}, splits={splits!r})\ndef {name}(draw):\n    return "
+        f"draw.task(prompt='x')\n"
+    )
     for name, level, splits in [
         ("a", "L0", ("train", "val")),
         ("b", "L0", ("train", "test")),
@@ -197,7 +201,8 @@ def test_the_horizon_reaches_the_requests_and_grows_by_score_on_open_levels_only
 
 
 def scripted_run(sampler, steps):
-    """Draws of each step; outcomes follow from the task's own name, a validation comes every third step."""
+    """Draws of each step; outcomes follow from the task's own name, a validation comes every third
+    step."""
     tasks = []
     for step in steps:
         ids = drawn(sampler, [step], tasks=5)
@@ -256,7 +261,10 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
     state = make(tasks={"unlock_at": 0.5}).state_dict()
     with pytest.raises(
         UsageError,
-        match=r"has levels L0, L1, L2; this run has L0, L1\. Resume with the same train\.tasks\.levels",
+        match=(
+            r"has levels L0, L1, L2; this run has L0, L1\. Resume with the same "
+            r"train\.tasks\.levels"
+        ),
     ):
         make(tasks={"unlock_at": 0.5, "levels": ("L0", "L1")}).load_state_dict(state)
 

@@ -1,4 +1,5 @@
-"""A run tells the signs of a gamed reward, once, in its files and on its curves; a healthy run tells nothing."""
+"""A run tells the signs of a gamed reward, once, in its files and on its curves; a healthy run
+tells nothing."""
 
 import dataclasses
 import json
@@ -42,7 +43,8 @@ from envgym import template
 @template(level="L0")
 def sums(draw):
     one, other = draw.rng.randrange(50), draw.rng.randrange(50)
-    return draw.task(prompt=f"{one}+{other}?", final=f"{one + other}", facts=[f"{one + other}"], tools=())
+    total = f"{one + other}"
+    return draw.task(prompt=f"{one}+{other}?", final=total, facts=[total], tools=())
 """
 VOTED = ["reward.agree={from: parts.py:agree}", "reward.solved.weight=0.0", "episode.max_turns=1"]
 
@@ -61,7 +63,7 @@ def asks(n, *, final="Done.", facts=(), oracle=(), **extra):
     )
 
 
-# -- what is measured -------------------------------------------------------------------------------------------------
+# -- what is measured ------------------------------------------------------------------------------
 
 
 def test_the_last_word_of_work_with_tools_is_no_answer():
@@ -136,7 +138,7 @@ def test_each_turn_repeats_for_itself():
     assert repeated([[ends("x")]]) is None
 
 
-# -- what is told -----------------------------------------------------------------------------------------------------
+# -- what is told ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -217,7 +219,7 @@ def test_off_is_silent(watch):
     assert (folder.signals(), told) == ([], [])
 
 
-# -- whole runs -------------------------------------------------------------------------------------------------------
+# -- whole runs ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

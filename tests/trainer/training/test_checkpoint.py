@@ -40,7 +40,8 @@ def learner_at(step=0):
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    """A run with checkpoints of the steps 1, 2 and 3, each with an adapter and a counter of its own."""
+    """A run with checkpoints of the steps 1, 2 and 3, each with an adapter and a counter of its
+    own."""
     run = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     learner = learner_at()
     for step in (1, 2, 3):
@@ -225,7 +226,10 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():
     with pytest.raises(
         UsageError,
-        match=r"train\.output\.adapter is best, but train\.evaluation\.validate_every_steps is 0.*=last",
+        match=(
+            r"train\.output\.adapter is best, but train\.evaluation\.validate_every_steps is "
+            r"0.*=last"
+        ),
     ):
         resolve("guess", ["train.model.device=cpu", "train.output.adapter=best"])
 
@@ -246,6 +250,9 @@ def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run
     os.truncate(run.checkpoint(1) / "learner.pt", 100)
     with pytest.raises(
         DamagedCheckpoint,
-        match=r"It was the best checkpoint. To export the last one: --resume .* train\.output\.adapter=last",
+        match=(
+            r"It was the best checkpoint. To export the last one: --resume .* "
+            r"train\.output\.adapter=last"
+        ),
     ):
         best.best_adapter(run, progress, learner, None).__enter__()

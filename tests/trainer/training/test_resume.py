@@ -81,7 +81,8 @@ def without_clocks(line):
 
 
 def assert_same_end(folder, whole):
-    """Adapter by its bytes; optimiser, counters and random state by their values; every line but for its clocks."""
+    """Adapter by its bytes; optimiser, counters and random state by their values; every line but
+    for its clocks."""
     first, second = (run.adapter / "adapter_model.safetensors" for run in (folder, whole))
     assert first.read_bytes() == second.read_bytes()
     states = [
@@ -142,7 +143,8 @@ class Killed:
         return sum(RunFolder(self.path).file_sizes().values())
 
     def go(self, *, kill_at_bytes=None, then_seconds=0.0):
-        """Starts or resumes, up to the end or to SIGKILL, so many seconds after so many bytes of lines were written."""
+        """Starts or resumes, up to the end or to SIGKILL, so many seconds after so many bytes of
+        lines were written."""
         resume = self.path if (self.path / "config.yaml").exists() else None
         if resume is None:
             shutil.rmtree(
@@ -191,7 +193,7 @@ def test_a_run_that_is_killed_again_and_again_at_random_instants_ends_as_one_tha
     assert not [name for name in names if name.startswith(".") or "damaged" in name]
 
 
-def test_the_best_adapter_is_evaluated_and_handed_over_where_that_is_asked_for_and_the_last_stays_in_the_checkpoint(
+def test_the_best_adapter_is_evaluated_and_exported_and_the_last_stays_in_the_checkpoint(
     env, whole, tmp_path
 ):
     run = RunFolder(shutil.copytree(whole.path, tmp_path / "r"))

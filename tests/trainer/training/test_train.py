@@ -1,4 +1,5 @@
-"""A whole run, small: the tiny model on the guessing game. What it leaves behind, how it goes on, what it hands over."""
+"""A whole run, small: the tiny model on the guessing game. What it leaves behind, how it goes on,
+what it hands over."""
 
 import json
 import signal

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import UsageError
-from envgym.spec.modules import load_object
+from envgym.modules import load_object
 from envgym_trainer.algorithms.advantages import Advantage
 from envgym_trainer.algorithms.losses import Loss
 

@@ -238,7 +238,8 @@ def _result(success: bool | None, reward: float | None) -> str:
 def _table(*columns: tuple[str, str]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, justify in columns:
-        table.add_column(name, justify=justify, no_wrap=justify == "right", overflow="fold")  # type: ignore[arg-type]
+        is_number = justify == "right"
+        table.add_column(name, justify=justify, no_wrap=is_number, overflow="fold")  # type: ignore
     return table
 
 

@@ -76,6 +76,8 @@ def _add_options(schema: dict[str, Any], kind: Kind) -> None:
 
 
 class AggregationConfig(Block):
+    """Weights of the tokens in the loss."""
+
     kind: Literal["token", "sequence", "constant"] = "token"
     """Weight of a token in the loss. token: every sampled token of the step weighs the same (DAPO);
     sequence: every episode weighs the same (GRPO); constant: the sum over tokens is divided by the

@@ -40,8 +40,8 @@ class RolloutConfig(Block):
 
 class EngineConfig(Block):
     name: str = "in_process"
-    """Inference engine: in_process, vllm_server, or `file.py:name` or `package.module:name` for your
-    own (see `envgym_trainer.inference.Engine`)."""
+    """Inference engine: in_process, vllm_server, or `file.py:name` or `package.module:name` for
+    your own (see `envgym_trainer.inference.Engine`)."""
     url: str | None = None
     """Address of a vLLM server that has the same base model, such as http://localhost:8000.
     Required for vllm_server."""

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from envgym.errors import UsageError
 from envgym.messages import Message
+from envgym.modules import load_object
 from envgym.policies import Completion, Dialogue
-from envgym.spec.modules import load_object
 from envgym.tasks import Task
 
 if TYPE_CHECKING:

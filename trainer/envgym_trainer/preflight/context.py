@@ -16,7 +16,7 @@ from typing import Any
 from envgym.env import ToolWorld
 from envgym.episode import Episode
 from envgym.evaluation.checks.fixture import CheckResult
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Split, Task, stable_seed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from envgym.evaluation.checks.fixture import CheckResult, describe_episode
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.policies.noop import NoopPolicy
 from envgym.tasks import Task
 from envgym_trainer.preflight.context import SPLIT_TASKS, PreflightContext, preflight_result

@@ -20,7 +20,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import TooManyFailures
 from envgym.failures import FailureLimit
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed

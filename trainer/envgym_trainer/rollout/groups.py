@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from envgym.episode import Episode
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.tasks import stable_seed
 from envgym_trainer.rollout.rollout_batch import Group, RolloutBatch, has_reward_variance
 from envgym_trainer.rollout.task_sampler import TaskDraw

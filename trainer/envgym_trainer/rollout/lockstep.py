@@ -17,7 +17,7 @@ import torch
 
 from envgym.episode import Episode
 from envgym.failures import FailureLimit
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym_trainer.inference import Engine
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
 from envgym.world import TaskSet

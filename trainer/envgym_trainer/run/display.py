@@ -29,9 +29,6 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 class Display:
     """Progress display of a run's phases.
 
-        with Display({"warmup": 40, "grpo": 60}) as display:
-            display.update("grpo", 3, metrics)
-
     Args:
         plan: Phase -> number of steps, or of tasks for an evaluation.
         console: Console to write to; standard output by default.

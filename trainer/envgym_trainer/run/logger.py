@@ -26,9 +26,6 @@ COUNTS = ("failures/", "eval/failures/", "val/failures/")
 class RunLogger:
     """Logger of one run's metrics, transcripts and settings.
 
-        with RunLogger(folder) as monitor:
-            monitor.log(12, {"loss": 0.3, "success": 0.5}, phase="grpo")
-
     Args:
         folder: Run folder. If the run is resumed, seconds of earlier sessions are added
             and TensorBoard drops later steps.

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from envgym.episode import Episode
 from envgym.evaluation.evaluate import trained_templates
 from envgym.evaluation.report import Outcome
-from envgym.play import Request
+from envgym.playing import Request
 from envgym.tasks import stable_seed
 from envgym_trainer.config.evaluation import TRAINED
 from envgym_trainer.run.metrics import drain_sandbox_metrics, eval_metrics

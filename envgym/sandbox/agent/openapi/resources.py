@@ -241,7 +241,8 @@ def _add_columns(table: Table, collection: Collection, schema: Schema) -> None:
 
 
 def _key(table: Table, collection: Collection) -> str | None:
-    parameters = [chain_of(operation.path)[-1][1] for operation in collection.on_item.values()]  # type: ignore[index]
+    chains = [chain_of(operation.path) for operation in collection.on_item.values()]
+    parameters = [chain[-1][1] for chain in chains]  # type: ignore[index]
     for parameter in [parameter for parameter in parameters if parameter]:
         own = snake(parameter) in ("id", f"{singular(snake(collection.chain[-1][0]))}_id")
         for name in ("id", parameter) if own else (parameter, "id"):

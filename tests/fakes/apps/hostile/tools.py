@@ -1,7 +1,8 @@
-"""Tools that try to see, signal, read, write and reach what is not their session's, and tools that ruin what they can.
+"""Tools that try to see, signal, read, write and reach what is not their session's, and tools that
+ruin what they can.
 
-Each tells how far it came: what it got, or the name of the error. `as_program` runs another of them in a program that the session
-starts, which is what code that a model wrote does.
+Each tells how far it came: what it got, or the name of the error. `as_program` runs another of them
+in a program that the session starts, which is what code that a model wrote does.
 """
 
 import ctypes
@@ -173,7 +174,8 @@ def _memory(pid: int) -> None:
 
 def _vm_read(pid: int) -> None:
     place = ctypes.create_string_buffer(16)
-    # The same program is at the same place only by chance; a refusal comes before the place is looked at.
+    # The same program is at the same place only by chance; a refusal comes before the place is
+    # looked at.
     ours = Bytes(ctypes.addressof(place), 16)
     theirs = Bytes(id(kept), 16)
     if (
@@ -212,7 +214,8 @@ def write(path: str) -> str:
 
 
 def writable_settings() -> list[str]:
-    """Files of the kernel that this user may open for writing, those of processes left out; devices cover what is hidden."""
+    """Files of the kernel that this user may open for writing, those of processes left out; devices
+    cover what is hidden."""
     found = []
     for top in ("/proc", "/sys"):
         for folder, folders, files in os.walk(top):
@@ -268,7 +271,10 @@ def kill_parent(number: int) -> None:
 
 def leave_orphan(mark: str) -> None:
     """Starts a program that leaves the session, its group and its parent."""
-    program = f"import os, time; os.setsid(); os.fork() and os._exit(0); os.setsid(); time.sleep(600); {mark!r}"
+    program = (
+        f"import os, time; os.setsid(); os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
+        f"; {mark!r}"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

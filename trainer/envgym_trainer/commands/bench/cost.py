@@ -25,7 +25,7 @@ from rich.console import Console
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.messages import Message
-from envgym.play import Request, play_many
+from envgym.playing import Request, play_many
 from envgym.policies import Completion, TokenTrace
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task, stable_seed

@@ -1,4 +1,5 @@
-"""Algorithm presets: one YAML file each, named after the preset, with settings of `train.algorithm`.
+"""Algorithm presets: one YAML file each, named after the preset, with settings of
+`train.algorithm`.
 
 To add a preset, add a file, or name a file of your own: `algorithm: my_preset.yaml`. A setting
 written beside `preset:` takes precedence over the file's.

@@ -17,8 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from envgym.episode import Episode
 from envgym.errors import SpecError, did_you_mean
+from envgym.modules import load_object
 from envgym.spec.environment import EnvSpec
-from envgym.spec.modules import load_object
 from envgym.world import World
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.rollout_batch import Group, RolloutBatch

@@ -51,6 +51,10 @@ def play(
     Raises:
         SpecError: If the environment's definition is wrong.
         UsageError: If an option is wrong.
+
+    >>> from envgym import OraclePolicy, make
+    >>> play(make("guess"), OraclePolicy(), seed=0, task="test/find_number/0").reward
+    1.0
     """
     record = EpisodeRecorder(seed)
     try:

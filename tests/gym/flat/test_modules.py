@@ -9,10 +9,10 @@ import pytest
 
 from envgym.env import ToolWorld
 from envgym.errors import SpecError
+from envgym.modules import load_file, load_object
 from envgym.sandbox.agent import load_module
 from envgym.sandbox.hidden_files import hidden_files
 from envgym.spec.environment import load_spec
-from envgym.spec.modules import load_file, load_object
 
 YAML = """\
 id: test/{name}-v0
@@ -119,7 +119,10 @@ def test_the_host_and_the_agent_share_one_module_of_a_file(tmp_path):
     assert load_module(tmp_path / "a.py") is load_file(tmp_path / "b.py").a
 
 
-LOAD = "import pickle, sys; thing = pickle.loads(sys.stdin.buffer.read()); print(thing.name, thing.__class__.__module__)"
+LOAD = (
+    "import pickle, sys; thing = pickle.loads(sys.stdin.buffer.read()); print(thing.name, "
+    "thing.__class__.__module__)"
+)
 
 
 def test_an_object_of_a_sibling_is_loaded_from_a_pickle_by_a_new_process(tmp_path):

@@ -1,0 +1,1 @@
+CREATE TABLE meetings (id TEXT PRIMARY KEY, room INTEGER);
