@@ -1,4 +1,4 @@
-"""The tiny kiosk and the sandboxes it runs in, for the tests of the sandbox layer."""
+"""The tiny kiosk and its sandboxes, for the tests of the sandbox layer."""
 
 from __future__ import annotations
 

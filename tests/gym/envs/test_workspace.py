@@ -1,4 +1,4 @@
-"""The workspace: tools that never leave their folder, a shell that always ends, tasks that only the right files solve."""
+"""The workspace: tools confined to a folder, a shell with a timeout, and tasks checked by files."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def refused(tool, folder, **arguments) -> str:
     return str(caught.value)
 
 
-# --- the tools on files ---
+# --- file tools ---
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,7 @@ def test_a_failure_names_the_task_and_what_happened(tmp_path):
     assert "and 15 more" in results["oracle_max"].detail
 
 
-# -- foreign environments -----------------------------------------------------------------------------------------------
+# --- foreign environments ---
 
 
 class Steady(gym.Env):

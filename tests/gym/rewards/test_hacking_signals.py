@@ -45,7 +45,7 @@ def held_out(truths, rewards, tasks=0):
     ]
 
 
-# -- one answer everywhere ------------------------------------------------------------------------------------------------
+# --- one answer everywhere ---
 
 
 def test_an_answer_that_takes_over_is_told_once_when_most_of_the_latest_steps_show_it():
@@ -80,7 +80,7 @@ def test_one_task_alone_has_nothing_in_common_with_others():
     assert modal_share([]) is None
 
 
-# -- entropy, both ways ---------------------------------------------------------------------------------------------------
+# --- entropy, both ways ---
 
 
 def test_entropy_that_doubles_is_an_alarm_and_entropy_that_is_gone_a_warning():
@@ -95,7 +95,7 @@ def test_learning_makes_the_policy_surer_and_that_is_no_signal():
     )  # down to 8 % of what it was
 
 
-# -- texts and calls ------------------------------------------------------------------------------------------------------
+# --- texts and calls ---
 
 
 def test_repetition_is_the_share_of_grams_that_stood_there_before():
@@ -121,7 +121,7 @@ def test_calls_that_no_task_needs_are_a_warning():
     assert told(series("extra_calls", [0.1] * 20 + [0.5] * 10)) == [(22, "extra_calls", "warn")]
 
 
-# -- jumps ----------------------------------------------------------------------------------------------------------------
+# --- jumps ---
 
 
 def test_a_part_that_jumps_to_1_is_an_alarm_at_the_second_of_three_steps():
@@ -150,7 +150,7 @@ def test_a_jump_names_its_part():
     assert (signals[0].value, signals[0].limit) == (pytest.approx(0.6), 0.15)
 
 
-# -- the gap --------------------------------------------------------------------------------------------------------------
+# --- the gap ---
 
 
 def test_truth_that_falls_while_the_reward_rises_is_the_gap():
@@ -183,7 +183,7 @@ def test_without_held_out_labels_or_a_reward_there_is_no_gap():
     assert told(series("reward", [0.5] * 12 + [1.0] * 12)) == []
 
 
-# -- what is fed, and kept ------------------------------------------------------------------------------------------------
+# --- what is fed, and kept ---
 
 
 @pytest.mark.parametrize(

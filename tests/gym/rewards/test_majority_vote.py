@@ -39,7 +39,7 @@ def box(*answers):
     return [f"So it is \\boxed{{{answer}}}." for answer in answers]
 
 
-# -- reading ------------------------------------------------------------------------------------------------------------
+# --- reading ---
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_an_unknown_reading_gets_a_suggestion():
         find_reading("valeu")
 
 
-# -- the vote -----------------------------------------------------------------------------------------------------------
+# --- the vote ---
 
 
 def test_spelling_splits_a_raw_vote_so_that_a_third_answer_wins():
@@ -265,7 +265,7 @@ def test_no_rollout_is_an_error_and_not_a_reward_of_0():
             broken()
 
 
-# -- which groups, which labels -----------------------------------------------------------------------------------------
+# --- which groups, which labels ---
 
 
 def test_the_most_agreed_groups_are_kept_labelled_ones_first():
@@ -298,7 +298,7 @@ def test_labels_are_chosen_by_hash_whatever_other_tasks_there_are_and_within_the
         choose_labelled(ids, share=float("nan"))
 
 
-# -- what is logged -----------------------------------------------------------------------------------------------------
+# --- what is logged ---
 
 
 def voted(answers, truth=None, **options):
@@ -381,7 +381,7 @@ def test_what_cannot_be_told_is_left_out_and_not_0():
     assert not {"label_accuracy", "reward_accuracy", "majority_voting_reward"} & set(masked)
 
 
-# -- the parts ----------------------------------------------------------------------------------------------------------
+# --- the parts ---
 
 
 def evidence(said, **extra):

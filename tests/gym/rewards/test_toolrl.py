@@ -31,7 +31,7 @@ def block(inside):
     return f"<think>a</think>\n<tool_call>{inside}</tool_call>"
 
 
-# -- format -------------------------------------------------------------------------------------------------------------
+# --- format ---
 
 
 @pytest.mark.parametrize("truth", FORMS)
@@ -79,7 +79,7 @@ def test_a_call_inside_the_thought_is_tolerated_where_a_response_is_due():
     assert format_score(f"{CALL}</think>\n<response>r</response>", RESPONSE) == 1.0
 
 
-# -- length -------------------------------------------------------------------------------------------------------------
+# --- length ---
 
 
 LENGTHS = [
@@ -108,7 +108,7 @@ def test_the_thought_that_counts_is_the_last_and_both_its_tags_are_needed():
         length_score("", target=0)
 
 
-# -- the assistant's text -----------------------------------------------------------------------------------------------
+# --- the assistant's text ---
 
 
 def test_the_text_is_what_follows_the_last_header_up_to_the_first_end_marker():
@@ -124,7 +124,7 @@ def test_the_text_is_what_follows_the_last_header_up_to_the_first_end_marker():
         assistant_text("", template="qwen2")  # type: ignore[arg-type]
 
 
-# -- correctness: the formula -------------------------------------------------------------------------------------------
+# --- correctness: the formula ---
 
 
 def test_name_keys_and_values_earn_their_parts_of_s():
@@ -311,7 +311,7 @@ def test_a_truth_without_a_call_says_nothing_about_calls():
     )  # words are not judged
 
 
-# -- matching -----------------------------------------------------------------------------------------------------------
+# --- matching ---
 
 
 def test_greedy_matching_may_take_from_a_later_call_what_fits_it_better():
@@ -351,7 +351,7 @@ def test_optimal_pairs_are_the_best_of_all_that_there_are(gains):
     assert all(gains[i][j] > 0 for i, j in pairs.items())
 
 
-# -- hedging ------------------------------------------------------------------------------------------------------------
+# --- hedging ---
 
 GUESSES = [call("stay", city="Oslo", nights=n) for n in range(1, 11)]
 PADDED = call("stay", **STAY["parameters"], **{f"x{n}": n for n in range(8)})
@@ -406,7 +406,7 @@ def test_the_guard_leaves_alone_what_adds_nothing():
         assert correctness(made, *wanted, guard=True) == correctness(made, *wanted)
 
 
-# -- a truth that cannot be read ----------------------------------------------------------------------------------------
+# --- a truth that cannot be read ---
 
 
 @pytest.mark.parametrize(

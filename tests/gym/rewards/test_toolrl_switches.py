@@ -18,7 +18,7 @@ from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 from tests.fakes.toolrl_answers import CALL, RESPONSE, STAY, answer, call
 
-# -- switches -----------------------------------------------------------------------------------------------------------
+# --- switches ---
 
 WRONG = "no tags at all"
 RIGHT_RANGES = [
@@ -119,7 +119,7 @@ def test_a_wrong_setting_is_told_with_its_remedy(switches, what):
         ToolRlSettings.of(switches)
 
 
-# -- parts --------------------------------------------------------------------------------------------------------------
+# --- parts ---
 
 
 def evidence(*said, truth: object = CALL, step=0):

@@ -55,7 +55,7 @@ def written(folder, text, name="rows.jsonl"):
     return folder / name
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# --- rows ---
 
 OWN = {"system": "s", "user": "u", "truth": TRUTH, "split": "val"}
 RAW = {"instruction": "s", "input": "u", "output": TRUTH}
@@ -144,7 +144,7 @@ def test_rows_with_an_unreadable_truth_are_left_out_on_request_only(tmp_path):
         rows_from(tmp_path / "none.json")
 
 
-# -- traces -------------------------------------------------------------------------------------------------------------
+# --- traces ---
 
 MESSAGES = [
     {"role": "system", "content": "Be kind."},
@@ -272,7 +272,7 @@ def test_the_steps_of_a_trace_stay_in_one_split_wherever_the_file_lies(tmp_path)
     ]
 
 
-# -- variants -----------------------------------------------------------------------------------------------------------
+# --- variants ---
 
 
 def test_masked_names_are_the_same_in_system_text_dialogue_and_truth():
@@ -348,7 +348,7 @@ def test_rows_that_would_tell_or_leave_nothing_make_no_irrelevant_one():
     )
 
 
-# -- templates and the shipped environment ------------------------------------------------------------------------------
+# --- templates and the shipped environment ---
 
 
 def test_a_task_is_a_row_of_its_split(tmp_path):
