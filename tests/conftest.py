@@ -3,7 +3,7 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist's hook, which reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Deselect campaigns unless they are requested, and group the tests for parallel workers.
+    """Skip campaigns unless they are requested, and group the tests for parallel workers.
 
     With several workers (`make test`), one worker gets all tests that use the container engine,
     because they share its state. Other tests are grouped by file, except the commands in the

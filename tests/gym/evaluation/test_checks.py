@@ -1,4 +1,4 @@
-"""`envgym check`: a sound environment passes, and one broken on purpose fails in just the check that is about it."""
+"""`envgym check`: a sound environment passes; each deliberate defect fails exactly one check."""
 
 import inspect
 import json
@@ -94,14 +94,18 @@ def another(draw: Draw):
 
 
 def environment(folder, *, reward: str = "", prompt: str = "", **edits):
-    """The sound environment with some text replaced: `tools=(old, new)`, or a custom reward `solved`."""
+    """Write the sound environment with replaced text.
+
+    `tools=(old, new)` replaces text in a file; `reward` is the source of a custom `solved` part.
+    """
     files = {"env": YAML, "schema": SCHEMA, "world": WORLD, "tools": TOOLS, "tasks": TASKS}
     for name, (old, new) in edits.items():
         assert old in files[name]
         files[name] = files[name].replace(old, new)
     if reward:
         files["rewards"] = (
-            f"from envgym.rewards.parts.state import state_match\n\ndef part(evidence):\n    {reward}\n"
+            f"from envgym.rewards.parts.state import state_match\n\n"
+            f"def part(evidence):\n    {reward}\n"
         )
     endings = {"env": "yaml", "schema": "sql"}
     for name, text in files.items():
@@ -179,7 +183,8 @@ BROKEN = {
         {"wrong_field"},
         {
             "env": OWN_REWARD,
-            "reward": "return float([row.key for row in evidence.changed_rows] == [change.key for change in evidence.task.changes])",
+            "reward": "return float([row.key for row in evidence.changed_rows]"
+            " == [change.key for change in evidence.task.changes])",
         },
     ),
     "a grader that looks at nothing but the expected rows": (
@@ -190,7 +195,8 @@ BROKEN = {
         {"reads_free"},
         {
             "env": OWN_REWARD,
-            "reward": "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))",
+            "reward": "return state_match(evidence)"
+            " * (len(evidence.calls) <= len(evidence.task.oracle))",
         },
     ),
     "an answer in the order of a set": (
@@ -230,7 +236,8 @@ BROKEN = {
         {
             "env": ("system: Use the tools.", "system: Use the tools. The code is 4711-XY."),
             "tasks": another_template(
-                '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM contacts")["id"]), "phone": "4711-XY"})]',
+                '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM contacts")["id"]),'
+                ' "phone": "4711-XY"})]',
                 '[Change.update("contacts", c, phone="4711-XY")]',
                 "TOOLS",
             ),
@@ -293,7 +300,7 @@ def test_a_failure_names_the_task_and_what_happened(tmp_path):
 
 
 class Steady(gym.Env):
-    """Three steps of text that depend on the seed alone."""
+    """Environment with three steps of text that depends only on the seed."""
 
     observation_space = action_space = UnicodeText()
 
@@ -311,7 +318,7 @@ class Steady(gym.Env):
 
 
 class Deaf(Steady):
-    """Takes no notice of the seed."""
+    """Environment that ignores the seed."""
 
     def reset(self, *, seed=None, options=None):
         return "always " + super().reset(seed=1)[0], {}
@@ -319,10 +326,16 @@ class Deaf(Steady):
 
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
-    """A package on the path that registers two environments, as a third party's would."""
-    classes = "from __future__ import annotations\nimport gymnasium as gym\nfrom envgym.spaces import UnicodeText\n\n"
+    """An importable third-party package that registers two environments."""
+    classes = (
+        "from __future__ import annotations\nimport gymnasium as gym\n"
+        "from envgym.spaces import UnicodeText\n\n"
+    )
     source = classes + inspect.getsource(Steady) + "\n\n" + inspect.getsource(Deaf)
-    source += "\n\ngym.register('Steady-v0', entry_point=Steady)\ngym.register('Deaf-v0', entry_point=Deaf)\n"
+    source += (
+        "\n\ngym.register('Steady-v0', entry_point=Steady)\n"
+        "gym.register('Deaf-v0', entry_point=Deaf)\n"
+    )
     (tmp_path / "foreign_texts.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "foreign_texts", raising=False)

@@ -1,4 +1,4 @@
-"""ToolRL's switches at several steps, and the parts of a rubric: together they give the reference's total."""
+"""ToolRL's switches at several steps; the rubric's parts add up to the reference's total."""
 
 import pytest
 from hypothesis import given, settings
@@ -40,7 +40,7 @@ RIGHT_RANGES = [
         300,
         (-1, 1),
         (0, 0),
-    ),  # nothing stops it below 1 in the reference
+    ),  # the reference has no lower bound at 1
     ({"equal_max": True, "two_stage": True}, 0, (0, 1), (-1 / 3, 1 / 3)),
     ({"two_stage": True, "smooth": True}, 15, (-1.8, 1.9), (-1.9, 1.9)),  # 2 + (1 - 2) / 10
     ({"two_stage": True, "smooth": True}, 60, (-1.2, 1.4), (-2.4, 2.4)),  # 2 - (2 - 0.5) * 0.4
