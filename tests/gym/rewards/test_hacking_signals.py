@@ -49,7 +49,8 @@ def held_out(truths, rewards, tasks=0):
 
 
 def test_an_answer_that_takes_over_is_told_once_when_most_of_the_latest_steps_show_it():
-    # From 0.2 the limit is 0.2 + 0.2 * 0.8 = 0.36; the third of five steps above it moves the median.
+    # From 0.2 the limit is 0.2 + 0.2 * 0.8 = 0.36. The third of five steps above it moves the
+    # median.
     assert told(series("modal_share", [0.2] * 20 + [0.5] * 30)) == [(22, "modal_answer", "alarm")]
 
 

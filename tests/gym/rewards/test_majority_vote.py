@@ -1,4 +1,4 @@
-r"""Majority vote: the last \boxed{} is the answer, equal values share a vote, no label pays None."""
+r"""Majority vote: the last \boxed{} is the answer; groups without a label get no reward."""
 
 from fractions import Fraction
 
@@ -121,9 +121,7 @@ def test_statements_are_equal_in_any_order():
         told == claims_of("bob is knave and ANN is the knight") == {"ann is knight", "bob is knave"}
     )
     assert told != claims_of("Ann is a knave, and Bob is a knight.")
-    assert claims_of("A is a knight") == {
-        "a is knight"
-    }  # a leading "A" is a name
+    assert claims_of("A is a knight") == {"a is knight"}  # a leading "A" is a name
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""ToolRL's data as tasks: rows and traces are read to the line, variants keep prompt and truth together, the shipped set plays."""
+"""ToolRL's data as tasks: rows, traces, variants of prompt and truth, and the shipped set."""
 
 import dataclasses
 import json
@@ -32,7 +32,10 @@ TOOLS = [
     for name in ("find_room", "search", "Free Rooms")
 ]
 LIST = listing(TOOLS)
-TRUTH = '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}\n</tool_call>'
+TRUTH = (
+    '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}'
+    "\n</tool_call>"
+)
 
 
 ROW = ToolRLExample(
@@ -84,7 +87,7 @@ def test_a_csv_keeps_line_breaks_and_lines(tmp_path):
         )
     )
     assert (first.user, first.truth, second.system, second.user) == ("u\u2028u", TRUTH, "", "v")
-    assert first.where.endswith("rows.csv:5")  # the row's last line
+    assert first.where.endswith("rows.csv:5")  # the last line of the row
     assert second.prompt == "v"
 
 
@@ -170,8 +173,8 @@ def test_each_answer_of_a_chat_becomes_a_step_with_the_dialogue_before_it():
     assert system == f"Be kind.\n\nTools:\n{LIST}"
     assert first == "Dialogue so far:\n<user> A room? </user>"
     assert (
-        call
-        == f'<think> {THOUGHT} </think>\n<tool_call>\n{{"name": "find_room", "parameters": {{"word": "é"}}}}\n'
+        call == f"<think> {THOUGHT} </think>\n<tool_call>\n"
+        '{"name": "find_room", "parameters": {"word": "é"}}\n'
         '{"name": "search", "parameters": {}}\n</tool_call>'
     )
     assert second == f"{first}\n{call}\n<obs> R1 </obs>\n<obs> R2 </obs>"
@@ -181,8 +184,10 @@ def test_each_answer_of_a_chat_becomes_a_step_with_the_dialogue_before_it():
 
 def test_each_answer_of_a_tagged_dialogue_becomes_a_step():
     text = (
-        '<user> A room? </user>\n\n<think> find </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n'
-        "<obs> R1 </obs><response> R1. </response>\n<user> Thanks </user><think> polite </think><response> Bye. </response>"
+        "<user> A room? </user>\n\n<think> find </think>\n"
+        '<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n'
+        "<obs> R1 </obs><response> R1. </response>\n"
+        "<user> Thanks </user><think> polite </think><response> Bye. </response>"
     )
     steps = steps_of({"system": "s", "dialogue": text}, "t.jsonl:1")
     find, plain, polite = (f"<think> {thought} </think>" for thought in ("find", THOUGHT, "polite"))
@@ -195,7 +200,10 @@ def test_each_answer_of_a_tagged_dialogue_becomes_a_step():
 
 
 def test_an_answer_of_a_chat_may_be_written_in_tags_already():
-    said = '<think>a</think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n<response>b</response>'
+    said = (
+        '<think>a</think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>\n'
+        "<response>b</response>"
+    )
     ((_, _, truth),) = steps_of(
         {"messages": [MESSAGES[1], {"role": "assistant", "content": said}]}, "t:1"
     )
@@ -289,7 +297,7 @@ def test_masked_names_are_the_same_in_system_text_dialogue_and_truth():
     assert truth_calls(masked.truth) == [{"name": room, "parameters": {"word": "search"}}]
     assert (
         f"Please search a room, with {room}." in masked.user
-    )  # `search` is a word of the request, and no name
+    )  # `search` is a word of the request, not a name
     assert f'{{"name": "{free}", "parameters"' in masked.user
     assert (
         masked_row(row(user=user), random.Random(3))
@@ -361,7 +369,10 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
         "rows = row_template('rows', rows_from(Path(__file__).parent / 'rows.jsonl'))\n",
         encoding="utf-8",
     )
-    env = "id: t/rows-v0\nprompt: {tools: template}\ntasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
+    env = (
+        "id: t/rows-v0\nprompt: {tools: template}\n"
+        "tasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
+    )
     source = TemplateTaskSet(load_spec(written(tmp_path, env, "env.yaml")))
     assert [source.task(f"train/rows/{index}").prompt for index in range(3)] == ["u0", "u1", "u0"]
     task = source.task("test/rows/1")
@@ -384,7 +395,7 @@ def world():
 
 
 def called(world):
-    """A held-out task whose truth calls a tool."""
+    """Return a held-out task whose truth calls a tool."""
     tasks = map(world.tasks.task, world.tasks.ids("test"))
     return next(task for task in tasks if "<tool_call>" in task.extra["truth"])
 
@@ -420,7 +431,7 @@ def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
     }
     assert all(
         len(found) > 5 for found in rows.values()
-    )  # lines of the file; all steps of a trace stand on one
+    )  # line numbers of the file; all steps of a trace share one
     assert not rows["train"] & (rows["val"] | rows["test"])
     assert not rows["val"] & rows["test"]
 
@@ -428,7 +439,7 @@ def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
 def test_masked_tasks_have_other_names_at_each_index_and_the_same_ones_again(world):
     count = len(
         {world.tasks.task(f"train/single/{index}").prompt for index in range(80)}
-    )  # then it starts over
+    )  # then it repeats
     first, again, other = (world.tasks.task(f"train/masked/{index}") for index in (1, 1, 1 + count))
     assert first == again
     assert first.extra["where"] == other.extra["where"]
@@ -438,12 +449,12 @@ def test_masked_tasks_have_other_names_at_each_index_and_the_same_ones_again(wor
 @pytest.mark.parametrize(
     ("text", "stop", "reward"),
     [
-        ("TRUTH", "answered", 4.0),  # <tool_call> is text here, so the episode terminates
+        ("TRUTH", "answered", 4.0),  # <tool_call> is plain text here, so the episode terminates
         (
             "find_it(word='x')",
             "max_turns",
             -3.0,
-        ),  # a call in the environment's own dialect, to a tool that is not there
+        ),  # a call in the environment's dialect to a missing tool
         ("<think> never closed", "max_turns", -3.0),
         ("Done.", "answered", -3.0),
     ],
@@ -463,7 +474,7 @@ def test_the_reward_is_the_same_where_the_calls_are_read_as_calls():
         assert (episode.stop_reason, episode.dialects) == (
             "max_turns",
             {"invalid": 1},
-        )  # `parameters`, not `arguments`
+        )  # `parameters` instead of `arguments`
         assert (episode.reward, episode.success) == (4.0, True)
     finally:
         world.close()
