@@ -18,7 +18,7 @@ from tests.fakes.small_models import byte_tokenizer, small_llama
 class NonceEnv(gymnasium.Env):
     """Foreign environment that returns its nonce at reset and after each answer.
 
-    It records every answer, and each step takes some milliseconds.
+    It records every answer; `delay` is the maximum random duration of a step in seconds.
     """
 
     def __init__(self, *, turns: int = 2, delay: float = 0.0):
@@ -63,7 +63,7 @@ def scramble(adapted, seed: int, *, std: float = 0.3) -> None:
 
 
 def say(monkeypatch, ids):
-    """Make the sampler draw these ids and record them, independently of the logits."""
+    """Make the sampler draw these ids, whatever the logits are."""
     script = iter(ids)
 
     def scripted(logits, temperatures, uniforms):

@@ -1,4 +1,4 @@
-"""`envgym sandbox bench`, the script of the figures, and what makes a fresh box quick."""
+"""`envgym sandbox bench`, the benchmark script, and the startup time of a new container."""
 
 import json
 import runpy
@@ -102,7 +102,7 @@ def test_a_number_of_sessions_that_cannot_be_is_wrong_use(number, capsys):
 
 @pytest.fixture
 def script(monkeypatch):
-    """The script's names; its own modules lie beside it."""
+    """Namespace of the script, whose modules lie in the same folder."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     return runpy.run_path(str(SCRIPT))
 
@@ -135,7 +135,7 @@ def test_the_script_sees_an_exec_in_a_container_of_ours(script):
     sandbox.close()
 
 
-# --- a box for a single session ---
+# --- a container for a single session ---
 
 
 @pytest.mark.parametrize("kind", SINGLE)

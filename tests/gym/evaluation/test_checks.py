@@ -236,7 +236,8 @@ BROKEN = {
         {
             "env": ("system: Use the tools.", "system: Use the tools. The code is 4711-XY."),
             "tasks": another_template(
-                '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM contacts")["id"]),'
+                '[ToolCall("set_phone",'
+                ' {"contact": (c := draw.row("SELECT id FROM contacts")["id"]),'
                 ' "phone": "4711-XY"})]',
                 '[Change.update("contacts", c, phone="4711-XY")]',
                 "TOOLS",

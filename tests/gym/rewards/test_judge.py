@@ -31,7 +31,7 @@ JUDGES = Judges()
 
 @pytest.fixture(autouse=True)
 def judges(monkeypatch):
-    """Judges of one world, which `ask` and `rank` use."""
+    """The judges of one world, which `ask` and `rank` use."""
     monkeypatch.setenv("OPENAI_API_KEY", "")
     opened = Judges()
     monkeypatch.setitem(globals(), "JUDGES", opened)

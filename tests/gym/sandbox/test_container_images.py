@@ -53,7 +53,7 @@ def api():
 
 
 def is_removed(api, image: str) -> bool:
-    """Remove an image if its last container has stopped; return whether it is removed."""
+    """Remove an image and return whether it is gone; its last container may still use it."""
     try:
         api.remove_image(image, force=True)
     except docker.errors.NotFound:

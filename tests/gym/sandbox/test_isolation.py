@@ -51,11 +51,15 @@ SHARED = {
     "finds the neighbour's POSIX memory": True,
     "finds the neighbour's System V memory": True,
 }
-"""What sessions of one box do to each other at level `fork`, and at no other."""
+"""Attempts that succeed between sessions of one container at level `fork`, and at no other."""
 
 
 def pool_of(kind: tuple[str, str]) -> dict:
-    """Return pool settings: one shared container, and a second one if the first gets soiled."""
+    """Return pool settings for two sessions.
+
+    Sessions share one container if the level permits it. A second one is needed after a
+    neighbour's leftovers have made the first unusable.
+    """
     return {"boxes": 6, "ready": 0} if kind[1] == "container" else {"boxes": 2}
 
 
@@ -78,7 +82,7 @@ class Pair:
         self.place = self.do(self.neighbour, "settle", mark=self.mark)
 
     def do(self, session, tool: str, **arguments):
-        """Return the result of a tool that the spy calls."""
+        """Return a tool's result, parsed if it is JSON."""
         text = call(session, tool, 60, **arguments).text
         return json.loads(text) if text[:1] in "[{" else text
 
@@ -150,7 +154,7 @@ def test_no_session_holds_more_than_its_own_files(pair):
     assert pair.do(pair.spy, "descriptors") == sorted(["/dev/null", "pipe", "pipe", "socket"])
 
 
-# --- the box and the host ---
+# --- the container and the host ---
 
 
 def test_what_tasks_and_rewards_know_is_not_in_the_box(pair):

@@ -20,7 +20,7 @@ STATE = ("local", "state")
 
 @pytest.fixture
 def sandboxes():
-    """Return a function that opens kiosk sandboxes by pool settings; close them afterwards."""
+    """A function that opens kiosk sandboxes with given pool settings; they are closed at the end."""
     opened = []
 
     def open_one(kind=FORK, app=KIOSK, **pool):

@@ -61,7 +61,7 @@ def test_lost_and_closed_boxes_leave_no_descriptor_and_no_thread_behind(kind):
     def held() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
-    lose_one()  # opens what is opened once, such as the connection to the engine
+    lose_one()  # opens descriptors that stay open, such as the connection to the engine
     time.sleep(0.5)  # threads of these containers end shortly afterwards
     descriptors, threads = held()
     for _ in range(5):
