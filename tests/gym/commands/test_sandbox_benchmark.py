@@ -14,7 +14,7 @@ from tests.fakes.shop_env import TOOLS, write
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "sandbox.py"
 SINGLE = [BUBBLEWRAP[2], DOCKER[3]]
-"""Where a box serves a single session."""
+"""Backends and isolation levels whose containers serve a single session."""
 FOREIGN = "id: test/echo-v0\ngym: tests.fakes.echo_env:Echo-v0\ntasks: {val: 2, test: 4}\n"
 
 

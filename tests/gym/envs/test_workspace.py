@@ -22,7 +22,7 @@ from envgym.tasksets.templates import TemplateTaskSet
 
 WORKSPACE = Path(__file__).parents[3] / "envs" / "workspace"
 BOX = ("sandbox.backend=local", "sandbox.isolation=fork", "sandbox.executes_code=false")
-"""Where these tests run their own commands: no model wrote them, so a local process will do."""
+"""Sandbox of these tests. No model wrote the commands, so a local process is safe."""
 SPEC = load_spec(WORKSPACE.parent / "workspace.yaml", BOX)
 SOURCE = TemplateTaskSet(SPEC)
 TEMPLATES = SOURCE.templates

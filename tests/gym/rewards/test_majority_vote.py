@@ -32,7 +32,7 @@ from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 
 SPLIT = ("0.5", "0.5", "1/2", "1/2", "3", "3", "3")
-"""Four of seven mean a half, but no spelling of it is as frequent as 3."""
+"""Four of seven answers equal one half, but each of its spellings is rarer than 3."""
 
 
 def box(*answers):
