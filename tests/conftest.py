@@ -1,13 +1,13 @@
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers' own hook, which reads the groups
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's hook, which reads the groups
 def pytest_collection_modifyitems(config, items):
-    """A campaign takes minutes: it runs when it is asked for, and says so when it is not.
+    """Skip campaigns unless they are requested, and group the tests for parallel workers.
 
-    With several workers (`make test`), one has all that use the engine, which they share and look
-    into; files stay together else, but for the commands of the docs, each of which may take a
-    minute.
+    With several workers (`make test`), one worker gets all tests that use the container engine,
+    because they share its state. Other tests are grouped by file, except the commands in the
+    docs: each may take a minute.
     """
     for item in items:
         alone = item.name if item.path.stem == "test_blocks" else item.path.stem

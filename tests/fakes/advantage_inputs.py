@@ -1,4 +1,4 @@
-"""Inputs of an advantage from plain tables, as `advantage_inputs` makes them from episodes."""
+"""Advantage inputs built from plain tables, equal to those that `advantage_inputs` builds."""
 
 import torch
 
@@ -8,10 +8,10 @@ from envgym_trainer.algorithms.advantages import AdvantageInputs
 def inputs_of(
     rewards, *, valid=None, parts=None, part_valid=None, part_weights=None, turns=1, **tables
 ):
-    """Return `AdvantageInputs` of rewards of shape (P, G).
+    """Return `AdvantageInputs` for rewards of shape (P, G).
 
-    By default everything is valid, the reward is the only part, the reward is paid at the last of
-    `turns` turns, no call is invalid, and the first turns of a group start from one state.
+    By default every member is valid, the reward is the only part and is paid at the last of
+    `turns` turns, no call is invalid, and the first turns of a group start from the same state.
     """
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else valid
     rewards = rewards.masked_fill(~valid, 0.0)

@@ -1,5 +1,4 @@
-"""What the sampler's tests do with dialogues: hold them, hold many at once, and compare them with
-plain forward passes."""
+"""Token dialogues for the sampler's tests, and their comparison with plain forward passes."""
 
 import threading
 import time
@@ -22,8 +21,7 @@ def user(text: str) -> Message:
 def talk(
     policy, *, seed: int, turns: int = 3, opening=None, words: str = "tell me about"
 ) -> TokenDialogue:
-    """A whole dialogue whose observations differ in length from turn to turn and from seed to
-    seed."""
+    """Run one dialogue whose observations differ in length between turns and seeds."""
     dialogue = policy.open(opening or [SYSTEM, user(f"{words} {seed}")], (), seed=seed)
     for turn in range(turns):
         dialogue.reply()
@@ -33,14 +31,16 @@ def talk(
 
 
 def together(job, count: int) -> list:
-    """Runs job(0) .. job(count - 1) at the same time."""
+    """Run job(0) .. job(count - 1) concurrently and return their results."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(job, range(count)))
 
 
 def in_one_step(engine, job, count: int) -> list:
-    """Like `together`; the sampler begins when the first turns of all of them have come, so who
-    computes is no matter of luck."""
+    """Run jobs as `together` does, but start sampling when all first turns are pending.
+
+    The batch therefore does not depend on thread timing.
+    """
     held = threading.Event()
     turns = engine._scheduler.turns
 
@@ -58,14 +58,14 @@ def in_one_step(engine, job, count: int) -> list:
 
 
 def failure_of(job) -> WorldFailure:
-    """What the job raises."""
+    """Return the failure that the job raises."""
     with pytest.raises(WorldFailure) as caught:
         job()
     return caught.value
 
 
 def turns_of(trace) -> list[tuple[int, int]]:
-    """(start, end) of each run of sampled tokens."""
+    """Return (start, end) of each run of sampled tokens."""
     edges = [
         i
         for i, (a, b) in enumerate(
@@ -77,8 +77,10 @@ def turns_of(trace) -> list[tuple[int, int]]:
 
 
 def least_work(traces) -> int:
-    """Tokens that must be read to sample these: every prefix once, and no trace's last token, after
-    which nothing is sampled."""
+    """Return the minimum number of tokens to read for these traces.
+
+    Every prefix counts once. A trace's last token does not count: nothing is sampled after it.
+    """
     return len(
         {trace.token_ids[:end] for trace in traces for end in range(1, len(trace.token_ids))}
     )
@@ -86,15 +88,14 @@ def least_work(traces) -> int:
 
 @torch.no_grad()
 def fresh_logprobs(model, trace, temperature: float = 1.0) -> torch.Tensor:
-    """(T,) of each token under one plain forward pass; the first is 0."""
+    """Return each token's logprob under one plain forward pass, shape (T,); the first is 0."""
     ids = torch.tensor([trace.token_ids])
     logprobs = (model(ids).logits[0, :-1].float() / temperature).log_softmax(-1)
     return torch.cat([torch.zeros(1), logprobs.gather(1, ids[0, 1:, None])[:, 0]])
 
 
 def gap(model, trace, temperature: float = 1.0) -> float:
-    """Largest difference between the sampler's logprobs and a fresh forward's, over sampled
-    tokens."""
+    """Return the largest logprob difference between the sampler and a fresh forward pass."""
     mask = torch.tensor(trace.loss_mask)
     return (
         (torch.tensor(trace.logprobs) - fresh_logprobs(model, trace, temperature))[mask]
@@ -105,7 +106,7 @@ def gap(model, trace, temperature: float = 1.0) -> float:
 
 
 def assert_greedy_as_generate(model, trace, *, limit: int) -> None:
-    """Each sampled turn is what `generate` makes of the ids before it."""
+    """Assert that each sampled turn equals the output of `generate` for the preceding ids."""
     for start, end in turns_of(trace):
         before = torch.tensor([trace.token_ids[:start]])
         out = model.generate(

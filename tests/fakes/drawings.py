@@ -1,4 +1,4 @@
-"""Small charts that tests compare."""
+"""Small SVG charts for comparison tests."""
 
 from envgym.modules import load_file
 from envgym.spec.environment import load_spec
@@ -14,6 +14,6 @@ def bars(title="Fruit sold", labels=LABELS, values=VALUES) -> str:
 
 def svg(inside: str, head: str = 'viewBox="0 0 400 300"') -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f"{head}>{inside}</svg>"
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        f" {head}>{inside}</svg>"
     )

@@ -1,4 +1,4 @@
-"""A text environment that knows nothing of envgym: say the word you are shown, within two turns."""
+"""A text environment without envgym: repeat the displayed word within two turns."""
 
 import gymnasium as gym
 

@@ -1,5 +1,4 @@
-"""A foreign environment of which one hook breaks, with whatever exception: on chosen attempts,
-counted over all instances."""
+"""A foreign environment with one hook that raises a chosen exception on chosen attempts."""
 
 import threading
 
@@ -21,8 +20,10 @@ HOOKS = (
 
 
 class Faulty(gymnasium.Env):
-    """Two turns, reward 1 for an answer. `broken` says which resets (or makings) lead to an episode
-    that breaks."""
+    """An environment of two turns that pays 1 for an answer.
+
+    `broken` lists the resets (or constructions), counted over all instances, whose episode fails.
+    """
 
     observation_space = UnicodeText()
     action_space = UnicodeText()

@@ -1,4 +1,4 @@
-"""The tiny kiosk and the sandboxes it runs in, for the tests of the sandbox layer."""
+"""The tiny kiosk and its sandboxes, for the tests of the sandbox layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUBBLEWRAP = [_kind("bubblewrap", level) for level in ("state", "fork", "contain
 LOCAL = [_kind("local", level) for level in ("state", "fork")]
 NONE = [_kind("none", "state")]
 FORK = [LOCAL[1], BUBBLEWRAP[1], *DOCKER[1:]]
-"""Where every session has a process of its own."""
+"""Backends and isolation levels whose sessions have their own processes."""
 EVERY = NONE + LOCAL + BUBBLEWRAP + DOCKER
 
 

@@ -1,5 +1,7 @@
-"""A text environment in which every answer earns a reward of its own, so that each step of a random
-model has a gradient."""
+"""A text environment with a different reward for each answer.
+
+A random model therefore gets a gradient at every step.
+"""
 
 import gymnasium as gym
 

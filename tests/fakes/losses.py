@@ -1,4 +1,4 @@
-"""Call a loss of the folder on plain tensors, as the objective does."""
+"""Call a registered loss on plain tensors, as the objective does."""
 
 import torch
 
@@ -21,8 +21,10 @@ def loss_of(
     kl="k3",
     **options,
 ):
-    """Return the `LossOutput` of a loss. By default the weights are 1 and all tokens are one
-    sample's."""
+    """Return the `LossOutput` of a loss.
+
+    By default the weights are 1 and all tokens belong to one sample.
+    """
     inputs = LossInputs(
         logprobs=logprobs,
         old_logprobs=old_logprobs,

@@ -1,5 +1,4 @@
-"""A small library's OpenAPI document, and ways to make apps of documents, for the tests of OpenAPI
-tools."""
+"""OpenAPI document of a small library, and helpers that build apps from documents."""
 
 from __future__ import annotations
 
@@ -158,7 +157,7 @@ def fill(db, seed):
 
 
 def library(**paths: dict) -> dict:
-    """The library with paths added or, by None, taken away."""
+    """Return the library's document with paths added or, if None, removed."""
     document = copy.deepcopy(LIBRARY)
     document["paths"] = {
         key: item for key, item in (document["paths"] | paths).items() if item is not None
@@ -174,7 +173,7 @@ def app(
     seed: bool = True,
     **files: str,
 ) -> App:
-    """An app of a document, with further files (`more='...'` becomes more.py)."""
+    """Write an app from a document and further files (`more='...'` becomes more.py)."""
     (folder / "api.json").write_text(
         document if isinstance(document, str) else json.dumps(document)
     )

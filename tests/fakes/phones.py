@@ -1,4 +1,4 @@
-"""One request, the tool that serves it and the right call, for the tests of the policies."""
+"""One request, the tool that serves it, and the correct call, for the tests of the policies."""
 
 from envgym.messages import Message, ToolCall
 from envgym.tools import Tool

@@ -1,4 +1,4 @@
-"""The command line as a process of its own, for tests that send it signals or read what it says."""
+"""The command line as a subprocess, for tests that send signals or read its output."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 def train_guess(*words: object) -> subprocess.Popen[str]:
-    """`envgym train guess ...`, with all it says on one wide stdout."""
+    """Start `envgym train guess ...` with all output on one wide stdout."""
     command = [sys.executable, "-m", "envgym", "train", "guess", *map(str, words)]
     return subprocess.Popen(
         command,

@@ -1,5 +1,4 @@
-"""A quiz with answers in boxes, of two levels: small enough for the tiny model to learn the form of
-an answer."""
+"""A quiz of two levels with boxed answers, small enough for the tiny model to learn the format."""
 
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def after(draw):
 
 
 def write(folder: Path) -> Path:
-    """The quiz's YAML in this folder, with what it needs beside it."""
+    """Write the quiz and the files that it needs into the folder, and return its YAML."""
     (folder / "quiz_tasks.py").write_text(TASKS)
     (folder / "quiz.yaml").write_text(YAML)
     return folder / "quiz.yaml"

@@ -1,10 +1,9 @@
-"""The ranks of `test_gradient_identity.py`: processes that meet over gloo, each with a share of the
-samples.
+"""Ranks of `test_gradient_identity.py`: processes joined by gloo, each with some of the samples.
 
     python -m tests.fakes.rank_worker FOLDER
 
-Each writes what it saw to `FOLDER/rank-N.pt`. Shares are uneven on purpose, and in the world of
-three the last rank has none.
+Each rank writes its results to `FOLDER/rank-N.pt`. The shares are uneven on purpose; with three
+ranks, the last one has no samples.
 """
 
 import dataclasses
@@ -31,8 +30,7 @@ SETTINGS = UpdateSettings(kl_coef=0.1)
 
 
 def gradient_of(learner, samples, settings=SETTINGS):
-    """The gradient that one GRPO step hands to the optimiser, which is kept from using it; and the
-    step's metrics."""
+    """Return the gradient of one GRPO step, without the optimiser's update, and its metrics."""
     seen = {}
     learner.optimizer.step = lambda: seen.update(
         {name: value.grad.clone() for name, value in learner.parameters.items()}
@@ -45,7 +43,7 @@ def learner(ranks=None, **options):
 
 
 def after_steps(learner, shares_of_step):
-    """The adapter after some real updates."""
+    """Return the adapter after some optimiser steps."""
     for samples in shares_of_step:
         learner.update(samples, SETTINGS)
     return {name: value.detach().clone() for name, value in learner.parameters.items()}
@@ -84,7 +82,7 @@ def one_rank(rank, folder):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    # Forked before anything was computed: the imports, which take longest, are paid once.
+    # Fork before any computation, so that the slow imports run only once.
     processes = [
         multiprocessing.get_context("fork").Process(target=one_rank, args=(rank, sys.argv[1]))
         for rank in range(3)

@@ -1,5 +1,7 @@
-"""A small shop environment, written into a folder: two tables, four tools, one template a level.
-Tests break it on purpose."""
+"""A small shop environment that tests write into a folder, often with a deliberate defect.
+
+It has two tables, four tools and one template for each level.
+"""
 
 from pathlib import Path
 
@@ -103,7 +105,7 @@ def ask(draw: Draw):
 
 
 def write(folder: Path, **files: str) -> Path:
-    """Writes the shop, with some of its files replaced (`tools=...`); returns its YAML."""
+    """Write the shop, with some files replaced (`tools=...`), and return its YAML."""
     given = {"yaml": YAML, "schema": SCHEMA, "world": WORLD, "tools": TOOLS, "tasks": TASKS} | files
     for name, text in given.items():
         suffix = {"yaml": "shop.yaml", "schema": "schema.sql"}.get(name, f"{name}.py")

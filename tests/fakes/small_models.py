@@ -1,4 +1,4 @@
-"""What the sampler's tests share: a byte-level tokenizer and a two-layer random Llama over it."""
+"""A byte-level tokenizer and a two-layer random Llama, for the sampler's tests."""
 
 from typing import Any
 
@@ -12,8 +12,10 @@ CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 def byte_tokenizer(
     special: tuple[str, ...] = CHATML, *, eos: str = "<|im_end|>", template: str | None = None
 ) -> Any:
-    """One id a byte, after the special tokens; `pad` is the end-of-sequence token, as in many real
-    tokenizers."""
+    """Return a tokenizer with one id for each byte, after the special tokens.
+
+    `pad` is the end-of-sequence token, as in many real tokenizers.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(
         models.BPE(
@@ -31,8 +33,10 @@ def byte_tokenizer(
 
 
 def small_llama(tokenizer: Any, *, seed: int = 0, **config: Any) -> Any:
-    """Two layers, grouped heads, weights wide enough that logits differ clearly; the end token is
-    its EOS."""
+    """Return a model with two layers and grouped heads, whose EOS is the end token.
+
+    Its weights are wide enough that logits differ clearly.
+    """
     torch.manual_seed(seed)
     sizes = {
         "vocab_size": len(tokenizer),

@@ -1,5 +1,4 @@
-"""What the learner's tests share: a two-layer random Llama with a LoRA adapter, and random episodes
-that share prefixes."""
+"""A two-layer random Llama with a LoRA adapter, and random episodes with shared prefixes."""
 
 import dataclasses
 import random
@@ -18,7 +17,7 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def tiny_model(*, dtype: torch.dtype = torch.float64, seed: int = 0) -> PeftModel:
-    """A model whose adapter already does something: lora_B is random rather than zero."""
+    """Return a model whose adapter has an effect: lora_B is random instead of zero."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -43,8 +42,7 @@ def tiny_model(*, dtype: torch.dtype = torch.float64, seed: int = 0) -> PeftMode
 
 
 def _norm_in_full_precision(model: torch.nn.Module) -> None:
-    """Swaps Llama's RMSNorm, which computes in float32 whatever it is given, for torch's, which
-    does not."""
+    """Replace Llama's RMSNorm, which always computes in float32, by torch's."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, LlamaRMSNorm):
@@ -54,7 +52,7 @@ def _norm_in_full_precision(model: torch.nn.Module) -> None:
 
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], UpdateSettings]:
-    """Return the arguments of a learner, and the settings of its updates."""
+    """Return the arguments of a learner and the settings of its updates."""
     names = {field.name for field in dataclasses.fields(UpdateSettings)}
     settings = {name: value for name, value in options.items() if name in names}
     rest = {name: value for name, value in options.items() if name not in names}
@@ -62,8 +60,10 @@ def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], UpdateSettin
 
 
 def random_samples(seed: int, *, groups: int = 3, group_size: int = 4) -> list[Sample]:
-    """Episodes with a shared system prompt, a task prompt for each group, and turns drawn from few
-    ids so that they collide."""
+    """Return random episodes with a shared system prompt and one task prompt for each group.
+
+    Turns are drawn from few ids, so that they collide.
+    """
     rng = random.Random(seed)
     ids = lambda low, high: [rng.randrange(1, VOCAB) for _ in range(rng.randint(low, high))]
     system = ids(3, 6)

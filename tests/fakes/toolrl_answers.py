@@ -1,4 +1,4 @@
-"""Answers in ToolRL's form, for tests."""
+"""Answers in ToolRL's format."""
 
 import json
 
@@ -8,7 +8,7 @@ def call(name, **parameters):
 
 
 def answer(*calls, think="I think.", response=None):
-    """An answer in perfect form; calls may be any JSON."""
+    """Return a correctly formatted answer; calls may be any JSON."""
     parts = [f"<think>{think}</think>"]
     parts += (
         ["<tool_call>\n" + "\n".join(map(json.dumps, calls)) + "\n</tool_call>"] if calls else []

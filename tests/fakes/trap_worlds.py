@@ -1,5 +1,4 @@
-"""What the trap suite plays in: a policy that says given ids, an environment that echoes its nonce,
-and ready samples."""
+"""A policy with fixed ids, an environment that echoes a nonce, and samples, for the trap suite."""
 
 import random
 import time
@@ -17,8 +16,10 @@ from tests.fakes.small_models import byte_tokenizer, small_llama
 
 
 class NonceEnv(gymnasium.Env):
-    """Says its nonce at reset and after each answer; keeps everything it heard. Foreign to envgym,
-    some milliseconds slow."""
+    """Foreign environment that returns its nonce at reset and after each answer.
+
+    It records every answer; `delay` is the maximum random duration of a step in seconds.
+    """
 
     def __init__(self, *, turns: int = 2, delay: float = 0.0):
         self.turns = turns
@@ -40,7 +41,7 @@ class NonceEnv(gymnasium.Env):
 
 
 def byte_engine(*, adapter_std: float = 0.3, seed: int = 0, **options):
-    """(adapted model, engine that samples from it): a two-layer Llama over bytes, float32."""
+    """Return (adapted model, its engine): a two-layer Llama over bytes, float32."""
     tokenizer = byte_tokenizer()
     model = small_llama(tokenizer)
     adapted = attach(model, rank=4, alpha=8, seed=seed)
@@ -53,7 +54,7 @@ def byte_engine(*, adapter_std: float = 0.3, seed: int = 0, **options):
 
 
 def scramble(adapted, seed: int, *, std: float = 0.3) -> None:
-    """Another adapter in the same place."""
+    """Overwrite the adapter with random weights."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
@@ -62,7 +63,7 @@ def scramble(adapted, seed: int, *, std: float = 0.3) -> None:
 
 
 def say(monkeypatch, ids):
-    """The sampler draws these ids, whatever the logits; they are its ledger."""
+    """Make the sampler draw these ids, whatever the logits are."""
     script = iter(ids)
 
     def scripted(logits, temperatures, uniforms):
@@ -75,7 +76,7 @@ def say(monkeypatch, ids):
 def samples_from(
     engine, *, count: int = 6, turns: int = 2, temperature: float = 1.0, tokens: int = 8
 ) -> list[Sample]:
-    """Samples of real dialogues, their advantages alternating between 1 and -1."""
+    """Return samples of real dialogues with advantages that alternate between 1 and -1."""
     policy = engine.policy(temperature=temperature, max_new_tokens=tokens)
     episodes = [
         play(NonceEnv(turns=turns), policy, seed=seed, task=f"task {seed % 2}")
@@ -88,7 +89,7 @@ def samples_from(
 
 
 def scored_ids(batch) -> list[list[int]]:
-    """The ids that a batch trains on, sample by sample, in the order of their tokens."""
+    """Return the ids that a batch trains on, for each sample in token order."""
     found: dict[int, list[int]] = {}
     for node, index in zip(batch.action_nodes.tolist(), batch.action_samples.tolist(), strict=True):
         found.setdefault(index, []).append(int(batch.score_ids[node]))

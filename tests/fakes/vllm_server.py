@@ -1,8 +1,7 @@
-"""Server with the part of vLLM's protocol that the trainer uses, over a small model in this
-process.
+"""Server with the part of vLLM's protocol that the trainer uses, over a small model.
 
-It stands for the protocol, not for the speed. Fields and answers are those of vLLM's
-`entrypoints/openai/completion/protocol.py` and of its `..._lora_adapter` routes.
+The model runs in this process, so speed is not representative. Fields and answers follow vLLM's
+`entrypoints/openai/completion/protocol.py` and its `..._lora_adapter` routes.
 """
 
 import json
@@ -70,8 +69,8 @@ class StandIn:
             return 400, json.dumps(
                 {
                     "error": {
-                        "message": f"The lora adapter '{body['lora_name']}' "
-                        "has already been loaded."
+                        "message": f"The lora adapter '{body['lora_name']}'"
+                        " has already been loaded."
                     }
                 }
             )
@@ -82,7 +81,7 @@ class StandIn:
             self.adapters[body["lora_name"]] = PeftModel.from_pretrained(
                 copied, body["lora_path"]
             ).eval()
-        return 200, "Success: done."  # plain text, as vLLM's
+        return 200, "Success: done."  # plain text, as in vLLM
 
     @torch.no_grad()
     def sample(self, model, body):

@@ -1,5 +1,4 @@
-"""What many tests of the sandbox layer ask for; which sandbox it is, each file says by a fixture of
-its own."""
+"""Fixtures for tests of the sandbox layer. Each file defines its own `sandbox` fixture."""
 
 import pytest
 
@@ -16,7 +15,7 @@ def session(sandbox):
 
 @pytest.fixture
 def api():
-    """A client of the engine."""
+    """Client of the container engine."""
     need_docker()
     api = connect()
     yield api

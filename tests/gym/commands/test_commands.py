@@ -1,4 +1,4 @@
-"""Every command is one file; a user's file is a command by its name, and mistakes name the fix."""
+"""Every command is one file; users can add one as a file; errors name the fix."""
 
 import argparse
 import shlex
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 def all_commands(
     commands: dict[str, CommandFile], prefix: str = ""
 ) -> list[tuple[str, CommandFile]]:
-    """Commands by their words, those of groups included."""
+    """Return all commands with their words, including those of groups."""
     found = []
     for name, command in commands.items():
         if command.is_group:
@@ -46,7 +46,7 @@ COMMANDS = all_commands(find_commands())
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Make files in a folder of a user, and name one of them in ENVGYM_COMMANDS."""
+    """A function that writes files to a user's folder and names one in ENVGYM_COMMANDS."""
 
     def write(source: str = "shout.py", **files: str) -> Path:
         for name, text in (files or {"shout.py": SHOUT}).items():
@@ -94,7 +94,7 @@ def test_help_imports_no_command(own):
     assert "Print a word in capitals." in done.stdout
 
 
-# --- a newcomer's command ---
+# --- a user's command ---
 
 
 def test_a_file_is_a_command(own, capsys):

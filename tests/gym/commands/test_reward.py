@@ -1,4 +1,4 @@
-"""`envgym reward score`: cases in, scores out, and every mistake with its file and line."""
+"""`envgym reward score`: scores for cases, and errors with file and line."""
 
 import io
 import json

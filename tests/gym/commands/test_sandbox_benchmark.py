@@ -1,4 +1,4 @@
-"""`envgym sandbox bench`, the script of the figures, and what makes a fresh box quick."""
+"""`envgym sandbox bench`, the benchmark script, and the startup time of a new container."""
 
 import json
 import runpy
@@ -14,7 +14,7 @@ from tests.fakes.shop_env import TOOLS, write
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "sandbox.py"
 SINGLE = [BUBBLEWRAP[2], DOCKER[3]]
-"""Where a box serves a single session."""
+"""Backends and isolation levels whose containers serve a single session."""
 FOREIGN = "id: test/echo-v0\ngym: tests.fakes.echo_env:Echo-v0\ntasks: {val: 2, test: 4}\n"
 
 
@@ -102,7 +102,7 @@ def test_a_number_of_sessions_that_cannot_be_is_wrong_use(number, capsys):
 
 @pytest.fixture
 def script(monkeypatch):
-    """The script's names; its own modules lie beside it."""
+    """Namespace of the script, whose modules lie in the same folder."""
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     return runpy.run_path(str(SCRIPT))
 
@@ -135,7 +135,7 @@ def test_the_script_sees_an_exec_in_a_container_of_ours(script):
     sandbox.close()
 
 
-# --- a box for a single session ---
+# --- a container for a single session ---
 
 
 @pytest.mark.parametrize("kind", SINGLE)

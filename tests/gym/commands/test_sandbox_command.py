@@ -1,5 +1,4 @@
-"""`envgym sandbox`: what is there, what was left behind and goes, what can run here and why not the
-rest."""
+"""`envgym sandbox`: list and remove sandboxes, and diagnose the backends."""
 
 import json
 import subprocess
@@ -26,7 +25,7 @@ time.sleep(600)
 
 @pytest.fixture
 def owner(api):
-    """A process that created a container and did not come to start it; `.container` is its id."""
+    """A process that creates a container and never starts it; `.container` is the id."""
     process = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.container = process.stdout.readline().strip()  # type: ignore[attr-defined]
@@ -96,7 +95,7 @@ def test_ls_tells_a_container_whose_owner_was_killed_before_it_was_started(owner
     assert of(owner.container) == ("created", "gone")
 
 
-# --- what was left behind goes, and nothing else ---
+# --- removal of leftovers, and of nothing else ---
 
 
 @pytest.mark.docker

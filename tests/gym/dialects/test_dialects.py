@@ -1,5 +1,4 @@
-"""Parsing: what counts as a call, what is plain text, what is a malformed attempt, and that nothing
-crashes."""
+"""Dialects: calls, plain text and malformed attempts are distinguished; parsing never raises."""
 
 import gc
 import json
@@ -26,7 +25,7 @@ from envgym.messages import ToolCall
 
 
 def calls_read_by(dialect: str):
-    """The calls that a dialect reads in a text, without the text around them."""
+    """Return a function that reads the calls in a text."""
     return lambda text: None if (read := find_dialect(dialect).read(text)) is None else read[0]
 
 
@@ -86,7 +85,7 @@ calls = st.builds(
 def test_every_dialect_reads_back_what_it_writes(dialect, call):
     parsed = parse(render_call(call, dialect), [dialect])
     assert parsed.mode == dialect, parsed.problem
-    # JSON text tells True from 1 and 1 from 1.0, which == does not.
+    # As JSON text, True differs from 1 and 1 from 1.0; `==` treats them as equal.
     assert [json.dumps(read.to_dict()) for read in parsed.calls] in (
         [json.dumps(call.to_dict())],
         [json.dumps(reordered(call))],
@@ -94,7 +93,10 @@ def test_every_dialect_reads_back_what_it_writes(dialect, call):
 
 
 def reordered(call: ToolCall) -> dict:
-    """Arguments that Python cannot write as keywords come last in the pythonic dialect."""
+    """Return the call as JSON, with arguments that are no Python identifiers moved to the end.
+
+    The pythonic dialect writes them in that order.
+    """
     import keyword
 
     plain = [
@@ -281,7 +283,7 @@ def test_a_megabyte_of_prose_is_plain_text_and_quick(piece):
 
 
 class SlowGarbage:
-    """A cycle whose end lets other threads run, wherever the collector happens to meet it."""
+    """Reference cycle whose finalizer lets other threads run during garbage collection."""
 
     def __init__(self):
         self.me = self
@@ -291,8 +293,8 @@ class SlowGarbage:
 
 
 def test_many_threads_parse_at_once():
-    # Without its lock: "SystemError: AST constructor recursion depth mismatch", when one thread's
-    # collector runs amid a parse.
+    # Without the lock, a collection during a parse in another thread raises
+    # "SystemError: AST constructor recursion depth mismatch".
     text = 'f(a=[1, [2, {"x": [3, 4]}]], b="c")\n' * 30
     wrong = []
     threshold = gc.get_threshold()

@@ -1,5 +1,4 @@
-"""Text classification: truths that hold by arithmetic, labels in turn, and no label that shows
-without reading."""
+"""Text classification: labels follow from arithmetic and are balanced; the text must be read."""
 
 import re
 from collections import Counter, defaultdict
@@ -122,7 +121,7 @@ def test_splits_share_neither_names_nor_wording(world):
         assert not asked["train"] & (asked["val"] | asked["test"])
 
 
-# --- entailment: the label is what logic says ---
+# --- entailment: the label follows from logic ---
 
 
 def parts_of(task):
@@ -131,7 +130,7 @@ def parts_of(task):
 
 
 def judged(worlds, premise, hypothesis):
-    """The label, by going through every possible world."""
+    """Return the label, found by enumerating every possible world."""
     found = {hypothesis(one) for one in worlds if premise(one)}
     return {frozenset({True}): "entailment", frozenset({False}): "contradiction"}.get(
         frozenset(found), "neutral"
@@ -208,8 +207,7 @@ def people(world):
 
 
 def test_the_hypothesis_alone_tells_little(world):
-    """The best guess from "more" or "fewer" alone, counted on 600 tasks, stays near the third that
-    guessing gets."""
+    """The best guess from "more" or "fewer" alone, over 600 tasks, is near one third."""
     counts = defaultdict(Counter)
     for task in drawn(world, "bound_follows", count=600):
         counts[re.search("more than|More than|over", parts_of(task)[1]) is not None][

@@ -1,7 +1,6 @@
-"""The CRM's content: a world from a seed, tools that say what is wrong, tasks whose truth is
-exactly what their oracle does.
+"""CRM content: the seeded database, error messages of tools, and tasks solved by their oracles.
 
-Run directly on SQLite, without environment or sandbox: those have tests of their own.
+The tests run directly on SQLite, without environment or sandbox.
 """
 
 import dataclasses
@@ -67,7 +66,7 @@ def call(db: sqlite3.Connection, name: str, **arguments) -> str:
 
 
 def play(task: Task, calls) -> tuple[bool, list[str]]:
-    """Whether the calls leave exactly the expected rows, and what the tools said."""
+    """Return whether the calls leave exactly the expected rows, and the tools' outputs."""
     db = world(task.seed)
     before = rows_of(db)
     said = [call(db, one.name, **one.arguments) for one in calls]
@@ -92,15 +91,15 @@ def value(db: sqlite3.Connection, query: str, *parameters):
     return db.execute(query, parameters).fetchone()[0]
 
 
-# -- the world -------------------------------------------------------------------------------------
+# --- the world ---
 
 
 def test_one_seed_builds_the_same_rows_in_another_process_with_another_hash_seed():
     script = (
-        "import sqlite3, sys; sys.path.insert(0, sys.argv[1]); import world; "
-        "db = sqlite3.connect(':memory:');"
-        "db.executescript(open(sys.argv[1] + '/schema.sql').read()); world.build(db, 7); "
-        "print('\\n'.join(db.iterdump()))"
+        "import sqlite3, sys; sys.path.insert(0, sys.argv[1]); import world;"
+        " db = sqlite3.connect(':memory:');"
+        "db.executescript(open(sys.argv[1] + '/schema.sql').read());"
+        " world.build(db, 7); print('\\n'.join(db.iterdump()))"
     )
     told = [
         subprocess.run(
@@ -121,7 +120,7 @@ def test_twenty_worlds_share_almost_no_names_or_ids():
     assert sum(people.values()) == 20 * 97
     assert (
         len(people) > 20 * 88
-    )  # 97 less 7 planted doubles is 90 a world; two more may meet by chance
+    )  # 90 for each world (97 less 7 planted duplicates); 2 more by chance
 
 
 def test_every_reference_points_at_a_row():
@@ -135,12 +134,12 @@ def test_every_reference_points_at_a_row():
 def test_every_world_holds_every_trap(seed):
     db = world(seed)
     namesakes = (
-        "SELECT count(*) FROM (SELECT name FROM contacts GROUP BY name HAVING count(DISTINCT "
-        "account_id) > 1)"
+        "SELECT count(*) FROM (SELECT name FROM contacts"
+        " GROUP BY name HAVING count(DISTINCT account_id) > 1)"
     )
     doubles = (
-        "SELECT count(*) FROM (SELECT name FROM contacts GROUP BY name, account_id, email "
-        "HAVING count(*) > 1)"
+        "SELECT count(*) FROM (SELECT name FROM contacts"
+        " GROUP BY name, account_id, email HAVING count(*) > 1)"
     )
     assert value(db, namesakes) >= 3
     assert value(db, doubles) == 3
@@ -164,7 +163,7 @@ def test_limits_and_rule_numbers_differ_between_worlds():
     assert len(rules) > 15
 
 
-# -- the tools -------------------------------------------------------------------------------------
+# --- the tools ---
 
 
 def test_there_are_ten_reading_and_twelve_writing_tools():
@@ -270,7 +269,7 @@ def test_a_merge_moves_what_hung_on_the_dropped_entry():
     assert value(db, "SELECT record_id FROM notes WHERE text = 'likes tea'") == keep
 
 
-# -- the tasks -------------------------------------------------------------------------------------
+# --- the tasks ---
 
 PLACES = [(name, split) for name, template in TEMPLATES.items() for split in template.splits]
 
@@ -372,7 +371,7 @@ def test_each_request_has_ten_frames_and_no_two_of_them_can_say_the_same(name):
     said = Counter(sentence for option in options for sentence in sentences(option))
     assert max(said.values()) == 1, [sentence for sentence, count in said.items() if count > 1]
     slots = {frozenset(re.findall(r"\{(\w+)\}", option)) for option in options}
-    assert len(slots) <= 2  # every frame tells all it must (a lead's company may stay away)
+    assert len(slots) <= 2  # frames name all required slots; a lead's company is optional
 
 
 def sentences(frame: str) -> set[str]:
@@ -390,7 +389,7 @@ def test_three_hundred_fresh_tasks_are_three_hundred_prompts():
 
 
 def discount_is_allowed(rule: str, record: str, discount: int) -> bool:
-    """The written rule, applied by a reader who sees nothing but what the tools print."""
+    """Apply the written rule using only the tools' output."""
     free, most = map(int, re.findall(r"Up to (\d+)%", rule))
     approvals = [int(percent) for percent in re.findall(r"approval V\d+: (\d+)%", record)]
     return discount <= free or (

@@ -1,4 +1,4 @@
-"""The guessing game: one hidden number, honest answers, an oracle that halves the range."""
+"""The guessing game: a hidden number, correct answers, and an oracle that uses binary search."""
 
 import sqlite3
 from collections import Counter

@@ -1,5 +1,4 @@
-"""The handbook: answers must be right, read and cited, the silence of a section is an answer too,
-and splits share nothing."""
+"""The handbook: answers must be correct, read and cited; splits share nothing."""
 
 import re
 from pathlib import Path
@@ -53,7 +52,7 @@ def solved(world, policy, split="test", count=KINDS * 4):
 
 
 def play(env, task, *said):
-    """The last answer of the environment's to these calls and texts."""
+    """Return the environment's last result for these calls and texts."""
     env.reset(options={"task": task.id})
     return [
         env.step(render_call(item, "pythonic") if isinstance(item, ToolCall) else item)
@@ -104,7 +103,9 @@ def test_the_right_answer_without_opening_its_section_is_not_solved(env, world):
 def test_a_second_hop_needs_both_sections(env, world):
     for task in tasks(world, "test", 6, levels=("L1",)):
         first, second = task.extra["sources"]
-        *_, info = play(env, task, *task.oracle[2:], task.final)  # the first was never opened
+        *_, info = play(
+            env, task, *task.oracle[2:], task.final
+        )  # the first section was never opened
         assert (info["success"], info["reward_parts"]["cites"]) == (False, 0.5)
         *_, info = play(env, task, *task.oracle, task.final.replace(f"[{first}] ", ""))
         assert not info["success"]
@@ -132,7 +133,9 @@ def test_who_opens_the_first_hit_and_always_declines_solves_the_gaps_of_one_hop_
             return render_call(task.oracle[turn], "pythonic")
         return f"Not in the handbook [{task.extra['sources'][0]}]"
 
-    assert sum(solved(world, ScriptedPolicy(declines))) == 4 * 3  # three of ten kinds of test tasks
+    assert (
+        sum(solved(world, ScriptedPolicy(declines))) == 4 * 3
+    )  # three of ten kinds of test tasks have no answer
 
 
 def test_where_the_handbook_is_silent_an_invented_answer_is_wrong(env, world):
@@ -205,8 +208,7 @@ def test_splits_share_neither_names_nor_wording_nor_sections(world):
 
 
 def names_in(world, task):
-    """The words of the titles of all sections that a task rests on, but for what an office and a
-    machine is called."""
+    """Return the title words of a task's sections, except generic ones (office, machine)."""
     db = world.tasks.tables(task.seed)
     titles = [
         db.execute("SELECT title FROM sections WHERE id = ?", (id_,)).fetchone()[0]

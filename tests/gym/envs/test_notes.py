@@ -1,5 +1,4 @@
-"""The notes' environment, a real MCP server, can be trusted: `envgym check` on a few tasks of each
-template."""
+"""The notes environment, a real MCP server, passes `envgym check` on tasks of each template."""
 
 from pathlib import Path
 

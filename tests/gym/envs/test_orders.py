@@ -1,5 +1,4 @@
-"""The order desk: an OpenAPI document that became an environment, whose tasks its oracle solves and
-whose refund has rules."""
+"""The order desk: an OpenAPI document as an environment, with rules for refunds."""
 
 import json
 import os

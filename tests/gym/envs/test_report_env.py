@@ -1,5 +1,4 @@
-"""The report: a chart, JSON and a sentence under one reward, each of them read where it was put and
-scored in its own way."""
+"""The report: a chart, JSON and a sentence, each scored by its own part of one reward."""
 
 import json
 import re
@@ -43,11 +42,11 @@ def world():
     world.close()
 
 
-# --- the parts ---
+# --- parts ---
 
 
 def evidence(final="", files=(), changes=(), **truth):
-    """What an episode leaves that wrote these files (path -> text) and said this."""
+    """Return the evidence of an episode with these files (path -> text) and this final text."""
     rows = [
         RowDiff("insert", "files", path, {}, {"path": path, "kind": "file", "text": text})
         for path, text in dict(files).items()
@@ -69,14 +68,14 @@ def test_an_artefact_is_a_file_or_the_final_message():
     assert image_match(evidence(bars(), chart=bars())) == 1.0
     assert (
         image_match(evidence(bars(), chart=bars()), file="chart.svg") == 0.0
-    )  # said, but not written
+    )  # in the answer, but not in the file
     assert image_match(evidence(files={"other.svg": bars()}, chart=bars()), file="chart.svg") == 0.0
     assert (
         json_match(evidence('Here it is:\n```json\n{"a": 1}\n```\nDone.', summary={"a": 1})) == 1.0
     )
     assert (
         json_match(evidence('```\n{"a": 1}\n```\n```\n{"a": 2}\n```', summary={"a": 1})) == 0.0
-    )  # two guesses are none
+    )  # two guesses score nothing
 
 
 def test_a_file_that_was_deleted_or_only_moved_elsewhere_is_no_artefact():
@@ -142,7 +141,7 @@ def test_artefacts_match_wants_every_bar_and_nothing_unasked():
     assert artefacts_match(near, **options) == 1.0
     assert (
         artefacts_match(near, **options | {"image_match": {"file": "chart.svg"}}) == 0.0
-    )  # the bar is 1 when none is given
+    )  # the threshold is 1 by default
     extra = evidence(
         '{"a": 1}', {"chart.svg": bars(), "b": ""}, ["chart.svg"], chart=bars(), summary={"a": 1}
     )
@@ -179,7 +178,7 @@ def test_a_truth_that_makes_no_sense_voids_the_episode_instead_of_scoring_it(par
 
 
 def darkness(picture, truth):
-    """A small measure of our own: how near the mean greys are."""
+    """A custom similarity measure: the difference of mean grey values."""
     one, other = (image.convert("L").resize((1, 1)).getpixel((0, 0)) for image in (picture, truth))
     return 1 - abs(one - other) / 255
 
@@ -196,7 +195,7 @@ def test_another_measure_is_named_as_module_and_function():
         image_match(evidence(half, chart=half), similarity="tests.gym.envs.test_report_env:darknes")
 
 
-# --- the environment ---
+# --- environment ---
 
 
 def test_the_oracle_solves_every_kind_of_task_and_the_others_none(world):

@@ -1,4 +1,4 @@
-"""The self-training environment can be trusted, and its toy shows what votes do in the long run."""
+"""The self-training environment passes its checks, and its toy shows long-run effects of voting."""
 
 import importlib.util
 import json
@@ -121,7 +121,7 @@ def test_without_reasoning_gym_the_way_out_is_told(world, monkeypatch):
 def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wrong():
     lenient = ToolWorld(
         load_spec("selftrain", ["reward.solved={from: turns}"])
-    )  # 1 for a turn, whatever was said
+    )  # 1 for a turn, independent of the answer
     try:
         tasks = [lenient.tasks.task(task_id) for task_id in lenient.tasks.ids("test", count=24)]
         found = wrong_field(CheckFixture(lenient, {"test": tasks}))
@@ -132,7 +132,7 @@ def test_a_grader_that_takes_any_words_is_found_out_where_nothing_else_can_be_wr
     assert f"test/bits_0/0: reward 1, answered though it answered {another!r}" in found.detail
 
 
-# -- the benchmark ---------------------------------------------------------------------------------
+# --- the benchmark ---
 
 
 def benchmark(*arguments):

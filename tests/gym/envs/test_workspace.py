@@ -1,5 +1,4 @@
-"""The workspace: tools that never leave their folder, a shell that always ends, tasks that only the
-right files solve."""
+"""The workspace: tools confined to a folder, a shell with a timeout, and tasks checked by files."""
 
 import os
 import re
@@ -23,7 +22,7 @@ from envgym.tasksets.templates import TemplateTaskSet
 
 WORKSPACE = Path(__file__).parents[3] / "envs" / "workspace"
 BOX = ("sandbox.backend=local", "sandbox.isolation=fork", "sandbox.executes_code=false")
-"""Where these tests run their own commands: no model wrote them, so a local process will do."""
+"""Sandbox of these tests. No model wrote the commands, so a local process is safe."""
 SPEC = load_spec(WORKSPACE.parent / "workspace.yaml", BOX)
 SOURCE = TemplateTaskSet(SPEC)
 TEMPLATES = SOURCE.templates
@@ -56,7 +55,7 @@ def refused(tool, folder, **arguments) -> str:
     return str(caught.value)
 
 
-# --- the tools on files ---
+# --- file tools ---
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""`envgym check`: a sound environment passes, and one broken on purpose fails in just the check
-that is about it."""
+"""`envgym check`: a sound environment passes; each deliberate defect fails exactly one check."""
 
 import inspect
 import json
@@ -98,16 +97,18 @@ def another(draw: Draw):
 
 
 def environment(folder, *, reward: str = "", prompt: str = "", **edits):
-    """The sound environment with some text replaced: `tools=(old, new)`, or a custom reward
-    `solved`."""
+    """Write the sound environment with replaced text.
+
+    `tools=(old, new)` replaces text in a file; `reward` is the source of a custom `solved` part.
+    """
     files = {"env": YAML, "schema": SCHEMA, "world": WORLD, "tools": TOOLS, "tasks": TASKS}
     for name, (old, new) in edits.items():
         assert old in files[name]
         files[name] = files[name].replace(old, new)
     if reward:
         files["rewards"] = (
-            f"from envgym.rewards.parts.state import state_match\n\ndef part(evidence):\n  "
-            f"  {reward}\n"
+            f"from envgym.rewards.parts.state import state_match\n\n"
+            f"def part(evidence):\n    {reward}\n"
         )
     endings = {"env": "yaml", "schema": "sql"}
     for name, text in files.items():
@@ -185,10 +186,8 @@ BROKEN = {
         {"wrong_field"},
         {
             "env": OWN_REWARD,
-            "reward": (
-                "return float([row.key for row in evidence.changed_rows] == [change.key for "
-                "change in evidence.task.changes])"
-            ),
+            "reward": "return float([row.key for row in evidence.changed_rows]"
+            " == [change.key for change in evidence.task.changes])",
         },
     ),
     "a grader that looks at nothing but the expected rows": (
@@ -199,9 +198,8 @@ BROKEN = {
         {"reads_free"},
         {
             "env": OWN_REWARD,
-            "reward": (
-                "return state_match(evidence) * (len(evidence.calls) <= len(evidence.task.oracle))"
-            ),
+            "reward": "return state_match(evidence)"
+            " * (len(evidence.calls) <= len(evidence.task.oracle))",
         },
     ),
     "an answer in the order of a set": (
@@ -241,10 +239,9 @@ BROKEN = {
         {
             "env": ("system: Use the tools.", "system: Use the tools. The code is 4711-XY."),
             "tasks": another_template(
-                (
-                    '[ToolCall("set_phone", {"contact": (c := draw.row("SELECT id FROM '
-                    'contacts")["id"]), "phone": "4711-XY"})]'
-                ),
+                '[ToolCall("set_phone",'
+                ' {"contact": (c := draw.row("SELECT id FROM contacts")["id"]),'
+                ' "phone": "4711-XY"})]',
                 '[Change.update("contacts", c, phone="4711-XY")]',
                 "TOOLS",
             ),
@@ -302,11 +299,11 @@ def test_a_failure_names_the_task_and_what_happened(tmp_path):
     assert "and 15 more" in results["oracle_max"].detail
 
 
-# -- foreign environments --------------------------------------------------------------------------
+# --- foreign environments ---
 
 
 class Steady(gym.Env):
-    """Three steps of text that depend on the seed alone."""
+    """Environment with three steps of text that depends only on the seed."""
 
     observation_space = action_space = UnicodeText()
 
@@ -324,7 +321,7 @@ class Steady(gym.Env):
 
 
 class Deaf(Steady):
-    """Takes no notice of the seed."""
+    """Environment that ignores the seed."""
 
     def reset(self, *, seed=None, options=None):
         return "always " + super().reset(seed=1)[0], {}
@@ -332,15 +329,15 @@ class Deaf(Steady):
 
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
-    """A package on the path that registers two environments, as a third party's would."""
+    """An importable third-party package that registers two environments."""
     classes = (
-        "from __future__ import annotations\nimport gymnasium as gym\nfrom envgym.spaces "
-        "import UnicodeText\n\n"
+        "from __future__ import annotations\nimport gymnasium as gym\n"
+        "from envgym.spaces import UnicodeText\n\n"
     )
     source = classes + inspect.getsource(Steady) + "\n\n" + inspect.getsource(Deaf)
     source += (
-        "\n\ngym.register('Steady-v0', entry_point=Steady)\ngym.register('Deaf-v0', "
-        "entry_point=Deaf)\n"
+        "\n\ngym.register('Steady-v0', entry_point=Steady)\n"
+        "gym.register('Deaf-v0', entry_point=Deaf)\n"
     )
     (tmp_path / "foreign_texts.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))

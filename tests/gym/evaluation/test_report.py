@@ -117,7 +117,7 @@ def test_the_table_has_a_column_a_policy_and_a_row_a_level():
     assert head.index("base") < head.index("trained")
     [l1] = [line for line in text.splitlines() if "L1" in line]
     assert "0 % (0-79)" in l1
-    assert "-" in l1.split("│")[3]  # the trained policy met no L1 task
+    assert "-" in l1.split("│")[3]  # the trained policy got no L1 task
 
 
 def test_void_episodes_show_in_the_table_only_where_there_are_some():
@@ -186,7 +186,7 @@ def test_an_episode_ends_in_plain_lines():
 
 
 def mixed(known: int, new: int, of: int = 40) -> Outcome:
-    """So many of 40 solved of a template that is trained, and of one that is not."""
+    """Outcome with `known` of `of` solved for a trained template and `new` for an untrained one."""
     episodes = [dataclasses.replace(episode(index < known), template="seen") for index in range(of)]
     episodes += [dataclasses.replace(episode(index < new), template="new") for index in range(of)]
     return Outcome.of("trained", episodes, trained={"seen", "other"})
@@ -213,7 +213,7 @@ def test_there_is_no_gap_where_all_is_of_one_kind_or_nobody_knows():
     assert Outcome.of("m", [episode(True)], trained=()).domains == {}
     assert describe_gap(outcome(1, 2)) == ""
     plain = outcome(1, 2).to_dict()
-    del plain["domains"]  # of a run made before there were any
+    del plain["domains"]  # as in runs made before domains existed
     assert Outcome.from_dict(plain) == outcome(1, 2)
 
 

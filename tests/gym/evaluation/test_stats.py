@@ -1,4 +1,4 @@
-"""Intervals: against the tables printed in Newcombe's two papers of 1998."""
+"""Confidence intervals, compared with the tables in Newcombe's two papers of 1998."""
 
 import math
 

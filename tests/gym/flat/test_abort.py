@@ -1,5 +1,4 @@
-"""`abort` pays the failure reward, so that every trainer that stops stepping sees the same
-reward."""
+"""`abort` pays the failure reward, so that trainers that stop early see the same reward."""
 
 import math
 
@@ -35,7 +34,7 @@ END_KEYS = {
 
 
 class FullContext(ScriptedPolicy):
-    """Policy whose context is full after its texts; `partial` is its unfinished last answer."""
+    """Policy that runs out of context after its texts; `partial` is its unfinished last answer."""
 
     def __init__(self, texts, partial):
         super().__init__(list(texts))
@@ -52,7 +51,7 @@ class FullContext(ScriptedPolicy):
 
 
 def foreign_loop(env, texts, partial):
-    """Loop of a trainer that knows only Gymnasium and `abort`."""
+    """Run an episode as a trainer that uses only Gymnasium's API and `abort`."""
     env.reset(options={"task": TASK})
     rewards = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""The environment keeps Gymnasium's contract, and the three kinds of trouble go three ways."""
+"""The environment follows Gymnasium's contract and distinguishes three kinds of failure."""
 
 import asyncio
 import shutil
@@ -95,7 +95,7 @@ def test_the_worlds_failure_is_no_reward_but_a_failure(env):
     assert (reward, terminated, truncated) == (0.0, False, True)
     assert (info["failure"]["kind"], info["failure"]["stage"]) == ("tool_crashed", "call")
     assert "ZeroDivisionError" in info["failure"]["message"]
-    env.reset(options={"task": "test/reprice/0"})  # and the next episode is fine
+    env.reset(options={"task": "test/reprice/0"})  # the next episode works
     env.step(solve(env))
     assert env.step("Done.")[1] == 1.0
 
@@ -184,9 +184,7 @@ def test_a_horizon_before_the_turn_limit_truncates_and_success_is_unknown(
         None,
         "max_turns",
     ]
-    env.reset(
-        options={"task": "test/reprice/0"}
-    )  # the horizon of one episode is not that of the next
+    env.reset(options={"task": "test/reprice/0"})  # the horizon applies to one episode only
     assert not any(env.step("tell(text='a')")[3] for _ in range(3))
     with pytest.raises(UsageError, match="max_turns is 0"):
         env.reset(options={"task": "test/reprice/0", "max_turns": 0})
@@ -321,8 +319,8 @@ def test_vector_environments_carry_the_right_text(tmp_path, mode):
 
 def test_make_works_by_module_name_without_an_import():
     code = (
-        "import gymnasium as gym; env = gym.make('envgym:envgym/guess-v0'); "
-        "print(type(env.reset(seed=0)[0])); env.close()"
+        "import gymnasium as gym; env = gym.make('envgym:envgym/guess-v0');"
+        " print(type(env.reset(seed=0)[0])); env.close()"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
@@ -353,7 +351,9 @@ def test_render_gives_the_conversation(world):
 def test_spare_turns_go_beyond_what_the_oracle_needs(tmp_path):
     world = ToolWorld(shop(tmp_path, "episode.spare_turns=0"))
     env = world.env()
-    env.reset(options={"task": "test/reprice/0"})  # its oracle calls once and then says Done.
+    env.reset(
+        options={"task": "test/reprice/0"}
+    )  # its oracle makes one call and then answers Done.
     assert env.step("price(item='I0')")[3] is False
     assert env.step("price(item='I0')")[3] is True
     world.close()

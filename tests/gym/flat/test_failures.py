@@ -1,5 +1,4 @@
-"""When too many episodes are void: the run stops, says why and where to look, and keeps what it has
-seen."""
+"""Too many void episodes stop the run with a reason and keep the finished episodes."""
 
 import json
 
@@ -43,7 +42,7 @@ def episode(failure=None, first=None) -> Episode:
 
 
 def counted(cap: FailureLimit, *episodes: Episode) -> int:
-    """How many of them the cap lets pass."""
+    """Return how many of the episodes the limit accepts."""
     for number, each in enumerate(episodes):
         try:
             cap.count(each)
@@ -56,7 +55,7 @@ def test_below_the_least_number_of_attempts_nothing_is_concluded():
     cap = FailureLimit(0.25, logged="")
     assert (
         counted(cap, *[episode(CRASH, CRASH)] * 8) == LEAST // 2 - 1
-    )  # the eighth makes sixteen attempts
+    )  # the eighth makes 16 attempts
 
 
 def test_the_share_itself_is_allowed_and_more_is_not():
@@ -138,7 +137,7 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
     assert 'Traceback (most recent call last)\n  File "<' not in said.err
     assert main([*command, "episode.max_void_fraction=1"]) == 0
     (outcome,) = json.loads(capsys.readouterr().out)
-    assert outcome["void"] == 30  # the tasks that change a price; those that ask are played
+    assert outcome["void"] == 30  # tasks that change a price; the others are valid
 
 
 def test_a_well_world_is_left_alone(tmp_path):

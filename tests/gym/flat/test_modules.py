@@ -1,4 +1,4 @@
-"""Files of an environment find their own siblings, in every backend, and nobody else's."""
+"""Files of an environment import their own siblings, and no others, in every backend."""
 
 import pickle
 import subprocess
@@ -90,7 +90,9 @@ def test_two_environments_in_one_process_have_helper_files_of_one_name(
     files = [write_env(tmp_path / name, name, backend, isolation) for name in names]
     path, worlds = list(sys.path), [ToolWorld(load_spec(file)) for file in files]
     try:
-        for _ in range(2):  # alternately: neither a first nor a later import gives the other's
+        for _ in range(
+            2
+        ):  # alternately, so that neither a first nor a later import can return the other module
             for name, world in zip(names, worlds, strict=True):
                 assert answers(world) == [name, name, f"hello from {name} {name}", name]
     finally:
@@ -120,15 +122,15 @@ def test_the_host_and_the_agent_share_one_module_of_a_file(tmp_path):
 
 
 LOAD = (
-    "import pickle, sys; thing = pickle.loads(sys.stdin.buffer.read()); print(thing.name, "
-    "thing.__class__.__module__)"
+    "import pickle, sys; thing = pickle.loads(sys.stdin.buffer.read());"
+    " print(thing.name, thing.__class__.__module__)"
 )
 
 
 def test_an_object_of_a_sibling_is_loaded_from_a_pickle_by_a_new_process(tmp_path):
     thing = "class Thing:\n    def __init__(self, name):\n        self.name = name\n"
     make = "from things import Thing\ndef make():\n    return Thing('a.b')\n"
-    folder = tmp_path / "v1.2 %2E"  # dots and per cent signs in a path are no dots of the name
+    folder = tmp_path / "v1.2 %2E"  # dots and per cent signs in a path do not split the module name
     write_files(folder, {"things.py": thing, "tools.py": make})
     made = load_object("tools.py:make", folder)()
     done = subprocess.run(

@@ -1,5 +1,4 @@
-"""An episode is played from reset to its end; the world's failure voids it, is tried once more, and
-costs nobody else."""
+"""Episodes run from reset to the end; a failed world voids one episode, which is retried once."""
 
 import json
 
@@ -19,8 +18,8 @@ from envgym.spec.environment import load_spec
 from tests.fakes.shop_env import TOOLS, shop
 
 CRASH_ONCE = (
-    "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n        1 / 0\n    "
-    "return 'fine'"
+    "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n"
+    "        1 / 0\n    return 'fine'"
 )
 
 
@@ -220,7 +219,7 @@ def test_a_foreign_environment_is_cut_at_a_horizon_too(foreign):
         2,
         "truncated",
         False,
-    )  # its own limit came first
+    )  # the environment's own limit is lower
 
 
 def test_foreign_tasks_are_named_and_split(foreign):

@@ -1,5 +1,4 @@
-"""UnicodeText: any string is in it, and vector environments give back the strings that the
-environments said."""
+"""UnicodeText contains every string, and vector environments return observations unchanged."""
 
 import contextlib
 import gc
@@ -20,7 +19,7 @@ PROSE = "Zoë asked:\n“größer than 3 €?” 日本 𝄞 \x00"
 
 
 class Echo(gym.Env):
-    """Answers with what it was told, how often, and its seed; ends when told to."""
+    """Environment that returns the step number and the action, and ends on the action `end`."""
 
     observation_space = UnicodeText()
     action_space = UnicodeText(max_length=10_000)

@@ -1,4 +1,4 @@
-"""Tools: what a wrong call is told, and how a tool is written for a prompt."""
+"""Tools: errors for wrong calls, and the text of a tool in a prompt."""
 
 import pytest
 
@@ -150,10 +150,8 @@ def test_the_compact_rendering_is_one_line_a_tool():
         }
     )
     assert render_compact([Tool.from_schema(UPDATE), page]).splitlines() == [
-        (
-            'update_contact(contact_id: str, field: "phone"|"email", value: str)  # Change one '
-            "field of a contact."
-        ),
+        'update_contact(contact_id: str, field: "phone"|"email", value: str)'
+        "  # Change one field of a contact.",
         "notes(page: int = 1)",
     ]
 

@@ -1,4 +1,4 @@
-"""A person as the policy: what is shown, and what is read."""
+"""A person as the policy: displayed text and parsed input."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The client of an OpenAI-compatible server, against a real HTTP server in a thread."""
+"""Client of an OpenAI-compatible server, tested with a real HTTP server in a thread."""
 
 import json
 import threading
@@ -19,13 +19,16 @@ from tests.fakes.phones import CALL, OPENING, UPDATE
 
 class QuietServer(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        """A client that hung up, as one with a deadline does, is no news."""
+        """Ignore clients that disconnect, as a client with a deadline does."""
 
 
 @contextmanager
 def server(answer: Callable[[str, dict], tuple[int, dict | str]]):
-    """A real HTTP server; `answer(path, body)` gives (status, JSON). Yields its URL and the list of
-    (path, body) received."""
+    """Run an HTTP server in which `answer(path, body)` returns (status, JSON).
+
+    Yields:
+        The server's URL and the list of received (path, body).
+    """
     received: list[tuple[str, dict, dict]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -243,7 +246,7 @@ def test_the_only_model_is_taken_and_one_of_several_must_be_named():
 
 def test_no_server_at_all_is_a_missing_prerequisite():
     with server(lambda path, body: (200, {})) as (url, _):
-        pass  # the port is free again now
+        pass  # the port is free again
     with pytest.raises(PrerequisiteError, match="no server answers at http"):
         quick(url, retries=0).open(OPENING, (), seed=0).reply()
 

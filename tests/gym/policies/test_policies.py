@@ -1,5 +1,4 @@
-"""Policies without tokens and without anyone else: the contract of all of them, and what each
-scripted one says."""
+"""Policies without a model: their common contract, and the answers of each scripted policy."""
 
 import importlib
 
@@ -269,7 +268,7 @@ def test_the_crm_accepts_its_own_refusal():
     world = ToolWorld(crm)
     task = world.tasks.ids("test", levels=["L2"], count=1)[
         0
-    ]  # easier ones have no request to close
+    ]  # easier tasks have no request to close
     episode = play(world.env(), open_policy("refuse", world), seed=0, task=task)
     world.close()
     assert (episode.tool_calls, episode.tool_errors, episode.success) == (1, 0, False)

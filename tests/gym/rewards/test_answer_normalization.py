@@ -1,4 +1,4 @@
-"""Rewards for answers: right words, the right label, and the passages cited for them."""
+"""Rewards for answers: correct words, the correct label, and the cited passages."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_citations_are_no_words_of_the_answer_to_a_task_with_sources():
     assert answer_exact(said("[H12] 25 days", **truth)) == 1.0
     assert (
         answer_exact(said("[sic]", answers=["[sic]"])) == 1.0
-    )  # without sources a bracket is text
+    )  # without sources, brackets are text
 
 
 def test_a_leading_thought_is_not_judged():
@@ -132,7 +132,7 @@ def test_what_was_not_opened_is_not_cited():
     both = said("25 [H1] [H2]", opened=["H1", "H2"], sources=["H1", "H2"])
     one = said("25 [H1] [H2]", opened=["H1"], refused=["H2"], sources=["H1", "H2"])
     assert cites(both, read_with="open_section") == 1.0
-    assert cites(one, read_with="open_section") == 0.5  # one right of two cited and two needed
+    assert cites(one, read_with="open_section") == 0.5  # one correct of two cited and two needed
     assert cites(one, read_with="search") == 0.0
 
 
@@ -145,7 +145,7 @@ def test_solved_is_the_right_answer_with_exactly_the_right_sources():
     )
     for wrong in ("25 days", "25 days [H2]", "25 days [H1] [H2]", "26 days [H1]"):
         assert answer_cited(said(wrong, **truth)) == 0.0
-    assert answer_cited(said("25 days", answers=["25 days"])) == 1.0  # no source is needed
+    assert answer_cited(said("25 days", answers=["25 days"])) == 1.0  # no source is required
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""The metrics of GLUE: numbers worked out by hand, and SciPy and scikit-learn as oracles where
-installed."""
+"""GLUE metrics: values worked out by hand, and SciPy and scikit-learn if installed."""
 
 import math
 import random

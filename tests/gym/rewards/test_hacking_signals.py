@@ -1,5 +1,4 @@
-"""Signals of a gamed reward: each fires on the series it is for, and is silent on what only looks
-like it."""
+"""Signals of reward hacking: each fires on its own series and stays silent on similar ones."""
 
 import dataclasses
 import json
@@ -18,7 +17,7 @@ from envgym.rewards.scoring.hacking_signals import (
 
 
 def told(records, watch=None):
-    """(step, name, severity) of every signal."""
+    """Return (step, name, severity) of every signal."""
     watch = watch or HackingDetector()
     return [
         (signal.step, signal.name, signal.severity)
@@ -46,20 +45,20 @@ def held_out(truths, rewards, tasks=0):
     ]
 
 
-# -- one answer everywhere -------------------------------------------------------------------------
+# --- one answer for all tasks ---
 
 
 def test_an_answer_that_takes_over_is_told_once_when_most_of_the_latest_steps_show_it():
-    # from 0.2: the limit is 0.2 + 0.2 * 0.8 = 0.36, and the third of five steps above it makes the
-    # median
+    # From 0.2 the limit is 0.2 + 0.2 * 0.8 = 0.36. The third of five steps above it moves the
+    # median.
     assert told(series("modal_share", [0.2] * 20 + [0.5] * 30)) == [(22, "modal_answer", "alarm")]
 
 
 def test_tasks_that_share_their_answer_from_the_start_raise_no_alarm():
-    assert told(series("modal_share", [0.5, 0.6] * 30)) == []  # yes or no
+    assert told(series("modal_share", [0.5, 0.6] * 30)) == []  # binary answers
     assert (
         told(series("modal_share", [0.2] * 20 + [0.9, 0.9] + [0.2] * 20)) == []
-    )  # two odd batches
+    )  # two outlier batches
 
 
 def test_a_signal_comes_again_only_after_a_pause():
@@ -82,30 +81,30 @@ def test_one_task_alone_has_nothing_in_common_with_others():
     assert modal_share([]) is None
 
 
-# -- entropy, both ways ----------------------------------------------------------------------------
+# --- entropy, both directions ---
 
 
 def test_entropy_that_doubles_is_an_alarm_and_entropy_that_is_gone_a_warning():
     assert told(series("entropy", [1.0] * 20 + [2.5] * 10)) == [(22, "entropy_explosion", "alarm")]
     assert told(series("entropy", [1.0] * 20 + [0.01] * 10)) == [(22, "entropy_collapse", "warn")]
-    assert told(series("entropy", [0.01] * 20 + [0.1] * 10)) == []  # ten times next to nothing
+    assert (
+        told(series("entropy", [0.01] * 20 + [0.1] * 10)) == []
+    )  # a tenfold increase of a value near 0
 
 
 def test_learning_makes_the_policy_surer_and_that_is_no_signal():
-    assert (
-        told(series("entropy", [0.99**step for step in range(250)])) == []
-    )  # down to 8 % of what it was
+    assert told(series("entropy", [0.99**step for step in range(250)])) == []  # drop to 8 %
 
 
-# -- texts and calls -------------------------------------------------------------------------------
+# --- texts and calls ---
 
 
 def test_repetition_is_the_share_of_grams_that_stood_there_before():
     assert repetition("one two three four five six") == 0.0
-    assert repetition("a b c d " * 3) == pytest.approx(5 / 9)  # nine grams, four of them different
+    assert repetition("a b c d " * 3) == pytest.approx(5 / 9)  # nine n-grams, four distinct
     assert repetition("a" * 200) == pytest.approx(
         1 - 1 / 22
-    )  # 25 pieces of 8 letters: 22 grams, all alike
+    )  # 25 pieces of 8 letters: 22 n-grams, all equal
     assert repetition("!" * 23) == pytest.approx(1 - 1 / 20)
 
 
@@ -123,7 +122,7 @@ def test_calls_that_no_task_needs_are_a_warning():
     assert told(series("extra_calls", [0.1] * 20 + [0.5] * 10)) == [(22, "extra_calls", "warn")]
 
 
-# -- jumps -----------------------------------------------------------------------------------------
+# --- jumps ---
 
 
 def test_a_part_that_jumps_to_1_is_an_alarm_at_the_second_of_three_steps():
@@ -140,7 +139,7 @@ def test_neither_a_climb_nor_noise_nor_one_odd_step_is_a_jump():
     assert told(part([0.4] * 40 + [1.0] + [0.4] * 40)) == []
     assert (
         told(part([0.4] * 40 + [0.5] * 40)) == []
-    )  # a constant part has no deviation, but 0.1 is not much
+    )  # a constant part has no deviation, but a change of 0.1 is small
 
 
 def test_a_jump_names_its_part():
@@ -152,12 +151,12 @@ def test_a_jump_names_its_part():
     assert (signals[0].value, signals[0].limit) == (pytest.approx(0.6), 0.15)
 
 
-# -- the gap ---------------------------------------------------------------------------------------
+# --- gap between reward and ground truth ---
 
 
 def test_truth_that_falls_while_the_reward_rises_is_the_gap():
     falling = [0.5] * 12 + [0.4] * 12
-    # six measurements are averaged: four of them at 0.4 make 0.5 - 0.067, the first beyond 0.05
+    # The gap averages six measurements: four at 0.4 make 0.5 - 0.067, the first value beyond 0.05.
     assert told(held_out(falling, [0.6 + 0.01 * step for step in range(24)])) == [
         (15, "gap", "alarm")
     ]
@@ -176,8 +175,10 @@ def test_a_fall_that_so_few_held_out_tasks_may_show_by_chance_is_none():
     rewards = [0.9] * 24
     assert (
         told(held_out(falling, rewards, tasks=20)) == []
-    )  # 3.5 standard errors of 120 against 120 tasks are 0.23
-    assert [name for _, name, _ in told(held_out(falling, rewards, tasks=500))] == ["gap"]  # 0.045
+    )  # 3.5 standard errors with 120 and 120 tasks are 0.23
+    assert [name for _, name, _ in told(held_out(falling, rewards, tasks=500))] == [
+        "gap"
+    ]  # standard errors: 0.045
 
 
 def test_without_held_out_labels_or_a_reward_there_is_no_gap():
@@ -185,7 +186,7 @@ def test_without_held_out_labels_or_a_reward_there_is_no_gap():
     assert told(series("reward", [0.5] * 12 + [1.0] * 12)) == []
 
 
-# -- what is fed, and kept -------------------------------------------------------------------------
+# --- input and stored state ---
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""JSON and tables are compared value by value; what cannot be read scores nothing, a truth that
-makes no sense is an error."""
+"""JSON and tables are compared by value; unreadable answers score 0, invalid truths raise."""
 
 import json
 import sys
@@ -158,7 +157,7 @@ ROWS = [
         (
             "sold,item\n3.0,figs\n7.50,north  sea",
             1.0,
-        ),  # columns in any order, numbers by value, texts without case
+        ),  # columns in any order, numbers by value, text case-insensitive
         ('item,sold\r\n"Figs","3"\r\n\r\n"North Sea",7.5\r\n', 1.0),
         ("item,sold\nFigs,4\nNorth Sea,7.5", 2 * 5 / 12),
         ("item,sold\nFigs,3", 2 * 4 / (4 + 6)),
@@ -168,7 +167,7 @@ ROWS = [
         (
             "item,sold\nNorth Sea,7.5\nFigs,3",
             2 * 2 / 12,
-        ),  # in the other order only the header is right
+        ),  # in reverse order only the header matches
         ("a,b\nc,d", 0.0),
     ],
 )

@@ -1,5 +1,4 @@
-"""A language model as judge, against a real HTTP server: strict answers, a budget the server can
-count, and no made-up score."""
+"""A language model as judge over real HTTP: strict answers, a budget, and no invented score."""
 
 import json
 import re
@@ -32,7 +31,7 @@ JUDGES = Judges()
 
 @pytest.fixture(autouse=True)
 def judges(monkeypatch):
-    """The judges of one world, used by `ask` and `rank`."""
+    """The judges of one world, which `ask` and `rank` use."""
     monkeypatch.setenv("OPENAI_API_KEY", "")
     opened = Judges()
     monkeypatch.setitem(globals(), "JUDGES", opened)
@@ -49,13 +48,13 @@ def ask(url, text="Hello.", **options):
 
 
 def counted(judges=None):
-    """Counts above zero, without the prefix."""
+    """Return the counters above zero, without the prefix."""
     counts = (judges or JUDGES).statistics()
     return {name.removeprefix("judge/"): count for name, count in counts.items() if count}
 
 
 def in_turn(*answers):
-    """Answers in order, the last one for ever."""
+    """Return a server function that gives the answers in order and repeats the last one."""
     left = list(answers)
     return lambda path, body: left.pop(0) if len(left) > 1 else left[0]
 
@@ -199,7 +198,7 @@ def test_a_masked_judgement_counts_for_nothing_in_the_reward():
     assert (score.reward, score.parts) == (1.0, {"solved": 1.0, "tone": None})
 
 
-# --- budget and memory ---
+# --- budget and cache ---
 
 
 def test_the_server_never_gets_more_requests_than_the_budget():
@@ -250,7 +249,7 @@ def test_a_cache_file_outlives_the_process_and_the_server(tmp_path, monkeypatch)
     cache = str(tmp_path / "run" / "judge.jsonl")
     with server(lambda path, body: GOOD) as (url, _):
         assert ask(url, cache=cache) == pytest.approx(0.7)
-    monkeypatch.setitem(globals(), "JUDGES", Judges())  # as a new process has it
+    monkeypatch.setitem(globals(), "JUDGES", Judges())  # as in a new process
     assert ask(url, cache=cache) == pytest.approx(0.7)
     assert counted() == {"cached": 1}
     assert ask(url, "unknown", cache=cache) is None
@@ -264,7 +263,7 @@ def test_a_cache_that_cannot_be_read_says_which_line(tmp_path, line):
         ask("http://127.0.0.1:9", cache=str(cache))
 
 
-# --- what is judged is data ---
+# --- judged text is data ---
 
 
 def test_what_is_judged_stands_between_marks_that_it_cannot_hold():
@@ -365,7 +364,7 @@ def rank(url, texts, **options):
 
 
 def shortest_first(path, body):
-    """A judge that really reads what it is shown."""
+    """Rank texts by length: a judge that reads its input."""
     texts = re.findall(
         r"^<TEXT \d+ \w{16}>\n(.*?)\n</TEXT",
         body["messages"][1]["content"],
@@ -381,7 +380,7 @@ def test_a_group_is_ranked_by_what_the_judge_says():
             1.0,
             0.5,
             0.0,
-        ]  # the same group: remembered
+        ]  # the same group: cached
     assert len(received) == 2
     assert counted() == {"requests": 2, "judgements": 2, "cached": 2}
 
@@ -450,7 +449,7 @@ def test_opinions_are_marked_as_not_grounded():
     assert declared == [(False, False), (False, True)]
 
 
-# --- whose judges they are ---
+# --- judges belong to a world ---
 
 
 def judged_world(folder, url, *more):
@@ -472,7 +471,9 @@ def test_two_worlds_in_one_process_have_their_own_budgets_and_counts(tmp_path):
         tones = [play_once(first, f"text {n}") for n in range(3)]
         assert tones == [pytest.approx(0.7), pytest.approx(0.7), None]
         first.close()
-        assert play_once(second, "text 0") == pytest.approx(0.7)  # asked: the cache is its own
+        assert play_once(second, "text 0") == pytest.approx(
+            0.7
+        )  # a new request: each world has its own cache
         assert len(received) == 3
         assert counted(first.rubric.judges) == {"requests": 2, "judgements": 2, "budget": 1}
         assert counted(second.rubric.judges) == {"requests": 1, "judgements": 1}
@@ -506,7 +507,7 @@ def kind(evidence, *, judges, url):
         world = judged_world(tmp_path, url, part)
         assert play_once(world, "text") == pytest.approx(0.7)
         assert len(received) == 2
-        assert play_once(world, "another text") is None  # one budget of two
+        assert play_once(world, "another text") is None  # shared budget of two
         world.close()
 
 

@@ -1,5 +1,4 @@
-r"""Votes: the last box is the answer, equal values are one vote, no label is no reward, and
-agreement says nothing of truth."""
+r"""Majority vote: the last \boxed{} is the answer; groups without a label get no reward."""
 
 from fractions import Fraction
 
@@ -33,26 +32,29 @@ from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 
 SPLIT = ("0.5", "0.5", "1/2", "1/2", "3", "3", "3")
-"""Four of seven mean a half, but no spelling of it is as frequent as 3."""
+"""Four of seven answers equal one half, but each of its spellings is rarer than 3."""
 
 
 def box(*answers):
     return [f"So it is \\boxed{{{answer}}}." for answer in answers]
 
 
-# -- reading ---------------------------------------------------------------------------------------
+# --- reading ---
 
 
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
-        (r"\boxed{1} or rather \boxed{ a{b}c }", " a{b}c "),  # the last one, white space and all
+        (r"\boxed{1} or rather \boxed{ a{b}c }", " a{b}c "),  # the last box, with white space
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{a\}b}", r"a\}b"),  # an escaped brace closes nothing
+        (r"\boxed{a\}b}", r"a\}b"),  # an escaped brace closes no group
         (r"\boxed{\boxed{1}}", "1"),
         (r"\boxed{}", ""),
-        (r"\boxed{1} and then \boxed{2", None),  # cut off: what came before was not the last word
+        (
+            r"\boxed{1} and then \boxed{2",
+            None,
+        ),  # truncated: the earlier box was not the final answer
         ("no box", None),
         ("", None),
     ],
@@ -119,7 +121,7 @@ def test_statements_are_equal_in_any_order():
         told == claims_of("bob is knave and ANN is the knight") == {"ann is knight", "bob is knave"}
     )
     assert told != claims_of("Ann is a knave, and Bob is a knight.")
-    assert claims_of("A is a knight") == {"a is knight"}  # a name, where nothing stands before it
+    assert claims_of("A is a knight") == {"a is knight"}  # a leading "A" is a name
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_an_unknown_reading_gets_a_suggestion():
         find_reading("valeu")
 
 
-# -- the vote --------------------------------------------------------------------------------------
+# --- the vote ---
 
 
 def test_spelling_splits_a_raw_vote_so_that_a_third_answer_wins():
@@ -182,7 +184,7 @@ def test_agreement_is_of_all_rollouts_or_of_those_with_an_answer():
 
 def test_below_the_threshold_there_is_no_label_and_the_group_is_masked():
     answers = ["1", "1", "1", "2", "3"]
-    assert vote(answers, threshold=0.6).label == "1"  # three of five is not below
+    assert vote(answers, threshold=0.6).label == "1"  # three of five reaches the threshold
     assert vote([*answers, "4"], threshold=0.6).label is None
     assert vote_rewards(box(*answers, "4"), threshold=0.6) == [None] * 6
 
@@ -229,7 +231,7 @@ def test_the_same_prompt_twice_in_a_batch_is_one_vote_where_that_is_asked_for():
     prompts = ["p", "q", "p", "q", "p"]
     texts = box("1", "7", "2", "8", "2")
     assert pooled_rewards(prompts, texts) == [0, 1, 1, 0, 1]
-    assert vote_rewards(box("1")) == [1]  # alone, the first rollout would have been right
+    assert vote_rewards(box("1")) == [1]  # alone, the first rollout would agree with itself
     with pytest.raises(ValueError, match="longer"):
         pooled_rewards(["p"], box("1", "2"))
 
@@ -266,7 +268,7 @@ def test_no_rollout_is_an_error_and_not_a_reward_of_0():
             broken()
 
 
-# -- which groups, which labels --------------------------------------------------------------------
+# --- eligible groups and labels ---
 
 
 def test_the_most_agreed_groups_are_kept_labelled_ones_first():
@@ -276,7 +278,7 @@ def test_the_most_agreed_groups_are_kept_labelled_ones_first():
     ]
     assert keep_most_agreed(votes, 0.5) == [1, 2]
     assert keep_most_agreed(votes, 0.5, labelled={3}) == [1, 3]
-    assert keep_most_agreed(votes, 0.01) == [1]  # never none
+    assert keep_most_agreed(votes, 0.01) == [1]  # at least one group
     assert keep_most_agreed(votes, 1.0) == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="fraction"):
         keep_most_agreed(votes, 0.0)
@@ -299,7 +301,7 @@ def test_labels_are_chosen_by_hash_whatever_other_tasks_there_are_and_within_the
         choose_labelled(ids, share=float("nan"))
 
 
-# -- what is logged --------------------------------------------------------------------------------
+# --- metrics ---
 
 
 def voted(answers, truth=None, **options):
@@ -338,7 +340,7 @@ def test_the_rates_of_a_step_by_hand():
     assert metrics["label_accuracy"] == metrics["labelled_right"] == pytest.approx(1 / 3)
     assert metrics["reward_accuracy"] == pytest.approx(
         (1 / 4 + 1 + 3 / 4) / 3
-    )  # 3 of the first are wrong: both 1s and the 2
+    )  # 3 of the first rollouts are wrong: both 1s and the 2
     assert (metrics["parsed"], metrics["labelled"]) == (1.0, 1.0)
     bands = {name: share for name, share in metrics.items() if name.startswith("pass_rate/")}
     assert bands == pytest.approx(
@@ -382,7 +384,7 @@ def test_what_cannot_be_told_is_left_out_and_not_0():
     assert not {"label_accuracy", "reward_accuracy", "majority_voting_reward"} & set(masked)
 
 
-# -- the parts -------------------------------------------------------------------------------------
+# --- reward parts ---
 
 
 def evidence(said, **extra):

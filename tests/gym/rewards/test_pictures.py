@@ -1,5 +1,4 @@
-"""Pictures are compared as people see them, and an SVG from a model can neither break nor stall
-whoever draws it."""
+"""Pictures are compared by appearance; a model's SVG can neither crash nor stall the renderer."""
 
 import random
 import sys
@@ -98,7 +97,7 @@ def test_pictures_of_other_sizes_and_modes_are_put_on_the_same_paper():
     assert image_similarity(TRUTH.convert("RGBA"), TRUTH) == 1.0
     assert (
         image_similarity(Image.new("RGBA", TRUTH.size, (0, 0, 0, 0)), BLANK) == 1.0
-    )  # all transparent: paper
+    )  # fully transparent: equal to white paper
     assert image_similarity(TRUTH.crop((0, 0, 400, 150)), TRUTH) < 0.7
 
 
@@ -109,13 +108,13 @@ def test_a_picture_too_small_for_the_windows_of_ssim_is_refused():
 
 def test_the_same_look_scores_fully_however_it_is_written():
     plain = svg(
-        '<rect x="10" y="20" width="100" height="50" fill="#ff0000"/><circle cx="300" '
-        'cy="100" r="40"/>'
+        '<rect x="10" y="20" width="100" height="50" fill="#ff0000"/>'
+        '<circle cx="300" cy="100" r="40"/>'
     )
     others = [
         svg(
-            '<circle r="40" cy="100" cx="300"/><rect fill="red" height="50" width="100" '
-            'y="20" x="10"/>'
+            '<circle r="40" cy="100" cx="300"/>'
+            '<rect fill="red" height="50" width="100" y="20" x="10"/>'
         ),
         svg(
             '<g transform="translate(10 20)" style="fill: rgb(255,0,0)">'
@@ -123,17 +122,13 @@ def test_the_same_look_scores_fully_however_it_is_written():
             '<circle cx="300" cy="100" r="40"/>'
         ),
         svg(
-            (
-                '<title>x</title><path d="M10 20h100v50H10Z" fill="red"/><circle cx="300" '
-                'cy="100" r="40"/>'
-            ),
+            '<title>x</title><path d="M10 20h100v50H10Z" fill="red"/>'
+            '<circle cx="300" cy="100" r="40"/>',
             'width="400" height="300"',
         ),
         svg(
-            (
-                '<rect x="20" y="40" width="200" height="100" fill="red"/><circle cx="600" '
-                'cy="200" r="80"/>'
-            ),
+            '<rect x="20" y="40" width="200" height="100" fill="red"/>'
+            '<circle cx="600" cy="200" r="80"/>',
             'viewBox="0 0 800 600"',
         ),
     ]
@@ -213,10 +208,8 @@ def test_a_truth_that_cannot_be_drawn_is_the_mistake_of_whoever_wrote_it(name):
         '<g transform="scale(1e20) skewX(90) matrix(0 0 0 0 0 0)"><rect width="4" height="3"/></g>',
         '<polyline points="0,0 400,300" stroke="red" stroke-width="1e20" stroke-dasharray="1e-9"/>',
         '<svg width="1e9" height="1e9" viewBox="0 0 1e-9 1e-9"><rect width="1" height="1"/></svg>',
-        (
-            '<rect fill="url(http://127.0.0.1/x)" onclick="alert(1)" filter="url(#f)" '
-            'style="fill:;:;;x" width="9" height="9"/>'
-        ),
+        '<rect fill="url(http://127.0.0.1/x)" onclick="alert(1)" filter="url(#f)"'
+        ' style="fill:;:;;x" width="9" height="9"/>',
     ],
 )
 def test_wild_numbers_are_drawn_or_left_out_but_never_raise(inside):
@@ -227,7 +220,7 @@ def test_a_picture_at_which_the_drawing_library_panics_raises_nothing():
     endless = svg('<polyline points="0,0 1e30,1e30 -1e30,5" stroke="red" stroke-width="1e20"/>')
     assert (
         svg_similarity(endless, bars()) < 0.3
-    )  # resvg 0.5 panics, which is no Exception in Python
+    )  # resvg 0.5 panics, which does not subclass Exception in Python
 
 
 def test_drawing_asks_nobody_for_anything():
@@ -244,8 +237,8 @@ def test_drawing_asks_nobody_for_anything():
     draw_svg(
         f'<?xml-stylesheet href="{url}"?>'
         + svg(
-            f'<rect xlink:href="{url}" fill="url({url})" style="mask:url({url})" width="9" '
-            f'height="9"/>'
+            f'<rect xlink:href="{url}" fill="url({url})" style="mask:url({url})"'
+            ' width="9" height="9"/>'
         )
     )
     svg_similarity(svg(f'<image href="{url}" width="9" height="9"/>'), bars())

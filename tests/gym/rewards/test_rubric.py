@@ -1,5 +1,4 @@
-"""The reward is a weighted sum of named parts; a part that breaks voids the episode instead of
-inventing a number."""
+"""The reward is a weighted sum of named parts; a part that fails voids the episode."""
 
 import dataclasses
 
@@ -100,7 +99,7 @@ def test_progress_is_the_share_of_right_columns():
     assert state_progress(evidence([update(stage="won", amount=6)])) == pytest.approx(0.5)
     assert state_progress(evidence([update(stage="won", owner="U1")])) == pytest.approx(
         1 / 3
-    )  # an unasked column dilutes
+    )  # an extra column lowers the score
 
 
 def test_an_unasked_row_costs_progress():

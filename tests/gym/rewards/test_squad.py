@@ -1,5 +1,4 @@
-"""SQuAD's exact match and F1, by the rules of the official scripts; the numbers are worked out by
-hand."""
+"""SQuAD's exact match and F1 by the official scripts' rules, with values worked out by hand."""
 
 import pytest
 
@@ -11,8 +10,8 @@ from envgym.rewards.scoring.squad import SquadScores, exact, f1, normalize, scor
     ("text", "normal"),
     [
         ("The  Eiffel\tTower!", "eiffel tower"),
-        ("Eiffel-Tower", "eiffeltower"),  # punctuation goes without leaving a space
-        ("A. B.", "b"),  # punctuation before articles: "a." is an article by then
+        ("Eiffel-Tower", "eiffeltower"),  # punctuation is removed without a space
+        ("A. B.", "b"),  # punctuation goes first, so that "a." becomes an article
         ("t.h.e end", "end"),
         ("theatre and an anthem", "theatre and anthem"),  # whole words only
         ("a the an", ""),
@@ -36,7 +35,7 @@ def test_exact_match_is_of_normal_forms_and_the_best_gold_counts():
     ("prediction", "gold", "expected"),
     [
         ("in the Eiffel Tower", "Eiffel Tower", 0.8),  # 2 shared, precision 2/3, recall 1
-        ("tower tower", "tower", 2 / 3),  # a bag: one of the two is shared
+        ("tower tower", "tower", 2 / 3),  # bag of words: one of the two is shared
         ("tower tower", "tower tower bridge", 0.8),  # 2 of 2, 2 of 3
         ("bridge", "tower", 0.0),
     ],
@@ -64,9 +63,9 @@ def test_a_question_without_answer_wants_the_empty_answer_in_version_2():
 def test_golds_that_normalise_to_nothing_are_dropped_in_version_2_only():
     assert exact("", ["The", "Paris"], v2=True) == 0.0
     assert exact("", ["The"], v2=True) == 1.0
-    assert exact("", ["The", "Paris"]) == 1.0  # 1.1 compares with all of them
-    assert f1("an", ["The"]) == 0.0  # and its F1 of nothing with nothing is 0 ...
-    assert f1("an", ["The"], v2=True) == 1.0  # ... where 2.0 has 1
+    assert exact("", ["The", "Paris"]) == 1.0  # version 1.1 compares with all of them
+    assert f1("an", ["The"]) == 0.0  # in version 1.1 the F1 of two empty texts is 0
+    assert f1("an", ["The"], v2=True) == 1.0  # in version 2.0 it is 1
 
 
 def test_version_1_has_no_unanswerable_question():

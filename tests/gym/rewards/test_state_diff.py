@@ -1,5 +1,4 @@
-"""What changed against what should have: order never matters, numbers go by value, and nothing else
-may have moved."""
+"""State diffs: order is ignored, numbers are compared by value, and no other row may change."""
 
 import pickle
 
@@ -125,8 +124,8 @@ def test_nothing_expected_and_nothing_changed_is_exact():
 
 def test_primary_keys_are_read_from_the_schema_in_their_own_order():
     sql = (
-        "CREATE TABLE a (x, id TEXT PRIMARY KEY); CREATE TABLE b (p, q, PRIMARY KEY (q, p)); "
-        "CREATE TABLE c (x);"
+        "CREATE TABLE a (x, id TEXT PRIMARY KEY);"
+        " CREATE TABLE b (p, q, PRIMARY KEY (q, p)); CREATE TABLE c (x);"
     )
     assert primary_keys(sql) == {"a": ("id",), "b": ("q", "p"), "c": ()}
 

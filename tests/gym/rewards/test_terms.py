@@ -1,5 +1,4 @@
-"""How parts make a reward: schedules, ranges, gates and shaping, always to be taken apart into what
-they contributed."""
+"""Reward terms: schedules, ranges, gates and shaping, with the contribution of each part."""
 
 import math
 import random
@@ -99,7 +98,7 @@ def test_whoever_gives_up_gets_the_lowest_end_of_what_is_worth_having():
     )
     assert (
         total(failure_terms({"right": part(range=[1, 2])}, {"right": 0.0})) == 0.0
-    )  # giving up is never paid
+    )  # giving up never pays
     assert total(failure_terms({"right": part(weight=0.5)}, {"right": -3.0})) == -1.5
 
 

@@ -1,5 +1,4 @@
-"""ToolRL's reward, rule by rule. Numbers are worked out by hand from the paper's formulas and the
-authors' code (8cee13e)."""
+"""ToolRL's reward, worked out by hand from the paper's formulas and the authors' code (8cee13e)."""
 
 import itertools
 import json
@@ -23,7 +22,7 @@ from tests.fakes.toolrl_answers import BOTH, CALL, FORMS, NEITHER, RESPONSE, STA
 
 
 def correctness(made, *wanted, **switches):
-    """From -3 to 3; `made` is a list of calls or a whole text."""
+    """Return the score, from -3 to 3; `made` is a list of calls or a whole text."""
     text = made if isinstance(made, str) else answer(*made)
     return total(text, answer(*wanted), settings=ToolRlSettings(**switches)).correctness
 
@@ -32,7 +31,7 @@ def block(inside):
     return f"<think>a</think>\n<tool_call>{inside}</tool_call>"
 
 
-# -- format ----------------------------------------------------------------------------------------
+# --- format ---
 
 
 @pytest.mark.parametrize("truth", FORMS)
@@ -73,14 +72,14 @@ def test_a_response_must_stand_once_and_after_the_call():
     assert format_score(BOTH + "<response>again</response>", BOTH) == 0.0
     assert (
         format_score(answer(STAY, think="no <response>"), CALL) == 1.0
-    )  # a tag that is not due is not counted
+    )  # a tag that is not required is not counted
 
 
 def test_a_call_inside_the_thought_is_tolerated_where_a_response_is_due():
     assert format_score(f"{CALL}</think>\n<response>r</response>", RESPONSE) == 1.0
 
 
-# -- length ----------------------------------------------------------------------------------------
+# --- length ---
 
 
 LENGTHS = [
@@ -109,26 +108,26 @@ def test_the_thought_that_counts_is_the_last_and_both_its_tags_are_needed():
         length_score("", target=0)
 
 
-# -- the assistant's text --------------------------------------------------------------------------
+# --- the assistant's text ---
 
 
 def test_the_text_is_what_follows_the_last_header_up_to_the_first_end_marker():
     qwen = (
-        "<|im_start|>assistant\nold<|im_end|>\n<|im_start|>user\nu<|im_end|>\n<|im_start|>"
-        "assistant\n new <|im_end|>x<|im_end|>"
+        "<|im_start|>assistant\nold<|im_end|>\n<|im_start|>user\nu<|im_end|>\n"
+        "<|im_start|>assistant\n new <|im_end|>x<|im_end|>"
     )
     llama = "<|start_header_id|>assistant<|end_header_id|>\n\nnew<|eot_id|><|eot_id|>"
     assert assistant_text(qwen, template="qwen") == assistant_text(llama, template="llama") == "new"
     assert (
         assistant_text(" new<|im_end|>", template="llama") == "new<|im_end|>"
-    )  # no header, other marker: all of it
+    )  # no header, other marker: the whole text
     assert assistant_text(f" {qwen}") == qwen
     assert assistant_text("begun <|im_start|>assistant cut", template="qwen") == "cut"
     with pytest.raises(UsageError, match="did you mean 'qwen'"):
         assistant_text("", template="qwen2")  # type: ignore[arg-type]
 
 
-# -- correctness: the formula ----------------------------------------------------------------------
+# --- correctness: the formula ---
 
 
 def test_name_keys_and_values_earn_their_parts_of_s():
@@ -206,7 +205,7 @@ def test_a_name_that_is_no_string_is_a_wrong_name():
     assert correctness([{"name": 5}, STAY], STAY) == pytest.approx(6 * 3.5 / 4 - 3)
     assert correctness([{"name": ["x"]}, STAY], STAY, granularity="refined") == pytest.approx(
         1.5
-    )  # names are compared only
+    )  # names are only compared
 
 
 LINE = json.dumps(STAY)
@@ -312,10 +311,10 @@ def test_a_truth_without_a_call_says_nothing_about_calls():
         1.0,
         0.0,
         0.0,
-    )  # words are not judged
+    )  # wording is not scored
 
 
-# -- matching --------------------------------------------------------------------------------------
+# --- matching ---
 
 
 def test_greedy_matching_may_take_from_a_later_call_what_fits_it_better():
@@ -345,7 +344,7 @@ GAINS = st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0])
 def test_optimal_pairs_are_the_best_of_all_that_there_are(gains):
     pairs = optimal_pairs(gains)
     width = len(gains[0]) if gains else 0
-    seats = [*range(width), *[None] * len(gains)]  # a row may go without
+    seats = [*range(width), *[None] * len(gains)]  # a row may stay unmatched
     ways = itertools.permutations(seats, len(gains))
     best = max(
         sum(row[j] for row, j in zip(gains, way, strict=True) if j is not None) for way in ways
@@ -355,7 +354,7 @@ def test_optimal_pairs_are_the_best_of_all_that_there_are(gains):
     assert all(gains[i][j] > 0 for i, j in pairs.items())
 
 
-# -- hedging ---------------------------------------------------------------------------------------
+# --- hedging ---
 
 GUESSES = [call("stay", city="Oslo", nights=n) for n in range(1, 11)]
 PADDED = call("stay", **STAY["parameters"], **{f"x{n}": n for n in range(8)})
@@ -410,7 +409,7 @@ def test_the_guard_leaves_alone_what_adds_nothing():
         assert correctness(made, *wanted, guard=True) == correctness(made, *wanted)
 
 
-# -- a truth that cannot be read -------------------------------------------------------------------
+# --- unreadable ground truth ---
 
 
 @pytest.mark.parametrize(
@@ -426,8 +425,8 @@ def test_the_guard_leaves_alone_what_adds_nothing():
 )
 def test_a_malformed_truth_is_the_users_mistake(line, what):
     truth = (
-        f"<think>a</think>\n<tool_call>\n{json.dumps(STAY)}\n{line}\n{json.dumps(STAY)}\n"
-        f"</tool_call>"
+        f"<think>a</think>\n<tool_call>\n{json.dumps(STAY)}\n{line}\n"
+        f"{json.dumps(STAY)}\n</tool_call>"
     )
     for granularity in ("default", "refined", "intermediate", "coarse"):
         with pytest.raises(UsageError, match=what):

@@ -1,5 +1,4 @@
-"""ToolRL's switches at several steps, and the parts of a rubric: together they give the reference's
-total."""
+"""ToolRL's switches at several steps; the rubric's parts add up to the reference's total."""
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +18,7 @@ from envgym.rewards.state_diff import compare_changes
 from envgym.tasks import Task
 from tests.fakes.toolrl_answers import CALL, RESPONSE, STAY, answer, call
 
-# -- switches --------------------------------------------------------------------------------------
+# --- switches ---
 
 WRONG = "no tags at all"
 RIGHT_RANGES = [
@@ -41,7 +40,7 @@ RIGHT_RANGES = [
         300,
         (-1, 1),
         (0, 0),
-    ),  # nothing stops it below 1 in the reference
+    ),  # the reference has no lower bound at 1
     ({"equal_max": True, "two_stage": True}, 0, (0, 1), (-1 / 3, 1 / 3)),
     ({"two_stage": True, "smooth": True}, 15, (-1.8, 1.9), (-1.9, 1.9)),  # 2 + (1 - 2) / 10
     ({"two_stage": True, "smooth": True}, 60, (-1.2, 1.4), (-2.4, 2.4)),  # 2 - (2 - 0.5) * 0.4
@@ -120,7 +119,7 @@ def test_a_wrong_setting_is_told_with_its_remedy(switches, what):
         ToolRlSettings.of(switches)
 
 
-# -- parts -----------------------------------------------------------------------------------------
+# --- parts ---
 
 
 def evidence(*said, truth: object = CALL, step=0):

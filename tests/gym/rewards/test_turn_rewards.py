@@ -1,5 +1,4 @@
-"""Rewards of turns come at their turns, the rest at the end; what an episode was paid is what its
-terms add up to."""
+"""Turn rewards are paid at their turns, the rest at the end; the terms add up to the total."""
 
 import pytest
 
@@ -46,7 +45,7 @@ TASK = "test/reprice/0"
 
 @pytest.fixture
 def played(tmp_path):
-    """Plays texts in the shop with these settings: (episode, oracle's call)."""
+    """Return a function that plays texts in the shop and gives (episode, oracle's call)."""
     (tmp_path / "parts.py").write_text(PARTS)
     worlds = []
 
@@ -75,7 +74,7 @@ def contributions(episode):
 def test_each_turn_is_paid_for_its_own_calls(played):
     fine = "reward.fine={from: parts.py:fine, per: turn, weight: 0.5, range: [-1, 1]}"
     episode = played("price(item='I9')", "RIGHT", "Done.", settings=[fine])
-    assert episode.turn_rewards == (-0.5, 0.5, 1.5)  # refused, fine, fine (no call) and solved
+    assert episode.turn_rewards == (-0.5, 0.5, 1.5)  # refused; valid; valid (no call) and solved
     assert contributions(episode) == {"solved": 1.0, "calls": 0.0, "fine": 0.5}
     assert episode.reward == sum(episode.turn_rewards) == 1.5
 
@@ -96,7 +95,7 @@ def test_a_potential_moves_credit_to_the_turn_that_earned_it_and_adds_nothing(pl
         0.0,
         1.0,
         0.0,
-    )  # up by 1 with the change; at the end minus 1, and 1 for being solved
+    )  # the change adds 1; the end subtracts 1 and adds 1 for being solved
     assert (episode.reward, contributions(episode)["on_way"]) == (1.0, 0.0)
     assert episode.reward_parts["on_way"] == 1.0
 
@@ -127,7 +126,7 @@ def test_a_forbidden_write_is_never_better_than_failing(played):
     ]
     failed = played("Done.", settings=settings)
     forbidden = played("audit()", "Done.", settings=settings)
-    assert failed.reward == -2.0  # not solved, but all its calls were fine
+    assert failed.reward == -2.0  # not solved, but all its calls were valid
     assert forbidden.reward == -3.0
     assert contributions(forbidden) == {"solved": -3.0, "calls": 0.0, "fine": 1.0, "penalty": -1.0}
     assert forbidden.success is False
@@ -140,7 +139,7 @@ def test_a_forbidden_write_takes_back_what_turns_were_paid(played):
 
 
 class RunsOut(ScriptedPolicy):
-    """Answers once, then has no room left."""
+    """Policy that answers once and then runs out of context."""
 
     def open(self, *arguments, **keywords):
         dialogue = super().open(*arguments, **keywords)
@@ -208,8 +207,8 @@ def test_a_part_declares_whether_it_is_an_opinion(tmp_path):
 
 def test_the_worlds_failure_inside_a_part_keeps_its_own_kind(tmp_path):
     text = (
-        "from envgym.errors import WorldFailure\n\ndef asks(evidence):\n    raise "
-        "WorldFailure('timeout', 'judge', stage='score')\n"
+        "from envgym.errors import WorldFailure\n\ndef asks(evidence):\n"
+        "    raise WorldFailure('timeout', 'judge', stage='score')\n"
     )
     (tmp_path / "parts.py").write_text(text)
     world = ToolWorld(shop(tmp_path, "reward.asks={from: parts.py:asks}"))

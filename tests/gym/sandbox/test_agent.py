@@ -1,5 +1,4 @@
-"""What the agent does with an app before any box is involved: loading, describing, table images,
-diffs, calls."""
+"""The agent without a sandbox: loading an app, describing it, table images, diffs and calls."""
 
 import sqlite3
 import sys
@@ -169,8 +168,8 @@ def test_files_of_one_app_share_their_siblings(tmp_path):
 
 def test_a_dataclass_with_postponed_annotations_loads(tmp_path):
     text = (
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\n"
-        "class A:\n    x: int\n"
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass A:\n    x: int\n"
     )
     assert load_module(write(tmp_path, {"a.py": text}) / "a.py").A(1).x == 1
 
@@ -238,7 +237,7 @@ def changed_by(*statements: str) -> dict[str, Any]:
     [
         (),
         ("UPDATE t SET price = price",),
-        ("UPDATE t SET price = 1 WHERE id = 1",),  # 1 and 1.0 are one number
+        ("UPDATE t SET price = 1 WHERE id = 1",),  # 1 and 1.0 are equal
         ("DELETE FROM bag WHERE word = 'b'", "INSERT INTO bag VALUES ('b')"),
         (
             "DELETE FROM bag",
@@ -335,7 +334,7 @@ def test_a_cache_forgets_the_seed_that_was_used_longest_ago():
     images.get(1)
     images.put(3, b"x")
     assert [images.get(seed) for seed in (1, 2, 3)] == [b"x", None, b"x"]
-    images.put(4, b"y" * 200)  # too big to keep others beside it, yet kept itself
+    images.put(4, b"y" * 200)  # too large to keep with others, but kept alone
     assert [images.get(seed) for seed in (1, 3, 4)] == [None, None, b"y" * 200]
 
 
@@ -383,8 +382,8 @@ def reading(db) -> str:
 @pytest.fixture
 def desk(tmp_path) -> Desk:
     schema = (
-        "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE child (t_id REFERENCES t (id)); "
-        "INSERT INTO t VALUES (1);"
+        "CREATE TABLE t (id INTEGER PRIMARY KEY);"
+        " CREATE TABLE child (t_id REFERENCES t (id)); INSERT INTO t VALUES (1);"
     )
     write(tmp_path, {"tools.py": BOOKS, "schema.sql": schema})
     app = load_app(tmp_path, ["tools.py"], "schema.sql")
@@ -402,7 +401,7 @@ def test_commit_and_rollback_inside_a_tool_mean_what_they_say(desk):
 
 def test_with_db_undoes_what_was_not_committed_as_sqlite_does(desk):
     assert desk.call("half", {}, NOW)["text"] == "recovered"
-    assert ids(desk) == [1]  # the open transaction goes as a whole, just as on a plain connection
+    assert ids(desk) == [1]  # the whole transaction is rolled back, as on a plain connection
 
 
 def test_a_tool_that_ends_the_calls_transaction_is_told_what_to_use_instead(desk):

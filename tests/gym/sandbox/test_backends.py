@@ -1,4 +1,4 @@
-"""Every backend is one file with the same four members; a user's file is a backend by its name."""
+"""Every backend is one file with the same four members; users can add a backend as a file."""
 
 import json
 from typing import get_args
@@ -107,7 +107,7 @@ def test_a_backend_opens_each_of_its_levels_or_names_the_remedy(name):
     assert len(hashes) == 1
 
 
-# --- a newcomer's backend ---
+# --- a user's backend ---
 
 
 @pytest.mark.parametrize("name", ["boxes.py:Here", "boxes.py:thing", "boxes.py:start"])

@@ -1,5 +1,4 @@
-"""Which engine is taken, what of it the options may ask for, and that every refusal names the way
-out."""
+"""Choice of the container engine, its options, and errors that name the fix."""
 
 import hashlib
 import http.server
@@ -51,8 +50,7 @@ BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 @pytest.fixture
 def bare(monkeypatch, tmp_path):
-    """A person who chose no engine: no variable, no context, a home and a runtime folder without
-    sockets."""
+    """A user without a chosen engine: no variable, no context, and folders without sockets."""
     for name in (*VARIABLES, *BUNDLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -71,7 +69,7 @@ def contexts(bare, monkeypatch):
 
 
 def add_context(name: str, host: str, **tls: Path) -> None:
-    """Writes a context as `docker context create` does; `tls` are the files ca, cert and key."""
+    """Write a context as `docker context create` does; `tls` holds the files ca, cert and key."""
     folder = Path(os.environ["HOME"]) / ".docker/contexts"
     key = hashlib.sha256(name.encode()).hexdigest()
     endpoint = {"Host": host, "SkipTLSVerify": False}
@@ -89,7 +87,7 @@ def where(backend="docker") -> list[tuple[str, str]]:
 
 
 def silent_socket(path) -> str:
-    """A socket file that nobody listens on."""
+    """Create a socket file without a listener."""
     with socket.socket(socket.AF_UNIX) as end:
         end.bind(str(path))
     return f"unix://{path}"
@@ -101,7 +99,7 @@ def refusal(work) -> str:
     return str(caught.value)
 
 
-# --- the order ---
+# --- order of candidates ---
 
 
 def test_docker_host_goes_before_any_context(contexts, monkeypatch):
@@ -157,7 +155,7 @@ def connect_url() -> str:
     return found.address.url
 
 
-# --- a choice that cannot be had is told, not replaced ---
+# --- an unavailable choice is an error and never replaced ---
 
 
 def test_a_chosen_engine_that_is_silent_is_told_with_all_ways_out(contexts, monkeypatch):
@@ -168,16 +166,16 @@ def test_a_chosen_engine_that_is_silent_is_told_with_all_ways_out(contexts, monk
     assert "(Docker context 'asleep': " in told
     assert "usual socket" not in told
     assert (
-        "Start Docker, or podman's service (systemctl --user start podman.socket), or run "
-        "without it: sandbox.backend=local"
-    ) in told
+        "Start Docker, or podman's service (systemctl --user start podman.socket),"
+        " or run without it: sandbox.backend=local" in told
+    )
 
 
 def test_an_unknown_context_is_told_with_the_remedy(contexts, monkeypatch):
     monkeypatch.setenv("DOCKER_CONTEXT", "fra")
     assert refusal(connect).startswith(
-        "there is no Docker context 'fra'. List contexts with `docker context ls`, go back "
-        "with `docker"
+        "there is no Docker context 'fra'. List contexts with `docker context ls`,"
+        " go back with `docker"
     )
 
 
@@ -210,8 +208,8 @@ def test_no_podman_is_told_with_the_command_that_starts_it(bare):
         pytest.skip("NOT TESTED: this machine has a socket of podman")
     told = refusal(lambda: open_sandbox(KIOSK, SandboxOptions(backend="podman")))
     assert told.startswith(
-        "no podman engine: no socket of podman was found. Start its service: systemctl "
-        "--user start podman.socket"
+        "no podman engine: no socket of podman was found."
+        " Start its service: systemctl --user start podman.socket"
     )
     assert "podman system service" in told
     assert "sandbox.backend=local" in told
@@ -243,7 +241,7 @@ def test_what_an_engine_alone_can_give_is_never_left_out_for_want_of_one(asked, 
 
 
 class Version(http.server.BaseHTTPRequestHandler):
-    """As much of an engine as is needed to see who connects."""
+    """HTTP handler with enough of an engine's API to accept a connection."""
 
     def do_GET(self):
         body = json.dumps({"ApiVersion": "1.41", "Version": "1.2.3", "Components": []}).encode()
@@ -258,7 +256,7 @@ class Version(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def certificate(tmp_path):
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    """A self-signed certificate for 127.0.0.1 and its key."""
     if not shutil.which("openssl"):
         pytest.skip("NOT TESTED: no openssl to make certificates with")
     certificate = tmp_path / "cert.pem"
@@ -289,7 +287,7 @@ def certificate(tmp_path):
 
 @pytest.fixture
 def guarded(certificate):
-    """Address of an engine that speaks TLS and takes only who shows that certificate."""
+    """Address of a TLS engine that accepts only clients with that certificate."""
     settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     settings.load_cert_chain(*certificate)
     settings.load_verify_locations(certificate[0])
@@ -322,7 +320,7 @@ def test_without_the_contexts_certificate_the_same_engine_does_not_answer(
     assert f"no Docker engine answers at {guarded} (Docker context 'bare'" in refusal(connect)
 
 
-# --- what the options may ask of an engine ---
+# --- options of the engine ---
 
 
 @pytest.fixture
@@ -339,7 +337,7 @@ def network(api):
 
 
 def ask(app, tool, **more) -> tuple[str, str]:
-    """What a tool says in a container, and the label of its sandbox."""
+    """Return a tool's output in a container and the label of its sandbox."""
     sandbox = open_sandbox(app, options(("docker", "fork"), **more))
     try:
         return call(sandbox.open(seed=0, timeout_seconds=20), tool).text, sandbox.label
@@ -378,8 +376,8 @@ def test_a_network_of_others_is_refused(app, network):
 def test_a_runtime_is_passed_through_and_told_in_the_label(api):
     if is_podman(api):
         pytest.skip(
-            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows "
-            "that it is refused"
+            "NOT TESTED: podman takes no runtime for one container;"
+            " test_podman.py shows that it is refused"
         )
     name = api.info()["DefaultRuntime"]
     sandbox = open_sandbox(KIOSK, options(("docker", "fork"), runtime=name))
@@ -396,8 +394,8 @@ def test_a_runtime_is_passed_through_and_told_in_the_label(api):
 def test_a_runtime_that_the_engine_refuses_is_told_with_those_that_it_has(api, app):
     if is_podman(api):
         pytest.skip(
-            "NOT TESTED: podman takes no runtime for one container; test_podman.py shows "
-            "that it is refused"
+            "NOT TESTED: podman takes no runtime for one container;"
+            " test_podman.py shows that it is refused"
         )
     told = refusal(lambda: ask(app, "interfaces", runtime="no-such-runtime"))
     assert "sandbox.runtime: the engine refused 'no-such-runtime'" in told

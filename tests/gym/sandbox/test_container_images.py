@@ -1,5 +1,4 @@
-"""An image built from a Dockerfile: named by what went into it, built once, and its failure told
-with the end of the log."""
+"""Images built from a Dockerfile: named by their content, built once, with the log on failure."""
 
 import contextlib
 import logging
@@ -26,7 +25,7 @@ DOCKERFILE = "FROM python:3.12-slim\nCOPY word.txt /word.txt\n"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A context with a word that no other test has, so that its image is not there yet."""
+    """A build context with a unique word, so that its image does not exist yet."""
     (tmp_path / "Dockerfile").write_text(DOCKERFILE)
     (tmp_path / "word.txt").write_text(uuid.uuid4().hex)
     return tmp_path
@@ -45,7 +44,7 @@ def api():
     yield api
     left = api.images(filters={"label": "envgym.build"}) + api.images(
         filters={"dangling": True}
-    )  # a failed build's layers
+    )  # layers of a failed build
     for image in left:
         with contextlib.suppress(docker.errors.NotFound):
             if image["Id"] not in before and "/word.txt" in str(api.history(image["Id"])):
@@ -54,7 +53,7 @@ def api():
 
 
 def is_removed(api, image: str) -> bool:
-    """Removes an image; not yet, while the last box of it is on its way out."""
+    """Remove an image and return whether it is gone; its last container may still use it."""
     try:
         api.remove_image(image, force=True)
     except docker.errors.NotFound:
@@ -66,7 +65,7 @@ def is_removed(api, image: str) -> bool:
     return True
 
 
-# --- the name says what is inside ---
+# --- the name depends on the content ---
 
 
 def test_the_same_files_have_the_same_tag_whenever_they_were_written(folder):
@@ -156,8 +155,8 @@ def test_the_environment_runs_in_the_image_that_its_yaml_builds(api, tmp_path, c
     (tmp_path / "box/Dockerfile").write_text(DOCKERFILE)
     (tmp_path / "box/word.txt").write_text(word := uuid.uuid4().hex)
     tools = (
-        'def word() -> str:\n    """The word of the image."""\n    return open("/word.txt")'
-        ".read()\n"
+        'def word() -> str:\n    """The word of the image."""\n'
+        '    return open("/word.txt").read()\n'
     )
     spec = shop.shop(
         tmp_path,

@@ -1,9 +1,8 @@
-"""What a session can see, signal, read, write and reach, proven from inside at each level of
-isolation; what it cannot ruin.
+"""Isolation between sessions, agent, container and host, measured from inside at each level.
 
-Two sessions of one sandbox: a neighbour who leaves marks wherever one can, and a spy. At level
-`fork` they share a user id, and `SHARED` says what that means. Left out: `state`, whose sessions
-share a process, and `local`, which is no wall.
+Two sessions share one sandbox: a neighbour that leaves marks, and a spy. At level `fork` they
+share a user id; `SHARED` lists the consequences. Left out are `state`, whose sessions share a
+process, and `local`, which does not isolate.
 """
 
 import contextlib
@@ -52,17 +51,20 @@ SHARED = {
     "finds the neighbour's POSIX memory": True,
     "finds the neighbour's System V memory": True,
 }
-"""What sessions of one box do to each other at level `fork`, and at no other."""
+"""Attempts that succeed between sessions of one container at level `fork`, and at no other."""
 
 
 def pool_of(kind: tuple[str, str]) -> dict:
-    """One box for all, where sessions share any; a second one for when what a neighbour leaves has
-    made the first one dirty."""
+    """Return pool settings for two sessions.
+
+    Sessions share one container if the level permits it. A second one is needed after a
+    neighbour's leftovers have made the first unusable.
+    """
     return {"boxes": 6, "ready": 0} if kind[1] == "container" else {"boxes": 2}
 
 
 def as_program(session, name: str, timeout_seconds: float = 60, **arguments):
-    """What a tool gave in a program that the session started."""
+    """Return a tool's result from a program that the session starts."""
     text = call(
         session, "as_program", timeout_seconds, name=name, arguments=json.dumps(arguments)
     ).text
@@ -70,7 +72,7 @@ def as_program(session, name: str, timeout_seconds: float = 60, **arguments):
 
 
 class Pair:
-    """A neighbour, settled, and a spy."""
+    """A neighbour that has left its marks, and a spy."""
 
     def __init__(self, kind: tuple[str, str]):
         self.level, self.mark = kind[1], f"mark-{uuid.uuid4().hex}"
@@ -80,12 +82,12 @@ class Pair:
         self.place = self.do(self.neighbour, "settle", mark=self.mark)
 
     def do(self, session, tool: str, **arguments):
-        """What a tool gave."""
+        """Return a tool's result, parsed if it is JSON."""
         text = call(session, tool, 60, **arguments).text
         return json.loads(text) if text[:1] in "[{" else text
 
     def found(self) -> list[int]:
-        """Process ids of the neighbour's program, as the spy sees them."""
+        """Return the process ids of the neighbour's program that the spy sees."""
         return [
             int(line.split()[0]) for line in self.do(self.spy, "processes") if self.mark in line
         ]
@@ -100,7 +102,7 @@ def pair(request):
 
 
 def attempts(pair: Pair) -> dict[str, bool]:
-    """What the spy achieves against its neighbour."""
+    """Return which of the spy's attempts against its neighbour succeed."""
     do = pair.do
     spy = pair.spy
     programs = pair.found()
@@ -152,7 +154,7 @@ def test_no_session_holds_more_than_its_own_files(pair):
     assert pair.do(pair.spy, "descriptors") == sorted(["/dev/null", "pipe", "pipe", "socket"])
 
 
-# --- the box and the host ---
+# --- the container and the host ---
 
 
 def test_what_tasks_and_rewards_know_is_not_in_the_box(pair):
@@ -201,10 +203,10 @@ def test_nothing_of_the_host_can_be_read(pair, path):
 def test_no_setting_of_the_kernel_can_be_written(pair):
     open_to_all = {
         f"/proc/pressure/{what}" for what in ("cpu", "io", "memory", "irq")
-    }  # who writes sets an alarm of their own
+    }  # writing sets the writer's own alarm
     open_to_all |= {
         "/proc/sys/kernel/ns_last_pid"
-    }  # of the process namespace; a write asks for a capability
+    }  # belongs to the process namespace; writing requires a capability
     assert set(json.loads(call(pair.spy, "writable_settings", 60).text)) <= open_to_all
 
 
@@ -235,7 +237,7 @@ def test_no_signal_ends_or_stops_process_1(pair, number):
     )
 
 
-# --- the verifier: the session's own process, which keeps the tables and tells how they changed ---
+# --- the verifier: the process of a session, which holds its tables and reports their changes ---
 
 
 @pytest.fixture
@@ -274,7 +276,7 @@ def test_a_program_that_kills_or_stops_the_verifier_makes_the_episode_void_or_fa
 ):
     pair.do(session, "note", text="first")
     attack = lambda: as_program(session, "kill_parent", 3, number=number)
-    if pair.keeper_is_process_1:  # which no signal from inside reaches
+    if pair.keeper_is_process_1:  # no signal from inside reaches process 1
         attack()
         assert len(diff_of(session)["notes"]["added"]) == 1
     else:
@@ -299,7 +301,7 @@ def test_a_session_that_forges_an_answer_is_ended_and_none_is_believed(pair, ses
     assert pair.do(pair.neighbour, "note", text="well") == "noted"
 
 
-# --- what stays, and who is harmed ---
+# --- leftovers and damage to others ---
 
 
 def test_a_program_that_leaves_its_session_ends_with_it(pair):
@@ -312,7 +314,7 @@ def test_a_program_that_leaves_its_session_ends_with_it(pair):
 
 
 def on_host(mark: str) -> bool:
-    """Whether a process of this machine has a mark in its command line; boxes' are among them."""
+    """Return whether a process on this machine, containers included, has a mark in its command."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if mark.encode() in file.read_bytes():
@@ -335,7 +337,7 @@ def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_ne
         else:
             with contextlib.suppress(
                 WorldFailure, ValueError
-            ):  # what becomes of the attacker itself is no matter
+            ):  # the attacker's own fate does not matter
                 attack()
             assert call(neighbour, "note", text="after").text == "noted"
             assert len(diff_of(neighbour)["notes"]["added"]) == 2
@@ -345,7 +347,7 @@ def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_ne
         sandbox.close()
 
 
-# --- what is packed ---
+# --- packaged files ---
 
 
 def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_remedy():

@@ -1,5 +1,4 @@
-"""Several sources of tools as one sandbox: a box of Python tools beside an MCP server, and what
-they must not share."""
+"""Several tool sources as one sandbox: Python tools beside an MCP server, without shared state."""
 
 import pytest
 
@@ -51,7 +50,7 @@ def test_when_one_part_fails_the_others_are_closed(world):
     with pytest.raises(WorldFailure, match="broken"):
         call(session, "fail")
     idle = world.sandbox.parts[1]._idle
-    assert len(idle) == 1  # the server went back, ready for the next episode
+    assert len(idle) == 1  # the server is idle again, ready for the next episode
     with pytest.raises(WorldFailure, match="no such seed"):
         world.sandbox.open(seed=-3, timeout_seconds=60)
 

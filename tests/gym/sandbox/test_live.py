@@ -1,5 +1,4 @@
-"""A live API as tools, against a real server on this machine: what it answers, refuses, breaks, and
-what an episode changed."""
+"""A live API as tools, against a real server on this machine: answers, errors and diffs."""
 
 import contextlib
 import json
@@ -125,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
-        with contextlib.suppress(OSError):  # the caller has hung up
+        with contextlib.suppress(OSError):  # the caller has disconnected
             for _ in range(30):
                 self.wfile.write(b"x")
                 self.wfile.flush()
@@ -285,7 +284,7 @@ def test_one_state_is_one_episodes_at_a_time(server):
         api.open(seed=1, timeout_seconds=0.1)
     assert (caught.value.kind, caught.value.stage) == ("sandbox_full", "open")
     first.close()
-    first.close()  # gives back once
+    first.close()  # the second close has no effect
     api.open(seed=1, timeout_seconds=5).close()
     with pytest.raises(UsageError, match="this session is closed"):
         call(first, "get_thing", id="T1")

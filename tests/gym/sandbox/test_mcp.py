@@ -1,4 +1,4 @@
-"""MCP servers as tools: real servers, in real boxes and over real HTTP."""
+"""MCP servers as tools: real servers, in real sandboxes and over real HTTP."""
 
 import json
 import socket
@@ -38,7 +38,7 @@ RESTARTED = {"dump": "dump", "keys": {"counters": ["name"]}}
 def write_env(
     folder: Path, *, tools: list | None = None, sandbox: dict | None = None, **mcp
 ) -> Path:
-    """An environment on the counter server; `mcp` are settings of its block."""
+    """Write an environment on the counter server; `mcp` holds settings of its block."""
     (folder / "mcp").mkdir(exist_ok=True)
     (folder / "mcp/server.py").write_text((APPS / "mcp/server.py").read_text())
     (folder / "tasks.py").write_text(TASKS)
@@ -347,14 +347,14 @@ def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
     world.close()
 
 
-# --- a program's end ---
+# --- end of the process ---
 
 
 def test_a_world_that_nobody_closed_does_not_hold_the_program(tmp_path):
     path = write_env(tmp_path, **KEPT)
     code = (
-        f"from envgym import *; w = make_world(load_spec({str(path)!r})); "
-        f"w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
+        f"from envgym import *; w = make_world(load_spec({str(path)!r}));"
+        " w.sandbox.open(seed=1, timeout_seconds=60); print('done')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False

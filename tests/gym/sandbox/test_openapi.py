@@ -1,5 +1,4 @@
-"""An OpenAPI document becomes tools: names, typed arguments, tables, and plain words for what
-cannot be."""
+"""An OpenAPI document becomes tools, typed arguments and tables; unsupported parts are errors."""
 
 import copy
 import json
@@ -189,7 +188,7 @@ def test_a_body_that_is_no_plain_object_is_one_argument_and_a_required_header_an
     ]
 
 
-# --- documents that are wrong ---
+# --- invalid documents ---
 
 
 @pytest.mark.parametrize(
@@ -300,7 +299,7 @@ def test_any_names_of_properties_make_a_table_that_sqlite_takes(properties, coll
         "id": {"type": "string"}
     }
     if len({name.lower() for name in properties}) < len(properties) or "\0" in "".join(properties):
-        return  # SQLite tells columns apart without regard to case
+        return  # SQLite column names are case-insensitive
     schema = {"type": "object", "required": list(properties), "properties": properties}
     document = one(answers(many(schema)), f"/{collection}")
     (table,) = read_api(read_operations(document, "api.json")).tables.values()
@@ -365,12 +364,13 @@ def test_a_schema_file_may_make_a_table_itself_but_must_have_its_columns(tmp_pat
     assert "born" in schema_sql(app(tmp_path, schema=own, seed=False))
     tools_of(tmp_path, schema=own, seed=False)
     message = refused(tmp_path, LIBRARY, schema=own.replace("name TEXT, ", ""), seed=False)
-    assert message == (
-        "api.json: table 'authors' of the schema file has no column 'name', which the document uses"
+    assert (
+        message == "api.json: table 'authors' of the schema file has no column 'name',"
+        " which the document uses"
     )
 
 
-# --- what the store cannot do ---
+# --- operations that the store cannot simulate ---
 
 REFUND = {
     "/api/v1/books/{bookId}/refund": {
@@ -387,10 +387,10 @@ REFUND = {
 
 def test_an_operation_that_is_no_work_on_a_table_is_refused_with_the_remedy(tmp_path):
     assert refused(tmp_path, library(**REFUND)) == (
-        "api.json: refund (POST /api/v1/books/{bookId}/refund) cannot be simulated: "
-        "'refund' is not a collection: no operation "
-        "lists it or returns its items. Write def refund(db, bookId, amount, why=None) with a "
-        "docstring in a .py file listed in tools; "
+        "api.json: refund (POST /api/v1/books/{bookId}/refund) cannot be simulated:"
+        " 'refund' is not a collection: no operation "
+        "lists it or returns its items. Write def refund(db, bookId, amount, why=None)"
+        " with a docstring in a .py file listed in tools; "
         "or list only the operations you want, such as api.json:list_books"
     )
 
@@ -430,8 +430,8 @@ def test_the_reason_is_in_plain_words(tmp_path, added, why):
 
 def test_a_python_function_stands_in_and_the_document_still_describes_it(tmp_path):
     source = (
-        'def refund(db, now, bookId, amount, why=""):\n    """Pay back."""\n    return '
-        'f"{bookId} {amount} {why} {now}"\n'
+        'def refund(db, now, bookId, amount, why=""):\n    """Pay back."""\n'
+        '    return f"{bookId} {amount} {why} {now}"\n'
     )
     the_app = app(tmp_path, library(**REFUND), tools=("api.json", "more.py"), more=source)
     sandbox = InProcessSandbox(the_app)

@@ -1,5 +1,4 @@
-"""The same boxes under podman, whose service is started here with a storage of its own and ended
-again."""
+"""Container sandboxes under podman, whose service runs here with its own storage."""
 
 import json
 import os
@@ -28,7 +27,7 @@ START_SECONDS = 20
 
 @pytest.fixture(scope="module")
 def podman(tmp_path_factory):
-    """A service of podman that has python:3.12-slim, named by CONTAINER_HOST."""
+    """A podman service that has python:3.12-slim, named by CONTAINER_HOST."""
     if not shutil.which("podman"):
         pytest.skip("NOT TESTED, no podman: it is not installed")
     folder = tmp_path_factory.mktemp("podman")
@@ -56,8 +55,10 @@ def podman(tmp_path_factory):
 
 
 def configuration(folder: Path) -> Path:
-    """crun, podman's first choice, refuses machines that have both versions of cgroups; runc takes
-    them."""
+    """Write podman's configuration, with runc as runtime if it is installed.
+
+    crun, podman's default, refuses machines that have both versions of cgroups.
+    """
     path = folder / "containers.conf"
     path.write_text(
         '[engine]\ncgroup_manager="cgroupfs"\n'
@@ -81,7 +82,7 @@ def fetch_image(command: list[str], environment: dict[str, str]) -> None:
         for chunk in api.get_image("python:3.12-slim"):
             load.stdin.write(chunk)
     except BrokenPipeError:
-        pass  # podman says below why it stopped
+        pass  # the log below gives the reason
     errors = load.communicate()[1].decode()
     api.close()
     if load.returncode:
@@ -96,8 +97,8 @@ def wait_until_it_answers(log: Path) -> None:
         except PrerequisiteError as error:
             if time.monotonic() > deadline:
                 pytest.skip(
-                    f"NOT TESTED, podman's service does not answer: {error}; it said: "
-                    f"{log.read_text()[-500:]}"
+                    f"NOT TESTED, podman's service does not answer: {error};"
+                    f" it said: {log.read_text()[-500:]}"
                 )
             time.sleep(0.1)
 
@@ -203,7 +204,7 @@ def test_an_owner_killed_by_sigkill_leaves_only_what_it_never_started_and_gc_rem
 
 
 def test_a_container_that_is_gone_before_the_reaper_comes_is_no_trouble(api, monkeypatch):
-    """podman may answer 500 where Docker answers 404."""
+    """podman may answer 500 when Docker answers 404."""
     listed = [{"Id": "0" * 64, "Labels": {"envgym.owner": "x:1:1:1"}, "Fate": "gone"}]
     monkeypatch.setattr("envgym.sandbox.containers.owners.owned", lambda api: listed)
     assert reap_orphans(api) == []

@@ -1,5 +1,4 @@
-"""A pool of boxes: when one starts, how many there are, when one goes, and what happens while none
-can be had."""
+"""A pool of containers: start, maximum size, end of life, and behaviour without a container."""
 
 import os
 import shutil
@@ -21,7 +20,7 @@ STATE = ("local", "state")
 
 @pytest.fixture
 def sandboxes():
-    """Opens sandboxes of the kiosk, by pool settings, and closes them."""
+    """A function that opens kiosk sandboxes with given pool settings; they are closed at the end."""
     opened = []
 
     def open_one(kind=FORK, app=KIOSK, **pool):
@@ -62,7 +61,7 @@ def test_when_all_boxes_are_full_an_open_waits_for_room(sandboxes):
     opened(sandbox).close()
     assert (
         counts(sandbox, "pool/waits") == 2
-    )  # the first of all, which started the box, and this one
+    )  # the first call, which started the container, and this one
 
 
 @pytest.mark.parametrize(
@@ -72,13 +71,11 @@ def test_a_box_that_has_served_enough_ends_and_is_replaced(sandboxes, rule, reas
     sandbox = sandboxes(boxes=1, recycle=rule)
     session = opened(sandbox)
     box = sandbox.pool.boxes[0]
-    time.sleep(0.02)  # the box is older now than the rule of age allows
+    time.sleep(0.02)  # the container now exceeds its maximum age
     session.close()
     assert counts(sandbox, f"recycled/{reason}") == 1
     wait_until(lambda: box.lost is not None)
-    wait_until(
-        lambda: len(sandbox.pool.boxes) == 1
-    )  # started in the background, before anybody asks
+    wait_until(lambda: len(sandbox.pool.boxes) == 1)  # started in the background before a request
     opened(sandbox).close()
 
 
@@ -89,7 +86,7 @@ def test_a_box_goes_with_its_last_session_and_no_earlier(sandboxes):
     ends.close()
     other = opened(
         sandbox
-    )  # in another box, though one is the most: the first only waits for its end
+    )  # a second container although the maximum is one: the first only waits for its end
     assert call(stays, "echo", text="still served").text == "still served"
     for session in (stays, other):
         session.close()

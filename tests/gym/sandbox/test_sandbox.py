@@ -1,4 +1,4 @@
-"""What every sandbox promises, whichever backend and isolation it has."""
+"""The contract of every sandbox, for each backend and isolation level."""
 
 import json
 import time
@@ -68,7 +68,7 @@ def test_diff_shows_the_rows_that_came_and_went_with_the_virtual_time(session):
     assert changes["log"] == {"added": [{"at": NOW, "what": "stock of I3"}], "removed": []}
     (old,), (new,) = changes["items"]["removed"], changes["items"]["added"]
     assert (old["stock"], new["stock"]) == (before["stock"], 5000)
-    assert list(new) == ["id", "name", "stock", "shelf"]  # in the table's order
+    assert list(new) == ["id", "name", "stock", "shelf"]  # in column order
 
 
 def test_a_change_that_is_taken_back_is_no_change(session):

@@ -1,4 +1,4 @@
-"""What a container keeps from the tools in it, and that none outlives its owner."""
+"""Restrictions on tools in a container, and cleanup after the owner ends."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ def envgym_containers(api) -> list[dict]:
     return api.containers(all=True, filters={"label": OWNER_LABEL})
 
 
-# --- proven from inside ---
+# --- restrictions seen from inside ---
 
 
 def test_no_network(session):
@@ -90,7 +90,7 @@ def test_a_full_box_says_so_and_keeps_serving(api):
     try:
         sessions = [
             sandbox.open(seed=7, timeout_seconds=20) for _ in range(15)
-        ]  # and the agent makes 16
+        ]  # the agent makes 16
         with pytest.raises(
             WorldFailure,
             match="sandbox_full in open: no process is left in this box, which has 15 sessions",
@@ -190,9 +190,7 @@ def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_ar
     )["Id"]
     mine = api.create_container("python:3.12-slim", ["true"], labels=labels())["Id"]
     try:
-        reap_orphans(
-            api
-        )  # or another process of envgym's was quicker: each start of a sandbox reaps
+        reap_orphans(api)  # or another envgym process was faster: each sandbox start reaps
         left = {each["Id"] for each in api.containers(all=True)}
         assert orphan not in left
         assert mine in left
@@ -201,7 +199,7 @@ def test_a_container_whose_owner_died_before_starting_it_is_reaped_and_others_ar
         api.remove_container(mine, force=True)
 
 
-# --- what is missing is said, with the way out ---
+# --- missing prerequisites are errors that name the fix ---
 
 
 def test_an_image_that_is_neither_there_nor_to_be_had_is_a_missing_prerequisite():

@@ -1,5 +1,4 @@
-"""Files as state: what changed in a session's work folder, whatever is done to it, and hidden tests
-on what it ends as."""
+"""Files as state: changes in a session's work folder, and hidden tests on the final files."""
 
 import json
 import os
@@ -88,7 +87,7 @@ def test_names_and_texts_that_are_not_utf8_survive(tmp_path):
     (row,) = diff_trees({}, from_plain(json.loads(json.dumps(to_plain(tree)))))["added"]
     assert row["path"] == "caf\\xe9"
     assert row["text"].startswith("sha256:")
-    json.dumps(row, ensure_ascii=False).encode()  # an episode's record is written as UTF-8
+    json.dumps(row, ensure_ascii=False).encode()  # the record of an episode is written as UTF-8
 
 
 def test_too_many_entries_or_bytes_are_refused(tmp_path):
@@ -100,7 +99,7 @@ def test_too_many_entries_or_bytes_are_refused(tmp_path):
 
 def test_files_of_too_many_bytes_are_refused_without_reading_them(tmp_path):
     with open(tmp_path / "holes", "wb") as file:
-        file.truncate(1 << 40)  # a terabyte of nothing
+        file.truncate(1 << 40)  # a sparse file of one terabyte
     with pytest.raises(TooLarge, match="bytes in files"):
         read_tree(tmp_path)
 
@@ -149,7 +148,7 @@ def test_a_starting_tree_beyond_the_limits_is_the_apps_mistake(tmp_path):
         )
 
 
-# --- a session's folder, in every box ---
+# --- a session's folder, in every sandbox ---
 
 
 @pytest.fixture(scope="module", params=NONE + LOCAL + DOCKER)
@@ -189,10 +188,8 @@ def test_a_changed_file_is_one_row_gone_and_one_come(session):
 def test_a_new_file_folder_or_mode_shows_and_what_is_taken_back_does_not(session):
     sh(
         session,
-        (
-            "mkdir new; touch new/b; chmod 600 empty.txt; echo x > notes/a.txt; echo 'seed 7' >"
-            " notes/a.txt; rm to_a"
-        ),
+        "mkdir new; touch new/b; chmod 600 empty.txt; echo x > notes/a.txt;"
+        " echo 'seed 7' > notes/a.txt; rm to_a",
     )
     changes = diff(session)
     assert [(row["path"], row["kind"], row["mode"]) for row in changes["added"]] == [
@@ -343,8 +340,8 @@ def test_a_command_that_is_not_there_has_failed(session):
 def test_a_check_has_a_clean_environment_and_a_home_of_its_own(session, monkeypatch):
     monkeypatch.setenv("SECRET", "x")
     text = (
-        "import os; print(sorted(os.environ), os.listdir(os.environ['HOME']), "
-        "sorted(os.listdir('..')))"
+        "import os; print(sorted(os.environ), os.listdir(os.environ['HOME']),"
+        " sorted(os.listdir('..')))"
     )
     output = verify(session, text).output
     assert "SECRET" not in output
@@ -378,7 +375,7 @@ def test_two_sessions_are_checked_at_once(sandbox):
         session.close()
 
 
-# --- mistakes of the app ---
+# --- errors in the app ---
 
 
 def test_a_table_named_files_is_refused_beside_files(tmp_path):

@@ -1,4 +1,4 @@
-"""What only sessions with processes of their own can promise."""
+"""Guarantees of sandboxes whose sessions have their own processes."""
 
 import json
 import threading
@@ -57,7 +57,7 @@ def test_a_tool_that_ends_its_process_ends_its_session_alone(forking):
 def test_files_that_a_tool_leaves_are_seen_by_its_session_alone(forking):
     for _ in range(
         2
-    ):  # the second session, with or without the first one's end, finds a clean folder
+    ):  # the second session finds a clean folder, whether or not the first has ended
         sessions = [forking.open(seed=7, timeout_seconds=20) for _ in range(2)]
         for session in sessions:
             files = json.loads(call(session, "leave_files").text)

@@ -1,5 +1,4 @@
-"""The host's side of the sandbox that needs no engine: which backend is taken, what a container
-gets, who owns it."""
+"""The host's side of the sandbox without an engine: backend choice, container options, owners."""
 
 import io
 import os
@@ -74,10 +73,8 @@ def test_tools_that_execute_code_get_a_container_or_namespaces_and_nothing_less(
     assert SandboxOptions(executes_code=True).level == "container"
     with pytest.raises(
         SpecError,
-        match=(
-            r"'fork' is not safe for code written by a model .*Available: namespaces or "
-            r"container"
-        ),
+        match=r"'fork' is not safe for code written by a model "
+        r".*Available: namespaces or container",
     ):
         load_spec("guess", ["sandbox.executes_code=true", "sandbox.isolation=fork"])
 
@@ -106,8 +103,8 @@ def test_opening_a_local_sandbox_does_not_import_the_docker_sdk():
 def test_the_agent_imports_the_standard_library_alone():
     agent = Path(parcels.AGENT)
     program = (
-        f"import sys; sys.argv = ['']; import runpy; runpy.run_path({str(agent)!r}, "
-        f"run_name='__main__'); print(*sys.modules)"
+        f"import sys; sys.argv = ['']; import runpy; runpy.run_path({str(agent)!r},"
+        " run_name='__main__'); print(*sys.modules)"
     )
     asked = subprocess.run(
         [sys.executable, "-I", "-S", "-c", program],
@@ -116,8 +113,7 @@ def test_the_agent_imports_the_standard_library_alone():
         text=True,
         check=True,
     )
-    # With stdin at its end the agent returns at once; what it had imported is listed on stderr,
-    # where prints go.
+    # With stdin at its end the agent returns at once. It prints its imports to stderr.
     loaded = {name.partition(".")[0] for name in asked.stderr.split()}
     assert "envgym_agent" in loaded
     assert loaded - {"envgym_agent", "__main__"} <= set(sys.stdlib_module_names) | {"__mp_main__"}
@@ -192,7 +188,7 @@ def test_an_ended_process_that_nobody_waited_for_is_gone():
     if sys.platform == "linux":
         assert not is_gone(label, engine_is_local=True)
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie now
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
     assert is_gone(label, engine_is_local=True) or sys.platform != "linux"
     process.communicate()
 
@@ -218,8 +214,7 @@ else:
     reason="NOT TESTED: only root can mount a /proc that hides",
 )
 def test_an_owner_that_proc_hides_from_this_user_is_not_taken_for_dead():
-    # of a process namespace of its own: the machine's stays as it is
-    mount = "mount -t proc -o hidepid=2 proc /proc"
+    mount = "mount -t proc -o hidepid=2 proc /proc"  # in its own process namespace, not the host's
     command = [
         "unshare",
         "--pid",

@@ -1,5 +1,4 @@
-"""A box that is a local process: what it is not given, and that closing it leaves no file, process
-or descriptor."""
+"""A sandbox in a local process: what it does not inherit, and that closing it leaves nothing."""
 
 import json
 import os
@@ -52,7 +51,7 @@ def test_a_closed_session_leaves_no_file_and_a_closed_sandbox_no_folder():
     call(session, "leave_files")
     assert len(list(scratch.rglob("left*"))) == 3
     session.close()
-    sandbox.open(seed=7, timeout_seconds=20)  # answered in order: by now the close is done
+    sandbox.open(seed=7, timeout_seconds=20)  # calls are answered in order, so the close is done
     assert not list(scratch.rglob("left*"))
     sandbox.close()
     assert not scratch.exists()

@@ -1,5 +1,4 @@
-"""A box that goes away: its sessions are lost at once, the next one gets a fresh box, and nothing
-is left behind."""
+"""A lost container ends its sessions at once; the next session gets a new one."""
 
 import os
 import signal
@@ -14,8 +13,7 @@ from tests.fakes.kiosk_app import FORK, KIOSK, call, failure_of, options, wait_u
 
 
 def kill_boxes(sandbox) -> None:
-    """Kills all boxes from outside, as an administrator or a machine short of memory does, and
-    waits until it is known."""
+    """Kill all containers from outside, as an out-of-memory killer does, and wait for detection."""
     boxes = sandbox.pool.boxes
     for transport in [box.transport for box in boxes]:
         if hasattr(transport, "container"):
@@ -50,22 +48,21 @@ def test_a_killed_box_loses_its_sessions_at_once_and_the_next_open_starts_a_fres
 @pytest.mark.skipif(sys.platform != "linux", reason="counts through /proc")
 @pytest.mark.parametrize("kind", FORK)
 def test_lost_and_closed_boxes_leave_no_descriptor_and_no_thread_behind(kind):
-    # as an environment keeps its session: what is closed must not wait for the garbage collector
-    kept = []
+    kept = []  # keeps sessions alive: their close must not depend on garbage collection
 
     def lose_one() -> None:
         sandbox = open_sandbox(KIOSK, options(kind))
         kept.append(sandbox.open(seed=7, timeout_seconds=30))
         kill_boxes(sandbox)
-        sandbox.describe()  # starts another box
+        sandbox.describe()  # starts another container
         kept.append(sandbox.pool.boxes[0])
         sandbox.close()
 
     def held() -> tuple[int, int]:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
-    lose_one()  # what is opened once, as the connection to the engine
-    time.sleep(0.5)  # threads of these boxes end a moment later
+    lose_one()  # opens descriptors that stay open, such as the connection to the engine
+    time.sleep(0.5)  # threads of these containers end shortly afterwards
     descriptors, threads = held()
     for _ in range(5):
         lose_one()

@@ -1,5 +1,4 @@
-"""The simulated store answers as an API's server would, the same in every sandbox, and leaves its
-changes in the tables."""
+"""The simulated store answers like an API server in every sandbox and writes to the tables."""
 
 import json
 

@@ -1,5 +1,4 @@
-"""A diff looks at the tables whose pages changed alone, and must find the same as one that looks at
-all of them."""
+"""A diff that reads only tables with changed pages equals a diff that reads all tables."""
 
 import contextlib
 import random
@@ -73,7 +72,7 @@ def test_a_diff_by_pages_is_the_diff_of_all_rows(seed, monkeypatch):
     ]
     db = session()
     for edit in edits:
-        with contextlib.suppress(sqlite3.OperationalError):  # the table went before
+        with contextlib.suppress(sqlite3.OperationalError):  # the table was dropped before
             db.execute(edit)
     by_pages = diff_tables(db, IMAGE)
     monkeypatch.setattr(tables, "_touched", lambda db, image: None)
@@ -85,7 +84,7 @@ def test_a_diff_by_pages_is_the_diff_of_all_rows(seed, monkeypatch):
     reason="NOT TESTED: this SQLite has no dbstat, so that every table is compared",
 )
 def test_tables_that_nobody_wrote_to_are_not_compared():
-    head = {"sqlite_schema"}  # its first page holds a counter of changes
+    head = {"sqlite_schema"}  # its first page holds a change counter
 
     def written(edit: str) -> set[str]:
         return (touched(session(edit)) or set()) - head

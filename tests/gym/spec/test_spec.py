@@ -1,4 +1,4 @@
-"""A YAML is checked whole: every mistake is told at once, with its line and the way out."""
+"""Validation of a YAML reports every error at once, with its line and the fix."""
 
 import json
 
@@ -105,11 +105,8 @@ def test_overrides_go_over_the_file_and_are_named_in_mistakes(tmp_path):
 def test_a_profile_goes_over_the_block_and_under_the_overrides(tmp_path):
     path = write(
         tmp_path,
-        GOOD
-        + (
-            "train:\n  steps: 1\n  rollout: {group_size: 2}\n  profiles:\n    cpu: {steps: 5, "
-            "rollout: {group_size: 4}}\n"
-        ),
+        GOOD + "train:\n  steps: 1\n  rollout: {group_size: 2}\n"
+        "  profiles:\n    cpu: {steps: 5, rollout: {group_size: 4}}\n",
     )
     train = load_spec(path, ["train.steps=9"], profile="cpu").train
     assert (train["steps"], train["rollout"]["group_size"]) == (9, 4)

@@ -1,5 +1,4 @@
-"""A user's CSV or JSON Lines, official GLUE and SQuAD files: read to the letter, told with file and
-line, made into tasks."""
+"""CSV, JSON Lines, GLUE and SQuAD files: read exactly, with file and line in errors, as tasks."""
 
 import json
 from collections import Counter
@@ -40,7 +39,7 @@ def question(id_, text="Who?", answers=("Ann",), **more):
     } | more
 
 
-# --- a user's own file ---
+# --- a user's file ---
 
 
 def test_csv_with_quotes_line_breaks_and_further_columns(tmp_path):
@@ -59,10 +58,8 @@ def test_pairs_in_json_lines(tmp_path):
     path = file(
         tmp_path,
         "a.jsonl",
-        (
-            '{"premise": "p", "hypothesis": "h", "label": 1}\n\n{"hypothesis": "i", "premise": '
-            '"q", "label": "0"}\n'
-        ),
+        '{"premise": "p", "hypothesis": "h", "label": 1}\n\n'
+        '{"hypothesis": "i", "premise": "q", "label": "0"}\n',
     )
     rows = load_rows(path)
     assert [(row.texts, row.label) for row in rows] == [
@@ -395,7 +392,7 @@ def test_no_text_stands_in_two_splits(world):
     }
     assert not prompts["train"] & prompts["test"]
     assert not prompts["train"] & prompts["val"]
-    assert sum(map(len, prompts.values())) == 200  # every row is in one of them
+    assert sum(map(len, prompts.values())) == 200  # every row is in one split
     assert len(prompts["train"]) > 140
 
 

@@ -1,4 +1,4 @@
-"""Every reader is one file; a user's file is a reader by its name; mistakes name file and line."""
+"""Every reader is one file; users can add one as a file; errors name file and line."""
 
 import functools
 
@@ -26,7 +26,7 @@ def read(path, *, skip=0):
 
 
 def glue_file(kind: str, *, columns: int | None = None) -> str:
-    """A file of one row, whose line may have another number of columns."""
+    """Return a GLUE file of one row, optionally with a wrong number of columns."""
     glue = GLUE[kind]
     names = list(glue.columns or (*glue.texts.values(), glue.label))
     value = next(iter(glue.names), "2.5")
@@ -99,7 +99,7 @@ def test_each_ending_belongs_to_one_reader():
     assert sorted(endings) == sorted({*endings}) == [".csv", ".jsonl"]
 
 
-# --- a newcomer's reader ---
+# --- a user's reader ---
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
-"""ToolRL's data as tasks: rows and traces are read to the line, variants keep prompt and truth
-together, the shipped set plays."""
+"""ToolRL's data as tasks: rows, traces, variants of prompt and truth, and the shipped set."""
 
 import dataclasses
 import json
@@ -34,8 +33,8 @@ TOOLS = [
 ]
 LIST = listing(TOOLS)
 TRUTH = (
-    '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}\n'
-    "</tool_call>"
+    '<think> a </think>\n<tool_call>\n{"name": "find_room", "parameters": {"word": "search"}}'
+    "\n</tool_call>"
 )
 
 
@@ -59,7 +58,7 @@ def written(folder, text, name="rows.jsonl"):
     return folder / name
 
 
-# -- rows ------------------------------------------------------------------------------------------
+# --- rows ---
 
 OWN = {"system": "s", "user": "u", "truth": TRUTH, "split": "val"}
 RAW = {"instruction": "s", "input": "u", "output": TRUTH}
@@ -88,7 +87,7 @@ def test_a_csv_keeps_line_breaks_and_lines(tmp_path):
         )
     )
     assert (first.user, first.truth, second.system, second.user) == ("u\u2028u", TRUTH, "", "v")
-    assert first.where.endswith("rows.csv:5")  # the row's last line
+    assert first.where.endswith("rows.csv:5")  # the last line of the row
     assert second.prompt == "v"
 
 
@@ -148,7 +147,7 @@ def test_rows_with_an_unreadable_truth_are_left_out_on_request_only(tmp_path):
         rows_from(tmp_path / "none.json")
 
 
-# -- traces ----------------------------------------------------------------------------------------
+# --- traces ---
 
 MESSAGES = [
     {"role": "system", "content": "Be kind."},
@@ -281,7 +280,7 @@ def test_the_steps_of_a_trace_stay_in_one_split_wherever_the_file_lies(tmp_path)
     ]
 
 
-# -- variants --------------------------------------------------------------------------------------
+# --- variants ---
 
 
 def test_masked_names_are_the_same_in_system_text_dialogue_and_truth():
@@ -298,7 +297,7 @@ def test_masked_names_are_the_same_in_system_text_dialogue_and_truth():
     assert truth_calls(masked.truth) == [{"name": room, "parameters": {"word": "search"}}]
     assert (
         f"Please search a room, with {room}." in masked.user
-    )  # `search` is a word of the request, and no name
+    )  # `search` is a word of the request, not a name
     assert f'{{"name": "{free}", "parameters"' in masked.user
     assert (
         masked_row(row(user=user), random.Random(3))
@@ -357,7 +356,7 @@ def test_rows_that_would_tell_or_leave_nothing_make_no_irrelevant_one():
     )
 
 
-# -- templates and the shipped environment ---------------------------------------------------------
+# --- templates and the shipped environment ---
 
 
 def test_a_task_is_a_row_of_its_split(tmp_path):
@@ -371,8 +370,8 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
         encoding="utf-8",
     )
     env = (
-        "id: t/rows-v0\nprompt: {tools: template}\ntasks: {from: tasks.py, val: 2, test: 3}\n"
-        "sandbox: {backend: none}\n"
+        "id: t/rows-v0\nprompt: {tools: template}\n"
+        "tasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
     )
     source = TemplateTaskSet(load_spec(written(tmp_path, env, "env.yaml")))
     assert [source.task(f"train/rows/{index}").prompt for index in range(3)] == ["u0", "u1", "u0"]
@@ -396,7 +395,7 @@ def world():
 
 
 def called(world):
-    """A held-out task whose truth calls a tool."""
+    """Return a held-out task whose truth calls a tool."""
     tasks = map(world.tasks.task, world.tasks.ids("test"))
     return next(task for task in tasks if "<tool_call>" in task.extra["truth"])
 
@@ -431,7 +430,7 @@ def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
     }
     assert all(
         len(found) > 5 for found in rows.values()
-    )  # lines of the file; all steps of a trace stand on one
+    )  # line numbers of the file; all steps of a trace share one
     assert not rows["train"] & (rows["val"] | rows["test"])
     assert not rows["val"] & rows["test"]
 
@@ -439,7 +438,7 @@ def test_held_out_rows_of_the_shipped_environment_are_never_trained_on(world):
 def test_masked_tasks_have_other_names_at_each_index_and_the_same_ones_again(world):
     count = len(
         {world.tasks.task(f"train/single/{index}").prompt for index in range(80)}
-    )  # then it starts over
+    )  # then it repeats
     first, again, other = (world.tasks.task(f"train/masked/{index}") for index in (1, 1, 1 + count))
     assert first == again
     assert first.extra["where"] == other.extra["where"]
@@ -449,12 +448,12 @@ def test_masked_tasks_have_other_names_at_each_index_and_the_same_ones_again(wor
 @pytest.mark.parametrize(
     ("text", "stop", "reward"),
     [
-        ("TRUTH", "answered", 4.0),  # <tool_call> is text here, so the episode terminates
+        ("TRUTH", "answered", 4.0),  # <tool_call> is plain text here, so the episode terminates
         (
             "find_it(word='x')",
             "max_turns",
             -3.0,
-        ),  # a call in the environment's own dialect, to a tool that is not there
+        ),  # a call in the environment's dialect to a missing tool
         ("<think> never closed", "max_turns", -3.0),
         ("Done.", "answered", -3.0),
     ],
@@ -474,7 +473,7 @@ def test_the_reward_is_the_same_where_the_calls_are_read_as_calls():
         assert (episode.stop_reason, episode.dialects) == (
             "max_turns",
             {"invalid": 1},
-        )  # `parameters`, not `arguments`
+        )  # `parameters` instead of `arguments`
         assert (episode.reward, episode.success) == (4.0, True)
     finally:
         world.close()

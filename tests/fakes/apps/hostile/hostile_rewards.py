@@ -1,4 +1,4 @@
-"""A reward that would tell what it looks for."""
+"""A reward whose source contains the expected answer."""
 
 
 def found_out(evidence) -> float:

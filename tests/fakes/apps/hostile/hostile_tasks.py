@@ -1,4 +1,4 @@
-"""Tasks with a hidden truth: what no box may hold."""
+"""Tasks with a hidden ground truth, which no sandbox may contain."""
 
 from hostile_truth import ANSWER
 

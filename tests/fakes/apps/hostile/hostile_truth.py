@@ -1,3 +1,3 @@
-"""What only tasks import."""
+"""A module that only the tasks import."""
 
 ANSWER = 7741

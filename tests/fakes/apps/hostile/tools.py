@@ -1,8 +1,7 @@
-"""Tools that try to see, signal, read, write and reach what is not their session's, and tools that
-ruin what they can.
+"""Hostile tools: they probe and attack other sessions, the agent, the container and the host.
 
-Each tells how far it came: what it got, or the name of the error. `as_program` runs another of them
-in a program that the session starts, which is what code that a model wrote does.
+Each tool returns its result or the name of the error. `as_program` runs another tool in a
+program that the session starts, as code written by a model would.
 """
 
 import ctypes
@@ -56,7 +55,7 @@ def as_program(name: str, arguments: str) -> str:
     return done.stdout or done.stderr
 
 
-# --- what a session has, for others to find ---
+# --- marks that a session leaves for others to find ---
 
 
 def settle(mark: str) -> dict:
@@ -81,7 +80,7 @@ def unsettle() -> None:
     libc.shmctl(libc.shmget(KEY, 4096, 0), 0, None)
 
 
-# --- what it sees ---
+# --- visibility ---
 
 
 def look(path: str) -> str:
@@ -129,7 +128,7 @@ def overhear() -> str:
     return _outcome(lambda: os.close(os.open("/proc/self/fd/2", os.O_RDONLY | os.O_NONBLOCK)))
 
 
-# --- what it signals, traces and limits ---
+# --- signals, tracing and limits ---
 
 
 def send_signal(pid: int, number: int = 0) -> str:
@@ -174,8 +173,7 @@ def _memory(pid: int) -> None:
 
 def _vm_read(pid: int) -> None:
     place = ctypes.create_string_buffer(16)
-    # The same program is at the same place only by chance; a refusal comes before the place is
-    # looked at.
+    # An equal address is only chance. The permission check comes before the address is used.
     ours = Bytes(ctypes.addressof(place), 16)
     theirs = Bytes(id(kept), 16)
     if (
@@ -205,7 +203,7 @@ def _take_descriptor(pid: int) -> None:
         raise OSError(refused, "pidfd_getfd")
 
 
-# --- what it writes, and what it reaches ---
+# --- writing and connecting ---
 
 
 def write(path: str) -> str:
@@ -214,8 +212,7 @@ def write(path: str) -> str:
 
 
 def writable_settings() -> list[str]:
-    """Files of the kernel that this user may open for writing, those of processes left out; devices
-    cover what is hidden."""
+    """Kernel settings that this user may open for writing, without those of processes."""
     found = []
     for top in ("/proc", "/sys"):
         for folder, folders, files in os.walk(top):
@@ -255,7 +252,7 @@ def unshare() -> str:
     return errno.errorcode.get(status, "done")
 
 
-# --- what it ruins ---
+# --- destruction ---
 
 
 def kill_all() -> None:
@@ -272,8 +269,8 @@ def kill_parent(number: int) -> None:
 def leave_orphan(mark: str) -> None:
     """Starts a program that leaves the session, its group and its parent."""
     program = (
-        f"import os, time; os.setsid(); os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
-        f"; {mark!r}"
+        "import os, time; os.setsid(); os.fork() and os._exit(0); os.setsid();"
+        f" time.sleep(600); {mark!r}"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

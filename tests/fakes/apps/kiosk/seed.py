@@ -1,4 +1,4 @@
-"""Fills the kiosk for a seed."""
+"""Initial rows of the kiosk for a seed."""
 
 import random
 import time
@@ -15,7 +15,7 @@ def fill(db, seed):
     if seed == SLOW_SEED:
         time.sleep(30)
     rng = random.Random(seed)
-    # Items come before the shelves they refer to: references are checked at the end.
+    # Items precede the shelves that they refer to: references are checked at the end.
     items = [
         (f"I{index}", f"{rng.choice(NAMES)} {index}", rng.randint(0, 1000), rng.choice(SHELVES))
         for index in range(20)

@@ -1,4 +1,4 @@
-"""Tools of a tiny kiosk, some of which behave as badly as tools can."""
+"""Tools of a tiny kiosk. Some of them hang, crash, leak or break the protocol."""
 
 import os
 import random

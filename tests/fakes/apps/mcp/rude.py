@@ -1,14 +1,13 @@
-"""An MCP server without the SDK, which guards its stdout; this one prints there whatever it likes.
-Standard library only."""
+"""An MCP server without the SDK, so that it can print invalid text to stdout."""
 
 import json
 import os
 import sys
 
 FLOOD = (
-    b'{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", '
-    b'"data": "%s"}}\n'
-) % (b"x" * 4096)
+    b'{"jsonrpc": "2.0", "method": "notifications/message",'
+    b' "params": {"level": "info", "data": "%s"}}\n' % (b"x" * 4096)
+)
 
 
 def answer(method: str, params: dict) -> dict:

@@ -1,4 +1,4 @@
-"""A small MCP server that also behaves badly when asked to."""
+"""A small MCP server with tools that fail on request."""
 
 import os
 import sys
@@ -25,8 +25,8 @@ def add(name: str, by: int = 1) -> str:
 def given() -> str:
     """What the environment gave."""
     return (
-        f"{os.environ.get('ENVGYM_SEED')} {os.environ.get('ENVGYM_NOW')} "
-        f"{os.environ.get('COLOUR')} {os.getpid()}"
+        f"{os.environ.get('ENVGYM_SEED')} {os.environ.get('ENVGYM_NOW')}"
+        f" {os.environ.get('COLOUR')} {os.getpid()}"
     )
 
 
