@@ -1,4 +1,4 @@
-"""The losses, with numbers worked out by hand on one or two tokens."""
+"""The losses on one or two tokens. The expected numbers are worked out by hand."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.fakes.losses import loss_of
 
 
 def one_token(*, p, old_p, advantage, ref_p=None, **options):
-    """Loss, gradient of the logprob, and output for a single token."""
+    """Return the loss, the gradient of the logprob and the output for a single token."""
     logprobs = torch.tensor([math.log(p)], dtype=torch.float64, requires_grad=True)
     old = torch.tensor([math.log(old_p)]).double()
     reference = None if ref_p is None else torch.tensor([math.log(ref_p)]).double()

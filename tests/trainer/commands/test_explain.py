@@ -1,4 +1,4 @@
-"""`envgym explain` shows what a reward and an advantage are made of; what it prints adds up, what it gives is the record."""
+"""`envgym explain` shows the terms of a reward and of an advantage, as recorded by the run."""
 
 import io
 import json
@@ -39,7 +39,7 @@ MIXED = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A real run of two steps after a warm start of two, with a part of each kind."""
+    """Run two steps after a warm start of two steps, with one reward part of each kind."""
     root = tmp_path_factory.mktemp("explain")
     (root / "parts.py").write_text(PARTS + MORE)
     (root / "rewards.py").write_text(WORDY)
@@ -55,7 +55,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path):
-    """A copy of it that a test may break."""
+    """Copy the finished run, so that a test may damage it."""
     shutil.copytree(finished.path, tmp_path / "run")
     return RunFolder.open(tmp_path / "run")
 
@@ -70,7 +70,7 @@ def printed(explained):
 
 
 def cells(text):
-    """First word -> the words of each line: of a table, name -> cells."""
+    """Return the words of each line by its first word: name -> cells of a table."""
     return {row[0]: row for line in text.splitlines() if (row := line.split())}
 
 
@@ -79,7 +79,7 @@ def recorded(folder, name):
 
 
 def change(folder, edit):
-    """Rewrites every line of `episodes.jsonl`."""
+    """Rewrite every line of `episodes.jsonl`."""
     lines = [json.loads(line) for line in folder.episodes_file.read_text().splitlines()]
     for line in lines:
         edit(line)
@@ -97,7 +97,7 @@ def test_the_numbers_that_are_printed_add_up_to_reward_and_advantage(finished):
             numbers = [row[column] for row in rows if row[column] != "-"]
             units = [
                 round(float(number) * 10_000) for number in numbers
-            ]  # whole units: no noise of floats
+            ]  # whole units, without floating-point noise
             assert sum(units) == round(float(total[column]) * 10_000)
             assert float(total[column]) == pytest.approx(whole, abs=1e-4)
 
@@ -130,8 +130,8 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
     assert long.schedule == {0: 0.5, 2: 1.5}
     assert (
         long.weight_of_config == 1.0
-    )  # the second step after the warm start is step 1: half the way
-    assert long.weight != 1.0  # which `spread` multiplied after the first
+    )  # the second step after the warm start is step 1: half of the ramp
+    assert long.weight != 1.0  # `spread` re-weighted it after the first step
     assert found["solved"].is_grounded is True
     assert polite.clip == (0.0, 2.0)
     assert polite.gate == {"on": "solved", "at_least": 1.0, "is_open": False}
@@ -157,7 +157,7 @@ def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
     names = [vote["episode"] for vote in found.siblings]
     assert "4:2" in names
     assert all(recorded(finished, name).task_id == episode.task_id for name in names)
-    assert len(names) in (4, 8)  # eight where both groups drew one task
+    assert len(names) in (4, 8)  # eight if both groups drew the same task
     for vote in found.siblings:
         sibling = recorded(finished, vote["episode"])
         assert vote["value"] == sibling.reward_terms["long"].value
@@ -200,7 +200,7 @@ def test_the_command_prints_both_without_loading_torch(finished):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs `envgym explain`; gives exit code, output and errors."""
+    """Run `envgym explain`. Return the exit code, the output and the errors."""
     point = EntryPoint("trainer", "envgym_trainer.commands", "envgym.commands")
     monkeypatch.setattr(
         "importlib.metadata.entry_points", lambda group: [point] * (group == "envgym.commands")
@@ -259,7 +259,7 @@ def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
         explain(folder, "4:1")
     assert {each.largest for each in overview(folder)} == {
         None
-    }  # the list still shows what there is
+    }  # the list still shows the remaining episodes
 
 
 def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):

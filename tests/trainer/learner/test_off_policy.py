@@ -31,7 +31,9 @@ from tests.trainer.learner.test_learner import adapter, largest_difference, on_p
 
 def watch(on_mismatch="stop", said=None):
     return MismatchMonitor(
-        dtype=torch.float32, on_mismatch=on_mismatch, notify=[].append if said is None else said.append
+        dtype=torch.float32,
+        on_mismatch=on_mismatch,
+        notify=[].append if said is None else said.append,
     )
 
 
