@@ -164,7 +164,9 @@ def test_a_server_that_dies_or_hangs_voids_its_own_episode_only(kept, tool, seco
 @pytest.mark.parametrize(
     "command", [["python", "-c", "raise SystemExit('no paper')"], ["no-such-program"]]
 )
-def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_remedy(tmp_path, command):
+def test_a_server_that_does_not_start_is_told_with_its_last_words_and_the_remedy(
+    tmp_path, command
+):
     with pytest.raises(PrerequisiteError, match=r"(?s)no paper|no-such-program") as caught:
         make_world(tmp_path, command=command)
     assert "must be installed in the box" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Off-policy numbers and the mismatch alarm in whole runs of `envgym train`: in the files, on the curves, in the terminal."""
+"""Off-policy metrics and the mismatch alarm in whole runs of `envgym train`."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
         assert 0 < line["off_policy/ess"] < 1
         assert line["off_policy/mismatch_alarm"] == 0.0
     learner = torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)
-    assert learner["updates"] == 3 * 2 * 3  # steps, shares, epochs
+    assert learner["updates"] == 3 * 2 * 3  # steps, minibatches, epochs
     curves = set(EventAccumulator(str(folder.path)).Reload().Tags()["scalars"])
     assert {
         "off_policy/mismatch_max",
@@ -75,10 +75,10 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
 ):
     monkeypatch.setattr(
         InProcessEngine, "load_adapter", lambda self, model=None: None
-    )  # trap 6: the adapter is never taken over
+    )  # trap 6: the adapter is never refreshed
     monkeypatch.setattr(
         InProcessEngine, "sleep", lambda self: None
-    )  # who sleeps would notice: it answers to nobody without a refresh
+    )  # without a refresh a sleeping engine would not answer
     out = tmp_path / "runs"
     with pytest.raises(
         SamplerMismatch,
@@ -90,7 +90,7 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
     assert (step, [m["step"] for m in lines(folder)]) == (
         1,
         [1],
-    )  # the first step's adapter was that of the sampler: nothing yet
+    )  # the sampler still had the first step's adapter
     assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
     capsys.readouterr()
     assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0

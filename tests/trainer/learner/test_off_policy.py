@@ -1,4 +1,4 @@
-"""How far the samples are from the policy: mismatch apart from staleness, told each step, and an alarm that rings when it must."""
+"""Off-policy metrics: sampler mismatch is kept apart from staleness, and the alarm is raised."""
 
 import dataclasses
 import math

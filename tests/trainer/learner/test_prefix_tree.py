@@ -1,4 +1,4 @@
-"""The prefix tree: what it shares, what may look at what, and that its gradients are those of the flat layout."""
+"""The prefix tree: shared tokens, the attention mask, and gradients equal to the flat layout."""
 
 import itertools
 
@@ -13,14 +13,17 @@ from tests.fakes.tiny_lora import random_samples, tiny_model
 
 
 def sample(ids, first_sampled, advantage=1.0):
-    """All ids from `first_sampled` on are sampled."""
+    """Build a sample whose ids from `first_sampled` on are sampled."""
     return Sample(
         tuple(ids), tuple(t >= first_sampled for t in range(len(ids))), (0.0,) * len(ids), advantage
     )
 
 
 def gradients(model, batches):
-    """Gradient of a sum in which every entry has a pull of its own; small attention blocks, so that a tree has many."""
+    """Return the gradient of a sum that weights every entry differently.
+
+    Attention blocks are small, so that a tree has many of them.
+    """
     learner = Learner(model)
     learner.attention_block = 7
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Names of models: where each is found, and what is said when it is not."""
+"""Model names: where each model is found, and the error if it is not found."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ from envgym_trainer.model.tiny import VERSION
 
 @pytest.fixture
 def no_network(tmp_path, monkeypatch):
-    """An empty cache, no hub, and a pip that has nowhere to look."""
+    """Provide an empty cache, no hub, and a pip without an index."""
     monkeypatch.setenv("ENVGYM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
