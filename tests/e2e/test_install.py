@@ -1,4 +1,4 @@
-"""The two ways of the README to install and run: pip without torch, and make."""
+"""The README's two ways to install and run: pip without torch, and make."""
 
 import os
 import subprocess

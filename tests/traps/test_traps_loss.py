@@ -1,4 +1,4 @@
-"""Traps 9-11, 16-18, 21, 22, 24, 26: the gradient is that of the written formula, however the step is laid out."""
+"""Traps 9-11, 16-18, 21, 22, 24, 26: the gradient equals the written formula in every layout."""
 
 import dataclasses
 import math
@@ -32,7 +32,10 @@ def sample(ids, mask, *, old=None, **fields):
 
 
 def gradient(samples, *, model=None, **options) -> torch.Tensor:
-    """What one step hands to the optimiser, float64, as one vector; zeros where it hands it nothing."""
+    """Return the gradient that one step passes to the optimizer, as one float64 vector.
+
+    Parameters without a gradient get zeros.
+    """
     options, settings = split_options(options)
     learner = Learner(model or tiny_model(), max_grad_norm=1e9, **options)
     seen = [
@@ -51,7 +54,7 @@ def gradient(samples, *, model=None, **options) -> torch.Tensor:
 @pytest.mark.parametrize("layout", ["flat", "tree"])
 def test_the_gradient_is_the_mean_over_all_tokens_for_every_split_and_order(layout):
     samples = random_samples(0, groups=2, group_size=3)
-    logprobs = []  # the written formula, sample by sample, no batch at all
+    logprobs = []  # the written formula, sample by sample, without batches
     model = tiny_model()
     for s in samples:
         row = model(input_ids=torch.tensor([s.token_ids])).logits[0, :-1].log_softmax(-1)
@@ -77,7 +80,7 @@ def test_the_gradient_is_the_mean_over_all_tokens_for_every_split_and_order(layo
     for budget in (1, 30, 10_000):
         shuffled = random.Random(budget).sample(samples, len(samples))
         found = gradient(shuffled, layout=layout, max_tokens_per_micro_batch=budget)
-        assert (found - written).abs().max() < 1e-7  # the batch's numbers are float32
+        assert (found - written).abs().max() < 1e-7  # the batch stores float32
         assert (found - gradient(samples)).abs().max() < 1e-9
 
 
@@ -121,7 +124,7 @@ def test_groups_that_agree_are_reported():
 
 
 def scores(samples, *, make, dtype=torch.float32) -> list[torch.Tensor]:
-    """The logprobs of each sample's sampled tokens, all samples in one batch."""
+    """Return the logprobs of each sample's sampled tokens, with all samples in one batch."""
     learner = Learner(tiny_model(dtype=dtype))
     batch = make(samples)
     learner.attention_block = 5
@@ -150,7 +153,7 @@ def test_a_ragged_batch_gives_each_token_the_logprob_that_its_sample_has_alone(m
 def test_another_sample_in_the_pack_leaves_a_samples_logprobs_unchanged_to_the_bit(make):
     mine = sample(
         [1, 15, 3, 4, 5], [0, 0, 1, 1, 1]
-    )  # in the middle of a tree, whose branches are sorted by their ids
+    )  # in the middle of a tree, whose branches are sorted by ids
     before, after = (
         scores(
             [
@@ -183,7 +186,7 @@ def test_the_tree_gives_the_gradient_of_padded_rows_for_random_tries(seed):
 def test_the_advantage_lands_on_every_sampled_token_from_a_turns_first_to_its_last_and_on_no_other(
     make,
 ):
-    #                 prompt | turn 1  | told | turn 2 | told
+    #                 prompt | turn 1  | obs  | turn 2 | obs
     episode = sample(
         [5, 6, 7, 8, 2, 9, 10, 11, 2, 12], [0, 0, 1, 1, 1, 0, 0, 1, 1, 0], advantage=-0.5
     )
@@ -207,7 +210,7 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
     logits = torch.randn(5, dtype=torch.float64, generator=torch.manual_seed(0)).requires_grad_()
     reference = torch.randn(5, dtype=torch.float64, generator=torch.manual_seed(1)).log_softmax(0)
     policy = logits.log_softmax(0)
-    # Every token once, weighted by its probability: the expectation of the loss over what the policy samples.
+    # Each token once, weighted by its probability: the expected loss under the policy.
     out = loss_of(
         "grpo",
         policy,
@@ -223,10 +226,10 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
     backward = (policy.exp() * (policy - reference)).sum()  # KL(policy || reference)
     assert out.loss.item() == pytest.approx(
         backward.item()
-    )  # the value is that of KL(policy || reference) ...
+    )  # the value is KL(policy || reference) ...
     assert torch.allclose(
         of(out.loss), of(forward), atol=1e-12
-    )  # ... and the pull that of KL(reference || policy)
+    )  # ... and the gradient is that of KL(reference || policy)
     assert not torch.allclose(of(out.loss), of(backward), atol=1e-2)
 
 
@@ -245,7 +248,7 @@ def test_the_learning_rate_follows_its_closed_form_by_updates_for_any_split(budg
         rates += [learner.optimizer.param_groups[0]["lr"]] * (learner.updates - updates)
     assert rates == pytest.approx(
         [1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3]
-    )  # the step without a lesson is no update
+    )  # a step without advantages makes no update
 
 
 @pytest.mark.trap(26)

@@ -1,4 +1,4 @@
-"""The preflight: a sound run passes, one broken on purpose fails in the check that is about it, and is told the way out."""
+"""The preflight: a sound run passes; each deliberate fault fails its own check and names the fix."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def guess():
 
 @pytest.fixture
 def anew(guess):
-    """The sound subject under other settings: `anew(lora={"dropout": 0.1})`."""
+    """Return a function that changes the sound run's settings: `anew(lora={"dropout": 0.1})`."""
 
     def change(chat=None, groups=(), **settings):
         config = type(guess.config).model_validate(merged(guess.config.model_dump(), settings))
@@ -278,7 +278,7 @@ def test_the_estimate_of_memory_is_added_up_by_hand():
     assert memory.at_once(found, one_step_ahead=True) == sum(found.values())
     assert (
         memory.at_once(found | {"keys and values": 10**9}) == 160 + 10**9 + 40
-    )  # the sampler sleeps while the learner works
+    )  # the engine sleeps while the learner works
 
 
 def test_a_containers_limit_counts_and_its_file_pages_are_free(tmp_path):
@@ -385,7 +385,7 @@ def test_a_sound_run_says_so_in_one_line_and_keeps_the_results(tmp_path, capsys)
 
 @pytest.fixture
 def command(monkeypatch):
-    """`envgym ...` with the commands that pyproject.toml declares, whatever is installed here."""
+    """Run `envgym ...` with the commands declared in pyproject.toml, whatever is installed here."""
     from importlib import metadata
 
     from envgym.commands import main

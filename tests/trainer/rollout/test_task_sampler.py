@@ -1,4 +1,4 @@
-"""Draws are seeded, follow the stated weights, and go on after a resume as if nothing had happened."""
+"""Task draws are seeded, follow the configured weights, and continue exactly after a resume."""
 
 import json
 import random
@@ -72,7 +72,7 @@ def test_the_same_seed_and_step_draw_the_same_tasks_and_others_draw_others(make)
     first = make()
     again = make()
     other = make(seed=1)
-    drawn(again, [7, 2])  # what was drawn before does not matter
+    drawn(again, [7, 2])  # earlier draws do not matter
     assert drawn(first, [3]) == drawn(again, [3])
     assert len(set(drawn(first, range(1, 9)))) == 32
     assert drawn(first, [3]) != drawn(other, [3])
@@ -109,7 +109,7 @@ def test_templates_solved_sometimes_are_drawn_as_often_as_their_weights_say_over
 ):
     sampler = make(
         tasks={"adaptive": True, "min_weight": 0.1, "pass_rate_decay": 0.0}
-    )  # a rate is that of the last group
+    )  # the pass rate is that of the last group
     sampler.observe(
         [
             group("a", "L0", True, False),
@@ -197,7 +197,10 @@ def test_the_horizon_reaches_the_requests_and_grows_by_score_on_open_levels_only
 
 
 def scripted_run(sampler, steps):
-    """Draws of each step; outcomes follow from the task's own name, a validation comes every third step."""
+    """Return each step's draws.
+
+    Outcomes follow from the task's name. A validation runs every third step.
+    """
     tasks = []
     for step in steps:
         ids = drawn(sampler, [step], tasks=5)

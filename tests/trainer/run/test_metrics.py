@@ -85,7 +85,7 @@ def test_a_void_member_is_counted_and_left_out_of_every_mean():
     assert metrics["reward"] == pytest.approx(2 / 3)
     assert (
         metrics["frac_reward_zero_std"] == 0.0
-    )  # the first group has one member left and says nothing
+    )  # the first group has one valid member left and is not counted
     assert "stop/void" not in metrics
 
 
@@ -166,7 +166,7 @@ def test_contributions_are_in_units_of_reward_and_sum_to_it():
     assert sum(found.values()) == metrics["reward"] == 0.5
     assert not [
         name for name in episode_metrics([[episode(1.0)]]) if name.endswith("/contribution")
-    ]  # no terms, no shares
+    ]  # without terms there are no shares
 
 
 def test_lengths_count_sampled_tokens_and_no_given_ones():

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, bounded, damage told, the best kept."""
+"""Checkpoints are atomic and bounded in number, damage is reported, and the best one is kept."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.fakes.tiny_lora import random_samples, tiny_model
 
 
 class Counter:
-    """A part of a run, as a curriculum or a controller is one."""
+    """Stateful part of a run, such as a curriculum or a controller."""
 
     def __init__(self, count=0):
         self.count = count
@@ -40,7 +40,7 @@ def learner_at(step=0):
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    """A run with checkpoints of the steps 1, 2 and 3, each with an adapter and a counter of its own."""
+    """Return a run with checkpoints of steps 1, 2 and 3, each with its own adapter and counter."""
     run = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     learner = learner_at()
     for step in (1, 2, 3):
@@ -59,7 +59,7 @@ def three(tmp_path_factory):
 
 @pytest.fixture
 def run(three, tmp_path):
-    """A copy of it, to harm."""
+    """Copy the run, so that a test may damage it."""
     return RunFolder(shutil.copytree(three, tmp_path / "r"))
 
 
@@ -175,7 +175,7 @@ def test_what_a_kill_left_half_written_goes_and_what_it_had_moved_away_comes_bac
     run.checkpoint(3).rename(
         folder / ".step-000003.old"
     )  # killed between the two renames of a replacement
-    shutil.copytree(run.checkpoint(2), folder / ".step-000002.old")  # killed after them
+    shutil.copytree(run.checkpoint(2), folder / ".step-000002.old")  # killed after both renames
     (run.path / ".config.yaml.partial").write_text("half")
     assert restored(run)[0] == 3
     assert names(run) == ["step-000001", "step-000002", "step-000003"]

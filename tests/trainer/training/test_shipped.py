@@ -1,4 +1,7 @@
-"""Every environment that ships trains by its own `train:` block, only smaller: its warm start shows what solves its tasks."""
+"""Every shipped environment trains with its own `train:` block at reduced size.
+
+Its warm start shows solutions that solve its tasks.
+"""
 
 import importlib.util
 import json
