@@ -259,7 +259,8 @@ class PrivateEngine:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.skip(
-                    f"NOT TESTED: no private engine starts here: {(self.folder / 'log').read_text()[-300:]}"
+                    f"NOT TESTED: no private engine starts here: "
+                    f"{(self.folder / 'log').read_text()[-300:]}"
                 )
             time.sleep(0.2)
 

@@ -52,9 +52,13 @@ def test_pip_installs_the_gym_alone_and_it_works_without_torch(tmp_path):
 def test_make_train_trains_with_what_it_installed(tmp_path):
     if not (ROOT / ".venv/bin/.installed").exists():
         pytest.skip(
-            "this checkout was not set up by make (no .venv/bin/.installed); `make test` runs this test"
+            "this checkout was not set up by make (no .venv/bin/.installed); "
+            "`make test` runs this test"
         )
-    settings = "train.warm_start.episodes=8 train.steps=1 train.rollout.groups_per_step=1 train.rollout.group_size=2 train.evaluation.tasks=2"
+    settings = (
+        "train.warm_start.episodes=8 train.steps=1 train.rollout.groups_per_step=1 "
+        "train.rollout.group_size=2 train.evaluation.tasks=2"
+    )
     done = run(
         "make",
         "train",

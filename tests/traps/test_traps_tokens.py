@@ -61,7 +61,8 @@ def test_the_ids_in_the_batch_are_those_that_were_drawn_though_their_text_encode
 
 
 THINKING = (  # drops the reasoning of all turns but the last, like some thinking models' templates
-    "{% for m in messages %}<|head|>{{ m.role }}\n{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|eot|>"
+    "{% for m in messages %}<|head|>{{ m.role }}\n"
+    "{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|eot|>"
     "{% endfor %}{% if add_generation_prompt %}<|head|>assistant\n{% endif %}"
 )
 
@@ -111,7 +112,8 @@ def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_an
         say(monkeypatch, chat.answer("<think>hm</think>42") * 2)
         with pytest.raises(
             UsageError,
-            match=r"rewrites earlier text at assistant turn 1, once a user follows.*template 'chatml'",
+            match=r"rewrites earlier text at assistant turn 1, "
+            r"once a user follows.*template 'chatml'",
         ):
             play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
 

@@ -287,7 +287,10 @@ def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
     assert_only_the_second_is_void(episodes)
 
 
-REWARD = "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n        raise KeyError('grader')\n    return 0.0\n"
+REWARD = (
+    "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n"
+    "        raise KeyError('grader')\n    return 0.0\n"
+)
 BAD = {
     "tool": {
         "tools": TOOLS.replace(
@@ -339,7 +342,8 @@ def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
 def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp_path):
     path = tmp_path / "faulty.yaml"
     path.write_text(
-        "id: test/faulty-v0\ngym: tests.fakes.faulty_env:Faulty-v0\ntasks: {val: 2, test: 2}\nepisode: {max_void_fraction: 1.0}\n"
+        "id: test/faulty-v0\ngym: tests.fakes.faulty_env:Faulty-v0\n"
+        "tasks: {val: 2, test: 2}\nepisode: {max_void_fraction: 1.0}\n"
     )
     spec, config, _ = resolve(str(path), [*SMALL, "train.steps=2"])
     folder = RunFolder.create(tmp_path, "r")

@@ -34,7 +34,8 @@ def guess(tmp_path):
     text = path.read_text().replace("guess/", f"{path.parent}/guess/")
     (tmp_path / "guess.yaml").write_text(text)
     (tmp_path / "rewards.py").write_text(
-        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final_message)) % 7) + 0.01 * evidence.turns\n"
+        "def words(evidence):\n"
+        "    return 0.1 * (sum(map(ord, evidence.final_message)) % 7) + 0.01 * evidence.turns\n"
     )
     return tmp_path
 

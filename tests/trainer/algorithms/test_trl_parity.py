@@ -191,7 +191,7 @@ def as_stored(samples):
 
 @pytest.fixture(scope="module")
 def episodes():
-    """Return samples of another policy: ratios differ from 1, and some are clipped on either side."""
+    """Return samples of another policy: ratios differ from 1, some are clipped on either side."""
     drawn = as_stored(on_policy(tiny_model(seed=1), SAMPLES, temperature=TEMPERATURE))
     metrics = Learner(tiny_model()).update(
         drawn, UpdateSettings(clip_high=CLIP_HIGH, temperature=TEMPERATURE)

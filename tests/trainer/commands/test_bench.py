@@ -1,4 +1,4 @@
-"""`envgym bench`: dialogue lengths like the oracle's, timings that add up, a recommended setting."""
+"""`envgym bench`: dialogue lengths like the oracle's, timings that add up, and the advice."""
 
 import json
 from dataclasses import replace

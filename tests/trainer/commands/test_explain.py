@@ -31,7 +31,10 @@ def turn(evidence):
 """
 MIXED = [
     "reward.words={from: parts.py:words, weight: 0.05, scale: running}",
-    "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, range: [-1, 1], grounded: false}",
+    (
+        "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, "
+        "range: [-1, 1], grounded: false}"
+    ),
     "reward.turn={from: parts.py:turn, weight: 0.1, per: turn}",
     "reward.polite={from: parts.py:words, gate: solved, clip: [0, 2]}",
 ]
@@ -182,7 +185,8 @@ def test_the_command_prints_both_without_loading_torch(finished):
     code = (
         "import sys; from importlib import metadata\n"
         "point = metadata.EntryPoint('trainer', 'envgym_trainer.commands', 'envgym.commands')\n"
-        "import envgym.commands; metadata.entry_points = lambda group: [point] * (group == 'envgym.commands')\n"
+        "import envgym.commands; "
+        "metadata.entry_points = lambda group: [point] * (group == 'envgym.commands')\n"
         "assert envgym.commands.main(['explain', sys.argv[1], *sys.argv[2:]]) == 0\n"
         "assert 'torch' not in sys.modules"
     )

@@ -192,7 +192,7 @@ def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
     opening = [SYSTEM, user("the same")]
     talk(
         engine.policy(), seed=0, turns=1
-    ).close()  # leaves the system message in the cache, so that only the first dialogue needs a pass for it
+    ).close()  # leaves the system message in the cache: only the first dialogue needs a pass
     before = engine.statistics.computed_tokens
     first = engine.policy(max_new_tokens=8, temperature=0.0).open(opening, (), seed=0)
 

@@ -1,4 +1,4 @@
-"""Forward passes split over threads: equal logits, balanced shares, and the faster way is chosen."""
+"""Forward passes split over threads: equal logits, balanced shares, the faster way chosen."""
 
 import threading
 import time
@@ -48,7 +48,7 @@ def in_shares(passes):
 
 
 def play(passes) -> list[torch.Tensor]:
-    """Run a segment, ragged prompts after it, and two decoding passes, one with a long observation."""
+    """Run a segment, ragged prompts after it, and two decoding passes, one after a long text."""
     passes.forget()
     with torch.inference_mode():
         passes.logits([RowInput(list(range(3, 40)), 1, 0, own=False)], [])

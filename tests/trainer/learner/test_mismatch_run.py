@@ -14,7 +14,7 @@ WORDY = """\
 import zlib
 
 def wordy(evidence):
-    return zlib.crc32(evidence.final_message.encode()) % 7 / 7  # differs between siblings, so that every group has a lesson
+    return zlib.crc32(evidence.final_message.encode()) % 7 / 7  # differs in every group
 """
 SETTINGS = [
     "train.checks.preflight=off",

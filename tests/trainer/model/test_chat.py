@@ -48,8 +48,8 @@ def test_chatml_opens_with_system_user_and_the_generation_prompt():
     chat = chatml()
     text = chat.tokenizer.decode(chat.open([SYSTEM, USER]))
     assert (
-        text
-        == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n"
+        text == "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 

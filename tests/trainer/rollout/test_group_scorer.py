@@ -132,7 +132,8 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
 
 def test_what_a_judge_was_asked_is_counted(layer):
     judged = layer(
-        "reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}"
+        "reward.tone={from: judge, "
+        "options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}"
     )
     assert {
         "judge/requests",

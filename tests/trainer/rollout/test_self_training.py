@@ -159,7 +159,8 @@ def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
 
 def test_a_budget_binds_and_levels_with_the_truth_are_outside_of_it(open_quiz):
     labels, _ = open_quiz(
-        "train.plan={name: self_training, pool_size: 60, true_label_fraction: 1.0, max_true_labels: 5, labelled_levels: [L0]}"
+        "train.plan={name: self_training, pool_size: 60, true_label_fraction: 1.0, "
+        "max_true_labels: 5, labelled_levels: [L0]}"
     )
     levels = [labels.tasks.templates[task.split("/")[1]].level for task in labels.labelled]
     easy = [task for task in labels.pool if "/same/" in task]
@@ -188,7 +189,8 @@ def test_steps_play_the_pool_and_the_warm_start_only_levels_with_the_truth(open_
 
 def test_a_share_of_each_step_can_be_of_labelled_tasks(open_quiz):
     labels, _ = open_quiz(
-        "train.plan={name: self_training, pool_size: 100, true_label_fraction: 0.05, labelled_group_fraction: 0.3}"
+        "train.plan={name: self_training, pool_size: 100, true_label_fraction: 0.05, "
+        "labelled_group_fraction: 0.3}"
     )
     rng = random.Random(0)
     counts = [
@@ -359,7 +361,10 @@ def made(tmp_path_factory):
     """Return a run with every option on, and its environment."""
     place = tmp_path_factory.mktemp("selftrain")
     env = write_quiz(place)
-    options = "{name: self_training, pool_size: 12, true_label_fraction: 0.25, keep_fraction: 0.5, easiest_fraction: 0.75, teacher: average, labelled_levels: [L0]}"
+    options = (
+        "{name: self_training, pool_size: 12, true_label_fraction: 0.25, keep_fraction: 0.5, "
+        "easiest_fraction: 0.75, teacher: average, labelled_levels: [L0]}"
+    )
     settings = [
         f"train.plan={options}",
         "train.rollout.deterministic=true",

@@ -17,7 +17,8 @@ from envgym_trainer.rollout.task_sampler import TaskSampler
 from tests.fakes.shop_env import shop
 
 TASKS = "from envgym import template\n" + "".join(
-    f"@template(level={level!r}, splits={splits!r})\ndef {name}(draw):\n    return draw.task(prompt='x')\n"
+    f"@template(level={level!r}, splits={splits!r})\n"
+    f"def {name}(draw):\n    return draw.task(prompt='x')\n"
     for name, level, splits in [
         ("a", "L0", ("train", "val")),
         ("b", "L0", ("train", "test")),
@@ -259,7 +260,8 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
     state = make(tasks={"unlock_at": 0.5}).state_dict()
     with pytest.raises(
         UsageError,
-        match=r"has levels L0, L1, L2; this run has L0, L1\. Resume with the same train\.tasks\.levels",
+        match=r"has levels L0, L1, L2; this run has L0, L1\. "
+        r"Resume with the same train\.tasks\.levels",
     ):
         make(tasks={"unlock_at": 0.5, "levels": ("L0", "L1")}).load_state_dict(state)
 

@@ -42,7 +42,8 @@ from envgym import template
 @template(level="L0")
 def sums(draw):
     one, other = draw.rng.randrange(50), draw.rng.randrange(50)
-    return draw.task(prompt=f"{one}+{other}?", final=f"{one + other}", facts=[f"{one + other}"], tools=())
+    return draw.task(prompt=f"{one}+{other}?", final=f"{one + other}", \
+facts=[f"{one + other}"], tools=())
 """
 VOTED = ["reward.agree={from: parts.py:agree}", "reward.solved.weight=0.0", "episode.max_turns=1"]
 

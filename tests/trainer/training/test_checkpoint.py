@@ -225,7 +225,8 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():
     with pytest.raises(
         UsageError,
-        match=r"train\.output\.adapter is best, but train\.evaluation\.validate_every_steps is 0.*=last",
+        match=r"train\.output\.adapter is best, "
+        r"but train\.evaluation\.validate_every_steps is 0.*=last",
     ):
         resolve("guess", ["train.model.device=cpu", "train.output.adapter=best"])
 
@@ -246,6 +247,7 @@ def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run
     os.truncate(run.checkpoint(1) / "learner.pt", 100)
     with pytest.raises(
         DamagedCheckpoint,
-        match=r"It was the best checkpoint. To export the last one: --resume .* train\.output\.adapter=last",
+        match=r"It was the best checkpoint. To export the last one: "
+        r"--resume .* train\.output\.adapter=last",
     ):
         best.best_adapter(run, progress, learner, None).__enter__()

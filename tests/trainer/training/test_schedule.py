@@ -1,4 +1,4 @@
-"""Steps of a run that are validated, saved and prefetched. Expected values are worked out by hand."""
+"""Steps of a run that are validated, saved and prefetched, worked out by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Whole small runs: the tiny model on the guessing game, with files, resume and exported adapter."""
+"""Whole small runs: the tiny model on the guessing game, its files, resume and adapter."""
 
 import json
 import signal
