@@ -259,7 +259,7 @@ class PrivateEngine:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.skip(
-                    f"NOT TESTED: no private engine starts here: "
+                    "NOT TESTED: no private engine starts here: "
                     f"{(self.folder / 'log').read_text()[-300:]}"
                 )
             time.sleep(0.2)
