@@ -81,8 +81,10 @@ def trl_trainer(folder, *, loss_type, beta, exact=True, pieces=1):
 
 
 def plain_scores(model, input_ids, attention_mask, logits_to_keep, **_):
-    """Return what TRL's scorer returns, in float64: logprobs and entropies (B, C), no auxiliary
-    loss.
+    """Replace TRL's scorer by a plain forward pass in float64.
+
+    Returns:
+        Logprobs at the temperature, shape (B, C), entropies, shape (B, C), and no auxiliary loss.
     """
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     logits = model(

@@ -36,7 +36,7 @@ def result(name: str, *solved: int, of: int = 100) -> Result:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Return the command's output folder and its output."""
+    """Run `envgym study baselines` with two seeds. Return its output folder."""
     out = tmp_path_factory.mktemp("study")
     assert main(["study", "baselines", "guess", *SMALL, "--seeds", "2", "--out", str(out)]) == 0
     return out

@@ -48,7 +48,7 @@ def in_shares(passes):
 
 
 def play(passes) -> list[torch.Tensor]:
-    """Run a segment, ragged prompts after it, and two decoding passes, one after a long text."""
+    """Run a segment, ragged prompts and two decoding passes, one with a long observation."""
     passes.forget()
     with torch.inference_mode():
         passes.logits([RowInput(list(range(3, 40)), 1, 0, own=False)], [])

@@ -115,7 +115,7 @@ def test_with_the_adapter_off_the_model_is_its_base():
 
 
 class Counted(TorchDispatchMode):
-    """Function that counts its calls."""
+    """Dispatch mode that counts the operations that torch really executes."""
 
     def __init__(self):
         super().__init__()

@@ -149,7 +149,7 @@ def test_ranks_with_uneven_shares_sum_to_the_gradient_of_one_process(ranks, size
 
 
 def forward_tokens(metrics):
-    """Count the forward tokens, which alone may differ: ranks read a shared prefix once each."""
+    """Return the only metrics that may differ, because each rank reads a shared prefix itself."""
     return {
         name: metrics[name]
         for name in ("batch/scored_tokens", "batch/forward_tokens", "batch/compression")

@@ -90,7 +90,7 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
     assert (step, [m["step"] for m in lines(folder)]) == (
         1,
         [1],
-    )  # the sampler still had the first step's adapter
+    )  # in step 1 the sampler still has the same adapter
     assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
     capsys.readouterr()
     assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0

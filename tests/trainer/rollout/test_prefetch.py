@@ -1,6 +1,6 @@
 """Prefetch in whole runs: rollouts overlap with learning, one step off-policy.
 
-The step after a checkpoint is played afresh, so that a run can resume there.
+The step after a checkpoint or a validation is played afresh, so that a run can resume there.
 """
 
 import threading
