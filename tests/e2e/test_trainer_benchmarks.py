@@ -71,9 +71,8 @@ def test_keeping_little_makes_the_update_of_keeping_all():
         measure("steps.learn", group | {"keeps": keeps}, "tiny") for keeps in ("little", "all")
     )
     assert little["grad_norm"] == pytest.approx(everything["grad_norm"], rel=1e-4)
-    assert (
-        little["forward_tokens"] == everything["forward_tokens"] == 24 + 4 * 7
-    )  # the last token is not read
+    # the last token is not read
+    assert little["forward_tokens"] == everything["forward_tokens"] == 24 + 4 * 7
 
 
 @pytest.mark.slow
@@ -89,9 +88,8 @@ def test_each_sampler_draws_the_tokens_that_are_asked_for(side):
         "tool_tokens": 40,
         "prompt_tokens": 60,
     }
-    assert (
-        measure("steps.sample", load, "smollm2-135m-instruct")["tokens"] == 4 * 2 * 3
-    )  # lengths are asserted in the benchmark itself
+    # lengths are asserted in the benchmark itself
+    assert measure("steps.sample", load, "smollm2-135m-instruct")["tokens"] == 4 * 2 * 3
 
 
 def test_an_exponent_is_that_of_the_power_law_it_is_read_from():

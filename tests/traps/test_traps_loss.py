@@ -86,9 +86,8 @@ def test_the_gradient_is_the_mean_over_all_tokens_for_every_split_and_order(layo
 
 @pytest.mark.trap(10)
 def test_a_groups_advantages_are_those_worked_out_by_hand_with_and_without_the_deviation():
-    rewards = torch.tensor(
-        [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
-    )  # mean 1/4 and 3/4, deviation sqrt(3)/4 in both
+    # mean 1/4 and 3/4, deviation sqrt(3)/4 in both
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     root = math.sqrt(3)
     plain = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.25, 0.25, 0.25, -0.75]])
     assert torch.allclose(group_advantages(rewards, scale_by_std=False), plain)
@@ -151,9 +150,8 @@ def test_a_ragged_batch_gives_each_token_the_logprob_that_its_sample_has_alone(m
 @pytest.mark.trap(17)
 @pytest.mark.parametrize("make", [flat_batch, tree_batch])
 def test_another_sample_in_the_pack_leaves_a_samples_logprobs_unchanged_to_the_bit(make):
-    mine = sample(
-        [1, 15, 3, 4, 5], [0, 0, 1, 1, 1]
-    )  # in the middle of a tree, whose branches are sorted by ids
+    # in the middle of a tree, whose branches are sorted by ids
+    mine = sample([1, 15, 3, 4, 5], [0, 0, 1, 1, 1])
     before, after = (
         scores(
             [
@@ -246,9 +244,8 @@ def test_the_learning_rate_follows_its_closed_form_by_updates_for_any_split(budg
             "learning_rate"
         ] == pytest.approx(1e-3 * min(1, (updates + 1) / 3))
         rates += [learner.optimizer.param_groups[0]["lr"]] * (learner.updates - updates)
-    assert rates == pytest.approx(
-        [1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3]
-    )  # a step without advantages makes no update
+    # a step without advantages makes no update
+    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
 
 
 @pytest.mark.trap(26)

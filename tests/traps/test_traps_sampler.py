@@ -76,9 +76,8 @@ def test_a_thousand_syncs_leave_the_base_weights_as_they_were_to_the_bit(sampler
         scramble(model, seed % 7)
         engine.load_adapter(model)
     assert checksum(model) == before
-    assert (
-        gap(model, talk(engine.policy(max_new_tokens=6), seed=1).trace()) < 1e-4
-    )  # and the last adapter is active
+    # and the last adapter is active
+    assert gap(model, talk(engine.policy(max_new_tokens=6), seed=1).trace()) < 1e-4
 
 
 @pytest.mark.trap(5)
@@ -93,9 +92,8 @@ def test_the_merged_weight_gives_what_base_and_adapter_give_apart(sampler):
 def test_after_an_update_nothing_computed_under_the_old_adapter_is_used(sampler):
     model, engine = sampler
     policy = engine.policy(max_new_tokens=6)
-    opened = policy.open(
-        OPENING, (), seed=1
-    )  # the cache holds the system message, the prompt and the dialogue's own turn
+    # the cache holds the system message, the prompt and the dialogue's own turn
+    opened = policy.open(OPENING, (), seed=1)
     opened.reply()
     scramble(model, 1)
     engine.load_adapter(model)
@@ -197,9 +195,8 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
         for sample in samples:
             gaps = zip(sample.trainer_logprobs, sample.old_logprobs, sample.loss_mask, strict=True)
             assert max(abs(scored - old) for scored, old, sampled in gaps if sampled) < 2e-5
-        assert (
-            learner.update(samples, UpdateSettings())[DRIFT] > 1e-3
-        )  # as requested; the mismatch alarm reports this
+        # as requested; the mismatch alarm reports this
+        assert learner.update(samples, UpdateSettings())[DRIFT] > 1e-3
 
 
 def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None:
@@ -228,16 +225,14 @@ def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None
         )
         assert [m.content for m in episode.messages if m.role == "user"] == [nonce] * 3
         said = [m.content for m in episode.messages if m.role == "assistant"]
-        assert (
-            said == episode.state_diff["heard"]
-        )  # the environment's input is the dialogue's output
+        # the environment's input is the dialogue's output
+        assert said == episode.state_diff["heard"]
         text = engine.chat.tokenizer.decode(trace.token_ids)
         assert text.count("nonce-") == text.count(nonce) == 2  # its own nonce and no other
         assert all(words in text for words in said)
     for episode in episodes[:: max(1, count // checked)]:
-        assert (
-            gap(model, episode.tokens) < 1e-4
-        )  # each token was sampled from its own dialogue's logits
+        # each token was sampled from its own dialogue's logits
+        assert gap(model, episode.tokens) < 1e-4
     assert len({episode.tokens.token_ids for episode in episodes}) == count
     assert all(math.isfinite(value) for episode in episodes for value in episode.tokens.logprobs)
 

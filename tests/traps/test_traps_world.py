@@ -69,9 +69,8 @@ def test_each_group_holds_exactly_its_episodes_of_one_task_and_no_two_groups_sha
     tasks = [{episode.task_id for episode in group} for group in groups]
     assert [len(names) for names in tasks] == [1, 1, 1]
     assert len(set.union(*tasks)) == 3
-    assert (
-        len({episode.seed for group in groups for episode in group}) == 12
-    )  # each group member samples with its own seed
+    # each group member samples with its own seed
+    assert len({episode.seed for group in groups for episode in group}) == 12
 
 
 @pytest.mark.trap(13)
@@ -212,11 +211,12 @@ def assert_only_the_second_is_void(episodes) -> None:
     )
     assert counts[f"failures/{void.failure.kind}"] == 2
     assert episode_metrics([episodes])["reward"] == 1.0  # no reward of 0 was recorded
+    # a reward of 0 would make the group differ
     assert [sample.advantage for sample in learned([episodes])] == [
         0.0,
         0.0,
         0.0,
-    ]  # a reward of 0 would make the group differ
+    ]
 
 
 @pytest.mark.trap(28)
@@ -351,9 +351,8 @@ def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp
     lines = [line for line in folder.metrics() if line["phase"] == "grpo"]
     assert sum(line.get("failures/env_raised", 0) for line in lines) >= 1
     assert [line["step"] for line in lines] == [1, 2]
-    assert all(
-        line["reward"] == 1.0 for line in lines
-    )  # every valid episode has the same reward: none of them is 0
+    # every valid episode has the same reward: none of them is 0
+    assert all(line["reward"] == 1.0 for line in lines)
     assert outcomes["trained"].total.n >= 1
     assert (folder.adapter / "adapter_model.safetensors").exists()
 

@@ -54,9 +54,8 @@ def test_reinforce_pp_compares_with_the_whole_batch():
 
 
 def test_reinforce_pp_with_baseline_uses_the_mean_of_the_group_and_the_deviation_of_the_batch():
-    rewards = torch.tensor(
-        [[1.0, 0.0], [4.0, 0.0], [7.0, 7.0]]
-    )  # centred 0.5, 2, 0; mean square (2 * 0.25 + 2 * 4) / 6
+    # centred 0.5, 2, 0; mean square (2 * 0.25 + 2 * 4) / 6
+    rewards = torch.tensor([[1.0, 0.0], [4.0, 0.0], [7.0, 7.0]])
     found = reinforce_pp_baseline(inputs_of(rewards), eps=0.0)
     deviation = (8.5 / 6) ** 0.5
     assert torch.allclose(found, torch.tensor([[0.5, -0.5], [2.0, -2.0], [0.0, 0.0]]) / deviation)
@@ -90,9 +89,8 @@ def test_gdpo_ignores_parts_that_do_not_apply_and_dead_groups():
     found = gdpo(of_parts(parts, valid=valid), eps=0.0)
     assert found.isfinite().all()
     assert found[0, 0] == -found[0, 1] > 0
-    assert (
-        found[0, 2] == 0
-    )  # the only episode with the second part: there is nothing to compare it with
+    # the only episode with the second part: there is nothing to compare it with
+    assert found[0, 2] == 0
     assert found[1].tolist() == [0.0] * 3
 
 

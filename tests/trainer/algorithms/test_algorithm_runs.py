@@ -66,6 +66,5 @@ def test_a_correction_runs_with_several_updates_a_step(guess):
     folder = RunFolder.create(guess, "run")
     run_training(spec, config, folder, console=Console(quiet=True))
     (step,) = [line for line in folder.metrics() if line["phase"] == "grpo"]
-    assert step["correction/weight"] == pytest.approx(
-        1.0, abs=1e-3
-    )  # the sampler computes like the trainer
+    # the sampler computes like the trainer
+    assert step["correction/weight"] == pytest.approx(1.0, abs=1e-3)

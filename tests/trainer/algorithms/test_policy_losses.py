@@ -41,9 +41,8 @@ def test_gspo_has_one_ratio_an_episode_the_geometric_mean_of_its_tokens():
         clip_low=9.0,
         clip_high=9.0,
     )
-    assert out.loss.item() == pytest.approx(
-        -(2.0 + 2.0 - 1.0)
-    )  # sqrt(4 * 1) = 2 for both tokens of episode 7; 1 for episode 9
+    # sqrt(4 * 1) = 2 for both tokens of episode 7; 1 for episode 9
+    assert out.loss.item() == pytest.approx(-(2.0 + 2.0 - 1.0))
     assert gradient(out, now) == pytest.approx([-2.0, -2.0, 1.0])
 
 
@@ -54,9 +53,8 @@ def test_gspo_clips_whole_episodes():
     out = loss_of(
         "gspo", now, old, torch.ones(3), episodes, denominator=1.0, clip_low=0.2, clip_high=0.2
     )
-    assert gradient(out, now) == pytest.approx(
-        [0.0, 0.0, -1.0]
-    )  # the second token's own ratio is 1, yet it is clipped too
+    # the second token's own ratio is 1, yet it is clipped too
+    assert gradient(out, now) == pytest.approx([0.0, 0.0, -1.0])
     assert out.sums["clip_ratio/high_mean"] == 2
 
 
@@ -70,9 +68,8 @@ def test_gspos_gradient_is_that_of_the_papers_sequence_formula():
     paper = torch.zeros((), dtype=torch.float64)
     for i, rows in enumerate((slice(0, 3), slice(3, 5))):
         s = (now[rows] - old[rows]).mean().exp()  # eq. 7
-        paper = (
-            paper - torch.minimum(s * advantage[i], s.clamp(0.5, 3.0) * advantage[i]) / 2
-        )  # eq. 5
+        # eq. 5
+        paper = paper - torch.minimum(s * advantage[i], s.clamp(0.5, 3.0) * advantage[i]) / 2
     out = loss_of(
         "gspo",
         now,
@@ -106,9 +103,8 @@ def test_cispo_bounds_the_weight_and_keeps_the_gradient():
         clip_low=1.0,
         clip_high=4.0,
     )
-    assert gradient(out, now) == pytest.approx(
-        [-5 / 2, -0.5 / 2, 2 / 2]
-    )  # weights 5, 0.5, 1: no token is dropped
+    # weights 5, 0.5, 1: no token is dropped
+    assert gradient(out, now) == pytest.approx([-5 / 2, -0.5 / 2, 2 / 2])
     assert out.loss.item() == pytest.approx(
         (-5 * math.log(0.9) - 0.5 * math.log(0.1) + 2 * math.log(0.5)) / 2
     )

@@ -258,14 +258,12 @@ def test_trls_own_scorer_agrees_within_its_float32_sums(episodes, tmp_path):
 def test_accumulated_over_pieces_dapo_stays_what_it_is_and_bnpo_becomes_another_loss(
     episodes, tmp_path
 ):
-    rows = sorted(
-        episodes, key=lambda sample: sample.num_actions
-    )  # pieces with clearly different token counts
+    # pieces with clearly different token counts
+    rows = sorted(episodes, key=lambda sample: sample.num_actions)
     assert_same(trl_gradient(tmp_path, rows, loss_type="dapo", pieces=3), ours(rows))
     split, whole = (trl_gradient(tmp_path, rows, loss_type="bnpo", pieces=n)[0] for n in (3, 1))
-    assert (
-        largest_difference(split, whole) > 1e-4
-    )  # TRL: mean of unequal pieces; our denominator covers the step
+    # TRL: mean of unequal pieces; our denominator covers the step
+    assert largest_difference(split, whole) > 1e-4
 
 
 def test_advantages_differ_by_the_deviations_degrees_of_freedom_alone():

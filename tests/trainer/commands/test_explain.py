@@ -98,9 +98,8 @@ def test_the_numbers_that_are_printed_add_up_to_reward_and_advantage(finished):
         total = lines["sum"]
         for column, whole in ((-2, episode.reward), (-1, episode.advantage)):
             numbers = [row[column] for row in rows if row[column] != "-"]
-            units = [
-                round(float(number) * 10_000) for number in numbers
-            ]  # whole units, without floating-point noise
+            # whole units, without floating-point noise
+            units = [round(float(number) * 10_000) for number in numbers]
             assert sum(units) == round(float(total[column]) * 10_000)
             assert float(total[column]) == pytest.approx(whole, abs=1e-4)
 
@@ -131,9 +130,8 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
     assert long.rule == "1 for the episode with the longest last message of its group."
     assert (long.source, long.is_grounded, long.range) == ("parts.py:longest", False, (-1.0, 1.0))
     assert long.schedule == {0: 0.5, 2: 1.5}
-    assert (
-        long.weight_of_config == 1.0
-    )  # the second step after the warm start is step 1: half of the ramp
+    # the second step after the warm start is step 1: half of the ramp
+    assert long.weight_of_config == 1.0
     assert long.weight != 1.0  # `spread` re-weighted it after the first step
     assert found["solved"].is_grounded is True
     assert polite.clip == (0.0, 2.0)
@@ -261,9 +259,8 @@ def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
         match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*Train again, or continue with",
     ):
         explain(folder, "4:1")
-    assert {each.largest for each in overview(folder)} == {
-        None
-    }  # the list still shows the remaining episodes
+    # the list still shows the remaining episodes
+    assert {each.largest for each in overview(folder)} == {None}
 
 
 def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):

@@ -106,9 +106,10 @@ def test_the_example_of_the_docstring_works(tmp_path, monkeypatch, capsys):
 
 
 def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would(tmp_path):
+    # group members must differ to give a gradient
     (tmp_path / "parts.py").write_text(
         "def brief(evidence): return len(evidence.final_message) / 100\n"
-    )  # group members must differ to give a gradient
+    )
     settings = [
         *SMALL,
         "train.rollout.deterministic=true",

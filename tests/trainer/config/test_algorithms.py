@@ -230,7 +230,7 @@ def test_gdpo_hears_each_part_and_what_the_parts_do_not_explain():
     group = [
         episode([1.0], parts={"solved": 1.0, "brief": 0.0, "watched": 9.0}),
         episode([0.1], parts={"solved": 0.0, "brief": 1.0, "watched": 0.0}),
-        forbidden,  # a forbidden action makes the reward 0, whatever its parts are
+        forbidden,  # a forbidden action makes the reward 0
         VOID,
     ]
     solved, brief, bad = build_samples([group], by("gdpo"))
@@ -384,9 +384,8 @@ def test_a_steps_gradient_is_that_of_the_written_formula(loss, aggregation):
         {name: value.grad.clone() for name, value in learner.parameters.items()}
     )
     learner.update(samples, UpdateSettings(**clips))
-    assert (
-        largest_difference(seen, expected) < 1e-7
-    )  # old logprobs and advantages are stored in float32
+    # old logprobs and advantages are stored in float32
+    assert largest_difference(seen, expected) < 1e-7
 
 
 CORRECTED = {"importance_weights": {"mode": "mask", "per": "sequence", "max": 3.0}}
@@ -470,9 +469,8 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
         )
     before = adapter(learner.model)
     metrics = learner.update(scored, UpdateSettings())
-    assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(
-        1.0, abs=1e-5
-    )  # no update happened in between
+    # no update happened in between
+    assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(1.0, abs=1e-5)
     weights = [
         min(1.0, math.exp(v - w))
         for s, o in zip(samples, own, strict=True)
@@ -484,15 +482,13 @@ def test_truncated_importance_sampling_weighs_by_the_first_scoring_and_measures_
         sum(w == 1.0 for w in weights) / len(weights)
     )
     assert largest_difference(before, adapter(learner.model)) > 0
-    assert (
-        learner.with_trainer_logprobs(scored, UpdateSettings()) == scored
-    )  # a second update on the same samples keeps the first scores
+    # a second update on the same samples keeps the first scores
+    assert learner.with_trainer_logprobs(scored, UpdateSettings()) == scored
 
 
 def test_truncation_pulls_like_a_clipped_weight_and_a_mask_of_everything_not_at_all():
-    samples = (
-        stale_samples()
-    )  # At the first update the ratio is 1, so only the truncated weight is left, as in CISPO.
+    # At the first update the ratio is 1: only the truncated weight is left, as in CISPO.
+    samples = stale_samples()
     truncated = gradient(samples, importance_weights={"mode": "truncate", "max": 1.5})
     assert (
         largest_difference(

@@ -1,4 +1,4 @@
-"""The engine samples the tokens and logprobs of the plain model, whatever else is in the batch."""
+"""The engine samples the tokens and logprobs of the plain model, independently of the batch."""
 
 import random
 import threading
@@ -134,9 +134,8 @@ def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_o
     )
     states = [dialogue._state for dialogue in dialogues]
     assert len({state.segment.row for state in states[:4]}) == 1
-    assert all(
-        state.cached <= 1 for state in states
-    )  # only the last prompt token is in a row of its own
+    # only the last prompt token is in a row of its own
+    assert all(state.cached <= 1 for state in states)
 
 
 def test_short_tasks_after_a_long_system_message_share_its_segment(engine):
@@ -233,9 +232,8 @@ def test_a_second_turn_computes_only_what_is_new(engine):
     dialogue.observe([Message("tool", "42")])
     dialogue.reply()
     observed = turns_of(dialogue.trace())[1][0] - length
-    assert (
-        engine.statistics.prefill_tokens - before == observed + 1
-    )  # the last sampled token is read in the same pass
+    # the last sampled token is read in the same pass
+    assert engine.statistics.prefill_tokens - before == observed + 1
     assert first.token_ids
 
 

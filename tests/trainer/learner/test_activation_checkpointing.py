@@ -101,9 +101,8 @@ def test_every_kind_of_adapter_gets_the_gradients_that_it_gets_from_peft(options
     assert found.keys() == expected.keys()
     assert max(value.abs().max() for value in expected.values()) > 1e-2
     for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, atol=1e-6, rtol=1e-6, msg=name
-        )  # Llama's norm always computes in float32
+        # Llama's norm always computes in float32
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6, msg=name)
 
 
 def test_with_the_adapter_off_the_model_is_its_base():

@@ -158,6 +158,5 @@ def test_the_rate_after_n_updates_is_its_closed_form_for_any_micro_batch_split(l
     idle = [dataclasses.replace(sample, advantage=0.0) for sample in good]
     broken = [dataclasses.replace(good[0], advantage=math.inf), *good[1:]]
     seen = rates_at_the_optimizer(learner, [good, idle, good, broken, good, good, good, good])
-    assert seen == pytest.approx(
-        [1e-3 * min(1.0, n / 4) for n in range(1, 7)]
-    )  # neither idle nor skipped steps count
+    # neither idle nor skipped steps count
+    assert seen == pytest.approx([1e-3 * min(1.0, n / 4) for n in range(1, 7)])

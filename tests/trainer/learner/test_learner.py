@@ -77,9 +77,8 @@ def largest_difference(left, right):
     ("layout", "budget"), [("flat", 20), ("flat", 60), ("tree", 1), ("tree", 30), ("tree", 10_000)]
 )
 def test_the_gradient_is_the_same_for_every_layout_and_micro_batch(layout, budget, kl_coef):
-    samples = on_policy(
-        tiny_model(seed=1), random_samples(0)
-    )  # sampled by another policy: ratios differ from 1, some are clipped
+    # sampled by another policy: ratios differ from 1, some are clipped
+    samples = on_policy(tiny_model(seed=1), random_samples(0))
     reference = gradient_of_update(
         samples, layout="flat", max_tokens_per_micro_batch=10_000, kl_coef=kl_coef
     )

@@ -73,12 +73,10 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
 def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_of_once(
     env, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(
-        InProcessEngine, "load_adapter", lambda self, model=None: None
-    )  # trap 6: the adapter is never refreshed
-    monkeypatch.setattr(
-        InProcessEngine, "sleep", lambda self: None
-    )  # without a refresh a sleeping engine would not answer
+    # trap 6: the adapter is never refreshed
+    monkeypatch.setattr(InProcessEngine, "load_adapter", lambda self, model=None: None)
+    # without a refresh a sleeping engine would not answer
+    monkeypatch.setattr(InProcessEngine, "sleep", lambda self: None)
     out = tmp_path / "runs"
     with pytest.raises(
         SamplerMismatch,
@@ -87,10 +85,11 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
         start(env, [*SETTINGS, "train.checks.on_mismatch=stop"], out=out, name="r", resume=None)
     folder = RunFolder.open(out / "r")
     step, path = folder.latest_checkpoint()
+    # in step 1 the sampler still has the same adapter
     assert (step, [m["step"] for m in lines(folder)]) == (
         1,
         [1],
-    )  # in step 1 the sampler still has the same adapter
+    )
     assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
     capsys.readouterr()
     assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0

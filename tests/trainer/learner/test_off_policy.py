@@ -65,12 +65,10 @@ def test_drift_by_hand():
 
 def test_the_effective_sample_size_by_hand():
     assert effective_sample_size(1.0, 1.0) == 1.0
-    assert effective_sample_size((3.0 + 1.0) / 2, (9.0 + 1.0) / 2) == pytest.approx(
-        0.8
-    )  # (3 + 1)^2 / (2 * (9 + 1))
-    assert effective_sample_size(1 / 4, 1 / 4) == pytest.approx(
-        0.25
-    )  # one of four tokens has all the weight
+    # (3 + 1)^2 / (2 * (9 + 1))
+    assert effective_sample_size((3.0 + 1.0) / 2, (9.0 + 1.0) / 2) == pytest.approx(0.8)
+    # one of four tokens has all the weight
+    assert effective_sample_size(1 / 4, 1 / 4) == pytest.approx(0.25)
 
 
 def test_mismatch_is_what_stands_before_the_first_update_and_staleness_what_comes_after():

@@ -59,9 +59,8 @@ def test_a_token_sees_its_ancestors_and_itself_and_nothing_else(size):
 
 
 def test_a_block_leaves_out_what_none_of_its_tokens_sees():
-    batch = tree_batch(
-        [sample([1, 2, 3, 4, 9], 1), sample([1, 5, 6, 7, 9], 1)]
-    )  # row: 1 2 3 4 | 5 6 7
+    # row: 1 2 3 4 | 5 6 7
+    batch = tree_batch([sample([1, 2, 3, 4, 9], 1), sample([1, 5, 6, 7, 9], 1)])
     assert [block.keys.tolist() for block in attention_blocks(batch.subtree_end, size=4)] == [
         [0, 1, 2, 3],
         [0, 4, 5, 6],
@@ -134,9 +133,8 @@ def test_every_sample_lands_in_exactly_one_micro_batch_within_the_budget():
 
 
 def test_cuts_fall_between_groups_where_the_least_is_read_twice():
-    group = lambda task: [
-        sample([1, 1, *[task] * 6, 10 + member, 9], 8) for member in range(3)
-    ]  # 2 shared, then 6, then 1 each
+    # 2 shared, then 6, then 1 each
+    group = lambda task: [sample([1, 1, *[task] * 6, 10 + member, 9], 8) for member in range(3)]
     samples = [*group(2), *group(3), *group(4), *group(5)]
     pieces = split_samples(samples, max_tokens=20)  # two groups need 2 + 2 * 9 = 20 tokens
     assert [sorted(piece) for piece in pieces] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]

@@ -103,9 +103,8 @@ def test_rslora_scales_by_the_root_of_the_rank():
     layer = next(iter(lora_layers(model).values()))
     a = layer.lora_A["default"].weight
     b = layer.lora_B["default"].weight
-    assert torch.allclose(
-        merge(layer), layer.get_base_layer().weight + 32 / 4 * b @ a, atol=1e-5
-    )  # sqrt(16) = 4
+    # sqrt(16) = 4
+    assert torch.allclose(merge(layer), layer.get_base_layer().weight + 32 / 4 * b @ a, atol=1e-5)
 
 
 OPTIONS = {

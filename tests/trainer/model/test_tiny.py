@@ -129,7 +129,7 @@ def test_it_reads_2048_tokens(folder):
 
 
 def test_an_adapter_on_the_random_base_can_become_certain():
-    """Hold the reason for EMBEDDING_STD.
+    """Test the reason for EMBEDDING_STD.
 
     At a usual scale the frozen head keeps every probability below a third.
     """

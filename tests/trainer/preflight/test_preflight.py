@@ -149,9 +149,8 @@ def test_held_out_tasks_that_are_trained_on_are_found(tmp_path):
 
 
 def test_a_held_out_prompt_with_another_truth_is_a_warning(tmp_path):
-    wide = WORLD.replace(
-        "rng.randrange(100)", "rng.randrange(10**9)"
-    )  # `What does I3 cost?` never has the same answer
+    # `What does I3 cost?` never has the same answer
+    wide = WORLD.replace("rng.randrange(100)", "rng.randrange(10**9)")
     with opened(
         write_shop(
             tmp_path,
@@ -248,9 +247,8 @@ def test_a_machine_too_small_is_found_and_one_that_may_be_too_small_is_a_warning
     anew, monkeypatch, free, passed, warning
 ):
     monkeypatch.setattr(memory, "available_bytes", lambda model: free)
-    result = memory.memory(
-        anew(optimizer={"micro_batch_tokens": 10**6})
-    )  # 55 KB of activations each
+    # 55 KB of activations each
+    result = memory.memory(anew(optimizer={"micro_batch_tokens": 10**6}))
     assert (result.passed, result.warning) == (passed, warning)
     assert ("train.optimizer.micro_batch_tokens" in result.detail) == (not passed or warning)
 
@@ -277,9 +275,8 @@ def test_the_estimate_of_memory_is_added_up_by_hand():
     ) == (160, 192, 40)
     assert memory.at_once(found) == 160 + found["activations"] + found["logits"]
     assert memory.at_once(found, one_step_ahead=True) == sum(found.values())
-    assert (
-        memory.at_once(found | {"keys and values": 10**9}) == 160 + 10**9 + 40
-    )  # the engine sleeps while the learner works
+    # the engine sleeps while the learner works
+    assert memory.at_once(found | {"keys and values": 10**9}) == 160 + 10**9 + 40
 
 
 def test_a_containers_limit_counts_and_its_file_pages_are_free(tmp_path):
@@ -387,7 +384,7 @@ def test_a_sound_run_says_so_in_one_line_and_keeps_the_results(tmp_path, capsys)
 
 @pytest.fixture
 def command(monkeypatch):
-    """Run `envgym ...` with the commands declared in pyproject.toml, whatever is installed here."""
+    """Run `envgym ...` with the commands that pyproject.toml declares, also if not installed."""
     from importlib import metadata
 
     from envgym.commands import main

@@ -101,12 +101,13 @@ def adapter_of(folder):
 
 
 def test_levels_open_on_validation_and_are_drawn_from_then_on(finished):
+    # L0 is always solved, L1 never
     assert [line["curriculum/unlocked"] for line in grpo_lines(finished)] == [
         1,
         2,
         2,
         2,
-    ]  # L0 is always solved, L1 never
+    ]
     drawn = {
         step: {e["level"] for e in raw_episodes(finished) if e["step"] == step}
         for step in (2, 3, 4, 5)
@@ -149,10 +150,11 @@ def test_the_opening_of_a_level_is_told_in_the_terminal(tasks, tmp_path, capsys)
 
 def test_groups_that_agree_are_replaced_up_to_the_cap_and_what_that_cost_is_kept(finished):
     for line in grpo_lines(finished):
+        # here all rewards are equal
         assert (line["rollout/extra_groups"], line["rollout/discarded_episodes"]) == (
             3,
             9,
-        )  # here all rewards are equal
+        )
         assert line["episode/n"] == (2 + 3) * 3
         mine = [e.get("excluded") for e in raw_episodes(finished) if e["step"] == line["step"]]
         assert (mine.count(None), mine.count("no_variance")) == (6, 9)

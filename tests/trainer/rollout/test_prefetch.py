@@ -88,9 +88,8 @@ def test_a_run_that_was_stopped_goes_on_with_fresh_episodes(env, tmp_path):
 
 
 def test_a_world_that_breaks_while_a_step_is_learned_from_loses_nothing_of_that_step(tmp_path):
-    (tmp_path / "rewards.py").write_text(
-        BREAKS_LATE + WORDY
-    )  # after eight episodes, that is during the second step
+    # after eight episodes, that is during the second step
+    (tmp_path / "rewards.py").write_text(BREAKS_LATE + WORDY)
     env = str(write_shop(tmp_path))
     with pytest.raises(TooManyFailures, match="grader down"):
         run(tmp_path / "r", *AHEAD, "reward.late={from: rewards.py:breaks_late}", env=env)

@@ -246,11 +246,12 @@ def test_a_frozen_teacher_votes_once_a_task_and_an_averaged_one_at_every_step(op
         labels.start_step(nobody_plays)
         assert labels.tasks_without_votes([group]) == [task]
         labels.record_votes([task], [group_of(task, "444")])
+        # by the teacher's label
         assert rewards(layer.score([group], step=0).groups[0]) == [
             0.0,
             0.0,
             1.0,
-        ]  # by the teacher's label
+        ]
         labels.start_step(nobody_plays)
         assert labels.tasks_without_votes([group]) == ([task] if heard_again else [])
     silent, layer = open_quiz("train.plan.teacher=frozen")
@@ -391,9 +392,8 @@ def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_vo
     }
     assert len({line["task_id"] for line in played}) <= 9
     assert ways["teacher"]
-    assert all(
-        line["task_id"].startswith("train/after/") for line in ways["teacher"]
-    )  # tasks of L0 have true labels
+    # tasks of L0 have true labels
+    assert all(line["task_id"].startswith("train/after/") for line in ways["teacher"])
     numbers = [line for line in made.folder.metrics() if line["phase"] == "grpo"]
     assert len(numbers) == 2
     for line in numbers:

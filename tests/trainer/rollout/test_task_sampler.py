@@ -90,9 +90,8 @@ def test_without_a_curriculum_tasks_are_drawn_as_they_always_were(make):
 
 def test_a_group_is_one_task_with_a_seed_for_each_member_and_no_seed_comes_twice(make):
     draws = make().draws(2, done=2)
-    requests = draws.requests(3, 4) + draws.requests(
-        2, 4
-    )  # the second call is that of dynamic sampling
+    # the second call is that of dynamic sampling
+    requests = draws.requests(3, 4) + draws.requests(2, 4)
     assert [len({r.task for r in requests[n : n + 4]}) for n in range(0, 20, 4)] == [1] * 5
     assert len({r.seed for r in requests}) == 20
     assert len({r.task for r in requests}) == 5
@@ -108,9 +107,8 @@ def test_further_draws_of_a_step_do_not_depend_on_how_they_are_asked_for(make):
 def test_templates_solved_sometimes_are_drawn_as_often_as_their_weights_say_over_ten_thousand_draws(
     make,
 ):
-    sampler = make(
-        tasks={"adaptive": True, "min_weight": 0.1, "pass_rate_decay": 0.0}
-    )  # the pass rate is that of the last group
+    # the pass rate is that of the last group
+    sampler = make(tasks={"adaptive": True, "min_weight": 0.1, "pass_rate_decay": 0.0})
     sampler.observe(
         [
             group("a", "L0", True, False),

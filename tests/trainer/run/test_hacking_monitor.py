@@ -129,9 +129,8 @@ def test_each_turn_repeats_for_itself():
         once, messages=(*once.messages, Message("tool", "ok"), Message("assistant", call))
     )
     assert repeated([[once]]) == repeated([[twice]]) == 0.0
-    assert repeated([[ends("no no no no no no no no")]]) == pytest.approx(
-        0.8
-    )  # five 4-grams, all equal
+    # five 4-grams, all equal
+    assert repeated([[ends("no no no no no no no no")]]) == pytest.approx(0.8)
     assert repeated([[ends("x")]]) is None
 
 
@@ -257,9 +256,8 @@ def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_r
     told = [line for line in lines(whole) if line["hacking/signal/modal_answer"] == 1.0]
     assert [line["step"] for line in told] == [found["modal_answer"]["step"]]
     _, part = run(tmp_path / "part", *settings, "train.steps=8", env=voted)
-    part.append_signals(
-        [dataclasses.replace(_signal(whole), step=99)]
-    )  # a signal of the step in which the run was killed
+    # a signal of the step in which the run was killed
+    part.append_signals([dataclasses.replace(_signal(whole), step=99)])
     _, part = run(part.path, *settings, "train.steps=24", env=voted, resume=True)
     assert part.signals() == whole.signals()
     assert signs(part) == signs(whole)

@@ -136,9 +136,8 @@ def test_a_transcript_shows_what_each_part_said_counted_for_and_moved():
     assert "| polite | 3 | 0.5 | 0 | +0 |" in text
     assert "| form | did not apply | 1 | 0 | +0 |" in text
     assert "| overlong | | | | -0.5 |" in text
-    assert "| solved | 1 | 2 | 2 |  |" in transcript(
-        episode(2.0, **told)
-    )  # the group was excluded from training
+    # the group was excluded from training
+    assert "| solved | 1 | 2 | 2 |  |" in transcript(episode(2.0, **told))
 
 
 def test_with_a_decoder_the_sampled_text_is_marked():

@@ -172,9 +172,8 @@ def test_a_file_of_lines_shorter_than_its_checkpoint_says_is_cut_by_its_steps(ru
 def test_what_a_kill_left_half_written_goes_and_what_it_had_moved_away_comes_back(run):
     folder = run.path / "checkpoints"
     shutil.copytree(run.checkpoint(3), folder / ".step-000004.partial")
-    run.checkpoint(3).rename(
-        folder / ".step-000003.old"
-    )  # killed between the two renames of a replacement
+    # killed between the two renames of a replacement
+    run.checkpoint(3).rename(folder / ".step-000003.old")
     shutil.copytree(run.checkpoint(2), folder / ".step-000002.old")  # killed after both renames
     (run.path / ".config.yaml.partial").write_text("half")
     assert restored(run)[0] == 3

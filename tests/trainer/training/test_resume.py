@@ -105,9 +105,8 @@ def assert_same_end(folder, whole):
 def test_two_n_steps_equal_n_steps_a_resume_and_n_steps_to_the_bit(
     env, whole, tmp_path, monkeypatch
 ):
-    stops_at_check(
-        monkeypatch, 7
-    )  # base evaluation 2, step 1 with its validation 3, step 2, and the start of its validation
+    # base evaluation 2, step 1 with its validation 3, step 2, and the start of its validation
+    stops_at_check(monkeypatch, 7)
     with pytest.raises(StopRequested):
         play(env, tmp_path / "halves")
     halves = RunFolder.open(tmp_path / "halves")
@@ -152,9 +151,8 @@ class Killed:
         """
         resume = self.path if (self.path / "config.yaml").exists() else None
         if resume is None:
-            shutil.rmtree(
-                self.path, ignore_errors=True
-            )  # killed before it saved its settings: there is nothing to resume
+            # killed before it saved its settings: there is nothing to resume
+            shutil.rmtree(self.path, ignore_errors=True)
         process = self.context.Process(target=quiet_start, args=(self.env, SMALL, self.out, resume))
         process.start()
         while (
@@ -173,9 +171,8 @@ class Killed:
 
 
 def quiet_start(env, settings, out, resume):
-    torch.set_num_threads(
-        1
-    )  # as in the test process: another number of threads changes the order of additions
+    # as in the test process: another number of threads changes the order of additions
+    torch.set_num_threads(1)
     with open(os.devnull, "w") as sys.stdout:
         sys.exit(start(env, settings, out=out, name="r", resume=resume))
 

@@ -157,9 +157,8 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
         "train.steps=0",
         "episode.max_void_fraction=1.0",
     ]
-    settings.append(
-        "train.checks.preflight=off"
-    )  # the preflight would refuse a world as broken as this one
+    # the preflight would refuse a world as broken as this one
+    settings.append("train.checks.preflight=off")
     _, folder = run(tmp_path / "r", *settings, env=env)
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
     for line in (first, second):
@@ -315,12 +314,10 @@ def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
         run(tmp_path / "r", *settings, env=env)
     folder = RunFolder.open(tmp_path / "r")
     lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
-    assert (
-        folder.latest_checkpoint()[0] == len(lines) - 1
-    )  # the last line is that of the abandoned step
-    assert (
-        sum(m.get("failures/stage/call", 0) for m in lines) >= 5
-    )  # more than a quarter of sixteen attempts
+    # the last line is that of the abandoned step
+    assert folder.latest_checkpoint()[0] == len(lines) - 1
+    # more than a quarter of sixteen attempts
+    assert sum(m.get("failures/stage/call", 0) for m in lines) >= 5
 
 
 def test_a_foreign_gymnasium_environment_trains(tmp_path):
