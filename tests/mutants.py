@@ -1,10 +1,9 @@
-"""Breaks the code on purpose, once for each trap or more, and sees the trap's own tests fail:
-`python tests/mutants.py [9 15 ...]`.
+"""Mutation test of the trap tests: `python tests/mutants.py [9 15 ...]`.
 
-Each breakage is one replaced text in a temporary copy of the tree, where that trap's tests run
-alone. Before it the whole suite must pass there unbroken. Exit code 1 where a breakage survives, or
-where its text is no longer in the file. Left out: breakages nobody would make by accident; coverage
-of anything but the traps.
+Each mutant replaces one text in a temporary copy of the tree, in which the tests of its trap then
+run; at least one must fail. Before the first mutant the trap tests must pass in the unbroken copy.
+The exit code is 1 if a mutant survives or its text no longer fits the file. Left out: mutations
+that nobody would make by accident, and code outside the traps.
 """
 
 from __future__ import annotations
@@ -26,20 +25,22 @@ TRAPS = "tests/traps"
 COPIED = ("envgym", "envs", "trainer", "tests", "pyproject.toml")
 PASSED = 0
 FAILED = 1
-"""Exit codes of pytest; any other means that nothing was proven (no test ran, or none could be
-collected)."""
+"""Exit codes of pytest.
+
+Any other code proves nothing, because no test ran or none could be collected.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One deliberate breakage."""
+    """One deliberate fault in the code, and the trap whose tests must find it."""
 
     trap: int
     what: str
     file: str
-    """Below the root, `T/` for the trainer's package."""
+    """Path below the root. `T/` stands for the trainer's package."""
     old: str
-    """Stands there exactly once."""
+    """Text that occurs exactly once in the file."""
     new: str
 
     @property
@@ -47,11 +48,15 @@ class Mutant:
         return self.file.replace("T/", "trainer/envgym_trainer/", 1)
 
     def broken(self, text: str) -> str:
-        """The file's text with the breakage. Raises ValueError where it does not fit."""
+        """Return the file's text with the mutation.
+
+        Raises:
+            ValueError: If `old` does not occur exactly once in `text`.
+        """
         if (count := text.count(self.old)) != 1:
             raise ValueError(
-                f"trap {self.trap} ({self.what}): {self.path} holds {count} times, not "
-                f"once:\n{self.old}"
+                f"trap {self.trap} ({self.what}): "
+                f"{self.path} holds {count} times, not once:\n{self.old}"
             )
         return text.replace(self.old, self.new)
 
@@ -68,35 +73,35 @@ MUTANTS = [
     ),
     Mutant(
         2,
-        "a rewritten history is taken for an appended one",
+        "a rewritten history is accepted as an appended one",
         "T/model/own_template.py",
         "        if not after.startswith(before):\n",
         "        if False:\n",
     ),
     Mutant(
         2,
-        "our own template forgets the line end after a turn",
+        "our own template omits the newline after a turn",
         "T/model/chatml.py",
         '        return end + self._encode("\\n") + self._turns(messages)',
         "        return end + self._turns(messages)",
     ),
     Mutant(
         3,
-        "what we add after a turn is trained",
+        "the template tokens after a turn are trained",
         "T/inference/dialogue.py",
         "        self.mask += [False] * len(ids)\n",
         "        self.mask += [bool(n == 0) for n in range(len(ids))]\n",
     ),
     Mutant(
         4,
-        "the sampler scales the adapter otherwise than the learner",
+        "the sampler and the learner scale the adapter differently",
         "T/model/lora.py",
         "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=layer.scaling[name])\n",
         "    merged = torch.addmm(weight.to(b.dtype), b, a, alpha=0.99 * layer.scaling[name])\n",
     ),
     Mutant(
         5,
-        "the adapter is merged into the base and taken out again",
+        "the adapter is merged into the base weights and subtracted again",
         "T/inference/in_process/sampler_model.py",
         "            merged = lora.merge(layers[name]) if name in layers else None\n",
         "            merged = None\n"
@@ -108,76 +113,72 @@ MUTANTS = [
     ),
     Mutant(
         6,
-        "keys and values outlive an update",
+        "the KV cache is kept after an update",
         "T/inference/in_process/engine.py",
         "            self._replica.refresh(model)\n            self._scheduler.forget()\n",
         "            self._replica.refresh(model)\n",
     ),
     Mutant(
         7,
-        "one kind of module is left out in silence",
+        "the adapter of one module type is ignored silently",
         "T/inference/in_process/sampler_model.py",
         "merged = lora.merge(layers[name]) if name in layers else None\n",
-        (
-            "merged = lora.merge(layers[name]) if name in layers and not "
-            'name.endswith("up_proj") else None\n'
-        ),
+        "merged = lora.merge(layers[name]) "
+        'if name in layers and not name.endswith("up_proj") else None\n',
     ),
     Mutant(
         8,
-        "keys and values are kept in another precision than the model",
+        "the KV cache has another precision than the model",
         "T/inference/in_process/forward.py",
         "dtype=self.model.dtype,",
         "dtype=torch.float32,",
     ),
     Mutant(
         8,
-        "the sampler's own proof accepts anything",
+        "the sampler's self-check accepts any difference",
         "T/inference/in_process/forward.py",
         "        if not gap < (1e-3 if self.model.dtype == torch.float32 else 0.1):\n",
         "        if not gap < 1e9:\n",
     ),
     Mutant(
         9,
-        "each micro-batch is divided by its own tokens",
+        "each micro-batch is divided by its own token count",
         "T/learner/learner.py",
         "                logprobs,\n                denominator=denominator,\n",
         "                logprobs,\n                denominator=float(batch.weights.sum()),\n",
     ),
     Mutant(
         10,
-        "nothing is added to a tiny deviation",
+        "eps is not added to the standard deviation",
         "T/algorithms/advantages/group.py",
         "        centered = centered / (deviation + eps)\n",
         "        centered = centered / (deviation + 1e-12)\n",
     ),
     Mutant(
         10,
-        "the deviation is that of a sample",
+        "the standard deviation uses one degree of freedom less",
         "T/algorithms/advantages/group.py",
         "        deviation = (squares / freedom).sqrt()\n",
         "        deviation = (squares / (freedom - 1)).sqrt()\n",
     ),
     Mutant(
         11,
-        "dropped samples leave the denominator too",
+        "samples without an advantage are left out of the denominator",
         "T/learner/learner.py",
         "        denominator = self.ranks.total(share) or 1.0\n",
-        (
-            "        denominator = _total_weight([sample for sample in samples if "
-            "sample.has_advantage]) or 1.0\n"
-        ),
+        "        denominator = "
+        "_total_weight([sample for sample in samples if sample.has_advantage]) or 1.0\n",
     ),
     Mutant(
         12,
-        "groups are cut across the tasks",
+        "groups mix episodes of different tasks",
         "T/rollout/groups.py",
         "[episodes[start : start + size] for start in range(0, len(episodes), size)]",
         "[episodes[start :: len(episodes) // size] for start in range(len(episodes) // size)]",
     ),
     Mutant(
         13,
-        "each member starts from a state of its own",
+        "each group member starts from a different state",
         "envgym/env.py",
         "            seed=task.seed, timeout_seconds=world.spec",
         "            seed=random.getrandbits(30), timeout_seconds=world.spec",
@@ -198,40 +199,38 @@ MUTANTS = [
     ),
     Mutant(
         15,
-        "the mask is made from ids",
+        "the attention mask is derived from the token ids",
         "T/batch.py",
         "        attention_mask=positions < torch.tensor(lengths)[:, None],  # (B, S)\n",
         "        attention_mask=torch.tensor(rows) != pad_id,\n",
     ),
     Mutant(
         16,
-        "positions run backwards",
+        "position ids run backwards",
         "T/batch.py",
         "        position_ids=positions.expand(len(rows), width),\n",
         "        position_ids=positions.flip(0).expand(len(rows), width),\n",
     ),
     Mutant(
         17,
-        "a token sees the branch beside it",
+        "a token attends to a sibling branch",
         "T/learner/tree_attention.py",
         "        mask = (keys <= rows[:, None]) & (rows[:, None] < subtree_end[keys])\n",
         "        mask = keys <= rows[:, None]\n",
     ),
     Mutant(
         18,
-        "a branch counts its depth from its own start",
+        "a branch counts its positions from its own start",
         "T/learner/prefix_tree.py",
         "        depths += range(shared, len(inputs[index]))\n",
         "        depths += range(len(inputs[index]) - shared)\n",
     ),
     Mutant(
         18,
-        "a token that siblings share pulls for one of them only",
+        "a token shared by several samples gets the gradient of only one",
         "T/learner/learner.py",
-        (
-            "                output = loss(batch, logprobs[batch.action_nodes], "
-            "entropy[batch.action_nodes])\n"
-        ),
+        "                output = loss("
+        "batch, logprobs[batch.action_nodes], entropy[batch.action_nodes])\n",
         "                first = torch.zeros(len(batch.action_nodes), dtype=torch.bool)\n"
         "                first[[batch.action_nodes.tolist().index(n) "
         "for n in range(len(logprobs))]] = True\n"
@@ -241,7 +240,7 @@ MUTANTS = [
     ),
     Mutant(
         19,
-        "what was told is scored like what was sampled",
+        "observation tokens are scored like sampled tokens",
         "T/batch.py",
         "            if sampled:\n                node =",
         "            if t:\n                node =",
@@ -258,35 +257,33 @@ MUTANTS = [
         "truncated episodes are left out of the batch",
         "T/algorithms/credit.py",
         "    if trace is None or episode.is_void:\n        return None\n    weight",
-        (
-            "    if trace is None or episode.is_void or episode.truncated:\n        return "
-            "None\n    weight"
-        ),
+        "    if trace is None or episode.is_void or episode.truncated:\n"
+        "        return None\n    weight",
     ),
     Mutant(
         21,
-        "a token's advantage is put on the one before it",
+        "a token's advantage is applied to the preceding token",
         "T/batch.py",
         "(*path[t - 1], sample.token_ids[t])",
         "(*path[max(t - 2, 0)], sample.token_ids[t])",
     ),
     Mutant(
         21,
-        "the last turn's reward replaces those before it",
+        "the last turn's reward replaces the earlier rewards",
         "envgym/record.py",
         "        self.reward += value\n        self.turn_rewards.append",
         "        self.reward = value\n        self.turn_rewards.append",
     ),
     Mutant(
         22,
-        "the penalty's gradient is that of another estimator",
+        "the KL penalty has the gradient of another estimator",
         "T/algorithms/kl.py",
         "    return log_ratio.exp() - 1 - log_ratio\n",
         "    return log_ratio.exp().detach() - 1 - log_ratio\n",
     ),
     Mutant(
         23,
-        "scores are taken at temperature 1",
+        "scoring uses temperature 1",
         "T/learner/learner.py",
         "            batch.score_ids,\n            temperature=temperature,",
         "            batch.score_ids,\n            temperature=1.0,",
@@ -300,7 +297,7 @@ MUTANTS = [
     ),
     Mutant(
         24,
-        "the schedule moves with every forward pass",
+        "the learning-rate schedule counts forward passes",
         "T/learner/learner.py",
         "                output.loss.backward()\n",
         "                output.loss.backward()\n                self.updates += 1\n",
@@ -314,33 +311,31 @@ MUTANTS = [
     ),
     Mutant(
         26,
-        "an update that is not finite is made all the same",
+        "a non-finite update is applied",
         "T/learner/learner.py",
         "            if math.isfinite(norm) and math.isfinite(sums.loss):\n",
         "            if True:\n",
     ),
     Mutant(
         27,
-        "the optimiser's state is not restored",
+        "the optimizer's state is not restored",
         "T/learner/learner.py",
         '        self.optimizer.load_state_dict(state["optimizer"])\n',
         "",
     ),
     Mutant(
         28,
-        "what an environment raises ends the run",
+        "an exception in an environment ends the run",
         "envgym/record.py",
         "        except Exception as error:\n            raise WorldFailure(ENV_RAISED",
         "        except ZeroDivisionError as error:\n            raise WorldFailure(ENV_RAISED",
     ),
     Mutant(
         28,
-        "a broken world earns 0",
+        "an episode in a failed world gets reward 0",
         "envgym/record.py",
-        (
-            '        return self._episode(reward=None, success=None, stop_reason="void", '
-            "failure=kept)\n"
-        ),
+        "        return self._episode("
+        'reward=None, success=None, stop_reason="void", failure=kept)\n',
         '        return self._episode(reward=0.0, success=False, stop_reason="void")\n',
     ),
     Mutant(
@@ -352,14 +347,14 @@ MUTANTS = [
     ),
     Mutant(
         28,
-        "a reward of NaN is passed on",
+        "a reward of NaN is accepted",
         "envgym/record.py",
         "    if not math.isfinite(value):\n",
         "    if False:\n",
     ),
     Mutant(
         29,
-        "a long answer is cut in silence",
+        "a long tool output is cut without a marker",
         "envgym/tool_episode.py",
         '            text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"\n',
         "            text = text[:limit]\n",
@@ -373,7 +368,7 @@ MUTANTS = [
     ),
     Mutant(
         30,
-        "two dialogues get each other's tokens",
+        "two dialogues receive each other's tokens",
         "T/inference/in_process/engine.py",
         "            for turn, token, logprob in zip(turns, *sampled, strict=True):\n",
         "            for turn, token, logprob in zip(turns[::-1], *sampled, strict=True):\n",
@@ -382,7 +377,7 @@ MUTANTS = [
 
 
 def misfits(root: Path = ROOT) -> list[str]:
-    """What is wrong with the breakages whose text is not, or not once, in the tree."""
+    """Return an error for each mutant whose text does not occur exactly once in the tree."""
     found = []
     for mutant in MUTANTS:
         try:
@@ -393,10 +388,12 @@ def misfits(root: Path = ROOT) -> list[str]:
 
 
 def preload() -> None:
-    """Imports what takes seconds once, for all runs to come; none of our own code, which every run
-    reads anew."""
+    """Import slow third-party modules once for all runs.
+
+    Our own code is left out, because every run must import it from the copy.
+    """
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = (
-        "1"  # the tensors are tiny, and a fork wants no threads
+        "1"  # the tensors are tiny, and fork is unsafe with threads
     )
     for name in (
         "torch",
@@ -411,8 +408,7 @@ def preload() -> None:
 
 
 def run(tree: Path, *, trap: int | None = None) -> tuple[int, str]:
-    """Runs the tests of a trap, or of all of them, in a copy of the tree. Returns pytest's exit
-    code and what it said."""
+    """Run the tests of one or all traps in the copy. Return pytest's exit code and output."""
     output = tree / "output.txt"
     if (pid := os.fork()) == 0:
         with output.open("wb") as stream:
@@ -422,7 +418,7 @@ def run(tree: Path, *, trap: int | None = None) -> tuple[int, str]:
         os.environ["ENVGYM_TRAP"] = str(trap or "")
         sys.path[:0] = [str(tree), str(tree / "trainer")]
         sys.dont_write_bytecode = (
-            True  # a file that changes twice within a second would be taken for the old one
+            True  # a cached .pyc hides a file's second change within one second
         )
         code = int(
             pytest.main(
@@ -465,7 +461,7 @@ def main() -> int:
 
 
 def killed(tree: Path, mutant: Mutant) -> bool:
-    """Whether one of the trap's tests fails with the breakage; the tree is left as it was."""
+    """Return whether a test of the trap fails with the mutant. The tree is restored afterwards."""
     file = tree / mutant.path
     text = file.read_text(encoding="utf-8")
     started = time.monotonic()

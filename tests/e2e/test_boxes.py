@@ -1,5 +1,7 @@
-"""Whole episodes through real boxes: the same in every backend, and nothing left when the trainer
-is killed."""
+"""Whole episodes in real sandbox containers.
+
+Every backend gives the same episodes, and no container is left when the trainer is killed.
+"""
 
 import dataclasses
 import functools
@@ -72,7 +74,7 @@ def transcripts(kind, count):
 @pytest.mark.docker
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_episodes_are_the_same_byte_for_byte_under_every_backend_and_level(kind):
-    options(kind)  # skips where it cannot be had
+    options(kind)  # skips if the backend is not available
     count = FEW if kind[1] == "container" else 34
     said = transcripts(kind, count)
     assert said == transcripts(("local", "fork"), count)
@@ -103,7 +105,7 @@ def test_a_trainer_that_is_killed_leaves_no_container(tmp_path):
     try:
         wait_until(lambda: boxes() - before or trainer.poll() is not None, seconds=120)
         assert boxes() - before, trainer.stdout.read()
-        time.sleep(2)  # in the middle of its episodes
+        time.sleep(2)  # during its episodes
     finally:
         trainer.send_signal(signal.SIGKILL)
         trainer.wait()

@@ -1,9 +1,8 @@
-"""A campaign of faults: owners and boxes that are killed, an engine that restarts, tools that ruin
-what they can.
+"""Fault campaign: killed owners and containers, an engine that restarts, and destructive tools.
 
-Around each fault neighbours play scripted episodes. What they said must be, byte for byte, what
-they say undisturbed: no wrong reward, none lost, none stuck. ENVGYM_CAMPAIGN=full makes it as long
-as it is meant to be (20 killed owners); short by default.
+Scripted episodes run beside each fault. Their records must equal the undisturbed ones byte for
+byte: no wrong reward, no lost episode, no hang. The campaign is short by default;
+ENVGYM_CAMPAIGN=full runs it at full length (20 killed owners).
 """
 
 import contextlib
@@ -47,7 +46,7 @@ def api():
 
 
 def story(sandbox, number: int) -> list:
-    """One scripted episode: all that was said and what changed, for a number."""
+    """Play one scripted episode for a number. Return its observations and its final diff."""
     session = sandbox.open(seed=number, timeout_seconds=60)
     try:
         said: list = [session.state_hash]
@@ -59,13 +58,13 @@ def story(sandbox, number: int) -> list:
 
 
 def expected(number: int) -> list:
-    """What `story` gives undisturbed, but for the hash of the empty state."""
+    """Return the undisturbed result of `story`, without the hash of the empty state."""
     added = [{"id": turn + 1, "text": f"{number}.{turn}"} for turn in range(5)]
     return [*["noted"] * 5, {"notes": {"added": added, "removed": []}}]
 
 
 def stories_around(sandbox, fault) -> list[list]:
-    """The neighbours' episodes while `fault` happens, from before its start until after its end."""
+    """Return the neighbours' episodes, played from before `fault` starts until after it ends."""
     over = threading.Event()
 
     def play(player: int) -> list[list]:
@@ -83,7 +82,7 @@ def stories_around(sandbox, fault) -> list[list]:
         return [each for player in playing for each in player.result(timeout=120)]
 
 
-# --- tools that ruin what they can, in a box that others share ---
+# --- destructive tools in a shared container ---
 
 CAMPAIGN = {
     "fork_bomb": ({}, 4.0, {"timeout"}),
@@ -137,7 +136,7 @@ def test_a_tool_that_ruins_what_it_can_ends_as_it_should_and_harms_no_episode_be
         sandbox.close()
 
 
-# --- boxes that are killed ---
+# --- killed containers ---
 
 
 def test_boxes_killed_in_the_middle_lose_their_own_episodes_and_make_none_wrong(api):
@@ -159,7 +158,7 @@ def test_boxes_killed_in_the_middle_lose_their_own_episodes_and_make_none_wrong(
             for _ in range(3):
                 time.sleep(0.5)
                 for box in sandbox.pool.boxes[:1]:
-                    with contextlib.suppress(Exception):  # retired meanwhile
+                    with contextlib.suppress(Exception):  # it may be retired already
                         api.kill(box.transport.container)
             said = [each.result(timeout=120) for each in playing]
         assert [each[2:] for each in said] == [expected(each[0]) for each in said]
@@ -168,7 +167,7 @@ def test_boxes_killed_in_the_middle_lose_their_own_episodes_and_make_none_wrong(
         sandbox.close()
 
 
-# --- owners that are killed ---
+# --- killed owners ---
 
 OWNER = """
 import sys, threading
@@ -207,7 +206,7 @@ def test_owners_killed_at_any_moment_leave_no_container_and_none_created_after_g
         assert run
         try:
             if turn % 2:
-                time.sleep(luck.uniform(0, 3))  # while boxes are created
+                time.sleep(luck.uniform(0, 3))  # while containers are created
             else:
                 assert owner.stdout.readline() == "ready\n"
         finally:
@@ -229,7 +228,7 @@ def test_owners_killed_at_any_moment_leave_no_container_and_none_created_after_g
 
 
 class PrivateEngine:
-    """A second engine of this test's own, which it may stop and start as it likes."""
+    """Second Docker engine that the test may stop and start."""
 
     def __init__(self) -> None:
         if not shutil.which("dockerd") or not shutil.which("unshare") or os.getuid() != 0:
@@ -239,8 +238,8 @@ class PrivateEngine:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        # In a network of its own: an engine without a bridge removes the bridge of the machine's
-        # other engine.
+        # It runs in a network of its own: an engine without a bridge removes the bridge of the
+        # machine's other engine.
         places = {"--data-root": "data", "--exec-root": "exec", "--pidfile": "pid"}
         command = [
             "unshare",
@@ -260,7 +259,7 @@ class PrivateEngine:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 pytest.skip(
-                    f"NOT TESTED: no private engine starts here: "
+                    "NOT TESTED: no private engine starts here: "
                     f"{(self.folder / 'log').read_text()[-300:]}"
                 )
             time.sleep(0.2)

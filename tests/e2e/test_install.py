@@ -1,4 +1,4 @@
-"""The two ways of the README to install and run: pip without torch, and make."""
+"""The README's two ways to install and run: pip without torch, and make."""
 
 import os
 import subprocess
@@ -52,8 +52,8 @@ def test_pip_installs_the_gym_alone_and_it_works_without_torch(tmp_path):
 def test_make_train_trains_with_what_it_installed(tmp_path):
     if not (ROOT / ".venv/bin/.installed").exists():
         pytest.skip(
-            "this checkout was not set up by make (no .venv/bin/.installed); `make test` "
-            "runs this test"
+            "this checkout was not set up by make (no .venv/bin/.installed); "
+            "`make test` runs this test"
         )
     settings = (
         "train.warm_start.episodes=8 train.steps=1 train.rollout.groups_per_step=1 "

@@ -1,4 +1,4 @@
-"""A short soak: `benchmarks/soak.py` is the long one."""
+"""Short soak test. `benchmarks/soak.py` is the long one."""
 
 import pytest
 

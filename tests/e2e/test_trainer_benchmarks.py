@@ -1,5 +1,4 @@
-"""The trainer's benchmarks do the work that they say: the same for both sides, the same gradient
-for both layouts."""
+"""The trainer's benchmarks compare equal work: equal tokens and equal gradients in all layouts."""
 
 import importlib.util
 import json
@@ -25,7 +24,7 @@ WORK = {
 
 
 def python(*arguments):
-    """What a process prints that finds the benchmarks' modules."""
+    """Run code that can import the benchmarks' modules. Return its output."""
     paths = [str(ROOT / "benchmarks"), str(ROOT), str(ROOT / "trainer")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
@@ -72,9 +71,8 @@ def test_keeping_little_makes_the_update_of_keeping_all():
         measure("steps.learn", group | {"keeps": keeps}, "tiny") for keeps in ("little", "all")
     )
     assert little["grad_norm"] == pytest.approx(everything["grad_norm"], rel=1e-4)
-    assert (
-        little["forward_tokens"] == everything["forward_tokens"] == 24 + 4 * 7
-    )  # nothing is read after the last token
+    # the last token is not read
+    assert little["forward_tokens"] == everything["forward_tokens"] == 24 + 4 * 7
 
 
 @pytest.mark.slow
@@ -90,9 +88,8 @@ def test_each_sampler_draws_the_tokens_that_are_asked_for(side):
         "tool_tokens": 40,
         "prompt_tokens": 60,
     }
-    assert (
-        measure("steps.sample", load, "smollm2-135m-instruct")["tokens"] == 4 * 2 * 3
-    )  # lengths are asserted where they arise
+    # lengths are asserted in the benchmark itself
+    assert measure("steps.sample", load, "smollm2-135m-instruct")["tokens"] == 4 * 2 * 3
 
 
 def test_an_exponent_is_that_of_the_power_law_it_is_read_from():

@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tensors this small are quickest on one core, above all where other tests run beside these."""
+    """Use one thread: tensors this small are fastest on one core, above all beside other tests."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

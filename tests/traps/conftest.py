@@ -2,8 +2,10 @@ import os
 
 
 def pytest_collection_modifyitems(config, items):
-    """ENVGYM_TRAP=9 runs the tests of that trap alone; pytest's own -m knows marks, but not their
-    arguments."""
+    """Select the tests of one trap if ENVGYM_TRAP is set, for example ENVGYM_TRAP=9.
+
+    pytest's own -m selects by marks but not by their arguments.
+    """
     if wanted := os.environ.get("ENVGYM_TRAP"):
         items[:] = [
             item

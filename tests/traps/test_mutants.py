@@ -1,5 +1,4 @@
-"""The breakages of tests/mutants.py still fit the code, and each trap has its tests and its
-breakage."""
+"""Each mutant of tests/mutants.py still fits the code, and each trap has tests and a mutant."""
 
 import importlib.util
 import re
@@ -14,7 +13,7 @@ NUMBERS = set(range(1, 31))
 
 found = importlib.util.spec_from_file_location("mutants", ROOT / "tests" / "mutants.py")
 mutants = importlib.util.module_from_spec(found)
-sys.modules["mutants"] = mutants  # dataclasses look their module up
+sys.modules["mutants"] = mutants  # dataclasses look up their module
 found.loader.exec_module(mutants)
 
 
@@ -64,7 +63,7 @@ def test_only_a_test_that_fails_kills_and_everything_else_is_reported_with_exit_
     monkeypatch.setattr(sys, "argv", ["mutants.py", "4"])
     assert mutants.main() == int(code != 1)
     said = capsys.readouterr().out
-    assert seen == [False, True]  # the unbroken tree first
+    assert seen == [False, True]  # the unbroken tree runs first
     assert verdict in said
     assert ("survivors: none" in said) == (code == 1)
 

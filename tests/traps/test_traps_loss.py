@@ -1,5 +1,4 @@
-"""Traps 9-11, 16-18, 21, 22, 24, 26: the gradient is that of the written formula, however the step
-is laid out."""
+"""Traps 9-11, 16-18, 21, 22, 24, 26: the gradient equals the written formula in every layout."""
 
 import dataclasses
 import math
@@ -33,8 +32,10 @@ def sample(ids, mask, *, old=None, **fields):
 
 
 def gradient(samples, *, model=None, **options) -> torch.Tensor:
-    """What one step hands to the optimiser, float64, as one vector; zeros where it hands it
-    nothing."""
+    """Return the gradient that one step passes to the optimizer, as one float64 vector.
+
+    Parameters without a gradient get zeros.
+    """
     options, settings = split_options(options)
     learner = Learner(model or tiny_model(), max_grad_norm=1e9, **options)
     seen = [
@@ -53,7 +54,7 @@ def gradient(samples, *, model=None, **options) -> torch.Tensor:
 @pytest.mark.parametrize("layout", ["flat", "tree"])
 def test_the_gradient_is_the_mean_over_all_tokens_for_every_split_and_order(layout):
     samples = random_samples(0, groups=2, group_size=3)
-    logprobs = []  # the written formula, sample by sample, no batch at all
+    logprobs = []  # the written formula, sample by sample, without batches
     model = tiny_model()
     for s in samples:
         row = model(input_ids=torch.tensor([s.token_ids])).logits[0, :-1].log_softmax(-1)
@@ -79,15 +80,14 @@ def test_the_gradient_is_the_mean_over_all_tokens_for_every_split_and_order(layo
     for budget in (1, 30, 10_000):
         shuffled = random.Random(budget).sample(samples, len(samples))
         found = gradient(shuffled, layout=layout, max_tokens_per_micro_batch=budget)
-        assert (found - written).abs().max() < 1e-7  # the batch's numbers are float32
+        assert (found - written).abs().max() < 1e-7  # the batch stores float32
         assert (found - gradient(samples)).abs().max() < 1e-9
 
 
 @pytest.mark.trap(10)
 def test_a_groups_advantages_are_those_worked_out_by_hand_with_and_without_the_deviation():
-    rewards = torch.tensor(
-        [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
-    )  # mean 1/4 and 3/4, deviation sqrt(3)/4 in both
+    # mean 1/4 and 3/4, deviation sqrt(3)/4 in both
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     root = math.sqrt(3)
     plain = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.25, 0.25, 0.25, -0.75]])
     assert torch.allclose(group_advantages(rewards, scale_by_std=False), plain)
@@ -123,7 +123,7 @@ def test_groups_that_agree_are_reported():
 
 
 def scores(samples, *, make, dtype=torch.float32) -> list[torch.Tensor]:
-    """The logprobs of each sample's sampled tokens, all samples in one batch."""
+    """Return the logprobs of each sample's sampled tokens, with all samples in one batch."""
     learner = Learner(tiny_model(dtype=dtype))
     batch = make(samples)
     learner.attention_block = 5
@@ -150,9 +150,8 @@ def test_a_ragged_batch_gives_each_token_the_logprob_that_its_sample_has_alone(m
 @pytest.mark.trap(17)
 @pytest.mark.parametrize("make", [flat_batch, tree_batch])
 def test_another_sample_in_the_pack_leaves_a_samples_logprobs_unchanged_to_the_bit(make):
-    mine = sample(
-        [1, 15, 3, 4, 5], [0, 0, 1, 1, 1]
-    )  # in the middle of a tree, whose branches are sorted by their ids
+    # in the middle of a tree, whose branches are sorted by ids
+    mine = sample([1, 15, 3, 4, 5], [0, 0, 1, 1, 1])
     before, after = (
         scores(
             [
@@ -185,7 +184,7 @@ def test_the_tree_gives_the_gradient_of_padded_rows_for_random_tries(seed):
 def test_the_advantage_lands_on_every_sampled_token_from_a_turns_first_to_its_last_and_on_no_other(
     make,
 ):
-    #                 prompt | turn 1  | told | turn 2 | told
+    #                 prompt | turn 1  | obs  | turn 2 | obs
     episode = sample(
         [5, 6, 7, 8, 2, 9, 10, 11, 2, 12], [0, 0, 1, 1, 1, 0, 0, 1, 1, 0], advantage=-0.5
     )
@@ -209,8 +208,7 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
     logits = torch.randn(5, dtype=torch.float64, generator=torch.manual_seed(0)).requires_grad_()
     reference = torch.randn(5, dtype=torch.float64, generator=torch.manual_seed(1)).log_softmax(0)
     policy = logits.log_softmax(0)
-    # Every token once, weighted by its probability: the expectation of the loss over what the
-    # policy samples.
+    # Each token once, weighted by its probability: the expected loss under the policy.
     out = loss_of(
         "grpo",
         policy,
@@ -226,10 +224,10 @@ def test_k3_in_the_loss_pulls_as_kl_from_the_reference_does_over_a_five_token_vo
     backward = (policy.exp() * (policy - reference)).sum()  # KL(policy || reference)
     assert out.loss.item() == pytest.approx(
         backward.item()
-    )  # the value is that of KL(policy || reference) ...
+    )  # the value is KL(policy || reference) ...
     assert torch.allclose(
         of(out.loss), of(forward), atol=1e-12
-    )  # ... and the pull that of KL(reference || policy)
+    )  # ... and the gradient is that of KL(reference || policy)
     assert not torch.allclose(of(out.loss), of(backward), atol=1e-2)
 
 
@@ -246,9 +244,8 @@ def test_the_learning_rate_follows_its_closed_form_by_updates_for_any_split(budg
             "learning_rate"
         ] == pytest.approx(1e-3 * min(1, (updates + 1) / 3))
         rates += [learner.optimizer.param_groups[0]["lr"]] * (learner.updates - updates)
-    assert rates == pytest.approx(
-        [1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3]
-    )  # the step without a lesson is no update
+    # a step without advantages makes no update
+    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 1e-3])
 
 
 @pytest.mark.trap(26)

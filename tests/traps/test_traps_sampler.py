@@ -1,5 +1,4 @@
-"""Traps 4-8, 23, 25, 30: the sampler draws from the very policy that is trained, and for the
-dialogue that asked."""
+"""Traps 4-8, 23, 25, 30: the engine samples from the trained policy, in the right dialogue."""
 
 import hashlib
 import math
@@ -61,7 +60,7 @@ def test_in_bfloat16_the_ratio_is_one_within_a_hundredth():
 
 
 def checksum(model) -> str:
-    """Of all weights but the adapter's."""
+    """Return a checksum of all weights except the adapter's."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         if "lora_" not in name:
@@ -77,9 +76,8 @@ def test_a_thousand_syncs_leave_the_base_weights_as_they_were_to_the_bit(sampler
         scramble(model, seed % 7)
         engine.load_adapter(model)
     assert checksum(model) == before
-    assert (
-        gap(model, talk(engine.policy(max_new_tokens=6), seed=1).trace()) < 1e-4
-    )  # and the last one is in force
+    # and the last adapter is active
+    assert gap(model, talk(engine.policy(max_new_tokens=6), seed=1).trace()) < 1e-4
 
 
 @pytest.mark.trap(5)
@@ -94,9 +92,8 @@ def test_the_merged_weight_gives_what_base_and_adapter_give_apart(sampler):
 def test_after_an_update_nothing_computed_under_the_old_adapter_is_used(sampler):
     model, engine = sampler
     policy = engine.policy(max_new_tokens=6)
-    opened = policy.open(
-        OPENING, (), seed=1
-    )  # holds keys of the system message, of its prompt and of its own turn
+    # the cache holds the system message, the prompt and the dialogue's own turn
+    opened = policy.open(OPENING, (), seed=1)
     opened.reply()
     scramble(model, 1)
     engine.load_adapter(model)
@@ -125,7 +122,7 @@ def test_every_adapted_module_is_bound_in_the_sampler_and_each_changes_its_logpr
     for name, layer in layers.items():
         before = layer.lora_B["default"].weight.clone()
         layer.lora_B["default"].weight.data.neg_()
-        assert gap(model, trace) > 1e-3, name  # this module alone is heard in the logprobs
+        assert gap(model, trace) > 1e-3, name  # this module alone changes the logprobs
         engine.load_adapter(model)
         assert gap(model, talk(engine.policy(max_new_tokens=8), seed=1).trace()) < 1e-4, name
         layer.lora_B["default"].weight.data.copy_(before)
@@ -198,14 +195,12 @@ def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode
         for sample in samples:
             gaps = zip(sample.trainer_logprobs, sample.old_logprobs, sample.loss_mask, strict=True)
             assert max(abs(scored - old) for scored, old, sampled in gaps if sampled) < 2e-5
-        assert (
-            learner.update(samples, UpdateSettings())[DRIFT] > 1e-3
-        )  # as asked for; the mismatch alarm is about this
+        # as requested; the mismatch alarm reports this
+        assert learner.update(samples, UpdateSettings())[DRIFT] > 1e-3
 
 
 def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None:
-    """Plays `count` episodes at once and finds each one's nonce, seed and tokens in its own
-    record."""
+    """Play `count` episodes at once. Find each one's nonce, seed and tokens in its own record."""
     model, engine = byte_engine(max_batch=workers)
     lock = threading.Lock()
     made = []
@@ -230,16 +225,14 @@ def interleaved(count: int, *, workers: int, delay: float, checked: int) -> None
         )
         assert [m.content for m in episode.messages if m.role == "user"] == [nonce] * 3
         said = [m.content for m in episode.messages if m.role == "assistant"]
-        assert (
-            said == episode.state_diff["heard"]
-        )  # what this episode's environment heard is what its dialogue said
+        # the environment's input is the dialogue's output
+        assert said == episode.state_diff["heard"]
         text = engine.chat.tokenizer.decode(trace.token_ids)
-        assert text.count("nonce-") == text.count(nonce) == 2  # of its own and of nobody else's
+        assert text.count("nonce-") == text.count(nonce) == 2  # its own nonce and no other
         assert all(words in text for words in said)
     for episode in episodes[:: max(1, count // checked)]:
-        assert (
-            gap(model, episode.tokens) < 1e-4
-        )  # each token was drawn from its own dialogue's logits
+        # each token was sampled from its own dialogue's logits
+        assert gap(model, episode.tokens) < 1e-4
     assert len({episode.tokens.token_ids for episode in episodes}) == count
     assert all(math.isfinite(value) for episode in episodes for value in episode.tokens.logprobs)
 

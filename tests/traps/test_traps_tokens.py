@@ -1,5 +1,4 @@
-"""Traps 1-3, 14, 15, 19: the tokens that are trained are those that were sampled, all of them, and
-no others."""
+"""Traps 1-3, 14, 15, 19: training uses exactly the sampled tokens."""
 
 import dataclasses
 import functools
@@ -29,7 +28,7 @@ small_model = functools.cache(tiny_model)
 
 
 def adversarial(tokenizer) -> dict[str, list[int]]:
-    """Ids whose text, encoded again, gives other ids."""
+    """Return ids whose decoded text encodes to other ids."""
     byte = lambda char: tokenizer.convert_tokens_to_ids(char)
     return {
         "a word in pieces": [byte(char) for char in "the"],
@@ -61,7 +60,7 @@ def test_the_ids_in_the_batch_are_those_that_were_drawn_though_their_text_encode
     assert scored_ids(flat_batch([sample])) == scored_ids(tree_batch([sample])) == [drawn * 2]
 
 
-THINKING = (  # drops the reasoning of all turns but the last, as some thinking models' templates do
+THINKING = (  # drops the reasoning of all turns but the last, like some thinking models' templates
     "{% for m in messages %}<|head|>{{ m.role }}\n"
     "{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|eot|>"
     "{% endfor %}{% if add_generation_prompt %}<|head|>assistant\n{% endif %}"
@@ -113,10 +112,8 @@ def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_an
         say(monkeypatch, chat.answer("<think>hm</think>42") * 2)
         with pytest.raises(
             UsageError,
-            match=(
-                r"rewrites earlier text at assistant turn 1, once a user follows.*template "
-                r"'chatml'"
-            ),
+            match=r"rewrites earlier text at assistant turn 1, "
+            r"once a user follows.*template 'chatml'",
         ):
             play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
 

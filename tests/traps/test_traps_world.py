@@ -1,5 +1,4 @@
-"""Traps 12, 13, 20, 27-29: groups are groups, endings are what they are, and a broken world teaches
-nothing."""
+"""Traps 12, 13, 20, 27-29: groups, endings, resuming, and failures of the world."""
 
 import dataclasses
 import functools
@@ -50,12 +49,12 @@ learned = functools.partial(
 )
 
 
-# --- groups ---------------------------------------------------------------------------------------
+# --- groups ---
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory):
-    """What one step of a real run plays."""
+    """Return the groups that one step of a real run plays."""
     spec, config, _ = resolve("guess", SMALL)
     folder = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     with RunLogger(folder) as monitor, Display({}, console=Console(quiet=True)) as display:
@@ -70,9 +69,8 @@ def test_each_group_holds_exactly_its_episodes_of_one_task_and_no_two_groups_sha
     tasks = [{episode.task_id for episode in group} for group in groups]
     assert [len(names) for names in tasks] == [1, 1, 1]
     assert len(set.union(*tasks)) == 3
-    assert (
-        len({episode.seed for group in groups for episode in group}) == 12
-    )  # siblings sample each with a seed of its own
+    # each group member samples with its own seed
+    assert len({episode.seed for group in groups for episode in group}) == 12
 
 
 @pytest.mark.trap(13)
@@ -91,7 +89,7 @@ def test_the_members_of_a_group_start_from_one_state_with_one_prompt_and_other_g
     assert len({start_hash for group in starts for start_hash, *_ in group}) > 1
 
 
-# --- endings --------------------------------------------------------------------------------------
+# --- endings ---
 
 
 @pytest.mark.trap(20)
@@ -163,7 +161,7 @@ def test_the_turn_that_filled_the_context_has_its_share_of_credit_for_turns(adva
     assert lost.token_advantages[last] < 0 < won.token_advantages[last]
 
 
-# --- resuming -------------------------------------------------------------------------------------
+# --- resuming ---
 
 
 @pytest.mark.trap(27)
@@ -189,11 +187,14 @@ def test_two_and_two_steps_with_a_file_in_between_are_four_steps_to_the_bit(tmp_
     assert whole.updates == halves.updates == 4
 
 
-# --- faults ---------------------------------------------------------------------------------------
+# --- faults ---
 
 
 def assert_only_the_second_is_void(episodes) -> None:
-    """Four siblings that all earned the same, but the world broke for the second one, twice."""
+    """Assert that of four equally rewarded members only the second is void.
+
+    The world failed twice for it.
+    """
     assert [episode.is_void for episode in episodes] == [False, True, False, False]
     void = episodes[1]
     assert (void.reward, void.success, void.stop_reason, len(void.failures)) == (
@@ -209,31 +210,28 @@ def assert_only_the_second_is_void(episodes) -> None:
         0.25,
     )
     assert counts[f"failures/{void.failure.kind}"] == 2
-    assert episode_metrics([episodes])["reward"] == 1.0  # no zero slipped in
+    assert episode_metrics([episodes])["reward"] == 1.0  # no reward of 0 was recorded
+    # a reward of 0 would make the group differ
     assert [sample.advantage for sample in learned([episodes])] == [
         0.0,
         0.0,
         0.0,
-    ]  # with a 0 in the group they would differ
+    ]
 
 
 @pytest.mark.trap(28)
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_foreign_environment_may_raise_in_any_hook(hook):
-    make = Faulty.breaking(
-        hook, {1, 2}
-    )  # attempts 1 and 2 are the second request's: its first, and the one made again
+    make = Faulty.breaking(hook, {1, 2})  # attempts 1 and 2 are those of the second request
     policy = ScriptedPolicy(["a", "b"])
     requests = [Request("", seed) for seed in range(4)]
-    # Each request in a call of its own where it is the making that breaks: else one environment
-    # serves them all.
+    # If creating the environment fails, each request needs a call of its own; otherwise one
+    # environment serves them all.
     shares = [[request] for request in requests] if hook == "make" else [requests]
     episodes = [
         episode for share in shares for episode in play_many(make, policy, share, workers=1)
     ]
-    if (
-        hook == "close"
-    ):  # everything was played by then: nothing is lost, and every environment has been asked
+    if hook == "close":  # the episodes are complete before their environments close
         assert [episode.reward for episode in episodes] == [1.0] * 4
         return
     tokens = TokenTrace((5, 6), (False, True), (0.0, -1.0))
@@ -243,7 +241,7 @@ def test_a_foreign_environment_may_raise_in_any_hook(hook):
 
 
 class FaultySession:
-    """A session of which one hook breaks."""
+    """Session with one failing hook."""
 
     def __init__(self, session, hook: str, broken: bool):
         self._session = session
@@ -290,8 +288,8 @@ def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
 
 
 REWARD = (
-    "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n        raise "
-    "KeyError('grader')\n    return 0.0\n"
+    "def bad(evidence):\n    if evidence.task.id.endswith('/1'):\n"
+    "        raise KeyError('grader')\n    return 0.0\n"
 )
 BAD = {
     "tool": {
@@ -344,8 +342,8 @@ def test_a_companys_own_code_may_raise_anywhere(where, tmp_path):
 def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp_path):
     path = tmp_path / "faulty.yaml"
     path.write_text(
-        "id: test/faulty-v0\ngym: tests.fakes.faulty_env:Faulty-v0\ntasks: {val: 2, test: "
-        "2}\nepisode: {max_void_fraction: 1.0}\n"
+        "id: test/faulty-v0\ngym: tests.fakes.faulty_env:Faulty-v0\n"
+        "tasks: {val: 2, test: 2}\nepisode: {max_void_fraction: 1.0}\n"
     )
     spec, config, _ = resolve(str(path), [*SMALL, "train.steps=2"])
     folder = RunFolder.create(tmp_path, "r")
@@ -353,14 +351,13 @@ def test_a_run_in_an_environment_that_raises_now_and_then_goes_on_to_its_end(tmp
     lines = [line for line in folder.metrics() if line["phase"] == "grpo"]
     assert sum(line.get("failures/env_raised", 0) for line in lines) >= 1
     assert [line["step"] for line in lines] == [1, 2]
-    assert all(
-        line["reward"] == 1.0 for line in lines
-    )  # every episode that counts has earned the same: no zeros among them
+    # every valid episode has the same reward: none of them is 0
+    assert all(line["reward"] == 1.0 for line in lines)
     assert outcomes["trained"].total.n >= 1
     assert (folder.adapter / "adapter_model.safetensors").exists()
 
 
-# --- long answers of tools ------------------------------------------------------------------------
+# --- long tool outputs ---
 
 
 FLOOD = '''

@@ -88,7 +88,7 @@ def test_equal_rewards_give_zeros(name, reward):
 def test_groups_are_independent_if_and_only_if_the_baseline_is_the_group(name):
     rewards = torch.tensor([[1.0, 0.0, 0.5], [3.0, 3.0, 3.0]])
     values = values_of(name, inputs_of(rewards))
-    # A group without variance is compared with other tasks only by a baseline of the batch.
+    # Only a batch-wide baseline gives a nonzero advantage to a group without variance.
     compared = values[1].abs().max() > 0
     assert compared == (find_advantage(name).baseline == "batch")
 

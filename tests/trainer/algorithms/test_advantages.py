@@ -1,4 +1,4 @@
-"""Group advantages, with numbers worked out by hand."""
+"""Group advantages. The expected numbers are worked out by hand."""
 
 import math
 

@@ -1,5 +1,7 @@
-"""RLOO, REINFORCE++, GDPO, overlong punishment, turns and step groups: numbers worked out by
-hand."""
+"""Advantages of whole batches: RLOO, REINFORCE++, GDPO, overlong penalty, turns, step groups.
+
+The expected numbers are worked out by hand.
+"""
 
 import math
 
@@ -52,17 +54,16 @@ def test_reinforce_pp_compares_with_the_whole_batch():
 
 
 def test_reinforce_pp_with_baseline_uses_the_mean_of_the_group_and_the_deviation_of_the_batch():
-    rewards = torch.tensor(
-        [[1.0, 0.0], [4.0, 0.0], [7.0, 7.0]]
-    )  # centred 0.5, 2, 0; mean square (2 * 0.25 + 2 * 4) / 6
+    # centred 0.5, 2, 0; mean square (2 * 0.25 + 2 * 4) / 6
+    rewards = torch.tensor([[1.0, 0.0], [4.0, 0.0], [7.0, 7.0]])
     found = reinforce_pp_baseline(inputs_of(rewards), eps=0.0)
     deviation = (8.5 / 6) ** 0.5
     assert torch.allclose(found, torch.tensor([[0.5, -0.5], [2.0, -2.0], [0.0, 0.0]]) / deviation)
-    assert found[2].tolist() == [0.0, 0.0]  # a dead group gets exact zeros
+    assert found[2].tolist() == [0.0, 0.0]  # a group without variance gets exact zeros
 
 
 def of_parts(parts, *, weights=None, valid=None):
-    """Inputs with these parts, shape (M, P, G), and the rewards that they add up to."""
+    """Return parts, shape (M, P, G), as inputs together with the rewards that they add up to."""
     weights = torch.ones(len(parts)) if weights is None else weights
     valid = torch.ones_like(parts, dtype=torch.bool) if valid is None else valid
     rewards = (weights[:, None, None] * parts.masked_fill(~valid, 0.0)).sum(dim=0)
@@ -88,7 +89,8 @@ def test_gdpo_ignores_parts_that_do_not_apply_and_dead_groups():
     found = gdpo(of_parts(parts, valid=valid), eps=0.0)
     assert found.isfinite().all()
     assert found[0, 0] == -found[0, 1] > 0
-    assert found[0, 2] == 0  # the only one with the second part: nothing to compare it with
+    # the only episode with the second part: there is nothing to compare it with
+    assert found[0, 2] == 0
     assert found[1].tolist() == [0.0] * 3
 
 
@@ -132,8 +134,8 @@ def test_a_turns_advantage_lies_on_its_own_tokens_and_on_no_other():
 
 
 def test_turn_advantages_by_hand():
-    # Two episodes: returns (1, 3) and (0); each counts once: mean (2 + 0) / 2 = 1; squares ((0 + 4)
-    # / 2 + 1) / 2 = 1.5
+    # Two episodes with returns (1, 3) and (0). Each episode counts once: mean (2 + 0) / 2 = 1;
+    # squares ((0 + 4) / 2 + 1) / 2 = 1.5.
     returns = torch.tensor([[[1.0, 3.0], [0.0, NAN]]])
     expected = torch.tensor([[[0.0, 2.0], [-1.0, 0.0]]])
     assert torch.allclose(turn_advantages(returns, valid=~returns.isnan(), std="none"), expected)

@@ -1,5 +1,4 @@
-"""Each preset through `envgym train` with the tiny model: it runs, learns from something, and says
-what was in force."""
+"""Each preset runs in `envgym train` with the tiny model, learns, and records its settings."""
 
 import pytest
 import yaml
@@ -28,16 +27,15 @@ SMALL = [
 
 @pytest.fixture
 def guess(tmp_path):
-    """The guessing game with a second part that differs from episode to episode, so that there is
-    something to learn."""
+    """Write the guessing game with a second reward part, so that rewards differ in a group."""
     from envgym.spec.catalog import find_env
 
     path = find_env("guess")
     text = path.read_text().replace("guess/", f"{path.parent}/guess/")
     (tmp_path / "guess.yaml").write_text(text)
     (tmp_path / "rewards.py").write_text(
-        "def words(evidence):\n    return 0.1 * (sum(map(ord, evidence.final_message)) % 7)"
-        " + 0.01 * evidence.turns\n"
+        "def words(evidence):\n"
+        "    return 0.1 * (sum(map(ord, evidence.final_message)) % 7) + 0.01 * evidence.turns\n"
     )
     return tmp_path
 
@@ -68,6 +66,5 @@ def test_a_correction_runs_with_several_updates_a_step(guess):
     folder = RunFolder.create(guess, "run")
     run_training(spec, config, folder, console=Console(quiet=True))
     (step,) = [line for line in folder.metrics() if line["phase"] == "grpo"]
-    assert step["correction/weight"] == pytest.approx(
-        1.0, abs=1e-3
-    )  # the sampler's numerics are the trainer's
+    # the sampler computes like the trainer
+    assert step["correction/weight"] == pytest.approx(1.0, abs=1e-3)

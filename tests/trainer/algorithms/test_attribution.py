@@ -1,5 +1,4 @@
-"""Every advantage is the sum of what each term of the reward brought to it, for every way of making
-advantages."""
+"""Attribution: the shares of the reward terms add up to the advantage, for every advantage."""
 
 import dataclasses
 import math
@@ -24,7 +23,7 @@ from tests.trainer.config.test_algorithms import VOID, episode
 
 
 def of_terms(turns=1, *, mistakes=(), **terms):
-    """An episode of these terms; numbers are values of weight 1."""
+    """Build an episode with these reward terms. A plain number is a value of weight 1."""
     terms = {
         name: term if isinstance(term, Term) else Term(term, term, 1.0)
         for name, term in terms.items()
@@ -57,12 +56,12 @@ def random_groups(seed, *, size=5):
             )
         groups.append(group)
     groups[1][2] = VOID
-    groups[2] = [of_terms(2, solved=1.0) for _ in range(size)]  # they agree
+    groups[2] = [of_terms(2, solved=1.0) for _ in range(size)]  # all members have the same reward
     return groups
 
 
 def learned_from(groups, algorithm):
-    """(P, G) the mean over tokens of what `samples_by_group` gives each valid episode."""
+    """Return the mean token advantage of each valid episode, shape (P, G)."""
     rows = []
     for group in samples_by_group(groups, algorithm):
         mean = lambda s: (
@@ -120,7 +119,7 @@ def test_what_is_linear_is_explained_to_the_end(options):
 
 
 def test_shares_worked_out_by_hand():
-    # Rewards 3, 1: mean 2, deviation 1. `solved` differs by +-1 from its mean, `form` (weight 0.5,
+    # Rewards 3, 1: mean 2, deviation 1. `solved` differs from its mean by +-1, `form` (weight 0.5,
     # values 0, 4) by -+1 ...
     group = [
         of_terms(solved=3.0, form=Term(0.0, 0.0, 0.5)),

@@ -1,4 +1,4 @@
-"""Contract of every loss in the folder; a new file is tested without a change here."""
+"""Contract of every loss in the folder. A new file is tested without a change here."""
 
 import inspect
 from pathlib import Path
@@ -18,7 +18,7 @@ LENGTHS = (4, 1, 7)
 
 
 def random_inputs(seed=0, *, requires_grad=False, **fields):
-    """Tokens of three samples whose ratios differ from 1."""
+    """Return tokens of three samples whose ratios differ from 1."""
     generator = torch.Generator().manual_seed(seed)
     count = sum(LENGTHS)
     drawn = torch.randn(4, count, dtype=torch.float64, generator=generator)
@@ -35,7 +35,7 @@ def random_inputs(seed=0, *, requires_grad=False, **fields):
 
 
 def part_of(inputs, where):
-    """The same inputs with some of the tokens only."""
+    """Return the same inputs with only some of the tokens."""
     names = ("logprobs", "old_logprobs", "advantages", "weights", "samples")
     return LossInputs(
         **{name: getattr(inputs, name)[where] for name in names}, denominator=inputs.denominator

@@ -1,4 +1,4 @@
-"""The losses, with numbers worked out by hand on one or two tokens."""
+"""The losses on one or two tokens. The expected numbers are worked out by hand."""
 
 import math
 
@@ -11,7 +11,7 @@ from tests.fakes.losses import loss_of
 
 
 def one_token(*, p, old_p, advantage, ref_p=None, **options):
-    """Loss, gradient of the logprob, and output for a single token."""
+    """Return the loss, the gradient of the logprob and the output for a single token."""
     logprobs = torch.tensor([math.log(p)], dtype=torch.float64, requires_grad=True)
     old = torch.tensor([math.log(old_p)]).double()
     reference = None if ref_p is None else torch.tensor([math.log(ref_p)]).double()
@@ -25,34 +25,32 @@ def one_token(*, p, old_p, advantage, ref_p=None, **options):
 
 def test_on_policy_the_gradient_is_minus_the_advantage():
     loss, gradient, _ = one_token(p=0.25, old_p=0.25, advantage=1.5)
+    # ratio 1, d ratio / d logprob = ratio
     assert (loss, gradient) == (
         pytest.approx(-1.5),
         pytest.approx(-1.5),
-    )  # ratio 1, d ratio / d logprob = ratio
+    )
 
 
 def test_a_token_past_the_clip_earns_no_more_and_pulls_no_gradient():
-    loss, gradient, out = one_token(
-        p=0.50, old_p=0.25, advantage=1.0, clip_high=0.2
-    )  # ratio 2.0, clipped to 1.2
+    # ratio 2.0, clipped to 1.2
+    loss, gradient, out = one_token(p=0.50, old_p=0.25, advantage=1.0, clip_high=0.2)
     assert (loss, gradient) == (pytest.approx(-1.2), 0.0)
     assert out.sums["clip_ratio/high_mean"] == 1
     assert out.sums["clip_ratio/low_mean"] == 0
 
 
 def test_a_bad_token_already_made_rare_is_left_alone():
-    loss, gradient, out = one_token(
-        p=0.125, old_p=0.25, advantage=-1.0, clip_low=0.2
-    )  # ratio 0.5, clipped to 0.8
+    # ratio 0.5, clipped to 0.8
+    loss, gradient, out = one_token(p=0.125, old_p=0.25, advantage=-1.0, clip_low=0.2)
     assert (loss, gradient) == (pytest.approx(0.8), 0.0)
     assert out.sums["clip_ratio/low_mean"] == 1
     assert out.sums["clip_ratio/region_mean"] == 1
 
 
 def test_a_bad_token_that_became_likely_is_not_protected_by_the_clip():
-    loss, gradient, out = one_token(
-        p=0.50, old_p=0.25, advantage=-1.0
-    )  # min(2 * -1, 1.2 * -1) = -2
+    # min(2 * -1, 1.2 * -1) = -2
+    loss, gradient, out = one_token(p=0.50, old_p=0.25, advantage=-1.0)
     assert (loss, gradient) == (pytest.approx(2.0), pytest.approx(2.0))
     assert out.sums["clip_ratio/region_mean"] == 0
 
@@ -63,9 +61,8 @@ def test_a_good_token_that_became_rare_is_not_protected_either():
 
 
 def test_clip_higher_gives_good_tokens_more_room():
-    loss, gradient, _ = one_token(
-        p=0.325, old_p=0.25, advantage=1.0, clip_low=0.2, clip_high=0.4
-    )  # ratio 1.3
+    # ratio 1.3
+    loss, gradient, _ = one_token(p=0.325, old_p=0.25, advantage=1.0, clip_low=0.2, clip_high=0.4)
     assert (loss, gradient) == (pytest.approx(-1.3), pytest.approx(-1.3))
 
 

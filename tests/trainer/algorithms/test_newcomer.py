@@ -1,5 +1,4 @@
-"""A loss, an advantage and a preset of one's own: files beside the YAML, named in it, nothing
-else."""
+"""A custom loss, advantage and preset: files beside the YAML that names them, and nothing else."""
 
 import pytest
 
@@ -65,7 +64,7 @@ SMALL = [
 
 @pytest.fixture
 def project(tmp_path):
-    """A project folder with a copy of the guessing game and the newcomer's files."""
+    """Create a project folder with a copy of the guessing game and the custom files."""
     path = find_env("guess")
     text = path.read_text().replace("guess/", f"{path.parent}/guess/")
     (tmp_path / "game.yaml").write_text(text)
@@ -83,7 +82,7 @@ def algorithm(project, *settings):
 
 
 def trained(project, capsys, *settings):
-    """Run `envgym train` and return the metrics of its only step, and its episodes."""
+    """Run `envgym train` for one step. Return the step's metrics and its episodes."""
     out = project / "runs"
     assert main(["train", str(project / "game.yaml"), "--out", str(out), *SMALL, *settings]) == 0
     capsys.readouterr()

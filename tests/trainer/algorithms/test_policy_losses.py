@@ -1,5 +1,7 @@
-"""GSPO, CISPO, REINFORCE, the KL estimators and the importance weights: by hand, and against
-autograd of the formulas."""
+"""GSPO, CISPO, REINFORCE, the KL estimators and the importance weights.
+
+Expected numbers are worked out by hand or by autograd of the papers' formulas.
+"""
 
 import math
 
@@ -22,7 +24,7 @@ def gradient(loss, logprobs):
     return torch.autograd.grad(loss.loss, logprobs)[0].tolist()
 
 
-# --- GSPO -----------------------------------------------------------------------------------------
+# --- GSPO ---
 
 
 def test_gspo_has_one_ratio_an_episode_the_geometric_mean_of_its_tokens():
@@ -39,9 +41,8 @@ def test_gspo_has_one_ratio_an_episode_the_geometric_mean_of_its_tokens():
         clip_low=9.0,
         clip_high=9.0,
     )
-    assert out.loss.item() == pytest.approx(
-        -(2.0 + 2.0 - 1.0)
-    )  # sqrt(4 * 1) = 2 for both tokens of episode 7; 1 for episode 9
+    # sqrt(4 * 1) = 2 for both tokens of episode 7; 1 for episode 9
+    assert out.loss.item() == pytest.approx(-(2.0 + 2.0 - 1.0))
     assert gradient(out, now) == pytest.approx([-2.0, -2.0, 1.0])
 
 
@@ -52,9 +53,8 @@ def test_gspo_clips_whole_episodes():
     out = loss_of(
         "gspo", now, old, torch.ones(3), episodes, denominator=1.0, clip_low=0.2, clip_high=0.2
     )
-    assert gradient(out, now) == pytest.approx(
-        [0.0, 0.0, -1.0]
-    )  # the second token's own ratio is 1, yet it is clipped too
+    # the second token's own ratio is 1, yet it is clipped too
+    assert gradient(out, now) == pytest.approx([0.0, 0.0, -1.0])
     assert out.sums["clip_ratio/high_mean"] == 2
 
 
@@ -68,9 +68,8 @@ def test_gspos_gradient_is_that_of_the_papers_sequence_formula():
     paper = torch.zeros((), dtype=torch.float64)
     for i, rows in enumerate((slice(0, 3), slice(3, 5))):
         s = (now[rows] - old[rows]).mean().exp()  # eq. 7
-        paper = (
-            paper - torch.minimum(s * advantage[i], s.clamp(0.5, 3.0) * advantage[i]) / 2
-        )  # eq. 5
+        # eq. 5
+        paper = paper - torch.minimum(s * advantage[i], s.clamp(0.5, 3.0) * advantage[i]) / 2
     out = loss_of(
         "gspo",
         now,
@@ -88,7 +87,7 @@ def test_gspos_gradient_is_that_of_the_papers_sequence_formula():
     )
 
 
-# --- CISPO ----------------------------------------------------------------------------------------
+# --- CISPO ---
 
 
 def test_cispo_bounds_the_weight_and_keeps_the_gradient():
@@ -104,16 +103,15 @@ def test_cispo_bounds_the_weight_and_keeps_the_gradient():
         clip_low=1.0,
         clip_high=4.0,
     )
-    assert gradient(out, now) == pytest.approx(
-        [-5 / 2, -0.5 / 2, 2 / 2]
-    )  # weights 5, 0.5, 1: none of the tokens is dropped
+    # weights 5, 0.5, 1: no token is dropped
+    assert gradient(out, now) == pytest.approx([-5 / 2, -0.5 / 2, 2 / 2])
     assert out.loss.item() == pytest.approx(
         (-5 * math.log(0.9) - 0.5 * math.log(0.1) + 2 * math.log(0.5)) / 2
     )
     assert (out.sums["clip_ratio/high_mean"], out.sums["clip_ratio/low_mean"]) == (1, 0)
 
 
-# --- REINFORCE ------------------------------------------------------------------------------------
+# --- REINFORCE ---
 
 
 def test_reinforce_pulls_by_the_advantage_however_far_the_policy_has_moved():
@@ -131,7 +129,7 @@ def test_reinforce_pulls_by_the_advantage_however_far_the_policy_has_moved():
     assert out.loss.item() == pytest.approx((-2 * math.log(0.9) + 0.5 * math.log(0.1)) / 4)
 
 
-# --- KL -------------------------------------------------------------------------------------------
+# --- KL ---
 
 
 @pytest.mark.parametrize(
@@ -143,13 +141,11 @@ def test_the_estimators_of_one_token_by_hand(name, by_hand):
 
 
 def expected_gradient(name, place):
-    """Exact mean over the five tokens of what the estimator adds to the gradient, as gradient of
-    the policy's logits."""
+    """Return the estimator's expected gradient over the five tokens, with respect to the logits."""
     logits = POLICY.log().requires_grad_()
     logprobs = logits.log_softmax(-1)
     estimate = ESTIMATORS[name](logprobs, REFERENCE.log())
-    # In the loss the estimate itself is differentiated; in the reward it multiplies the score
-    # function.
+    # The loss differentiates the estimate itself. The reward multiplies the score function by it.
     per_token = estimate if place == "loss" else estimate.detach() * logprobs
     return torch.autograd.grad((POLICY * per_token).sum(), logits)[0]
 
@@ -192,7 +188,7 @@ def test_kl_in_the_reward_takes_from_each_token_what_follows_in_its_own_episode(
     assert found.tolist() == pytest.approx([1 - 0.5 * 0.0, 1 + 0.5 * ln2, 1 - 0.5 * 2 * ln2])
 
 
-# --- importance weights ---------------------------------------------------------------------------
+# --- importance weights ---
 
 # ratios 3, 0.5 | 1.5
 SCORED = logs(0.6, 0.1, 0.9)

@@ -1,9 +1,9 @@
-"""TRL's own GRPO loss on the same episodes: equal where the definitions are, by the factor that the
-papers name where not.
+"""Parity with TRL: the same episodes give the same GRPO loss and gradient.
 
-Run by `pip install 'envgym[parity]'`. TRL's trainer is made as a user makes it and its
-`_compute_loss` is called on a batch in its own layout. docs/explanation/trl-parity.md has the table
-of differences that these tests hold.
+Where the definitions differ, the results differ by the factor that the papers name;
+docs/explanation/trl-parity.md has the table of differences. Needs `pip install 'envgym[parity]'`.
+TRL's trainer is constructed as a user constructs it, and its `_compute_loss` gets a batch in TRL's
+own layout.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ SAMPLES[0] = dataclasses.replace(SAMPLES[0], advantage=0.0)
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Of two layers of sixteen numbers, a second thread waits more than it works."""
+    """Use one thread: with two layers of sixteen units a second thread mostly waits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -42,8 +42,10 @@ def one_thread():
 
 
 def trl_trainer(folder, *, loss_type, beta, exact=True, pieces=1):
-    """A real `GRPOTrainer` over the tiny model; `exact` replaces its scorer, which adds up in
-    float32, by a plain forward."""
+    """Build a real `GRPOTrainer` over the tiny model.
+
+    If `exact`, its scorer, which accumulates in float32, is replaced by a plain forward pass.
+    """
     config = GRPOConfig(
         output_dir=str(folder),
         use_cpu=True,
@@ -79,8 +81,11 @@ def trl_trainer(folder, *, loss_type, beta, exact=True, pieces=1):
 
 
 def plain_scores(model, input_ids, attention_mask, logits_to_keep, **_):
-    """What TRL's scorer returns, in float64: (B, C) logprobs at the temperature, (B, C) entropies,
-    no auxiliary loss."""
+    """Replace TRL's scorer by a plain forward pass in float64.
+
+    Returns:
+        Logprobs at the temperature, shape (B, C), entropies, shape (B, C), and no auxiliary loss.
+    """
     positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     logits = model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=positions
@@ -94,8 +99,10 @@ def plain_scores(model, input_ids, attention_mask, logits_to_keep, **_):
 
 
 def trl_inputs(samples, *, trainer):
-    """The samples in TRL's layout: prompts padded on the left, the rest on the right, `tool_mask` 0
-    where the world spoke."""
+    """Return the samples in TRL's layout.
+
+    Prompts are padded on the left and completions on the right. `tool_mask` is 0 on observations.
+    """
     starts = [sample.loss_mask.index(True) for sample in samples]
     prompt = max(starts)
     rest = max(len(s.token_ids) - start for s, start in zip(samples, starts, strict=True))
@@ -122,7 +129,7 @@ def trl_inputs(samples, *, trainer):
     inputs = {name: torch.tensor(values) for name, values in rows.items()}
     inputs["old_per_token_logps"] = inputs.pop(
         "old"
-    ).double()  # already rounded to float32, as ours are
+    ).double()  # already rounded to float32, like ours
     inputs["advantages"] = torch.tensor([sample.advantage for sample in samples]).double()
     inputs["num_items_in_batch"] = (inputs["completion_mask"] * inputs["tool_mask"]).sum()
     if trainer.beta:
@@ -130,7 +137,7 @@ def trl_inputs(samples, *, trainer):
             torch.cat([inputs[f"prompt_{x}"], inputs[f"completion_{x}"]], dim=1)
             for x in ("ids", "mask")
         )
-        with torch.no_grad(), trainer.model.disable_adapter():  # ours: the reference is the base
+        with torch.no_grad(), trainer.model.disable_adapter():  # our reference model is the base
             inputs["ref_per_token_logps"] = trainer._get_per_token_logps_and_entropies(
                 trainer.model, ids, mask, rest
             )[0]
@@ -138,8 +145,7 @@ def trl_inputs(samples, *, trainer):
 
 
 def trl_gradient(folder, samples, *, loss_type, beta=0.0, exact=True, pieces=1):
-    """Gradient and loss of TRL on the samples, accumulated over as many equally long pieces as
-    asked."""
+    """Return TRL's gradient and loss, accumulated over `pieces` batches of equal length."""
     trainer = trl_trainer(folder, loss_type=loss_type, beta=beta, exact=exact, pieces=pieces)
     trainer.model.train()
     loss = 0.0
@@ -172,8 +178,7 @@ def ours(samples, *, beta=0.0):
 
 
 def as_stored(samples):
-    """With the float32 numbers that a batch holds, so that nothing but the definitions can
-    differ."""
+    """Round to float32, as a batch stores its numbers, so that only the definitions can differ."""
     round_off = lambda x: float(torch.tensor(x))
     return [
         dataclasses.replace(
@@ -188,7 +193,7 @@ def as_stored(samples):
 
 @pytest.fixture(scope="module")
 def episodes():
-    """Sampled by another policy: ratios differ from 1 and some are clipped on either side."""
+    """Return samples of another policy: ratios differ from 1, some are clipped on either side."""
     drawn = as_stored(on_policy(tiny_model(seed=1), SAMPLES, temperature=TEMPERATURE))
     metrics = Learner(tiny_model()).update(
         drawn, UpdateSettings(clip_high=CLIP_HIGH, temperature=TEMPERATURE)
@@ -231,8 +236,8 @@ def test_dr_grpo_is_our_default_times_tokens_over_rows_times_the_length_limit(
 def test_the_mean_of_sequence_means_of_grpo_is_a_weight_of_one_over_the_length(
     beta, episodes, tmp_path
 ):
-    # 1 / |o_i| of GRPO's eq. 3 is a weight here: the denominator, the sum of all weights, becomes
-    # the number of episodes.
+    # The factor 1 / |o_i| of GRPO's eq. 3 is a weight here. The denominator, the sum of all
+    # weights, is then the number of episodes.
     weighted = [dataclasses.replace(s, weight=1 / s.num_actions) for s in episodes]
     # A batch keeps weights in float32, hence 1e-7.
     assert_same(
@@ -253,14 +258,12 @@ def test_trls_own_scorer_agrees_within_its_float32_sums(episodes, tmp_path):
 def test_accumulated_over_pieces_dapo_stays_what_it_is_and_bnpo_becomes_another_loss(
     episodes, tmp_path
 ):
-    rows = sorted(
-        episodes, key=lambda sample: sample.num_actions
-    )  # pieces of clearly different token counts
+    # pieces with clearly different token counts
+    rows = sorted(episodes, key=lambda sample: sample.num_actions)
     assert_same(trl_gradient(tmp_path, rows, loss_type="dapo", pieces=3), ours(rows))
     split, whole = (trl_gradient(tmp_path, rows, loss_type="bnpo", pieces=n)[0] for n in (3, 1))
-    assert (
-        largest_difference(split, whole) > 1e-4
-    )  # means of unequal pieces; our denominator is the step's
+    # TRL: mean of unequal pieces; our denominator covers the step
+    assert largest_difference(split, whole) > 1e-4
 
 
 def test_advantages_differ_by_the_deviations_degrees_of_freedom_alone():

@@ -1,4 +1,4 @@
-"""`envgym bench`: dialogues as long as the oracle's, times that add up, and the setting to turn."""
+"""`envgym bench`: dialogue lengths like the oracle's, timings that add up, and the advice."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ def bench(capsys, env, *settings):
 def test_dialogues_are_as_long_as_the_oracles_and_the_time_adds_up(capsys):
     report = bench(capsys, "guess", "train.steps=3")
     step = report["step"]
-    assert 2 * 5 <= step["sampled_tokens"] <= 5 * 8  # one to four guesses and the last word
+    assert 2 * 5 <= step["sampled_tokens"] <= 5 * 8  # one to four guesses and the final message
     assert step["prompt_tokens"] > 40
     assert 0 < step["computed_share"] < 1  # a group's prompt is computed once
     assert 0 < step["trained_share"] < 1

@@ -1,5 +1,4 @@
-"""`envgym explain` shows what a reward and an advantage are made of; what it prints adds up, what
-it gives is the record."""
+"""`envgym explain` shows the terms of a reward and of an advantage, as recorded by the run."""
 
 import io
 import json
@@ -33,8 +32,8 @@ def turn(evidence):
 MIXED = [
     "reward.words={from: parts.py:words, weight: 0.05, scale: running}",
     (
-        "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, range: [-1, 1], "
-        "grounded: false}"
+        "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, "
+        "range: [-1, 1], grounded: false}"
     ),
     "reward.turn={from: parts.py:turn, weight: 0.1, per: turn}",
     "reward.polite={from: parts.py:words, gate: solved, clip: [0, 2]}",
@@ -43,7 +42,7 @@ MIXED = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A real run of two steps after a warm start of two, with a part of each kind."""
+    """Run two steps after a warm start of two steps, with one reward part of each kind."""
     root = tmp_path_factory.mktemp("explain")
     (root / "parts.py").write_text(PARTS + MORE)
     (root / "rewards.py").write_text(WORDY)
@@ -59,7 +58,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path):
-    """A copy of it that a test may break."""
+    """Copy the finished run, so that a test may damage it."""
     shutil.copytree(finished.path, tmp_path / "run")
     return RunFolder.open(tmp_path / "run")
 
@@ -74,7 +73,7 @@ def printed(explained):
 
 
 def cells(text):
-    """First word -> the words of each line: of a table, name -> cells."""
+    """Return the words of each line by its first word: name -> cells of a table."""
     return {row[0]: row for line in text.splitlines() if (row := line.split())}
 
 
@@ -83,7 +82,7 @@ def recorded(folder, name):
 
 
 def change(folder, edit):
-    """Rewrites every line of `episodes.jsonl`."""
+    """Rewrite every line of `episodes.jsonl`."""
     lines = [json.loads(line) for line in folder.episodes_file.read_text().splitlines()]
     for line in lines:
         edit(line)
@@ -99,9 +98,8 @@ def test_the_numbers_that_are_printed_add_up_to_reward_and_advantage(finished):
         total = lines["sum"]
         for column, whole in ((-2, episode.reward), (-1, episode.advantage)):
             numbers = [row[column] for row in rows if row[column] != "-"]
-            units = [
-                round(float(number) * 10_000) for number in numbers
-            ]  # whole units: no noise of floats
+            # whole units, without floating-point noise
+            units = [round(float(number) * 10_000) for number in numbers]
             assert sum(units) == round(float(total[column]) * 10_000)
             assert float(total[column]) == pytest.approx(whole, abs=1e-4)
 
@@ -132,10 +130,9 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
     assert long.rule == "1 for the episode with the longest last message of its group."
     assert (long.source, long.is_grounded, long.range) == ("parts.py:longest", False, (-1.0, 1.0))
     assert long.schedule == {0: 0.5, 2: 1.5}
-    assert (
-        long.weight_of_config == 1.0
-    )  # the second step after the warm start is step 1: half the way
-    assert long.weight != 1.0  # which `spread` multiplied after the first
+    # the second step after the warm start is step 1: half of the ramp
+    assert long.weight_of_config == 1.0
+    assert long.weight != 1.0  # `spread` re-weighted it after the first step
     assert found["solved"].is_grounded is True
     assert polite.clip == (0.0, 2.0)
     assert polite.gate == {"on": "solved", "at_least": 1.0, "is_open": False}
@@ -161,7 +158,7 @@ def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
     names = [vote["episode"] for vote in found.siblings]
     assert "4:2" in names
     assert all(recorded(finished, name).task_id == episode.task_id for name in names)
-    assert len(names) in (4, 8)  # eight where both groups drew one task
+    assert len(names) in (4, 8)  # eight if both groups drew the same task
     for vote in found.siblings:
         sibling = recorded(finished, vote["episode"])
         assert vote["value"] == sibling.reward_terms["long"].value
@@ -205,7 +202,7 @@ def test_the_command_prints_both_without_loading_torch(finished):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs `envgym explain`; gives exit code, output and errors."""
+    """Run `envgym explain`. Return the exit code, the output and the errors."""
     point = EntryPoint("trainer", "envgym_trainer.commands", "envgym.commands")
     monkeypatch.setattr(
         "importlib.metadata.entry_points", lambda group: [point] * (group == "envgym.commands")
@@ -262,9 +259,8 @@ def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
         match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*Train again, or continue with",
     ):
         explain(folder, "4:1")
-    assert {each.largest for each in overview(folder)} == {
-        None
-    }  # the list still shows what there is
+    # the list still shows the remaining episodes
+    assert {each.largest for each in overview(folder)} == {None}
 
 
 def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):

@@ -1,5 +1,4 @@
-"""Several ways to train, side by side: which runs are made, what is kept, and what the table
-says."""
+"""`envgym study` compares several ways to train: its runs, its files and its table."""
 
 import textwrap
 
@@ -37,7 +36,7 @@ def result(name: str, *solved: int, of: int = 100) -> Result:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The command's output folder and what it printed."""
+    """Run `envgym study baselines` with two seeds. Return its output folder."""
     out = tmp_path_factory.mktemp("study")
     assert main(["study", "baselines", "guess", *SMALL, "--seeds", "2", "--out", str(out)]) == 0
     return out
@@ -68,7 +67,7 @@ def test_the_table_stands_beside_the_runs(made):
 
 
 def test_finished_runs_are_not_made_again_and_others_go_on(made, capsys):
-    (made / "grpo-seed1/outcomes.json").unlink()  # as if it had been stopped at the very end
+    (made / "grpo-seed1/outcomes.json").unlink()  # as if the study had been stopped at the very end
     before = [RunFolder(made / run).metrics() for run in ("sft-grpo-seed0", "grpo-seed1")]
     assert main(["study", "baselines", "guess", *SMALL, "--seeds", "2", "--out", str(made)]) == 0
     assert capsys.readouterr().out.count("already finished") == 5
@@ -107,9 +106,10 @@ def test_the_example_of_the_docstring_works(tmp_path, monkeypatch, capsys):
 
 
 def test_algorithms_share_one_warm_start_and_each_ends_as_a_run_of_its_own_would(tmp_path):
+    # group members must differ to give a gradient
     (tmp_path / "parts.py").write_text(
         "def brief(evidence): return len(evidence.final_message) / 100\n"
-    )  # siblings must differ to teach
+    )
     settings = [
         *SMALL,
         "train.rollout.deterministic=true",

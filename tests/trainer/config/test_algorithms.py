@@ -1,5 +1,4 @@
-"""`train.algorithm`: what the presets are, which advantage each token of an episode gets, and the
-gradient that comes of it."""
+"""`train.algorithm`: the presets, the advantage of each token, and the resulting gradient."""
 
 import dataclasses
 import math
@@ -39,8 +38,10 @@ WEIGHTS = {"solved": 1.0, "brief": 0.1, "watched": 0.0}
 
 
 def episode(rewards, *, observations=None, parts=None, mistakes=(), truncated=False):
-    """Turns of two sampled tokens each, after a prompt of two; one token is heard after every turn
-    but the last."""
+    """Build an episode whose turns have two sampled tokens each, after a prompt of two tokens.
+
+    One observation token follows every turn but the last.
+    """
     terms = {name: Term(value, value, WEIGHTS[name]) for name, value in (parts or {}).items()}
     turns = len(rewards)
     heard = [*(observations or ["ok"] * (turns - 1)), ""]
@@ -77,7 +78,7 @@ VOID = Episode(
 )
 
 
-# --- settings -------------------------------------------------------------------------------------
+# --- settings ---
 
 
 def test_without_an_algorithm_nothing_changes():
@@ -154,17 +155,17 @@ def by(name, **options):
     return AlgorithmConfig(advantage=AdvantageConfig(name=name, **options))
 
 
-# --- from episodes to the advantage of each token -------------------------------------------------
+# --- from episodes to the advantage of each token ---
 
 
 def test_a_turns_reward_lands_on_its_tokens_and_on_earlier_ones_and_on_none_after_it():
     group = [episode([0.0, 4.0, 1.0]), episode([0.0])]
     first, second = build_samples([group], by("turns", discount=0.5, std="none"))
-    # returns of the first: 0 + (4 + 1/2)/2 = 2.25, 4.5, 1; mean 2.5833; the group's mean with the
-    # second's 0 is 1.2917
+    # returns of the first: 0 + (4 + 1/2)/2 = 2.25, 4.5, 1; mean 2.5833; group mean with the
+    # second's 0: 1.2917
     base = (2.25 + 4.5 + 1.0) / 3 / 2
     turns = [2.25 - base, 4.5 - base, 1.0 - base]
-    #        prompt  turn 1               heard  turn 2              heard  turn 3
+    #        prompt  turn 1               obs    turn 2              obs    turn 3
     expected = [0, 0, turns[0], turns[0], 0, turns[1], turns[1], 0, turns[2], turns[2]]
     assert first.token_advantages == pytest.approx(expected, abs=1e-6)
     assert second.token_advantages == pytest.approx([0, 0, -base, -base], abs=1e-6)
@@ -175,7 +176,7 @@ def test_a_mistake_costs_the_turn_that_made_it_and_those_before():
     clean = episode([0.0, 0.0, 0.0], mistakes=(0, 0, 0))
     rule = by("turns", discount=1.0, std="none", invalid_call_penalty=0.3)
     first, second = build_samples([[clumsy, clean]], rule)
-    base = -0.6 * 2 / 3 / 2  # the first's turns return -0.6, -0.6 and 0
+    base = -0.6 * 2 / 3 / 2  # the turns of the first episode return -0.6, -0.6 and 0
     assert [first.token_advantages[t] for t in (2, 5, 8)] == pytest.approx(
         [-0.6 - base, -0.6 - base, -base]
     )
@@ -183,8 +184,7 @@ def test_a_mistake_costs_the_turn_that_made_it_and_those_before():
 
 
 def test_step_groups_add_what_a_turn_did_against_others_from_its_state():
-    # All three start alike. The first two hear "a", the third "b": two turns from state "a", one
-    # from "b".
+    # All three start in one state. Then two turns start from state "a" and one from state "b".
     group = [
         episode([0.0, 1.0], observations=["a"]),
         episode([0.0, 0.0], observations=["a"]),
@@ -230,7 +230,7 @@ def test_gdpo_hears_each_part_and_what_the_parts_do_not_explain():
     group = [
         episode([1.0], parts={"solved": 1.0, "brief": 0.0, "watched": 9.0}),
         episode([0.1], parts={"solved": 0.0, "brief": 1.0, "watched": 0.0}),
-        forbidden,  # it touched what it must not, so its reward is 0 whatever its parts say
+        forbidden,  # a forbidden action makes the reward 0
         VOID,
     ]
     solved, brief, bad = build_samples([group], by("gdpo"))
@@ -269,7 +269,7 @@ def test_a_step_whose_groups_differ_in_size_is_served():
     )
 
 
-# --- the step -------------------------------------------------------------------------------------
+# --- the step ---
 
 
 def test_aggregation_by_hand():
@@ -286,7 +286,7 @@ def test_aggregation_by_hand():
 
 
 def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, **settings):
-    """The gradient that one step hands to the optimiser."""
+    """Return the gradient that one step passes to the optimizer."""
     chosen = AlgorithmConfig.model_validate(settings)
     learner = Learner(
         tiny_model(),
@@ -310,7 +310,7 @@ def gradient(samples, *, layout="tree", budget=10_000, kl_coef=0.0, **settings):
 
 
 def stale_samples():
-    """Sampled by a policy a little off the one that learns, with an advantage for each token."""
+    """Return samples of a slightly different policy, with an advantage for each token."""
     samples = on_policy(tiny_model(seed=1), random_samples(0))
     torch.manual_seed(0)
     return [
@@ -320,7 +320,7 @@ def stale_samples():
 
 
 def by_the_formula(samples, loss, *, aggregation, clip_low, clip_high):
-    """The gradient of the paper's formula, one plain forward a sample and autograd, in float64."""
+    """Return the gradient of the paper's formula: plain forward passes and autograd in float64."""
     model = tiny_model()
     total = 0.0
     weights = {"token": lambda n: 1.0, "sequence": lambda n: 1 / n, "constant": lambda n: 1.0}[
@@ -384,9 +384,8 @@ def test_a_steps_gradient_is_that_of_the_written_formula(loss, aggregation):
         {name: value.grad.clone() for name, value in learner.parameters.items()}
     )
     learner.update(samples, UpdateSettings(**clips))
-    assert (
-        largest_difference(seen, expected) < 1e-7
-    )  # old logprobs and advantages are kept in float32
+    # old logprobs and advantages are stored in float32
+    assert largest_difference(seen, expected) < 1e-7
 
 
 CORRECTED = {"importance_weights": {"mode": "mask", "per": "sequence", "max": 3.0}}
@@ -470,9 +469,8 @@ def test_truncated_importance_sampling_weighs_and_measures_by_the_first_scoring(
         )
     before = adapter(learner.model)
     metrics = learner.update(scored, UpdateSettings())
-    assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(
-        1.0, abs=1e-5
-    )  # nothing was updated in between
+    # no update happened in between
+    assert metrics["sampling/importance_sampling_ratio/max"] == pytest.approx(1.0, abs=1e-5)
     weights = [
         min(1.0, math.exp(v - w))
         for s, o in zip(samples, own, strict=True)
@@ -484,13 +482,12 @@ def test_truncated_importance_sampling_weighs_and_measures_by_the_first_scoring(
         sum(w == 1.0 for w in weights) / len(weights)
     )
     assert largest_difference(before, adapter(learner.model)) > 0
-    assert (
-        learner.with_trainer_logprobs(scored, UpdateSettings()) == scored
-    )  # a second update of the same samples keeps the first scoring
+    # a second update on the same samples keeps the first scores
+    assert learner.with_trainer_logprobs(scored, UpdateSettings()) == scored
 
 
 def test_truncation_pulls_like_a_clipped_weight_and_a_mask_of_everything_not_at_all():
-    # at the first update the ratio is 1, so the truncated weight is all that is left of it: CISPO's
+    # At the first update the ratio is 1: only the truncated weight is left, as in CISPO.
     samples = stale_samples()
     truncated = gradient(samples, importance_weights={"mode": "truncate", "max": 1.5})
     assert (

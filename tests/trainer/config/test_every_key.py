@@ -1,7 +1,8 @@
-"""Every key of the `train:` block acts, and every old key names its successor.
+"""Every key of the `train:` block has an effect, and every old key names its successor.
 
-Each leaf of the schema has a row in `ROWS`: a value away from its default, the settings in which it
-matters, and how it shows. A key without a row, or whose run equals the run without it, fails.
+Each leaf of the schema has a row in `ROWS`: a value other than its default, the settings in which
+it matters, and its visible effect. The test fails for a key without a row and for a key whose run
+equals the run without it.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.quiz_env import TASKS
 
-# -- the schema ------------------------------------------------------------------------------------
+# --- the schema ---
 
 
 HAS_OPTIONS: dict[type[BaseModel], Kind] = {LossConfig: "loss", AdvantageConfig: "advantage"}
@@ -56,11 +57,11 @@ def _is_block(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-# -- two small environments ------------------------------------------------------------------------
+# --- two small environments ---
 
 
 class Chat(gymnasium.Env):
-    """Three turns; reward, mistakes and observations depend on what was answered."""
+    """Environment of three turns. Reward, mistakes and observations depend on the answers."""
 
     observation_space = UnicodeText()
     action_space = UnicodeText()
@@ -125,7 +126,7 @@ BASE = (
     "evaluation={tasks: 1, base_tasks: 0, validation_tasks: 1}",
 )
 
-# -- the table -------------------------------------------------------------------------------------
+# --- the table ---
 
 
 class Row(NamedTuple):
@@ -299,7 +300,7 @@ ROWS = {
     "profiles": Row("{cpu: {seed: 1}}"),
 }
 
-# -- the runs --------------------------------------------------------------------------------------
+# --- the runs ---
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def play(tmp_path_factory):
-    """Return a function that trains with some settings and returns what the run left behind."""
+    """Return a function that trains with some settings and returns the run's files."""
     folder = tmp_path_factory.mktemp("every_key")
     (folder / "chat.yaml").write_text(CHAT)
     (folder / "quiz.yaml").write_text(QUIZ)
@@ -348,7 +349,7 @@ def seen(folder):
 
 @pytest.fixture(scope="module")
 def base(play):
-    """Return a function that plays the run without the key, once for each context."""
+    """Return a function that runs without the key, once for each context."""
     known = {}
 
     def get(env, within):
@@ -361,7 +362,7 @@ def base(play):
 
 @pytest.fixture(scope="module")
 def timings(play, base):
-    """Names of metrics that differ between two equal runs: times and memory."""
+    """Return the metrics that differ between two equal runs: times and memory."""
     again = play("quiz", *VALIDATED)
     pairs = zip(base("quiz", VALIDATED).numbers, again.numbers, strict=True)
     found = {name for one, two in pairs for name in one if one[name] != two[name]}
@@ -405,7 +406,7 @@ def test_every_key_acts(key, play, base, timings):
         assert without(after.numbers, timings) != without(before.numbers, timings)
 
 
-# -- old keys --------------------------------------------------------------------------------------
+# --- old keys ---
 
 
 @pytest.mark.parametrize("key", [*RENAMED, *REMOVED])

@@ -1,4 +1,4 @@
-"""The sampler: the same tokens and logprobs as the plain model, whoever else is in the batch."""
+"""The engine samples the tokens and logprobs of the plain model, independently of the batch."""
 
 import random
 import threading
@@ -92,8 +92,8 @@ def test_a_groups_prompt_is_computed_once_and_serves_them_all(model, engine):
         lambda n: talk(engine.policy(max_new_tokens=4), seed=n, turns=1, opening=opening), 8
     )
     prompt = len(engine.chat.open(opening))
-    # All of it once, and its last token again for each of the seven who came too late to draw from
-    # the first one's logits.
+    # All tokens once, and the last prompt token again for each of the seven dialogues that came too
+    # late to draw from the first one's logits.
     assert engine.statistics.prefill_tokens <= prompt + 7
     assert max(gap(model, dialogue.trace()) for dialogue in group) < 1e-4
 
@@ -102,7 +102,7 @@ GROUPS = [[SYSTEM, user(f"{task} " + "a long task of its own " * 8)] for task in
 
 
 def grouped(policy):
-    """Three groups of four, whose openings are long, all open at once."""
+    """Play three groups of four with long shared prompts, all open at once."""
     return lambda index: talk(policy, seed=index, opening=GROUPS[index // 4])
 
 
@@ -134,9 +134,8 @@ def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_o
     )
     states = [dialogue._state for dialogue in dialogues]
     assert len({state.segment.row for state in states[:4]}) == 1
-    assert all(
-        state.cached <= 1 for state in states
-    )  # of the opening only its last token lies in a row of its own
+    # only the last prompt token is in a row of its own
+    assert all(state.cached <= 1 for state in states)
 
 
 def test_short_tasks_after_a_long_system_message_share_its_segment(engine):
@@ -164,7 +163,7 @@ def test_rows_of_segments_go_to_the_next_groups_when_a_group_is_through(model, t
 
             for dialogue in together(play, 2):
                 assert gap(model, dialogue.trace()) < 1e-4
-        assert engine._passes.shared.keys[0].shape[0] <= 8  # what is reserved at first
+        assert engine._passes.shared.keys[0].shape[0] <= 8  # the initial reservation
         assert len(engine._scheduler._segments) <= 3
 
 
@@ -192,7 +191,7 @@ def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
     opening = [SYSTEM, user("the same")]
     talk(
         engine.policy(), seed=0, turns=1
-    ).close()  # leaves the system message, so that nobody but the first needs a pass for it
+    ).close()  # leaves the system message in the cache: only the first dialogue needs a pass
     before = engine.statistics.computed_tokens
     first = engine.policy(max_new_tokens=8, temperature=0.0).open(opening, (), seed=0)
 
@@ -200,9 +199,9 @@ def test_a_sibling_goes_on_when_the_one_it_followed_has_ended(model, engine):
         if n == 0:
             first.reply()
             return first.trace()
-        while not engine._scheduler.turns:  # the first to come is the one who computes
+        while not engine._scheduler.turns:  # the first dialogue computes the shared prefix
             time.sleep(0.001)
-        first.close()  # while it speaks, so that it is gone with its last token
+        first.close()  # close it during its turn: it is gone after its last token
         return talk(
             engine.policy(max_new_tokens=30, temperature=0.0), seed=0, opening=opening, turns=1
         ).trace()
@@ -233,9 +232,8 @@ def test_a_second_turn_computes_only_what_is_new(engine):
     dialogue.observe([Message("tool", "42")])
     dialogue.reply()
     observed = turns_of(dialogue.trace())[1][0] - length
-    assert (
-        engine.statistics.prefill_tokens - before == observed + 1
-    )  # the last sampled token is read together with them
+    # the last sampled token is read in the same pass
+    assert engine.statistics.prefill_tokens - before == observed + 1
     assert first.token_ids
 
 
@@ -257,7 +255,7 @@ def test_more_dialogues_than_rows_are_served_in_turn_and_stay_right(model, token
     ) as engine:
         policy = engine.policy(max_new_tokens=6)
         dialogues = [policy.open([SYSTEM, user(str(n))], (), seed=n) for n in range(7)]
-        for _ in range(2):  # one thread, so all seven stay open and four of them lose their rows
+        for _ in range(2):  # one thread: all seven stay open, and four of them lose their rows
             for dialogue in dialogues:
                 dialogue.reply()
                 dialogue.observe([Message("tool", "ok")])

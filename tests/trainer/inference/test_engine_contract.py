@@ -1,5 +1,4 @@
-"""Every engine of the folder keeps one contract; an engine from a file of one's own trains by its
-name."""
+"""Contract of every engine in the folder, and training with an engine from a custom file."""
 
 import re
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ CHAT = Chat(TOKENIZER, model=MODEL.get_base_model())
 
 @contextmanager
 def opened(name, folder, **rollout):
-    """The engine as a run opens it, over its own server if it needs one."""
+    """Open the engine as a run does, over its own server if it needs one."""
     settings = {"engine": {"name": name}, "rollout": {"max_context_tokens": 600, **rollout}}
     with serving(StandIn(small_llama(TOKENIZER))) as url:
         if "url" in engine_options(name):

@@ -1,5 +1,4 @@
-"""Shares of the rows on threads: the same logits, about the same work each, and the faster way on
-this machine."""
+"""Forward passes split over threads: equal logits, balanced shares, the faster way chosen."""
 
 import threading
 import time
@@ -22,7 +21,7 @@ EVERY = torch.get_num_threads()
 
 @pytest.fixture(autouse=True, scope="module")
 def every_thread():
-    """What is decided here is decided by how many threads there are."""
+    """Use every thread: the choices under test depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(EVERY)
     yield
@@ -38,7 +37,7 @@ def passes():
 
 @pytest.fixture
 def in_shares(passes):
-    """Two shares, whatever is faster on this machine."""
+    """Split into two shares, whichever way is faster on this machine."""
     passes._helpers = _single_threads(1)
     passes._shares = 2
     torch.set_num_threads(EVERY)
@@ -49,8 +48,7 @@ def in_shares(passes):
 
 
 def play(passes) -> list[torch.Tensor]:
-    """A segment, ragged prompts behind it, and two passes that decode, one of them with a long
-    observation."""
+    """Run a segment, ragged prompts and two decoding passes, one with a long observation."""
     passes.forget()
     with torch.inference_mode():
         passes.logits([RowInput(list(range(3, 40)), 1, 0, own=False)], [])
@@ -133,4 +131,4 @@ def test_the_faster_way_is_kept_for_the_thread_that_computes(monkeypatch, slow):
         else {"threads": 1, "shares": min(EVERY, MOST_SHARES)}
     )
     assert torch.get_num_threads() == EVERY
-    torch.set_num_threads(EVERY)  # for threads to come
+    torch.set_num_threads(EVERY)  # for threads that start later

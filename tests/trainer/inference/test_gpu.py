@@ -1,5 +1,7 @@
-"""On a GPU too: what is sampled is what the model says; the tree's gradient is that of padded rows.
-A CPU runs the same lines."""
+"""Sampling and gradients on a GPU: logprobs match the model, and the tree matches padded rows.
+
+A CPU runs the same lines.
+"""
 
 import pytest
 import torch

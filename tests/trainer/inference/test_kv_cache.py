@@ -1,5 +1,4 @@
-"""Stores hold what was asked of them and little more: they grow in rows and in tokens, keep what
-they hold, and have a bound."""
+"""KV caches grow in rows and tokens, keep their contents, and stay within a bound."""
 
 import pytest
 import torch

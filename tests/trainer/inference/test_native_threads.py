@@ -1,5 +1,7 @@
-"""What is asked of the C libraries below torch, in processes of their own: it holds for a whole
-process."""
+"""Thread settings of the C libraries below torch, which hold for a whole process.
+
+Each test therefore runs a process of its own.
+"""
 
 import subprocess
 import sys

@@ -1,5 +1,4 @@
-"""The adapter in the sampler: taken over anew at each refresh, over a base that is never
-written."""
+"""`refresh` copies the adapter into the sampler and never writes to the base model."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +41,7 @@ def with_adapter(model, *, seed: int = 0):
 
 
 def scramble(adapted, seed: int) -> None:
-    """Another adapter in the same place."""
+    """Overwrite the adapter with another one."""
     torch.manual_seed(seed)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
@@ -166,14 +165,14 @@ def test_a_sleeping_sampler_refuses_to_answer_and_wakes_as_it_was(model, tokeniz
         with pytest.raises(UsageError, match=r"sleeps\. Call load_adapter"):
             dialogue.reply()
         engine.load_adapter(adapted)
-        dialogue.reply()  # goes on, its past computed anew
+        dialogue.reply()  # continues; its earlier tokens are computed again
         assert gap(adapted, dialogue.trace()) < 1e-4
         assert talk(policy, seed=1).trace().token_ids == before.token_ids
 
 
 def test_a_sampler_whose_dialogues_wait_cannot_sleep(model, tokenizer):
     with InProcessEngine(model, Chat(tokenizer, model=model), max_context=400) as engine:
-        engine.add_in_flight(2)  # so that the one turn waits for another
+        engine.add_in_flight(2)  # so that the single turn waits for another
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(
                 engine.policy(max_new_tokens=2).open([user("x")], (), seed=1).reply

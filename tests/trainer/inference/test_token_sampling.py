@@ -1,4 +1,4 @@
-"""Drawing tokens: the statistics of the softmax, and its edges."""
+"""Token sampling follows the statistics of the softmax, including the edge cases."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_frequencies_match_the_softmax(vocabulary):
     count = 10_000
     uniforms = (
         torch.arange(count, dtype=torch.float64) + 0.5
-    ) / count  # an even comb, so counts are exact to one tooth
+    ) / count  # an even grid of random numbers, so counts are exact to one
     ids, _ = sample(logits.expand(count, -1), torch.ones(count), uniforms)
     found = torch.bincount(ids, minlength=vocabulary).double()
     assert (found - count * logits.double().softmax(0)).abs().max() <= 1.01

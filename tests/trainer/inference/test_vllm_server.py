@@ -1,4 +1,4 @@
-"""The vLLM engine: sampled ids are trained unchanged, each adapter version has its own name."""
+"""The vLLM engine trains the sampled ids unchanged and names each adapter version separately."""
 
 import pytest
 from peft import LoraConfig, get_peft_model
@@ -208,8 +208,8 @@ def test_an_answer_that_cannot_be_trained_on_voids_the_episode(state, engine, ch
 
 
 def server_run(url, folder):
-    """Settings of a small run on the server."""
-    # group members must differ to teach
+    """Return the settings of a small run on the server."""
+    # group members must differ to give a gradient
     (folder / "parts.py").write_text(
         "def brief(evidence): return len(evidence.final_message) / 100\n"
     )

@@ -1,5 +1,7 @@
-"""Layers that keep little give the same gradients: LoRA as one operation, and cheap parts computed
-again in the backward pass."""
+"""Layers that save memory give the same gradients.
+
+LoRA is one operation, and cheap parts are recomputed in the backward pass.
+"""
 
 from collections import Counter
 
@@ -60,7 +62,7 @@ def test_with_a_wider_adapter_the_sum_is_rounded_once():
 
 
 def gradients(model, *, few, seed=0):
-    """Every trained tensor's gradient of a sum over all logits, and the loss."""
+    """Return the loss, a sum over all logits, and its gradient for every trained tensor."""
     training_mode(model)
     model.zero_grad()
     torch.manual_seed(seed)
@@ -99,9 +101,8 @@ def test_every_kind_of_adapter_gets_the_gradients_that_it_gets_from_peft(options
     assert found.keys() == expected.keys()
     assert max(value.abs().max() for value in expected.values()) > 1e-2
     for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, atol=1e-6, rtol=1e-6, msg=name
-        )  # Llama's norm is float32 throughout
+        # Llama's norm always computes in float32
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-6, msg=name)
 
 
 def test_with_the_adapter_off_the_model_is_its_base():
@@ -113,7 +114,7 @@ def test_with_the_adapter_off_the_model_is_its_base():
 
 
 class Counted(TorchDispatchMode):
-    """Counts what is really computed."""
+    """Dispatch mode that counts the operations that torch really executes."""
 
     def __init__(self):
         super().__init__()

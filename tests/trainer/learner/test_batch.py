@@ -1,5 +1,4 @@
-"""The flat layout: what is scored, by which hidden state, and that padding and prompts are never
-trained."""
+"""The flat layout: which tokens are scored, by which hidden state; padding is never trained."""
 
 import math
 
@@ -21,9 +20,8 @@ def sample(ids, mask, *, old=None, **fields):
 
 def test_each_sampled_id_is_scored_by_the_hidden_state_before_it():
     batch = flat_batch([sample([5, 6, 7, 8, 9], [0, 0, 1, 1, 0])])
-    assert batch.input_ids.tolist() == [
-        [5, 6, 7]
-    ]  # 8 is the last sampled id: it and what follows need not be read
+    # 8 is the last sampled id: neither it nor the ids after it need to be read
+    assert batch.input_ids.tolist() == [[5, 6, 7]]
     assert list(
         zip(
             batch.score_rows.tolist(),
@@ -39,10 +37,11 @@ def test_each_sampled_id_is_scored_by_the_hidden_state_before_it():
 
 def test_rows_are_padded_on_the_right_and_masked_by_length():
     batch = flat_batch([sample([5, 6, 7], [0, 1, 1]), sample([5, 6], [0, 1])], pad_id=6)
+    # the 6 in the row below is padding, the 6 above is a token
     assert batch.input_ids.tolist() == [
         [5, 6],
         [5, 6],
-    ]  # the 6 below is padding, the 6 above is real
+    ]
     assert batch.attention_mask.tolist() == [[True, True], [True, False]]
     assert batch.position_ids.tolist() == [[0, 1], [0, 1]]
     assert batch.num_tokens == 3

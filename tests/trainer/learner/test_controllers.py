@@ -1,5 +1,7 @@
-"""Controllers bring real (if small) policies to their targets and hold them there, by real
-gradients of the real losses."""
+"""Controllers bring small real policies to their targets and hold them there.
+
+The policies learn by the real losses and their gradients.
+"""
 
 import dataclasses
 import math
@@ -34,9 +36,11 @@ PULLS = 512
 
 
 class Bandit:
-    """A softmax policy over eight arms, each paying its index / 7, learnt by plain gradient steps
-    on the loss `grpo`; the base is uniform. What it lacks of the real learner is the language model
-    alone."""
+    """Softmax policy over eight arms, each of which pays its index / 7.
+
+    It learns by plain gradient steps on the loss `grpo`. The base is uniform. Only the language
+    model is missing compared with the real learner.
+    """
 
     def __init__(self, *, seed=0, **settings):
         self.settings = UpdateSettings(**{"learning_rate": 0.5} | settings)
@@ -45,7 +49,7 @@ class Bandit:
         self.generator = torch.Generator().manual_seed(seed)
 
     def pull(self):
-        """(arms, their logprobs now, advantages), one row a pull."""
+        """Pull arms. Return the arms, their current logprobs and the advantages, one row a pull."""
         policy = self.logits.detach().log_softmax(0)
         arms = torch.multinomial(policy.exp(), PULLS, replacement=True, generator=self.generator)
         rewards = arms.double() / (ARMS - 1)
@@ -83,7 +87,7 @@ class Bandit:
 
 
 def controlled(bandit, controls, steps):
-    """Metrics of so many steps, each answered by the controllers as the trainer does it."""
+    """Run `steps` steps, apply the controllers as the trainer does, and return the metrics."""
     settings = controls.apply(bandit.settings)
     lines = []
     for _ in range(steps):
@@ -101,8 +105,10 @@ def controls_of(bandit, **config):
 
 
 def assert_held(values, target):
-    """The last half, in four windows, each within 20 % of the target on average; noise of one step
-    is not the controller's."""
+    """Assert that the last half, in four windows, is on average within 20 % of the target.
+
+    Averages leave out the noise of single steps, which the controller cannot remove.
+    """
     half = values[len(values) // 2 :]
     size = len(half) // 4
     means = [sum(half[n * size : (n + 1) * size]) / size for n in range(4)]
@@ -118,9 +124,7 @@ def test_the_kl_to_the_base_comes_to_its_target_from_a_coefficient_too_small_or_
 
 @pytest.mark.parametrize("start", [1e-4, 10.0])
 def test_each_steps_kl_comes_to_its_target_from_a_rate_too_small_or_too_large(start):
-    bandit = Bandit(
-        learning_rate=start, entropy_coef=0.3
-    )  # the bonus keeps it from freezing on one arm
+    bandit = Bandit(learning_rate=start, entropy_coef=0.3)  # the bonus prevents collapse to one arm
     config = {"target": 1e-4, "min": 1e-5, "max": 100.0}
     lines = controlled(bandit, controls_of(bandit, learning_rate=config), 400)
     assert_held([line["controller/step_kl"] for line in lines], 1e-4)
@@ -153,7 +157,7 @@ def test_the_updates_of_a_step_stop_where_the_policy_has_gone_as_far_as_allowed(
 
         inner_updates(Recorded(), [pulls] * 200, bandit.settings, epochs=1, watch=monitor)
         assert len(kls) < 200
-        assert bandit.updates - before == len(kls) - 1  # the last one was left out
+        assert bandit.updates - before == len(kls) - 1  # the last update was skipped
         assert abs(kls[-1] / 0.002 - 1) < 0.2
 
 
@@ -164,7 +168,7 @@ def updated(control, measured):
 
 def test_ziegler_by_hand():
     control = AdaptiveKL(KLControl(target=0.1, gain=0.1), 1.0)
-    assert updated(control, 0.11) == pytest.approx(1.01)  # 10 % too far: 1 + 0.1 * 0.1
+    assert updated(control, 0.11) == pytest.approx(1.01)  # 10 % above: 1 + 0.1 * 0.1
     assert updated(control, 5.0) == pytest.approx(1.01 * 1.02)  # clipped to 20 %
     assert updated(control, 0.0) == pytest.approx(1.01 * 1.02 * 0.98)
     with pytest.raises(ValueError, match="never leaves 0"):
@@ -176,9 +180,10 @@ def test_the_learning_rate_by_hand():
         {"learning_rate": {"target": 0.01, "gain": 0.5, "min": 0.5, "max": 2.0}}
     )
     control = AdaptiveLearningRate(config.learning_rate, 1.0)
-    assert updated(control, 0.014) == pytest.approx(math.exp(-0.2))  # 40 % too far, times the gain
-    assert updated(control, 1.0) == pytest.approx(math.exp(-0.2) / 1.5)  # at most by 1.5
-    assert updated(control, 1.0) == 0.5  # the bound
+    assert updated(control, 0.014) == pytest.approx(math.exp(-0.2))  # 40 % above, times the gain
+    # by at most a factor of 1.5
+    assert updated(control, 1.0) == pytest.approx(math.exp(-0.2) / 1.5)
+    assert updated(control, 1.0) == 0.5  # the lower bound
 
 
 def test_the_learning_rate_is_unchanged_during_warm_up():
@@ -193,14 +198,15 @@ def test_the_entropy_weight_by_hand():
     control = AdaptiveEntropy(
         EntropyControl(target=1.0, gain=0.1, proportional_gain=0.5, min=0.001, max=1.0), 0.01
     )
-    assert updated(control, 0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))  # half is missing
-    assert updated(control, 1.0) == pytest.approx(
-        0.01 * math.exp(0.05)
-    )  # the integral stays, the proportional part goes
+    # half of the target is missing
+    assert updated(control, 0.5) == pytest.approx(0.01 * math.exp(0.05 + 0.25))
+    # the integral stays, the proportional part disappears
+    assert updated(control, 1.0) == pytest.approx(0.01 * math.exp(0.05))
     for _ in range(100):
         updated(control, 9.0)
     assert control.value == pytest.approx(control.options.min)
-    assert control.integral == pytest.approx(math.log(control.options.min))  # not wound up below
+    # no windup below the minimum
+    assert control.integral == pytest.approx(math.log(control.options.min))
 
 
 def test_a_step_without_a_measurement_leaves_everything_as_it_is():
@@ -302,7 +308,7 @@ def test_the_learner_leaves_an_update_out_once_its_samples_are_too_far():
     model = tiny_model()
     before = [value.clone() for value in model.parameters()]
     learner = Learner(model)
-    # The samples are another policy's.
+    # The samples come from another policy.
     metrics = learner.update(random_samples(0), UpdateSettings(max_kl=1e-6))
     assert (metrics["controller/update_skipped"], learner.updates) == (1.0, 0)
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))

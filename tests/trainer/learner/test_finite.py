@@ -1,8 +1,7 @@
-"""Whatever episodes bring, an update is finite or it is skipped and counted; and the learning rate
-knows updates alone.
+"""An update is finite, or it is skipped and counted. The learning rate counts updates only.
 
-Traps 24 and 26 of multi-turn RL: a schedule that counts forward passes, and numbers that are not
-finite reaching the weights.
+Traps 24 and 26 of multi-turn RL: a schedule that counts forward passes, and non-finite numbers that
+reach the weights.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ from tests.trainer.learner.test_learner import adapter, largest_difference
 
 
 def episode(reward, tokens=2, sampled=1):
-    """An episode of some tokens, the last `sampled` of them by the policy."""
+    """Build an episode whose last `sampled` tokens come from the policy."""
     mask = (False,) * (tokens - sampled) + (True,) * sampled
     return Episode(
         "e", "t", "train", "", "", 0, (), TokenTrace((1,) * tokens, mask, (-0.5,) * tokens), reward
@@ -48,7 +47,7 @@ ODD_LOGPROBS = [0.0, -1e-8, -90.0, -1e4, -1e38, -math.inf, math.nan, 5.0]
 
 
 def odd_step(rng):
-    """Ordinary samples with odd rows among them and odd numbers in some of them."""
+    """Build normal samples mixed with odd rows and non-finite numbers."""
     samples = random_samples(rng.randrange(100), groups=1, group_size=3)
     for index in range(len(samples)):
         kind = rng.choice(["as it is", "advantage", "old logprobs"])
@@ -77,7 +76,7 @@ def test_a_hundred_odd_steps_each_update_finitely_or_are_skipped_and_counted(lay
         if not updated:
             assert largest_difference(before, adapter(learner.model)) == 0
     assert set(outcomes) <= {(1, 0), (0, 1), (0, 0)}
-    assert min(outcomes[1, 0], outcomes[0, 1]) >= 3  # the dice brought both kinds
+    assert min(outcomes[1, 0], outcomes[0, 1]) >= 3  # the random cases include both kinds
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_huge_rewards_leave_finite_weights(huge, std):
 
 
 def rates_at_the_optimizer(learner, steps):
-    """The learning rate that the optimiser really had at each of its steps."""
+    """Record the optimizer's learning rate at each of its steps."""
     seen = []
     step = learner.optimizer.step
     learner.optimizer.step = lambda: (seen.append(learner.optimizer.param_groups[0]["lr"]), step())
@@ -159,6 +158,5 @@ def test_the_rate_after_n_updates_is_its_closed_form_for_any_micro_batch_split(l
     idle = [dataclasses.replace(sample, advantage=0.0) for sample in good]
     broken = [dataclasses.replace(good[0], advantage=math.inf), *good[1:]]
     seen = rates_at_the_optimizer(learner, [good, idle, good, broken, good, good, good, good])
-    assert seen == pytest.approx(
-        [1e-3 * min(1.0, n / 4) for n in range(1, 7)]
-    )  # neither idle nor skipped steps count
+    # neither idle nor skipped steps count
+    assert seen == pytest.approx([1e-3 * min(1.0, n / 4) for n in range(1, 7)])

@@ -1,9 +1,8 @@
-"""One gradient, however it is computed: by the written formula, in one piece or in any pieces, in
-any order, by any ranks.
+"""The gradient equals the written formula for every layout, micro-batch split, order and rank.
 
-Float64 throughout, to 1e-9. The reference is plain autograd through the model's own forward, one
-episode at a time, with all logits and the formula of the paper written out: nothing of the learner
-takes part in it.
+Float64 throughout, to 1e-9. The reference is plain autograd through the model's own forward pass,
+one episode at a time, with all logits and the paper's formula written out. It shares no code with
+the learner.
 """
 
 import os
@@ -36,8 +35,10 @@ SETTINGS = UpdateSettings(
 
 
 def written_formula():
-    """(gradient, loss) of -sum_t w (min(r A, clip(r) A) - kl_coef k3) / sum_t w over all sampled
-    tokens: DAPO eq. 8, GRPO's KL."""
+    """Return gradient and loss of the GRPO objective, summed over all sampled tokens.
+
+    -sum_t w (min(r A, clip(r) A) - kl_coef k3) / sum_t w: DAPO eq. 8 with GRPO's KL.
+    """
     model = tiny_model()
     terms = []
 
@@ -75,9 +76,7 @@ def written_formula():
 @pytest.fixture(scope="module")
 def formula():
     gradient, loss = written_formula()
-    assert (
-        max(value.abs().max() for value in gradient.values()) > 1e-3
-    )  # nothing is proven about zeros
+    assert max(value.abs().max() for value in gradient.values()) > 1e-3  # zeros would prove nothing
     return gradient, loss
 
 
@@ -125,8 +124,7 @@ def test_every_order_of_the_rows_gives_it(layout, formula):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each of three processes saw, in a world of two and in a world of three; gloo, on this
-    machine's CPU."""
+    """Return the results of each process with two and with three ranks, by gloo on the CPU."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "tests.fakes.rank_worker", str(folder)]
@@ -149,7 +147,7 @@ def test_ranks_with_uneven_shares_sum_to_the_gradient_of_one_process(ranks, size
 
 
 def forward_tokens(metrics):
-    """What alone may differ: a prefix that ranks share is read by each of them."""
+    """Return the only metrics that may differ, because each rank reads a shared prefix itself."""
     return {
         name: metrics[name]
         for name in ("batch/scored_tokens", "batch/forward_tokens", "batch/compression")
@@ -193,7 +191,5 @@ def test_training_under_torchrun_is_refused_since_each_process_would_train_a_run
     with pytest.raises(UsageError, match="without torchrun"):
         start("guess", [], out=tmp_path, name=None, resume=None)
     assert not list(tmp_path.iterdir())
-    refuse_launcher(
-        {"RANK": "0", "WORLD_SIZE": "1"}
-    )  # one process under a launcher is what it says
+    refuse_launcher({"RANK": "0", "WORLD_SIZE": "1"})  # one process under a launcher
     refuse_launcher({"WORLD_SIZE": "4"})

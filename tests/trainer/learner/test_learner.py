@@ -1,5 +1,4 @@
-"""The learner: exact steps whatever the layout, nothing learnt from nothing, and resume to the
-bit."""
+"""The learner: exact steps in every layout, no update without advantages, exact resume."""
 
 import dataclasses
 import math
@@ -33,7 +32,7 @@ FAMILY = {
 
 
 def on_policy(model, samples, *, temperature=1.0):
-    """The samples with the logprobs that the model itself gives them, from a plain full forward."""
+    """Return the samples with the model's own logprobs, from a plain full forward pass."""
     fresh = []
     with torch.no_grad():
         for sample in samples:
@@ -57,7 +56,7 @@ def adapter(model):
 
 
 def gradient_of_update(samples, **options):
-    """The gradient that one step hands to the optimiser."""
+    """Return the gradient that one step passes to the optimizer."""
     options, settings = split_options(options)
     learner = Learner(tiny_model(), max_grad_norm=1e9, **options)
     seen = {}
@@ -78,9 +77,8 @@ def largest_difference(left, right):
     ("layout", "budget"), [("flat", 20), ("flat", 60), ("tree", 1), ("tree", 30), ("tree", 10_000)]
 )
 def test_the_gradient_is_the_same_for_every_layout_and_micro_batch(layout, budget, kl_coef):
-    samples = on_policy(
-        tiny_model(seed=1), random_samples(0)
-    )  # sampled by another policy: ratios differ from 1, some are clipped
+    # sampled by another policy: ratios differ from 1, some are clipped
+    samples = on_policy(tiny_model(seed=1), random_samples(0))
     reference = gradient_of_update(
         samples, layout="flat", max_tokens_per_micro_batch=10_000, kl_coef=kl_coef
     )
@@ -197,9 +195,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_touches_nothing():
         torch.equal(moments[i], s["exp_avg"])
         for i, s in enumerate(learner.optimizer.state.values())
     )
-    assert (
-        learner.update(samples, UpdateSettings())["grad_norm"] > 0
-    )  # and the next one works again
+    assert learner.update(samples, UpdateSettings())["grad_norm"] > 0  # the next update works again
     assert learner.updates == 2
 
 

@@ -1,4 +1,4 @@
-"""Chunked scoring equals log_softmax over all logits, in value and in gradient."""
+"""Chunked scoring equals log_softmax over all logits, in values and gradients."""
 
 import pytest
 import torch

@@ -1,5 +1,4 @@
-"""Off-policy numbers and the mismatch alarm in whole runs of `envgym train`: in the files, on the
-curves, in the terminal."""
+"""Off-policy metrics and the mismatch alarm in whole runs of `envgym train`."""
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ WORDY = """\
 import zlib
 
 def wordy(evidence):
-    # Differs between siblings, so that every group has a gradient.
-    return zlib.crc32(evidence.final_message.encode()) % 7 / 7
+    return zlib.crc32(evidence.final_message.encode()) % 7 / 7  # differs in every group
 """
 SETTINGS = [
     "train.checks.preflight=off",
@@ -62,7 +60,7 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
         assert 0 < line["off_policy/ess"] < 1
         assert line["off_policy/mismatch_alarm"] == 0.0
     learner = torch.load(folder.latest_checkpoint()[1] / "learner.pt", weights_only=True)
-    assert learner["updates"] == 3 * 2 * 3  # steps, shares, epochs
+    assert learner["updates"] == 3 * 2 * 3  # steps, minibatches, epochs
     curves = set(EventAccumulator(str(folder.path)).Reload().Tags()["scalars"])
     assert {
         "off_policy/mismatch_max",
@@ -75,12 +73,10 @@ def test_each_step_tells_mismatch_staleness_and_ess_in_its_line_and_on_its_curve
 def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_of_once(
     env, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(
-        InProcessEngine, "load_adapter", lambda self, model=None: None
-    )  # trap 6: the adapter is never taken over
-    monkeypatch.setattr(
-        InProcessEngine, "sleep", lambda self: None
-    )  # who sleeps would notice: it answers to nobody without a refresh
+    # trap 6: the adapter is never refreshed
+    monkeypatch.setattr(InProcessEngine, "load_adapter", lambda self, model=None: None)
+    # without a refresh a sleeping engine would not answer
+    monkeypatch.setattr(InProcessEngine, "sleep", lambda self: None)
     out = tmp_path / "runs"
     with pytest.raises(
         SamplerMismatch,
@@ -89,10 +85,11 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
         start(env, [*SETTINGS, "train.checks.on_mismatch=stop"], out=out, name="r", resume=None)
     folder = RunFolder.open(out / "r")
     step, path = folder.latest_checkpoint()
+    # in step 1 the sampler still has the same adapter
     assert (step, [m["step"] for m in lines(folder)]) == (
         1,
         [1],
-    )  # the first step's adapter was that of the sampler: nothing yet
+    )
     assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
     capsys.readouterr()
     assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0

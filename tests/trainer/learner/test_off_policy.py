@@ -1,5 +1,4 @@
-"""How far the samples are from the policy: mismatch apart from staleness, told each step, and an
-alarm that rings when it must."""
+"""Off-policy metrics: sampler mismatch is kept apart from staleness, and the alarm is raised."""
 
 import dataclasses
 import math
@@ -39,7 +38,7 @@ def watch(on_mismatch="stop", said=None):
 
 
 def fresh(seed=0, **options):
-    """A float32 learner and samples that its own weights gave their logprobs."""
+    """Return a float32 learner and samples with logprobs of its own weights."""
     model = tiny_model(dtype=torch.float32)
     return Learner(model, **options), on_policy(model, random_samples(seed))
 
@@ -66,12 +65,10 @@ def test_drift_by_hand():
 
 def test_the_effective_sample_size_by_hand():
     assert effective_sample_size(1.0, 1.0) == 1.0
-    assert effective_sample_size((3.0 + 1.0) / 2, (9.0 + 1.0) / 2) == pytest.approx(
-        0.8
-    )  # (3 + 1)^2 / (2 * (9 + 1))
-    assert effective_sample_size(1 / 4, 1 / 4) == pytest.approx(
-        0.25
-    )  # one token of four has all the weight
+    # (3 + 1)^2 / (2 * (9 + 1))
+    assert effective_sample_size((3.0 + 1.0) / 2, (9.0 + 1.0) / 2) == pytest.approx(0.8)
+    # one of four tokens has all the weight
+    assert effective_sample_size(1 / 4, 1 / 4) == pytest.approx(0.25)
 
 
 def test_mismatch_is_what_stands_before_the_first_update_and_staleness_what_comes_after():
@@ -85,7 +82,7 @@ def test_mismatch_is_what_stands_before_the_first_update_and_staleness_what_come
     )
     assert metrics["off_policy/ess"] < 0.9999
     assert metrics["off_policy/mismatch_alarm"] == 0.0
-    assert learner.updates == 4  # two shares, twice over
+    assert learner.updates == 4  # two minibatches, two epochs
 
 
 def test_one_update_a_step_has_no_staleness_and_a_full_sample():
@@ -184,7 +181,7 @@ def test_dropout_rings():  # trap 25
 
 
 def sampled_by_the_engine(model, tokenizer, *, temperature, refreshed=True):
-    """Samples of three turns each, drawn by the real sampler with the model's adapter."""
+    """Sample episodes of three turns with the real engine and the model's adapter."""
     samples = []
     with InProcessEngine(
         model, Chat(tokenizer, model=model.get_base_model()), max_context=600, max_batch=4

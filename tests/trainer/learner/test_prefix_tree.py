@@ -1,5 +1,4 @@
-"""The prefix tree: what it shares, what may look at what, and that its gradients are those of the
-flat layout."""
+"""The prefix tree: shared tokens, the attention mask, and gradients equal to the flat layout."""
 
 import itertools
 
@@ -14,15 +13,17 @@ from tests.fakes.tiny_lora import random_samples, tiny_model
 
 
 def sample(ids, first_sampled, advantage=1.0):
-    """All ids from `first_sampled` on are sampled."""
+    """Build a sample whose ids from `first_sampled` on are sampled."""
     return Sample(
         tuple(ids), tuple(t >= first_sampled for t in range(len(ids))), (0.0,) * len(ids), advantage
     )
 
 
 def gradients(model, batches):
-    """Gradient of a sum in which every entry has a pull of its own; small attention blocks, so that
-    a tree has many."""
+    """Return the gradient of a sum that weights every entry differently.
+
+    Attention blocks are small, so that a tree has many of them.
+    """
     learner = Learner(model)
     learner.attention_block = 7
     for batch in batches:
@@ -58,9 +59,8 @@ def test_a_token_sees_its_ancestors_and_itself_and_nothing_else(size):
 
 
 def test_a_block_leaves_out_what_none_of_its_tokens_sees():
-    batch = tree_batch(
-        [sample([1, 2, 3, 4, 9], 1), sample([1, 5, 6, 7, 9], 1)]
-    )  # row: 1 2 3 4 | 5 6 7
+    # row: 1 2 3 4 | 5 6 7
+    batch = tree_batch([sample([1, 2, 3, 4, 9], 1), sample([1, 5, 6, 7, 9], 1)])
     assert [block.keys.tolist() for block in attention_blocks(batch.subtree_end, size=4)] == [
         [0, 1, 2, 3],
         [0, 4, 5, 6],
@@ -133,9 +133,8 @@ def test_every_sample_lands_in_exactly_one_micro_batch_within_the_budget():
 
 
 def test_cuts_fall_between_groups_where_the_least_is_read_twice():
-    group = lambda task: [
-        sample([1, 1, *[task] * 6, 10 + member, 9], 8) for member in range(3)
-    ]  # 2 shared, then 6, then 1 each
+    # 2 shared, then 6, then 1 each
+    group = lambda task: [sample([1, 1, *[task] * 6, 10 + member, 9], 8) for member in range(3)]
     samples = [*group(2), *group(3), *group(4), *group(5)]
     pieces = split_samples(samples, max_tokens=20)  # two groups need 2 + 2 * 9 = 20 tokens
     assert [sorted(piece) for piece in pieces] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]

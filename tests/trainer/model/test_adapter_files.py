@@ -1,4 +1,4 @@
-"""The adapter's folder: plain PEFT loads it and finds the trainer's own logits."""
+"""The adapter's folder: plain PEFT loads it and computes the trainer's logits."""
 
 import json
 
@@ -25,7 +25,7 @@ SAMPLING = {"temperature": 0.0, "max_turn_tokens": 12, "max_context_tokens": 512
 
 
 class WORLD:
-    """World of a YAML whose training has other settings than `SAMPLING`."""
+    """World of a YAML file whose training settings differ from `SAMPLING`."""
 
     spec = EnvSpec.model_validate(
         {
@@ -64,7 +64,7 @@ def test_a_policy_plays_with_the_manifests_settings_else_those_of_the_yaml(train
 
 @pytest.fixture
 def trained():
-    """(adapted model, tokenizer), the adapter random as if trained."""
+    """Return an adapted model with a random adapter, and its tokenizer."""
     tokenizer = byte_tokenizer()
     return randomise(attach(small_llama(tokenizer), rank=8, alpha=16, seed=0)), tokenizer
 

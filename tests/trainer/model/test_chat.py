@@ -1,5 +1,4 @@
-"""Messages to ids: exactly what a fresh rendering gives, only ever appended, and never forged by
-what a tool says."""
+"""Messages to ids: equal to a fresh rendering, append-only, and safe from forged tool output."""
 
 import pytest
 
@@ -37,7 +36,7 @@ def own(template: str = LLAMA_LIKE) -> Chat:
 
 
 def rendered(chat: Chat, messages, tools=None) -> list[int]:
-    """What a server makes of the same conversation with the template we ship."""
+    """Render the conversation as a server does, with the template that we ship."""
     plain = [message.to_dict() for message in messages]
     text = chat.tokenizer.apply_chat_template(
         plain, tools=tools, chat_template=chat.jinja, add_generation_prompt=True, tokenize=False
@@ -48,9 +47,9 @@ def rendered(chat: Chat, messages, tools=None) -> list[int]:
 def test_chatml_opens_with_system_user_and_the_generation_prompt():
     chat = chatml()
     text = chat.tokenizer.decode(chat.open([SYSTEM, USER]))
-    assert text == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is 6 x "
-        "7?<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        text == "<|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nWhat is 6 x 7?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
@@ -194,9 +193,8 @@ def test_the_real_tokenizer_gives_the_same_ids_as_the_shipped_template():
     from envgym_trainer.model.load import resolve
 
     chat = Chat(AutoTokenizer.from_pretrained(resolve("smollm2-135m-instruct").path))
-    # An answer that starts with white space would be merged with the line end of the generation
-    # prompt when rendered anew:
-    # the reason why sampled ids are never rendered.
+    # If an answer starts with white space, a fresh rendering would merge it with the line end of
+    # the generation prompt. This is why sampled ids are never rendered again.
     messages = [
         SYSTEM,
         USER,

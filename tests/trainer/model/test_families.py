@@ -1,5 +1,7 @@
-"""Each family of models samples as its own forward does and learns from what was sampled, fast
-where its attention allows it."""
+"""Each model family samples like its own forward pass and learns from the sampled tokens.
+
+If its attention allows, it uses the fast path.
+"""
 
 import pytest
 import torch

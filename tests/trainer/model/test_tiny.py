@@ -129,8 +129,10 @@ def test_it_reads_2048_tokens(folder):
 
 
 def test_an_adapter_on_the_random_base_can_become_certain():
-    """The reason for EMBEDDING_STD: with a usual scale the frozen head keeps every probability
-    below a third."""
+    """Test the reason for EMBEDDING_STD.
+
+    At a usual scale the frozen head keeps every probability below a third.
+    """
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
     model = attach(build_model(tokenizer), rank=8, alpha=16, seed=0).train()
@@ -142,4 +144,4 @@ def test_an_adapter_on_the_random_base_can_become_certain():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.exp().item() < 1.25  # a geometric mean probability of 0.8 or more
+    assert loss.exp().item() < 1.25  # a geometric mean probability of at least 0.8

@@ -1,4 +1,4 @@
-"""What follows from pass rates and scores, worked out by hand."""
+"""Curriculum decisions from pass rates and scores. The expected values are worked out by hand."""
 
 import pytest
 from pydantic import ValidationError
@@ -37,10 +37,10 @@ def test_levels_open_in_order_when_the_last_open_one_has_its_score():
     assert ladder.open == ("L0",)
     assert ladder.observe({"L0": 0.69, "L1": 1.0}) == []
     assert ladder.observe({"L0": 0.7, "L1": 0.2}) == ["L1"]
-    assert ladder.observe({"L0": 1.0, "L1": 0.6}) == []  # what counts is the last open level
+    assert ladder.observe({"L0": 1.0, "L1": 0.6}) == []  # only the last open level counts
     assert ladder.observe({"L0": 0.1, "L1": 0.9}) == ["L2"]
     assert ladder.observe({"L0": 0.0, "L1": 0.0, "L2": 0.0}) == []
-    assert ladder.open == ("L0", "L1", "L2")  # nothing closes again
+    assert ladder.open == ("L0", "L1", "L2")  # no level closes again
 
 
 def test_a_level_passed_before_it_opened_opens_the_next_at_once():

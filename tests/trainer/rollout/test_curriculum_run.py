@@ -1,5 +1,4 @@
-"""Curricula, dynamic sampling and void members on the real path: `envgym train guess` with the tiny
-model."""
+"""Curricula, dynamic sampling and void members in real runs of `envgym train guess`."""
 
 import dataclasses
 import json
@@ -102,12 +101,13 @@ def adapter_of(folder):
 
 
 def test_levels_open_on_validation_and_are_drawn_from_then_on(finished):
+    # L0 is always solved, L1 never
     assert [line["curriculum/unlocked"] for line in grpo_lines(finished)] == [
         1,
         2,
         2,
         2,
-    ]  # L0 is always solved, L1 never
+    ]
     drawn = {
         step: {e["level"] for e in raw_episodes(finished) if e["step"] == step}
         for step in (2, 3, 4, 5)
@@ -150,10 +150,11 @@ def test_the_opening_of_a_level_is_told_in_the_terminal(tasks, tmp_path, capsys)
 
 def test_groups_that_agree_are_replaced_up_to_the_cap_and_what_that_cost_is_kept(finished):
     for line in grpo_lines(finished):
+        # here all rewards are equal
         assert (line["rollout/extra_groups"], line["rollout/discarded_episodes"]) == (
             3,
             9,
-        )  # here everything agrees
+        )
         assert line["episode/n"] == (2 + 3) * 3
         mine = [e.get("excluded") for e in raw_episodes(finished) if e["step"] == line["step"]]
         assert (mine.count(None), mine.count("no_variance")) == (6, 9)
@@ -267,7 +268,7 @@ def test_a_curriculum_that_could_never_act_stops_the_run_at_its_start(tmp_path):
 
 
 def with_breaking(monkeypatch, breaks):
-    """Voids what `breaks(index, request)` says, whatever it was."""
+    """Void the episodes for which `breaks(call, index)` is true."""
     play_many = rollouts.play_many
     calls = []
 
@@ -294,8 +295,8 @@ BARE = [
 
 
 def test_a_lone_valid_member_pulls_nothing_even_with_a_kl_term(tmp_path, monkeypatch):
-    # Calls: warm start, its evaluation, the groups, the void members again. One member of each
-    # group of three is left.
+    # Calls: warm start, its evaluation, the groups, the retried void members. One valid member of
+    # each group of three is left.
     with_breaking(monkeypatch, lambda call, n: (call in (2, 3) and n % 3 != 0) or call == 3)
     folder = train(tmp_path, *BARE)
     before, after = (

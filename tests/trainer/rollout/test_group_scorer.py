@@ -1,5 +1,7 @@
-"""Training may judge a group together, scale a part by its spread, and weigh parts anew: each
-reward says what it is made of."""
+"""Group scoring in training: judging a group together, scaling by spread, re-weighting parts.
+
+Each reward records its terms.
+"""
 
 import dataclasses
 import json
@@ -53,7 +55,7 @@ def step(evidence):
 
 @pytest.fixture
 def layer(tmp_path):
-    """Makes the layer of the shop with these settings."""
+    """Return a function that builds the shop's reward layer from settings."""
     (tmp_path / "parts.py").write_text(PARTS)
     worlds = []
     said_aloud = []
@@ -130,8 +132,8 @@ def test_a_judge_that_breaks_is_masked_and_counted_and_never_a_zero(layer, broke
 
 def test_what_a_judge_was_asked_is_counted(layer):
     judged = layer(
-        "reward.tone={from: judge, options: {url: 'http://127.0.0.1:9/v1', model: m, "
-        "rubric: 'Polite?'}}"
+        "reward.tone={from: judge, "
+        "options: {url: 'http://127.0.0.1:9/v1', model: m, rubric: 'Polite?'}}"
     )
     assert {
         "judge/requests",
@@ -195,11 +197,11 @@ def test_moments_in_pieces_are_moments_of_the_whole():
         moments.add(piece)
         values += piece
     assert moments.deviation == pytest.approx(statistics.pstdev(values))
-    assert RunningMoments(3, 1.0, 0.0).deviation == 1.0  # they never differed
+    assert RunningMoments(3, 1.0, 0.0).deviation == 1.0  # all values are equal
 
 
 def watched(weights, spreads, *, seed=0, groups=6):
-    """Groups in which each named part differs by so much, weighed as they would be now."""
+    """Return groups in which each named part has the given spread, scored with current weights."""
     rng = random.Random(seed)
 
     def make():
@@ -255,7 +257,7 @@ def test_likes_raise_the_grounded_part_that_they_go_with_and_nothing_else():
     weights.apply_feedback(likes)
     assert weights.factor("brief") > 2 > 1.5 > weights.factor("polite") > 0.5
     assert weights.factor("judge") == 1.0
-    weights.apply_feedback([])  # every line was taken out of the file
+    weights.apply_feedback([])  # the feedback file is empty now
     assert [weights.factor(name) for name in weights.names] == [1.0, 1.0, 1.0]
 
 
@@ -316,7 +318,7 @@ def test_feedback_needs_its_file_and_a_file_needs_feedback():
             TrainConfig.model_validate({"reward_weights": block})
 
 
-# -- whole runs ------------------------------------------------------------------------------------
+# --- whole runs ---
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
-"""A group is G siblings of one task from one state; what teaches nothing is replaced, counted and
-kept."""
+"""A group is G episodes of one task from one state.
+
+A group without reward variance is replaced, counted and kept in the record.
+"""
 
 import dataclasses
 from collections import Counter
@@ -60,8 +62,10 @@ def episode(task="t0", reward: float | None = 0.0, seed=0, **fields):
 
 
 class Scripted:
-    """Plays requests: rewards by task (cycled over its members), none for what is void at its first
-    attempt."""
+    """Play requests with scripted rewards by task, repeated over the group's members.
+
+    A request for a task in `void` is void at its first attempt.
+    """
 
     def __init__(self, rewards, *, void=(), always_void=()):
         self.rewards, self.void, self.always_void = rewards, set(void), set(always_void)
@@ -117,7 +121,7 @@ def test_a_fresh_group_that_agrees_too_is_thrown_and_another_is_played():
 
 @pytest.mark.parametrize("cap", [0, 1, 2, 3, 7])
 def test_the_cap_is_kept_and_every_step_has_its_number_of_groups(cap):
-    play = Scripted({f"t{n}": AGREE for n in range(99)})  # nothing ever differs
+    play = Scripted({f"t{n}": AGREE for n in range(99)})  # no group has reward variance
     played = play_groups(play, Counting(), tasks=3, size=4, max_extra=cap)
     assert sum(len(requests) for requests in play.calls) == (3 + cap) * 4
     assert [len(group) for group in played.groups] == [4, 4, 4]

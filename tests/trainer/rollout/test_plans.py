@@ -1,4 +1,4 @@
-"""Every plan in the folder keeps the contract, and a plan of one's own works by its name."""
+"""Contract of every plan in the folder, and of a custom plan that is named in the YAML."""
 
 import random
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def no_plan(context):
 
 @pytest.fixture
 def open_quiz_plan(tmp_path):
-    """Open a plan of the quiz by its settings."""
+    """Return a function that opens a plan of the quiz from its settings."""
     worlds = []
 
     def make(*settings):

@@ -1,5 +1,7 @@
-"""Playing one step ahead in whole runs: at the same time as learning, one step off, and afresh
-where a run may be resumed."""
+"""Prefetch in whole runs: rollouts overlap with learning, one step off-policy.
+
+The step after a checkpoint or a validation is played afresh, so that a run can resume there.
+"""
 
 import threading
 
@@ -35,7 +37,7 @@ def test_the_next_step_is_played_while_this_one_is_learned_from(env, tmp_path, m
         replied.set()
 
     def waiting(self, samples, settings, **options):
-        if len(learned) < 3:  # but for the last step there is always one to come
+        if len(learned) < 3:  # after every step but the last, another one follows
             assert replied.wait(60), "nobody played while the learner waited for it"
         learned.append(len(samples))
         return learn(self, samples, settings, **options)
@@ -86,9 +88,8 @@ def test_a_run_that_was_stopped_goes_on_with_fresh_episodes(env, tmp_path):
 
 
 def test_a_world_that_breaks_while_a_step_is_learned_from_loses_nothing_of_that_step(tmp_path):
-    (tmp_path / "rewards.py").write_text(
-        BREAKS_LATE + WORDY
-    )  # after eight episodes: when the second step is played
+    # after eight episodes, that is during the second step
+    (tmp_path / "rewards.py").write_text(BREAKS_LATE + WORDY)
     env = str(write_shop(tmp_path))
     with pytest.raises(TooManyFailures, match="grader down"):
         run(tmp_path / "r", *AHEAD, "reward.late={from: rewards.py:breaks_late}", env=env)

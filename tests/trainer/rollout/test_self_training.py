@@ -1,5 +1,7 @@
-"""Self-training: a bounded pool, few true labels and votes for the rest, and the truth of the rest
-never counts."""
+"""Self-training: a bounded task pool with few true labels, and majority votes for the rest.
+
+The true answers of unlabelled tasks never affect a reward.
+"""
 
 import dataclasses
 import json
@@ -35,8 +37,10 @@ def nobody_plays(tasks, adapter=None):
 
 @pytest.fixture
 def open_quiz(tmp_path):
-    """Makes (labels, reward layer) of the quiz with these settings; the labels have begun unless it
-    is said otherwise."""
+    """Return a function that builds the quiz's labels and reward layer from settings.
+
+    The labels have begun, unless `begun` is false.
+    """
     worlds = []
 
     def make(*settings, begun=True, play=None):
@@ -57,7 +61,7 @@ def open_quiz(tmp_path):
 
 
 def answered(task, answer, solved=0.0, **terms):
-    """An episode as the environment leaves it."""
+    """Return an episode as the environment leaves it."""
     made = of_terms(solved=solved, agreed=Term(None, None, 1.0), **terms)
     said = dataclasses.replace(made.messages[-1], role="assistant", content=rf"\boxed{{{answer}}}")
     parts = {name: term.raw for name, term in made.reward_terms.items()}
@@ -74,7 +78,7 @@ def group_of(task, answers, solved=None):
 
 
 def tasks_of(labels):
-    """(a task with a true label, one without)."""
+    """Return a task with a true label and one without."""
     return min(labels.labelled), min(set(labels.pool) - labels.labelled)
 
 
@@ -150,7 +154,7 @@ def test_the_pool_and_its_labels_follow_from_the_seed(open_quiz):
     assert (first.pool, first.labelled) == (again.pool, again.labelled)
     assert set(first.pool).isdisjoint(other.pool)
     assert len(first.pool) == 200
-    assert 30 <= len(first.labelled) <= 70  # a quarter, each by its own hash
+    assert 30 <= len(first.labelled) <= 70  # a quarter, chosen by each task's hash
 
 
 def test_a_budget_binds_and_levels_with_the_truth_are_outside_of_it(open_quiz):
@@ -242,11 +246,12 @@ def test_a_frozen_teacher_votes_once_a_task_and_an_averaged_one_at_every_step(op
         labels.start_step(nobody_plays)
         assert labels.tasks_without_votes([group]) == [task]
         labels.record_votes([task], [group_of(task, "444")])
+        # by the teacher's label
         assert rewards(layer.score([group], step=0).groups[0]) == [
             0.0,
             0.0,
             1.0,
-        ]  # by the teacher's label
+        ]
         labels.start_step(nobody_plays)
         assert labels.tasks_without_votes([group]) == ([task] if heard_again else [])
     silent, layer = open_quiz("train.plan.teacher=frozen")
@@ -354,7 +359,7 @@ def run(folder, *settings, env, resume=False):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run with everything on, and its environment."""
+    """Return a run with every option on, and its environment."""
     place = tmp_path_factory.mktemp("selftrain")
     env = write_quiz(place)
     options = (
@@ -387,9 +392,8 @@ def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_vo
     }
     assert len({line["task_id"] for line in played}) <= 9
     assert ways["teacher"]
-    assert all(
-        line["task_id"].startswith("train/after/") for line in ways["teacher"]
-    )  # those of L0 have the truth
+    # tasks of L0 have true labels
+    assert all(line["task_id"].startswith("train/after/") for line in ways["teacher"])
     numbers = [line for line in made.folder.metrics() if line["phase"] == "grpo"]
     assert len(numbers) == 2
     for line in numbers:
@@ -400,7 +404,7 @@ def test_a_run_plays_its_pool_learns_from_the_most_agreed_and_writes_down_who_vo
             "hacking/signal/modal_answer",
         } <= line.keys()
         assert line["plan/disagreed"] == 3.0
-    assert sum(line["plan/parsed"] for line in numbers) > 0  # else nothing was voted on
+    assert sum(line["plan/parsed"] for line in numbers) > 0  # otherwise there were no votes
 
 
 def test_an_episode_explains_its_vote(made):

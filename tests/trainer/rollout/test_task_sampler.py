@@ -1,5 +1,4 @@
-"""Draws are seeded, follow the stated weights, and go on after a resume as if nothing had
-happened."""
+"""Task draws are seeded, follow the configured weights, and continue exactly after a resume."""
 
 import json
 import random
@@ -18,10 +17,8 @@ from envgym_trainer.rollout.task_sampler import TaskSampler
 from tests.fakes.shop_env import shop
 
 TASKS = "from envgym import template\n" + "".join(
-    (
-        f"@template(level={level!r}, splits={splits!r})\ndef {name}(draw):\n    return "
-        f"draw.task(prompt='x')\n"
-    )
+    f"@template(level={level!r}, splits={splits!r})\n"
+    f"def {name}(draw):\n    return draw.task(prompt='x')\n"
     for name, level, splits in [
         ("a", "L0", ("train", "val")),
         ("b", "L0", ("train", "test")),
@@ -76,7 +73,7 @@ def test_the_same_seed_and_step_draw_the_same_tasks_and_others_draw_others(make)
     first = make()
     again = make()
     other = make(seed=1)
-    drawn(again, [7, 2])  # what was drawn before does not matter
+    drawn(again, [7, 2])  # earlier draws do not matter
     assert drawn(first, [3]) == drawn(again, [3])
     assert len(set(drawn(first, range(1, 9)))) == 32
     assert drawn(first, [3]) != drawn(other, [3])
@@ -93,9 +90,8 @@ def test_without_a_curriculum_tasks_are_drawn_as_they_always_were(make):
 
 def test_a_group_is_one_task_with_a_seed_for_each_member_and_no_seed_comes_twice(make):
     draws = make().draws(2, done=2)
-    requests = draws.requests(3, 4) + draws.requests(
-        2, 4
-    )  # the second call is that of dynamic sampling
+    # the second call is that of dynamic sampling
+    requests = draws.requests(3, 4) + draws.requests(2, 4)
     assert [len({r.task for r in requests[n : n + 4]}) for n in range(0, 20, 4)] == [1] * 5
     assert len({r.seed for r in requests}) == 20
     assert len({r.task for r in requests}) == 5
@@ -111,9 +107,8 @@ def test_further_draws_of_a_step_do_not_depend_on_how_they_are_asked_for(make):
 def test_templates_solved_sometimes_are_drawn_as_often_as_their_weights_say_over_ten_thousand_draws(
     make,
 ):
-    sampler = make(
-        tasks={"adaptive": True, "min_weight": 0.1, "pass_rate_decay": 0.0}
-    )  # a rate is that of the last group
+    # the pass rate is that of the last group
+    sampler = make(tasks={"adaptive": True, "min_weight": 0.1, "pass_rate_decay": 0.0})
     sampler.observe(
         [
             group("a", "L0", True, False),
@@ -201,8 +196,10 @@ def test_the_horizon_reaches_the_requests_and_grows_by_score_on_open_levels_only
 
 
 def scripted_run(sampler, steps):
-    """Draws of each step; outcomes follow from the task's own name, a validation comes every third
-    step."""
+    """Return each step's draws.
+
+    Outcomes follow from the task's name. A validation runs every third step.
+    """
     tasks = []
     for step in steps:
         ids = drawn(sampler, [step], tasks=5)
@@ -261,10 +258,8 @@ def test_a_checkpoint_of_other_levels_is_refused(make):
     state = make(tasks={"unlock_at": 0.5}).state_dict()
     with pytest.raises(
         UsageError,
-        match=(
-            r"has levels L0, L1, L2; this run has L0, L1\. Resume with the same "
-            r"train\.tasks\.levels"
-        ),
+        match=r"has levels L0, L1, L2; this run has L0, L1\. "
+        r"Resume with the same train\.tasks\.levels",
     ):
         make(tasks={"unlock_at": 0.5, "levels": ("L0", "L1")}).load_state_dict(state)
 

@@ -1,5 +1,4 @@
-"""A run tells the signs of a gamed reward, once, in its files and on its curves; a healthy run
-tells nothing."""
+"""Signals of reward hacking: reported once, in files and curves. A healthy run reports none."""
 
 import dataclasses
 import json
@@ -43,8 +42,8 @@ from envgym import template
 @template(level="L0")
 def sums(draw):
     one, other = draw.rng.randrange(50), draw.rng.randrange(50)
-    total = f"{one + other}"
-    return draw.task(prompt=f"{one}+{other}?", final=total, facts=[total], tools=())
+    return draw.task(prompt=f"{one}+{other}?", final=f"{one + other}", \
+facts=[f"{one + other}"], tools=())
 """
 VOTED = ["reward.agree={from: parts.py:agree}", "reward.solved.weight=0.0", "episode.max_turns=1"]
 
@@ -63,7 +62,7 @@ def asks(n, *, final="Done.", facts=(), oracle=(), **extra):
     )
 
 
-# -- what is measured ------------------------------------------------------------------------------
+# --- measurements ---
 
 
 def test_the_last_word_of_work_with_tools_is_no_answer():
@@ -80,9 +79,7 @@ def test_boxed_answers_count_everywhere_and_texts_where_facts_are_asked_for():
         )
         for n in range(4)
     ]
-    assert answered_alike(told) == pytest.approx(
-        (1 + 3 * 0.5) / 4
-    )  # of the two who spoke, task 0's both say 0
+    assert answered_alike(told) == pytest.approx((1 + 3 * 0.5) / 4)  # both answers of task 0 are 0
 
 
 def test_tasks_that_share_their_answers_are_not_taken_for_a_collapse():
@@ -132,18 +129,17 @@ def test_each_turn_repeats_for_itself():
         once, messages=(*once.messages, Message("tool", "ok"), Message("assistant", call))
     )
     assert repeated([[once]]) == repeated([[twice]]) == 0.0
-    assert repeated([[ends("no no no no no no no no")]]) == pytest.approx(
-        0.8
-    )  # five grams of four, all alike
+    # five 4-grams, all equal
+    assert repeated([[ends("no no no no no no no no")]]) == pytest.approx(0.8)
     assert repeated([[ends("x")]]) is None
 
 
-# -- what is told ----------------------------------------------------------------------------------
+# --- reports ---
 
 
 @pytest.fixture
 def watch(tmp_path):
-    """Makes the signals of the shop with these settings."""
+    """Return a function that builds the shop's signals from settings."""
     (tmp_path / "parts.py").write_text(VOTE)
     worlds = []
     folder = RunFolder.create(tmp_path / "runs", "r")
@@ -219,7 +215,7 @@ def test_off_is_silent(watch):
     assert (folder.signals(), told) == ([], [])
 
 
-# -- whole runs ------------------------------------------------------------------------------------
+# --- whole runs ---
 
 
 @pytest.fixture
@@ -260,9 +256,8 @@ def test_a_vote_that_is_won_by_one_answer_for_everything_is_told_and_a_resumed_r
     told = [line for line in lines(whole) if line["hacking/signal/modal_answer"] == 1.0]
     assert [line["step"] for line in told] == [found["modal_answer"]["step"]]
     _, part = run(tmp_path / "part", *settings, "train.steps=8", env=voted)
-    part.append_signals(
-        [dataclasses.replace(_signal(whole), step=99)]
-    )  # of a step that the run was killed in
+    # a signal of the step in which the run was killed
+    part.append_signals([dataclasses.replace(_signal(whole), step=99)])
     _, part = run(part.path, *settings, "train.steps=24", env=voted, resume=True)
     assert part.signals() == whole.signals()
     assert signs(part) == signs(whole)

@@ -53,7 +53,7 @@ def test_a_kind_of_failure_that_did_not_happen_again_is_logged_as_zero(run, pref
     with RunLogger(run) as monitor:
         monitor.log(1, {prefix + "episode/void": 1, prefix + "failures/timeout": 2})
         monitor.log(2, {prefix + "episode/void": 0})
-        monitor.log(3, {"loss": 0.5})  # tells nothing of episodes
+        monitor.log(3, {"loss": 0.5})  # contains no episode metrics
     assert [point.value for point in events(run).Scalars(prefix + "failures/timeout")] == [2, 0]
 
 
@@ -64,14 +64,14 @@ def test_a_share_that_is_gone_is_logged_as_zero(run):
         monitor.log(3, {"loss": 1.0})
     _, second, third = run.metrics()
     assert second["stop/length"] == 0.0
-    assert "stop/length" not in third  # a line about something else says nothing about stops
+    assert "stop/length" not in third  # a line without stop reasons leaves them out
 
 
 def test_a_resumed_run_goes_on_in_time_and_replaces_later_points(run):
     with RunLogger(run) as monitor:
         monitor.log(1, {"reward": 0.1})
         monitor.log(2, {"reward": 0.2})
-    with RunLogger(run) as monitor:  # opened before the lines are cut, as a resumed run does
+    with RunLogger(run) as monitor:  # opened before the lines are cut, as in a resumed run
         run.metrics_file.write_text(
             json.dumps({"step": 1, "phase": "grpo", "seconds": 100.0, "reward": 0.1}) + "\n"
         )
@@ -136,9 +136,8 @@ def test_a_transcript_shows_what_each_part_said_counted_for_and_moved():
     assert "| polite | 3 | 0.5 | 0 | +0 |" in text
     assert "| form | did not apply | 1 | 0 | +0 |" in text
     assert "| overlong | | | | -0.5 |" in text
-    assert "| solved | 1 | 2 | 2 |  |" in transcript(
-        episode(2.0, **told)
-    )  # it was not learned from
+    # the group was excluded from training
+    assert "| solved | 1 | 2 | 2 |  |" in transcript(episode(2.0, **told))
 
 
 def test_with_a_decoder_the_sampled_text_is_marked():

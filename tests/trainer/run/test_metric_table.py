@@ -1,4 +1,4 @@
-"""The table of metrics holds exactly the metrics that real runs log."""
+"""The table of metrics lists exactly the metrics that real runs log."""
 
 import re
 

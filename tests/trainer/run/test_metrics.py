@@ -41,9 +41,8 @@ def void() -> Episode:
 def test_reward_is_the_mean_and_its_deviation_that_inside_the_groups():
     metrics = episode_metrics([[episode(0.0), episode(1.0)], [episode(1.0), episode(1.0)]])
     assert metrics["reward"] == 0.75
-    assert metrics["reward_std"] == pytest.approx(
-        0.5**0.5 / 2
-    )  # sample deviations: sqrt(0.5) and 0
+    # sample deviations: sqrt(0.5) and 0
+    assert metrics["reward_std"] == pytest.approx(0.5**0.5 / 2)
     assert metrics["frac_reward_zero_std"] == 0.5
 
 
@@ -83,9 +82,8 @@ def test_a_void_member_is_counted_and_left_out_of_every_mean():
     metrics = episode_metrics([[episode(1.0), void()], [episode(0.0), episode(1.0)]])
     assert (metrics["episode/void"], metrics["episode/n"]) == (1, 3)
     assert metrics["reward"] == pytest.approx(2 / 3)
-    assert (
-        metrics["frac_reward_zero_std"] == 0.0
-    )  # the first group has one member left and says nothing
+    # the first group has one valid member left and is not counted
+    assert metrics["frac_reward_zero_std"] == 0.0
     assert "stop/void" not in metrics
 
 
@@ -164,9 +162,10 @@ def test_contributions_are_in_units_of_reward_and_sum_to_it():
         "rewards/penalty/contribution": -0.25,
     }
     assert sum(found.values()) == metrics["reward"] == 0.5
+    # without terms there are no shares
     assert not [
         name for name in episode_metrics([[episode(1.0)]]) if name.endswith("/contribution")
-    ]  # no terms, no shares
+    ]
 
 
 def test_lengths_count_sampled_tokens_and_no_given_ones():

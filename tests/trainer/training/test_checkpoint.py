@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, bounded, damage told, the best kept."""
+"""Checkpoints are atomic and bounded in number, damage is reported, and the best one is kept."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.fakes.tiny_lora import random_samples, tiny_model
 
 
 class Counter:
-    """A part of a run, as a curriculum or a controller is one."""
+    """Stateful part of a run, such as a curriculum or a controller."""
 
     def __init__(self, count=0):
         self.count = count
@@ -40,8 +40,7 @@ def learner_at(step=0):
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    """A run with checkpoints of the steps 1, 2 and 3, each with an adapter and a counter of its
-    own."""
+    """Return a run with checkpoints of steps 1, 2 and 3, each with its own adapter and counter."""
     run = RunFolder.create(tmp_path_factory.mktemp("runs"), "r")
     learner = learner_at()
     for step in (1, 2, 3):
@@ -60,7 +59,7 @@ def three(tmp_path_factory):
 
 @pytest.fixture
 def run(three, tmp_path):
-    """A copy of it, to harm."""
+    """Copy the run, so that a test may damage it."""
     return RunFolder(shutil.copytree(three, tmp_path / "r"))
 
 
@@ -173,10 +172,9 @@ def test_a_file_of_lines_shorter_than_its_checkpoint_says_is_cut_by_its_steps(ru
 def test_what_a_kill_left_half_written_goes_and_what_it_had_moved_away_comes_back(run):
     folder = run.path / "checkpoints"
     shutil.copytree(run.checkpoint(3), folder / ".step-000004.partial")
-    run.checkpoint(3).rename(
-        folder / ".step-000003.old"
-    )  # killed between the two renames of a replacement
-    shutil.copytree(run.checkpoint(2), folder / ".step-000002.old")  # killed after them
+    # killed between the two renames of a replacement
+    run.checkpoint(3).rename(folder / ".step-000003.old")
+    shutil.copytree(run.checkpoint(2), folder / ".step-000002.old")  # killed after both renames
     (run.path / ".config.yaml.partial").write_text("half")
     assert restored(run)[0] == 3
     assert names(run) == ["step-000001", "step-000002", "step-000003"]
@@ -226,10 +224,8 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():
     with pytest.raises(
         UsageError,
-        match=(
-            r"train\.output\.adapter is best, but train\.evaluation\.validate_every_steps is "
-            r"0.*=last"
-        ),
+        match=r"train\.output\.adapter is best, "
+        r"but train\.evaluation\.validate_every_steps is 0.*=last",
     ):
         resolve("guess", ["train.model.device=cpu", "train.output.adapter=best"])
 
@@ -250,9 +246,7 @@ def test_inside_the_block_the_model_has_the_best_adapter_and_outside_its_own(run
     os.truncate(run.checkpoint(1) / "learner.pt", 100)
     with pytest.raises(
         DamagedCheckpoint,
-        match=(
-            r"It was the best checkpoint. To export the last one: --resume .* "
-            r"train\.output\.adapter=last"
-        ),
+        match=r"It was the best checkpoint. To export the last one: "
+        r"--resume .* train\.output\.adapter=last",
     ):
         best.best_adapter(run, progress, learner, None).__enter__()

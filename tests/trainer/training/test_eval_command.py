@@ -1,4 +1,4 @@
-"""The command printed at the end of a run measures what the run's table shows."""
+"""The command printed at the end of a run reproduces the table of that run."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or damaged goes on and ends, to the bit, as one that was not."""
+"""A run that is stopped, killed or damaged resumes and ends bit for bit like an undisturbed one."""
 
 import json
 import multiprocessing
@@ -57,7 +57,7 @@ def env(tmp_path_factory):
 
 
 def play(env, folder, *settings, resume=False):
-    """A run in this process; what it said comes back with its folder."""
+    """Run in this process. Return the output and the run folder."""
     spec, config, _ = resolve(env, settings_of(*settings))
     target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
     with open(os.devnull, "w") as nowhere:
@@ -70,7 +70,7 @@ def play(env, folder, *settings, resume=False):
 def whole(env, tmp_path_factory):
     folder, _ = play(env, tmp_path_factory.mktemp("runs") / "whole")
     steps = [line for line in folder.metrics() if line["phase"] == "grpo"]
-    assert all(line["grad_norm"] > 0 for line in steps)  # else equality would prove nothing
+    assert all(line["grad_norm"] > 0 for line in steps)  # otherwise equality would prove nothing
     for name in ("kl_coef", "learning_rate", "entropy_coef", "step_kl"):
         assert len({line[f"controller/{name}"] for line in steps}) == 4
     return folder
@@ -81,8 +81,11 @@ def without_clocks(line):
 
 
 def assert_same_end(folder, whole):
-    """Adapter by its bytes; optimiser, counters and random state by their values; every line but
-    for its clocks."""
+    """Assert that two runs end equally.
+
+    Adapters are compared by bytes; optimizer, counters and random state by value; every line of the
+    records without its clock fields.
+    """
     first, second = (run.adapter / "adapter_model.safetensors" for run in (folder, whole))
     assert first.read_bytes() == second.read_bytes()
     states = [
@@ -94,7 +97,7 @@ def assert_same_end(folder, whole):
         lambda run: run.metrics(),
         lambda run: [json.loads(line) for line in run.episodes_file.read_text().splitlines()],
     ):
-        # one by one: pytest takes minutes to draw the difference of two whole runs
+        # line by line: pytest takes minutes to print the difference of two whole runs
         for line, wanted in zip(read(folder), read(whole), strict=True):
             assert without_clocks(line) == without_clocks(wanted)
 
@@ -102,9 +105,8 @@ def assert_same_end(folder, whole):
 def test_two_n_steps_equal_n_steps_a_resume_and_n_steps_to_the_bit(
     env, whole, tmp_path, monkeypatch
 ):
-    stops_at_check(
-        monkeypatch, 7
-    )  # base evaluation 2, step 1 with its validation 3, step 2 and into its validation
+    # base evaluation 2, step 1 with its validation 3, step 2, and the start of its validation
+    stops_at_check(monkeypatch, 7)
     with pytest.raises(StopRequested):
         play(env, tmp_path / "halves")
     halves = RunFolder.open(tmp_path / "halves")
@@ -115,7 +117,7 @@ def test_two_n_steps_equal_n_steps_a_resume_and_n_steps_to_the_bit(
 
 
 def stops_at_check(monkeypatch, count):
-    """The run is asked to stop just before its `count`-th safe point; never for -1."""
+    """Stop the run just before its `count`-th safe point, or never if `count` is -1."""
     checks = iter(range(1, 1000))
 
     def check(self):
@@ -126,7 +128,7 @@ def stops_at_check(monkeypatch, count):
 
 
 class Killed:
-    """`envgym train` in processes of their own that are killed; all share one import of torch."""
+    """Runs of `envgym train` in processes that are killed. All share one import of torch."""
 
     def __init__(self, env, out):
         self.env = env
@@ -139,17 +141,18 @@ class Killed:
         )
 
     def written(self):
-        """Bytes of lines so far."""
+        """Return the size of the run's records in bytes."""
         return sum(RunFolder(self.path).file_sizes().values())
 
     def go(self, *, kill_at_bytes=None, then_seconds=0.0):
-        """Starts or resumes, up to the end or to SIGKILL, so many seconds after so many bytes of
-        lines were written."""
+        """Start or resume, until the end or until SIGKILL.
+
+        The process is killed `then_seconds` after its records reach `kill_at_bytes`.
+        """
         resume = self.path if (self.path / "config.yaml").exists() else None
         if resume is None:
-            shutil.rmtree(
-                self.path, ignore_errors=True
-            )  # killed before it had settings: there is nothing to go on with
+            # killed before it saved its settings: there is nothing to resume
+            shutil.rmtree(self.path, ignore_errors=True)
         process = self.context.Process(target=quiet_start, args=(self.env, SMALL, self.out, resume))
         process.start()
         while (
@@ -168,7 +171,8 @@ class Killed:
 
 
 def quiet_start(env, settings, out, resume):
-    torch.set_num_threads(1)  # as in the process of the tests: another number adds in another order
+    # as in the test process: another number of threads changes the order of additions
+    torch.set_num_threads(1)
     with open(os.devnull, "w") as sys.stdout:
         sys.exit(start(env, settings, out=out, name="r", resume=resume))
 
@@ -232,4 +236,4 @@ def test_the_best_adapter_is_evaluated_and_exported_and_the_last_stays_in_the_ch
         for s, p, e in folder.episodes()
         if (s, p) == (4, "eval")
     ]
-    assert logprobs[:3] != logprobs[3:]  # played by another adapter than the last
+    assert logprobs[:3] != logprobs[3:]  # sampled with another adapter than the last

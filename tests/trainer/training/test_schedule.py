@@ -1,4 +1,4 @@
-"""Which steps of a run are validated, saved and prefetched; worked out by hand."""
+"""Steps of a run that are validated, saved and prefetched, worked out by hand."""
 
 import pytest
 

@@ -1,5 +1,7 @@
-"""Every environment that ships trains by its own `train:` block, only smaller: its warm start shows
-what solves its tasks."""
+"""Every shipped environment trains with its own `train:` block at reduced size.
+
+Its warm start shows solutions that solve its tasks.
+"""
 
 import importlib.util
 import json
@@ -41,8 +43,8 @@ NEEDS = {"selftrain": "reasoning_gym", "notes": "mcp", "report": "resvg_py"}
 def test_an_environment_that_ships_trains_by_its_own_settings(env, tmp_path):
     if importlib.util.find_spec(NEEDS.get(env.stem, "json")) is None:
         pytest.skip(
-            f"NOT TESTED, {NEEDS[env.stem]} is not installed: pip install 'envgym[images,"
-            f"mcp,puzzles]'"
+            f"NOT TESTED, {NEEDS[env.stem]} is not installed: "
+            "pip install 'envgym[images,mcp,puzzles]'"
         )
     if env.stem == "workspace":
         need_docker()

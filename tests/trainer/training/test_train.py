@@ -1,5 +1,4 @@
-"""A whole run, small: the tiny model on the guessing game. What it leaves behind, how it goes on,
-what it hands over."""
+"""Whole small runs: the tiny model on the guessing game, its files, resume and adapter."""
 
 import json
 import signal
@@ -158,9 +157,8 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
         "train.steps=0",
         "episode.max_void_fraction=1.0",
     ]
-    settings.append(
-        "train.checks.preflight=off"
-    )  # which would refuse a world as broken as this one
+    # the preflight would refuse a world as broken as this one
+    settings.append("train.checks.preflight=off")
     _, folder = run(tmp_path / "r", *settings, env=env)
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
     for line in (first, second):
@@ -211,7 +209,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path):
 
 
 def steps_of(path):
-    """GRPO steps that a run has finished."""
+    """Return the GRPO steps that a run has finished."""
     if not (path / "metrics.jsonl").exists():
         return []
     return [m["step"] for m in RunFolder.open(path).metrics() if m["phase"] == "grpo"]
@@ -236,9 +234,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     assert "Traceback" not in said
     done = RunFolder.open(tmp_path / "r").latest_checkpoint()[0]
     before = steps_of(tmp_path / "r")
-    assert (
-        done == before[-1]
-    )  # with no checkpoint due before the end, every step is saved all the same
+    assert done == before[-1]  # although no checkpoint is due before the end, every step is saved
     assert (
         start(
             "guess",
@@ -292,9 +288,7 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
     ):
         assert words in said
     folder = RunFolder.open(out / "r")
-    assert (
-        folder.latest_checkpoint()[0] == 1
-    )  # the first step had its eight episodes; nothing of it is lost
+    assert folder.latest_checkpoint()[0] == 1  # the first step has its eight episodes; none is lost
     last = folder.metrics()[-1]
     assert (last["step"], last["failures/reward_raised"]) == (2, 2 * last["episode/void"])
     assert [e.is_void for step, _, e in folder.episodes() if step == 2] == [True] * int(
@@ -320,12 +314,10 @@ def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
         run(tmp_path / "r", *settings, env=env)
     folder = RunFolder.open(tmp_path / "r")
     lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
-    assert (
-        folder.latest_checkpoint()[0] == len(lines) - 1
-    )  # the last line tells of the step that was given up
-    assert (
-        sum(m.get("failures/stage/call", 0) for m in lines) >= 5
-    )  # more than a quarter of sixteen attempts
+    # the last line is that of the abandoned step
+    assert folder.latest_checkpoint()[0] == len(lines) - 1
+    # more than a quarter of sixteen attempts
+    assert sum(m.get("failures/stage/call", 0) for m in lines) >= 5
 
 
 def test_a_foreign_gymnasium_environment_trains(tmp_path):
@@ -333,7 +325,7 @@ def test_a_foreign_gymnasium_environment_trains(tmp_path):
     path.write_text(FOREIGN)
     with pytest.raises(
         PreflightFailed, match="a stronger model"
-    ):  # the tiny model never earns anything here
+    ):  # the tiny model never earns a reward here
         run(tmp_path / "refused", "train.warm_start.episodes=0", env=path)
     outcomes, folder = run(
         tmp_path / "echo", "train.warm_start.episodes=0", "train.checks.preflight=off", env=path
@@ -364,7 +356,7 @@ def test_void_members_are_left_out_of_their_group():
     scaled = AlgorithmConfig()
     samples = build_samples([[episode(1.0), episode(0.0), void]], plain)
     assert [sample.advantage for sample in samples] == [0.5, -0.5]
-    for algorithm in (plain, scaled):  # one that is left has nobody to be compared with
+    for algorithm in (plain, scaled):  # a single valid member has nothing to be compared with
         assert [
             sample.advantage for sample in build_samples([[episode(1.0), void, void]], algorithm)
         ] == [0.0]
