@@ -80,7 +80,6 @@ EXCEPTIONS: dict[str, set[str]] = {
         "tests/trainer/config/test_every_key.py",
         "tests/trainer/inference/test_engine.py",
         "tests/trainer/learner/test_controllers.py",
-        "tests/trainer/learner/test_learner.py",
         "tests/trainer/preflight/test_preflight.py",
         "tests/trainer/rollout/test_group_scorer.py",
         "tests/trainer/rollout/test_self_training.py",

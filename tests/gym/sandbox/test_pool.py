@@ -20,7 +20,7 @@ STATE = ("local", "state")
 
 @pytest.fixture
 def sandboxes():
-    """A function that opens kiosk sandboxes with given pool settings; they are closed at the end."""
+    """Function that opens kiosk sandboxes with given pool settings. The fixture closes them."""
     opened = []
 
     def open_one(kind=FORK, app=KIOSK, **pool):
