@@ -32,6 +32,8 @@ class Trainer(TrainingRun):
     def run(self) -> dict[str, Outcome]:
         """Run all phases, from the start or from the restored checkpoint.
 
+        All progress is saved before an exception of the list below is raised.
+
         Returns:
             Evaluations by name.
 
@@ -39,7 +41,6 @@ class Trainer(TrainingRun):
             KeyboardInterrupt: If the user stops the run.
             TooManyFailures: If too many episodes are void.
             SamplerMismatch: If sampler and trainer disagree and `on_mismatch` is `stop`.
-            All progress is saved before any of these is raised.
         """
         base_tasks = self.config.evaluation.base_tasks
         with self.stop, exact_kernels(self.config.rollout.deterministic), self.saving_on_stop():
