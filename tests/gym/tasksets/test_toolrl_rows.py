@@ -365,7 +365,7 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
     ]
     written(tmp_path, "\n".join(json.dumps(line) for line in lines))
     (tmp_path / "tasks.py").write_text(
-        "from pathlib import Path\nfrom envgym import row_template, rows_from\n"
+        "from pathlib import Path\nfrom envgym.tasksets import row_template, rows_from\n"
         "rows = row_template('rows', rows_from(Path(__file__).parent / 'rows.jsonl'))\n",
         encoding="utf-8",
     )

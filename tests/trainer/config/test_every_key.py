@@ -12,7 +12,7 @@ import threading
 import types
 import zlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import gymnasium
 import pytest
@@ -41,8 +41,8 @@ def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
     found = []
     for name, field in model.model_fields.items():
         blocks = [block for block in _branches(field.annotation) if _is_block(block)]
-        for block in blocks:
-            found += leaves(block, f"{prefix}{name}.")
+        for path in (path for block in blocks for path in leaves(block, f"{prefix}{name}.")):
+            found += [] if path in found else [path]
         found += [] if blocks else [f"{prefix}{name}"]
     # Their options are those of the functions in the folder.
     options = options_schema(HAS_OPTIONS[model]) if model in HAS_OPTIONS else {}
@@ -50,7 +50,10 @@ def leaves(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _branches(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    """Return the branches of a union without their tags."""
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    branches = get_args(annotation) if is_union else (annotation,)
+    return tuple(get_args(b)[0] if get_origin(b) is Annotated else b for b in branches)
 
 
 def _is_block(kind: Any) -> bool:
