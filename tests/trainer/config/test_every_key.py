@@ -298,7 +298,7 @@ ROWS = {
     "output.checkpoint_every_steps": Row("1", TWO, shows="file"),
     "output.keep_checkpoints": Row("1", (*TWO, "output.checkpoint_every_steps=1"), shows="file"),
     "checks.preflight": Row("auto", env="quiz", shows="this run cannot learn"),
-    "checks.on_mismatch": Row("stop", STALE, shows="was not learned"),
+    "checks.on_mismatch": Row("stop", STALE, shows="was not trained"),
     "checks.hacking_signals": Row("false", env="quiz"),
     "profiles": Row("{cpu: {seed: 1}}"),
 }
