@@ -90,7 +90,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "files with long lines": set(),
     "untyped worlds and engines": set(),
 }
-"""What is not repaired yet. Never add to it; remove an exception when it is repaired."""
+"""Known exceptions by rule. Do not add to them. Remove an exception when it is repaired."""
 
 
 def python_files(*folders: str) -> list[Path]:

@@ -43,7 +43,7 @@ def imports(file: Path) -> set[str]:
 
 
 def unexpected(found: set[str], kind: str) -> set[str]:
-    """Return what was found and is no exception, and exceptions that were not found any more."""
+    """Return violations that are not exceptions, and exceptions that no longer occur."""
     return found ^ EXCEPTIONS[kind]
 
 
@@ -94,7 +94,7 @@ FOREIGN = {
 
 
 def private_names(file: Path) -> set[str]:
-    """Return what a file imports of the packages and is not public."""
+    """Return the private names of the packages that a file imports."""
     ours = {name for name in imports(file) if name.split(".")[0] in PUBLIC}
     public = {f"{package}.{name}" for package, names in PUBLIC.items() for name in names}
     return ours - public - set(PUBLIC)
