@@ -22,6 +22,7 @@ from envgym.rewards.rubric import Rubric
 from envgym.sandbox import Sandbox, Session
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import EnvSpec
+from envgym.spec.late_values import with_values
 from envgym.tasks import SPLITS, Split, Task
 from envgym.tasksets.templates import TemplateTaskSet
 from envgym.tool_episode import ToolEpisode
@@ -47,7 +48,7 @@ class ToolWorld:
     """
 
     def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
-        self.spec = spec
+        self.spec = spec = with_values(spec, spec.places)
         self.rubric = Rubric.from_spec(spec)
         self.sandbox = sandbox or open_tool_sandbox(spec)
         try:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from envgym.secrets import redact
+
 EXIT_CODES = {
     0: "The command succeeded.",
     1: "The command failed: a check, or too many void episodes.",
@@ -30,10 +32,13 @@ Stage = Literal["open", "call", "diff", "score", "policy", "step"]
 
 
 class EnvgymError(Exception):
-    """Base class of all errors that envgym raises on purpose."""
+    """Base class of all errors that envgym raises on purpose. Messages contain no secret."""
 
     exit_code: ClassVar[int] = 2
     """Exit code of a command that ends with this error."""
+
+    def __init__(self, *arguments: object):
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
 
 
 class SpecError(EnvgymError, ValueError):
@@ -73,6 +78,7 @@ class WorldFailure(EnvgymError):
     """
 
     def __init__(self, kind: str, message: str, *, stage: Stage):
+        message = redact(message)
         super().__init__(f"{kind} in {stage}: {message}")
         self.kind = kind
         self.message = message

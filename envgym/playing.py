@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from envgym.errors import WorldFailure
 from envgym.failures import FailureLimit
 from envgym.policies import Completion, Policy
 from envgym.record import ENV_RAISED, EpisodeRecorder
+from envgym.secrets import get_logger
 from envgym.world import Env
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def play(

@@ -15,6 +15,7 @@ from envgym.rewards.state_diff import Keys, compare_changes, diff_rows
 from envgym.rewards.turn_rewards import TurnRewards
 from envgym.sandbox import Session, Verification
 from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 from envgym.tools import Tool, unknown_tool, validate
@@ -140,6 +141,7 @@ class ToolEpisode:
         return self._reply(call, result.ok, text, result.seconds)
 
     def _reply(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
+        text = redact(text)
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"

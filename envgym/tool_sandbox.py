@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
+from envgym.http_client import Address
 from envgym.rewards.state_diff import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
 from envgym.sandbox.agent.file_tree import TABLE as FILES
@@ -18,6 +19,7 @@ from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.joined import CombinedSandbox
 from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.options import SandboxOptions
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.spec.tool_sources import McpReset, McpSpec, McpTools, OpenApiTools
 
@@ -117,8 +119,9 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         )
     from envgym.sandbox.mcp.sandbox import McpSandbox
 
+    address = Address.of(server.url, server.headers) if server.url else None
     wanted = McpServer(
-        server.url or _in_the_box(spec, server),
+        address.url if address else _in_the_box(spec, server),
         ResetCall(server.reset.tool, server.reset.arguments)
         if isinstance(server.reset, McpReset)
         else server.reset or "restart",
@@ -127,6 +130,7 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         sessions=server.sessions or (1 if server.url else None),
         now=spec.state.clock_start.isoformat(),
         volatile=spec.state.volatile,
+        headers=address.headers if address else {},
     )
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
@@ -137,7 +141,7 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
 
 def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:
     return Server(
-        " ".join(server.command),
+        redact(" ".join(server.command)),
         server.command,
         server.env | {"ENVGYM_NOW": spec.state.clock_start.isoformat()},
     )

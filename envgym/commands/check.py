@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from envgym.commands.arguments import add_env, add_json
+from envgym.commands.arguments import add_env, add_json, load_env
 
 EXAMPLE = "envgym check envs/crm.yaml"
 
@@ -23,9 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from envgym.evaluation.checks import check, print_checks
-    from envgym.spec.environment import load_spec
 
-    spec = load_spec(arguments.env, arguments.settings)
+    spec = load_env(arguments)
     with Console(stderr=True).status("checking") as status:  # visible on a terminal only
         results = check(
             spec,

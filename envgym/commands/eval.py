@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from envgym.commands.arguments import add_env, add_seed, add_split
+from envgym.commands.arguments import add_env, add_seed, add_split, load_env
 
 EXAMPLE = "envgym eval envs/crm.yaml --policy adapter:runs/crm/adapter --levels L0,L1"
 
@@ -57,12 +57,11 @@ def run(arguments: argparse.Namespace) -> None:
     from envgym.policies import SamplingOverrides
     from envgym.policies.registry import open_policy
     from envgym.registration import make_world
-    from envgym.spec.environment import load_spec
 
     sampling = SamplingOverrides(
         arguments.temperature, arguments.max_turn_tokens, arguments.max_context_tokens
     )
-    world = make_world(load_spec(arguments.env, arguments.settings))
+    world = make_world(load_env(arguments))
     try:
         levels = tuple(filter(None, arguments.levels.split(",")))
         outcomes = [

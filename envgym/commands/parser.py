@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envgym.commands.registry import CommandFile, find_commands
 from envgym.errors import EnvgymError, UsageError, did_you_mean
+from envgym.secrets import FILTER, redact
 
 EXAMPLES = """examples:
   envgym list                                   list the bundled environments
@@ -36,10 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if logging.lastResort is not None:  # prints the warnings of every package
+        logging.lastResort.addFilter(FILTER)
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except EnvgymError as error:
-        print(f"envgym: {error}", file=sys.stderr)
+        print(f"envgym: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -47,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `envgym ... | head`
         sys.stderr.close()
         return 0
+    except Exception:
+        if (shown := redact(traceback.format_exc())) == traceback.format_exc():
+            raise
+        print(shown, file=sys.stderr, end="")  # a defect whose traceback has a secret
+        return 1
 
 
 def _run(words: Sequence[str]) -> int:

@@ -26,8 +26,9 @@ GYM = (
     ("envgym.policies", "envgym.terms"),
     ("envgym.spec", "envgym.world"),
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
-    ("envgym.modules",),
+    ("envgym.http_client", "envgym.modules"),
     ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces"),
+    ("envgym.bounded_yaml", "envgym.secrets"),
     ("envgym.sandbox.agent",),
 )
 """Rooms and flat files of the gym, top first. Each may import those of lower layers."""

@@ -21,6 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from envgym.secrets import redact
+
 TITLES = {"warmup": "warm-up", "grpo": "GRPO", "eval": "eval"}
 TOKENS_PER_SECOND = "throughput/tokens_per_second"
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -56,7 +58,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Print a line that stays, such as the result of an evaluation."""
-        self.console.print(text, highlight=False)
+        self.console.print(redact(text), highlight=False)
 
     def update(self, phase: str, done: int, metrics: Mapping[str, Any] | None = None) -> None:
         """Show that `done` steps of the phase are finished, with the last step's metrics."""

@@ -19,6 +19,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.rewards.scoring.hacking_signals import Signal
+from envgym.secrets import redact, redacted
 from envgym_trainer import files
 from envgym_trainer.run import records
 
@@ -101,11 +102,12 @@ class RunFolder:
         return self.path / "adapter"
 
     def write_config(self, text: str) -> None:
-        files.write_atomic(self.config_file, text)
+        files.write_atomic(self.config_file, redact(text))
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`. See `provenance.run_facts` for its content."""
-        text = json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n"
+        plain = redacted(dict(facts))
+        text = json.dumps(plain, indent=2, ensure_ascii=False, default=_redacted_text) + "\n"
         files.write_atomic(self.facts_file, text)
 
     def facts(self) -> dict[str, Any]:
@@ -131,7 +133,9 @@ class RunFolder:
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
         """Append one line per signal. Without signals, no file is created."""
-        if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
+        if lines := [
+            json.dumps(redacted(asdict(signal)), ensure_ascii=False) for signal in signals
+        ]:
             records.append_lines(self.signals_file, lines)
 
     def signals(self) -> list[dict[str, Any]]:
@@ -247,3 +251,7 @@ class RunFolder:
         with files.atomic_folder(self.adapter) as temporary:
             write(temporary)
         return self.adapter
+
+
+def _redacted_text(value: object) -> str:
+    return redact(str(value))
