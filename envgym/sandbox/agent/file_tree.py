@@ -128,7 +128,7 @@ def _permit(name: str, parent: int | None, needed: int) -> int | None:
     """
     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
     if stat.S_ISLNK(found.st_mode):
-        raise NotADirectoryError(name)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
     mode = stat.S_IMODE(found.st_mode)
     if mode & needed == needed:
         return None
@@ -171,7 +171,7 @@ def _content(name: str, parent: int, left: int) -> bytes:
     with open(os.open(name, flags, dir_fd=parent), "rb") as file:
         _restore(file.fileno(), mode)
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise FileNotFoundError(name)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         content = file.read(left + 1)
     if len(content) > left:
         raise TooLarge(f"more than {MOST_BYTES:,} bytes in files")
