@@ -41,11 +41,22 @@ class Child:
 
     def is_stopped(self) -> bool:
         """Return whether a signal has stopped the process. False if that is unknown."""
+        return self._numbers()[:1] in ([b"T"], [b"t"])
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the process since its start. Infinite if it is unknown."""
+        numbers = self._numbers()
+        if len(numbers) < 13:
+            return math.inf
+        return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _numbers(self) -> list[bytes]:
+        """Return the fields of /proc/PID/stat from the third one on (the state); see proc(5)."""
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
-                return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-        except (OSError, IndexError):
-            return False
+                return file.read().rpartition(b")")[2].split()
+        except OSError:
+            return []
 
     def resume(self) -> None:
         """Continue the process if a signal has stopped it."""

@@ -26,9 +26,13 @@ IDLE_JUDGES = 1
 """Number of judges that remain when there is no request."""
 PATIENCE_SECONDS = 0.1
 """Seconds after which a request that waits gets another judge."""
-CPU_SHARE = 0.8
+CPU_SHARE = 0.5
 """Part of the time limit of a request that its judge may compute. A judge that needs more ends
-itself: the state is at fault. One that is stopped at the limit did not get that much processor.
+itself: the state is at fault.
+"""
+LEAST_CPU_SECONDS = 0.5
+"""Processor time of a comparison that is much longer than an honest one. If a judge had less at the
+time limit, the host is overloaded; otherwise the state is at fault.
 """
 
 
@@ -41,6 +45,8 @@ class _Job:
     before_answer: Callable[[], None]
     begun: float = field(default_factory=time.monotonic)
     is_repeated: bool = False
+    cpu_before: float = 0.0
+    """Processor time of the judge when it got the request, in seconds."""
 
     @property
     def deadline(self) -> float:
@@ -90,8 +96,11 @@ class Judges:
         """Give waiting requests to judges, and fork another judge if one waits for long."""
         self._assigned = time.monotonic()
         while self._queue:
+            if not self._queue[0].held.is_open:
+                self._fail(self._queue.popleft(), "the session was closed")
+                continue
             if self._queue[0].deadline <= self._assigned:
-                self._give_up(self._queue.popleft())
+                self._give_up(self._queue.popleft(), 0.0)
                 continue
             handle = self._free_one()
             if handle is None:
@@ -106,7 +115,7 @@ class Judges:
         """Pass the answer of a judge on to the host."""
         handle = self._handles[child]
         job = handle.job
-        if job is None or not line.startswith(encode({"id": job.request["id"]})[:-2]):
+        if job is None or not line.startswith(b'{"id":%d,' % job.request["id"]):
             self.ended(child)
             return
         handle.job = None
@@ -133,15 +142,16 @@ class Judges:
     def overdue(self, child: Child) -> None:
         """End a judge at the deadline of its request."""
         job = self._handles[child].job
+        spent = child.cpu_seconds()
         self._drop(child)
         if job is not None:
-            self._give_up(job)
+            self._give_up(job, spent - job.cpu_before)
         self.assign()
 
-    def _give_up(self, job: _Job) -> None:
+    def _give_up(self, job: _Job, cpu_seconds: float) -> None:
         limit = f"{job.request['timeout']:g} s"
-        if job.held.child is None and job.request["op"] == "finish":
-            # No process of the session lives, and the judge got little processor: see CPU_SHARE.
+        if job.request["op"] == "finish" and cpu_seconds < LEAST_CPU_SECONDS:
+            # No process of the session lives, so none of them holds the judge up.
             message = f"the box did not compare the state in {limit}: it is overloaded"
             self._finish(job, encode(failed(job.request, "overloaded", message)))
         else:
@@ -184,6 +194,7 @@ class Judges:
     def _give(self, handle: _Handle, job: _Job) -> None:
         child = handle.child
         handle.job = job
+        job.cpu_before = child.cpu_seconds()
         child.waiting = [job.request]
         child.deadline = max(job.deadline, time.monotonic() + 1.0)
         child.resume()  # A session that shares the user id may have stopped it.
@@ -198,7 +209,7 @@ class Judges:
         line = request_to_judge(
             job.request,
             held.key,
-            cpu_seconds=max(0.5, CPU_SHARE * job.request["timeout"]),
+            cpu_seconds=max(LEAST_CPU_SECONDS, CPU_SHARE * job.request["timeout"]),
             sizes=[len(blob) for blob in blobs],
         )
         sent = socket.send_fds(handle.child.socket, [line], held.descriptors)
