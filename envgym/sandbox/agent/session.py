@@ -88,6 +88,8 @@ class Desk:
         self.db.deserialize(image)
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA foreign_keys = ON")
+        # A diff sees the main database only, and an attached file could lie anywhere.
+        self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
 
     def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
         """Run a tool. If it refuses or crashes, its changes to the tables are rolled back.
