@@ -14,9 +14,11 @@ from collections.abc import Hashable, Iterable, Mapping
 from numbers import Number
 from typing import Any
 
-FLOAT_TOLERANCE = 1e-9
-"""Default tolerance of a float, relative to the larger value. Against zero it is absolute and a
-thousand times smaller."""
+FLOAT_TOLERANCE = 1e-13
+"""Default tolerance between numbers of which one is a float: relative to the larger value, against
+zero absolute. It covers the rounding of some hundred operations."""
+INTEGER_TOLERANCE = 1e-3
+"""Largest difference between an integer and a float that are equal by the default tolerance."""
 WHOLE_FLOAT = 2.0**53
 """Limit below which a float without a fraction is an exact integer."""
 
@@ -95,6 +97,8 @@ def _equal_numbers(one: Any, other: Any, tolerance: float) -> bool:
         return False
     if _are_whole(one, other):
         return False
+    has_integer = not isinstance(one, float) or not isinstance(other, float)
+    most = INTEGER_TOLERANCE if has_integer and tolerance == FLOAT_TOLERANCE else math.inf
     try:
         one, other = float(one), float(other)
     except OverflowError:  # an integer beyond any float
@@ -102,8 +106,8 @@ def _equal_numbers(one: Any, other: Any, tolerance: float) -> bool:
     if not math.isfinite(one) or not math.isfinite(other):
         return False
     if not one or not other:
-        return abs(one - other) <= tolerance / 1000
-    return math.isclose(one, other, rel_tol=tolerance)
+        return abs(one - other) <= tolerance
+    return math.isclose(one, other, rel_tol=tolerance) and abs(one - other) <= most
 
 
 def _are_whole(one: Any, other: Any) -> bool:

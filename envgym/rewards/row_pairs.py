@@ -36,7 +36,9 @@ class CellRules:
 class RowDiff:
     """One changed row."""
 
-    kind: Literal["insert", "update", "delete"]
+    kind: Literal["insert", "update", "delete", "undone"]
+    """Kind of the change. `undone` is a write to a forbidden table that was undone before the end;
+    it has no rows."""
     table: str
     key: Any
     """Value of the primary key, a tuple if it has several columns; None for a row without one."""

@@ -6,7 +6,7 @@ change a reward.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ def compare_changes(
     *,
     allow: Sequence[str] = (),
     forbid: Sequence[str] = (),
+    written: Iterable[str] = (),
 ) -> Verdict:
     """Match each expected change with one changed row.
 
@@ -71,6 +72,8 @@ def compare_changes(
         rows: Changed rows, see `diff_rows`.
         allow: Tables (patterns) in which unexpected changes are ignored.
         forbid: Tables (patterns) in which unexpected changes are reported as forbidden.
+        written: Tables that were written to at any time. A forbidden one counts as changed, even if
+            its rows are restored, unless a change in it is expected.
     """
     row_of = _matching(
         [[index for index, row in enumerate(rows) if satisfies(row, change)] for change in expected]
@@ -78,6 +81,12 @@ def compare_changes(
     used = set(row_of.values())
     extra = [
         row for index, row in enumerate(rows) if index not in used and not matches(row.table, allow)
+    ]
+    seen = {row.table for row in rows} | {change.table for change in expected}
+    extra += [
+        RowDiff("undone", table, None, {}, {})
+        for table in sorted(set(written) - seen)
+        if matches(table, forbid)
     ]
     return Verdict(
         matched=tuple(change for index, change in enumerate(expected) if index in row_of),

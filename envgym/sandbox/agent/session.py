@@ -22,6 +22,7 @@ from .errors import BoxError, tail_of
 from .file_tree import WorkFolder, wipe
 from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
+from .write_watch import WriteWatch
 
 OUTPUT_BYTES = 64 * 1024
 
@@ -90,6 +91,7 @@ class Desk:
         self.db.execute("PRAGMA foreign_keys = ON")
         # A diff sees the main database only, and an attached file could lie anywhere.
         self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        self._watch = WriteWatch(self.db, app.watch) if app.watch else None
 
     def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
         """Run a tool. If it refuses or crashes, its changes to the tables are rolled back.
@@ -122,7 +124,9 @@ class Desk:
             raise BoxError(
                 "tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)
             ) from None
-        return {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
+        result = {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
+        written = self._watch.drain() if self._watch else []
+        return result | ({"writes": written} if written else {})
 
     def _finish(self, tool: str, *, keep: bool) -> None:
         try:
@@ -151,7 +155,9 @@ class Desk:
 
         Changed files are the table `files`.
         """
-        return diff_tables(self.db, self.image) | (self.work.diff() if self.work else {})
+        with self._watch.paused() if self._watch else contextlib.nullcontext():
+            changes = diff_tables(self.db, self.image)
+        return changes | (self.work.diff() if self.work else {})
 
     def hand_over(self) -> dict[str, Any]:
         """Return the final files, for `verify`."""

@@ -115,6 +115,14 @@ def remember_forms(db: sqlite3.Connection) -> None:
     _forms(cursor, "main", _schema(cursor, "main"))
 
 
+def schema_rows(db: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
+    """Return type, name, table and SQL of the objects that statements of an app created."""
+    cursor = db.cursor()
+    cursor.row_factory = None
+    objects = _schema(cursor, "main")
+    return [(each.kind, each.name, each.table, each.sql) for each in objects]
+
+
 def _schema(cursor: sqlite3.Cursor, schema: str) -> list[_Object]:
     rows = cursor.execute(
         f"SELECT type, name, tbl_name, rootpage, sql FROM {schema}.sqlite_schema"
@@ -150,9 +158,9 @@ def _read_forms(
 
 
 def _read_form(cursor: sqlite3.Cursor, schema: str, name: str, without_rowid: bool) -> _Form:
-    described = cursor.execute(f"SELECT * FROM {schema}.{_q(name)} LIMIT 0").description
+    described = cursor.execute(f"SELECT * FROM {schema}.{quoted(name)} LIMIT 0").description
     columns = tuple(column[0] for column in described)
-    info = cursor.execute(f"PRAGMA {schema}.table_info({_q(name)})").fetchall()
+    info = cursor.execute(f"PRAGMA {schema}.table_info({quoted(name)})").fetchall()
     if without_rowid:
         return _Form(columns, tuple(column[1] for column in info if column[5]))
     taken = {column.lower() for column in columns}
@@ -251,16 +259,19 @@ class _Diff:
         return [tuple(zip(form.columns, row, strict=True)) for row in rows]
 
     def _differing(self, table: str, here: str, form: _Form, there: str | None) -> list[tuple]:
-        select = f"SELECT a.* FROM {here}.{_q(table)} a"
+        select = f"SELECT a.* FROM {here}.{quoted(table)} a"
         if there is None or not form.keys or len(form.columns) > MOST_JOINED:
             return self.cursor.execute(select).fetchall()
-        keys = [_q(key) for key in form.keys]
+        keys = [quoted(key) for key in form.keys]
         match = " AND ".join(f"a.{key} = b.{key}" for key in keys)
         # Without BINARY, a NOCASE column would hide a change from "ann" to "Ann".
         differs = " OR ".join(
-            f"a.{_q(column)} COLLATE BINARY IS NOT b.{_q(column)}" for column in form.columns
+            f"a.{quoted(column)} COLLATE BINARY IS NOT b.{quoted(column)}"
+            for column in form.columns
         )
-        join = f"LEFT JOIN {there}.{_q(table)} b ON {match} WHERE b.{keys[0]} IS NULL OR {differs}"
+        join = (
+            f"LEFT JOIN {there}.{quoted(table)} b ON {match} WHERE b.{keys[0]} IS NULL OR {differs}"
+        )
         return self.cursor.execute(f"{select} {join}").fetchall()
 
 
@@ -286,7 +297,8 @@ def _sendable(rows: list[tuple[tuple[str, Any], ...]]) -> list[Row]:
     ]
 
 
-def _q(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as SQL quotes it."""
     return '"' + name.replace('"', '""') + '"'
 
 
