@@ -27,7 +27,7 @@ GYM = (
     ("envgym.spec", "envgym.world"),
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
     ("envgym.http_client", "envgym.modules"),
-    ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces"),
+    ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces", "envgym.values"),
     ("envgym.bounded_yaml", "envgym.secrets"),
     ("envgym.sandbox.agent",),
 )
