@@ -33,10 +33,11 @@ class ShortForm(NamedTuple):
 class Block(BaseModel):
     """Part of the YAML: unknown keys are rejected and values are frozen.
 
-    Numbers must be finite, at any depth. Strings may refer to environment variables; a block holds
-    the reference, and `envgym.spec.late_values` replaces it when the value is used. A literal
-    secret is held, but left out of `model_dump`, `repr` and pickles. A docstring under a field
-    becomes its description in the JSON schema.
+    Numbers must be finite, at any depth. Strings may refer to environment variables. A block holds
+    the value if the variable is set, otherwise the reference, which `envgym.spec.late_values`
+    replaces when the value is used. `model_dump`, `repr` and pickles contain references and
+    placeholders, never the value. A docstring under a field becomes its description in the JSON
+    schema.
     """
 
     model_config = ConfigDict(
@@ -72,7 +73,7 @@ class Block(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _checked_values(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Check the values of references, keep their texts, and refuse infinite numbers."""
+        """Replace references by their values, hide secrets, and refuse infinite numbers."""
         try:
             taken, has_secrets = take_apart(data)
         except Mistake as mistake:
@@ -80,7 +81,7 @@ class Block(BaseModel):
             raise _errors(cls, [InitErrorDetails(type=error, loc=mistake.path, input="")]) from None
         block = handler(taken)
         if has_secrets:
-            _put_back(block, taken, data)
+            _put_back(block, taken)
         infinite = [
             InitErrorDetails(type="finite_number", loc=path, input=value)
             for path, value in block._infinite_values()
@@ -123,31 +124,29 @@ def _shown(path: Any, text: str, before: object) -> str:
     return text.shown if isinstance(text, Secret) else text
 
 
-def _put_back(value: Any, taken: Any, raw: Any) -> Any:
-    """Return a checked value with its secrets as they may be written.
+def _put_back(value: Any, taken: Any) -> Any:
+    """Return a checked value with its secrets, which the schema has turned into plain strings.
 
     Args:
         value: Value that the schema made of `taken`. Blocks are new and are changed in place.
         taken: Result of `take_apart`.
-        raw: The data before it. A reference gets its text back, to be resolved when it is used.
     """
     if isinstance(taken, Secret):
-        kept = raw if taken.is_reference else taken
         if isinstance(value, Block):  # the string was the short form of this block
-            same = {name: kept for name, each in value.__dict__.items() if each == taken}
+            same = {name: taken for name, each in value.__dict__.items() if each == taken}
             value.__dict__.update(same)
-        return kept if isinstance(value, str) else value
+        return taken if isinstance(value, str) else value
     if isinstance(value, Block) and isinstance(taken, Mapping):
         for name, field in type(value).model_fields.items():
             if (key := field.alias if field.alias in taken else name) in taken:
-                value.__dict__[name] = _put_back(value.__dict__[name], taken[key], raw[key])
+                value.__dict__[name] = _put_back(value.__dict__[name], taken[key])
     elif isinstance(value, Mapping) and isinstance(taken, Mapping):
         return {
-            key: _put_back(each, taken[key], raw[key]) if key in taken else each
+            key: _put_back(each, taken[key]) if key in taken else each
             for key, each in value.items()
         }
     elif _are_lists(value, taken) and len(value) == len(taken):
-        return type(value)(map(_put_back, value, taken, raw))
+        return type(value)(map(_put_back, value, taken))
     return value
 
 

@@ -27,6 +27,7 @@ from envgym.secrets.names import is_secret_name
 
 __all__ = ["FILTER", "LEAST", "forget", "get_logger", "hide", "redact", "redacted"]
 
+_FIELD = re.compile(r"[a-z_]+")
 HIDDEN = "[hidden]"
 """Placeholder of a secret that has no name."""
 
@@ -91,14 +92,19 @@ def redact(text: str) -> str:
 
 
 def redacted(data: Any) -> Any:
-    """Return plain data (mappings, lists, tuples) with every text in it redacted, keys included."""
+    """Return plain data (mappings, lists, tuples) with every text in it redacted.
+
+    Keys are redacted too, except words of lower-case letters, such as the names of fields.
+    """
     if not _hidden.values:
         return data
     if isinstance(data, str):
         return redact(data)
     if isinstance(data, Mapping):
         return {
-            redact(key) if isinstance(key, str) else key: redacted(value)
+            redact(key) if isinstance(key, str) and not _FIELD.fullmatch(key) else key: redacted(
+                value
+            )
             for key, value in data.items()
         }
     if isinstance(data, list | tuple):

@@ -26,10 +26,12 @@ _UNIT = re.compile(
       | (?P<byte>(?:\\+x[0-9A-Fa-f]{2})+)
       | (?P<entity>&(?:amp;)*(?:[a-z]{2,6}|\#[0-9]{1,7}|\#[xX][0-9A-Fa-f]{1,6});)
       | (?P<quotes>"+|'+)
-      | (?P<dropped>\\+[nrtbfva0e]? | [\s\x00-\x1f\x7f-\x9f\u200b\ufeff]+)""",
+      | (?P<control>\\+[ab0e])
+      | (?P<dropped>\\+[nrtfv]? | [\s\u200b\ufeff]+)""",
     re.VERBOSE,
 )
-_DROPPED = re.compile(r"""[\s\\\x00-\x1f\x7f-\x9f\u200b\ufeff]+|(?<=(["']))\1+""")
+_DROPPED = re.compile(r"""[\s\\\u200b\ufeff]+|(?<=(["']))\1+""")
+_CONTROLS = {"a": "\a", "b": "\b", "0": "\0", "e": "\x1b"}
 
 
 def fold(text: str) -> str:
@@ -51,6 +53,8 @@ def _decoded(match: re.Match[str]) -> str:
         text = html.unescape(found.replace("&amp;", "&"))
         if text == found:  # no entity of HTML, such as `&a;`
             return found
+    elif kind == "control":
+        return _CONTROLS[found[-1]]
     else:
         return found[0] if kind == "quotes" else ""
     return _DROPPED.sub("", text)
@@ -149,6 +153,10 @@ def _percent(text: str) -> str:
     return quote(text, safe="", errors="replace")
 
 
+def _percent_lower(text: str) -> str:
+    return re.sub("%[0-9A-F]{2}", lambda pair: pair[0].lower(), _percent(text))
+
+
 def _form(text: str) -> str:
     return quote_plus(text, errors="replace")
 
@@ -158,6 +166,7 @@ _TEXTS: tuple[Callable[[str], str], ...] = (
     _json_unicode,
     _python,
     _percent,
+    _percent_lower,
     _form,
     html.escape,
 )

@@ -61,9 +61,8 @@ def _by_form(text: str) -> Iterator[str]:
             yield secret
         for key, value in parse_qsl(parts.query):
             if is_secret_name(key) and value and not has_reference(value):
-                yield from (
-                    each for each in (value, quote(value), quote_plus(value)) if each in url
-                )
+                forms = (value, quote(value), quote_plus(value), url)
+                yield next(form for form in forms if form in url)
 
 
 def _is_secret_place(path: Sequence[str | int], text: str, before: object) -> bool:

@@ -1,7 +1,7 @@
 """Values of environment variables that a YAML refers to, resolved when they are used.
 
-`load_spec` keeps references as text, so a YAML can be checked, listed and explained without its
-variables. `with_values` is called by worlds and runs.
+`load_spec` accepts references to variables that are not set, so a YAML can be checked, listed and
+explained without them. Worlds and runs call `with_values`, which requires them.
 """
 
 from __future__ import annotations
