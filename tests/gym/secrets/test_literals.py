@@ -8,8 +8,11 @@ from envgym.secrets.names import is_secret_name
 
 @pytest.mark.parametrize(
     "name",
-    ["token", "API_KEY", "apiKey", "X-Auth-Token", "client_secret", "password", "DB_PASSWORD"]
-    + ["Authorization", "Cookie", "private_key", "AWS_SECRET_ACCESS_KEY", "credentials", "pwd"],
+    [
+        *("token", "API_KEY", "apiKey", "X-Auth-Token", "client_secret", "password"),
+        *("DB_PASSWORD", "Authorization", "Cookie", "private_key", "AWS_SECRET_ACCESS_KEY"),
+        *("credentials", "pwd"),
+    ],
 )
 def test_names_of_secrets(name):
     assert is_secret_name(name)

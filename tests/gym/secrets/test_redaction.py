@@ -42,7 +42,9 @@ ENCODINGS = {
     "URL in a URL": lambda text: quote(quote(text, safe=""), safe=""),
     "JSON in a URL": lambda text: quote(json.dumps(text)),
     "HTML": html.escape,
-    "YAML": lambda text: yaml.safe_dump({"a": text}, width=20),
+    "YAML": lambda text: yaml.safe_dump(
+        {"a": re.sub("[\xa0\x85\u2028\u2029]", "", text)}, width=20
+    ),
     "base64": lambda text: base64.b64encode(text.encode()).decode(),
     "base64 of a URL": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
     "base64 in a URL": lambda text: quote(base64.b64encode(text.encode()).decode(), safe=""),
