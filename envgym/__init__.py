@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from envgym.spec.environment import EnvSpec, load_spec
     from envgym.tasks import (
         ANY,
+        NOTHING,
         SPLITS,
         Change,
         Check,
@@ -88,6 +89,7 @@ _HOMES = {
     "envgym.spec.environment": ("EnvSpec", "load_spec"),
     "envgym.tasks": (
         "ANY",
+        "NOTHING",
         "SPLITS",
         "Change",
         "Check",
@@ -106,6 +108,7 @@ _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANY",
+    "NOTHING",
     "SPLITS",
     "App",
     "Block",

@@ -12,14 +12,14 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from envgym.dialects import parse
 from envgym.errors import UsageError, did_you_mean
 from envgym.modules import load_object
 from envgym.rewards.evidence import Evidence
-from envgym.rewards.parts.final_message import facts_told
+from envgym.rewards.scoring.facts import fraction_told
 from envgym.rewards.scoring.json_and_tables import json_similarity, table_similarity
 from envgym.rewards.scoring.pictures import ImageSimilarity, image_similarity, svg_similarity
 
@@ -123,9 +123,9 @@ def sentence_match(
             f"{{'says': [...], 'never': [...]}}, got {facts}"
         )
     text = _artefact(evidence, file)
-    if _told(evidence, text, facts.get("never", ()), max_words):
+    if _told(text, facts.get("never", ()), max_words):
         return 0.0
-    return _told(evidence, text, facts["says"], max_words)
+    return _told(text, facts["says"], max_words)
 
 
 def artefacts_match(evidence: Evidence, **parts: Mapping[str, Any]) -> float:
@@ -178,10 +178,11 @@ def _artefact(evidence: Evidence, file: str | None) -> str:
     return next(written, "")
 
 
-def _told(evidence: Evidence, text: str, facts: Any, max_words: int) -> float | None:
-    """Apply `facts_told` to another text and other facts."""
-    task = replace(evidence.task, facts=tuple(map(str, facts)))
-    return facts_told(replace(evidence, task=task, final_message=text), max_words=max_words)
+def _told(text: str, facts: Any, max_words: int) -> float | None:
+    """Return the fraction of the facts that a text tells; `None` without facts."""
+    if not facts:
+        return None
+    return fraction_told(parse(text, ()).content, tuple(map(str, facts)), max_words=max_words)
 
 
 def _of(kind: type, value: Any, truth: str, evidence: Evidence) -> Any:
