@@ -16,8 +16,8 @@ from envgym.rewards.rubric import Rubric, Score
 from envgym.rewards.state_diff import compare_changes
 from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
-from envgym.sandbox import Session, Verification
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox import RowChanges, Session, Verification
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 from envgym.tools import Tool, unknown_tool, validate
@@ -173,7 +173,11 @@ class ToolEpisode:
     def _end(
         self, reason: EpisodeStop, final: str, dialect: str, replies: list[Message]
     ) -> StepResult:
-        evidence = self._evidence(final)  # before the hidden test, which may leave files
+        timeout = self.spec.episode.tool_timeout_seconds
+        keep_files = self.task.check is not None
+        # The state diff and the hidden test judge one state, which no process can change any more.
+        changes = self.session.finish(timeout_seconds=timeout, keep_files=keep_files)
+        evidence = self._evidence(final, changes)
         verification = self._verify()
         evidence = replace(evidence, verification=verification)
         reward, score = self._rewards.end(evidence)
@@ -215,10 +219,15 @@ class ToolEpisode:
     def _rejected(self) -> int:
         return sum(not record.ok for record in self.calls)
 
-    def _evidence(self, final: str = "") -> Evidence:
-        """Return the current evidence of the episode, without the result of the hidden test."""
+    def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
+        """Return the evidence of the episode, without the result of the hidden test.
+
+        Args:
+            final: Final answer, at the end of the episode.
+            changes: Final changes. By default the current ones are read.
+        """
         state = self.spec.state
-        rows = self._changed_rows()
+        rows = self._changed_rows(changes)
         verdict = compare_changes(
             self.task.changes, rows, allow=state.allow, forbid=state.forbid, written=self.written
         )
@@ -243,9 +252,10 @@ class ToolEpisode:
         is_external = any(not isinstance(source, str) for source in self.spec.tools)
         return self.spec.sandbox.executes_code or is_external
 
-    def _changed_rows(self) -> list[RowDiff]:
+    def _changed_rows(self, changes: RowChanges | None = None) -> list[RowDiff]:
         state = self.spec.state
-        changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
+        if changes is None:
+            changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
         return diff_rows(
             changes,
             self.keys,

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from envgym.block import Block
-from envgym.dialects import DEFAULT_DIALECTS, find_dialect
+from envgym.dialects import DEFAULT_DIALECTS, find_dialect, with_absolute_paths
 from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
@@ -45,8 +45,13 @@ class PromptSpec(Block):
     """Form of the tools in the prompt. `compact`: one line per tool in the system message.
     `template`: JSON schemas passed to the model's chat template."""
     dialects: tuple[str, ...] = Field(default=DEFAULT_DIALECTS, min_length=1)
-    """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic. The prompt shows the
-    first one."""
+    """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic, or `file.py:name` for
+    your own. The prompt shows the first one."""
+
+    @classmethod
+    def with_absolute_paths(cls, data: Mapping[str, Any], root: Path) -> Mapping[str, Any]:
+        found = {key: with_absolute_paths(data[key], root) for key in data.keys() & {"dialects"}}
+        return {**data, **found}
 
     @field_validator("dialects")
     @classmethod
@@ -284,6 +289,8 @@ def _merge(
 
 def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
     mistakes = []
+    if isinstance(data.get("prompt"), dict):
+        data["prompt"] = PromptSpec.with_absolute_paths(data["prompt"], path.absolute().parent)
     for block, model in block_models().items():
         if issubclass(model, Block) and isinstance(data.get(block), dict):
             data[block] = model.with_absolute_paths(data[block], path.absolute().parent)
