@@ -60,6 +60,8 @@ class App:
     """
     servers: tuple[Server, ...] = ()
     """MCP servers. Files below `root` that their commands name are loaded too."""
+    watch: tuple[str, ...] = ()
+    """Tables (patterns) whose writes are recorded at each call, even if they are undone later."""
     hidden: tuple[str, ...] = ()
     """Files below `root` that no box may contain, such as tasks with hidden answers (`hidden.py`).
 
@@ -78,6 +80,8 @@ class ToolResult:
     """False if the tool raised `ValueError` or `LookupError`; the text is then the message."""
     seconds: float = 0.0
     """Time inside the tool in seconds, measured in the box."""
+    writes: Sequence[str] = ()
+    """Watched tables that the call wrote to. A refused call has none, because it is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +104,10 @@ class Verification:
 RowChanges = dict[str, dict[str, list[dict[str, Any]]]]
 """Table to {"added": [row, ...], "removed": [row, ...]}, compared with the start of the session.
 
-Changed files are the table `files` (path, kind, mode, text). Unchanged tables are omitted. A
-changed row is in both lists; the state diff of `envgym` pairs them by primary key.
+Changed files are the table `files` (path, kind, mode, text), changed schema objects the table
+`sqlite_schema` and numbers of the database header `sqlite_pragma` (name, value). A blob is
+`{"blob": "00ff"}`. Unchanged tables are omitted. A changed row is in both lists; the state diff of
+`envgym` pairs them by primary key.
 """
 
 

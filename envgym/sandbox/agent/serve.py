@@ -129,6 +129,7 @@ def main() -> None:
             "documents": hello["documents"],
             "files": hello["files"],
             "servers": hello["servers"],
+            "watch": hello.get("watch", ()),
         }
         app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], **more)
         server = _server(app, wire, hello)

@@ -23,6 +23,7 @@ from .file_tree import wipe
 from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
 from .work_folder import WorkFolder, read_files
+from .write_watch import WriteWatch
 
 OUTPUT_BYTES = 64 * 1024
 FILE_PRAGMAS = (
@@ -105,6 +106,9 @@ class Desk:
             self.db.execute(f"PRAGMA {pragma}")
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA foreign_keys = ON")
+        # A diff sees the main database only, and an attached file could lie anywhere.
+        self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        self._watch = WriteWatch(self.db, app.watch) if app.watch else None
 
     def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
         """Run a tool. If it refuses or crashes, its changes to the tables are rolled back.
@@ -137,7 +141,9 @@ class Desk:
             raise BoxError(
                 "tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)
             ) from None
-        return {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
+        result = {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
+        written = self._watch.drain() if self._watch else []
+        return result | ({"writes": written} if written else {})
 
     def _finish(self, tool: str, *, keep: bool) -> None:
         try:
@@ -171,7 +177,8 @@ class Desk:
 
     def finish(self, *, keep_files: bool) -> dict[str, Any]:
         """Return the final changes, and the final files for a check if they are asked for."""
-        changes = diff_tables(self.db, self.image)
+        with self._watch.paused() if self._watch else contextlib.nullcontext():
+            changes = diff_tables(self.db, self.image)
         if self.work is None:
             return {"changes": changes, "tree": {}, "problem": ""}
         files = read_files(self.work.path)

@@ -55,6 +55,7 @@ class InProcessSandbox:
                 app.seed,
                 files=app.files,
                 documents=documents_of(app),
+                watch=app.watch,
             )
         except AppError as error:
             raise SpecError(str(error)) from None
