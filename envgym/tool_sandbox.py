@@ -74,7 +74,13 @@ def build_app(spec: EnvSpec) -> App:
     # With a live API the seed function fills copies of the API's tables, from which tasks are
     # drawn. The boxes have no tables.
     return App(
-        root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden
+        root,
+        files,
+        state.schema_file,
+        None if is_live else state.seed,
+        state.files,
+        hidden=hidden,
+        extra_files=tuple(spec.sandbox.files),
     )
 
 
@@ -131,7 +137,8 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
-    box = App(spec.root.resolve(), (), servers=(wanted.link,), hidden=build_app(spec).hidden)
+    app = build_app(spec)
+    box = App(app.root, (), None, None, None, (wanted.link,), app.hidden, app.extra_files)
     return McpSandbox(wanted, open_sandbox(box, options), options)
 
 

@@ -20,6 +20,8 @@ from .namespaces import SET_SUBREAPER, prctl
 
 SHARED_FOLDERS = ("/dev/shm", "/dev/mqueue")
 SHARED_MEMORY = ("/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg")
+SHARES_GROUP = "ENVGYM_SHARES_GROUP"
+"""Environment variable of a local box: its control group belongs to the machine."""
 ROUNDS = 200
 """Maximum rounds of killing. Each round ends one generation of processes that keep forking."""
 
@@ -145,7 +147,8 @@ def usage() -> dict[str, Any]:
     """
     memory = _group_memory()
     cpu = _group_cpu_seconds()
-    if os.getpid() == 1 and memory is not None and cpu is not None:
+    has_own_group = os.getpid() == 1 and SHARES_GROUP not in os.environ
+    if has_own_group and memory is not None and cpu is not None:
         return {"memory": memory, "cpu_seconds": cpu, "is_whole": True}
     pages = _lines("/proc/self/statm")
     times = os.times()

@@ -156,8 +156,6 @@ class ForkServer:
         elif op == "close":
             if child:
                 self._settle(child, "sandbox_lost", "the session was closed during the call")
-        elif op == "verify":
-            self._start_check(request, child)
         elif child is None:
             self.wire.say(no_session(request))
         elif child.waiting:
@@ -229,15 +227,6 @@ class ForkServer:
             return None
         return child
 
-    def _start_check(self, request: Request, child: Child | None) -> None:
-        """End the session and its processes, then run the check in a new child of the same name."""
-        if child:
-            self._settle(child, "sandbox_lost", "the session was ended by its check")
-        if checker := self._fork(
-            request["session"], request, lambda end: self.work.check(request, end)
-        ):
-            self.sessions[request["session"]] = checker
-
     # --- answers of children ---
 
     def _hear(self, child: Child) -> None:
@@ -268,12 +257,9 @@ class ForkServer:
         if not right:
             self._settle(child, "sandbox_lost", "the session's process broke the protocol")
             return
-        is_check = child.waiting[0]["op"] == "verify"
         child.waiting = []
         child.deadline = math.inf
         self.wire.pass_on(line)
-        if is_check:  # A check answers once.
-            self._drop(child)
 
     def _ended(self, child: Child) -> None:
         requests = child.waiting

@@ -1,4 +1,4 @@
-"""Code that runs in the forked children of the fork server: build a state, serve, check."""
+"""Code that runs in the forked children of the fork server: build a state, serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from .app import LoadedApp
 from .errors import AppError, tail_of
-from .protocol import Request, answer, answer_verify, attempt, encode
+from .protocol import Request, answer, attempt, encode
 from .session import Desk
 from .tables import pack_image, prepare_image, unpack_image
 
@@ -89,11 +89,6 @@ class SessionProcess:
         if desk.work:
             os.chdir(desk.work.path)
         return desk.state_hash
-
-    def check(self, request: Request, end: socket.socket) -> None:
-        """Run a check on the final files of a session."""
-        _live_in(self.folder(request["session"]))
-        end.sendall(encode(answer_verify(request, self.folder(request["session"]))))
 
 
 def _live_in(folder: str) -> None:
