@@ -271,7 +271,10 @@ class ToolEpisode:
         if check is None:
             return None
         return self.session.verify(
-            check.files, check.command, timeout_seconds=check.timeout_seconds
+            check.files,
+            check.command,
+            timeout_seconds=check.timeout_seconds,
+            inputs=check.inputs,
         )
 
 

@@ -17,7 +17,7 @@ If a box fails, methods raise `WorldFailure`. If a tool refuses, the result has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -65,8 +65,11 @@ class App:
     hidden: tuple[str, ...] = ()
     """Files below `root` that no box may contain, such as tasks with hidden answers (`hidden.py`).
 
-    Containers and bubblewrap do not get them; a local process can read every file its user can
-    read.
+    No box gets them, except a local process that cannot isolate itself.
+    """
+    extra_files: tuple[str, ...] = ()
+    """Glob patterns below `root` of further files that the boxes need, such as data that a tool
+    reads. Python files that tools, seed, layout and servers import are found without it.
     """
 
 
@@ -162,20 +165,29 @@ class Session(Protocol):
         ...
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
-        """Run a command on the session's final files in a fresh process and folder.
+        """Run a command on the session's final files in a fresh box.
 
         The files are those that `finish` has kept. If it was not called, the session is finished
         first.
 
         Args:
-            files: Hidden files to add, relative path to text. They replace existing files.
+            files: Hidden files, relative path to text. The test finds them at their path in the
+                folder; the programs that it starts do not.
             command: Program and arguments, run without a shell. `python` is the box's interpreter.
             timeout_seconds: Time limit of the command. When it expires the exit code is `None`.
+            inputs: Files that the programs may read, too. They replace existing files.
 
         Raises:
-            WorldFailure: Stage `score`, if the box is lost or does not respond.
+            WorldFailure: Stage `score`, if the session's box is lost or no box can be started.
+            SpecError: If the command cannot be kept from the model's code.
+            PrerequisiteError: If no box here can keep programs from the test.
         """
         ...
 
