@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sys
 
 from .app import LoadedApp, load_app
 from .cleaning import usage
@@ -16,6 +17,7 @@ from .namespaces import Limits
 from .protocol import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
 from .session import Desk
 from .tables import Images, prepare_image
+from .tool_errors import provide_envgym
 
 
 class StateServer:
@@ -75,6 +77,7 @@ class StateServer:
 
 def main() -> None:
     """Run the agent until stdin ends."""
+    provide_envgym(sys.modules)
     os.umask(0o022)  # File modes are part of the state and must not depend on the caller's umask.
     wire = take_stdio()
     lines = wire.lines()
