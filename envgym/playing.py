@@ -12,6 +12,7 @@ from typing import Any
 
 import gymnasium
 
+from envgym.env import ToolEnv
 from envgym.episode import Episode
 from envgym.errors import WorldFailure
 from envgym.failures import FailureLimit
@@ -102,6 +103,8 @@ def _play(
         if failure := info.get("failure"):
             raise WorldFailure(failure["kind"], failure["message"], stage=failure["stage"])
         if terminated or truncated:
+            if isinstance(own, ToolEnv):
+                record.seconds["lost"] = own.seconds_lost
             default = "terminated" if terminated else "truncated"
             reason = info.get("stop_reason", default)
             return record.ended(reason, terminated=terminated, truncated=truncated, info=info)

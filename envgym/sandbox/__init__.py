@@ -12,7 +12,7 @@ A `Sandbox` owns boxes (processes or containers), each running the same stdlib-o
 >>> session.close(), sandbox.close()
 (None, None)
 
-If a box fails, methods raise `WorldFailure`. If a tool refuses, the result has `ok=False`.
+If a box fails, methods raise `WorldFailure`. If a tool refuses or fails, the result has `ok=False`.
 """
 
 from __future__ import annotations
@@ -80,11 +80,15 @@ class ToolResult:
     text: str
     """Text shown to the model. Longer output is cut with a marker."""
     ok: bool = True
-    """False if the tool raised `ValueError` or `LookupError`; the text is then the message."""
+    """False if the tool refused the call or failed; the text is then the message."""
     seconds: float = 0.0
     """Time inside the tool in seconds, measured in the box."""
     writes: Sequence[str] = ()
     """Watched tables that the call wrote to. A refused call has none, because it is rolled back."""
+    fault: str = ""
+    """Failure of the tool with file and line, for its author. Empty if the tool did not fail."""
+    is_late: bool = False
+    """Whether the call was stopped at its time limit. It then has a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +133,15 @@ class Session(Protocol):
             tool: Name of a tool of the app.
             arguments: Arguments, already validated against the tool's schema.
             now: Virtual time of the episode in ISO 8601. A tool sees no other time.
-            timeout_seconds: Time limit. When it expires the call is stopped.
+            timeout_seconds: Time limit. When it expires the call is stopped. If the session
+                survives that, the result has a fault.
 
         Raises:
-            WorldFailure: Kind `sandbox_lost` (the box ended or broke the protocol), `tool_crashed`
-                (an exception other than ValueError and LookupError; the message has the end of the
-                traceback), `session_ended` (its process ended), `out_of_memory` (killed by the
-                kernel), `server_lost` (an external server ended or refuses the connection), or
-                `timeout`.
+            WorldFailure: Kind `sandbox_lost` (the box ended or broke the protocol), `session_gone`
+                (the box has no such session), `session_ended` (its process ended during the call),
+                `out_of_memory` (killed by the kernel), `state_lost` (the database cannot be used),
+                `server_lost` (an MCP server ended), `server_down` (a live server answers nothing),
+                or `timeout` (the call could not be stopped).
         """
         ...
 

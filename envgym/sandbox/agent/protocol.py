@@ -68,7 +68,7 @@ def failed(request: Request, kind: str, message: str) -> Reply:
 def no_session(request: Request) -> Reply:
     why = "closed, timed out, or its process ended"
     return failed(
-        request, "sandbox_lost", f"the box has no session '{request.get('session')}' ({why})"
+        request, "session_gone", f"the box has no session '{request.get('session')}' ({why})"
     )
 
 
@@ -88,7 +88,10 @@ def answer(desk: Desk, request: Request) -> Reply:
     """Return the reply of a session to `call`, `exchange`, `diff` or `finish`."""
     if request["op"] == "call":
         return attempt(
-            request, lambda: desk.call(request["tool"], request["arguments"], request["now"])
+            request,
+            lambda: desk.call(
+                request["tool"], request["arguments"], request["now"], request["seconds"]
+            ),
         )
     if request["op"] == "exchange":
         return attempt(

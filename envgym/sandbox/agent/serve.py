@@ -11,6 +11,7 @@ import os
 import resource
 import select
 import shutil
+import sys
 import threading
 import time
 from typing import Any
@@ -27,6 +28,7 @@ from .protocol import Request, Wire, answer, attempt, no_session, take_stdio
 from .session import Desk
 from .signals import withstand_signals
 from .tables import Images, prepare_image
+from .tool_errors import provide_envgym
 from .verify import serve_check
 
 LAST_SECONDS = 1.0
@@ -108,6 +110,7 @@ def _leave_nothing() -> None:
 
 def main() -> None:
     """Run the agent until stdin ends."""
+    provide_envgym(sys.modules)
     os.umask(0o022)  # File modes are part of the state and must not depend on the caller's umask.
     wire = take_stdio()
     lines = wire.lines()

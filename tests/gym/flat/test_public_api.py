@@ -50,6 +50,7 @@ NAMES = [
     "Tool",
     "ToolCall",
     "ToolEnv",
+    "ToolError",
     "ToolResult",
     "TooManyFailures",
     "UsageError",
