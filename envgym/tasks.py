@@ -50,6 +50,18 @@ ANY: Any = _Any()
 """Placeholder in a `Change`: the column must have changed, to any value."""
 
 
+class _Nothing(tuple[()]):
+    """Empty list of changes that is meant as a requirement."""
+
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Any = _Nothing()
+"""Value of `changes` for a task in which no row may change, such as a request to refuse. The task
+then needs `facts`, or an `oracle` whose calls are required."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One row that must have changed by the end of the episode."""
@@ -62,7 +74,8 @@ class Change:
     """Expected value by column. An update must change these columns and no others; an insert may
     set more.
 
-    Numbers compare by value, text without regard to case and white space (in files: exactly)."""
+    Numbers compare by value: integers exactly, floats up to rounding. Text compares exactly, or
+    without regard to case and white space in columns of `state.free_text`."""
 
     @classmethod
     def insert(cls, table: str, **values: Any) -> Change:
@@ -143,6 +156,9 @@ class Task:
     """Hidden: test command that runs on the final files."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Hidden: further data for custom rewards."""
+    unchanged: bool = False
+    """Hidden: whether no row may change (`changes=NOTHING`). The calls of the oracle are then
+    required."""
 
     @property
     def has_solution(self) -> bool:
@@ -261,7 +277,21 @@ class Draw:
         check: Check | None = None,
         **extra: Any,
     ) -> Task:
-        """Build the task. The arguments are the fields of `Task`."""
+        """Build the task. The arguments are the fields of `Task`.
+
+        Args:
+            changes: All rows that must have changed, or `NOTHING` if no row may change.
+
+        Raises:
+            ValueError: If nothing may change, and neither facts nor calls are required.
+        """
+        unchanged = changes is NOTHING
+        facts, oracle = tuple(facts), tuple(oracle)
+        if unchanged and not facts and not oracle:
+            raise ValueError(
+                f"task '{self.id}': with changes=NOTHING a task needs facts or an oracle, whose "
+                "calls are then required. Otherwise doing nothing would solve it"
+            )
         return Task(
             id=self.id,
             prompt=prompt,
@@ -270,10 +300,11 @@ class Draw:
             template=self.template.name,
             level=self.template.level,
             tools=None if tools is None else tuple(tools),
-            oracle=tuple(oracle),
+            oracle=oracle,
             final=final,
             changes=tuple(changes),
-            facts=tuple(facts),
+            unchanged=unchanged,
+            facts=facts,
             check=check,
             extra=extra,
         )
