@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from envgym.text import clean
+
 EXIT_CODES = {
     0: "The command succeeded.",
     1: "The command failed: a check, or too many void episodes.",
@@ -73,6 +75,7 @@ class WorldFailure(EnvgymError):
     """
 
     def __init__(self, kind: str, message: str, *, stage: Stage):
+        message = clean(message)
         super().__init__(f"{kind} in {stage}: {message}")
         self.kind = kind
         self.message = message

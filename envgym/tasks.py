@@ -28,6 +28,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from envgym.messages import ToolCall
+from envgym.text import clean_value
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -138,6 +139,11 @@ class Task:
     """Hidden: test command that runs on the final files."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Hidden: further data for custom rewards."""
+
+    def __post_init__(self) -> None:
+        # The hidden truth is cleaned as the answers are, so that equal texts stay equal.
+        for name in ("prompt", "oracle", "final", "changes", "facts", "extra"):
+            object.__setattr__(self, name, clean_value(getattr(self, name)))
 
     @property
     def has_solution(self) -> bool:

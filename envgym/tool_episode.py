@@ -17,6 +17,7 @@ from envgym.sandbox import Session, Verification
 from envgym.sandbox.agent.file_tree import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
+from envgym.text import clean
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import ABORT_STOPS, AbortReason, EpisodeStop, StepInfo, StepResult
 
@@ -63,6 +64,7 @@ class ToolEpisode:
             WorldFailure: If the environment fails.
         """
         self._check_time()
+        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
         self.answers.append(action)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from envgym.sandbox.statistics import Statistics
+from envgym.text import clean
 
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
@@ -79,6 +80,9 @@ class ToolResult:
     seconds: float = 0.0
     """Time inside the tool in seconds, measured in the box."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean(self.text))
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
@@ -91,6 +95,9 @@ class Verification:
     """
     output: str
     """End of the command's output, or the reason why there is no exit code."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", clean(self.output))
 
     @property
     def passed(self) -> bool:

@@ -28,6 +28,8 @@ GYM = (
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
     ("envgym.modules",),
     ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces"),
+    ("envgym.terminal",),
+    ("envgym.text",),
     ("envgym.sandbox.agent",),
 )
 """Rooms and flat files of the gym, top first. Each may import those of lower layers."""
