@@ -91,6 +91,12 @@ def one_line(text: str) -> str:
     return " ".join(visible(text).split())
 
 
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key by which `L2` comes before `L10`."""
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", text)
+    return tuple((0, int(p), "") if p.isdigit() and len(p) <= 18 else (1, 0, p) for p in parts)
+
+
 def record_form(value: Any, redact: Callable[[str], str] = str) -> Any:
     """Return a value as it is written into records: strict JSON data with clean, redacted texts.
 
