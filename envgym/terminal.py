@@ -27,7 +27,7 @@ class Console(rich.console.Console):
     """
 
     def __init__(self, **options: Any):
-        super().__init__(**{"markup": False, "emoji": False, "highlight": False} | options)
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
         """Return a string as text; called for the strings in tables too, before they are sized."""
@@ -47,6 +47,11 @@ def cell(text: object, style: str = "") -> Text:
     return Text(one_line(str(text)), style=style)
 
 
+def heading(title: str, rest: str = "") -> Text:
+    """Return a bold title, followed by plain text."""
+    return Text.assemble((visible(title), "bold"), visible(rest))
+
+
 def print_line(text: str, *, file: TextIO | None = None) -> None:
     """Print text to a stream, standard output by default, without raw control characters."""
     print(visible(text), file=file)
@@ -55,8 +60,12 @@ def print_line(text: str, *, file: TextIO | None = None) -> None:
 def prepare_streams() -> None:
     """Make the standard streams and warnings of this process accept any text.
 
-    A stream whose encoding lacks a character writes an escape instead of raising an error.
+    An output whose encoding lacks a character writes an escape instead of raising an error. Bytes
+    of the input that cannot be decoded are kept until `clean` makes them visible.
     """
+    reconfigure = getattr(sys.stdin, "reconfigure", None)
+    if reconfigure is not None and getattr(sys.stdin, "errors", "") == "strict":
+        reconfigure(errors="surrogateescape")
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None and getattr(stream, "errors", "") == "strict":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 
 def add_env(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +49,17 @@ def positive(text: str) -> int:
 def non_negative(text: str) -> int:
     """Return the text as an integer of at least 0, for `type=` of an argument."""
     return _integer(text, 0)
+
+
+def temperature(text: str) -> float:
+    """Return the text as a finite number of at least 0, for `type=` of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number of at least 0")
+    return value
 
 
 def _integer(text: str, least: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from envgym.commands.arguments import add_env, add_seed, add_split, positive
+from envgym.commands.arguments import add_env, add_seed, add_split, positive, temperature
 from envgym.errors import UsageError
 
 EXAMPLE = "envgym eval envs/crm.yaml --policy adapter:runs/crm/adapter --levels L0,L1"
@@ -34,14 +34,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_seed(parser)
     parser.add_argument(
         "--temperature",
-        type=float,
+        type=temperature,
         help="sampling temperature (default: as the adapter or the YAML's train: block says)",
     )
     parser.add_argument(
-        "--max-turn-tokens", type=int, metavar="N", help="maximum tokens of one answer"
+        "--max-turn-tokens", type=positive, metavar="N", help="maximum tokens of one answer"
     )
     parser.add_argument(
-        "--max-context-tokens", type=int, metavar="N", help="maximum tokens of a dialogue"
+        "--max-context-tokens", type=positive, metavar="N", help="maximum tokens of a dialogue"
     )
     parser.add_argument(
         "--workers", type=positive, default=64, help="maximum number of parallel episodes"
