@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -191,7 +192,7 @@ def play_many(
         The episodes in the order of the requests.
 
     Raises:
-        TooManyFailures: If `cap` is exceeded. `on_episode` was called for every episode before.
+        TooManyFailures: If `cap` is exceeded. `on_episode` was called for every episode that ended.
         EnvgymError: If an episode cannot be played because of a mistake of the user, and no other
             episode was played before: then all of them would fail.
     """
@@ -206,17 +207,19 @@ def play_many(
     pool = ThreadPoolExecutor(
         max_workers=max(1, min(workers, len(requests))), thread_name_prefix="episode"
     )
+    pending: set[Future[Episode]] = set()
     try:
         futures = [pool.submit(run, request) for request in requests]
         for future in futures:
             future.add_done_callback(lambda _: on_done())
         request_of = dict(zip(futures, requests, strict=True))
         episodes: dict[Future[Episode], Episode] = {}
-        pending: set[Future[Episode]] = set(futures)
+        pending |= set(futures)
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
             # Episodes that were played come first, so that an error cannot lose them.
             for future in sorted(done, key=_has_raised):
+                pending.discard(future)
                 is_first = all(episode.is_void for episode in episodes.values())
                 episode = _result(future, request_of[future], raises=is_first)
                 episodes[future] = episode
@@ -226,7 +229,17 @@ def play_many(
         return [episodes[future] for future in futures]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        for future in pending:
+            _report_late(future, on_episode)
         envs.close()
+
+
+def _report_late(future: Future[Episode], on_episode: Callable[[Episode], None]) -> None:
+    """Report an episode that ended while an error or Ctrl-C ended `play_many`."""
+    if future.cancelled() or future.exception() is not None:
+        return
+    with contextlib.suppress(Exception, KeyboardInterrupt):  # the first error is raised
+        on_episode(future.result())
 
 
 def _has_raised(future: Future[Episode]) -> bool:
@@ -296,5 +309,7 @@ class _Envs:
 def _close(env: gymnasium.Env) -> None:
     try:
         env.close()
-    except Exception:  # its episodes are complete; an error here must not discard them
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its episodes are complete; an error here must not discard them
         log.warning("an environment could not be closed", exc_info=True)

@@ -147,7 +147,9 @@ class EpisodeRecorder:
         kept = Failure(failure.kind, failure.stage, failure.message)
         try:
             tokens = self._tokens()
-        except Exception:  # the dialogue may be what failed
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the dialogue may be what failed
             tokens = None
         return self._episode(
             reward=None, success=None, stop_reason="void", failure=kept, tokens=tokens
@@ -181,7 +183,9 @@ class EpisodeRecorder:
         if self.dialogue is not None:
             try:
                 self.dialogue.close()
-            except Exception:
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 log.warning("a dialogue could not be closed", exc_info=True)
 
 

@@ -291,5 +291,5 @@ def stable_seed(*parts: Any) -> int:
     >>> stable_seed(0, "test/find_number/3")
     440119829
     """
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:4], "big") >> 1

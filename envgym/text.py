@@ -23,6 +23,7 @@ LONE = re.compile("[\ud800-\udfff]")
 HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 """Unicode categories without a glyph: control, format, unassigned, private use, surrogates, line
 and paragraph separators."""
+DIGITS = "0123456789"
 JOINERS = "\u200c\u200d"
 """Format characters that are part of ordinary spelling: Persian words, composed emoji."""
 MAX_DEPTH = 100
@@ -94,7 +95,7 @@ def one_line(text: str) -> str:
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key by which `L2` comes before `L10`."""
     parts = re.findall(r"[0-9]{1,18}|[^0-9]+|[0-9]+", text)
-    return tuple((0, int(p), "") if p.isdigit() and len(p) <= 18 else (1, 0, p) for p in parts)
+    return tuple((0, int(p), "") if p[0] in DIGITS and len(p) <= 18 else (1, 0, p) for p in parts)
 
 
 def record_form(value: Any, redact: Callable[[str], str] = str) -> Any:

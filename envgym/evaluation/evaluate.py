@@ -136,7 +136,7 @@ def _appended(file: str | Path | None) -> Iterator[Callable[[Episode], None]]:
         return
     path = Path(file)
     try:
-        stream = path.open("a+b")
+        stream = path.open("a+b", buffering=0)  # so that closing it writes nothing more
     except (OSError, ValueError) as error:  # ValueError: a path with NUL
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
@@ -147,8 +147,9 @@ def _appended(file: str | Path | None) -> Iterator[Callable[[Episode], None]]:
 
         def write(episode: Episode) -> None:
             try:
-                stream.write(episode.to_json().encode() + b"\n")
-                stream.flush()
+                line = memoryview(episode.to_json().encode() + b"\n")
+                while line:
+                    line = line[stream.write(line) :]
             except OSError as error:
                 raise UsageError(
                     f"{path}: an episode cannot be written: {error.strerror}"
