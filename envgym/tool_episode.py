@@ -13,8 +13,8 @@ from envgym.rewards.evidence import CallRecord, Evidence
 from envgym.rewards.rubric import Rubric, Score
 from envgym.rewards.state_diff import Keys, compare_changes, diff_rows
 from envgym.rewards.turn_rewards import TurnRewards
-from envgym.sandbox import Session, Verification
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox import RowChanges, Session, Verification
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 from envgym.text import clean
@@ -165,7 +165,11 @@ class ToolEpisode:
     def _end(
         self, reason: EpisodeStop, final: str, dialect: str, replies: list[Message]
     ) -> StepResult:
-        evidence = self._evidence(final)  # before the hidden test, which may leave files
+        timeout = self.spec.episode.tool_timeout_seconds
+        keep_files = self.task.check is not None
+        # The state diff and the hidden test judge one state, which no process can change any more.
+        changes = self.session.finish(timeout_seconds=timeout, keep_files=keep_files)
+        evidence = self._evidence(final, changes)
         verification = self._verify()
         evidence = replace(evidence, verification=verification)
         reward, score = self._rewards.end(evidence)
@@ -207,10 +211,16 @@ class ToolEpisode:
     def _rejected(self) -> int:
         return sum(not record.ok for record in self.calls)
 
-    def _evidence(self, final: str = "") -> Evidence:
-        """Return the current evidence of the episode, without the result of the hidden test."""
+    def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
+        """Return the evidence of the episode, without the result of the hidden test.
+
+        Args:
+            final: Final answer, at the end of the episode.
+            changes: Final changes. By default the current ones are read.
+        """
         state = self.spec.state
-        changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
+        if changes is None:
+            changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
         exact = (FILES,) if state.files else ()
         rows = diff_rows(changes, self.keys, volatile=state.volatile, exact=exact)
         verdict = compare_changes(self.task.changes, rows, allow=state.allow, forbid=state.forbid)

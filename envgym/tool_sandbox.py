@@ -12,7 +12,7 @@ import importlib.util
 from envgym.errors import PrerequisiteError, SpecError
 from envgym.rewards.state_diff import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.joined import CombinedSandbox

@@ -139,13 +139,36 @@ class Session(Protocol):
         ...
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
-        """Return the changes since the start of the session. Raises WorldFailure as `call` does."""
+        """Return the changes since the start of the session. Raises WorldFailure as `call` does.
+
+        The session goes on. In a box with processes of its own for each session, a separate process
+        reads the state, so that code in the session cannot forge it. State that cannot be compared,
+        such as a damaged database, is one row of the table `[state]`.
+        """
+        ...
+
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        """End the session's processes, then return the changes since its start.
+
+        The state is read once, when no process of the session can change it. No tool can be called
+        afterwards.
+
+        Args:
+            timeout_seconds: Time limit.
+            keep_files: Keep the final files for `verify`.
+
+        Raises:
+            WorldFailure: Stage `diff`, if the box is lost or overloaded.
+        """
         ...
 
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
-        """End the session, then run a command on its final files in a fresh process and folder.
+        """Run a command on the session's final files in a fresh process and folder.
+
+        The files are those that `finish` has kept. If it was not called, the session is finished
+        first.
 
         Args:
             files: Hidden files to add, relative path to text. They replace existing files.

@@ -21,7 +21,7 @@ from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptDialogue
 from envgym.rewards.state_diff import diff_rows, matches
 from envgym.sandbox import Session
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.tasks import Task
 
 WORKERS = 16

@@ -17,9 +17,9 @@ from typing import Any
 
 from .describe import describe_tool
 from .errors import AppError, tail_of
-from .file_tree import LayOut
 from .modules import import_file
 from .tables import prepare_image
+from .work_folder import LayOut
 
 Documents = Mapping[str, Any]
 """File -> parsed OpenAPI document. The folder `openapi/` takes a third of the agent's start, so it
