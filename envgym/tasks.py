@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from envgym.messages import ToolCall
 from envgym.sandbox.box.checks import check_command
+from envgym.text import clean_value
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -159,6 +160,11 @@ class Task:
     unchanged: bool = False
     """Hidden: whether no row may change (`changes=NOTHING`). The calls of the oracle are then
     required."""
+
+    def __post_init__(self) -> None:
+        # The hidden truth is cleaned as the answers are, so that equal texts stay equal.
+        for name in ("prompt", "oracle", "final", "changes", "facts", "extra"):
+            object.__setattr__(self, name, clean_value(getattr(self, name)))
 
     @property
     def has_solution(self) -> bool:
@@ -321,5 +327,5 @@ def stable_seed(*parts: Any) -> int:
     >>> stable_seed(0, "test/find_number/3")
     440119829
     """
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:4], "big") >> 1

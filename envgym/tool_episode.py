@@ -21,6 +21,7 @@ from envgym.sandbox import RowChanges, Session, ToolResult, Verification
 from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
+from envgym.text import clean
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import (
     ABORT_STOPS,
@@ -84,6 +85,7 @@ class ToolEpisode:
         Raises:
             WorldFailure: If the environment fails.
         """
+        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
         self.answers.append(action)

@@ -29,6 +29,8 @@ GYM = (
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
     ("envgym.modules", "envgym.causes", "envgym.argument_values"),
     ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces", "envgym.values"),
+    ("envgym.terminal",),
+    ("envgym.text",),
     ("envgym.sandbox.agent",),
 )
 """Rooms and flat files of the gym, top first. Each may import those of lower layers."""

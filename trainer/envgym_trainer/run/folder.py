@@ -19,6 +19,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.rewards.scoring.hacking_signals import Signal
+from envgym.text import to_json
 from envgym_trainer import files
 from envgym_trainer.run import records
 
@@ -105,7 +106,7 @@ class RunFolder:
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`. See `provenance.run_facts` for its content."""
-        text = json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n"
+        text = to_json(dict(facts), indent=2) + "\n"
         files.write_atomic(self.facts_file, text)
 
     def facts(self) -> dict[str, Any]:
@@ -131,7 +132,7 @@ class RunFolder:
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
         """Append one line per signal. Without signals, no file is created."""
-        if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
+        if lines := [to_json(asdict(signal)) for signal in signals]:
             records.append_lines(self.signals_file, lines)
 
     def signals(self) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from envgym.evaluation.stats import percent_text
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.lora import with_adapter
@@ -48,7 +49,8 @@ def describe_adapter(progress: Progress, config: TrainConfig) -> dict[str, str]:
     step, success, tasks = (progress.best[name] for name in ("step", "success", "tasks"))
     return {
         "adapter of": (
-            f"step {step:.0f}, the best of the validations ({success:.0%} of {tasks:.0f} tasks)"
+            f"step {step:.0f}, the best of the validations "
+            f"({percent_text(success)}% of {tasks:.0f} tasks)"
         )
     }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from rich.console import Console
 
+from envgym import terminal
 from envgym.errors import TooManyFailures, UsageError, WorldFailure
 from envgym.evaluation.report import Outcome, outcomes_table
 from envgym.spec.catalog import find_env
@@ -35,14 +36,11 @@ def start(
 
     refuse_launcher()
     settings = list(settings)
-    console = Console()
+    console = terminal.Console()
     spec, config, profile = resolve(env, settings)
     folder = open_folder(spec, out=out, name=name or find_env(env).stem, resume=resume)
-    console.print(
-        f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · "
-        f"run folder {folder.path}",
-        highlight=False,
-    )
+    about = f" with {config.model.name} · profile {profile} · run folder {folder.path}"
+    console.print(terminal.heading(spec.id, about), soft_wrap=True)
     started = time.monotonic()
     try:
         outcomes = run_training(spec, config, folder, console=console, resume=resume is not None)
