@@ -104,6 +104,9 @@ def _play(
         if terminated or truncated:
             default = "terminated" if terminated else "truncated"
             reason = info.get("stop_reason", default)
+            # Only the policy knows that a token limit cut the answer that ended the episode.
+            if completion.stop_reason == "length" and reason in ("answered", "terminated"):
+                reason = "length"
             return record.ended(reason, terminated=terminated, truncated=truncated, info=info)
         record.timed("policy", dialogue.observe, record.answers)
 

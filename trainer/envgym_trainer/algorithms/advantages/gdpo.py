@@ -13,7 +13,6 @@ from torch import Tensor
 
 from envgym_trainer.algorithms.advantages import AdvantageInputs, NonNegative, advantage
 from envgym_trainer.algorithms.advantages.group import group_advantages, groups_that_agree
-from envgym_trainer.algorithms.advantages.reinforce_pp import whiten
 
 ROUNDING = 8.0
 """Spread that counts as rounding error, in units of the least significant digit of a part."""
@@ -51,7 +50,8 @@ def gdpo(inputs: AdvantageInputs, *, ddof: Literal[0, 1] = 0, eps: NonNegative =
     Args:
         inputs: Rewards of one step.
         ddof: Delta degrees of freedom of both standard deviations: squares are divided by n - ddof.
-        eps: Number added to the standard deviation of the batch. At least 0.
+        eps: Smallest standard deviation of the batch that counts: its square is added to the
+            variance. At least 0.
 
     References:
         arXiv 2601.05242, section 3. The authors' code adds 1e-6 to a part's deviation in its group
@@ -66,5 +66,10 @@ def gdpo(inputs: AdvantageInputs, *, ddof: Literal[0, 1] = 0, eps: NonNegative =
     )  # (M, P)
     is_idle = agreed | (inputs.part_weights[:, None] == 0)  # (M, P)
     dead = ~valid.any(dim=0) | is_idle.all(dim=0)[:, None]  # (P, G)
-    alive = whiten(total.masked_fill(dead, 0.0), valid=valid.any(dim=0), eps=eps, ddof=ddof)
-    return alive.masked_fill(dead, 0.0).to(inputs.parts.dtype)
+    known = valid.any(dim=0)
+    count = known.sum().clamp(min=1)
+    total = total.masked_fill(dead, 0.0)
+    centered = (total - total.sum() / count).masked_fill(dead, 0.0)  # (P, G)
+    variance = (total - total.sum() / count)[known].square().sum() / (count - ddof).clamp(min=1)
+    deviation = (variance + eps**2).sqrt()
+    return torch.where(centered == 0, centered, centered / deviation).to(inputs.parts.dtype)
