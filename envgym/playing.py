@@ -114,6 +114,9 @@ def _play(
                 record.seconds["lost"] = own.seconds_lost
             default = "terminated" if terminated else "truncated"
             reason = info.get("stop_reason", default)
+            # Only the policy knows that a token limit cut the answer that ended the episode.
+            if completion.stop_reason == "length" and reason in ("answered", "terminated"):
+                reason = "length"
             return record.ended(reason, terminated=terminated, truncated=truncated, info=info)
         record.call_policy(dialogue.observe, record.answers)
 
