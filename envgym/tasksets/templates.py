@@ -26,6 +26,7 @@ from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
 from envgym.spec.tool_sources import McpTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
+from envgym.text import natural_key
 from envgym.tool_sandbox import simulated_app
 
 ATTEMPTS = 20
@@ -175,13 +176,18 @@ class TemplateTaskSet:
             SpecError: If there is no such template.
         """
         wanted = tuple(levels) or self.spec.tasks.levels
+        known = sorted({t.level for t in self.templates.values()}, key=natural_key)
+        if unknown := [level for level in wanted if level not in known]:
+            raise SpecError(
+                f"{self.spec.path}: no template has the level '{unknown[0]}'"
+                f"{did_you_mean(unknown[0], known)}; levels: {', '.join(known)}"
+            )
         found = [
             t
             for t in self.templates.values()
             if split in t.splits and (not wanted or t.level in wanted)
         ]
         if not found:
-            known = sorted({t.level for t in self.templates.values()})
             raise SpecError(
                 f"{self.spec.path}: no template of split '{split}' has a level in {list(wanted)}; "
                 f"levels: {', '.join(known)}"

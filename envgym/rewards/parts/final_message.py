@@ -37,14 +37,17 @@ def facts_told(evidence: Evidence, *, max_words: int = MAX_WORDS) -> float | Non
     )
 
 
-def valid_calls(evidence: Evidence) -> float:
+def valid_calls(evidence: Evidence) -> float | None:
     """Return the fraction of attempted calls that a tool accepted; 0.0 without any attempt.
 
-    Malformed calls count as attempts.
+    Malformed calls count as attempts, and so do calls that were not made because of a limit. Calls
+    in which the tool failed do not count. If there are no other calls, the part does not apply.
     """
     malformed = evidence.dialects.get("invalid", 0)
-    attempts = len(evidence.calls) + malformed
-    return sum(record.ok for record in evidence.calls) / attempts if attempts else 0.0
+    attempts = sum(not record.fault for record in evidence.calls) + malformed
+    if not attempts:
+        return None if evidence.calls else 0.0
+    return sum(record.ok for record in evidence.calls) / attempts
 
 
 def turns(evidence: Evidence) -> float:

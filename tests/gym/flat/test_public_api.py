@@ -51,6 +51,7 @@ NAMES = [
     "Tool",
     "ToolCall",
     "ToolEnv",
+    "ToolError",
     "ToolResult",
     "TooManyFailures",
     "UsageError",
