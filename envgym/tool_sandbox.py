@@ -81,6 +81,7 @@ def build_app(spec: EnvSpec) -> App:
         state.files,
         hidden=hidden,
         watch=state.forbid,
+        extra_files=tuple(spec.sandbox.files),
     )
 
 
@@ -137,7 +138,8 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
-    box = App(spec.root.resolve(), (), servers=(wanted.link,), hidden=build_app(spec).hidden)
+    app = build_app(spec)
+    box = App(app.root, (), None, None, None, (wanted.link,), app.hidden, app.extra_files)
     return McpSandbox(wanted, open_sandbox(box, options), options)
 
 

@@ -127,10 +127,12 @@ class EpisodeSpec(Block):
     refusal: RefusalSpec | None = None
     """Tool call that refuses a request, for the policy `refuse`. None refuses in words."""
     tool_timeout_seconds: float = Field(default=10.0, gt=0)
-    """Time limit of one tool call in seconds."""
+    """Time limit of one tool call in seconds. The call is stopped and the model sees an
+    observation."""
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Time limit of a whole episode in seconds of wall time, sampling included. If it is exceeded,
-    the episode is void."""
+    """Time limit of a whole episode in seconds of wall time, sampling included, but without the
+    time that the environment loses outside of tools. If it is exceeded, the episode is truncated
+    and its state is graded."""
     max_void_fraction: float = Field(default=0.25, ge=0, le=1)
     """Maximum fraction of void episodes among the last 16 to 64, retries included. If it is
     exceeded, the run or evaluation stops."""

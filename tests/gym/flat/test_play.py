@@ -1,6 +1,7 @@
 """Episodes run from reset to the end; a failed world voids one episode, which is retried once."""
 
 import json
+import time
 
 import pytest
 
@@ -15,12 +16,22 @@ from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec
-from tests.fakes.shop_env import TOOLS, shop
+from tests.fakes.shop_env import shop
 
-CRASH_ONCE = (
-    "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n"
-    "        1 / 0\n    return 'fine'"
-)
+BROKEN_GRADERS = """\
+import pathlib
+
+def breaks_once(evidence):
+    flag = pathlib.Path(__file__).with_name("flag")
+    if not flag.exists():
+        flag.touch()
+        return 1 / 0
+    return 0.0
+
+def breaks_at_2(evidence):
+    return 1 / 0 if evidence.task.id.endswith("/2") else 0.0
+"""
+"""Graders that raise: failures of the world."""
 
 
 @pytest.fixture
@@ -32,6 +43,17 @@ def world(tmp_path):
 
 def scripted(*texts):
     return ScriptedPolicy(list(texts))
+
+
+def solve_then_wait(task, turn):
+    if turn == 0:
+        return "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments)
+    return wait(task, turn)
+
+
+def wait(task, turn):
+    time.sleep(0.5)
+    return "Done." if turn > 1 else "tell(text='a')"
 
 
 def test_the_record_holds_what_was_said_done_and_earned(world):
@@ -129,11 +151,17 @@ def test_a_record_of_another_version_is_refused(world):
         Episode.from_dict(plain | {"schema_version": 0})
 
 
-def test_the_worlds_failure_voids_the_episode(world):
-    episode = play(world.env(), scripted("crash()", "Done."), seed=0, task="test/reprice/0")
-    assert episode.is_void
-    assert (episode.reward, episode.success, episode.stop_reason) == (None, None, "void")
-    assert (episode.failure.kind, episode.failure.stage) == ("tool_crashed", "call")
+def test_a_failure_of_a_tool_is_counted_and_named_and_the_episode_goes_on(world, caplog):
+    answers = ("crash()", "crash()", "price(item='I99')", "Done.")
+    episode = play(world.env(), scripted(*answers), seed=0, task="test/reprice/0")
+    assert (episode.reward, episode.stop_reason) == (0.0, "answered")
+    assert (episode.tool_calls, episode.tool_errors, episode.tool_failures) == (3, 1, 2)
+    assert episode.turn_invalid_calls == (0, 0, 1, 0)
+    (fault,) = episode.tool_faults
+    assert fault.startswith("tools.py:")
+    assert fault.endswith(": ZeroDivisionError: division by zero")
+    assert Episode.from_json(episode.to_json()) == episode
+    assert caplog.text.count(fault) == 1
 
 
 def test_a_grader_that_raises_voids_the_episode(tmp_path):
@@ -157,27 +185,33 @@ def test_a_policy_that_fails_voids_the_episode(world):
     )
 
 
-def test_an_episode_over_its_time_is_void(tmp_path):
-    world = ToolWorld(shop(tmp_path, "episode.timeout_seconds=0.000001"))
-    assert play(world.env(), NoopPolicy(), seed=0, task="test/reprice/0").failure.kind == "timeout"
+def test_an_episode_over_its_time_is_truncated_and_its_state_is_graded(tmp_path):
+    world = ToolWorld(shop(tmp_path, "episode.timeout_seconds=0.4"))
+    solved = play(world.env(), ScriptedPolicy(solve_then_wait), seed=0, task="test/reprice/0")
+    assert (solved.stop_reason, solved.truncated, solved.terminated) == ("timeout", True, False)
+    assert (solved.reward, solved.success) == (1.0, True)
+    lost = play(world.env(), ScriptedPolicy(wait), seed=0, task="test/reprice/0")
+    assert (lost.stop_reason, lost.reward, lost.success) == ("timeout", 0.0, False)
+    assert 0 <= lost.seconds["lost"] <= lost.seconds["env"]
     world.close()
 
 
 def test_a_void_episode_is_played_once_more_and_says_how_the_first_attempt_broke(tmp_path):
-    tools = TOOLS.replace("    return 1 / 0", CRASH_ONCE.replace("FLAG", str(tmp_path / "flag")))
-    world = ToolWorld(shop(tmp_path, tools=tools))
-    (episode,) = play_many(world.env, scripted("crash()", "Done."), [Request("test/reprice/0", 0)])
+    (tmp_path / "rewards.py").write_text(BROKEN_GRADERS)
+    world = ToolWorld(shop(tmp_path, "reward.bad={from: rewards.py:breaks_once}"))
+    (episode,) = play_many(world.env, scripted("Done."), [Request("test/reprice/0", 0)])
     world.close()
     assert not episode.is_void
-    assert [(f.kind, f.stage) for f in episode.failures] == [("tool_crashed", "call")]
+    assert [(f.kind, f.stage) for f in episode.failures] == [("reward_raised", "score")]
     assert Episode.from_json(episode.to_json()) == episode
-    assert "  second attempt; the first was void: tool_crashed in call" in episode_lines(episode)
+    assert "  second attempt; the first was void: reward_raised in score" in episode_lines(episode)
 
 
-def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
+def test_one_failure_costs_no_other_episode_and_order_is_kept(tmp_path):
+    (tmp_path / "rewards.py").write_text(BROKEN_GRADERS)
+    world = ToolWorld(shop(tmp_path, "reward.bad={from: rewards.py:breaks_at_2}"))
+
     def act(task, turn):
-        if task.id.endswith("/2"):
-            return "crash()"
         return [
             "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments),
             "Done.",
@@ -192,6 +226,7 @@ def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
     assert [e.task_id for e in episodes if e.is_void] == ["train/reprice/2"]
     assert all(e.reward == 1.0 for e in episodes if not e.is_void)
     assert len(seen) == 20
+    world.close()
 
 
 def test_a_request_may_ask_for_a_shorter_horizon(world):

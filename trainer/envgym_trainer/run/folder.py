@@ -20,6 +20,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.rewards.scoring.hacking_signals import Signal
+from envgym.text import to_json
 from envgym_trainer import files
 from envgym_trainer.run import records
 from envgym_trainer.run.lock import check_free, locked
@@ -138,7 +139,7 @@ class RunFolder:
         Raises:
             FileExistsError: If it exists: the record of a run is never changed.
         """
-        text = json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n"
+        text = to_json(dict(facts), indent=2) + "\n"
         _write_once(self.facts_file, text)
 
     def facts(self) -> dict[str, Any]:
@@ -188,7 +189,7 @@ class RunFolder:
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
         """Append one line per signal. Without signals, no file is created."""
-        if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
+        if lines := [to_json(asdict(signal)) for signal in signals]:
             records.append_lines(self.signals_file, lines)
 
     def signals(self) -> list[dict[str, Any]]:

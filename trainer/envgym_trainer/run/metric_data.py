@@ -106,8 +106,13 @@ EPISODES = (
     Metric("tools/call_frequency", "Calls per episode", "calls", "tools/call_frequency", _WARM),
     Metric(
         "tools/failure_frequency",
-        "Fraction of tool calls that returned an error",
+        "Fraction of tool calls that were rejected",
         trl="tools/failure_frequency",
+        absent=_WARM,
+    ),
+    Metric(
+        "tools/fault_frequency",
+        "Fraction of tool calls in which the tool failed, which is a defect of the tool",
         absent=_WARM,
     ),
     Metric("dialect/NAME", "Fraction of turns in this tool-call dialect", absent="Never used"),

@@ -46,7 +46,8 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
           to `reward`.
         - `completions/{mean,min,max}_length`, `completions/clipped_ratio`: sampled tokens
           per episode.
-        - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: errors per call.
+        - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: rejected calls per
+          call. `tools/fault_frequency`: calls in which the tool failed, per call.
         - `success`, `success/level/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
         - `group/frac_all_{zero,one}`, also by level and template: groups without variance.
         - `failures/KIND`, `failures/stage/STAGE`, `episode/retried`, `group/void_members`.
@@ -228,6 +229,9 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
         "episode/turns": _mean([float(episode.turns) for episode in episodes]),
         "tools/call_frequency": calls / len(episodes),
         "tools/failure_frequency": sum(episode.tool_errors for episode in episodes) / calls
+        if calls
+        else 0.0,
+        "tools/fault_frequency": sum(episode.tool_failures for episode in episodes) / calls
         if calls
         else 0.0,
         "completions/clipped_ratio": _mean([float(episode.is_clipped) for episode in episodes]),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
+from envgym.evaluation.stats import percent_text
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.lora import with_adapter
@@ -68,7 +69,7 @@ def announce(progress: Progress, config: TrainConfig) -> str:
 
 
 def _result(best: dict[str, float]) -> str:
-    return f"{best['success']:.0%} of {best['tasks']:.0f} tasks"
+    return f"{percent_text(best['success'])}% of {best['tasks']:.0f} tasks"
 
 
 @contextmanager

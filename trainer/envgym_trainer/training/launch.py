@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from envgym import terminal
 from envgym.errors import TooManyFailures, UsageError, WorldFailure
 from envgym.evaluation.report import Outcome, outcomes_table
 from envgym.spec.catalog import find_env
@@ -55,7 +56,7 @@ def start(
 
     refuse_launcher()
     settings = list(settings)
-    console = Console()
+    console = terminal.Console()
     if override and resume is None:
         raise UsageError("--override belongs to --resume RUN. Leave it out for a new run.")
     if resume is None:
@@ -67,10 +68,8 @@ def start(
         folder.check_free()  # Before the imports, which take seconds.
         spec, config = resume_settings(folder, env, settings, console)
         origin = "settings of the run"
-    console.print(
-        f"[bold]{spec.id}[/bold] with {config.model.name} · {origin} · run folder {folder.path}",
-        highlight=False,
-    )
+    about = f" with {config.model.name} · {origin} · run folder {folder.path}"
+    console.print(terminal.heading(spec.id, about), soft_wrap=True)
     started = time.monotonic()
     try:
         outcomes = run_training(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from envgym.evaluation.report import Outcome
 from envgym.spec.environment import EnvSpec
+from envgym.terminal import Console
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.plans import find_plan
 from envgym_trainer.run.folder import RunFolder
