@@ -88,7 +88,6 @@ EXCEPTIONS: dict[str, set[str]] = {
         "tests/trainer/rollout/test_self_training.py",
         "tests/trainer/training/test_train.py",
         "tests/traps/test_traps_world.py",
-        "trainer/envgym_trainer/run/explain.py",
     },
     "files with long lines": set(),
     "untyped worlds and engines": set(),
