@@ -166,3 +166,13 @@ def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) ->
         raise SpecError(
             f"{where}: `reset: container` needs a new container for each episode; {remedy}"
         )
+
+
+def can_hide_writes(spec: EnvSpec) -> bool:
+    """Return whether tables must be compared after each call to see all writes.
+
+    The record of a session does not cover external servers, and code of the model runs in the
+    process that keeps it.
+    """
+    is_external = any(not isinstance(source, str) for source in spec.tools)
+    return spec.sandbox.executes_code or is_external

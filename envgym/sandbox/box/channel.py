@@ -302,8 +302,9 @@ class BoxSession:
 
     def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
         with self._statistics.timed("diff"):
-            self._final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
-            return self._final["changes"]
+            final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
+        self._final = final
+        return final["changes"]
 
     def verify(
         self,
