@@ -22,7 +22,7 @@ from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
 from envgym.spec.file_names import missing_files
-from envgym.spec.late_values import reference_places, warn_of_literals
+from envgym.spec.late_values import reference_places, refill, warn_of_literals
 from envgym.spec.old_keys import outdated
 from envgym.spec.reward import PartSpec, check_gates
 from envgym.spec.tool_sources import ToolSource
@@ -129,10 +129,12 @@ class EpisodeSpec(Block):
     refusal: RefusalSpec | None = None
     """Tool call that refuses a request, for the policy `refuse`. None refuses in words."""
     tool_timeout_seconds: float = Field(default=10.0, gt=0)
-    """Time limit of one tool call in seconds."""
+    """Time limit of one tool call in seconds. The call is stopped and the model sees an
+    observation."""
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Time limit of a whole episode in seconds of wall time, sampling included. If it is exceeded,
-    the episode is void."""
+    """Time limit of a whole episode in seconds of wall time, sampling included, but without the
+    time that the environment loses outside of tools. If it is exceeded, the episode is truncated
+    and its state is graded."""
     max_void_fraction: float = Field(default=0.25, ge=0, le=1)
     """Maximum fraction of void episodes among the last 16 to 64, retries included. If it is
     exceeded, the run or evaluation stops."""
@@ -230,15 +232,19 @@ class EnvSpec(Block):
 
 
 def load_spec(
-    name: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None
+    name: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    profile: str | None = None,
+    settings: Path | None = None,
 ) -> EnvSpec:
     """Load and validate an environment's YAML file.
 
     Args:
         name: Path of the file, or the name or id of a bundled environment (`crm`, `envgym/crm-v0`).
         overrides: `key.sub=value` settings that override the file and the profile.
-        profile: Name of a set of settings in `train.profiles`, such as `cpu`, that overrides
-            `train:`.
+        profile: Name of settings in `train.profiles`, such as `cpu`, that override `train:`.
+        settings: File with the settings of a run, which replace those of the environment's file.
 
     Returns:
         The definition, with `path` set to the file.
@@ -250,7 +256,7 @@ def load_spec(
     4
     """
     path = find_env(name)
-    data, where = read_yaml(path)
+    data, where = read_yaml(settings or path)
     short_forms = _short_forms()
     write_out_short_forms(data, where, short_forms, at=("train",))
     overrides = list(overrides)
@@ -260,6 +266,7 @@ def load_spec(
         write_out_short_forms(data, where, short_forms, at=("train", "profiles", profile))
         apply_profile(data, where, profile)
     apply_overrides(data, where, overrides, short_forms=short_forms)
+    data = refill(data, read_yaml(path)[0], where) if settings else data
     return _checked(data, where, path)
 
 
@@ -317,8 +324,8 @@ def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
     ]
     if mistakes:
         raise SpecError("\n".join(mistakes))
-    spec._places.update(reference_places(data, where))
     warn_of_literals(data, where)
+    spec._places.update(reference_places(data, where))
     return spec
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from envgym.block import Block
-from envgym.errors import PrerequisiteError
-from envgym.secrets import get_logger
+from envgym.errors import PrerequisiteError, SpecError
+from envgym.secrets import HIDDEN, get_logger
 from envgym.secrets.literals import literal_secrets
 from envgym.secrets.references import has_reference, variables_in
-from envgym.secrets.values import Path, Secret, resolve, visited
+from envgym.secrets.values import Path, Secret, hide_literals, resolve, visited
 
 if TYPE_CHECKING:
     from envgym.spec.environment import EnvSpec
@@ -88,6 +88,37 @@ def _visited(value: Any, visit: Any, path: Path) -> Any:
 def reference_places(data: Mapping[str, Any], where: Mapping[Path, str]) -> dict[Path, str]:
     """Return `file:line` of each string of raw data that has a reference, by its keys."""
     return {path: _place(path, where) for path, text, _ in _strings(data) if has_reference(text)}
+
+
+def refill(data: Mapping[str, Any], source: Mapping[str, Any], where: Mapping[Path, str]) -> Any:
+    """Return settings of a run in which the placeholders of literal secrets are replaced.
+
+    Args:
+        data: Settings of a run, which have placeholders.
+        source: Raw data of the environment's YAML, which has the secrets.
+        where: `file:line` of the settings.
+
+    Raises:
+        SpecError: If the YAML no longer has the secret of a placeholder.
+    """
+
+    def value(path: Path, text: str, before: object) -> str:
+        if HIDDEN not in text:
+            return text
+        found: Any = source
+        for step in path:
+            is_list = isinstance(found, list) and isinstance(step, int) and step < len(found)
+            found = found[step] if is_list or (isinstance(found, dict) and step in found) else None
+        secret = hide_literals(path, found, before) if isinstance(found, str) else None
+        if secret is None or secret.shown != text:
+            raise SpecError(
+                f"{_place(path, where)}: {'.'.join(map(str, path))}: a run keeps no secrets, and "
+                "the environment's YAML no longer has this one. Restore it there; new runs can use "
+                "env:NAME"
+            )
+        return found
+
+    return visited(data, value)
 
 
 def warn_of_literals(data: Mapping[str, Any], where: Mapping[Path, str]) -> None:

@@ -18,6 +18,7 @@ from envgym.block import Block, ShortForm
 from envgym.bounded_yaml import DEFAULT, load_yaml
 from envgym.errors import SpecError, did_you_mean
 from envgym.secrets.references import has_reference
+from envgym.text import clean, clean_value
 
 Where = dict[tuple[str | int, ...], str]
 """Path of keys -> `file:line`, or the override, that set the value."""
@@ -50,11 +51,14 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
         raise SpecError(f"{path}:1: {error}") from None
     try:
         data, node = load_yaml(text)
+        data = clean_value(data)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as the date 2026-13-01
         raise SpecError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path}: the YAML is nested too deeply") from None
     if not isinstance(data, dict):
         raise SpecError(
             f"{path}:1: must hold a mapping of keys to values, got {type(data).__name__}"
@@ -72,7 +76,7 @@ def _walk(
 ) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*at, key.value)
+            here = (*at, clean(key.value) if isinstance(key.value, str) else str(key.value))
             if here in where:
                 doubled.append(
                     f"{path}:{key.start_mark.line + 1}: {dotted(here)}: "
@@ -138,7 +142,7 @@ def apply_overrides(
                 f"override '{text}': must look like key.sub=value, for example train.steps=50"
             )
         try:
-            parsed, _ = load_yaml(value)
+            parsed = clean_value(load_yaml(value)[0])
         except yaml.YAMLError:
             raise SpecError(
                 f"override '{text}': {value!r} is not valid YAML; quote it if it is meant as text"

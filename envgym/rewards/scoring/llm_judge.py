@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
 from envgym.secrets import redacted
+from envgym.text import content_text
 
 T = TypeVar("T")
 ATTEMPTS = 2
@@ -160,7 +161,8 @@ class JudgeServer:
         }
         try:
             answer = self._client.request("POST", "/chat/completions", body)
-            text = answer["choices"][0]["message"]["content"]
+            content = answer["choices"][0]["message"]["content"]
+            text = None if content is None else content_text(content)
         except ContextFull:
             return "", "too_long"
         except (PrerequisiteError, WorldFailure) as error:

@@ -23,6 +23,7 @@ from mcp_types import jsonrpc_message_adapter
 
 from envgym.errors import WorldFailure
 from envgym.http_client import client_options
+from envgym.text import clean_value
 
 CONNECT_SECONDS = 30.0
 READ_SECONDS = 300.0
@@ -156,7 +157,7 @@ def _all_of(outbox: SimpleQueue[str | None]) -> list[str] | None:
 def _parsed(line: str) -> SessionMessage | Exception:
     try:
         return SessionMessage(
-            jsonrpc_message_adapter.validate_python(json.loads(line), by_name=False)
+            jsonrpc_message_adapter.validate_python(clean_value(json.loads(line)), by_name=False)
         )
     except ValueError as error:
         return error
