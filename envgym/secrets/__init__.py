@@ -79,7 +79,7 @@ def redact(text: str) -> str:
     for spelling, shown in _hidden.spellings.items():  # the longest one first
         text = text.replace(spelling, shown)
     needles = _hidden.needles
-    spans = sorted(find(text, tuple(needles)), key=lambda span: (span[0], -span[1]))
+    spans = sorted(find(text, needles), key=lambda span: (span[0], -span[1]))
     if not spans:
         return text
     pieces = []

@@ -12,7 +12,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from urllib.parse import quote, quote_plus
 
 LEAST = 6
@@ -31,6 +31,7 @@ _UNIT = re.compile(
     re.VERBOSE,
 )
 _DROPPED = re.compile(r"""[\s\\\u200b\ufeff]+|(?<=(["']))\1+""")
+_SPACE = re.compile(r"(?P<dropped>[\s\u200b\ufeff]+)")
 _CONTROLS = {"a": "\a", "b": "\b", "0": "\0", "e": "\x1b"}
 
 
@@ -66,26 +67,29 @@ def _from_units(codes: list[int]) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def find(text: str, needles: tuple[str, ...]) -> Iterator[tuple[int, int, str]]:
-    """Yield start, end and needle of each place of a text that folds to a needle."""
-    folded = fold(text)
-    present = [needle for needle in needles if needle in folded]
-    if not present:
-        return
-    starts, ends = _places(text)
-    for needle in present:
-        at = folded.find(needle)
-        while at >= 0:
-            yield starts[at], ends[at + len(needle) - 1], needle
-            at = folded.find(needle, at + 1)
+def find(text: str, needles: Collection[str]) -> Iterator[tuple[int, int, str]]:
+    """Yield start, end and needle of each place of a text that folds to a needle.
+
+    The text is also searched with white space removed only, because a character before the secret
+    may look like the beginning of an escape.
+    """
+    for units in (_UNIT, _SPACE):
+        folded = units.sub(_decoded, text)
+        present = [needle for needle in needles if needle in folded]
+        starts, ends = _places(text, units) if present else ([], [])
+        for needle in present:
+            at = folded.find(needle)
+            while at >= 0:
+                yield starts[at], ends[at + len(needle) - 1], needle
+                at = folded.find(needle, at + 1)
 
 
-def _places(text: str) -> tuple[list[int], list[int]]:
+def _places(text: str, units: re.Pattern[str]) -> tuple[list[int], list[int]]:
     """Return start and end in the text of each character of the folded text."""
     starts: list[int] = []
     ends: list[int] = []
     at = 0
-    for match in _UNIT.finditer(text):
+    for match in units.finditer(text):
         starts += range(at, match.start())
         ends += range(at + 1, match.start() + 1)
         size = len(_decoded(match))
@@ -99,7 +103,9 @@ def _places(text: str) -> tuple[list[int], list[int]]:
 
 def needles_of(value: str) -> set[str]:
     """Return the folded forms in which a secret may appear, without forms that are too short."""
-    return {form for form in map(fold, spellings_of(value)) if len(form) >= LEAST_NEEDLE}
+    spellings = spellings_of(value)
+    forms = {fold(text) for text in spellings} | {_SPACE.sub("", text) for text in spellings}
+    return {form for form in forms if len(form) >= LEAST_NEEDLE}
 
 
 def spellings_of(value: str) -> set[str]:
