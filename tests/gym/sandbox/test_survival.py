@@ -328,3 +328,13 @@ def test_a_call_after_the_end_of_the_process_is_no_failure_of_the_box():
         call(session, "shell", command="true")
     assert finish(session) == {}
     sandbox.close()
+
+
+def test_a_process_id_inside_a_local_box_names_no_process_of_the_machine():
+    sandbox = opened(("local", "fork"))
+    if "no file or network isolation" in sandbox.label:
+        pytest.skip("NOT TESTED: the kernel gives this box no process ids of its own")
+    session = sandbox.open(seed=7, timeout_seconds=60)
+    inside = int(shell(session, "echo $$"))
+    assert inside > max(int(path.name) for path in Path("/proc").glob("[1-9]*"))
+    sandbox.close()
