@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from envgym.text import clean
+
 EXIT_CODES = {
     0: "The command succeeded.",
     1: "The command failed: a check, or too many void episodes.",
@@ -97,6 +99,7 @@ class WorldFailure(EnvgymError):
         box: BoxState = "alive",
         neighbours: Neighbours = "none",
     ):
+        message = clean(message)
         super().__init__(f"{kind} in {stage}: {message}")
         self.kind = kind
         self.message = message

@@ -21,6 +21,7 @@ from envgym.sandbox import RowChanges, Session, ToolResult, Verification
 from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
+from envgym.text import clean
 from envgym.tool_sandbox import can_hide_writes
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import (
@@ -85,6 +86,7 @@ class ToolEpisode:
         Raises:
             WorldFailure: If the environment fails.
         """
+        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
         self.answers.append(action)

@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
+from envgym.rewards.state_names import check_names
 from envgym.rewards.table_columns import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
 from envgym.sandbox.agent.work_folder import TABLE as FILES
@@ -96,8 +97,10 @@ def read_primary_keys(spec: EnvSpec, schema_sql: str) -> Keys:
     """Return the primary keys of all tables: of the schema, of MCP servers' dumps and of files.
 
     Raises:
-        SpecError: If two of these have a table with the same name.
+        SpecError: If two of these have a table with the same name, or if the YAML names a table or
+            column that does not exist.
     """
+    check_names(spec, schema_sql)
     keys = primary_keys(schema_sql)
     dumps = [source.mcp.keys for source in spec.tools if isinstance(source, McpTools)]
     for more in [*dumps, *([{FILES: ("path",)}] if spec.state.files else [])]:

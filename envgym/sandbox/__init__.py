@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from envgym.sandbox.statistics import Statistics
+from envgym.text import clean
 
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
@@ -90,6 +91,9 @@ class ToolResult:
     is_late: bool = False
     """Whether the call was stopped at its time limit. It then has a fault."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean(self.text))
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
@@ -102,6 +106,9 @@ class Verification:
     """
     output: str
     """End of the command's output, or the reason why there is no exit code."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", clean(self.output))
 
     @property
     def passed(self) -> bool:

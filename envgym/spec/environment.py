@@ -224,7 +224,11 @@ class EnvSpec(Block):
 
 
 def load_spec(
-    name: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None
+    name: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    profile: str | None = None,
+    settings: Path | None = None,
 ) -> EnvSpec:
     """Load and validate an environment's YAML file.
 
@@ -233,6 +237,7 @@ def load_spec(
         overrides: `key.sub=value` settings that override the file and the profile.
         profile: Name of a set of settings in `train.profiles`, such as `cpu`, that overrides
             `train:`.
+        settings: File with the settings of a run, which replace those of the environment's file.
 
     Returns:
         The definition, with `path` set to the file.
@@ -244,7 +249,7 @@ def load_spec(
     4
     """
     path = find_env(name)
-    data, where = read_yaml(path)
+    data, where = read_yaml(settings or path)
     short_forms = _short_forms()
     write_out_short_forms(data, where, short_forms, at=("train",))
     overrides = list(overrides)
