@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from envgym.errors import WorldFailure
-from envgym.sandbox.agent.judge import TABLE
+from envgym.sandbox.agent.fork.judge import TABLE
 from envgym.sandbox.backends import open_sandbox
 from tests.fakes import ROOT
 from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, LOCAL, call, failure_of, options
