@@ -57,7 +57,6 @@ EXCEPTIONS: dict[str, set[str]] = {
     "files that import each other": set(),
     "long files": {
         "envgym/rewards/scoring/hacking_signals.py",
-        "envgym/sandbox/agent/fork_server.py",
         "envs/crm/world.py",
         "tests/fakes/apps/hostile/tools.py",
         "tests/gym/dialects/test_dialects.py",

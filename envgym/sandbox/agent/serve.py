@@ -21,7 +21,7 @@ from .cleaning import adopt_orphans, end_strays, usage
 from .describe import describe_tool
 from .errors import AppError, BoxError
 from .file_tree import fresh_folder
-from .fork_server import ForkServer
+from .fork.fork_server import ForkServer
 from .namespaces import Limits
 from .private_box import PrivateBox, isolate
 from .protocol import Request, Wire, answer, attempt, no_session, take_stdio
