@@ -69,7 +69,12 @@ class Episode:
     """Number of answers, an unfinished last one included."""
     tool_calls: int = 0
     tool_errors: int = 0
-    """Number of rejected calls: unknown tool, invalid argument, or an error raised by the tool."""
+    """Number of rejected calls: unknown tool, invalid argument, refused by the tool, or not made
+    because of a limit."""
+    tool_failures: int = 0
+    """Number of calls in which a tool failed. They are neither mistakes of the model nor void."""
+    tool_faults: tuple[str, ...] = ()
+    """Different failures of tools, each with file and line, for the author of the tools."""
     turn_rewards: tuple[float, ...] = ()
     """Reward that `step` returned at each turn. They sum to `reward`, unless the episode was
     aborted before its first answer. Often 0 until the last turn."""
@@ -88,7 +93,8 @@ class Episode:
     start_hash: str = ""
     """Hash of the state at reset; equal for all members of a group."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time in seconds by place: `policy`, `env`."""
+    """Wall time in seconds by place: `policy`, `env`, and `lost`, the part of `env` that was spent
+    outside of tools."""
     failure: Failure | None = None
     """Failure of the environment, which makes the episode void."""
     retried_failure: Failure | None = None
@@ -151,7 +157,7 @@ class Episode:
         values = {name: value for name, value in plain.items() if name in names}
         values["messages"] = tuple(Message.from_dict(message) for message in values["messages"])
         values["tokens"] = _trace(values["tokens"])
-        for name in ("turn_rewards", "turn_invalid_calls", "turn_stops"):
+        for name in ("turn_rewards", "turn_invalid_calls", "turn_stops", "tool_faults"):
             values[name] = tuple(values.get(name, ()))
         values["reward_terms"] = {
             name: Term(**term | {"by_turn": tuple(term["by_turn"])})

@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium
 
+from envgym.env import ToolEnv
 from envgym.episode import Episode
 from envgym.errors import EnvgymError, WorldFailure
 from envgym.failures import FailureLimit
@@ -109,8 +110,13 @@ def _play(
         if failure := info.get("failure"):
             raise WorldFailure(failure["kind"], failure["message"], stage=failure["stage"])
         if terminated or truncated:
+            if isinstance(own, ToolEnv):
+                record.seconds["lost"] = own.seconds_lost
             default = "terminated" if terminated else "truncated"
             reason = info.get("stop_reason", default)
+            # Only the policy knows that a token limit cut the answer that ended the episode.
+            if completion.stop_reason == "length" and reason in ("answered", "terminated"):
+                reason = "length"
             return record.ended(reason, terminated=terminated, truncated=truncated, info=info)
         record.call_policy(dialogue.observe, record.answers)
 

@@ -139,6 +139,8 @@ class EpisodeRecorder:
             truncated=truncated,
             tool_calls=info.get("tool_calls", 0),
             tool_errors=info.get("tool_errors", 0),
+            tool_failures=info.get("tool_failures", 0),
+            tool_faults=tuple(info.get("tool_faults", ())),
         )
 
     def void(self, failure: WorldFailure, task: str | None) -> Episode:

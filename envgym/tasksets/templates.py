@@ -158,7 +158,9 @@ class TemplateTaskSet:
             rows = self.files(seed)
             files = {row["path"]: row["text"] for row in rows if row["kind"] == "file"}
             modes = {row["path"]: row["mode"] for row in rows}
-            return template.make(Draw(task_id, template, split, seed, rng, db, files, modes))
+            task = template.make(Draw(task_id, template, split, seed, rng, db, files, modes))
+            _check_criterion(task, self.spec)
+            return task
         finally:
             db.close()
 
@@ -210,6 +212,18 @@ class TemplateTaskSet:
                 f"{', '.join(self.templates[name].splits)} only"
             )
         return split, name, int(index)  # type: ignore[return-value]
+
+
+def _check_criterion(task: Task, spec: EnvSpec) -> None:
+    """Raise SpecError if a task has a solution that its own reward can never accept."""
+    has_criterion = task.changes or task.facts or task.unchanged
+    judge = spec.reward.get(spec.success)
+    if task.has_solution and not has_criterion and judge and judge.source == "state_match":
+        raise SpecError(
+            f"task '{task.id}': has neither changes nor facts, so state_match can never be 1. Give "
+            "changes=[...] or facts=[...]. If no row may change, give changes=NOTHING: the calls "
+            "of the oracle are then required"
+        )
 
 
 def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from envgym.env import ToolWorld
 from envgym.errors import EnvgymError
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
-from envgym.rewards.state_diff import same_value
+from envgym.rewards.state_names import tables_in, unmatched
+from envgym.rewards.table_columns import RESERVED_KEYS
 from envgym.tasks import ANY, SPLITS, Task
+from envgym.values import fold
 
 TRAIN_TASKS = 100
 """Default number of training tasks to check; their number is unlimited."""
@@ -40,11 +43,23 @@ def draw_tasks(
                 tasks[split].append(task)
             offenders += [problem] if problem else []
     total = sum(map(len, tasks.values()))
+    offenders += _unknown_names(world, tasks["val"])
     return tasks, check_result(
         "task_declaration_accuracy",
         offenders,
         f"{total} tasks drawn, each valid and equal when drawn again",
     )
+
+
+def _unknown_names(world: ToolWorld, tasks: list[Task]) -> list[str]:
+    """Return the patterns of `state:` that match no table or column of the first task.
+
+    Loading cannot find these if an MCP server defines the tables.
+    """
+    if not tasks:
+        return []
+    with contextlib.closing(world.tasks.tables(tasks[0].seed)) as db:
+        return list(unmatched(world.spec, dict(world.keys) | tables_in(db)))
 
 
 def _count(size: int | None, wanted: int | None) -> int:
@@ -63,7 +78,8 @@ def _undeclared(world: ToolWorld, task: Task, again: Task) -> str:
     offered = world.tools_of(task)
     if missing := [call.name for call in task.oracle if call.name not in offered]:
         return f"{task.id}: its oracle calls {missing[0]}, which the task does not offer"
-    if unknown := [change.table for change in task.changes if change.table not in world.keys]:
+    known = world.keys.keys() | RESERVED_KEYS.keys()
+    if unknown := [change.table for change in task.changes if change.table not in known]:
         return f"{task.id}: expects a change in '{unknown[0]}', which is not a table"
     if not task.prompt.strip():
         return f"{task.id}: has an empty prompt"
@@ -125,7 +141,7 @@ def _leaked(world: ToolWorld, task: Task) -> list[str]:
         for value in dict.fromkeys(_solution(task))
         if _stands_in(value, opening)
         and not _stands_in(value, task.prompt)
-        and not any(same_value(value, str(choice)) for choice in choices)
+        and not any(fold(value) == fold(str(choice)) for choice in choices)
     ]
 
 

@@ -10,10 +10,12 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+import yaml
 from rich.console import Console
 
 from envgym.commands import main
-from envgym.errors import UsageError
+from envgym.errors import SpecError, UsageError
+from envgym.spec.yaml_file import apply_overrides, read_yaml
 from envgym.terms import PENALTY
 from envgym_trainer.algorithms import attribution as breakdown
 from envgym_trainer.commands.explain import print_episode, print_overview, shortened, summed
@@ -54,6 +56,11 @@ def finished(tmp_path_factory):
         "train.reward_weights={mode: spread, rate: 0.5}",
     ]
     return run(root / "runs" / "shop", *settings, env=str(write_shop(root)))[1]
+
+
+def shown(folder, name):
+    """Explain an episode with the descriptions in the files of the environment."""
+    return explain(folder, name, env=folder.facts()["env"])
 
 
 @pytest.fixture
@@ -124,7 +131,7 @@ def test_json_is_the_record_to_the_last_bit(finished):
 
 
 def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
-    found = {part.name: part for part in explain(finished, "4:1").parts}
+    found = {part.name: part for part in shown(finished, "4:1").parts}
     long = found["long"]
     polite = found["polite"]
     assert long.rule == "1 for the episode with the longest last message of its group."
@@ -140,7 +147,7 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
         "running",
         tuple(1.0 for _ in found["turn"].by_turn),
     )
-    text = printed(explain(finished, "4:1"))
+    text = printed(shown(finished, "4:1"))
     assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at GRPO step 1" in text
     assert f"weight {long.weight:.4g} from train.reward_weights; 1 in the settings" in text
     assert (
@@ -154,7 +161,7 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
 
 def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
     episode = recorded(finished, "4:2")
-    found = {part.name: part for part in explain(finished, "4:2").parts}["long"]
+    found = {part.name: part for part in shown(finished, "4:2").parts}["long"]
     names = [vote["episode"] for vote in found.siblings]
     assert "4:2" in names
     assert all(recorded(finished, name).task_id == episode.task_id for name in names)
@@ -167,7 +174,7 @@ def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
             == [message for message in sibling.messages if message.role == "assistant"][-1].content
         )
     assert {vote["raw"] for vote in found.siblings} == {0.0, 1.0}
-    assert re.search(r"^  > +4:2 ", printed(explain(finished, "4:2")), flags=re.MULTILINE)
+    assert re.search(r"^  > +4:2 ", printed(shown(finished, "4:2")), flags=re.MULTILINE)
 
 
 def test_without_an_episode_those_of_the_last_step_are_listed(finished):
@@ -263,22 +270,128 @@ def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
     assert {each.largest for each in overview(folder)} == {None}
 
 
-def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):
-    folder.write_facts(folder.facts() | {"env": "/gone/shop.yaml"})
-    gone = explain(folder, "4:1")
-    long = {part.name: part for part in gone.parts}["long"]
+def test_without_the_environment_the_record_alone_is_shown(folder):
+    alone = explain(folder, "4:1")
+    long = {part.name: part for part in alone.parts}["long"]
     assert (long.rule, long.source) == ("", "parts.py:longest")
     assert long.contribution == recorded(folder, "4:1").reward_terms["long"].contribution
-    assert {part.name: part for part in gone.parts}["solved"].rule  # it ships with envgym
-    assert any(
-        "No description of part 'long'" in note and "Restore the environment's files" in note
-        for note in gone.notes
-    )
+    assert {part.name: part for part in alone.parts}["solved"].rule  # it ships with envgym
+    (note,) = alone.notes
+    assert "No description of wordy (rewards.py:wordy), words (parts.py:words), long" in note
+    assert "--env ENV.yaml" in note
     folder.config_file.write_text("id: [\n")
     bare = explain(folder, "4:1")
-    assert bare.reward == gone.reward
+    assert bare.reward == alone.reward
     assert {part.source for part in bare.parts} == {None}
     assert "only recorded numbers are shown" in printed(bare)
+
+
+def test_an_environment_that_does_not_have_a_part_any_more_is_told(folder, tmp_path):
+    (tmp_path / "new").mkdir()
+    write_shop(tmp_path / "new")
+    env = tmp_path / "new" / "shop.yaml"
+    (note,) = explain(folder, "4:1", env=str(env)).notes
+    assert "long (parts.py:longest)" in note
+    assert f"not found in the files of {env}" in note
+    with pytest.raises(SpecError, match=r"gone\.yaml: no such file"):
+        explain(folder, "4:1", env="gone.yaml")
+
+
+def test_a_step_is_explained_by_the_settings_that_it_had(folder):
+    assert {part.name: part for part in explain(folder, "4:1").parts}[
+        "turn"
+    ].weight_of_config == 0.1
+    folder.add_change(3, ["reward.turn.weight=0.7"])
+    assert {p.name: p for p in explain(folder, "3:1").parts}["turn"].weight_of_config == 0.1
+    assert {p.name: p for p in explain(folder, "4:1").parts}["turn"].weight_of_config == 0.7
+
+
+MARKS = """
+from pathlib import Path
+
+Path({marker!r}).write_text("code was run")
+
+def act(*arguments, **options):
+    '''Innocent.'''
+    return 1.0
+
+Act = act
+"""
+HOSTILE = {
+    "a part in the run folder": "reward.long={from: evil.py:act}",
+    "a part by its absolute path": "reward.long={from: FOLDER/evil.py:act}",
+    "a part above the folder": "reward.long={from: ../run/evil.py:act}",
+    "a part in a module": "reward.long={from: evil:act}",
+    "a part in a package": "reward.long={from: pack.inner:act}",
+    "options of a part": "reward.long={from: evil.py:act, options: {x: !!str evil.py:act}}",
+    "a dialect": "prompt.dialects=[FOLDER/evil.py:Act]",
+    "tasks": "tasks.from=evil.py",
+    "tools": "tools=[evil.py]",
+    "state": "state.seed=evil.py:act",
+    "a sandbox": "sandbox.backend=evil.py:Act",
+    "a foreign environment": "gym=evil:Act",
+    "a loss": "train.algorithm.loss.name=FOLDER/evil.py:act",
+    "an advantage": "train.algorithm.advantage.name=FOLDER/evil.py:act",
+    "a plan": "train.plan.name=FOLDER/evil.py:Act",
+    "an engine": "train.engine.name=FOLDER/evil.py:Act",
+}
+
+
+@pytest.fixture
+def hostile(folder, tmp_path, monkeypatch):
+    """Put code that leaves a mark into a run folder; return the folder and the path of the mark."""
+    marker = tmp_path / "marker"
+    code = MARKS.format(marker=str(marker))
+    (folder.path / "evil.py").write_text(code)
+    (folder.path / "pack").mkdir()
+    (folder.path / "pack" / "__init__.py").write_text(code)
+    (folder.path / "pack" / "inner.py").write_text(code)
+    (folder.path / "shop.yaml").write_text(folder.config_file.read_text())
+    facts = folder.facts() | {"env": str(folder.path / "shop.yaml")}
+    folder.facts_file.write_text(json.dumps(facts))
+    monkeypatch.chdir(folder.path)
+    monkeypatch.syspath_prepend(str(folder.path))
+    return folder, marker
+
+
+def with_setting(folder, setting):
+    """Put a setting into `config.yaml`, without the checks of an environment."""
+    data, where = read_yaml(folder.config_file)
+    apply_overrides(data, where, [setting.replace("FOLDER", str(folder.path))])
+    folder.config_file.write_text(yaml.safe_dump(data))
+
+
+@pytest.mark.parametrize("setting", HOSTILE.values(), ids=HOSTILE)
+def test_looking_at_a_foreign_run_executes_nothing_of_it(hostile, setting, command):
+    folder, marker = hostile
+    with_setting(folder, setting)
+    for words in ([], ["4:1"], ["4:1", "--json"]):
+        code, _, error = command(folder.path, *words)
+        assert (code, error) == (0, "")
+    assert not marker.exists()
+    assert not {"evil", "pack", "pack.inner"} & sys.modules.keys()
+
+
+@pytest.mark.parametrize(
+    "source", ["evil.py:act", "pack/inner.py:act", "evil:act", "pack.inner:act"]
+)
+def test_even_the_files_of_a_named_environment_are_read_and_not_executed(hostile, source):
+    folder, marker = hostile
+    with_setting(folder, f"reward.long={{from: {source}}}")
+    found = explain(folder, "4:1", env=str(folder.path / "shop.yaml"))
+    assert {part.name: part for part in found.parts}["long"].rule == "Innocent."
+    assert not marker.exists()
+
+
+def test_a_change_of_settings_in_a_foreign_run_executes_nothing(hostile, command):
+    folder, marker = hostile
+    folder.add_change(0, [f"prompt.dialects=[{folder.path}/evil.py:Act]"])
+    assert command(folder.path, "4:1")[0] == 0
+    folder.changes_file.write_text('{"step": 1}\n[1]\n')
+    code, out, _ = command(folder.path, "4:1")
+    assert code == 0
+    assert "only recorded numbers are shown" in out
+    assert not marker.exists()
 
 
 def test_a_void_episode_says_how_the_world_broke(folder):
@@ -299,7 +412,7 @@ def test_a_void_episode_says_how_the_world_broke(folder):
 
 
 def test_a_foreign_environment_has_its_reward_as_the_only_part(folder):
-    folder.write_config(
+    folder.config_file.write_text(
         folder.config_file.read_text().replace("gym: null", "gym: tests.fakes.echo_env:Echo-v0")
     )
     change(

@@ -77,8 +77,7 @@ class RunLogger:
         self.tensorboard.flush()
 
     def config(self, text: str) -> None:
-        """Write `config.yaml` now, and the same text to TensorBoard with the first metric."""
-        self.folder.write_config(text)
+        """Write the settings to TensorBoard with the first metric."""
         self._texts["config"] = f"```yaml\n{text}\n```"
 
     def seconds(self) -> float:

@@ -138,6 +138,8 @@ def _evaluated_episodes(trainer: Trainer) -> int:
     count = base + len(ids) * (2 if config.warm_start.episodes else 1)
     if options.validate_every_steps:
         count += options.validation_tasks * (config.steps // options.validate_every_steps)
+        if config.output.adapter == "best":  # the base model and the warm start
+            count += options.validation_tasks * (2 if config.warm_start.episodes else 1)
     return count
 
 

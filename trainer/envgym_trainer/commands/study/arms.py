@@ -28,7 +28,9 @@ from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.config.presets import preset_names
 from envgym_trainer.files import atomic_folder, write_atomic
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, resolved_yaml, run_training
+from envgym_trainer.run.lock import LOCK
+from envgym_trainer.training.launch import resolve, run_training
+from envgym_trainer.training.own_settings import resolved_yaml
 
 RESULT = "outcomes.json"
 WARM_RUN = "sft"
@@ -206,7 +208,7 @@ class Study:
             if arm.after and not path.exists():
                 _branch(self.out / f"{arm.after}-seed{seed}", path, resolved_yaml(spec, config))
             begun = RunFolder(path).latest_checkpoint() is not None
-            folder = RunFolder.open(path) if begun else _fresh(path)
+            folder = RunFolder.open(path) if begun else _fresh(path, console)
             outcomes = run_training(spec, config, folder, console=console, resume=begun)
             write_atomic(
                 path / RESULT,
@@ -223,10 +225,11 @@ class Study:
         return [*self.settings, *arm.settings, f"train.seed={seed}"]
 
 
-def _fresh(path: Path) -> RunFolder:
+def _fresh(path: Path, console: Console) -> RunFolder:
     # A run without a checkpoint cannot be resumed, so it starts again.
     if (path / "config.yaml").is_file():
-        shutil.rmtree(path)
+        with RunFolder.open(path).locked(console.print):
+            shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)
 
@@ -238,7 +241,7 @@ def _branch(source: Path, path: Path, config: str) -> None:
             source,
             folder,
             dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("adapter", RESULT, ".*"),
+            ignore=shutil.ignore_patterns("adapter", "config.yaml", LOCK, RESULT, ".*"),
         )
         RunFolder(folder).write_config(config)
 
