@@ -33,6 +33,7 @@ from envgym.spec.yaml_file import (
     validate,
     write_out_short_forms,
 )
+from envgym.values import FLOAT_TOLERANCE
 
 
 class PromptSpec(Block):
@@ -76,6 +77,13 @@ class StateSpec(Block):
     """Seconds by which the clock advances at each tool call."""
     volatile: tuple[str, ...] = ()
     """`table.column` patterns that comparisons ignore, such as `*.updated_at`."""
+    free_text: tuple[str, ...] = ()
+    """`table.column` patterns of free text, such as `notes.text`. It meets an expected text without
+    regard to case and white space. All other text compares exactly, and so do keys, foreign keys
+    and files."""
+    float_tolerance: float = Field(default=FLOAT_TOLERANCE, ge=0, lt=1)
+    """Relative tolerance with which a float meets an expected number. Two whole numbers always
+    compare exactly."""
     allow: tuple[str, ...] = ()
     """Tables (patterns) in which unexpected changes are allowed, such as `audit_log`."""
     forbid: tuple[str, ...] = ()
