@@ -14,15 +14,13 @@ from rich.console import Console
 
 from envgym.commands import main
 from envgym.errors import UsageError
-from envgym.terms import PENALTY
-from envgym_trainer.algorithms import attribution as breakdown
-from envgym_trainer.commands.explain import print_episode, print_overview, shortened, summed
+from envgym_trainer.commands.explain import print_episode, print_overview
 from envgym_trainer.run.explain import OTHERS, Explanation, explain, overview, plain
 from envgym_trainer.run.folder import RunFolder
 from tests.fakes.shop_env import write as write_shop
 from tests.trainer.learner.test_mismatch_run import SETTINGS, WORDY
-from tests.trainer.rollout.test_group_scorer import PARTS
-from tests.trainer.training.test_train import run
+from tests.trainer.rollout.scored_groups import PARTS
+from tests.trainer.training.runs import run
 
 MORE = """
 def turn(evidence):
@@ -327,26 +325,6 @@ def test_what_changes_the_advantage_only_has_no_contribution(folder):
     found = {part.name: part for part in explain(folder, "4:1").parts}["overlong"]
     assert (found.contribution, found.weight, found.advantage) == (None, None, -0.5)
     assert cells(printed(explain(folder, "4:1")))["overlong"][-2:] == ["-", "-0.5000"]
-
-
-def test_every_name_beside_the_parts_has_its_rule():
-    assert set(OTHERS) == {
-        PENALTY,
-        breakdown.REST,
-        breakdown.REWARD,
-        breakdown.OVERLONG,
-        breakdown.MISTAKES,
-    }
-
-
-def test_thirds_are_printed_so_that_they_make_a_whole():
-    assert summed([1 / 3] * 3) == ["0.3334", "0.3333", "0.3333", "1.0000"]
-    assert summed([-0.25, None, 0.75], sign=True) == ["-0.2500", "-", "+0.7500", "+0.5000"]
-    assert summed([None]) == ["-", "-"]
-
-
-def test_long_words_keep_their_end():
-    assert shortened("so\n the answer is 42", limit=9) == "...wer is 42"
 
 
 def test_an_episode_fits_a_terminal_of_eighty_columns(finished):
