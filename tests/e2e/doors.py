@@ -55,8 +55,6 @@ EXCEPTIONS: dict[str, set[str]] = {
     "long files": {
         "envgym/sandbox/agent/fork_server.py",
         "tests/fakes/apps/hostile/tools.py",
-        "tests/gym/evaluation/test_checks.py",
-        "tests/gym/rewards/test_judge.py",
         "tests/gym/sandbox/test_agent.py",
         "tests/gym/sandbox/test_container_engine.py",
         "tests/gym/sandbox/test_isolation.py",
