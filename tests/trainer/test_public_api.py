@@ -29,6 +29,7 @@ PUBLIC = {
     "TrainingPlan",
     "UpdateSettings",
     "advantage",
+    "attach_lora",
     "load_model",
     "loss",
     "open_engine",
