@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         EnvgymError,
         PrerequisiteError,
         SpecError,
+        ToolError,
         TooManyFailures,
         UsageError,
         WorldFailure,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from envgym.spec.environment import EnvSpec, load_spec
     from envgym.tasks import (
         ANY,
+        NOTHING,
         SPLITS,
         Change,
         Check,
@@ -67,6 +69,7 @@ _HOMES = {
         "PrerequisiteError",
         "SpecError",
         "TooManyFailures",
+        "ToolError",
         "UsageError",
         "WorldFailure",
     ),
@@ -88,6 +91,7 @@ _HOMES = {
     "envgym.spec.environment": ("EnvSpec", "load_spec"),
     "envgym.tasks": (
         "ANY",
+        "NOTHING",
         "SPLITS",
         "Change",
         "Check",
@@ -106,6 +110,7 @@ _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANY",
+    "NOTHING",
     "SPLITS",
     "App",
     "Block",
@@ -147,6 +152,7 @@ __all__ = [
     "Tool",
     "ToolCall",
     "ToolEnv",
+    "ToolError",
     "ToolResult",
     "UsageError",
     "World",

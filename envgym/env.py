@@ -17,7 +17,9 @@ import gymnasium
 
 from envgym.dialects import usage_example
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
+from envgym.failures import FaultLog
 from envgym.messages import Message
+from envgym.replaying import FailureJudge
 from envgym.rewards.rubric import Rubric
 from envgym.rewards.table_columns import read_columns
 from envgym.sandbox import Sandbox, Session
@@ -28,10 +30,8 @@ from envgym.tasksets.templates import TemplateTaskSet
 from envgym.tool_episode import ToolEpisode
 from envgym.tool_sandbox import open_tool_sandbox, read_primary_keys
 from envgym.tools import Tool, render_compact, to_openai, tools_from, validate
-from envgym.world import AbortReason, FailureInfo, ResetInfo, StepInfo, StepResult
+from envgym.world import AbortReason, ResetInfo, StepResult
 
-OWN_DOING = ("session_ended", "out_of_memory")
-"""Failure kinds that are attributed to the model if the tools execute code that it wrote."""
 RESET_OPTIONS = ("task", "split", "levels", "max_turns", "step")
 
 
@@ -50,7 +50,9 @@ class ToolWorld:
     def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
         self.spec = spec
         self.rubric = Rubric.from_spec(spec)
+        self.faults = FaultLog(spec.id)
         self.sandbox = sandbox or open_tool_sandbox(spec)
+        self.judge = FailureJudge(self.sandbox, spec.sandbox)
         try:
             self._read_tasks(spec)
         except BaseException:
@@ -174,6 +176,11 @@ class ToolEnv(gymnasium.Env[str, str]):
         """Current task, hidden truth included. For oracles and graders only, never for a model."""
         return self._task
 
+    @property
+    def seconds_lost(self) -> float:
+        """Seconds of the current episode that the environment spent outside of tools."""
+        return self._episode.seconds_lost if self._episode else 0.0
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
@@ -240,9 +247,11 @@ class ToolEnv(gymnasium.Env[str, str]):
         """Execute one answer of the model.
 
         An answer without a tool call, or a successful call of a closing tool, terminates the
-        episode. The turn limit, or a lower `max_turns` given to `reset`, truncates it. If the
+        episode; so does a call that makes the session unusable, with the failure reward. The turn
+        limit, the time limit, or a lower `max_turns` given to `reset`, truncates it. If the
         environment itself fails, the step is truncated, `info["failure"]` is set and the reward 0.0
-        must be ignored. A trainer that stops stepping earlier must call `abort`.
+        must be ignored. `causes.py` separates the two. A trainer that stops stepping earlier must
+        call `abort`.
 
         Args:
             action: Text of the answer.
@@ -260,9 +269,10 @@ class ToolEnv(gymnasium.Env[str, str]):
             result = episode.step(action)
         except WorldFailure as failure:
             self._finish()
-            if self.world.spec.sandbox.executes_code and failure.kind in OWN_DOING:
+            again = (episode.task.seed, episode.made, episode.running)
+            if self.world.judge.is_of_model(failure, *again):
                 return _plain(episode.end_by_model(failure))
-            return _plain(("", 0.0, False, True, _void_info(failure)))
+            return _plain(episode.end_by_world(failure))
         if result[2] or result[3]:
             self._finish()
         return _plain(result)
@@ -313,8 +323,10 @@ class ToolEnv(gymnasium.Env[str, str]):
         )
 
     def _finish(self) -> None:
-        """Mark the episode as over and close its session."""
+        """Mark the episode as over, close its session and report failures of tools."""
         self._over = True
+        if self._episode is not None:
+            self.world.faults.report(self._episode.faults)
         # Clear the attribute first, so that a session that fails to close cannot affect the next
         # episode.
         session = self._session
@@ -334,15 +346,6 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._finish()
         if self._owns_world:
             self.world.close()
-
-
-def _void_info(failure: WorldFailure) -> StepInfo:
-    described: FailureInfo = {
-        "kind": failure.kind,
-        "stage": failure.stage,
-        "message": failure.message,
-    }
-    return {"messages": [], "failure": described, "stop_reason": "void"}
 
 
 def _plain(result: StepResult) -> tuple[str, float, bool, bool, dict[str, Any]]:

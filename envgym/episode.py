@@ -15,6 +15,7 @@ from typing import Any
 from envgym.messages import Message
 from envgym.policies import StopReason, TokenTrace
 from envgym.terms import Term
+from envgym.text import clean, to_json
 
 SCHEMA_VERSION = 1
 """Version of the record's fields. It is raised when a field is renamed, removed or changed."""
@@ -27,6 +28,9 @@ class Failure:
     kind: str
     stage: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", clean(self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,12 @@ class Episode:
     """Number of answers, an unfinished last one included."""
     tool_calls: int = 0
     tool_errors: int = 0
-    """Number of rejected calls: unknown tool, invalid argument, or an error raised by the tool."""
+    """Number of rejected calls: unknown tool, invalid argument, refused by the tool, or not made
+    because of a limit."""
+    tool_failures: int = 0
+    """Number of calls in which a tool failed. They are neither mistakes of the model nor void."""
+    tool_faults: tuple[str, ...] = ()
+    """Different failures of tools, each with file and line, for the author of the tools."""
     turn_rewards: tuple[float, ...] = ()
     """Reward that `step` returned at each turn. They sum to `reward`, unless the episode was
     aborted before its first answer. Often 0 until the last turn."""
@@ -84,12 +93,15 @@ class Episode:
     start_hash: str = ""
     """Hash of the state at reset; equal for all members of a group."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time in seconds by place: `policy`, `env`."""
+    """Wall time in seconds by place: `policy`, `env`, and `lost`, the part of `env` that was spent
+    outside of tools."""
     failure: Failure | None = None
     """Failure of the environment, which makes the episode void."""
     retried_failure: Failure | None = None
     """Failure of the first attempt, if this record is the retry with the same task and seed
     (`play_many`)."""
+    policy: str = ""
+    """Name of the policy that played, as in the table of the evaluation; empty if it is unknown."""
 
     @property
     def is_void(self) -> bool:
@@ -123,8 +135,8 @@ class Episode:
         return {"schema_version": SCHEMA_VERSION} | dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """Return the record as one line of `episodes.jsonl`."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+        """Return the record as one line of `episodes.jsonl`: one strict JSON document."""
+        return to_json(self.to_dict())
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Episode:
@@ -145,7 +157,7 @@ class Episode:
         values = {name: value for name, value in plain.items() if name in names}
         values["messages"] = tuple(Message.from_dict(message) for message in values["messages"])
         values["tokens"] = _trace(values["tokens"])
-        for name in ("turn_rewards", "turn_invalid_calls", "turn_stops"):
+        for name in ("turn_rewards", "turn_invalid_calls", "turn_stops", "tool_faults"):
             values[name] = tuple(values.get(name, ()))
         values["reward_terms"] = {
             name: Term(**term | {"by_turn": tuple(term["by_turn"])})

@@ -5,16 +5,19 @@
     ├── PrerequisiteError  something must be installed, started or downloaded first
     ├── UsageError         a command or function was called incorrectly
     ├── TooManyFailures    too many episodes were void
-    └── WorldFailure       the environment failed: lost sandbox, crashed tool, slow host
+    └── WorldFailure       an episode cannot go on: lost sandbox, killed call, failed grader
 
-The CLI prints the first four without a traceback and exits with `exit_code`. `play` turns a
-`WorldFailure` into `Episode.failure`; the episode is void. A mistake of the *model* raises no
-error: it becomes an observation.
+The CLI prints the first four without a traceback and exits with `exit_code`. `causes.py` decides
+whether a `WorldFailure` is the world's, which makes the episode void (`Episode.failure`), or the
+model's. A mistake of the *model* raises no error: it becomes an observation. `ToolError` is for
+tools, which refuse a call by raising it.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
+
+from envgym.text import clean
 
 EXIT_CODES = {
     0: "The command succeeded.",
@@ -27,6 +30,12 @@ EXIT_CODES = {
 
 Stage = Literal["open", "call", "diff", "score", "policy", "step"]
 """Part of an episode in which the environment failed."""
+BoxState = Literal["alive", "lost", "gone"]
+"""State of the box at a failure: `alive` (it answered, or there is no box), `lost` (it ended or was
+silent during the request) or `gone` (it had ended before the request was sent)."""
+Neighbours = Literal["none", "moved", "still"]
+"""Other sessions of the box during a failed request: none had a request, at least one was answered,
+or none of those that had a request was answered."""
 
 
 class EnvgymError(Exception):
@@ -62,28 +71,50 @@ class TooManyFailures(EnvgymError, RuntimeError):
     exit_code = 1
 
 
-class WorldFailure(EnvgymError):
-    """The environment failed, not the model: the episode is void and has no reward.
+class ToolError(Exception):
+    """Refusal of a tool call. Raise it in a tool; the model sees the message as an observation.
 
-    Args:
-        kind: Short machine-readable name, such as `sandbox_lost`, `tool_crashed`, `reward_raised`,
-            `env_raised`, `timeout`.
-        message: Description for people.
-        stage: Part of the episode in which it happened.
+    Boxes without envgym have a class of the same name, so that tools can import it anywhere.
     """
 
-    def __init__(self, kind: str, message: str, *, stage: Stage):
+
+class WorldFailure(EnvgymError):
+    """The environment failed, and the episode cannot go on. `causes.decide` names the cause.
+
+    Args:
+        kind: Short machine-readable name, such as `sandbox_lost`, `session_ended`, `timeout`,
+            `reward_raised`, `env_raised`.
+        message: Description for people.
+        stage: Part of the episode in which it happened.
+        box: State of the box.
+        neighbours: What happened to other sessions of the box at the same time.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        stage: Stage,
+        box: BoxState = "alive",
+        neighbours: Neighbours = "none",
+    ):
+        message = clean(message)
         super().__init__(f"{kind} in {stage}: {message}")
         self.kind = kind
         self.message = message
         self.stage = stage
+        self.box = box
+        self.neighbours = neighbours
 
     def __reduce__(self):  # by default, an exception with keyword arguments cannot be unpickled
-        return _rebuild, (self.kind, self.message, self.stage)
+        return _rebuild, (self.kind, self.message, self.stage, self.box, self.neighbours)
 
 
-def _rebuild(kind: str, message: str, stage: Stage) -> WorldFailure:
-    return WorldFailure(kind, message, stage=stage)
+def _rebuild(
+    kind: str, message: str, stage: Stage, box: BoxState, neighbours: Neighbours
+) -> WorldFailure:
+    return WorldFailure(kind, message, stage=stage, box=box, neighbours=neighbours)
 
 
 def did_you_mean(word: str, options) -> str:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from envgym.dialects import parse
 from envgym.errors import WorldFailure
 from envgym.messages import Message, ToolCall
+from envgym.replaying import MadeCall, Request
 from envgym.rewards.evidence import CallRecord, Evidence
 from envgym.rewards.row_pairs import RowDiff, diff_rows
 from envgym.rewards.rubric import Rubric, Score
 from envgym.rewards.state_diff import compare_changes
 from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
-from envgym.sandbox import RowChanges, Session, Verification
+from envgym.sandbox import RowChanges, Session, ToolResult, Verification
 from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
+from envgym.text import clean
+from envgym.tool_sandbox import can_hide_writes
 from envgym.tools import Tool, unknown_tool, validate
-from envgym.world import ABORT_STOPS, AbortReason, EpisodeStop, StepInfo, StepResult
+from envgym.world import (
+    ABORT_STOPS,
+    AbortReason,
+    EpisodeStop,
+    FailureInfo,
+    StepInfo,
+    StepResult,
+)
 
 
 @dataclass
@@ -59,8 +69,15 @@ class ToolEpisode:
     """Forbidden tables that a call wrote to, even if it was undone later."""
     turns: int = 0
     started: float = field(default_factory=time.monotonic)
+    made: list[Request] = field(default_factory=list)
+    """Requests that changed the session, in order; a replay repeats them."""
+    running: Request | None = None
+    """Request that is sent now, or that failed."""
+    seconds_lost: float = 0.0
+    """Seconds that the environment spent outside of tools."""
 
     def __post_init__(self) -> None:
+        self._not_made = 0
         self._rewards = TurnRewards(self.rubric, self._evidence, step=self.training_step)
 
     def step(self, action: str) -> StepResult:
@@ -69,10 +86,12 @@ class ToolEpisode:
         Raises:
             WorldFailure: If the environment fails.
         """
-        self._check_time()
+        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
         self.answers.append(action)
+        if self._is_over_time():
+            return self._end("timeout", "", "", [])
         parsed = parse(action, self.spec.prompt.dialects, known=self.tools)
         self.dialects[parsed.mode] = self.dialects.get(parsed.mode, 0) + 1
         if parsed.mode == "none":
@@ -103,7 +122,7 @@ class ToolEpisode:
         return "", reward, False, True, info
 
     def end_by_model(self, failure: WorldFailure) -> StepResult:
-        """Return the final step after the model's code terminated the session.
+        """Return the final step after the model has made its session unusable.
 
         The episode counts as failed, not as void: otherwise a model could discard bad episodes by
         crashing the sandbox.
@@ -111,23 +130,55 @@ class ToolEpisode:
         reward, score = self._rewards.fail()
         info = self._failed_info("sandbox_ended", score)
         info["invalid_calls"] = self._invalid_calls("") + 1
-        info["tool_calls"] = len(self.calls) + 1
+        if failure.stage == "call":
+            info["tool_calls"] = len(self.calls) + 1
         info["tool_errors"] = info.get("tool_errors", 0) + 1
         return f"error: {failure.message}", reward, True, False, info
 
-    def _check_time(self) -> None:
+    def end_by_world(self, failure: WorldFailure) -> StepResult:
+        """Return the final step of an episode that is void."""
+        described: FailureInfo = {
+            "kind": failure.kind,
+            "stage": failure.stage,
+            "message": failure.message,
+        }
+        info: StepInfo = {"messages": [], "failure": described, "stop_reason": "void"}
+        return "", 0.0, False, True, info | self._counts()
+
+    @property
+    def faults(self) -> list[str]:
+        """Different failures of tools, each with file and line."""
+        return list(dict.fromkeys(record.fault for record in self.calls if record.fault))
+
+    def _is_over_time(self) -> bool:
+        """Return whether the time limit of the episode is over, without the world's own time."""
         limit = self.spec.episode.timeout_seconds
-        if limit and time.monotonic() - self.started > limit:
-            raise WorldFailure("timeout", f"the episode took more than {limit:g} s", stage="step")
+        spent = time.monotonic() - self.started - self.seconds_lost
+        return limit is not None and spent > limit
 
     def _make(self, calls: tuple[ToolCall, ...]) -> list[Message]:
-        """Make the calls of one answer, up to the limit, and return a message for each."""
+        """Make the calls of one answer, up to the limit, and return a message for each.
+
+        No call is made after a closing one. A call that is not made counts as rejected.
+        """
         limit = self.spec.episode.max_calls_per_turn
-        replies = [self._call(call) for call in calls[:limit]]
-        if dropped := len(calls) - len(replies):
-            text = f"error: {dropped} calls were not made; at most {limit} in one turn"
+        replies: list[Message] = []
+        why = f"at most {limit} in one turn"
+        for call in calls[:limit]:
+            replies.append(self._call(call))
+            if self._is_closed():
+                why = f"'{call.name}' ended the episode"
+                break
+        if dropped := calls[len(replies) :]:
+            text = f"error: {len(dropped)} calls were not made; {why}"
+            self.calls += [CallRecord(self.turns, call, False, text) for call in dropped]
+            self._not_made += len(dropped)
             replies.append(Message("tool", text))
         return replies
+
+    def _is_closed(self) -> bool:
+        closing = self.spec.episode.closing_tools
+        return any(record.ok and record.call.name in closing for record in self.calls)
 
     def _call(self, call: ToolCall) -> Message:
         tool = self.tools.get(call.name)
@@ -135,31 +186,39 @@ class ToolEpisode:
             return self._reply(call, False, f"error: {unknown_tool(call.name, self.tools)}")
         if problems := validate(tool, call.arguments):
             return self._reply(call, False, f"error: {'; '.join(problems)}")
-        state = self.spec.state
-        now = state.clock_start + timedelta(seconds=state.clock_step_seconds * len(self.calls))
-        result = self.session.call(
-            call.name,
-            call.arguments,
-            now=now.isoformat(),
-            timeout_seconds=self.spec.episode.tool_timeout_seconds,
-        )
+        result = self._send(call)
         self.written.update(result.writes)
-        if state.forbid and self._can_hide_writes():
+        if self.spec.state.forbid and can_hide_writes(self.spec):
             self.written.update(row.table for row in self._changed_rows())
         text = result.text if result.ok else f"error: {result.text}"
-        return self._reply(call, result.ok, text, result.seconds)
+        return self._reply(call, result.ok, text, result.seconds, result.fault)
 
-    def _reply(self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0) -> Message:
+    def _send(self, call: ToolCall) -> ToolResult:
+        """Send a call to the session and return its result."""
+        state = self.spec.state
+        tick = len(self.calls) - self._not_made
+        now = state.clock_start + timedelta(seconds=state.clock_step_seconds * tick)
+        self.running = MadeCall(
+            call.name, call.arguments, now.isoformat(), self.spec.episode.tool_timeout_seconds
+        )
+        started = time.monotonic()
+        result = self.running.send(self.session)
+        self.seconds_lost += max(0.0, time.monotonic() - started - result.seconds)
+        self.made.append(self.running)
+        return result
+
+    def _reply(
+        self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0, fault: str = ""
+    ) -> Message:
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
-        self.calls.append(CallRecord(self.turns, call, ok, text, seconds))
+        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, fault))
         return Message("tool", text, name=call.name)
 
     def _stop_after_calls(self) -> EpisodeStop | None:
         """Return the reason to end the episode after the calls of an answer, or None."""
-        closing = self.spec.episode.closing_tools
-        if any(record.ok and record.call.name in closing for record in self.calls):
+        if self._is_closed():
             return "closed"
         if self.turns >= self.turn_limit:
             return "max_turns"
@@ -167,17 +226,13 @@ class ToolEpisode:
 
     def _invalid_calls(self, dialect: str) -> int:
         """Return the number of invalid or rejected calls of the current turn."""
-        rejected = sum(record.turn == self.turns and not record.ok for record in self.calls)
+        rejected = sum(record.turn == self.turns and record.is_rejected for record in self.calls)
         return rejected + (dialect == "invalid")
 
     def _end(
         self, reason: EpisodeStop, final: str, dialect: str, replies: list[Message]
     ) -> StepResult:
-        timeout = self.spec.episode.tool_timeout_seconds
-        keep_files = self.task.check is not None
-        # The state diff and the hidden test judge one state, which no process can change any more.
-        changes = self.session.finish(timeout_seconds=timeout, keep_files=keep_files)
-        evidence = self._evidence(final, changes)
+        evidence = self._evidence(final, self._final_changes())
         verification = self._verify()
         evidence = replace(evidence, verification=verification)
         reward, score = self._rewards.end(evidence)
@@ -195,11 +250,27 @@ class ToolEpisode:
             "state_diff": diff,
             "verification": verification
             and {"exit_code": verification.exit_code, "output": verification.output},
-            "tool_calls": len(self.calls),
-            "tool_errors": self._rejected(),
+            **self._counts(),
         }
-        truncated = reason in ("max_turns", "horizon")
+        truncated = reason in ("max_turns", "horizon", "timeout")
         return _joined(replies), reward, not truncated, truncated, info
+
+    def _final_changes(self) -> RowChanges:
+        """End the session's processes and return the final changes.
+
+        The state diff and the hidden test judge one state, which no process can change any more.
+        """
+        limit = self.spec.episode.tool_timeout_seconds
+        keep = self.task.check is not None
+        return self._read(lambda session: session.finish(timeout_seconds=limit, keep_files=keep))
+
+    def _read(self, request: Callable[[Session], RowChanges]) -> RowChanges:
+        """Return the changes that a request reads."""
+        self.running = request
+        started = time.monotonic()
+        changes = request(self.session)
+        self.seconds_lost += time.monotonic() - started
+        return changes
 
     def _failed_info(self, reason: EpisodeStop, score: Score) -> StepInfo:
         """Return the info of an end that is not graded: a failed episode without a state diff."""
@@ -212,12 +283,17 @@ class ToolEpisode:
             "reward_terms": score.terms,
             "state_diff": {},
             "verification": None,
-            "tool_calls": len(self.calls),
-            "tool_errors": self._rejected(),
+            **self._counts(),
         }
 
-    def _rejected(self) -> int:
-        return sum(not record.ok for record in self.calls)
+    def _counts(self) -> StepInfo:
+        """Return the counts of calls for the info of an end."""
+        return {
+            "tool_calls": len(self.calls),
+            "tool_errors": sum(record.is_rejected for record in self.calls),
+            "tool_failures": sum(bool(record.fault) for record in self.calls),
+            "tool_faults": self.faults,
+        }
 
     def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
         """Return the evidence of the episode, without the result of the hidden test.
@@ -243,19 +319,11 @@ class ToolEpisode:
             step=self.training_step,
         )
 
-    def _can_hide_writes(self) -> bool:
-        """Return whether tables must be compared after each call.
-
-        The record of a session does not cover external servers, and code of the model runs in the
-        process that keeps it.
-        """
-        is_external = any(not isinstance(source, str) for source in self.spec.tools)
-        return self.spec.sandbox.executes_code or is_external
-
     def _changed_rows(self, changes: RowChanges | None = None) -> list[RowDiff]:
         state = self.spec.state
         if changes is None:
-            changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
+            limit = self.spec.episode.tool_timeout_seconds
+            changes = self._read(lambda session: session.diff(timeout_seconds=limit))
         return diff_rows(
             changes,
             self.keys,
@@ -270,9 +338,13 @@ class ToolEpisode:
         check = self.task.check
         if check is None:
             return None
-        return self.session.verify(
-            check.files, check.command, timeout_seconds=check.timeout_seconds
-        )
+
+        def verify(session: Session) -> Verification:
+            options = {"timeout_seconds": check.timeout_seconds, "inputs": check.inputs}
+            return session.verify(check.files, check.command, **options)
+
+        self.running = verify
+        return verify(self.session)
 
 
 def _joined(messages: list[Message]) -> str:

@@ -2,8 +2,9 @@
 
 `Sandbox.describe()` returns the schemas. This module validates a model's arguments (`validate`) and
 renders tools for a prompt (`render_compact`, `to_openai`). Validated: type, enum, const,
-anyOf/oneOf, required, unknown arguments, items, properties, bounds and lengths. Not validated:
-`$ref`, `pattern`, `format` and other keywords; these are left to the tool.
+anyOf/oneOf, required, unknown arguments, items, properties, bounds and lengths, and that integers
+fit in 64 bits. Not validated: `$ref`, `pattern`, `format` and other keywords; these are left to the
+tool.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from envgym.argument_values import INTEGER_BITS, has_large_integer, has_type, is_same
 from envgym.errors import SpecError, did_you_mean
+from envgym.text import clean_value
 
 MAX_PROBLEMS = 5
 """Maximum number of problems reported to the model for one call."""
@@ -55,7 +58,7 @@ class Tool:
         Raises:
             SpecError: If the name is missing or the parameters are not an object schema.
         """
-        plain = schema.get("function", schema)
+        plain = clean_value(schema.get("function", schema))
         name = plain.get("name")
         parameters = plain.get("parameters") or {"type": "object", "properties": {}}
         if not isinstance(name, str) or not name:
@@ -109,7 +112,15 @@ def validate(tool: Tool, arguments: dict[str, Any]) -> list[str]:
     Values are not coerced, but an integer is accepted as a number. The list is empty if the
     arguments are valid.
     """
-    problems = _object_problems(arguments, tool.parameters, where="", noun="argument", closed=True)
+    problems = [
+        f"{name} has an integer that does not fit in {INTEGER_BITS} bits"
+        for name, value in arguments.items()
+        if has_large_integer(value)
+    ]
+    # Other checks quote the values, and Python does not print an integer of any size.
+    problems = problems or _object_problems(
+        arguments, tool.parameters, where="", noun="argument", closed=True
+    )
     if len(problems) > MAX_PROBLEMS:
         return [*problems[:MAX_PROBLEMS], f"and {len(problems) - MAX_PROBLEMS} more"]
     return problems
@@ -229,7 +240,7 @@ def _problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
         return _option_problems(value, options, where)
     kinds = schema.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
-    if kinds and not any(_has_type(value, kind) for kind in kinds):
+    if kinds and not any(has_type(value, kind) for kind in kinds):
         return [
             f"{where} must be {' or '.join(SPOKEN.get(kind, str(kind)) for kind in kinds)}, "
             f"got {_short(value)}"
@@ -246,11 +257,7 @@ def _problems(value: Any, schema: dict[str, Any], where: str) -> list[str]:
 
 
 def _choice_problems(value: Any, choices: Sequence[Any], where: str) -> list[str]:
-    # True == 1 in Python, so the type is compared too.
-    if any(
-        value == choice and isinstance(value, bool) == isinstance(choice, bool)
-        for choice in choices
-    ):
+    if any(is_same(value, choice) for choice in choices):
         return []
     listed = ", ".join(_short(choice) for choice in choices)
     return [f"{where} must be {'one of ' if len(choices) > 1 else ''}{listed}, got {_short(value)}"]
@@ -264,7 +271,7 @@ def _option_problems(value: Any, options: Sequence[dict[str, Any]], where: str) 
     meant = [
         problems
         for problems, option in zip(found, options, strict=True)
-        if isinstance(option.get("type"), str) and _has_type(value, option["type"])
+        if isinstance(option.get("type"), str) and has_type(value, option["type"])
     ]
     if len(meant) == 1:
         return meant[0]
@@ -322,22 +329,6 @@ def _bound_problems(value: Any, schema: dict[str, Any], where: str) -> list[str]
         for key, words, holds in bounds
         if key in schema and not holds(schema[key])
     ]
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    """Check a JSON type strictly: true is not an integer, 5.0 is not an integer, 5 is a number."""
-    if kind == "integer":
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind == "number":
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    wanted = {
-        "string": str,
-        "boolean": bool,
-        "array": list,
-        "object": dict,
-        "null": type(None),
-    }.get(kind)
-    return wanted is None or isinstance(value, wanted)
 
 
 def _short(value: Any) -> str:

@@ -32,6 +32,7 @@ EpisodeStop = Literal[
     "length",
     "aborted",
     "sandbox_ended",
+    "timeout",
     "terminated",
     "truncated",
     "void",
@@ -39,9 +40,11 @@ EpisodeStop = Literal[
 """Reason for the end of an episode.
 
 `answered`: an answer without a tool call. `closed`: a closing tool. `max_turns`: the turn limit.
-`horizon`: a lower turn limit given to `reset`. `context`, `length`, `aborted`: the trainer called
-`abort`. `sandbox_ended`: the model's code ended the session. `terminated`, `truncated`: a foreign
-environment ended the episode without a reason. `void`: the environment failed."""
+`horizon`: a lower turn limit given to `reset`. `length`: the token limit cut the last answer.
+`context`, `aborted`: the trainer called `abort`. `sandbox_ended`: a call of the model ended the
+session. `timeout`: the time limit of the episode. `terminated`, `truncated`: a foreign environment
+ended the episode without a reason.
+`void`: the environment failed."""
 AbortReason = Literal["context", "length", "cancelled"]
 """Reason of a trainer to abort an episode. `context`: the context has no room for another turn.
 `length`: the token limit cut the answer. `cancelled`: any other reason."""
@@ -114,7 +117,11 @@ class StepInfo(TypedDict, total=False):
     """Result of the hidden test; None for a task without one."""
     tool_calls: int
     tool_errors: int
-    """Number of rejected calls."""
+    """Number of rejected calls, failures of tools not included."""
+    tool_failures: int
+    """Number of calls in which a tool failed. They are neither mistakes of the model nor void."""
+    tool_faults: list[str]
+    """Different failures of tools, each with file and line."""
     failure: FailureInfo
     """Failure of the environment. The episode is void and its reward must be ignored."""
 

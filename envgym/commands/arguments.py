@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 
 def add_env(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +36,33 @@ def add_split(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add `--seed`."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default: 0)")
+    parser.add_argument(
+        "--seed", type=non_negative, default=0, help="seed of the episodes, 0 or more (default: 0)"
+    )
 
 
 def positive(text: str) -> int:
     """Return the text as an integer of at least 1, for `type=` of an argument."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
+    return _integer(text, 1)
+
+
+def non_negative(text: str) -> int:
+    """Return the text as an integer of at least 0, for `type=` of an argument."""
+    return _integer(text, 0)
+
+
+def temperature(text: str) -> float:
+    """Return the text as a finite number of at least 0, for `type=` of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number of at least 0")
+    return value
+
+
+def _integer(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least {least}")
     return int(text)

@@ -12,6 +12,8 @@ from typing import Any
 
 from envgym.commands.registry import CommandFile, find_commands
 from envgym.errors import EnvgymError, UsageError, did_you_mean
+from envgym.terminal import prepare_streams, print_line
+from envgym.text import visible
 
 EXAMPLES = """examples:
   envgym list                                   list the bundled environments
@@ -36,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    prepare_streams()
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except EnvgymError as error:
-        print(f"envgym: {error}", file=sys.stderr)
+        print_line(f"envgym: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -87,7 +90,7 @@ def build_parser(commands: Mapping[str, CommandFile] | None = None) -> argparse.
     Args:
         commands: Commands by name. None means all commands that are found.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="envgym",
         description=(
             "Turn a YAML file with tools and tasks into an environment "
@@ -107,7 +110,14 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Comman
         added.add_parser(name, help=command.summary, command=command)
 
 
-class _CommandParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """Parser that prints arguments in its messages without raw control characters."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(visible(message), file)
+
+
+class _CommandParser(_Parser):
     """Parser of one command. It imports the command's file when it is used for the first time."""
 
     def __init__(self, *, command: CommandFile, **options: Any):

@@ -28,6 +28,7 @@ from envgym.policies.chat_completions import (
     read_object,
     retry_after_seconds,
     stop_reason,
+    structured_calls,
 )
 from envgym.tasks import Task
 
@@ -139,7 +140,9 @@ class OpenAIPolicy:
         return names[0]
 
     def _models(self) -> list[str]:
-        return [str(entry.get("id")) for entry in self.request("GET", "/models").get("data", [])]
+        listed = self.request("GET", "/models").get("data")
+        entries = listed if isinstance(listed, list) else []
+        return [str(entry.get("id")) for entry in entries if isinstance(entry, dict)]
 
     def request(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seed: int = 0
@@ -255,9 +258,9 @@ class OpenAIDialogue:
             return Completion("", stop_reason="context")
         choice = first_choice(answer)
         message = choice["message"]
-        calls = message.get("tool_calls") or []
+        calls = structured_calls(message)
         self._messages.append(assistant_message(message, calls))
-        self._open_calls = [call.get("id") or f"call_{index}" for index, call in enumerate(calls)]
+        self._open_calls = [call["id"] for call in calls]
         return Completion(
             action_text(message.get("content"), calls), stop_reason=stop_reason(choice)
         )

@@ -18,11 +18,19 @@ class CallRecord:
     turn: int
     call: ToolCall
     ok: bool
-    """False if the call was rejected: unknown tool, invalid argument, or an error raised by the
-    tool."""
+    """False if the call was rejected (unknown tool, invalid argument, refused by the tool, not made
+    because of a limit) or if the tool failed."""
     text: str
     """Observation returned to the model."""
     seconds: float = 0.0
+    fault: str = ""
+    """Failure of the tool with file and line, which is no mistake of the model. Empty if the tool
+    did not fail."""
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the call is a mistake of the model."""
+        return not self.ok and not self.fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,18 @@ A `Sandbox` owns boxes (processes or containers), each running the same stdlib-o
 >>> session.close(), sandbox.close()
 (None, None)
 
-If a box fails, methods raise `WorldFailure`. If a tool refuses, the result has `ok=False`.
+If a box fails, methods raise `WorldFailure`. If a tool refuses or fails, the result has `ok=False`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from envgym.sandbox.statistics import Statistics
+from envgym.text import clean
 
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
@@ -65,8 +66,11 @@ class App:
     hidden: tuple[str, ...] = ()
     """Files below `root` that no box may contain, such as tasks with hidden answers (`hidden.py`).
 
-    Containers and bubblewrap do not get them; a local process can read every file its user can
-    read.
+    No box gets them, except a local process that cannot isolate itself.
+    """
+    extra_files: tuple[str, ...] = ()
+    """Glob patterns below `root` of further files that the boxes need, such as data that a tool
+    reads. Python files that tools, seed, layout and servers import are found without it.
     """
 
 
@@ -77,11 +81,18 @@ class ToolResult:
     text: str
     """Text shown to the model. Longer output is cut with a marker."""
     ok: bool = True
-    """False if the tool raised `ValueError` or `LookupError`; the text is then the message."""
+    """False if the tool refused the call or failed; the text is then the message."""
     seconds: float = 0.0
     """Time inside the tool in seconds, measured in the box."""
     writes: Sequence[str] = ()
     """Watched tables that the call wrote to. A refused call has none, because it is rolled back."""
+    fault: str = ""
+    """Failure of the tool with file and line, for its author. Empty if the tool did not fail."""
+    is_late: bool = False
+    """Whether the call was stopped at its time limit. It then has a fault."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean(self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,9 @@ class Verification:
     """
     output: str
     """End of the command's output, or the reason why there is no exit code."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", clean(self.output))
 
     @property
     def passed(self) -> bool:
@@ -126,14 +140,15 @@ class Session(Protocol):
             tool: Name of a tool of the app.
             arguments: Arguments, already validated against the tool's schema.
             now: Virtual time of the episode in ISO 8601. A tool sees no other time.
-            timeout_seconds: Time limit. When it expires the call is stopped.
+            timeout_seconds: Time limit. When it expires the call is stopped. If the session
+                survives that, the result has a fault.
 
         Raises:
-            WorldFailure: Kind `sandbox_lost` (the box ended or broke the protocol), `tool_crashed`
-                (an exception other than ValueError and LookupError; the message has the end of the
-                traceback), `session_ended` (its process ended), `out_of_memory` (killed by the
-                kernel), `server_lost` (an external server ended or refuses the connection), or
-                `timeout`.
+            WorldFailure: Kind `sandbox_lost` (the box ended or broke the protocol), `session_gone`
+                (the box has no such session), `session_ended` (its process ended during the call),
+                `out_of_memory` (killed by the kernel), `state_lost` (the database cannot be used),
+                `server_lost` (an MCP server ended), `server_down` (a live server answers nothing),
+                or `timeout` (the call could not be stopped).
         """
         ...
 
@@ -162,20 +177,29 @@ class Session(Protocol):
         ...
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
-        """Run a command on the session's final files in a fresh process and folder.
+        """Run a command on the session's final files in a fresh box.
 
         The files are those that `finish` has kept. If it was not called, the session is finished
         first.
 
         Args:
-            files: Hidden files to add, relative path to text. They replace existing files.
+            files: Hidden files, relative path to text. The test finds them at their path in the
+                folder; the programs that it starts do not.
             command: Program and arguments, run without a shell. `python` is the box's interpreter.
             timeout_seconds: Time limit of the command. When it expires the exit code is `None`.
+            inputs: Files that the programs may read, too. They replace existing files.
 
         Raises:
-            WorldFailure: Stage `score`, if the box is lost or does not respond.
+            WorldFailure: Stage `score`, if the session's box is lost or no box can be started.
+            SpecError: If the command cannot be kept from the model's code.
+            PrerequisiteError: If no box here can keep programs from the test.
         """
         ...
 

@@ -127,10 +127,12 @@ class EpisodeSpec(Block):
     refusal: RefusalSpec | None = None
     """Tool call that refuses a request, for the policy `refuse`. None refuses in words."""
     tool_timeout_seconds: float = Field(default=10.0, gt=0)
-    """Time limit of one tool call in seconds."""
+    """Time limit of one tool call in seconds. The call is stopped and the model sees an
+    observation."""
     timeout_seconds: float | None = Field(default=None, gt=0)
-    """Time limit of a whole episode in seconds of wall time, sampling included. If it is exceeded,
-    the episode is void."""
+    """Time limit of a whole episode in seconds of wall time, sampling included, but without the
+    time that the environment loses outside of tools. If it is exceeded, the episode is truncated
+    and its state is graded."""
     max_void_fraction: float = Field(default=0.25, ge=0, le=1)
     """Maximum fraction of void episodes among the last 16 to 64, retries included. If it is
     exceeded, the run or evaluation stops."""
@@ -222,7 +224,11 @@ class EnvSpec(Block):
 
 
 def load_spec(
-    name: str | Path, overrides: Iterable[str] = (), *, profile: str | None = None
+    name: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    profile: str | None = None,
+    settings: Path | None = None,
 ) -> EnvSpec:
     """Load and validate an environment's YAML file.
 
@@ -231,6 +237,7 @@ def load_spec(
         overrides: `key.sub=value` settings that override the file and the profile.
         profile: Name of a set of settings in `train.profiles`, such as `cpu`, that overrides
             `train:`.
+        settings: File with the settings of a run, which replace those of the environment's file.
 
     Returns:
         The definition, with `path` set to the file.
@@ -242,7 +249,7 @@ def load_spec(
     4
     """
     path = find_env(name)
-    data, where = read_yaml(path)
+    data, where = read_yaml(settings or path)
     short_forms = _short_forms()
     write_out_short_forms(data, where, short_forms, at=("train",))
     overrides = list(overrides)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from envgym.block import Block, ShortForm
 from envgym.errors import SpecError, did_you_mean
+from envgym.text import clean, clean_value
 
 Where = dict[tuple[str | int, ...], str]
 """Path of keys -> `file:line`, or the override, that set the value."""
@@ -42,12 +43,14 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        data = clean_value(yaml.safe_load(text))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}:{line}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as the date 2026-13-01
         raise SpecError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path}: the YAML is nested too deeply") from None
     if not isinstance(data, dict):
         raise SpecError(
             f"{path}:1: must hold a mapping of keys to values, got {type(data).__name__}"
@@ -65,7 +68,7 @@ def _walk(
 ) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            here = (*at, key.value)
+            here = (*at, clean(key.value) if isinstance(key.value, str) else str(key.value))
             if here in where:
                 doubled.append(
                     f"{path}:{key.start_mark.line + 1}: {dotted(here)}: "
@@ -131,8 +134,8 @@ def apply_overrides(
                 f"override '{text}': must look like key.sub=value, for example train.steps=50"
             )
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
+            parsed = clean_value(yaml.safe_load(value))
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise SpecError(
                 f"override '{text}': {value!r} is not valid YAML; quote it if it is meant as text"
             ) from None

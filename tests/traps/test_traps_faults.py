@@ -107,7 +107,7 @@ class FaultySession:
             raise RuntimeError(f"{name} is down")
         return getattr(self._session, name)
 
-    def verify(self, files, command, *, timeout_seconds):
+    def verify(self, files, command, *, timeout_seconds, inputs=None):
         if self._broken == "verify":
             raise OSError("verify is down")
         return Verification(0, "")

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym.text import content_text
 
 T = TypeVar("T")
 ATTEMPTS = 2
@@ -155,7 +156,8 @@ class JudgeServer:
         }
         try:
             answer = self._client.request("POST", "/chat/completions", body)
-            text = answer["choices"][0]["message"]["content"]
+            content = answer["choices"][0]["message"]["content"]
+            text = None if content is None else content_text(content)
         except ContextFull:
             return "", "too_long"
         except (PrerequisiteError, WorldFailure) as error:

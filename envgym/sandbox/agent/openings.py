@@ -141,15 +141,6 @@ class Openings:
             return None
         return child
 
-    def start_check(self, request: Request) -> None:
-        """Run a check in a new child, which stands in the place of its session."""
-        held = Held(request["session"], 0, b"")
-        held.child = self.fork(
-            "check", held.name, request, lambda end: self._work.check(request, end)
-        )
-        if held.child:
-            self.sessions[held.name] = held
-
     def fork(
         self, role: Role, name: str, request: Request, work: Callable[[socket.socket], None]
     ) -> Child | None:

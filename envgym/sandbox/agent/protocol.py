@@ -9,9 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import BoxError, tail_of
-from .file_tree import from_plain
 from .session import Desk
-from .verify import verify
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -70,7 +68,7 @@ def failed(request: Request, kind: str, message: str) -> Reply:
 def no_session(request: Request) -> Reply:
     why = "closed, timed out, or its process ended"
     return failed(
-        request, "sandbox_lost", f"the box has no session '{request.get('session')}' ({why})"
+        request, "session_gone", f"the box has no session '{request.get('session')}' ({why})"
     )
 
 
@@ -90,7 +88,10 @@ def answer(desk: Desk, request: Request) -> Reply:
     """Return the reply of a session to `call`, `exchange`, `diff` or `finish`."""
     if request["op"] == "call":
         return attempt(
-            request, lambda: desk.call(request["tool"], request["arguments"], request["now"])
+            request,
+            lambda: desk.call(
+                request["tool"], request["arguments"], request["now"], request["seconds"]
+            ),
         )
     if request["op"] == "exchange":
         return attempt(
@@ -100,12 +101,3 @@ def answer(desk: Desk, request: Request) -> Reply:
     if request["op"] == "finish":
         return attempt(request, lambda: desk.finish(keep_files=request["keep_files"]))
     return attempt(request, desk.diff)
-
-
-def answer_verify(request: Request, place: str) -> Reply:
-    """Return the reply to `verify`, run in a fresh process and an empty folder."""
-    tree = from_plain(request["tree"])
-    return attempt(
-        request,
-        lambda: verify(tree, request["files"], request["command"], request["seconds"], place),
-    )

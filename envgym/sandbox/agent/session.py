@@ -1,7 +1,8 @@
 """State of one session: a private database, an optional work folder, and the tools that use them.
 
-A call is one database transaction. Files written by a refused call are kept. The same class serves
-a forked child, an agent with isolation `state`, and the host's own process (`backend: none`).
+A call is one database transaction. Files written by a refused call are kept. An exception that
+escapes a tool is a result too: the session goes on. The same class serves a forked child, an agent
+with isolation `state`, and the host's own process (`backend: none`).
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from .app import LoadedApp
+from .deadlines import CallTimeout, Deadline
 from .describe import RESERVED
-from .errors import BoxError, tail_of
+from .errors import BoxError
 from .file_tree import wipe
 from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
+from .tool_errors import is_refusal, place_of, refusal_text, short_text
 from .work_folder import WorkFolder, read_files
 from .write_watch import WriteWatch
 
 OUTPUT_BYTES = 64 * 1024
+ADVICE = (
+    "Do not use BEGIN, COMMIT or executescript() in tools; db.commit() and `with db:` are fine."
+)
 FILE_PRAGMAS = (
     "locking_mode = EXCLUSIVE",
     "journal_mode = MEMORY",
@@ -50,6 +57,13 @@ class Database(sqlite3.Connection):
             self.execute("ROLLBACK TO envgym_call")
         self.execute("RELEASE envgym_call")
 
+    def remove_hooks(self) -> None:
+        """Remove what a tool, or code that it ran, has attached to the connection."""
+        self.set_authorizer(None)
+        self.set_progress_handler(None, 0)
+        self.row_factory = sqlite3.Row
+        self.text_factory = str
+
     def commit(self) -> None:
         self.execute("RELEASE envgym_tool")
         self.execute("SAVEPOINT envgym_tool")
@@ -60,6 +74,22 @@ class Database(sqlite3.Connection):
     def __exit__(self, kind, value, trace) -> Literal[False]:
         self.rollback() if kind else self.commit()
         return False
+
+
+@dataclass(frozen=True)
+class _End:
+    """End of a call: its result, a refusal, or a failure of the tool."""
+
+    text: str
+    ok: bool = True
+    fault: str = ""
+    """Failure of the tool with its place, for the author. Empty if there is none."""
+    is_late: bool = False
+    """Whether the time limit of the call was over."""
+
+
+def _failed(what: str, place: str, *, is_late: bool = False) -> _End:
+    return _End(f"the tool failed: {what}", False, f"{place}: {what}", is_late)
 
 
 @functools.cache
@@ -91,6 +121,7 @@ class Desk:
         self.image = image
         self.seed = seed
         self.calls = 0
+        self._is_stopped = False
         self.output_bytes = output_bytes
         self.fix_random = fix_random
         self.place = place
@@ -110,54 +141,92 @@ class Desk:
         self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         self._watch = WriteWatch(self.db, app.watch) if app.watch else None
 
-    def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
-        """Run a tool. If it refuses or crashes, its changes to the tables are rolled back.
+    def call(
+        self, tool: str, arguments: dict[str, Any], now: str, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Run a tool. If it refuses or fails, its changes to the tables are rolled back.
+
+        Args:
+            tool: Name of the tool.
+            arguments: Its arguments.
+            now: Virtual time.
+            seconds: Time limit of the call. None if only the caller enforces one.
 
         Raises:
-            BoxError: Kind `tool_crashed`.
+            BoxError: Kind `state_lost`, if the database cannot be used any more.
         """
         function = self.app.tools[tool]
         given = {"db": self.db, "now": now, "folder": self.work and self.work.path}
+        given = {name: given[name] for name in _injected(function)}
         self.calls += 1
         if self.fix_random:
             # Members of a group that make the same calls must get the same results.
             random.seed(self.seed * 1_000_003 + self.calls)
-        ok = True
+        self._is_stopped = False
         started = time.perf_counter()
+        deadline = Deadline(seconds, self.db)
         try:
             self.db.begin_call()
-            try:
-                text = _text(
-                    function(**arguments, **{name: given[name] for name in _injected(function)})
-                )
-            except (ValueError, LookupError) as refusal:
-                ok = False
-                text = _refusal(refusal)
-            seconds = time.perf_counter() - started
-            self._finish(tool, keep=ok)
-        except BaseException as crash:
-            with contextlib.suppress(sqlite3.Error):
-                self.db.end_call(keep=False)
-            raise BoxError(
-                "tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)
-            ) from None
-        result = {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
+            with deadline:
+                end = _End(_text(function(**arguments, **given)))
+        except BaseException as error:
+            deadline.disarm()
+            is_late = deadline.is_over or self._is_stopped or isinstance(error, CallTimeout)
+            end = self._late(error, tool, seconds) if is_late else self._raised(error, tool)
+        spent = time.perf_counter() - started
+        end = self._finish(tool, end)
+        result = {
+            "text": cut(end.text, self.output_bytes),
+            "ok": end.ok,
+            "seconds": spent,
+            "fault": end.fault,
+            "is_late": end.is_late,
+        }
         written = self._watch.drain() if self._watch else []
         return result | ({"writes": written} if written else {})
 
-    def _finish(self, tool: str, *, keep: bool) -> None:
+    def stop_call(self) -> None:
+        """End the SQL statement of the running call, whose time is over. For another thread."""
+        self._is_stopped = True
+        self.db.interrupt()
+
+    def _raised(self, error: BaseException, tool: str) -> _End:
+        if is_refusal(error, self.app.root):
+            return _End(refusal_text(error), ok=False)
+        return _failed(short_text(error), place_of(error, self.app.root, tool))
+
+    def _late(self, error: BaseException, tool: str, seconds: float | None) -> _End:
+        limit = "in time" if seconds is None else f"after {seconds:g} s"
+        place = place_of(error, self.app.root, tool)
+        return _failed(f"not done {limit}", place, is_late=True)
+
+    def _finish(self, tool: str, end: _End) -> _End:
+        """End the transaction of the call, and return its end, which may have changed.
+
+        Raises:
+            BoxError: Kind `state_lost`.
+        """
         try:
-            self.db.end_call(keep=keep)
-        except sqlite3.OperationalError:
-            # BEGIN, COMMIT and `executescript` end our savepoint, so a refused call could not be
-            # rolled back.
-            advice = (
-                "Do not use BEGIN, COMMIT or executescript() in tools; db.commit() and `with db:` "
-                "are fine."
-            )
+            self.db.remove_hooks()
+            if self._watch:
+                self._watch.resume()
+            self.db.end_call(keep=end.ok)
+            return end
+        except sqlite3.Error as error:
+            problem = error
+        # BEGIN, COMMIT and `executescript` end our savepoint. The changes up to then remain.
+        # A constraint that is checked at the end, or an open statement, needs a rollback.
+        try:
+            if not self.db.in_transaction:
+                self.db.execute("SELECT 1")
+                text = "it ended the transaction that its call runs in"
+                failed = _End(f"the tool failed: {text}", False, f"tool '{tool}': {text}. {ADVICE}")
+                return failed if end.ok else end
+            self.db.end_call(keep=False)
+            return _failed(short_text(problem), f"tool '{tool}'") if end.ok else end
+        except sqlite3.Error as error:
             raise BoxError(
-                "tool_crashed",
-                f"tool '{tool}' ended the transaction that its call runs in. {advice}",
+                "state_lost", f"after a call of tool '{tool}' the database is lost: {error}"
             ) from None
 
     def relay(self, name: str) -> Relay:
@@ -216,9 +285,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, sqlite3.Row):
         return dict(value)
     return str(value)
-
-
-def _refusal(error: Exception) -> str:
-    # str() of a KeyError quotes its message.
-    lone_key = isinstance(error, KeyError) and len(error.args) == 1
-    return str(error.args[0] if lone_key else error) or type(error).__name__

@@ -40,7 +40,11 @@ class WriteWatch:
         with self._own_statements():
             self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
             self._start()
-        db.set_authorizer(self._authorize)
+        self.resume()
+
+    def resume(self) -> None:
+        """Authorize the statements of tools, after another authorizer was set or removed."""
+        self._db.set_authorizer(self._authorize)
 
     def drain(self) -> list[str]:
         """Return the watched tables that were written to since the last call, sorted."""
@@ -65,7 +69,7 @@ class WriteWatch:
         try:
             yield
         finally:
-            self._db.set_authorizer(self._authorize)
+            self.resume()
 
     def _start(self) -> None:
         """Set up the triggers, and remember the state from which the next call starts."""

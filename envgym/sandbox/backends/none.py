@@ -1,30 +1,37 @@
 """Backend `none`: tools run in this process. For tests and for debugging tools with breakpoints.
 
-Each session has private tables and files; refusals and crashes are handled as in a box. Nothing is
-isolated: a tool can read and end this process. After a timeout a tool is abandoned, not stopped.
-The current folder is the caller's, and a check runs beside processes that a tool left running.
+Each session has private tables and files; refusals and failures are handled as in a box. Nothing is
+isolated: a tool can read and end this process. A call that does not stop at its time limit is
+abandoned with its session. The current folder is the caller's. A hidden test runs in a local box of
+its own.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from envgym.errors import SpecError, Stage, UsageError, WorldFailure
 from envgym.sandbox import VERIFY_SECONDS, App, Isolation, RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
+from envgym.sandbox.agent.deadlines import CallTimeout
 from envgym.sandbox.agent.errors import tail_of
-from envgym.sandbox.agent.file_tree import folder_for_now, fresh_folder, from_plain
+from envgym.sandbox.agent.file_tree import fresh_folder
 from envgym.sandbox.agent.tables import Images
-from envgym.sandbox.agent.verify import verify
+from envgym.sandbox.backends.local import check_hello, start_check
+from envgym.sandbox.box.checks import CheckRunner
 from envgym.sandbox.openapi.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.statistics import Statistics, counting_failures
 
+STOP_SECONDS = 1.0
+"""Seconds that an interrupted call may take to stop before it is abandoned."""
 LEVELS: tuple[Isolation, ...] = ("state",)
 WHY_NOT: dict[Isolation, str] = dict.fromkeys(
     ("fork", "namespaces", "container"), "without a box there is only one process"
@@ -63,6 +70,13 @@ class InProcessSandbox:
         self._closed = False
         self._images, self._lock = Images(), threading.Lock()
         self.statistics = Statistics()
+        options = options or SandboxOptions()
+        self._checks = CheckRunner(
+            functools.partial(start_check, options),
+            check_hello(app, options),
+            timeout_seconds=options.open_timeout_seconds,
+            statistics=self.statistics,
+        )
 
     def describe(self) -> list[dict[str, Any]]:
         return [describe_tool(tool) for tool in self._app.tools.values()]
@@ -81,7 +95,7 @@ class InProcessSandbox:
         ):
             image = within(timeout_seconds, "open", lambda: self._image(seed))
             desk = within(timeout_seconds, "open", lambda: self._desk(image, seed))
-        return InProcessSession(desk, self.statistics)
+        return InProcessSession(desk, self.statistics, self._checks)
 
     def _desk(self, image: bytes, seed: int) -> Desk:
         place = fresh_folder() if self._app.lay_out else ""
@@ -105,9 +119,10 @@ class InProcessSandbox:
 class InProcessSession:
     """Session of one episode in this process."""
 
-    def __init__(self, desk: Desk, statistics: Statistics):
+    def __init__(self, desk: Desk, statistics: Statistics, checks: CheckRunner):
         self.state_hash = desk.state_hash
         self._statistics = statistics
+        self._checks = checks
         self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
         self._final: dict[str, Any] | None = None
 
@@ -115,9 +130,13 @@ class InProcessSession:
         self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
     ) -> ToolResult:
         started = time.perf_counter()
-        result = ToolResult(
-            **self._do("call", timeout_seconds, lambda: self._desk.call(tool, arguments, now))
+        reply = self._do(
+            "call",
+            timeout_seconds,
+            lambda: self._desk.call(tool, arguments, now, timeout_seconds),
+            stop=self._desk.stop_call,
         )
+        result = ToolResult(**reply)
         self._statistics.time_call(time.perf_counter() - started, inside=result.seconds)
         return result
 
@@ -128,26 +147,28 @@ class InProcessSession:
     def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
         """Return the final changes. Processes that a tool left running are not ended."""
         with self._statistics.timed("diff"):
-            self._final = self._do(
+            final = self._do(
                 "diff", timeout_seconds, lambda: self._desk.finish(keep_files=keep_files)
             )
-            return self._final["changes"]
+        self._final = final
+        return final["changes"]
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
-        return self._do(
-            "score",
-            timeout_seconds + VERIFY_SECONDS,
-            lambda: self._verify(files, list(command), timeout_seconds),
+        final = self._final or self._do(
+            "score", VERIFY_SECONDS, lambda: self._desk.finish(keep_files=True)
         )
-
-    def _verify(self, files: dict[str, str], command: list[str], seconds: float) -> Verification:
-        final = self._final or self._desk.finish(keep_files=True)
         if final["problem"]:
             return Verification(None, final["problem"])
-        with folder_for_now() as place:
-            return Verification(**verify(from_plain(final["tree"]), files, command, seconds, place))
+        return self._checks.run(
+            final["tree"], files, inputs or {}, command, timeout_seconds=timeout_seconds
+        )
 
     def close(self) -> None:
         if self._closed:
@@ -157,23 +178,43 @@ class InProcessSession:
             with self._statistics.timed("close"), self._lock:
                 self._desk.close()
 
-    def _do(self, stage: Stage, timeout_seconds: float, work: Callable[[], Any]) -> Any:
+    def _do(
+        self,
+        stage: Stage,
+        timeout_seconds: float,
+        work: Callable[[], Any],
+        *,
+        stop: Callable[[], None] | None = None,
+    ) -> Any:
         with self._lock:
             if self._closed:
                 raise UsageError("this session is closed; open another one with Sandbox.open()")
             if self._lost:
-                raise WorldFailure("sandbox_lost", self._lost, stage=stage)
+                raise WorldFailure("session_gone", self._lost, stage=stage)
             try:
                 with counting_failures(self._statistics):
-                    return within(timeout_seconds, stage, work)
+                    return within(timeout_seconds, stage, work, stop=stop)
             except WorldFailure as failure:
                 if failure.kind == "timeout":
                     self._lost = "an earlier call did not end in time and may still be running"
                 raise
 
 
-def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any:
+def within(
+    timeout_seconds: float,
+    stage: Stage,
+    work: Callable[[], Any],
+    *,
+    stop: Callable[[], None] | None = None,
+) -> Any:
     """Run `work` in a thread and return its result.
+
+    Args:
+        timeout_seconds: Time limit.
+        stage: Stage of a failure.
+        work: Function to run.
+        stop: Called at the time limit, before the thread is interrupted. A work that then ends has
+            a result. None to abandon the thread at once.
 
     Raises:
         WorldFailure: If it fails, or after the timeout; the thread is then abandoned.
@@ -186,26 +227,35 @@ def within(timeout_seconds: float, stage: Stage, work: Callable[[], Any]) -> Any
         except BoxError as error:
             done.put((None, WorldFailure(error.kind, str(error), stage=stage)))
         except BaseException as error:
-            done.put(
-                (
-                    None,
-                    WorldFailure(
-                        "seed_crashed" if stage == "open" else "tool_crashed",
-                        tail_of(error),
-                        stage=stage,
-                    ),
-                )
-            )
+            kind = "seed_crashed" if stage == "open" else "tool_crashed"
+            done.put((None, WorldFailure(kind, tail_of(error), stage=stage)))
 
-    threading.Thread(target=run, name="envgym-tool", daemon=True).start()
-    try:
-        result, failure = done.get(timeout=timeout_seconds)
-    except Empty:
-        raise WorldFailure(
-            "timeout",
-            f"not done after {timeout_seconds:g} s; its thread was abandoned",
-            stage=stage,
-        ) from None
+    thread = threading.Thread(target=run, name="envgym-tool", daemon=True)
+    thread.start()
+    found = _take(done, timeout_seconds)
+    if found is None and stop is not None:
+        stop()
+        found = _take(done, STOP_SECONDS / 4)
+    if found is None and stop is not None:
+        _interrupt(thread)
+        found = _take(done, STOP_SECONDS)
+    if found is None:
+        message = f"not done after {timeout_seconds:g} s; its thread was abandoned"
+        raise WorldFailure("timeout", message, stage=stage)
+    result, failure = found
     if failure:
         raise failure
     return result
+
+
+def _take(done: SimpleQueue, seconds: float) -> tuple[Any, WorldFailure | None] | None:
+    try:
+        return done.get(timeout=seconds)
+    except Empty:
+        return None
+
+
+def _interrupt(thread: threading.Thread) -> None:
+    """Raise CallTimeout in a thread, at its next instruction in Python."""
+    ident = ctypes.c_ulong(thread.ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(CallTimeout))

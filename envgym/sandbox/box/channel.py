@@ -12,13 +12,21 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from envgym.errors import PrerequisiteError, SpecError, Stage, UsageError, WorldFailure
+from envgym.errors import (
+    BoxState,
+    PrerequisiteError,
+    SpecError,
+    Stage,
+    UsageError,
+    WorldFailure,
+)
 from envgym.sandbox import VERIFY_SECONDS, RowChanges, ToolResult, Verification
+from envgym.sandbox.box.neighbours import RequestLog
 from envgym.sandbox.statistics import Statistics, counting_failures
 
 GRACE_SECONDS = 10.0
@@ -28,6 +36,8 @@ GRACE_SECONDS_STATE = 0.05
 The agent enforces deadlines itself, so a longer silence means that it is gone. With isolation
 `state` only the host enforces them.
 """
+STOP_SECONDS = 1.0
+"""Seconds for the session's process to stop a call at its time limit. After that it is killed."""
 PING_SECONDS = 5.0
 LINE_BYTES = 128 * 2**20
 """Maximum length of one line in bytes. A longer one is a protocol error."""
@@ -114,6 +124,7 @@ class Box:
         self._ids = itertools.count(1)
         self._sending, self._state = threading.Lock(), threading.Lock()
         self._waiting: dict[int, SimpleQueue[dict[str, Any]]] = {}
+        self.log = RequestLog()
         self.lost: str | None = None
         """Reason why the box is lost. `None` if it works."""
         self.on_dirty: Callable[[str], None] = lambda message: None
@@ -136,7 +147,7 @@ class Box:
             if self.lost is None:
                 self._waiting[number] = answer
         if self.lost is not None:
-            raise WorldFailure("sandbox_lost", self.lost, stage=stage)
+            raise WorldFailure("sandbox_lost", self.lost, stage=stage, box="gone")
         message = {"id": number, "op": op, "timeout": timeout_seconds, **fields}
         return self._exchange(number, message, answer, stage, timeout_seconds)
 
@@ -147,6 +158,8 @@ class Box:
 
     def tell(self, op: str, **fields: Any) -> None:
         """Send a message without a reply. A lost box is ignored."""
+        if op == "close":
+            self.log.forget(fields["session"])
         with contextlib.suppress(OSError):
             self._send({"op": op, **fields})
 
@@ -158,20 +171,29 @@ class Box:
         stage: Stage,
         timeout_seconds: float,
     ) -> Any:
+        session = message.get("session", "") if "op" in message else ""
+        started = self.log.asked(session)
+        reply: dict[str, Any] = {"error": {}}
+        box: BoxState = "lost"
         try:
             self._send(message)
             reply = answer.get(timeout=timeout_seconds + self._grace)
         except OSError as error:
             self.end(f"the box accepts no request: {error}")
             reply = answer.get()
+            box = "gone"
         except Empty:
+            neighbours = self.log.neighbours(session, started)
             self.end(
                 f"the box did not respond to '{message.get('op', 'start')}' within "
                 f"{timeout_seconds:g} s and was ended"
             )
-            raise WorldFailure("timeout", self.lost or "", stage=stage) from None
+            raise WorldFailure(
+                "timeout", self.lost or "", stage=stage, box=box, neighbours=neighbours
+            ) from None
         finally:
             self._waiting.pop(number, None)
+            self.log.ended(session, answered="error" not in reply)
         if error := reply.get("error"):
             if error["kind"] == "app_error":
                 raise SpecError(error["message"])
@@ -181,7 +203,13 @@ class Box:
                     f"{error['message']}. Use isolation=container or "
                     "fork, or see `envgym sandbox doctor`"
                 )
-            raise WorldFailure(error["kind"], error["message"], stage=stage)
+            raise WorldFailure(
+                error["kind"],
+                error["message"],
+                stage=stage,
+                box="alive" if self.lost is None else box,
+                neighbours=self.log.neighbours(session, started),
+            )
         return reply["result"]
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -231,6 +259,7 @@ class BoxSession:
     """Session of one episode in a box.
 
     Args:
+        check: Runs a hidden test on a tree of final files, see `CheckRunner.run`.
         on_close: Called once after the session has ended.
     """
 
@@ -241,12 +270,14 @@ class BoxSession:
         state_hash: str,
         *,
         statistics: Statistics,
+        check: Callable[..., Verification],
         on_close: Callable[[], None],
     ):
         self.state_hash = state_hash
         self._box = box
         self._name = name
         self._statistics = statistics
+        self._check = check
         self._on_close = on_close
         self._final: dict[str, Any] | None = None
         self._lock, self._closing, self._closed = threading.Lock(), threading.Lock(), False
@@ -255,12 +286,14 @@ class BoxSession:
         self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
     ) -> ToolResult:
         started = time.perf_counter()
-        result = ToolResult(
-            **self._request(
-                "call", "call", timeout_seconds, tool=tool, arguments=arguments, now=now
-            )
-        )
+        asked = time.monotonic()
+        work = {"tool": tool, "arguments": arguments, "now": now, "seconds": timeout_seconds}
+        result = ToolResult(**self._request("call", "call", timeout_seconds + STOP_SECONDS, **work))
         self._statistics.time_call(time.perf_counter() - started, inside=result.seconds)
+        if result.is_late:
+            self._box.log.ended(self._name, answered=False)
+            if self._box.log.neighbours(self._name, asked) == "still":
+                raise WorldFailure("timeout", result.text, stage="call", neighbours="still")
         return result
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
@@ -269,24 +302,25 @@ class BoxSession:
 
     def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
         with self._statistics.timed("diff"):
-            self._final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
-            return self._final["changes"]
+            final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
+        self._final = final
+        return final["changes"]
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
         final = self._final or self._request("finish", "score", VERIFY_SECONDS, keep_files=True)
         if final["problem"]:
             return Verification(None, final["problem"])
-        work = {
-            "tree": final["tree"],
-            "files": files,
-            "command": list(command),
-            "seconds": timeout_seconds,
-        }
-        return Verification(
-            **self._request("verify", "score", timeout_seconds + VERIFY_SECONDS, **work)
-        )
+        with counting_failures(self._statistics), self._statistics.timed("check"):
+            return self._check(
+                final["tree"], files, inputs or {}, command, timeout_seconds=timeout_seconds
+            )
 
     def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
         """Send lines to an MCP server of the app and return its lines. Raises WorldFailure."""

@@ -21,6 +21,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from envgym.errors import WorldFailure
+from envgym.text import clean_value
 
 LEAST_SECONDS = 0.1
 """Minimum timeout in seconds, for messages that the client sends after its deadline."""
@@ -138,7 +139,7 @@ def _all_of(outbox: SimpleQueue[str | None]) -> list[str] | None:
 def _parsed(line: str) -> SessionMessage | Exception:
     try:
         return SessionMessage(
-            jsonrpc_message_adapter.validate_python(json.loads(line), by_name=False)
+            jsonrpc_message_adapter.validate_python(clean_value(json.loads(line)), by_name=False)
         )
     except ValueError as error:
         return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from envgym.errors import Stage, UsageError
@@ -72,7 +72,12 @@ class McpSession:
         return self.diff(timeout_seconds=timeout_seconds)
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
         raise UsageError(
             "an MCP server has no work folder to check: tasks with a `check` need state.files and "

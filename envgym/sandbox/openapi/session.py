@@ -105,7 +105,12 @@ class LiveSession:
         return self.diff(timeout_seconds=timeout_seconds)
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
         raise UsageError(
             "a live API has no work folder to check: tasks with a `check` need state.files and "

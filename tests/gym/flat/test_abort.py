@@ -30,6 +30,8 @@ END_KEYS = {
     "verification",
     "tool_calls",
     "tool_errors",
+    "tool_failures",
+    "tool_faults",
 }
 
 

@@ -83,24 +83,24 @@ def test_a_tool_that_the_task_does_not_offer_is_unknown(env):
     )
 
 
-def test_the_worlds_failure_is_no_reward_but_a_failure(env):
+def test_a_failure_of_a_tool_is_an_observation_and_neither_a_mistake_nor_void(env):
     env.reset(options={"task": "test/reprice/0"})
-    _, reward, terminated, truncated, info = env.step("crash()")
-    assert (reward, terminated, truncated) == (0.0, False, True)
-    assert (info["failure"]["kind"], info["failure"]["stage"]) == ("tool_crashed", "call")
-    assert "ZeroDivisionError" in info["failure"]["message"]
-    env.reset(options={"task": "test/reprice/0"})  # the next episode works
+    observation, reward, terminated, truncated, info = env.step("crash()")
+    assert observation == "error: the tool failed: ZeroDivisionError: division by zero"
+    assert (reward, terminated, truncated, info["invalid_calls"]) == (0.0, False, False, 0)
     env.step(solve(env))
-    assert env.step("Done.")[1] == 1.0
+    _, reward, *_, info = env.step("Done.")
+    assert (reward, info["tool_errors"], info["tool_failures"]) == (1.0, 0, 1)
+    assert info["reward_parts"]["calls"] == 1.0, "a failed tool is no invalid call"
 
 
 @pytest.mark.skipif(
     shutil.which("bwrap") is None,
     reason="NOT TESTED, no bubblewrap: install the package `bubblewrap`",
 )
-@pytest.mark.parametrize(("executes_code", "void"), [("true", False), ("false", True)])
-def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_cannot_call_it_off(
-    tmp_path, executes_code, void
+@pytest.mark.parametrize("executes_code", ["true", "false"])
+def test_a_model_that_ends_its_session_has_not_solved_the_task_and_cannot_call_it_off(
+    tmp_path, executes_code
 ):
     quitting = (
         TOOLS + '\n\ndef leave() -> str:\n    """Run what the model wrote."""\n    os._exit(3)\n'
@@ -115,14 +115,9 @@ def test_a_model_whose_own_code_ends_its_session_has_not_solved_the_task_and_can
     env.step(solve(env))
     _, reward, terminated, _, info = env.step("leave()")
     env.close()
-    assert ("failure" in info) is void
-    if not void:
-        assert (reward, terminated, info["success"], info["stop_reason"]) == (
-            0.0,
-            True,
-            False,
-            "sandbox_ended",
-        )
+    end = (reward, terminated, info["success"], info["stop_reason"])
+    assert end == (0.0, True, False, "sandbox_ended")
+    assert "failure" not in info
 
 
 def test_one_write_too_many_is_not_solved_and_a_forbidden_one_takes_all(env):

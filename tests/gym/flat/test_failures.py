@@ -16,13 +16,7 @@ from tests.fakes.shop_env import shop, write
 
 CRASH = Failure("tool_crashed", "call", "tools.py, line 30\nZeroDivisionError: division by zero")
 GONE = Failure("sandbox_lost", "open", "the box ended")
-BROKEN_TOOLS = (
-    'def set_price(db, item: str, price: int) -> str:\n    """Change the price."""\n'
-    "    return str(1 / 0)\n"
-    'def price(db, item: str) -> str:\n    """The price."""\n    return \'1\'\n'
-    'def tell(text: str) -> str:\n    """Say."""\n    return text\n'
-    'def close() -> str:\n    """End."""\n    return \'closed\'\n'
-)
+BROKEN_GRADER = "def broken(evidence):\n    return 1 / 0 if evidence.task.level == 'L0' else 0.0\n"
 
 
 def episode(failure=None, first=None) -> Episode:
@@ -95,7 +89,8 @@ def test_the_message_names_the_share_the_commonest_kind_with_its_words_the_log_a
 
 
 def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tmp_path):
-    world = ToolWorld(shop(tmp_path, tools=BROKEN_TOOLS))
+    (tmp_path / "rewards.py").write_text(BROKEN_GRADER)
+    world = ToolWorld(shop(tmp_path, "reward.bad={from: rewards.py:broken}"))
     policy = ScriptedPolicy(["set_price(item='I1', price=1)"])
     file = tmp_path / "episodes.jsonl"
     with pytest.raises(TooManyFailures, match="division by zero"):
@@ -117,10 +112,12 @@ def test_an_evaluation_in_a_broken_world_stops_early_and_keeps_what_it_played(tm
 
 
 def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path, capsys):
-    path = write(tmp_path, tools=BROKEN_TOOLS)
+    path = write(tmp_path)
+    (tmp_path / "rewards.py").write_text(BROKEN_GRADER)
     command = [
         "eval",
         str(path),
+        "reward.bad={from: rewards.py:broken}",
         "--policy",
         "oracle",
         "--split",
@@ -137,7 +134,7 @@ def test_envgym_eval_stops_with_exit_code_1_and_says_how_to_allow_more(tmp_path,
     assert 'Traceback (most recent call last)\n  File "<' not in said.err
     assert main([*command, "episode.max_void_fraction=1"]) == 0
     (outcome,) = json.loads(capsys.readouterr().out)
-    assert outcome["void"] == 30  # tasks that change a price; the others are valid
+    assert outcome["void"] == 30  # tasks of level L0; the others are valid
 
 
 def test_a_well_world_is_left_alone(tmp_path):
@@ -149,3 +146,24 @@ def test_a_well_world_is_left_alone(tmp_path):
         == 1
     )
     world.close()
+
+
+FAILING_TOOLS = (
+    'def set_price(db, item: str, price: int) -> str:\n    """Change the price."""\n'
+    "    return str(1 / 0)\n"
+    'def price(db, item: str) -> str:\n    """The price."""\n    return \'1\'\n'
+    'def tell(text: str) -> str:\n    """Say."""\n    return text\n'
+    'def close() -> str:\n    """End."""\n    return \'closed\'\n'
+)
+
+
+@pytest.mark.parametrize("statement", ["return str(1 / 0)", "return {}[item]", "import no_module"])
+def test_tools_that_fail_for_every_call_of_a_model_do_not_end_an_evaluation(tmp_path, statement):
+    tools = FAILING_TOOLS.replace("return str(1 / 0)", statement)
+    world = ToolWorld(shop(tmp_path, tools=tools))
+    policy = ScriptedPolicy(["set_price(item='I1', price=1)"])
+    outcome = evaluate(
+        world, policy, name="x", split="train", levels=["L0"], tasks=40, progress=False
+    )
+    world.close()
+    assert (outcome.total.successes, outcome.total.n, outcome.void) == (0, 40, 0)

@@ -1,6 +1,7 @@
 """Episodes run from reset to the end; a failed world voids one episode, which is retried once."""
 
 import json
+import time
 
 import pytest
 
@@ -15,12 +16,22 @@ from envgym.policies.noop import NoopPolicy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec
-from tests.fakes.shop_env import TOOLS, shop
+from tests.fakes.shop_env import shop
 
-CRASH_ONCE = (
-    "    if not os.path.exists('FLAG'):\n        open('FLAG', 'w').close()\n"
-    "        1 / 0\n    return 'fine'"
-)
+BROKEN_GRADERS = """\
+import pathlib
+
+def breaks_once(evidence):
+    flag = pathlib.Path(__file__).with_name("flag")
+    if not flag.exists():
+        flag.touch()
+        return 1 / 0
+    return 0.0
+
+def breaks_at_2(evidence):
+    return 1 / 0 if evidence.task.id.endswith("/2") else 0.0
+"""
+"""Graders that raise: failures of the world."""
 
 
 @pytest.fixture
@@ -32,6 +43,17 @@ def world(tmp_path):
 
 def scripted(*texts):
     return ScriptedPolicy(list(texts))
+
+
+def solve_then_wait(task, turn):
+    if turn == 0:
+        return "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments)
+    return wait(task, turn)
+
+
+def wait(task, turn):
+    time.sleep(0.5)
+    return "Done." if turn > 1 else "tell(text='a')"
 
 
 def test_the_record_holds_what_was_said_done_and_earned(world):
@@ -73,18 +95,52 @@ def test_a_record_survives_its_json_line(world):
     assert json.loads(episode.to_json())["messages"][1]["role"] == "user"
 
 
-def test_an_answer_that_a_token_limit_cuts_is_seen_beside_the_reason_of_the_end(world):
-    class CutPolicy(ScriptedPolicy):
-        def open(self, messages, tools, *, seed, task=None):
-            dialogue = super().open(messages, tools, seed=seed, task=task)
-            replies = [Completion("tell(text='a')"), Completion("I thi", stop_reason="length")]
-            dialogue.reply = lambda: replies.pop(0)
-            return dialogue
+class CutPolicy(ScriptedPolicy):
+    """Gives answers (text, stop reason)."""
 
-    episode = play(world.env(), CutPolicy([]), seed=0, task="test/reprice/0")
-    assert (episode.stop_reason, episode.turn_stops) == ("answered", ("stop", "length"))
-    assert episode.is_clipped
+    def __init__(self, *answers):
+        super().__init__([])
+        self.answers = answers
+
+    def open(self, messages, tools, *, seed, task=None):
+        dialogue = super().open(messages, tools, seed=seed, task=task)
+        replies = [Completion(text, stop_reason=stop) for text, stop in self.answers]
+        dialogue.reply = lambda: replies.pop(0)
+        return dialogue
+
+
+CALL = "tell(text='a')"
+
+
+@pytest.mark.parametrize(
+    ("answers", "stop", "is_clipped"),
+    [
+        ([("I thi", "length")], "length", True),
+        ([(CALL, "stop"), ("I thi", "length")], "length", True),
+        ([("", "length")], "length", True),
+        # An answer in the middle was cut, and the model went on.
+        ([(CALL + " and th", "length"), ("Done.", "stop")], "answered", False),
+        ([(CALL, "length"), ("I thi", "length")], "length", True),
+        # The environment ended the episode for another reason than the cut text.
+        ([("close()", "length")], "closed", True),
+        ([(CALL, "stop")] * 3 + [(CALL, "length")], "max_turns", True),
+        ([("Done.", "stop")], "answered", False),
+    ],
+)
+def test_an_answer_that_a_token_limit_cuts_is_the_reason_of_the_end(
+    world, answers, stop, is_clipped
+):
+    episode = play(world.env(), CutPolicy(*answers), seed=0, task="test/reprice/0")
+    assert episode.stop_reason == stop
+    assert episode.turn_stops == tuple(reason for _, reason in answers)
+    assert episode.is_clipped is is_clipped
     assert Episode.from_json(episode.to_json()) == episode
+
+
+def test_a_cut_answer_is_graded_like_any_other(world):
+    cut = play(world.env(), CutPolicy(("I thi", "length")), seed=0, task="test/reprice/0")
+    whole = play(world.env(), CutPolicy(("I thi", "stop")), seed=0, task="test/reprice/0")
+    assert (cut.reward, cut.success, cut.terminated) == (whole.reward, False, True)
 
 
 def test_a_record_of_another_version_is_refused(world):
@@ -95,11 +151,17 @@ def test_a_record_of_another_version_is_refused(world):
         Episode.from_dict(plain | {"schema_version": 0})
 
 
-def test_the_worlds_failure_voids_the_episode(world):
-    episode = play(world.env(), scripted("crash()", "Done."), seed=0, task="test/reprice/0")
-    assert episode.is_void
-    assert (episode.reward, episode.success, episode.stop_reason) == (None, None, "void")
-    assert (episode.failure.kind, episode.failure.stage) == ("tool_crashed", "call")
+def test_a_failure_of_a_tool_is_counted_and_named_and_the_episode_goes_on(world, caplog):
+    answers = ("crash()", "crash()", "price(item='I99')", "Done.")
+    episode = play(world.env(), scripted(*answers), seed=0, task="test/reprice/0")
+    assert (episode.reward, episode.stop_reason) == (0.0, "answered")
+    assert (episode.tool_calls, episode.tool_errors, episode.tool_failures) == (3, 1, 2)
+    assert episode.turn_invalid_calls == (0, 0, 1, 0)
+    (fault,) = episode.tool_faults
+    assert fault.startswith("tools.py:")
+    assert fault.endswith(": ZeroDivisionError: division by zero")
+    assert Episode.from_json(episode.to_json()) == episode
+    assert caplog.text.count(fault) == 1
 
 
 def test_a_grader_that_raises_voids_the_episode(tmp_path):
@@ -123,27 +185,33 @@ def test_a_policy_that_fails_voids_the_episode(world):
     )
 
 
-def test_an_episode_over_its_time_is_void(tmp_path):
-    world = ToolWorld(shop(tmp_path, "episode.timeout_seconds=0.000001"))
-    assert play(world.env(), NoopPolicy(), seed=0, task="test/reprice/0").failure.kind == "timeout"
+def test_an_episode_over_its_time_is_truncated_and_its_state_is_graded(tmp_path):
+    world = ToolWorld(shop(tmp_path, "episode.timeout_seconds=0.4"))
+    solved = play(world.env(), ScriptedPolicy(solve_then_wait), seed=0, task="test/reprice/0")
+    assert (solved.stop_reason, solved.truncated, solved.terminated) == ("timeout", True, False)
+    assert (solved.reward, solved.success) == (1.0, True)
+    lost = play(world.env(), ScriptedPolicy(wait), seed=0, task="test/reprice/0")
+    assert (lost.stop_reason, lost.reward, lost.success) == ("timeout", 0.0, False)
+    assert 0 <= lost.seconds["lost"] <= lost.seconds["env"]
     world.close()
 
 
 def test_a_void_episode_is_played_once_more_and_says_how_the_first_attempt_broke(tmp_path):
-    tools = TOOLS.replace("    return 1 / 0", CRASH_ONCE.replace("FLAG", str(tmp_path / "flag")))
-    world = ToolWorld(shop(tmp_path, tools=tools))
-    (episode,) = play_many(world.env, scripted("crash()", "Done."), [Request("test/reprice/0", 0)])
+    (tmp_path / "rewards.py").write_text(BROKEN_GRADERS)
+    world = ToolWorld(shop(tmp_path, "reward.bad={from: rewards.py:breaks_once}"))
+    (episode,) = play_many(world.env, scripted("Done."), [Request("test/reprice/0", 0)])
     world.close()
     assert not episode.is_void
-    assert [(f.kind, f.stage) for f in episode.failures] == [("tool_crashed", "call")]
+    assert [(f.kind, f.stage) for f in episode.failures] == [("reward_raised", "score")]
     assert Episode.from_json(episode.to_json()) == episode
-    assert "  second attempt; the first was void: tool_crashed in call" in episode_lines(episode)
+    assert "  second attempt; the first was void: reward_raised in score" in episode_lines(episode)
 
 
-def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
+def test_one_failure_costs_no_other_episode_and_order_is_kept(tmp_path):
+    (tmp_path / "rewards.py").write_text(BROKEN_GRADERS)
+    world = ToolWorld(shop(tmp_path, "reward.bad={from: rewards.py:breaks_at_2}"))
+
     def act(task, turn):
-        if task.id.endswith("/2"):
-            return "crash()"
         return [
             "set_price(item={item!r}, price={price})".format(**task.oracle[0].arguments),
             "Done.",
@@ -158,6 +226,7 @@ def test_one_failure_costs_no_other_episode_and_order_is_kept(world):
     assert [e.task_id for e in episodes if e.is_void] == ["train/reprice/2"]
     assert all(e.reward == 1.0 for e in episodes if not e.is_void)
     assert len(seen) == 20
+    world.close()
 
 
 def test_a_request_may_ask_for_a_shorter_horizon(world):
@@ -201,6 +270,15 @@ def test_a_foreign_environment_plays_by_seeds_and_reports_success(foreign):
     assert (
         play(foreign.env(), scripted("wrong", "wrong"), seed=0, task="test/seed/1").success is False
     )
+
+
+def test_a_cut_answer_that_ends_a_foreign_episode_is_recorded_as_cut(foreign):
+    word = foreign.env().reset(options={"task": "test/seed/1"})[0].split()[-1]
+    right = play(foreign.env(), CutPolicy((word, "length")), seed=0, task="test/seed/1")
+    assert (right.stop_reason, right.reward, right.is_clipped) == ("length", 1.0, True)
+    twice = CutPolicy(("no", "stop"), ("no", "length"))  # the environment's own limit of turns
+    late = play(foreign.env(), twice, seed=0, task="test/seed/1")
+    assert (late.stop_reason, late.truncated, late.is_clipped) == ("truncated", True, True)
 
 
 def test_a_foreign_environment_is_cut_at_a_horizon_too(foreign):

@@ -16,9 +16,11 @@ def double(number: int) -> str:
     return str(2 * number)
 
 
-def fail() -> str:
+def leave() -> str:
     """Break."""
-    raise RuntimeError("broken")
+    import os
+
+    os._exit(3)
 '''
 
 
@@ -32,7 +34,7 @@ def world(tmp_path):
 
 
 def test_python_tools_and_a_servers_tools_are_one_environment(world):
-    assert list(world.tools)[:3] == ["double", "fail", "add"]
+    assert list(world.tools)[:3] == ["double", "leave", "add"]
     session = world.sandbox.open(seed=7, timeout_seconds=60)
     assert call(session, "double", number=4).text == "8"
     assert call(session, "add", name="a").text == "8"
@@ -47,8 +49,8 @@ def test_python_tools_and_a_servers_tools_are_one_environment(world):
 
 def test_when_one_part_fails_the_others_are_closed(world):
     session = world.sandbox.open(seed=7, timeout_seconds=60)
-    with pytest.raises(WorldFailure, match="broken"):
-        call(session, "fail")
+    with pytest.raises(WorldFailure, match="exit status 3"):
+        call(session, "leave")
     idle = world.sandbox.parts[1]._idle
     assert len(idle) == 1  # the server is idle again, ready for the next episode
     with pytest.raises(WorldFailure, match="no such seed"):

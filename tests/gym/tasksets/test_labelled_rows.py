@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_read(tmp_path):
         load_rows(tmp_path / "none.csv")
     latin = tmp_path / "latin.csv"
     latin.write_bytes("text,label\nGröße,y\n".encode("latin-1"))
-    with pytest.raises(SpecError, match=r"latin.csv: is not UTF-8 \(byte 13\)"):
+    with pytest.raises(SpecError, match=r"latin.csv: is not UTF-8 \(byte 13, line 2\)"):
         load_rows(latin)
 
 

@@ -110,6 +110,7 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
     env = (
         "id: t/rows-v0\nprompt: {tools: template}\n"
         "tasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
+        "reward: {solved: {from: toolrl_correctness}}\n"
     )
     source = TemplateTaskSet(load_spec(written(tmp_path, env, "env.yaml")))
     assert [source.task(f"train/rows/{index}").prompt for index in range(3)] == ["u0", "u1", "u0"]

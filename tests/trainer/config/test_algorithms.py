@@ -244,6 +244,26 @@ def test_overlong_episodes_are_punished_and_cut_ones_can_be_masked():
     assert (short.weight, long.weight) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_masked"),
+    [
+        ({"truncated": True, "stop_reason": "max_turns"}, True),
+        ({"truncated": True, "stop_reason": "context"}, True),
+        ({"turn_stops": ("stop", "stop", "length"), "stop_reason": "length"}, True),
+        ({"turn_stops": ("stop", "stop", "length"), "stop_reason": "closed"}, True),
+        ({"turn_stops": ("length", "length", "stop"), "stop_reason": "answered"}, False),
+        ({"turn_stops": ("stop", "stop", "stop")}, False),
+    ],
+)
+def test_an_episode_that_any_limit_cut_pulls_no_gradient_if_cut_ones_are_masked(fields, is_masked):
+    group = [episode([1.0]), dataclasses.replace(episode([0.0, 0.0, 0.5]), **fields)]
+    for masked, weight in ((True, 0.0 if is_masked else 1.0), (False, 1.0)):
+        options = AlgorithmConfig.model_validate({"mask_truncated": masked})
+        whole, cut = build_samples([group], options)
+        assert (whole.weight, cut.weight) == (1.0, weight)
+        assert whole.advantage == -cut.advantage > 0  # it counts for the group's mean
+
+
 def test_credit_for_turns_needs_a_reward_for_each():
     old_record = dataclasses.replace(episode([0.0, 1.0]), turn_rewards=())
     with pytest.raises(

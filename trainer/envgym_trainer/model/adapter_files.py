@@ -20,7 +20,7 @@ from torch import Tensor
 
 from envgym.errors import UsageError
 from envgym_trainer.config.server_limits import RANKS, refusals
-from envgym_trainer.files import file_sha256, hash_files
+from envgym_trainer.files import apply_umask, file_sha256, hash_files
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import lora_layers, lora_state
 from envgym_trainer.model.quantize import is_4bit
@@ -83,9 +83,9 @@ def save_weights(peft_model: Any, folder: Path, *, base_id: str) -> Path:
     config.base_model_name_or_path = base_id
     config.inference_mode = True
     config.save_pretrained(folder)
-    save_file(
-        lora_state(peft_model), folder / "adapter_model.safetensors", metadata={"format": "pt"}
-    )
+    weights = folder / "adapter_model.safetensors"
+    save_file(lora_state(peft_model), weights, metadata={"format": "pt"})
+    apply_umask(weights)
     return folder
 
 

@@ -1,8 +1,8 @@
 """Explain the reward and the advantage of an episode, part by part (`envgym explain`).
 
-Numbers come from the run's record, settings from its `config.yaml`, and descriptions of reward
-parts from the environment's current files if they still exist. Rewards are not computed again. See
-`breakdown.py` for the attribution of advantages. Imports no torch.
+Numbers come from the run's record, and settings from its `config.yaml`; see `rules.py` for the
+descriptions of reward parts. Rewards are not computed again, and no code of the run is loaded. See
+`algorithms/attribution.py` for the attribution of advantages. Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from envgym.errors import UsageError
 from envgym.spec.reward import PartSpec, at_step
 from envgym.terms import PENALTY, Term
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.run.reward_rules import Rule, Rules
+from envgym_trainer.run.rules import Rule, Rules
 
 NAME = re.compile(r"(\d+):(\d+)")
 OTHERS = {
@@ -119,12 +119,15 @@ def overview(folder: RunFolder, step: int | None = None) -> list[Overview]:
     ]
 
 
-def explain(folder: RunFolder, name: str) -> Explanation:
+def explain(folder: RunFolder, name: str, *, env: str | None = None) -> Explanation:
     """Return the explanation of one training episode.
 
     Args:
         folder: Folder of the run.
         name: Step and position, such as `12:3` for the third episode of step 12.
+        env: Environment whose files describe the parts: path of its YAML file, name or id. Default:
+            the bundled environment with the run's id. The run itself may come from somebody else,
+            so no file that it names is read.
 
     Raises:
         UsageError: If the name is malformed, the episode does not exist, or its record has no
@@ -142,7 +145,7 @@ def explain(folder: RunFolder, name: str) -> Explanation:
             f"{step}:1 to {step}:{len(lines)}."
         )
     episode, excluded = lines[place - 1]
-    rules = Rules.of(folder)
+    rules = Rules.of(folder, step=step, env=env)
     known = _known(episode, folder, name, is_foreign=rules.is_foreign)
     schedule_step = max(0, step - rules.warmup_steps - 1)
     group = {

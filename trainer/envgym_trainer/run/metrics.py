@@ -46,7 +46,8 @@ def episode_metrics(groups: Iterable[Sequence[Episode]]) -> Metrics:
           to `reward`.
         - `completions/{mean,min,max}_length`, `completions/clipped_ratio`: sampled tokens
           per episode.
-        - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: errors per call.
+        - `tools/call_frequency`: calls per episode. `tools/failure_frequency`: rejected calls per
+          call. `tools/fault_frequency`: calls in which the tool failed, per call.
         - `success`, `success/level/LEVEL`, `episode/{n,turns,void,seconds_policy,seconds_env}`.
         - `group/frac_all_{zero,one}`, also by level and template: groups without variance.
         - `failures/KIND`, `failures/stage/STAGE`, `episode/retried`, `group/void_members`.
@@ -220,6 +221,7 @@ def agreement_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
 def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
     """Return turns, tool calls, lengths, dialects, stop reasons and seconds."""
     calls = sum(episode.tool_calls for episode in episodes)
+    answers = [stop for episode in episodes for stop in episode.turn_stops]
     lengths = [
         float(sum(episode.tokens.loss_mask)) for episode in episodes if episode.tokens is not None
     ]
@@ -229,8 +231,13 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
         "tools/failure_frequency": sum(episode.tool_errors for episode in episodes) / calls
         if calls
         else 0.0,
+        "tools/fault_frequency": sum(episode.tool_failures for episode in episodes) / calls
+        if calls
+        else 0.0,
         "completions/clipped_ratio": _mean([float(episode.is_clipped) for episode in episodes]),
     }
+    if answers:
+        out["completions/clipped_answers"] = _mean([float(stop != "stop") for stop in answers])
     if lengths:
         out |= {"completions/mean_length": _mean(lengths), "completions/min_length": min(lengths)}
         out |= {"completions/max_length": max(lengths)}

@@ -13,6 +13,14 @@ from typing import Literal
 from names import NAMES
 
 
+class ToolError(Exception):
+    """Refusal; a tool recognizes it by its name."""
+
+
+class ClosedError(ToolError):
+    """Refusal of this kiosk."""
+
+
 def get_item(db, item_id: str) -> dict:
     """One item of the kiosk.
 
@@ -65,6 +73,11 @@ def dice(kind: Literal["d6", "d20"]) -> int:
     return random.randint(1, int(kind[1:]))
 
 
+def own_error() -> str:
+    """Refuses with a class of its own."""
+    raise ClosedError("closed on Mondays")
+
+
 def ask_wrong_key() -> str:
     """Looks up a key that is not there."""
     return {}["no such customer"]
@@ -73,6 +86,17 @@ def ask_wrong_key() -> str:
 def hang(seconds: float) -> None:
     """Sleeps."""
     time.sleep(seconds)
+
+
+def hang_deaf(seconds: float) -> None:
+    """Sleeps through every interrupt."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            time.sleep(0.05)
+        except BaseException:
+            continue
 
 
 def hang_with_child() -> None:
