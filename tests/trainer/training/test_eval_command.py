@@ -30,6 +30,11 @@ SETTINGS = [
 ]
 
 
+def by_task(records):
+    """Return records in the order of their tasks; `--episodes` has the order of their ends."""
+    return sorted(records, key=lambda record: record["task_id"])
+
+
 def test_the_printed_command_measures_what_the_table_shows(tmp_path, capsys):
     assert main(["train", "guess", *SETTINGS, "--out", str(tmp_path), "--name", "r"]) == 0
     printed = capsys.readouterr().out
@@ -47,11 +52,11 @@ def test_the_printed_command_measures_what_the_table_shows(tmp_path, capsys):
     episodes = tmp_path / "again.jsonl"
     assert main([*shlex.split(line)[1:], "--json", "--episodes", str(episodes)]) == 0
     capsys.readouterr()
-    again = [json.loads(text) for text in episodes.read_text().splitlines()]
+    again = by_task(json.loads(text) for text in episodes.read_text().splitlines())
     evaluated = [
         json.loads(episode.to_json()) for _, phase, episode in run.episodes() if phase == "eval"
     ]
-    before = evaluated[-12:]
+    before = by_task(evaluated[-12:])
     assert [each["task_id"] for each in again] == [each["task_id"] for each in before]
     assert [each["messages"] for each in again] == [each["messages"] for each in before]
     rewards = [each["reward"] for each in again]
@@ -90,19 +95,19 @@ def evaluated(env, policy, out, *more):
     episodes.unlink(missing_ok=True)
     words = [str(env), "--policy", policy, "--tasks", "4", "--json", "--episodes", str(episodes)]
     assert main(["eval", *words, *more]) == 0
-    return [json.loads(line) for line in episodes.read_text().splitlines()]
+    return by_task(json.loads(line) for line in episodes.read_text().splitlines())
 
 
 def test_an_adapter_plays_with_the_prompt_sampling_and_limits_of_its_run(formed, tmp_path, capsys):
     run, env = formed
-    trained = [episode for _, phase, episode in run.episodes() if phase == "eval"]
+    trained = by_task(
+        json.loads(episode.to_json()) for _, phase, episode in run.episodes() if phase == "eval"
+    )
     capsys.readouterr()
     for policy in (f"adapter:{run.path}", f"adapter:{run.adapter}"):
         episodes = evaluated(env, policy, tmp_path)
         # The YAML has another form of the prompt and another limit of tokens.
-        assert [each["messages"] for each in episodes] == [
-            json.loads(episode.to_json())["messages"] for episode in trained
-        ]
+        assert [each["messages"] for each in episodes] == [each["messages"] for each in trained]
         assert max(sum(each["tokens"]["loss_mask"]) / each["turns"] for each in episodes) <= 7
         told = capsys.readouterr()
         assert (
