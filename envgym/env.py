@@ -19,6 +19,7 @@ from envgym.dialects import usage_example
 from envgym.errors import SpecError, UsageError, WorldFailure, did_you_mean
 from envgym.messages import Message
 from envgym.rewards.rubric import Rubric
+from envgym.rewards.table_columns import read_columns
 from envgym.sandbox import Sandbox, Session
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import EnvSpec
@@ -59,6 +60,7 @@ class ToolWorld:
     def _read_tasks(self, spec: EnvSpec) -> None:
         self.tasks = TemplateTaskSet(spec, self.sandbox)
         self.keys = read_primary_keys(spec, self.tasks.schema_sql)
+        self.columns = read_columns(self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
         for name in spec.episode.closing_tools:
             self._check_tool(name, "episode.closing_tools")
@@ -205,6 +207,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             spec=world.spec,
             rubric=world.rubric,
             keys=world.keys,
+            columns=world.columns,
             task=task,
             tools=world.tools_of(task),
             messages=world.opening(task),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -10,11 +11,13 @@ from envgym.dialects import parse
 from envgym.errors import WorldFailure
 from envgym.messages import Message, ToolCall
 from envgym.rewards.evidence import CallRecord, Evidence
+from envgym.rewards.row_pairs import RowDiff, diff_rows
 from envgym.rewards.rubric import Rubric, Score
-from envgym.rewards.state_diff import Keys, compare_changes, diff_rows
+from envgym.rewards.state_diff import compare_changes
+from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
-from envgym.sandbox import Session, Verification
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox import RowChanges, Session, Verification
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 from envgym.tools import Tool, unknown_tool, validate
@@ -33,6 +36,8 @@ class ToolEpisode:
     rubric: Rubric
     keys: Keys
     """Columns of the primary key of each table."""
+    columns: Mapping[str, Columns]
+    """Columns of each table of the schema."""
     task: Task
     tools: dict[str, Tool]
     """Tools that the task offers."""
@@ -50,6 +55,8 @@ class ToolEpisode:
     """Text of each answer."""
     dialects: dict[str, int] = field(default_factory=dict)
     """Number of answers by dialect."""
+    written: set[str] = field(default_factory=set)
+    """Forbidden tables that a call wrote to, even if it was undone later."""
     turns: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -136,6 +143,9 @@ class ToolEpisode:
             now=now.isoformat(),
             timeout_seconds=self.spec.episode.tool_timeout_seconds,
         )
+        self.written.update(result.writes)
+        if state.forbid and self._can_hide_writes():
+            self.written.update(row.table for row in self._changed_rows())
         text = result.text if result.ok else f"error: {result.text}"
         return self._reply(call, result.ok, text, result.seconds)
 
@@ -163,7 +173,11 @@ class ToolEpisode:
     def _end(
         self, reason: EpisodeStop, final: str, dialect: str, replies: list[Message]
     ) -> StepResult:
-        evidence = self._evidence(final)  # before the hidden test, which may leave files
+        timeout = self.spec.episode.tool_timeout_seconds
+        keep_files = self.task.check is not None
+        # The state diff and the hidden test judge one state, which no process can change any more.
+        changes = self.session.finish(timeout_seconds=timeout, keep_files=keep_files)
+        evidence = self._evidence(final, changes)
         verification = self._verify()
         evidence = replace(evidence, verification=verification)
         reward, score = self._rewards.end(evidence)
@@ -205,13 +219,18 @@ class ToolEpisode:
     def _rejected(self) -> int:
         return sum(not record.ok for record in self.calls)
 
-    def _evidence(self, final: str = "") -> Evidence:
-        """Return the current evidence of the episode, without the result of the hidden test."""
+    def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
+        """Return the evidence of the episode, without the result of the hidden test.
+
+        Args:
+            final: Final answer, at the end of the episode.
+            changes: Final changes. By default the current ones are read.
+        """
         state = self.spec.state
-        changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
-        exact = (FILES,) if state.files else ()
-        rows = diff_rows(changes, self.keys, volatile=state.volatile, exact=exact)
-        verdict = compare_changes(self.task.changes, rows, allow=state.allow, forbid=state.forbid)
+        rows = self._changed_rows(changes)
+        verdict = compare_changes(
+            self.task.changes, rows, allow=state.allow, forbid=state.forbid, written=self.written
+        )
         return Evidence(
             self.task,
             tuple(self.calls),
@@ -222,6 +241,29 @@ class ToolEpisode:
             dict(self.dialects),
             assistant_messages=tuple(self.answers),
             step=self.training_step,
+        )
+
+    def _can_hide_writes(self) -> bool:
+        """Return whether tables must be compared after each call.
+
+        The record of a session does not cover external servers, and code of the model runs in the
+        process that keeps it.
+        """
+        is_external = any(not isinstance(source, str) for source in self.spec.tools)
+        return self.spec.sandbox.executes_code or is_external
+
+    def _changed_rows(self, changes: RowChanges | None = None) -> list[RowDiff]:
+        state = self.spec.state
+        if changes is None:
+            changes = self.session.diff(timeout_seconds=self.spec.episode.tool_timeout_seconds)
+        return diff_rows(
+            changes,
+            self.keys,
+            volatile=state.volatile,
+            exact=(FILES,) if state.files else (),
+            free_text=state.free_text,
+            columns=self.columns,
+            tolerance=state.float_tolerance,
         )
 
     def _verify(self) -> Verification | None:

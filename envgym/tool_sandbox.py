@@ -10,9 +10,9 @@ import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
-from envgym.rewards.state_diff import Keys, primary_keys
+from envgym.rewards.table_columns import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.joined import CombinedSandbox
@@ -80,6 +80,7 @@ def build_app(spec: EnvSpec) -> App:
         None if is_live else state.seed,
         state.files,
         hidden=hidden,
+        watch=state.forbid,
         extra_files=tuple(spec.sandbox.files),
     )
 
@@ -138,7 +139,13 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
     app = build_app(spec)
-    box = App(app.root, (), None, None, None, (wanted.link,), app.hidden, app.extra_files)
+    box = App(
+        app.root,
+        (),
+        servers=(wanted.link,),
+        hidden=app.hidden,
+        extra_files=app.extra_files,
+    )
     return McpSandbox(wanted, open_sandbox(box, options), options)
 
 

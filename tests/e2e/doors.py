@@ -27,7 +27,7 @@ GYM = (
     ("envgym.spec", "envgym.world"),
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
     ("envgym.modules",),
-    ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces"),
+    ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces", "envgym.values"),
     ("envgym.sandbox.agent",),
 )
 """Rooms and flat files of the gym, top first. Each may import those of lower layers."""

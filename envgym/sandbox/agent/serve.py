@@ -1,14 +1,22 @@
-"""Entry point of the agent, and the server for isolation `state`: all sessions in one process."""
+"""Entry point of the agent, and the server for isolation `state`: all sessions in one process.
+
+With `state` the process that runs the tools reads its own state. That does not protect against
+tools that run code written by a model.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import select
+import shutil
+import threading
+import time
 from typing import Any
 
 from .app import LoadedApp, load_app
-from .cleaning import usage
+from .cleaning import adopt_orphans, end_strays, usage
 from .describe import describe_tool
 from .errors import AppError, BoxError
 from .file_tree import fresh_folder
@@ -17,8 +25,12 @@ from .namespaces import Limits
 from .private_box import PrivateBox, isolate
 from .protocol import Request, Wire, answer, attempt, no_session, take_stdio
 from .session import Desk
+from .signals import withstand_signals
 from .tables import Images, prepare_image
 from .verify import serve_check
+
+LAST_SECONDS = 1.0
+"""Seconds that the running tool gets after the owner has ended."""
 
 
 class StateServer:
@@ -34,13 +46,17 @@ class StateServer:
         self.images, self.desks = Images(), dict[str, Desk]()
 
     def serve(self, lines: list[bytes] | None) -> None:
-        """Answer `lines` and all later lines until stdin ends."""
+        """Answer `lines` and all later lines until stdin ends, then end what the tools started."""
+        adopt_orphans()
+        withstand_signals()
+        threading.Thread(target=_end_with, args=(self.wire.source,), daemon=True).start()
         while lines is not None:
             for line in lines:
                 self._answer(json.loads(line))
             lines = self.wire.lines()
         for desk in self.desks.values():
             desk.close()
+        _leave_nothing()
 
     def _answer(self, request: Request) -> None:
         op = request["op"]
@@ -52,10 +68,16 @@ class StateServer:
             self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks)} | usage()})
         elif op == "open":
             self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
+        elif op == "finish" and desk:
+            self._reply(desk, request)
+            self.desks.pop(request["session"]).close()
         else:
-            if desk and desk.work and desk.work.path.is_dir():
-                os.chdir(desk.work.path)
-            self.wire.say(answer(desk, request) if desk else no_session(request))
+            self._reply(desk, request)
+
+    def _reply(self, desk: Desk | None, request: Request) -> None:
+        if desk and desk.work and desk.work.path.is_dir():
+            os.chdir(desk.work.path)
+        self.wire.say(answer(desk, request) if desk else no_session(request))
 
     def _open(self, session: str, seed: int) -> str:
         image = self.images.get(seed) or self.images.put(
@@ -66,6 +88,22 @@ class StateServer:
             self.app, image, seed, output_bytes=self.output_bytes, place=place
         )
         return desk.state_hash
+
+
+def _end_with(source: int) -> None:
+    """End this process and what its tools started when stdin ends, even if a tool hangs."""
+    poll = select.poll()
+    poll.register(source, 0)  # An end is always reported.
+    poll.poll()
+    time.sleep(LAST_SECONDS)  # Unless a tool hangs, the main thread ends the process meanwhile.
+    _leave_nothing()
+    os._exit(1)
+
+
+def _leave_nothing() -> None:
+    end_strays(())
+    if scratch := os.environ.get("ENVGYM_SCRATCH"):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def main() -> None:
@@ -92,6 +130,7 @@ def main() -> None:
             "documents": hello["documents"],
             "files": hello["files"],
             "servers": hello["servers"],
+            "watch": hello.get("watch", ()),
         }
         app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], **more)
         server = _server(app, wire, hello)

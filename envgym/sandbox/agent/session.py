@@ -19,11 +19,23 @@ from typing import Any, Literal
 from .app import LoadedApp
 from .describe import RESERVED
 from .errors import BoxError, tail_of
-from .file_tree import WorkFolder, wipe
+from .file_tree import wipe
 from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
+from .work_folder import WorkFolder, read_files
+from .write_watch import WriteWatch
 
 OUTPUT_BYTES = 64 * 1024
+FILE_PRAGMAS = (
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = MEMORY",
+    "synchronous = OFF",
+    "cache_spill = OFF",
+    "temp_store = MEMORY",
+)
+"""Settings of a database in a file: no journal and no temporary file on the disk, and nothing of a
+call is written before it ends. The file lives no longer than its session.
+"""
 
 
 class Database(sqlite3.Connection):
@@ -60,6 +72,8 @@ class Desk:
 
     Args:
         place: Empty private folder. Required if the app lays out files.
+        database: File that holds the image and becomes the database. By default the database is in
+            the memory of this process.
     """
 
     def __init__(
@@ -71,6 +85,7 @@ class Desk:
         output_bytes: int = OUTPUT_BYTES,
         fix_random: bool = True,
         place: str = "",
+        database: str = "",
     ):
         self.app = app
         self.image = image
@@ -83,11 +98,17 @@ class Desk:
         self.state_hash = self.work.hash_with(image_hash(image)) if self.work else image_hash(image)
         self._relays: dict[str, Relay] = {}
         self.db = sqlite3.connect(
-            ":memory:", factory=Database, isolation_level=None, check_same_thread=False
+            database or ":memory:", factory=Database, isolation_level=None, check_same_thread=False
         )
-        self.db.deserialize(image)
+        if not database:
+            self.db.deserialize(image)
+        for pragma in FILE_PRAGMAS if database else ():
+            self.db.execute(f"PRAGMA {pragma}")
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA foreign_keys = ON")
+        # A diff sees the main database only, and an attached file could lie anywhere.
+        self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        self._watch = WriteWatch(self.db, app.watch) if app.watch else None
 
     def call(self, tool: str, arguments: dict[str, Any], now: str) -> dict[str, Any]:
         """Run a tool. If it refuses or crashes, its changes to the tables are rolled back.
@@ -120,7 +141,9 @@ class Desk:
             raise BoxError(
                 "tool_crashed", str(crash) if isinstance(crash, BoxError) else tail_of(crash)
             ) from None
-        return {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
+        result = {"text": cut(text, self.output_bytes), "ok": ok, "seconds": seconds}
+        written = self._watch.drain() if self._watch else []
+        return result | ({"writes": written} if written else {})
 
     def _finish(self, tool: str, *, keep: bool) -> None:
         try:
@@ -147,13 +170,20 @@ class Desk:
     def diff(self) -> RowChanges:
         """Return the rows added and removed in each changed table.
 
-        Changed files are the table `files`.
+        Changed files are the table `files`. The process that runs the tools reads its own state
+        here. With the other isolation levels a judge reads it (`judge.py`).
         """
-        return diff_tables(self.db, self.image) | (self.work.diff() if self.work else {})
+        return self.finish(keep_files=False)["changes"]
 
-    def hand_over(self) -> dict[str, Any]:
-        """Return the final files, for `verify`."""
-        return self.work.hand_over() if self.work else {"tree": {}, "problem": ""}
+    def finish(self, *, keep_files: bool) -> dict[str, Any]:
+        """Return the final changes, and the final files for a check if they are asked for."""
+        with self._watch.paused() if self._watch else contextlib.nullcontext():
+            changes = diff_tables(self.db, self.image)
+        if self.work is None:
+            return {"changes": changes, "tree": {}, "problem": ""}
+        files = read_files(self.work.path)
+        handed = files.hand_over() if keep_files else {"tree": {}, "problem": ""}
+        return {"changes": changes | files.changes(self.work.start), **handed}
 
     def close(self) -> None:
         for relay in self._relays.values():

@@ -57,6 +57,7 @@ class InProcessSandbox:
                 app.seed,
                 files=app.files,
                 documents=documents_of(app),
+                watch=app.watch,
             )
         except AppError as error:
             raise SpecError(str(error)) from None
@@ -118,6 +119,7 @@ class InProcessSession:
         self._statistics = statistics
         self._checks = checks
         self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
+        self._final: dict[str, Any] | None = None
 
     def call(
         self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
@@ -133,6 +135,14 @@ class InProcessSession:
         with self._statistics.timed("diff"):
             return self._do("diff", timeout_seconds, self._desk.diff)
 
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        """Return the final changes. Processes that a tool left running are not ended."""
+        with self._statistics.timed("diff"):
+            self._final = self._do(
+                "diff", timeout_seconds, lambda: self._desk.finish(keep_files=keep_files)
+            )
+            return self._final["changes"]
+
     def verify(
         self,
         files: Mapping[str, str],
@@ -141,7 +151,9 @@ class InProcessSession:
         timeout_seconds: float,
         inputs: Mapping[str, str] | None = None,
     ) -> Verification:
-        final = self._do("score", VERIFY_SECONDS, self._desk.hand_over)
+        final = self._final or self._do(
+            "score", VERIFY_SECONDS, lambda: self._desk.finish(keep_files=True)
+        )
         if final["problem"]:
             return Verification(None, final["problem"])
         return self._checks.run(

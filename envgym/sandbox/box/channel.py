@@ -251,6 +251,7 @@ class BoxSession:
         self._statistics = statistics
         self._check = check
         self._on_close = on_close
+        self._final: dict[str, Any] | None = None
         self._lock, self._closing, self._closed = threading.Lock(), threading.Lock(), False
 
     def call(
@@ -269,6 +270,11 @@ class BoxSession:
         with self._statistics.timed("diff"):
             return self._request("diff", "diff", timeout_seconds)
 
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        with self._statistics.timed("diff"):
+            self._final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
+            return self._final["changes"]
+
     def verify(
         self,
         files: Mapping[str, str],
@@ -277,8 +283,7 @@ class BoxSession:
         timeout_seconds: float,
         inputs: Mapping[str, str] | None = None,
     ) -> Verification:
-        final = self._request("tree", "score", VERIFY_SECONDS)
-        self._box.tell("close", session=self._name)
+        final = self._final or self._request("finish", "score", VERIFY_SECONDS, keep_files=True)
         if final["problem"]:
             return Verification(None, final["problem"])
         with counting_failures(self._statistics), self._statistics.timed("check"):
