@@ -29,24 +29,26 @@ from envgym.sandbox.box.checks import CheckRunner
 from envgym.sandbox.statistics import Statistics
 from tests.fakes import APPS
 from tests.fakes.attacks import HONEST, PROGRAMS
-from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, options
+from tests.fakes.kiosk_app import options
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: Linux only")
 APP = App(APPS, ("folder/tools.py",), files="folder/world.py:lay_out")
 NUMBER = 123_457
 CUBE = NUMBER**3
 TEST = "tests/test_hidden.py"
-LOCAL = [] if sys.platform != "linux" or why_not_isolated() else ["local", "namespaces"]
 BOXES = [
-    *LOCAL,
-    *(["bubblewrap"] if BUBBLEWRAP else []),
-    *([pytest.param("docker", marks=pytest.mark.slow)] if DOCKER else []),
+    "local",
+    pytest.param("namespaces", marks=pytest.mark.slow),
+    pytest.param("bubblewrap", marks=pytest.mark.slow),
+    pytest.param("docker", marks=[pytest.mark.slow, pytest.mark.docker]),
 ]
 
 
 @pytest.fixture(scope="module", params=BOXES)
 def checks(request):
     """Runner of hidden tests, for each kind of check box."""
+    if request.param in ("local", "namespaces") and (problem := why_not_isolated()):
+        pytest.skip(f"NOT TESTED: {problem}")
     backend = request.param.replace("namespaces", "local")
     sandbox = open_sandbox(APP, options((backend, "fork")))
     runner = sandbox.checks
@@ -379,9 +381,9 @@ def test_a_command_that_would_show_the_hidden_files_is_refused(checks, command):
 def test_without_hidden_files_a_command_runs_as_the_programs_do(checks):
     run_alone = functools.partial(checks.run, tree({"a.sh": "exit 3"}), {}, {}, timeout_seconds=60)
     assert run_alone(("sh", "a.sh")).exit_code == 3
-    said = run_alone(("python", "-c", "import os; print(os.getuid())")).output
-    alone = run_alone(("sh", "-c", "id -u")).output
-    assert (said == alone) is (not checks._hello["users"])
+    assert run_alone(("sh", "-c", "id -u")).output != "0\n"
+    found = run_alone(("python", "-c", "import os; raise SystemExit(os.getuid())"))
+    assert found.exit_code == 0 or os.geteuid() != 0 or checks._start is start_without_root
 
 
 class EndedAtTest:
