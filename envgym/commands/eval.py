@@ -9,8 +9,8 @@ from envgym.commands.arguments import (
     add_env,
     add_seed,
     add_split,
-    load_env,
     positive,
+    print_credentials,
     temperature,
 )
 from envgym.errors import UsageError
