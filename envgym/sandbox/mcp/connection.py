@@ -27,6 +27,10 @@ class Refused(Exception):
     """The server rejects a call's arguments (JSON-RPC -32602), which is the caller's mistake."""
 
 
+class Failed(Exception):
+    """The server answers a call with another JSON-RPC error. The connection still works."""
+
+
 class Connection:
     """Client that is connected until `close`. For one thread at a time.
 
@@ -94,6 +98,7 @@ class Connection:
         Raises:
             WorldFailure: If the server fails.
             Refused: If the server rejects the arguments.
+            Failed: If the server reports another error.
         """
         return self._do(lambda: self._client.call_tool(tool, arguments), stage, timeout_seconds)
 
@@ -128,6 +133,8 @@ class Connection:
         except MCPError as error:
             if error.code == INVALID_PARAMS and stage == "call":
                 raise Refused(error.message) from None
+            if error.code != CONNECTION_CLOSED and stage == "call" and self._link.failure is None:
+                raise Failed(f"error {error.code}: {error.message}") from None
             kind = "server_lost" if error.code == CONNECTION_CLOSED else "tool_crashed"
             message = f"the server answered with error {error.code}: {error.message}"
         except WorldFailure:
@@ -136,8 +143,9 @@ class Connection:
             kind = "server_lost"
             message = _plainly(error)
         if told := self._link.failure:  # The link has the more precise reason.
-            kind = told.kind
-            message = told.message
+            raise WorldFailure(
+                told.kind, told.message, stage=stage, box=told.box, neighbours=told.neighbours
+            ) from None
         raise WorldFailure(kind, message, stage=stage) from None
 
 

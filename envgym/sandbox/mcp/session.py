@@ -10,7 +10,7 @@ from typing import Any
 from envgym.errors import Stage, UsageError
 from envgym.sandbox import RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import cut
-from envgym.sandbox.mcp.connection import Connection, Refused
+from envgym.sandbox.mcp.connection import Connection, Failed, Refused
 from envgym.sandbox.mcp.content import result_text
 from envgym.sandbox.mcp.dump import Tables, tables_diff
 
@@ -59,6 +59,10 @@ class McpSession:
                 )
             except Refused as refusal:
                 return ToolResult(str(refusal), ok=False, seconds=time.perf_counter() - begun)
+            except Failed as failure:
+                text = f"the tool failed: {failure}"
+                fault = f"MCP tool '{tool}': {failure}"
+                return ToolResult(text, False, time.perf_counter() - begun, fault)
             text = cut(result_text(result), self._output_bytes)
             return ToolResult(text, ok=not result.is_error, seconds=time.perf_counter() - begun)
 
