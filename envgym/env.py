@@ -1,10 +1,8 @@
 """A company's tools and tasks as a Gymnasium text environment.
 
-    reset(seed=, options={"task": "test/set_phone/3"})  ->  the user's message
-    step("update_contact(...)")                         ->  the tools' answers
-    step("Done.")                                       ->  the end, and the reward
-
-See `ToolEnv.step` and `ToolEnv.abort` for the ways in which an episode ends.
+reset(seed=, options={"task": "test/set_phone/3"})  ->  the user's message
+step("update_contact(...)")                         ->  the tools' answers
+step("Done.")                                       ->  the end, and the reward
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from envgym.failures import FaultLog
 from envgym.messages import Message
 from envgym.replaying import FailureJudge
 from envgym.rewards.rubric import Rubric
+from envgym.rewards.table_columns import read_columns
 from envgym.sandbox import Sandbox, Session
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import EnvSpec
@@ -61,6 +60,7 @@ class ToolWorld:
     def _read_tasks(self, spec: EnvSpec) -> None:
         self.tasks = TemplateTaskSet(spec, self.sandbox)
         self.keys = read_primary_keys(spec, self.tasks.schema_sql)
+        self.columns = read_columns(self.tasks.schema_sql)
         self.tools = tools_from(self.sandbox.describe())
         for name in spec.episode.closing_tools:
             self._check_tool(name, "episode.closing_tools")
@@ -176,7 +176,7 @@ class ToolEnv(gymnasium.Env[str, str]):
 
     @property
     def seconds_lost(self) -> float:
-        """Seconds of the current episode that the environment spent outside of tools."""
+        """Seconds of the episode that the environment spent outside of tools."""
         return self._episode.seconds_lost if self._episode else 0.0
 
     def reset(
@@ -212,6 +212,7 @@ class ToolEnv(gymnasium.Env[str, str]):
             spec=world.spec,
             rubric=world.rubric,
             keys=world.keys,
+            columns=world.columns,
             task=task,
             tools=world.tools_of(task),
             messages=world.opening(task),
@@ -324,10 +325,8 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._over = True
         if self._episode is not None:
             self.world.faults.report(self._episode.faults)
-        # Clear the attribute first, so that a session that fails to close cannot affect the next
-        # episode.
-        session = self._session
-        self._session = None
+        # A session that fails to close must not affect the next episode.
+        session, self._session = self._session, None
         if session is not None:
             session.close()
 

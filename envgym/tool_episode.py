@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -11,11 +12,13 @@ from envgym.errors import WorldFailure
 from envgym.messages import Message, ToolCall
 from envgym.replaying import MadeCall, Request
 from envgym.rewards.evidence import CallRecord, Evidence
+from envgym.rewards.row_pairs import RowDiff, diff_rows
 from envgym.rewards.rubric import Rubric, Score
-from envgym.rewards.state_diff import Keys, compare_changes, diff_rows
+from envgym.rewards.state_diff import compare_changes
+from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
-from envgym.sandbox import Session, ToolResult, Verification
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox import RowChanges, Session, ToolResult, Verification
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 from envgym.tools import Tool, unknown_tool, validate
@@ -41,6 +44,8 @@ class ToolEpisode:
     rubric: Rubric
     keys: Keys
     """Columns of the primary key of each table."""
+    columns: Mapping[str, Columns]
+    """Columns of each table of the schema."""
     task: Task
     tools: dict[str, Tool]
     """Tools that the task offers."""
@@ -58,6 +63,8 @@ class ToolEpisode:
     """Text of each answer."""
     dialects: dict[str, int] = field(default_factory=dict)
     """Number of answers by dialect."""
+    written: set[str] = field(default_factory=set)
+    """Forbidden tables that a call wrote to, even if it was undone later."""
     turns: int = 0
     started: float = field(default_factory=time.monotonic)
     made: list[Request] = field(default_factory=list)
@@ -177,6 +184,9 @@ class ToolEpisode:
         if problems := validate(tool, call.arguments):
             return self._reply(call, False, f"error: {'; '.join(problems)}")
         result = self._send(call)
+        self.written.update(result.writes)
+        if self.spec.state.forbid and self._can_hide_writes():
+            self.written.update(row.table for row in self._changed_rows())
         text = result.text if result.ok else f"error: {result.text}"
         return self._reply(call, result.ok, text, result.seconds, result.fault)
 
@@ -219,7 +229,14 @@ class ToolEpisode:
     def _end(
         self, reason: EpisodeStop, final: str, dialect: str, replies: list[Message]
     ) -> StepResult:
-        evidence = self._evidence(final)  # before the hidden test, which may leave files
+        timeout = self.spec.episode.tool_timeout_seconds
+        keep_files = self.task.check is not None
+        # The state diff and the hidden test judge one state, which no process can change any more.
+        self.running = lambda session: session.finish(
+            timeout_seconds=timeout, keep_files=keep_files
+        )
+        changes = self.session.finish(timeout_seconds=timeout, keep_files=keep_files)
+        evidence = self._evidence(final, changes)
         verification = self._verify()
         evidence = replace(evidence, verification=verification)
         reward, score = self._rewards.end(evidence)
@@ -265,17 +282,18 @@ class ToolEpisode:
             "tool_faults": self.faults,
         }
 
-    def _evidence(self, final: str = "") -> Evidence:
-        """Return the current evidence of the episode, without the result of the hidden test."""
+    def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
+        """Return the evidence of the episode, without the result of the hidden test.
+
+        Args:
+            final: Final answer, at the end of the episode.
+            changes: Final changes. By default the current ones are read.
+        """
         state = self.spec.state
-        limit = self.spec.episode.tool_timeout_seconds
-        self.running = lambda session: session.diff(timeout_seconds=limit)
-        started = time.monotonic()
-        changes = self.session.diff(timeout_seconds=limit)
-        self.seconds_lost += time.monotonic() - started
-        exact = (FILES,) if state.files else ()
-        rows = diff_rows(changes, self.keys, volatile=state.volatile, exact=exact)
-        verdict = compare_changes(self.task.changes, rows, allow=state.allow, forbid=state.forbid)
+        rows = self._changed_rows(changes)
+        verdict = compare_changes(
+            self.task.changes, rows, allow=state.allow, forbid=state.forbid, written=self.written
+        )
         return Evidence(
             self.task,
             tuple(self.calls),
@@ -288,14 +306,38 @@ class ToolEpisode:
             step=self.training_step,
         )
 
+    def _can_hide_writes(self) -> bool:
+        """Return whether tables must be compared after each call.
+
+        The record of a session does not cover external servers, and code of the model runs in the
+        process that keeps it.
+        """
+        is_external = any(not isinstance(source, str) for source in self.spec.tools)
+        return self.spec.sandbox.executes_code or is_external
+
+    def _changed_rows(self, changes: RowChanges | None = None) -> list[RowDiff]:
+        state = self.spec.state
+        if changes is None:
+            limit = self.spec.episode.tool_timeout_seconds
+            self.running = lambda session: session.diff(timeout_seconds=limit)
+            started = time.monotonic()
+            changes = self.session.diff(timeout_seconds=limit)
+            self.seconds_lost += time.monotonic() - started
+        return diff_rows(
+            changes,
+            self.keys,
+            volatile=state.volatile,
+            exact=(FILES,) if state.files else (),
+            free_text=state.free_text,
+            columns=self.columns,
+            tolerance=state.float_tolerance,
+        )
+
     def _verify(self) -> Verification | None:
         check = self.task.check
         if check is None:
             return None
         limit = check.timeout_seconds
-        self.running = lambda session: session.verify(
-            check.files, check.command, timeout_seconds=limit
-        )
         return self.session.verify(check.files, check.command, timeout_seconds=limit)
 
 

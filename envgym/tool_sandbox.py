@@ -10,9 +10,9 @@ import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
-from envgym.rewards.state_diff import Keys, primary_keys
+from envgym.rewards.table_columns import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.joined import CombinedSandbox
@@ -74,7 +74,13 @@ def build_app(spec: EnvSpec) -> App:
     # With a live API the seed function fills copies of the API's tables, from which tasks are
     # drawn. The boxes have no tables.
     return App(
-        root, files, state.schema_file, None if is_live else state.seed, state.files, hidden=hidden
+        root,
+        files,
+        state.schema_file,
+        None if is_live else state.seed,
+        state.files,
+        hidden=hidden,
+        watch=state.forbid,
     )
 
 

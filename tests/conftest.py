@@ -1,4 +1,10 @@
+import os
+
 import pytest
+
+# Idle threads of OpenMP sleep instead of spinning, here and in subprocesses: with more workers than
+# cores, spinning costs several times the computation. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist's hook, which reads the groups

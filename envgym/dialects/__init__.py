@@ -1,7 +1,8 @@
 """Parse tool calls from model output, and write them.
 
 This folder is the registry: a file `NAME.py` with `read`, `write` and `example` is the dialect
-`NAME`, used by `prompt.dialects` of the YAML; see `Dialect`. Text is never repaired or evaluated:
+`NAME`, used by `prompt.dialects` of the YAML; see `Dialect`. `file.py:name` and
+`package.module:name` name any other object with these members. Text is never repaired or evaluated:
 JSON is parsed strictly, Python by its syntax tree with literals only. Whether a tool exists and
 accepts the arguments is checked elsewhere.
 """
@@ -14,11 +15,14 @@ import pkgutil
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol
 
 from envgym.dialects.literals import MalformedCall
-from envgym.errors import UsageError, did_you_mean
+from envgym.errors import SpecError, UsageError, did_you_mean
 from envgym.messages import ToolCall
+from envgym.modules import load_module
 
 DEFAULT_DIALECTS = ("hermes", "fenced", "bare", "pythonic")
 """Dialects that are tried if a YAML names none, in this order."""
@@ -28,9 +32,9 @@ _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 class Dialect(Protocol):
-    """Contract of a dialect's file.
+    """Contract of a dialect: of each file in this folder, and of a user's file or object.
 
-    A file may also define `check_text(text, known)`. It is called with the text of an answer
+    A dialect may also define `check_text(text, known)`. It is called with the text of an answer
     without calls and the names of the tools, and raises `MalformedCall` if the text mentions a call
     in a form that cannot be parsed.
     """
@@ -64,7 +68,7 @@ class Parsed:
     calls: tuple[ToolCall, ...]
     mode: str
     """Dialect of the calls; `none` for plain text, `invalid` for an attempt that cannot be
-    parsed."""
+    parsed. A dialect `file.py:name` is given without its folder."""
     problem: str = ""
     """Error message for the model, if the answer is invalid."""
     content: str = ""
@@ -82,15 +86,44 @@ def dialect_names() -> tuple[str, ...]:
 def find_dialect(name: str) -> Dialect:
     """Return a dialect.
 
+    Args:
+        name: Name of a file of this folder, or `file.py:name` or `package.module:name`: the
+            function `read` of a file like those of this folder, or an object or a class with the
+            members of `Dialect`. A class is called without arguments.
+
     Raises:
         UsageError: If there is no such dialect.
+        SpecError: If the file, the module or the name does not exist, or lacks a member of
+            `Dialect`.
     """
-    if name not in dialect_names():
+    if name in dialect_names():
+        return _module(name)
+    if ":" not in name:
         raise UsageError(
             f"unknown tool-call dialect '{name}'{did_you_mean(name, dialect_names())}; "
-            f"available: {', '.join(dialect_names())}"
+            f"available: {', '.join(dialect_names())}, or 'file.py:name' for your own"
         )
-    return _module(name)
+    module, inside = load_module(name, Path())
+    found = getattr(module, inside)
+    if isinstance(found, FunctionType):
+        found = SimpleNamespace(**{**vars(module), "read": found})
+    dialect: Any = found() if isinstance(found, type) else found
+    if missing := [each for each in MEMBERS if not callable(getattr(dialect, each, None))]:
+        raise SpecError(
+            f"'{name}' has no function '{missing[0]}'. A dialect needs "
+            f"{', '.join(MEMBERS)}; see envgym.dialects.Dialect"
+        )
+    return dialect
+
+
+def with_absolute_paths(names: Any, root: Path) -> Any:
+    """Return the dialects of a YAML with each `file.py:name` as an absolute path."""
+    if not isinstance(names, list):
+        return names  # rejected by the schema
+    return [
+        f"{root.absolute() / name}" if isinstance(name, str) and ".py:" in name else name
+        for name in names
+    ]
 
 
 def _module(name: str) -> Dialect:
@@ -117,7 +150,7 @@ def parse(
         for name, dialect in readers:
             if (read := dialect.read(answer)) is not None:
                 calls, content = read
-                return Parsed(tuple(calls), name, content=content)
+                return Parsed(tuple(calls), name.rpartition("/")[2], content=content)
         for _, dialect in readers:
             if check := getattr(dialect, "check_text", None):
                 check(answer, known)

@@ -1,7 +1,7 @@
 """Confidence intervals for a success rate, a difference of two rates, and a mean of runs.
 
-Not supported: paired tests. Two policies evaluated on the same tasks are treated as independent
-samples, which is conservative if their successes are positively correlated.
+Not supported: paired tests. Two policies that played the same tasks are treated as independent
+samples. The interval of their difference is then too wide, because hard tasks are hard for both.
 """
 
 from __future__ import annotations
@@ -13,45 +13,19 @@ from statistics import NormalDist
 
 Interval = tuple[float, float]
 """Low and high end, both included."""
-T_975 = (
-    12.706,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-    2.131,
-    2.120,
-    2.110,
-    2.101,
-    2.093,
-    2.086,
-    2.080,
-    2.074,
-    2.069,
-    2.064,
-    2.060,
-    2.056,
-    2.052,
-    2.048,
-    2.045,
-    2.042,
-)
+_T_TABLE = """
+    12.706 4.303 3.182 2.776 2.571 2.447 2.365 2.306 2.262 2.228
+    2.201 2.179 2.160 2.145 2.131 2.120 2.110 2.101 2.093 2.086
+    2.080 2.074 2.069 2.064 2.060 2.056 2.052 2.048 2.045 2.042
+"""
+T_975 = tuple(float(number) for number in _T_TABLE.split())
 """Quantiles of Student's t distribution, 97.5 %, for 1, 2, ... 30 degrees of freedom."""
 
 
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
     """Return the Wilson score interval of a success rate.
 
-    It is valid for 0 of n and n of n too, where the normal approximation is not.
+    Unlike the normal approximation it is valid for 0 of n and n of n.
 
     Args:
         successes: Number of successes, 0..trials.
@@ -110,7 +84,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
         values: One value per run, for example per seed; at most 31.
 
     Returns:
-        (mean, low, high). Both ends are NaN if there is only one run.
+        Mean, low end and high end. The ends are NaN if there is only one run.
 
     Raises:
         ValueError: If there is no value, or more than 31.
@@ -130,7 +104,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 def intervals_overlap(one: Interval, other: Interval) -> bool:
     """Return whether two intervals share a point.
 
-    Requiring no overlap is stricter than requiring a difference whose interval excludes 0.
+    If they do not, the interval of the difference excludes 0. The reverse is not true.
     """
     return one[0] <= other[1] and other[0] <= one[1]
 

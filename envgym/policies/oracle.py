@@ -1,4 +1,4 @@
-"""Policy `oracle`: solves every task from its hidden truth. It is the ceiling of an environment."""
+"""Policy `oracle`: plays the known solution of every task. Its result is the upper bound."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OraclePolicy:
-    """Makes the calls of the task's oracle, one a turn, and ends with its final message.
-
-    Args:
-        dialect: Tool-call syntax. The environment must accept it.
-    """
+    """Policy that makes the calls of `Task.oracle`, one per turn, and then sends `Task.final`."""
 
     dialect: str = "hermes"
+    """Syntax of the tool calls, one of the environment's `prompt.dialects`."""
 
     def open(
         self,
@@ -34,7 +31,11 @@ class OraclePolicy:
         seed: int,
         task: Task | None = None,
     ) -> ScriptDialogue:
-        """Raises UsageError without a task: a foreign environment has no hidden truth."""
+        """Return the dialogue of a task. The prompt is not read.
+
+        Raises:
+            UsageError: If there is no task, because a foreign environment has no known solution.
+        """
         if task is None:
             raise UsageError(
                 "the oracle needs tasks with an `oracle`, and this environment gives none; "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from envgym.messages import ToolCall
-from envgym.rewards.state_diff import RowDiff, Verdict
+from envgym.rewards.row_pairs import RowDiff
+from envgym.rewards.state_diff import Verdict
 from envgym.sandbox import Verification
 from envgym.tasks import Task
 

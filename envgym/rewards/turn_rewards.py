@@ -17,8 +17,8 @@ class TurnRewards:
 
     Args:
         rubric: Parts of the reward.
-        so_far: Return the evidence of the episode up to now. Called at the start and after each
-            turn, but only if a part is evaluated before the end.
+        so_far: Function that returns the evidence of the episode up to now. It is called at the
+            start and after each turn, but only if a part is evaluated before the end.
         step: Training step, used by schedules.
 
     Raises:
@@ -36,19 +36,19 @@ class TurnRewards:
             name: [_potential(name, part, so_far())]
             for name, part in rubric.named("potential").items()
         }
-        self._modes: dict[str, int] = {}
+        self._dialects: dict[str, int] = {}
+        """Counts of dialects up to the previous turn."""
         self._paid: list[float] = []
-        self._total = 0.0
+        """Reward of each turn so far."""
 
     def turn(self) -> float:
-        """Return the reward of the turn just taken, if the episode continues."""
-        reward = self._of_turn() if self._values or self._potentials else 0.0
+        """Return the reward of the turn just taken. Call it only if the episode continues."""
+        reward = self._turn_reward() if self._values or self._potentials else 0.0
         self._paid.append(reward)
-        self._total += reward
         return reward
 
-    def _of_turn(self) -> float:
-        self._note(self._so_far())
+    def _turn_reward(self) -> float:
+        self._evaluate(self._so_far())
         terms = [
             compose_turns(self._rule(name), [values[-1]], step=self.step)
             for name, values in self._values.items()
@@ -61,14 +61,14 @@ class TurnRewards:
 
     def end(self, evidence: Evidence) -> tuple[float, Score]:
         """Return the reward of the last turn and the score of the whole episode."""
-        self._note(evidence)
+        self._evaluate(evidence)
         score = self.rubric.score(evidence, self._terms())
-        return score.reward - self._total, score
+        return score.reward - sum(self._paid), score
 
     def fail(self) -> tuple[float, Score]:
-        """Return the same as `end` for a last turn that cannot be evaluated.
+        """Return the same as `end` if the last turn cannot be evaluated.
 
-        The episode gets the failure reward, or less if its turns were paid less.
+        The reward of the episode is the failure reward, or the sum of its turns if that is lower.
         """
         for values in self._values.values():
             values.append(None)
@@ -76,55 +76,57 @@ class TurnRewards:
             potentials.append(0.0)
         terms = self._terms() | self.rubric.failure_terms(step=self.step)
         score = Score(terms | {PENALTY: self.rubric.penalty(terms, step=self.step)}, success=False)
-        return score.reward - self._total, score
+        return score.reward - sum(self._paid), score
 
     def abort(self, *, in_turn: bool) -> tuple[float, Score]:
         """Return the last reward and the score of an episode that the trainer aborts.
 
-        The last reward lowers the episode to the failure reward; it is 0 if the turns were paid
-        less. The rewards already paid become part of the penalty term, at their turns.
+        The last reward lowers the sum of the turns to the failure reward. It is 0 if the sum is
+        lower already.
 
         Args:
             in_turn: Whether the trainer stopped within a turn, which then gets the last reward.
         """
         terms = self.rubric.failure_terms(step=self.step)
         failure = total(terms)
-        last = min(0.0, failure - self._total)
-        paid = [*self._paid, 0.0] if in_turn else list(self._paid)
-        if paid:
-            paid[-1] += last
-            paid[-1] -= failure
-        penalty = Term(1.0, math.fsum(paid), 1.0, by_turn=tuple(paid))
+        last = min(0.0, failure - sum(self._paid))
+        # All terms must add up to the rewards of the turns, and the failure terms count at the
+        # last turn. So the penalty is the remainder of each turn.
+        remainder = [*self._paid, 0.0] if in_turn else list(self._paid)
+        if remainder:
+            remainder[-1] += last
+            remainder[-1] -= failure
+        penalty = Term(1.0, math.fsum(remainder), 1.0, by_turn=tuple(remainder))
         return last, Score(terms | {PENALTY: penalty}, success=False)
 
-    def _note(self, evidence: Evidence) -> None:
-        turn = self._alone(evidence)
+    def _evaluate(self, evidence: Evidence) -> None:
+        """Append the values of the last turn, and the potentials after it."""
+        turn = self._last_turn(evidence)
         for name, values in self._values.items():
             part = self.rubric.parts[name]
-            values.append(
-                value_of(name, part.function, turn)
-                if part.rule.per == "turn"
-                else _of_calls(name, part, turn)
-            )
+            if part.rule.per == "turn":
+                values.append(value_of(name, part.function, turn))
+            else:
+                values.append(_sum_of_calls(name, part, turn))
         for name, potentials in self._potentials.items():
             potentials.append(_potential(name, self.rubric.parts[name], evidence))
 
-    def _alone(self, evidence: Evidence) -> Evidence:
-        """Return the evidence of the last turn alone.
+    def _last_turn(self, evidence: Evidence) -> Evidence:
+        """Return the evidence of the last turn.
 
-        Its changed rows are all changes of the episode up to this turn.
+        Its changed rows are those of the whole episode up to this turn.
         """
         calls = tuple(record for record in evidence.calls if record.turn == evidence.turns)
-        modes = {
-            mode: count - self._modes.get(mode, 0) for mode, count in evidence.dialects.items()
+        dialects = {
+            name: count - self._dialects.get(name, 0) for name, count in evidence.dialects.items()
         }
-        self._modes = evidence.dialects
+        self._dialects = evidence.dialects
         return replace(
             evidence,
             calls=calls,
             assistant_messages=evidence.assistant_messages[-1:],
             turns=1,
-            dialects=modes,
+            dialects=dialects,
         )
 
     def _terms(self) -> dict[str, Term]:
@@ -147,13 +149,13 @@ class TurnRewards:
         return at_step(self._rule(name).weight, self.step)
 
 
-def _of_calls(name: str, part: RewardPart, turn: Evidence) -> float | None:
+def _sum_of_calls(name: str, part: RewardPart, turn: Evidence) -> float | None:
     """Return the sum of a part's values over the calls of one turn.
 
-    Return None if the part applies to no call.
+    Return None if the part applies to none of them.
     """
-    alone = [replace(turn, calls=(record,), dialects={}) for record in turn.calls]
-    values = [value for each in alone if (value := value_of(name, part.function, each)) is not None]
+    calls = [replace(turn, calls=(record,), dialects={}) for record in turn.calls]
+    values = [value for call in calls if (value := value_of(name, part.function, call)) is not None]
     return math.fsum(values) if values else None
 
 

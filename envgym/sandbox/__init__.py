@@ -60,6 +60,8 @@ class App:
     """
     servers: tuple[Server, ...] = ()
     """MCP servers. Files below `root` that their commands name are loaded too."""
+    watch: tuple[str, ...] = ()
+    """Tables (patterns) whose writes are recorded at each call, even if they are undone later."""
     hidden: tuple[str, ...] = ()
     """Files below `root` that no box may contain, such as tasks with hidden answers (`hidden.py`).
 
@@ -82,6 +84,8 @@ class ToolResult:
     """Failure of the tool with file and line, for its author. Empty if the tool did not fail."""
     is_late: bool = False
     """Whether the call was stopped at its time limit. It then has a fault."""
+    writes: Sequence[str] = ()
+    """Watched tables that the call wrote to. A refused call has none, because it is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +108,10 @@ class Verification:
 RowChanges = dict[str, dict[str, list[dict[str, Any]]]]
 """Table to {"added": [row, ...], "removed": [row, ...]}, compared with the start of the session.
 
-Changed files are the table `files` (path, kind, mode, text). Unchanged tables are omitted. A
-changed row is in both lists; the state diff of `envgym` pairs them by primary key.
+Changed files are the table `files` (path, kind, mode, text), changed schema objects the table
+`sqlite_schema` and numbers of the database header `sqlite_pragma` (name, value). A blob is
+`{"blob": "00ff"}`. Unchanged tables are omitted. A changed row is in both lists; the state diff of
+`envgym` pairs them by primary key.
 """
 
 
@@ -137,13 +143,36 @@ class Session(Protocol):
         ...
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
-        """Return the changes since the start of the session. Raises WorldFailure as `call` does."""
+        """Return the changes since the start of the session. Raises WorldFailure as `call` does.
+
+        The session goes on. In a box with processes of its own for each session, a separate process
+        reads the state, so that code in the session cannot forge it. State that cannot be compared,
+        such as a damaged database, is one row of the table `[state]`.
+        """
+        ...
+
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        """End the session's processes, then return the changes since its start.
+
+        The state is read once, when no process of the session can change it. No tool can be called
+        afterwards.
+
+        Args:
+            timeout_seconds: Time limit.
+            keep_files: Keep the final files for `verify`.
+
+        Raises:
+            WorldFailure: Stage `diff`, if the box is lost or overloaded.
+        """
         ...
 
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
-        """End the session, then run a command on its final files in a fresh process and folder.
+        """Run a command on the session's final files in a fresh process and folder.
+
+        The files are those that `finish` has kept. If it was not called, the session is finished
+        first.
 
         Args:
             files: Hidden files to add, relative path to text. They replace existing files.

@@ -96,6 +96,15 @@ class JoinedSession:
                 changes |= told
         return changes
 
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        changes: RowChanges = {}
+        with _all_closed_on_failure(self._sessions):
+            for session in self._sessions:
+                told = session.finish(timeout_seconds=timeout_seconds, keep_files=keep_files)
+                _refuse_shared(changes, told)
+                changes |= told
+        return changes
+
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:

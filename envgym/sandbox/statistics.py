@@ -1,13 +1,13 @@
-"""Counts and timings of a sandbox. Safe to share between threads.
+"""Counts and timings of a sandbox, for TensorBoard and `envgym sandbox bench`. Thread-safe.
 
-Used by the trainer for TensorBoard and by `envgym sandbox bench`.
-
-    open_ms reset_ms call_ms call_overhead_ms diff_ms close_ms start_ms  # p50 and p99
-    session_mb                                  # growth of a box per open session, MiB
-    pool/{hits,waits} recycled/REASON failures/KIND bytes/{sent,received}  # counts
-
-`open` is the whole wait of an episode; `reset` is its part inside the box, with the state check.
-`call_overhead` is a call without the time inside the tool. `start` is the start of a box.
+Measurements, each with its median and 99th percentile:
+    start_ms          start of a box
+    open_ms           time until an episode has its session, `reset_ms` included
+    reset_ms          reset inside the box, with the check of the state
+    call_ms           one tool call; `call_overhead_ms` is the same without the tool itself
+    diff_ms close_ms  comparison of the state, end of the session
+    session_mb        growth of a box per open session in MiB
+Counts: pool/{hits,waits}, recycled/REASON, failures/KIND, bytes/{sent,received}
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ class Statistics:
         self._values: dict[str, deque[float]] = {}
 
     def count(self, name: str, by: int = 1) -> None:
+        """Add to a count."""
         with self._lock:
             self._counts[name] += by
 
     def note(self, name: str, value: float) -> None:
+        """Record a measurement."""
         with self._lock:
             self._values.setdefault(name, deque(maxlen=KEPT)).append(value)
 
     def time(self, name: str, seconds: float) -> None:
+        """Record a duration as `NAME_ms`."""
         self.note(f"{name}_ms", 1000 * seconds)
 
     @contextlib.contextmanager
@@ -52,7 +55,7 @@ class Statistics:
         self.time(name, time.perf_counter() - started)
 
     def time_call(self, seconds: float, *, inside: float) -> None:
-        """Record the duration of a call, and its overhead outside the tool."""
+        """Record the duration of a call that spent `inside` seconds in the tool."""
         self.time("call", seconds)
         self.time("call_overhead", seconds - inside)
 
@@ -62,9 +65,9 @@ class Statistics:
             return self._numbers()
 
     def drain(self) -> dict[str, float]:
-        """Return the snapshot and reset all values.
+        """Return the snapshot, and reset all values.
 
-        Counts that were used stay in later snapshots as 0.
+        Later snapshots contain the same counts, so that a curve falls to 0 instead of ending.
         """
         with self._lock:
             numbers = self._numbers()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from envgym.block import Block
-from envgym.dialects import DEFAULT_DIALECTS, find_dialect
+from envgym.dialects import DEFAULT_DIALECTS, find_dialect, with_absolute_paths
 from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
@@ -33,6 +33,7 @@ from envgym.spec.yaml_file import (
     validate,
     write_out_short_forms,
 )
+from envgym.values import FLOAT_TOLERANCE
 
 
 class PromptSpec(Block):
@@ -44,8 +45,13 @@ class PromptSpec(Block):
     """Form of the tools in the prompt. `compact`: one line per tool in the system message.
     `template`: JSON schemas passed to the model's chat template."""
     dialects: tuple[str, ...] = Field(default=DEFAULT_DIALECTS, min_length=1)
-    """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic. The prompt shows the
-    first one."""
+    """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic, or `file.py:name` for
+    your own. The prompt shows the first one."""
+
+    @classmethod
+    def with_absolute_paths(cls, data: Mapping[str, Any], root: Path) -> Mapping[str, Any]:
+        found = {key: with_absolute_paths(data[key], root) for key in data.keys() & {"dialects"}}
+        return {**data, **found}
 
     @field_validator("dialects")
     @classmethod
@@ -71,6 +77,13 @@ class StateSpec(Block):
     """Seconds by which the clock advances at each tool call."""
     volatile: tuple[str, ...] = ()
     """`table.column` patterns that comparisons ignore, such as `*.updated_at`."""
+    free_text: tuple[str, ...] = ()
+    """`table.column` patterns of free text, such as `notes.text`. It meets an expected text without
+    regard to case and white space. All other text compares exactly, and so do keys, foreign keys
+    and files."""
+    float_tolerance: float = Field(default=FLOAT_TOLERANCE, ge=0, lt=1)
+    """Relative tolerance with which a float meets an expected number. Two whole numbers always
+    compare exactly."""
     allow: tuple[str, ...] = ()
     """Tables (patterns) in which unexpected changes are allowed, such as `audit_log`."""
     forbid: tuple[str, ...] = ()
@@ -278,6 +291,8 @@ def _merge(
 
 def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
     mistakes = []
+    if isinstance(data.get("prompt"), dict):
+        data["prompt"] = PromptSpec.with_absolute_paths(data["prompt"], path.absolute().parent)
     for block, model in block_models().items():
         if issubclass(model, Block) and isinstance(data.get(block), dict):
             data[block] = model.with_absolute_paths(data[block], path.absolute().parent)

@@ -48,7 +48,8 @@ def text_columns(columns: list[str], where: str) -> tuple[str, ...]:
     missing = "label" if found else "text"
     raise SpecError(
         f"{where}: no '{missing}'{did_you_mean(missing, columns)}; "
-        f"needs text,label or premise,hypothesis,label, got {','.join(columns) or 'no columns'}"
+        f"needs text,label or premise,hypothesis,label, got {','.join(columns) or 'no columns'}. "
+        "For another format, name it with kind=..."
     )
 
 

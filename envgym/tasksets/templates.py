@@ -19,7 +19,8 @@ from envgym.errors import SpecError, UsageError, did_you_mean
 from envgym.modules import load_file, load_object
 from envgym.sandbox import Sandbox
 from envgym.sandbox.agent import prepare_image
-from envgym.sandbox.agent.file_tree import LayOut, row, starting_tree
+from envgym.sandbox.agent.file_tree import row
+from envgym.sandbox.agent.work_folder import LayOut, starting_tree
 from envgym.sandbox.mcp.dump import fill
 from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec

@@ -2,7 +2,8 @@
 
 `python` blocks run, `bash` blocks run line by line with small settings, `yaml` blocks are
 validated. A block with `title="PATH"` is written to that file first. A block with `skip="reason"`
-is not run.
+is not run. Lines `envgym ...` run in this process, which has torch already; other lines run as
+programs. A command that two pages show with the same files runs once.
 """
 
 import os
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from envgym import EnvSpec
+from envgym.commands import main
 from envgym_trainer.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,7 @@ FENCE = re.compile(
     r"^```(?P<kind>\w+)(?P<info>[^\n]*)\n(?P<text>.*?)^```", re.DOTALL | re.MULTILINE
 )
 CONTINUES = {
+    "docs/guides/dialects.md": "docs/guides/environment.md",
     "docs/guides/tools.md": "docs/guides/environment.md",
     "docs/guides/openapi.md": "docs/guides/environment.md",
     "docs/guides/rewards.md": "docs/guides/environment.md",
@@ -47,12 +50,14 @@ SMALL = [
     "train.checks.preflight=off",
 ]
 EXTRA = {
+    "check": ["--tasks", "20"],
+    "eval": ["--tasks", "20"],
     "train": SMALL,
     "study": [*SMALL, "--seeds", "1"],
     "bench": [*SMALL, "--steps", "1"],
     "preflight": ["--fast"],
 }
-"""Arguments that make a command of the pages finish within a minute."""
+"""Arguments that make a command of the pages finish within seconds."""
 MOST_SKIPS = 14
 """Blocks that cannot run here. Lower this number when you remove one."""
 
@@ -94,16 +99,29 @@ def runnable(kind: str) -> list:
     ]
 
 
+def files_of(page: str) -> dict[str, str]:
+    """Return the files that a page and its predecessor define."""
+    pages = (page, CONTINUES.get(page))
+    return {block.title: block.text for block in BLOCKS if block.title and block.page in pages}
+
+
+def used_files(page: str, command: str) -> tuple[tuple[str, str], ...]:
+    """Return the files of a page whose first folder or name occurs in a command."""
+    files = sorted(files_of(page).items())
+    return tuple((title, text) for title, text in files if re.split("[/.]", title)[0] in command)
+
+
 def commands() -> list:
-    found = []
+    found = {}
     for parameter in runnable("bash"):
         block = parameter.values[0]
         lines = block.text.replace("\\\n", " ").splitlines()
         for line in lines:
             command = line.split("  #")[0].strip()
             if command and not command.startswith("#"):
-                found.append(pytest.param(block, command, id=f"{block.page}:{command}"))
-    return found
+                key = (command, used_files(block.page, command))
+                found.setdefault(key, (block.page, command))
+    return [pytest.param(*each, id=":".join(each)) for each in found.values()]
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +134,10 @@ def folder_of(tmp_path_factory):
             folders[page] = tmp_path_factory.mktemp("page")
             for name in ("envs", "benchmarks"):
                 (folders[page] / name).symlink_to(ROOT / name)
-            for block in BLOCKS:
-                if block.title and block.page in (page, CONTINUES.get(page)):
-                    path = folders[page] / block.title
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(block.text, encoding="utf-8")
+            for title, text in files_of(page).items():
+                path = folders[page] / title
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
         return folders[page]
 
     return folder
@@ -131,7 +148,7 @@ def run(words: list[str], folder: Path) -> None:
     done = subprocess.run(
         words,
         cwd=folder,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=280,
@@ -145,16 +162,28 @@ def test_a_python_block_runs(block, folder_of):
     run([sys.executable, "-c", block.text], folder_of(block.page))
 
 
-@pytest.mark.parametrize(("block", "command"), commands())
-def test_a_command_runs(block, command, folder_of, tmp_path):
-    if "--policy adapter:" in command:
-        pytest.skip("needs the adapter of a finished run")
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_a_command_runs(page, command, folder_of, tmp_path, monkeypatch):
     words = shlex.split(command)
-    if words[0] == "envgym":
+    if words[0] != "envgym":
+        run(words, folder_of(page))
+        return
+    if "--tasks" not in words:
         words += EXTRA.get(words[1], [])
-        if words[1] in ("train", "study"):
-            words += ["--out", str(tmp_path)]
-    run(words, folder_of(block.page))
+    if words[1] in ("train", "study"):
+        words += ["--out", str(tmp_path)]
+    monkeypatch.chdir(folder_of(page))
+    for word in words:
+        if word.startswith("adapter:"):
+            run_is_there(Path(word.removeprefix("adapter:")).parent)
+    assert main(words[1:]) == 0
+
+
+def run_is_there(run: Path) -> None:
+    """Train a small run of the environment `envs/NAME.yaml` at `runs/NAME` if there is none."""
+    if not run.exists():
+        words = ["train", f"envs/{run.name}.yaml", *SMALL, "--out", str(run.parent)]
+        assert main(words) == 0
 
 
 @pytest.mark.parametrize("block", runnable("yaml"))

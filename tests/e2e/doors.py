@@ -28,7 +28,7 @@ GYM = (
     ("envgym.spec", "envgym.world", "envgym.replaying"),
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
     ("envgym.modules", "envgym.causes", "envgym.argument_values"),
-    ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces"),
+    ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces", "envgym.values"),
     ("envgym.sandbox.agent",),
 )
 """Rooms and flat files of the gym, top first. Each may import those of lower layers."""

@@ -102,6 +102,27 @@ def run(arguments):
     print(len(world.tasks.ids("test")), "tasks")
     world.close()
 '''
+DIALECT = '''
+import json
+
+from envgym import ToolCall
+
+
+class Arrow:
+    """One call a line: `-> dim {"lamp": "L1", "level": 50}`."""
+
+    def read(self, text):
+        if not text.startswith("-> "):
+            return None
+        name, _, arguments = text[3:].partition(" ")
+        return [ToolCall(name, json.loads(arguments))], ""
+
+    def write(self, call):
+        return f"-> {call.name} {json.dumps(dict(call.arguments))}"
+
+    def example(self):
+        return "To call a tool, answer with: " + self.write(ToolCall("look_up", {"word": "tree"}))
+'''
 
 LOSS = '''
 from envgym_trainer import LossInputs, TokenLosses, loss
@@ -146,6 +167,7 @@ def folder(tmp_path_factory) -> Path:
         "careful.py": POLICY,
         "noted.py": BACKEND,
         "count.py": COMMAND,
+        "arrow.py": DIALECT,
         "scaled.py": LOSS,
         "alternating.py": ADVANTAGE,
         "engine.py": ENGINE,
@@ -200,6 +222,12 @@ def test_a_backend(folder):
     rate(folder, "oracle", "sandbox.backend=noted.py:start", "sandbox.isolation=state")
     assert (folder / "opened.txt").read_text() == "state"
     assert last_episode(folder)["success"] is True
+
+
+def test_a_dialect(folder):
+    rate(folder, "oracle", "prompt.dialects=[arrow.py:Arrow]")
+    assert last_episode(folder)["success"] is True
+    assert '-> dim {"lamp"' in str(last_episode(folder)["messages"])
 
 
 TRAINING = [

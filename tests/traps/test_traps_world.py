@@ -260,7 +260,7 @@ class FaultySession:
 
 
 @pytest.mark.trap(28)
-@pytest.mark.parametrize("hook", ["open", "call", "diff", "verify", "close"])
+@pytest.mark.parametrize("hook", ["open", "call", "finish", "verify", "close"])
 def test_a_sandbox_may_raise_in_any_hook(hook, tmp_path, monkeypatch):
     world = ToolWorld(shop(tmp_path))
     opened = world.sandbox.open

@@ -98,7 +98,7 @@ def _play(sandbox: Sandbox, work: WorkloadEpisode, now: str, timeout_seconds: fl
     try:
         for call in work.calls:
             session.call(call.name, call.arguments, now=now, timeout_seconds=timeout_seconds)
-        session.diff(timeout_seconds=timeout_seconds)
+        session.finish(timeout_seconds=timeout_seconds)
     finally:
         session.close()
 

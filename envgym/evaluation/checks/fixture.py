@@ -19,9 +19,9 @@ from envgym.playing import Request, play_many
 from envgym.policies import Policy
 from envgym.policies.oracle import OraclePolicy
 from envgym.policies.scripted import ScriptDialogue
-from envgym.rewards.state_diff import diff_rows, matches
+from envgym.rewards.row_pairs import diff_rows, matches
 from envgym.sandbox import Session
-from envgym.sandbox.agent.file_tree import TABLE as FILES
+from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.tasks import Task
 
 WORKERS = 16

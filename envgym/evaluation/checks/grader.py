@@ -17,9 +17,9 @@ from envgym.evaluation.checks.fixture import (
 )
 from envgym.messages import ToolCall
 from envgym.policies.random import random_call
-from envgym.rewards.state_diff import same_value
 from envgym.tasks import Task, stable_seed
 from envgym.tools import Tool, validate
+from envgym.values import equal, fold
 
 ATTEMPTS = 12
 """Number of random calls tried per task to find one that writes, or one that only reads."""
@@ -147,7 +147,9 @@ def _is_in_truth(value: Any, task: Task) -> bool:
 
 
 def _alike(value: Any, truth: Any) -> bool:
-    return same_value(value, truth) or (truth is not None and same_value(str(value), str(truth)))
+    return equal(value, truth, folded=True) or (
+        truth is not None and fold(str(value)) == fold(str(truth))
+    )
 
 
 def _altered(

@@ -9,8 +9,9 @@ from typing import Any
 from envgym.env import ToolWorld
 from envgym.errors import EnvgymError
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
-from envgym.rewards.state_diff import same_value
+from envgym.rewards.table_columns import RESERVED_KEYS
 from envgym.tasks import ANY, SPLITS, Task
+from envgym.values import fold
 
 TRAIN_TASKS = 100
 """Default number of training tasks to check; their number is unlimited."""
@@ -63,7 +64,8 @@ def _undeclared(world: ToolWorld, task: Task, again: Task) -> str:
     offered = world.tools_of(task)
     if missing := [call.name for call in task.oracle if call.name not in offered]:
         return f"{task.id}: its oracle calls {missing[0]}, which the task does not offer"
-    if unknown := [change.table for change in task.changes if change.table not in world.keys]:
+    known = world.keys.keys() | RESERVED_KEYS.keys()
+    if unknown := [change.table for change in task.changes if change.table not in known]:
         return f"{task.id}: expects a change in '{unknown[0]}', which is not a table"
     if not task.prompt.strip():
         return f"{task.id}: has an empty prompt"
@@ -125,7 +127,7 @@ def _leaked(world: ToolWorld, task: Task) -> list[str]:
         for value in dict.fromkeys(_solution(task))
         if _stands_in(value, opening)
         and not _stands_in(value, task.prompt)
-        and not any(same_value(value, str(choice)) for choice in choices)
+        and not any(fold(value) == fold(str(choice)) for choice in choices)
     ]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from envgym.rewards.evidence import Evidence
-from envgym.rewards.state_diff import RowDiff, fits
+from envgym.rewards.row_pairs import RowDiff
+from envgym.rewards.state_diff import concerns, fits
 from envgym.tasks import Change
 
 
@@ -58,17 +59,15 @@ def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
 
 
 def _closeness(change: Change, row: RowDiff) -> float:
-    if (change.kind, change.table) != (row.kind, row.table) or (
-        change.kind != "insert" and change.key != row.key
-    ):
+    if not concerns(row, change):
         return 0.0
     if not change.values:
         return 1.0
     right = sum(
         column in row.after and fits(row, column, value) for column, value in change.values.items()
     )
-    wrong = len(set(row.after) - set(change.values)) if change.kind == "update" else 0
-    return right / (len(change.values) + wrong)
+    wrong = set(row.after) - set(change.values) - row.rules.generated
+    return right / (len(change.values) + (len(wrong) if change.kind == "update" else 0))
 
 
 def extra_writes(evidence: Evidence) -> float:

@@ -17,9 +17,9 @@ from typing import Any
 
 from .describe import describe_tool
 from .errors import AppError, tail_of
-from .file_tree import LayOut
 from .modules import import_file
 from .tables import prepare_image
+from .work_folder import LayOut
 
 Documents = Mapping[str, Any]
 """File -> parsed OpenAPI document. The folder `openapi/` takes a third of the agent's start, so it
@@ -37,6 +37,8 @@ class LoadedApp:
     root: str = "."
     servers: tuple[dict[str, Any], ...] = ()
     """MCP servers that a session may run, each with `name`, `command` and `env`."""
+    watch: tuple[str, ...] = ()
+    """Tables (patterns) whose writes are recorded at each call."""
 
 
 def load_app(
@@ -48,6 +50,7 @@ def load_app(
     files: str | None = None,
     documents: Documents | None = None,
     servers: Sequence[dict[str, Any]] = (),
+    watch: Sequence[str] = (),
 ) -> LoadedApp:
     """Import an app's files and check them.
 
@@ -59,6 +62,7 @@ def load_app(
         files: `file.py:function(folder, seed)` that lays out the work folder.
         documents: Parsed OpenAPI documents by file.
         servers: MCP servers; see `LoadedApp`.
+        watch: Tables (patterns) whose writes are recorded.
 
     Raises:
         AppError: If a file is missing or fails on import, or a tool or table is invalid.
@@ -95,6 +99,7 @@ def load_app(
         lay_out,
         str(root),
         tuple(servers),
+        tuple(watch),
     )
     _check_tables(app.schema_sql, documents or {})
     return app

@@ -12,10 +12,13 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .namespaces import SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, prctl
 from .protocol import Request
+from .signals import ignore_signals, withstand_signals
 
+Role = Literal["session", "builder", "check", "judge", "trial"]
 SEND_SECONDS = 1.0
 """Seconds a child may take to accept a request. An idle child always reads, so a slower one is
 stuck.
@@ -28,16 +31,37 @@ class Child:
 
     pid: int
     socket: socket.socket
-    name: str | int
-    """Session name of a session process, or seed (int) of a process that builds a state."""
+    role: Role
+    name: str
+    """Session of a session's process or a check, or seed of a process that builds a state."""
     waiting: list[Request]
     """Requests that the next answer resolves: one for a session, any number for a builder."""
     deadline: float = math.inf
     heard: bytearray = field(default_factory=bytearray)
 
-    @property
-    def is_builder(self) -> bool:
-        return isinstance(self.name, int)
+    def is_stopped(self) -> bool:
+        """Return whether a signal has stopped the process. False if that is unknown."""
+        return self._numbers()[:1] in ([b"T"], [b"t"])
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the process since its start. Infinite if it is unknown."""
+        numbers = self._numbers()
+        if len(numbers) < 13:
+            return math.inf
+        return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _numbers(self) -> list[bytes]:
+        """Return the fields of /proc/PID/stat from the third one on (the state); see proc(5)."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read().rpartition(b")")[2].split()
+        except OSError:
+            return []
+
+    def resume(self) -> None:
+        """Continue the process if a signal has stopped it."""
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the process and its process group."""
@@ -61,7 +85,8 @@ def kill_group(pid: int) -> None:
 
 
 def fork(
-    name: str | int,
+    role: Role,
+    name: str,
     request: Request,
     work: Callable[[socket.socket], None],
     *,
@@ -69,6 +94,8 @@ def fork(
     enter: Callable[[], None] = lambda: None,
 ) -> Child:
     """Fork a child that runs `work` with its end of a socket, then exits.
+
+    A judge goes on ignoring signals as the agent does.
 
     Args:
         private: File descriptors that the child must close.
@@ -86,14 +113,19 @@ def fork(
         theirs.close()
         raise
     if pid == 0:
-        _live_as_child(parent, (ours.fileno(), *private), enter, lambda: work(theirs))
+        settle = ignore_signals if role == "judge" else withstand_signals
+        _live_as_child(parent, (ours.fileno(), *private), enter, settle, lambda: work(theirs))
     theirs.close()
     ours.settimeout(SEND_SECONDS)
-    return Child(pid, ours, name, [request], time.monotonic() + request["timeout"])
+    return Child(pid, ours, role, name, [request], time.monotonic() + request["timeout"])
 
 
 def _live_as_child(
-    parent: int, private: Iterable[int], enter: Callable[[], None], work: Callable[[], None]
+    parent: int,
+    private: Iterable[int],
+    enter: Callable[[], None],
+    settle_signals: Callable[[], None],
+    work: Callable[[], None],
 ) -> None:
     status = 1
     try:
@@ -106,6 +138,7 @@ def _live_as_child(
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         enter()
+        settle_signals()
         # A descendant that leaves the group is reparented to this process, and to the agent when it
         # ends.
         prctl(SET_SUBREAPER, 1)

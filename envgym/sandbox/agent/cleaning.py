@@ -11,11 +11,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
 from .children import kill_group
+from .file_tree import wipe
 from .namespaces import SET_SUBREAPER, prctl
 
 SHARED_FOLDERS = ("/dev/shm", "/dev/mqueue")
@@ -90,6 +91,15 @@ class Traces:
             for trace in self._look() - self._before
             if os.path.basename(trace) not in sessions
         )
+
+    def remove(self, traces: Iterable[str]) -> None:
+        """Remove files and folders among the traces, as far as possible."""
+        for path in traces:
+            if os.path.isdir(path) and not os.path.islink(path):
+                wipe(path)
+            elif os.path.lexists(path):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
 
     def _look(self) -> set[str]:
         found = set()

@@ -1,4 +1,4 @@
-"""Work folder of a session as state: lay out, read back and diff a file tree.
+"""File trees as state: read, write, compare and remove them.
 
 Reading never follows links and opens regular files only. It is limited in entries and bytes; a
 larger tree is diffed as one marker row. Kind, mode and content are compared. File names that are
@@ -10,28 +10,27 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
+import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from .errors import AppError
-from .tables import RowChanges
 
 MOST_ENTRIES = 2000
 MOST_BYTES = 2 * 2**20
 """Maximum bytes of file contents read from a tree. The starting tree must keep within it too."""
 MOST_PATH = 1024
 """Maximum bytes of a relative path. Systems allow 1024 (macOS) or 4096 (Linux) in all."""
-TABLE = "files"
-"""Name of the table of file changes in a diff. Its key is `path`."""
-
-LayOut = Callable[[Path, int], Any]
+MOST_DEPTH = 100
+"""Maximum number of folders in each other. One descriptor is open for each of them."""
+VANISHED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""Errors if an entry was removed, or replaced by a link, after it was listed."""
 
 
 class TooLarge(Exception):
@@ -57,90 +56,123 @@ Tree = dict[str, Entry]
 # --- reading and writing ---
 
 
-def read_tree(folder: str | Path) -> Tree:
-    """Return the tree of a folder. A missing folder is empty. Raises TooLarge."""
-    with contextlib.ExitStack() as undo:
-        return _read(os.fspath(folder), undo)
+def read_tree(folder: str | Path, *, parent: int | None = None) -> Tree:
+    """Return the tree of a folder. A missing folder, or a link in its place, is empty.
 
+    Every folder is opened inside its parent, so a link that replaces it meanwhile is not followed.
 
-def _read(folder: str, undo: contextlib.ExitStack) -> Tree:
+    Args:
+        folder: Path of the folder, relative to `parent` if that is given.
+        parent: Descriptor of an open folder.
+
+    Raises:
+        TooLarge: If the tree exceeds a limit.
+        OSError: If a file or folder cannot be read.
+    """
     tree: Tree = {}
-    left = MOST_BYTES
-    pending = [""]
-    while pending:
-        inner = pending.pop()
-        for name in _names(os.path.join(folder, inner) if inner else folder, undo):
-            path = f"{inner}/{name}" if inner else name
-            if len(tree) >= MOST_ENTRIES:
-                raise TooLarge(f"more than {MOST_ENTRIES:,} files and folders")
-            if len(os.fsencode(path)) > MOST_PATH:
-                raise TooLarge(f"a path of more than {MOST_PATH:,} bytes")
-            if entry := _entry(os.path.join(folder, path), left):
-                tree[path], left = entry, left - len(entry.content)
-                pending += [path] if entry.kind == "folder" else []
+    with _opened(os.fspath(folder), parent) as top:
+        if top is not None:
+            _read(top, "", tree, MOST_BYTES)
     return tree
 
 
-def _names(folder: str, undo: contextlib.ExitStack) -> list[str]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        _permit(folder, 0o700, undo)
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1))
-    return []
+@contextlib.contextmanager
+def _opened(name: str, parent: int | None) -> Iterator[int | None]:
+    """Open a folder with all rights of its owner, for now. Yields `None` if it is no folder."""
+    try:
+        mode = _permit(name, parent, 0o700)
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in VANISHED:
+            raise
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        _restore(descriptor, mode)
+        os.close(descriptor)
 
 
-def _permit(path: str, needed: int, undo: contextlib.ExitStack) -> None:
-    """Grant the owner missing permissions until `undo` runs.
+def _read(folder: int, above: str, tree: Tree, left: int) -> int:
+    """Add the entries of an open folder to the tree. Return the bytes that are left to read."""
+    if above.count("/") > MOST_DEPTH:
+        raise TooLarge(f"folders nested more than {MOST_DEPTH} deep")
+    for name in _names(folder):
+        path = f"{above}{name}"
+        if len(tree) >= MOST_ENTRIES:
+            raise TooLarge(f"more than {MOST_ENTRIES:,} files and folders")
+        if len(os.fsencode(path)) > MOST_PATH:
+            raise TooLarge(f"a path of more than {MOST_PATH:,} bytes")
+        entry = _entry(name, folder, left)
+        if entry is None:
+            continue
+        tree[path] = entry
+        left -= len(entry.content)
+        if entry.kind == "folder":
+            with _opened(name, folder) as inner:
+                left = left if inner is None else _read(inner, f"{path}/", tree, left)
+    return left
+
+
+def _names(folder: int) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in itertools.islice(entries, MOST_ENTRIES + 1))
+
+
+def _permit(name: str, parent: int | None, needed: int) -> int | None:
+    """Grant the owner missing permissions. Return the mode to restore, `None` if it is unchanged.
 
     Raises:
-        NotADirectoryError: If the path is a link.
+        NotADirectoryError: If the entry is a link.
     """
-    found = os.lstat(path)
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
     if stat.S_ISLNK(found.st_mode):
-        # A link replaced the entry after it was listed; do not follow it.
-        raise NotADirectoryError(path)
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
     mode = stat.S_IMODE(found.st_mode)
-    if mode & needed != needed:
-        os.chmod(path, mode | needed)
-        undo.callback(_restore, path, mode)
+    if mode & needed == needed:
+        return None
+    os.chmod(name, mode | needed, dir_fd=parent)
+    return mode
 
 
-def _restore(path: str, mode: int) -> None:
-    with contextlib.suppress(OSError):
-        os.chmod(path, mode)
+def _restore(descriptor: int, mode: int | None) -> None:
+    if mode is not None:
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, mode)
 
 
-def _entry(path: str, left: int) -> Entry | None:
-    """Return the entry at a path, or `None` if it has vanished.
+def _entry(name: str, parent: int, left: int) -> Entry | None:
+    """Return an entry of a folder, or `None` if it has vanished.
 
     Raises:
         TooLarge: If a file has more than `left` bytes.
     """
     try:
-        found = os.lstat(path)
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
         mode = stat.S_IMODE(found.st_mode)
         if stat.S_ISDIR(found.st_mode):
             return Entry("folder", mode)
         if stat.S_ISLNK(found.st_mode):
-            return Entry("link", 0o777, os.fsencode(os.readlink(path)))
-        return (
-            Entry("file", mode, _content(path, left))
-            if stat.S_ISREG(found.st_mode)
-            else Entry("special", mode)
-        )
-    except (FileNotFoundError, NotADirectoryError):
+            return Entry("link", 0o777, os.fsencode(os.readlink(name, dir_fd=parent)))
+        if stat.S_ISREG(found.st_mode):
+            return Entry("file", mode, _content(name, parent, left))
+        return Entry("special", mode)
+    except OSError as error:
+        if error.errno not in VANISHED:
+            raise
         return None
 
 
-def _content(path: str, left: int) -> bytes:
-    with contextlib.ExitStack() as undo:
-        _permit(path, 0o400, undo)
-        # A running process may replace the file by a pipe or a link; neither may block or redirect
-        # us.
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise FileNotFoundError(path)
-            content = file.read(left + 1)
+def _content(name: str, parent: int, left: int) -> bytes:
+    mode = _permit(name, parent, 0o400)
+    # A running process may replace the file by a pipe or a link; neither may block or redirect us.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(os.open(name, flags, dir_fd=parent), "rb") as file:
+        _restore(file.fileno(), mode)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        content = file.read(left + 1)
     if len(content) > left:
         raise TooLarge(f"more than {MOST_BYTES:,} bytes in files")
     return content
@@ -186,13 +218,26 @@ def wipe(folder: str | Path) -> None:
     if not os.path.lexists(top):
         return
     with contextlib.suppress(OSError):
-        heap = tempfile.mkdtemp(prefix="wiped-", dir=os.path.dirname(os.path.abspath(top)))
+        heap = _heap_beside(top)
+        if not os.path.lexists(top):
+            os.rmdir(heap)
+            return
         os.rename(top, os.path.join(heap, "0"))
         names = map(str, itertools.count(1))
         pending = ["0"]
         while pending:
             pending += _empty(os.path.join(heap, pending.pop()), heap, names)
         os.rmdir(heap)
+
+
+def _heap_beside(top: str) -> str:
+    """Create a folder beside another one. On a full disk that one is emptied as far as possible."""
+    beside = os.path.dirname(os.path.abspath(top))
+    try:
+        return tempfile.mkdtemp(prefix="wiped-", dir=beside)
+    except OSError:
+        shutil.rmtree(top, ignore_errors=True)
+        return tempfile.mkdtemp(prefix="wiped-", dir=beside)
 
 
 def _empty(folder: str, heap: str, names: Iterator[str]) -> list[str]:
@@ -262,66 +307,6 @@ def from_plain(plain: dict[str, list[Any]]) -> Tree:
         path: Entry(kind, mode, base64.b64decode(content))
         for path, (kind, mode, content) in plain.items()
     }
-
-
-# --- a session's folder ---
-
-
-def starting_tree(lay_out: LayOut, folder: Path, seed: int) -> Tree:
-    """Lay out the files of a seed in an empty folder and return their tree.
-
-    Raises:
-        AppError: If they exceed a limit or contain a special file.
-    """
-    lay_out(folder, seed)
-    try:
-        tree = read_tree(folder)
-    except TooLarge as error:
-        raise AppError(
-            f"state.files creates {error} (seed {seed}), which exceeds the limit"
-        ) from None
-    if odd := [path for path, entry in tree.items() if entry.kind == "special"]:
-        raise AppError(
-            f"state.files creates '{odd[0]}' (seed {seed}), which is not a file, folder or link"
-        )
-    return tree
-
-
-class WorkFolder:
-    """Work folder of one session, `place`/work, with its starting tree."""
-
-    def __init__(self, lay_out: LayOut, place: str | Path, seed: int):
-        self.path = Path(place) / "work"
-        self.path.mkdir(mode=0o755)
-        self.start = starting_tree(lay_out, self.path, seed)
-
-    def hash_with(self, tables: str) -> str:
-        """Return a hash of the start state; `tables` is the hash of its tables."""
-        digest = hashlib.sha256(tables.encode())
-        for path, entry in sorted(self.start.items()):
-            digest.update(repr((os.fsencode(path), entry.kind, entry.mode, entry.content)).encode())
-        return digest.hexdigest()[:16]
-
-    def diff(self) -> RowChanges:
-        """Return the table `files`, or {} if no file changed."""
-        try:
-            changes = diff_trees(self.start, read_tree(self.path))
-        except TooLarge as error:
-            marker = {
-                "path": "[cut]",
-                "kind": "cut",
-                "mode": "",
-                "text": f"not compared: the folder holds {error}",
-            }
-            changes = {"added": [marker], "removed": []}
-        return {TABLE: changes} if changes["added"] or changes["removed"] else {}
-
-    def hand_over(self) -> dict[str, Any]:
-        """Return the current tree as JSON values, or the `problem` that prevents reading it."""
-        try:
-            return {"tree": to_plain(read_tree(self.path)), "problem": ""}
-        except TooLarge as error:
-            return {"tree": {}, "problem": f"not checked: the folder holds {error}"}
 
 
 def with_hidden(tree: Tree, files: dict[str, str]) -> Tree:

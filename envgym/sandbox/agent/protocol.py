@@ -87,7 +87,7 @@ def attempt(request: Request, work: Callable[[], Any]) -> Reply:
 
 
 def answer(desk: Desk, request: Request) -> Reply:
-    """Return the reply of a session to `call`, `exchange`, `diff` or `tree`."""
+    """Return the reply of a session to `call`, `exchange`, `diff` or `finish`."""
     if request["op"] == "call":
         return attempt(
             request,
@@ -100,7 +100,9 @@ def answer(desk: Desk, request: Request) -> Reply:
             request,
             lambda: desk.relay(request["server"]).exchange(request["lines"], request["patience"]),
         )
-    return attempt(request, desk.hand_over if request["op"] == "tree" else desk.diff)
+    if request["op"] == "finish":
+        return attempt(request, lambda: desk.finish(keep_files=request["keep_files"]))
+    return attempt(request, desk.diff)
 
 
 def answer_verify(request: Request, place: str) -> Reply:

@@ -1,14 +1,22 @@
-"""Entry point of the agent, and the server for isolation `state`: all sessions in one process."""
+"""Entry point of the agent, and the server for isolation `state`: all sessions in one process.
+
+With `state` the process that runs the tools reads its own state. That does not protect against
+tools that run code written by a model.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import select
+import shutil
 import sys
+import threading
+import time
 
 from .app import LoadedApp, load_app
-from .cleaning import usage
+from .cleaning import adopt_orphans, end_strays, usage
 from .describe import describe_tool
 from .errors import AppError, BoxError
 from .file_tree import folder_for_now, fresh_folder
@@ -16,8 +24,12 @@ from .fork_server import ForkServer
 from .namespaces import Limits
 from .protocol import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
 from .session import Desk
+from .signals import withstand_signals
 from .tables import Images, prepare_image
 from .tool_errors import provide_envgym
+
+LAST_SECONDS = 1.0
+"""Seconds that the running tool gets after the owner has ended."""
 
 
 class StateServer:
@@ -33,13 +45,17 @@ class StateServer:
         self.images, self.desks = Images(), dict[str, Desk]()
 
     def serve(self, lines: list[bytes] | None) -> None:
-        """Answer `lines` and all later lines until stdin ends."""
+        """Answer `lines` and all later lines until stdin ends, then end what the tools started."""
+        adopt_orphans()
+        withstand_signals()
+        threading.Thread(target=_end_with, args=(self.wire.source,), daemon=True).start()
         while lines is not None:
             for line in lines:
                 self._answer(json.loads(line))
             lines = self.wire.lines()
         for desk in self.desks.values():
             desk.close()
+        _leave_nothing()
 
     def _answer(self, request: Request) -> None:
         op = request["op"]
@@ -53,10 +69,16 @@ class StateServer:
             self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
         elif op == "verify":
             self._verify(request)
+        elif op == "finish" and desk:
+            self._reply(desk, request)
+            self.desks.pop(request["session"]).close()
         else:
-            if desk and desk.work and desk.work.path.is_dir():
-                os.chdir(desk.work.path)
-            self.wire.say(answer(desk, request) if desk else no_session(request))
+            self._reply(desk, request)
+
+    def _reply(self, desk: Desk | None, request: Request) -> None:
+        if desk and desk.work and desk.work.path.is_dir():
+            os.chdir(desk.work.path)
+        self.wire.say(answer(desk, request) if desk else no_session(request))
 
     def _open(self, session: str, seed: int) -> str:
         image = self.images.get(seed) or self.images.put(
@@ -73,6 +95,22 @@ class StateServer:
             desk.close()
         with folder_for_now() as place:
             self.wire.say(answer_verify(request, place))
+
+
+def _end_with(source: int) -> None:
+    """End this process and what its tools started when stdin ends, even if a tool hangs."""
+    poll = select.poll()
+    poll.register(source, 0)  # An end is always reported.
+    poll.poll()
+    time.sleep(LAST_SECONDS)  # Unless a tool hangs, the main thread ends the process meanwhile.
+    _leave_nothing()
+    os._exit(1)
+
+
+def _leave_nothing() -> None:
+    end_strays(())
+    if scratch := os.environ.get("ENVGYM_SCRATCH"):
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def main() -> None:
@@ -94,6 +132,7 @@ def main() -> None:
             "documents": hello["documents"],
             "files": hello["files"],
             "servers": hello["servers"],
+            "watch": hello.get("watch", ()),
         }
         app = load_app(hello["root"], hello["tools"], hello["schema"], hello["seed"], **more)
         server = _server(app, wire, hello)

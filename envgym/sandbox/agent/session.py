@@ -7,6 +7,7 @@ with isolation `state`, and the host's own process (`backend: none`).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -21,15 +22,27 @@ from .app import LoadedApp
 from .deadlines import CallTimeout, Deadline
 from .describe import RESERVED
 from .errors import BoxError
-from .file_tree import WorkFolder, wipe
+from .file_tree import wipe
 from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
 from .tool_errors import is_refusal, place_of, refusal_text, short_text
+from .work_folder import WorkFolder, read_files
+from .write_watch import WriteWatch
 
 OUTPUT_BYTES = 64 * 1024
 ADVICE = (
     "Do not use BEGIN, COMMIT or executescript() in tools; db.commit() and `with db:` are fine."
 )
+FILE_PRAGMAS = (
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = MEMORY",
+    "synchronous = OFF",
+    "cache_spill = OFF",
+    "temp_store = MEMORY",
+)
+"""Settings of a database in a file: no journal and no temporary file on the disk, and nothing of a
+call is written before it ends. The file lives no longer than its session.
+"""
 
 
 class Database(sqlite3.Connection):
@@ -48,8 +61,6 @@ class Database(sqlite3.Connection):
         """Remove what a tool, or code that it ran, has attached to the connection."""
         self.set_authorizer(None)
         self.set_progress_handler(None, 0)
-        self.row_factory = sqlite3.Row
-        self.text_factory = str
 
     def commit(self) -> None:
         self.execute("RELEASE envgym_tool")
@@ -89,6 +100,8 @@ class Desk:
 
     Args:
         place: Empty private folder. Required if the app lays out files.
+        database: File that holds the image and becomes the database. By default the database is in
+            the memory of this process.
     """
 
     def __init__(
@@ -100,6 +113,7 @@ class Desk:
         output_bytes: int = OUTPUT_BYTES,
         fix_random: bool = True,
         place: str = "",
+        database: str = "",
     ):
         self.app = app
         self.image = image
@@ -113,11 +127,17 @@ class Desk:
         self.state_hash = self.work.hash_with(image_hash(image)) if self.work else image_hash(image)
         self._relays: dict[str, Relay] = {}
         self.db = sqlite3.connect(
-            ":memory:", factory=Database, isolation_level=None, check_same_thread=False
+            database or ":memory:", factory=Database, isolation_level=None, check_same_thread=False
         )
-        self.db.deserialize(image)
+        if not database:
+            self.db.deserialize(image)
+        for pragma in FILE_PRAGMAS if database else ():
+            self.db.execute(f"PRAGMA {pragma}")
         self.db.row_factory = sqlite3.Row
         self.db.execute("PRAGMA foreign_keys = ON")
+        # A diff sees the main database only, and an attached file could lie anywhere.
+        self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        self._watch = WriteWatch(self.db, app.watch) if app.watch else None
 
     def call(
         self, tool: str, arguments: dict[str, Any], now: str, seconds: float | None = None
@@ -153,12 +173,14 @@ class Desk:
             end = self._late(error, tool, seconds) if is_late else self._raised(error, tool)
         spent = time.perf_counter() - started
         end = self._finish(tool, end)
+        written = self._watch.drain() if self._watch else []
         return {
             "text": cut(end.text, self.output_bytes),
             "ok": end.ok,
             "seconds": spent,
             "fault": end.fault,
             "is_late": end.is_late,
+            **({"writes": written} if written else {}),
         }
 
     def stop_call(self) -> None:
@@ -183,7 +205,8 @@ class Desk:
             BoxError: Kind `state_lost`.
         """
         try:
-            self.db.remove_hooks()
+            self.db.row_factory = sqlite3.Row
+            self.db.text_factory = str
             self.db.end_call(keep=end.ok)
             return end
         except sqlite3.Error as error:
@@ -191,6 +214,7 @@ class Desk:
         # BEGIN, COMMIT and `executescript` end our savepoint. The changes up to then remain.
         # A constraint that is checked at the end, or an open statement, needs a rollback.
         try:
+            self._remove_hooks()
             if not self.db.in_transaction:
                 self.db.execute("SELECT 1")
                 text = "it ended the transaction that its call runs in"
@@ -203,6 +227,12 @@ class Desk:
                 "state_lost", f"after a call of tool '{tool}' the database is lost: {error}"
             ) from None
 
+    def _remove_hooks(self) -> None:
+        """Remove hooks that code of a tool has left on the connection, but not our own."""
+        self.db.remove_hooks()
+        if self._watch:
+            self._watch.guard()
+
     def relay(self, name: str) -> Relay:
         """Return the session's process of an MCP server. It starts at the first request."""
         if name not in self._relays:
@@ -213,13 +243,20 @@ class Desk:
     def diff(self) -> RowChanges:
         """Return the rows added and removed in each changed table.
 
-        Changed files are the table `files`.
+        Changed files are the table `files`. The process that runs the tools reads its own state
+        here. With the other isolation levels a judge reads it (`judge.py`).
         """
-        return diff_tables(self.db, self.image) | (self.work.diff() if self.work else {})
+        return self.finish(keep_files=False)["changes"]
 
-    def hand_over(self) -> dict[str, Any]:
-        """Return the final files, for `verify`."""
-        return self.work.hand_over() if self.work else {"tree": {}, "problem": ""}
+    def finish(self, *, keep_files: bool) -> dict[str, Any]:
+        """Return the final changes, and the final files for a check if they are asked for."""
+        with self._watch.paused() if self._watch else contextlib.nullcontext():
+            changes = diff_tables(self.db, self.image)
+        if self.work is None:
+            return {"changes": changes, "tree": {}, "problem": ""}
+        files = read_files(self.work.path)
+        handed = files.hand_over() if keep_files else {"tree": {}, "problem": ""}
+        return {"changes": changes | files.changes(self.work.start), **handed}
 
     def close(self) -> None:
         for relay in self._relays.values():

@@ -32,7 +32,7 @@ def try_namespaces(limits: Limits, scratch: str) -> None:
         else:
             end.sendall(b"apart" if os.getpid() == 1 else b"not process 1 of its namespace")
 
-    child = fork("", {"timeout": 0}, work, private=())
+    child = fork("trial", "", {"timeout": 0}, work, private=())
     child.socket.settimeout(TRIAL_SECONDS)
     try:
         said = child.socket.recv(1 << 12).decode() or "the trial process ended"

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import json
 import os
 import socket
 import tempfile
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .app import LoadedApp
-from .errors import AppError, tail_of
-from .protocol import Request, answer, answer_verify, attempt, encode
+from .database_file import write_database
+from .errors import AppError, BoxError, tail_of
+from .file_tree import to_plain
+from .protocol import Reply, Request, answer, answer_verify, attempt, encode
 from .session import Desk
 from .tables import pack_image, prepare_image, unpack_image
+
+DATABASE = "state.db"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""Errors if the box has no disk, memory, process or descriptor left for another session."""
+
+
+def hash_of_files(tree: bytes) -> str:
+    """Return a hash by which the agent and its children compare start trees."""
+    return hashlib.sha256(tree).hexdigest()
+
+
+class _Opened:
+    """Session that was opened: its desk, and the descriptors of its state for the agent."""
+
+    def __init__(self) -> None:
+        self.desk: Desk | None = None
+        self.descriptors: list[int] = []
 
 
 class SessionProcess:
@@ -63,37 +84,68 @@ class SessionProcess:
                 self._serve(opening, requests.read(opening["image_bytes"]), end, requests)
 
     def rehearse(self) -> None:
-        """Open and diff an empty database, because the first use allocates memory and is slow."""
+        """Open an empty database, because the first use allocates memory and is slow."""
         image = unpack_image(pack_image(prepare_image(self.app.schema_sql, None, 0)))
         tables_alone = dataclasses.replace(self.app, lay_out=None)
-        desk = Desk(tables_alone, image, 0, output_bytes=self.output_bytes)
-        desk.diff()
-        desk.close()
+        Desk(tables_alone, image, 0, output_bytes=self.output_bytes).close()
 
     def _serve(
         self, opening: Request, image: bytes, end: socket.socket, requests: BinaryIO
     ) -> None:
-        _live_in(self.folder(opening["session"]))
-        desks: list[Desk] = []
-        end.sendall(encode(attempt(opening, lambda: self._open_desk(opening, image, desks))))
-        for line in requests if desks else ():
-            end.sendall(encode(answer(desks[0], json.loads(line))))
+        opened = _Opened()
+        reply = attempt(opening, lambda: self._open(opening, image, opened))
+        line = encode(reply | self._files_for_agent(opening, opened.desk))
+        # The agent receives the descriptors before any tool runs. They stay valid after the end of
+        # this process, and reach a folder that only its own mount namespace has.
+        sent = socket.send_fds(end, [line], opened.descriptors)
+        end.sendall(line[sent:])
+        for descriptor in opened.descriptors:
+            os.close(descriptor)
+        if desk := opened.desk:
+            for request in requests:
+                end.sendall(encode(answer(desk, json.loads(request))))
 
-    def _open_desk(self, opening: Request, image: bytes, desks: list[Desk]) -> str:
+    def _open(self, opening: Request, image: bytes, opened: _Opened) -> str:
         place = self.folder(opening["session"])
-        desks.append(
-            desk := Desk(
-                self.app, image, opening["seed"], output_bytes=self.output_bytes, place=place
+        database = os.path.join(place, DATABASE)
+        try:
+            _live_in(place)
+            opened.descriptors.append(os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            opened.descriptors.append(write_database(image, database))
+            desk = Desk(
+                self.app,
+                image,
+                opening["seed"],
+                output_bytes=self.output_bytes,
+                place=place,
+                database=database,
             )
-        )
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise BoxError("sandbox_full", f"this box has no room left: {error}") from None
+        os.unlink(database)
         if desk.work:
             os.chdir(desk.work.path)
+        opened.desk = desk
         return desk.state_hash
+
+    def _files_for_agent(self, opening: Request, desk: Desk | None) -> Reply:
+        """Return the start tree as a field of the answer, unless the agent has it."""
+        if desk is None or desk.work is None:
+            return {}
+        tree = files_as_bytes(to_plain(desk.work.start))
+        return {} if hash_of_files(tree) == opening["files"] else {"files": tree.decode()}
 
     def check(self, request: Request, end: socket.socket) -> None:
         """Run a check on the final files of a session."""
         _live_in(self.folder(request["session"]))
         end.sendall(encode(answer_verify(request, self.folder(request["session"]))))
+
+
+def files_as_bytes(tree: dict[str, Any]) -> bytes:
+    """Encode a tree as the judge decodes it."""
+    return json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _live_in(folder: str) -> None:

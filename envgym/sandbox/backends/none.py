@@ -60,6 +60,7 @@ class InProcessSandbox:
                 app.seed,
                 files=app.files,
                 documents=documents_of(app),
+                watch=app.watch,
             )
         except AppError as error:
             raise SpecError(str(error)) from None
@@ -113,6 +114,7 @@ class InProcessSession:
         self.state_hash = desk.state_hash
         self._statistics = statistics
         self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
+        self._final: dict[str, Any] | None = None
 
     def call(
         self, tool: str, arguments: dict[str, Any], *, now: str, timeout_seconds: float
@@ -132,6 +134,14 @@ class InProcessSession:
         with self._statistics.timed("diff"):
             return self._do("diff", timeout_seconds, self._desk.diff)
 
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        """Return the final changes. Processes that a tool left running are not ended."""
+        with self._statistics.timed("diff"):
+            self._final = self._do(
+                "diff", timeout_seconds, lambda: self._desk.finish(keep_files=keep_files)
+            )
+            return self._final["changes"]
+
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
@@ -142,7 +152,7 @@ class InProcessSession:
         )
 
     def _verify(self, files: dict[str, str], command: list[str], seconds: float) -> Verification:
-        final = self._desk.hand_over()
+        final = self._final or self._desk.finish(keep_files=True)
         if final["problem"]:
             return Verification(None, final["problem"])
         with folder_for_now() as place:

@@ -276,6 +276,7 @@ class BoxSession:
         self._name = name
         self._statistics = statistics
         self._on_close = on_close
+        self._final: dict[str, Any] | None = None
         self._lock, self._closing, self._closed = threading.Lock(), threading.Lock(), False
 
     def call(
@@ -296,10 +297,15 @@ class BoxSession:
         with self._statistics.timed("diff"):
             return self._request("diff", "diff", timeout_seconds)
 
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        with self._statistics.timed("diff"):
+            self._final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
+            return self._final["changes"]
+
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:
-        final = self._request("tree", "score", VERIFY_SECONDS)
+        final = self._final or self._request("finish", "score", VERIFY_SECONDS, keep_files=True)
         if final["problem"]:
             return Verification(None, final["problem"])
         work = {

@@ -55,6 +55,7 @@ class PooledSandbox:
             "seed": app.seed,
             "files": app.files,
             "servers": [dataclasses.asdict(server) for server in app.servers],
+            "watch": list(app.watch),
             "isolation": within,
             "output_bytes": options.output_bytes,
             "documents": documents_of(app),

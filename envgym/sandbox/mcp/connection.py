@@ -1,6 +1,7 @@
-"""MCP client that runs on an event loop's thread and is called from plain threads with timeouts.
+"""Blocking MCP client with timeouts, around the asynchronous `Client` of the SDK.
 
-The SDK's `Client` handles negotiation, handshakes and parsing. Errors become `WorldFailure`.
+The SDK's client runs on the thread of an event loop (the portal). It does the handshake and parses
+messages. Errors of the server or of the connection become `WorldFailure`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PAGES = 100
 
 
 class Refused(Exception):
-    """The server rejects a call's arguments (JSON-RPC -32602), which is the caller's mistake."""
+    """The server rejected the arguments of a call (JSON-RPC -32602): a mistake of the model."""
 
 
 class Failed(Exception):
@@ -32,7 +33,12 @@ class Failed(Exception):
 
 
 class Connection:
-    """Client that is connected until `close`. For one thread at a time.
+    """Connection to a server, open until `close`. Not thread-safe.
+
+    Args:
+        portal: Event loop that runs the client.
+        link: Transport to the server. The connection closes it.
+        timeout_seconds: Time limit of the handshake in seconds.
 
     Raises:
         WorldFailure: Stage `open`, if the connection cannot be made.
@@ -43,24 +49,24 @@ class Connection:
         self._link = link
         self._ready: Future[tuple[Client, anyio.Event]] = Future()
         link.deadline = time.monotonic() + timeout_seconds
-        self._life = portal.start_task_soon(self._live)
+        self._task = portal.start_task_soon(self._run_client)
         try:
-            self._client, self._end = self._within(self._ready, "open", timeout_seconds)
+            self._client, self._closing = self._wait(self._ready, "open", timeout_seconds)
         except BaseException:
-            self._life.cancel()
+            self._task.cancel()
             link.close()
             raise
 
-    async def _live(self) -> None:
-        """Run the client. Its context must be entered and exited in the same task."""
+    async def _run_client(self) -> None:
+        """Run the client until `close`, in one task that enters and leaves its context."""
         try:
             async with Client(
-                _Entered(self._link, self._portal),
+                _Transport(self._link, self._portal),
                 client_info=Implementation(name="envgym", version="0"),
             ) as client:
-                end = anyio.Event()
-                self._ready.set_result((client, end))
-                await end.wait()
+                closing = anyio.Event()
+                self._ready.set_result((client, closing))
+                await closing.wait()
         except BaseException as error:
             if not self._ready.done():
                 self._ready.set_exception(error)
@@ -69,7 +75,8 @@ class Connection:
 
     @property
     def is_whole(self) -> bool:
-        return self._link.failure is None and not self._life.done()
+        """Whether neither the link nor the client has failed."""
+        return self._link.failure is None and not self._task.done()
 
     def tools(self, *, timeout_seconds: float) -> list[Tool]:
         """Return all tools of the server, hidden ones included.
@@ -105,31 +112,28 @@ class Connection:
     def close(self) -> None:
         """Close the client, then its link. Never raises; safe to call twice."""
         try:
-            self._portal.start_task_soon(self._say_end)
-            self._life.result(1.0)  # Over HTTP the client ends its session.
+            self._portal.start_task_soon(self._start_closing)
+            self._task.result(1.0)  # Over HTTP the client sends the end of its session.
         except BaseException:
-            self._life.cancel()
+            self._task.cancel()
         self._link.close()
 
-    async def _say_end(self) -> None:
-        self._end.set()
+    async def _start_closing(self) -> None:
+        self._closing.set()
 
     def _do(self, work: Callable[[], Awaitable[Any]], stage: Stage, seconds: float) -> Any:
         self._link.deadline = time.monotonic() + seconds
-        return self._within(self._portal.start_task_soon(work), stage, seconds)
+        return self._wait(self._portal.start_task_soon(work), stage, seconds)
 
-    def _within(self, future: Future[Any], stage: Stage, seconds: float) -> Any:
-        # The transport failed (no listener), or a reply violates the protocol.
+    def _wait(self, future: Future[Any], stage: Stage, seconds: float) -> Any:
+        """Return the result of a task on the event loop. Its errors become `WorldFailure`."""
         try:
             return future.result(seconds + self._link.grace_seconds)
-        except (LateError, CancelledError) as error:
+        except LateError:
             future.cancel()
-            late = isinstance(error, LateError)
-            kind, message = (
-                ("timeout", f"no answer within {seconds:g} s")
-                if late
-                else ("server_lost", "the connection ended")
-            )
+            kind, message = "timeout", f"no answer within {seconds:g} s"
+        except CancelledError:
+            kind, message = "server_lost", "the connection ended"
         except MCPError as error:
             if error.code == INVALID_PARAMS and stage == "call":
                 raise Refused(error.message) from None
@@ -139,18 +143,21 @@ class Connection:
             message = f"the server answered with error {error.code}: {error.message}"
         except WorldFailure:
             raise
-        except Exception as error:
-            kind = "server_lost"
-            message = _plainly(error)
-        if told := self._link.failure:  # The link has the more precise reason.
+        except Exception as error:  # No listener, or a reply that violates the protocol.
+            kind, message = "server_lost", _first_error(error)
+        if failure := self._link.failure:  # The reason of the link is more precise.
             raise WorldFailure(
-                told.kind, told.message, stage=stage, box=told.box, neighbours=told.neighbours
+                failure.kind,
+                failure.message,
+                stage=stage,
+                box=failure.box,
+                neighbours=failure.neighbours,
             ) from None
         raise WorldFailure(kind, message, stage=stage) from None
 
 
-class _Entered:
-    """Adapter from a link to the SDK's transport interface."""
+class _Transport:
+    """Adapter from a link to the transport interface of the SDK."""
 
     def __init__(self, link: Link, portal: BlockingPortal):
         self._streams = link.streams(portal)
@@ -162,7 +169,7 @@ class _Entered:
         return await self._streams.__aexit__(*trouble)
 
 
-def _plainly(error: BaseException) -> str:
+def _first_error(error: BaseException) -> str:
     """Return the first error inside the exception groups of an event loop."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

@@ -71,6 +71,10 @@ class McpSession:
             self._check_open()
             return tables_diff(self.start, self._dump(self._connection, "diff", timeout_seconds))
 
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        """Return the final changes. The server reports them, so it must still run."""
+        return self.diff(timeout_seconds=timeout_seconds)
+
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:

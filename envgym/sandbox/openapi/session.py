@@ -119,6 +119,10 @@ class LiveSession:
                 changes[table] = {"added": added, "removed": removed}
         return changes
 
+    def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
+        """Return the final changes, as the server reports them."""
+        return self.diff(timeout_seconds=timeout_seconds)
+
     def verify(
         self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
     ) -> Verification:

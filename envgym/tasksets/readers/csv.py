@@ -15,8 +15,13 @@ ENDINGS = (".csv",)
 
 def read(path: Path) -> Iterator[Example]:
     """Yield the rows; the position of a row is the line on which it begins."""
+    return read_table(path, csv.excel)
+
+
+def read_table(path: Path, dialect: type[csv.Dialect]) -> Iterator[Example]:
+    """Yield the rows of a table with a header. Also used by `tsv.py`."""
     text = io.StringIO(read_text(path), newline="")
-    reader = csv.DictReader(text, strict=True, restval=None, restkey="")
+    reader = csv.DictReader(text, dialect=dialect, strict=True, restval=None, restkey="")
     line = 1
     try:
         fields = text_columns(list(reader.fieldnames or ()), f"{path}:1")

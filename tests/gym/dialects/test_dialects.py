@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envgym.dialects import (
-    DEFAULT_DIALECTS,
-    MEMBERS,
     dialect_names,
     find_dialect,
     parse,
@@ -349,60 +347,3 @@ def test_the_explanation_shows_the_very_form_that_is_read(dialect):
     assert parse(usage_example(dialect).partition(":")[2].strip(), [dialect]).calls == (
         ToolCall("look_up", {"word": "tree"}),
     )
-
-
-# --- contract ---
-
-
-def test_the_folder_is_the_registry():
-    assert set(dialect_names()) >= set(DEFAULT_DIALECTS)
-    assert not {"literals", "json_calls"} & set(dialect_names())
-
-
-@pytest.mark.parametrize("name", dialect_names())
-def test_a_dialect_reads_what_it_writes_and_its_own_example(name):
-    dialect = find_dialect(name)
-    assert all(callable(getattr(dialect, member)) for member in MEMBERS)
-    assert dialect.read(dialect.write(LOOK_UP)) == ([LOOK_UP], "")
-    shown = dialect.example().partition(":")[2].strip()
-    assert dialect.read(shown) == ([ToolCall("look_up", {"word": "tree"})], "")
-    assert dialect.read("Done (as asked).") is None
-    assert dialect.read("") is None
-
-
-def test_a_file_in_the_folder_is_a_dialect(tmp_path):
-    import os
-    import subprocess
-    import sys
-
-    (tmp_path / "arrow.py").write_text(
-        "from envgym.messages import ToolCall\n"
-        "def read(text):\n"
-        "    return ([ToolCall(text[3:], {})], '') if text.startswith('-> ') else None\n"
-        "def write(call): return f'-> {call.name}'\n"
-        "def example(): return 'To call a tool, answer with: -> look_up'\n"
-    )
-    code = (
-        "import envgym.dialects as d, sys; d.__path__.append(sys.argv[1])\n"
-        "from envgym import load_spec\n"
-        "spec = load_spec('guess', ['prompt.dialects=[arrow]'])\n"
-        "print(d.parse('-> guess', spec.prompt.dialects).calls[0].name)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
-    )
-    assert done.stdout == "guess\n", done.stderr
-
-
-def test_the_texts_that_models_read_are_unchanged():
-    call = '{"name": "look_up", "arguments": {"word": "tree"}}'
-    assert {name: usage_example(name) for name in DEFAULT_DIALECTS} == {
-        "hermes": f"To call a tool, answer with:\n<tool_call>\n{call}\n</tool_call>",
-        "fenced": f"To call a tool, answer with:\n```json\n{call}\n```",
-        "bare": f"To call a tool, answer with nothing but: {call}",
-        "pythonic": 'To call a tool, answer with nothing but: look_up(word="tree")',
-    }

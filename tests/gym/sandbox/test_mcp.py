@@ -333,9 +333,8 @@ def test_the_notes_play_in_a_container_whose_image_has_the_sdk():
     notes = ROOT / "envs/notes"
     for line in connect().build(path=str(notes), tag="envgym-notes-test", decode=True, rm=True):
         assert "error" not in line, line
-    spec = load_spec(
-        notes.parent / "notes.yaml", ["sandbox.backend=docker", "sandbox.image=envgym-notes-test"]
-    )
+    settings = ["sandbox.backend=docker", "sandbox.image=envgym-notes-test"]
+    spec = load_spec(notes.parent / "notes.yaml", [*settings, "sandbox.open_timeout_seconds=120"])
     world = ToolWorld(spec)
     task = world.tasks.task("test/delete_note/0")
     env = world.env()

@@ -16,7 +16,6 @@ from envgym.sandbox.agent.file_tree import (
     MOST_ENTRIES,
     Entry,
     TooLarge,
-    WorkFolder,
     diff_trees,
     from_plain,
     read_tree,
@@ -25,6 +24,7 @@ from envgym.sandbox.agent.file_tree import (
     with_hidden,
     write_tree,
 )
+from envgym.sandbox.agent.work_folder import WorkFolder
 from envgym.sandbox.backends import open_sandbox
 from envgym.tool_sandbox import read_primary_keys
 from tests.fakes.kiosk_app import DOCKER, LOCAL, NONE, call, options

@@ -6,7 +6,7 @@ import sqlite3
 
 import pytest
 
-from envgym.sandbox.agent import diff_tables, prepare_image, tables
+from envgym.sandbox.agent import diff_tables, prepare_image, table_diff
 
 SCHEMA = """
 CREATE TABLE plain (id INTEGER PRIMARY KEY, name TEXT, size REAL);
@@ -57,7 +57,7 @@ def touched(db: sqlite3.Connection) -> set[str] | None:
     db.execute("ATTACH ':memory:' AS envgym_start")
     db.deserialize(IMAGE, name="envgym_start")
     try:
-        return tables._touched(db, IMAGE)
+        return table_diff._Diff(db.cursor(), db.serialize(), IMAGE)._touched()
     finally:
         db.execute("DETACH envgym_start")
 
@@ -75,7 +75,7 @@ def test_a_diff_by_pages_is_the_diff_of_all_rows(seed, monkeypatch):
         with contextlib.suppress(sqlite3.OperationalError):  # the table was dropped before
             db.execute(edit)
     by_pages = diff_tables(db, IMAGE)
-    monkeypatch.setattr(tables, "_touched", lambda db, image: None)
+    monkeypatch.setattr(table_diff._Diff, "_touched", lambda diff: None)
     assert by_pages == diff_tables(db, IMAGE), edits
 
 

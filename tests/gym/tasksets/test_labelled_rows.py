@@ -119,8 +119,8 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 
 def test_a_kind_that_is_not_known(tmp_path):
-    with pytest.raises(UsageError, match=r"no kind of data 'tsv'.*kind="):
-        load_rows(tmp_path / "dev.tsv")
+    with pytest.raises(UsageError, match=r"no kind of data 'txt'.*kind="):
+        load_rows(tmp_path / "dev.txt")
     with pytest.raises(UsageError, match="did you mean 'stsb'"):
         load_rows(tmp_path / "dev.tsv", kind="sts-b")
 

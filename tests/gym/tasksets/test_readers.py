@@ -39,11 +39,13 @@ QUESTION = '{"id": "1", "question": "Who?", "answers": [%s]}'
 SQUAD = '{"data": [{"paragraphs": [{"context": "Ann came.", "qas": [%s]}]}]}'
 GOOD = {
     "csv": "text,label\nx,y\n",
+    "tsv": "text\tlabel\nx\ty\n",
     "jsonl": '{"text": "x", "label": "y"}\n',
     "squad": SQUAD % QUESTION % '{"text": "Ann"}',
 } | {kind: glue_file(kind) for kind in GLUE}
 BAD = {
     "csv": ("text,label\nx\n", ":2: the number of columns differs"),
+    "tsv": ('text\tlabel\nx\ty\n"x\n', ":3: the number of columns differs"),
     "jsonl": ('{"text": "x", "label": "y"}\n{\n', ":2: not valid JSON"),
     "squad": (SQUAD % QUESTION % "", ": data[0].paragraphs[0].qas[0]: has no answer"),
 } | {
@@ -96,7 +98,21 @@ def test_a_reader_reports_files_that_are_empty_missing_or_not_utf_8(tmp_path, ki
 
 def test_each_ending_belongs_to_one_reader():
     endings = [ending for reader in shipped_readers().values() for ending in reader.endings]
-    assert sorted(endings) == sorted({*endings}) == [".csv", ".jsonl"]
+    assert sorted(endings) == sorted({*endings}) == [".csv", ".jsonl", ".tsv"]
+
+
+def test_quotes_in_a_table_with_tabs_belong_to_the_text(tmp_path):
+    path = write(tmp_path, "tsv", 'label\tpremise\thypothesis\r\nyes\t"A" is, b\t"open\r\n')
+    (row,) = load_rows(path)
+    assert (row.texts, row.label) == ({"premise": '"A" is, b', "hypothesis": '"open'}, "yes")
+    assert row.where == f"{path}:2"
+
+
+def test_a_file_of_glue_without_its_kind_is_an_error_with_the_remedy(tmp_path):
+    path = tmp_path / "dev.tsv"
+    path.write_text(glue_file("mnli"), encoding="utf-8")
+    with pytest.raises(SpecError, match=r"dev.tsv:1: no 'text'.* name it with kind="):
+        load_rows(path)
 
 
 # --- a user's reader ---

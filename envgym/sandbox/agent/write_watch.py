@@ -1,0 +1,159 @@
+"""Record of writes to watched tables, including those that are undone before the session ends.
+
+Temporary triggers note each row that is inserted, deleted or changed in value; a savepoint that is
+rolled back removes its notes. Virtual tables and the schema of watched tables are compared after
+each call that changed them. Statements of tools cannot reach the notes or the triggers. Not
+recorded: a row that `INSERT OR REPLACE` replaces by an equal one counts as a write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from .table_diff import quoted, schema_rows
+from .virtual_tables import Row, is_virtual, virtual_rows
+
+NOTES = "envgym_writes"
+_OWN = "envgym_"
+_GUARDED_PRAGMAS = {"writable_schema", "schema_version", "recursive_triggers"}
+
+
+class WriteWatch:
+    """Watch on the tables of one connection whose names match patterns.
+
+    Args:
+        db: Connection of a session.
+        patterns: Names of tables, with wildcards as in `fnmatch`.
+    """
+
+    def __init__(self, db: sqlite3.Connection, patterns: Sequence[str]):
+        self._db = db
+        self._patterns = tuple(patterns)
+        self._busy = False
+        # A statement that SQLite keeps prepared is not authorized again, so a tool must not be able
+        # to send the same text.
+        self._mark = f"/* {secrets.token_hex(8)} */ "
+        with self._own_statements():
+            self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
+            self._start()
+        self.guard()
+
+    def guard(self) -> None:
+        """Deny statements of tools that touch the record, also after a tool removed the denial."""
+        self._db.set_authorizer(self._authorize)
+
+    def drain(self) -> list[str]:
+        """Return the watched tables that were written to since the last call, sorted."""
+        with self._own_statements():
+            version = self._version()
+            if (self._db.total_changes, version) == self._seen:
+                return []
+            try:
+                written = {name for (name,) in self._query(f"SELECT DISTINCT name FROM {NOTES}")}
+                written |= self._changed_objects() if version != self._seen[1] else set()
+                written |= self._changed_virtual_tables()
+                self._query(f"DELETE FROM {NOTES}")
+                self._start()
+            except sqlite3.DatabaseError:  # made unreadable by the session's own statements
+                return sorted(self._patterns)
+        return sorted(written)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let statements of a diff pass unauthorized."""
+        self._db.set_authorizer(None)
+        try:
+            yield
+        finally:
+            self.guard()
+
+    def _start(self) -> None:
+        """Set up the triggers, and remember the state from which the next call starts."""
+        version = self._version()
+        if version != getattr(self, "_seen", (0, None))[1]:
+            self._objects = {row for row in schema_rows(self._db) if self._is_watched(row[2])}
+            names = {name for kind, name, *_ in self._objects if kind == "table"}
+            created = {name: sql for kind, name, _, sql in self._objects if kind == "table"}
+            self._virtual = {name: sql or "" for name, sql in created.items() if is_virtual(sql)}
+            for name in sorted(names - self._virtual.keys()):
+                self._set_triggers(name)
+        self._rows = self._virtual_rows()
+        self._seen = (self._db.total_changes, version)
+
+    def _set_triggers(self, table: str) -> None:
+        with contextlib.closing(self._query(f"SELECT * FROM main.{quoted(table)} LIMIT 0")) as rows:
+            columns = [quoted(column[0]) for column in rows.description]
+        # Without BINARY, a NOCASE column would hide a change from "ann" to "Ann".
+        changed = " OR ".join(f"old.{c} COLLATE BINARY IS NOT new.{c}" for c in columns)
+        for event, condition in (("INSERT", ""), ("DELETE", ""), ("UPDATE", f"WHEN {changed}")):
+            trigger = quoted(f"{_OWN}{event.lower()}_{table}")
+            self._query(f"DROP TRIGGER IF EXISTS temp.{trigger}")
+            self._query(
+                f"CREATE TEMP TRIGGER {trigger} AFTER {event} ON main.{quoted(table)} {condition} "
+                f"BEGIN INSERT INTO {NOTES} VALUES ({_literal(table)}); END"
+            )
+
+    def _changed_objects(self) -> set[str]:
+        now = {row for row in schema_rows(self._db) if self._is_watched(row[2])}
+        return {table for _, _, table, _ in now ^ self._objects}
+
+    def _changed_virtual_tables(self) -> set[str]:
+        rows = self._virtual_rows()
+        return {name for name in self._virtual if rows.get(name) != self._rows.get(name)}
+
+    def _virtual_rows(self) -> dict[str, list[Row]]:
+        if not self._virtual:
+            return {}
+        image = self._db.serialize()
+        return {name: virtual_rows(image, name, sql) for name, sql in self._virtual.items()}
+
+    def _version(self) -> int:
+        return self._query("PRAGMA main.schema_version").fetchone()[0]
+
+    def _is_watched(self, table: str) -> bool:
+        return any(fnmatchcase(table, pattern) for pattern in self._patterns)
+
+    def _query(self, statement: str) -> sqlite3.Cursor:
+        cursor = self._db.cursor()
+        cursor.row_factory = None
+        return cursor.execute(self._mark + statement)
+
+    @contextlib.contextmanager
+    def _own_statements(self) -> Iterator[None]:
+        self._busy = True
+        text_factory, self._db.text_factory = self._db.text_factory, str
+        try:
+            yield
+        finally:
+            self._busy = False
+            self._db.text_factory = text_factory
+
+    def _authorize(
+        self, action: int, one: str | None, two: str | None, _: str | None, source: str | None
+    ) -> int:
+        """Deny statements of tools that touch the notes or the triggers.
+
+        Args:
+            action: Code of the action.
+            one: First name that the action is about.
+            two: Second name.
+            source: Trigger or view whose statement it is.
+        """
+        if self._busy or action == sqlite3.SQLITE_SAVEPOINT:
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_PRAGMA:
+            is_guarded = (one or "").lower() in _GUARDED_PRAGMAS and two is not None
+            return sqlite3.SQLITE_DENY if is_guarded else sqlite3.SQLITE_OK
+        if (source or "").lower().startswith(_OWN):
+            return sqlite3.SQLITE_OK
+        names = ((one or "").lower(), (two or "").lower())
+        is_own = any(name.startswith(_OWN) for name in names)
+        return sqlite3.SQLITE_DENY if is_own else sqlite3.SQLITE_OK
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
