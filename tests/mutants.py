@@ -256,9 +256,9 @@ MUTANTS = [
         20,
         "truncated episodes are left out of the batch",
         "T/algorithms/credit.py",
-        "    if trace is None or episode.is_void:\n        return None\n    weight",
+        "    if trace is None or episode.is_void:\n        return None\n    is_cut",
         "    if trace is None or episode.is_void or episode.truncated:\n"
-        "        return None\n    weight",
+        "        return None\n    is_cut",
     ),
     Mutant(
         21,
@@ -327,22 +327,21 @@ MUTANTS = [
         28,
         "an exception in an environment ends the run",
         "envgym/record.py",
-        "        except Exception as error:\n            raise WorldFailure(ENV_RAISED",
-        "        except ZeroDivisionError as error:\n            raise WorldFailure(ENV_RAISED",
+        "        except BaseException as error:  # code of others",
+        "        except ZeroDivisionError as error:  # code of others",
     ),
     Mutant(
         28,
         "an episode in a failed world gets reward 0",
         "envgym/record.py",
-        "        return self._episode("
-        'reward=None, success=None, stop_reason="void", failure=kept)\n',
-        '        return self._episode(reward=0.0, success=False, stop_reason="void")\n',
+        'reward=None, success=None, stop_reason="void", failure=kept, tokens=tokens',
+        'reward=0.0, success=False, stop_reason="void", tokens=tokens',
     ),
     Mutant(
         28,
         "an environment that cannot be closed ends the run",
         "envgym/playing.py",
-        "    except Exception:  # its episodes",
+        "    except BaseException:  # its episodes",
         "    except ZeroDivisionError:  # its episodes",
     ),
     Mutant(
