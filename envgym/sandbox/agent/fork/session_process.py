@@ -1,4 +1,4 @@
-"""Code that runs in the forked children of the fork server: build a state, serve."""
+"""Code that runs in the forked children of the fork server: build a state, serve, check."""
 
 from __future__ import annotations
 
