@@ -300,9 +300,7 @@ class ToolEpisode:
     def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
         """Return the evidence of the episode, without the result of the hidden test.
 
-        Args:
-            final: Final answer, at the end of the episode.
-            changes: Final changes. By default the current ones are read.
+        At the end `final` is the answer and `changes` are the final ones; before, they are read.
         """
         state = self.spec.state
         rows = self._changed_rows(changes)

@@ -146,7 +146,13 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
     app = build_app(spec)
-    box = App(app.root, (), None, None, None, (wanted.link,), app.hidden, app.extra_files)
+    box = App(
+        app.root,
+        (),
+        servers=(wanted.link,),
+        hidden=app.hidden,
+        extra_files=app.extra_files,
+    )
     return McpSandbox(wanted, open_sandbox(box, options), options)
 
 

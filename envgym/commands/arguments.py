@@ -26,12 +26,18 @@ def load_env(arguments: argparse.Namespace) -> EnvSpec:
         SpecError: If the YAML or a setting is wrong.
     """
     from envgym.spec.environment import load_spec
-    from envgym.spec.late_values import credential_lines
 
     spec = load_spec(arguments.env, arguments.settings)
+    print_credentials(spec)
+    return spec
+
+
+def print_credentials(spec: EnvSpec) -> None:
+    """Print which variables an environment uses, and for what."""
+    from envgym.spec.late_values import credential_lines
+
     for line in credential_lines(spec):
         print(line, file=sys.stderr)
-    return spec
 
 
 def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
