@@ -113,9 +113,7 @@ def test_user_and_password_of_a_url_are_sent_and_not_shown(server, user):
     api = LiveApi(DOCUMENT, url)
     session = api.open(seed=1, timeout_seconds=5)
     answer = session.call("echo", {}, now="", timeout_seconds=5).text
-    name, _, password = (
-        user.replace("%40", "@").replace("%2B", "+").replace("%2F", "/").partition(":")
-    )
+    name, _, password = unquote(user).partition(":")
     basic = base64.b64encode(f"{name}:{password}".encode()).decode()
     assert server.seen == [("/echo", f"Basic {basic}")]
     assert basic not in answer
