@@ -20,7 +20,7 @@ from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.checkpoint import Progress
 from envgym_trainer.training.launch import resolve, run_training, start
 from tests.fakes.processes import train_guess
-from tests.fakes.shop_env import TOOLS
+from tests.fakes.shop_env import FAILS_IN_BOXES
 from tests.fakes.shop_env import write as write_shop
 
 SMALL = [
@@ -146,10 +146,7 @@ def test_each_step_and_evaluation_tells_what_the_sandbox_did_in_it(finished, pre
 
 
 def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_failed(tmp_path):
-    crash = TOOLS.replace(
-        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
-    )
-    env = write_shop(tmp_path, tools=crash)
+    env = write_shop(tmp_path, world=FAILS_IN_BOXES.replace("EVERY", "3"))
     settings = [
         "sandbox.backend=local",
         "train.warm_start.episodes=8",
@@ -163,7 +160,7 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
     for line in (first, second):
         assert line["sandbox/pool/hits"] + line["sandbox/pool/waits"] == 4 + line["episode/retried"]
-        assert line["sandbox/failures/tool_crashed"] == line["failures/tool_crashed"]
+        assert line.get("sandbox/failures/seed_crashed") == line.get("failures/seed_crashed")
         assert line["sandbox/bytes/sent"] > 0
 
 
@@ -300,24 +297,25 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
 
 
 def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
-    crash = TOOLS.replace(
-        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
+    (tmp_path / "rewards.py").write_text(
+        "def broken(evidence):\n    return 1 / 0 if evidence.task.level == 'L0' else 0.0\n"
     )
-    env = write_shop(tmp_path, tools=crash)
+    env = write_shop(tmp_path)
     settings = [
+        "reward.bad={from: rewards.py:broken}",
         "train.warm_start.episodes=80",
         "train.warm_start.episodes_per_step=8",
         "train.evaluation.base_tasks=0",
         "train.checks.preflight=off",
     ]
-    with pytest.raises(TooManyFailures, match="tool_crashed in call"):
+    with pytest.raises(TooManyFailures, match="reward_raised in score"):
         run(tmp_path / "r", *settings, env=env)
     folder = RunFolder.open(tmp_path / "r")
     lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
     # the last line is that of the abandoned step
     assert folder.latest_checkpoint()[0] == len(lines) - 1
     # more than a quarter of sixteen attempts
-    assert sum(m.get("failures/stage/call", 0) for m in lines) >= 5
+    assert sum(m.get("failures/stage/score", 0) for m in lines) >= 5
 
 
 def test_a_foreign_gymnasium_environment_trains(tmp_path):
