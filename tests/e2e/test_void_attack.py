@@ -33,8 +33,8 @@ ATTACKS = [
     *[(name, LOCAL, 4) for name in (*WITH_TOOLS, "notes")],
     *[(name, ["sandbox.backend=local", "sandbox.isolation=state"], 2) for name in WITH_TOOLS],
     *[(name, NONE, 2) for name in WITH_TOOLS],
-    *[(name, BUBBLEWRAP, 1) for name in ("crm", "notes", "report")],
-    *[(name, DOCKER, 1) for name in ("crm", "notes", "report")],
+    *[(name, BUBBLEWRAP, 1) for name in ("crm", "orders", "report")],
+    *[(name, DOCKER, 1) for name in ("crm", "orders", "report")],
     ("workspace", [*BUBBLEWRAP, "episode.tool_timeout_seconds=3"], 2),
     ("workspace", ["sandbox.backend=docker", "episode.tool_timeout_seconds=3"], 1),
 ]
