@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from envgym.spec.environment import EnvSpec, load_spec
     from envgym.tasks import (
         ANY,
+        NOTHING,
         SPLITS,
         Change,
         Check,
@@ -90,6 +91,7 @@ _HOMES = {
     "envgym.spec.environment": ("EnvSpec", "load_spec"),
     "envgym.tasks": (
         "ANY",
+        "NOTHING",
         "SPLITS",
         "Change",
         "Check",
@@ -108,6 +110,7 @@ _LAZY = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ANY",
+    "NOTHING",
     "SPLITS",
     "App",
     "Block",

@@ -102,6 +102,12 @@ RULES: tuple[Rule, ...] = (
         box="lost",
     ),
     Rule(
+        "The box had too little processor time to read the final state",
+        "world",
+        "The processes of the session had ended.",
+        kinds=_kinds("overloaded"),
+    ),
+    Rule(
         "The session's process ended between two calls; the model runs its own code",
         "model",
         "Only processes that its code left behind can reach that process.",

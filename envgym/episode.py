@@ -14,7 +14,9 @@ from typing import Any
 
 from envgym.messages import Message
 from envgym.policies import StopReason, TokenTrace
+from envgym.secrets import redacted
 from envgym.terms import Term
+from envgym.text import clean, to_json
 
 SCHEMA_VERSION = 1
 """Version of the record's fields. It is raised when a field is renamed, removed or changed."""
@@ -27,6 +29,9 @@ class Failure:
     kind: str
     stage: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", clean(self.message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,8 @@ class Episode:
     retried_failure: Failure | None = None
     """Failure of the first attempt, if this record is the retry with the same task and seed
     (`play_many`)."""
+    policy: str = ""
+    """Name of the policy that played, as in the table of the evaluation; empty if it is unknown."""
 
     @property
     def is_void(self) -> bool:
@@ -125,12 +132,21 @@ class Episode:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values, with the key `schema_version` first."""
-        return {"schema_version": SCHEMA_VERSION} | dataclasses.asdict(self)
+        """Return the record as plain values, with the key `schema_version` first.
+
+        Secrets of this process are replaced by placeholders.
+        """
+        plain = dataclasses.asdict(self)
+        tokens = plain["tokens"]
+        return (
+            {"schema_version": SCHEMA_VERSION}
+            | redacted(plain | {"tokens": None})
+            | {"tokens": tokens}
+        )
 
     def to_json(self) -> str:
-        """Return the record as one line of `episodes.jsonl`."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+        """Return the record as one line of `episodes.jsonl`: one strict JSON document."""
+        return to_json(self.to_dict())
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Episode:

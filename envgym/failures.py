@@ -39,6 +39,7 @@ class FailureLimit:
         self.max_void_fraction = max_void_fraction
         self._logged = logged
         self._last: deque[Failure | None] = deque(maxlen=WINDOW)
+        self._has_played = False
 
     def count(self, episode: Episode) -> None:
         """Count an episode, and its first attempt if that was void.
@@ -49,9 +50,25 @@ class FailureLimit:
         if episode.retried_failure is not None:
             self._last.append(episode.retried_failure)
         self._last.append(episode.failure)
+        self._has_played |= not episode.is_void
         failures = [failure for failure in self._last if failure is not None]
         if len(self._last) >= LEAST and len(failures) / len(self._last) > self.max_void_fraction:
             raise TooManyFailures(self._words(failures))
+
+    def require_one(self) -> None:
+        """Check that an episode was played at all.
+
+        Raises:
+            TooManyFailures: If every counted episode was void.
+        """
+        failures = [failure for failure in self._last if failure is not None]
+        if failures and not self._has_played:
+            raise TooManyFailures(
+                f"nothing was measured: every episode was void. Last failure: "
+                f"{failures[-1].kind} in {failures[-1].stage}:\n"
+                f"{failures[-1].message[-MESSAGE_CHARS:].strip()}\n{self._logged} "
+                "Repair the environment (`envgym check` plays it without a model)"
+            )
 
     def _words(self, failures: list[Failure]) -> str:
         played = len(self._last)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict
 
+from envgym.text import clean, content_text
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -41,6 +43,13 @@ class Message:
     name: str | None = None
     """Name of the tool that answered, for role `tool`."""
 
+    def __post_init__(self) -> None:
+        # Every text of a conversation passes here, so a tokenizer, a request and a record can
+        # encode it.
+        object.__setattr__(self, "content", clean(self.content))
+        if self.name is not None:
+            object.__setattr__(self, "name", clean(self.name))
+
     def to_dict(self) -> MessageDict:
         """Return the JSON form used in `info`, in episode records and by chat templates."""
         plain: MessageDict = {"role": self.role, "content": self.content}
@@ -50,4 +59,6 @@ class Message:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Message:
-        return cls(role=plain["role"], content=plain["content"], name=plain.get("name"))
+        """Build a message; content that is a list of parts becomes the text of its parts."""
+        content = content_text(plain.get("content"))
+        return cls(role=plain["role"], content=content, name=plain.get("name"))

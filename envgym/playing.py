@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -14,13 +14,15 @@ import gymnasium
 
 from envgym.env import ToolEnv
 from envgym.episode import Episode
-from envgym.errors import WorldFailure
+from envgym.errors import EnvgymError, WorldFailure
 from envgym.failures import FailureLimit
 from envgym.policies import Completion, Policy
-from envgym.record import ENV_RAISED, EpisodeRecorder
+from envgym.record import ENV_RAISED, EPISODE_FAILED, EpisodeRecorder
+from envgym.sandbox.agent.errors import tail_of
+from envgym.secrets import get_logger
 from envgym.world import Env
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def play(
@@ -45,13 +47,14 @@ def play(
         step: Training step used by reward schedules. Only for environments that envgym makes.
 
     Returns:
-        The record. If the environment failed, the episode is void: `failure` describes the error
-        and there is no reward. Any exception of the environment except `EnvgymError` counts as such
-        a failure.
+        The record. If the environment or the policy failed, the episode is void: `failure`
+        describes the error and there is no reward. Any exception except `EnvgymError` counts as
+        such a failure.
 
     Raises:
         SpecError: If the environment's definition is wrong.
         UsageError: If an option is wrong.
+        PrerequisiteError: If something must be installed or started first.
 
     >>> from envgym import OraclePolicy, make
     >>> play(make("guess"), OraclePolicy(), seed=0, task="test/find_number/0").reward
@@ -66,6 +69,11 @@ def play(
         }
         return _play(env, policy, seed, options, record)
     except WorldFailure as failure:
+        return record.void(failure, task)
+    except (EnvgymError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        failure = WorldFailure(EPISODE_FAILED, tail_of(error), stage="step")
         return record.void(failure, task)
     finally:
         record.close()
@@ -84,8 +92,7 @@ def _play(
     )
     record.opened(observation, info)
     own = find_env(env)
-    dialogue = record.dialogue = record.timed(
-        "policy",
+    dialogue = record.dialogue = record.call_policy(
         policy.open,
         record.messages,
         info.get("tools", ()),
@@ -93,7 +100,7 @@ def _play(
         task=own.task if own else None,
     )
     while True:
-        completion = record.timed("policy", dialogue.reply)
+        completion = record.call_policy(dialogue.reply)
         if completion.stop_reason == "context":
             return _abort(own, completion, record)
         observation, reward, terminated, truncated, info = record.call_env(
@@ -107,8 +114,11 @@ def _play(
                 record.seconds["lost"] = own.seconds_lost
             default = "terminated" if terminated else "truncated"
             reason = info.get("stop_reason", default)
+            # Only the policy knows that a token limit cut the answer that ended the episode.
+            if completion.stop_reason == "length" and reason in ("answered", "terminated"):
+                reason = "length"
             return record.ended(reason, terminated=terminated, truncated=truncated, info=info)
-        record.timed("policy", dialogue.observe, record.answers)
+        record.call_policy(dialogue.observe, record.answers)
 
 
 def _abort(env: Env | None, completion: Completion, record: EpisodeRecorder) -> Episode:
@@ -170,7 +180,8 @@ def play_many(
     """Play many episodes in parallel, each in one worker thread.
 
     Episodes do not wait for each other. A void episode is retried once with the same seed, and the
-    record keeps the first failure (`retried_failure`).
+    record keeps the first failure (`retried_failure`). An exception in one episode never ends the
+    others: it makes that episode void.
 
     Args:
         make_env: Create one environment per worker. Environments may share a world.
@@ -187,7 +198,9 @@ def play_many(
         The episodes in the order of the requests.
 
     Raises:
-        TooManyFailures: If `cap` is exceeded. `on_episode` was called for every episode before.
+        TooManyFailures: If `cap` is exceeded. `on_episode` was called for every episode that ended.
+        EnvgymError: If an episode cannot be played because of a mistake of the user, and no other
+            episode was played before: then all of them would fail.
     """
     envs = _Envs(make_env)
 
@@ -200,21 +213,61 @@ def play_many(
     pool = ThreadPoolExecutor(
         max_workers=max(1, min(workers, len(requests))), thread_name_prefix="episode"
     )
+    pending: set[Future[Episode]] = set()
     try:
         futures = [pool.submit(run, request) for request in requests]
         for future in futures:
             future.add_done_callback(lambda _: on_done())
-        pending: set[Future[Episode]] = set(futures)
+        request_of = dict(zip(futures, requests, strict=True))
+        episodes: dict[Future[Episode], Episode] = {}
+        pending |= set(futures)
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                on_episode(future.result())
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            # Episodes that were played come first, so that an error cannot lose them.
+            for future in sorted(done, key=_has_raised):
+                pending.discard(future)
+                is_first = all(episode.is_void for episode in episodes.values())
+                episode = _result(future, request_of[future], raises=is_first)
+                episodes[future] = episode
+                on_episode(episode)
                 if cap is not None:
-                    cap.count(future.result())
-        return [future.result() for future in futures]
+                    cap.count(episode)
+        return [episodes[future] for future in futures]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        for future in pending:
+            _report_late(future, on_episode)
         envs.close()
+
+
+def _report_late(future: Future[Episode], on_episode: Callable[[Episode], None]) -> None:
+    """Report an episode that ended while an error or Ctrl-C ended `play_many`."""
+    if future.cancelled() or future.exception() is not None:
+        return
+    with contextlib.suppress(Exception, KeyboardInterrupt):  # the first error is raised
+        on_episode(future.result())
+
+
+def _has_raised(future: Future[Episode]) -> bool:
+    return future.exception() is not None
+
+
+def _result(future: Future[Episode], request: Request, *, raises: bool) -> Episode:
+    """Return the episode of a future, or a void one if it raised an exception.
+
+    Args:
+        future: Future that is done.
+        request: Request of the episode.
+        raises: Raise an `EnvgymError` instead of returning a void episode.
+    """
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if raises and isinstance(error, EnvgymError):
+        raise error
+    message = str(error) if isinstance(error, EnvgymError) else tail_of(error)
+    failure = WorldFailure(EPISODE_FAILED, message, stage="step")
+    return EpisodeRecorder(request.seed).void(failure, request.task)
 
 
 class _Envs:
@@ -262,5 +315,7 @@ class _Envs:
 def _close(env: gymnasium.Env) -> None:
     try:
         env.close()
-    except Exception:  # its episodes are complete; an error here must not discard them
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its episodes are complete; an error here must not discard them
         log.warning("an environment could not be closed", exc_info=True)

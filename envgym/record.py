@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from envgym.episode import Episode, Failure
 from envgym.errors import EnvgymError, Stage, WorldFailure
 from envgym.messages import Message
-from envgym.policies import Completion, Dialogue, StopReason
+from envgym.policies import Completion, Dialogue, StopReason, TokenTrace
 from envgym.sandbox.agent.errors import tail_of
+from envgym.text import clean
 
 ENV_RAISED = "env_raised"
 """Failure kind of an exception that the code of an environment raised, except an `EnvgymError`."""
+POLICY_FAILED = "policy_failed"
+"""Failure kind of a policy: its server or its engine failed, or its code raised an exception."""
+EPISODE_FAILED = "episode_failed"
+"""Failure kind of any other exception while an episode was played or recorded."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,10 +61,22 @@ class EpisodeRecorder:
         """
         try:
             return self.timed("env", function, *arguments, **keywords)
-        except EnvgymError:
+        except (EnvgymError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # code of others may call sys.exit()
             raise WorldFailure(ENV_RAISED, tail_of(error), stage=stage) from error
+
+    def call_policy(self, function: Callable, *arguments: Any, **keywords: Any) -> Any:
+        """Call policy code, timed, and turn its exceptions into WorldFailure.
+
+        An `EnvgymError` is passed on unchanged.
+        """
+        try:
+            return self.timed("policy", function, *arguments, **keywords)
+        except (EnvgymError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise WorldFailure(POLICY_FAILED, tail_of(error), stage="policy") from error
 
     def opened(self, observation: str, info: dict[str, Any]) -> None:
         """Record the result of `reset`."""
@@ -64,9 +84,10 @@ class EpisodeRecorder:
         self.messages = (
             [Message.from_dict(m) for m in given] if given else [Message("user", str(observation))]
         )
-        self.task = info.get("task", {})
-        self.start_hash = info.get("state_hash", "")
-        self.env_id = info.get("env_id", "")
+        task = info.get("task")  # a foreign environment may use this key differently
+        self.task = dict(task) if isinstance(task, Mapping) else {}
+        self.start_hash = str(info.get("state_hash", ""))
+        self.env_id = str(info.get("env_id", ""))
 
     def stepped(
         self, answer: Completion, reward: Any, observation: str, info: dict[str, Any]
@@ -108,11 +129,12 @@ class EpisodeRecorder:
         """Return the record of an episode that ended."""
         return self._episode(
             reward=self.reward,
+            tokens=self._tokens(),
             reward_parts=info.get("reward_parts", {}),
             reward_terms=info.get("reward_terms", {}),
             success=info.get("success"),
             state_diff=info.get("state_diff", {}),
-            stop_reason=reason,
+            stop_reason=clean(str(reason)),
             terminated=terminated,
             truncated=truncated,
             tool_calls=info.get("tool_calls", 0),
@@ -125,19 +147,29 @@ class EpisodeRecorder:
         """Return the record of an episode in which the environment failed."""
         self.task = self.task or {"id": task or ""}
         kept = Failure(failure.kind, failure.stage, failure.message)
-        return self._episode(reward=None, success=None, stop_reason="void", failure=kept)
+        try:
+            tokens = self._tokens()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the dialogue may be what failed
+            tokens = None
+        return self._episode(
+            reward=None, success=None, stop_reason="void", failure=kept, tokens=tokens
+        )
+
+    def _tokens(self) -> TokenTrace | None:
+        return self.dialogue.trace() if self.dialogue is not None else None
 
     def _episode(self, **end: Any) -> Episode:
         task = self.task
         return Episode(
             env_id=self.env_id,
-            task_id=task.get("id", ""),
-            split=task.get("split", ""),
-            level=task.get("level", ""),
-            template=task.get("template", ""),
+            task_id=clean(str(task.get("id", ""))),
+            split=clean(str(task.get("split", ""))),
+            level=clean(str(task.get("level", ""))),
+            template=clean(str(task.get("template", ""))),
             seed=self.seed,
             messages=tuple(self.messages),
-            tokens=self.dialogue.trace() if self.dialogue is not None else None,
             turns=self.turns,
             turn_rewards=tuple(self.turn_rewards),
             turn_invalid_calls=tuple(self.turn_invalid_calls),
@@ -149,9 +181,14 @@ class EpisodeRecorder:
         )
 
     def close(self) -> None:
-        """Close the dialogue."""
+        """Close the dialogue. Never raises: the record is complete."""
         if self.dialogue is not None:
-            self.dialogue.close()
+            try:
+                self.dialogue.close()
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                log.warning("a dialogue could not be closed", exc_info=True)
 
 
 def _number(reward: Any) -> float:

@@ -28,6 +28,8 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from envgym.messages import ToolCall
+from envgym.sandbox.box.checks import check_command
+from envgym.text import clean_value
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -49,6 +51,18 @@ ANY: Any = _Any()
 """Placeholder in a `Change`: the column must have changed, to any value."""
 
 
+class _Nothing(tuple[()]):
+    """Empty list of changes that is meant as a requirement."""
+
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Any = _Nothing()
+"""Value of `changes` for a task in which no row may change, such as a request to refuse. The task
+then needs `facts`, or an `oracle` whose calls are required."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One row that must have changed by the end of the episode."""
@@ -61,7 +75,8 @@ class Change:
     """Expected value by column. An update must change these columns and no others; an insert may
     set more.
 
-    Numbers compare by value, text without regard to case and white space (in files: exactly)."""
+    Numbers compare by value: integers exactly, floats up to rounding. Text compares exactly, or
+    without regard to case and white space in columns of `state.free_text`."""
 
     @classmethod
     def insert(cls, table: str, **values: Any) -> Change:
@@ -78,30 +93,34 @@ class Change:
 
 @dataclass(frozen=True)
 class Check:
-    """Hidden test: a command that runs on the final files. Exit code 0 is success.
+    """Hidden test: a Python program of yours that runs on the final files. Exit code 0 is success.
 
     >>> test = "assert open('answer.txt').read() == '42'"
     >>> check = Check({"hidden.py": test}, command=("python", "-I", "hidden.py"))
 
-    The model cannot read the test. A test of the model's code should run that code as a separate
-    program and check its output: imported code could end the test with exit code 0. The test should
-    first delete its file, so that the program cannot read it.
+    The test runs in a fresh box under a user of its own. Programs that it starts with `subprocess`
+    run under another user and can neither read nor change it. A test cannot import the model's
+    code, which could end the test with exit code 0: it starts that code as a program.
     """
 
     files: dict[str, str]
-    """Text by relative path. They are written into a copy of the final folder and overwrite
-    existing files."""
+    """Text of the hidden files by relative path. The test finds them at their path in the copy of
+    the final folder; the model's programs do not. They replace existing files."""
     command: tuple[str, ...]
-    """Program and arguments, run in that folder without a shell. `python` is the interpreter of the
-    box."""
+    """`python` (the interpreter of the box), its flags, a hidden file, `-m module` or `-c code`,
+    and arguments. Without hidden files any program, which then runs as the model's programs do."""
     timeout_seconds: float = 10.0
     """Time limit in seconds. If it is exceeded, the test has failed."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Text by relative path of files that the model's programs may read, such as input data. They
+    are written into the copy of the final folder and replace existing files."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "command", tuple(self.command))
         if not self.command or self.timeout_seconds <= 0:
             raise ValueError("a Check needs a command and a timeout_seconds above 0")
-        for name in self.files:
+        check_command(self.command, self.files)
+        for name in (*self.files, *self.inputs):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
                 raise ValueError(
@@ -138,6 +157,14 @@ class Task:
     """Hidden: test command that runs on the final files."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Hidden: further data for custom rewards."""
+    unchanged: bool = False
+    """Hidden: whether no row may change (`changes=NOTHING`). The calls of the oracle are then
+    required."""
+
+    def __post_init__(self) -> None:
+        # The hidden truth is cleaned as the answers are, so that equal texts stay equal.
+        for name in ("prompt", "oracle", "final", "changes", "facts", "extra"):
+            object.__setattr__(self, name, clean_value(getattr(self, name)))
 
     @property
     def has_solution(self) -> bool:
@@ -256,7 +283,21 @@ class Draw:
         check: Check | None = None,
         **extra: Any,
     ) -> Task:
-        """Build the task. The arguments are the fields of `Task`."""
+        """Build the task. The arguments are the fields of `Task`.
+
+        Args:
+            changes: All rows that must have changed, or `NOTHING` if no row may change.
+
+        Raises:
+            ValueError: If nothing may change, and neither facts nor calls are required.
+        """
+        unchanged = changes is NOTHING
+        facts, oracle = tuple(facts), tuple(oracle)
+        if unchanged and not facts and not oracle:
+            raise ValueError(
+                f"task '{self.id}': with changes=NOTHING a task needs facts or an oracle, whose "
+                "calls are then required. Otherwise doing nothing would solve it"
+            )
         return Task(
             id=self.id,
             prompt=prompt,
@@ -265,10 +306,11 @@ class Draw:
             template=self.template.name,
             level=self.template.level,
             tools=None if tools is None else tuple(tools),
-            oracle=tuple(oracle),
+            oracle=oracle,
             final=final,
             changes=tuple(changes),
-            facts=tuple(facts),
+            unchanged=unchanged,
+            facts=facts,
             check=check,
             extra=extra,
         )
@@ -285,5 +327,5 @@ def stable_seed(*parts: Any) -> int:
     >>> stable_seed(0, "test/find_number/3")
     440119829
     """
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode(errors="backslashreplace")).digest()
     return int.from_bytes(digest[:4], "big") >> 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -19,8 +19,11 @@ from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
 from envgym.sandbox import RowChanges, Session, ToolResult, Verification
 from envgym.sandbox.agent.work_folder import TABLE as FILES
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
+from envgym.text import clean
+from envgym.tool_sandbox import can_hide_writes
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import (
     ABORT_STOPS,
@@ -84,6 +87,7 @@ class ToolEpisode:
         Raises:
             WorldFailure: If the environment fails.
         """
+        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
         self.answers.append(action)
@@ -185,7 +189,7 @@ class ToolEpisode:
             return self._reply(call, False, f"error: {'; '.join(problems)}")
         result = self._send(call)
         self.written.update(result.writes)
-        if self.spec.state.forbid and self._can_hide_writes():
+        if self.spec.state.forbid and can_hide_writes(self.spec):
             self.written.update(row.table for row in self._changed_rows())
         text = result.text if result.ok else f"error: {result.text}"
         return self._reply(call, result.ok, text, result.seconds, result.fault)
@@ -207,10 +211,11 @@ class ToolEpisode:
     def _reply(
         self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0, fault: str = ""
     ) -> Message:
+        text = redact(text)
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
-        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, fault))
+        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, redact(fault)))
         return Message("tool", text, name=call.name)
 
     def _stop_after_calls(self) -> EpisodeStop | None:
@@ -229,14 +234,7 @@ class ToolEpisode:
     def _end(
         self, reason: EpisodeStop, final: str, dialect: str, replies: list[Message]
     ) -> StepResult:
-        timeout = self.spec.episode.tool_timeout_seconds
-        keep_files = self.task.check is not None
-        # The state diff and the hidden test judge one state, which no process can change any more.
-        self.running = lambda session: session.finish(
-            timeout_seconds=timeout, keep_files=keep_files
-        )
-        changes = self.session.finish(timeout_seconds=timeout, keep_files=keep_files)
-        evidence = self._evidence(final, changes)
+        evidence = self._evidence(final, self._final_changes())
         verification = self._verify()
         evidence = replace(evidence, verification=verification)
         reward, score = self._rewards.end(evidence)
@@ -258,6 +256,23 @@ class ToolEpisode:
         }
         truncated = reason in ("max_turns", "horizon", "timeout")
         return _joined(replies), reward, not truncated, truncated, info
+
+    def _final_changes(self) -> RowChanges:
+        """End the session's processes and return the final changes.
+
+        The state diff and the hidden test judge one state, which no process can change any more.
+        """
+        limit = self.spec.episode.tool_timeout_seconds
+        keep = self.task.check is not None
+        return self._read(lambda session: session.finish(timeout_seconds=limit, keep_files=keep))
+
+    def _read(self, request: Callable[[Session], RowChanges]) -> RowChanges:
+        """Return the changes that a request reads."""
+        self.running = request
+        started = time.monotonic()
+        changes = request(self.session)
+        self.seconds_lost += time.monotonic() - started
+        return changes
 
     def _failed_info(self, reason: EpisodeStop, score: Score) -> StepInfo:
         """Return the info of an end that is not graded: a failed episode without a state diff."""
@@ -285,9 +300,7 @@ class ToolEpisode:
     def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
         """Return the evidence of the episode, without the result of the hidden test.
 
-        Args:
-            final: Final answer, at the end of the episode.
-            changes: Final changes. By default the current ones are read.
+        At the end `final` is the answer and `changes` are the final ones; before, they are read.
         """
         state = self.spec.state
         rows = self._changed_rows(changes)
@@ -306,23 +319,11 @@ class ToolEpisode:
             step=self.training_step,
         )
 
-    def _can_hide_writes(self) -> bool:
-        """Return whether tables must be compared after each call.
-
-        The record of a session does not cover external servers, and code of the model runs in the
-        process that keeps it.
-        """
-        is_external = any(not isinstance(source, str) for source in self.spec.tools)
-        return self.spec.sandbox.executes_code or is_external
-
     def _changed_rows(self, changes: RowChanges | None = None) -> list[RowDiff]:
         state = self.spec.state
         if changes is None:
             limit = self.spec.episode.tool_timeout_seconds
-            self.running = lambda session: session.diff(timeout_seconds=limit)
-            started = time.monotonic()
-            changes = self.session.diff(timeout_seconds=limit)
-            self.seconds_lost += time.monotonic() - started
+            changes = self._read(lambda session: session.diff(timeout_seconds=limit))
         return diff_rows(
             changes,
             self.keys,
@@ -334,11 +335,15 @@ class ToolEpisode:
         )
 
     def _verify(self) -> Verification | None:
-        check = self.task.check
-        if check is None:
+        if (check := self.task.check) is None:
             return None
-        limit = check.timeout_seconds
-        return self.session.verify(check.files, check.command, timeout_seconds=limit)
+
+        def verify(session: Session) -> Verification:
+            options = {"timeout_seconds": check.timeout_seconds, "inputs": check.inputs}
+            return session.verify(check.files, check.command, **options)
+
+        self.running = verify
+        return verify(self.session)
 
 
 def _joined(messages: list[Message]) -> str:

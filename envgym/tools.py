@@ -16,6 +16,7 @@ from typing import Any
 
 from envgym.argument_values import INTEGER_BITS, has_large_integer, has_type, is_same
 from envgym.errors import SpecError, did_you_mean
+from envgym.text import clean_value
 
 MAX_PROBLEMS = 5
 """Maximum number of problems reported to the model for one call."""
@@ -57,7 +58,7 @@ class Tool:
         Raises:
             SpecError: If the name is missing or the parameters are not an object schema.
         """
-        plain = schema.get("function", schema)
+        plain = clean_value(schema.get("function", schema))
         name = plain.get("name")
         parameters = plain.get("parameters") or {"type": "object", "properties": {}}
         if not isinstance(name, str) or not name:

@@ -40,9 +40,10 @@ EpisodeStop = Literal[
 """Reason for the end of an episode.
 
 `answered`: an answer without a tool call. `closed`: a closing tool. `max_turns`: the turn limit.
-`horizon`: a lower turn limit given to `reset`. `context`, `length`, `aborted`: the trainer called
-`abort`. `sandbox_ended`: a call of the model ended the session. `timeout`: the time limit of the
-episode. `terminated`, `truncated`: a foreign environment ended the episode without a reason.
+`horizon`: a lower turn limit given to `reset`. `length`: the token limit cut the last answer.
+`context`, `aborted`: the trainer called `abort`. `sandbox_ended`: a call of the model ended the
+session. `timeout`: the time limit of the episode. `terminated`, `truncated`: a foreign environment
+ended the episode without a reason.
 `void`: the environment failed."""
 AbortReason = Literal["context", "length", "cancelled"]
 """Reason of a trainer to abort an episode. `context`: the context has no room for another turn.

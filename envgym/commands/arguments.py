@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from envgym.spec.environment import EnvSpec
 
 
 def add_env(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +17,27 @@ def add_env(parser: argparse.ArgumentParser) -> None:
         "env", help="a YAML file, or the name or id of an environment (see `envgym list`)"
     )
     add_settings(parser, "settings that override the YAML, such as sandbox.backend=local")
+
+
+def load_env(arguments: argparse.Namespace) -> EnvSpec:
+    """Load the environment of `add_env`, and print which variables it uses, and for what.
+
+    Raises:
+        SpecError: If the YAML or a setting is wrong.
+    """
+    from envgym.spec.environment import load_spec
+
+    spec = load_spec(arguments.env, arguments.settings)
+    print_credentials(spec)
+    return spec
+
+
+def print_credentials(spec: EnvSpec) -> None:
+    """Print which variables an environment uses, and for what."""
+    from envgym.spec.late_values import credential_lines
+
+    for line in credential_lines(spec):
+        print(line, file=sys.stderr)
 
 
 def add_settings(parser: argparse.ArgumentParser, help: str) -> None:
@@ -35,11 +62,33 @@ def add_split(parser: argparse.ArgumentParser, default: str) -> None:
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add `--seed`."""
-    parser.add_argument("--seed", type=int, default=0, help="seed of the episodes (default: 0)")
+    parser.add_argument(
+        "--seed", type=non_negative, default=0, help="seed of the episodes, 0 or more (default: 0)"
+    )
 
 
 def positive(text: str) -> int:
     """Return the text as an integer of at least 1, for `type=` of an argument."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least 1")
+    return _integer(text, 1)
+
+
+def non_negative(text: str) -> int:
+    """Return the text as an integer of at least 0, for `type=` of an argument."""
+    return _integer(text, 0)
+
+
+def temperature(text: str) -> float:
+    """Return the text as a finite number of at least 0, for `type=` of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number of at least 0")
+    return value
+
+
+def _integer(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an integer of at least {least}")
     return int(text)

@@ -15,7 +15,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Print name, id and description of each environment."""
     from envgym.spec.catalog import bundled_envs
     from envgym.spec.environment import load_spec
+    from envgym.terminal import print_line
 
     for name, path in bundled_envs().items():
         spec = load_spec(path)
-        print(f"{name:12} {spec.id:22} {spec.description.strip()}")
+        print_line(f"{name:12} {spec.id:22} {spec.description.strip()}")

@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envgym.commands.registry import CommandFile, find_commands
 from envgym.errors import EnvgymError, UsageError, did_you_mean
+from envgym.secrets import FILTER, redact
+from envgym.terminal import prepare_streams, print_line
+from envgym.text import visible
 
 EXAMPLES = """examples:
   envgym list                                   list the bundled environments
@@ -36,10 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if logging.lastResort is not None:  # prints the warnings of every package
+        logging.lastResort.addFilter(FILTER)
+    prepare_streams()
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
     except EnvgymError as error:
-        print(f"envgym: {error}", file=sys.stderr)
+        print_line(f"envgym: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -47,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `envgym ... | head`
         sys.stderr.close()
         return 0
+    except Exception:
+        if (shown := redact(traceback.format_exc())) == traceback.format_exc():
+            raise
+        print(shown, file=sys.stderr, end="")  # a defect whose traceback has a secret
+        return 1
 
 
 def _run(words: Sequence[str]) -> int:
@@ -87,7 +100,7 @@ def build_parser(commands: Mapping[str, CommandFile] | None = None) -> argparse.
     Args:
         commands: Commands by name. None means all commands that are found.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="envgym",
         description=(
             "Turn a YAML file with tools and tasks into an environment "
@@ -107,7 +120,14 @@ def _add_commands(parser: argparse.ArgumentParser, commands: Mapping[str, Comman
         added.add_parser(name, help=command.summary, command=command)
 
 
-class _CommandParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """Parser that prints arguments in its messages without raw control characters."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(visible(message), file)
+
+
+class _CommandParser(_Parser):
     """Parser of one command. It imports the command's file when it is used for the first time."""
 
     def __init__(self, *, command: CommandFile, **options: Any):

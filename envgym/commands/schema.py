@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 EXAMPLE = "envgym schema"
 
@@ -15,5 +14,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Print the schema, with the trainer's block if the trainer is installed."""
     from envgym.spec.environment import json_schema
+    from envgym.text import to_json
 
-    print(json.dumps(json_schema(), indent=2))
+    print(to_json(json_schema(), indent=2))

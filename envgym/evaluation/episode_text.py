@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
-
 from rich.console import Console
+from rich.text import Text
 
+from envgym import terminal
 from envgym.episode import Episode
 from envgym.terms import PENALTY, Term
+from envgym.text import one_line, to_json, visible
 
 
 def print_episode(
     episode: Episode, *, conversation: bool = True, console: Console | None = None
 ) -> None:
     """Print one episode: its messages (if `conversation` is set), its result and its reward."""
-    console = console or Console()
+    console = console or terminal.Console()
     if conversation:
         for message in episode.messages:
-            console.print(f"{message.role} {message.name or ''}".strip(), style="bold cyan")
-            console.print(message.content + "\n", markup=False, highlight=False, soft_wrap=True)
+            heading = one_line(f"{message.role} {message.name or ''}")
+            console.print(Text(heading, style="bold cyan"))
+            console.print(Text(visible(message.content) + "\n"), soft_wrap=True)
     for line in episode_lines(episode):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(Text(visible(line)), soft_wrap=True)
 
 
 def episode_lines(episode: Episode) -> list[str]:
@@ -46,7 +48,7 @@ def episode_lines(episode: Episode) -> list[str]:
     if penalty := episode.reward_terms.get(PENALTY):
         lines.append(f"  {PENALTY}: adds {penalty.contribution:.3g}")
     if episode.state_diff:
-        lines.append(f"  state diff: {json.dumps(episode.state_diff, ensure_ascii=False)}")
+        lines.append(f"  state diff: {to_json(episode.state_diff)}")
     return lines
 
 

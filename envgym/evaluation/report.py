@@ -9,7 +9,6 @@ logs.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,8 +17,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from envgym import terminal
 from envgym.episode import Episode
-from envgym.evaluation.stats import intervals_overlap, newcombe_difference, wilson_interval
+from envgym.evaluation.stats import (
+    intervals_overlap,
+    newcombe_difference,
+    number_text,
+    percent_text,
+    wilson_interval,
+)
+from envgym.terminal import cell
+from envgym.text import natural_key, one_line
+from envgym.text import to_json as strict_json
 
 ALL = "all"
 IN_DOMAIN = "in-domain"
@@ -46,12 +55,13 @@ class Count:
     def text(self) -> str:
         """Return text such as `62 % (55-69)`, or `-` if no task was played.
 
-        The numbers in brackets are the 95 % interval in per cent.
+        The numbers in brackets are the 95 % interval in per cent. 199 of 200 is `99.5 %`: 100 and 0
+        stand for all and none.
         """
         if not self.n:
             return "-"
         low, high = self.interval
-        return f"{self.rate:.0%} ({low * 100:.0f}-{high * 100:.0f})".replace("%", " %", 1)
+        return f"{percent_text(self.rate)} % ({percent_text(low)}-{percent_text(high)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,7 @@ class Outcome:
         known = [episode for episode in played if episode.success is not None]
         levels = {
             level: _count(e for e in known if e.level == level)
-            for level in sorted({e.level for e in known if e.level})
+            for level in sorted({e.level for e in known if e.level}, key=natural_key)
         }
         return cls(
             policy,
@@ -117,7 +127,7 @@ class Outcome:
             for level, count in self.levels.items()
             if len(self.levels) > 1
         ]
-        parts += [f"reward {self.reward:.2f}"] if self.reward is not None else []
+        parts += [f"reward {number_text(self.reward)}"] if self.reward is not None else []
         return " · ".join([*parts, *([f"{self.void} void"] if self.void else [])])
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,14 +156,14 @@ def outcomes_table(rows: Sequence[Outcome]) -> Table:
         title="solved, with 95 % intervals",
         title_justify="left",
         title_style="dim",
-        caption=caption or None,
+        caption=cell(caption) if caption else None,
     )
     table.caption_justify = "left"
     table.add_column("level")
     for outcome in rows:
-        table.add_column(outcome.policy, justify="right")
+        table.add_column(cell(outcome.policy), justify="right")
     for name, *cells in _cells(rows):
-        table.add_row(name, *cells, style="bold" if name == ALL else None)
+        table.add_row(cell(name), *cells, style="bold" if name == ALL else None)
     return table
 
 
@@ -166,7 +176,8 @@ def to_markdown(rows: Sequence[Outcome]) -> str:
         *([name, *cells] for name, *cells in _cells(rows)),
     ]
     table = "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+        "| " + " | ".join(one_line(word).replace("|", "\\|") for word in line) + " |"
+        for line in lines
     )
     note = "Share of tasks solved; 95 % Wilson intervals in brackets, in per cent."
     gains = "\n".join(
@@ -178,7 +189,7 @@ def to_markdown(rows: Sequence[Outcome]) -> str:
 
 def to_json(rows: Sequence[Outcome]) -> str:
     """Return the exact numbers as JSON: a list of `Outcome.to_dict`."""
-    return json.dumps([outcome.to_dict() for outcome in rows], indent=2, ensure_ascii=False)
+    return strict_json([outcome.to_dict() for outcome in rows], indent=2)
 
 
 def describe_gain(before: Outcome, after: Outcome) -> str:
@@ -191,13 +202,13 @@ def describe_gain(before: Outcome, after: Outcome) -> str:
     new = after.total
     if not (old.n and new.n):
         return ""
-    points = round((new.rate - old.rate) * 100)
+    points = new.rate - old.rate
     low, high = newcombe_difference(new.successes, new.n, old.successes, old.n)
     apart = "overlap" if intervals_overlap(old.interval, new.interval) else "do not overlap"
-    where = f"{abs(points)} points {'above' if points >= 0 else 'below'}"
+    where = f"{percent_text(abs(points))} points {'above' if points >= 0 else 'below'}"
     return (
         f"{after.policy} is {where} {before.policy} "
-        f"(95 %: {low * 100:.0f} to {high * 100:.0f}); the two intervals {apart}."
+        f"(95 %: {percent_text(low)} to {percent_text(high)}); the two intervals {apart}."
     )
 
 
@@ -210,13 +221,13 @@ def describe_gap(outcome: Outcome) -> str:
         return ""
     known = outcome.domains[IN_DOMAIN]
     new = outcome.domains[HELD_OUT]
-    points = round((known.rate - new.rate) * 100)
+    points = known.rate - new.rate
     low, high = newcombe_difference(known.successes, known.n, new.successes, new.n)
     where = (
-        f"{abs(points)} points {'more' if points >= 0 else 'less'} "
+        f"{percent_text(abs(points))} points {'more' if points >= 0 else 'less'} "
         "in-domain than on held-out templates"
     )
-    return f"{outcome.policy}: {where} (95 %: {low * 100:.0f} to {high * 100:.0f})."
+    return f"{outcome.policy}: {where} (95 %: {percent_text(low)} to {percent_text(high)})."
 
 
 def print_outcomes(
@@ -226,13 +237,13 @@ def print_outcomes(
     if as_json:
         print(to_json(outcomes))
         return
-    console = console or Console()
+    console = console or terminal.Console()
     console.print(outcomes_table(outcomes))
 
 
 def _cells(rows: Sequence[Outcome]) -> list[list[str]]:
     """Return the body of both tables: a name and one text per policy in each row."""
-    levels = sorted({level for outcome in rows for level in outcome.levels})
+    levels = sorted({level for outcome in rows for level in outcome.levels}, key=natural_key)
     body = [
         [level, *(outcome.levels.get(level, Count(0, 0)).text() for outcome in rows)]
         for level in levels
@@ -291,7 +302,7 @@ def _counts_from_dict(plain: Mapping[str, Any]) -> dict[str, Count]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else number_text(value)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -10,7 +10,9 @@ import math
 import statistics
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Literal
 
+MOST_DECIMALS = 6
 Interval = tuple[float, float]
 """Low and high end, both included."""
 _T_TABLE = """
@@ -99,6 +101,91 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
         return mean, math.nan, math.nan
     spread = T_975[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values))
     return mean, mean - spread, mean + spread
+
+
+def pooled_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float, float]:
+    """Return the mean success rate of a few runs with a 95 % interval that is never empty.
+
+    The interval contains two intervals: Student's of the runs' rates, which covers the chance of
+    the seeds, and Wilson's of all episodes, which covers the chance of the tasks. Student's alone
+    has no width if the runs agree. If the runs share their tasks, the chance of the tasks is larger
+    than Wilson's interval of all episodes, so the interval is a lower bound then.
+
+    Args:
+        counts: (successes, tasks) of each run; the tasks are equally many.
+
+    Returns:
+        (mean, low, high). Both ends are NaN if there is only one run.
+
+    Raises:
+        ValueError: As `mean_interval` and `wilson_interval` do.
+    """
+    mean, low, high = mean_interval([successes / n for successes, n in counts])
+    if len(counts) == 1:
+        return mean, low, high
+    least, most = wilson_interval(sum(s for s, _ in counts), sum(n for _, n in counts))
+    return mean, max(0.0, min(low, least)), min(1.0, max(high, most))
+
+
+def pooled_difference(
+    counts: Sequence[tuple[int, int]], other_counts: Sequence[tuple[int, int]]
+) -> tuple[float, float, float]:
+    """Return the mean difference of success rates, run by run, with a 95 % interval.
+
+    The interval contains Student's of the differences and Newcombe's of all episodes; see
+    `pooled_interval` for the reason.
+
+    Args:
+        counts: (successes, tasks) of each run.
+        other_counts: (successes, tasks) of the runs that are subtracted, with the same seeds.
+
+    Returns:
+        (mean, low, high). Both ends are NaN if there is only one run.
+    """
+    pairs = list(zip(counts, other_counts, strict=True))
+    mean, low, high = mean_interval([one[0] / one[1] - two[0] / two[1] for one, two in pairs])
+    if len(pairs) == 1:
+        return mean, low, high
+    least, most = newcombe_difference(
+        sum(s for s, _ in counts),
+        sum(n for _, n in counts),
+        sum(s for s, _ in other_counts),
+        sum(n for _, n in other_counts),
+    )
+    return mean, max(-1.0, min(low, least)), min(1.0, max(high, most))
+
+
+def percent_text(share: float, *, sign: bool = False) -> str:
+    """Return a share, or a difference of shares, in per cent without the sign `%`.
+
+    It is rounded to a whole number, unless that would show all or none where it is not: then as
+    many decimals follow as are needed.
+
+    >>> percent_text(0.62), percent_text(199 / 200), percent_text(1 / 2000), percent_text(1.0)
+    ('62', '99.5', '0.05', '100')
+    """
+    return _rounded(100 * share, 0, (-100.0, 0.0, 100.0), "+" if sign and share else "")
+
+
+def number_text(value: float) -> str:
+    """Return a number with two decimals, or with more if they would show a false whole number."""
+    return _rounded(value, 2, (float(math.floor(value)), float(math.ceil(value))), "")
+
+
+def _rounded(
+    value: float, decimals: int, boundaries: Sequence[float], sign: Literal["+", ""]
+) -> str:
+    """Return a number rounded so that it equals a boundary only if it is exactly the boundary."""
+    while True:
+        text = f"{value:{sign}.{decimals}f}"
+        is_false = float(text) in boundaries and not math.isclose(
+            value, float(text), rel_tol=0, abs_tol=1e-9
+        )
+        if not is_false:
+            return "0" if float(text) == 0 and not decimals else text
+        if decimals >= MOST_DECIMALS:
+            return text
+        decimals += 1
 
 
 def intervals_overlap(one: Interval, other: Interval) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from envgym.messages import Message
 from envgym.tasks import Task
+from envgym.text import clean
 
 StopReason = Literal["stop", "length", "context"]
 """Reason for the end of an answer. `stop`: the model ended its turn. `length`: token limit of the
@@ -47,6 +48,9 @@ class Completion:
     """Log probability (natural) of each id at the sampling temperature; empty if the policy does
     not report it."""
     stop_reason: StopReason = "stop"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean(self.text))
 
 
 @dataclass(frozen=True, slots=True)

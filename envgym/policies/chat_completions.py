@@ -10,31 +10,50 @@ import httpx
 
 from envgym.errors import WorldFailure
 from envgym.policies import StopReason
+from envgym.text import content_text, read_json
 
 
-def action_text(content: str | None, calls: Sequence[dict[str, Any]]) -> str:
+def action_text(content: Any, calls: Sequence[dict[str, Any]]) -> str:
     """Return the action: the text, then each structured call in the hermes dialect.
 
-    Arguments are copied unchanged, so malformed JSON stays malformed. Only an empty string, which
-    some servers send for a call without arguments, becomes `{}`.
+    Content that is a list of parts is the text of its parts. Arguments are copied unchanged, so
+    malformed JSON stays malformed. Only an empty string, which some servers send for a call without
+    arguments, becomes `{}`.
     """
-    functions = [call.get("function", {}) for call in calls]
+    functions = [call["function"] for call in calls]
     blocks = [
         f'<tool_call>\n{{"name": {json.dumps(f.get("name"))}, '
         f'"arguments": {f.get("arguments") or "{}"}}}\n</tool_call>'
         for f in functions
     ]
-    return "\n".join([*([content] if content else []), *blocks])
+    text = content_text(content)
+    return "\n".join([*([text] if text else []), *blocks])
+
+
+def structured_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the tool calls of a message, each with an id and a function.
+
+    A call without a function gets one without a name, which the environment reports as malformed.
+    """
+    given = message.get("tool_calls") or []
+    calls = [
+        call if isinstance(call, dict) else {}
+        for call in (given if isinstance(given, list) else [given])
+    ]
+    return [
+        call
+        | {
+            "id": call.get("id") or f"call_{index}",
+            "function": function if isinstance(function := call.get("function"), dict) else {},
+        }
+        for index, call in enumerate(calls)
+    ]
 
 
 def assistant_message(message: dict[str, Any], calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the message that later requests repeat; each call has an id."""
-    plain: dict[str, Any] = {"role": "assistant", "content": message.get("content") or ""}
-    if calls:
-        plain["tool_calls"] = [
-            call | {"id": call.get("id") or f"call_{index}"} for index, call in enumerate(calls)
-        ]
-    return plain
+    """Return the message that later requests repeat, with the text of its content."""
+    plain: dict[str, Any] = {"role": "assistant", "content": content_text(message.get("content"))}
+    return plain | ({"tool_calls": list(calls)} if calls else {})
 
 
 def first_choice(answer: dict[str, Any]) -> dict[str, Any]:
@@ -43,6 +62,7 @@ def first_choice(answer: dict[str, Any]) -> dict[str, Any]:
     if (
         not isinstance(choices, list)
         or not choices
+        or not isinstance(choices[0], dict)
         or not isinstance(choices[0].get("message"), dict)
     ):
         raise WorldFailure(
@@ -61,7 +81,7 @@ def stop_reason(choice: dict[str, Any]) -> StopReason:
 def read_object(response: httpx.Response) -> dict[str, Any]:
     """Return the JSON object of a response. Raises WorldFailure if it is none."""
     try:
-        plain = response.json()
+        plain = read_json(response.content)
     except ValueError:
         plain = None
     if not isinstance(plain, dict):

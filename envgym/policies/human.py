@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from envgym import terminal
 from envgym.messages import Message
 from envgym.policies import Completion
 from envgym.tasks import Task
+from envgym.text import visible
 from envgym.tools import Tool, render_compact
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class HumanPolicy:
     """
 
     def __init__(self, *, console: Console | None = None, read: Callable[[str], str] = input):
-        self.console = console or Console()
+        self.console = console or terminal.Console()
         self._read = read
 
     def open(
@@ -68,7 +70,7 @@ class HumanDialogue:
         for message in messages:
             label = f"{message.role} {message.name}" if message.name else message.role
             self._console.print(
-                Text(f"[{label}] {printable(message.content)}", style=COLOURS[message.role])
+                Text(visible(f"[{label}] {message.content}"), style=COLOURS[message.role])
             )
 
     def trace(self) -> None:
@@ -76,11 +78,6 @@ class HumanDialogue:
 
     def close(self) -> None:
         """Do nothing; there are no resources to release."""
-
-
-def printable(text: str) -> str:
-    """Replace control characters, so that a tool's answer cannot control the terminal."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "�" for letter in text)
 
 
 def open_policy(argument: str, world: World) -> HumanPolicy:

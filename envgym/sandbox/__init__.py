@@ -17,12 +17,13 @@ If a box fails, methods raise `WorldFailure`. If a tool refuses or fails, the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from envgym.sandbox.statistics import Statistics
+from envgym.text import clean
 
 Isolation = Literal["state", "fork", "namespaces", "container"]
 VERIFY_SECONDS = 10.0
@@ -36,7 +37,7 @@ class Server:
     name: str
     command: tuple[str, ...]
     """Command, run in the app's folder. `python` is the interpreter that runs the agent."""
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     """Additional environment variables. ENVGYM_SEED (the session's seed) is always set."""
 
 
@@ -65,8 +66,11 @@ class App:
     hidden: tuple[str, ...] = ()
     """Files below `root` that no box may contain, such as tasks with hidden answers (`hidden.py`).
 
-    Containers and bubblewrap do not get them; a local process can read every file its user can
-    read.
+    No box gets them, except a local process that cannot isolate itself.
+    """
+    extra_files: tuple[str, ...] = ()
+    """Glob patterns below `root` of further files that the boxes need, such as data that a tool
+    reads. Python files that tools, seed, layout and servers import are found without it.
     """
 
 
@@ -80,12 +84,16 @@ class ToolResult:
     """False if the tool refused the call or failed; the text is then the message."""
     seconds: float = 0.0
     """Time inside the tool in seconds, measured in the box."""
+    writes: Sequence[str] = ()
+    """Watched tables that the call wrote to. A refused call has none, because it is rolled back."""
     fault: str = ""
     """Failure of the tool with file and line, for its author. Empty if the tool did not fail."""
     is_late: bool = False
     """Whether the call was stopped at its time limit. It then has a fault."""
-    writes: Sequence[str] = ()
-    """Watched tables that the call wrote to. A refused call has none, because it is rolled back."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean(self.text))
+        object.__setattr__(self, "fault", clean(self.fault))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,9 @@ class Verification:
     """
     output: str
     """End of the command's output, or the reason why there is no exit code."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "output", clean(self.output))
 
     @property
     def passed(self) -> bool:
@@ -167,20 +178,29 @@ class Session(Protocol):
         ...
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
-        """Run a command on the session's final files in a fresh process and folder.
+        """Run a command on the session's final files in a fresh box.
 
         The files are those that `finish` has kept. If it was not called, the session is finished
         first.
 
         Args:
-            files: Hidden files to add, relative path to text. They replace existing files.
+            files: Hidden files, relative path to text. The test finds them at their path in the
+                folder; the programs that it starts do not.
             command: Program and arguments, run without a shell. `python` is the box's interpreter.
             timeout_seconds: Time limit of the command. When it expires the exit code is `None`.
+            inputs: Files that the programs may read, too. They replace existing files.
 
         Raises:
-            WorldFailure: Stage `score`, if the box is lost or does not respond.
+            WorldFailure: Stage `score`, if the session's box is lost or no box can be started.
+            SpecError: If the command cannot be kept from the model's code.
+            PrerequisiteError: If no box here can keep programs from the test.
         """
         ...
 

@@ -1,8 +1,9 @@
-"""Find the files that boxes must not contain: tasks, rewards and modules that only they import.
+"""Find the files that boxes must not contain, and the files that Python files import.
 
-Otherwise a tool that reads files, or code written by a model, could find the true answers. Only
-imports of files beside the importing file are followed (`import phrases`, `from phrases import
-...`). Not covered: data that tasks read at run time, and files copied by a user's Dockerfile.
+Boxes must not contain tasks, rewards and modules that only they import. Otherwise a tool that reads
+files, or code written by a model, could find the true answers. Only imports of files beside the
+importing file, or below the environment's folder, are followed (`import phrases`, `from phrases
+import ...`). Not covered: files copied by a user's Dockerfile.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def hidden_files(root: Path, *, secret: Iterable[str], needed: Iterable[str]) ->
         needed: References loaded into the box. Files that they import are not hidden.
     """
     named = _files(root, secret)
-    kept = _with_imports(_files(root, needed))
-    own = {file for file in _with_imports(named) if file not in kept} | named
+    kept = with_imports(_files(root, needed), root)
+    own = {file for file in with_imports(named, root) if file not in kept} | named
     return tuple(
         sorted(file.relative_to(root).as_posix() for file in own if file.is_relative_to(root))
     )
@@ -34,32 +35,55 @@ def _files(root: Path, references: Iterable[str]) -> set[Path]:
     }
 
 
-def _with_imports(files: set[Path]) -> set[Path]:
-    """Return the files and, recursively, the files that they import from the same folder."""
+def with_imports(files: set[Path], root: Path) -> set[Path]:
+    """Return the files and, recursively, the files that they import.
+
+    Args:
+        root: Folder of the environment. Imports are searched beside the file and here.
+    """
     found = set(files)
     fresh = set(files)
     while fresh:
         fresh = {
-            imported for file in fresh if file.suffix == ".py" for imported in _imported_by(file)
+            imported
+            for file in fresh
+            if file.suffix == ".py"
+            for imported in _imported_by(file, root)
         } - found
         found |= fresh
     return found
 
 
-def _imported_by(file: Path) -> Iterator[Path]:
+def _imported_by(file: Path, root: Path) -> Iterator[Path]:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
         return  # The loader of the file reports the syntax error.
     for node in ast.walk(tree):
-        folder = file.parent
+        folders = [file.parent, root]
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
             module = [node.module] if node.module else []
             names = [*module, *(".".join([*module, alias.name]) for alias in node.names)]
-            folder = file.parents[min(max(node.level, 1), len(file.parents)) - 1]
-        for name in names:
-            place = folder.joinpath(*name.split("."))
-            yield from (
-                path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()
-            )
+            if node.level:
+                folders = [file.parents[min(node.level, len(file.parents)) - 1]]
+                # `from . import x` imports the package of the file too.
+                yield from _existing(folders[0] / "__init__.py")
+        for folder in folders:
+            for name in names:
+                yield from module_files(folder, name)
+
+
+def module_files(folder: Path, name: str) -> Iterator[Path]:
+    """Yield the files that `import name` executes if the module lies below a folder."""
+    parts = name.split(".")
+    place = folder.joinpath(*parts)
+    found = [*_existing(place.with_suffix(".py")), *_existing(place / "__init__.py")]
+    if found:
+        for depth in range(1, len(parts)):
+            yield from _existing(folder.joinpath(*parts[:depth], "__init__.py"))
+    yield from found
+
+
+def _existing(*files: Path) -> Iterator[Path]:
+    yield from (file for file in files if file.is_file())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from envgym.errors import SpecError, WorldFailure
@@ -106,11 +106,18 @@ class JoinedSession:
         return changes
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
         """Run the check in the first part, which has the work folder if there is one."""
         with _all_closed_on_failure(self._sessions):
-            return self._sessions[0].verify(files, command, timeout_seconds=timeout_seconds)
+            return self._sessions[0].verify(
+                files, command, timeout_seconds=timeout_seconds, inputs=inputs
+            )
 
     def close(self) -> None:
         for session in self._sessions:

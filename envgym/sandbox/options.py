@@ -13,6 +13,9 @@ from envgym.sandbox import Isolation
 
 FOR_CODE: tuple[Isolation, ...] = ("namespaces", "container")
 """Isolation levels that are safe enough for code written by a model."""
+RISK = "the model's code runs as my user"
+"""Words in the YAML that accept that risk."""
+ACCEPT_RISK = f'sandbox.accept_risk="{RISK}"'
 
 
 def backend_names() -> list[str]:
@@ -73,6 +76,14 @@ class SandboxOptions(Block):
     executes_code: bool = False
     """Tools execute code written by the model (a shell, Python). Requires isolation `namespaces` or
     `container`.
+    """
+    accept_risk: Literal["", "the model's code runs as my user"] = ""
+    """The words `the model's code runs as my user` permit `executes_code` and hidden tests where
+    the model's code cannot be kept from your files: backend `none`, or `local`.
+    """
+    files: tuple[str, ...] = ()
+    """Further files that tools read, as glob patterns relative to the YAML: `data/*.csv`, `web`. A
+    box gets the Python files that tools, seed, layout and MCP servers import, and these files.
     """
     image: str = "python:3.12-slim"
     """Container image. It must have Python 3.11 or later as `python`."""
@@ -135,7 +146,7 @@ class SandboxOptions(Block):
 
     @model_validator(mode="after")
     def _code_is_held(self) -> SandboxOptions:
-        if self.executes_code and self.level not in FOR_CODE:
+        if self.executes_code and self.level not in FOR_CODE and not self.accept_risk:
             raise ValueError(
                 f"isolation: '{self.isolation}' is not safe for code written by a model "
                 "(executes_code). "

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from envgym.errors import UsageError
+from envgym.text import content_text
 
 THOUGHT = "I do what this step needs."
 """Thought used in a truth if the trace contains none. Thoughts are required but never compared."""
@@ -141,6 +142,8 @@ def _from_messages(messages: Any, where: str) -> Iterator[str | _Answer]:
     for number, message in enumerate(messages, start=1):
         role = message.get("role")
         content = message.get("content") or ""
+        if isinstance(content, list):
+            content = content_text(content)
         if not isinstance(content, str):
             raise UsageError(
                 f"{where}: message {number}: content must be text, got {type(content).__name__}"

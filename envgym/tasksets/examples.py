@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import SpecError, did_you_mean
+from envgym.text import clean_value
 
 FIELDS = (("premise", "hypothesis"), ("text",))
 """Text columns of a user's file, the most specific first. Each also needs a column `label`."""
@@ -29,13 +30,21 @@ class Example:
     """STS-B: similarity from 0 to 5 as in the file. `label` is the nearest integer (halves round
     up)."""
 
+    def __post_init__(self) -> None:
+        for name in ("texts", "label", "answers"):
+            object.__setattr__(self, name, clean_value(getattr(self, name)))
+
 
 def read_text(path: Path) -> str:
     """Return a UTF-8 file without its byte order mark. Raises SpecError."""
     try:
         return path.read_text(encoding="utf-8-sig")  # MRPC's files start with a byte order mark
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: is not UTF-8 (byte {error.start})") from None
+        line = error.object[: error.start].count(b"\n") + 1
+        raise SpecError(
+            f"{path}: is not UTF-8 (byte {error.start}, line {line}). Convert it, for example: "
+            f"iconv -f latin1 -t utf8 {path.name}"
+        ) from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from None
 

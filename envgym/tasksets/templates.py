@@ -26,6 +26,7 @@ from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
 from envgym.spec.tool_sources import McpTools
 from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
+from envgym.text import natural_key
 from envgym.tool_sandbox import simulated_app
 
 ATTEMPTS = 20
@@ -157,7 +158,9 @@ class TemplateTaskSet:
             rows = self.files(seed)
             files = {row["path"]: row["text"] for row in rows if row["kind"] == "file"}
             modes = {row["path"]: row["mode"] for row in rows}
-            return template.make(Draw(task_id, template, split, seed, rng, db, files, modes))
+            task = template.make(Draw(task_id, template, split, seed, rng, db, files, modes))
+            _check_criterion(task, self.spec)
+            return task
         finally:
             db.close()
 
@@ -173,13 +176,18 @@ class TemplateTaskSet:
             SpecError: If there is no such template.
         """
         wanted = tuple(levels) or self.spec.tasks.levels
+        known = sorted({t.level for t in self.templates.values()}, key=natural_key)
+        if unknown := [level for level in wanted if level not in known]:
+            raise SpecError(
+                f"{self.spec.path}: no template has the level '{unknown[0]}'"
+                f"{did_you_mean(unknown[0], known)}; levels: {', '.join(known)}"
+            )
         found = [
             t
             for t in self.templates.values()
             if split in t.splits and (not wanted or t.level in wanted)
         ]
         if not found:
-            known = sorted({t.level for t in self.templates.values()})
             raise SpecError(
                 f"{self.spec.path}: no template of split '{split}' has a level in {list(wanted)}; "
                 f"levels: {', '.join(known)}"
@@ -204,6 +212,18 @@ class TemplateTaskSet:
                 f"{', '.join(self.templates[name].splits)} only"
             )
         return split, name, int(index)  # type: ignore[return-value]
+
+
+def _check_criterion(task: Task, spec: EnvSpec) -> None:
+    """Raise SpecError if a task has a solution that its own reward can never accept."""
+    has_criterion = task.changes or task.facts or task.unchanged
+    judge = spec.reward.get(spec.success)
+    if task.has_solution and not has_criterion and judge and judge.source == "state_match":
+        raise SpecError(
+            f"task '{task.id}': has neither changes nor facts, so state_match can never be 1. Give "
+            "changes=[...] or facts=[...]. If no row may change, give changes=NOTHING: the calls "
+            "of the oracle are then required"
+        )
 
 
 def file_rows(lay_out: LayOut | None, seed: int) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ from envgym.tasks import SPLITS, Draw, Split, Task, Template, stable_seed
 from envgym.tasksets.dialogue_traces import steps_of
 from envgym.tasksets.toolrl_example import ToolRLExample
 from envgym.tasksets.toolrl_variants import masked_row
+from envgym.text import clean_value
 
 
 def rows_from(path: str | Path, *, skip_unreadable: bool = False) -> tuple[ToolRLExample, ...]:
@@ -153,7 +154,7 @@ def _csv(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return clean_value(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not valid JSON: {error}") from None
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,9 @@ from pathlib import Path
 def write_atomic(file: Path, text: str) -> None:
     """Write a file atomically: after a crash it has its old or its new content."""
     temporary = file.with_name(f".{file.name}.partial")
-    with temporary.open("w", encoding="utf-8") as stream:
+    temporary.unlink(missing_ok=True)
+    # Mode x: a link with this name must not be followed.
+    with temporary.open("x", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
@@ -35,6 +39,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        apply_umask(*temporary.rglob("*"))
         sync(*temporary.rglob("*"), temporary)
     except BaseException:
         # Ctrl-C too must not leave an incomplete folder.
@@ -60,10 +65,35 @@ def recover(place: Path) -> None:
     A folder that was being replaced gets its name back. Incomplete files and folders are removed.
     """
     for old in place.glob(".*.old"):
-        if not (real := old.with_name(old.name[1:].removesuffix(".old"))).exists():
+        real = old.with_name(old.name[1:].removesuffix(".old"))
+        if not real.exists() and not old.is_symlink():
             old.rename(real)
     for leftover in (*place.glob(".*.old"), *place.glob(".*.partial")):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def apply_umask(*paths: Path) -> None:
+    """Give files and folders the mode that the umask gives to new ones. Links are skipped.
+
+    Libraries that write a private temporary file and rename it leave mode 0600, which another
+    account, such as that of an inference server, cannot read.
+    """
+    if not paths:
+        return
+    # Read the modes from a new file and a new folder: the umask itself can only be read by
+    # changing it for all threads.
+    with tempfile.TemporaryDirectory(dir=paths[0].parent, prefix=".mode.") as place:
+        file = Path(place) / "file"
+        folder = Path(place) / "folder"
+        file.touch()
+        folder.mkdir()
+        file_mode, folder_mode = (stat.S_IMODE(each.stat().st_mode) for each in (file, folder))
+    for path in paths:
+        if not path.is_symlink():
+            path.chmod(folder_mode if path.is_dir() else file_mode)
 
 
 def sync(*paths: Path) -> None:

@@ -19,8 +19,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envgym.commands.arguments import add_settings
+from envgym.commands.arguments import add_settings, non_negative
 from envgym.errors import UsageError, WorldFailure
+from envgym.text import clean_value, to_json
 
 if TYPE_CHECKING:
     from envgym.rewards.evidence import Evidence
@@ -41,7 +42,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="a YAML file, or the name or id of an environment (see `envgym list`)",
     )
     parser.add_argument(
-        "--step", type=int, default=0, help="training step of cases without `step` (default 0)"
+        "--step",
+        type=non_negative,
+        default=0,
+        help="training step of cases without `step` (default 0)",
     )
     parser.add_argument("cases", help="JSONL file, or - for the standard input")
     add_settings(parser, "settings that override the YAML")
@@ -55,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     for scored in score_cases(
         spec, _lines(arguments.cases), name=arguments.cases, step=arguments.step
     ):
-        print(json.dumps(scored, ensure_ascii=False))
+        print(to_json(scored))
 
 
 def _lines(cases: str) -> Iterable[str]:
@@ -93,7 +97,7 @@ def score_cases(
 
 def _case(line: str, where: str) -> dict[str, Any]:
     try:
-        case = json.loads(line)
+        case = clean_value(json.loads(line))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(case, dict):

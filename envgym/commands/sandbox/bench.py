@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from envgym.commands.arguments import add_env, add_json, positive
+from envgym.terminal import print_line
+from envgym.text import to_json
 
 EXAMPLE = "envgym sandbox bench crm --backend docker --sessions 8 --episodes 200"
 
@@ -44,5 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         episodes=arguments.episodes,
         progress=not arguments.json,
     )
-    print(json.dumps(report.to_dict(), indent=2) if arguments.json else "\n".join(lines(report)))
+    if arguments.json:
+        print(to_json(report.to_dict(), indent=2))
+    else:
+        print_line("\n".join(lines(report)))
     return 1 if report.played.void else 0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envgym.commands.arguments import add_json
 from envgym.errors import UsageError, did_you_mean
+from envgym.terminal import print_line
+from envgym.text import to_json
 
 if TYPE_CHECKING:
     from envgym.commands.sandbox.probe import Level
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = {name: levels(name, image=arguments.image) for name in chosen}
     if arguments.json:
         rows = {name: list(map(dataclasses.asdict, each)) for name, each in found.items()}
-        print(json.dumps({"facts": backends, "backends": rows}, indent=2))
+        print(to_json({"facts": backends, "backends": rows}, indent=2))
     else:
         _print(backends, found)
     return 0 if any(level.possible for each in found.values() for level in each) else 1
@@ -67,15 +68,15 @@ def _absolute(name: str) -> str:
 def _print(backends: Mapping[str, Mapping[str, Any]], found: Mapping[str, Sequence[Level]]) -> None:
     for backend, facts in backends.items():
         if facts.get("name", backend) is None:
-            print(f"{backend}: not available. {facts['why']}")
+            print_line(f"{backend}: not available. {facts['why']}")
         else:
-            print(
+            print_line(
                 f"{backend}: {'; '.join(f'{key} {_text(value)}' for key, value in facts.items())}"
             )
-    print(f"\n{'BACKEND':11} {'HERE':4} LEVEL: WHY")
+    print_line(f"\n{'BACKEND':11} {'HERE':4} LEVEL: WHY")
     for backend, each in found.items():
         for (possible, reason), same in itertools.groupby(each, key=_outcome):
-            print(
+            print_line(
                 f"{backend:11} {'yes' if possible else 'no':4} "
                 f"{', '.join(level.name for level in same)}: {reason}"
             )

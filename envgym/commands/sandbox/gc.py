@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from envgym.commands.arguments import add_json
 from envgym.commands.sandbox.containers import add_engine, container_rows
+from envgym.terminal import print_line
+from envgym.text import to_json
 
 EXAMPLE = "envgym sandbox gc"
 
@@ -28,13 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
     after = container_rows(api)
     stuck = [row for row in after if row["owner"] == "gone"]
     if arguments.json:
-        print(json.dumps({"removed": removed, "kept": after}, indent=2))
+        print(to_json({"removed": removed, "kept": after}, indent=2))
         return 1 if stuck else 0
     for row in removed:
-        print(
+        print_line(
             f"removed {row['id']}: {row['image']}, {row['state']}, owner {row['owner_pid']} is gone"
         )
     for row in stuck:
-        print(f"cannot remove {row['id']}: the engine refuses, try: docker rm -f {row['id']}")
-    print(f"{len(removed)} removed, {len(after)} kept")
+        print_line(f"cannot remove {row['id']}: the engine refuses, try: docker rm -f {row['id']}")
+    print_line(f"{len(removed)} removed, {len(after)} kept")
     return 1 if stuck else 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from envgym.commands.arguments import add_json
 from envgym.commands.sandbox.containers import ContainerRow, add_engine, container_rows
+from envgym.terminal import print_line
+from envgym.text import to_json
 
 EXAMPLE = "envgym sandbox ls --json"
 
@@ -23,11 +24,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     rows = container_rows(connect(arguments.backend))
     if arguments.json:
-        print(json.dumps(rows, indent=2))
+        print(to_json(rows, indent=2))
         return
-    print(f"{'ID':12} {'IMAGE':26} {'STATE':9} {'AGE':7} {'OWNER':16} RUN")
+    print_line(f"{'ID':12} {'IMAGE':26} {'STATE':9} {'AGE':7} {'OWNER':16} RUN")
     for row in rows:
-        print(_line(row))
+        print_line(_line(row))
 
 
 def _line(row: ContainerRow) -> str:

@@ -14,11 +14,9 @@ headroom), and tests of the sandbox's isolation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -30,6 +28,8 @@ from envgym.evaluation.checks import tasks as task_checks
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult
 from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
+from envgym.terminal import Console
+from envgym.text import to_json, visible
 from envgym.world import World
 
 Progress = Callable[[str, int], None]
@@ -157,7 +157,7 @@ def _to_json(results: Sequence[CheckResult]) -> str:
         for result in results
     ]
     plain = {"passed": all(result.passed for result in results), "checks": checks}
-    return json.dumps(plain, ensure_ascii=False, indent=2)
+    return to_json(plain, indent=2)
 
 
 def _to_table(results: Sequence[CheckResult]) -> Table:
@@ -165,5 +165,5 @@ def _to_table(results: Sequence[CheckResult]) -> Table:
     for result in results:
         mark = Text("ok", style="green") if result.passed else Text("FAIL", style="bold red")
         mark = Text("warn", style="yellow") if result.warning else mark
-        table.add_row(mark, Text(result.id, style="bold"), Text(result.detail))
+        table.add_row(mark, Text(result.id, style="bold"), Text(visible(result.detail)))
     return table

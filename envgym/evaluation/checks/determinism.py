@@ -24,6 +24,7 @@ from envgym.policies.random import RandomPolicy
 from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
+from envgym.text import record_form, to_json
 from envgym.world import World
 
 TASKS = 12
@@ -67,7 +68,7 @@ def _opening(env: gymnasium.Env, seed: int) -> tuple[str, str]:
     """Return the first observation, and its JSON together with the info of `reset`."""
     observation, info = env.reset(seed=seed)
     known = [observation, info.get("messages"), info.get("task"), info.get("state_hash")]
-    return observation, json.dumps(known, ensure_ascii=False)
+    return observation, to_json(known)
 
 
 def episode_determinism(world: World, ids: Sequence[str]) -> list[CheckResult]:
@@ -144,9 +145,7 @@ def _scores(episode: Episode) -> Any:
 
 
 def _digest(plain: Any) -> str:
-    return hashlib.sha256(
-        json.dumps(plain, sort_keys=True, ensure_ascii=False, default=repr).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(record_form(plain), sort_keys=True).encode()).hexdigest()
 
 
 def _in_another_process(spec: EnvSpec, ids: Sequence[str]) -> Digests:

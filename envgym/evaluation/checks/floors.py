@@ -13,7 +13,7 @@ from envgym.evaluation.checks.fixture import (
     check_result,
     describe_episode,
 )
-from envgym.evaluation.stats import wilson_interval
+from envgym.evaluation.stats import percent_text, wilson_interval
 from envgym.messages import ToolCall
 from envgym.policies.noop import NoopPolicy
 from envgym.policies.random import RandomPolicy
@@ -64,8 +64,8 @@ def canary_refuse(fixture: CheckFixture, ceiling: float) -> CheckResult:
         worst = max(worst, (rate, f"{call.name} {call.arguments}" if call else "in words"))
     rate, how = worst
     words = (
-        f"always refusing solves at most {rate:.1%} of {len(tasks)} tasks ({how}); "
-        f"allowed {ceiling:.0%}"
+        f"always refusing solves at most {percent_text(rate)}% of {len(tasks)} tasks ({how}); "
+        f"allowed {percent_text(ceiling)}%"
     )
     return CheckResult("canary_floor.refuse", _at_floor(rate, len(tasks), ceiling), words)
 
@@ -81,7 +81,10 @@ def canary_random(fixture: CheckFixture, ceiling: float) -> CheckResult:
     solved = [episode.task_id for episode in episodes if episode.success]
     rate = len(solved) / len(episodes)
     named = f", such as {', '.join(solved[:3])}" if solved else ""
-    words = f"random calls solve {rate:.1%} of {len(episodes)} tasks{named}; allowed {ceiling:.0%}"
+    words = (
+        f"random calls solve {percent_text(rate)}% of {len(episodes)} tasks{named}; "
+        f"allowed {percent_text(ceiling)}%"
+    )
     return CheckResult("canary_floor.random", _at_floor(rate, len(episodes), ceiling), words)
 
 

@@ -19,14 +19,22 @@ from envgym.dialects import parse
 from envgym.errors import SpecError
 from envgym.rewards.evidence import Evidence
 from envgym.rewards.scoring import squad
+from envgym.rewards.scoring.numbers_in_text import number_of, read
 
 _CITATION = re.compile(r"\[([^\[\]\s]+)\]")
+_SIGNED_OR_DECIMAL = re.compile(
+    r"(?<![\w.,-])(?P<sign>-?)(?P<digits>(?:\d+(?:,\d{3})*)?\.\d+|(?<=-)\d+(?:,\d{3})*)"
+    r"(?![\w-]|\.\d)"
+)
 
 
 def answer_exact(
     evidence: Evidence, *, v2: bool = False, no_answer: str = "unanswerable"
 ) -> float | None:
     """Return SQuAD's exact match with the best of `answers`.
+
+    Unlike the official script, it keeps signs and decimal points of numbers: 1.5 differs from 15,
+    and -5 from 5.
 
     Args:
         v2: Use the rules of SQuAD 2.0, which allow an empty `answers` for an unanswerable question.
@@ -54,8 +62,9 @@ def answer_f1(
 def label_right(evidence: Evidence) -> float | None:
     """Return 1.0 if the final message names the task's `label` and no other of its `labels`.
 
-    Labels are matched as whole words without regard to case. A hyphen or an underscore joins words.
-    If one label contains another, such as `not duplicate` and `duplicate`, the longer one counts.
+    Labels that are numbers are matched by value, others as whole words without regard to case. A
+    hyphen or an underscore joins words. If one label contains another, such as `not duplicate` and
+    `duplicate`, the longer one counts.
     The context is ignored: "not spam" names `spam`, so the prompt must ask for the label alone.
 
     Returns:
@@ -122,13 +131,29 @@ def _squad(evidence: Evidence, score: Any, v2: bool, no_answer: str) -> float | 
         return None
     golds = _texts(evidence, "answers")
     answer = _answer(evidence)
-    said = squad.normalize(
-        _CITATION.sub(" ", answer) if "sources" in evidence.task.extra else answer
-    )
+    if "sources" in evidence.task.extra:
+        answer = _CITATION.sub(" ", answer)
+    said = squad.normalize(_spelled_out(answer))
     if not said:
         # An empty message is wrong even if no answer exists: a truncated episode has not answered.
         return 0.0
+    golds = [_spelled_out(gold) for gold in golds]
     return score("" if v2 and said == squad.normalize(no_answer) else said, golds, v2=v2)
+
+
+def _spelled_out(text: str) -> str:
+    """Return text in which no sign or decimal point of a number is punctuation.
+
+    A scorer that drops punctuation then tells 1.5 from 15, and -5 from 5.
+    """
+
+    def spell(numeral: re.Match[str]) -> str:
+        whole, _, decimals = numeral["digits"].replace(",", "").partition(".")
+        decimals = decimals.rstrip("0")
+        words = ("minus" if numeral["sign"] else "") + (whole or "0")
+        return words + (f"point{decimals}" if decimals else "")
+
+    return _SIGNED_OR_DECIMAL.sub(spell, text.replace("\N{MINUS SIGN}", "-"))
 
 
 def _answer(evidence: Evidence) -> str:
@@ -137,7 +162,19 @@ def _answer(evidence: Evidence) -> str:
 
 
 def _labels_named(message: str, labels: Sequence[str]) -> set[str]:
+    numbers = {quantity for quantity in read(message).quantities}
+    named = {
+        label
+        for label in labels
+        if (number := number_of(label)) and any(each.tells(number) for each in numbers)
+    }
+    return named | _words_named(message, [label for label in labels if not number_of(label)])
+
+
+def _words_named(message: str, labels: Sequence[str]) -> set[str]:
     names = {" ".join(label.casefold().split()): label for label in labels}
+    if not names:
+        return set()
     longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     # The boundaries exclude the `1` of `1.5` and the `spam` of `non-spam`.
     whole = rf"(?<![\w-])(?<!\d[.,])(?:{longest_first})(?![\w-]|[.,]\d)"

@@ -12,16 +12,17 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from envgym.dialects import parse
 from envgym.errors import UsageError, did_you_mean
 from envgym.modules import load_object
 from envgym.rewards.evidence import Evidence
-from envgym.rewards.parts.final_message import facts_told
+from envgym.rewards.scoring.facts import fraction_told
 from envgym.rewards.scoring.json_and_tables import json_similarity, table_similarity
 from envgym.rewards.scoring.pictures import ImageSimilarity, image_similarity, svg_similarity
+from envgym.values import FLOAT_TOLERANCE
 
 FILES = "files"
 """Table of the files under `state.files`; its key is the path."""
@@ -59,6 +60,7 @@ def json_match(
     file: str | None = None,
     truth: str = "summary",
     schema: Mapping[str, Any] | None = None,
+    tolerance: float = FLOAT_TOLERANCE,
 ) -> float | None:
     """Return the fraction of the true JSON value that is right.
 
@@ -66,24 +68,34 @@ def json_match(
         file: Path of the JSON file. Default: the final message.
         truth: Key of the true value in the task's `extra`: any JSON value except null.
         schema: JSON Schema of the value.
+        tolerance: Relative tolerance of numbers that are not whole.
 
     Returns:
         Fraction from 0.0 to 1.0; 0.0 if the text is not JSON or violates the schema. `None` if the
         task has no such truth.
     """
     wanted = evidence.task.extra.get(truth)
-    return None if wanted is None else json_similarity(_artefact(evidence, file), wanted, schema)
+    if wanted is None:
+        return None
+    return json_similarity(_artefact(evidence, file), wanted, schema, tolerance=tolerance)
 
 
 def table_match(
-    evidence: Evidence, *, file: str | None = None, truth: str = "table", ordered: bool = True
+    evidence: Evidence,
+    *,
+    file: str | None = None,
+    truth: str = "table",
+    ordered: bool = True,
+    tolerance: float = FLOAT_TOLERANCE,
 ) -> float | None:
     """Return the F1 of the cells of a CSV table.
 
     Args:
         file: Path of the CSV file. Default: the final message.
-        truth: Key of the true rows in the task's `extra`: a list of mappings, column -> value.
+        truth: Key of the true rows in the task's `extra`: a list of mappings, column -> value. A
+            value that is a text in the truth compares as text, even if it looks like a number.
         ordered: Compare rows by position. False pairs each row with its best match.
+        tolerance: Relative tolerance of numbers that are not whole.
 
     Returns:
         F1 from 0.0 to 1.0, or `None` if the task has no such truth.
@@ -92,7 +104,10 @@ def table_match(
     if wanted is None:
         return None
     return table_similarity(
-        _artefact(evidence, file), _of(list, wanted, truth, evidence), ordered=ordered
+        _artefact(evidence, file),
+        _of(list, wanted, truth, evidence),
+        ordered=ordered,
+        tolerance=tolerance,
     )
 
 
@@ -123,9 +138,9 @@ def sentence_match(
             f"{{'says': [...], 'never': [...]}}, got {facts}"
         )
     text = _artefact(evidence, file)
-    if _told(evidence, text, facts.get("never", ()), max_words):
+    if _told(text, facts.get("never", ()), max_words):
         return 0.0
-    return _told(evidence, text, facts["says"], max_words)
+    return _told(text, facts["says"], max_words)
 
 
 def artefacts_match(evidence: Evidence, **parts: Mapping[str, Any]) -> float:
@@ -178,10 +193,11 @@ def _artefact(evidence: Evidence, file: str | None) -> str:
     return next(written, "")
 
 
-def _told(evidence: Evidence, text: str, facts: Any, max_words: int) -> float | None:
-    """Apply `facts_told` to another text and other facts."""
-    task = replace(evidence.task, facts=tuple(map(str, facts)))
-    return facts_told(replace(evidence, task=task, final_message=text), max_words=max_words)
+def _told(text: str, facts: Any, max_words: int) -> float | None:
+    """Return the fraction of the facts that a text tells; `None` without facts."""
+    if not facts:
+        return None
+    return fraction_told(parse(text, ()).content, tuple(map(str, facts)), max_words=max_words)
 
 
 def _of(kind: type, value: Any, truth: str, evidence: Evidence) -> Any:

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import re
-
 from envgym.dialects import parse
 from envgym.rewards.evidence import Evidence
+from envgym.rewards.scoring.facts import (
+    MAX_CANDIDATES,
+    MAX_WORDS,
+    count_candidates,
+    count_words,
+    fraction_told,
+)
 
 
-def facts_told(evidence: Evidence, *, max_words: int = 60) -> float | None:
+def facts_told(evidence: Evidence, *, max_words: int = MAX_WORDS) -> float | None:
     """Return the fraction of the task's facts that the final message contains.
 
-    A leading `<think>` block is ignored.
+    Numbers are compared by value, other facts as whole words without regard to case. A leading
+    `<think>` block is ignored.
 
     Args:
-        max_words: Maximum number of words. A longer message gets 0.0, so that listing all
-            candidates does not pay.
+        max_words: Maximum number of words, or the length of the task's own `final` if that is
+            longer. A longer message gets 0.0, so that listing all candidates does not pay.
 
     Returns:
         Fraction from 0.0 to 1.0, or `None` if the task has no facts.
     """
-    facts = evidence.task.facts
-    if not facts:
+    task = evidence.task
+    if not task.facts:
         return None
-    told = parse(evidence.final_message, ()).content
-    if len(told.split()) > max_words:
-        return 0.0
-    return sum(_says(told, fact) for fact in facts) / len(facts)
-
-
-def _says(message: str, fact: str) -> bool:
-    """Return whether a message contains a fact as whole words.
-
-    Case, white space and thousands separators are ignored.
-    """
-    message, fact = (
-        re.sub(r"(?<=\d),(?=\d{3})", "", " ".join(text.split()).casefold())
-        for text in (message, fact)
+    return fraction_told(
+        parse(evidence.final_message, ()).content,
+        task.facts,
+        max_words=max(max_words, count_words(task.final)),
+        max_candidates=max(MAX_CANDIDATES, count_candidates(task.final)),
     )
-    return re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", message) is not None
 
 
 def valid_calls(evidence: Evidence) -> float | None:

@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+from envgym.messages import ToolCall
 from envgym.rewards.evidence import Evidence
+from envgym.rewards.parts.final_message import facts_told
 from envgym.rewards.row_pairs import RowDiff
+from envgym.rewards.scoring.facts import MAX_WORDS
 from envgym.rewards.state_diff import concerns, fits
 from envgym.tasks import Change
+from envgym.values import equal
 
 
-def state_match(evidence: Evidence) -> float:
+def state_match(evidence: Evidence, *, max_words: int = MAX_WORDS) -> float:
     """Return 1.0 if exactly the expected rows changed, all facts are given and the test passed.
 
-    A task without expected changes and facts always gets 0.0, so that inaction is never rewarded.
+    If the task has `changes=NOTHING`, no row may change, and each call of its oracle must have been
+    made. Inaction is never rewarded: another task without expected changes and facts gets 0.0.
+
+    Args:
+        max_words: Maximum number of words of a final message that tells facts; see `facts_told`.
 
     Returns:
         1.0 or 0.0.
     """
-    from envgym.rewards.parts.final_message import facts_told
-
-    if not evidence.task.changes and not evidence.task.facts:
+    task = evidence.task
+    if not task.changes and not task.facts and not task.unchanged:
         return 0.0
-    told = facts_told(evidence)
+    told = facts_told(evidence, max_words=max_words)
     return float(
-        evidence.verdict.is_exact and told in (None, 1.0) and tests_pass(evidence) in (None, 1.0)
+        evidence.verdict.is_exact
+        and told in (None, 1.0)
+        and calls_made(evidence) in (None, 1.0)
+        and tests_pass(evidence) in (None, 1.0)
     )
+
+
+def calls_made(evidence: Evidence) -> float | None:
+    """Return the fraction of the oracle's calls that were made; `None` unless nothing may change.
+
+    A call counts if a tool accepted it with the same arguments, in any order.
+    """
+    task = evidence.task
+    if not task.unchanged or not task.oracle:
+        return None
+    made = [record.call for record in evidence.calls if record.ok]
+    return sum(any(_same_call(call, one) for one in made) for call in task.oracle) / len(
+        task.oracle
+    )
+
+
+def _same_call(one: ToolCall, other: ToolCall) -> bool:
+    return one.name == other.name and equal(one.arguments, other.arguments)
 
 
 def tests_pass(evidence: Evidence) -> float | None:
@@ -37,7 +65,8 @@ def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
     """Return the fraction of the expected changes that were made, from 0.0 to 1.0.
 
     Each expected change earns the fraction of its columns that are right in the best matching row,
-    so the right row with a wrong value gets partial credit.
+    so the right row with a wrong value gets partial credit. If nothing may change, it is the
+    fraction of the oracle's calls that were made.
 
     Args:
         per_extra: Penalty for each unexpected change, in units of one expected change. It keeps
@@ -45,7 +74,8 @@ def state_progress(evidence: Evidence, *, per_extra: float = 0.5) -> float:
     """
     expected = evidence.task.changes
     if not expected:
-        return 0.0
+        made = calls_made(evidence) or 0.0
+        return max(0.0, made - per_extra * len(evidence.verdict.extra))
     gained = sum(
         max((_closeness(change, row) for row in evidence.changed_rows), default=0.0)
         for change in expected

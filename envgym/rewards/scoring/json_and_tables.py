@@ -10,33 +10,48 @@ import functools
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from envgym.errors import PrerequisiteError, UsageError
+from envgym.values import FLOAT_TOLERANCE, equal, fold
 
 MOST_CHARACTERS = 100_000
 """Maximum length of JSON or CSV text."""
 MOST_ROWS = 500
 """Maximum number of rows of a table."""
+MOST_DIGITS = 400
+"""Maximum length of a number in a cell. A longer cell is text."""
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,3})?")
+_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 # --- JSON ---
 
 
-def json_similarity(text: str, truth: Any, schema: Mapping[str, Any] | None = None) -> float:
+def json_similarity(
+    text: str,
+    truth: Any,
+    schema: Mapping[str, Any] | None = None,
+    *,
+    tolerance: float = FLOAT_TOLERANCE,
+) -> float:
     """Return the fraction of a JSON value that is right.
 
     Equal scalars score 1, others 0. An object scores the mean over the keys of both sides, a list
     the mean over the positions of the longer one, so missing and additional items cost the same.
-    Numbers compare by value, texts exactly, and true differs from 1. This definition can be
-    computed by hand; `deepdiff.get_deep_distance` depends on its version and on the lengths of the
-    values.
+    Numbers compare by value (integers exactly), texts exactly, and true differs from 1. This
+    definition can be computed by hand; `deepdiff.get_deep_distance` depends on its version and on
+    the lengths of the values.
 
     Args:
         text: JSON (RFC 8259: no NaN, no comments) of at most 100,000 characters.
         truth: True value, as `json.loads` returns it.
         schema: JSON Schema that both values must satisfy; requires the package jsonschema.
             References to other documents are not resolved.
+        tolerance: Relative tolerance of numbers that are not whole.
 
     Returns:
         Fraction from 0.0 to 1.0; 0.0 if the text is not JSON or violates the schema.
@@ -55,7 +70,7 @@ def json_similarity(text: str, truth: Any, schema: Mapping[str, Any] | None = No
         )
     try:
         value = _read_json(text)
-        return _alike(value, truth) if is_valid(value) else 0.0
+        return _alike(value, truth, tolerance) if is_valid(value) else 0.0
     except UsageError:  # a ValueError too, but raised for the schema
         raise
     except (ValueError, RecursionError):
@@ -69,7 +84,7 @@ def _as_json(truth: Any) -> Any:
         UsageError: If the truth cannot be represented.
     """
     try:
-        return json.loads(json.dumps(truth, allow_nan=False))
+        return json.loads(json.dumps(truth, allow_nan=False), parse_float=_finite)
     except (TypeError, ValueError) as error:
         raise UsageError(f"the truth is not JSON ({error}): {_short(truth)}") from error
 
@@ -86,34 +101,22 @@ def _refuse(word: str) -> NoReturn:
 
 
 def _finite(digits: str) -> float:
+    if _WHOLE.fullmatch(digits):
+        return int(digits.partition(".")[0])  # a float would lose digits of a long number
     return value if math.isfinite(value := float(digits)) else _refuse(digits)
 
 
-def _alike(one: Any, other: Any) -> float:
+def _alike(one: Any, other: Any, tolerance: float) -> float:
     if isinstance(one, dict) and isinstance(other, dict):
         keys = one.keys() | other.keys()
-        return (
-            sum(_alike(one[key], other[key]) for key in one.keys() & other.keys()) / len(keys)
-            if keys
-            else 1.0
-        )
+        shared = one.keys() & other.keys()
+        right = sum(_alike(one[key], other[key], tolerance) for key in shared)
+        return right / len(keys) if keys else 1.0
     if isinstance(one, list) and isinstance(other, list):
         longest = max(len(one), len(other))
-        return sum(map(_alike, one, other)) / longest if longest else 1.0
-    if _is_number(one) and _is_number(other):
-        return float(_same_number(one, other))
-    return float(type(one) is type(other) and one == other)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _same_number(one: Any, other: Any) -> bool:
-    try:
-        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
-    except OverflowError:  # an int beyond any float
-        return one == other
+        right = sum(_alike(a, b, tolerance) for a, b in zip(one, other, strict=False))
+        return right / longest if longest else 1.0
+    return float(equal(one, other, tolerance=tolerance))
 
 
 @functools.lru_cache(maxsize=64)
@@ -157,23 +160,50 @@ def _validator(schema: str) -> Callable[[Any], bool]:
 
 # --- tables ---
 
-Cells = list[dict[Any, Any]]
-"""Rows of a table, each column -> value."""
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """Cell of a CSV text."""
+
+    text: str
+    """Text without differences of case and white space."""
+    number: int | float | None
+    """Number that the text is, if it is one."""
+
+    def is_right(self, truth: Any, tolerance: float) -> bool:
+        """Compare by the type of the truth: 7.0 is the number 7, and not the text 7."""
+        if isinstance(truth, str):
+            return self.text == truth
+        if self.number is None or self.number == truth:
+            return self.number is not None
+        return equal(self.number, truth, tolerance=tolerance)
+
+
+Cells = list[dict[str, _Cell]]
+"""Rows of a CSV text, column -> cell."""
+Truth = list[dict[str, Any]]
+"""Rows of the truth. Numbers are numbers, and all other values are texts."""
 
 
 def table_similarity(
-    csv_text: str, truth_rows: Sequence[Mapping[str, Any]], *, ordered: bool = True
+    csv_text: str,
+    truth_rows: Sequence[Mapping[str, Any]],
+    *,
+    ordered: bool = True,
+    tolerance: float = FLOAT_TOLERANCE,
 ) -> float:
     """Return the F1 of the cells of a table; the header counts as a row of cells.
 
-    A cell is right if the true table has the same value in this column and row. Numbers compare by
-    value, texts without regard to case and white space; the order of columns is free.
+    A cell is right if the true table has the same value in this column and row. The truth's type
+    decides: a number compares by value, a text without regard to case and white space, so that
+    `00501` and `1.10` as texts differ from 501 and 1.1. The order of columns is free.
 
     Args:
         csv_text: Comma-separated values with a header, at most 100,000 characters and 500 rows. Any
             other text scores 0.0.
         truth_rows: At least one row, column -> value, with the same columns in each row.
         ordered: Compare rows by position. False pairs rows greedily by the number of equal cells.
+        tolerance: Relative tolerance of numbers that are not whole.
 
     Raises:
         UsageError: If the truth has no rows, rows of different columns, or a value that is neither
@@ -184,13 +214,20 @@ def table_similarity(
         rows = _read_csv(csv_text)
     except (ValueError, csv.Error):
         return 0.0
-    pairs = zip(rows, truth, strict=False) if ordered else _best_pairs(rows, truth)
-    right = len(rows[0].keys() & truth[0].keys()) + sum(_hits(row, other) for row, other in pairs)
+
+    def hits(row: dict[str, _Cell], other: dict[str, Any]) -> int:
+        return sum(
+            column in other and cell.is_right(other[column], tolerance)
+            for column, cell in row.items()
+        )
+
+    pairs = zip(rows, truth, strict=False) if ordered else _best_pairs(rows, truth, hits)
+    right = len(rows[0].keys() & truth[0].keys()) + sum(hits(row, other) for row, other in pairs)
     return 2 * right / (_cells(rows) + _cells(truth))
 
 
-def _true_rows(rows: Sequence[Mapping[str, Any]]) -> Cells:
-    columns = set(map(_plain, rows[0])) if rows else set()
+def _true_rows(rows: Sequence[Mapping[str, Any]]) -> Truth:
+    columns = {fold(str(column)) for column in rows[0]} if rows else set()
     if (
         not columns
         or any(row.keys() != rows[0].keys() for row in rows)
@@ -210,7 +247,14 @@ def _true_rows(rows: Sequence[Mapping[str, Any]]) -> Cells:
                     f"the true table has {value!r} in column '{column}'. "
                     f"A cell must be a text or a finite number"
                 )
-    return [{_plain(column): _plain(value) for column, value in row.items()} for row in rows]
+    return [{fold(str(column)): _true_cell(value) for column, value in row.items()} for row in rows]
+
+
+def _true_cell(value: Any) -> Any:
+    """Return a number as it is, and any other value as folded text: `true`, or empty for None."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return "" if value is None else fold(str(value))
 
 
 def _read_csv(text: str) -> Cells:
@@ -225,26 +269,28 @@ def _read_csv(text: str) -> Cells:
         raise ValueError("too long")
     lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
     if not 2 <= len(lines) <= MOST_ROWS + 1 or len(
-        set(header := [_plain(name) for name in lines[0]])
+        set(header := [fold(name) for name in lines[0]])
     ) < len(header):
         raise ValueError("no table")
-    return [dict(zip(header, map(_plain, line), strict=True)) for line in lines[1:]]
+    return [dict(zip(header, map(_cell, line), strict=True)) for line in lines[1:]]
 
 
-def _plain(value: Any) -> float | str:
-    """Normalize a cell: 7, 7.0 and "7.00" are equal, and so are "  North sea" and "north Sea"."""
-    text = " ".join(str("" if value is None else value).split()).casefold()
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
+def _cell(text: str) -> _Cell:
+    text = fold(text)
+    if len(text) > MOST_DIGITS or not _NUMBER.fullmatch(text):
+        return _Cell(text, None)
+    if _WHOLE.fullmatch(text):
+        return _Cell(text, int(text.partition(".")[0]))
+    number = float(text)
+    return _Cell(text, number if math.isfinite(number) else None)
 
 
-def _best_pairs(rows: Cells, truth: Cells) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
+def _best_pairs(
+    rows: Cells, truth: Truth, hits: Callable[[dict[str, _Cell], dict[str, Any]], int]
+) -> Iterable[tuple[dict[str, _Cell], dict[str, Any]]]:
     """Pair each row with at most one true row, greedily by the number of equal cells."""
     fits = sorted(
-        ((-_hits(row, other), i, j) for i, row in enumerate(rows) for j, other in enumerate(truth))
+        ((-hits(row, other), i, j) for i, row in enumerate(rows) for j, other in enumerate(truth))
     )
     used_rows = set()
     used_truth = set()
@@ -255,11 +301,7 @@ def _best_pairs(rows: Cells, truth: Cells) -> Iterable[tuple[dict[str, Any], dic
             yield rows[i], truth[j]
 
 
-def _hits(row: dict[str, Any], other: dict[str, Any]) -> int:
-    return sum(column in other and other[column] == value for column, value in row.items())
-
-
-def _cells(rows: Cells) -> int:
+def _cells(rows: Cells | Truth) -> int:
     return len(rows[0]) * (len(rows) + 1)
 
 

@@ -2,7 +2,7 @@
 
 Loads the app once, then answers JSON lines from stdin on stdout, one request a line. Needs Python
 3.11 and SQLite 3.37, on Linux or macOS. With isolation `fork` or `namespaces` each session is a
-forked child (`fork_server.py`); with isolation `state` a session is a database in the agent
+forked child (`fork/`); with isolation `state` a session is a database in the agent
 (`serve.py`). The end of stdin ends everything. Output of tools goes to stderr. The protocol in one
 example:
 
@@ -17,9 +17,10 @@ example:
     -> {"id": 3, "op": "diff", "session": "s1", "timeout": 5}
     <- {"id": 3, "error": {"kind": "timeout", "message": "..."}}
 
-Other operations: `exchange` (`relay.py`), `tree`, `image`, `ping`, `verify` (ends the session) and
-`close` (no answer). Not supported: hiding sessions of one user id from each other, a fixed wall
-clock, reproducible kernel randomness.
+Other operations: `finish` (ends the session's processes, returns the final state), `exchange`
+(`relay.py`), `image`, `ping` and `close` (no answer). With isolation `check` an agent loads no app
+and runs one hidden test (`verify.py`). Not supported: hiding sessions of one user id from each
+other, a fixed wall clock, reproducible kernel randomness.
 """
 
 from .app import LoadedApp, is_document, load_app, load_module, schema_sql

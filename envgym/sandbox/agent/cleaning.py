@@ -15,14 +15,22 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
-from .children import kill_group
 from .file_tree import wipe
 from .namespaces import SET_SUBREAPER, prctl
 
 SHARED_FOLDERS = ("/dev/shm", "/dev/mqueue")
 SHARED_MEMORY = ("/proc/sysvipc/shm", "/proc/sysvipc/sem", "/proc/sysvipc/msg")
+SHARES_GROUP = "ENVGYM_SHARES_GROUP"
+"""Environment variable of a local box: its control group belongs to the machine."""
 ROUNDS = 200
 """Maximum rounds of killing. Each round ends one generation of processes that keep forking."""
+
+
+def kill_group(pid: int) -> None:
+    # Right after the fork the group may not exist yet.
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:
@@ -93,8 +101,11 @@ class Traces:
         )
 
     def remove(self, traces: Iterable[str]) -> None:
-        """Remove files and folders among the traces, as far as possible."""
+        """Remove files and folders of this box among the traces, as far as possible."""
+        own = (self._scratch, "/dev/shm") if self._shared else (self._scratch,)
         for path in traces:
+            if os.path.dirname(path) not in own:
+                continue
             if os.path.isdir(path) and not os.path.islink(path):
                 wipe(path)
             elif os.path.lexists(path):
@@ -155,7 +166,8 @@ def usage() -> dict[str, Any]:
     """
     memory = _group_memory()
     cpu = _group_cpu_seconds()
-    if os.getpid() == 1 and memory is not None and cpu is not None:
+    has_own_group = os.getpid() == 1 and SHARES_GROUP not in os.environ
+    if has_own_group and memory is not None and cpu is not None:
         return {"memory": memory, "cpu_seconds": cpu, "is_whole": True}
     pages = _lines("/proc/self/statm")
     times = os.times()

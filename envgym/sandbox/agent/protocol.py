@@ -9,9 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import BoxError, tail_of
-from .file_tree import from_plain
 from .session import Desk
-from .verify import verify
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -103,12 +101,3 @@ def answer(desk: Desk, request: Request) -> Reply:
     if request["op"] == "finish":
         return attempt(request, lambda: desk.finish(keep_files=request["keep_files"]))
     return attempt(request, desk.diff)
-
-
-def answer_verify(request: Request, place: str) -> Reply:
-    """Return the reply to `verify`, run in a fresh process and an empty folder."""
-    tree = from_plain(request["tree"])
-    return attempt(
-        request,
-        lambda: verify(tree, request["files"], request["command"], request["seconds"], place),
-    )

@@ -139,11 +139,14 @@ class Relay:
         *lines, self._rest = (self._rest + data).split(b"\n")
         asked = False
         for line in lines:
-            message = _message(line)
+            # A server in another encoding must not lose its answer: the caller makes its bytes
+            # visible.
+            text = line.decode("utf-8", "surrogateescape")
+            message = _message(text)
             if message is None:
                 self._remember(line + b"\n" if line.strip() else b"")
                 continue
-            incoming.append(line.decode())
+            incoming.append(text)
             asked |= "method" in message and "id" in message
             if "method" not in message:
                 self._unanswered.discard(repr(message.get("id")))
@@ -182,10 +185,10 @@ class Relay:
         self._process.wait()
 
 
-def _message(line: bytes) -> dict[str, Any] | None:
+def _message(line: str) -> dict[str, Any] | None:
     """Return a JSON-RPC message, or `None` for any other output."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) and message.get("jsonrpc") == "2.0" else None

@@ -14,19 +14,22 @@ import shutil
 import sys
 import threading
 import time
+from typing import Any
 
 from .app import LoadedApp, load_app
 from .cleaning import adopt_orphans, end_strays, usage
 from .describe import describe_tool
 from .errors import AppError, BoxError
-from .file_tree import folder_for_now, fresh_folder
-from .fork_server import ForkServer
+from .file_tree import fresh_folder
+from .fork.fork_server import ForkServer
 from .namespaces import Limits
-from .protocol import Request, Wire, answer, answer_verify, attempt, no_session, take_stdio
+from .private_box import PrivateBox, isolate
+from .protocol import Request, Wire, answer, attempt, no_session, take_stdio
 from .session import Desk
 from .signals import withstand_signals
 from .tables import Images, prepare_image
 from .tool_errors import provide_envgym
+from .verify import serve_check
 
 LAST_SECONDS = 1.0
 """Seconds that the running tool gets after the owner has ended."""
@@ -67,8 +70,6 @@ class StateServer:
             self.wire.say({"id": request["id"], "result": {"sessions": len(self.desks)} | usage()})
         elif op == "open":
             self.wire.say(attempt(request, lambda: self._open(request["session"], request["seed"])))
-        elif op == "verify":
-            self._verify(request)
         elif op == "finish" and desk:
             self._reply(desk, request)
             self.desks.pop(request["session"]).close()
@@ -89,12 +90,6 @@ class StateServer:
             self.app, image, seed, output_bytes=self.output_bytes, place=place
         )
         return desk.state_hash
-
-    def _verify(self, request: Request) -> None:
-        if desk := self.desks.pop(request["session"], None):
-            desk.close()
-        with folder_for_now() as place:
-            self.wire.say(answer_verify(request, place))
 
 
 def _end_with(source: int) -> None:
@@ -127,6 +122,12 @@ def main() -> None:
     hello = json.loads(hello)
     if limits := hello.get("limits"):
         _limit(**limits)
+    is_check = hello["isolation"] == "check"
+    if (private := hello.get("private")) and not _isolate(private, wire, is_check=is_check):
+        return
+    if is_check:
+        serve_check(wire, hello, rest)
+        return
     try:
         more = {
             "documents": hello["documents"],
@@ -146,6 +147,19 @@ def main() -> None:
     server.serve(rest)
 
 
+def _isolate(private: dict[str, Any], wire: Wire, *, is_check: bool) -> bool:
+    """Isolate a local box. If the kernel refuses, report that and return False."""
+    scratch = os.environ.get("ENVGYM_SCRATCH")
+    keep = [*private["keep"], *([scratch] if scratch and not is_check else [])]
+    try:
+        isolate(PrivateBox(**{**private, "keep": keep}))
+    except OSError as error:
+        message = f"the local box cannot isolate itself: {error}"
+        wire.say({"id": 0, "error": {"kind": "sandbox_lost", "message": message}})
+        return False
+    return True
+
+
 def _server(app: LoadedApp, wire: Wire, hello: Request) -> ForkServer | StateServer:
     if hello["isolation"] == "state":
         return StateServer(app, wire, output_bytes=hello["output_bytes"])
@@ -160,10 +174,11 @@ def _server(app: LoadedApp, wire: Wire, hello: Request) -> ForkServer | StateSer
         return ForkServer(app, wire, **settings)
 
 
-def _limit(*, memory_mb: int, processes: int, files: int) -> None:
+def _limit(*, processes: int, files: int, memory_mb: int | None = None) -> None:
     """Limit each process of a box without a container. Memory counts data segments, in MiB."""
+    if memory_mb:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * 2**20, memory_mb * 2**20))
     for kind, most in (
-        (resource.RLIMIT_DATA, memory_mb * 2**20),
         (resource.RLIMIT_NPROC, processes),
         (resource.RLIMIT_NOFILE, files),
         (resource.RLIMIT_CORE, 0),

@@ -231,7 +231,7 @@ class Desk:
         """Remove hooks that code of a tool has left on the connection, but not our own."""
         self.db.remove_hooks()
         if self._watch:
-            self._watch.guard()
+            self._watch.resume()
 
     def relay(self, name: str) -> Relay:
         """Return the session's process of an MCP server. It starts at the first request."""
@@ -244,7 +244,7 @@ class Desk:
         """Return the rows added and removed in each changed table.
 
         Changed files are the table `files`. The process that runs the tools reads its own state
-        here. With the other isolation levels a judge reads it (`judge.py`).
+        here. With the other isolation levels a judge reads it (`fork/judge.py`).
         """
         return self.finish(keep_files=False)["changes"]
 

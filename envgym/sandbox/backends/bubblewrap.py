@@ -26,6 +26,7 @@ from envgym.errors import PrerequisiteError
 from envgym.sandbox import App, Isolation
 from envgym.sandbox.archive import pack
 from envgym.sandbox.backends.local import ProcessTransport, clean_environment
+from envgym.sandbox.box.checks import CAPABILITIES, random_user
 from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.containers.owners import is_gone, owner
 from envgym.sandbox.options import SandboxOptions
@@ -47,6 +48,8 @@ SYSTEM = (
     "/etc/ssl/certs",
 )
 FOLDER = "envgym-app-"
+AS_NOBODY = ("--cap-drop", "ALL", "--uid", "65534", "--gid", "65534")
+WITHOUT_USERS = ("--unshare-pid", "--unshare-ipc", "--unshare-net", "--unshare-uts")
 
 
 def probe() -> dict[str, object]:
@@ -71,6 +74,11 @@ class BubblewrapSandbox(PooledSandbox):
             if options.level == "container"
             else "sessions of one box share a user id"
         )
+        limits = {
+            "memory_mb": options.memory_mb,
+            "processes": options.max_processes,
+            "files": options.max_open_files,
+        }
         super().__init__(
             app,
             self._start_box,
@@ -79,12 +87,15 @@ class BubblewrapSandbox(PooledSandbox):
             within="fork" if options.level == "container" else options.level,
             label=f"bubblewrap, isolation {options.level}: no network, read-only files; {shared}; "
             "no memory limit for a whole box",
+            start_check=self._start_check_box,
+            check_hello={
+                "users": [random_user()],
+                "place": "/tmp",
+                "is_open": bool(options.accept_risk),
+                "limits": limits,
+            },
         )
-        self._hello["limits"] = {
-            "memory_mb": options.memory_mb,
-            "processes": options.max_processes,
-            "files": options.max_open_files,
-        }
+        self._hello["limits"] = limits
 
     def close(self) -> None:
         super().close()
@@ -92,20 +103,29 @@ class BubblewrapSandbox(PooledSandbox):
             shutil.rmtree(self._files, ignore_errors=True)
 
     def _start_box(self) -> ProcessTransport:
+        show = ["--ro-bind", self._files, HOME]
+        return self._start_with([*_apart(self._command), *AS_NOBODY], show)
+
+    def _start_check_box(self) -> ProcessTransport:
+        """Start a box with the agent alone, in which root may change to the programs' user.
+
+        Without root it is a user namespace in which programs get one of their own.
+        """
+        show = ["--ro-bind", f"{self._files}/agent", f"{HOME}/agent"]
+        if _has_two_users(self._command):
+            rights = [word for name in CAPABILITIES for word in ("--cap-add", f"CAP_{name}")]
+            privileges = [*WITHOUT_USERS, "--cap-drop", "ALL", *rights, *_open_parents()]
+            return self._start_with(privileges, show)
+        return self._start_with(["--unshare-all", *AS_NOBODY], show)
+
+    def _start_with(self, privileges: list[str], show: list[str]) -> ProcessTransport:
         size = str(self._options.tmpfs_mb * 2**20)
         command = [
             self._command,
-            "--unshare-all",
-            *_no_further_namespaces(self._command),
+            *privileges,
             "--die-with-parent",
             "--as-pid-1",
             "--new-session",
-            "--cap-drop",
-            "ALL",
-            "--uid",
-            "65534",
-            "--gid",
-            "65534",
             "--hostname",
             "box",
             "--proc",
@@ -129,9 +149,7 @@ class BubblewrapSandbox(PooledSandbox):
             "--tmpfs",
             "/dev/shm",
             *_system(cover=self._root),
-            "--ro-bind",
-            self._files,
-            HOME,
+            *show,
             "--remount-ro",
             "/dev",
             "--remount-ro",
@@ -168,14 +186,38 @@ def find_bubblewrap() -> str:
 
 
 @functools.cache
-def _no_further_namespaces(command: str) -> tuple[str, ...]:
-    """Return the arguments that forbid further user namespaces, if `bwrap` supports them."""
+def _apart(command: str) -> tuple[str, ...]:
+    """Return the arguments for all namespaces, without further ones if `bwrap` can forbid them."""
     said = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
     can = (
         "--disable-userns" in said.stdout + said.stderr
         and not os.stat(command).st_mode & stat.S_ISUID
     )
-    return ("--unshare-user", "--disable-userns") if can else ()
+    return ("--unshare-all", *(("--unshare-user", "--disable-userns") if can else ()))
+
+
+@functools.cache
+def _has_two_users(command: str) -> bool:
+    """Return whether root may enter namespaces without a user namespace, which has one user."""
+    if os.geteuid() != 0:
+        return False
+    trial = [command, *WITHOUT_USERS, "--ro-bind", "/", "/", "true"]
+    return subprocess.run(trial, capture_output=True, check=False).returncode == 0
+
+
+def _open_parents() -> list[str]:
+    """Return the arguments that create the folders above this Python, open to all users.
+
+    Without them bubblewrap creates them for root alone.
+    """
+    parents = {
+        parent
+        for prefix in (sys.base_prefix, sys.prefix)
+        for path in (Path(prefix), Path(os.path.realpath(prefix)))
+        if not path.is_relative_to("/usr")
+        for parent in list(path.parents)[:-1]
+    }
+    return [word for path in sorted(parents) for word in ("--perms", "0755", "--dir", str(path))]
 
 
 def _system(*, cover: Path) -> list[str]:

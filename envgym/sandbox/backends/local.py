@@ -1,13 +1,16 @@
 """Backend `local`: boxes are local processes. The default if there is no container engine.
 
 A box has a clean environment without the caller's secrets, handles crashes, hangs and excessive
-output of tools, ends with its owner, and gives each session a folder that is removed with it. Not
-isolated: files and network of the user. For tools that execute a model's code use Docker.
+output of tools, ends with its owner, and gives each session a folder that is removed with it. If
+the kernel permits it, a box sees only its own processes, and of the environment's folder only the
+files of a container (`agent/private_box.py`). Not isolated: other files and network of the user.
+For tools that execute a model's code use Docker.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import selectors
 import signal
@@ -18,10 +21,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from envgym.errors import PrerequisiteError
 from envgym.sandbox import App, Isolation
+from envgym.sandbox.agent.cleaning import SHARES_GROUP
 from envgym.sandbox.agent.file_tree import wipe
-from envgym.sandbox.archive import AGENT
+from envgym.sandbox.archive import AGENT, listed_files
 from envgym.sandbox.box.channel import FIXED_VARIABLES, Tail
+from envgym.sandbox.box.checks import CAPABILITIES, WAY_OUT, random_user
 from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.options import SandboxOptions
 
@@ -30,6 +36,8 @@ WHY_NOT: dict[Isolation, str] = dict.fromkeys(
     ("namespaces", "container"),
     "a local process sees the files and the network of its user",
 )
+ISOLATED = "own processes, no hidden files; other files of the user and the network are open"
+NOT_ISOLATED = "can read the caller's files and environment"
 KEPT_VARIABLES = (
     "PATH",
     "HOME",
@@ -42,13 +50,81 @@ KEPT_VARIABLES = (
 
 
 def probe() -> dict[str, object]:
-    """Return the Python interpreter that runs the boxes."""
-    return {"name": "python", "command": sys.executable}
+    """Return the Python interpreter that runs the boxes, and their isolation."""
+    isolation = f"not isolated: {NOT_ISOLATED}" if why_not_isolated() else ISOLATED
+    return {"name": "python", "command": sys.executable, "isolation": isolation}
 
 
 def open(app: App, options: SandboxOptions) -> LocalSandbox:
     """Return a sandbox of local processes."""
     return LocalSandbox(app, options)
+
+
+@functools.cache
+def why_not_isolated() -> str:
+    """Return the reason why local boxes cannot isolate themselves here, or an empty string."""
+    if sys.platform != "linux":
+        return "namespaces exist on Linux only"
+    command = [sys.executable, "-I", "-S", str(AGENT / "private_box.py")]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, env={})
+    return said.stdout.strip() if said.returncode == 0 else said.stderr.strip()[-200:]
+
+
+def private_box(app: App) -> dict[str, Any]:
+    """Return the fields of a local box's `PrivateBox`."""
+    commands = [word for server in app.servers for word in server.command]
+    return {
+        "root": str(app.root.resolve()),
+        "files": list(listed_files(app)),
+        "keep": [_whole(word) for word in commands if os.path.isabs(word)],
+    }
+
+
+def check_hello(app: App, options: SandboxOptions) -> dict[str, Any]:
+    """Return the first message to the agent of a local check box.
+
+    The box has no network, an empty /tmp, and nothing of the environment's folder.
+    """
+    hello = {
+        "users": [random_user()],
+        "is_open": bool(options.accept_risk),
+        "limits": {
+            "memory_mb": options.memory_mb,
+            "processes": options.max_processes,
+            "files": options.max_open_files,
+        },
+    }
+    if why_not_isolated():
+        return hello | {"place": None}
+    private = {
+        "root": str(app.root.resolve()),
+        "files": [],
+        "tmpfs_mb": options.tmpfs_mb,
+        "network": False,
+        "capabilities": CAPABILITIES,
+        "keep": [],
+    }
+    return hello | {"place": "/tmp", "private": private}
+
+
+def start_check(options: SandboxOptions) -> ProcessTransport:
+    """Start the agent of a check box.
+
+    Raises:
+        PrerequisiteError: If the kernel refuses to isolate it and the YAML does not accept that.
+    """
+    if (problem := why_not_isolated()) and not options.accept_risk:
+        raise PrerequisiteError(
+            f"a hidden test cannot be kept from the model's code in a local process: {problem}. "
+            f"{WAY_OUT}"
+        )
+    return start_locally()
+
+
+def _whole(program: str) -> str:
+    """Return the installation of a program: the folder above its `bin`."""
+    folder = os.path.dirname(program)
+    return os.path.dirname(folder) if os.path.basename(folder) == "bin" else program
 
 
 def clean_environment() -> dict[str, str]:
@@ -140,7 +216,7 @@ def start_locally(before: Sequence[str] = ()) -> ProcessTransport:
         before: Words before the command, such as ("nice", "-n", "10").
     """
     scratch = tempfile.mkdtemp(prefix="envgym-")
-    environment = clean_environment() | {"ENVGYM_SCRATCH": scratch}
+    environment = clean_environment() | {"ENVGYM_SCRATCH": scratch, SHARES_GROUP: "1"}
     command = [*before, sys.executable, "-s", str(AGENT)]
     return ProcessTransport(command, environment, scratch=scratch)
 
@@ -149,12 +225,17 @@ class LocalSandbox(PooledSandbox):
     """Run an app in local processes."""
 
     def __init__(self, app: App, options: SandboxOptions):
-        label = f"local process, isolation {options.level}: no file or network isolation"
+        problem = why_not_isolated()
+        isolation = f"not isolated: {NOT_ISOLATED} ({problem})" if problem else ISOLATED
         super().__init__(
             app,
             start_locally,
             root=str(app.root.resolve()),
             options=options,
             within=options.level,
-            label=label,
+            label=f"local process, isolation {options.level}: {isolation}",
+            start_check=functools.partial(start_check, options),
+            check_hello=check_hello(app, options),
         )
+        if not problem:
+            self._hello["private"] = private_box(app)

@@ -2,17 +2,18 @@
 
 Each session has private tables and files; refusals and failures are handled as in a box. Nothing is
 isolated: a tool can read and end this process. A call that does not stop at its time limit is
-abandoned with its session. The current folder is the caller's, and a check runs beside processes
-that a tool left running.
+abandoned with its session. The current folder is the caller's. A hidden test runs in a local box of
+its own.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -21,9 +22,10 @@ from envgym.sandbox import VERIFY_SECONDS, App, Isolation, RowChanges, ToolResul
 from envgym.sandbox.agent import AppError, BoxError, Desk, describe_tool, load_app, prepare_image
 from envgym.sandbox.agent.deadlines import CallTimeout
 from envgym.sandbox.agent.errors import tail_of
-from envgym.sandbox.agent.file_tree import folder_for_now, fresh_folder, from_plain
+from envgym.sandbox.agent.file_tree import fresh_folder
 from envgym.sandbox.agent.tables import Images
-from envgym.sandbox.agent.verify import verify
+from envgym.sandbox.backends.local import check_hello, start_check
+from envgym.sandbox.box.checks import CheckRunner
 from envgym.sandbox.openapi.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
 from envgym.sandbox.statistics import Statistics, counting_failures
@@ -68,6 +70,13 @@ class InProcessSandbox:
         self._closed = False
         self._images, self._lock = Images(), threading.Lock()
         self.statistics = Statistics()
+        options = options or SandboxOptions()
+        self._checks = CheckRunner(
+            functools.partial(start_check, options),
+            check_hello(app, options),
+            timeout_seconds=options.open_timeout_seconds,
+            statistics=self.statistics,
+        )
 
     def describe(self) -> list[dict[str, Any]]:
         return [describe_tool(tool) for tool in self._app.tools.values()]
@@ -86,7 +95,7 @@ class InProcessSandbox:
         ):
             image = within(timeout_seconds, "open", lambda: self._image(seed))
             desk = within(timeout_seconds, "open", lambda: self._desk(image, seed))
-        return InProcessSession(desk, self.statistics)
+        return InProcessSession(desk, self.statistics, self._checks)
 
     def _desk(self, image: bytes, seed: int) -> Desk:
         place = fresh_folder() if self._app.lay_out else ""
@@ -110,9 +119,10 @@ class InProcessSandbox:
 class InProcessSession:
     """Session of one episode in this process."""
 
-    def __init__(self, desk: Desk, statistics: Statistics):
+    def __init__(self, desk: Desk, statistics: Statistics, checks: CheckRunner):
         self.state_hash = desk.state_hash
         self._statistics = statistics
+        self._checks = checks
         self._desk, self._lock, self._closed, self._lost = desk, threading.Lock(), False, ""
         self._final: dict[str, Any] | None = None
 
@@ -137,26 +147,28 @@ class InProcessSession:
     def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
         """Return the final changes. Processes that a tool left running are not ended."""
         with self._statistics.timed("diff"):
-            self._final = self._do(
+            final = self._do(
                 "diff", timeout_seconds, lambda: self._desk.finish(keep_files=keep_files)
             )
-            return self._final["changes"]
+        self._final = final
+        return final["changes"]
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
-        return self._do(
-            "score",
-            timeout_seconds + VERIFY_SECONDS,
-            lambda: self._verify(files, list(command), timeout_seconds),
+        final = self._final or self._do(
+            "score", VERIFY_SECONDS, lambda: self._desk.finish(keep_files=True)
         )
-
-    def _verify(self, files: dict[str, str], command: list[str], seconds: float) -> Verification:
-        final = self._final or self._desk.finish(keep_files=True)
         if final["problem"]:
             return Verification(None, final["problem"])
-        with folder_for_now() as place:
-            return Verification(**verify(from_plain(final["tree"]), files, command, seconds, place))
+        return self._checks.run(
+            final["tree"], files, inputs or {}, command, timeout_seconds=timeout_seconds
+        )
 
     def close(self) -> None:
         if self._closed:

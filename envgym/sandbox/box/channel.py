@@ -12,7 +12,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -259,6 +259,7 @@ class BoxSession:
     """Session of one episode in a box.
 
     Args:
+        check: Runs a hidden test on a tree of final files, see `CheckRunner.run`.
         on_close: Called once after the session has ended.
     """
 
@@ -269,12 +270,14 @@ class BoxSession:
         state_hash: str,
         *,
         statistics: Statistics,
+        check: Callable[..., Verification],
         on_close: Callable[[], None],
     ):
         self.state_hash = state_hash
         self._box = box
         self._name = name
         self._statistics = statistics
+        self._check = check
         self._on_close = on_close
         self._final: dict[str, Any] | None = None
         self._lock, self._closing, self._closed = threading.Lock(), threading.Lock(), False
@@ -299,34 +302,31 @@ class BoxSession:
 
     def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
         with self._statistics.timed("diff"):
-            self._final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
-            return self._final["changes"]
+            final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
+        self._final = final
+        return final["changes"]
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
         final = self._final or self._request("finish", "score", VERIFY_SECONDS, keep_files=True)
         if final["problem"]:
             return Verification(None, final["problem"])
-        work = {
-            "tree": final["tree"],
-            "files": files,
-            "command": list(command),
-            "seconds": timeout_seconds,
-        }
-        return Verification(
-            **self._request("verify", "score", timeout_seconds + VERIFY_SECONDS, **work)
-        )
+        with counting_failures(self._statistics), self._statistics.timed("check"):
+            return self._check(
+                final["tree"], files, inputs or {}, command, timeout_seconds=timeout_seconds
+            )
 
     def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
         """Send lines to an MCP server of the app and return its lines. Raises WorldFailure."""
-        # The relay must time out before the box does, so that it can report the server's last
-        # output.
-        patience = timeout_seconds
-        limit = timeout_seconds + 1.0
-        return self._request(
-            "exchange", "call", limit, server=server, lines=lines, patience=patience
-        )
+        # The relay must time out before the box, so that it can report the server's last output.
+        work = {"server": server, "lines": lines, "patience": timeout_seconds}
+        return self._request("exchange", "call", timeout_seconds + 1.0, **work)
 
     def close(self) -> None:
         with self._closing:

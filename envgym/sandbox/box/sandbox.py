@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from envgym.errors import PrerequisiteError, WorldFailure
 from envgym.sandbox import App, Isolation
 from envgym.sandbox.agent.tables import Images
 from envgym.sandbox.box.channel import Box, BoxSession, Transport
+from envgym.sandbox.box.checks import CheckRunner, random_user
 from envgym.sandbox.box.pool import Pool, Slot
 from envgym.sandbox.openapi.documents import documents_of
 from envgym.sandbox.options import SandboxOptions
@@ -34,6 +35,10 @@ class PooledSandbox:
         root: Folder of the app as the agent sees it.
         within: Isolation of sessions inside a box; a second barrier with isolation `container`.
         label: Description of the isolation for users.
+        start_check: Returns the transport of an agent in a new box for a hidden test. By default
+            `start`.
+        check_hello: Fields of its first message, see `CheckRunner`. By default programs run under a
+            random user id.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class PooledSandbox:
         options: SandboxOptions,
         within: Isolation,
         label: str,
+        start_check: Callable[[], Transport] | None = None,
+        check_hello: Mapping[str, Any] | None = None,
     ):
         self.label = label
         self._options = options
@@ -67,6 +74,12 @@ class PooledSandbox:
             "is_single": options.level == "container",
         }
         self._start = start
+        self._start_check = start_check or start
+        self._check_hello = check_hello or {
+            "users": [random_user()],
+            "place": None,
+            "is_open": bool(options.accept_risk),
+        }
         self._names = itertools.count(1)
         self._set_up()
 
@@ -75,6 +88,12 @@ class PooledSandbox:
         self.statistics = Statistics()
         self._states: OrderedDict[int, str] = OrderedDict()
         self._images = Images[str]()
+        self.checks = CheckRunner(
+            self._start_check,
+            self._check_hello,
+            timeout_seconds=self._options.open_timeout_seconds,
+            statistics=self.statistics,
+        )
         self.pool = Pool(self._new_box, self._options, self.statistics)
 
     def _after_fork(self) -> None:
@@ -125,7 +144,12 @@ class PooledSandbox:
                 self.pool.look_at_sessions()
             release = partial(self.pool.release, slot)
             return BoxSession(
-                slot.box, name, state_hash, statistics=self.statistics, on_close=release
+                slot.box,
+                name,
+                state_hash,
+                statistics=self.statistics,
+                check=self.checks.run,
+                on_close=release,
             )
 
     def _lease(self, timeout_seconds: float, full: WorldFailure | None) -> Slot:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.sandbox.box.channel import FIXED_VARIABLES
+from envgym.sandbox.box.checks import CAPABILITIES
 from envgym.sandbox.containers.addresses import short
 from envgym.sandbox.containers.engine import is_podman, refused_runtime
 from envgym.sandbox.containers.owners import labels
@@ -40,8 +41,11 @@ def needs_namespaces(options: SandboxOptions) -> bool:
     return options.level in ("namespaces", "container")
 
 
-def create(api: Any, image: str, options: SandboxOptions) -> str:
+def create(api: Any, image: str, options: SandboxOptions, *, is_check: bool = False) -> str:
     """Create a hardened container without starting it, and return its id.
+
+    Args:
+        is_check: The container runs a hidden test: root may start programs under another user.
 
     Raises:
         PrerequisiteError: If the engine refuses `options.runtime`.
@@ -51,6 +55,7 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
     from docker.types import LogConfig, Mount
 
     podman = is_podman(api)
+    in_namespaces = needs_namespaces(options) and not is_check
     # Podman makes the container's user the owner of a volume, so that it could replace these files.
     # Mounted read-only it can still be filled from outside before the start. Docker makes root the
     # owner, and cannot fill a read-only volume.
@@ -63,9 +68,10 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
         tmpfs={"/tmp": f"size={options.tmpfs_mb}m,mode=1777,nosuid,nodev,noexec"},
         mounts=[home],
         cap_drop=["ALL"],
+        cap_add=list(CAPABILITIES) if is_check else None,
         security_opt=[
             "no-new-privileges:true",
-            *(_for_namespaces(api) if needs_namespaces(options) else []),
+            *(_for_namespaces(api) if in_namespaces else []),
         ],
         shm_size=f"{options.tmpfs_mb}m",
         pids_limit=options.max_processes,
@@ -76,7 +82,7 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
         # Output of tools would fill the engine's disk; attached streams do not need a log.
         log_config=LogConfig(type="none"),
     )
-    if needs_namespaces(options):
+    if in_namespaces:
         # The kernel refuses to mount a new /proc while parts of the visible one are masked. The
         # unmasked parts are accessible to root only, and the box has no root.
         limits |= {"MaskedPaths": [], "ReadonlyPaths": []}
@@ -87,7 +93,7 @@ def create(api: Any, image: str, options: SandboxOptions) -> str:
             image,
             entrypoint=["python", "-s", f"{HOME}/agent"],
             command=[],
-            user=NOBODY,
+            user="0:0" if is_check else NOBODY,
             working_dir="/tmp",
             stdin_open=True,
             detach=False,

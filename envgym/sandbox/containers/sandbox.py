@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from envgym.errors import WorldFailure
 from envgym.sandbox import App, Isolation
-from envgym.sandbox.archive import pack
+from envgym.sandbox.archive import agent_files, pack, tar_of
 from envgym.sandbox.box.sandbox import PooledSandbox
 from envgym.sandbox.containers.addresses import EngineName
 from envgym.sandbox.containers.create import HOME, create, needs_namespaces
@@ -21,6 +21,8 @@ from envgym.sandbox.options import SandboxOptions
 
 LEVELS: tuple[Isolation, ...] = ("state", "fork", "namespaces", "container")
 """Isolation levels of a container engine."""
+PROGRAMS = 65534
+"""User id of the programs that a hidden test starts."""
 SHARED: dict[Isolation, str] = {
     "state": "sessions of one box share a process",
     "fork": "sessions of one box share a user id",
@@ -73,6 +75,12 @@ class ContainerSandbox(PooledSandbox):
             within="namespaces" if needs_namespaces(options) else options.level,
             label=f"{found.name} ({image}{runtime}), isolation {options.level}: {network}, "
             f"read-only files; {SHARED[options.level]}",
+            start_check=self._start_check_container,
+            check_hello={
+                "users": [PROGRAMS],
+                "place": "/tmp",
+                "is_open": bool(options.accept_risk),
+            },
         )
         reap_quietly(self._api)
 
@@ -86,13 +94,18 @@ class ContainerSandbox(PooledSandbox):
         self._api.close()
 
     def _start_container(self) -> ContainerTransport:
+        return self._start_with(self._archive)
+
+    def _start_check_container(self) -> ContainerTransport:
+        return self._start_with(tar_of(agent_files()), is_check=True)
+
+    def _start_with(self, archive: bytes, *, is_check: bool = False) -> ContainerTransport:
         import docker.errors
         import requests
 
         try:
-            return ContainerTransport(
-                self._api, create(self._api, self._image, self._options), self._archive
-            )
+            container = create(self._api, self._image, self._options, is_check=is_check)
+            return ContainerTransport(self._api, container, archive)
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             hint = "`envgym sandbox doctor` shows what can run here"
             raise WorldFailure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from envgym.errors import Stage, UsageError
@@ -13,6 +13,7 @@ from envgym.sandbox.agent import cut
 from envgym.sandbox.mcp.connection import Connection, Failed, Refused
 from envgym.sandbox.mcp.content import result_text
 from envgym.sandbox.mcp.dump import Tables, tables_diff
+from envgym.secrets import redact
 
 
 class McpSession:
@@ -58,12 +59,15 @@ class McpSession:
                     tool, arguments, stage="call", timeout_seconds=timeout_seconds
                 )
             except Refused as refusal:
-                return ToolResult(str(refusal), ok=False, seconds=time.perf_counter() - begun)
+                return ToolResult(
+                    redact(str(refusal)), ok=False, seconds=time.perf_counter() - begun
+                )
             except Failed as failure:
-                text = f"the tool failed: {failure}"
-                fault = f"MCP tool '{tool}': {failure}"
-                return ToolResult(text, False, time.perf_counter() - begun, fault)
-            text = cut(result_text(result), self._output_bytes)
+                text = redact(f"the tool failed: {failure}")
+                fault = redact(f"MCP tool '{tool}': {failure}")
+                return ToolResult(text, False, time.perf_counter() - begun, fault=fault)
+            # Before the cut, which could leave a part of a secret that the server repeats.
+            text = cut(redact(result_text(result)), self._output_bytes)
             return ToolResult(text, ok=not result.is_error, seconds=time.perf_counter() - begun)
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
@@ -76,7 +80,12 @@ class McpSession:
         return self.diff(timeout_seconds=timeout_seconds)
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
         raise UsageError(
             "an MCP server has no work folder to check: tasks with a `check` need state.files and "

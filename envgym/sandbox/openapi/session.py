@@ -105,7 +105,7 @@ class LiveSession:
             raise WorldFailure("server_down", message, stage="call")
         fault = f"{self._api.base_url}: {failure.message}"
         text = f"the tool failed: {failure.message}"
-        return ToolResult(text, False, seconds, fault, is_late=failure.kind == "timeout")
+        return ToolResult(text, False, seconds, fault=fault, is_late=failure.kind == "timeout")
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         with self._lock:
@@ -124,7 +124,12 @@ class LiveSession:
         return self.diff(timeout_seconds=timeout_seconds)
 
     def verify(
-        self, files: dict[str, str], command: Sequence[str], *, timeout_seconds: float
+        self,
+        files: Mapping[str, str],
+        command: Sequence[str],
+        *,
+        timeout_seconds: float,
+        inputs: Mapping[str, str] | None = None,
     ) -> Verification:
         raise UsageError(
             "a live API has no work folder to check: tasks with a `check` need state.files and "

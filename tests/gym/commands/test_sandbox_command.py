@@ -159,7 +159,7 @@ def test_doctor_without_an_engine_says_what_works_and_why_the_rest_does_not(no_e
     ]
     local = {level["name"]: level for level in report["backends"]["local"]}
     assert local["fork"]["possible"]
-    assert "no file or network isolation" in local["fork"]["reason"]
+    assert "own processes, no hidden files" in local["fork"]["reason"]
     none = {level["name"]: level["possible"] for level in report["backends"]["none"]}
     assert none == {"state": True, "fork": False, "namespaces": False, "container": False}
 

@@ -44,13 +44,13 @@ def seeded(db) -> str:
     return db.execute("SELECT id FROM things").fetchone()[0]
 ''',
     "tasks.py": """\
-from envgym import Draw, ToolCall, template
+from envgym import NOTHING, Draw, ToolCall, template
 
 @template(level="L0")
 def only(draw: Draw):
     import names
     prompt = draw.wording([f"{names.NAME} {n}" for n in "abc"])
-    return draw.task(prompt=prompt, oracle=[ToolCall("early", {})], changes=[])
+    return draw.task(prompt=prompt, oracle=[ToolCall("early", {})], changes=NOTHING)
 """,
     "words/__init__.py": "",
 }

@@ -95,18 +95,52 @@ def test_a_record_survives_its_json_line(world):
     assert json.loads(episode.to_json())["messages"][1]["role"] == "user"
 
 
-def test_an_answer_that_a_token_limit_cuts_is_seen_beside_the_reason_of_the_end(world):
-    class CutPolicy(ScriptedPolicy):
-        def open(self, messages, tools, *, seed, task=None):
-            dialogue = super().open(messages, tools, seed=seed, task=task)
-            replies = [Completion("tell(text='a')"), Completion("I thi", stop_reason="length")]
-            dialogue.reply = lambda: replies.pop(0)
-            return dialogue
+class CutPolicy(ScriptedPolicy):
+    """Gives answers (text, stop reason)."""
 
-    episode = play(world.env(), CutPolicy([]), seed=0, task="test/reprice/0")
-    assert (episode.stop_reason, episode.turn_stops) == ("answered", ("stop", "length"))
-    assert episode.is_clipped
+    def __init__(self, *answers):
+        super().__init__([])
+        self.answers = answers
+
+    def open(self, messages, tools, *, seed, task=None):
+        dialogue = super().open(messages, tools, seed=seed, task=task)
+        replies = [Completion(text, stop_reason=stop) for text, stop in self.answers]
+        dialogue.reply = lambda: replies.pop(0)
+        return dialogue
+
+
+CALL = "tell(text='a')"
+
+
+@pytest.mark.parametrize(
+    ("answers", "stop", "is_clipped"),
+    [
+        ([("I thi", "length")], "length", True),
+        ([(CALL, "stop"), ("I thi", "length")], "length", True),
+        ([("", "length")], "length", True),
+        # An answer in the middle was cut, and the model went on.
+        ([(CALL + " and th", "length"), ("Done.", "stop")], "answered", False),
+        ([(CALL, "length"), ("I thi", "length")], "length", True),
+        # The environment ended the episode for another reason than the cut text.
+        ([("close()", "length")], "closed", True),
+        ([(CALL, "stop")] * 3 + [(CALL, "length")], "max_turns", True),
+        ([("Done.", "stop")], "answered", False),
+    ],
+)
+def test_an_answer_that_a_token_limit_cuts_is_the_reason_of_the_end(
+    world, answers, stop, is_clipped
+):
+    episode = play(world.env(), CutPolicy(*answers), seed=0, task="test/reprice/0")
+    assert episode.stop_reason == stop
+    assert episode.turn_stops == tuple(reason for _, reason in answers)
+    assert episode.is_clipped is is_clipped
     assert Episode.from_json(episode.to_json()) == episode
+
+
+def test_a_cut_answer_is_graded_like_any_other(world):
+    cut = play(world.env(), CutPolicy(("I thi", "length")), seed=0, task="test/reprice/0")
+    whole = play(world.env(), CutPolicy(("I thi", "stop")), seed=0, task="test/reprice/0")
+    assert (cut.reward, cut.success, cut.terminated) == (whole.reward, False, True)
 
 
 def test_a_record_of_another_version_is_refused(world):
@@ -236,6 +270,15 @@ def test_a_foreign_environment_plays_by_seeds_and_reports_success(foreign):
     assert (
         play(foreign.env(), scripted("wrong", "wrong"), seed=0, task="test/seed/1").success is False
     )
+
+
+def test_a_cut_answer_that_ends_a_foreign_episode_is_recorded_as_cut(foreign):
+    word = foreign.env().reset(options={"task": "test/seed/1"})[0].split()[-1]
+    right = play(foreign.env(), CutPolicy((word, "length")), seed=0, task="test/seed/1")
+    assert (right.stop_reason, right.reward, right.is_clipped) == ("length", 1.0, True)
+    twice = CutPolicy(("no", "stop"), ("no", "length"))  # the environment's own limit of turns
+    late = play(foreign.env(), twice, seed=0, task="test/seed/1")
+    assert (late.stop_reason, late.truncated, late.is_clipped) == ("truncated", True, True)
 
 
 def test_a_foreign_environment_is_cut_at_a_horizon_too(foreign):

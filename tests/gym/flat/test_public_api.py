@@ -10,6 +10,7 @@ import envgym.tasksets
 
 NAMES = [
     "ANY",
+    "NOTHING",
     "SPLITS",
     "App",
     "Block",
@@ -79,7 +80,7 @@ TASKSETS = [
     "row_template",
     "rows_from",
 ]
-CONSTANTS = {"ANY", "SPLITS", "Split"}
+CONSTANTS = {"ANY", "NOTHING", "SPLITS", "Split"}
 """Names without a docstring at run time."""
 
 

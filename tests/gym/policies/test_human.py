@@ -29,7 +29,7 @@ def test_a_person_sees_the_messages_and_types_the_answer():
     dialogue.observe([Message("tool", "saved [red]1[/red] \x1b[2J", name="update")])
     assert "update(id: str, phone: str, page: int = ...)" in screen.getvalue()
     assert "[user] Set the phone of C17." in screen.getvalue()
-    assert "[tool update] saved [red]1[/red] �[2J" in screen.getvalue()
+    assert "[tool update] saved [red]1[/red] \\x1b[2J" in screen.getvalue()
 
 
 def test_the_end_of_input_ends_the_episode():

@@ -151,7 +151,8 @@ def test_no_process_and_no_agent_can_be_read_not_even_by_what_the_session_starts
 
 
 def test_no_session_holds_more_than_its_own_files(pair):
-    assert pair.do(pair.spy, "descriptors") == sorted(["/dev/null", "pipe", "pipe", "socket"])
+    held = [name for name in pair.do(pair.spy, "descriptors") if "state.db" not in name]
+    assert held == sorted(["/dev/null", "pipe", "pipe", "socket"])
 
 
 # --- the container and the host ---
@@ -237,7 +238,7 @@ def test_no_signal_ends_or_stops_process_1(pair, number):
     )
 
 
-# --- the verifier: the process of a session, which holds its tables and reports their changes ---
+# --- the process of a session, and the judge that reads its state ---
 
 
 @pytest.fixture
@@ -268,20 +269,15 @@ def test_a_program_that_plants_modules_changes_no_verdict(pair, session):
     )
 
 
-@pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGKILL, "session_ended"), (signal.SIGSTOP, "timeout")]
-)
-def test_a_program_that_kills_or_stops_the_verifier_makes_the_episode_void_or_fails(
-    pair, session, number, kind
-):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_program_that_kills_or_stops_its_session_does_not_change_the_state(pair, session, number):
     pair.do(session, "note", text="first")
     attack = lambda: as_program(session, "kill_parent", 3, number=number)
     if pair.keeper_is_process_1:  # no signal from inside reaches process 1
         attack()
-        assert len(diff_of(session)["notes"]["added"]) == 1
     else:
-        assert failure_of(attack).kind == kind
-        assert failure_of(lambda: diff_of(session)).kind == "sandbox_lost"
+        assert failure_of(attack).kind == "session_ended"
+    assert len(diff_of(session)["notes"]["added"]) == 1
 
 
 def test_a_session_that_forges_an_answer_is_ended_and_none_is_believed(pair, session):
@@ -295,7 +291,7 @@ def test_a_session_that_forges_an_answer_is_ended_and_none_is_believed(pair, ses
         failure = failure_of(
             lambda answer=answer, session=session: call(session, "forge", 10, answer=answer)
         )
-        assert (failure.kind, "broke the protocol" in failure.message) == ("sandbox_lost", True)
+        assert (failure.kind, "broke the protocol" in failure.message) == ("session_ended", True)
         session.close()
         session = pair.sandbox.open(seed=7, timeout_seconds=60)
     assert pair.do(pair.neighbour, "note", text="well") == "noted"
@@ -333,7 +329,7 @@ def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_ne
         attack = lambda: as_program(attacker, "kill_all", 5)
         if kind[1] == "fork":
             assert failure_of(attack).kind == "session_ended"
-            assert failure_of(lambda: diff_of(neighbour)).kind == "sandbox_lost"
+            assert len(diff_of(neighbour)["notes"]["added"]) == 1
         else:
             with contextlib.suppress(
                 WorldFailure, ValueError

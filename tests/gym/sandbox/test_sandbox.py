@@ -238,7 +238,7 @@ def test_a_closed_session_says_so_and_closes_twice(sandbox, session):
 
 def test_the_label_says_what_is_not_isolated(sandbox):
     assert "\n" not in sandbox.label
-    told = {"none": "nothing is isolated", "local": "no file or network isolation"}
+    told = {"none": "nothing is isolated", "local": "own processes, no hidden files"}
     boxed = "a fresh" if "isolation container" in sandbox.label else "sessions of one box share"
     assert told.get(sandbox.label.partition(" ")[0].strip(":"), boxed) in sandbox.label
 

@@ -1,5 +1,6 @@
 """The host's side of the sandbox without an engine: backend choice, container options, owners."""
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -14,7 +15,7 @@ from envgym.errors import PrerequisiteError, SpecError
 from envgym.sandbox import App
 from envgym.sandbox import archive as parcels
 from envgym.sandbox.archive import pack
-from envgym.sandbox.backends import SandboxOptions, open_sandbox
+from envgym.sandbox.backends import SandboxOptions, local, open_sandbox
 from envgym.sandbox.containers.owners import is_gone, owner
 from envgym.spec.environment import load_spec
 from tests.fakes import ROOT
@@ -30,9 +31,8 @@ def no_engine(monkeypatch, tmp_path):
 
 def test_auto_without_an_engine_takes_a_local_process_and_says_why(no_engine):
     sandbox = open_sandbox(KIOSK, SandboxOptions())
-    assert sandbox.label.startswith(
-        "local process, isolation fork: no file or network isolation (not docker: no Docker engine"
-    )
+    assert sandbox.label.startswith(f"local process, isolation fork: {local.ISOLATED}")
+    assert "(not docker: no Docker engine" in sandbox.label
     assert call(sandbox.open(seed=7, timeout_seconds=20), "echo", text="x").text == "x"
     sandbox.close()
 
@@ -119,32 +119,121 @@ def test_the_agent_imports_the_standard_library_alone():
     assert loaded - {"envgym_agent", "__main__"} <= set(sys.stdlib_module_names) | {"__mp_main__"}
 
 
-def test_a_container_gets_the_folders_of_the_apps_files_and_the_agent_readable_for_all(tmp_path):
-    for name in (
-        "crm/tools.py",
-        "crm/sub/words.py",
-        "crm/.env",
-        "crm/__pycache__/x.pyc",
-        "other/secret.py",
-    ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x = 1\n")
+def packed(app: App) -> set[str]:
+    """Return the files of the app that a container receives."""
+    with tarfile.open(fileobj=io.BytesIO(pack(app))) as archive:
+        names = {entry.name for entry in archive.getmembers() if entry.isfile()}
+    return {name.removeprefix("app/") for name in names if name.startswith("app/")}
+
+
+def fill(folder: Path, texts: dict[str, str]) -> None:
+    """Write files below a folder."""
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_container_gets_the_agent_readable_for_all(tmp_path):
+    fill(tmp_path, {"crm/tools.py": "x = 1\n"})
     (tmp_path / "crm/tools.py").chmod(0o600)
     with tarfile.open(fileobj=io.BytesIO(pack(App(tmp_path, ("crm/tools.py:x",))))) as archive:
         entries = archive.getmembers()
     names = {entry.name for entry in entries if entry.isfile()}
-    assert {name for name in names if name.startswith("app/")} == {
-        "app/crm/tools.py",
-        "app/crm/sub/words.py",
-    }
     shipped = {
         f"agent/{path.relative_to(parcels.AGENT).as_posix()}"
         for path in parcels.AGENT.rglob("*.py")
     }
     assert {name for name in names if name.startswith("agent/") and "." in name} == shipped
-    assert {"agent/__main__.py", "agent/fork_server.py", "agent/openapi/tools.py"} <= shipped
+    assert {"agent/__main__.py", "agent/fork/fork_server.py", "agent/openapi/tools.py"} <= shipped
     assert {(entry.mode, entry.uid) for entry in entries if entry.isfile()} == {(0o644, 0)}
     assert {entry.name: entry.mode for entry in entries if entry.isdir()}["app/crm"] == 0o755
+
+
+def test_a_container_gets_what_the_apps_files_import_and_no_other_file_of_their_folders(tmp_path):
+    fill(
+        tmp_path,
+        {
+            "crm/tools.py": "import words\nfrom pack.inner import x\n",
+            "crm/words.py": "from shared import names\n",
+            "crm/pack/__init__.py": "",
+            "crm/pack/inner.py": "from . import deep\n",
+            "crm/pack/deep.py": "",
+            "shared/names.py": "",
+            "crm/answers.json": "{}",
+            "crm/tasks.py": "import answers_of_tasks",
+            "crm/answers_of_tasks.py": "",
+            "crm/.env": "KEY=1",
+        },
+    )
+    assert packed(App(tmp_path, ("crm/tools.py",))) == {
+        "crm/tools.py",
+        "crm/words.py",
+        "crm/pack/__init__.py",
+        "crm/pack/inner.py",
+        "crm/pack/deep.py",
+        "shared/names.py",
+    }
+
+
+def test_further_files_are_listed_by_pattern_or_folder(tmp_path):
+    fill(
+        tmp_path,
+        {
+            "tools.py": "",
+            "data/a.csv": "1",
+            "data/b.csv": "2",
+            "data/c.txt": "3",
+            "web/in/x.html": "",
+            "tasks.py": "",
+        },
+    )
+    app = App(tmp_path, ("tools.py",), hidden=("tasks.py",))
+    more = dataclasses.replace(app, extra_files=("data/*.csv", "web", "*.py"))
+    assert packed(app) == {"tools.py"}
+    assert packed(more) == {"tools.py", "data/a.csv", "data/b.csv", "web/in/x.html"}
+
+
+def test_a_pattern_does_not_take_along_data_that_only_the_tasks_name(tmp_path):
+    fill(tmp_path, {"tools.py": "", "tasks.py": "open('truth.csv')", "data/truth.csv": "1"})
+    app = App(tmp_path, ("tools.py",), hidden=("tasks.py",), extra_files=("data/*",))
+    with pytest.raises(SpecError, match=r"truth.csv is read by tasks.py"):
+        pack(app)
+    assert "data/truth.csv" in packed(dataclasses.replace(app, extra_files=("data/truth.csv",)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("nothing/*.csv", "matches no file"),
+        ("../x", "is outside"),
+        ("/etc/passwd", "is outside"),
+        ("tasks.py", "defines tasks or rewards"),
+    ],
+)
+def test_a_pattern_that_cannot_be_meant_is_refused(tmp_path, pattern, message):
+    fill(tmp_path, {"tools.py": "", "tasks.py": ""})
+    app = App(tmp_path, ("tools.py",), hidden=("tasks.py",), extra_files=(pattern,))
+    with pytest.raises(SpecError, match=message):
+        pack(app)
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "import", "tool", "tasks"])
+def test_a_link_is_never_followed_out_of_the_folder_or_to_hidden_files(tmp_path, how):
+    fill(tmp_path, {"app/tools.py": "import key\n", "app/tasks.py": "", "out/key.py": ""})
+    root = tmp_path / "app"
+    (root / "data").mkdir()
+    target = root / "tasks.py" if how == "tasks" else tmp_path / "out/key.py"
+    place = {"import": "key.py", "tool": "other.py"}.get(how, "data/key.txt")
+    if how == "folder":
+        (root / "data/sub").symlink_to(tmp_path / "out")
+        (root / "data/sub2").mkdir()
+    else:
+        (root / place).symlink_to(target)
+    tools = ("tools.py", "other.py") if how == "tool" else ("tools.py",)
+    extra = {"folder": ("data/sub/*",)}.get(how, ("data/*.txt",) if "data" in place else ())
+    with pytest.raises(SpecError, match="is a link"):
+        pack(App(root, tools, hidden=("tasks.py",), extra_files=extra))
 
 
 @pytest.mark.parametrize("reference", ["../secret.py", "/etc/passwd", "crm/../../secret.py:x"])
@@ -156,7 +245,7 @@ def test_files_outside_the_apps_folder_are_refused(reference):
 def test_a_folder_with_too_much_in_it_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(parcels, "MOST_BYTES", 10)
     (tmp_path / "tools.py").write_text("x = 'more than ten bytes'\n")
-    with pytest.raises(SpecError, match="Move tools, schema and seed into a separate folder"):
+    with pytest.raises(SpecError, match=r"List fewer in sandbox\.files"):
         pack(App(tmp_path, ("tools.py",)))
 
 
@@ -235,12 +324,11 @@ def test_an_owner_that_proc_hides_from_this_user_is_not_taken_for_dead():
 OWNER = """
 import sys, threading
 from tests.fakes.kiosk_app import KIOSK, call, options
-from envgym.sandbox.backends import open_sandbox
+from envgym.sandbox.backends import local, open_sandbox
 sandbox = open_sandbox(KIOSK, options(("local", "fork")))
 sessions = [sandbox.open(seed=7, timeout_seconds=60) for _ in range(3)]
 agent = sandbox.pool.boxes[0].transport
-numbers = [call(session, "process_id").text for session in sessions]
-print(agent.scratch, agent.process.pid, *numbers, flush=True)
+print(agent.scratch, agent.process.pid, flush=True)
 for session in sessions:
     arguments = dict(args=(session, "hang", 60), kwargs=dict(seconds=60))
     threading.Thread(target=call, daemon=True, **arguments).start()
@@ -253,17 +341,24 @@ def test_an_owner_killed_by_sigkill_leaves_no_local_process_and_no_file():
         [sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    scratch, *pids = process.stdout.readline().split()
-    assert len(pids) == 4
+    scratch, agent = process.stdout.readline().split()
+    pids = [int(agent), *_descendants(int(agent))]
+    assert len(pids) >= 4  # the agent and the three sessions
     assert Path(scratch).is_dir()
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 5
-    while any(_is_running(int(pid)) for pid in pids) or Path(scratch).exists():
+    while any(_is_running(pid) for pid in pids) or Path(scratch).exists():
         assert time.monotonic() < deadline, (
             "processes or files are left 5 s after their owner's end"
         )
         time.sleep(0.05)
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the processes below a process. A local box numbers them in its own namespace."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in map(int, children) for each in (child, *_descendants(child))]
 
 
 def _is_running(pid: int) -> bool:

@@ -99,6 +99,88 @@ def test_gdpo_does_not_amplify_the_float_noise_of_opposed_parts():
     assert gdpo(of_parts(torch.stack([good, 1 - good]))).abs().max() < 5e-3
 
 
+def by_the_authors(parts, *, ddof):
+    """Return GDPO's advantages as the authors' code computes them, for parts of weight 1.
+
+    Each part is divided by its deviation in the group + 1e-6, and the sum by the root of the
+    batch's variance + 1e-8 (NVlabs/GDPO).
+    """
+    parts = parts.double()
+    deviation = (parts - parts.mean(-1, keepdim=True)).square().sum(-1, keepdim=True)
+    deviation = (deviation / (parts.shape[-1] - ddof)).sqrt()
+    total = ((parts - parts.mean(-1, keepdim=True)) / (deviation + 1e-6)).sum(0)
+    centered = total - total.mean()
+    variance = centered.square().sum() / (total.numel() - ddof)
+    return centered / (variance + 1e-8).sqrt()
+
+
+OPPOSED = {
+    "ranges 1 and 6": ([1.0, 0.0, 1.0, 0.0], [-3.0, 3.0, -3.0, 3.0]),
+    "ranges 1 and 0.001": ([1.0, 0.0, 1.0, 0.0], [0.0, 0.001, 0.0, 0.001]),
+    "ranges 1000 and 1": ([1000.0, 0.0, 250.0, 500.0], [-1.0, 0.0, -0.25, -0.5]),
+    "ranges 1e-4 and 1e4": ([1e-4, 0.0, 0.0, 0.0], [0.0, 1e4, 1e4, 1e4]),
+    "with an offset": ([5.0, 6.0, 5.0, 6.0], [7.25, 7.0, 7.25, 7.0]),
+    "float noise": ([0.1, 0.7, 0.3, 0.9], [-0.3, -2.1, -0.9, -2.7]),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("eps", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("name", OPPOSED)
+def test_gdpo_gives_parts_that_cancel_no_advantage(name, eps, ddof, dtype):
+    parts = torch.tensor(OPPOSED[name], dtype=dtype)[:, None, :]
+    found = gdpo(of_parts(parts), ddof=ddof, eps=eps)
+    # float32 inputs are rounded to 1e-7, and the batch is divided by its deviation + eps
+    assert found.abs().max() < 5e-7 / eps if dtype is torch.float32 else 1e-6
+    for part in parts:
+        alone = gdpo(of_parts(part[None]), ddof=ddof, eps=eps)
+        assert alone.abs().max() > 0.8
+
+
+def test_gdpo_gives_three_parts_that_cancel_no_advantage():
+    parts = torch.tensor([[[3.0, 0.0, 3.0, 0.0]], [[0.2, 0.4, 0.2, 0.4]], [[7.0, 5.0, 7.0, 5.0]]])
+    weights = torch.tensor([1.0, 2.0, 1.0])
+    assert gdpo(of_parts(parts, weights=weights)).abs().max() < 1e-3
+
+
+def test_gdpo_leaves_the_other_groups_of_a_batch_with_parts_that_cancel():
+    parts = torch.tensor(
+        [
+            [[1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]],
+            [[-3.0, 3.0, -3.0, 3.0], [2.0, 0.0, 0.0, 2.0]],
+        ]
+    )
+    found = gdpo(of_parts(parts))
+    assert found[0].abs().max() < 1e-3
+    assert found[1].abs().max() > 0.5
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2],
+        [1e6 + 1e-10, 1e6, 1e6, 1e6],
+        [1.0, 1.0 + 2.3e-16, 1.0, 1.0 - 1.2e-16],
+    ],
+)
+def test_gdpo_gives_a_part_that_differs_by_rounding_alone_little_weight(values):
+    noise = torch.tensor([[values]], dtype=torch.float64)
+    real = torch.tensor([[[1.0, 0.0, 0.0, 1.0]]], dtype=torch.float64)
+    whole = gdpo(of_parts(torch.cat([real, noise])))
+    assert torch.allclose(whole, gdpo(of_parts(real)), atol=0.25)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+@pytest.mark.parametrize("seed", range(5))
+def test_gdpo_equals_the_authors_code(seed, ddof):
+    random = torch.Generator().manual_seed(seed)
+    scales = torch.tensor([1.0, 3.0, 0.1])[:, None, None]
+    parts = scales * torch.rand((3, 4, 6), generator=random, dtype=torch.float64)
+    found = gdpo(of_parts(parts, weights=torch.ones(3, dtype=torch.float64)), ddof=ddof, eps=1e-4)
+    assert torch.allclose(found, by_the_authors(parts, ddof=ddof), rtol=0, atol=1e-4)
+
+
 def test_the_overlong_punishment_falls_in_a_straight_line():
     lengths = torch.tensor([10.0, 80.0, 90.0, 100.0, 500.0])
     assert overlong_penalty(lengths, max_tokens=100, cache_tokens=20).tolist() == pytest.approx(

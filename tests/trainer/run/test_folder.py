@@ -1,5 +1,6 @@
 import json
 import math
+import os
 
 import pytest
 
@@ -26,6 +27,100 @@ def run(tmp_path) -> RunFolder:
 def test_a_run_is_never_written_over(tmp_path):
     names = [RunFolder.create(tmp_path / "runs", "guess").path.name for _ in range(3)]
     assert names == ["guess", "guess-2", "guess-3"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../x", "a/b", "/tmp/x", "a/..", "a\\b", "a\0b", "a\nb", "\x1b[2J", "\u202eab"],
+)
+def test_a_name_that_is_no_folder_name_is_refused_and_nothing_is_made(tmp_path, name):
+    with pytest.raises(UsageError, match="is not a folder name") as error:
+        RunFolder.create(tmp_path / "runs", name)
+    assert str(error.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a", "a.b", "..a", "-x", "über lauf", "a" * 200])
+def test_a_folder_name_is_a_run_name(tmp_path, name):
+    assert RunFolder.create(tmp_path, name).path == tmp_path / name
+
+
+def test_a_run_is_not_made_through_a_link_with_its_name(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "r").symlink_to(tmp_path / "outside")
+    assert RunFolder.create(tmp_path, "r").path == tmp_path / "r-2"
+
+
+def test_the_record_of_a_run_is_written_once(run):
+    run.write_config("id: a\n")
+    run.write_facts({"a": 1})
+    with pytest.raises(FileExistsError, match=r"config\.yaml exists already"):
+        run.write_config("id: b\n")
+    with pytest.raises(FileExistsError, match=r"run\.json exists already"):
+        run.write_facts({"a": 2})
+    assert run.config_file.read_text() == "id: a\n"
+    assert run.facts() == {"a": 1}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00"])
+def test_a_damaged_run_json_is_told(run, text):
+    run.facts_file.write_text(text)
+    with pytest.raises(UsageError, match=r"run\.json is no JSON object"):
+        run.facts()
+
+
+LINKS = [
+    "metrics.jsonl",
+    "episodes.jsonl",
+    "hacking_signals.jsonl",
+    "config.yaml",
+    "run.json",
+    "run.lock",
+    "checkpoints",
+    "checkpoints/step-000001",
+    "checkpoints/step-000001/learner.pt",
+    "adapter/adapter_model.safetensors",
+    ".metrics.jsonl.partial",
+]
+
+
+@pytest.mark.parametrize("target", ["file", "folder", "missing"])
+@pytest.mark.parametrize("name", LINKS)
+def test_a_link_out_of_the_run_folder_is_refused_and_its_target_kept(tmp_path, run, name, target):
+    run.write_config("id: a\n")
+    outside = tmp_path / "outside"
+    if target == "file":
+        outside.write_text("kept")
+    elif target == "folder":
+        outside.mkdir()
+        (outside / "config.yaml").write_text("kept")
+    link = run.path / name
+    if link.exists():
+        link.unlink()
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside)
+    if name == "config.yaml" and target != "file":
+        match = "is not a run folder"
+    else:
+        match = "outside of the run folder"
+    with pytest.raises(UsageError, match=match):
+        RunFolder.open(run.path)
+    assert target != "file" or outside.read_text() == "kept"
+
+
+def test_a_link_inside_of_the_folder_and_a_link_to_the_folder_are_followed(tmp_path, run):
+    run.write_config("id: a\n")
+    (run.path / "checkpoints").mkdir()
+    (run.path / "latest").symlink_to("checkpoints")
+    (tmp_path / "shortcut").symlink_to(run.path)
+    assert RunFolder.open(tmp_path / "shortcut").config_file.read_text() == "id: a\n"
+
+
+def test_a_pipe_in_a_run_folder_is_refused_before_it_is_read(run):
+    run.write_config("id: a\n")
+    os.mkfifo(run.metrics_file)
+    with pytest.raises(UsageError, match="is neither a file nor a folder"):
+        RunFolder.open(run.path)
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):

@@ -82,11 +82,12 @@ def test_a_resumed_run_goes_on_in_time_and_replaces_later_points(run):
     ] == [(1, 0.1), (2, 0.9)]
 
 
-def test_settings_are_a_file_and_a_text(run):
+def test_settings_are_a_text_and_the_file_of_the_run_stays(run):
+    run.write_config("train:\n  steps: 2\n")
     with RunLogger(run) as monitor:
         monitor.config("train:\n  steps: 3\n")
         monitor.log(1, {"reward": 0.0})
-    assert run.config_file.read_text() == "train:\n  steps: 3\n"
+    assert run.config_file.read_text() == "train:\n  steps: 2\n"
     assert b"steps: 3" in events(run).Tensors("config/text_summary")[0].tensor_proto.string_val[0]
 
 

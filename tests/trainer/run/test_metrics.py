@@ -174,6 +174,7 @@ def test_lengths_count_sampled_tokens_and_no_given_ones():
     metrics = episode_metrics([[whole, cut]])
     assert [metrics[f"completions/{kind}_length"] for kind in ("mean", "min", "max")] == [4, 2, 6]
     assert metrics["completions/clipped_ratio"] == 0.5
+    assert metrics["completions/clipped_answers"] == 0.5  # two of four answers
     full = episode(stop_reason="context", turn_stops=("stop",))
     assert episode_metrics([[full, whole]])["completions/clipped_ratio"] == 0.5
 

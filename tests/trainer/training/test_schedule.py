@@ -13,8 +13,10 @@ def schedule(**blocks):
     return Schedule(TrainConfig.model_validate(STEPS | blocks))
 
 
-@pytest.mark.parametrize(("adapter", "expected"), [("last", [4, 6]), ("best", [4, 6, 7])])
-def test_the_last_step_is_validated_only_if_the_best_adapter_is_exported(adapter, expected):
+@pytest.mark.parametrize(("adapter", "expected"), [("last", [4, 6]), ("best", [0, 2, 4, 6, 7])])
+def test_base_warm_start_and_last_step_are_validated_only_if_the_best_adapter_is_exported(
+    adapter, expected
+):
     steps = schedule(output={"adapter": adapter}, evaluation={"validate_every_steps": 2})
     assert [step for step in range(8) if steps.is_validation_step(step)] == expected
 

@@ -99,7 +99,8 @@ def _sample(episode: Episode, advantage: Tensor, algorithm: AlgorithmConfig) -> 
     trace = episode.tokens
     if trace is None or episode.is_void:
         return None
-    weight = 0.0 if algorithm.mask_truncated and episode.truncated else 1.0
+    is_cut = episode.truncated or episode.is_clipped
+    weight = 0.0 if algorithm.mask_truncated and is_cut else 1.0
     sample = Sample(trace.token_ids, trace.loss_mask, trace.logprobs, 0.0, weight)
     if not advantage.ndim:
         return dataclasses.replace(sample, advantage=float(advantage))

@@ -6,7 +6,6 @@ The printed numbers add up.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,11 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from envgym import terminal
+from envgym.terminal import cell
+from envgym.text import to_json, visible
 from envgym_trainer.run.explain import Explanation, Line, Overview, explain, overview, plain
 from envgym_trainer.run.folder import RunFolder
 
@@ -36,6 +39,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="EPISODE",
         help="such as 12:3, the third episode of step 12 (default: list the last step)",
     )
+    parser.add_argument(
+        "--env",
+        help="environment whose files describe the parts (default: the shipped one with the "
+        "run's id; no code of a run folder is loaded)",
+    )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
 
 
@@ -43,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Print one episode, or the episodes of the last step."""
     folder = RunFolder.open(arguments.folder)
     if arguments.episode:
-        print_episode(explain(folder, arguments.episode), as_json=arguments.json)
+        explained = explain(folder, arguments.episode, env=arguments.env)
+        print_episode(explained, as_json=arguments.json)
     else:
         print_overview(overview(folder), as_json=arguments.json)
 
@@ -53,7 +62,7 @@ def print_overview(
 ) -> None:
     """Print one line for each episode."""
     if as_json:
-        print(json.dumps(plain(episodes), indent=2, ensure_ascii=False))
+        print(to_json(plain(episodes), indent=2))
         return
     table = _table(
         ("episode", "left"),
@@ -65,14 +74,14 @@ def print_overview(
     )
     for each in episodes:
         table.add_row(
-            each.episode,
-            each.task,
+            cell(each.episode),
+            cell(each.task),
             _fixed(each.reward),
             _fixed(each.advantage, sign=True),
             _result(each.success, each.reward),
-            each.largest or "-",
+            cell(each.largest or "-"),
         )
-    (console or Console()).print(table)
+    (console or terminal.Console()).print(table)
 
 
 def print_episode(
@@ -80,9 +89,9 @@ def print_episode(
 ) -> None:
     """Print one episode: prompt, final message, table of reward terms, and details of each term."""
     if as_json:
-        print(json.dumps(plain(explained), indent=2, ensure_ascii=False))
+        print(to_json(plain(explained), indent=2))
         return
-    console = console or Console()
+    console = console or terminal.Console()
     _say(console, head(explained))
     if explained.parts:
         console.print(parts_table(explained))
@@ -130,7 +139,7 @@ def parts_table(explained: Explanation) -> Table:
         explained.parts, contributions[:-1], advantages[:-1], strict=True
     ):
         table.add_row(
-            part.name,
+            cell(part.name),
             _short(part.raw),
             _range(part),
             _gate(part),
@@ -253,4 +262,4 @@ def _fixed(value: float | None, *, sign: bool = False, places: int = PLACES) -> 
 
 def _say(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(Text(visible(line)), soft_wrap=True)

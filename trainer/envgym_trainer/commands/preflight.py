@@ -27,9 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the results and return 1 if a check fails."""
     need_torch()
-    from rich.console import Console
-
     from envgym.evaluation.checks import print_checks
+    from envgym.terminal import Console, cell, print_line
     from envgym_trainer.preflight import open_preflight, run_preflight
     from envgym_trainer.preflight.conversation import first_prompt
     from envgym_trainer.training.launch import resolve
@@ -40,9 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
         console.status("opening") as status,
         open_preflight(spec, config, is_full=not arguments.fast, notify=console.print) as subject,
     ):
-        results = run_preflight(subject, progress=status.update)
+        results = run_preflight(subject, progress=lambda name: status.update(cell(name)))
         prompt = first_prompt(subject) if arguments.prompt else ""
     if prompt and not arguments.json:
-        print(prompt)
+        print_line(prompt)
     print_checks(results, as_json=arguments.json)
     return 0 if all(result.passed for result in results) else 1

@@ -24,7 +24,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--resume",
         type=Path,
         metavar="RUN",
-        help="resume a stopped run, such as runs/crm",
+        help="resume a stopped run, such as runs/crm, with its own settings",
+    )
+    parser.add_argument(
+        "--override",
+        action="store_true",
+        help="with --resume: continue with settings that differ from the run's own",
     )
 
 
@@ -39,4 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         name=arguments.name,
         resume=arguments.resume,
+        override=arguments.override,
     )

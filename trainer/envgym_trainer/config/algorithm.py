@@ -171,8 +171,8 @@ class AlgorithmConfig(Block):
     importance_weights: ImportanceWeightsConfig = ImportanceWeightsConfig()
     overlong_penalty: OverlongPenaltyConfig | None = None
     mask_truncated: bool = False
-    """Exclude truncated episodes from the gradient; they still count for the group's mean
-    (DAPO)."""
+    """Exclude episodes that were cut from the gradient: by a token limit of the answer or the
+    context, or by the turn limit. They still count for the group's mean (DAPO)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -33,10 +33,10 @@ class EvaluationConfig(Block):
 
 class OutputConfig(Block):
     adapter: Literal["last", "best", "none"] = "last"
-    """Adapter that is evaluated and written at the end. last: of the last step. best: of the step
-    with the highest validation success (the earliest of equal ones); needs
-    `evaluation.validate_every_steps`. none: of the last step, and only checkpoints are written, for
-    adapters that servers refuse."""
+    """Adapter that is evaluated and written at the end. last: of the last step. best: the one with
+    the highest validation success (the earliest of equal ones) of the base model, the warm start
+    and the validated steps; needs `evaluation.validate_every_steps`. none: of the last step, and
+    only checkpoints are written, for adapters that servers refuse."""
     checkpoint_every_steps: int = Field(default=10, ge=0)
     """Number of GRPO steps between checkpoints. At least 0; 0 saves only at the end."""
     keep_checkpoints: int = Field(default=2, ge=1)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.errors import PrerequisiteError
-from envgym_trainer.files import file_sha256
+from envgym_trainer.files import apply_umask, file_sha256
 from envgym_trainer.model import tiny
 from envgym_trainer.model.hub import from_hub
 
@@ -99,7 +99,7 @@ def _fill(name: str, folder: Path, notify: Notify) -> None:
         )
         # An older version may have left a folder without a note.
         shutil.rmtree(folder, ignore_errors=True)
-        work.chmod(0o755)
+        apply_umask(work, *work.rglob("*"))
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)

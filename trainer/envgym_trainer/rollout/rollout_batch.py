@@ -72,8 +72,12 @@ class RolloutBatch:
         return replace(self, groups=groups)
 
     def metrics(self) -> Metrics:
-        """Return the step's metrics. Rewards and successes also cover excluded groups."""
-        numbers = episode_metrics(self.all_groups)
+        """Return the step's metrics. Rewards and successes also cover excluded groups.
+
+        `entropy` is an estimate from the sampled tokens, for steps without an update. An update
+        measures it.
+        """
+        numbers = episode_metrics(self.all_groups) | sampled_entropy(_members(self.all_groups))
         failures = failure_metrics([*self.all_groups, self.retried])
         numbers |= {
             name: value
@@ -101,6 +105,22 @@ class RolloutBatch:
         folder.append_episodes(step, self.retried, excluded=RETRIED)
         folder.append_episodes(step, _members(self.low_agreement), excluded=LOW_AGREEMENT)
         folder.append_episodes(step, self.teacher_episodes, excluded=TEACHER)
+
+
+def sampled_entropy(episodes: Sequence[Episode]) -> Metrics:
+    """Return `entropy`: mean of -logprob over the sampled tokens, in nats per token.
+
+    Its expectation is the policy's entropy at the sampling temperature. The result is empty if no
+    valid episode has a token with a finite logprob.
+    """
+    traces = [each.tokens for each in episodes if each.tokens is not None and not each.is_void]
+    surprises = [
+        -logprob
+        for trace in traces
+        for logprob, is_sampled in zip(trace.logprobs, trace.loss_mask, strict=True)
+        if is_sampled and math.isfinite(logprob)
+    ]
+    return {"entropy": math.fsum(surprises) / len(surprises)} if surprises else {}
 
 
 def valid(group: Sequence[Episode]) -> Group:

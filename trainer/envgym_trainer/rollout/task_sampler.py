@@ -13,9 +13,11 @@ from typing import Any
 
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
+from envgym.evaluation.stats import percent_text
 from envgym.playing import Request
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import stable_seed
+from envgym.text import natural_key
 from envgym.world import TaskSet
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.curriculum import Horizon, LevelSchedule, PassRates, learnability
@@ -117,15 +119,15 @@ class TaskSampler:
         tried = self.ladder.open
         about_open = [bool(e.success) for e in known if e.level in tried or not tried]
         lines = [
-            f"curriculum: level {level} is open, after {scores[before]:.0%} of validation tasks "
-            f"of {before}"
+            f"curriculum: level {level} is open, after {percent_text(scores[before])}% of "
+            f"validation tasks of {before}"
             for level, before in self._opened(scores)
         ]
         if self.horizon and about_open and self.horizon.observe(_mean(about_open)):
             turns = self.horizon.turns(0)
             lines.append(
-                f"curriculum: episodes may take {turns} turns, after {_mean(about_open):.0%} of "
-                "validation tasks"
+                f"curriculum: episodes may take {turns} turns, "
+                f"after {percent_text(_mean(about_open))}% of validation tasks"
             )
         return lines
 
@@ -296,7 +298,7 @@ class TaskDraw:
 
 def _ordered_levels(spec: EnvSpec, config: TrainConfig, found: set[str]) -> list[str]:
     """Return the levels with training templates, from easy to hard: in listed order, or by name."""
-    listed = config.tasks.levels or spec.tasks.levels or sorted(found)
+    listed = config.tasks.levels or spec.tasks.levels or sorted(found, key=natural_key)
     return [level for level in listed if level in found and level]
 
 

@@ -21,6 +21,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from envgym import terminal
+from envgym.evaluation.stats import number_text
+from envgym.secrets import redact
+from envgym.text import visible
+
 TITLES = {"warmup": "warm-up", "grpo": "GRPO", "eval": "eval"}
 TOKENS_PER_SECOND = "throughput/tokens_per_second"
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -36,7 +41,7 @@ class Display:
 
     def __init__(self, plan: Mapping[str, int], *, console: Console | None = None):
         self.plan = dict(plan)
-        self.console = console or Console()
+        self.console = console or terminal.Console()
         self._times: dict[str, deque[tuple[float, int]]] = {}
         self._history: deque[float] = deque(maxlen=24)
         self._live: Live | None = None
@@ -56,7 +61,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Print a line that stays, such as the result of an evaluation."""
-        self.console.print(text, highlight=False)
+        self.console.print(Text(visible(redact(text))))
 
     def update(self, phase: str, done: int, metrics: Mapping[str, Any] | None = None) -> None:
         """Show that `done` steps of the phase are finished, with the last step's metrics."""
@@ -69,11 +74,8 @@ class Display:
         if self._live is not None:
             self._live.update(self._panel(phase, done, metrics, left))
         else:
-            self.console.print(
-                plain_line(phase, done, self.plan.get(phase), metrics, left),
-                highlight=False,
-                soft_wrap=True,
-            )
+            line = plain_line(phase, done, self.plan.get(phase), metrics, left)
+            self.console.print(Text(visible(line)), soft_wrap=True)
 
     def _panel(
         self, phase: str, done: int, metrics: Mapping[str, Any], left: float | None
@@ -81,12 +83,13 @@ class Display:
         total = self.plan.get(phase, done)
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
-            Text(TITLES.get(phase, phase), style="bold"),
+            Text(visible(TITLES.get(phase, phase)), style="bold"),
             ProgressBar(total=max(1, total), completed=done, width=40),
             f"{done}/{total}" + (f" · {clock(left)} left" if left is not None else ""),
         )
         curve = sparkline(list(self._history)) if phase == "grpo" else ""
-        return Group(bar, Text("  ".join(part for part in (headline(metrics), curve) if part)))
+        line = "  ".join(part for part in (headline(metrics), curve) if part)
+        return Group(bar, Text(visible(line)))
 
 
 def plain_line(
@@ -106,12 +109,12 @@ def headline(metrics: Mapping[str, Any]) -> str:
     """Return the main metrics in one row: loss, success, reward, its parts, tokens per second."""
     shown = {"loss": "loss", "success": "success", "eval/success": "success", "reward": "reward"}
     parts = [
-        f"{title} {metrics[name]:.3g}"
+        f"{title} {_short(metrics[name])}"
         for name, title in shown.items()
         if metrics.get(name) is not None
     ]
     parts += [
-        f"{name.split('/')[1]} {value:.2f}"
+        f"{name.split('/')[1]} {number_text(value)}"
         for name, value in metrics.items()
         if _is_part(name) and value is not None
     ]
@@ -144,6 +147,12 @@ def clock(seconds: float) -> str:
 def sparkline(values: list[float]) -> str:
     """Return values between 0 and 1 as block characters. Other values are clamped."""
     return "".join(BLOCKS[min(7, max(0, int(value * 8)))] for value in values)
+
+
+def _short(value: float) -> str:
+    """Return three digits, or more if they would show a whole number that the value is not."""
+    text = f"{value:.3g}"
+    return text if float(text) == value or float(text) % 1 else f"{value:.7g}"
 
 
 def _is_part(name: str) -> bool:

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.rewards.scoring.hacking_signals import Signal
+from envgym.secrets import redact, redacted
+from envgym.text import to_json
 from envgym_trainer import files
 from envgym_trainer.run import records
+from envgym_trainer.run.lock import check_free, locked
+from envgym_trainer.run.paths import check_inside, check_run_name
+from envgym_trainer.run.settings import changed_settings
 
 STEP_FOLDER = re.compile(r"step-(\d{6,})")
 
@@ -29,8 +35,10 @@ STEP_FOLDER = re.compile(r"step-(\d{6,})")
 class RunFolder:
     """Folder of one run. Only this class writes its files.
 
-    config.yaml               resolved settings
+    config.yaml               resolved settings at the start; never changed
+    settings_changes.jsonl    {"after_step", "settings": ["key=value"], ...} a resume with others
     run.json                  code, versions, seeds, command line, device, start time
+    run.lock                  process that trains in the folder; see `lock.py`
     metrics.jsonl             {"step", "phase", "seconds", name: number, ...} a logged step
     episodes.jsonl            {"step", "phase", ...the fields of Episode} an episode
     hacking_signals.jsonl     {"step", "name", "severity", ...} a sign of reward hacking
@@ -43,7 +51,12 @@ class RunFolder:
 
     @classmethod
     def create(cls, root: Path | str, name: str) -> RunFolder:
-        """Create the folder `root/name`, or `root/name-2`, `root/name-3`, ... if it exists."""
+        """Create the folder `root/name`, or `root/name-2`, `root/name-3`, ... if it exists.
+
+        Raises:
+            UsageError: If the name is no folder name.
+        """
+        check_run_name(name)
         root = Path(root)
         root.mkdir(parents=True, exist_ok=True)
         number = 1
@@ -58,10 +71,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """Open the folder of an earlier run.
+        """Open the folder of an earlier run. It may come from somebody else: it is only data.
 
         Raises:
-            UsageError: If the path is not a run folder.
+            UsageError: If the path is not a run folder, or a link in it leads out of it.
         """
         path = Path(path)
         if not (path / "config.yaml").is_file():
@@ -69,7 +82,16 @@ class RunFolder:
                 f"{path} is not a run folder: it has no config.yaml. Give a folder that "
                 "`envgym train` made, such as runs/guess."
             )
+        check_inside(path)
         return cls(path)
+
+    def locked(self, notify: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Return a context in which no other process writes this run; see `lock.locked`."""
+        return locked(self.path, notify=notify)
+
+    def check_free(self) -> None:
+        """Check that no other process trains in this folder; see `lock.check_free`."""
+        check_free(self.path)
 
     @property
     def config_file(self) -> Path:
@@ -92,6 +114,10 @@ class RunFolder:
         return self.path / "hacking_signals.jsonl"
 
     @property
+    def changes_file(self) -> Path:
+        return self.path / "settings_changes.jsonl"
+
+    @property
     def jsonl_files(self) -> tuple[Path, ...]:
         """Return the files to which lines are appended. A resumed run truncates them by step."""
         return self.metrics_file, self.episodes_file, self.signals_file
@@ -101,19 +127,53 @@ class RunFolder:
         return self.path / "adapter"
 
     def write_config(self, text: str) -> None:
-        files.write_atomic(self.config_file, text)
+        """Write `config.yaml` once.
+
+        Raises:
+            FileExistsError: If it exists: the record of a run is never changed.
+        """
+        _write_once(self.config_file, redact(text))
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write `run.json`. See `provenance.run_facts` for its content."""
-        text = json.dumps(dict(facts), indent=2, ensure_ascii=False, default=str) + "\n"
-        files.write_atomic(self.facts_file, text)
+        """Write `run.json` once. See `provenance.run_facts` for its content.
+
+        Raises:
+            FileExistsError: If it exists: the record of a run is never changed.
+        """
+        text = to_json(redacted(dict(facts)), indent=2) + "\n"
+        _write_once(self.facts_file, text)
 
     def facts(self) -> dict[str, Any]:
-        return (
-            json.loads(self.facts_file.read_text(encoding="utf-8"))
-            if self.facts_file.exists()
-            else {}
-        )
+        """Return the content of `run.json`; empty if it does not exist.
+
+        Raises:
+            UsageError: If it is no JSON object.
+        """
+        try:
+            found = json.loads(self.facts_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise UsageError(f"{self.facts_file} is no JSON object. Restore the file from a copy.")
+        return found
+
+    def add_change(self, after_step: int, settings: Sequence[str], **more: Any) -> None:
+        """Record that the run continues with other settings after a step.
+
+        Args:
+            after_step: Last step with the earlier settings.
+            settings: Changed settings as `key=value`, with the new value.
+            more: Additional entries that can be written as JSON.
+        """
+        line = {"after_step": after_step, "settings": list(settings), **more}
+        line = redacted(line)
+        records.append_lines(self.changes_file, [json.dumps(line, ensure_ascii=False)])
+
+    def changes(self, step: int | None = None) -> list[str]:
+        """Return the settings that were changed before a step; see `settings.changed_settings`."""
+        return changed_settings(records.read_lines(self.changes_file), step)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Append one line. A number that is not finite becomes null."""
@@ -131,7 +191,7 @@ class RunFolder:
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
         """Append one line per signal. Without signals, no file is created."""
-        if lines := [json.dumps(asdict(signal), ensure_ascii=False) for signal in signals]:
+        if lines := [to_json(redacted(asdict(signal))) for signal in signals]:
             records.append_lines(self.signals_file, lines)
 
     def signals(self) -> list[dict[str, Any]]:
@@ -247,3 +307,9 @@ class RunFolder:
         with files.atomic_folder(self.adapter) as temporary:
             write(temporary)
         return self.adapter
+
+
+def _write_once(file: Path, text: str) -> None:
+    if file.exists():
+        raise FileExistsError(f"{file} exists already, and the record of a run is never changed")
+    files.write_atomic(file, text)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from envgym.episode import Episode
+from envgym.secrets import redact
+from envgym.text import visible
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.transcripts import Decode, pick, transcript
 
@@ -71,12 +73,12 @@ class RunLogger:
         if self.tensorboard is None:
             return
         for name, episode in pick(episodes, seed=step).items():
-            self.tensorboard.add_text(f"{prefix}/{name}", transcript(episode, decode=decode), step)
+            text = transcript(episode, decode=decode)
+            self.tensorboard.add_text(f"{prefix}/{name}", visible(text), step)
         self.tensorboard.flush()
 
     def config(self, text: str) -> None:
-        """Write `config.yaml` now, and the same text to TensorBoard with the first metric."""
-        self.folder.write_config(text)
+        """Write the settings to TensorBoard with the first metric."""
         self._texts["config"] = f"```yaml\n{text}\n```"
 
     def seconds(self) -> float:
@@ -110,7 +112,7 @@ class RunLogger:
         )
         if self.tensorboard is not None:
             for name, text in self._texts.items():
-                self.tensorboard.add_text(name, text, 0)
+                self.tensorboard.add_text(name, visible(redact(text)), 0)
 
     def _silent_shares(self, numbers: Mapping[str, float]) -> set[str]:
         families = {name.split("/")[0] + "/" for name in numbers if name.startswith(SHARES)}

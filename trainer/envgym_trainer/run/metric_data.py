@@ -94,9 +94,14 @@ EPISODES = (
     ),
     Metric(
         "completions/clipped_ratio",
-        "Fraction of episodes that reached a token limit",
+        "Fraction of episodes whose last answer a token limit cut, or whose context is full",
         trl="completions/clipped_ratio",
         absent=_WARM,
+    ),
+    Metric(
+        "completions/clipped_answers",
+        "Fraction of answers, of all turns, that a token limit cut",
+        absent=f"{_WARM}, or the record has no answers",
     ),
     Metric("tools/call_frequency", "Calls per episode", "calls", "tools/call_frequency", _WARM),
     Metric(
@@ -209,7 +214,14 @@ UPDATE = (
     Metric("loss", "Loss of the update", "loss", "loss"),
     Metric("policy_loss", "Loss without KL penalty and entropy bonus", "loss", "", _NO_SAMPLE),
     Metric("nll", "Negative log likelihood", "nats/token", absent="Outside the warm start"),
-    Metric("entropy", "Entropy of the sampled tokens", "nats/token", "entropy", _NO_SAMPLE),
+    Metric(
+        "entropy",
+        "Entropy of the trained tokens. Without any: mean -logprob of the sampled tokens, which "
+        "estimates it",
+        "nats/token",
+        "entropy",
+        "No token was sampled",
+    ),
     Metric("entropy_coef", "Weight of the entropy bonus", absent="The bonus is off"),
     Metric("grad_norm", "Norm of the gradient before clipping", "", "grad_norm"),
     Metric("learning_rate", "Learning rate of the update", "", "learning_rate"),

@@ -221,6 +221,7 @@ def agreement_metrics(groups: Sequence[Sequence[Episode]]) -> Metrics:
 def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
     """Return turns, tool calls, lengths, dialects, stop reasons and seconds."""
     calls = sum(episode.tool_calls for episode in episodes)
+    answers = [stop for episode in episodes for stop in episode.turn_stops]
     lengths = [
         float(sum(episode.tokens.loss_mask)) for episode in episodes if episode.tokens is not None
     ]
@@ -235,6 +236,8 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
         else 0.0,
         "completions/clipped_ratio": _mean([float(episode.is_clipped) for episode in episodes]),
     }
+    if answers:
+        out["completions/clipped_answers"] = _mean([float(stop != "stop") for stop in answers])
     if lengths:
         out |= {"completions/mean_length": _mean(lengths), "completions/min_length": min(lengths)}
         out |= {"completions/max_length": max(lengths)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from envgym.episode import Episode
+from envgym.text import to_json
 from envgym_trainer.files import write_atomic
 
 Line = dict[str, Any]
@@ -35,19 +36,17 @@ def read_lines(file: Path) -> Iterator[Line]:
     with file.open(encoding="utf-8", errors="replace") as stream:
         for line in stream:
             try:
-                yield json.loads(line)
-            except ValueError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 # The line is incomplete because the process was killed while writing.
                 continue
+            if isinstance(record, dict):
+                yield record
 
 
 def drop_later_lines(file: Path, step: int) -> None:
     """Drop incomplete lines and lines of steps after `step`."""
-    kept = [
-        json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-        for line in read_lines(file)
-        if line["step"] <= step
-    ]
+    kept = [to_json(line) for line in read_lines(file) if line["step"] <= step]
     write_atomic(file, "".join(line + "\n" for line in kept))
 
 
@@ -60,13 +59,13 @@ def metrics_line(line: Mapping[str, Any]) -> str:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in line.items()
     }
-    return json.dumps(finite, allow_nan=False)
+    return to_json(finite)
 
 
 def episode_line(episode: Episode, *, step: int, phase: str, excluded: str) -> str:
     """Return a line of `episodes.jsonl`: step, phase and exclusion, then the episode's fields."""
     head = {"step": int(step), "phase": phase} | ({"excluded": excluded} if excluded else {})
-    return json.dumps(head, separators=(",", ":"))[:-1] + "," + episode.to_json()[1:]
+    return to_json(head)[:-1] + "," + episode.to_json()[1:]
 
 
 def read_episodes(file: Path) -> Iterator[tuple[int, str, Episode]]:

@@ -6,12 +6,14 @@ sampled part marked; otherwise the messages, and the loss mask as run lengths.
 
 from __future__ import annotations
 
-import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from envgym.episode import Episode
+from envgym.secrets import redact
+from envgym.text import one_line, to_json, visible
 
 Decode = Callable[[Sequence[int]], str]
 MAX_CHARACTERS = 20_000
@@ -36,7 +38,7 @@ def transcript(episode: Episode, *, decode: Decode | None = None) -> str:
         _mask(episode, decode),
         _diff(episode),
     ]
-    text = "\n\n".join(part for part in parts if part)
+    text = redact("\n\n".join(part for part in parts if part))
     return (
         text
         if len(text) <= MAX_CHARACTERS
@@ -52,9 +54,10 @@ def mask_runs(loss_mask: Sequence[bool]) -> list[tuple[bool, int]]:
 def _headline(episode: Episode) -> str:
     result = {True: "solved", False: "not solved", None: "success unknown"}[episode.success]
     reward = "void" if episode.reward is None else f"reward {episode.reward:.3g}"
-    where = " · ".join(part for part in (episode.task_id or episode.env_id, episode.level) if part)
+    names = (episode.task_id or episode.env_id, episode.level)
+    where = " · ".join(inline(name) for name in names if name)
     ending = (
-        f"{episode.stop_reason or 'no stop reason'} · {episode.turns} turns · "
+        f"{inline(episode.stop_reason) or 'no stop reason'} · {episode.turns} turns · "
         f"{episode.tool_calls} calls"
     )
     line = f"**{where}** · {result} · {reward} · {ending}, {episode.tool_errors} refused"
@@ -62,7 +65,7 @@ def _headline(episode: Episode) -> str:
     return (
         line
         if failure is None
-        else f"{line}\n\nfailure: {failure.kind} in {failure.stage}: {failure.message}"
+        else f"{line}\n\nfailure: {failure.kind} in {failure.stage}:\n\n{_block(failure.message)}"
     )
 
 
@@ -72,7 +75,7 @@ def _rewards(episode: Episode) -> str:
     if not episode.reward_parts:
         return ""
     rows = [
-        f"| {name} | {'did not apply' if value is None else f'{value:.3g}'} |"
+        f"| {inline(name)} | {'did not apply' if value is None else f'{value:.3g}'} |"
         for name, value in episode.reward_parts.items()
     ]
     return "\n".join(["| part | value |", "|---|---|", *rows])
@@ -83,11 +86,15 @@ def _terms(episode: Episode) -> str:
     terms = episode.reward_terms
     shares = episode.advantage_parts
     rows = [
-        f"| {name} | {'did not apply' if term.raw is None else f'{term.raw:.3g}'} "
+        f"| {inline(name)} | {'did not apply' if term.raw is None else f'{term.raw:.3g}'} "
         f"| {term.weight:.3g} | {term.contribution:.3g} | {_share(episode, name)} |"
         for name, term in terms.items()
     ]
-    rows += [f"| {name} | | | | {_share(episode, name)} |" for name in shares if name not in terms]
+    rows += [
+        f"| {inline(name)} | | | | {_share(episode, name)} |"
+        for name in shares
+        if name not in terms
+    ]
     return "\n".join(
         [
             "| part | raw value | weight | contribution | share of advantage |",
@@ -103,7 +110,7 @@ def _share(episode: Episode, name: str) -> str:
 
 def _conversation(episode: Episode) -> str:
     return "\n\n".join(
-        f"**{' '.join(filter(None, (message.role, message.name)))}**\n\n{_block(message.content)}"
+        f"**{inline(f'{message.role} {message.name or str()}')}**\n\n{_block(message.content)}"
         for message in episode.messages
     )
 
@@ -130,14 +137,20 @@ def _mask(episode: Episode, decode: Decode | None) -> str:
 
 def _diff(episode: Episode) -> str:
     return (
-        f"state diff\n\n{_block(json.dumps(episode.state_diff, indent=1, ensure_ascii=False))}"
+        f"state diff\n\n{_block(to_json(episode.state_diff, indent=1))}"
         if episode.state_diff
         else ""
     )
 
 
+def inline(text: str) -> str:
+    """Return a name for running Markdown text and tables, without a meaning in Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]<>|!])", r"\\\1", one_line(text))
+
+
 def _block(text: str) -> str:
     """Return a code block whose fence is longer than any run of back-ticks inside."""
+    text = visible(text)
     longest = max(
         (len(list(run)) for character, run in groupby(text) if character == "`"), default=0
     )

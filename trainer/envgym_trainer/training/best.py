@@ -1,6 +1,7 @@
 """Select the best adapter of a run by success on validation tasks, and export it.
 
-The test tasks are not used for the choice, so the intervals of the final table stay valid.
+The candidates are the base model, the warm start and the validated steps. The test tasks are not
+used for the choice, so the intervals of the final table stay valid.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
+from envgym.evaluation.stats import percent_text
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.model.lora import with_adapter
@@ -17,6 +19,7 @@ from envgym_trainer.run.display import Display
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training import checkpoint
 from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
+from envgym_trainer.training.schedule import Schedule
 
 
 def record_validation(
@@ -45,12 +48,28 @@ def describe_adapter(progress: Progress, config: TrainConfig) -> dict[str, str]:
     """Return the model card's entry about the best adapter; empty for the last step's adapter."""
     if config.output.adapter != "best" or progress.best is None:
         return {}
-    step, success, tasks = (progress.best[name] for name in ("step", "success", "tasks"))
-    return {
-        "adapter of": (
-            f"step {step:.0f}, the best of the validations ({success:.0%} of {tasks:.0f} tasks)"
-        )
-    }
+    name = Schedule(config).name_of(int(progress.best["step"]))
+    return {"adapter of": f"{name}, the best of the validations ({_result(progress.best)})"}
+
+
+def announce(progress: Progress, config: TrainConfig) -> str:
+    """Return a line about the adapter that is exported as the best; empty without one."""
+    if config.output.adapter != "best" or progress.best is None:
+        return ""
+    schedule = Schedule(config)
+    step = int(progress.best["step"])
+    name = schedule.name_of(step)
+    if step > schedule.warmup_steps:
+        return f"best adapter: {name} ({_result(progress.best)})"
+    kind = "an adapter without effect" if step == 0 else "its adapter"
+    return (
+        f"best adapter: no GRPO step solved more validation tasks than the {name} "
+        f"({_result(progress.best)}), so {kind} is exported"
+    )
+
+
+def _result(best: dict[str, float]) -> str:
+    return f"{percent_text(best['success'])}% of {best['tasks']:.0f} tasks"
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class Progress:
     """Updates made, counting warm start and GRPO together."""
     evaluations: dict[str, Any] = field(default_factory=dict)
     """Finished evaluations by name (`base`, `warm start`, `trained`), as JSON."""
-    last_validated_step: int = 0
+    last_validated_step: int = -1
     """Last step with a finished validation."""
     best: dict[str, float] | None = None
     """Validation with the highest success: {"step", "success", "tasks"}."""

@@ -60,9 +60,11 @@ def validate(run: TrainingRun) -> None:
         run.world, prefix="val/"
     )
     run.logger.log(step, numbers, phase="eval")
-    run.hacking_monitor.validated(numbers)
-    for line in run.task_sampler.validated(episodes):
-        run.display.note(line)
+    # The base model and the warm start are candidates only; curricula follow the GRPO steps.
+    if step > run.schedule.warmup_steps:
+        run.hacking_monitor.validated(numbers)
+        for line in run.task_sampler.validated(episodes):
+            run.display.note(line)
     is_best = best.record_validation(
         run.progress,
         numbers.get("val/success"),

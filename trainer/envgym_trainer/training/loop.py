@@ -21,6 +21,7 @@ from envgym_trainer.rollout.rollout_batch import RolloutBatch
 from envgym_trainer.rollout.task_sampler import TaskDraw
 from envgym_trainer.run.metrics import Metrics, drain_sandbox_metrics, failure_metrics
 from envgym_trainer.run.timing import speed, time_split
+from envgym_trainer.training import best
 from envgym_trainer.training.build import TrainingRun
 from envgym_trainer.training.evaluation import evaluate, validate
 from envgym_trainer.training.update import update_policy
@@ -46,10 +47,14 @@ class Trainer(TrainingRun):
         with self.stop, exact_kernels(self.config.rollout.deterministic), self.saving_on_stop():
             if base_tasks != 0:
                 evaluate(self, BASE, tasks=base_tasks)
+            if self.progress.step == 0:
+                validate(self)
             self.warm_up()
             if self.schedule.warmup_steps:
                 evaluate(self, WARM)
             self.grpo()
+            if line := best.announce(self.progress, self.config):
+                self.display.note(line)
             # Without GRPO steps, the evaluation of the warm start is the final one.
             if self.config.steps or not self.schedule.warmup_steps:
                 evaluate(self, TRAINED)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.config.evaluation import BASE, WARM
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,21 @@ class Schedule:
     def is_validation_step(self, step: int) -> bool:
         """Return whether a validation follows a step.
 
-        The last step is evaluated anyway. It is validated only if the best adapter is exported.
+        The last step is evaluated anyway. It is validated only if the best adapter is exported, as
+        are the base model (step 0) and the warm start, which no update may have improved.
         """
         every = self.config.evaluation.validate_every_steps
-        if not every or self._done(step) < 1:
+        if not every:
             return False
-        if step == self.total_steps:
+        if step in (0, self.warmup_steps, self.total_steps):
             return self.config.output.adapter == "best"
-        return self._done(step) % every == 0
+        return self._done(step) > 0 and self._done(step) % every == 0
+
+    def name_of(self, step: int) -> str:
+        """Return the name of the adapter after a step: base model, warm start or the step."""
+        if step == 0:
+            return BASE
+        return WARM if step == self.warmup_steps else f"step {step}"
 
     def should_prefetch(self, step: int) -> bool:
         """Return whether to collect the next step's episodes during a step's update.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from envgym.episode import Episode
@@ -49,6 +50,8 @@ def update_policy(
     run.settings = run.controllers.next(
         run.settings, metrics, is_warming_up=run.learner.is_warming_up
     )
+    if not math.isfinite(metrics.get("entropy", 0.0)):
+        del metrics["entropy"]
     return metrics | run.controllers.metrics()
 
 

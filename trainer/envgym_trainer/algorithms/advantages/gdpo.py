@@ -6,27 +6,38 @@ mixtures of parts with the same sum stay distinct.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from envgym_trainer.algorithms.advantages import AdvantageInputs, NonNegative, advantage
 from envgym_trainer.algorithms.advantages.group import group_advantages, groups_that_agree
-from envgym_trainer.algorithms.advantages.reinforce_pp import whiten
+
+ROUNDING = 8.0
+"""Spread that counts as rounding error, in units of the least significant digit of a part."""
 
 
-def normalized_parts(
-    inputs: AdvantageInputs, *, ddof: Literal[0, 1] = 0, eps: NonNegative = 1e-4
-) -> Tensor:
-    """Return weight * (part - group mean) / (group deviation + eps), shape (M, P, G), float64."""
-    parts = inputs.parts.masked_fill(~inputs.part_valid, 0.0).double()
+def normalized_parts(inputs: AdvantageInputs, *, ddof: Literal[0, 1] = 0, **_: Any) -> Tensor:
+    """Return weight * (part - group mean) / group deviation, shape (M, P, G), float64.
+
+    No number is added to the deviation: parts of different scale that cancel each other must leave
+    zero, not the difference of two such numbers, which the batch's deviation would enlarge.
+    """
+    valid = inputs.part_valid
+    parts = inputs.parts.masked_fill(~valid, 0.0)
+    rounding = ROUNDING * torch.finfo(parts.dtype).eps * parts.abs().amax(dim=-1).double()  # (M, P)
     each = torch.stack(
         [
-            group_advantages(part, valid=valid, ddof=ddof, eps=eps)
-            for part, valid in zip(parts, inputs.part_valid, strict=True)
+            group_advantages(part, valid=known, scale_by_std=False)
+            for part, known in zip(parts.double(), valid, strict=True)
         ]
-    )
+    )  # (M, P, G)
+    freedom = (valid.sum(dim=-1) - ddof).clamp(min=1)  # (M, P)
+    variance = each.square().sum(dim=-1) / freedom
+    # The squared rounding error matters only for a part whose values differ by rounding alone.
+    deviation = (variance + rounding.square()).sqrt()[..., None]  # (M, P, 1)
+    each = torch.where(each == 0, each, each / deviation)
     return inputs.part_weights.double()[:, None, None] * each
 
 
@@ -39,20 +50,26 @@ def gdpo(inputs: AdvantageInputs, *, ddof: Literal[0, 1] = 0, eps: NonNegative =
     Args:
         inputs: Rewards of one step.
         ddof: Delta degrees of freedom of both standard deviations: squares are divided by n - ddof.
-        eps: Number added to both standard deviations. At least 0. It also keeps float noise of
-            opposed parts small.
+        eps: Smallest standard deviation of the batch that counts: its square is added to the
+            variance. At least 0.
 
     References:
-        arXiv 2601.05242, section 3. Groups without variance are masked here; in the paper their
-        mean is 0.
+        arXiv 2601.05242, section 3. The authors' code adds 1e-6 to a part's deviation in its group
+        and 1e-8 to the batch's variance. Groups without variance are masked here; in the paper
+        their mean is 0.
     """
     valid = inputs.part_valid
     parts = inputs.parts.masked_fill(~valid, 0.0).double()
-    total = normalized_parts(inputs, ddof=ddof, eps=eps).sum(dim=0)  # (P, G)
+    total = normalized_parts(inputs, ddof=ddof).sum(dim=0)  # (P, G)
     agreed = torch.stack(
         [groups_that_agree(k, valid=v) for k, v in zip(parts, valid, strict=True)]
     )  # (M, P)
     is_idle = agreed | (inputs.part_weights[:, None] == 0)  # (M, P)
     dead = ~valid.any(dim=0) | is_idle.all(dim=0)[:, None]  # (P, G)
-    alive = whiten(total.masked_fill(dead, 0.0), valid=valid.any(dim=0), eps=eps, ddof=ddof)
-    return alive.masked_fill(dead, 0.0).to(inputs.parts.dtype)
+    known = valid.any(dim=0)
+    count = known.sum().clamp(min=1)
+    total = total.masked_fill(dead, 0.0)
+    centered = (total - total.sum() / count).masked_fill(dead, 0.0)  # (P, G)
+    variance = (total - total.sum() / count)[known].square().sum() / (count - ddof).clamp(min=1)
+    deviation = (variance + eps**2).sqrt()
+    return torch.where(centered == 0, centered, centered / deviation).to(inputs.parts.dtype)

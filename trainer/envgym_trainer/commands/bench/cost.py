@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import resource
 import statistics
@@ -22,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from envgym import terminal
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.messages import Message
@@ -29,6 +29,7 @@ from envgym.playing import Request, play_many
 from envgym.policies import Completion, TokenTrace
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task, stable_seed
+from envgym.text import to_json
 from envgym_trainer.algorithms.credit import demonstration
 from envgym_trainer.batch import Sample
 from envgym_trainer.commands.bench.report import CostReport, StepCost, advice, to_table
@@ -137,6 +138,8 @@ def _evaluated_episodes(trainer: Trainer) -> int:
     count = base + len(ids) * (2 if config.warm_start.episodes else 1)
     if options.validate_every_steps:
         count += options.validation_tasks * (config.steps // options.validate_every_steps)
+        if config.output.adapter == "best":  # the base model and the warm start
+            count += options.validation_tasks * (2 if config.warm_start.episodes else 1)
     return count
 
 
@@ -243,17 +246,14 @@ def run_command(arguments: argparse.Namespace) -> int:
     if arguments.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {arguments.steps}")
     spec, config, profile = resolve(arguments.env, arguments.settings)
-    console = Console(stderr=arguments.json)
-    console.print(
-        f"[bold]{spec.id}[/bold] with {config.model.name} · profile {profile} · "
-        f"{os.cpu_count()} cores",
-        highlight=False,
-    )
+    console = terminal.Console(stderr=arguments.json)
+    about = f" with {config.model.name} · profile {profile} · {os.cpu_count()} cores"
+    console.print(terminal.heading(spec.id, about))
     report = bench(spec, config, steps=arguments.steps, console=console)
     if arguments.json:
-        print(json.dumps(dataclasses.asdict(report)))
+        print(to_json(report))
         return 0
     console.print(to_table(report, config), highlight=False)
     for line in report.advice:
-        console.print(f"advice: {line}", highlight=False, soft_wrap=True)
+        console.print(f"advice: {line}", soft_wrap=True)
     return 0

@@ -19,15 +19,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from envgym import terminal
 from envgym.errors import UsageError
 from envgym.evaluation.report import Outcome
-from envgym.evaluation.stats import T_975, mean_interval
+from envgym.evaluation.stats import T_975, percent_text, pooled_difference, pooled_interval
 from envgym.spec.catalog import find_env
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.config.presets import preset_names
 from envgym_trainer.files import atomic_folder, write_atomic
 from envgym_trainer.run.folder import RunFolder
-from envgym_trainer.training.launch import resolve, resolved_yaml, run_training
+from envgym_trainer.run.lock import LOCK
+from envgym_trainer.training.launch import resolve, run_training
+from envgym_trainer.training.own_settings import resolved_yaml
 
 RESULT = "outcomes.json"
 WARM_RUN = "sft"
@@ -61,6 +64,11 @@ class Result:
     def rates(self) -> list[float]:
         """Return the fraction of held-out tasks solved, one per seed."""
         return [outcome.total.rate for outcome in self.outcomes]
+
+    @property
+    def counts(self) -> list[tuple[int, int]]:
+        """Return the number of held-out tasks solved and played, one pair per seed."""
+        return [(outcome.total.successes, outcome.total.n) for outcome in self.outcomes]
 
 
 def baselines() -> tuple[Arm, ...]:
@@ -157,10 +165,8 @@ class Study:
         plan = [(seed, arm) for seed in self.seeds for arm in runs.values()]
         done: dict[tuple[int, str], dict[str, Outcome]] = {}
         for number, (seed, arm) in enumerate(plan, 1):
-            console.print(
-                f"\n[bold]run {number} of {len(plan)}: {arm.run}, seed {seed}[/bold]",
-                highlight=False,
-            )
+            title = f"\nrun {number} of {len(plan)}: {arm.run}, seed {seed}"
+            console.print(terminal.heading(title))
             done[seed, arm.run] = self._outcomes(arm, seed, console)
         return [
             Result(arm, tuple(done[seed, arm.run][arm.evaluation] for seed in self.seeds))
@@ -202,7 +208,7 @@ class Study:
             if arm.after and not path.exists():
                 _branch(self.out / f"{arm.after}-seed{seed}", path, resolved_yaml(spec, config))
             begun = RunFolder(path).latest_checkpoint() is not None
-            folder = RunFolder.open(path) if begun else _fresh(path)
+            folder = RunFolder.open(path) if begun else _fresh(path, console)
             outcomes = run_training(spec, config, folder, console=console, resume=begun)
             write_atomic(
                 path / RESULT,
@@ -219,10 +225,11 @@ class Study:
         return [*self.settings, *arm.settings, f"train.seed={seed}"]
 
 
-def _fresh(path: Path) -> RunFolder:
+def _fresh(path: Path, console: Console) -> RunFolder:
     # A run without a checkpoint cannot be resumed, so it starts again.
     if (path / "config.yaml").is_file():
-        shutil.rmtree(path)
+        with RunFolder.open(path).locked(console.print):
+            shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     return RunFolder(path)
 
@@ -234,7 +241,7 @@ def _branch(source: Path, path: Path, config: str) -> None:
             source,
             folder,
             dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("adapter", RESULT, ".*"),
+            ignore=shutil.ignore_patterns("adapter", "config.yaml", LOCK, RESULT, ".*"),
         )
         RunFolder(folder).write_config(config)
 
@@ -246,36 +253,27 @@ def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
     seed.
     """
     rows = [("arm", "solved", f"more than {results[0].arm.name}", "each seed")]
+    first = results[0].counts
     for result in results:
-        gains = [
-            after - before for after, before in zip(result.rates, results[0].rates, strict=True)
-        ]
-        gain = "" if result is results[0] else _text(gains, sign=True)
+        gain = _text(*pooled_difference(result.counts, first), sign=True)
         rows.append(
             (
                 result.arm.name,
-                _text(result.rates),
-                gain,
-                " ".join(f"{100 * rate:.0f}" for rate in result.rates),
+                _text(*pooled_interval(result.counts)),
+                "" if result is results[0] else gain,
+                " ".join(percent_text(rate) for rate in result.rates),
             )
         )
     return rows
 
 
-def _text(values: Sequence[float], *, sign: bool = False) -> str:
-    """Format values as `42 % (35 to 49)`: mean and interval over seeds, in per cent.
+def _text(mean: float, low: float, high: float, *, sign: bool = False) -> str:
+    """Format a mean and its interval as `42 % (35 to 49)`, in per cent.
 
     With a single seed there is no interval.
     """
-    mean, low, high = mean_interval(values)
-    form = "+.0f" if sign else ".0f"
-    least, most = (-1.0, 1.0) if sign else (0.0, 1.0)
-    spread = (
-        ""
-        if math.isnan(low)
-        else f" ({100 * max(least, low):{form}} to {100 * min(most, high):{form}})"
-    )
-    return f"{100 * mean:{form}} %{spread}"
+    ends = f" ({percent_text(low, sign=sign)} to {percent_text(high, sign=sign)})"
+    return f"{percent_text(mean, sign=sign)} %" + ("" if math.isnan(low) else ends)
 
 
 def to_markdown(results: Sequence[Result]) -> str:
@@ -284,8 +282,11 @@ def to_markdown(results: Sequence[Result]) -> str:
     lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
     count = len(results[0].outcomes)
     tasks = results[0].outcomes[0].total.n
-    note = f"Share of {tasks} held-out tasks solved, mean over {count} seeds. Brackets: Student's"
-    note += " 95 % interval of that mean, and of the mean difference seed by seed."
+    note = (
+        f"Share of {tasks} held-out tasks solved, mean over {count} seeds. Brackets: 95 % interval "
+        "of that mean, and of the mean difference seed by seed. It contains Student's interval of "
+        "the seeds and the interval of all episodes (Wilson's, and Newcombe's of a difference)."
+    )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}"
 
 
@@ -298,7 +299,7 @@ def to_table(results: Sequence[Result]) -> Table:
         title_style="dim",
     )
     for name in head:
-        shown.add_column(name, justify="left" if name == "arm" else "right")
+        shown.add_column(terminal.cell(name), justify="left" if name == "arm" else "right")
     for row in rows:
         shown.add_row(*row)
     return shown
@@ -320,7 +321,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     else:
         arms = baselines()
     out = arguments.out or Path("runs") / f"study-{find_env(arguments.env).stem}"
-    console = Console()
+    console = terminal.Console()
     try:
         results = Study(
             arms, tuple(range(arguments.seeds)), arguments.env, arguments.settings, out

@@ -9,12 +9,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .protocol import Request, encode
+from ..protocol import Request, encode
 
 KINDS = ("tool_crashed", "state_lost", "server_lost", "timeout", "session_ended")
 """Failure kinds that a session's process may report."""
-CALL_RESULT = {"text": str, "ok": bool, "seconds": float, "fault": str, "is_late": bool}
-"""Fields of a result of `call`. The first three are required."""
+CALL_RESULT = {
+    "text": str,
+    "ok": bool,
+    "seconds": (int, float),
+    "fault": str,
+    "is_late": bool,
+    "writes": list,
+}
+"""Fields of a result of `call` with their types. The first three are required."""
 CALL_BYTES = 1 << 16
 EXCHANGE_BYTES = 64 * 2**20
 MOST_SECONDS = 1e9
@@ -67,5 +74,6 @@ def _is_result(result: Any, op: str) -> bool:
         return False
     if not 0 <= seconds < MOST_SECONDS or not {"text", "ok"} <= set(result) <= set(CALL_RESULT):
         return False
-    kinds = CALL_RESULT | {"seconds": (int, float)}
-    return all(isinstance(value, kinds[name]) for name, value in result.items())
+    return all(isinstance(value, CALL_RESULT[name]) for name, value in result.items()) and all(
+        isinstance(name, str) for name in result.get("writes", ())
+    )

@@ -11,13 +11,13 @@ import socket
 import tempfile
 from typing import Any, BinaryIO
 
-from .app import LoadedApp
+from ..app import LoadedApp
+from ..errors import AppError, BoxError, tail_of
+from ..file_tree import to_plain
+from ..protocol import Reply, Request, answer, attempt, encode
+from ..session import Desk
+from ..tables import pack_image, prepare_image, unpack_image
 from .database_file import write_database
-from .errors import AppError, BoxError, tail_of
-from .file_tree import to_plain
-from .protocol import Reply, Request, answer, answer_verify, attempt, encode
-from .session import Desk
-from .tables import pack_image, prepare_image, unpack_image
 
 DATABASE = "state.db"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
@@ -136,11 +136,6 @@ class SessionProcess:
             return {}
         tree = files_as_bytes(to_plain(desk.work.start))
         return {} if hash_of_files(tree) == opening["files"] else {"files": tree.decode()}
-
-    def check(self, request: Request, end: socket.socket) -> None:
-        """Run a check on the final files of a session."""
-        _live_in(self.folder(request["session"]))
-        end.sendall(encode(answer_verify(request, self.folder(request["session"]))))
 
 
 def files_as_bytes(tree: dict[str, Any]) -> bytes:

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..protocol import Reply, Request, encode, failed
+from ..tables import Images, pack_image, unpack_image
 from .children import SEND_SECONDS, Child, Role
 from .held import Held
 from .processes import Processes
-from .protocol import Reply, Request, encode, failed
 from .session_limits import TRIAL_SECONDS
 from .session_process import SessionProcess, hash_of_files
-from .tables import Images, pack_image, unpack_image
 
 SPARE = "spare"
 """Name of the pre-forked child; the host uses other names for its sessions."""
@@ -140,15 +140,6 @@ class Openings:
             self._processes.end(child)
             return None
         return child
-
-    def start_check(self, request: Request) -> None:
-        """Run a check in a new child, which stands in the place of its session."""
-        held = Held(request["session"], 0, b"")
-        held.child = self.fork(
-            "check", held.name, request, lambda end: self._work.check(request, end)
-        )
-        if held.child:
-            self.sessions[held.name] = held
 
     def fork(
         self, role: Role, name: str, request: Request, work: Callable[[socket.socket], None]

@@ -20,24 +20,24 @@ import tempfile
 import threading
 import time
 
+from ..app import LoadedApp
+from ..cleaning import Traces, failure_kind, usage
+from ..errors import AppError
+from ..file_tree import wipe
+from ..namespaces import SET_DUMPABLE, Limits, enter, prctl
+from ..protocol import Request, Wire, failed, no_session
+from ..signals import ignore_signals
 from .answers import checked, most_bytes
-from .app import LoadedApp
 from .children import Child
-from .cleaning import Traces, failure_kind, usage
-from .errors import AppError
-from .file_tree import wipe
 from .held import Held
 from .judges import Judges
-from .namespaces import SET_DUMPABLE, Limits, enter, prctl
 from .openings import Openings
 from .processes import Processes
-from .protocol import Request, Wire, failed, no_session
 from .session_limits import try_namespaces
 from .session_process import SessionProcess
-from .signals import ignore_signals
 
 ANSWER_BYTES = 64 * 2**20
-"""Maximum size of one answer of a builder, a judge or a check in bytes. A larger one ends it."""
+"""Maximum size of one answer of a builder or a judge in bytes. A larger one ends it."""
 
 
 class ForkServer:
@@ -155,10 +155,6 @@ class ForkServer:
         elif op == "close":
             if held:
                 self._close(held)
-        elif op == "verify":
-            if held:
-                self._close(held)
-            self.openings.start_check(request)
         elif held is None:
             self.wire.say(no_session(request))
         elif held.child and held.child.waiting:
@@ -216,8 +212,6 @@ class ForkServer:
             child.heard = bytearray()
             if child.role == "judge":
                 self.judges.hear(child, line)
-            elif child.role == "check":
-                self._pass_back_check(child, line)
             else:
                 self._pass_back(child, line)
 
@@ -247,11 +241,6 @@ class ForkServer:
         child.waiting = []
         child.deadline = math.inf
         self.wire.pass_on(answer)
-
-    def _pass_back_check(self, child: Child, line: bytes) -> None:
-        child.waiting = []
-        self.wire.pass_on(line)
-        self._close(self.sessions[child.name])  # A check answers once.
 
     def _ended(self, child: Child) -> None:
         if child.role == "judge":
