@@ -342,7 +342,7 @@ MUTANTS = [
         28,
         "an environment that cannot be closed ends the run",
         "envgym/playing.py",
-        "    except Exception:  # its episodes",
+        "    except BaseException:  # its episodes",
         "    except ZeroDivisionError:  # its episodes",
     ),
     Mutant(
