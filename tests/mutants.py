@@ -327,16 +327,15 @@ MUTANTS = [
         28,
         "an exception in an environment ends the run",
         "envgym/record.py",
-        "        except Exception as error:\n            raise WorldFailure(ENV_RAISED",
-        "        except ZeroDivisionError as error:\n            raise WorldFailure(ENV_RAISED",
+        "        except BaseException as error:  # code of others",
+        "        except ZeroDivisionError as error:  # code of others",
     ),
     Mutant(
         28,
         "an episode in a failed world gets reward 0",
         "envgym/record.py",
-        "        return self._episode("
-        'reward=None, success=None, stop_reason="void", failure=kept)\n',
-        '        return self._episode(reward=0.0, success=False, stop_reason="void")\n',
+        'reward=None, success=None, stop_reason="void", failure=kept, tokens=tokens',
+        'reward=0.0, success=False, stop_reason="void", tokens=tokens',
     ),
     Mutant(
         28,
