@@ -256,9 +256,9 @@ MUTANTS = [
         20,
         "truncated episodes are left out of the batch",
         "T/algorithms/credit.py",
-        "    if trace is None or episode.is_void:\n        return None\n    weight",
+        "    if trace is None or episode.is_void:\n        return None\n    is_cut",
         "    if trace is None or episode.is_void or episode.truncated:\n"
-        "        return None\n    weight",
+        "        return None\n    is_cut",
     ),
     Mutant(
         21,

@@ -29,8 +29,8 @@ GYM = (
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
     ("envgym.http_client", "envgym.modules", "envgym.causes", "envgym.argument_values"),
     ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces", "envgym.values"),
-    ("envgym.terminal",),
-    ("envgym.bounded_yaml", "envgym.secrets", "envgym.text"),
+    ("envgym.text",),
+    ("envgym.secrets",),
     ("envgym.sandbox.agent",),
 )
 """Rooms and flat files of the gym, top first. Each may import those of lower layers."""
