@@ -25,6 +25,7 @@ from envgym.rewards.table_columns import read_columns
 from envgym.sandbox import Sandbox, Session
 from envgym.spaces import UnicodeText
 from envgym.spec.environment import EnvSpec
+from envgym.spec.late_values import with_values
 from envgym.tasks import SPLITS, Split, Task
 from envgym.tasksets.templates import TemplateTaskSet
 from envgym.tool_episode import ToolEpisode
@@ -48,7 +49,7 @@ class ToolWorld:
     """
 
     def __init__(self, spec: EnvSpec, *, sandbox: Sandbox | None = None):
-        self.spec = spec
+        self.spec = spec = with_values(spec, spec.places)
         self.rubric = Rubric.from_spec(spec)
         self.faults = FaultLog(spec.id)
         self.sandbox = sandbox or open_tool_sandbox(spec)

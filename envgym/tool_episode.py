@@ -19,9 +19,11 @@ from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
 from envgym.sandbox import RowChanges, Session, ToolResult, Verification
 from envgym.sandbox.agent.work_folder import TABLE as FILES
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 from envgym.text import clean
+from envgym.tool_sandbox import can_hide_writes
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import (
     ABORT_STOPS,
@@ -187,7 +189,7 @@ class ToolEpisode:
             return self._reply(call, False, f"error: {'; '.join(problems)}")
         result = self._send(call)
         self.written.update(result.writes)
-        if self.spec.state.forbid and self._can_hide_writes():
+        if self.spec.state.forbid and can_hide_writes(self.spec):
             self.written.update(row.table for row in self._changed_rows())
         text = result.text if result.ok else f"error: {result.text}"
         return self._reply(call, result.ok, text, result.seconds, result.fault)
@@ -209,6 +211,7 @@ class ToolEpisode:
     def _reply(
         self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0, fault: str = ""
     ) -> Message:
+        text = redact(text)
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
@@ -297,9 +300,7 @@ class ToolEpisode:
     def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
         """Return the evidence of the episode, without the result of the hidden test.
 
-        Args:
-            final: Final answer, at the end of the episode.
-            changes: Final changes. By default the current ones are read.
+        At the end `final` is the answer and `changes` are the final ones; before, they are read.
         """
         state = self.spec.state
         rows = self._changed_rows(changes)
@@ -317,15 +318,6 @@ class ToolEpisode:
             assistant_messages=tuple(self.answers),
             step=self.training_step,
         )
-
-    def _can_hide_writes(self) -> bool:
-        """Return whether tables must be compared after each call.
-
-        The record of a session does not cover external servers, and code of the model runs in the
-        process that keeps it.
-        """
-        is_external = any(not isinstance(source, str) for source in self.spec.tools)
-        return self.spec.sandbox.executes_code or is_external
 
     def _changed_rows(self, changes: RowChanges | None = None) -> list[RowDiff]:
         state = self.spec.state
@@ -346,12 +338,10 @@ class ToolEpisode:
         check = self.task.check
         if check is None:
             return None
-        limit = check.timeout_seconds
 
         def verify(session: Session) -> Verification:
-            return session.verify(
-                check.files, check.command, timeout_seconds=limit, inputs=check.inputs
-            )
+            options = {"timeout_seconds": check.timeout_seconds, "inputs": check.inputs}
+            return session.verify(check.files, check.command, **options)
 
         self.running = verify
         return verify(self.session)

@@ -240,7 +240,7 @@ class Desk:
         """Return the rows added and removed in each changed table.
 
         Changed files are the table `files`. The process that runs the tools reads its own state
-        here. With the other isolation levels a judge reads it (`judge.py`).
+        here. With the other isolation levels a judge reads it (`fork/judge.py`).
         """
         return self.finish(keep_files=False)["changes"]
 

@@ -19,19 +19,20 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from envgym.errors import (
-    PrerequisiteError,
     SpecError,
     Stage,
     UsageError,
     WorldFailure,
     did_you_mean,
 )
+from envgym.http_client import Address, client_options
 from envgym.sandbox.agent import AppError
 from envgym.sandbox.agent.openapi.document import Operation
 from envgym.sandbox.agent.openapi.tools import read_documents, selected
 from envgym.sandbox.openapi.documents import read_document
 from envgym.sandbox.openapi.http_call import Call
 from envgym.sandbox.openapi.session import LiveSession
+from envgym.secrets import redact
 
 if TYPE_CHECKING:
     from envgym.spec.tool_sources import OpenApiTools
@@ -63,16 +64,17 @@ class LiveApi:
 
     Args:
         document: Parsed OpenAPI 3 document.
-        base_url: Prefix of each path. No other scheme, host or port is called.
+        base_url: Prefix of each path. No other scheme, host or port is called. A user and a
+            password in it are sent as the header Authorization, and never shown.
         reference: Name of the document in messages. `file.yaml:name` offers one operation only.
-        headers: Headers of each call. `env:NAME` is read from the environment variable, `{session}`
-            becomes the session's name.
+        headers: Headers of each call, sent to the host of `base_url` only. `{session}` becomes the
+            session's name.
         reset: (operation, arguments) to call when a session opens, with `seed` if it has this
             argument.
         dump: Operation that returns {table: [row, ...]}.
 
     Raises:
-        SpecError: If the document or an operation is wrong.
+        SpecError: If the document, an operation, the URL or a header is wrong.
         PrerequisiteError: If an environment variable is not set.
     """
 
@@ -105,19 +107,21 @@ class LiveApi:
                 "list the operations you want by name"
             )
         self.statistics = None
-        self.base_url = base_url.rstrip("/")
+        address = Address.of(base_url, headers)
+        self.base_url = address.url.rstrip("/")
         self.reset = reset
         self.dump = dump
-        self._headers = {name: _value_of(name, text) for name, text in (headers or {}).items()}
+        self._headers = address.headers
         apart = any("{session}" in text for text in self._headers.values())
         self._turn = None if apart or not hidden else threading.Lock()
         self._names = itertools.count(1)
         self._prefix = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._client = httpx.Client(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            **client_options(),
         )
         state = _describe_state(apart=apart, has_state=bool(hidden))
-        self.label = f"live API at {self.base_url}: real calls over the network, {state}"
+        self.label = redact(f"live API at {self.base_url}: real calls over the network, {state}")
 
     def operation(self, name: str) -> Operation:
         if name not in self._known:
@@ -166,7 +170,7 @@ class LiveApi:
         timeout_seconds: float,
         most: int,
     ) -> tuple[int, str]:
-        """Call an operation and return (status, body).
+        """Call an operation and return (status, body). The body has no secret of ours.
 
         Raises:
             WorldFailure: If there is no usable response.
@@ -200,19 +204,6 @@ class LiveApi:
 
     def close(self) -> None:
         self._client.close()
-
-
-def _value_of(name: str, text: str) -> str:
-    """Return a header's value. `env:NAME` keeps secrets out of the YAML."""
-    if not text.startswith("env:"):
-        return text
-    variable = text.removeprefix("env:")
-    if variable not in os.environ:
-        raise PrerequisiteError(
-            f"the header '{name}' uses the environment variable {variable}, which is not set. "
-            "Set it first."
-        )
-    return os.environ[variable]
 
 
 def _describe_state(*, apart: bool, has_state: bool) -> str:

@@ -413,7 +413,7 @@ def play_wrong(world):
     [
         (
             "tools: [{openapi: api.json, base_url: 'ftp://h'}]",
-            "base_url: string should match pattern",
+            "base_url: must be a URL that begins with http:// or https://",
         ),
         ("tools: [{openapi: api.json}]", "base_url: is required"),
         (

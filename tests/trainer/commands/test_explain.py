@@ -13,47 +13,15 @@ import pytest
 from rich.console import Console
 
 from envgym.commands import main
-from envgym.errors import UsageError
-from envgym.terms import PENALTY
-from envgym_trainer.algorithms import attribution as breakdown
-from envgym_trainer.commands.explain import print_episode, print_overview, shortened, summed
-from envgym_trainer.run.explain import OTHERS, Explanation, explain, overview, plain
+from envgym_trainer.commands.explain import print_episode
+from envgym_trainer.run.explain import explain, overview, plain
 from envgym_trainer.run.folder import RunFolder
-from tests.fakes.shop_env import write as write_shop
-from tests.trainer.learner.test_mismatch_run import SETTINGS, WORDY
-from tests.trainer.rollout.test_group_scorer import PARTS
-from tests.trainer.training.test_train import run
-
-MORE = """
-def turn(evidence):
-    '''1.0 for every turn.'''
-    return 1.0
-"""
-MIXED = [
-    "reward.words={from: parts.py:words, weight: 0.05, scale: running}",
-    (
-        "reward.long={from: parts.py:longest, weight: {0: 0.5, 2: 1.5}, "
-        "range: [-1, 1], grounded: false}"
-    ),
-    "reward.turn={from: parts.py:turn, weight: 0.1, per: turn}",
-    "reward.polite={from: parts.py:words, gate: solved, clip: [0, 2]}",
-]
+from tests.trainer.commands.explained import cells, printed, recorded
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Run two steps after a warm start of two steps, with one reward part of each kind."""
-    root = tmp_path_factory.mktemp("explain")
-    (root / "parts.py").write_text(PARTS + MORE)
-    (root / "rewards.py").write_text(WORDY)
-    settings = [
-        *SETTINGS,
-        *MIXED,
-        "train.warm_start.episodes=8",
-        "train.steps=2",
-        "train.reward_weights={mode: spread, rate: 0.5}",
-    ]
-    return run(root / "runs" / "shop", *settings, env=str(write_shop(root)))[1]
+def shown(folder, name):
+    """Explain an episode with the descriptions in the files of the environment."""
+    return explain(folder, name, env=folder.facts()["env"])
 
 
 @pytest.fixture
@@ -61,32 +29,6 @@ def folder(finished, tmp_path):
     """Copy the finished run, so that a test may damage it."""
     shutil.copytree(finished.path, tmp_path / "run")
     return RunFolder.open(tmp_path / "run")
-
-
-def printed(explained):
-    console = Console(file=io.StringIO(), width=160)
-    if isinstance(explained, Explanation):
-        print_episode(explained, console=console)
-    else:
-        print_overview(explained, console=console)
-    return console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def cells(text):
-    """Return the words of each line by its first word: name -> cells of a table."""
-    return {row[0]: row for line in text.splitlines() if (row := line.split())}
-
-
-def recorded(folder, name):
-    return folder.find_episodes([name])[name]
-
-
-def change(folder, edit):
-    """Rewrite every line of `episodes.jsonl`."""
-    lines = [json.loads(line) for line in folder.episodes_file.read_text().splitlines()]
-    for line in lines:
-        edit(line)
-    folder.episodes_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_the_numbers_that_are_printed_add_up_to_reward_and_advantage(finished):
@@ -124,7 +66,7 @@ def test_json_is_the_record_to_the_last_bit(finished):
 
 
 def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
-    found = {part.name: part for part in explain(finished, "4:1").parts}
+    found = {part.name: part for part in shown(finished, "4:1").parts}
     long = found["long"]
     polite = found["polite"]
     assert long.rule == "1 for the episode with the longest last message of its group."
@@ -140,7 +82,7 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
         "running",
         tuple(1.0 for _ in found["turn"].by_turn),
     )
-    text = printed(explain(finished, "4:1"))
+    text = printed(shown(finished, "4:1"))
     assert "weight by schedule {0: 0.5, 2: 1.5}: 1 at GRPO step 1" in text
     assert f"weight {long.weight:.4g} from train.reward_weights; 1 in the settings" in text
     assert (
@@ -154,7 +96,7 @@ def test_each_part_tells_its_rule_its_range_its_gate_and_its_weights(finished):
 
 def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
     episode = recorded(finished, "4:2")
-    found = {part.name: part for part in explain(finished, "4:2").parts}["long"]
+    found = {part.name: part for part in shown(finished, "4:2").parts}["long"]
     names = [vote["episode"] for vote in found.siblings]
     assert "4:2" in names
     assert all(recorded(finished, name).task_id == episode.task_id for name in names)
@@ -167,7 +109,7 @@ def test_a_part_of_a_group_shows_what_its_siblings_said_and_got(finished):
             == [message for message in sibling.messages if message.role == "assistant"][-1].content
         )
     assert {vote["raw"] for vote in found.siblings} == {0.0, 1.0}
-    assert re.search(r"^  > +4:2 ", printed(explain(finished, "4:2")), flags=re.MULTILINE)
+    assert re.search(r"^  > +4:2 ", printed(shown(finished, "4:2")), flags=re.MULTILINE)
 
 
 def test_without_an_episode_those_of_the_last_step_are_listed(finished):
@@ -247,106 +189,6 @@ def test_a_folder_that_is_no_run_and_a_run_without_episodes_are_told(folder, tmp
     code, _, error = command(folder.path)
     assert code == 2
     assert "no training episode is recorded yet" in error
-
-
-def test_a_run_of_an_earlier_version_is_told_what_it_lacks(folder):
-    change(
-        folder,
-        lambda line: [line.pop(name) for name in ("reward_terms", "advantage", "advantage_parts")],
-    )
-    with pytest.raises(
-        UsageError,
-        match=r"4:1 has no 'reward_terms'.*\(solved, calls, .*Train again, or continue with",
-    ):
-        explain(folder, "4:1")
-    # the list still shows the remaining episodes
-    assert {each.largest for each in overview(folder)} == {None}
-
-
-def test_where_the_environment_is_gone_the_record_alone_is_shown(folder):
-    folder.write_facts(folder.facts() | {"env": "/gone/shop.yaml"})
-    gone = explain(folder, "4:1")
-    long = {part.name: part for part in gone.parts}["long"]
-    assert (long.rule, long.source) == ("", "parts.py:longest")
-    assert long.contribution == recorded(folder, "4:1").reward_terms["long"].contribution
-    assert {part.name: part for part in gone.parts}["solved"].rule  # it ships with envgym
-    assert any(
-        "No description of part 'long'" in note and "Restore the environment's files" in note
-        for note in gone.notes
-    )
-    folder.config_file.write_text("id: [\n")
-    bare = explain(folder, "4:1")
-    assert bare.reward == gone.reward
-    assert {part.source for part in bare.parts} == {None}
-    assert "only recorded numbers are shown" in printed(bare)
-
-
-def test_a_void_episode_says_how_the_world_broke(folder):
-    void = {
-        "failure": {"kind": "timeout", "stage": "call", "message": "slow"},
-        "reward": None,
-        "success": None,
-    }
-    change(
-        folder,
-        lambda line: line.update(
-            void | {"reward_terms": {}, "advantage": None, "advantage_parts": {}}
-        ),
-    )
-    text = printed(explain(folder, "4:1"))
-    assert "void: timeout in call: slow. It has no reward" in text
-    assert overview(folder)[0].reward is None
-
-
-def test_a_foreign_environment_has_its_reward_as_the_only_part(folder):
-    folder.write_config(
-        folder.config_file.read_text().replace("gym: null", "gym: tests.fakes.echo_env:Echo-v0")
-    )
-    change(
-        folder,
-        lambda line: line.update(reward_terms={}, advantage_parts={"reward": line["advantage"]}),
-    )
-    found = explain(folder, "4:1")
-    episode = recorded(folder, "4:1")
-    [part] = found.parts
-    assert (part.name, part.contribution, part.advantage) == (
-        "reward",
-        episode.reward,
-        episode.advantage,
-    )
-    assert part.rule == OTHERS["reward"]
-
-
-def test_what_changes_the_advantage_only_has_no_contribution(folder):
-    change(
-        folder,
-        lambda line: (
-            line["advantage_parts"].update(overlong=-0.5) if line.get("advantage_parts") else None
-        ),
-    )
-    found = {part.name: part for part in explain(folder, "4:1").parts}["overlong"]
-    assert (found.contribution, found.weight, found.advantage) == (None, None, -0.5)
-    assert cells(printed(explain(folder, "4:1")))["overlong"][-2:] == ["-", "-0.5000"]
-
-
-def test_every_name_beside_the_parts_has_its_rule():
-    assert set(OTHERS) == {
-        PENALTY,
-        breakdown.REST,
-        breakdown.REWARD,
-        breakdown.OVERLONG,
-        breakdown.MISTAKES,
-    }
-
-
-def test_thirds_are_printed_so_that_they_make_a_whole():
-    assert summed([1 / 3] * 3) == ["0.3334", "0.3333", "0.3333", "1.0000"]
-    assert summed([-0.25, None, 0.75], sign=True) == ["-0.2500", "-", "+0.7500", "+0.5000"]
-    assert summed([None]) == ["-", "-"]
-
-
-def test_long_words_keep_their_end():
-    assert shortened("so\n the answer is 42", limit=9) == "...wer is 42"
 
 
 def test_an_episode_fits_a_terminal_of_eighty_columns(finished):

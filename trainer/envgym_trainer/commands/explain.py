@@ -39,6 +39,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="EPISODE",
         help="such as 12:3, the third episode of step 12 (default: list the last step)",
     )
+    parser.add_argument(
+        "--env",
+        help="environment whose files describe the parts (default: the shipped one with the "
+        "run's id; no code of a run folder is loaded)",
+    )
     parser.add_argument("--json", action="store_true", help="print exact numbers as JSON")
 
 
@@ -46,7 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Print one episode, or the episodes of the last step."""
     folder = RunFolder.open(arguments.folder)
     if arguments.episode:
-        print_episode(explain(folder, arguments.episode), as_json=arguments.json)
+        explained = explain(folder, arguments.episode, env=arguments.env)
+        print_episode(explained, as_json=arguments.json)
     else:
         print_overview(overview(folder), as_json=arguments.json)
 

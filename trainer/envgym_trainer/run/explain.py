@@ -1,8 +1,8 @@
 """Explain the reward and the advantage of an episode, part by part (`envgym explain`).
 
-Numbers come from the run's record, settings from its `config.yaml`, and descriptions of reward
-parts from the environment's current files if they still exist. Rewards are not computed again. See
-`breakdown.py` for the attribution of advantages. Imports no torch.
+Numbers come from the run's record, and settings from its `config.yaml`; see `rules.py` for the
+descriptions of reward parts. Rewards are not computed again, and no code of the run is loaded. See
+`algorithms/attribution.py` for the attribution of advantages. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from envgym.episode import Episode
-from envgym.errors import SpecError, UsageError
-from envgym.rewards.rubric import RewardPart, find_part
-from envgym.spec.environment import EnvSpec
+from envgym.errors import UsageError
 from envgym.spec.reward import PartSpec, at_step
-from envgym.spec.yaml_file import read_yaml, validate
 from envgym.terms import PENALTY, Term
 from envgym_trainer.run.folder import RunFolder
+from envgym_trainer.run.rules import Rule, Rules
 
 NAME = re.compile(r"(\d+):(\d+)")
 OTHERS = {
@@ -33,67 +29,6 @@ OTHERS = {
     "mistakes": "Algorithm's penalty on invalid tool calls; not part of the reward.",
 }
 """Descriptions of terms that are no reward part of the environment, by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Description of a reward part, read from the run's settings and the environment's files."""
-
-    spec: PartSpec
-    about: str = ""
-    """First line of the part's docstring; empty if its code cannot be loaded."""
-    is_grounded: bool | None = None
-    """Whether the part depends on the environment's state; `None` if unknown."""
-    is_of_group: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Reward rules of one run."""
-
-    parts: dict[str, Rule]
-    warmup_steps: int = 0
-    """Supervised steps before the first GRPO step. Schedules of weights begin after them."""
-    is_foreign: bool = False
-    notes: tuple[str, ...] = ()
-    """Warnings about rules that could not be loaded, each with its remedy."""
-
-    @classmethod
-    def of(cls, folder: RunFolder) -> Rules:
-        """Load the rules of a run. If they cannot be read, return empty rules with a note."""
-        env = Path(folder.facts().get("env") or folder.config_file)
-        try:
-            data, where = read_yaml(folder.config_file)
-            spec = validate(EnvSpec, data | {"path": env}, where)
-        except SpecError as error:
-            return cls(
-                {},
-                notes=(
-                    "The rules of this run cannot be read, so only recorded numbers are shown: "
-                    f"{error}",
-                ),
-            )
-        warmup = spec.train.get("warm_start") or {}
-        steps = -(-int(warmup.get("episodes", 0)) // int(warmup.get("episodes_per_step", 16)))
-        notes: list[str] = []
-        parts = (
-            {name: _rule(name, rule, spec, notes) for name, rule in spec.reward.items()}
-            if not spec.is_foreign
-            else {}
-        )
-        return cls(parts, steps, spec.is_foreign, tuple(notes))
-
-
-def _rule(name: str, rule: PartSpec, spec: EnvSpec, notes: list[str]) -> Rule:
-    try:
-        part = RewardPart(partial(find_part(rule.source, spec), **rule.options), rule)
-    except SpecError as error:
-        notes.append(
-            f"No description of part '{name}' ({error}). Restore the environment's files, or run "
-            "this command in the folder in which the run was started."
-        )
-        return Rule(rule, is_grounded=rule.grounded)
-    return Rule(rule, part.summary, part.is_grounded, part.is_group_part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +119,15 @@ def overview(folder: RunFolder, step: int | None = None) -> list[Overview]:
     ]
 
 
-def explain(folder: RunFolder, name: str) -> Explanation:
+def explain(folder: RunFolder, name: str, *, env: str | None = None) -> Explanation:
     """Return the explanation of one training episode.
 
     Args:
         folder: Folder of the run.
         name: Step and position, such as `12:3` for the third episode of step 12.
+        env: Environment whose files describe the parts: path of its YAML file, name or id. Default:
+            the bundled environment with the run's id. The run itself may come from somebody else,
+            so no file that it names is read.
 
     Raises:
         UsageError: If the name is malformed, the episode does not exist, or its record has no
@@ -207,7 +145,7 @@ def explain(folder: RunFolder, name: str) -> Explanation:
             f"{step}:1 to {step}:{len(lines)}."
         )
     episode, excluded = lines[place - 1]
-    rules = Rules.of(folder)
+    rules = Rules.of(folder, step=step, env=env)
     known = _known(episode, folder, name, is_foreign=rules.is_foreign)
     schedule_step = max(0, step - rules.warmup_steps - 1)
     group = {
