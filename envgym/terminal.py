@@ -16,6 +16,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from envgym.secrets import redact
 from envgym.text import one_line, visible
 
 
@@ -31,7 +32,7 @@ class Console(rich.console.Console):
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
         """Return a string as text; called for the strings in tables too, before they are sized."""
-        return super().render_str(visible(text), **options)
+        return super().render_str(visible(redact(text)), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -44,17 +45,17 @@ class Console(rich.console.Console):
 
 def cell(text: object, style: str = "") -> Text:
     """Return a table cell, a heading or a title that any console of rich prints as plain text."""
-    return Text(one_line(str(text)), style=style)
+    return Text(one_line(redact(str(text))), style=style)
 
 
 def heading(title: str, rest: str = "") -> Text:
     """Return a bold title, followed by plain text."""
-    return Text.assemble((visible(title), "bold"), visible(rest))
+    return Text.assemble((visible(redact(title)), "bold"), visible(redact(rest)))
 
 
 def print_line(text: str, *, file: TextIO | None = None) -> None:
-    """Print text to a stream, standard output by default, without raw control characters."""
-    print(visible(text), file=file)
+    """Print text to a stream, by default standard output: no secret, no raw control characters."""
+    print(visible(redact(text)), file=file)
 
 
 def prepare_streams() -> None:

@@ -19,6 +19,7 @@ from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
 from envgym.sandbox import RowChanges, Session, ToolResult, Verification
 from envgym.sandbox.agent.work_folder import TABLE as FILES
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
 from envgym.text import clean
@@ -210,6 +211,7 @@ class ToolEpisode:
     def _reply(
         self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0, fault: str = ""
     ) -> Message:
+        text = redact(text)
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
@@ -298,9 +300,7 @@ class ToolEpisode:
     def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
         """Return the evidence of the episode, without the result of the hidden test.
 
-        Args:
-            final: Final answer, at the end of the episode.
-            changes: Final changes. By default the current ones are read.
+        At the end `final` is the answer and `changes` are the final ones; before, they are read.
         """
         state = self.spec.state
         rows = self._changed_rows(changes)

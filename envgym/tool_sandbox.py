@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
+from envgym.http_client import Address
 from envgym.rewards.state_names import check_names
 from envgym.rewards.table_columns import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
@@ -19,6 +20,7 @@ from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.joined import CombinedSandbox
 from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.options import SandboxOptions
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.spec.tool_sources import McpReset, McpSpec, McpTools, OpenApiTools
 
@@ -127,8 +129,9 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         )
     from envgym.sandbox.mcp.sandbox import McpSandbox
 
+    address = Address.of(server.url, server.headers) if server.url else None
     wanted = McpServer(
-        server.url or _in_the_box(spec, server),
+        address.url if address else _in_the_box(spec, server),
         ResetCall(server.reset.tool, server.reset.arguments)
         if isinstance(server.reset, McpReset)
         else server.reset or "restart",
@@ -137,18 +140,25 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         sessions=server.sessions or (1 if server.url else None),
         now=spec.state.clock_start.isoformat(),
         volatile=spec.state.volatile,
+        headers=address.headers if address else {},
     )
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
     app = build_app(spec)
-    box = App(app.root, (), None, None, None, (wanted.link,), app.hidden, app.extra_files)
+    box = App(
+        app.root,
+        (),
+        servers=(wanted.link,),
+        hidden=app.hidden,
+        extra_files=app.extra_files,
+    )
     return McpSandbox(wanted, open_sandbox(box, options), options)
 
 
 def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:
     return Server(
-        " ".join(server.command),
+        redact(" ".join(server.command)),
         server.command,
         server.env | {"ENVGYM_NOW": spec.state.clock_start.isoformat()},
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from envgym.commands.arguments import add_env, add_seed, add_split, positive, temperature
+from envgym.commands.arguments import (
+    add_env,
+    add_seed,
+    add_split,
+    positive,
+    print_credentials,
+    temperature,
+)
 from envgym.errors import UsageError
 
 EXAMPLE = "envgym eval envs/crm.yaml --policy adapter:runs/crm/adapter --levels L0,L1"
@@ -57,24 +64,24 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate each policy and print a table, also of those that ended before an error."""
     from envgym.evaluation.evaluate import check_file, evaluate
+    from envgym.evaluation.policy_worlds import PolicyWorlds
     from envgym.evaluation.report import print_outcomes
     from envgym.policies import SamplingOverrides
     from envgym.policies.registry import open_policy
-    from envgym.registration import make_world
-    from envgym.spec.environment import load_spec
 
     levels = _levels(arguments.levels)
     _check_names(arguments.policy)
-    spec = load_spec(arguments.env, arguments.settings)
+    worlds = PolicyWorlds(arguments.env, arguments.settings)
+    print_credentials(worlds.spec)
     if arguments.episodes:
         check_file(arguments.episodes)
     sampling = SamplingOverrides(
         arguments.temperature, arguments.max_turn_tokens, arguments.max_context_tokens
     )
-    world = make_world(spec)
     outcomes = []
     try:
         for name in arguments.policy:
+            world = worlds.world_of(name)
             outcome = evaluate(
                 world,
                 open_policy(name, world, sampling=sampling),
@@ -91,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     finally:
         if outcomes:
             print_outcomes(outcomes, as_json=arguments.json)
-        world.close()
+        worlds.close()
 
 
 def _levels(text: str | None) -> tuple[str, ...]:

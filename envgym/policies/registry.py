@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import envgym.policies
 from envgym.errors import PrerequisiteError, UsageError, did_you_mean
@@ -62,6 +62,35 @@ def open_policy(text: str, world: World, *, sampling: SamplingOverrides = NO_OVE
         f"no policy '{text}'{did_you_mean(name, known) or '.'} "
         f"Available: {', '.join(known)}, or file.py:name for your own"
     )
+
+
+@runtime_checkable
+class HasSettings(Protocol):
+    """Function that opens a policy which was made with settings of an environment."""
+
+    def settings(self, argument: str) -> list[str]:
+        """Return these settings as `key=value`, such as the form of the prompt."""
+        ...
+
+
+def policy_settings(text: str) -> list[str]:
+    """Return the settings `key=value` of an environment that a policy was made with.
+
+    Args:
+        text: Name of the policy, as for `open_policy`. Most policies have no such settings.
+
+    Raises:
+        UsageError: If the argument of the policy is wrong.
+    """
+    name, _, argument = text.partition(":")
+    points = {point.name: point for point in entry_points(group="envgym.policies")}
+    if name not in points or not argument or _module(name):
+        return []
+    try:
+        opener = points[name].load()
+    except ImportError:
+        return []  # `open_policy` reports it.
+    return opener.settings(argument) if isinstance(opener, HasSettings) else []
 
 
 def policy_names() -> list[str]:

@@ -16,8 +16,8 @@ KINDS = {
     "lines": "one\u2028two\u2029three\x0bfour\rfive",
     "private": "\ue000\ufdd0\ufffe\U0010ffff",
     "markup": "[/x] [red]gone[/red] :smile: | `code` </b>",
-    "json": '{"a": NaN}\n{"b": Infinity}',
-    "large": "\u6f22\ud800\u2028" * 20_000,
+    "json": 'data {"a": NaN}\n{"b": Infinity}',
+    "large": "\u6f22\ud800\u2028" * 2_000,
 }
 
 YAML = """\

@@ -324,13 +324,9 @@ class BoxSession:
 
     def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
         """Send lines to an MCP server of the app and return its lines. Raises WorldFailure."""
-        # The relay must time out before the box does, so that it can report the server's last
-        # output.
-        patience = timeout_seconds
-        limit = timeout_seconds + 1.0
-        return self._request(
-            "exchange", "call", limit, server=server, lines=lines, patience=patience
-        )
+        # The relay must time out before the box, so that it can report the server's last output.
+        work = {"server": server, "lines": lines, "patience": timeout_seconds}
+        return self._request("exchange", "call", timeout_seconds + 1.0, **work)
 
     def close(self) -> None:
         with self._closing:

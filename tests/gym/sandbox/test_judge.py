@@ -12,7 +12,7 @@ import pytest
 
 from envgym.errors import WorldFailure
 from envgym.sandbox import App
-from envgym.sandbox.agent.judge import TABLE
+from envgym.sandbox.agent.fork.judge import TABLE
 from envgym.sandbox.backends import open_sandbox
 from tests.fakes.kiosk_app import BUBBLEWRAP, FORK, call, options
 

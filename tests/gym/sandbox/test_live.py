@@ -63,6 +63,8 @@ class Server(ThreadingHTTPServer):
         self.seen = []
         self.states = {}
         self.elsewhere = ""
+        self.outage = ""
+        self.limited = 0
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
@@ -83,6 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         things = self.server.states.setdefault(self.headers.get("X-Tenant", ""), {})
         parts = [unquote(part) for part in urlsplit(self.path).path.split("/")[1:]]
         given = json.loads(body) if body else {}
+        if self.server.limited:
+            self.server.limited -= 1
+            return self._limit()
+        if self.server.outage:
+            return getattr(self, f"_{self.server.outage}")()
         if parts == ["admin", "reset"]:
             things.clear()
             things.update({f"T{n}": {"id": f"T{n}", "size": given["seed"] + n} for n in range(3)})
@@ -116,6 +123,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def _unknown(self):
         self._say(401, {"error": "who are you"})
+
+    def _late(self):
+        self._say(408, {"error": "slow"})
+
+    def _limit(self):
+        self._say(429, {"error": "too many"})
+
+    def _drop(self):
+        self.close_connection = True
 
     def _hang(self):
         time.sleep(3)
@@ -205,28 +221,57 @@ def test_what_the_server_refuses_is_an_answer(session):
     assert call(session, "drop_thing", id="T1").text == "Done."
 
 
-@pytest.mark.parametrize(
-    ("what", "kind", "words"),
-    [
-        ("break", "tool_crashed", "status 503"),
-        ("unknown", "tool_crashed", "rejects the credentials"),
-    ],
-)
-def test_a_broken_server_and_a_wrong_token_are_failures_of_the_world(session, what, kind, words):
-    found = failure(session, "do", what=what)
-    assert (found.kind, found.stage) == (kind, "call")
+FAULTS = [
+    ("break", "status 503"),
+    ("unknown", "rejects the credentials"),
+    ("late", "status 408"),
+    ("limit", "rate limit"),
+    ("drop", "cannot be reached"),
+    ("hang", "no answer within 0.4 s"),
+    ("trickle", "no answer within 0.4 s"),
+]
+
+
+@pytest.mark.parametrize(("what", "words"), FAULTS)
+@pytest.mark.parametrize("state", [STATE, {}])
+def test_a_failure_for_one_argument_is_an_observation_while_the_server_answers_others(
+    server, state, what, words
+):
+    api = LiveApi(DOCUMENT, server.url, **state)
+    session = api.open(seed=10, timeout_seconds=5)
+    result = call(session, "do", 0.4, what=what)
+    assert (result.ok, words in result.text, words in result.fault) == (False, True, True)
+    assert result.text.startswith("the tool failed: do: ")
+    assert call(session, "list_things").ok
+    session.close()
+    api.close()
+
+
+@pytest.mark.parametrize(("what", "words"), FAULTS[:5])
+def test_a_server_that_answers_nothing_is_down(server, what, words):
+    api = LiveApi(DOCUMENT, server.url)
+    session = api.open(seed=10, timeout_seconds=5)
+    server.outage = what
+    found = failure(session, "get_thing", 0.4, id="T1")
+    assert (found.kind, found.stage) == ("server_down", "call")
     assert words in found.message
-    assert call(session, "get_thing", id="T1").ok
+    session.close()
+    api.close()
 
 
-@pytest.mark.parametrize("what", ["hang", "trickle"])
-def test_a_slow_server_is_a_timeout_even_if_it_trickles(session, what):
-    assert failure(session, "do", 0.4, what=what).kind == "timeout"
+def test_the_check_waits_for_the_end_of_a_rate_limit(server):
+    api = LiveApi(DOCUMENT, server.url)
+    session = api.open(seed=10, timeout_seconds=5)
+    server.limited = 3
+    assert "rate limit" in call(session, "list_things").fault
+    assert call(session, "list_things").ok
+    session.close()
+    api.close()
 
 
-def test_a_server_that_is_gone_is_lost():
+def test_a_server_that_is_gone_is_down():
     api = LiveApi(DOCUMENT, "http://127.0.0.1:9")
-    assert failure(api.open(seed=1, timeout_seconds=5), "get_thing", id="x").kind == "sandbox_lost"
+    assert failure(api.open(seed=1, timeout_seconds=5), "get_thing", id="x").kind == "server_down"
 
 
 def test_a_long_answer_is_cut_with_a_marker(session):
@@ -413,7 +458,7 @@ def play_wrong(world):
     [
         (
             "tools: [{openapi: api.json, base_url: 'ftp://h'}]",
-            "base_url: string should match pattern",
+            "base_url: must be a URL that begins with http:// or https://",
         ),
         ("tools: [{openapi: api.json}]", "base_url: is required"),
         (

@@ -208,7 +208,7 @@ def test_a_body_that_is_no_plain_object_is_one_argument_and_a_required_header_an
         (one({}, "/things/{id}"), "GET /things/{id}: does not declare its path parameter 'id'"),
         (one({"parameters": [{}]}), "is not valid OpenAPI 3"),
         ("openapi: [", "not valid YAML"),
-        ("a: &a [*a]", "not a document of JSON values"),
+        ("a: &a [*a]", "the alias *a is inside of its own anchor"),
     ],
 )
 def test_a_wrong_document_is_told_by_its_file(tmp_path, document, told):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from envgym.errors import WorldFailure
-from envgym.sandbox.agent.judge import TABLE
+from envgym.sandbox.agent.fork.judge import TABLE
 from envgym.sandbox.backends import open_sandbox
 from tests.fakes import ROOT
 from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, LOCAL, call, failure_of, options
@@ -327,4 +327,14 @@ def test_a_call_after_the_end_of_the_process_is_no_failure_of_the_box():
     with pytest.raises(WorldFailure, match="no session"):
         call(session, "shell", command="true")
     assert finish(session) == {}
+    sandbox.close()
+
+
+def test_a_process_id_inside_a_local_box_names_no_process_of_the_machine():
+    sandbox = opened(("local", "fork"))
+    if "no file or network isolation" in sandbox.label:
+        pytest.skip("NOT TESTED: the kernel gives this box no process ids of its own")
+    session = sandbox.open(seed=7, timeout_seconds=60)
+    inside = int(shell(session, "echo $$"))
+    assert inside > max(int(path.name) for path in Path("/proc").glob("[1-9]*"))
     sandbox.close()

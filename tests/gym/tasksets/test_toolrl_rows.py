@@ -190,8 +190,8 @@ def test_the_tools_of_a_chat_are_listed_with_their_parameters():
         ({"messages": [{"role": "bot"}]}, "t:1: message 1 has the role 'bot'"),
         ({"messages": "u"}, "must be a list"),
         (
-            {"messages": [{"role": "user", "content": [{}]}]},
-            "t:1: message 1: content must be text, got list",
+            {"messages": [{"role": "user", "content": {"a": 1}}]},
+            "t:1: message 1: content must be text, got dict",
         ),
         (
             {

@@ -2,8 +2,14 @@
 
 import json
 import shlex
+import shutil
+
+import pytest
 
 from envgym.commands import main
+from envgym.errors import UsageError
+from envgym.spec.catalog import find_env
+from envgym_trainer.inference.policies.local import open_adapter
 from envgym_trainer.run.folder import RunFolder
 
 SETTINGS = [
@@ -24,6 +30,11 @@ SETTINGS = [
 ]
 
 
+def by_task(records):
+    """Return records in the order of their tasks; `--episodes` has the order of their ends."""
+    return sorted(records, key=lambda record: record["task_id"])
+
+
 def test_the_printed_command_measures_what_the_table_shows(tmp_path, capsys):
     assert main(["train", "guess", *SETTINGS, "--out", str(tmp_path), "--name", "r"]) == 0
     printed = capsys.readouterr().out
@@ -41,12 +52,149 @@ def test_the_printed_command_measures_what_the_table_shows(tmp_path, capsys):
     episodes = tmp_path / "again.jsonl"
     assert main([*shlex.split(line)[1:], "--json", "--episodes", str(episodes)]) == 0
     capsys.readouterr()
-    again = [json.loads(text) for text in episodes.read_text().splitlines()]
+    again = by_task(json.loads(text) for text in episodes.read_text().splitlines())
     evaluated = [
         json.loads(episode.to_json()) for _, phase, episode in run.episodes() if phase == "eval"
     ]
-    before = evaluated[-12:]
+    before = by_task(evaluated[-12:])
     assert [each["task_id"] for each in again] == [each["task_id"] for each in before]
     assert [each["messages"] for each in again] == [each["messages"] for each in before]
     rewards = [each["reward"] for each in again]
     assert sum(rewards) / 12 == table["eval/reward"]
+
+
+FORM = [
+    "prompt.tools=template",
+    "prompt.dialects=[hermes, pythonic]",
+    "train.model=tiny",
+    "train.warm_start.episodes=8",
+    "train.steps=0",
+    "train.rollout.max_turn_tokens=7",
+    "train.evaluation.tasks=4",
+    "train.evaluation.temperature=0.5",
+    "train.evaluation.base_tasks=0",
+    "train.checks.preflight=off",
+]
+
+
+@pytest.fixture(scope="module")
+def formed(tmp_path_factory):
+    """Return a run with another form of the prompt than the YAML's, and the folder of the YAML."""
+    place = tmp_path_factory.mktemp("formed")
+    env = find_env("guess")
+    shutil.copytree(env.parent / "guess", place / "guess")
+    shutil.copy(env, place)
+    words = [str(place / "guess.yaml"), *FORM, "--out", str(place / "runs"), "--name", "r"]
+    assert main(["train", *words]) == 0
+    return RunFolder.open(place / "runs" / "r"), place / "guess.yaml"
+
+
+def evaluated(env, policy, out, *more):
+    """Return the messages of each episode of `envgym eval`."""
+    episodes = out / "episodes.jsonl"
+    episodes.unlink(missing_ok=True)
+    words = [str(env), "--policy", policy, "--tasks", "4", "--json", "--episodes", str(episodes)]
+    assert main(["eval", *words, *more]) == 0
+    return by_task(json.loads(line) for line in episodes.read_text().splitlines())
+
+
+def test_an_adapter_plays_with_the_prompt_sampling_and_limits_of_its_run(formed, tmp_path, capsys):
+    run, env = formed
+    trained = by_task(
+        json.loads(episode.to_json()) for _, phase, episode in run.episodes() if phase == "eval"
+    )
+    capsys.readouterr()
+    for policy in (f"adapter:{run.path}", f"adapter:{run.adapter}"):
+        episodes = evaluated(env, policy, tmp_path)
+        # The YAML has another form of the prompt and another limit of tokens.
+        assert [each["messages"] for each in episodes] == [each["messages"] for each in trained]
+        assert max(sum(each["tokens"]["loss_mask"]) / each["turns"] for each in episodes) <= 7
+        told = capsys.readouterr()
+        assert (
+            f"{policy}: prompt.tools: run has template, {env} has compact; run's used" in told.err
+        )
+        assert f"{policy}: prompt.dialects: run has [hermes, pythonic], {env} has" in told.err
+        json.loads(told.out)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["prompt.tools=compact"], "prompt.tools: run has template, command line has compact"),
+        (
+            ["prompt.dialects=[bare]"],
+            "prompt.dialects: run has [hermes, pythonic], command line has [bare]",
+        ),
+        (["--temperature", "0"], "temperature: run has 0.5, option has 0.0"),
+        (["--max-turn-tokens", "3"], "max_turn_tokens: run has 7, option has 3"),
+        (["--max-context-tokens", "300"], "max_context_tokens: run has"),
+    ],
+)
+def test_an_explicit_setting_that_differs_from_the_runs_is_used_and_told(
+    formed, tmp_path, capsys, caplog, more, told
+):
+    run, env = formed
+    capsys.readouterr()
+    episodes = evaluated(env, f"adapter:{run.path}", tmp_path, *more)
+    assert told in capsys.readouterr().err + caplog.text
+    if more[0] == "--max-turn-tokens":
+        assert max(sum(each["tokens"]["loss_mask"]) / each["turns"] for each in episodes) <= 3
+    if more[0] == "prompt.tools=compact":
+        assert "Tools:" in episodes[0]["messages"][0]["content"]
+
+
+def test_settings_that_agree_with_the_run_are_not_told(formed, tmp_path, capsys, caplog):
+    run, env = formed
+    capsys.readouterr()
+    more = ["prompt.tools=template", "prompt.dialects=[hermes, pythonic]", "--temperature", "0.5"]
+    evaluated(env, f"adapter:{run.path}", tmp_path, *more)
+    assert "run has" not in capsys.readouterr().err + caplog.text
+
+
+def adapter_with(folder, manifest):
+    """Write a folder with a manifest; its other files do not matter."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "manifest.json").write_text(manifest)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "settings"),
+    [
+        ({}, []),
+        ({"tools": "compact"}, ['prompt.tools="compact"']),
+        ({"dialects": ["bare"]}, ['prompt.dialects=["bare"]']),
+        ({"tools": "template", "dialects": ["hermes", "evil.py:Act"]}, ['prompt.tools="template"']),
+        ({"dialects": ["/runs/evil.py:Act"]}, []),
+    ],
+)
+def test_the_form_of_the_prompt_names_no_file(tmp_path, prompt, settings):
+    manifest = json.dumps({"files": {}, "prompt": prompt})
+    assert open_adapter.settings(adapter_with(tmp_path / "a", manifest)) == settings
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', '{"files": ["a"]}', "\x00"])
+def test_a_damaged_manifest_is_told(tmp_path, text):
+    with pytest.raises(UsageError, match=r"manifest\.json is no manifest of an adapter"):
+        open_adapter.settings(adapter_with(tmp_path / "a", text))
+
+
+def test_a_run_whose_adapter_is_a_link_out_of_it_is_refused(formed, tmp_path):
+    run, env = formed
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(run.config_file, copy)
+    (copy / "adapter").symlink_to(run.adapter)
+    assert main(["eval", str(env), "--policy", f"adapter:{copy}"]) == 2
+    with pytest.raises(UsageError, match="outside of the run folder"):
+        open_adapter.settings(str(copy))
+
+
+def test_a_run_without_an_adapter_is_told(formed, tmp_path, capsys):
+    run, env = formed
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(run.config_file, copy)
+    assert main(["eval", str(env), "--policy", f"adapter:{copy}"]) == 2
+    assert "Give a finished run" in capsys.readouterr().err

@@ -10,7 +10,6 @@ Source: https://docs.vllm.ai/en/latest/features/lora/, https://docs.vllm.ai/en/l
 
 from __future__ import annotations
 
-import logging
 import math
 import shutil
 import uuid
@@ -24,6 +23,7 @@ from envgym.errors import EnvgymError, UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import StopReason
 from envgym.policies.openai import ContextFull, OpenAIPolicy, RequestRejected
+from envgym.secrets import get_logger
 from envgym_trainer.inference import Engine, EngineInputs, EngineStatistics, SamplingSettings
 from envgym_trainer.inference.dialogue import DialogueTokens, TokenDialogue, TurnRequest
 from envgym_trainer.model.adapter_files import save_weights
@@ -33,7 +33,7 @@ OPTIONS = ("url", "model", "adapter_folder")
 TIMEOUT_SECONDS = 600.0
 """Time limit of one request in seconds. Requests to a busy server wait in its queue."""
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class VllmServerEngine(Engine):

@@ -38,6 +38,7 @@ def save_adapter(
     base_id: str,
     sampling: Mapping[str, float],
     card: Callable[[float], str],
+    prompt: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an adapter with tokenizer, model card and manifest, and verify its weights.
 
@@ -50,6 +51,7 @@ def save_adapter(
         base_id: Public id of the base model.
         sampling: Settings of the run's evaluations. A policy opened from the folder uses them.
         card: Function from the largest difference of a logit to the text of README.md.
+        prompt: Settings `tools` and `dialects` of the run's `prompt:` block.
 
     Returns:
         The folder.
@@ -64,7 +66,16 @@ def save_adapter(
     own.chat_template = chat.jinja
     own.save_pretrained(folder)
     (folder / "README.md").write_text(card(gap), encoding="utf-8")
-    _write_manifest(folder, base_id, chat, sampling, gap)
+    manifest = {
+        "base_model": base_id,
+        "template": chat.template,
+        "stop_ids": sorted(chat.stop_ids),
+        "sampling": dict(sampling),
+        "prompt": dict(prompt or {}),
+        "largest_logit_difference": gap,
+        "files": hash_files(folder, skip=MANIFEST),
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return folder
 
 
@@ -142,10 +153,16 @@ def verify_files(folder: Path, *, ignore: Sequence[str] = ()) -> dict[str, Any]:
             f"{folder}: no {MANIFEST}, so envgym did not write this adapter. Pass the `adapter` "
             "folder of a run."
         )
-    manifest = json.loads(path.read_text())
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        expected = {str(name): str(sha) for name, sha in manifest["files"].items()}
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise UsageError(
+            f"{path} is no manifest of an adapter. Export or download the adapter again."
+        ) from None
     differing = [
         told
-        for name, sha in manifest["files"].items()
+        for name, sha in expected.items()
         if name not in ignore and (told := _differs(folder / name, sha))
     ]
     if differing:
@@ -180,20 +197,6 @@ def _check_served(config: Any) -> None:
             f"no adapter is written: {'; '.join(found)}. To keep only checkpoints, set "
             "train.output.adapter=none."
         )
-
-
-def _write_manifest(
-    folder: Path, base_id: str, chat: Chat, sampling: Mapping[str, float], gap: float
-) -> None:
-    manifest = {
-        "base_model": base_id,
-        "template": chat.template,
-        "stop_ids": sorted(chat.stop_ids),
-        "sampling": dict(sampling),
-        "largest_logit_difference": gap,
-        "files": hash_files(folder, skip=MANIFEST),
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
 @torch.no_grad()

@@ -147,7 +147,7 @@ def open_preflight(
         quantize=config.model.quantize,
     )
     chat = Chat(tokenizer, model=base)
-    model = attach_lora(base, **config.lora.model_dump(), seed=config.seed)
+    model = attach_lora(base, **dict(config.lora), seed=config.seed)
     with ExitStack() as stack:
         world = make_world(spec)
         stack.callback(world.close)

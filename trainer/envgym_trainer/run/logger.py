@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from envgym.episode import Episode
+from envgym.secrets import redact
 from envgym.text import visible
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.transcripts import Decode, pick, transcript
@@ -111,7 +112,7 @@ class RunLogger:
         )
         if self.tensorboard is not None:
             for name, text in self._texts.items():
-                self.tensorboard.add_text(name, visible(text), 0)
+                self.tensorboard.add_text(name, visible(redact(text)), 0)
 
     def _silent_shares(self, numbers: Mapping[str, float]) -> set[str]:
         families = {name.split("/")[0] + "/" for name in numbers if name.startswith(SHARES)}

@@ -88,7 +88,7 @@ class TrainingRun:
             quantize=config.model.quantize,
         )
         self.chat = Chat(self.tokenizer, model=base)
-        self.model = attach_lora(base, **config.lora.model_dump(), seed=config.seed)
+        self.model = attach_lora(base, **dict(config.lora), seed=config.seed)
         self.learner = self.new_learner()
         settings = UpdateSettings.from_config(config)
         self.controllers = Controllers(config.controllers, settings)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from envgym.evaluation.report import Outcome
 from envgym_trainer.config.evaluation import TRAINED
 from envgym_trainer.inference.in_process.sampler_model import SamplerModel
-from envgym_trainer.inference.policies.local import evaluation_sampling
+from envgym_trainer.inference.policies.local import evaluation_sampling, rendering
 from envgym_trainer.model.adapter_files import save_adapter
 from envgym_trainer.model.load import ResolvedModel, resolve
 from envgym_trainer.run.model_card import CardFacts, model_card
@@ -34,6 +34,7 @@ def export_adapter(run: TrainingRun, outcomes: Mapping[str, Outcome]) -> None:
                 base=SamplerModel(run.model).model,
                 base_id=base.public_id,
                 sampling=evaluation_sampling(run.config),
+                prompt=rendering(run.spec),
                 card=lambda gap: model_card(facts, logit_gap=gap),
             )
         )

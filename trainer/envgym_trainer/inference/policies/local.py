@@ -1,20 +1,20 @@
 """Policies `model:NAME` and `adapter:PATH`: a local model with the in-process engine.
 
 They play with the settings that a run evaluates with: those in the adapter's manifest, else those
-of the YAML's `train:` block with its profile for this device. The engine lives until the process
-ends. Training uses another one.
+of the YAML's `train:` block with its profile for this device. An adapter also brings the form of
+the prompt that it was trained with. The engine lives until the process ends. Training uses another.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envgym.errors import UsageError
 from envgym.policies import SamplingOverrides
+from envgym.secrets import get_logger
 from envgym.spec.environment import EnvSpec
 from envgym_trainer.config import TrainConfig, merged
 from envgym_trainer.inference import EnginePolicy
@@ -22,11 +22,12 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.adapter_files import MANIFEST, verify_files
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model, pick_device
+from envgym_trainer.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from envgym.world import World
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 NO_OVERRIDES = SamplingOverrides()
 
 
@@ -45,32 +46,66 @@ def open_model(
     return _policy(model, Chat(tokenizer, model=model), evaluation_sampling(config), sampling)
 
 
-def open_adapter(
-    argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
-) -> EnginePolicy:
-    """Open an adapter folder as a policy on its base model.
+class AdapterOpener:
+    """Opener of the policy `adapter:RUN_OR_ADAPTER`."""
 
-    Args:
-        argument: Folder after `adapter:`.
-        world: World in which the policy will play.
-        sampling: Settings that replace those of the manifest or the `train:` block.
+    def __call__(
+        self, argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
+    ) -> EnginePolicy:
+        """Open an adapter as a policy on its base model.
+
+        Args:
+            argument: Adapter folder or run folder, after `adapter:`.
+            world: World in which the policy will play.
+            sampling: Settings that replace those of the manifest or the `train:` block.
+
+        Raises:
+            UsageError: If the folder has no adapter, or if its files differ from its manifest.
+        """
+        from peft import PeftModel
+
+        folder = adapter_folder(argument)
+        base = base_of(folder)
+        manifest = _verified_manifest(folder)
+        config = train_config(world.spec)
+        model, tokenizer = load_model(base, device=config.model.device)
+        adapted = PeftModel.from_pretrained(model, folder)
+        chat = Chat(tokenizer, manifest.get("template", "auto"), model=adapted)
+        recorded = manifest.get("sampling", {})
+        for key, value in _given(sampling).items():
+            if key in recorded and recorded[key] != value:
+                log.warning("%s: %s: run has %s, option has %s", folder, key, recorded[key], value)
+        policy = _policy(adapted, chat, evaluation_sampling(config) | recorded, sampling)
+        policy.engine.load_adapter(adapted)
+        return policy
+
+    def settings(self, argument: str) -> list[str]:
+        """Return the form of the prompt in the adapter's run, as `key=value` settings.
+
+        A dialect in a Python file is left out: a folder from somebody else may name any file.
+        """
+        manifest = _read_manifest(adapter_folder(argument))
+        prompt = manifest.get("prompt", {})
+        shipped = [name for name in prompt.get("dialects", ()) if ":" not in str(name)]
+        found = {"tools": prompt.get("tools")}
+        if len(shipped) == len(prompt.get("dialects", ())):
+            found["dialects"] = shipped
+        return [f"prompt.{key}={json.dumps(value)}" for key, value in found.items() if value]
+
+
+open_adapter = AdapterOpener()
+
+
+def adapter_folder(argument: str) -> Path:
+    """Return the folder of the adapter that an adapter folder or a run folder names.
 
     Raises:
-        UsageError: If the folder has no adapter, or if its files differ from its manifest.
+        UsageError: If a link in a run folder leads out of it.
     """
-    from peft import PeftModel
-
     folder = Path(argument).expanduser()
-    base = base_of(folder)
-    manifest = _verified_manifest(folder)
-    config = train_config(world.spec)
-    model, tokenizer = load_model(base, device=config.model.device)
-    adapted = PeftModel.from_pretrained(model, folder)
-    chat = Chat(tokenizer, manifest.get("template", "auto"), model=adapted)
-    settings = evaluation_sampling(config) | manifest.get("sampling", {})
-    policy = _policy(adapted, chat, settings, sampling)
-    policy.engine.load_adapter(adapted)
-    return policy
+    if (folder / "adapter_config.json").exists() or not (folder / "config.yaml").is_file():
+        return folder
+    return RunFolder.open(folder).adapter
 
 
 def train_config(spec: EnvSpec) -> TrainConfig:
@@ -93,13 +128,18 @@ def evaluation_sampling(config: TrainConfig) -> dict[str, float]:
     }
 
 
+def rendering(spec: EnvSpec) -> dict[str, Any]:
+    """Return the form of an environment's prompt. It is saved in the adapter's manifest."""
+    return {"tools": spec.prompt.tools, "dialects": list(spec.prompt.dialects)}
+
+
 def base_of(folder: Path) -> str:
     """Return the name of the adapter's base model."""
     path = folder / "adapter_config.json"
     if not path.is_file():
         raise UsageError(
-            f"{folder}: no adapter_config.json in this folder. Give an adapter's folder, such as "
-            "runs/NAME/adapter."
+            f"{folder}: no adapter_config.json in this folder. Give a finished run, such as "
+            "runs/NAME, or its adapter, runs/NAME/adapter."
         )
     return json.loads(path.read_text())["base_model_name_or_path"]
 
@@ -111,19 +151,35 @@ def _verified_manifest(folder: Path) -> Mapping[str, Any]:
     """
     if (folder / MANIFEST).is_file():
         return verify_files(folder, ignore=["README.md"])
-    log.warning("%s has no %s: its files are taken as they are", folder, MANIFEST)
+    log.warning(
+        "WARNING: %s has no %s: its files are taken as they are, and the sampling settings are "
+        "those of the YAML",
+        folder,
+        MANIFEST,
+    )
     return {}
 
 
-def _policy(
-    model: Any, chat: Chat, settings: Mapping[str, float], overrides: SamplingOverrides
-) -> EnginePolicy:
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    """Return the manifest without checking the other files; empty if it is missing."""
+    if not (folder / MANIFEST).is_file():
+        return {}
+    return verify_files(folder, ignore=[path.name for path in folder.iterdir()])
+
+
+def _given(overrides: SamplingOverrides) -> dict[str, float]:
     given = {
         "temperature": overrides.temperature,
         "max_turn_tokens": overrides.max_turn_tokens,
         "max_context_tokens": overrides.max_context_tokens,
     }
-    chosen = {**settings, **{key: value for key, value in given.items() if value is not None}}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _policy(
+    model: Any, chat: Chat, settings: Mapping[str, float], overrides: SamplingOverrides
+) -> EnginePolicy:
+    chosen = {**settings, **_given(overrides)}
     engine = InProcessEngine(model, chat, max_context=int(chosen["max_context_tokens"]))
     return engine.policy(
         temperature=chosen["temperature"], max_new_tokens=int(chosen["max_turn_tokens"])

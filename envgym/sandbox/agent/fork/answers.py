@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .protocol import Request, encode
+from ..protocol import Request, encode
 
 KINDS = ("tool_crashed", "state_lost", "server_lost", "timeout", "session_ended")
 """Failure kinds that a session's process may report."""

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..protocol import Request, encode, failed
 from .children import Child
 from .held import Held
 from .judge import KEPT_STARTS, Judge, not_compared, request_to_judge
 from .processes import Processes
-from .protocol import Request, encode, failed
 
 MOST_JUDGES = 8
 IDLE_JUDGES = 1

@@ -1,4 +1,4 @@
-"""Code that runs in the forked children of the fork server: build a state, serve."""
+"""Code that runs in the forked children of the fork server: build a state, serve, check."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import socket
 import tempfile
 from typing import Any, BinaryIO
 
-from .app import LoadedApp
+from ..app import LoadedApp
+from ..errors import AppError, BoxError, tail_of
+from ..file_tree import to_plain
+from ..protocol import Reply, Request, answer, attempt, encode
+from ..session import Desk
+from ..tables import pack_image, prepare_image, unpack_image
 from .database_file import write_database
-from .errors import AppError, BoxError, tail_of
-from .file_tree import to_plain
-from .protocol import Reply, Request, answer, attempt, encode
-from .session import Desk
-from .tables import pack_image, prepare_image, unpack_image
 
 DATABASE = "state.db"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 
+from ..errors import BoxError
+from ..namespaces import Limits, enter
 from .children import fork
-from .errors import BoxError
-from .namespaces import Limits, enter
 
 TRIAL_SECONDS = 5.0
 """Time limit in seconds for a child to become ready."""

@@ -21,11 +21,11 @@ import traceback
 from collections import OrderedDict
 from typing import Any
 
+from ..file_tree import Tree, from_plain
+from ..protocol import Reply, Request, encode
+from ..tables import RowChanges, diff_tables, prepare_image
+from ..work_folder import FOLDER, Files, read_files
 from .database_file import Unreadable, read_database
-from .file_tree import Tree, from_plain
-from .protocol import Reply, Request, encode
-from .tables import RowChanges, diff_tables, prepare_image
-from .work_folder import FOLDER, Files, read_files
 
 TABLE = "[state]"
 """Name of the table whose only row means that the state could not be compared."""

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ..protocol import Reply, Request, encode, failed
+from ..tables import Images, pack_image, unpack_image
 from .children import SEND_SECONDS, Child, Role
 from .held import Held
 from .processes import Processes
-from .protocol import Reply, Request, encode, failed
 from .session_limits import TRIAL_SECONDS
 from .session_process import SessionProcess, hash_of_files
-from .tables import Images, pack_image, unpack_image
 
 SPARE = "spare"
 """Name of the pre-forked child; the host uses other names for its sessions."""

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .namespaces import SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, prctl
-from .protocol import Request
-from .signals import ignore_signals, withstand_signals
+from ..cleaning import kill_group
+from ..namespaces import SET_DEATH_SIGNAL, SET_DUMPABLE, SET_SUBREAPER, prctl
+from ..protocol import Request
+from ..signals import ignore_signals, withstand_signals
 
 Role = Literal["session", "builder", "judge", "trial"]
 SEND_SECONDS = 1.0
@@ -75,13 +76,6 @@ class Child:
         self.socket.close()
         self.kill()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def kill_group(pid: int) -> None:
-    # Right after the fork the group may not exist yet.
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(OSError):
-            kill(pid, signal.SIGKILL)
 
 
 def fork(

@@ -9,9 +9,9 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
+from ..cleaning import adopt_orphans, end_strays, ended_how, killed_for_memory
+from ..protocol import Request, Wire
 from .children import Child, Role, fork
-from .cleaning import adopt_orphans, end_strays, ended_how, killed_for_memory
-from .protocol import Request, Wire
 
 
 class Processes:

@@ -20,21 +20,21 @@ import tempfile
 import threading
 import time
 
+from ..app import LoadedApp
+from ..cleaning import Traces, failure_kind, usage
+from ..errors import AppError
+from ..file_tree import wipe
+from ..namespaces import SET_DUMPABLE, Limits, enter, prctl
+from ..protocol import Request, Wire, failed, no_session
+from ..signals import ignore_signals
 from .answers import checked, most_bytes
-from .app import LoadedApp
 from .children import Child
-from .cleaning import Traces, failure_kind, usage
-from .errors import AppError
-from .file_tree import wipe
 from .held import Held
 from .judges import Judges
-from .namespaces import SET_DUMPABLE, Limits, enter, prctl
 from .openings import Openings
 from .processes import Processes
-from .protocol import Request, Wire, failed, no_session
 from .session_limits import try_namespaces
 from .session_process import SessionProcess
-from .signals import ignore_signals
 
 ANSWER_BYTES = 64 * 2**20
 """Maximum size of one answer of a builder or a judge in bytes. A larger one ends it."""
