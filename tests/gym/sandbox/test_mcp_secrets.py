@@ -1,4 +1,4 @@
-"""Secrets of MCP servers: variables of a command, headers of a URL, and servers that repeat them."""
+"""Secrets of MCP servers: variables of commands, headers of URLs, servers that repeat them."""
 
 import json
 import threading
