@@ -214,7 +214,7 @@ class ToolEpisode:
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
-        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, fault))
+        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, redact(fault)))
         return Message("tool", text, name=call.name)
 
     def _stop_after_calls(self) -> EpisodeStop | None:
@@ -334,8 +334,7 @@ class ToolEpisode:
         )
 
     def _verify(self) -> Verification | None:
-        check = self.task.check
-        if check is None:
+        if (check := self.task.check) is None:
             return None
 
         def verify(session: Session) -> Verification:

@@ -55,17 +55,7 @@ EXCEPTIONS: dict[str, set[str]] = {
     "upwards": set(),
     "rooms that import each other": set(),
     "files that import each other": set(),
-    "long files": {
-        "tests/fakes/apps/hostile/tools.py",
-        "tests/gym/sandbox/test_agent.py",
-        "tests/gym/sandbox/test_container_engine.py",
-        "tests/gym/sandbox/test_isolation.py",
-        "tests/gym/sandbox/test_live.py",
-        "tests/gym/sandbox/test_mcp.py",
-        "tests/gym/sandbox/test_openapi.py",
-        "tests/gym/sandbox/test_sandbox_files.py",
-        "tests/mutants.py",
-    },
+    "long files": set(),
     "files with long lines": set(),
     "untyped worlds and engines": set(),
 }
