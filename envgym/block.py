@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from envgym.secrets.values import Mistake, Secret, take_apart, visited
 
 
 class ShortForm(NamedTuple):
@@ -21,11 +33,19 @@ class ShortForm(NamedTuple):
 class Block(BaseModel):
     """Part of the YAML: unknown keys are rejected and values are frozen.
 
-    A docstring under a field becomes its description in the JSON schema.
+    Numbers must be finite, at any depth. Strings may refer to environment variables. A block holds
+    the value if the variable is set, otherwise the reference, which `envgym.spec.late_values`
+    replaces when the value is used. `model_dump`, `repr` and pickles contain references and
+    placeholders, never the value. A docstring under a field becomes its description in the JSON
+    schema.
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
     short_forms: ClassVar[Mapping[str, ShortForm]] = {}
     """Keys of this block that accept a plain string."""
@@ -49,3 +69,86 @@ class Block(BaseModel):
             else value
             for key, value in data.items()
         }
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked_values(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Replace references by their values, hide secrets, and refuse infinite numbers."""
+        try:
+            taken, has_secrets = take_apart(data)
+        except Mistake as mistake:
+            error = PydanticCustomError("reference", "{text}", {"text": str(mistake)})
+            raise _errors(cls, [InitErrorDetails(type=error, loc=mistake.path, input="")]) from None
+        block = handler(taken)
+        if has_secrets:
+            _put_back(block, taken)
+        infinite = [
+            InitErrorDetails(type="finite_number", loc=path, input=value)
+            for path, value in block._infinite_values()
+        ]
+        if infinite:
+            raise _errors(cls, infinite)
+        return block
+
+    def _infinite_values(self) -> Iterator[tuple[tuple[str | int, ...], float]]:
+        """Yield path and value of each infinite number whose type the schema does not know."""
+        for name, field in type(self).model_fields.items():
+            yield from _infinite(self.__dict__.get(name), (field.alias or name,))
+
+    @model_serializer(mode="wrap")
+    def _without_values(self, handler: SerializerFunctionWrapHandler) -> Any:
+        shown = {name: visited(value, _shown) for name, value in self.__dict__.items()}
+        if all(shown[name] is value for name, value in self.__dict__.items()):
+            return handler(self)
+        return handler(self.model_copy(update=shown))
+
+
+def _errors(cls: type[Block], errors: list[InitErrorDetails]) -> ValidationError:
+    return ValidationError.from_exception_data(cls.__name__, errors)
+
+
+def _infinite(
+    value: Any, path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], float]]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _infinite(each, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            yield from _infinite(each, (*path, index))
+
+
+def _shown(path: Any, text: str, before: object) -> str:
+    return text.shown if isinstance(text, Secret) else text
+
+
+def _put_back(value: Any, taken: Any) -> Any:
+    """Return a checked value with its secrets, which the schema has turned into plain strings.
+
+    Args:
+        value: Value that the schema made of `taken`. Blocks are new and are changed in place.
+        taken: Result of `take_apart`.
+    """
+    if isinstance(taken, Secret):
+        if isinstance(value, Block):  # the string was the short form of this block
+            same = {name: taken for name, each in value.__dict__.items() if each == taken}
+            value.__dict__.update(same)
+        return taken if isinstance(value, str) else value
+    if isinstance(value, Block) and isinstance(taken, Mapping):
+        for name, field in type(value).model_fields.items():
+            if (key := field.alias if field.alias in taken else name) in taken:
+                value.__dict__[name] = _put_back(value.__dict__[name], taken[key])
+    elif isinstance(value, Mapping) and isinstance(taken, Mapping):
+        return {
+            key: _put_back(each, taken[key]) if key in taken else each
+            for key, each in value.items()
+        }
+    elif _are_lists(value, taken) and len(value) == len(taken):
+        return type(value)(map(_put_back, value, taken))
+    return value
+
+
+def _are_lists(*values: Any) -> bool:
+    return all(type(value) in (list, tuple) for value in values)

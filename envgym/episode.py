@@ -14,6 +14,7 @@ from typing import Any
 
 from envgym.messages import Message
 from envgym.policies import StopReason, TokenTrace
+from envgym.secrets import redacted
 from envgym.terms import Term
 from envgym.text import clean, to_json
 
@@ -131,8 +132,17 @@ class Episode:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values, with the key `schema_version` first."""
-        return {"schema_version": SCHEMA_VERSION} | dataclasses.asdict(self)
+        """Return the record as plain values, with the key `schema_version` first.
+
+        Secrets of this process are replaced by placeholders.
+        """
+        plain = dataclasses.asdict(self)
+        tokens = plain["tokens"]
+        return (
+            {"schema_version": SCHEMA_VERSION}
+            | redacted(plain | {"tokens": None})
+            | {"tokens": tokens}
+        )
 
     def to_json(self) -> str:
         """Return the record as one line of `episodes.jsonl`: one strict JSON document."""

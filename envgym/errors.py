@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from envgym.secrets import redact
 from envgym.text import clean
 
 EXIT_CODES = {
@@ -39,10 +40,13 @@ or none of those that had a request was answered."""
 
 
 class EnvgymError(Exception):
-    """Base class of all errors that envgym raises on purpose."""
+    """Base class of all errors that envgym raises on purpose. Messages contain no secret."""
 
     exit_code: ClassVar[int] = 2
     """Exit code of a command that ends with this error."""
+
+    def __init__(self, *arguments: object):
+        super().__init__(*(redact(each) if isinstance(each, str) else each for each in arguments))
 
 
 class SpecError(EnvgymError, ValueError):
@@ -99,7 +103,7 @@ class WorldFailure(EnvgymError):
         box: BoxState = "alive",
         neighbours: Neighbours = "none",
     ):
-        message = clean(message)
+        message = redact(clean(message))
         super().__init__(f"{kind} in {stage}: {message}")
         self.kind = kind
         self.message = message

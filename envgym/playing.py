@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from envgym.failures import FailureLimit
 from envgym.policies import Completion, Policy
 from envgym.record import ENV_RAISED, EPISODE_FAILED, EpisodeRecorder
 from envgym.sandbox.agent.errors import tail_of
+from envgym.secrets import get_logger
 from envgym.world import Env
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def play(

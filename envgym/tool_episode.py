@@ -19,9 +19,10 @@ from envgym.rewards.table_columns import Columns, Keys
 from envgym.rewards.turn_rewards import TurnRewards
 from envgym.sandbox import RowChanges, Session, ToolResult, Verification
 from envgym.sandbox.agent.work_folder import TABLE as FILES
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
-from envgym.text import clean
+from envgym.tool_sandbox import can_hide_writes
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import (
     ABORT_STOPS,
@@ -85,9 +86,9 @@ class ToolEpisode:
         Raises:
             WorldFailure: If the environment fails.
         """
-        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
+        action = self.messages[-1].content  # cleaned
         self.answers.append(action)
         if self._is_over_time():
             return self._end("timeout", "", "", [])
@@ -187,7 +188,7 @@ class ToolEpisode:
             return self._reply(call, False, f"error: {'; '.join(problems)}")
         result = self._send(call)
         self.written.update(result.writes)
-        if self.spec.state.forbid and self._can_hide_writes():
+        if self.spec.state.forbid and can_hide_writes(self.spec):
             self.written.update(row.table for row in self._changed_rows())
         text = result.text if result.ok else f"error: {result.text}"
         return self._reply(call, result.ok, text, result.seconds, result.fault)
@@ -209,10 +210,11 @@ class ToolEpisode:
     def _reply(
         self, call: ToolCall, ok: bool, text: str, seconds: float = 0.0, fault: str = ""
     ) -> Message:
+        text = redact(text)
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
-        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, fault))
+        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, redact(fault)))
         return Message("tool", text, name=call.name)
 
     def _stop_after_calls(self) -> EpisodeStop | None:
@@ -297,9 +299,7 @@ class ToolEpisode:
     def _evidence(self, final: str = "", changes: RowChanges | None = None) -> Evidence:
         """Return the evidence of the episode, without the result of the hidden test.
 
-        Args:
-            final: Final answer, at the end of the episode.
-            changes: Final changes. By default the current ones are read.
+        At the end `final` is the answer and `changes` are the final ones; before, they are read.
         """
         state = self.spec.state
         rows = self._changed_rows(changes)
@@ -318,15 +318,6 @@ class ToolEpisode:
             step=self.training_step,
         )
 
-    def _can_hide_writes(self) -> bool:
-        """Return whether tables must be compared after each call.
-
-        The record of a session does not cover external servers, and code of the model runs in the
-        process that keeps it.
-        """
-        is_external = any(not isinstance(source, str) for source in self.spec.tools)
-        return self.spec.sandbox.executes_code or is_external
-
     def _changed_rows(self, changes: RowChanges | None = None) -> list[RowDiff]:
         state = self.spec.state
         if changes is None:
@@ -343,15 +334,12 @@ class ToolEpisode:
         )
 
     def _verify(self) -> Verification | None:
-        check = self.task.check
-        if check is None:
+        if (check := self.task.check) is None:
             return None
-        limit = check.timeout_seconds
 
         def verify(session: Session) -> Verification:
-            return session.verify(
-                check.files, check.command, timeout_seconds=limit, inputs=check.inputs
-            )
+            options = {"timeout_seconds": check.timeout_seconds, "inputs": check.inputs}
+            return session.verify(check.files, check.command, **options)
 
         self.running = verify
         return verify(self.session)

@@ -10,6 +10,8 @@ import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
+from envgym.http_client import Address
+from envgym.rewards.state_names import check_names
 from envgym.rewards.table_columns import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
 from envgym.sandbox.agent.work_folder import TABLE as FILES
@@ -18,6 +20,7 @@ from envgym.sandbox.hidden_files import hidden_files
 from envgym.sandbox.joined import CombinedSandbox
 from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.options import SandboxOptions
+from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.spec.tool_sources import McpReset, McpSpec, McpTools, OpenApiTools
 
@@ -96,8 +99,10 @@ def read_primary_keys(spec: EnvSpec, schema_sql: str) -> Keys:
     """Return the primary keys of all tables: of the schema, of MCP servers' dumps and of files.
 
     Raises:
-        SpecError: If two of these have a table with the same name.
+        SpecError: If two of these have a table with the same name, or if the YAML names a table or
+            column that does not exist.
     """
+    check_names(spec, schema_sql)
     keys = primary_keys(schema_sql)
     dumps = [source.mcp.keys for source in spec.tools if isinstance(source, McpTools)]
     for more in [*dumps, *([{FILES: ("path",)}] if spec.state.files else [])]:
@@ -124,8 +129,9 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         )
     from envgym.sandbox.mcp.sandbox import McpSandbox
 
+    address = Address.of(server.url, server.headers) if server.url else None
     wanted = McpServer(
-        server.url or _in_the_box(spec, server),
+        address.url if address else _in_the_box(spec, server),
         ResetCall(server.reset.tool, server.reset.arguments)
         if isinstance(server.reset, McpReset)
         else server.reset or "restart",
@@ -134,18 +140,25 @@ def _open_mcp(spec: EnvSpec, server: McpSpec, options: SandboxOptions) -> Sandbo
         sessions=server.sessions or (1 if server.url else None),
         now=spec.state.clock_start.isoformat(),
         volatile=spec.state.volatile,
+        headers=address.headers if address else {},
     )
     if isinstance(wanted.link, str):
         return McpSandbox(wanted, None, options)
     _check_isolation(spec, server, options)
     app = build_app(spec)
-    box = App(app.root, (), None, None, None, (wanted.link,), app.hidden, app.extra_files)
+    box = App(
+        app.root,
+        (),
+        servers=(wanted.link,),
+        hidden=app.hidden,
+        extra_files=app.extra_files,
+    )
     return McpSandbox(wanted, open_sandbox(box, options), options)
 
 
 def _in_the_box(spec: EnvSpec, server: McpSpec) -> Server:
     return Server(
-        " ".join(server.command),
+        redact(" ".join(server.command)),
         server.command,
         server.env | {"ENVGYM_NOW": spec.state.clock_start.isoformat()},
     )
@@ -163,3 +176,13 @@ def _check_isolation(spec: EnvSpec, server: McpSpec, options: SandboxOptions) ->
         raise SpecError(
             f"{where}: `reset: container` needs a new container for each episode; {remedy}"
         )
+
+
+def can_hide_writes(spec: EnvSpec) -> bool:
+    """Return whether tables must be compared after each call to see all writes.
+
+    The record of a session does not cover external servers, and code of the model runs in the
+    process that keeps it.
+    """
+    is_external = any(not isinstance(source, str) for source in spec.tools)
+    return spec.sandbox.executes_code or is_external

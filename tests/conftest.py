@@ -2,6 +2,8 @@ import os
 
 import pytest
 
+from envgym.secrets import forget
+
 # Idle threads of OpenMP sleep instead of spinning, here and in subprocesses: with more workers than
 # cores, spinning costs several times the computation. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -20,3 +22,10 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.xdist_group("engine" if "docker" in item.keywords else alone))
         if "campaign" in item.keywords and "campaign" not in config.option.markexpr:
             item.add_marker(pytest.mark.skip(reason="NOT RUN, takes minutes: make campaign"))
+
+
+@pytest.fixture(autouse=True)
+def _forget_secrets():
+    """Forget the secrets that a test has hidden, so that they do not redact texts of others."""
+    yield
+    forget()

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envgym.rewards.scoring.answer_normalization import extract_boxed
-from envgym.rewards.scoring.hacking_signals import HackingDetector, Signal, StepRecord, modal_share
+from envgym.rewards.scoring.answer_statistics import modal_share
+from envgym.rewards.scoring.hacking_signals import HackingDetector, Signal, StepRecord
 from envgym.rewards.scoring.majority_vote import (
     Vote,
     choose_labelled,

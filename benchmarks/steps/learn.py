@@ -20,7 +20,7 @@ from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.micro_batches import Layout
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.load import load_model
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from steps.work import Clock, peak_mb
 
 
@@ -64,7 +64,7 @@ def main(group: Group, name: str, threads: int) -> Update:
     if group.keeps == "all":
         learner_module.activation_checkpointing = lambda model: nullcontext()
     base, _ = load_model(name, device="cpu", dtype=torch.float32)
-    adapted = attach(base, rank=16, alpha=32, seed=0)
+    adapted = attach_lora(base, rank=16, alpha=32, seed=0)
     learner = Learner(adapted, layout=group.layout)
     # Warm up: create everything that is created only once.
     settings = UpdateSettings(learning_rate=1e-5)

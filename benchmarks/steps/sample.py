@@ -21,7 +21,7 @@ from envgym.messages import Message
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from steps.work import Clock, peak_mb, words
 
 Side = Literal["engine", "generate", "products"]
@@ -149,7 +149,7 @@ def by_products(load: Load, model: Any) -> int:
 def main(load: Load, name: str, threads: int) -> Sampled:
     torch.set_num_threads(threads)
     base, tokenizer = load_model(name, device="cpu", dtype=torch.float32)
-    model = base if load.side == "products" else attach(base, rank=16, alpha=32, seed=0).eval()
+    model = base if load.side == "products" else attach_lora(base, rank=16, alpha=32, seed=0).eval()
     model.requires_grad_(False)
     with torch.inference_mode():
         # Load the pages of the model file into memory.

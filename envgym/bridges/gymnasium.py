@@ -15,6 +15,7 @@ import gymnasium
 
 from envgym.errors import SpecError, UsageError
 from envgym.spec.environment import EnvSpec
+from envgym.spec.late_values import with_values
 from envgym.tasks import SPLITS, Split, Task, TemplateInfo, stable_seed
 from envgym.world import ABORT_STOPS, AbortReason, StepResult
 
@@ -91,7 +92,7 @@ class ForeignWorld:
     """World of a foreign Gymnasium environment: no tools, rubric or sandbox of ours."""
 
     def __init__(self, spec: EnvSpec):
-        self.spec = spec
+        self.spec = spec = with_values(spec, spec.places)
         self.tasks = SeedTaskSet(spec)
         self.tools = {}
         self.rubric = None
@@ -214,5 +215,7 @@ class ForeignEnv(gymnasium.Wrapper[str, str, str, str]):
                 "verification": None,
                 "tool_calls": 0,
                 "tool_errors": 0,
+                "tool_failures": 0,
+                "tool_faults": [],
             },
         )

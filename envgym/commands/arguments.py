@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from envgym.spec.environment import EnvSpec
 
 
 def add_env(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +17,27 @@ def add_env(parser: argparse.ArgumentParser) -> None:
         "env", help="a YAML file, or the name or id of an environment (see `envgym list`)"
     )
     add_settings(parser, "settings that override the YAML, such as sandbox.backend=local")
+
+
+def load_env(arguments: argparse.Namespace) -> EnvSpec:
+    """Load the environment of `add_env`, and print which variables it uses, and for what.
+
+    Raises:
+        SpecError: If the YAML or a setting is wrong.
+    """
+    from envgym.spec.environment import load_spec
+
+    spec = load_spec(arguments.env, arguments.settings)
+    print_credentials(spec)
+    return spec
+
+
+def print_credentials(spec: EnvSpec) -> None:
+    """Print which variables an environment uses, and for what."""
+    from envgym.spec.late_values import credential_lines
+
+    for line in credential_lines(spec):
+        print(line, file=sys.stderr)
 
 
 def add_settings(parser: argparse.ArgumentParser, help: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from envgym.commands.arguments import add_env, add_json, positive
+from envgym.commands.arguments import add_env, add_json, load_env, positive
 
 EXAMPLE = "envgym check envs/crm.yaml"
 
@@ -23,10 +23,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run all checks and return 1 if one fails."""
     from envgym.evaluation.checks import check, print_checks
-    from envgym.spec.environment import load_spec
-    from envgym.terminal import Console, cell
+    from envgym.text.terminal import Console, cell
 
-    spec = load_spec(arguments.env, arguments.settings)
+    spec = load_env(arguments)
     with Console(stderr=True).status("checking") as status:  # visible on a terminal only
         results = check(
             spec,

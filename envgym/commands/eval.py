@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from envgym.commands.arguments import add_env, add_seed, add_split, positive, temperature
+from envgym.commands.arguments import (
+    add_env,
+    add_seed,
+    add_split,
+    positive,
+    print_credentials,
+    temperature,
+)
 from envgym.errors import UsageError
 
 EXAMPLE = "envgym eval envs/crm.yaml --policy adapter:runs/crm/adapter --levels L0,L1"
@@ -65,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     levels = _levels(arguments.levels)
     _check_names(arguments.policy)
     worlds = PolicyWorlds(arguments.env, arguments.settings)
+    print_credentials(worlds.spec)
     if arguments.episodes:
         check_file(arguments.episodes)
     sampling = SamplingOverrides(

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envgym.commands.registry import CommandFile, find_commands
 from envgym.errors import EnvgymError, UsageError, did_you_mean
-from envgym.terminal import prepare_streams, print_line
+from envgym.secrets import FILTER, redact
 from envgym.text import visible
+from envgym.text.terminal import prepare_streams, print_line
 
 EXAMPLES = """examples:
   envgym list                                   list the bundled environments
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    if logging.lastResort is not None:  # prints the warnings of every package
+        logging.lastResort.addFilter(FILTER)
     prepare_streams()
     try:
         return _run(sys.argv[1:] if argv is None else list(argv))
@@ -50,6 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `envgym ... | head`
         sys.stderr.close()
         return 0
+    except Exception:
+        if (shown := redact(traceback.format_exc())) == traceback.format_exc():
+            raise
+        print(shown, file=sys.stderr, end="")  # a defect whose traceback has a secret
+        return 1
 
 
 def _run(words: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from envgym.commands.arguments import add_env, add_seed, add_split
+from envgym.commands.arguments import add_env, add_seed, add_split, load_env
 
 EXAMPLE = "envgym play crm --split test"
 
@@ -28,9 +28,8 @@ def run(arguments: argparse.Namespace) -> None:
     from envgym.playing import play
     from envgym.policies.registry import open_policy
     from envgym.registration import make_world
-    from envgym.spec.environment import load_spec
 
-    world = make_world(load_spec(arguments.env, arguments.settings))
+    world = make_world(load_env(arguments))
     try:
         policy = open_policy(arguments.policy, world)
         env = world.env(split=arguments.split)

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym.http_client import Address, bearer, client_options
 from envgym.messages import Message
 from envgym.policies import Completion, SamplingOverrides
 from envgym.policies.chat_completions import (
@@ -30,12 +32,15 @@ from envgym.policies.chat_completions import (
     stop_reason,
     structured_calls,
 )
+from envgym.secrets.values import resolve
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
     from envgym.world import World
 
 EXAMPLE = "openai:http://localhost:8000/v1#MODEL"
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""Environment variable with the key for the server that the command line names."""
 RETRIED = {408, 409, 425, 429, 500, 502, 503, 504}
 """HTTP status codes that are retried."""
 LONGEST_WAIT_SECONDS = 30.0
@@ -47,7 +52,8 @@ class OpenAIPolicy:
     Args:
         base_url: URL such as `http://localhost:8000/v1`. `/v1` is appended if there is no path.
         model: Name of the model. Default: the server's only model.
-        api_key: API key. Default: OPENAI_API_KEY if it is set, otherwise no key.
+        api_key: API key, sent to `base_url` only. Default: no key. A user and a password in
+            `base_url` are sent instead of a key.
         temperature: Sampling temperature.
         max_tokens: Maximum number of tokens of one answer.
         timeout_seconds: Time limit of one request in seconds.
@@ -71,7 +77,8 @@ class OpenAIPolicy:
         backoff_seconds: float = 0.5,
         extra_body: dict[str, Any] | None = None,
     ):
-        self.base_url = api_root(base_url)
+        address = Address.of(base_url, bearer(api_key))
+        self.base_url = api_root(address.url)
         self._model = model
         self.temperature = temperature
         self.max_tokens = max_tokens
@@ -80,19 +87,22 @@ class OpenAIPolicy:
             backoff_seconds,
             dict(extra_body or {}),
         )
-        key = os.environ.get("OPENAI_API_KEY", "") if api_key is None else api_key
         # Each episode in flight needs a connection; httpx's default limit is 100.
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=dict(address.headers),
             timeout=timeout_seconds,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+            **client_options(),
         )
         self._lock = threading.Lock()
         self._answered = False
 
     @classmethod
     def from_argument(cls, text: str, **options: Any) -> OpenAIPolicy:
-        """Build the policy for `openai:URL` or `openai:URL#MODEL`.
+        """Build the policy for `openai:URL` or `openai:URL#MODEL` of a command line.
+
+        The key OPENAI_API_KEY is sent to this URL, because the user named both. No URL of a YAML
+        gets it.
 
         Raises:
             UsageError: If the text has no URL.
@@ -102,7 +112,9 @@ class OpenAIPolicy:
             raise UsageError(
                 f"policy '{text}': needs a URL, as in openai:http://localhost:8000/v1#MODEL"
             )
-        return cls(url, model or None, **options)
+        has_credentials = "@" in urlsplit(url).netloc
+        key = None if has_credentials or not os.environ.get(KEY_VARIABLE) else f"env:{KEY_VARIABLE}"
+        return cls(url, model or None, **{"api_key": key and resolve(key)} | options)
 
     def open(
         self,
@@ -201,7 +213,7 @@ class OpenAIPolicy:
         if status in (401, 403):
             raise UsageError(
                 f"{self.base_url} refused the key (HTTP {status}: {words}). "
-                "Set OPENAI_API_KEY to a valid one."
+                f"{self._remedy_for_key()}"
             )
         if status == 404:
             raise UsageError(
@@ -210,6 +222,12 @@ class OpenAIPolicy:
         if status in (400, 413, 422) and is_context_full(response.text):
             raise ContextFull(words)
         return f"HTTP {status}: {words}"
+
+    def _remedy_for_key(self) -> str:
+        return (
+            f"For --policy openai:URL set {KEY_VARIABLE} to a valid one. A server that a YAML "
+            "names gets the key that the YAML declares, such as `key: env:NAME`."
+        )
 
     def _remedy_for_404(self, path: str) -> str:
         try:

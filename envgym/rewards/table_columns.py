@@ -17,6 +17,11 @@ RESERVED_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 """Keys of the tables in which a diff reports the schema and the numbers of the database header. An
 application cannot create tables with such names."""
+RESERVED_COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "sqlite_schema": ("type", "name", "tbl_name", "sql"),
+    "sqlite_pragma": ("name", "value"),
+}
+"""Columns of these tables."""
 
 
 @dataclass(frozen=True, slots=True)

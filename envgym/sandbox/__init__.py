@@ -18,7 +18,7 @@ If a box fails, methods raise `WorldFailure`. If a tool refuses or fails, the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -37,7 +37,7 @@ class Server:
     name: str
     command: tuple[str, ...]
     """Command, run in the app's folder. `python` is the interpreter that runs the agent."""
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     """Additional environment variables. ENVGYM_SEED (the session's seed) is always set."""
 
 
@@ -93,6 +93,7 @@ class ToolResult:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", clean(self.text))
+        object.__setattr__(self, "fault", clean(self.fault))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from envgym.sandbox import Isolation
 
 FOR_CODE: tuple[Isolation, ...] = ("namespaces", "container")
 """Isolation levels that are safe enough for code written by a model."""
+RISK = "the model's code runs as my user"
+"""Words in the YAML that accept that risk."""
+ACCEPT_RISK = f'sandbox.accept_risk="{RISK}"'
 
 
 def backend_names() -> list[str]:

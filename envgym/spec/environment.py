@@ -14,16 +14,18 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
 
 from envgym.block import Block
 from envgym.dialects import DEFAULT_DIALECTS, find_dialect, with_absolute_paths
 from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
+from envgym.spec.file_names import missing_files
+from envgym.spec.late_values import reference_places, refill, warn_of_literals
 from envgym.spec.old_keys import outdated
 from envgym.spec.reward import PartSpec, check_gates
-from envgym.spec.tool_sources import OpenApiTools, ToolSource
+from envgym.spec.tool_sources import ToolSource
 from envgym.spec.yaml_file import (
     ShortForms,
     Where,
@@ -175,6 +177,7 @@ class EnvSpec(Block):
     """Settings of the trainer. `envgym schema` includes them if the trainer is installed."""
     path: Path = Field(default=Path(), exclude=True)
     """Path of the YAML file, set by `load_spec`."""
+    _places: dict[tuple[str | int, ...], str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def outdated_keys(cls, data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -184,6 +187,11 @@ class EnvSpec(Block):
     def is_foreign(self) -> bool:
         """Whether a foreign Gymnasium environment defines tasks, rewards and turn limit."""
         return self.gym is not None
+
+    @property
+    def places(self) -> Mapping[tuple[str | int, ...], str]:
+        """`file:line` of each string that refers to an environment variable, by its keys."""
+        return self._places
 
     @property
     def root(self) -> Path:
@@ -235,8 +243,7 @@ def load_spec(
     Args:
         name: Path of the file, or the name or id of a bundled environment (`crm`, `envgym/crm-v0`).
         overrides: `key.sub=value` settings that override the file and the profile.
-        profile: Name of a set of settings in `train.profiles`, such as `cpu`, that overrides
-            `train:`.
+        profile: Name of settings in `train.profiles`, such as `cpu`, that override `train:`.
         settings: File with the settings of a run, which replace those of the environment's file.
 
     Returns:
@@ -259,6 +266,7 @@ def load_spec(
         write_out_short_forms(data, where, short_forms, at=("train", "profiles", profile))
         apply_profile(data, where, profile)
     apply_overrides(data, where, overrides, short_forms=short_forms)
+    data = refill(data, read_yaml(path)[0], where) if settings else data
     return _checked(data, where, path)
 
 
@@ -312,35 +320,13 @@ def _checked(data: dict[str, Any], where: Where, path: Path) -> EnvSpec:
         raise SpecError("\n".join([str(error), *mistakes])) from None
     mistakes += [
         f"{where.get(at, path)}: {'.'.join(at)}: no such file: {path.parent / file}"
-        for at, file in _missing_files(spec)
+        for at, file in missing_files(spec)
     ]
     if mistakes:
         raise SpecError("\n".join(mistakes))
+    warn_of_literals(data, where)
+    spec._places.update(reference_places(data, where))
     return spec
-
-
-def _missing_files(spec: EnvSpec) -> Iterable[tuple[tuple[str, ...], str]]:
-    named = [
-        (("tools",), tool.openapi if isinstance(tool, OpenApiTools) else tool)
-        for tool in spec.tools
-    ]
-    named = [(at, tool) for at, tool in named if isinstance(tool, str)]
-    named += [(("state", "schema"), spec.state.schema_file), (("state", "seed"), spec.state.seed)]
-    named += [(("state", "files"), spec.state.files)]
-    named += [(("tasks", "from"), spec.tasks.source)]
-    named += [(("reward", name, "from"), part.source) for name, part in spec.reward.items()]
-    named += [(("sandbox", "backend"), spec.sandbox.backend)]
-    for at, reference in named:
-        file = (reference or "").split(":")[0]
-        if (
-            file.endswith((".py", ".sql", ".yaml", ".yml", ".json"))
-            and not (spec.root / file).is_file()
-        ):
-            yield at, file
-    if (build := spec.sandbox.build) and not (
-        spec.root / build.context / build.dockerfile
-    ).is_file():
-        yield ("sandbox", "build"), f"{build.context}/{build.dockerfile}"
 
 
 @functools.cache

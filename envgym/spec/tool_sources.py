@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from envgym.block import Block
+from envgym.secrets.references import has_reference
+
+
+def _is_url(text: str) -> str:
+    # A variable that is not set yet is checked when the URL is used.
+    if not has_reference(text) and not re.match(r"https?://[^/\s]+", text):
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_is_url)]
+"""URL of a server."""
 
 
 class OperationCall(Block):
@@ -24,11 +37,12 @@ class OpenApiTools(Block):
     openapi: str
     """OpenAPI 3 document: `orders/openapi.yaml` for every operation or `orders/openapi.yaml:name`
     for one."""
-    base_url: str = Field(pattern=r"^https?://[^/\s]+")
-    """URL of the server. No other host is called."""
+    base_url: Url
+    """URL of the server. No other host is called. A user and a password in it are sent as the
+    header Authorization, and shown nowhere."""
     headers: dict[str, str] = Field(default_factory=dict)
-    """Headers of every call. `env:NAME` is replaced by an environment variable, `{session}` by the
-    name of the episode's session."""
+    """Headers of every call, sent to the host of `base_url` only. `env:NAME` is replaced by an
+    environment variable, `{session}` by the name of the episode's session."""
     reset: OperationCall | None = None
     """Operation called when an episode starts, with the episode's `seed` if it accepts one. Hidden
     from the model."""
@@ -60,12 +74,15 @@ class McpSpec(Block):
     command: tuple[str, ...] = ()
     """Command that starts the server in the box, in the YAML's folder: `[python, notes/server.py]`.
     `python` is the interpreter of the box."""
-    url: str | None = Field(default=None, pattern=r"^https?://")
+    url: Url | None = None
     """Streamable HTTP endpoint, as an alternative to a command. It is called from the host; envgym
     does not isolate the server."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Headers of every request to `url`, such as `{Authorization: "Bearer ${env:NAME}"}`. They are
+    sent to its host only."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Environment variables of the command. ENVGYM_SEED (with `reset: restart`) and ENVGYM_NOW are
-    always set."""
+    """Environment variables of the command, such as `{TOKEN: "env:NAME"}`. ENVGYM_SEED (with
+    `reset: restart`) and ENVGYM_NOW are always set."""
     reset: Reset | None = None
     """Way to reset the state at the start of an episode. For a command: `restart`, a new process
     each time (the default), `container`, a new container, or `{tool: NAME}`, a call to a server
@@ -87,6 +104,8 @@ class McpSpec(Block):
             raise ValueError(
                 "give either `command` (a server in the box) or `url` (one that runs already)"
             )
+        if self.headers and not self.url:
+            raise ValueError("headers: only a server with a `url` gets headers; use `env`")
         words = ("session",) if self.url else ("restart", "container")
         if isinstance(self.reset, str) and self.reset not in words:
             raise ValueError(

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from envgym.block import Block, ShortForm
 from envgym.errors import SpecError, did_you_mean
+from envgym.secrets.references import has_reference
 from envgym.text import clean, clean_value
+from envgym.text.bounded_yaml import DEFAULT, load_yaml
 
 Where = dict[tuple[str | int, ...], str]
 """Path of keys -> `file:line`, or the override, that set the value."""
@@ -25,15 +27,19 @@ ShortForms = Mapping[tuple[str, ...], ShortForm]
 """Path of a block -> the short form that may stand in its place."""
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_GIVEN = 200
+"""Maximum number of characters of a wrong value in a message."""
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
     """Return the mapping in a YAML file, and the place of each of its keys.
 
     Raises:
-        SpecError: If the file cannot be read, is not valid YAML, is no mapping or has a key twice.
+        SpecError: If the file cannot be read, is not valid YAML, is too large or too deep, is no
+            mapping, or has a key twice.
     """
     try:
+        DEFAULT.check_size(path.stat().st_size)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise SpecError(
@@ -41,9 +47,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Where]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}:1: {error}") from None
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = clean_value(yaml.safe_load(text))
+        data, node = load_yaml(text)
+        data = clean_value(data)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{path}:{line}: not valid YAML: {error.problem}") from None
@@ -134,8 +142,8 @@ def apply_overrides(
                 f"override '{text}': must look like key.sub=value, for example train.steps=50"
             )
         try:
-            parsed = clean_value(yaml.safe_load(value))
-        except (yaml.YAMLError, ValueError, RecursionError):
+            parsed = clean_value(load_yaml(value)[0])
+        except yaml.YAMLError:
             raise SpecError(
                 f"override '{text}': {value!r} is not valid YAML; quote it if it is meant as text"
             ) from None
@@ -222,10 +230,22 @@ def _problem(model: type[BaseModel], item: Any) -> str:
         return f"is {given!r}{did_you_mean(given, options)} Available: {expected}".replace(
             "' Available", "'. Available"
         )
+    if kind == "finite_number" or (kind == "float_type" and type(given) is int):
+        return f"must be a finite number, got {_brief(given)}"
+    if isinstance(given, str) and has_reference(given):
+        return f"uses an environment variable that is not set: {given}"
     message = item["msg"].removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}" + (
-        "" if isinstance(given, dict) or repr(given) in message else f", got {given!r}"
+        "" if isinstance(given, dict) or repr(given) in message else f", got {_brief(given)}"
     )
+
+
+def _brief(given: Any) -> str:
+    try:
+        text = repr(given)
+    except ValueError:  # an integer with thousands of digits
+        return "an integer with thousands of digits"
+    return text if len(text) <= MOST_GIVEN else f"{text[:MOST_GIVEN]}..."
 
 
 def _keys_of(model: Any, loc: tuple[str | int, ...]) -> list[str]:

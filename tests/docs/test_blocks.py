@@ -55,7 +55,7 @@ EXTRA = {
     "train": SMALL,
     "study": [*SMALL, "--seeds", "1"],
     "bench": [*SMALL, "--steps", "1"],
-    "preflight": ["--fast"],
+    "preflight": ["--fast", "train.model=tiny"],
 }
 """Arguments that make a command of the pages finish within seconds."""
 MOST_SKIPS = 14

@@ -11,7 +11,7 @@ from envgym_trainer.batch import Sample
 from envgym_trainer.inference.in_process import token_sampling as sampling
 from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from tests.fakes.small_models import byte_tokenizer, small_llama
 
 
@@ -44,7 +44,7 @@ def byte_engine(*, adapter_std: float = 0.3, seed: int = 0, **options):
     """Return (adapted model, its engine): a two-layer Llama over bytes, float32."""
     tokenizer = byte_tokenizer()
     model = small_llama(tokenizer)
-    adapted = attach(model, rank=4, alpha=8, seed=seed)
+    adapted = attach_lora(model, rank=4, alpha=8, seed=seed)
     scramble(adapted, seed, std=adapter_std)
     engine = InProcessEngine(
         adapted, Chat(tokenizer, model=model), **{"max_context": 600, "max_batch": 16, **options}

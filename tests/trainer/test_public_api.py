@@ -9,7 +9,7 @@ import envgym_trainer
 from envgym.errors import UsageError
 from envgym.spec.environment import load_spec
 from envgym_trainer import RunFolder, TrainConfig, train
-from tests.trainer.training.test_train import FOREIGN, SMALL
+from tests.trainer.training.runs import FOREIGN, SMALL
 
 PUBLIC = {
     "AdvantageInputs",
@@ -29,6 +29,7 @@ PUBLIC = {
     "TrainingPlan",
     "UpdateSettings",
     "advantage",
+    "attach_lora",
     "load_model",
     "loss",
     "open_engine",

@@ -17,7 +17,7 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.lora import attach, lora_layers, merge
+from envgym_trainer.model.lora import attach_lora, lora_layers, merge
 from tests.fakes.dialogues import fresh_logprobs, gap, talk
 from tests.fakes.small_models import byte_tokenizer, small_llama
 from tests.fakes.trap_worlds import NonceEnv, byte_engine, samples_from, scramble
@@ -48,7 +48,7 @@ def test_before_any_update_the_ratio_is_one_because_sampler_and_learner_give_the
 @pytest.mark.trap(4)
 def test_in_bfloat16_the_ratio_is_one_within_a_hundredth():
     tokenizer = byte_tokenizer()
-    model = attach(
+    model = attach_lora(
         small_llama(tokenizer, initializer_range=0.05).bfloat16(), rank=4, alpha=8, seed=0
     )
     scramble(model, 0, std=0.05)
@@ -182,7 +182,7 @@ def test_a_sampler_that_would_draw_from_another_distribution_cannot_be_asked_for
 @pytest.mark.trap(25)
 def test_dropout_is_off_while_scoring_though_the_model_was_left_in_training_mode():
     tokenizer = byte_tokenizer()
-    model = attach(small_llama(tokenizer), rank=4, alpha=8, dropout=0.5, seed=0)
+    model = attach_lora(small_llama(tokenizer), rank=4, alpha=8, dropout=0.5, seed=0)
     scramble(model, 0)
     with InProcessEngine(model, Chat(tokenizer, model=model), max_context=600) as engine:
         engine.load_adapter(model.train())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from envgym_trainer.model.adapter_files import save_adapter, verify_adapter
     from envgym_trainer.model.chat import Chat
     from envgym_trainer.model.load import load_model
+    from envgym_trainer.model.lora import attach_lora
     from envgym_trainer.rollout.plans import TrainingPlan
     from envgym_trainer.run.folder import RunFolder
     from envgym_trainer.run.logger import RunLogger
@@ -36,6 +37,7 @@ _HOMES = {
     "envgym_trainer.model.adapter_files": ("save_adapter", "verify_adapter"),
     "envgym_trainer.model.chat": ("Chat",),
     "envgym_trainer.model.load": ("load_model",),
+    "envgym_trainer.model.lora": ("attach_lora",),
     "envgym_trainer.rollout.plans": ("TrainingPlan",),
     "envgym_trainer.run.folder": ("RunFolder",),
     "envgym_trainer.run.logger": ("RunLogger",),
@@ -62,6 +64,7 @@ __all__ = [
     "TrainingPlan",
     "UpdateSettings",
     "advantage",
+    "attach_lora",
     "load_model",
     "loss",
     "open_engine",

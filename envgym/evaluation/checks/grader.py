@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from envgym.episode import Episode
 from envgym.errors import WorldFailure
 from envgym.evaluation.checks.fixture import (
     CheckFixture,
@@ -33,12 +34,6 @@ def wrong_field(fixture: CheckFixture) -> CheckResult:
     """
     variants = [variant for task in fixture.all_tasks for variant in _wrong_fields(fixture, task)]
     variants += [variant for task in fixture.all_tasks if (variant := _wrong_answer(fixture, task))]
-    episodes = fixture.play_variants(variants)
-    offenders = [
-        f"{describe_episode(e)} though {v.what}"
-        for v, e in zip(variants, episodes, strict=True)
-        if e.success or e.is_void
-    ]
     if not variants:
         return CheckResult(
             "wrong_field",
@@ -46,54 +41,54 @@ def wrong_field(fixture: CheckFixture) -> CheckResult:
             "no task has a writing call whose arguments occur in its `changes`, "
             "or a different final message",
         )
-    return check_result(
-        "wrong_field",
-        offenders,
-        f"{len(variants)} oracle solutions with one wrong value, none solved its task",
-    )
+    offenders = _offenders(fixture, variants, _is_unsolved)
+    passed = f"{len(variants)} oracle solutions with one wrong value, none solved its task"
+    return check_result("wrong_field", offenders, passed)
 
 
 def extra_write(fixture: CheckFixture) -> CheckResult:
     """Check that a task is not solved if one more write to another row is added."""
     variants = [variant for task in fixture.all_tasks if (variant := _extra_write(fixture, task))]
-    episodes = fixture.play_variants(variants)
-    offenders = [
-        f"{describe_episode(e)} though {v.what}"
-        for v, e in zip(variants, episodes, strict=True)
-        if e.success or e.is_void
-    ]
     if not variants:
         return CheckResult(
             "extra_write",
             True,
             "not applicable: no call found that changes a row outside `state.allow`",
         )
-    return check_result(
-        "extra_write",
-        offenders,
-        f"{len(variants)} oracle solutions with one unexpected write, none solved its task",
-    )
+    offenders = _offenders(fixture, variants, _is_unsolved)
+    passed = f"{len(variants)} oracle solutions with one unexpected write, none solved its task"
+    return check_result("extra_write", offenders, passed)
 
 
 def reads_free(fixture: CheckFixture) -> CheckResult:
     """Check that reads before the oracle's calls do not lower any part with a positive weight."""
     variants = [variant for task in fixture.all_tasks if (variant := _with_reads(fixture, task))]
-    episodes = fixture.play_variants(variants)
-    offenders = [
-        f"{describe_episode(e)} though {v.what}"
-        for v, e in zip(variants, episodes, strict=True)
-        if not _as_good(fixture, v.task, e)
-    ]
     if not variants:
         return CheckResult("reads_free", True, "not applicable: no call found that only reads")
-    return check_result(
-        "reads_free",
-        offenders,
-        f"{len(variants)} oracle solutions with reads first, all with the same result",
-    )
+    offenders = _offenders(fixture, variants, lambda v, e: _as_good(fixture, v.task, e))
+    passed = f"{len(variants)} oracle solutions with reads first, all with the same result"
+    return check_result("reads_free", offenders, passed)
 
 
-def _as_good(fixture: CheckFixture, task: Task, episode: Any) -> bool:
+def _offenders(
+    fixture: CheckFixture,
+    variants: Sequence[Variant],
+    is_right: Callable[[Variant, Episode], bool],
+) -> list[str]:
+    """Play all variants and describe those with a wrong result."""
+    episodes = fixture.play_variants(variants)
+    return [
+        f"{describe_episode(episode)} though {variant.what}"
+        for variant, episode in zip(variants, episodes, strict=True)
+        if not is_right(variant, episode)
+    ]
+
+
+def _is_unsolved(variant: Variant, episode: Episode) -> bool:
+    return not episode.success and not episode.is_void
+
+
+def _as_good(fixture: CheckFixture, task: Task, episode: Episode) -> bool:
     plain = fixture.oracle[task.id]
     gains = [name for name, part in fixture.world.rubric.parts.items() if part.weight > 0]
     same = all(episode.reward_parts.get(name) == plain.reward_parts.get(name) for name in gains)

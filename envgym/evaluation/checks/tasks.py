@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from envgym.env import ToolWorld
 from envgym.errors import EnvgymError
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult, check_result
+from envgym.rewards.state_names import tables_in, unmatched
 from envgym.rewards.table_columns import RESERVED_KEYS
 from envgym.tasks import ANY, SPLITS, Task
 from envgym.values import fold
@@ -41,11 +43,23 @@ def draw_tasks(
                 tasks[split].append(task)
             offenders += [problem] if problem else []
     total = sum(map(len, tasks.values()))
+    offenders += _unknown_names(world, tasks["val"])
     return tasks, check_result(
         "task_declaration_accuracy",
         offenders,
         f"{total} tasks drawn, each valid and equal when drawn again",
     )
+
+
+def _unknown_names(world: ToolWorld, tasks: list[Task]) -> list[str]:
+    """Return the patterns of `state:` that match no table or column of the first task.
+
+    Loading cannot find these if an MCP server defines the tables.
+    """
+    if not tasks:
+        return []
+    with contextlib.closing(world.tasks.tables(tasks[0].seed)) as db:
+        return list(unmatched(world.spec, dict(world.keys) | tables_in(db)))
 
 
 def _count(size: int | None, wanted: int | None) -> int:

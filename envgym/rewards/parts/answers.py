@@ -19,9 +19,13 @@ from envgym.dialects import parse
 from envgym.errors import SpecError
 from envgym.rewards.evidence import Evidence
 from envgym.rewards.scoring import squad
-from envgym.rewards.scoring.numbers_in_text import number_of, read, spelled_out
+from envgym.rewards.scoring.numbers_in_text import number_of, read
 
 _CITATION = re.compile(r"\[([^\[\]\s]+)\]")
+_SIGNED_OR_DECIMAL = re.compile(
+    r"(?<![\w.,-])(?P<sign>-?)(?P<digits>(?:\d+(?:,\d{3})*)?\.\d+|(?<=-)\d+(?:,\d{3})*)"
+    r"(?![\w-]|\.\d)"
+)
 
 
 def answer_exact(
@@ -58,8 +62,9 @@ def answer_f1(
 def label_right(evidence: Evidence) -> float | None:
     """Return 1.0 if the final message names the task's `label` and no other of its `labels`.
 
-    Labels that are numbers are matched by value, others as whole words without regard to case. A hyphen or an underscore joins words.
-    If one label contains another, such as `not duplicate` and `duplicate`, the longer one counts.
+    Labels that are numbers are matched by value, others as whole words without regard to case. A
+    hyphen or an underscore joins words. If one label contains another, such as `not duplicate` and
+    `duplicate`, the longer one counts.
     The context is ignored: "not spam" names `spam`, so the prompt must ask for the label alone.
 
     Returns:
@@ -128,12 +133,27 @@ def _squad(evidence: Evidence, score: Any, v2: bool, no_answer: str) -> float | 
     answer = _answer(evidence)
     if "sources" in evidence.task.extra:
         answer = _CITATION.sub(" ", answer)
-    said = squad.normalize(spelled_out(answer))
+    said = squad.normalize(_spelled_out(answer))
     if not said:
         # An empty message is wrong even if no answer exists: a truncated episode has not answered.
         return 0.0
-    golds = [spelled_out(gold) for gold in golds]
+    golds = [_spelled_out(gold) for gold in golds]
     return score("" if v2 and said == squad.normalize(no_answer) else said, golds, v2=v2)
+
+
+def _spelled_out(text: str) -> str:
+    """Return text in which no sign or decimal point of a number is punctuation.
+
+    A scorer that drops punctuation then tells 1.5 from 15, and -5 from 5.
+    """
+
+    def spell(numeral: re.Match[str]) -> str:
+        whole, _, decimals = numeral["digits"].replace(",", "").partition(".")
+        decimals = decimals.rstrip("0")
+        words = ("minus" if numeral["sign"] else "") + (whole or "0")
+        return words + (f"point{decimals}" if decimals else "")
+
+    return _SIGNED_OR_DECIMAL.sub(spell, text.replace("\N{MINUS SIGN}", "-"))
 
 
 def _answer(evidence: Evidence) -> str:

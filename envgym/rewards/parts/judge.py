@@ -31,6 +31,7 @@ def judge(
     max_calls: int = 1000,
     timeout_seconds: float = 30.0,
     cache: str | None = None,
+    key: str | None = None,
 ) -> float | None:
     """Return a judge's score of the final message, from 0.0 to 1.0, or None without a judgement.
 
@@ -43,9 +44,10 @@ def judge(
         max_calls: Maximum number of requests. See `JudgeServer`.
         timeout_seconds: Time limit of one request in seconds.
         cache: JSONL file that keeps judgements between runs.
+        key: API key of the server, such as `env:NAME`. No other key is sent.
     """
     server = judges.open(
-        url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache
+        url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache, key=key
     )
     return score_text(server, evidence.final_message, request=evidence.task.prompt, rubric=rubric)
 
@@ -62,6 +64,7 @@ def judge_group(
     max_calls: int = 1000,
     timeout_seconds: float = 30.0,
     cache: str | None = None,
+    key: str | None = None,
 ) -> list[float | None]:
     """Return the rank of each episode's last message in its group, from 1.0 (best) to 0.0 (worst).
 
@@ -77,13 +80,14 @@ def judge_group(
         max_calls: Maximum number of requests. See `JudgeServer`.
         timeout_seconds: Time limit of one request in seconds.
         cache: JSONL file that keeps judgements between runs.
+        key: API key of the server, such as `env:NAME`. No other key is sent.
 
     Returns:
         One score per episode. None for a void episode, and for all episodes if there is no
         judgement, or fewer than two messages differ.
     """
     server = judges.open(
-        url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache
+        url, model, max_calls=max_calls, timeout_seconds=timeout_seconds, cache=cache, key=key
     )
 
     def rank(shown: list[str]) -> list[int] | None:

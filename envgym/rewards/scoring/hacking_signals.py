@@ -16,15 +16,12 @@ The caller decides on the response. Source: SRT, arXiv 2505.21444, and replicati
 from __future__ import annotations
 
 import math
-import re
 import statistics
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from envgym.errors import UsageError
-from envgym.rewards.scoring.answer_normalization import Reading, value_of
 
 Severity = Literal["warn", "alarm"]
 
@@ -71,11 +68,11 @@ class StepRecord:
     truth_tasks: int = 0
     """Number of held-out tasks behind `truth`, which determines its standard error."""
     modal_share: float | None = None
-    """Result of `modal_share()`."""
+    """Result of `answer_statistics.modal_share()`."""
     entropy: float | None = None
     """Mean entropy of the sampled tokens in nats."""
     repetition: float | None = None
-    """Mean of `repetition()` over the step's texts."""
+    """Mean of `answer_statistics.repetition()` over the step's texts."""
     extra_calls: float | None = None
     """Fraction of the tool calls that the tasks do not need."""
     parts: Mapping[str, float | None] = field(default_factory=dict)
@@ -325,45 +322,3 @@ def _averaged(measured: Sequence[Measured]) -> Measured:
         mean(m.reward for m in measured),
         sum(m.tasks for m in measured),
     )
-
-
-def modal_share(
-    groups: Sequence[Sequence[str | None]], *, reading: Reading = value_of
-) -> float | None:
-    """Return the frequency of the most frequent answer across tasks, each task weighted equally.
-
-    Rollouts without an answer are excluded.
-
-    Args:
-        groups: Answers of each task's rollouts.
-        reading: Normalizer that decides which answers are the same.
-
-    Returns:
-        Fraction above 0 and at most 1, or `None` if fewer than two tasks have an answer.
-    """
-    given = [
-        [reading(answer) for answer in group if answer is not None and answer.strip()]
-        for group in groups
-    ]
-    spoken = [group for group in given if group]
-    if len(spoken) < 2:
-        return None
-    total: defaultdict[Hashable, float] = defaultdict(float)
-    for group in spoken:
-        for answer in group:
-            total[answer] += 1 / len(group)
-    return max(total.values()) / len(spoken)
-
-
-def repetition(text: str, *, n: int = 4) -> float | None:
-    """Return the fraction of a text's n-grams that occurred in it before.
-
-    Words are cut into pieces of at most 8 letters and other characters are single tokens, so that
-    `aaaa...` is detected as well.
-
-    Returns:
-        Fraction from 0 to 1, or `None` if the text has fewer than two n-grams.
-    """
-    pieces = re.findall(r"\w{1,8}|[^\w\s]", text.casefold())
-    grams = [tuple(pieces[at : at + n]) for at in range(len(pieces) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else None

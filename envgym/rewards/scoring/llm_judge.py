@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym.secrets import redacted
 from envgym.text import content_text
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class JudgeServer:
         max_calls: Maximum number of requests until this judge is closed. Cache hits are free.
         timeout_seconds: Time limit of one request in seconds.
         cache: JSONL file that keeps judgements between runs. None keeps them in memory only.
+        key: API key, sent to `url` only. None sends no key.
 
     Raises:
         UsageError: If the cache cannot be read.
@@ -80,6 +82,7 @@ class JudgeServer:
         max_calls: int = 1000,
         timeout_seconds: float = 30.0,
         cache: str | None = None,
+        key: str | None = None,
     ):
         from envgym.policies.openai import OpenAIPolicy
 
@@ -90,7 +93,9 @@ class JudgeServer:
         """Number of requests (`requests`), of valid answers (`judgements`), of cache hits
         (`cached`), and of each reason in `MASKED`."""
         self._known = _read_cache(self.cache) if self.cache else {}
-        self._client = OpenAIPolicy(url, model, timeout_seconds=timeout_seconds, retries=0)
+        self._client = OpenAIPolicy(
+            url, model, api_key=key, timeout_seconds=timeout_seconds, retries=0
+        )
         self._lock = threading.Lock()
 
     def ask(self, system: str, user: str, read: Callable[[str], T]) -> T | None:
@@ -186,7 +191,7 @@ class JudgeServer:
             if self.cache:
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
                 with self.cache.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "answer": text}) + "\n")
+                    file.write(json.dumps(redacted({"key": key, "answer": text})) + "\n")
 
 
 def _is_readable(text: str, read: Callable[[str], Any]) -> bool:
@@ -230,7 +235,8 @@ class Judges:
         Raises:
             UsageError: If the judges are closed, or the cache cannot be read.
         """
-        key = (url, model, *sorted(options.items()))
+        given = {name: value for name, value in options.items() if value is not None}
+        key = (url, model, *sorted(given.items()))
         with self._lock:
             if self._closed:
                 raise UsageError("the judges of this world are closed; make another world")

@@ -85,10 +85,6 @@ _AMOUNT = re.compile(
 )
 _EDGE = ",:'’‘&≈~"
 """Punctuation that is no part of a token at its edges."""
-_SIGNED_OR_DECIMAL = re.compile(
-    r"(?<![\w.,-])(?P<sign>-?)(?P<digits>(?:\d+(?:,\d{3})*)?\.\d+|(?<=-)\d+(?:,\d{3})*)"
-    r"(?![\w-]|\.\d)"
-)
 _LIST_MARK = re.compile(r"^\s*(\d{1,2})[.)]\s+\S", re.MULTILINE)
 _COMPOUND = re.compile(r"([^-]*\d[^-]*)-([^\W\d_]{3,})")
 _LABELLED = re.compile(r"([^\W\d_]+):(.+)")
@@ -151,21 +147,6 @@ def number_of(text: str) -> Quantity | None:
     """Return the number that a whole text is, or `None` if it is something else."""
     tokens = read(text).tokens
     return tokens[0] if len(tokens) == 1 and isinstance(tokens[0], Quantity) else None
-
-
-def spelled_out(text: str) -> str:
-    """Return text in which no sign or decimal point of a number is punctuation.
-
-    A scorer that drops punctuation then tells 1.5 from 15, and -5 from 5.
-    """
-
-    def spell(numeral: re.Match[str]) -> str:
-        whole, _, decimals = numeral["digits"].replace(",", "").partition(".")
-        decimals = decimals.rstrip("0")
-        words = ("minus" if numeral["sign"] else "") + (whole or "0")
-        return words + (f"point{decimals}" if decimals else "")
-
-    return _SIGNED_OR_DECIMAL.sub(spell, text.translate(_SIGNS))
 
 
 def plain(text: str) -> str:

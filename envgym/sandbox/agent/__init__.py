@@ -2,7 +2,7 @@
 
 Loads the app once, then answers JSON lines from stdin on stdout, one request a line. Needs Python
 3.11 and SQLite 3.37, on Linux or macOS. With isolation `fork` or `namespaces` each session is a
-forked child (`fork_server.py`); with isolation `state` a session is a database in the agent
+forked child (`fork/`); with isolation `state` a session is a database in the agent
 (`serve.py`). The end of stdin ends everything. Output of tools goes to stderr. The protocol in one
 example:
 

@@ -15,7 +15,6 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
-from .children import kill_group
 from .file_tree import wipe
 from .namespaces import SET_SUBREAPER, prctl
 
@@ -25,6 +24,13 @@ SHARES_GROUP = "ENVGYM_SHARES_GROUP"
 """Environment variable of a local box: its control group belongs to the machine."""
 ROUNDS = 200
 """Maximum rounds of killing. Each round ends one generation of processes that keep forking."""
+
+
+def kill_group(pid: int) -> None:
+    # Right after the fork the group may not exist yet.
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(OSError):
+            kill(pid, signal.SIGKILL)
 
 
 def adopt_orphans() -> None:

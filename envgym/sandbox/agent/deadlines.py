@@ -6,13 +6,17 @@ Code in C that does neither is not interrupted: the fork server or the host ends
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import threading
+import time
 from typing import Any
 
 REPEAT_SECONDS = 0.3
 """Pause between two interrupts of a call that catches the first one."""
+CLOCK_SECONDS = 0.01
+"""Tolerance between the timer and the clock."""
 STEPS = 100_000
 """Instructions of SQLite's virtual machine between two looks at the timer, about a millisecond."""
 
@@ -35,11 +39,13 @@ class Deadline:
         is_main = threading.current_thread() is threading.main_thread()
         self.seconds = seconds if is_main else None
         self.is_over = False
+        self._end = 0.0
         self._db = db
         self._before: Any = None
 
     def __enter__(self) -> Deadline:
         if self.seconds is not None:
+            self._end = time.monotonic() + self.seconds - CLOCK_SECONDS
             self._before = signal.signal(signal.SIGALRM, self._ring)
             self._db.set_progress_handler(self._look, STEPS)
             signal.setitimer(signal.ITIMER_REAL, self.seconds, REPEAT_SECONDS)
@@ -53,9 +59,13 @@ class Deadline:
         if self.seconds is not None:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, self._before or signal.SIG_DFL)
+            with contextlib.suppress(sqlite3.Error):  # The tool may have closed the database.
+                self._db.set_progress_handler(None, 0)
             self.seconds = None
 
     def _ring(self, *_: object) -> None:
+        if time.monotonic() < self._end:  # Another process has sent the signal.
+            return
         self.is_over = True
         raise CallTimeout
 

@@ -184,6 +184,12 @@ def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
+def size_of(folder: str) -> int:
+    """Return the size in bytes of the file system that holds a folder."""
+    found = os.statvfs(folder)
+    return found.f_blocks * found.f_frsize
+
+
 def set_read_only(place: str, *, is_read_only: bool, recursive: bool = False) -> None:
     """Make the mount at a place read-only or writable, with all mounts below if `recursive`."""
     on = READ_ONLY if is_read_only else 0

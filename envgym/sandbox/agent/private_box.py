@@ -9,7 +9,9 @@ the user's other files and the network. `python private_box.py` prints why it is
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -74,7 +76,20 @@ def isolate(box: PrivateBox) -> None:
         _stay_behind(pid)
     linux.prctl(linux.SET_DEATH_SIGNAL, signal.SIGKILL)
     linux.mount_proc()
+    _number_processes_apart()
     linux.give_up_capabilities(box.capabilities if is_root else ())
+
+
+def _number_processes_apart() -> None:
+    """Start with process ids that hardly any process of the machine has.
+
+    A number that a tool shows then names no process outside of the box, which could be signalled by
+    mistake. Source: proc(5), /proc/sys/kernel/ns_last_pid.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        most = int(Path("/proc/sys/kernel/pid_max").read_text())
+        last = most // 2 + secrets.randbelow(most // 4)
+        linux.write("/proc/sys/kernel/ns_last_pid", str(last))
 
 
 def enter_namespaces(*, network: bool) -> bool:

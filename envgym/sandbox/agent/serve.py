@@ -21,7 +21,7 @@ from .cleaning import adopt_orphans, end_strays, usage
 from .describe import describe_tool
 from .errors import AppError, BoxError
 from .file_tree import fresh_folder
-from .fork_server import ForkServer
+from .fork.fork_server import ForkServer
 from .namespaces import Limits
 from .private_box import PrivateBox, isolate
 from .protocol import Request, Wire, answer, attempt, no_session, take_stdio
@@ -152,7 +152,7 @@ def _isolate(private: dict[str, Any], wire: Wire, *, is_check: bool) -> bool:
     scratch = os.environ.get("ENVGYM_SCRATCH")
     keep = [*private["keep"], *([scratch] if scratch and not is_check else [])]
     try:
-        isolate(PrivateBox(**private | {"keep": keep}))
+        isolate(PrivateBox(**{**private, "keep": keep}))
     except OSError as error:
         message = f"the local box cannot isolate itself: {error}"
         wire.say({"id": 0, "error": {"kind": "sandbox_lost", "message": message}})
@@ -164,7 +164,7 @@ def _server(app: LoadedApp, wire: Wire, hello: Request) -> ForkServer | StateSer
     if hello["isolation"] == "state":
         return StateServer(app, wire, output_bytes=hello["output_bytes"])
     apart = Limits(**hello["session"]) if hello["isolation"] == "namespaces" else None
-    settings = {"output_bytes": hello["output_bytes"], "is_single": hello["is_single"]}
+    settings = {name: hello[name] for name in ("output_bytes", "open_files", "is_single")}
     try:
         return ForkServer(app, wire, apart=apart, **settings)
     except BoxError:

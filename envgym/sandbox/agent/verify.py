@@ -274,7 +274,7 @@ def _run(
     return {"exit_code": process.returncode, "output": output}
 
 
-def _listen(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
+def _listen(process: subprocess.Popen[Any], deadline: float) -> tuple[bytes, bool]:
     """Return the end of a program's output and whether it ended in time; kill its group."""
     assert process.stdout
     kept = b""

@@ -2,8 +2,8 @@
 
 Temporary triggers note each row that is inserted, deleted or changed in value; a savepoint that is
 rolled back removes its notes. Virtual tables and the schema of watched tables are compared after
-each call that changed them. Statements of tools cannot reach the notes or the triggers. Not
-recorded: a row that `INSERT OR REPLACE` replaces by an equal one counts as a write.
+each call that changed them. Statements of tools cannot reach the notes, and a dropped trigger
+counts as a write to its table. So does a row that `INSERT OR REPLACE` replaces by an equal one.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .virtual_tables import Row, is_virtual, virtual_rows
 
 NOTES = "envgym_writes"
 _OWN = "envgym_"
+_EVENTS = ("INSERT", "DELETE", "UPDATE")
 _GUARDED_PRAGMAS = {"writable_schema", "schema_version", "recursive_triggers"}
 
 
@@ -34,15 +35,16 @@ class WriteWatch:
         self._db = db
         self._patterns = tuple(patterns)
         self._busy = False
+        self._seen: tuple[int, tuple[int, int]] = (0, (-1, -1))
         # A statement that SQLite keeps prepared is not authorized again, so a tool must not be able
         # to send the same text.
         self._mark = f"/* {secrets.token_hex(8)} */ "
         with self._own_statements():
             self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
             self._start()
-        self.resume()
+        self.guard()
 
-    def resume(self) -> None:
+    def guard(self) -> None:
         """Authorize the statements of tools, after another authorizer was set or removed."""
         self._db.set_authorizer(self._authorize)
 
@@ -54,7 +56,8 @@ class WriteWatch:
                 return []
             try:
                 written = {name for (name,) in self._query(f"SELECT DISTINCT name FROM {NOTES}")}
-                written |= self._changed_objects() if version != self._seen[1] else set()
+                if version != self._seen[1]:
+                    written |= self._changed_objects() | self._without_trigger()
                 written |= self._changed_virtual_tables()
                 self._query(f"DELETE FROM {NOTES}")
                 self._start()
@@ -69,28 +72,30 @@ class WriteWatch:
         try:
             yield
         finally:
-            self.resume()
+            self.guard()
 
     def _start(self) -> None:
         """Set up the triggers, and remember the state from which the next call starts."""
         version = self._version()
-        if version != getattr(self, "_seen", (0, None))[1]:
-            self._objects = {row for row in schema_rows(self._db) if self._is_watched(row[2])}
+        if version != self._seen[1]:
+            self._objects = self._watched_objects()
             names = {name for kind, name, *_ in self._objects if kind == "table"}
             created = {name: sql for kind, name, _, sql in self._objects if kind == "table"}
             self._virtual = {name: sql or "" for name, sql in created.items() if is_virtual(sql)}
-            for name in sorted(names - self._virtual.keys()):
+            self._tables = sorted(names - self._virtual.keys())
+            for name in self._tables:
                 self._set_triggers(name)
         self._rows = self._virtual_rows()
-        self._seen = (self._db.total_changes, version)
+        self._seen = (self._db.total_changes, self._version())
 
     def _set_triggers(self, table: str) -> None:
         with contextlib.closing(self._query(f"SELECT * FROM main.{quoted(table)} LIMIT 0")) as rows:
             columns = [quoted(column[0]) for column in rows.description]
         # Without BINARY, a NOCASE column would hide a change from "ann" to "Ann".
         changed = " OR ".join(f"old.{c} COLLATE BINARY IS NOT new.{c}" for c in columns)
-        for event, condition in (("INSERT", ""), ("DELETE", ""), ("UPDATE", f"WHEN {changed}")):
-            trigger = quoted(f"{_OWN}{event.lower()}_{table}")
+        for event in _EVENTS:
+            condition = f"WHEN {changed}" if event == "UPDATE" else ""
+            trigger = quoted(_trigger(event, table))
             self._query(f"DROP TRIGGER IF EXISTS temp.{trigger}")
             self._query(
                 f"CREATE TEMP TRIGGER {trigger} AFTER {event} ON main.{quoted(table)} {condition} "
@@ -98,8 +103,22 @@ class WriteWatch:
             )
 
     def _changed_objects(self) -> set[str]:
-        now = {row for row in schema_rows(self._db) if self._is_watched(row[2])}
-        return {table for _, _, table, _ in now ^ self._objects}
+        return {table for _, _, table, _ in self._watched_objects() ^ self._objects}
+
+    def _watched_objects(self) -> set[tuple[str, str, str, str | None]]:
+        rows = schema_rows(self._db)
+        virtual = [name for kind, name, _, sql in rows if kind == "table" and is_virtual(sql)]
+        parts = tuple(f"{name}_" for name in virtual)  # tables that a virtual table consists of
+        return {row for row in rows if self._is_watched(row[2]) and not row[2].startswith(parts)}
+
+    def _without_trigger(self) -> set[str]:
+        query = "SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'"
+        found = {name for (name,) in self._query(query)}
+        return {
+            table
+            for table in self._tables
+            if any(_trigger(event, table) not in found for event in _EVENTS)
+        }
 
     def _changed_virtual_tables(self) -> set[str]:
         rows = self._virtual_rows()
@@ -111,8 +130,13 @@ class WriteWatch:
         image = self._db.serialize()
         return {name: virtual_rows(image, name, sql) for name, sql in self._virtual.items()}
 
-    def _version(self) -> int:
-        return self._query("PRAGMA main.schema_version").fetchone()[0]
+    def _version(self) -> tuple[int, int]:
+        """Return a number for the schema and one for the temporary schema."""
+        main, temp = (
+            self._query(f"PRAGMA {schema}.schema_version").fetchone()[0]
+            for schema in ("main", "temp")
+        )
+        return main, temp
 
     def _is_watched(self, table: str) -> bool:
         return any(fnmatchcase(table, pattern) for pattern in self._patterns)
@@ -143,7 +167,7 @@ class WriteWatch:
             two: Second name.
             source: Trigger or view whose statement it is.
         """
-        if self._busy or action == sqlite3.SQLITE_SAVEPOINT:
+        if self._busy or action in (sqlite3.SQLITE_SAVEPOINT, sqlite3.SQLITE_DROP_TEMP_TRIGGER):
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA:
             is_guarded = (one or "").lower() in _GUARDED_PRAGMAS and two is not None
@@ -153,6 +177,10 @@ class WriteWatch:
         names = ((one or "").lower(), (two or "").lower())
         is_own = any(name.startswith(_OWN) for name in names)
         return sqlite3.SQLITE_DENY if is_own else sqlite3.SQLITE_OK
+
+
+def _trigger(event: str, table: str) -> str:
+    return f"{_OWN}{event.lower()}_{table}"
 
 
 def _literal(text: str) -> str:

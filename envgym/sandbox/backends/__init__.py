@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from envgym.errors import PrerequisiteError, SpecError
 from envgym.sandbox import App, Isolation, Sandbox
-from envgym.sandbox.options import SandboxOptions, backend_names
+from envgym.sandbox.options import ACCEPT_RISK, SandboxOptions, backend_names
 
 __all__ = ["Backend", "SandboxOptions", "find_backend", "open_sandbox"]
 
@@ -137,14 +137,24 @@ def _open(name: str, app: App, options: SandboxOptions) -> Sandbox:
     backend = find_backend(name, app.root)
     if options.level in backend.LEVELS:
         return backend.open(app, options)
+    if options.executes_code and options.accept_risk:
+        sandbox = backend.open(app, options.model_copy(update={"isolation": backend.LEVELS[-1]}))
+        sandbox.label += f"; accepted: {options.accept_risk}"
+        return sandbox
     if options.isolation != "auto" or options.executes_code:
-        raise PrerequisiteError(_refusal(name, backend, options.level))
+        raise PrerequisiteError(_refusal(name, backend, options))
     return backend.open(app, options.model_copy(update={"isolation": backend.LEVELS[0]}))
 
 
-def _refusal(name: str, backend: Backend, level: Isolation) -> str:
+def _refusal(name: str, backend: Backend, options: SandboxOptions) -> str:
+    level = options.level
     others = [each for each in backend_names() if level in find_backend(each).LEVELS]
     why = backend.WHY_NOT.get(level, "it does not declare this level")
+    if options.executes_code:
+        return (
+            f"backend '{name}' cannot hold code written by a model (sandbox.executes_code): {why}. "
+            f"Use sandbox.backend={' or '.join(others)}, or accept the risk in words: {ACCEPT_RISK}"
+        )
     return (
         f"backend '{name}' cannot provide isolation '{level}': {why}. "
         f"Use sandbox.backend={' or '.join(others)}, "

@@ -88,7 +88,11 @@ def check_hello(app: App, options: SandboxOptions) -> dict[str, Any]:
     hello = {
         "users": [random_user()],
         "is_open": bool(options.accept_risk),
-        "limits": {"processes": options.max_processes, "files": options.max_open_files},
+        "limits": {
+            "memory_mb": options.memory_mb,
+            "processes": options.max_processes,
+            "files": options.max_open_files,
+        },
     }
     if why_not_isolated():
         return hello | {"place": None}

@@ -147,10 +147,11 @@ class InProcessSession:
     def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
         """Return the final changes. Processes that a tool left running are not ended."""
         with self._statistics.timed("diff"):
-            self._final = self._do(
+            final = self._do(
                 "diff", timeout_seconds, lambda: self._desk.finish(keep_files=keep_files)
             )
-            return self._final["changes"]
+        self._final = final
+        return final["changes"]
 
     def verify(
         self,

@@ -302,8 +302,9 @@ class BoxSession:
 
     def finish(self, *, timeout_seconds: float, keep_files: bool = False) -> RowChanges:
         with self._statistics.timed("diff"):
-            self._final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
-            return self._final["changes"]
+            final = self._request("finish", "diff", timeout_seconds, keep_files=keep_files)
+        self._final = final
+        return final["changes"]
 
     def verify(
         self,
@@ -323,13 +324,9 @@ class BoxSession:
 
     def exchange(self, server: str, lines: list[str], *, timeout_seconds: float) -> list[str]:
         """Send lines to an MCP server of the app and return its lines. Raises WorldFailure."""
-        # The relay must time out before the box does, so that it can report the server's last
-        # output.
-        patience = timeout_seconds
-        limit = timeout_seconds + 1.0
-        return self._request(
-            "exchange", "call", limit, server=server, lines=lines, patience=patience
-        )
+        # The relay must time out before the box, so that it can report the server's last output.
+        work = {"server": server, "lines": lines, "patience": timeout_seconds}
+        return self._request("exchange", "call", timeout_seconds + 1.0, **work)
 
     def close(self) -> None:
         with self._closing:

@@ -14,6 +14,7 @@ from envgym.errors import PrerequisiteError, SpecError, WorldFailure
 from envgym.sandbox import VERIFY_SECONDS, Verification
 from envgym.sandbox.agent.test_command import read_test_command
 from envgym.sandbox.box.channel import Box, Transport
+from envgym.sandbox.options import ACCEPT_RISK
 from envgym.sandbox.statistics import Statistics
 
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "KILL", "SETGID", "SETUID")
@@ -23,8 +24,7 @@ FIRST_USER = 2**30
 USERS = 2**29
 ATTEMPTS = 2
 WAY_OUT = (
-    "Use sandbox.backend=docker, podman or bubblewrap, or accept the risk in words: "
-    'sandbox.accept_risk="the model\'s code runs as my user"'
+    f"Use sandbox.backend=docker, podman or bubblewrap, or accept the risk in words: {ACCEPT_RISK}"
 )
 
 

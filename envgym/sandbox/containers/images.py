@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import hashlib
 import io
-import logging
 import os
 import tarfile
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 from envgym.errors import PrerequisiteError, SpecError
 from envgym.sandbox.containers.addresses import NOW_LOCAL, short
 from envgym.sandbox.options import BuildOptions, SandboxOptions
+from envgym.secrets import get_logger
 
 BUILD_SECONDS = 1800
 """Timeout in seconds between two messages of the engine during a build."""
@@ -54,7 +54,7 @@ def ensure_image(api: Any, image: str) -> None:
 
     if has_image(api, image):
         return
-    logging.getLogger("envgym").warning("pulling the image %s, once", image)
+    get_logger("envgym").warning("pulling the image %s, once", image)
     trouble = ""
     try:
         repository, tag = parse_repository_tag(image)
@@ -160,7 +160,7 @@ def _build(api: Any, tag: str, archive: io.BufferedRandom, name: str, dockerfile
     import docker.errors
     import requests
 
-    logging.getLogger("envgym").warning("building the image %s from %s, once", tag, dockerfile)
+    get_logger("envgym").warning("building the image %s from %s, once", tag, dockerfile)
     log = []
     trouble = ""
     try:

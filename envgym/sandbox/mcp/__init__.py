@@ -11,7 +11,8 @@ roots); the client does not offer these capabilities.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from envgym.sandbox import Server
@@ -33,7 +34,7 @@ class McpServer:
     """MCP server and its reset and state. The `mcp:` block of a YAML has the same fields."""
 
     link: Server | str
-    """Command that runs in a box, or URL of a streamable HTTP endpoint."""
+    """Command that runs in a box, or URL of a streamable HTTP endpoint, without credentials."""
     reset: Literal["restart", "session", "container"] | ResetCall
     """Reset before each episode: a new process, a new MCP session, a fresh box, or a call of a
     reset tool.
@@ -48,6 +49,8 @@ class McpServer:
     """Start of the episode's clock in ISO 8601."""
     volatile: tuple[str, ...] = ()
     """`table.column` patterns excluded from the state hash."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Headers of every request to a URL. They are sent to its host only."""
 
     @property
     def name(self) -> str:

@@ -9,20 +9,25 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from queue import SimpleQueue
 from typing import Any, Protocol
 
 import anyio
+import httpx2
 from anyio.from_thread import BlockingPortal
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from envgym.errors import WorldFailure
+from envgym.http_client import client_options
 from envgym.text import clean_value
 
+CONNECT_SECONDS = 30.0
+READ_SECONDS = 300.0
+"""Timeouts of HTTP, as the SDK's own client has them. The time limit of a call applies before."""
 LEAST_SECONDS = 0.1
 """Minimum timeout in seconds, for messages that the client sends after its deadline."""
 
@@ -53,13 +58,26 @@ class HttpLink:
 
     grace_seconds = 0.0
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None):
         self.url = url
+        self._headers = dict(headers or {})
         self.failure: WorldFailure | None = None
         self.deadline = 0.0
 
     def streams(self, portal: BlockingPortal) -> AbstractAsyncContextManager[Any]:
-        return streamable_http_client(self.url)
+        return self._streams()
+
+    @asynccontextmanager
+    async def _streams(self) -> AsyncIterator[Any]:
+        # The SDK follows redirects within the origin only, so headers stay with this host.
+        timeout = httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS)
+        async with (
+            httpx2.AsyncClient(
+                headers=self._headers, timeout=timeout, **client_options()
+            ) as client,
+            streamable_http_client(self.url, http_client=client) as streams,
+        ):
+            yield streams
 
     def close(self) -> None:
         """Do nothing; the client closes the connection."""

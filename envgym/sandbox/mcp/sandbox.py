@@ -33,6 +33,7 @@ from envgym.sandbox.mcp.event_loop import start_loop, stop_loop
 from envgym.sandbox.mcp.links import BoxLink, Exchanging, HttpLink
 from envgym.sandbox.mcp.session import McpSession
 from envgym.sandbox.options import SandboxOptions
+from envgym.secrets import redact, redacted
 
 WAIT_SECONDS = 600.0
 """Seconds an episode waits for a free session if `sessions` is limited."""
@@ -61,7 +62,7 @@ class McpSandbox:
     def __init__(self, server: McpServer, box: Sandbox | None, options: SandboxOptions):
         self.server, self.counts = server, Counts()
         self.statistics = None
-        self.label = (
+        self.label = redact(
             f"MCP server '{server.name}' in {box.label}"
             if box
             else f"MCP server at {server.name}: not isolated by envgym"
@@ -163,7 +164,7 @@ class McpSandbox:
         self._count("started")
         left = deadline - time.monotonic()
         if self._box is None:
-            link = HttpLink(self.server.name)
+            link = HttpLink(self.server.name, self.server.headers)
         else:
             # A kept server serves many seeds and must not depend on the first one.
             own_seed = 0 if isinstance(self.server.reset, ResetCall) else seed
@@ -262,8 +263,8 @@ class McpSandbox:
         return [
             {
                 "name": tool.name,
-                "description": tool.description or "",
-                "parameters": tool.input_schema,
+                "description": redact(tool.description or ""),
+                "parameters": redacted(tool.input_schema),
             }
             for tool in found
             if tool.name not in hidden

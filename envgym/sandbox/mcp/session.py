@@ -10,9 +10,10 @@ from typing import Any
 from envgym.errors import Stage, UsageError
 from envgym.sandbox import RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import cut
-from envgym.sandbox.mcp.connection import Connection, Refused
+from envgym.sandbox.mcp.connection import Connection, Failed, Refused
 from envgym.sandbox.mcp.content import result_text
 from envgym.sandbox.mcp.dump import Tables, tables_diff
+from envgym.secrets import redact
 
 
 class McpSession:
@@ -58,8 +59,15 @@ class McpSession:
                     tool, arguments, stage="call", timeout_seconds=timeout_seconds
                 )
             except Refused as refusal:
-                return ToolResult(str(refusal), ok=False, seconds=time.perf_counter() - begun)
-            text = cut(result_text(result), self._output_bytes)
+                return ToolResult(
+                    redact(str(refusal)), ok=False, seconds=time.perf_counter() - begun
+                )
+            except Failed as failure:
+                text = redact(f"the tool failed: {failure}")
+                fault = redact(f"MCP tool '{tool}': {failure}")
+                return ToolResult(text, False, time.perf_counter() - begun, fault=fault)
+            # Before the cut, which could leave a part of a secret that the server repeats.
+            text = cut(redact(result_text(result)), self._output_bytes)
             return ToolResult(text, ok=not result.is_error, seconds=time.perf_counter() - begun)
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:

@@ -17,6 +17,10 @@ from envgym.errors import SpecError
 from envgym.sandbox import App
 from envgym.sandbox.agent import AppError, is_document
 from envgym.sandbox.agent import schema_sql as sql_of
+from envgym.text.bounded_yaml import YamlLimits, load_yaml
+
+LIMITS = YamlLimits(megabytes=32, depth=128, values=2_000_000)
+"""Limits of one document. The largest published ones have about 12 MiB."""
 
 
 def documents_of(app: App) -> dict[str, Any]:
@@ -36,11 +40,10 @@ def schema_sql(app: App) -> str:
 def read_document(path: Path) -> Any:
     """Read a YAML or JSON file as JSON values. Raises SpecError."""
     try:
-        # JSON is YAML. The round trip turns integer keys of responses (`200:`) into text and
-        # rejects cycles.
-        return json.loads(
-            json.dumps(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader), allow_nan=False)
-        )
+        LIMITS.check_size(path.stat().st_size)
+        # JSON is YAML. The round trip turns integer keys of responses (`200:`) into text.
+        document, _ = load_yaml(path.read_text(encoding="utf-8"), loader=_Loader, limits=LIMITS)
+        return json.loads(json.dumps(document, allow_nan=False))
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     except yaml.MarkedYAMLError as error:

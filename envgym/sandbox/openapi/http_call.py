@@ -14,8 +14,13 @@ from urllib.parse import quote
 import httpx
 
 from envgym.sandbox.agent.openapi.document import Operation
+from envgym.secrets import redact
 
 MOST_REDIRECTS = 5
+MARGIN = 2**16
+"""Bytes that are read beyond the limit, so that a secret at the cut is read whole and replaced."""
+LONGEST_SHOWN = 2**20
+"""Longest body that may be shown. Longer ones are tables of the whole state, read by graders."""
 
 
 class Call:
@@ -81,18 +86,24 @@ class Call:
 
 
 def _text(response: httpx.Response, deadline: float, most: int) -> str:
-    """Return the body as text, cut with a marker. The deadline also covers slow responses."""
+    """Return the body as text, without secrets that the server repeats, cut with a marker.
+
+    The deadline also covers slow responses.
+    """
     kept = b""
     for chunk in response.iter_bytes():
         kept += chunk
         if time.monotonic() > deadline:
             raise TimeoutError
-        if len(kept) > most:
-            return (
-                f"{kept[:most].decode('utf-8', 'ignore')}"
-                f"\n[output cut: the first {most:,} bytes are shown]"
-            )
-    return kept.decode("utf-8", "replace").strip()
+        if len(kept) > most + MARGIN:
+            break
+    text = kept.decode("utf-8", "replace").strip()
+    if len(text) <= LONGEST_SHOWN:
+        text = redact(text)
+    if len(text.encode()) <= most:
+        return text
+    shown = text.encode()[:most].decode("utf-8", "ignore")
+    return f"{shown}\n[output cut: the first {most:,} bytes are shown]"
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

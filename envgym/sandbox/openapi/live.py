@@ -1,10 +1,12 @@
 """Operations of an OpenAPI document as tools, called over HTTP on a live server.
 
-Calls and redirects go only to the host of `base_url`. A 4xx response is an observation for the
-model; 5xx, no response, 401, 408 and 429 raise `WorldFailure`. `reset` sets the state of a seed at
-the start of an episode, `dump` reports its changes; then one episode at a time uses the server,
-unless a header with `{session}` separates their states. Not controlled: the server's clock and its
-other users. For training a simulated document is faster and isolated.
+Calls and redirects go only to the host of `base_url`. A 4xx response is a refusal. After 5xx, no
+response, 401, 408 or 429 another request checks the server: if it is answered, the failure belongs
+to the call and the model sees an observation; otherwise the server is down, a `WorldFailure`.
+`reset` sets the state of a seed at the start of an episode, `dump` reports its changes; then one
+episode at a time uses the server, unless a header with `{session}` separates their states. Not
+controlled: the server's clock and its other users. For training a simulated document is faster and
+isolated.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +22,20 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from envgym.errors import (
-    PrerequisiteError,
     SpecError,
     Stage,
     UsageError,
     WorldFailure,
     did_you_mean,
 )
+from envgym.http_client import Address, client_options
 from envgym.sandbox.agent import AppError
 from envgym.sandbox.agent.openapi.document import Operation
 from envgym.sandbox.agent.openapi.tools import read_documents, selected
 from envgym.sandbox.openapi.documents import read_document
 from envgym.sandbox.openapi.http_call import Call
 from envgym.sandbox.openapi.session import LiveSession
+from envgym.secrets import redact
 
 if TYPE_CHECKING:
     from envgym.spec.tool_sources import OpenApiTools
@@ -41,7 +45,12 @@ NOT_THE_MODELS = {
     408: "the server timed out",
     429: "the server's rate limit is exceeded",
 }
-"""Statuses below 500 that do not depend on the model's arguments."""
+"""Statuses below 500 that mostly do not depend on the model's arguments."""
+CHECK_SECONDS = 5.0
+"""Time limit of the request that checks whether the server answers."""
+CHECK_BYTES = 64 * 2**20
+PAUSE_SECONDS = 0.25
+"""First pause of a check while the server's rate limit is exceeded. Each further one doubles."""
 
 
 def open_live(root: Path, block: OpenApiTools) -> LiveApi:
@@ -63,16 +72,17 @@ class LiveApi:
 
     Args:
         document: Parsed OpenAPI 3 document.
-        base_url: Prefix of each path. No other scheme, host or port is called.
+        base_url: Prefix of each path. No other scheme, host or port is called. A user and a
+            password in it are sent as the header Authorization, and never shown.
         reference: Name of the document in messages. `file.yaml:name` offers one operation only.
-        headers: Headers of each call. `env:NAME` is read from the environment variable, `{session}`
-            becomes the session's name.
+        headers: Headers of each call, sent to the host of `base_url` only. `{session}` becomes the
+            session's name.
         reset: (operation, arguments) to call when a session opens, with `seed` if it has this
             argument.
         dump: Operation that returns {table: [row, ...]}.
 
     Raises:
-        SpecError: If the document or an operation is wrong.
+        SpecError: If the document, an operation, the URL or a header is wrong.
         PrerequisiteError: If an environment variable is not set.
     """
 
@@ -105,19 +115,21 @@ class LiveApi:
                 "list the operations you want by name"
             )
         self.statistics = None
-        self.base_url = base_url.rstrip("/")
+        address = Address.of(base_url, headers)
+        self.base_url = address.url.rstrip("/")
         self.reset = reset
         self.dump = dump
-        self._headers = {name: _value_of(name, text) for name, text in (headers or {}).items()}
+        self._headers = address.headers
         apart = any("{session}" in text for text in self._headers.values())
         self._turn = None if apart or not hidden else threading.Lock()
         self._names = itertools.count(1)
         self._prefix = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._client = httpx.Client(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            **client_options(),
         )
         state = _describe_state(apart=apart, has_state=bool(hidden))
-        self.label = f"live API at {self.base_url}: real calls over the network, {state}"
+        self.label = redact(f"live API at {self.base_url}: real calls over the network, {state}")
 
     def operation(self, name: str) -> Operation:
         if name not in self._known:
@@ -166,7 +178,7 @@ class LiveApi:
         timeout_seconds: float,
         most: int,
     ) -> tuple[int, str]:
-        """Call an operation and return (status, body).
+        """Call an operation and return (status, body). The body has no secret of ours.
 
         Raises:
             WorldFailure: If there is no usable response.
@@ -185,34 +197,50 @@ class LiveApi:
             ) from None
         except httpx.HTTPError as error:
             raise WorldFailure(
-                "sandbox_lost",
+                "server_lost",
                 f"{operation.name}: {self.base_url} cannot be reached: {error}",
                 stage=stage,
             ) from None
         if status >= 500 or status in NOT_THE_MODELS:
             why = NOT_THE_MODELS.get(status, "the server failed")
             raise WorldFailure(
-                "tool_crashed",
+                "server_failed",
                 f"{operation.name}: {why}: status {status}: {text[:300]}",
                 stage=stage,
             )
         return status, text
 
+    def is_answering(self, *, session: str) -> bool:
+        """Return whether the server answers a request that does not depend on the model.
+
+        The request is the dump operation or, without one, GET of the base URL, where any status
+        below 500 counts except for 401, 408 and 429. While the server's rate limit is exceeded, the
+        request is repeated.
+
+        Args:
+            session: Name of the session, for headers.
+        """
+        deadline = time.monotonic() + CHECK_SECONDS
+        pause = PAUSE_SECONDS
+        while True:
+            try:
+                status = self._check(session, max(0.1, deadline - time.monotonic()))
+            except (httpx.HTTPError, TimeoutError, ValueError):
+                return False
+            if status != 429 or time.monotonic() + pause > deadline:
+                return status < 500 and status not in NOT_THE_MODELS
+            time.sleep(pause)
+            pause *= 2
+
+    def _check(self, session: str, seconds: float) -> int:
+        headers = {name: text.replace("{session}", session) for name, text in self._headers.items()}
+        if self.dump is None:
+            return self._client.get(self.base_url, headers=headers, timeout=seconds).status_code
+        call = Call(self.base_url, self.operation(self.dump), {}, headers)
+        return call.send(self._client, seconds, CHECK_BYTES)[0]
+
     def close(self) -> None:
         self._client.close()
-
-
-def _value_of(name: str, text: str) -> str:
-    """Return a header's value. `env:NAME` keeps secrets out of the YAML."""
-    if not text.startswith("env:"):
-        return text
-    variable = text.removeprefix("env:")
-    if variable not in os.environ:
-        raise PrerequisiteError(
-            f"the header '{name}' uses the environment variable {variable}, which is not set. "
-            "Set it first."
-        )
-    return os.environ[variable]
 
 
 def _describe_state(*, apart: bool, has_state: bool) -> str:

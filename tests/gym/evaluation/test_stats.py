@@ -10,6 +10,10 @@ from envgym.evaluation.stats import (
     intervals_overlap,
     mean_interval,
     newcombe_difference,
+    number_text,
+    percent_text,
+    pooled_difference,
+    pooled_interval,
     wilson_interval,
 )
 
@@ -101,3 +105,78 @@ def test_one_run_says_nothing_about_the_next():
 def test_a_mean_of_too_few_or_too_many_runs_is_refused(values):
     with pytest.raises(ValueError, match="needs 1 to 31 values"):
         mean_interval(values)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "text"),
+    [
+        (199, 200, "99.5"),
+        (1, 200, "0.5"),
+        (1999, 2000, "99.95"),
+        (1, 3000, "0.03"),
+        (99_999, 100_000, "99.999"),
+        (200, 200, "100"),
+        (0, 200, "0"),
+        (62, 100, "62"),
+        (989, 1000, "99"),
+    ],
+)
+def test_only_all_is_100_per_cent_and_only_none_is_0(successes, n, text):
+    assert percent_text(successes / n) == text
+
+
+@given(st.integers(1, 5000), st.data())
+def test_a_share_is_never_rounded_to_all_or_none(n, data):
+    successes = data.draw(st.integers(0, n))
+    shown = float(percent_text(successes / n))
+    assert (shown == 100) == (successes == n)
+    assert (shown == 0) == (successes == 0)
+    assert shown == pytest.approx(100 * successes / n, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.995, "0.99"), (0.9996, "0.9996"), (1.0, "1.00"), (-0.001, "-0.001")]
+)
+def test_a_mean_is_never_rounded_to_a_whole_number(value, text):
+    assert number_text(value) == text
+
+
+def test_a_difference_is_never_rounded_to_none():
+    assert percent_text(0.004, sign=True) == "+0.4"
+    assert percent_text(-0.3, sign=True) == "-30"
+    assert percent_text(0.0, sign=True) == "0"
+
+
+def test_runs_that_agree_leave_the_interval_of_their_tasks():
+    # none of 72 and 36 of 72: Wilson's intervals
+    assert pooled_interval([(0, 24)] * 3) == pytest.approx((0.0, 0.0, 0.0507), abs=1e-4)
+    assert pooled_interval([(12, 24)] * 3) == pytest.approx((0.5, 0.3875, 0.6125), abs=1e-4)
+    assert pooled_interval([(24, 24)] * 2) == pytest.approx((1.0, 0.9259, 1.0), abs=1e-4)
+
+
+def test_runs_that_differ_keep_students_interval_where_it_is_wider():
+    mean, low, high = mean_interval([0.25, 0.5, 0.75])
+    assert pooled_interval([(6, 24), (12, 24), (18, 24)]) == (mean, max(0.0, low), min(1.0, high))
+
+
+def test_equal_gains_leave_the_interval_of_the_tasks():
+    mean, low, high = pooled_difference([(18, 24)] * 3, [(12, 24)] * 3)
+    assert mean == pytest.approx(0.25)
+    assert (low, high) == newcombe_difference(54, 72, 36, 72)
+
+
+def test_one_run_has_no_interval_over_runs():
+    assert all(math.isnan(end) for end in pooled_interval([(3, 8)])[1:])
+    assert all(math.isnan(end) for end in pooled_difference([(3, 8)], [(1, 8)])[1:])
+
+
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=8))
+def test_an_interval_over_runs_has_width_and_holds_the_mean(solved):
+    counts = [(each, 30) for each in solved]
+    mean, low, high = pooled_interval(counts)
+    assert 0 <= low <= mean + 1e-12
+    assert mean - 1e-12 <= high <= 1
+    assert high - low > 0.01
+    mean, low, high = pooled_difference(counts, counts)
+    assert mean == 0
+    assert low < 0 < high

@@ -7,13 +7,8 @@ import random
 import pytest
 
 from envgym.errors import UsageError
-from envgym.rewards.scoring.hacking_signals import (
-    HackingDetector,
-    SignalLimits,
-    StepRecord,
-    modal_share,
-    repetition,
-)
+from envgym.rewards.scoring.answer_statistics import modal_share, repetition
+from envgym.rewards.scoring.hacking_signals import HackingDetector, SignalLimits, StepRecord
 
 
 def told(records, watch=None):

@@ -145,7 +145,7 @@ def test_a_container_gets_the_agent_readable_for_all(tmp_path):
         for path in parcels.AGENT.rglob("*.py")
     }
     assert {name for name in names if name.startswith("agent/") and "." in name} == shipped
-    assert {"agent/__main__.py", "agent/fork_server.py", "agent/openapi/tools.py"} <= shipped
+    assert {"agent/__main__.py", "agent/fork/fork_server.py", "agent/openapi/tools.py"} <= shipped
     assert {(entry.mode, entry.uid) for entry in entries if entry.isfile()} == {(0o644, 0)}
     assert {entry.name: entry.mode for entry in entries if entry.isdir()}["app/crm"] == 0o755
 

@@ -14,7 +14,7 @@ from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.rollout import engine_options, engines
 from envgym_trainer.inference import Engine, EngineStatistics, open_engine
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import start
 from tests.fakes.dialogues import SYSTEM, gap, talk, turns_of, user
@@ -23,7 +23,7 @@ from tests.fakes.trap_worlds import scramble
 from tests.fakes.vllm_server import StandIn, serving
 
 TOKENIZER = byte_tokenizer()
-MODEL = attach(small_llama(TOKENIZER), rank=8, alpha=16, seed=0)
+MODEL = attach_lora(small_llama(TOKENIZER), rank=8, alpha=16, seed=0)
 CHAT = Chat(TOKENIZER, model=MODEL.get_base_model())
 
 

@@ -10,7 +10,7 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from tests.fakes.dialogues import talk, together
 from tests.fakes.small_models import byte_tokenizer, small_llama
 from tests.fakes.tiny_lora import random_samples
@@ -29,7 +29,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.15}
 
 
 def adapted(device, dtype):
-    model = attach(small_llama(byte_tokenizer()).to(device, dtype), rank=4, alpha=8.0, seed=0)
+    model = attach_lora(small_llama(byte_tokenizer()).to(device, dtype), rank=4, alpha=8.0, seed=0)
     generator = torch.Generator().manual_seed(0)
     for name, value in model.named_parameters():
         if "lora_B" in name:

@@ -11,7 +11,7 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.in_process.packed_linear import PackedLinear, can_pack
 from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from tests.fakes.dialogues import SYSTEM, fresh_logprobs, gap, talk, turns_of, user
 from tests.fakes.small_models import byte_tokenizer, small_llama
 
@@ -35,7 +35,7 @@ def engine(model, tokenizer):
 
 
 def with_adapter(model, *, seed: int = 0):
-    adapted = attach(model, rank=4, alpha=8, seed=seed)
+    adapted = attach_lora(model, rank=4, alpha=8, seed=seed)
     scramble(adapted, seed)
     return adapted
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from envgym_trainer.learner.activation_checkpointing import activation_checkpointing, lora_linear
-from envgym_trainer.model.lora import attach, training_mode
+from envgym_trainer.model.lora import attach_lora, training_mode
 from tests.fakes.small_models import byte_tokenizer, small_llama
 from tests.fakes.tiny_lora import tiny_model
 
@@ -90,7 +90,7 @@ KINDS = [
 
 @pytest.mark.parametrize("options", [{}, *KINDS], ids=str)
 def test_every_kind_of_adapter_gets_the_gradients_that_it_gets_from_peft(options):
-    model = attach(
+    model = attach_lora(
         small_llama(byte_tokenizer(), attention_bias=True), rank=4, alpha=8.0, seed=0, **options
     ).double()
     for name, value in model.named_parameters():

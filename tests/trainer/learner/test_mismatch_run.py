@@ -8,7 +8,7 @@ from envgym_trainer.learner.off_policy import SamplerMismatch
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import start
 from tests.fakes.shop_env import write as write_shop
-from tests.trainer.training.test_train import SMALL
+from tests.trainer.training.runs import SMALL
 
 WORDY = """\
 import zlib

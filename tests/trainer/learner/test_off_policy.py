@@ -23,7 +23,7 @@ from envgym_trainer.learner.off_policy import (
 )
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from tests.fakes.small_models import byte_tokenizer, small_llama
 from tests.fakes.tiny_lora import random_samples, tiny_model
 from tests.trainer.learner.test_learner import adapter, largest_difference, on_policy
@@ -171,7 +171,7 @@ def test_warned_the_run_goes_on_is_told_once_and_keeps_the_alarm_on_its_curve():
 
 
 def test_dropout_rings():  # trap 25
-    model = attach(small_llama(byte_tokenizer()), rank=4, alpha=8, dropout=0.3, seed=0)
+    model = attach_lora(small_llama(byte_tokenizer()), rank=4, alpha=8, dropout=0.3, seed=0)
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)
@@ -202,7 +202,7 @@ def sampled_by_the_engine(model, tokenizer, *, temperature, refreshed=True):
 @pytest.fixture(scope="module")
 def small():
     tokenizer = byte_tokenizer()
-    model = attach(small_llama(tokenizer), rank=4, alpha=8, seed=0)
+    model = attach_lora(small_llama(tokenizer), rank=4, alpha=8, seed=0)
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value, std=0.1)

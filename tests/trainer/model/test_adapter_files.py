@@ -16,7 +16,7 @@ from envgym_trainer.inference.policies.local import base_of, open_adapter, open_
 from envgym_trainer.model import adapter_files
 from envgym_trainer.model.adapter_files import save_adapter, verify_adapter, verify_files
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.lora import attach, lora_state, merged_weights
+from envgym_trainer.model.lora import attach_lora, lora_state, merged_weights
 from tests.fakes.small_models import byte_tokenizer, small_llama
 
 SYSTEM = Message("system", "Be brief.")
@@ -66,7 +66,7 @@ def test_a_policy_plays_with_the_manifests_settings_else_those_of_the_yaml(train
 def trained():
     """Return an adapted model with a random adapter, and its tokenizer."""
     tokenizer = byte_tokenizer()
-    return randomise(attach(small_llama(tokenizer), rank=8, alpha=16, seed=0)), tokenizer
+    return randomise(attach_lora(small_llama(tokenizer), rank=8, alpha=16, seed=0)), tokenizer
 
 
 def randomise(adapted):
@@ -129,7 +129,7 @@ def test_a_new_adapter_changes_nothing_and_its_seed_decides_it():
     ids = torch.tensor([[5, 6, 7, 8]])
     plain = base(ids).logits
     one, same, other = (
-        attach(small_llama(tokenizer), rank=4, alpha=8, seed=seed) for seed in (1, 1, 2)
+        attach_lora(small_llama(tokenizer), rank=4, alpha=8, seed=seed) for seed in (1, 1, 2)
     )
     assert torch.equal(one(ids).logits, plain)
     factors = [lora_state(model) for model in (one, same, other)]
@@ -245,7 +245,7 @@ def test_a_card_may_be_edited_and_an_adapter_of_another_tool_has_no_manifest(
 )
 def test_what_no_server_loads_is_not_written(tmp_path, options, reason):
     tokenizer = byte_tokenizer()
-    model = attach(small_llama(tokenizer), alpha=16, seed=0, **options)
+    model = attach_lora(small_llama(tokenizer), alpha=16, seed=0, **options)
     with pytest.raises(UsageError, match=reason):
         save((model, tokenizer), tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
@@ -261,7 +261,7 @@ def test_the_real_models_adapter_reloads_to_its_own_logits_and_names_the_hub(tmp
     from envgym_trainer.model.load import load_model, resolve
 
     model, tokenizer = load_model("smollm2-135m-instruct", device="cpu")
-    trained = randomise(attach(model, rank=8, alpha=16, seed=0)), tokenizer
+    trained = randomise(attach_lora(model, rank=8, alpha=16, seed=0)), tokenizer
     save(trained, tmp_path, base_id=resolve("smollm2-135m-instruct").public_id)
     assert base_of(tmp_path) == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert verify_adapter(tmp_path, trained[0], SamplerModel(trained[0]).model) <= 1e-5

@@ -13,7 +13,7 @@ from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model import quantize
 from envgym_trainer.model.adapter_files import verify_adapter
-from envgym_trainer.model.lora import attach, lora_layers, lora_state, merge
+from envgym_trainer.model.lora import attach_lora, lora_layers, lora_state, merge
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve, run_training
 from tests.fakes.small_models import byte_tokenizer, small_llama
@@ -40,7 +40,9 @@ needs_bitsandbytes = pytest.mark.skipif(
 
 def adapted(*, rank=8, alpha=16.0, base=None, **options):
     """Return a small model whose adapter, biases and whole modules are random, as if trained."""
-    model = attach(base or small_llama(byte_tokenizer()), rank=rank, alpha=alpha, seed=0, **options)
+    model = attach_lora(
+        base or small_llama(byte_tokenizer()), rank=rank, alpha=alpha, seed=0, **options
+    )
     torch.manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():

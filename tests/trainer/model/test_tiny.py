@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from envgym_trainer.model import tiny
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from envgym_trainer.model.tiny import WORDS, build, build_model, build_tokenizer
 
 CALL = "guess(number=8)"
@@ -135,7 +135,7 @@ def test_an_adapter_on_the_random_base_can_become_certain():
     """
     tokenizer = build_tokenizer()
     torch.manual_seed(0)
-    model = attach(build_model(tokenizer), rank=8, alpha=16, seed=0).train()
+    model = attach_lora(build_model(tokenizer), rank=8, alpha=16, seed=0).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=5e-3)
     row = torch.tensor([ids(tokenizer, f"<|im_start|>assistant\n{CALL}<|im_end|>")])

@@ -13,7 +13,7 @@ from envgym_trainer.rollout.plans import PlanContext, TrainingPlan, open_plan, p
 from envgym_trainer.rollout.rollout_batch import RolloutBatch
 from envgym_trainer.training.launch import resolve
 from tests.fakes.quiz_env import write as write_quiz
-from tests.trainer.rollout.test_self_training import group_of, nobody_plays, run
+from tests.trainer.rollout.self_training_groups import group_of, nobody_plays, run
 
 OWN = """
 from envgym_trainer.rollout.plans.ordinary import OrdinaryPlan

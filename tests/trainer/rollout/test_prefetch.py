@@ -15,7 +15,7 @@ from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve
 from tests.fakes.shop_env import write as write_shop
 from tests.trainer.learner.test_mismatch_run import SETTINGS, WORDY, lines
-from tests.trainer.training.test_train import BREAKS_LATE, run
+from tests.trainer.training.runs import BREAKS_LATE, run
 
 AHEAD = [*SETTINGS, "train.rollout.one_step_ahead=true", "train.steps=4"]
 

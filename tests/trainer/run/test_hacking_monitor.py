@@ -21,7 +21,7 @@ from tests.fakes.shop_env import shop
 from tests.fakes.shop_env import write as write_shop
 from tests.trainer.algorithms.test_attribution import of_terms
 from tests.trainer.learner.test_mismatch_run import SETTINGS, WORDY, lines
-from tests.trainer.training.test_train import run
+from tests.trainer.training.runs import run
 
 VOTE = """
 from collections import Counter

@@ -8,7 +8,7 @@ from envgym.rewards.scoring.llm_judge import Judges
 from envgym.rewards.scoring.majority_vote import VotedGroup, text_vote, vote_metrics
 from envgym_trainer.run.metric_table import METRICS, SECTIONS, find_metric, to_markdown
 from tests.fakes.shop_env import write as write_shop
-from tests.trainer.training.test_train import run
+from tests.trainer.training.runs import run
 
 PARTS = """\
 import zlib

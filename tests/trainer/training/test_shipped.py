@@ -11,7 +11,7 @@ import pytest
 
 from envgym.spec.environment import load_spec
 from tests.fakes.kiosk_app import need_docker
-from tests.trainer.training.test_train import run
+from tests.trainer.training.runs import run
 
 ENVS = sorted((Path(__file__).parents[3] / "envs").glob("*.yaml"))
 LESS = [

@@ -1,60 +1,28 @@
 """Whole small runs: the tiny model on the guessing game, its files, resume and adapter."""
 
 import json
-import signal
-import time
 
 import pytest
 import torch
 import yaml
-from rich.console import Console
 
 from envgym.episode import Episode
-from envgym.errors import TooManyFailures, UsageError
+from envgym.errors import UsageError
 from envgym.spec.environment import load_spec
 from envgym_trainer.algorithms.credit import build_samples
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.preflight import PreflightFailed
-from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.checkpoint import Progress
-from envgym_trainer.training.launch import resolve, run_training, start
-from tests.fakes.processes import train_guess
-from tests.fakes.shop_env import TOOLS
+from envgym_trainer.training.launch import resolve, start
+from tests.fakes.shop_env import FAILS_IN_BOXES
 from tests.fakes.shop_env import write as write_shop
-
-SMALL = [
-    "train.model=tiny",
-    "train.model.device=cpu",
-    "train.warm_start.episodes=8",
-    "train.warm_start.episodes_per_step=4",
-    "train.steps=2",
-    "train.rollout.groups_per_step=2",
-    "train.rollout.group_size=4",
-    "train.evaluation.tasks=4",
-    "train.rollout.max_turn_tokens=8",
-    "train.output.checkpoint_every_steps=1",
-    "train.evaluation.validate_every_steps=1",
-    "train.evaluation.validation_tasks=2",
-]
-FOREIGN = "id: test/echo-v0\ngym: tests.fakes.echo_env:Echo-v0\ntasks: {val: 2, test: 4}\n"
-
-
-def run(folder, *settings, env="guess", resume=False):
-    spec, config, _ = resolve(str(env), [*SMALL, *settings])
-    target = RunFolder.open(folder) if resume else RunFolder.create(folder.parent, folder.name)
-    return run_training(spec, config, target, console=Console(quiet=True), resume=resume), target
+from tests.trainer.training.runs import FOREIGN, SMALL, adapter_of, run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return run(tmp_path_factory.mktemp("runs") / "guess")
-
-
-def adapter_of(folder):
-    from safetensors.torch import load_file
-
-    return load_file(folder.adapter / "adapter_model.safetensors")
 
 
 def test_a_run_evaluates_before_between_and_after(finished):
@@ -146,10 +114,7 @@ def test_each_step_and_evaluation_tells_what_the_sandbox_did_in_it(finished, pre
 
 
 def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_failed(tmp_path):
-    crash = TOOLS.replace(
-        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
-    )
-    env = write_shop(tmp_path, tools=crash)
+    env = write_shop(tmp_path, world=FAILS_IN_BOXES.replace("EVERY", "3"))
     settings = [
         "sandbox.backend=local",
         "train.warm_start.episodes=8",
@@ -163,7 +128,7 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
     for line in (first, second):
         assert line["sandbox/pool/hits"] + line["sandbox/pool/waits"] == 4 + line["episode/retried"]
-        assert line["sandbox/failures/tool_crashed"] == line["failures/tool_crashed"]
+        assert line.get("sandbox/failures/seed_crashed") == line.get("failures/seed_crashed")
         assert line["sandbox/bytes/sent"] > 0
 
 
@@ -206,118 +171,6 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(finished, tmp_path):
     whole = adapter_of(finished[1])
     assert all(torch.equal(value, whole[name]) for name, value in adapter_of(halves).items())
     assert [m["step"] for m in halves.metrics() if m["phase"] == "grpo"] == [3, 4]
-
-
-def steps_of(path):
-    """Return the GRPO steps that a run has finished."""
-    if not (path / "metrics.jsonl").exists():
-        return []
-    return [m["step"] for m in RunFolder.open(path).metrics() if m["phase"] == "grpo"]
-
-
-def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
-    settings = [
-        *SMALL,
-        "train.output.checkpoint_every_steps=0",
-        "train.evaluation.validate_every_steps=0",
-    ]
-    process = train_guess(*settings, "train.steps=400", "--out", tmp_path, "--name", "r")
-    deadline = time.monotonic() + 120
-    while len(steps_of(tmp_path / "r")) < 3:
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 130
-    assert f"--resume {tmp_path / 'r'}" in said
-    assert "Traceback" not in said
-    done = RunFolder.open(tmp_path / "r").latest_checkpoint()[0]
-    before = steps_of(tmp_path / "r")
-    assert done == before[-1]  # although no checkpoint is due before the end, every step is saved
-    assert (
-        start(
-            "guess",
-            [*settings, f"train.steps={done}"],
-            out=tmp_path,
-            name=None,
-            resume=tmp_path / "r",
-        )
-        == 0
-    )
-    assert steps_of(tmp_path / "r") == list(range(3, done + 3))
-
-
-BREAKS_LATE = """\
-from pathlib import Path
-
-def breaks_late(evidence):
-    scored = Path(__file__).with_name("scored")
-    with scored.open("a") as stream:
-        stream.write(".")
-    if scored.stat().st_size > 8 and not Path(__file__).with_name("repaired").exists():
-        raise RuntimeError("grader down")
-    return 0.0
-"""
-
-
-def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_once_it_is_repaired(
-    tmp_path, capsys
-):
-    (tmp_path / "rewards.py").write_text(BREAKS_LATE)
-    settings = [
-        *SMALL,
-        "train.warm_start.episodes=0",
-        "train.steps=3",
-        "train.evaluation.base_tasks=0",
-        "train.evaluation.validate_every_steps=0",
-        "train.output.checkpoint_every_steps=0",
-        "reward.late={from: rewards.py:breaks_late}",
-        "train.checks.preflight=off",
-    ]
-    env = str(write_shop(tmp_path))
-    out = tmp_path / "runs"
-    assert start(env, settings, out=out, name="r", resume=None) == 1
-    said = capsys.readouterr().out
-    for words in (
-        "episode.max_void_fraction allows 25%",
-        "reward_raised in score",
-        "grader down",
-        "episodes.jsonl",
-        f"--resume {out / 'r'}",
-    ):
-        assert words in said
-    folder = RunFolder.open(out / "r")
-    assert folder.latest_checkpoint()[0] == 1  # the first step has its eight episodes; none is lost
-    last = folder.metrics()[-1]
-    assert (last["step"], last["failures/reward_raised"]) == (2, 2 * last["episode/void"])
-    assert [e.is_void for step, _, e in folder.episodes() if step == 2] == [True] * int(
-        last["episode/void"]
-    )
-    (tmp_path / "repaired").touch()
-    assert start(env, settings, out=out, name=None, resume=folder.path) == 0
-    assert steps_of(folder.path) == [1, 2, 3]
-
-
-def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
-    crash = TOOLS.replace(
-        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
-    )
-    env = write_shop(tmp_path, tools=crash)
-    settings = [
-        "train.warm_start.episodes=80",
-        "train.warm_start.episodes_per_step=8",
-        "train.evaluation.base_tasks=0",
-        "train.checks.preflight=off",
-    ]
-    with pytest.raises(TooManyFailures, match="tool_crashed in call"):
-        run(tmp_path / "r", *settings, env=env)
-    folder = RunFolder.open(tmp_path / "r")
-    lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
-    # the last line is that of the abandoned step
-    assert folder.latest_checkpoint()[0] == len(lines) - 1
-    # more than a quarter of sixteen attempts
-    assert sum(m.get("failures/stage/call", 0) for m in lines) >= 5
 
 
 def test_a_foreign_gymnasium_environment_trains(tmp_path):

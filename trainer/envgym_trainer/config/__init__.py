@@ -15,6 +15,7 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 
 from envgym.block import Block, ShortForm
 from envgym.errors import UsageError
+from envgym.spec.late_values import with_values
 from envgym_trainer.config.algorithm import AlgorithmConfig
 from envgym_trainer.config.algorithm import with_absolute_paths as algorithm_paths
 from envgym_trainer.config.controllers import ControllersConfig
@@ -147,8 +148,14 @@ class TrainConfig(Block):
 
     @classmethod
     def of(cls, block: dict[str, Any]) -> TrainConfig:
-        """Return the settings of a YAML's block that `load_spec` has checked."""
-        return cls.model_validate(block)
+        """Return the settings of a YAML's block that `load_spec` has checked.
+
+        References to environment variables are replaced by their values, which are shown nowhere.
+
+        Raises:
+            PrerequisiteError: If a variable is not set.
+        """
+        return with_values(cls.model_validate(block))
 
     def checked(self) -> TrainConfig:
         """Return the settings unchanged if a run can use them together.

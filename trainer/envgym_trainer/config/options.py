@@ -170,7 +170,7 @@ def _read_model(kind: Kind, file: Path, function: str, changed: int) -> type[Bas
             f"{file}:{definition.lineno}: '{function}' is no {kind}. Put @{kind}(...) above it"
         )
     fields: Any = dict(_fields(file, definition))
-    config = ConfigDict(extra="forbid", frozen=True)
+    config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     return create_model(f"{function}_options", __config__=config, **fields)
 
 

@@ -9,7 +9,6 @@ for the tokens of a dialogue. Importable without torch.
 from __future__ import annotations
 
 import importlib
-import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from envgym.errors import UsageError
 from envgym.messages import Message
 from envgym.modules import load_object
 from envgym.policies import Completion, Dialogue
+from envgym.secrets import get_logger
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from envgym_trainer.config import TrainConfig
     from envgym_trainer.model.chat import Chat
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

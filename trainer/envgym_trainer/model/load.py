@@ -7,16 +7,16 @@ Not supported: models with custom code.
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from envgym.errors import UsageError, did_you_mean
+from envgym.secrets import get_logger
 from envgym_trainer.model.builtin import BUILT_IN, NOTE, Notify, built_in_folder
 from envgym_trainer.model.hub import from_hub
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

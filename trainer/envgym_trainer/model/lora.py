@@ -1,7 +1,6 @@
 """LoRA adapters: attach with PEFT, read the tensors, merge into copies of the base weights.
 
-Settings that servers do not support (`serving.py`) need `export: none`. Not supported: adapting
-`lm_head`.
+Settings that servers do not support need `output.adapter: none`. Not supported: adapting `lm_head`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from envgym.errors import UsageError
 from envgym_trainer.model.quantize import dense_weight, is_4bit
 
 
-def attach(
+def attach_lora(
     model: Any,
     *,
     rank: int,
@@ -41,13 +40,18 @@ def attach(
         dropout: Dropout of the adapter's input in training. 0 keeps sampled and trained logprobs
             equal.
         targets: `all-linear` (all linear layers except `lm_head`) or names of modules.
-        rslora: Scale by `alpha / sqrt(rank)` instead (arXiv 2312.03732, theorem 3.2).
-        dora: Train a magnitude for each row of the adapted weight (arXiv 2402.09353, eq. 5).
+        use_rslora: Scale by `alpha / sqrt(rank)` instead (arXiv 2312.03732, theorem 3.2).
+        use_dora: Train a magnitude for each row of the adapted weight (arXiv 2402.09353, eq. 5).
         bias: Trained biases: none, lora_only (biases of adapted layers) or all.
         modules_to_save: Names of modules that are trained in full.
 
     Returns:
         A `peft.PeftModel`. The adapter is float32 for any base.
+
+    >>> from envgym_trainer import load_model
+    >>> model, _ = load_model("tiny", device="cpu")
+    >>> attach_lora(model, rank=8, alpha=16, seed=0).peft_type.value
+    'LORA'
     """
     from peft import LoraConfig, get_peft_model
 
@@ -147,7 +151,7 @@ def lora_layers(model: Any) -> dict[str, Any]:
             )
     if not found:
         raise UsageError(
-            "this model has no LoRA layer. Attach an adapter first: lora.attach(model, rank=16, "
+            "this model has no LoRA layer. Attach an adapter first: attach_lora(model, rank=16, "
             "alpha=32, seed=0)."
         )
     return found

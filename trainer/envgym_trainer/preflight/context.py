@@ -136,7 +136,7 @@ def open_preflight(
 
     from envgym.registration import make_world
     from envgym_trainer.model.load import load_model, pick_device
-    from envgym_trainer.model.lora import attach
+    from envgym_trainer.model.lora import attach_lora
 
     dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
     base, tokenizer = load_model(
@@ -147,7 +147,7 @@ def open_preflight(
         quantize=config.model.quantize,
     )
     chat = Chat(tokenizer, model=base)
-    model = attach(base, **config.lora.model_dump(), seed=config.seed)
+    model = attach_lora(base, **dict(config.lora), seed=config.seed)
     with ExitStack() as stack:
         world = make_world(spec)
         stack.callback(world.close)

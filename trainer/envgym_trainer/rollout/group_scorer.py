@@ -7,7 +7,6 @@ the reward. See `algorithms/advantages` for advantages.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import SpecError, UsageError
 from envgym.rewards.rubric import RewardPart
+from envgym.secrets import get_logger
 from envgym.terms import PENALTY, Term, compose, total, turn_rewards
 from envgym.world import World
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
@@ -23,7 +23,7 @@ from envgym_trainer.rollout.plans import TrainingPlan
 from envgym_trainer.rollout.reward_weights import RewardWeights, read_feedback
 from envgym_trainer.rollout.rollout_batch import Group, PartValues
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 JUDGES = ("judge", "judge_group")
 """Reward parts that send requests to an LLM judge, counted by `Rubric.judges`."""

@@ -21,9 +21,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from envgym import terminal
 from envgym.evaluation.stats import number_text
-from envgym.text import visible
+from envgym.secrets import redact
+from envgym.text import terminal, visible
 
 TITLES = {"warmup": "warm-up", "grpo": "GRPO", "eval": "eval"}
 TOKENS_PER_SECOND = "throughput/tokens_per_second"
@@ -60,7 +60,7 @@ class Display:
 
     def note(self, text: str) -> None:
         """Print a line that stays, such as the result of an evaluation."""
-        self.console.print(Text(visible(text)))
+        self.console.print(Text(visible(redact(text))))
 
     def update(self, phase: str, done: int, metrics: Mapping[str, Any] | None = None) -> None:
         """Show that `done` steps of the phase are finished, with the last step's metrics."""

@@ -20,6 +20,7 @@ from typing import Any
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.rewards.scoring.hacking_signals import Signal
+from envgym.secrets import redact, redacted
 from envgym.text import to_json
 from envgym_trainer import files
 from envgym_trainer.run import records
@@ -131,7 +132,7 @@ class RunFolder:
         Raises:
             FileExistsError: If it exists: the record of a run is never changed.
         """
-        _write_once(self.config_file, text)
+        _write_once(self.config_file, redact(text))
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json` once. See `provenance.run_facts` for its content.
@@ -139,7 +140,7 @@ class RunFolder:
         Raises:
             FileExistsError: If it exists: the record of a run is never changed.
         """
-        text = to_json(dict(facts), indent=2) + "\n"
+        text = to_json(redacted(dict(facts)), indent=2) + "\n"
         _write_once(self.facts_file, text)
 
     def facts(self) -> dict[str, Any]:
@@ -167,6 +168,7 @@ class RunFolder:
             more: Additional entries that can be written as JSON.
         """
         line = {"after_step": after_step, "settings": list(settings), **more}
+        line = redacted(line)
         records.append_lines(self.changes_file, [json.dumps(line, ensure_ascii=False)])
 
     def changes(self, step: int | None = None) -> list[str]:
@@ -189,7 +191,7 @@ class RunFolder:
 
     def append_signals(self, signals: Iterable[Signal]) -> None:
         """Append one line per signal. Without signals, no file is created."""
-        if lines := [to_json(asdict(signal)) for signal in signals]:
+        if lines := [to_json(redacted(asdict(signal))) for signal in signals]:
             records.append_lines(self.signals_file, lines)
 
     def signals(self) -> list[dict[str, Any]]:

@@ -18,14 +18,8 @@ from typing import Any
 
 from envgym.episode import Episode
 from envgym.rewards.scoring.answer_normalization import extract_boxed, find_reading, raw
-from envgym.rewards.scoring.hacking_signals import (
-    PART,
-    HackingDetector,
-    Signal,
-    StepRecord,
-    modal_share,
-    repetition,
-)
+from envgym.rewards.scoring.answer_statistics import modal_share, repetition
+from envgym.rewards.scoring.hacking_signals import PART, HackingDetector, Signal, StepRecord
 from envgym.tasks import Task
 from envgym.world import World
 from envgym_trainer.run.folder import RunFolder

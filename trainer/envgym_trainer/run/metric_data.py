@@ -110,11 +110,7 @@ EPISODES = (
         trl="tools/failure_frequency",
         absent=_WARM,
     ),
-    Metric(
-        "tools/fault_frequency",
-        "Fraction of tool calls in which the tool failed, which is a defect of the tool",
-        absent=_WARM,
-    ),
+    Metric("tools/fault_frequency", "Fraction of calls in which the tool failed", absent=_WARM),
     Metric("dialect/NAME", "Fraction of turns in this tool-call dialect", absent="Never used"),
     Metric("stop/REASON", "Fraction of episodes with this stop reason", absent="Never occurred"),
     Metric(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from envgym.evaluation.report import Outcome, to_markdown
+from envgym.secrets import redact
 from envgym.spec.reward import PartSpec, Schedule
 from envgym_trainer.config.server_limits import max_lora_rank
 
@@ -73,7 +74,7 @@ def model_card(facts: CardFacts, *, logit_gap: float | None = None) -> str:
         "## Limits\n\nMeasured on tasks of this environment and on nothing else; "
         "other abilities of the base model were not.",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return redact("\n\n".join(part for part in parts if part)) + "\n"
 
 
 def serve_command(base_model: str, name: str, path: str, *, rank: int) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from envgym.episode import Episode
+from envgym.secrets import redact
 from envgym.text import one_line, to_json, visible
 
 Decode = Callable[[Sequence[int]], str]
@@ -37,7 +38,7 @@ def transcript(episode: Episode, *, decode: Decode | None = None) -> str:
         _mask(episode, decode),
         _diff(episode),
     ]
-    text = "\n\n".join(part for part in parts if part)
+    text = redact("\n\n".join(part for part in parts if part))
     return (
         text
         if len(text) <= MAX_CHARACTERS

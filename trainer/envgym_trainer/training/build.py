@@ -26,7 +26,7 @@ from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model, pick_device
-from envgym_trainer.model.lora import attach
+from envgym_trainer.model.lora import attach_lora
 from envgym_trainer.rollout.collector import RolloutCollector
 from envgym_trainer.rollout.group_scorer import GroupScorer
 from envgym_trainer.rollout.plans import PlanContext, open_plan
@@ -88,7 +88,7 @@ class TrainingRun:
             quantize=config.model.quantize,
         )
         self.chat = Chat(self.tokenizer, model=base)
-        self.model = attach(base, **config.lora.model_dump(), seed=config.seed)
+        self.model = attach_lora(base, **dict(config.lora), seed=config.seed)
         self.learner = self.new_learner()
         settings = UpdateSettings.from_config(config)
         self.controllers = Controllers(config.controllers, settings)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from envgym import terminal
 from envgym.errors import TooManyFailures, UsageError, WorldFailure
 from envgym.evaluation.report import Outcome, outcomes_table
+from envgym.secrets import redact
 from envgym.spec.catalog import find_env
 from envgym.spec.environment import EnvSpec, load_spec
+from envgym.spec.late_values import credential_lines, with_values
+from envgym.text import terminal
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.own_settings import (
@@ -70,6 +72,8 @@ def start(
         origin = "settings of the run"
     about = f" with {config.model.name} · {origin} · run folder {folder.path}"
     console.print(terminal.heading(spec.id, about), soft_wrap=True)
+    for line in credential_lines(spec):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     started = time.monotonic()
     try:
         outcomes = run_training(
@@ -87,7 +91,8 @@ def start(
         again = shlex.join(["envgym", "train", env, "--resume", str(folder.path)])
         # A server that does not answer stops a run in the middle of a step.
         saved = "stopped" if isinstance(stop, WorldFailure) else "stopped and saved"
-        console.print(f"\n{saved}. To continue:  {again}", highlight=False, soft_wrap=True)
+        again = redact(f"\n{saved}. To continue:  {again}")
+        console.print(again, highlight=False, soft_wrap=True)
         return 130 if isinstance(stop, KeyboardInterrupt) else 1
     seconds = time.monotonic() - started
     # A resumed run has settings of its first command line too.
@@ -104,9 +109,11 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     from envgym_trainer.rollout.plans import find_plan
 
     settings = list(settings)
-    asked = TrainConfig.of(load_spec(env, settings).train).model.device
+    first = load_spec(env, settings)
+    asked = TrainConfig.of(with_values(first, first.places).train).model.device
     profile = profile_of(asked)
     spec = load_spec(env, settings, profile=profile)
+    spec = with_values(spec, spec.places)  # Both show references, not values, when written.
     config = TrainConfig.of(spec.train).checked()
     find_plan(config.plan.name, spec)  # An unknown plan is an error before the model is loaded.
     return spec, config, profile
@@ -282,7 +289,7 @@ def print_summary(
     console.print("\nNext:")
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
     command = eval_command(env, settings, folder, config)
-    console.print(f"  {command}", highlight=False, soft_wrap=True)
+    console.print(f"  {redact(command)}", highlight=False, soft_wrap=True)
     serve = serve_command(
         base_id(folder), folder.path.name, str(folder.adapter), rank=config.lora.rank
     )

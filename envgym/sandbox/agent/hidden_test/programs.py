@@ -21,6 +21,8 @@ from typing import Any
 from .. import linux
 from .settings import TestSettings
 
+MOST_TEMPORARY_BYTES = 64 * 2**20
+"""Maximum size of a temporary folder of programs in a user namespace."""
 ROUNDS = 100
 """Maximum rounds of killing processes that keep forking."""
 
@@ -102,10 +104,11 @@ def enter_program(settings: TestSettings, before: Callable[[], Any] | None = Non
     linux.unshare(0, users=True)
     linux.make_private()
     writable = [settings.work, settings.home]
-    linux.cover(settings.place, writable, options="mode=1777")
+    size = min(linux.size_of(settings.place), MOST_TEMPORARY_BYTES)
+    linux.cover(settings.place, writable, options=f"size={size},mode=1777")
     for folder in ("/tmp", "/dev/shm"):
         if os.path.isdir(folder) and folder != settings.place:
-            linux.cover(folder, [settings.place], options="size=64m,mode=1777")
+            linux.cover(folder, [settings.place], options=f"size={size},mode=1777")
             writable.append(folder)
     linux.set_read_only("/", is_read_only=True, recursive=True)
     for place in (settings.place, *writable):

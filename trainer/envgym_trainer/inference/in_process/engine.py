@@ -9,7 +9,6 @@ supported: speculative decoding.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -21,6 +20,7 @@ import torch
 
 from envgym.errors import UsageError, WorldFailure
 from envgym.messages import Message
+from envgym.secrets import get_logger
 from envgym_trainer.inference import Engine, EngineStatistics, SamplingSettings
 from envgym_trainer.inference.in_process import token_sampling
 from envgym_trainer.inference.in_process.cached_dialogue import CachedDialogue
@@ -35,7 +35,7 @@ from envgym_trainer.inference.in_process.scheduler import (
 )
 from envgym_trainer.model.chat import Chat
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class InProcessEngine(Engine):

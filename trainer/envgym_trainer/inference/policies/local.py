@@ -8,13 +8,13 @@ the prompt that it was trained with. The engine lives until the process ends. Tr
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envgym.errors import UsageError
 from envgym.policies import SamplingOverrides
+from envgym.secrets import get_logger
 from envgym.spec.environment import EnvSpec
 from envgym_trainer.config import TrainConfig, merged
 from envgym_trainer.inference import EnginePolicy
@@ -27,7 +27,7 @@ from envgym_trainer.run.folder import RunFolder
 if TYPE_CHECKING:
     from envgym.world import World
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 NO_OVERRIDES = SamplingOverrides()
 
 

@@ -1,0 +1,1 @@
+"""Sessions with processes of their own: the fork server, its children and its judges."""

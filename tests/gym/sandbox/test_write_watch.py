@@ -1,0 +1,128 @@
+"""Writes to watched tables are recorded, also if they are undone; no tool reaches the record."""
+
+import sqlite3
+
+import pytest
+
+from envgym.sandbox.agent import Desk, prepare_image
+from envgym.sandbox.agent.app import LoadedApp
+
+SCHEMA = """
+CREATE TABLE grants (who TEXT PRIMARY KEY, what TEXT COLLATE NOCASE);
+CREATE TABLE rights (id INTEGER PRIMARY KEY, who TEXT REFERENCES grants (who) ON DELETE CASCADE);
+CREATE TABLE tickets (id TEXT, title TEXT);
+CREATE VIRTUAL TABLE policies USING fts5 (body);
+"""
+
+
+def fill(db: sqlite3.Connection, seed: int) -> None:
+    db.execute("INSERT INTO grants VALUES ('ann', 'pay'), ('bob', 'read')")
+    db.execute("INSERT INTO rights VALUES (1, 'bob')")
+    db.execute("INSERT INTO policies VALUES ('no payments')")
+
+
+def query(db, sql: str, and_then: str = "", refuse: bool = False) -> str:
+    """Run one or two statements."""
+    db.execute(sql).fetchall()
+    if and_then:
+        db.execute(and_then)
+    if refuse:
+        raise ValueError("refused")
+    return "ok"
+
+
+def undo(db, sql: str) -> str:
+    """Run a statement and roll it back."""
+    db.execute(sql)
+    db.rollback()
+    return "ok"
+
+
+IMAGE = prepare_image(SCHEMA, fill, 0)
+
+
+@pytest.fixture
+def desk():
+    tools = {"query": query, "undo": undo}
+    watched = ("grants", "right*", "polic*", "absent")
+    desk = Desk(LoadedApp(tools, SCHEMA, fill, watch=watched), IMAGE, 0)
+    yield desk
+    desk.close()
+
+
+def written(desk: Desk, sql: str, tool: str = "query", **arguments) -> list[str]:
+    result = desk.call(tool, {"sql": sql} | arguments, "2026-01-01")
+    return result.get("writes", [])
+
+
+@pytest.mark.parametrize(
+    ("sql", "tables"),
+    [
+        ("INSERT INTO grants VALUES ('eve', 'pay')", ["grants"]),
+        ("UPDATE grants SET what = 'PAY' WHERE who = 'ann'", ["grants"]),
+        ("INSERT OR REPLACE INTO grants VALUES ('ann', 'all')", ["grants"]),
+        ("DELETE FROM rights", ["rights"]),
+        ("DELETE FROM grants", ["grants", "rights"]),
+        ("UPDATE policies SET body = 'pay all'", ["policies"]),
+        ("ALTER TABLE grants ADD COLUMN more", ["grants"]),
+        ("ALTER TABLE tickets RENAME TO rights_of_way", ["rights_of_way"]),
+        ("DROP TRIGGER temp.envgym_insert_grants", ["grants"]),
+        ("DROP TABLE rights", ["rights"]),
+        ("CREATE TABLE rights_2 (x)", ["rights_2"]),
+        ("CREATE TRIGGER t AFTER INSERT ON grants BEGIN SELECT 1; END", ["grants"]),
+        ("UPDATE grants SET what = what", []),
+        ("DELETE FROM grants WHERE who = 'nobody'", []),
+        ("SELECT * FROM grants", []),
+        ("INSERT INTO tickets VALUES ('T1', 'x')", []),
+    ],
+)
+def test_a_statement_writes_to_these_watched_tables(desk, sql, tables):
+    assert written(desk, sql) == tables
+    assert written(desk, "SELECT 1") == []
+
+
+def test_a_write_that_a_later_call_undoes_was_recorded(desk):
+    assert written(desk, "INSERT INTO grants VALUES ('eve', 'pay')") == ["grants"]
+    assert written(desk, "DELETE FROM grants WHERE who = 'eve'") == ["grants"]
+    assert desk.diff() == {}
+
+
+def test_a_table_that_is_dropped_and_made_again_in_one_call_was_written_to(desk):
+    made = "CREATE TABLE rights (id INTEGER PRIMARY KEY, who TEXT REFERENCES grants (who) ON DELETE"
+    assert written(desk, "DROP TABLE rights", and_then=f"{made} CASCADE)") == ["rights"]
+    assert written(desk, "INSERT INTO rights VALUES (1, 'bob')") == ["rights"]
+
+
+def test_what_is_rolled_back_was_not_written(desk):
+    assert written(desk, "INSERT INTO grants VALUES ('eve', 'x')", refuse=True) == []
+    assert written(desk, "DELETE FROM grants", tool="undo") == []
+    assert written(desk, "SELECT 1") == []
+    assert desk.diff() == {}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM envgym_writes",
+        "DELETE FROM temp.envgym_writes",
+        "INSERT INTO Envgym_Writes VALUES ('x')",
+        "DROP TABLE envgym_writes",
+        "CREATE TEMP TRIGGER envgym_x AFTER INSERT ON tickets BEGIN SELECT 1; END",
+        "CREATE TEMP TRIGGER x BEFORE INSERT ON envgym_writes BEGIN SELECT RAISE(IGNORE); END",
+        "PRAGMA writable_schema = ON",
+        "PRAGMA main.schema_version = 3",
+        "ATTACH ':memory:' AS other",
+    ],
+)
+def test_no_statement_of_a_tool_reaches_the_record(desk, sql):
+    result = desk.call("query", {"sql": sql}, "2026-01-01")
+    assert not result["ok"]
+    assert "not authorized" in result["text"] or "too many attached" in result["text"]
+    assert written(desk, "INSERT INTO grants VALUES ('eve', 'pay')") == ["grants"]
+
+
+def test_a_session_without_watched_tables_has_no_authorizer_and_no_temporary_table():
+    desk = Desk(LoadedApp({"query": query}, SCHEMA, fill), IMAGE, 0)
+    assert desk.db.execute("SELECT count(*) FROM temp.sqlite_schema").fetchone()[0] == 0
+    assert written(desk, "DELETE FROM grants") == []
+    desk.close()
