@@ -22,7 +22,6 @@ from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
-from envgym.text import clean
 from envgym.tool_sandbox import can_hide_writes
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import (
@@ -87,9 +86,9 @@ class ToolEpisode:
         Raises:
             WorldFailure: If the environment fails.
         """
-        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
+        action = self.messages[-1].content  # cleaned
         self.answers.append(action)
         if self._is_over_time():
             return self._end("timeout", "", "", [])

@@ -205,6 +205,7 @@ class Desk:
             BoxError: Kind `state_lost`.
         """
         try:
+            self._remove_hooks()
             self.db.row_factory = sqlite3.Row
             self.db.text_factory = str
             self.db.end_call(keep=end.ok)
@@ -231,7 +232,7 @@ class Desk:
         """Remove hooks that code of a tool has left on the connection, but not our own."""
         self.db.remove_hooks()
         if self._watch:
-            self._watch.resume()
+            self._watch.guard()
 
     def relay(self, name: str) -> Relay:
         """Return the session's process of an MCP server. It starts at the first request."""

@@ -205,6 +205,8 @@ class _Diff:
         if now == start:
             return {}
         columns = ("type", "name", "tbl_name", "sql")
+        added: list[Row]
+        removed: list[Row]
         added, removed = (
             [dict(zip(columns, row, strict=True)) for row in _without(*pair)]
             for pair in ((now, start), (start, now))

@@ -42,9 +42,9 @@ class WriteWatch:
         with self._own_statements():
             self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
             self._start()
-        self.resume()
+        self.guard()
 
-    def resume(self) -> None:
+    def guard(self) -> None:
         """Authorize the statements of tools, after another authorizer was set or removed."""
         self._db.set_authorizer(self._authorize)
 
@@ -72,7 +72,7 @@ class WriteWatch:
         try:
             yield
         finally:
-            self.resume()
+            self.guard()
 
     def _start(self) -> None:
         """Set up the triggers, and remember the state from which the next call starts."""
