@@ -1,10 +1,8 @@
 """A company's tools and tasks as a Gymnasium text environment.
 
-    reset(seed=, options={"task": "test/set_phone/3"})  ->  the user's message
-    step("update_contact(...)")                         ->  the tools' answers
-    step("Done.")                                       ->  the end, and the reward
-
-See `ToolEnv.step` and `ToolEnv.abort` for the ways in which an episode ends.
+reset(seed=, options={"task": "test/set_phone/3"})  ->  the user's message
+step("update_contact(...)")                         ->  the tools' answers
+step("Done.")                                       ->  the end, and the reward
 """
 
 from __future__ import annotations
@@ -179,7 +177,7 @@ class ToolEnv(gymnasium.Env[str, str]):
 
     @property
     def seconds_lost(self) -> float:
-        """Seconds of the current episode that the environment spent outside of tools."""
+        """Seconds of the episode that the environment spent outside of tools."""
         return self._episode.seconds_lost if self._episode else 0.0
 
     def reset(
@@ -328,10 +326,8 @@ class ToolEnv(gymnasium.Env[str, str]):
         self._over = True
         if self._episode is not None:
             self.world.faults.report(self._episode.faults)
-        # Clear the attribute first, so that a session that fails to close cannot affect the next
-        # episode.
-        session = self._session
-        self._session = None
+        # A session that fails to close must not affect the next episode.
+        session, self._session = self._session, None
         if session is not None:
             session.close()
 

@@ -108,6 +108,17 @@ class FailureJudge:
             # Calls that may end a box are replayed one at a time, so that one replay does not fail
             # because of another one.
             with self._losing if failure.box == "lost" else nullcontext():
-                found = replay(self._sandbox, seed, earlier, last, open_seconds=self._open_seconds)
+                found = self._replay(failure, seed, earlier, last)
             verdict = decide(failure, executes_code=self._executes_code, replay=found)
         return verdict == "model"
+
+    def _replay(
+        self, failure: WorldFailure, seed: int, earlier: Sequence[Request], last: Request
+    ) -> Replay:
+        seconds = self._open_seconds
+        if failure.stage != "call":
+            # If a state without any call cannot be read either, the calls are not the cause.
+            control = replay(self._sandbox, seed, (), last, open_seconds=seconds)
+            if not earlier or control != "succeeded":
+                return "impossible"
+        return replay(self._sandbox, seed, earlier, last, open_seconds=seconds)

@@ -215,5 +215,7 @@ class ForeignEnv(gymnasium.Wrapper[str, str, str, str]):
                 "verification": None,
                 "tool_calls": 0,
                 "tool_errors": 0,
+                "tool_failures": 0,
+                "tool_faults": [],
             },
         )

@@ -1,6 +1,6 @@
 """Check that an environment and its grader are correct: `envgym check envs/crm.yaml`.
 
-    tool and task declarations   no crash; every task can be made and solved
+    tool and task declarations   no tool fails; every task can be made and solved
     oracle_max, floor_gap        the oracle gets the full reward, doing nothing gets none
     canary_floor                 constant refusals and random calls stay near 0
     wrong_field, extra_write     nearly correct is not solved
@@ -28,8 +28,8 @@ from envgym.evaluation.checks import tasks as task_checks
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult
 from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
-from envgym.terminal import Console
 from envgym.text import to_json, visible
+from envgym.text.terminal import Console
 from envgym.world import World
 
 Progress = Callable[[str, int], None]
@@ -126,6 +126,7 @@ def _own_checks(
         "no_solution_leakage": partial(task_checks.no_solution_leakage, fixture),
         "splits_disjoint": partial(task_checks.splits_disjoint, fixture),
         "prompt_size": partial(task_checks.prompt_size, fixture),
+        "tool_failures": partial(floors.tool_failures, fixture),
     }
 
 

@@ -66,6 +66,8 @@ class CheckFixture:
     """Called after each episode."""
     writers: set[str] = field(default_factory=set)
     """Names of the tools that have changed a table in any probe."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """Failures of tools with file and line, in episodes and probes, and a task of each."""
 
     @cached_property
     def oracle(self) -> dict[str, Episode]:
@@ -111,7 +113,16 @@ class CheckFixture:
     def _play_many(
         self, world: ToolWorld, policy: Policy, requests: Sequence[Request], workers: int
     ) -> list[Episode]:
-        return play_many(world.env, policy, requests, workers=workers, on_episode=self.on_episode)
+        return play_many(world.env, policy, requests, workers=workers, on_episode=self._note)
+
+    def _note(self, episode: Episode) -> None:
+        self.note_faults(episode.tool_faults, episode.task_id)
+        self.on_episode(episode)
+
+    def note_faults(self, faults: Sequence[str], task_id: str) -> None:
+        """Record failures of tools in an episode or a probe of a task."""
+        for fault in faults:
+            self.faults.setdefault(fault, task_id)
 
     @contextmanager
     def probe(self, task: Task, *, free: Sequence[str] = ()) -> Iterator[Probe]:
@@ -125,7 +136,9 @@ class CheckFixture:
             seed=task.seed, timeout_seconds=self.world.spec.sandbox.open_timeout_seconds
         )
         try:
-            yield Probe(self.world, session, free, on_write=self.writers.add)
+            probe = Probe(self.world, session, free, on_write=self.writers.add)
+            yield probe
+            self.note_faults(probe.faults, task.id)
         finally:
             session.close()
 
@@ -211,12 +224,14 @@ class Probe:
         self._on_write = on_write
         self._rows = self._changed_rows()
         self._made = 0
+        self.faults: list[str] = []
+        """Failures of tools in the calls that were made."""
 
     def make(self, call: ToolCall) -> Effect:
         """Make one call and return its effect.
 
         Raises:
-            WorldFailure: If the tool crashes.
+            WorldFailure: If the session fails.
         """
         spec = self._world.spec
         now = (
@@ -225,6 +240,8 @@ class Probe:
         result = self._session.call(
             call.name, call.arguments, now=now, timeout_seconds=spec.episode.tool_timeout_seconds
         )
+        if result.fault:
+            self.faults.append(result.fault)
         before = self._rows
         self._rows = self._changed_rows()
         self._made += 1

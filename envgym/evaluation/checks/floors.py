@@ -89,7 +89,7 @@ def canary_random(fixture: CheckFixture, ceiling: float) -> CheckResult:
 
 
 def tool_declaration_accuracy(fixture: CheckFixture) -> CheckResult:
-    """Check that no tool crashes for arguments that its schema allows. It may reject them."""
+    """Check that no tool fails for arguments that its schema allows. It may reject them."""
     if not fixture.world.tools:
         return CheckResult("tool_declaration_accuracy", True, "not applicable: there are no tools")
     episodes = fixture.play(
@@ -97,10 +97,18 @@ def tool_declaration_accuracy(fixture: CheckFixture) -> CheckResult:
         fixture.all_tasks,
     )
     offenders = [describe_episode(episode) for episode in episodes if episode.is_void]
+    faults = {fault: episode for episode in episodes for fault in episode.tool_faults}
+    offenders += [f"{fault} (task {episode.task_id})" for fault, episode in faults.items()]
     calls = sum(episode.tool_calls for episode in episodes)
     return check_result(
-        "tool_declaration_accuracy", offenders, f"{calls} random valid calls, no tool crashed"
+        "tool_declaration_accuracy", offenders, f"{calls} random valid calls, no tool failed"
     )
+
+
+def tool_failures(fixture: CheckFixture) -> CheckResult:
+    """Check that no tool failed in the episodes and probes of all earlier checks."""
+    offenders = [f"{fault} (task {task_id})" for fault, task_id in fixture.faults.items()]
+    return check_result("tool_failures", offenders, "no tool failed in any check")
 
 
 def _at_floor(rate: float, trials: int, ceiling: float) -> bool:

@@ -6,6 +6,7 @@ Code in C that does neither is not interrupted: the fork server or the host ends
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sqlite3
 import threading
@@ -58,6 +59,8 @@ class Deadline:
         if self.seconds is not None:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, self._before or signal.SIG_DFL)
+            with contextlib.suppress(sqlite3.Error):  # The tool may have closed the database.
+                self._db.set_progress_handler(None, 0)
             self.seconds = None
 
     def _ring(self, *_: object) -> None:

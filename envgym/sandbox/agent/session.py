@@ -61,8 +61,6 @@ class Database(sqlite3.Connection):
         """Remove what a tool, or code that it ran, has attached to the connection."""
         self.set_authorizer(None)
         self.set_progress_handler(None, 0)
-        self.row_factory = sqlite3.Row
-        self.text_factory = str
 
     def commit(self) -> None:
         self.execute("RELEASE envgym_tool")
@@ -177,15 +175,15 @@ class Desk:
             end = self._late(error, tool, seconds) if is_late else self._raised(error, tool)
         spent = time.perf_counter() - started
         end = self._finish(tool, end)
-        result = {
+        written = self._watch.drain() if self._watch else []
+        return {
             "text": cut(end.text, self.output_bytes),
             "ok": end.ok,
             "seconds": spent,
             "fault": end.fault,
             "is_late": end.is_late,
+            **({"writes": written} if written else {}),
         }
-        written = self._watch.drain() if self._watch else []
-        return result | ({"writes": written} if written else {})
 
     def stop_call(self) -> None:
         """End the SQL statement of the running call, whose time is over. For another thread."""
@@ -209,9 +207,9 @@ class Desk:
             BoxError: Kind `state_lost`.
         """
         try:
-            self.db.remove_hooks()
-            if self._watch:
-                self._watch.resume()
+            self._remove_hooks()
+            self.db.row_factory = sqlite3.Row
+            self.db.text_factory = str
             self.db.end_call(keep=end.ok)
             return end
         except sqlite3.Error as error:
@@ -219,6 +217,7 @@ class Desk:
         # BEGIN, COMMIT and `executescript` end our savepoint. The changes up to then remain.
         # A constraint that is checked at the end, or an open statement, needs a rollback.
         try:
+            self._remove_hooks()
             if not self.db.in_transaction:
                 self.db.execute("SELECT 1")
                 text = "it ended the transaction that its call runs in"
@@ -230,6 +229,12 @@ class Desk:
             raise BoxError(
                 "state_lost", f"after a call of tool '{tool}' the database is lost: {error}"
             ) from None
+
+    def _remove_hooks(self) -> None:
+        """Remove hooks that code of a tool has left on the connection, but not our own."""
+        self.db.remove_hooks()
+        if self._watch:
+            self._watch.guard()
 
     def relay(self, name: str) -> Relay:
         """Return the session's process of an MCP server. It starts at the first request."""

@@ -66,9 +66,9 @@ class WriteWatch:
         self._mark = f"/* {secrets.token_hex(8)} */ "
         with self._own_statements():
             self._seen = (0, self._version())
-        self.resume()
+        self.guard()
 
-    def resume(self) -> None:
+    def guard(self) -> None:
         """Authorize the statements of tools, after another authorizer was set or removed."""
         self._db.set_authorizer(self._authorize)
 
@@ -118,7 +118,7 @@ class WriteWatch:
         try:
             yield
         finally:
-            self.resume()
+            self.guard()
 
     def _start(self) -> None:
         """Set up the triggers, and remember the state from which the next call starts."""

@@ -28,6 +28,10 @@ class Refused(Exception):
     """The server rejected the arguments of a call (JSON-RPC -32602): a mistake of the model."""
 
 
+class Failed(Exception):
+    """The server answers a call with another JSON-RPC error. The connection still works."""
+
+
 class Connection:
     """Connection to a server, open until `close`. Not thread-safe.
 
@@ -101,6 +105,7 @@ class Connection:
         Raises:
             WorldFailure: If the server fails.
             Refused: If the server rejects the arguments.
+            Failed: If the server reports another error.
         """
         return self._do(lambda: self._client.call_tool(tool, arguments), stage, timeout_seconds)
 
@@ -132,6 +137,8 @@ class Connection:
         except MCPError as error:
             if error.code == INVALID_PARAMS and stage == "call":
                 raise Refused(error.message) from None
+            if error.code != CONNECTION_CLOSED and stage == "call" and self._link.failure is None:
+                raise Failed(f"error {error.code}: {error.message}") from None
             kind = "server_lost" if error.code == CONNECTION_CLOSED else "tool_crashed"
             message = f"the server answered with error {error.code}: {error.message}"
         except WorldFailure:
@@ -139,7 +146,13 @@ class Connection:
         except Exception as error:  # No listener, or a reply that violates the protocol.
             kind, message = "server_lost", _first_error(error)
         if failure := self._link.failure:  # The reason of the link is more precise.
-            kind, message = failure.kind, failure.message
+            raise WorldFailure(
+                failure.kind,
+                failure.message,
+                stage=stage,
+                box=failure.box,
+                neighbours=failure.neighbours,
+            ) from None
         raise WorldFailure(kind, message, stage=stage) from None
 
 

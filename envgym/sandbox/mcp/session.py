@@ -10,7 +10,7 @@ from typing import Any
 from envgym.errors import Stage, UsageError
 from envgym.sandbox import RowChanges, ToolResult, Verification
 from envgym.sandbox.agent import cut
-from envgym.sandbox.mcp.connection import Connection, Refused
+from envgym.sandbox.mcp.connection import Connection, Failed, Refused
 from envgym.sandbox.mcp.content import result_text
 from envgym.sandbox.mcp.dump import Tables, tables_diff
 from envgym.secrets import redact
@@ -62,6 +62,10 @@ class McpSession:
                 return ToolResult(
                     redact(str(refusal)), ok=False, seconds=time.perf_counter() - begun
                 )
+            except Failed as failure:
+                text = redact(f"the tool failed: {failure}")
+                fault = redact(f"MCP tool '{tool}': {failure}")
+                return ToolResult(text, False, time.perf_counter() - begun, fault=fault)
             # Before the cut, which could leave a part of a secret that the server repeats.
             text = cut(redact(result_text(result)), self._output_bytes)
             return ToolResult(text, ok=not result.is_error, seconds=time.perf_counter() - begun)

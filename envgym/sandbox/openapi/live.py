@@ -1,10 +1,12 @@
 """Operations of an OpenAPI document as tools, called over HTTP on a live server.
 
-Calls and redirects go only to the host of `base_url`. A 4xx response is an observation for the
-model; 5xx, no response, 401, 408 and 429 raise `WorldFailure`. `reset` sets the state of a seed at
-the start of an episode, `dump` reports its changes; then one episode at a time uses the server,
-unless a header with `{session}` separates their states. Not controlled: the server's clock and its
-other users. For training a simulated document is faster and isolated.
+Calls and redirects go only to the host of `base_url`. A 4xx response is a refusal. After 5xx, no
+response, 401, 408 or 429 another request checks the server: if it is answered, the failure belongs
+to the call and the model sees an observation; otherwise the server is down, a `WorldFailure`.
+`reset` sets the state of a seed at the start of an episode, `dump` reports its changes; then one
+episode at a time uses the server, unless a header with `{session}` separates their states. Not
+controlled: the server's clock and its other users. For training a simulated document is faster and
+isolated.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +45,12 @@ NOT_THE_MODELS = {
     408: "the server timed out",
     429: "the server's rate limit is exceeded",
 }
-"""Statuses below 500 that do not depend on the model's arguments."""
+"""Statuses below 500 that mostly do not depend on the model's arguments."""
+CHECK_SECONDS = 5.0
+"""Time limit of the request that checks whether the server answers."""
+CHECK_BYTES = 64 * 2**20
+PAUSE_SECONDS = 0.25
+"""First pause of a check while the server's rate limit is exceeded. Each further one doubles."""
 
 
 def open_live(root: Path, block: OpenApiTools) -> LiveApi:
@@ -189,18 +197,47 @@ class LiveApi:
             ) from None
         except httpx.HTTPError as error:
             raise WorldFailure(
-                "sandbox_lost",
+                "server_lost",
                 f"{operation.name}: {self.base_url} cannot be reached: {error}",
                 stage=stage,
             ) from None
         if status >= 500 or status in NOT_THE_MODELS:
             why = NOT_THE_MODELS.get(status, "the server failed")
             raise WorldFailure(
-                "tool_crashed",
+                "server_failed",
                 f"{operation.name}: {why}: status {status}: {text[:300]}",
                 stage=stage,
             )
         return status, text
+
+    def is_answering(self, *, session: str) -> bool:
+        """Return whether the server answers a request that does not depend on the model.
+
+        The request is the dump operation or, without one, GET of the base URL, where any status
+        below 500 counts except for 401, 408 and 429. While the server's rate limit is exceeded, the
+        request is repeated.
+
+        Args:
+            session: Name of the session, for headers.
+        """
+        deadline = time.monotonic() + CHECK_SECONDS
+        pause = PAUSE_SECONDS
+        while True:
+            try:
+                status = self._check(session, max(0.1, deadline - time.monotonic()))
+            except (httpx.HTTPError, TimeoutError, ValueError):
+                return False
+            if status != 429 or time.monotonic() + pause > deadline:
+                return status < 500 and status not in NOT_THE_MODELS
+            time.sleep(pause)
+            pause *= 2
+
+    def _check(self, session: str, seconds: float) -> int:
+        headers = {name: text.replace("{session}", session) for name, text in self._headers.items()}
+        if self.dump is None:
+            return self._client.get(self.base_url, headers=headers, timeout=seconds).status_code
+        call = Call(self.base_url, self.operation(self.dump), {}, headers)
+        return call.send(self._client, seconds, CHECK_BYTES)[0]
 
     def close(self) -> None:
         self._client.close()

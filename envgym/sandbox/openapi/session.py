@@ -45,6 +45,10 @@ class Api(Protocol):
         """Call an operation and return (status, body). Raises WorldFailure."""
         ...
 
+    def is_answering(self, *, session: str) -> bool:
+        """Return whether the server answers a request that does not depend on the model."""
+        ...
+
     def give_back(self) -> None:
         """Release the server's state for the next episode."""
         ...
@@ -81,12 +85,27 @@ class LiveSession:
                 )
             except ValueError as refusal:
                 return ToolResult(str(refusal), ok=False)
+            except WorldFailure as failure:
+                return self._failed(failure, time.perf_counter() - started)
             text = text or ("Done." if status < 400 else "refused")
             return ToolResult(
                 text if status < 400 else f"{status}: {text}",
                 status < 400,
                 time.perf_counter() - started,
             )
+
+    def _failed(self, failure: WorldFailure, seconds: float) -> ToolResult:
+        """Return a failed call as a result if the server still answers other requests.
+
+        Raises:
+            WorldFailure: Kind `server_down`.
+        """
+        if not self._api.is_answering(session=self._name):
+            message = f"{failure.message}; the server answers no other request either"
+            raise WorldFailure("server_down", message, stage="call")
+        fault = f"{self._api.base_url}: {failure.message}"
+        text = f"the tool failed: {failure.message}"
+        return ToolResult(text, False, seconds, fault=fault, is_late=failure.kind == "timeout")
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         with self._lock:

@@ -172,6 +172,7 @@ ROWS = {
         shows=NO_SERVER,
     ),
     "engine.model": Row("m", shows="has no option model.*vllm_server"),
+    "engine.key": Row("env:NAME", shows="has no option key.*vllm_server"),
     "engine.adapter_folder": Row("/tmp", shows="has no option adapter_folder.*vllm_server"),
     "warm_start.episodes": Row("4", WARM, env="quiz"),
     "warm_start.episodes_per_step": Row("1", WARM, env="quiz"),

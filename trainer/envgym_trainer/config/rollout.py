@@ -51,10 +51,14 @@ class EngineConfig(Block):
     """Folder for versions of the adapter, under the same path on the server. None: a folder of the
     run. For vllm_server."""
 
+    key: str | None = None
+    """API key of the server, such as `env:NAME`, sent to `url` only. None: no key is sent. For
+    vllm_server."""
+
     @model_validator(mode="after")
     def _options_fit(self) -> EngineConfig:
         options = engine_options(self.name)
-        for option in ("url", "model", "adapter_folder"):
+        for option in ("url", "model", "adapter_folder", "key"):
             if option not in options and getattr(self, option) is not None:
                 having = [name for name, found in engines().items() if option in found]
                 raise ValueError(
@@ -94,7 +98,7 @@ def engine_options(name: str) -> tuple[str, ...]:
         ValueError: If there is no engine of this name.
     """
     if ":" in name:
-        return ("url", "model", "adapter_folder")
+        return ("url", "model", "adapter_folder", "key")
     if name not in engines():
         hint = did_you_mean(name, engines()) or "."
         raise ValueError(

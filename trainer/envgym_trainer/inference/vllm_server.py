@@ -29,7 +29,7 @@ from envgym_trainer.inference.dialogue import DialogueTokens, TokenDialogue, Tur
 from envgym_trainer.model.adapter_files import save_weights
 from envgym_trainer.model.chat import Chat
 
-OPTIONS = ("url", "model", "adapter_folder")
+OPTIONS = ("url", "model", "adapter_folder", "key")
 TIMEOUT_SECONDS = 600.0
 """Time limit of one request in seconds. Requests to a busy server wait in its queue."""
 
@@ -45,6 +45,7 @@ class VllmServerEngine(Engine):
         model: Name of the base model on the server. None selects its only model.
         adapters: Folder for adapter versions. The server must see it under the same path.
         max_context: Maximum length of a dialogue in tokens.
+        key: API key, sent to `url` only. None sends no key.
         backoff_seconds: Wait before the first of three retries of a failed request. Doubles.
 
     Raises:
@@ -62,12 +63,17 @@ class VllmServerEngine(Engine):
         model: str | None,
         adapters: Path,
         max_context: int,
+        key: str | None = None,
         backoff_seconds: float = 0.5,
     ):
         self.chat = chat
         self.max_context = max_context
         self._server = OpenAIPolicy(
-            url, model, timeout_seconds=TIMEOUT_SECONDS, backoff_seconds=backoff_seconds
+            url,
+            model,
+            api_key=key,
+            timeout_seconds=TIMEOUT_SECONDS,
+            backoff_seconds=backoff_seconds,
         )
         self._base = self._server.model
         self._serving = self._base
@@ -208,6 +214,7 @@ def open_engine(inputs: EngineInputs) -> Engine:
         model=config.engine.model,
         adapters=Path(config.engine.adapter_folder or inputs.folder),
         max_context=config.rollout.max_context_tokens,
+        key=config.engine.key,
     )
 
 
