@@ -23,6 +23,7 @@ class Metric:
 _NO_SAMPLE = "No group can be trained on"
 _WARM = "During the warm start"
 _NO_PAIR = "Without a group of two valid members"
+_VOID = "Every episode is void"
 _NO_JUDGE = "Without an LLM judge in training"
 
 REWARD = (
@@ -98,11 +99,7 @@ EPISODES = (
         trl="completions/clipped_ratio",
         absent=_WARM,
     ),
-    Metric(
-        "completions/clipped_answers",
-        "Fraction of answers, of all turns, that a token limit cut",
-        absent=f"{_WARM}, or the record has no answers",
-    ),
+    Metric("completions/clipped_answers", "Fraction of cut answers, all turns", "1", "", _WARM),
     Metric("tools/call_frequency", "Calls per episode", "calls", "tools/call_frequency", _WARM),
     Metric(
         "tools/failure_frequency",
@@ -214,14 +211,7 @@ UPDATE = (
     Metric("loss", "Loss of the update", "loss", "loss"),
     Metric("policy_loss", "Loss without KL penalty and entropy bonus", "loss", "", _NO_SAMPLE),
     Metric("nll", "Negative log likelihood", "nats/token", absent="Outside the warm start"),
-    Metric(
-        "entropy",
-        "Entropy of the trained tokens. Without any: mean -logprob of the sampled tokens, which "
-        "estimates it",
-        "nats/token",
-        "entropy",
-        "No token was sampled",
-    ),
+    Metric("entropy", "Entropy, estimated if no token is trained", "nats/token", "entropy", _VOID),
     Metric("entropy_coef", "Weight of the entropy bonus", absent="The bonus is off"),
     Metric("grad_norm", "Norm of the gradient before clipping", "", "grad_norm"),
     Metric("learning_rate", "Learning rate of the update", "", "learning_rate"),
