@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from envgym.block import Block, ShortForm
-from envgym.bounded_yaml import DEFAULT, load_yaml
 from envgym.errors import SpecError, did_you_mean
+from envgym.sandbox.bounded_yaml import DEFAULT, load_yaml
 from envgym.secrets.references import has_reference
 from envgym.text import clean, clean_value
 

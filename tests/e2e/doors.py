@@ -27,10 +27,10 @@ GYM = (
     ("envgym.policies", "envgym.terms"),
     ("envgym.spec", "envgym.world", "envgym.replaying"),
     ("envgym.sandbox", "envgym.dialects", "envgym.tasks", "envgym.tools"),
-    ("envgym.http_client", "envgym.modules", "envgym.causes", "envgym.argument_values"),
+    ("envgym.modules", "envgym.causes", "envgym.argument_values"),
     ("envgym.block", "envgym.errors", "envgym.messages", "envgym.spaces", "envgym.values"),
     ("envgym.terminal",),
-    ("envgym.bounded_yaml", "envgym.secrets", "envgym.text"),
+    ("envgym.secrets", "envgym.text"),
     ("envgym.sandbox.agent",),
 )
 """Rooms and flat files of the gym, top first. Each may import those of lower layers."""
