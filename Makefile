@@ -36,7 +36,7 @@ campaign: install  ## minutes of faults and load: killed owners, hostile tools, 
 	$(BIN)/python -m pytest -m campaign $(ARGS)
 
 mutants: install ## break each of the thirty traps on purpose and see its tests fail: make mutants TRAPS="9 15"
-	$(BIN)/python tests/mutants.py $(TRAPS)
+	$(BIN)/python -m tests.mutants $(TRAPS)
 
 check: install   ## ruff and pyright
 	$(BIN)/ruff check .

@@ -22,7 +22,6 @@ from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.secrets import redact
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task
-from envgym.text import clean
 from envgym.tool_sandbox import can_hide_writes
 from envgym.tools import Tool, unknown_tool, validate
 from envgym.world import (
@@ -87,9 +86,9 @@ class ToolEpisode:
         Raises:
             WorldFailure: If the environment fails.
         """
-        action = clean(action)
         self.turns += 1
         self.messages.append(Message("assistant", action))
+        action = self.messages[-1].content  # cleaned
         self.answers.append(action)
         if self._is_over_time():
             return self._end("timeout", "", "", [])
@@ -215,7 +214,7 @@ class ToolEpisode:
         limit = self.spec.episode.max_observation_chars
         if len(text) > limit:
             text = f"{text[:limit]} [cut: {len(text) - limit} more characters]"
-        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, fault))
+        self.calls.append(CallRecord(self.turns, call, ok, text, seconds, redact(fault)))
         return Message("tool", text, name=call.name)
 
     def _stop_after_calls(self) -> EpisodeStop | None:
@@ -258,10 +257,7 @@ class ToolEpisode:
         return _joined(replies), reward, not truncated, truncated, info
 
     def _final_changes(self) -> RowChanges:
-        """End the session's processes and return the final changes.
-
-        The state diff and the hidden test judge one state, which no process can change any more.
-        """
+        """End the session's processes and return the final changes, for the diff and the test."""
         limit = self.spec.episode.tool_timeout_seconds
         keep = self.task.check is not None
         return self._read(lambda session: session.finish(timeout_seconds=limit, keep_files=keep))
@@ -335,8 +331,7 @@ class ToolEpisode:
         )
 
     def _verify(self) -> Verification | None:
-        check = self.task.check
-        if check is None:
+        if (check := self.task.check) is None:
             return None
 
         def verify(session: Session) -> Verification:

@@ -10,13 +10,13 @@ import dataclasses
 import importlib.util
 
 from envgym.errors import PrerequisiteError, SpecError
+from envgym.http_client import Address
 from envgym.rewards.state_names import check_names
 from envgym.rewards.table_columns import Keys, primary_keys
 from envgym.sandbox import App, Sandbox, Server
 from envgym.sandbox.agent.work_folder import TABLE as FILES
 from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.hidden_files import hidden_files
-from envgym.sandbox.http_client import Address
 from envgym.sandbox.joined import CombinedSandbox
 from envgym.sandbox.mcp import McpServer, ResetCall
 from envgym.sandbox.options import SandboxOptions

@@ -188,7 +188,8 @@ def decode(model: Any, chat: Chat, dialogues: int, *, tokens: int, bandwidth: fl
 
 def train(model: Any, group: Group, operations: float) -> tuple[float, float]:
     """Return tokens a second through the model, and the fraction of the device's operations."""
-    learner = Learner(attach_lora(model, rank=16, alpha=32, seed=0), max_tokens_per_micro_batch=16384)
+    adapted = attach_lora(model, rank=16, alpha=32, seed=0)
+    learner = Learner(adapted, max_tokens_per_micro_batch=16384)
     work = samples(group, model.config.vocab_size)
     settings = UpdateSettings(learning_rate=1e-5)
     tokens = learner.update(work, settings)["batch/forward_tokens"]

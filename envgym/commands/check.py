@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run all checks and return 1 if one fails."""
     from envgym.evaluation.checks import check, print_checks
-    from envgym.terminal import Console, cell
+    from envgym.text.terminal import Console, cell
 
     spec = load_env(arguments)
     with Console(stderr=True).status("checking") as status:  # visible on a terminal only

@@ -15,7 +15,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Print name, id and description of each environment."""
     from envgym.spec.catalog import bundled_envs
     from envgym.spec.environment import load_spec
-    from envgym.terminal import print_line
+    from envgym.text.terminal import print_line
 
     for name, path in bundled_envs().items():
         spec = load_spec(path)

@@ -15,8 +15,8 @@ from typing import Any
 from envgym.commands.registry import CommandFile, find_commands
 from envgym.errors import EnvgymError, UsageError, did_you_mean
 from envgym.secrets import FILTER, redact
-from envgym.terminal import prepare_streams, print_line
 from envgym.text import visible
+from envgym.text.terminal import prepare_streams, print_line
 
 EXAMPLES = """examples:
   envgym list                                   list the bundled environments

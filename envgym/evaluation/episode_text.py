@@ -5,10 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.text import Text
 
-from envgym import terminal
 from envgym.episode import Episode
 from envgym.terms import PENALTY, Term
-from envgym.text import one_line, to_json, visible
+from envgym.text import one_line, terminal, to_json, visible
 
 
 def print_episode(

@@ -179,7 +179,7 @@ class _bar:
             TimeRemainingColumn,
         )
 
-        from envgym.terminal import Console
+        from envgym.text.terminal import Console
 
         columns = (
             TextColumn("{task.description}", markup=False),

@@ -17,7 +17,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from envgym import terminal
 from envgym.episode import Episode
 from envgym.evaluation.stats import (
     intervals_overlap,
@@ -26,9 +25,9 @@ from envgym.evaluation.stats import (
     percent_text,
     wilson_interval,
 )
-from envgym.terminal import cell
-from envgym.text import natural_key, one_line
+from envgym.text import natural_key, one_line, terminal
 from envgym.text import to_json as strict_json
+from envgym.text.terminal import cell
 
 ALL = "all"
 IN_DOMAIN = "in-domain"

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from envgym import terminal
 from envgym.messages import Message
 from envgym.policies import Completion
 from envgym.tasks import Task
-from envgym.text import visible
+from envgym.text import terminal, visible
 from envgym.tools import Tool, render_compact
 
 if TYPE_CHECKING:

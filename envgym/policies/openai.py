@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
+from envgym.http_client import Address, bearer, client_options
 from envgym.messages import Message
 from envgym.policies import Completion, SamplingOverrides
 from envgym.policies.chat_completions import (
@@ -31,7 +32,6 @@ from envgym.policies.chat_completions import (
     stop_reason,
     structured_calls,
 )
-from envgym.sandbox.http_client import Address, bearer, client_options
 from envgym.secrets.values import resolve
 from envgym.tasks import Task
 

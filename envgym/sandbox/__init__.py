@@ -93,6 +93,7 @@ class ToolResult:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", clean(self.text))
+        object.__setattr__(self, "fault", clean(self.fault))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from envgym.block import Block, ShortForm
 from envgym.errors import SpecError, did_you_mean
-from envgym.sandbox.bounded_yaml import DEFAULT, load_yaml
 from envgym.secrets.references import has_reference
 from envgym.text import clean, clean_value
+from envgym.text.bounded_yaml import DEFAULT, load_yaml
 
 Where = dict[tuple[str | int, ...], str]
 """Path of keys -> `file:line`, or the override, that set the value."""

@@ -67,8 +67,10 @@ def test_the_gym_knows_neither_torch_nor_the_trainer(file):
 
 
 @pytest.mark.parametrize("file", files("envgym/sandbox/agent"), ids=named)
-def test_the_agent_needs_the_standard_library_only(file):
-    assert packages(file) <= sys.stdlib_module_names | {"__future__"}
+def test_the_agent_needs_the_standard_library_and_its_own_files_only(file):
+    # A file that is run without the package imports its siblings by their bare names.
+    siblings = {other.stem for other in file.parent.glob("*.py")}
+    assert packages(file) <= sys.stdlib_module_names | {"__future__"} | siblings
 
 
 PURE = [

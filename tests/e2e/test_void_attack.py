@@ -18,7 +18,7 @@ from envgym.policies.scripted import ScriptedPolicy
 from envgym.spec.environment import load_spec
 from tests.fakes.adversary import Adversary
 from tests.fakes.kiosk_app import need_docker
-from tests.fakes.shop_env import shop
+from tests.fakes.shop_env import FAILS_IN_BOXES, shop
 from tests.gym.sandbox.test_sandbox_lost import kill_boxes
 
 EPISODES = int(os.environ.get("ENVGYM_ATTACK_EPISODES", "300"))
@@ -33,8 +33,8 @@ ATTACKS = [
     *[(name, LOCAL, 4) for name in (*WITH_TOOLS, "notes")],
     *[(name, ["sandbox.backend=local", "sandbox.isolation=state"], 2) for name in WITH_TOOLS],
     *[(name, NONE, 2) for name in WITH_TOOLS],
-    *[(name, BUBBLEWRAP, 1) for name in ("crm", "notes", "report")],
-    *[(name, DOCKER, 1) for name in ("crm", "notes", "report")],
+    *[(name, BUBBLEWRAP, 1) for name in ("crm", "orders", "report")],
+    *[(name, DOCKER, 1) for name in ("crm", "orders", "report")],
     ("workspace", [*BUBBLEWRAP, "episode.tool_timeout_seconds=3"], 2),
     ("workspace", ["sandbox.backend=docker", "episode.tool_timeout_seconds=3"], 1),
 ]
@@ -126,13 +126,7 @@ def test_a_host_without_space_memory_or_descriptors_makes_each_episode_void(
 
 
 def test_a_seed_function_that_fails_in_the_box_makes_each_episode_void(tmp_path):
-    broken = (
-        "import random\nimport sys\n\ndef build(db, seed):\n"
-        "    if 'envgym.env' not in sys.modules:\n        raise RuntimeError('no rows')\n"
-        "    for n in range(5):\n"
-        "        db.execute('INSERT INTO items VALUES (?, ?, ?, ?)', (f'I{n}', 'x', n, ''))\n"
-    )
-    world = ToolWorld(shop(tmp_path, *LOCAL, world=broken))
+    world = ToolWorld(shop(tmp_path, *LOCAL, world=FAILS_IN_BOXES.replace("EVERY", "1")))
     for number in range(max(1, PLANTED // 4)):
         episode = play(world.env(), ScriptedPolicy([]), seed=0, task=f"test/reprice/{number % 6}")
         assert (episode.failure.kind, episode.reward) == ("seed_crashed", None)

@@ -40,6 +40,15 @@ def build(db, seed):
         db.execute("INSERT INTO items VALUES (?, ?, ?, '')", row)
 """
 
+FAILS_IN_BOXES = WORLD.replace(
+    "def build(db, seed):\n",
+    "import sys\n\ndef build(db, seed):\n"
+    "    if 'envgym.env' not in sys.modules and seed % EVERY == 0:\n"
+    "        raise RuntimeError('no rows')\n",
+)
+"""World whose seed function works on the host, which builds tasks, and fails in a box for each seed
+that `EVERY`, to be replaced by a number, divides."""
+
 TOOLS = '''\
 import os
 import time

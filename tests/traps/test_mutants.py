@@ -1,28 +1,25 @@
 """Each mutant of tests/mutants.py still fits the code, and each trap has tests and a mutant."""
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import mutation
+from tests.mutants import MUTANTS
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NUMBERS = set(range(1, 31))
 
-found = importlib.util.spec_from_file_location("mutants", ROOT / "tests" / "mutants.py")
-mutants = importlib.util.module_from_spec(found)
-sys.modules["mutants"] = mutants  # dataclasses look up their module
-found.loader.exec_module(mutants)
-
 
 def test_each_breakage_finds_its_text_exactly_once():
-    assert mutants.misfits() == []
+    assert mutation.misfits(MUTANTS) == []
 
 
 def test_a_text_that_is_gone_or_stands_there_twice_is_told_with_its_trap_and_file():
-    mutant = mutants.Mutant(9, "x", "T/learner.py", "old", "new")
+    mutant = mutation.Mutant(9, "x", "T/learner.py", "old", "new")
     assert mutant.broken("an old one") == "an new one"
     for text in ("", "old old"):
         with pytest.raises(
@@ -35,7 +32,7 @@ def test_all_thirty_traps_have_tests_a_breakage_and_a_line_in_the_table():
     tests = "".join(file.read_text(encoding="utf-8") for file in HERE.glob("test_traps_*.py"))
     tested = {int(number) for number in re.findall(r"mark\.trap\((\d+)\)", tests)}
     assert tested == NUMBERS
-    assert {mutant.trap for mutant in mutants.MUTANTS} == NUMBERS
+    assert {mutant.trap for mutant in MUTANTS} == NUMBERS
     table = re.findall(
         r"^\| (\d+) [^|]*\|",
         (ROOT / "docs/explanation/traps.md").read_text(encoding="utf-8"),
@@ -58,10 +55,10 @@ def test_only_a_test_that_fails_kills_and_everything_else_is_reported_with_exit_
         )
         return (code if seen[-1] else 0), "FAILED tests/x.py::test_that - assert"
 
-    monkeypatch.setattr(mutants, "run", run)
-    monkeypatch.setattr(mutants, "preload", lambda: None)
+    monkeypatch.setattr(mutation, "run", run)
+    monkeypatch.setattr(mutation, "preload", lambda: None)
     monkeypatch.setattr(sys, "argv", ["mutants.py", "4"])
-    assert mutants.main() == int(code != 1)
+    assert mutation.main(MUTANTS) == int(code != 1)
     said = capsys.readouterr().out
     assert seen == [False, True]  # the unbroken tree runs first
     assert verdict in said
@@ -69,8 +66,8 @@ def test_only_a_test_that_fails_kills_and_everything_else_is_reported_with_exit_
 
 
 def test_a_suite_that_fails_unbroken_proves_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(mutants, "run", lambda tree, *, trap: (1, "E   assert 1 == 2"))
-    monkeypatch.setattr(mutants, "preload", lambda: None)
+    monkeypatch.setattr(mutation, "run", lambda tree, *, trap: (1, "E   assert 1 == 2"))
+    monkeypatch.setattr(mutation, "preload", lambda: None)
     monkeypatch.setattr(sys, "argv", ["mutants.py", "4"])
-    assert mutants.main() == 1
+    assert mutation.main(MUTANTS) == 1
     assert "the tests fail in the unbroken tree:\nE   assert 1 == 2" in capsys.readouterr().out

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from envgym.commands.arguments import add_env, add_json, positive
-from envgym.terminal import print_line
 from envgym.text import to_json
+from envgym.text.terminal import print_line
 
 EXAMPLE = "envgym sandbox bench crm --backend docker --sessions 8 --episodes 200"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from envgym.commands.arguments import add_json
 from envgym.errors import UsageError, did_you_mean
-from envgym.terminal import print_line
 from envgym.text import to_json
+from envgym.text.terminal import print_line
 
 if TYPE_CHECKING:
     from envgym.commands.sandbox.probe import Level

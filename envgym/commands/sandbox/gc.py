@@ -6,8 +6,8 @@ import argparse
 
 from envgym.commands.arguments import add_json
 from envgym.commands.sandbox.containers import add_engine, container_rows
-from envgym.terminal import print_line
 from envgym.text import to_json
+from envgym.text.terminal import print_line
 
 EXAMPLE = "envgym sandbox gc"
 

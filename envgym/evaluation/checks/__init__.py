@@ -28,8 +28,8 @@ from envgym.evaluation.checks import tasks as task_checks
 from envgym.evaluation.checks.fixture import CheckFixture, CheckResult
 from envgym.registration import make_world
 from envgym.spec.environment import EnvSpec
-from envgym.terminal import Console
 from envgym.text import to_json, visible
+from envgym.text.terminal import Console
 from envgym.world import World
 
 Progress = Callable[[str, int], None]

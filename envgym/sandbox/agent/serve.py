@@ -164,7 +164,7 @@ def _server(app: LoadedApp, wire: Wire, hello: Request) -> ForkServer | StateSer
     if hello["isolation"] == "state":
         return StateServer(app, wire, output_bytes=hello["output_bytes"])
     apart = Limits(**hello["session"]) if hello["isolation"] == "namespaces" else None
-    settings = {"output_bytes": hello["output_bytes"], "is_single": hello["is_single"]}
+    settings = {name: hello[name] for name in ("output_bytes", "open_files", "is_single")}
     try:
         return ForkServer(app, wire, apart=apart, **settings)
     except BoxError:

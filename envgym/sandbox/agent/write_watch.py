@@ -19,6 +19,8 @@ from .virtual_tables import Row, is_virtual, virtual_rows
 
 NOTES = "envgym_writes"
 _OWN = "envgym_"
+NEVER = (-1, -1)
+"""Schema versions before the first ones."""
 _EVENTS = ("INSERT", "DELETE", "UPDATE")
 _GUARDED_PRAGMAS = {"writable_schema", "schema_version", "recursive_triggers"}
 
@@ -35,13 +37,17 @@ class WriteWatch:
         self._db = db
         self._patterns = tuple(patterns)
         self._busy = False
-        self._seen: tuple[int, tuple[int, int]] = (0, (-1, -1))
+        self._seen: tuple[int, tuple[int, int]] = (0, NEVER)
         # A statement that SQLite keeps prepared is not authorized again, so a tool must not be able
         # to send the same text.
         self._mark = f"/* {secrets.token_hex(8)} */ "
         with self._own_statements():
+            # In memory and in one transaction, because every session does this at its start.
+            self._query("PRAGMA temp_store = MEMORY")
+            self._query("BEGIN")
             self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
             self._start()
+            self._query("COMMIT")
         self.guard()
 
     def guard(self) -> None:
@@ -84,11 +90,11 @@ class WriteWatch:
             self._virtual = {name: sql or "" for name, sql in created.items() if is_virtual(sql)}
             self._tables = sorted(names - self._virtual.keys())
             for name in self._tables:
-                self._set_triggers(name)
+                self._set_triggers(name, again=self._seen[1] != NEVER)
         self._rows = self._virtual_rows()
         self._seen = (self._db.total_changes, self._version())
 
-    def _set_triggers(self, table: str) -> None:
+    def _set_triggers(self, table: str, *, again: bool) -> None:
         with contextlib.closing(self._query(f"SELECT * FROM main.{quoted(table)} LIMIT 0")) as rows:
             columns = [quoted(column[0]) for column in rows.description]
         # Without BINARY, a NOCASE column would hide a change from "ann" to "Ann".
@@ -96,7 +102,8 @@ class WriteWatch:
         for event in _EVENTS:
             condition = f"WHEN {changed}" if event == "UPDATE" else ""
             trigger = quoted(_trigger(event, table))
-            self._query(f"DROP TRIGGER IF EXISTS temp.{trigger}")
+            if again:
+                self._query(f"DROP TRIGGER IF EXISTS temp.{trigger}")
             self._query(
                 f"CREATE TEMP TRIGGER {trigger} AFTER {event} ON main.{quoted(table)} {condition} "
                 f"BEGIN INSERT INTO {NOTES} VALUES ({_literal(table)}); END"

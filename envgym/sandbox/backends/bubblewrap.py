@@ -24,6 +24,7 @@ from pathlib import Path
 
 from envgym.errors import PrerequisiteError
 from envgym.sandbox import App, Isolation
+from envgym.sandbox.agent.fork.session_limits import AGENT_FILES
 from envgym.sandbox.archive import pack
 from envgym.sandbox.backends.local import ProcessTransport, clean_environment
 from envgym.sandbox.box.checks import CAPABILITIES, random_user
@@ -77,7 +78,7 @@ class BubblewrapSandbox(PooledSandbox):
         limits = {
             "memory_mb": options.memory_mb,
             "processes": options.max_processes,
-            "files": options.max_open_files,
+            "files": options.max_open_files + AGENT_FILES,
         }
         super().__init__(
             app,

@@ -221,13 +221,15 @@ class Pool:
         if self._closed or time.monotonic() < self._not_before:
             return
         usable = [slot for slot in self._slots if not slot.leaving and slot.box.lost is None]
+        now = time.monotonic()
         spare = (
             self._rules.ready
             if self._alone and self.has_worked
             else int(self.has_worked and not usable)
         )
         room = (
-            sum(self._sessions - slot.sessions for slot in usable) + self._starting * self._sessions
+            sum(self._sessions - slot.sessions for slot in usable if slot.full_until <= now)
+            + self._starting * self._sessions
         )
         missing = math.ceil((self._waiting + spare - room) / self._sessions)
         # Replace boxes that wait for their last sessions early, but at most double the number of

@@ -65,6 +65,7 @@ class PooledSandbox:
             "watch": list(app.watch),
             "isolation": within,
             "output_bytes": options.output_bytes,
+            "open_files": options.max_open_files,
             "documents": documents_of(app),
             "session": {
                 "tmpfs_mb": options.tmpfs_mb,

@@ -13,6 +13,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+from envgym.sandbox.agent.fork.session_limits import AGENT_FILES
 from envgym.sandbox.box.channel import FIXED_VARIABLES
 from envgym.sandbox.box.checks import CAPABILITIES
 from envgym.sandbox.containers.addresses import short
@@ -124,7 +125,7 @@ def _for_namespaces(api: Any) -> list[str]:
 def _ulimits(options: SandboxOptions, *, podman: bool) -> list[Any]:
     from docker.types import Ulimit
 
-    limits = {"nofile": options.max_open_files, "core": 0}
+    limits = {"nofile": options.max_open_files + AGENT_FILES, "core": 0}
     if podman:
         # Podman's default of a million is refused if the service may not raise limits.
         most = resource.getrlimit(resource.RLIMIT_NPROC)[1]

@@ -22,7 +22,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from envgym.errors import WorldFailure
-from envgym.sandbox.http_client import client_options
+from envgym.http_client import client_options
 from envgym.text import clean_value
 
 CONNECT_SECONDS = 30.0

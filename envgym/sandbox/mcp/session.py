@@ -63,9 +63,9 @@ class McpSession:
                     redact(str(refusal)), ok=False, seconds=time.perf_counter() - begun
                 )
             except Failed as failure:
-                fault = redact(f"MCP tool '{tool}': {failure}")
                 text = redact(f"the tool failed: {failure}")
-                return ToolResult(text, False, time.perf_counter() - begun, fault)
+                fault = redact(f"MCP tool '{tool}': {failure}")
+                return ToolResult(text, False, time.perf_counter() - begun, fault=fault)
             # Before the cut, which could leave a part of a secret that the server repeats.
             text = cut(redact(result_text(result)), self._output_bytes)
             return ToolResult(text, ok=not result.is_error, seconds=time.perf_counter() - begun)

@@ -17,7 +17,7 @@ from envgym.errors import SpecError
 from envgym.sandbox import App
 from envgym.sandbox.agent import AppError, is_document
 from envgym.sandbox.agent import schema_sql as sql_of
-from envgym.sandbox.bounded_yaml import YamlLimits, load_yaml
+from envgym.text.bounded_yaml import YamlLimits, load_yaml
 
 LIMITS = YamlLimits(megabytes=32, depth=128, values=2_000_000)
 """Limits of one document. The largest published ones have about 12 MiB."""

@@ -28,10 +28,10 @@ from envgym.errors import (
     WorldFailure,
     did_you_mean,
 )
+from envgym.http_client import Address, client_options
 from envgym.sandbox.agent import AppError
 from envgym.sandbox.agent.openapi.document import Operation
 from envgym.sandbox.agent.openapi.tools import read_documents, selected
-from envgym.sandbox.http_client import Address, client_options
 from envgym.sandbox.openapi.documents import read_document
 from envgym.sandbox.openapi.http_call import Call
 from envgym.sandbox.openapi.session import LiveSession

@@ -105,7 +105,7 @@ class LiveSession:
             raise WorldFailure("server_down", message, stage="call")
         fault = f"{self._api.base_url}: {failure.message}"
         text = f"the tool failed: {failure.message}"
-        return ToolResult(text, False, seconds, fault, is_late=failure.kind == "timeout")
+        return ToolResult(text, False, seconds, fault=fault, is_late=failure.kind == "timeout")
 
     def diff(self, *, timeout_seconds: float) -> RowChanges:
         with self._lock:

@@ -10,7 +10,7 @@ import pytest
 from envgym.commands import main
 from envgym.sandbox.backends import open_sandbox
 from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, KIOSK, call, failure_of, need_docker, options
-from tests.fakes.shop_env import TOOLS, write
+from tests.fakes.shop_env import FAILS_IN_BOXES, write
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "sandbox.py"
 SINGLE = [BUBBLEWRAP[2], DOCKER[3]]
@@ -73,14 +73,12 @@ def test_bench_tells_the_memory_of_a_container_and_of_a_session(tmp_path, capsys
 
 
 def test_bench_fails_and_names_the_failures_where_the_world_breaks(tmp_path, capsys):
-    env = write(
-        tmp_path, tools=TOOLS.replace("    if price < 0:\n", "    1 / 0\n    if price < 0:\n")
-    )
+    env = write(tmp_path, world=FAILS_IN_BOXES.replace("EVERY", "1"))
     assert (
         main(["sandbox", "bench", str(env), "--backend", "local", "--episodes", "8", "--json"]) == 1
     )
     report = json.loads(capsys.readouterr().out)
-    assert report["played"]["void"] == report["numbers"]["failures/tool_crashed"] == 8
+    assert report["played"]["void"] == report["numbers"]["failures/seed_crashed"] == 8
 
 
 def test_bench_of_an_environment_without_a_sandbox_is_refused(tmp_path, capsys):

@@ -24,6 +24,7 @@ KINDS = (
     "state_differs",
     "reward_raised",
     "env_raised",
+    "overloaded",
 )
 REPLAYS = (None, *get_args(Replay))
 CIRCUMSTANCES = list(

@@ -13,7 +13,7 @@ from envgym.env import ToolWorld
 from envgym.playing import play
 from envgym.policies.scripted import ScriptedPolicy
 from tests.fakes.kiosk_app import EVERY, options
-from tests.fakes.shop_env import TOOLS, WORLD, shop
+from tests.fakes.shop_env import FAILS_IN_BOXES, TOOLS, shop
 from tests.gym.sandbox.test_sandbox_lost import kill_boxes
 
 HOSTILE_TOOLS = '''
@@ -135,7 +135,10 @@ def test_a_call_that_makes_the_session_unusable_has_the_failure_reward(world, ca
         pytest.skip("without a box the call would end the process of this test")
     episode = played(world, "price(item='I1')", call)
     assert episode.failure is None
-    assert (episode.stop_reason, episode.reward, episode.success) == ("sandbox_ended", 0.0, False)
+    # The first process of a namespace cannot kill itself.
+    ends = ("sandbox_ended", "answered") if call == "kill_self()" else ("sandbox_ended",)
+    assert episode.stop_reason in ends
+    assert (episode.reward, episode.success) == (0.0, False)
     assert played(world).failure is None, "the next episode works"
 
 
@@ -176,12 +179,11 @@ def test_a_box_that_is_killed_during_an_innocent_call_makes_the_episode_void(wor
 
 def test_a_seed_function_that_fails_makes_the_episode_void(world, tmp_path):
     sandbox = world.spec.sandbox
-    broken = WORLD.replace("    rng =", "    if 'envgym.env' not in sys.modules: 1 / 0\n    rng =")
     spec = shop(
         tmp_path,
         f"sandbox.backend={sandbox.backend}",
         f"sandbox.isolation={sandbox.level}",
-        world="import sys\n" + broken,
+        world=FAILS_IN_BOXES.replace("EVERY", "1"),
     )
     if sandbox.backend == "none":
         pytest.skip("the tasks are built by the same function")

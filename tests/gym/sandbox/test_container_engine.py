@@ -1,51 +1,15 @@
-"""Choice of the container engine, its options, and errors that name the fix."""
+"""Choice of the container engine: the order of candidates, and errors for an unavailable choice."""
 
-import hashlib
-import http.server
 import json
-import os
-import shutil
 import socket
-import ssl
-import subprocess
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
-from envgym.errors import PrerequisiteError, SpecError
-from envgym.sandbox import App
 from envgym.sandbox.backends import SandboxOptions, open_sandbox
 from envgym.sandbox.containers import addresses
-from envgym.sandbox.containers.engine import connect, find_engine, is_podman
-from envgym.sandbox.containers.images import ensure_image
-from tests.fakes.kiosk_app import KIOSK, call, need_docker, options
-
-TOOLS = '''\
-import os
-import resource
-
-
-def interfaces() -> list[str]:
-    """Network interfaces that the box has."""
-    return sorted(os.listdir("/sys/class/net"))
-
-
-def open_files() -> int:
-    """How many files a process of the box may hold open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-'''
-
-VARIABLES = (
-    "DOCKER_HOST",
-    "DOCKER_CONTEXT",
-    "DOCKER_CONFIG",
-    "DOCKER_TLS_VERIFY",
-    "DOCKER_CERT_PATH",
-    "CONTAINER_HOST",
-)
-BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+from envgym.sandbox.containers.engine import connect, find_engine
+from tests.fakes.kiosk_app import KIOSK, need_docker
+from tests.gym.sandbox.engine_choice import BUNDLES, VARIABLES, add_context, refusal
 
 
 @pytest.fixture
@@ -68,20 +32,6 @@ def contexts(bare, monkeypatch):
     return bare / ".docker"
 
 
-def add_context(name: str, host: str, **tls: Path) -> None:
-    """Write a context as `docker context create` does; `tls` holds the files ca, cert and key."""
-    folder = Path(os.environ["HOME"]) / ".docker/contexts"
-    key = hashlib.sha256(name.encode()).hexdigest()
-    endpoint = {"Host": host, "SkipTLSVerify": False}
-    (folder / "meta" / key).mkdir(parents=True)
-    (folder / "meta" / key / "meta.json").write_text(
-        json.dumps({"Name": name, "Metadata": {}, "Endpoints": {"docker": endpoint}})
-    )
-    (folder / "tls" / key / "docker").mkdir(parents=True)
-    for role, file in tls.items():
-        shutil.copy(file, folder / "tls" / key / "docker" / f"{role}.pem")
-
-
 def where(backend="docker") -> list[tuple[str, str]]:
     return [(address.url, address.found) for address in addresses.addresses(backend)]
 
@@ -91,12 +41,6 @@ def silent_socket(path) -> str:
     with socket.socket(socket.AF_UNIX) as end:
         end.bind(str(path))
     return f"unix://{path}"
-
-
-def refusal(work) -> str:
-    with pytest.raises(PrerequisiteError) as caught:
-        work()
-    return str(caught.value)
 
 
 # --- order of candidates ---
@@ -237,199 +181,4 @@ def test_what_an_engine_alone_can_give_is_never_left_out_for_want_of_one(asked, 
     )
 
 
-# --- TLS contexts ---
-
-
-class Version(http.server.BaseHTTPRequestHandler):
-    """HTTP handler with enough of an engine's API to accept a connection."""
-
-    def do_GET(self):
-        body = json.dumps({"ApiVersion": "1.41", "Version": "1.2.3", "Components": []}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def certificate(tmp_path):
-    """A self-signed certificate for 127.0.0.1 and its key."""
-    if not shutil.which("openssl"):
-        pytest.skip("NOT TESTED: no openssl to make certificates with")
-    certificate = tmp_path / "cert.pem"
-    key = tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=127.0.0.1",
-    ]
-    command += [
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
-
-
-@pytest.fixture
-def guarded(certificate):
-    """Address of a TLS engine that accepts only clients with that certificate."""
-    settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    settings.load_cert_chain(*certificate)
-    settings.load_verify_locations(certificate[0])
-    settings.verify_mode = ssl.CERT_REQUIRED
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Version) as server:
-        server.socket = settings.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"tcp://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_a_tls_context_shows_its_certificate_and_checks_the_engines(
-    contexts, certificate, guarded, monkeypatch
-):
-    cert, key = certificate
-    add_context("safe", guarded, ca=cert, cert=cert, key=key)
-    monkeypatch.setenv("DOCKER_CONTEXT", "safe")
-    engine = find_engine()
-    assert (engine.version, engine.address.found) == ("1.2.3", "Docker context 'safe'")
-    engine.api.close()
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", ssl.get_default_verify_paths().openssl_cafile)
-    assert "REQUESTS_CA_BUNDLE is set and overrides the engine's CA, unset it" in refusal(connect)
-
-
-def test_without_the_contexts_certificate_the_same_engine_does_not_answer(
-    contexts, guarded, monkeypatch
-):
-    add_context("bare", guarded)
-    monkeypatch.setenv("DOCKER_CONTEXT", "bare")
-    assert f"no Docker engine answers at {guarded} (Docker context 'bare'" in refusal(connect)
-
-
 # --- options of the engine ---
-
-
-@pytest.fixture
-def app(tmp_path):
-    (tmp_path / "tools.py").write_text(TOOLS)
-    return App(tmp_path, ("tools.py",))
-
-
-@pytest.fixture
-def network(api):
-    api.create_network("envgym-test-network", internal=True, check_duplicate=True)
-    yield "envgym-test-network"
-    api.remove_network("envgym-test-network")
-
-
-def ask(app, tool, **more) -> tuple[str, str]:
-    """Return a tool's output in a container and the label of its sandbox."""
-    sandbox = open_sandbox(app, options(("docker", "fork"), **more))
-    try:
-        return call(sandbox.open(seed=0, timeout_seconds=20), tool).text, sandbox.label
-    finally:
-        sandbox.close()
-
-
-@pytest.mark.docker
-def test_a_box_has_no_network_but_one_that_is_named_and_the_label_says_which(app, network):
-    alone = ask(app, "interfaces")
-    joined = ask(app, "interfaces", network=network)
-    assert json.loads(alone[0]) == ["lo"]
-    assert "no network" in alone[1]
-    assert len(json.loads(joined[0])) == 2
-    assert f"the network '{network}' is open" in joined[1]
-
-
-@pytest.mark.docker
-def test_an_unknown_network_is_told_with_those_that_there_are(app, network):
-    told = refusal(lambda: ask(app, "interfaces", network="crm-net"))
-    assert told.startswith("sandbox.network: the engine has no network 'crm-net'; it has: ")
-    assert network in told
-    assert "docker network create crm-net" in told
-
-
-@pytest.mark.docker
-@pytest.mark.parametrize("network", ["host", "container:abc"])
-def test_a_network_of_others_is_refused(app, network):
-    with pytest.raises(
-        SpecError, match=r"is refused. Use sandbox\.network=none, or create a network"
-    ):
-        ask(app, "interfaces", network=network)
-
-
-@pytest.mark.docker
-def test_a_runtime_is_passed_through_and_told_in_the_label(api):
-    if is_podman(api):
-        pytest.skip(
-            "NOT TESTED: podman takes no runtime for one container;"
-            " test_podman.py shows that it is refused"
-        )
-    name = api.info()["DefaultRuntime"]
-    sandbox = open_sandbox(KIOSK, options(("docker", "fork"), runtime=name))
-    sandbox.describe()
-    assert (
-        api.inspect_container(sandbox.pool.boxes[0].transport.container)["HostConfig"]["Runtime"]
-        == name
-    )
-    assert f"runtime {name})" in sandbox.label
-    sandbox.close()
-
-
-@pytest.mark.docker
-def test_a_runtime_that_the_engine_refuses_is_told_with_those_that_it_has(api, app):
-    if is_podman(api):
-        pytest.skip(
-            "NOT TESTED: podman takes no runtime for one container;"
-            " test_podman.py shows that it is refused"
-        )
-    told = refusal(lambda: ask(app, "interfaces", runtime="no-such-runtime"))
-    assert "sandbox.runtime: the engine refused 'no-such-runtime'" in told
-    assert f"Runtimes of this engine: {', '.join(sorted(api.info()['Runtimes']))}" in told
-
-
-@pytest.mark.docker
-def test_the_limit_of_open_files_is_the_one_that_was_asked_for(app):
-    assert ask(app, "open_files")[0] == "1024"
-    assert ask(app, "open_files", max_open_files=128)[0] == "128"
-
-
-@pytest.mark.docker
-def test_a_refused_option_leaves_no_connection_behind(api, app):
-    def held() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
-    ensure_image(api, SandboxOptions().image)
-    refusal(lambda: ask(app, "interfaces", network="crm-net"))
-    before = held()
-    for _ in range(3):
-        refusal(lambda: ask(app, "interfaces", network="crm-net"))
-    assert held() <= before
-
-
-@pytest.mark.docker
-def test_requests_about_many_containers_share_connections(api):
-    from docker.errors import NotFound
-
-    def ask_about(name: str) -> None:
-        with pytest.raises(NotFound):
-            api.inspect_container(name)
-
-    before = len(os.listdir("/proc/self/fd"))
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(ask_about, [f"no-such-{number}" for number in range(80)]))
-    assert len(os.listdir("/proc/self/fd")) - before <= 4

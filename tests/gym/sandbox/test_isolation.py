@@ -5,39 +5,17 @@ share a user id; `SHARED` lists the consequences. Left out are `state`, whose se
 process, and `local`, which does not isolate.
 """
 
-import contextlib
 import json
 import signal
 import sys
-import uuid
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from envgym.errors import SpecError, WorldFailure
-from envgym.sandbox.archive import pack
-from envgym.sandbox.backends import open_sandbox
-from envgym.sandbox.hidden_files import hidden_files
-from envgym.spec.environment import load_spec
-from envgym.tool_sandbox import build_app
 from tests.fakes import APPS
-from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, call, failure_of, options, wait_until
+from tests.fakes.kiosk_app import call, failure_of
+from tests.gym.sandbox.hostile_pairs import WALLS, Pair, as_program, diff_of, on_host
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: the proofs ask /proc")
-HOSTILE = replace(
-    build_app(load_spec("guess")),
-    root=APPS,
-    tools=("hostile/tools.py",),
-    schema="hostile/schema.sql",
-    seed=None,
-    hidden=hidden_files(
-        APPS,
-        secret=["hostile/hostile_tasks.py", "hostile/hostile_rewards.py:x"],
-        needed=["hostile/tools.py"],
-    ),
-)
-WALLS = [*DOCKER[1:], *BUBBLEWRAP[1:]]
 SHARED = {
     "sees the neighbour's programs": True,
     "signals the neighbour's programs": True,
@@ -52,45 +30,6 @@ SHARED = {
     "finds the neighbour's System V memory": True,
 }
 """Attempts that succeed between sessions of one container at level `fork`, and at no other."""
-
-
-def pool_of(kind: tuple[str, str]) -> dict:
-    """Return pool settings for two sessions.
-
-    Sessions share one container if the level permits it. A second one is needed after a
-    neighbour's leftovers have made the first unusable.
-    """
-    return {"boxes": 6, "ready": 0} if kind[1] == "container" else {"boxes": 2}
-
-
-def as_program(session, name: str, timeout_seconds: float = 60, **arguments):
-    """Return a tool's result from a program that the session starts."""
-    text = call(
-        session, "as_program", timeout_seconds, name=name, arguments=json.dumps(arguments)
-    ).text
-    return json.loads(text)
-
-
-class Pair:
-    """A neighbour that has left its marks, and a spy."""
-
-    def __init__(self, kind: tuple[str, str]):
-        self.level, self.mark = kind[1], f"mark-{uuid.uuid4().hex}"
-        self.sandbox = open_sandbox(HOSTILE, options(kind, pool=pool_of(kind)))
-        self.keeper_is_process_1 = kind[0] == "docker" and kind[1] != "fork"
-        self.neighbour, self.spy = (self.sandbox.open(seed=7, timeout_seconds=60) for _ in range(2))
-        self.place = self.do(self.neighbour, "settle", mark=self.mark)
-
-    def do(self, session, tool: str, **arguments):
-        """Return a tool's result, parsed if it is JSON."""
-        text = call(session, tool, 60, **arguments).text
-        return json.loads(text) if text[:1] in "[{" else text
-
-    def found(self) -> list[int]:
-        """Return the process ids of the neighbour's program that the spy sees."""
-        return [
-            int(line.split()[0]) for line in self.do(self.spy, "processes") if self.mark in line
-        ]
 
 
 @pytest.fixture(scope="module", params=WALLS)
@@ -248,10 +187,6 @@ def session(pair):
     session.close()
 
 
-def diff_of(session):
-    return session.diff(timeout_seconds=60)
-
-
 def test_a_program_inherits_no_way_to_the_tables_or_the_agent(pair, session):
     assert as_program(session, "descriptors") == sorted(["/dev/null", "pipe", "pipe"])
 
@@ -295,68 +230,3 @@ def test_a_session_that_forges_an_answer_is_ended_and_none_is_believed(pair, ses
         session.close()
         session = pair.sandbox.open(seed=7, timeout_seconds=60)
     assert pair.do(pair.neighbour, "note", text="well") == "noted"
-
-
-# --- leftovers and damage to others ---
-
-
-def test_a_program_that_leaves_its_session_ends_with_it(pair):
-    session = pair.sandbox.open(seed=7, timeout_seconds=60)
-    mark = f"orphan-{uuid.uuid4().hex}"
-    call(session, "leave_orphan", 60, mark=mark)
-    wait_until(lambda: on_host(mark))
-    session.close()
-    wait_until(lambda: not on_host(mark))
-
-
-def on_host(mark: str) -> bool:
-    """Return whether a process on this machine, containers included, has a mark in its command."""
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if mark.encode() in file.read_bytes():
-                return True
-        except OSError:
-            continue
-    return False
-
-
-@pytest.mark.parametrize("kind", WALLS)
-def test_a_kill_of_everything_ends_neighbours_at_level_fork_alone_and_the_box_never(kind):
-    sandbox = open_sandbox(HOSTILE, options(kind, pool=pool_of(kind)))
-    try:
-        neighbour, attacker = (sandbox.open(seed=7, timeout_seconds=60) for _ in range(2))
-        call(neighbour, "note", text="before")
-        attack = lambda: as_program(attacker, "kill_all", 5)
-        if kind[1] == "fork":
-            assert failure_of(attack).kind == "session_ended"
-            assert len(diff_of(neighbour)["notes"]["added"]) == 1
-        else:
-            with contextlib.suppress(
-                WorldFailure, ValueError
-            ):  # the attacker's own fate does not matter
-                attack()
-            assert call(neighbour, "note", text="after").text == "noted"
-            assert len(diff_of(neighbour)["notes"]["added"]) == 2
-        attacker.close()
-        assert call(sandbox.open(seed=7, timeout_seconds=60), "note", text="well").text == "noted"
-    finally:
-        sandbox.close()
-
-
-# --- packaged files ---
-
-
-def test_a_file_of_tools_that_defines_tasks_as_well_is_refused_with_the_remedy():
-    with pytest.raises(
-        SpecError, match=r"tools.py: this file also defines tasks or rewards.*a separate file"
-    ):
-        pack(replace(HOSTILE, hidden=("hostile/tools.py",)))
-
-
-def test_every_shipped_environment_keeps_its_tasks_and_what_only_they_import_out_of_the_box():
-    assert build_app(load_spec("guess")).hidden == ("guess.yaml", "guess/tasks.py")
-    hidden = build_app(load_spec("crm")).hidden
-    assert {"crm/tasks.py", "crm/level3.py", "crm/parts.py"} <= set(hidden)
-    assert not {"crm/names.py", "crm/world.py", "crm/reading.py"} & set(hidden), (
-        "the seed function needs them"
-    )

@@ -8,7 +8,7 @@ from envgym.sandbox.backends import open_sandbox
 from envgym.sandbox.joined import CombinedSandbox
 from envgym.spec.environment import load_spec
 from tests.fakes.kiosk_app import KIOSK, call, options
-from tests.gym.sandbox.test_mcp import KEPT, write_env
+from tests.gym.sandbox.mcp_env import KEPT, write_env
 
 PYTHON_TOOL = '''
 def double(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Secrets of MCP servers: variables of a command, headers of a URL, servers that repeat them."""
+"""Secrets of MCP servers: variables of commands, headers of URLs, servers that repeat them."""
 
 import json
 import threading
@@ -83,7 +83,7 @@ def test_a_variable_that_is_not_set_is_told_before_anything_runs(tmp_path, monke
         tmp_path, {"command": ["python", "server.py"], "env": {"TOKEN": "x ${env:MCP_TOKEN}"}}
     )
     with pytest.raises(
-        PrerequisiteError, match=r"env.yaml:\d+: tools.0.mcp.env.TOKEN: .*MCP_T"
+        PrerequisiteError, match=r"env.yaml:\d+: tools.0.mcp.env.TOKEN: .*MCP_TOKEN"
     ):
         make_world(load_spec(path))
 

@@ -4,6 +4,7 @@ Signals, killed judges, full disks, full process tables, descriptors in flight, 
 killed.
 """
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -26,19 +27,25 @@ WALLED = [BUBBLEWRAP[1], BUBBLEWRAP[2], *DOCKER[1:]]
 PAY = "db.execute('UPDATE items SET price = 777 WHERE id = 1')"
 
 
-def opened(kind, **more):
-    is_single = kind[1] == "container"
-    pool = {"boxes": 3, "ready": 1} if is_single else {"boxes": 3, "sessions": 8}
-    return open_sandbox(CODER, options(kind, pool=pool, tmpfs_mb=16, **more))
+@pytest.fixture
+def opened():
+    """Return a function that opens a sandbox, which is closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def open_kind(kind, **more):
+            is_single = kind[1] == "container"
+            pool = {"boxes": 3, "ready": 1} if is_single else {"boxes": 3, "sessions": 8}
+            sandbox = open_sandbox(CODER, options(kind, pool=pool, tmpfs_mb=16, **more))
+            return stack.enter_context(contextlib.closing(sandbox))
+
+        yield open_kind
 
 
 @pytest.fixture
-def pair(request):
+def pair(request, opened):
     """Return an attacker and a neighbour, in one box if the level permits it."""
     sandbox = opened(request.param)
-    sessions = [sandbox.open(seed=7, timeout_seconds=60) for _ in range(2)]
-    yield sessions
-    sandbox.close()
+    return [sandbox.open(seed=7, timeout_seconds=60) for _ in range(2)]
 
 
 def assert_well(session) -> None:
@@ -151,7 +158,7 @@ if not os.fork():
 
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP", "SIGTERM", "SIGPROF"])
 @pytest.mark.parametrize("kind", PLAIN[:3])
-def test_a_judge_that_is_killed_or_stopped_is_replaced(kind, number):
+def test_a_judge_that_is_killed_or_stopped_is_replaced(opened, kind, number):
     sandbox = opened(kind)
     session = sandbox.open(seed=7, timeout_seconds=60)
     run(session, PAY)
@@ -159,18 +166,16 @@ def test_a_judge_that_is_killed_or_stopped_is_replaced(kind, number):
     assert session.diff(timeout_seconds=5) == PAID
     run(session, KILL_SIBLINGS.format(signal=number))
     assert finish(session) == PAID
-    sandbox.close()
 
 
 @pytest.mark.parametrize("kind", PLAIN[:3])
-def test_a_process_that_keeps_killing_judges_ends_before_the_last_look(kind):
+def test_a_process_that_keeps_killing_judges_ends_before_the_last_look(opened, kind):
     sandbox = opened(kind)
     session = sandbox.open(seed=7, timeout_seconds=60)
     run(session, PAY)
     run(session, KEEP_KILLING)
     assert list(session.diff(timeout_seconds=5)) in ([TABLE], ["items"])
     assert finish(session) == PAID
-    sandbox.close()
 
 
 # --- room ---
@@ -197,7 +202,7 @@ def test_a_full_disk_stops_neither_judge_nor_neighbour_nor_test(pair, what):
 
 
 @pytest.mark.parametrize("kind", WALLED)
-def test_sessions_open_after_one_has_filled_the_disk(kind):
+def test_sessions_open_after_one_has_filled_the_disk(opened, kind):
     sandbox = opened(kind)
     attacker = sandbox.open(seed=7, timeout_seconds=60)
     shell(attacker, FILL["the folder of temporary files"])
@@ -205,7 +210,6 @@ def test_sessions_open_after_one_has_filled_the_disk(kind):
     attacker.close()
     later = sandbox.open(seed=8, timeout_seconds=60)
     assert finish(beside) == finish(later) == {}
-    sandbox.close()
 
 
 TABLES = {
@@ -253,7 +257,9 @@ except OSError:
 
 @pytest.mark.parametrize("what", TABLES)
 @pytest.mark.parametrize("kind", WALLED)
-def test_a_full_table_of_processes_or_descriptors_stops_neither_judge_nor_others(kind, what):
+def test_a_full_table_of_processes_or_descriptors_stops_neither_judge_nor_others(
+    opened, kind, what
+):
     sandbox = opened(kind, max_processes=100, max_open_files=256)
     attacker, neighbour = (sandbox.open(seed=7, timeout_seconds=60) for _ in range(2))
     run(attacker, PAY)
@@ -264,7 +270,6 @@ def test_a_full_table_of_processes_or_descriptors_stops_neither_judge_nor_others
     assert finish(later) == {}
     assert finish(attacker) == PAID
     assert finish(neighbour) == {}
-    sandbox.close()
 
 
 # --- an owner that is killed ---
@@ -320,21 +325,19 @@ def is_alive(pid: str) -> bool:
         return False
 
 
-def test_a_call_after_the_end_of_the_process_is_no_failure_of_the_box():
+def test_a_call_after_the_end_of_the_process_is_no_failure_of_the_box(opened):
     sandbox = opened(("local", "fork"))
     session = sandbox.open(seed=7, timeout_seconds=60)
     run(session, "import os; os._exit(3)")
     with pytest.raises(WorldFailure, match="no session"):
         call(session, "shell", command="true")
     assert finish(session) == {}
-    sandbox.close()
 
 
-def test_a_process_id_inside_a_local_box_names_no_process_of_the_machine():
+def test_a_process_id_inside_a_local_box_names_no_process_of_the_machine(opened):
     sandbox = opened(("local", "fork"))
     if "no file or network isolation" in sandbox.label:
         pytest.skip("NOT TESTED: the kernel gives this box no process ids of its own")
     session = sandbox.open(seed=7, timeout_seconds=60)
     inside = int(shell(session, "echo $$"))
     assert inside > max(int(path.name) for path in Path("/proc").glob("[1-9]*"))
-    sandbox.close()

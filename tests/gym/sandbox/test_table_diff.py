@@ -85,7 +85,7 @@ def changed(*statements: str) -> set[str]:
         ("UPDATE keyed SET n = 4", {"keyed"}),
         ("UPDATE bag SET word = 'X' WHERE rowid = 1", {"bag"}),
         ("DELETE FROM bag WHERE rowid = 1", {"bag"}),
-        ("UPDATE \"odd \"\" name\" SET \"select\" = 4", {'odd " name'}),
+        ('UPDATE "odd "" name" SET "select" = 4', {'odd " name'}),
         ("UPDATE computed SET a = 5", {"computed"}),
         ("INSERT INTO counted (x) VALUES (1)", {"counted"}),
         ("DELETE FROM handbook", {"handbook"}),
@@ -100,7 +100,7 @@ def changed(*statements: str) -> set[str]:
         ("INSERT INTO older VALUES ('more')", {"older"}),
         ("DELETE FROM boxes", {"boxes"}),
     ],
-)  # fmt: skip
+)
 def test_a_statement_changes_these_tables(statement, tables):
     assert changed(statement) == tables
 

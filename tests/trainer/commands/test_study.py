@@ -177,13 +177,29 @@ def test_an_arm_that_cannot_be_is_told_before_any_run(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_gains_are_paired_by_seed_and_their_interval_is_students():
+def test_gains_are_paired_by_seed_and_intervals_hold_what_seeds_and_tasks_leave_open():
+    # 150 - 60 of 300: Newcombe's interval is wider than that of three equal gains, which is empty
     results = [result("base", 10, 20, 30), result("trained", 40, 50, 60)]
     assert table(results) == [
         ("arm", "solved", "more than base", "each seed"),
         ("base", "20 % (0 to 45)", "", "10 20 30"),
-        ("trained", "50 % (25 to 75)", "+30 % (+30 to +30)", "40 50 60"),
+        ("trained", "50 % (25 to 75)", "+30 % (+23 to +37)", "40 50 60"),
     ]
+
+
+@pytest.mark.parametrize("solved", [0, 1, 12, 23, 24])
+def test_seeds_that_agree_still_leave_the_chance_of_their_tasks(solved):
+    results = [result(name, *[solved] * 3, of=24) for name in ("base", "trained")]
+    for cell in (table(results)[1][1], table(results)[2][1], table(results)[2][2]):
+        low, high = cell.partition("(")[2].rstrip(")").split(" to ")
+        assert float(low) < float(high)
+
+
+def test_a_study_never_rounds_to_all_or_none():
+    shown = table([result("base", 999, 998, of=1000), result("trained", 1, 2, of=1000)])
+    assert shown[1][1].startswith("99.8 % (")
+    assert shown[1][3] == "99.9 99.8"
+    assert shown[2][1].startswith("0.1 % (")
 
 
 def test_a_single_seed_has_no_interval():

@@ -9,7 +9,6 @@ from envgym.errors import TooManyFailures
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import start
 from tests.fakes.processes import train_guess
-from tests.fakes.shop_env import TOOLS
 from tests.fakes.shop_env import write as write_shop
 from tests.trainer.training.runs import BREAKS_LATE, SMALL, run
 
@@ -93,21 +92,22 @@ def test_a_run_whose_world_breaks_saves_and_stops_with_the_reason_and_goes_on_on
 
 
 def test_a_warm_start_in_a_broken_world_stops_too(tmp_path):
-    crash = TOOLS.replace(
-        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
+    (tmp_path / "rewards.py").write_text(
+        "def broken(evidence):\n    return 1 / 0 if evidence.task.level == 'L0' else 0.0\n"
     )
-    env = write_shop(tmp_path, tools=crash)
+    env = write_shop(tmp_path)
     settings = [
+        "reward.bad={from: rewards.py:broken}",
         "train.warm_start.episodes=80",
         "train.warm_start.episodes_per_step=8",
         "train.evaluation.base_tasks=0",
         "train.checks.preflight=off",
     ]
-    with pytest.raises(TooManyFailures, match="tool_crashed in call"):
+    with pytest.raises(TooManyFailures, match="reward_raised in score"):
         run(tmp_path / "r", *settings, env=env)
     folder = RunFolder.open(tmp_path / "r")
     lines = [m for m in folder.metrics() if m["phase"] == "warmup"]
     # the last line is that of the abandoned step
     assert folder.latest_checkpoint()[0] == len(lines) - 1
     # more than a quarter of sixteen attempts
-    assert sum(m.get("failures/stage/call", 0) for m in lines) >= 5
+    assert sum(m.get("failures/stage/score", 0) for m in lines) >= 5

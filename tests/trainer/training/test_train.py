@@ -15,7 +15,7 @@ from envgym_trainer.config.algorithm import AdvantageConfig, AlgorithmConfig
 from envgym_trainer.preflight import PreflightFailed
 from envgym_trainer.training.checkpoint import Progress
 from envgym_trainer.training.launch import resolve, start
-from tests.fakes.shop_env import TOOLS
+from tests.fakes.shop_env import FAILS_IN_BOXES
 from tests.fakes.shop_env import write as write_shop
 from tests.trainer.training.runs import FOREIGN, SMALL, adapter_of, run
 
@@ -114,10 +114,7 @@ def test_each_step_and_evaluation_tells_what_the_sandbox_did_in_it(finished, pre
 
 
 def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_failed(tmp_path):
-    crash = TOOLS.replace(
-        '    if price < 0:\n        raise ValueError("a price cannot be negative")\n', "    1 / 0\n"
-    )
-    env = write_shop(tmp_path, tools=crash)
+    env = write_shop(tmp_path, world=FAILS_IN_BOXES.replace("EVERY", "3"))
     settings = [
         "sandbox.backend=local",
         "train.warm_start.episodes=8",
@@ -131,7 +128,7 @@ def test_a_run_in_boxes_counts_what_each_step_took_from_the_pool_and_how_it_fail
     first, second = [m for m in folder.metrics() if m["phase"] == "warmup"]
     for line in (first, second):
         assert line["sandbox/pool/hits"] + line["sandbox/pool/waits"] == 4 + line["episode/retried"]
-        assert line["sandbox/failures/tool_crashed"] == line["failures/tool_crashed"]
+        assert line.get("sandbox/failures/seed_crashed") == line.get("failures/seed_crashed")
         assert line["sandbox/bytes/sent"] > 0
 
 

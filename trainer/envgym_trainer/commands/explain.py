@@ -15,9 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from envgym import terminal
-from envgym.terminal import cell
-from envgym.text import to_json, visible
+from envgym.text import terminal, to_json, visible
+from envgym.text.terminal import cell
 from envgym_trainer.run.explain import Explanation, Line, Overview, explain, overview, plain
 from envgym_trainer.run.folder import RunFolder
 

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the results and return 1 if a check fails."""
     need_torch()
     from envgym.evaluation.checks import print_checks
-    from envgym.terminal import Console, cell, print_line
+    from envgym.text.terminal import Console, cell, print_line
     from envgym_trainer.preflight import open_preflight, run_preflight
     from envgym_trainer.preflight.conversation import first_prompt
     from envgym_trainer.training.launch import resolve

@@ -21,10 +21,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from envgym import terminal
 from envgym.evaluation.stats import number_text
 from envgym.secrets import redact
-from envgym.text import visible
+from envgym.text import terminal, visible
 
 TITLES = {"warmup": "warm-up", "grpo": "GRPO", "eval": "eval"}
 TOKENS_PER_SECOND = "throughput/tokens_per_second"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from envgym.episode import Episode
 from envgym.secrets import redact
-from envgym.text import visible
+from envgym.text import one_line, visible
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.transcripts import Decode, pick, transcript
 
@@ -47,7 +47,8 @@ class RunLogger:
     ) -> dict[str, float | str]:
         """Write one line to `metrics.jsonl` and one point to each curve. Return the line."""
         self._continue()
-        numbers = {name: float(value) for name, value in metrics.items()}
+        # Names may hold a foreign environment's words, such as its stop reasons.
+        numbers = {one_line(name): float(value) for name, value in metrics.items()}
         numbers |= {name: 0.0 for name in self._silent_shares(numbers)}
         line = {"step": int(step), "phase": phase, "seconds": round(self.seconds(), 3), **numbers}
         self.folder.append_metrics(line)

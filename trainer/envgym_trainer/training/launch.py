@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from envgym import terminal
 from envgym.errors import TooManyFailures, UsageError, WorldFailure
 from envgym.evaluation.report import Outcome, outcomes_table
 from envgym.secrets import redact
 from envgym.spec.catalog import find_env
 from envgym.spec.environment import EnvSpec, load_spec
 from envgym.spec.late_values import credential_lines, with_values
+from envgym.text import terminal
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.own_settings import (

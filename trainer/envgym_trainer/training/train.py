@@ -7,7 +7,7 @@ from pathlib import Path
 
 from envgym.evaluation.report import Outcome
 from envgym.spec.environment import EnvSpec
-from envgym.terminal import Console
+from envgym.text.terminal import Console
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.rollout.plans import find_plan
 from envgym_trainer.run.folder import RunFolder

@@ -33,7 +33,7 @@ from .held import Held
 from .judges import Judges
 from .openings import Openings
 from .processes import Processes
-from .session_limits import try_namespaces
+from .session_limits import raise_file_limit, try_namespaces
 from .session_process import SessionProcess
 
 ANSWER_BYTES = 64 * 2**20
@@ -44,6 +44,7 @@ class ForkServer:
     """Serve the protocol from forked children.
 
     Args:
+        open_files: Maximum number of open files of each process of a session.
         apart: Limits of a session in namespaces. By default a session is a plain process.
         is_single: The box serves one session. Its process is forked and isolated in advance.
 
@@ -59,6 +60,7 @@ class ForkServer:
         wire: Wire,
         *,
         output_bytes: int,
+        open_files: int,
         apart: Limits | None = None,
         is_single: bool = False,
     ):
@@ -68,11 +70,14 @@ class ForkServer:
                 "it in the tool, or set sandbox.isolation=state."
             )
         ignore_signals()
+        raise_file_limit()
         self.wire = wire
         self.apart = apart
         self.output_bytes = output_bytes
         self.scratch = os.environ.get("ENVGYM_SCRATCH") or tempfile.mkdtemp(prefix="envgym-")
-        self.work = SessionProcess(app, output_bytes=output_bytes, scratch=self.scratch)
+        self.work = SessionProcess(
+            app, output_bytes=output_bytes, scratch=self.scratch, open_files=open_files
+        )
         self.traces = Traces(self.scratch)
         self.processes = Processes(wire, self._enter)
         self.selector = self.processes.selector

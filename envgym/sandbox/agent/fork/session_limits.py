@@ -1,8 +1,10 @@
-"""Try the namespaces of sessions, so that a refused isolation level is reported at the start."""
+"""Limits of a session's process: namespaces that are tried at the start, and open files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 
 from ..errors import BoxError
@@ -11,6 +13,26 @@ from .children import fork
 
 TRIAL_SECONDS = 5.0
 """Time limit in seconds for a child to become ready."""
+AGENT_FILES = 4096
+"""Open files that the agent may have beyond the limit of a session. Linux counts the descriptors
+that all processes of a user have sent and nobody has received, and refuses to send more than the
+sender's limit of open files: a session must not be able to use up the limit of the agent.
+"""
+
+
+def raise_file_limit() -> None:
+    """Raise the limit of open files of this process as far as it may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def limit_files(most: int) -> None:
+    """Limit the open files of this process and its descendants for good."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def try_namespaces(limits: Limits, scratch: str) -> None:

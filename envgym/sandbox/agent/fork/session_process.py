@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 from ..app import LoadedApp
 from ..errors import AppError, BoxError, tail_of
 from ..file_tree import to_plain
-from ..protocol import Reply, Request, answer, attempt, encode
+from ..protocol import Reply, Request, answer, attempt, encode, failed
 from ..session import Desk
 from ..tables import pack_image, prepare_image, unpack_image
 from .database_file import write_database
+from .session_limits import limit_files
 
 DATABASE = "state.db"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
@@ -44,12 +45,14 @@ class SessionProcess:
         app: The loaded app.
         output_bytes: Maximum output of one tool call in bytes.
         scratch: Folder of the box, in which each session has a folder of its own.
+        open_files: Maximum number of open files of each process of a session.
     """
 
-    def __init__(self, app: LoadedApp, *, output_bytes: int, scratch: str):
+    def __init__(self, app: LoadedApp, *, output_bytes: int, scratch: str, open_files: int):
         self.app = app
         self.output_bytes = output_bytes
         self.scratch = scratch
+        self.open_files = open_files
 
     def folder(self, session: str) -> str:
         """Return the folder of a session."""
@@ -97,10 +100,15 @@ class SessionProcess:
         line = encode(reply | self._files_for_agent(opening, opened.desk))
         # The agent receives the descriptors before any tool runs. They stay valid after the end of
         # this process, and reach a folder that only its own mount namespace has.
-        sent = socket.send_fds(end, [line], opened.descriptors)
+        try:
+            sent = socket.send_fds(end, [line], opened.descriptors)
+        except OSError as error:  # too many descriptors of this user are on their way
+            end.sendall(encode(failed(opening, "sandbox_full", f"this box is full: {error}")))
+            return
         end.sendall(line[sent:])
         for descriptor in opened.descriptors:
             os.close(descriptor)
+        limit_files(self.open_files)
         if desk := opened.desk:
             for request in requests:
                 end.sendall(encode(answer(desk, json.loads(request))))

@@ -21,7 +21,6 @@ from typing import Any
 
 from rich.console import Console
 
-from envgym import terminal
 from envgym.episode import Episode
 from envgym.errors import UsageError
 from envgym.messages import Message
@@ -29,7 +28,7 @@ from envgym.playing import Request, play_many
 from envgym.policies import Completion, TokenTrace
 from envgym.spec.environment import EnvSpec
 from envgym.tasks import Task, stable_seed
-from envgym.text import to_json
+from envgym.text import terminal, to_json
 from envgym_trainer.algorithms.credit import demonstration
 from envgym_trainer.batch import Sample
 from envgym_trainer.commands.bench.report import CostReport, StepCost, advice, to_table

@@ -19,11 +19,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from envgym import terminal
 from envgym.errors import UsageError
 from envgym.evaluation.report import Outcome
 from envgym.evaluation.stats import T_975, percent_text, pooled_difference, pooled_interval
 from envgym.spec.catalog import find_env
+from envgym.text import terminal
 from envgym_trainer.config.evaluation import BASE, TRAINED, WARM
 from envgym_trainer.config.presets import preset_names
 from envgym_trainer.files import atomic_folder, write_atomic

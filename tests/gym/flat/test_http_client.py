@@ -9,10 +9,10 @@ from urllib.parse import unquote
 import pytest
 
 from envgym.errors import PrerequisiteError, SpecError
+from envgym.http_client import Address, client_options
 from envgym.policies.openai import OpenAIPolicy
 from envgym.registration import make_world
 from envgym.rewards.scoring.llm_judge import JudgeServer
-from envgym.sandbox.http_client import Address, client_options
 from envgym.sandbox.openapi.live import LiveApi
 from envgym.secrets import redact
 from envgym.spec.environment import load_spec

@@ -14,7 +14,7 @@ from rich.text import Text
 from envgym.commands import main
 from envgym.messages import Message
 from envgym.policies.human import HumanPolicy
-from envgym.terminal import Console, cell, heading, prepare_streams, print_line
+from envgym.text.terminal import Console, cell, heading, prepare_streams, print_line
 
 HOSTILE = [
     "[/x]",
