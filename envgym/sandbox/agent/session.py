@@ -138,7 +138,9 @@ class Desk:
         self.db.execute("PRAGMA foreign_keys = ON")
         # A diff sees the main database only, and an attached file could lie anywhere.
         self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        self._watch = WriteWatch(self.db, app.watch) if app.watch else None
+        self._watch = (
+            WriteWatch(self.db, image, app.watch, app.schema_sql or "") if app.watch else None
+        )
 
     def call(
         self, tool: str, arguments: dict[str, Any], now: str, seconds: float | None = None
