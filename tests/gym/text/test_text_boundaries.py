@@ -88,7 +88,7 @@ def test_the_checks_pass_with_each_kind_of_text(tmp_path, monkeypatch, capsys):
     yaml = write_odd_texts(tmp_path, backend="none")
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("odd", None)
-    code = main(["check", str(yaml), "--tasks", str(len(KINDS)), "--json"])
+    code = main(["check", str(yaml), "--tasks", "4", "--json"])
     results = {each["id"]: each for each in json.loads(capsys.readouterr().out)["checks"]}
     assert results["episode_determinism"]["passed"]
     assert results["oracle_max"]["passed"]
