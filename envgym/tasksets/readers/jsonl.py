@@ -25,6 +25,8 @@ def read(path: Path) -> Iterator[Example]:
             raise SpecError(
                 f"{where}: not valid JSON: {error.msg} (column {error.colno})"
             ) from None
+        except (RecursionError, ValueError):
+            raise SpecError(f"{where}: nested too deeply, or an integer is too long") from None
         if not isinstance(record, dict):
             raise SpecError(
                 f'{where}: must be an object such as {{"text": ..., "label": ...}}, '

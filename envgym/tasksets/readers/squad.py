@@ -31,6 +31,8 @@ def read(path: Path) -> Iterator[Example]:
         whole = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise SpecError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except (RecursionError, ValueError):
+        raise SpecError(f"{path}: nested too deeply, or an integer is too long") from None
     seen: dict[str, str] = {}
     for article, at_article in _items(whole, "data", f"{path}: "):
         for paragraph, at_paragraph in _items(article, "paragraphs", f"{at_article}."):

@@ -9,6 +9,7 @@ from envgym.errors import SpecError
 from envgym.sandbox.openapi.documents import read_document
 from envgym.spec.environment import load_spec
 from envgym.spec.yaml_file import read_yaml
+from envgym.tasksets.readers.jsonl import read as read_rows
 
 HEAD = "id: test/limits-v0\nprompt: {tools: template}\ntasks: {from: tasks.py}\n"
 
@@ -141,3 +142,13 @@ def test_an_openapi_document_beyond_a_limit_is_refused(tmp_path, text, told):
     path.write_text(text)
     with pytest.raises(SpecError, match=told):
         read_document(path)
+
+
+@pytest.mark.parametrize(
+    "row", ['{"text": ' + "[" * 200_000, '{"text": "a", "label": ' + "9" * 5000]
+)
+def test_a_data_file_that_is_too_deep_is_refused_with_its_line(tmp_path, row):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": "b"}\n' + row + "}\n")
+    with pytest.raises(SpecError, match=r"rows.jsonl:2: nested too deeply, or an integer"):
+        list(read_rows(path))
