@@ -131,24 +131,23 @@ def _put_back(value: Any, taken: Any) -> Any:
         value: Value that the schema made of `taken`. Blocks are new and are changed in place.
         taken: Result of `take_apart`.
     """
-    if isinstance(taken, Secret):
-        if isinstance(value, Block):  # the string was the short form of this block
-            same = {name: taken for name, each in value.__dict__.items() if each == taken}
-            value.__dict__.update(same)
-        return taken if isinstance(value, str) else value
-    if isinstance(value, Block) and isinstance(taken, Mapping):
+    if isinstance(value, Block):
+        fields: dict[str, Any] = vars(value)
         for name, field in type(value).model_fields.items():
-            if (key := field.alias if field.alias in taken else name) in taken:
-                value.__dict__[name] = _put_back(value.__dict__[name], taken[key])
+            if isinstance(taken, Secret) and fields[name] == taken:  # a short form of the block
+                fields[name] = taken
+            elif isinstance(taken, Mapping) and (field.alias in taken or name in taken):
+                key = field.alias if field.alias in taken else name
+                fields[name] = _put_back(fields[name], taken[key])
+    elif isinstance(taken, Secret):
+        return taken if isinstance(value, str) else value
     elif isinstance(value, Mapping) and isinstance(taken, Mapping):
         return {
             key: _put_back(each, taken[key]) if key in taken else each
             for key, each in value.items()
         }
-    elif _are_lists(value, taken) and len(value) == len(taken):
-        return type(value)(map(_put_back, value, taken))
+    elif isinstance(taken, list | tuple) and type(value) in (list, tuple):
+        same = len(value) == len(taken)
+        items = map(_put_back, value, taken)
+        return (list(items) if isinstance(value, list) else tuple(items)) if same else value
     return value
-
-
-def _are_lists(*values: Any) -> bool:
-    return all(type(value) in (list, tuple) for value in values)

@@ -102,7 +102,8 @@ class Episode:
     """Failure of the first attempt, if this record is the retry with the same task and seed
     (`play_many`)."""
     policy: str = ""
-    """Name of the policy that played, as in the table of the evaluation; empty if it is unknown."""
+    """Name of the policy that played, as in the table of the evaluation. In a training run, the
+    name of the evaluation or the phase; empty if it is unknown."""
 
     @property
     def is_void(self) -> bool:

@@ -108,8 +108,8 @@ class WorldFailure(EnvgymError):
         self.kind = kind
         self.message = message
         self.stage = stage
-        self.box = box
-        self.neighbours = neighbours
+        self.box: BoxState = box
+        self.neighbours: Neighbours = neighbours
 
     def __reduce__(self):  # by default, an exception with keyword arguments cannot be unpickled
         return _rebuild, (self.kind, self.message, self.stage, self.box, self.neighbours)

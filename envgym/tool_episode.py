@@ -257,10 +257,7 @@ class ToolEpisode:
         return _joined(replies), reward, not truncated, truncated, info
 
     def _final_changes(self) -> RowChanges:
-        """End the session's processes and return the final changes.
-
-        The state diff and the hidden test judge one state, which no process can change any more.
-        """
+        """End the session's processes and return the final changes, for the diff and the test."""
         limit = self.spec.episode.tool_timeout_seconds
         keep = self.task.check is not None
         return self._read(lambda session: session.finish(timeout_seconds=limit, keep_files=keep))

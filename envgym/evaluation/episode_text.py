@@ -38,6 +38,7 @@ def episode_lines(episode: Episode) -> list[str]:
     lines = [f"{result}{reward} · {episode.stop_reason} · {calls}"]
     if first := episode.retried_failure:
         lines.append(f"  second attempt; the first was void: {first.kind} in {first.stage}")
+    lines += [f"  a tool failed: {fault}" for fault in episode.tool_faults]
     if episode.turn_stops[-1:] == ("length",):
         lines.append("  the token limit cut the last answer")
     lines += [

@@ -114,7 +114,8 @@ class OpenAIPolicy:
             )
         has_credentials = "@" in urlsplit(url).netloc
         key = None if has_credentials or not os.environ.get(KEY_VARIABLE) else f"env:{KEY_VARIABLE}"
-        return cls(url, model or None, **{"api_key": key and resolve(key)} | options)
+        given: dict[str, Any] = {"api_key": resolve(key) if key else None}
+        return cls(url, model or None, **given | options)
 
     def open(
         self,

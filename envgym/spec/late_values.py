@@ -105,10 +105,7 @@ def refill(data: Mapping[str, Any], source: Mapping[str, Any], where: Mapping[Pa
     def value(path: Path, text: str, before: object) -> str:
         if HIDDEN not in text:
             return text
-        found: Any = source
-        for step in path:
-            is_list = isinstance(found, list) and isinstance(step, int) and step < len(found)
-            found = found[step] if is_list or (isinstance(found, dict) and step in found) else None
+        found = _at(source, path)
         secret = hide_literals(path, found, before) if isinstance(found, str) else None
         if secret is None or secret.shown != text:
             raise SpecError(
@@ -119,6 +116,16 @@ def refill(data: Mapping[str, Any], source: Mapping[str, Any], where: Mapping[Pa
         return found
 
     return visited(data, value)
+
+
+def _at(data: Any, path: Path) -> Any:
+    """Return the value at a path of raw data, or None."""
+    for step in path:
+        try:
+            data = data[step]
+        except (LookupError, TypeError):
+            return None
+    return data
 
 
 def warn_of_literals(data: Mapping[str, Any], where: Mapping[Path, str]) -> None:

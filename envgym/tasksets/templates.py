@@ -21,6 +21,7 @@ from envgym.sandbox import Sandbox
 from envgym.sandbox.agent import prepare_image
 from envgym.sandbox.agent.file_tree import row
 from envgym.sandbox.agent.work_folder import LayOut, starting_tree
+from envgym.sandbox.box.checks import check_command
 from envgym.sandbox.mcp.dump import fill
 from envgym.sandbox.openapi.documents import schema_sql
 from envgym.spec.environment import EnvSpec
@@ -160,6 +161,8 @@ class TemplateTaskSet:
             modes = {row["path"]: row["mode"] for row in rows}
             task = template.make(Draw(task_id, template, split, seed, rng, db, files, modes))
             _check_criterion(task, self.spec)
+            if task.check:
+                check_command(task.check.command, task.check.files)
             return task
         finally:
             db.close()

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +103,13 @@ class _BoundedLoader(yaml.SafeLoader):
             )
 
     def _refuse(self, problem: str, event: yaml.Event) -> None:
-        raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        raise ComposerError(None, None, problem, event.start_mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError, LookupError, TypeError) as error:
             # Such as a date of a 13th month, or an integer with thousands of digits.
-            raise yaml.constructor.ConstructorError(
+            raise ConstructorError(
                 None, None, f"cannot be read: {error}", node.start_mark
             ) from None

@@ -95,4 +95,4 @@ def test_every_error_and_exit_code_is_on_the_page_of_the_errors(reference):
     assert {kind.exit_code for _, kind in reference.class_tree(errors.EnvgymError)} <= set(
         errors.EXIT_CODES
     )
-    assert "| `timeout` | open, step |" in page
+    assert "| `timeout` | call, open |" in page

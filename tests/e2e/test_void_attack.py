@@ -66,7 +66,9 @@ def test_no_action_of_a_model_voids_an_episode_or_earns_more_than_the_honest_one
     name, settings, parts = attack
     need(settings)
     count = max(4, round(EPISODES * parts / PARTS))
-    world = ToolWorld(load_spec(name, [*settings, "episode.max_turns=6"]))
+    # A busy host may open a box late, which would be a failure of the world.
+    patient = ["sandbox.open_timeout_seconds=600", "episode.max_turns=6"]
+    world = ToolWorld(load_spec(name, [*settings, *patient]))
     try:
         ids = world.tasks.ids("train", count=count)
         honest = OraclePolicy(world.spec.prompt.dialects[0])

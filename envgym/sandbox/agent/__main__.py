@@ -17,4 +17,7 @@ spec = importlib.util.spec_from_file_location("envgym_agent", folder / "__init__
 package = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
 sys.modules["envgym_agent"] = package
 spec.loader.exec_module(package)  # type: ignore[union-attr]
-importlib.import_module("envgym_agent.serve").main()
+if sys.argv[1:] == ["--why-not-isolated"]:
+    print(importlib.import_module("envgym_agent.private_box").why_not())
+else:
+    importlib.import_module("envgym_agent.serve").main()

@@ -20,6 +20,7 @@ from .errors import AppError, tail_of
 from .modules import import_file
 from .tables import prepare_image
 from .work_folder import LayOut
+from .write_watch import referenced_tables
 
 Documents = Mapping[str, Any]
 """File -> parsed OpenAPI document. The folder `openapi/` takes a third of the agent's start, so it
@@ -102,6 +103,8 @@ def load_app(
         tuple(watch),
     )
     _check_tables(app.schema_sql, documents or {})
+    if app.watch:
+        referenced_tables(app.schema_sql or "", app.watch)  # inherited by forked sessions
     return app
 
 

@@ -33,4 +33,18 @@ def tail_of(error: BaseException, size: int = 2000) -> str:
         and Path(__file__).parent in Path(trace.tb_frame.f_code.co_filename).parents
     ):
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))[-size:].rstrip()
+    text = "".join(traceback.format_exception(type(error), error, trace))[-size:].rstrip()
+    return text + missing_file_hint(error)
+
+
+def missing_file_hint(error: BaseException) -> str:
+    """Return advice if a file that lies beside the code is missing: boxes get files by a list."""
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
+        return ""
+    codes = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(code.parent in Path(error.filename).parents for code in codes if code.is_absolute()):
+        return (
+            f"\n{error.filename} is not in the box, which gets the Python files that tools import "
+            "and the files of sandbox.files. List it there"
+        )
+    return ""

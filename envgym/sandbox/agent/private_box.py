@@ -4,7 +4,7 @@ The box gets a PID namespace with a /proc of its own, so that it can neither see
 caller, a /dev/shm of its own, and a mount namespace. In it the environment's folder holds only the
 files that boxes get, and well-known places of secrets are empty. Root does this by real namespaces
 and then gives up its capabilities; other users need unprivileged user namespaces. Not isolated:
-the user's other files and the network. `python private_box.py` prints why it is impossible.
+the user's other files and the network. `python path/to/agent --why-not-isolated` prints the reason.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a file, without the package
-    sys.path.insert(0, str(Path(__file__).parent))
-    import linux  # type: ignore[import-not-found]
-else:
-    from . import linux
+from . import linux
 
 SECRETS = (
     ".ssh",
@@ -179,7 +175,7 @@ def _stay_behind(pid: int) -> None:
     linux.end_like(pid)
 
 
-def _try() -> str:
+def why_not() -> str:
     """Return the reason why this machine cannot isolate a local box, or an empty string."""
     try:
         enter_namespaces(network=False)
@@ -194,7 +190,3 @@ def _try() -> str:
     except OSError:
         os._exit(1)
     os._exit(0)
-
-
-if __name__ == "__main__":
-    print(_try())

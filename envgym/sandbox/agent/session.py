@@ -8,6 +8,7 @@ with isolation `state`, and the host's own process (`backend: none`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
@@ -21,7 +22,7 @@ from typing import Any, Literal
 from .app import LoadedApp
 from .deadlines import CallTimeout, Deadline
 from .describe import RESERVED
-from .errors import BoxError
+from .errors import BoxError, missing_file_hint
 from .file_tree import wipe
 from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
@@ -137,7 +138,9 @@ class Desk:
         self.db.execute("PRAGMA foreign_keys = ON")
         # A diff sees the main database only, and an attached file could lie anywhere.
         self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        self._watch = WriteWatch(self.db, app.watch) if app.watch else None
+        self._watch = (
+            WriteWatch(self.db, image, app.watch, app.schema_sql or "") if app.watch else None
+        )
 
     def call(
         self, tool: str, arguments: dict[str, Any], now: str, seconds: float | None = None
@@ -191,7 +194,8 @@ class Desk:
     def _raised(self, error: BaseException, tool: str) -> _End:
         if is_refusal(error, self.app.root):
             return _End(refusal_text(error), ok=False)
-        return _failed(short_text(error), place_of(error, self.app.root, tool))
+        end = _failed(short_text(error), place_of(error, self.app.root, tool))
+        return dataclasses.replace(end, fault=end.fault + missing_file_hint(error))
 
     def _late(self, error: BaseException, tool: str, seconds: float | None) -> _End:
         limit = "in time" if seconds is None else f"after {seconds:g} s"

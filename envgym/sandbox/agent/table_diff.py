@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .virtual_tables import Row, is_virtual, virtual_rows
 
 RowChanges = dict[str, dict[str, list[Row]]]
 HEADER_NUMBERS = {"user_version": 60, "application_id": 68}
 """Offset in the database header of each number that an application may set."""
+COMPARED = (slice(0, 24), slice(28, 92), slice(100, None))
+"""Bytes of a database without SQLite's change counters and version."""
 UNREADABLE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """Error codes of a database that statements of the session have made unreadable."""
 MOST_JOINED = 200
@@ -33,35 +35,53 @@ def diff_tables(db: sqlite3.Connection, image: bytes) -> RowChanges:
 
     A database that can no longer be read has one added row of `sqlite_schema`, with the error.
     """
-    with _prepared(db) as cursor:
+    now = db.serialize()
+    if all(now[part] == image[part] for part in COMPARED) and not db.in_transaction:
+        return {}
+    try:
         try:
-            now = db.serialize()
-            cursor.execute("ATTACH ':memory:' AS envgym_start")
-            try:
-                db.deserialize(image, name="envgym_start")
-                return _Diff(cursor, now, image).changes() | _header_changes(now, image)
-            finally:
-                cursor.execute("DETACH envgym_start")
-        except sqlite3.DatabaseError as error:
-            if not _is_unreadable(error):
+            return _compared(db, now, image, text_factory=str)
+        except sqlite3.OperationalError as error:
+            if "decode" not in str(error):
                 raise
-            row = {"type": "unreadable", "name": "main", "tbl_name": "main", "sql": str(error)}
-            return {"sqlite_schema": {"added": [row], "removed": []}}
+            # Text that is not UTF-8 must neither raise nor equal other text.
+            return _compared(db, now, image, text_factory=_lenient)
+    except sqlite3.DatabaseError as error:
+        if not _is_unreadable(error):
+            raise
+        row = {"type": "unreadable", "name": "main", "tbl_name": "main", "sql": str(error)}
+        return {"sqlite_schema": {"added": [row], "removed": []}}
+
+
+def _compared(
+    db: sqlite3.Connection, now: bytes, image: bytes, *, text_factory: Callable[[bytes], str]
+) -> RowChanges:
+    with _prepared(db, text_factory) as cursor:
+        cursor.execute("ATTACH ':memory:' AS envgym_start")
+        try:
+            db.deserialize(image, name="envgym_start")
+            return _Diff(cursor, now, image).changes() | _header_changes(now, image)
+        finally:
+            cursor.execute("DETACH envgym_start")
+
+
+def _lenient(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
 
 
 @contextlib.contextmanager
-def _prepared(db: sqlite3.Connection) -> Iterator[sqlite3.Cursor]:
+def _prepared(
+    db: sqlite3.Connection, text_factory: Callable[[bytes], str]
+) -> Iterator[sqlite3.Cursor]:
     """Yield a cursor that does not depend on the settings that tools gave to the connection."""
-    text_factory = db.text_factory
+    own_factory, db.text_factory = db.text_factory, text_factory
     attached = db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 10)
-    # Text that is not UTF-8 must neither raise nor equal other text.
-    db.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     try:
         cursor = db.cursor()
         cursor.row_factory = None
         yield cursor
     finally:
-        db.text_factory = text_factory
+        db.text_factory = own_factory
         db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, attached)
 
 
@@ -82,8 +102,7 @@ def _header_changes(now: bytes, start: bytes) -> RowChanges:
     return {"sqlite_pragma": {"added": added, "removed": removed}} if added else {}
 
 
-@dataclass(frozen=True)
-class _Object:
+class _Object(NamedTuple):
     """Table, index, view or trigger of a schema."""
 
     kind: str
@@ -128,7 +147,7 @@ def _schema(cursor: sqlite3.Cursor, schema: str) -> list[_Object]:
         f"SELECT type, name, tbl_name, rootpage, sql FROM {schema}.sqlite_schema"
     ).fetchall()
     own = ("sqlite_sequence", "sqlite_stat", "sqlite_autoindex_")
-    return [_Object(*row) for row in rows if not str(row[1]).startswith(own)]
+    return [_Object._make(row) for row in rows if not str(row[1]).startswith(own)]
 
 
 def _forms(cursor: sqlite3.Cursor, schema: str, objects: list[_Object]) -> Forms:
@@ -204,13 +223,8 @@ class _Diff:
         )
         if now == start:
             return {}
-        columns = ("type", "name", "tbl_name", "sql")
-        added: list[Row]
-        removed: list[Row]
-        added, removed = (
-            [dict(zip(columns, row, strict=True)) for row in _without(*pair)]
-            for pair in ((now, start), (start, now))
-        )
+        added = _objects_as_rows(_without(now, start))
+        removed = _objects_as_rows(_without(start, now))
         return {"sqlite_schema": {"added": added, "removed": removed}} if added or removed else {}
 
     def _touched(self) -> set[str] | None:
@@ -275,6 +289,13 @@ class _Diff:
             f"LEFT JOIN {there}.{quoted(table)} b ON {match} WHERE b.{keys[0]} IS NULL OR {differs}"
         )
         return self.cursor.execute(f"{select} {join}").fetchall()
+
+
+def _objects_as_rows(objects: list[tuple[str, str, str, str | None]]) -> list[Row]:
+    return [
+        {"type": kind, "name": name, "tbl_name": table, "sql": sql}
+        for kind, name, table, sql in objects
+    ]
 
 
 def _is_touched(table: str, form: _Form | None, touched: set[str]) -> bool:

@@ -26,11 +26,11 @@ from typing import Any
 
 from . import linux
 from .file_tree import Tree, from_plain, with_hidden, write_tree
+from .hidden_test.command import TestCommand, read_test_command
 from .hidden_test.files import FOLDER
 from .hidden_test.programs import enter_program, kill_user
 from .hidden_test.settings import Separation, TestSettings
 from .protocol import Request, Wire, attempt
-from .test_command import TestCommand, read_test_command
 
 OUTPUT_BYTES = 8192
 """Bytes kept from the end of the command's output."""

@@ -1,24 +1,40 @@
 """Record of writes to watched tables, including those that are undone before the session ends.
 
-Temporary triggers note each row that is inserted, deleted or changed in value; a savepoint that is
-rolled back removes its notes. Virtual tables and the schema of watched tables are compared after
-each call that changed them. Statements of tools cannot reach the notes, and a dropped trigger
-counts as a write to its table. So does a row that `INSERT OR REPLACE` replaces by an equal one.
+Most sessions never write to a watched table, so the watch starts with an authorizer alone. After
+the first call with a statement that may write to such a table, the tables are compared with the
+start, and temporary triggers are set up. From then on they note each row that is inserted, deleted
+or changed in value; a savepoint that is rolled back removes its notes. Virtual tables and the
+schema of watched tables are compared after each call that changed them. Statements of tools cannot
+reach the notes, and a dropped trigger counts as a write to its table. So does a row that
+`INSERT OR REPLACE` replaces by an equal one. Not seen: a write that the first such call undoes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from .table_diff import quoted, schema_rows
+from .table_diff import diff_tables, quoted, schema_rows
 from .virtual_tables import Row, is_virtual, virtual_rows
 
 NOTES = "envgym_writes"
 _OWN = "envgym_"
+_HARMLESS = {
+    sqlite3.SQLITE_READ,
+    sqlite3.SQLITE_SELECT,
+    sqlite3.SQLITE_FUNCTION,
+    sqlite3.SQLITE_SAVEPOINT,
+    sqlite3.SQLITE_TRANSACTION,
+    sqlite3.SQLITE_DROP_TEMP_TRIGGER,  # a missing trigger counts as a write
+}
+_WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+_TRIGGERED = "SELECT tbl_name FROM sqlite_schema WHERE type = 'trigger'"
+NEVER = (-1, -1)
+"""Schema versions before the first ones."""
 _EVENTS = ("INSERT", "DELETE", "UPDATE")
 _GUARDED_PRAGMAS = {"writable_schema", "schema_version", "recursive_triggers"}
 
@@ -28,20 +44,28 @@ class WriteWatch:
 
     Args:
         db: Connection of a session.
+        image: Database at the start of the session.
         patterns: Names of tables, with wildcards as in `fnmatch`.
+        schema_sql: Schema, for foreign keys of the watched tables.
     """
 
-    def __init__(self, db: sqlite3.Connection, patterns: Sequence[str]):
+    def __init__(
+        self, db: sqlite3.Connection, image: bytes, patterns: Sequence[str], schema_sql: str = ""
+    ):
         self._db = db
+        self._image = image
+        self._leads_to_watched = referenced_tables(schema_sql, tuple(patterns))
+        self._is_armed = False
+        self._may_write = False
+        self._dropped: set[str] = set()
         self._patterns = tuple(patterns)
         self._busy = False
-        self._seen: tuple[int, tuple[int, int]] = (0, (-1, -1))
+        self._seen: tuple[int, tuple[int, int]] = (0, NEVER)
         # A statement that SQLite keeps prepared is not authorized again, so a tool must not be able
         # to send the same text.
         self._mark = f"/* {secrets.token_hex(8)} */ "
         with self._own_statements():
-            self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
-            self._start()
+            self._seen = (0, self._version())
         self.guard()
 
     def guard(self) -> None:
@@ -50,11 +74,15 @@ class WriteWatch:
 
     def drain(self) -> list[str]:
         """Return the watched tables that were written to since the last call, sorted."""
+        if not self._is_armed and not self._may_write:
+            return []
         with self._own_statements():
             version = self._version()
-            if (self._db.total_changes, version) == self._seen:
-                return []
             try:
+                if not self._is_armed:
+                    return self._first_writes(version)
+                if (self._db.total_changes, version) == self._seen:
+                    return []
                 written = {name for (name,) in self._query(f"SELECT DISTINCT name FROM {NOTES}")}
                 if version != self._seen[1]:
                     written |= self._changed_objects() | self._without_trigger()
@@ -64,6 +92,24 @@ class WriteWatch:
             except sqlite3.DatabaseError:  # made unreadable by the session's own statements
                 return sorted(self._patterns)
         return sorted(written)
+
+    def _first_writes(self, version: tuple[int, int]) -> list[str]:
+        """Compare the tables with the start, and set up the triggers."""
+        has_new_schema = version[0] != self._seen[1][0]
+        with self.paused():
+            changes = diff_tables(self._db, self._image)
+        objects = changes.pop("sqlite_schema", {"added": [], "removed": []})
+        written = {row["tbl_name"] for row in [*objects["added"], *objects["removed"]]}
+        written |= changes.keys() | (self._dropped if has_new_schema else set())
+        # In memory and in one transaction, because that is fast.
+        self._query("PRAGMA temp_store = MEMORY")
+        self._query("BEGIN")
+        self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
+        self._seen = (0, NEVER)
+        self._start()
+        self._query("COMMIT")
+        self._is_armed = True
+        return sorted(name for name in written if self._is_watched(name))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -84,11 +130,21 @@ class WriteWatch:
             self._virtual = {name: sql or "" for name, sql in created.items() if is_virtual(sql)}
             self._tables = sorted(names - self._virtual.keys())
             for name in self._tables:
-                self._set_triggers(name)
+                self._set_triggers(name, again=self._seen[1] != NEVER)
         self._rows = self._virtual_rows()
         self._seen = (self._db.total_changes, self._version())
 
-    def _set_triggers(self, table: str) -> None:
+    def _foresee(self, action: int, one: str) -> None:
+        """Note that a statement may write to a watched table."""
+        is_risky = one == "sqlite_master" or one in self._leads_to_watched
+        if action in _WRITES and (is_risky or self._is_watched(one)):
+            self._may_write = True
+        elif action in (sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_TEMP_TRIGGER):
+            self._may_write = True  # it may write to any table
+        elif action == sqlite3.SQLITE_DROP_TABLE and self._is_watched(one):
+            self._dropped.add(one)
+
+    def _set_triggers(self, table: str, *, again: bool) -> None:
         with contextlib.closing(self._query(f"SELECT * FROM main.{quoted(table)} LIMIT 0")) as rows:
             columns = [quoted(column[0]) for column in rows.description]
         # Without BINARY, a NOCASE column would hide a change from "ann" to "Ann".
@@ -96,7 +152,8 @@ class WriteWatch:
         for event in _EVENTS:
             condition = f"WHEN {changed}" if event == "UPDATE" else ""
             trigger = quoted(_trigger(event, table))
-            self._query(f"DROP TRIGGER IF EXISTS temp.{trigger}")
+            if again:
+                self._query(f"DROP TRIGGER IF EXISTS temp.{trigger}")
             self._query(
                 f"CREATE TEMP TRIGGER {trigger} AFTER {event} ON main.{quoted(table)} {condition} "
                 f"BEGIN INSERT INTO {NOTES} VALUES ({_literal(table)}); END"
@@ -139,7 +196,7 @@ class WriteWatch:
         return main, temp
 
     def _is_watched(self, table: str) -> bool:
-        return any(fnmatchcase(table, pattern) for pattern in self._patterns)
+        return _matches(table, self._patterns)
 
     def _query(self, statement: str) -> sqlite3.Cursor:
         cursor = self._db.cursor()
@@ -167,16 +224,46 @@ class WriteWatch:
             two: Second name.
             source: Trigger or view whose statement it is.
         """
-        if self._busy or action in (sqlite3.SQLITE_SAVEPOINT, sqlite3.SQLITE_DROP_TEMP_TRIGGER):
+        if action in _HARMLESS or self._busy:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA:
             is_guarded = (one or "").lower() in _GUARDED_PRAGMAS and two is not None
             return sqlite3.SQLITE_DENY if is_guarded else sqlite3.SQLITE_OK
         if (source or "").lower().startswith(_OWN):
             return sqlite3.SQLITE_OK
+        if not self._is_armed:
+            self._foresee(action, one or "")
         names = ((one or "").lower(), (two or "").lower())
         is_own = any(name.startswith(_OWN) for name in names)
         return sqlite3.SQLITE_DENY if is_own else sqlite3.SQLITE_OK
+
+
+@functools.lru_cache(maxsize=64)
+def referenced_tables(schema_sql: str, patterns: tuple[str, ...]) -> frozenset[str]:
+    """Return the tables that lead to watched ones, directly or through others.
+
+    Watched tables refer to their rows, or they have a trigger. SQLite does not authorize what a
+    foreign key does. Forked sessions inherit the agent's result.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(schema_sql)
+        edges = db.execute(
+            'SELECT s.name, f."table" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f '
+            "WHERE s.type = 'table'"
+        ).fetchall()
+        found = {table for (table,) in db.execute(_TRIGGERED)}
+    while more := {
+        parent
+        for child, parent in edges
+        if (child in found or _matches(child, patterns)) and parent not in found
+    }:
+        found |= more
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def _matches(table: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(table, pattern) for pattern in patterns)
 
 
 def _trigger(event: str, table: str) -> str:

@@ -65,7 +65,7 @@ def why_not_isolated() -> str:
     """Return the reason why local boxes cannot isolate themselves here, or an empty string."""
     if sys.platform != "linux":
         return "namespaces exist on Linux only"
-    command = [sys.executable, "-I", "-S", str(AGENT / "private_box.py")]
+    command = [sys.executable, "-I", str(AGENT), "--why-not-isolated"]
     said = subprocess.run(command, capture_output=True, text=True, check=False, env={})
     return said.stdout.strip() if said.returncode == 0 else said.stderr.strip()[-200:]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from envgym.errors import PrerequisiteError, SpecError, WorldFailure
 from envgym.sandbox import VERIFY_SECONDS, Verification
-from envgym.sandbox.agent.test_command import read_test_command
+from envgym.sandbox.agent.hidden_test.command import read_test_command
 from envgym.sandbox.box.channel import Box, Transport
 from envgym.sandbox.options import ACCEPT_RISK
 from envgym.sandbox.statistics import Statistics

@@ -162,6 +162,7 @@ def test_a_failure_of_a_tool_is_counted_and_named_and_the_episode_goes_on(world,
     assert fault.endswith(": ZeroDivisionError: division by zero")
     assert Episode.from_json(episode.to_json()) == episode
     assert caplog.text.count(fault) == 1
+    assert f"  a tool failed: {fault}" in episode_lines(episode)
 
 
 def test_a_grader_that_raises_voids_the_episode(tmp_path):

@@ -4,105 +4,16 @@ Each attempt runs in real check boxes: a local one with two user ids, a local on
 a user namespace (for owners without root), bubblewrap, and a container.
 """
 
-import base64
-import dataclasses
-import functools
 import json
-import os
-import subprocess
 import sys
 
 import pytest
 
-from envgym.errors import SpecError, WorldFailure
-from envgym.sandbox import App, Verification
-from envgym.sandbox.archive import AGENT
-from envgym.sandbox.backends import open_sandbox
-from envgym.sandbox.backends.local import (
-    ProcessTransport,
-    check_hello,
-    clean_environment,
-    why_not_isolated,
-)
-from envgym.sandbox.box.channel import Transport
-from envgym.sandbox.box.checks import CheckRunner
-from envgym.sandbox.statistics import Statistics
-from tests.fakes import APPS
 from tests.fakes.attacks import HONEST, PROGRAMS
-from tests.fakes.kiosk_app import options
+from tests.fakes.check_boxes import CUBE, NUMBER, PROGRAM, TEST, checks, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: Linux only")
-APP = App(APPS, ("folder/tools.py",), files="folder/world.py:lay_out")
-NUMBER = 123_457
-CUBE = NUMBER**3
-TEST = "tests/test_hidden.py"
-BOXES = [
-    "local",
-    pytest.param("namespaces", marks=pytest.mark.slow),
-    pytest.param("bubblewrap", marks=pytest.mark.slow),
-    pytest.param("docker", marks=[pytest.mark.slow, pytest.mark.docker]),
-]
-
-
-@pytest.fixture(scope="module", params=BOXES)
-def checks(request):
-    """Runner of hidden tests, for each kind of check box."""
-    if request.param in ("local", "namespaces") and (problem := why_not_isolated()):
-        pytest.skip(f"NOT TESTED: {problem}")
-    backend = request.param.replace("namespaces", "local")
-    sandbox = open_sandbox(APP, options((backend, "fork")))
-    runner = sandbox.checks
-    if request.param == "namespaces":
-        runner = CheckRunner(
-            start_without_root,
-            check_hello(APP, options(("local", "fork"))),
-            timeout_seconds=60,
-            statistics=sandbox.statistics,
-        )
-    yield runner
-    sandbox.close()
-
-
-def start_without_root() -> ProcessTransport:
-    """Start the agent of a local check box as an ordinary user, by this or the system's Python."""
-    drop = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
-    for python in (sys.executable, "/usr/bin/python3"):
-        words = [*(drop if os.geteuid() == 0 else []), python]
-        again = "subprocess.call([sys.executable, '-c', 'pass'])"
-        trial = f"import subprocess, sys; sys.exit({again} or sys.version_info < (3, 11))"
-        if subprocess.run([*words, "-c", trial], capture_output=True, check=False).returncode == 0:
-            return ProcessTransport([*words, "-s", str(AGENT)], clean_environment())
-    pytest.skip("NOT TESTED: no Python 3.11 that an ordinary user may run")
-
-
-def tree(files: dict[str, str], links: dict[str, str] | None = None) -> dict:
-    """Return final files and links as a session hands them over."""
-    kinds = [("file", 0o644, files), ("link", 0o777, links or {})]
-    entries = {
-        name: [kind, mode, base64.b64encode(text.encode()).decode()]
-        for kind, mode, texts in kinds
-        for name, text in texts.items()
-    }
-    folders = {"/".join(name.split("/")[:n]) for name in entries for n in range(1, 9)}
-    return {
-        **{name: ["folder", 0o755, ""] for name in sorted(folders - {""} - entries.keys())},
-        **entries,
-    }
-
-
-def run(
-    checks: CheckRunner,
-    files: dict[str, str],
-    test: str,
-    *,
-    links: dict[str, str] | None = None,
-    hidden: dict[str, str] | None = None,
-    command: tuple[str, ...] = ("python", "-I", TEST),
-    **more: object,
-) -> Verification:
-    seconds = {"timeout_seconds": 60.0, "inputs": {}} | more
-    whole = {TEST: test, **(hidden or {})}
-    return checks.run(tree(files, links), whole, command=command, **seconds)
+__all__ = ["checks"]  # a fixture
 
 
 # --- reading the truth ---
@@ -144,11 +55,6 @@ def test_no_program_reads_the_truth(paid, name):
 
 # --- faking the result ---
 
-PROGRAM = f"""
-import subprocess, sys
-said = subprocess.run([sys.executable, "program.py", "{NUMBER}"], capture_output=True, text=True)
-assert said.stdout == "{CUBE}\\n", said.stdout[-99:] + said.stderr[-300:]
-"""
 COMPARES = f"""
 import subprocess, sys
 subprocess.run([sys.executable, "program.py", "{NUMBER}"], check=True)
@@ -312,127 +218,3 @@ assert open("answer.txt").read() == "by the test"
 """
     found = run(checks, {"program.py": starts, "later.py": later}, test)
     assert found.passed, found.output
-
-
-# --- what honest tests need ---
-
-
-def test_inputs_are_for_programs_and_hidden_data_for_the_test(checks):
-    test = """
-import subprocess, sys
-from pathlib import Path
-assert Path(__file__).with_name("data.txt").read_text() == "hidden"
-assert Path("tests/data.txt").exists()
-said = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True).stdout
-assert said == "given False\\n", said
-Path(__file__).unlink()
-assert not Path(__file__).exists()
-"""
-    program = "import os; print(open('in.txt').read(), os.path.exists('tests/data.txt'))"
-    files = {"program.py": program, "in.txt": "of the model"}
-    hidden = {"tests/data.txt": "hidden"}
-    found = run(checks, files, test, hidden=hidden, inputs={"in.txt": "given"})
-    assert found.passed, found.output
-
-
-def test_the_test_reads_and_writes_files_of_the_programs(checks):
-    test = """
-import os, subprocess, sys
-open("in.txt", "w").write("5")
-assert os.system(sys.executable + " program.py") == 0
-assert open("out/result.txt").read() == "25"
-assert os.stat("out/result.txt").st_mode & 0o777 == 0o600
-assert open("link.txt").read() == "25"
-"""
-    program = (
-        "import os; os.mkdir('out', 0o700); os.symlink('out/result.txt', 'link.txt')\n"
-        "os.umask(0o077); open('out/result.txt', 'w').write(str(int(open('in.txt').read()) ** 2))"
-    )
-    found = run(checks, {"program.py": program}, test)
-    assert found.passed, found.output
-
-
-def test_code_and_modules_are_tests_too(checks):
-    files = {"program.py": HONEST}
-    code = PROGRAM + "import pathlib; assert 'assert' not in pathlib.Path('/proc/self/cmdline')"
-    code += ".read_text()\n"
-    assert run(checks, files, "", command=("python", "-I", "-c", code)).passed
-    unit = """
-import subprocess, sys, unittest
-class Cube(unittest.TestCase):
-    def test_cube(self):
-        said = subprocess.check_output([sys.executable, "program.py", "3"])
-        self.assertEqual(said, b"27\\n")
-"""
-    command = ("python", "-m", "unittest", "tests.test_hidden")
-    assert run(checks, files, unit, command=command).passed
-    assert not run(checks, {"program.py": "print(28)"}, unit, command=command).passed
-
-
-@pytest.mark.parametrize(
-    "command",
-    [("sh", "run.sh"), ("./test",), ("python", "program.py"), ("python",), ("python", "-")],
-)
-def test_a_command_that_would_show_the_hidden_files_is_refused(checks, command):
-    with pytest.raises(SpecError, match=r"Check\.command.*subprocess"):
-        run(checks, {}, "", command=command)
-
-
-def test_without_hidden_files_a_command_runs_as_the_programs_do(checks):
-    run_alone = functools.partial(checks.run, tree({"a.sh": "exit 3"}), {}, {}, timeout_seconds=60)
-    assert run_alone(("sh", "a.sh")).exit_code == 3
-    assert run_alone(("sh", "-c", "id -u")).output != "0\n"
-    found = run_alone(("python", "-c", "import os; raise SystemExit(os.getuid())"))
-    assert found.exit_code == 0 or os.geteuid() != 0 or checks._start is start_without_root
-
-
-class EndedAtTest:
-    """Transport of a box that ends when it gets the test."""
-
-    def __init__(self, transport: Transport):
-        self._transport = transport
-        self._sent = 0
-        self.receive, self.last_words = transport.receive, transport.last_words
-        self.kill = transport.kill
-
-    def send(self, data: bytes) -> None:
-        self._sent += 1
-        if self._sent == 2:
-            self.kill()
-        self._transport.send(data)
-
-
-def lossy(checks: CheckRunner, losses: int) -> CheckRunner:
-    """Return a runner whose first boxes end when they get the test."""
-    ends = iter([EndedAtTest] * losses)
-    return CheckRunner(
-        lambda: next(ends, lambda transport: transport)(checks._start()),
-        checks._hello,
-        timeout_seconds=60,
-        statistics=checks._statistics,
-    )
-
-
-def test_a_box_that_ends_during_the_test_is_replaced_once(checks):
-    assert run(lossy(checks, 1), {"program.py": HONEST}, PROGRAM).passed
-    found = run(lossy(checks, 2), {"program.py": HONEST}, PROGRAM)
-    assert (found.exit_code, found.passed) == (None, False)
-    assert "ended its box, 2 times" in found.output
-
-
-def test_a_box_that_cannot_be_started_is_a_failure_of_the_world():
-    def start() -> Transport:
-        raise WorldFailure("sandbox_lost", "no engine", stage="open")
-
-    runner = CheckRunner(start, {}, timeout_seconds=1, statistics=Statistics())
-    with pytest.raises(WorldFailure, match="no engine") as caught:
-        runner.run(tree({}), {TEST: ""}, {}, ("python", TEST), timeout_seconds=5)
-    assert caught.value.stage == "score"
-
-
-def test_a_check_of_a_task_is_refused_when_it_is_made():
-    from envgym import Check
-
-    with pytest.raises(SpecError, match="would read the hidden files"):
-        Check({"a.sh": "exit 0"}, ("sh", "a.sh"))
-    assert dataclasses.replace(Check({}, ("sh", "a.sh"))).inputs == {}

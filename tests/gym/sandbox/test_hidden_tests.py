@@ -1,144 +1,130 @@
-"""Hidden tests of a session's files, and errors in the app."""
+"""What honest hidden tests need: files, inputs, kinds of commands, and lost boxes."""
+
+import functools
+import os
+import sys
 
 import pytest
 
 from envgym.errors import SpecError, WorldFailure
-from envgym.sandbox import App
-from envgym.sandbox.backends import open_sandbox
-from envgym.tool_sandbox import read_primary_keys
-from tests.fakes.kiosk_app import DOCKER, LOCAL, NONE, call, options
-from tests.fakes.shop_env import YAML, shop
-from tests.gym.sandbox.session_files import FOLDER, PASS, sh
+from envgym.sandbox.box.channel import Transport
+from envgym.sandbox.box.checks import CheckRunner
+from envgym.sandbox.statistics import Statistics
+from tests.fakes.attacks import HONEST
+from tests.fakes.check_boxes import PROGRAM, TEST, checks, run, start_without_root, tree
 
-FAIL = "print('not done'); raise SystemExit(3)"
-
-
-# --- a session's folder, in every sandbox ---
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: Linux only")
+__all__ = ["checks"]  # a fixture
 
 
-@pytest.fixture(scope="module", params=NONE + LOCAL + DOCKER)
-def sandbox(request):
-    with_boxes = open_sandbox(FOLDER, options(request.param))
-    yield with_boxes
-    with_boxes.close()
+def test_inputs_are_for_programs_and_hidden_data_for_the_test(checks):
+    test = """
+import subprocess, sys
+from pathlib import Path
+assert Path(__file__).with_name("data.txt").read_text() == "hidden"
+assert Path("tests/data.txt").exists()
+said = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True).stdout
+assert said == "given False\\n", said
+Path(__file__).unlink()
+assert not Path(__file__).exists()
+"""
+    program = "import os; print(open('in.txt').read(), os.path.exists('tests/data.txt'))"
+    files = {"program.py": program, "in.txt": "of the model"}
+    hidden = {"tests/data.txt": "hidden"}
+    found = run(checks, files, test, hidden=hidden, inputs={"in.txt": "given"})
+    assert found.passed, found.output
 
 
-# --- hidden tests ---
-
-
-def verify(
-    session, text: str = PASS, *, seconds: float = 20, command=("python", "-I", "tests/t.py")
-):
-    return session.verify({"tests/t.py": text}, command, timeout_seconds=seconds)
-
-
-def test_a_check_sees_the_final_files_and_its_exit_code_decides(session):
-    sh(session, "echo 42 > answer.txt")
-    found = verify(
-        session,
-        "import os; print(open('answer.txt').read(), sorted(os.listdir())); raise SystemExit(3)",
+def test_the_test_reads_and_writes_files_of_the_programs(checks):
+    test = """
+import os, subprocess, sys
+open("in.txt", "w").write("5")
+assert os.system(sys.executable + " program.py") == 0
+assert open("out/result.txt").read() == "25"
+assert os.stat("out/result.txt").st_mode & 0o777 == 0o600
+assert open("link.txt").read() == "25"
+"""
+    program = (
+        "import os; os.mkdir('out', 0o700); os.symlink('out/result.txt', 'link.txt')\n"
+        "os.umask(0o077); open('out/result.txt', 'w').write(str(int(open('in.txt').read()) ** 2))"
     )
-    assert (found.exit_code, found.passed) == (3, False)
-    assert found.output == "42\n ['answer.txt', 'empty.txt', 'notes', 'to_a']\n"
+    found = run(checks, {"program.py": program}, test)
+    assert found.passed, found.output
 
 
-def test_a_check_passes_with_exit_code_zero(session):
-    assert verify(session).passed
+def test_code_and_modules_are_tests_too(checks):
+    files = {"program.py": HONEST}
+    code = PROGRAM + "import pathlib; assert 'assert' not in pathlib.Path('/proc/self/cmdline')"
+    code += ".read_text()\n"
+    assert run(checks, files, "", command=("python", "-I", "-c", code)).passed
+    unit = """
+import subprocess, sys, unittest
+class Cube(unittest.TestCase):
+    def test_cube(self):
+        said = subprocess.check_output([sys.executable, "program.py", "3"])
+        self.assertEqual(said, b"27\\n")
+"""
+    command = ("python", "-m", "unittest", "tests.test_hidden")
+    assert run(checks, files, unit, command=command).passed
+    assert not run(checks, {"program.py": "print(28)"}, unit, command=command).passed
 
 
-def test_the_models_own_test_file_does_not_count(session):
-    sh(session, "mkdir tests; echo 'print(1)' > tests/t.py; ln -s /bin/true python")
-    assert verify(session, FAIL).exit_code == 3
+@pytest.mark.parametrize(
+    "command",
+    [("sh", "run.sh"), ("./test",), ("python", "program.py"), ("python",), ("python", "-")],
+)
+def test_a_command_that_would_show_the_hidden_files_is_refused(checks, command):
+    with pytest.raises(SpecError, match=r"Check\.command.*subprocess"):
+        run(checks, {}, "", command=command)
 
 
-def test_files_beside_the_test_are_not_imported_by_it(session):
-    sh(session, "mkdir tests; echo 'raise SystemExit(0)' > json.py; cp json.py tests/json.py")
-    assert verify(session, "import json; raise SystemExit(3)").exit_code == 3
+def test_without_hidden_files_a_command_runs_as_the_programs_do(checks):
+    run_alone = functools.partial(checks.run, tree({"a.sh": "exit 3"}), {}, {}, timeout_seconds=60)
+    assert run_alone(("sh", "a.sh")).exit_code == 3
+    assert run_alone(("sh", "-c", "id -u")).output != "0\n"
+    found = run_alone(("python", "-c", "import os; raise SystemExit(os.getuid())"))
+    assert found.exit_code == 0 or os.geteuid() != 0 or checks._start is start_without_root
 
 
-def test_a_check_past_its_deadline_has_failed_and_says_so(session):
-    found = verify(session, "print('begun', flush=True); import time; time.sleep(60)", seconds=3)
-    assert (found.exit_code, found.output) == (None, "begun\n[not done after 3 s]")
+class EndedAtTest:
+    """Transport of a box that ends when it gets the test."""
+
+    def __init__(self, transport: Transport):
+        self._transport = transport
+        self._sent = 0
+        self.receive, self.last_words = transport.receive, transport.last_words
+        self.kill = transport.kill
+
+    def send(self, data: bytes) -> None:
+        self._sent += 1
+        if self._sent == 2:
+            self.kill()
+        self._transport.send(data)
 
 
-def test_of_endless_output_the_end_is_kept(session):
-    found = verify(session, "for n in range(300000): print(n)\nraise SystemExit(1)")
-    assert found.output.endswith("\n299999\n")
-    assert len(found.output) <= 8192
-
-
-def test_a_command_that_is_not_there_has_failed(session):
-    found = session.verify({}, ("no-such-program",), timeout_seconds=20)
-    assert (found.exit_code, found.output) == (None, "no-such-program: No such file or directory")
-
-
-def test_a_check_has_a_clean_environment_and_a_home_of_its_own(session, monkeypatch):
-    monkeypatch.setenv("SECRET", "x")
-    text = (
-        "import os, subprocess, sys\n"
-        "code = 'import os; print(sorted(os.environ), os.listdir(os.environ[\"HOME\"]))'\n"
-        "exec(code)\n"
-        "sys.stdout.flush()\n"
-        "subprocess.run([sys.executable, '-c', code])\n"
+def lossy(checks: CheckRunner, losses: int) -> CheckRunner:
+    """Return a runner whose first boxes end when they get the test."""
+    ends = iter([EndedAtTest] * losses)
+    return CheckRunner(
+        lambda: next(ends, lambda transport: transport)(checks._start()),
+        checks._hello,
+        timeout_seconds=60,
+        statistics=checks._statistics,
     )
-    own, programs = verify(session, text).output.splitlines()
-    for output in (own, programs):
-        assert "SECRET" not in output
-        assert output.endswith(" []")
 
 
-def test_what_the_session_left_running_is_ended_before_the_check(sandbox, session):
-    if "fork" not in sandbox.label:
-        pytest.skip("a process of its own is what `fork` gives a session")
-    path = call(session, "where").text
-    call(session, "leave_running")
-    found = verify(session, f"import os; print(os.path.exists({path!r}))")
-    assert found.output == "False\n"
+def test_a_box_that_ends_during_the_test_is_replaced_once(checks):
+    assert run(lossy(checks, 1), {"program.py": HONEST}, PROGRAM).passed
+    found = run(lossy(checks, 2), {"program.py": HONEST}, PROGRAM)
+    assert (found.exit_code, found.passed) == (None, False)
+    assert "ended its box, 2 times" in found.output
 
 
-def test_the_check_ends_the_session_and_leaves_nothing(sandbox):
-    if "none" in sandbox.label:
-        pytest.skip("without a box the session lives on")
-    session = sandbox.open(seed=7, timeout_seconds=20)
-    assert verify(session).passed
-    with pytest.raises(WorldFailure, match="has no session"):
-        call(session, "here")
-    session.close()
+def test_a_box_that_cannot_be_started_is_a_failure_of_the_world():
+    def start() -> Transport:
+        raise WorldFailure("sandbox_lost", "no engine", stage="open")
 
-
-def test_two_sessions_are_checked_at_once(sandbox):
-    sessions = [sandbox.open(seed=seed, timeout_seconds=20) for seed in (1, 2)]
-    said = [verify(session, "print(open('notes/a.txt').read())").output for session in sessions]
-    assert said == ["seed 1\n\n", "seed 2\n\n"]
-    for session in sessions:
-        session.close()
-
-
-# --- errors in the app ---
-
-
-def test_a_table_named_files_is_refused_beside_files(tmp_path):
-    spec = shop(
-        tmp_path,
-        "state.files=layout.py:lay_out",
-        schema="CREATE TABLE files (id);",
-        yaml=YAML,
-        layout="",
-    )
-    with pytest.raises(
-        SpecError,
-        match=r"have a table named 'files' \('files' is reserved for the work folder\)",
-    ):
-        read_primary_keys(spec, "CREATE TABLE files (id);")
-
-
-def test_a_layout_that_is_not_there_is_told_with_its_line(tmp_path):
-    with pytest.raises(SpecError, match=r"state.files: no such file"):
-        shop(tmp_path, "state.files=nowhere.py:lay_out")
-
-
-def test_a_tool_that_asks_for_a_folder_needs_one():
-    with pytest.raises(
-        SpecError, match=r"asks for 'folder', the work folder, which needs state.files"
-    ):
-        open_sandbox(App(FOLDER.root, FOLDER.tools), options(("none", "state")))
+    runner = CheckRunner(start, {}, timeout_seconds=1, statistics=Statistics())
+    with pytest.raises(WorldFailure, match="no engine") as caught:
+        runner.run(tree({}), {TEST: ""}, {}, ("python", TEST), timeout_seconds=5)
+    assert caught.value.stage == "score"

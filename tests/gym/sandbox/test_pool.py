@@ -1,10 +1,11 @@
 """A pool of containers: start, maximum size, end of life, and behaviour without a container."""
 
-import os
+import contextlib
 import shutil
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -131,7 +132,13 @@ def test_a_program_that_left_its_group_ends_with_its_session_and_the_box_stays(s
 
 
 def is_running(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+    """Return whether a process has this number in its own namespace, that of a box for example."""
+    for file in Path("/proc").glob("[1-9]*/status"):
+        with contextlib.suppress(OSError):
+            numbers = [line for line in file.read_text().splitlines() if line.startswith("NSpid:")]
+            if numbers and numbers[0].split()[-1] == str(pid):
+                return True
+    return False
 
 
 @pytest.mark.skipif(

@@ -220,3 +220,27 @@ def test_a_missing_file_of_the_list_is_named(tmp_path):
         open_sandbox(app, SandboxOptions(backend="local"))
     (tmp_path / "data.json").write_text(json.dumps(1))
     open_sandbox(app, SandboxOptions(backend="local")).close()
+
+
+@pytest.mark.parametrize("place", ["when imported", "when called"])
+def test_a_tool_that_misses_a_data_file_beside_it_names_the_list(tmp_path, place):
+    reads = "open(__file__.replace('tools.py', 'prices.csv')).read()"
+    text = TOOL.replace("import helper", f"X = {reads}" if place == "when imported" else "")
+    (tmp_path / "tools.py").write_text(
+        text.replace("    space = {}", f"    {reads}\n    space = {{}}")
+    )
+    (tmp_path / "prices.csv").write_text("1")
+    app = App(tmp_path, ("tools.py",))
+    if local.why_not_isolated():
+        pytest.skip("NOT TESTED: a box without isolation sees the file")
+    sandbox = open_sandbox(app, SandboxOptions(backend="local"))
+    try:
+        session = sandbox.open(seed=1, timeout_seconds=60)
+        said = session.call("look", {"code": "found = 1"}, now=NOW, timeout_seconds=60)
+        message = said.text + said.fault
+    except Exception as error:
+        message = str(error)
+    finally:
+        sandbox.close()
+    assert "prices.csv is not in the box" in message
+    assert "sandbox.files" in message

@@ -66,7 +66,6 @@ def written(desk: Desk, sql: str, tool: str = "query", **arguments) -> list[str]
         ("UPDATE policies SET body = 'pay all'", ["policies"]),
         ("ALTER TABLE grants ADD COLUMN more", ["grants"]),
         ("ALTER TABLE tickets RENAME TO rights_of_way", ["rights_of_way"]),
-        ("DROP TRIGGER temp.envgym_insert_grants", ["grants"]),
         ("DROP TABLE rights", ["rights"]),
         ("CREATE TABLE rights_2 (x)", ["rights_2"]),
         ("CREATE TRIGGER t AFTER INSERT ON grants BEGIN SELECT 1; END", ["grants"]),
@@ -93,6 +92,31 @@ def test_a_table_that_is_dropped_and_made_again_in_one_call_was_written_to(desk)
     assert written(desk, "INSERT INTO rights VALUES (1, 'bob')") == ["rights"]
 
 
+def test_a_dropped_trigger_counts_as_a_write_to_its_table(desk):
+    assert written(desk, "DELETE FROM rights") == ["rights"]
+    assert written(desk, "DROP TRIGGER temp.envgym_insert_grants") == ["grants"]
+    assert written(desk, "INSERT INTO grants VALUES ('eve', 'pay')") == ["grants"]
+
+
+def test_a_row_that_a_foreign_key_or_a_trigger_writes_is_recorded():
+    desk = Desk(LoadedApp({"query": query}, SCHEMA, fill, watch=("rights",)), IMAGE, 0)
+    assert written(desk, "DELETE FROM grants WHERE who = 'bob'") == ["rights"]
+    desk.close()
+    desk = Desk(LoadedApp({"query": query}, SCHEMA, fill, watch=("rights",)), IMAGE, 0)
+    move = "CREATE TRIGGER t AFTER INSERT ON tickets BEGIN UPDATE rights SET id = 9; END"
+    assert written(desk, move) == []
+    assert written(desk, "INSERT INTO tickets VALUES ('T1', 'x')") == ["rights"]
+    desk.close()
+
+
+def test_a_write_is_recorded_though_an_equal_statement_was_prepared_before(desk):
+    statement = "UPDATE grants SET what = 'all' WHERE who = 'ann'"
+    assert written(desk, statement, refuse=True) == []
+    assert written(desk, statement) == ["grants"]
+    assert written(desk, "UPDATE grants SET what = 'pay' WHERE who = 'ann'") == ["grants"]
+    assert written(desk, statement) == ["grants"]
+
+
 def test_what_is_rolled_back_was_not_written(desk):
     assert written(desk, "INSERT INTO grants VALUES ('eve', 'x')", refuse=True) == []
     assert written(desk, "DELETE FROM grants", tool="undo") == []
@@ -115,6 +139,7 @@ def test_what_is_rolled_back_was_not_written(desk):
     ],
 )
 def test_no_statement_of_a_tool_reaches_the_record(desk, sql):
+    assert written(desk, "DELETE FROM rights") == ["rights"]  # sets up the triggers
     result = desk.call("query", {"sql": sql}, "2026-01-01")
     assert not result["ok"]
     assert "not authorized" in result["text"] or "too many attached" in result["text"]

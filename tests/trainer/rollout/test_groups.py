@@ -4,6 +4,8 @@ A group without reward variance is replaced, counted and kept in the record.
 """
 
 import dataclasses
+import math
+import random
 from collections import Counter
 
 import pytest
@@ -17,6 +19,7 @@ from envgym_trainer.rollout.rollout_batch import (
     RolloutBatch,
     has_reward_variance,
     has_same_start,
+    sampled_entropy,
 )
 from envgym_trainer.run.folder import RunFolder
 
@@ -233,3 +236,39 @@ def _lines(folder):
     from envgym_trainer.run.records import read_lines
 
     return list(read_lines(folder.episodes_file))
+
+
+def with_logprobs(*logprobs, mask=None, failure=None):
+    """Return an episode of a prompt token and sampled tokens with these logprobs."""
+    mask = (False, *(True for _ in logprobs)) if mask is None else mask
+    trace = TokenTrace(tuple(range(len(mask))), mask, (0.0, *logprobs))
+    reward = None if failure else 1.0
+    return Episode("e", "t0", "train", "", "t", 0, (), trace, reward, failure=failure)
+
+
+@pytest.mark.parametrize(
+    ("episodes", "entropy"),
+    [
+        ([with_logprobs(-1.0, -3.0)], 2.0),
+        ([with_logprobs(-1.0), with_logprobs(-2.0, -3.0)], 2.0),  # every token counts once
+        ([with_logprobs(-1.0, -9.0, mask=(False, True, False))], 1.0),  # an observation
+        ([with_logprobs(-1.0), with_logprobs(-9.0, failure=LOST)], 1.0),
+        ([with_logprobs(-1.0, float("-inf"))], 1.0),
+        ([with_logprobs(float("nan"))], None),
+        ([with_logprobs(-5.0, failure=LOST)], None),
+        ([dataclasses.replace(with_logprobs(), tokens=None)], None),
+        ([], None),
+    ],
+)
+def test_the_entropy_of_a_step_without_an_update_is_estimated_from_its_samples(episodes, entropy):
+    assert sampled_entropy(episodes) == ({} if entropy is None else {"entropy": entropy})
+    metrics = RolloutBatch(groups=[episodes]).metrics()
+    assert metrics.get("entropy") == entropy
+
+
+def test_the_estimate_of_the_entropy_is_unbiased():
+    rng = random.Random(0)
+    chances = [0.5, 0.25, 0.125, 0.125]
+    logprobs = [math.log(rng.choices(chances, chances)[0]) for _ in range(20_000)]
+    (entropy,) = sampled_entropy([with_logprobs(*logprobs)]).values()
+    assert entropy == pytest.approx(1.75 * math.log(2), rel=0.01)

@@ -18,6 +18,7 @@ from envgym_trainer.training import best, checkpoint
 from envgym_trainer.training.checkpoint import DamagedCheckpoint, Progress
 from envgym_trainer.training.launch import resolve
 from envgym_trainer.training.resume import restore
+from envgym_trainer.training.schedule import Schedule
 from tests.fakes.tiny_lora import random_samples, tiny_model
 
 
@@ -219,6 +220,47 @@ def test_the_best_is_the_highest_validation_and_of_equals_the_earlier():
         "adapter of": "step 2, the best of the validations (50% of 64 tasks)"
     }
     assert best.describe_adapter(progress, TrainConfig()) == {}
+
+
+@pytest.mark.parametrize(
+    ("successes", "name", "line"),
+    [
+        # Steps 0 (base model), 2 (warm start), 3 and 4 (GRPO).
+        ({0: 0.1, 2: 0.4, 3: 0.2, 4: 0.3}, "warm start", "no GRPO step solved more"),
+        ({0: 0.5, 2: 0.4, 3: 0.2, 4: 0.5}, "base model", "an adapter without effect is exported"),
+        ({0: 0.1, 2: 0.4, 3: 0.4, 4: 0.6}, "step 4", "best adapter: step 4 (60% of 10 tasks)"),
+        ({0: 0.0, 2: 0.0, 3: 0.0, 4: 0.0}, "base model", "no GRPO step solved more"),
+        ({0: None, 2: None, 3: 0.1, 4: None}, "step 3", "best adapter: step 3 (10% of 10 tasks)"),
+    ],
+)
+def test_the_best_may_be_the_base_model_or_the_warm_start(successes, name, line):
+    config = TrainConfig.model_validate(
+        {
+            "warm_start": {"episodes": 4, "episodes_per_step": 2},
+            "steps": 2,
+            "output": {"adapter": "best"},
+            "evaluation": {"validate_every_steps": 1},
+        }
+    )
+    progress = Progress()
+    assert best.announce(progress, config) == ""
+    for step, success in successes.items():
+        assert Schedule(config).is_validation_step(step)
+        assert progress.last_validated_step < step
+        progress.step = step
+        best.record_validation(progress, success, tasks=10, file_sizes={})
+    assert best.describe_adapter(progress, config)["adapter of"].startswith(f"{name}, the best")
+    assert line in best.announce(progress, config)
+    assert best.announce(progress, TrainConfig()) == ""
+
+
+def test_without_a_warm_start_the_base_model_is_the_first_candidate():
+    blocks = {"steps": 2, "output": {"adapter": "best"}, "warm_start": {"episodes": 0}}
+    schedule = Schedule(
+        TrainConfig.model_validate(blocks | {"evaluation": {"validate_every_steps": 2}})
+    )
+    assert [step for step in range(3) if schedule.is_validation_step(step)] == [0, 2]
+    assert [schedule.name_of(step) for step in range(3)] == ["base model", "step 1", "step 2"]
 
 
 def test_asking_for_the_best_without_validations_is_refused_at_the_start():

@@ -159,7 +159,7 @@ class RolloutCollector:
         on_episode: Callable[[Episode], None] = lambda episode: None,
         earlier: Sequence[Episode] = (),
     ) -> list[Episode]:
-        """Play the requests.
+        """Play the requests. The records name the policy by the phase.
 
         If too many episodes are void, all episodes so far and `earlier` (episodes of the same step)
         are kept for `log_discarded`.
@@ -167,11 +167,11 @@ class RolloutCollector:
         played = list(earlier)
 
         def keep(episode: Episode) -> None:
-            played.append(episode)
+            played.append(replace(episode, policy=phase))
             on_episode(episode)
 
         try:
-            return self._play_many(
+            episodes = self._play_many(
                 self.world.env,
                 policy,
                 requests,
@@ -179,6 +179,7 @@ class RolloutCollector:
                 on_episode=keep,
                 cap=self._limit,
             )
+            return [replace(episode, policy=phase) for episode in episodes]
         except TooManyFailures:
             self._discarded = step, phase, played
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from envgym_trainer.run import metric_data
+from envgym_trainer.run import metric_data, metric_data_training
 from envgym_trainer.run.metric_data import Metric
 
 SECTIONS: dict[str, tuple[Metric, ...]] = {
@@ -16,9 +16,9 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
     "Episodes": metric_data.EPISODES,
     "Groups and rollout": metric_data.GROUPS,
     "Curriculum and training plan": metric_data.CURRICULUM,
-    "Update": metric_data.UPDATE,
-    "Time and sandbox": metric_data.TIME,
-    "Reward hacking": metric_data.HACKING,
+    "Update": metric_data_training.UPDATE,
+    "Time and sandbox": metric_data_training.TIME,
+    "Reward hacking": metric_data_training.HACKING,
 }
 """Title of each section of the reference page -> its metrics."""
 METRICS: tuple[Metric, ...] = tuple(metric for each in SECTIONS.values() for metric in each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -103,6 +104,7 @@ def play_held_out(run: TrainingRun, tasks: Sequence[str], name: str) -> list[Epi
 
     run.display.plan[f"eval: {name}"] = len(tasks)
     requests = [Request(task, stable_seed(config.seed, task)) for task in tasks]
-    return run.collector.play(
+    episodes = run.collector.play(
         policy, requests, step=run.progress.step, phase="eval", on_episode=show
     )
+    return [dataclasses.replace(episode, policy=name) for episode in episodes]

@@ -32,8 +32,10 @@ itself: the state is at fault.
 """
 LEAST_CPU_SECONDS = 0.5
 """Processor time of a comparison that is much longer than an honest one. If a judge had less at the
-time limit, the host is overloaded; otherwise the state is at fault.
+time limit, the host is busy; otherwise the state is at fault.
 """
+EXTRA_SECONDS = 6.0
+"""Seconds that a judge gets in addition on a busy host. The host of the box waits longer."""
 
 
 @dataclass(eq=False)
@@ -45,6 +47,7 @@ class _Job:
     before_answer: Callable[[], None]
     begun: float = field(default_factory=time.monotonic)
     is_repeated: bool = False
+    is_extended: bool = False
     cpu_before: float = 0.0
     """Processor time of the judge when it got the request, in seconds."""
 
@@ -140,9 +143,14 @@ class Judges:
         self.assign()
 
     def overdue(self, child: Child) -> None:
-        """End a judge at the deadline of its request."""
+        """End a judge at the deadline of its request, or give it more time on a busy host."""
         job = self._handles[child].job
         spent = child.cpu_seconds()
+        if job is not None and not job.is_extended and spent - job.cpu_before < LEAST_CPU_SECONDS:
+            job.is_extended = True
+            child.deadline = time.monotonic() + EXTRA_SECONDS
+            child.resume()
+            return
         self._drop(child)
         if job is not None:
             self._give_up(job, spent - job.cpu_before)
