@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -30,13 +29,12 @@ def test_a_stuck_neighbour_neither_slows_nor_harms_others(forking):
     well = forking.open(seed=7, timeout_seconds=20)
     call(well, "set_stock", item_id="I1", stock=1234)
     hanging = threading.Thread(
-        target=lambda: failure_of(lambda: call(stuck, "hang_with_child", 1.0))
+        target=lambda: failure_of(lambda: call(stuck, "hang_with_child", 5.0))
     )
     hanging.start()
-    started = time.monotonic()
     for _ in range(10):
         assert json.loads(call(well, "get_item", item_id="I1").text)["stock"] == 1234
-    assert time.monotonic() - started < 0.9, "the neighbour waited for the stuck tool"
+    assert hanging.is_alive(), "the neighbour waited for the stuck tool"
     hanging.join()
     assert json.loads(call(well, "get_item", item_id="I1").text)["stock"] == 1234
     well.close()

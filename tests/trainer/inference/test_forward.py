@@ -110,7 +110,7 @@ def test_the_faster_way_is_kept_for_the_thread_that_computes(monkeypatch, slow):
     plain = CachedForward._pass
 
     def slowed(passes, works, due):
-        time.sleep(0.05 * ((torch.get_num_threads() == 1) == (slow == "shares")))
+        time.sleep(0.2 * ((torch.get_num_threads() == 1) == (slow == "shares")))
         return plain(passes, works, due)
 
     def compute():
