@@ -159,14 +159,14 @@ def test_a_second_trainer_is_refused_while_the_first_is_alive_and_taken_over_whe
     first = subprocess.Popen(
         [*words, "train.steps=400"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while len(lines_of(folder)) < 2:
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
     first.send_signal(signal.SIGSTOP)
     held = (folder.path / LOCK).read_bytes()
-    second = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    second = subprocess.run(words, capture_output=True, text=True, timeout=400)
     assert second.returncode == 2
     assert f"is in use: process {first.pid} of" in second.stderr
     assert "Traceback" not in second.stderr
