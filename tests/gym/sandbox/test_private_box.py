@@ -122,8 +122,8 @@ def test_a_box_holds_the_files_of_its_list_at_their_places(look, place):
 @pytest.mark.parametrize(
     "code",
     [
-        f"os.kill({os.getpid()}, 0)",
-        f"os.listdir('/proc/{os.getpid()}/fd')",
+        "os.kill(CALLER, 0)",
+        "os.listdir(f'/proc/{CALLER}/fd')",
         "check(libc.umount2(ENV.encode(), 2))",
         "check(libc.mount(b'none', b'/mnt', b'tmpfs', 0, None))",
         "check(libc.ptrace(16, os.getppid(), 0, 0))",
@@ -135,6 +135,7 @@ def test_a_tool_cannot_reach_the_caller_or_uncover_its_files(look, place, code):
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 ENV = {str(place / "env")!r}
+CALLER = {os.getpid()}
 def check(result):
     if result < 0:
         raise OSError(ctypes.get_errno(), "refused")
