@@ -28,7 +28,7 @@ from .relay import Relay
 from .tables import RowChanges, diff_tables, image_hash
 from .tool_errors import is_refusal, place_of, refusal_text, short_text
 from .work_folder import WorkFolder, read_files
-from .write_watch import WriteWatch
+from .write_watch import WatchedCursor, WriteWatch
 
 OUTPUT_BYTES = 64 * 1024
 ADVICE = (
@@ -48,6 +48,20 @@ call is written before it ends. The file lives no longer than its session.
 
 class Database(sqlite3.Connection):
     """Database of a session. Savepoints keep a tool's commit and rollback inside its call."""
+
+    watch: WriteWatch | None = None
+
+    def cursor(self, factory: type[sqlite3.Cursor] | None = None) -> Any:
+        return super().cursor(factory or (WatchedCursor if self.watch else sqlite3.Cursor))
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        return self.cursor().execute(sql, *parameters)
+
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+        return self.cursor().executemany(sql, parameters)
+
+    def executescript(self, sql_script: str) -> sqlite3.Cursor:
+        return self.cursor().executescript(sql_script)
 
     def begin_call(self) -> None:
         self.execute("SAVEPOINT envgym_call")
@@ -138,9 +152,8 @@ class Desk:
         self.db.execute("PRAGMA foreign_keys = ON")
         # A diff sees the main database only, and an attached file could lie anywhere.
         self.db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-        self._watch = (
-            WriteWatch(self.db, image, app.watch, app.schema_sql or "") if app.watch else None
-        )
+        self._watch = WriteWatch(self.db, app.watch, app.schema_sql or "") if app.watch else None
+        self.db.watch = self._watch
 
     def call(
         self, tool: str, arguments: dict[str, Any], now: str, seconds: float | None = None

@@ -1,12 +1,11 @@
 """Record of writes to watched tables, including those that are undone before the session ends.
 
-Most sessions never write to a watched table, so the watch starts with an authorizer alone. After
-the first call with a statement that may write to such a table, the tables are compared with the
-start, and temporary triggers are set up. From then on they note each row that is inserted, deleted
-or changed in value; a savepoint that is rolled back removes its notes. Virtual tables and the
-schema of watched tables are compared after each call that changed them. Statements of tools cannot
-reach the notes, and a dropped trigger counts as a write to its table. So does a row that
-`INSERT OR REPLACE` replaces by an equal one. Not seen: a write that the first such call undoes.
+Temporary triggers note each row of a watched table that is inserted, deleted or changed in value; a
+savepoint that is rolled back removes its notes. Most sessions never write to a watched table, so
+the triggers are set up late: an authorizer denies the first statement that may write to one, and
+`WatchedCursor` sets up the triggers and runs it again. Virtual tables and the schema of watched
+tables are compared after each call. Statements of tools cannot reach the notes, and a dropped
+trigger counts as a write. So does a row that `INSERT OR REPLACE` replaces by an equal one.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import contextlib
 import functools
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-from .table_diff import diff_tables, quoted, schema_rows
+from .table_diff import quoted, schema_rows
 from .virtual_tables import Row, is_virtual, virtual_rows
 
 NOTES = "envgym_writes"
@@ -27,11 +27,11 @@ _HARMLESS = {
     sqlite3.SQLITE_READ,
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_FUNCTION,
-    sqlite3.SQLITE_SAVEPOINT,
-    sqlite3.SQLITE_TRANSACTION,
     sqlite3.SQLITE_DROP_TEMP_TRIGGER,  # a missing trigger counts as a write
 }
 _WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+_UNDOING = {sqlite3.SQLITE_SAVEPOINT, sqlite3.SQLITE_TRANSACTION}
+"""Actions that may remove the triggers, if these were set up in the same transaction."""
 _TRIGGERED = "SELECT tbl_name FROM sqlite_schema WHERE type = 'trigger'"
 NEVER = (-1, -1)
 """Schema versions before the first ones."""
@@ -39,25 +39,46 @@ _EVENTS = ("INSERT", "DELETE", "UPDATE")
 _GUARDED_PRAGMAS = {"writable_schema", "schema_version", "recursive_triggers"}
 
 
+class WatchedCursor(sqlite3.Cursor):
+    """Cursor of a watched connection, which sets up the triggers before they are needed."""
+
+    def execute(self, sql: str, *parameters: Any) -> WatchedCursor:
+        return self._run(super().execute, sql, *parameters)
+
+    def executemany(self, sql: str, parameters: Any) -> WatchedCursor:
+        return self._run(super().executemany, sql, parameters)
+
+    def executescript(self, sql_script: str) -> WatchedCursor:
+        with self.connection.watch.script():
+            return super().executescript(sql_script)
+
+    def _run(self, run: Callable[..., WatchedCursor], *arguments: Any) -> WatchedCursor:
+        watch: WriteWatch = self.connection.watch
+        try:
+            return run(*arguments)
+        except sqlite3.DatabaseError:
+            if not watch.is_needed:
+                raise
+        watch.set_up()
+        return run(*arguments)
+
+
 class WriteWatch:
     """Watch on the tables of one connection whose names match patterns.
 
     Args:
-        db: Connection of a session.
-        image: Database at the start of the session.
+        db: Connection of a session. Its cursors must be `WatchedCursor` objects.
         patterns: Names of tables, with wildcards as in `fnmatch`.
         schema_sql: Schema, for foreign keys of the watched tables.
     """
 
-    def __init__(
-        self, db: sqlite3.Connection, image: bytes, patterns: Sequence[str], schema_sql: str = ""
-    ):
+    def __init__(self, db: sqlite3.Connection, patterns: Sequence[str], schema_sql: str = ""):
         self._db = db
-        self._image = image
         self._leads_to_watched = referenced_tables(schema_sql, tuple(patterns))
-        self._is_armed = False
-        self._may_write = False
-        self._dropped: set[str] = set()
+        self.is_needed = False
+        """Whether a statement was denied because it needs the triggers."""
+        self._is_set_up = False
+        self._in_script = False
         self._patterns = tuple(patterns)
         self._busy = False
         self._seen: tuple[int, tuple[int, int]] = (0, NEVER)
@@ -65,24 +86,48 @@ class WriteWatch:
         # to send the same text.
         self._mark = f"/* {secrets.token_hex(8)} */ "
         with self._own_statements():
-            self._seen = (0, self._version())
+            self._query("PRAGMA temp_store = MEMORY")  # not possible within a transaction
         self.guard()
 
     def guard(self) -> None:
         """Authorize the statements of tools, after another authorizer was set or removed."""
         self._db.set_authorizer(self._authorize)
 
-    def drain(self) -> list[str]:
-        """Return the watched tables that were written to since the last call, sorted."""
-        if not self._is_armed and not self._may_write:
-            return []
+    def set_up(self) -> None:
+        """Set up the triggers, unless they exist."""
+        self.is_needed = False
         with self._own_statements():
+            if not self._has_notes():
+                self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
+                self._seen = (0, NEVER)
+                self._start()
+        self._is_set_up = True
+
+    @contextlib.contextmanager
+    def script(self) -> Iterator[None]:
+        """Run a script, whose first statement commits. A denial inside could not be repeated."""
+        self.set_up()
+        self._in_script = True
+        try:
+            yield
+        finally:
+            self._in_script = False
+
+    def drain(self) -> list[str]:
+        """Return the watched tables that were written to since the last call, sorted.
+
+        Call it after the transaction of the call has ended.
+        """
+        self.is_needed = False
+        with self._own_statements():
+            # A refused call has removed what was set up in it.
+            self._is_set_up = self._has_notes()
+            if not self._is_set_up:
+                return []
             version = self._version()
+            if (self._db.total_changes, version) == self._seen:
+                return []
             try:
-                if not self._is_armed:
-                    return self._first_writes(version)
-                if (self._db.total_changes, version) == self._seen:
-                    return []
                 written = {name for (name,) in self._query(f"SELECT DISTINCT name FROM {NOTES}")}
                 if version != self._seen[1]:
                     written |= self._changed_objects() | self._without_trigger()
@@ -93,23 +138,9 @@ class WriteWatch:
                 return sorted(self._patterns)
         return sorted(written)
 
-    def _first_writes(self, version: tuple[int, int]) -> list[str]:
-        """Compare the tables with the start, and set up the triggers."""
-        has_new_schema = version[0] != self._seen[1][0]
-        with self.paused():
-            changes = diff_tables(self._db, self._image)
-        objects = changes.pop("sqlite_schema", {"added": [], "removed": []})
-        written = {row["tbl_name"] for row in [*objects["added"], *objects["removed"]]}
-        written |= changes.keys() | (self._dropped if has_new_schema else set())
-        # In memory and in one transaction, because that is fast.
-        self._query("PRAGMA temp_store = MEMORY")
-        self._query("BEGIN")
-        self._query(f"CREATE TEMP TABLE {NOTES} (name TEXT)")
-        self._seen = (0, NEVER)
-        self._start()
-        self._query("COMMIT")
-        self._is_armed = True
-        return sorted(name for name in written if self._is_watched(name))
+    def _has_notes(self) -> bool:
+        query = f"SELECT 1 FROM temp.sqlite_schema WHERE name = '{NOTES}'"
+        return self._query(query).fetchone() is not None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -134,15 +165,12 @@ class WriteWatch:
         self._rows = self._virtual_rows()
         self._seen = (self._db.total_changes, self._version())
 
-    def _foresee(self, action: int, one: str) -> None:
-        """Note that a statement may write to a watched table."""
-        is_risky = one == "sqlite_master" or one in self._leads_to_watched
-        if action in _WRITES and (is_risky or self._is_watched(one)):
-            self._may_write = True
-        elif action in (sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_TEMP_TRIGGER):
-            self._may_write = True  # it may write to any table
-        elif action == sqlite3.SQLITE_DROP_TABLE and self._is_watched(one):
-            self._dropped.add(one)
+    def _needs_triggers(self, action: int, name: str) -> bool:
+        """Return whether a statement may write to a watched table."""
+        if action in (sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_TEMP_TRIGGER):
+            return True  # it may write to any table
+        is_risky = name == "sqlite_master" or name in self._leads_to_watched
+        return action in _WRITES and (is_risky or self._is_watched(name))
 
     def _set_triggers(self, table: str, *, again: bool) -> None:
         with contextlib.closing(self._query(f"SELECT * FROM main.{quoted(table)} LIMIT 0")) as rows:
@@ -226,13 +254,17 @@ class WriteWatch:
         """
         if action in _HARMLESS or self._busy:
             return sqlite3.SQLITE_OK
+        if action in _UNDOING:
+            self._is_set_up &= self._in_script  # otherwise perhaps undone: `set_up` looks
+            return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_PRAGMA:
             is_guarded = (one or "").lower() in _GUARDED_PRAGMAS and two is not None
             return sqlite3.SQLITE_DENY if is_guarded else sqlite3.SQLITE_OK
         if (source or "").lower().startswith(_OWN):
             return sqlite3.SQLITE_OK
-        if not self._is_armed:
-            self._foresee(action, one or "")
+        if not self._is_set_up and self._needs_triggers(action, one or ""):
+            self.is_needed = True
+            return sqlite3.SQLITE_DENY
         names = ((one or "").lower(), (two or "").lower())
         is_own = any(name.startswith(_OWN) for name in names)
         return sqlite3.SQLITE_DENY if is_own else sqlite3.SQLITE_OK

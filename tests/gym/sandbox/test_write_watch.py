@@ -86,6 +86,45 @@ def test_a_write_that_a_later_call_undoes_was_recorded(desk):
     assert desk.diff() == {}
 
 
+@pytest.mark.parametrize(
+    ("sql", "back", "table"),
+    [
+        (
+            "INSERT INTO grants VALUES ('eve', 'pay')",
+            "DELETE FROM grants WHERE who = 'eve'",
+            "grants",
+        ),
+        (
+            "UPDATE grants SET what = 'all' WHERE who = 'ann'",
+            "UPDATE grants SET what = 'pay' WHERE who = 'ann'",
+            "grants",
+        ),
+        ("DELETE FROM rights", "INSERT INTO rights VALUES (1, 'bob')", "rights"),
+    ],
+)
+def test_a_write_that_the_first_call_itself_undoes_was_recorded(desk, sql, back, table):
+    assert written(desk, sql, and_then=back) == [table]
+    assert "sqlite_schema" not in desk.diff()
+
+
+def test_a_script_writes_to_a_watched_table_like_single_statements(desk):
+    desk.app.tools["script"] = lambda db, sql: db.cursor().executescript(sql) and "ok"
+    script = "DELETE FROM rights; INSERT INTO rights VALUES (1, 'bob');"
+    assert written(desk, script, tool="script") == ["rights"]
+
+
+def test_a_write_after_a_rollback_in_the_same_call_is_recorded(desk):
+    def again(db, sql: str) -> str:
+        db.execute(sql)
+        db.rollback()
+        db.execute(sql)
+        return "ok"
+
+    desk.app.tools["again"] = again
+    assert written(desk, "DELETE FROM rights", tool="again") == ["rights"]
+    assert written(desk, "SELECT 1") == []
+
+
 def test_a_table_that_is_dropped_and_made_again_in_one_call_was_written_to(desk):
     made = "CREATE TABLE rights (id INTEGER PRIMARY KEY, who TEXT REFERENCES grants (who) ON DELETE"
     assert written(desk, "DROP TABLE rights", and_then=f"{made} CASCADE)") == ["rights"]
