@@ -51,7 +51,7 @@ class Database(sqlite3.Connection):
 
     watch: WriteWatch | None = None
 
-    def cursor(self, factory: type[sqlite3.Cursor] | None = None) -> Any:
+    def cursor(self, factory: Any = None) -> Any:
         return super().cursor(factory or (WatchedCursor if self.watch else sqlite3.Cursor))
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:

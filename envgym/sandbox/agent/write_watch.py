@@ -42,25 +42,28 @@ _GUARDED_PRAGMAS = {"writable_schema", "schema_version", "recursive_triggers"}
 class WatchedCursor(sqlite3.Cursor):
     """Cursor of a watched connection, which sets up the triggers before they are needed."""
 
-    def execute(self, sql: str, *parameters: Any) -> WatchedCursor:
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:  # type: ignore[override]
         return self._run(super().execute, sql, *parameters)
 
-    def executemany(self, sql: str, parameters: Any) -> WatchedCursor:
+    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:  # type: ignore[override]
         return self._run(super().executemany, sql, parameters)
 
-    def executescript(self, sql_script: str) -> WatchedCursor:
-        with self.connection.watch.script():
+    def executescript(self, sql_script: str) -> sqlite3.Cursor:
+        with self._watch.script():
             return super().executescript(sql_script)
 
-    def _run(self, run: Callable[..., WatchedCursor], *arguments: Any) -> WatchedCursor:
-        watch: WriteWatch = self.connection.watch
+    def _run(self, run: Callable[..., sqlite3.Cursor], *arguments: Any) -> sqlite3.Cursor:
         try:
             return run(*arguments)
         except sqlite3.DatabaseError:
-            if not watch.is_needed:
+            if not self._watch.is_needed:
                 raise
-        watch.set_up()
+        self._watch.set_up()
         return run(*arguments)
+
+    @property
+    def _watch(self) -> WriteWatch:
+        return getattr(self.connection, "watch")  # noqa: B009 - unknown to the type of connections
 
 
 class WriteWatch:
