@@ -161,8 +161,8 @@ def percent_text(share: float, *, sign: bool = False) -> str:
     It is rounded to a whole number, unless that would show all or none where it is not: then as
     many decimals follow as are needed.
 
-    >>> percent_text(0.62), percent_text(199 / 200), percent_text(1 / 2000), percent_text(1.0)
-    ('62', '99.5', '0.05', '100')
+    >>> percent_text(0.62), percent_text(199 / 200), percent_text(1 / 5000), percent_text(1.0)
+    ('62', '99.5', '0.02', '100')
     """
     return _rounded(100 * share, 0, (-100.0, 0.0, 100.0), "+" if sign and share else "")
 

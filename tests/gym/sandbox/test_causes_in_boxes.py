@@ -84,7 +84,7 @@ OBSERVED = {
     "sql(statement='COMMIT')": "error: the tool failed: it ended the transaction",
     "sql(statement='ROLLBACK')": "error: the tool failed: it ended the transaction",
     "sql(statement='SELEC')": "error: the tool failed: OperationalError",
-    "forbid_all()": "error: the tool failed: DatabaseError: not authorized",
+    "forbid_all()": "Done.",
     f"set_price(item='I1', price={2**63})": "error: price has an integer that does not fit",
 }
 """Calls after which the episode goes on, and the start of the observation."""
