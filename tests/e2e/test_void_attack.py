@@ -120,7 +120,8 @@ def test_a_host_without_space_memory_or_descriptors_makes_each_episode_void(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(world.sandbox, "_start", full)
-    monkeypatch.setattr(world.spec.sandbox, "open_timeout_seconds", 0.5)
+    brief = world.spec.sandbox.model_copy(update={"open_timeout_seconds": 0.5})
+    monkeypatch.setattr(world, "spec", world.spec.model_copy(update={"sandbox": brief}))
     for _ in range(max(1, PLANTED // 12)):
         episode = play(world.env(), ScriptedPolicy([]), seed=0, task="test/reprice/0")
         assert (episode.failure.stage, episode.reward) == ("open", None)

@@ -126,7 +126,7 @@ def test_what_a_tool_does_is_an_observation_and_the_episode_goes_on(world):
     }
     assert wrong == {}
     assert (episode.stop_reason, episode.reward) == ("answered", 0.0)
-    assert (episode.tool_errors, episode.tool_failures) == (2, 9)
+    assert (episode.tool_errors, episode.tool_failures) == (2, 8)
 
 
 @pytest.mark.parametrize("call", ENDING)
