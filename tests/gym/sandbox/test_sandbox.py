@@ -117,12 +117,15 @@ def test_the_same_seed_gives_the_same_state_and_another_seed_another(sandbox):
         "naïve 柿 🦊",
         "line\nline\r\n\u2028 \x00 \x1b[0m",
         '{"id": 1}',
-        "\ud800 alone",
         "\\u00e9",
     ],
 )
 def test_any_text_comes_back_as_it_went(session, text):
     assert call(session, "echo", text=text).text == text
+
+
+def test_a_lone_surrogate_comes_back_as_a_visible_escape(session):
+    assert call(session, "echo", text="\ud800 alone").text == "\\ud800 alone"
 
 
 def test_what_tools_print_never_reaches_the_protocol(session):
