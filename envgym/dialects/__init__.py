@@ -159,6 +159,21 @@ def parse(
     return Parsed((), "none", content=answer)
 
 
+def without_reasoning(text: str) -> str:
+    """Return an answer without its reasoning, for the parts of a reward.
+
+    Everything up to `</think>` is reasoning, also if the prompt has opened it. Reasoning that was
+    not closed has no answer: the result is empty.
+
+    >>> without_reasoning("<think>Is it 7?</think>No."), without_reasoning("<think>Is it 7?")
+    ('No.', '')
+    """
+    _, closed, answer = text.partition("</think>")
+    if closed:
+        return answer
+    return "" if text.lstrip().startswith("<think>") else text
+
+
 def _without_thought(text: str) -> str:
     thought = _THOUGHT.match(text)
     if thought is None and text.lstrip().startswith("<think>"):

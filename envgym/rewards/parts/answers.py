@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from envgym.dialects import parse
+from envgym.dialects import without_reasoning
 from envgym.errors import SpecError
 from envgym.rewards.evidence import Evidence
 from envgym.rewards.scoring import squad
@@ -158,7 +158,7 @@ def _spelled_out(text: str) -> str:
 
 def _answer(evidence: Evidence) -> str:
     """Return the final message without a leading `<think>` block."""
-    return parse(evidence.final_message, ()).content
+    return without_reasoning(evidence.final_message)
 
 
 def _labels_named(message: str, labels: Sequence[str]) -> set[str]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from envgym.dialects import parse
+from envgym.dialects import without_reasoning
 from envgym.errors import UsageError, did_you_mean
 from envgym.modules import load_object
 from envgym.rewards.evidence import Evidence
@@ -197,7 +197,7 @@ def _told(text: str, facts: Any, max_words: int) -> float | None:
     """Return the fraction of the facts that a text tells; `None` without facts."""
     if not facts:
         return None
-    return fraction_told(parse(text, ()).content, tuple(map(str, facts)), max_words=max_words)
+    return fraction_told(without_reasoning(text), tuple(map(str, facts)), max_words=max_words)
 
 
 def _of(kind: type, value: Any, truth: str, evidence: Evidence) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envgym.dialects import parse
+from envgym.dialects import without_reasoning
 from envgym.rewards.evidence import Evidence
 from envgym.rewards.scoring.facts import (
     MAX_CANDIDATES,
@@ -30,7 +30,7 @@ def facts_told(evidence: Evidence, *, max_words: int = MAX_WORDS) -> float | Non
     if not task.facts:
         return None
     return fraction_told(
-        parse(evidence.final_message, ()).content,
+        without_reasoning(evidence.final_message),
         task.facts,
         max_words=max(max_words, count_words(task.final)),
         max_candidates=max(MAX_CANDIDATES, count_candidates(task.final)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from envgym.dialects import without_reasoning
 from envgym.episode import Episode
 from envgym.errors import SpecError
 from envgym.rewards.evidence import Evidence
@@ -16,8 +17,8 @@ from envgym.tasks import Task
 def boxed_right(evidence: Evidence, *, lax: bool = False) -> float | None:
     r"""Return 1.0 if the last `\boxed{}` of the last message equals the task's answer.
 
-    The truth is `extra["answer"]`. `extra["reading"]` selects the normalization that decides
-    equality: `value` (default), `claims` or `raw`.
+    Reasoning up to `</think>` does not count. The truth is `extra["answer"]`. `extra["reading"]`
+    selects the normalization that decides equality: `value` (default), `claims` or `raw`.
 
     Args:
         lax: If the message has no box, use its last number.
@@ -39,7 +40,8 @@ def boxed_right(evidence: Evidence, *, lax: bool = False) -> float | None:
     text = (
         evidence.assistant_messages[-1] if evidence.assistant_messages else evidence.final_message
     )
-    return label_rewards([text], truth, reading=_reading(evidence.task), lax=lax)[0]
+    answer = without_reasoning(text)
+    return label_rewards([answer], truth, reading=_reading(evidence.task), lax=lax)[0]
 
 
 @reward_part(of_group=True, grounded=False)
@@ -70,8 +72,8 @@ def majority_vote(
     if not valid:
         return rewards
     given = vote_rewards(
-        [episodes[index].last_assistant_message for index in valid],
-        voters=voters,
+        [without_reasoning(episodes[index].last_assistant_message) for index in valid],
+        voters=None if voters is None else [without_reasoning(text) for text in voters],
         votes=votes,
         reading=_reading(task),
         threshold=threshold,

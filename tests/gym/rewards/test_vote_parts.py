@@ -134,6 +134,21 @@ def episode(*said, void=False):
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "reward"),
+    [
+        (r"<think>Is it \boxed{7}? Hardly.</think>I do not know.", 0.0),
+        (r"<think>Is it \boxed{7}? Let me see", 0.0),
+        (r"Is it \boxed{7}? No.</think>It is \boxed{8}.", 0.0),
+        (r"<think>Perhaps \boxed{8}.</think>It is \boxed{7}.", 1.0),
+        (r"Perhaps \boxed{8}.</think>It is \boxed{7}.", 1.0),
+    ],
+)
+def test_a_box_in_the_reasoning_is_no_answer(text, reward):
+    assert boxed_right(evidence(text, answer="7")) == reward
+    assert boxed_right(evidence(text, answer="7"), lax=True) == reward
+
+
 def test_the_truth_is_met_by_meaning():
     assert boxed_right(evidence(r"\boxed{0.5}", answer="1/2")) == 1.0
     assert boxed_right(evidence(r"\boxed{2}", answer="1/2")) == 0.0

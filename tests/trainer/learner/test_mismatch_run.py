@@ -92,7 +92,8 @@ def test_a_sampler_that_stays_behind_stops_the_run_before_it_learns_or_is_told_o
     )
     assert torch.load(path / "learner.pt", weights_only=True)["updates"] == 1
     capsys.readouterr()
-    assert start(env, SETTINGS, out=out, name=None, resume=folder.path) == 0
+    warn = [*SETTINGS, "train.checks.on_mismatch=warn"]
+    assert start(env, warn, out=out, name=None, resume=folder.path) == 0
     assert [m["off_policy/mismatch_alarm"] for m in lines(folder)] == [0.0, 1.0, 1.0]
     assert (
         " ".join(capsys.readouterr().out.split()).count("WARNING: sampler and trainer disagree")
