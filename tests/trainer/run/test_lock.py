@@ -16,9 +16,10 @@ from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.lock import LOCK, Holder, is_alive, process_start, read_lock
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from envgym_trainer.run.lock import locked
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 try:
     with locked(Path(sys.argv[1]), notify=print):
         print("locked", flush=True)
