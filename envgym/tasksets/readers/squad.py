@@ -27,8 +27,9 @@ def read(path: Path) -> Iterator[Example]:
         SpecError: If the format is wrong, an id is repeated, or a question has neither an answer
             nor `is_impossible`.
     """
+    text = read_text(path)
     try:
-        whole = json.loads(read_text(path))
+        whole = json.loads(text)
     except json.JSONDecodeError as error:
         raise SpecError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     except (RecursionError, ValueError):

@@ -170,7 +170,7 @@ BROKEN = {
         },
     ),
     "a tool that crashes on a text its schema allows": (
-        {"tool_declaration_accuracy"},
+        {"tool_declaration_accuracy", "tool_failures"},
         {
             "tools": (
                 '    """Change a phone."""',
