@@ -102,7 +102,6 @@ def read_primary_keys(spec: EnvSpec, schema_sql: str) -> Keys:
         SpecError: If two of these have a table with the same name, or if the YAML names a table or
             column that does not exist.
     """
-    check_names(spec, schema_sql)
     keys = primary_keys(schema_sql)
     dumps = [source.mcp.keys for source in spec.tools if isinstance(source, McpTools)]
     for more in [*dumps, *([{FILES: ("path",)}] if spec.state.files else [])]:
@@ -113,6 +112,7 @@ def read_primary_keys(spec: EnvSpec, schema_sql: str) -> Keys:
                 "rename one of them"
             )
         keys |= more
+    check_names(spec, schema_sql)
     return keys
 
 

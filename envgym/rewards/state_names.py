@@ -33,8 +33,10 @@ def check_names(spec: EnvSpec, schema_sql: str) -> None:
         db.executescript(schema_sql)
         problems = list(unmatched(spec, tables_in(db)))
         if problems and spec.state.seed:
-            # The seed function may create tables too. It is slow, so it only confirms an error.
-            load_object(spec.state.seed, spec.root)(db, 0)
+            # The seed function may create tables too. It is slow, so it only confirms an error. If
+            # it fails, the first session reports that.
+            with contextlib.suppress(Exception):
+                load_object(spec.state.seed, spec.root)(db, 0)
             problems = list(unmatched(spec, tables_in(db)))
     if problems:
         raise SpecError("\n".join(f"{spec.path}: {problem}" for problem in problems))
