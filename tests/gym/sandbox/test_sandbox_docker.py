@@ -88,12 +88,11 @@ def test_a_tool_that_eats_all_memory_ends_its_session_alone(sandbox, session):
 def test_a_full_box_says_so_and_keeps_serving(api):
     sandbox = open_sandbox(KIOSK, options(FORK, max_processes=16, pool={"boxes": 1}))
     try:
-        sessions = [
-            sandbox.open(seed=7, timeout_seconds=20) for _ in range(15)
-        ]  # the agent makes 16
+        # The agent and its judge make 16.
+        sessions = [sandbox.open(seed=7, timeout_seconds=20) for _ in range(14)]
         with pytest.raises(
             WorldFailure,
-            match="sandbox_full in open: no process is left in this box, which has 15 sessions",
+            match="sandbox_full in open: no process is left in this box, which has 14 sessions",
         ):
             sandbox.open(seed=7, timeout_seconds=1)
         assert call(sessions[0], "echo", text="well").text == "well"
@@ -215,7 +214,7 @@ def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
 
     create = backend.create
 
-    def without_python(api, image, options):
+    def without_python(api, image, options, **more):
         monkeypatch.setattr(backend, "HOME", "/envgym")
         kept = api.create_container
         monkeypatch.setattr(
@@ -223,7 +222,7 @@ def test_an_image_without_python_is_a_missing_prerequisite(api, monkeypatch):
             "create_container",
             lambda *a, **k: kept(*a, **k | {"entrypoint": ["no-python-here"]}),
         )
-        return create(api, image, options)
+        return create(api, image, options, **more)
 
     monkeypatch.setattr(backend, "create", without_python)
     sandbox = open_sandbox(KIOSK, options(FORK))
