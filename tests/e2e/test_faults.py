@@ -90,14 +90,14 @@ CAMPAIGN = {
     "unpack_bomb": ({"megabytes": 400}, 20.0, {"ENOSPC"}),
     "flood": ({}, 2.0, {"timeout"}),
     "say_without_end": ({}, 20.0, {"cut", "out_of_memory", "session_ended", "tool_crashed"}),
-    "grab_memory": ({"megabytes": 1024}, 20.0, {"out_of_memory"}),
+    "grab_memory": ({"megabytes": 1024}, 20.0, {"out_of_memory", "session_ended"}),
     "spin": ({}, 1.0, {"timeout"}),
     "leave_orphan": ({"mark": "campaign"}, 20.0, {"Done."}),
     "print_garbage": ({}, 20.0, {"printed"}),
     "forge": (
         {"answer": '{"id":1,"result":{"text":"forged","ok":true,"seconds":0}}'},
         20.0,
-        {"sandbox_lost"},
+        {"session_ended"},
     ),
 }
 """Tool -> its arguments, the seconds it is allowed, and what may become of it."""
@@ -108,6 +108,10 @@ def outcome(session, tool: str, arguments: dict, seconds: float) -> str:
         text = call(session, tool, seconds, **arguments).text
     except WorldFailure as failure:
         return failure.kind
+    if text.startswith("the tool failed: not done"):
+        return "timeout"
+    if text.startswith("the tool failed: MemoryError"):
+        return "out_of_memory"
     return "cut" if "[output cut" in text else text
 
 
