@@ -1,4 +1,4 @@
-"""Types and sizes of argument values: what a JSON schema and a tool can hold."""
+"""Types and sizes of argument values that a JSON schema and a tool can hold."""
 
 from __future__ import annotations
 

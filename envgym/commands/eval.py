@@ -112,6 +112,6 @@ def _levels(text: str | None) -> tuple[str, ...]:
 
 
 def _check_names(policies: Sequence[str]) -> None:
-    """Raise UsageError if a policy is given twice: its records could not be told apart."""
+    """Raise UsageError if a policy is given twice: its records would be indistinguishable."""
     if doubled := [name for name in policies if policies.count(name) > 1]:
         raise UsageError(f"--policy {doubled[0]} is given twice. Name each policy once")

@@ -85,7 +85,7 @@ def diff_rows(
         changes: Removed and added rows of each table.
         keys: Primary key of each table.
         volatile: `table.column` patterns to ignore.
-        exact: Tables in which text compares exactly whatever `free_text` lists.
+        exact: Tables in which text compares exactly, also if `free_text` lists them.
         free_text: `table.column` patterns of text that meets an expected text without regard to
             case and white space. Columns of keys and foreign keys stay exact.
         columns: Columns of each table of the schema.

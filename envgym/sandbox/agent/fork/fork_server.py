@@ -274,7 +274,7 @@ class ForkServer:
             self.wire.say(failed(request, kind, message))
 
     def _drop(self, child: Child) -> str:
-        """End a child and what it left running, and return how it ended.
+        """End a child and its descendants, and return a description of its end.
 
         Its session remains, with the state that it left, if it was open.
         """
@@ -289,7 +289,7 @@ class ForkServer:
         return how
 
     def _close(self, held: Held) -> None:
-        """Remove a session, and report what it leaves in the box to the host."""
+        """Remove a session, and report its remaining traces to the host."""
         if held.child:
             self._settle(held.child, "sandbox_lost", "the session was closed during the call")
         if self.sessions.pop(held.name, None) is None:

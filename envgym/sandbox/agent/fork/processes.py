@@ -75,7 +75,7 @@ class Processes:
         return end_strays({child.pid for child in self.children})
 
     def end_all(self) -> None:
-        """Kill all children and what they left."""
+        """Kill all children and their descendants."""
         for child in self.children:
             child.kill()
         self.children.clear()

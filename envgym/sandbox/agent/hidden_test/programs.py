@@ -28,7 +28,7 @@ ROUNDS = 100
 
 
 class Programs:
-    """Start the programs of a test apart from it, and end what they leave behind."""
+    """Start the programs of a test apart from it, and end their descendants."""
 
     def __init__(self, settings: TestSettings):
         self._settings = settings
