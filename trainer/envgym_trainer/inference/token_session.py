@@ -70,6 +70,10 @@ class DialogueTokens:
         self.mask += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
+    def rewind(self, count: int) -> None:
+        """Drop all tokens but the first `count`."""
+        del self.ids[count:], self.mask[count:], self.logprobs[count:]
+
     def trace(self) -> TokenTrace:
         """Return an unchangeable copy."""
         return TokenTrace(tuple(self.ids), tuple(self.mask), tuple(self.logprobs))
@@ -195,6 +199,19 @@ class TokenSession(ABC):
     def extend(self, ids: Sequence[int]) -> None:
         """Append tokens that were not sampled, such as an observation and a generation prompt."""
         self.tokens.extend(ids)
+
+    @property
+    def shared(self) -> int:
+        """Number of first ids that cannot be rewound, because other sessions share them."""
+        return 0
+
+    def rewind(self, count: int) -> None:
+        """Drop all tokens but the first `count`, between two turns.
+
+        Args:
+            count: Number of ids to keep, more than `shared`.
+        """
+        self.tokens.rewind(count)
 
     def trace(self) -> TokenTrace:
         """Return all tokens, as the model read or sampled them."""

@@ -51,9 +51,11 @@ class ApiError(EnvgymError):
         }
 
 
-def invalid(message: str, param: str | None, code: str | None = "invalid_value") -> ApiError:
+def invalid(
+    message: str, param: str | None, code: str | None = "invalid_value", *, status: int = 400
+) -> ApiError:
     """Return the error of a field with a wrong value."""
-    return ApiError(400, message, param=param, code=code)
+    return ApiError(status, message, param=param, code=code)
 
 
 def unsupported(param: str, reason: str) -> ApiError:

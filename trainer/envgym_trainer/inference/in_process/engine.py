@@ -186,6 +186,11 @@ class InProcessEngine(Engine):
         with self._wake:
             self._scheduler.release(dialogue)
 
+    def rewind(self, dialogue: DialogueState, count: int) -> None:
+        """Drop the tokens of a dialogue after the first `count`. Used by sessions."""
+        with self._wake:
+            self._scheduler.rewind(dialogue, count)
+
     def _command(self, action: Callable[[], None]) -> None:
         """Run an action on the engine thread between two steps. Return or raise its result."""
         future: Future[None] = Future()
