@@ -13,6 +13,7 @@ from envgym.policies import Dialogue, Policy
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.config.rollout import engine_options, engines
 from envgym_trainer.inference import Engine, EngineStatistics, open_engine
+from envgym_trainer.inference.token_session import SamplingSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach_lora
 from envgym_trainer.run.folder import RunFolder
@@ -106,6 +107,68 @@ def test_a_turn_ends_at_its_limit_at_a_stop_id_and_where_the_context_ends(engine
     assert len(long.trace().token_ids) == engine.max_context
     long.observe([user("y")])
     assert long.reply().token_ids == ()
+
+
+def test_a_session_in_token_ids_is_the_dialogue_without_messages(engine):
+    opening = [SYSTEM, user("x")]
+    dialogue = engine.policy(max_new_tokens=5).open(opening, (), seed=5)
+    first = dialogue.reply()
+    dialogue.observe([Message("tool", "y")])
+    second = dialogue.reply()
+    ids = dialogue.trace().token_ids
+    start = len(CHAT.open(opening))
+    between = ids[start + len(first.token_ids) : len(ids) - len(second.token_ids)]
+    session = engine.open_tokens(ids[:start], seed=5, sampling=SamplingSettings(max_new_tokens=5))
+    turns = [session.sample()]
+    session.extend(between)
+    turns.append(session.sample())
+    assert [turn.token_ids for turn in turns] == [first.token_ids, second.token_ids]
+    assert session.trace().token_ids == ids
+    assert base_gap(session.trace()) < 1e-4
+    session.close()
+    session.close()
+
+
+def test_the_callback_gets_each_token_and_may_end_the_turn(engine):
+    ids = CHAT.open([user("x")])
+    settings = SamplingSettings(max_new_tokens=6, stop_ids=frozenset())
+    whole = engine.open_tokens(ids, seed=1, sampling=settings).sample()
+    seen = []
+
+    def watch(token, logprob):
+        seen.append((token, logprob))
+        return len(seen) == 4
+
+    session = engine.open_tokens(ids, seed=1, sampling=settings)
+    turn = session.sample(on_token=watch)
+    assert seen == list(zip(turn.token_ids, turn.logprobs, strict=True))
+    assert (turn.stop_reason, turn.token_ids) == ("stop", whole.token_ids[:4])
+    assert session.trace().token_ids == (*ids, *turn.token_ids)
+    session.extend([5])
+    assert len(session.sample(max_new_tokens=2).token_ids) == 2
+
+
+def test_a_callback_that_fails_ends_its_own_turn_only(engine):
+    def fail(token, logprob):
+        raise ValueError("gone")
+
+    ids = CHAT.open([user("x")])
+    settings = SamplingSettings(max_new_tokens=3, stop_ids=frozenset())
+    with pytest.raises(ValueError, match="gone"):
+        engine.open_tokens(ids, seed=1, sampling=settings).sample(on_token=fail)
+    assert len(engine.open_tokens(ids, seed=1, sampling=settings).sample().token_ids) == 3
+
+
+def test_a_seed_or_settings_of_one_turn_act_from_this_turn_on(engine):
+    ids = CHAT.open([user("x")])
+    session = engine.open_tokens(ids, seed=1, sampling=SamplingSettings(max_new_tokens=4))
+    again = engine.open_tokens(ids, seed=2, sampling=SamplingSettings(max_new_tokens=4))
+    assert again.sample(seed=1).token_ids == session.sample().token_ids
+    greedy = SamplingSettings(temperature=0.0, max_new_tokens=4)
+    for each, seed in ((session, 8), (again, 9)):
+        each.extend([7])
+        each.sample(sampling=greedy, seed=seed)
+    assert session.trace().token_ids == again.trace().token_ids
 
 
 def test_a_second_reply_without_an_observation_is_refused(engine):

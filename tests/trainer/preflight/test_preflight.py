@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from envgym_trainer.config import merged
-from envgym_trainer.inference.dialogue import TurnRequest
+from envgym_trainer.inference.token_session import TurnRequest
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.preflight import (
     conversation,

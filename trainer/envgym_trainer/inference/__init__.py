@@ -2,8 +2,8 @@
 
 This folder is the registry: a file or a package `NAME` with a constant `OPTIONS` (the settings of
 `train.engine` that it uses) and a function `open_engine(inputs)` is the engine `NAME`. Any other
-function of `EngineInputs` is named as `file.py:name` or `package.module:name`. See `dialogue.py`
-for the tokens of a dialogue. Importable without torch.
+function of `EngineInputs` is named as `file.py:name` or `package.module:name`. See
+`token_session.py` for the tokens of a dialogue. Importable without torch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from envgym.modules import load_object
 from envgym.policies import Completion, Dialogue
 from envgym.secrets import get_logger
 from envgym.tasks import Task
+from envgym_trainer.inference.dialogue import TokenDialogue
+from envgym_trainer.inference.token_session import SamplingSettings, TokenSession
 
 if TYPE_CHECKING:
     import torch
@@ -46,27 +48,6 @@ class EngineStatistics:
     """Forward passes."""
     seconds_busy: float = math.nan
     """Wall seconds of forward passes and sampling."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """Settings of all dialogues of one policy."""
-
-    temperature: float = 1.0
-    """Sampling temperature, at least 0. 0 is greedy."""
-    max_new_tokens: int = 256
-    """Maximum tokens of one turn."""
-    group_size: int = 1
-    """Number of dialogues with the same opening that are open at once. It affects only speed."""
-    stop_ids: frozenset[int] | None = None
-    """Ids that end a turn; None for those of the chat template."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.max_new_tokens < 1:
-            raise UsageError(
-                "temperature must be at least 0 and max_new_tokens at least 1, got "
-                f"{self.temperature} and {self.max_new_tokens}."
-            )
 
 
 class EngineDialogue(Dialogue, Protocol):
@@ -101,6 +82,20 @@ class Engine(Protocol):
         ...
 
     @abstractmethod
+    def open_tokens(
+        self, ids: Sequence[int], *, seed: int, sampling: SamplingSettings, shared: int = 0
+    ) -> TokenSession:
+        """Start a conversation in token ids.
+
+        Args:
+            ids: Ids of the opening, the generation prompt included. At least one.
+            seed: Seed of the conversation's sampling.
+            sampling: Settings of its turns.
+            shared: Number of first ids that other conversations begin with too, such as those of
+                a system message. It affects only speed.
+        """
+        ...
+
     def open_dialogue(
         self,
         messages: Sequence[Message],
@@ -117,7 +112,10 @@ class Engine(Protocol):
             seed: Seed of the dialogue's sampling.
             sampling: Settings of the policy.
         """
-        ...
+        ids = self.chat.open(messages, tools)
+        shared = self.chat.shared(messages, tools)
+        session = self.open_tokens(ids, seed=seed, sampling=sampling, shared=shared)
+        return TokenDialogue(session, self.chat, messages, tools)
 
     @abstractmethod
     def load_adapter(self, model: Any = None) -> None:

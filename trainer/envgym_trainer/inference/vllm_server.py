@@ -20,12 +20,16 @@ from typing import Any
 import torch
 
 from envgym.errors import EnvgymError, UsageError, WorldFailure
-from envgym.messages import Message
 from envgym.policies import StopReason
 from envgym.policies.openai import ContextFull, OpenAIPolicy, RequestRejected
 from envgym.secrets import get_logger
-from envgym_trainer.inference import Engine, EngineInputs, EngineStatistics, SamplingSettings
-from envgym_trainer.inference.dialogue import DialogueTokens, TokenDialogue, TurnRequest
+from envgym_trainer.inference import Engine, EngineInputs, EngineStatistics
+from envgym_trainer.inference.token_session import (
+    DialogueTokens,
+    SamplingSettings,
+    TokenSession,
+    TurnRequest,
+)
 from envgym_trainer.model.adapter_files import save_weights
 from envgym_trainer.model.chat import Chat
 
@@ -94,16 +98,11 @@ class VllmServerEngine(Engine):
         """Nothing is measured: the server may have other clients."""
         return EngineStatistics()
 
-    def open_dialogue(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        *,
-        seed: int,
-        sampling: SamplingSettings,
-    ) -> ServerDialogue:
-        """Start a dialogue; see `Engine.open_dialogue`. The server finds shared prefixes itself."""
-        return ServerDialogue(self, messages, tools, seed=seed, sampling=sampling)
+    def open_tokens(
+        self, ids: Sequence[int], *, seed: int, sampling: SamplingSettings, shared: int = 0
+    ) -> ServerSession:
+        """Start a conversation; see `Engine.open_tokens`. The server finds shared prefixes."""
+        return ServerSession(self, DialogueTokens(list(ids), seed), sampling)
 
     def load_adapter(self, model: Any = None) -> None:
         """Use the adapter's current weights from now on. None selects the base model.
@@ -184,23 +183,18 @@ class VllmServerEngine(Engine):
             ) from error
 
 
-class ServerDialogue(TokenDialogue):
-    """Dialogue of `VllmServerEngine`. The server holds no state of it."""
+class ServerSession(TokenSession):
+    """Session of `VllmServerEngine`. The server holds no state of it."""
 
     def __init__(
-        self,
-        engine: VllmServerEngine,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        *,
-        seed: int,
-        sampling: SamplingSettings,
+        self, engine: VllmServerEngine, tokens: DialogueTokens, sampling: SamplingSettings
     ):
-        tokens = DialogueTokens(engine.chat.open(messages, tools), seed)
-        super().__init__(engine, tokens, messages, tools, sampling)
+        super().__init__(
+            tokens, sampling, stop_ids=engine.chat.stop_ids, max_context=engine.max_context
+        )
         self._engine = engine
 
-    def sample(self, request: TurnRequest) -> StopReason:
+    def complete(self, request: TurnRequest) -> StopReason:
         return self._engine.complete(request)
 
 
@@ -232,14 +226,15 @@ def _take(request: TurnRequest, answer: dict[str, Any]) -> StopReason:
             "This needs vLLM 0.10.2 or later"
         )
         raise WorldFailure("policy_failed", problem, stage="policy") from None
-    reasons: list[StopReason | None] = [
-        request.take(token, logprob) for token, logprob in zip(ids, logprobs, strict=True)
-    ]
-    last = reasons.pop()
-    if last is None or any(reasons):
-        problem = (
-            f"the server ended a turn ({choice.get('finish_reason')}) with token {ids[-1]}, "
-            f"but the turn does not end there: its stop ids are {sorted(request.stop_ids)}"
-        )
-        raise WorldFailure("policy_failed", problem, stage="policy")
-    return last
+    for count, (token, logprob) in enumerate(zip(ids, logprobs, strict=True), start=1):
+        reason = request.take(token, logprob)
+        is_whole = count == len(ids)
+        if reason and (is_whole or (reason == "stop" and token not in request.stop_ids)):
+            return reason  # the callback may end a turn before the server does
+        if bool(reason) != is_whole:
+            break
+    problem = (
+        f"the server ended a turn ({choice.get('finish_reason')}) with token {ids[-1]}, "
+        f"but the turn does not end there: its stop ids are {sorted(request.stop_ids)}"
+    )
+    raise WorldFailure("policy_failed", problem, stage="policy")

@@ -15,7 +15,7 @@ from envgym.messages import Message
 from envgym.policies import TokenTrace
 from envgym.tools import to_openai
 from envgym_trainer.batch import Sample
-from envgym_trainer.inference.dialogue import DialogueTokens, TurnRequest
+from envgym_trainer.inference.token_session import DialogueTokens, TurnRequest
 from envgym_trainer.learner.prefix_tree import tree_batch
 from envgym_trainer.model.chat import Chat, eos_ids
 from envgym_trainer.preflight.context import PreflightContext, preflight_result

@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from envgym.policies import StopReason
-from envgym_trainer.inference.dialogue import DialogueTokens, TurnRequest
 from envgym_trainer.inference.in_process.layout import RowInput
+from envgym_trainer.inference.token_session import DialogueTokens, TurnRequest
 from envgym_trainer.learner.prefix_tree import common_prefix
 
 
