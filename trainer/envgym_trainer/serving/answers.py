@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from envgym.dialects import without_reasoning
+from envgym.dialects import split_reasoning, without_reasoning
 from envgym.messages import ToolCall
 from envgym.text import to_json
 from envgym_trainer.model.chat import Chat
@@ -65,8 +65,7 @@ class AnswerReader:
 
     def certain(self, text: str) -> tuple[str, str]:
         """Return the reasoning and the content that an unfinished text certainly begins with."""
-        reasoning = self.chat.parse(text, self.known).reasoning
-        content = without_reasoning(text)
+        reasoning, content = split_reasoning(text)
         if not content:
             return _before_mark(reasoning), ""
         return reasoning, self._before_call(content) if self.known else _before_mark(content)
@@ -90,9 +89,7 @@ class DeltaStream:
 
     reader: AnswerReader
     text: str = ""
-    sent: dict[str, str] = field(
-        default_factory=lambda: {"reasoning_content": "", "content": ""}
-    )
+    sent: dict[str, str] = field(default_factory=lambda: {"reasoning_content": "", "content": ""})
     """Text of each field that was sent."""
     has_calls: bool = False
 

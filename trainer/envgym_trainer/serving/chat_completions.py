@@ -5,6 +5,7 @@ Source: https://platform.openai.com/docs/api-reference/chat
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ class ChatCompletion:
             model.chat, self.request.known, self.request.fields.parallel_tool_calls
         )
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
 
     @property
     def is_streamed(self) -> bool:
@@ -111,7 +113,7 @@ class ChatCompletion:
         return {
             "id": self._id,
             "object": kind,
-            "created": self._model.created,
+            "created": self._created,
             "model": self._model.name,
             "system_fingerprint": None,
         }
@@ -119,7 +121,7 @@ class ChatCompletion:
     def _logprobs(self, tokens: Sequence[int], logprobs: Sequence[float]) -> dict[str, Any]:
         content = [
             {
-                "token": (text := self._model.chat.tokenizer.decode([token])),
+                "token": (text := self._model.raw.decode([token])),
                 "logprob": logprob,
                 "bytes": list(text.encode()),
                 "top_logprobs": [],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from envgym_trainer.inference import Engine
 from envgym_trainer.model.chat import Chat
+from envgym_trainer.serving.raw_text import RawText
 from envgym_trainer.serving.sessions import PromptHeads, SessionCache
 
 
@@ -63,6 +64,7 @@ class ServedModel:
         """Unix time of the start, in seconds."""
         self.sessions = SessionCache(engine, limits.max_requests)
         self.heads = PromptHeads(engine.chat)
+        self.raw = RawText(engine.chat)
         self.pool = ThreadPoolExecutor(
             max(limits.max_requests, limits.max_sequences), thread_name_prefix="envgym-serve"
         )
