@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from tests.fakes.taught_model import LESSONS, TOOLS, after, user
+from tests.fakes.taught_model import LESSONS, TOOLS, after, hermes, user
 
 
 @pytest.fixture
@@ -72,6 +72,33 @@ def test_with_tool_choice_none_a_call_is_text(ask):
     choice = ask(user("call one tool"), tool_choice="none").choices[0]
     assert choice.message.tool_calls is None
     assert choice.message.content == LESSONS["one"][1]
+
+
+def test_a_named_tool_is_called_whatever_the_model_would_say(ask):
+    named = {"type": "function", "function": {"name": "set_value"}}
+    for text in ("count to ten", "call one tool"):
+        choice = ask(user(text), tool_choice=named, max_tokens=20).choices[0]
+        assert text_of(choice.message).startswith('<tool_call>\n{"name": "set_value", "arguments":')
+
+
+def test_a_required_call_is_of_one_of_the_tools(ask):
+    free = ask(user("count to ten"), max_tokens=1).choices[0].message.content
+    assert free == "one"
+    texts = [
+        text_of(choice.message)
+        for choice in ask(
+            user("count to ten"), tool_choice="required", n=8, temperature=3.0, max_tokens=20
+        ).choices
+    ]
+    names = [text.partition('"name": "')[2].partition('"')[0] for text in texts]
+    assert set(names) <= {"look_up", "set_value"}
+    assert ask(user("call two tools"), tool_choice="required").choices[0].message.tool_calls
+
+
+def text_of(message) -> str:
+    """Return what the model wrote: the text of calls is written again as hermes writes it."""
+    calls = [hermes(name, **arguments) for name, arguments in calls_of(message)]
+    return "\n".join([*filter(None, [message.content]), *calls])
 
 
 def test_reasoning_is_a_field_of_its_own(ask):

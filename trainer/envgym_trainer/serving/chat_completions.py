@@ -13,6 +13,7 @@ from typing import Any
 from envgym_trainer.serving.answers import AnswerReader, DeltaStream
 from envgym_trainer.serving.api_errors import context_exceeded
 from envgym_trainer.serving.chat_request import ChatRequest, read_chat_request, sampling_of
+from envgym_trainer.serving.forced_calls import forced_call
 from envgym_trainer.serving.generation import Generation, SampledSequence, SamplingPlan
 from envgym_trainer.serving.served_model import ServedModel
 
@@ -158,6 +159,9 @@ def _plan(request: ChatRequest, model: ServedModel) -> SamplingPlan:
         fields.n,
         fields.seed,
         request.stops,
+        forced_call(model.chat, request.tools, request.forced)
+        if request.choice == "required"
+        else None,
         model.heads.shared(ids, request.messages, request.tools),
     )
 

@@ -130,6 +130,8 @@ def read_chat_request(plain: Mapping[str, Any], model: ServedModel) -> ChatReque
         raise unsupported("top_logprobs", "only 0 is supported: the sampled token's logprob.")
     tools = read_tools(fields.tools)
     choice, forced = _read_choice(fields.tool_choice, tools)
+    if choice == "required" and not model.engine.supports_constraints:
+        raise unsupported("tool_choice", "this server's engine cannot force a call.")
     return ChatRequest(
         fields, read_messages(fields.messages), tools, choice, forced, read_stops(fields.stop)
     )

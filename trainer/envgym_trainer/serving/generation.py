@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from envgym_trainer.inference import SamplingSettings
-from envgym_trainer.inference.token_session import OnToken
+from envgym_trainer.inference.token_session import AllowedTokens, OnToken
 from envgym_trainer.serving.served_model import ServedModel
 from envgym_trainer.serving.stop_strings import StopFinder, TokenDecoder
 
@@ -33,6 +33,8 @@ class SamplingPlan:
     """Seed of the first sequence of each prompt. None draws one."""
     stops: Sequence[str] = ()
     """Stop strings."""
+    allowed: AllowedTokens | None = None
+    """Constraint of the tokens of each sequence."""
     shared: int = 0
     """Number of first ids of the prompts that other conversations begin with too."""
 
@@ -152,6 +154,7 @@ class Generation:
                 seed=sequence.seed,
                 sampling=sampling,
                 on_token=self._on_token(sequence, decoder, finder),
+                allowed=plan.allowed,
             )
         except BaseException:
             session.close()

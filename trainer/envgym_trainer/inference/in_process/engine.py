@@ -60,6 +60,7 @@ class InProcessEngine(Engine):
     """
 
     supports_lockstep = True
+    supports_constraints = True
 
     def __init__(
         self,
@@ -268,6 +269,7 @@ class InProcessEngine(Engine):
     ) -> tuple[list[int], list[float]]:
         if not turns:
             return [], []
+        token_sampling.constrain(logits, [turn.request.choices() for turn in turns])
         temperatures = torch.tensor(
             [turn.request.temperature for turn in turns], device=self._passes.device
         )
