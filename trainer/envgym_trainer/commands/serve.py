@@ -62,8 +62,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--max-requests",
         type=positive,
         metavar="N",
-        default=16,
-        help="requests that are answered at once; further ones get status 429 (default: 16)",
+        default=256,
+        help="requests in flight; further ones get status 429 (default: 256)",
+    )
+    parser.add_argument(
+        "--max-batch",
+        type=positive,
+        metavar="N",
+        default=64,
+        help="conversations that are sampled at once and kept in memory (default: 64)",
     )
     parser.add_argument(
         "--max-body-mb",
@@ -97,13 +104,13 @@ def run(arguments: argparse.Namespace) -> int:
     key = _key(arguments.key)
     _warn_without_key(arguments.host, key)
     check_target(arguments.target)
-    limits = Limits(arguments.max_requests, arguments.max_body_mb * 2**20)
+    limits = Limits(arguments.max_requests, arguments.max_batch, arguments.max_body_mb * 2**20)
     with listen(arguments.host, arguments.port) as bound:
         engine, defaults = open_target(
             arguments.target,
             OpenOptions(
                 arguments.device,
-                arguments.max_requests,
+                arguments.max_batch,
                 arguments.temperature,
                 arguments.max_turn_tokens,
                 arguments.max_context_tokens,

@@ -23,8 +23,8 @@ class OpenOptions:
     """Choices of the command line. None keeps those of the adapter."""
 
     device: str = "auto"
-    max_requests: int = 16
-    """Conversations with cached keys and values."""
+    max_batch: int = 64
+    """Conversations that are sampled at once, or whose keys and values are kept."""
     temperature: float | None = None
     max_turn_tokens: int | None = None
     max_context_tokens: int | None = None
@@ -104,7 +104,7 @@ def _open_adapter(folder: Path, options: OpenOptions) -> tuple[Engine, SamplingD
 def _engine(model: Any, chat: Chat, context: int, options: OpenOptions) -> Engine:
     limit = getattr(model.config, "max_position_embeddings", context)
     chosen = options.max_context_tokens or min(context, limit)
-    return InProcessEngine(model, chat, max_context=chosen, max_batch=options.max_requests)
+    return InProcessEngine(model, chat, max_context=chosen, max_batch=options.max_batch)
 
 
 def _defaults(sampling: dict[str, Any], options: OpenOptions) -> SamplingDefaults:

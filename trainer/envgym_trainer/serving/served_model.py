@@ -25,8 +25,10 @@ class SamplingDefaults:
 class Limits:
     """Limits of a server."""
 
-    max_requests: int = 16
-    """Requests that are answered at once. Further ones get status 429."""
+    max_requests: int = 256
+    """Requests in flight, waiting ones included. Further ones get status 429."""
+    max_sessions: int = 64
+    """Conversations whose keys and values are kept between requests."""
     max_body_bytes: int = 4 * 2**20
     """Maximum size of a request's body in bytes."""
     max_sequences: int = 64
@@ -62,7 +64,7 @@ class ServedModel:
         self.limits = limits
         self.created = int(time.time())
         """Unix time of the start, in seconds."""
-        self.sessions = SessionCache(engine, limits.max_requests)
+        self.sessions = SessionCache(engine, limits.max_sessions)
         self.heads = PromptHeads(engine.chat)
         self.raw = RawText(engine.chat)
         self.pool = ThreadPoolExecutor(
