@@ -8,11 +8,11 @@ from the rewritten prompt, or keep the past and only append.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from envgym.dialects.reasoning import PAIRS
 from envgym.errors import UsageError
 from envgym.messages import Message
 from envgym_trainer.model.rendering import ChatMessage, Extension, Tools
@@ -26,11 +26,11 @@ from envgym_trainer.model.rendering.adapters import (
 )
 from envgym_trainer.model.rendering.control_tokens import ControlTokens, Masks
 
-OPENINGS = ("<think>", "[THINK]", "<|START_THINKING|>", "<seed:think>", "<reasoning>", "<thinking>")
-"""Marks that open reasoning, as a generation prompt may end with one."""
+_CLOSING = dict(PAIRS)
+_ENDS_OPEN = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in PAIRS)})\s*\Z")
 
-ToMessages = Callable[[Sequence[Message]], list[ChatMessage]]
-"""Function from envgym's messages to messages in OpenAI's form."""
+ToMessages = Callable[[Sequence[Message], Tools], list[ChatMessage]]
+"""Function from envgym's messages, and the tools, to messages in OpenAI's form."""
 
 
 class TemplateRenderer:
@@ -85,7 +85,7 @@ class TemplateRenderer:
 
     def open(self, messages: Sequence[Message], tools: Tools) -> list[int]:
         """Return the ids of a prompt, with the generation prompt."""
-        return self.render_ids(self._to_messages(messages), tools)
+        return self.render_ids(self._to_messages(messages, tools), tools)
 
     def render_ids(
         self, messages: Sequence[ChatMessage], tools: Tools, *, add_generation_prompt: bool = True
@@ -99,7 +99,7 @@ class TemplateRenderer:
         if not messages or messages[0].role != "system":
             return 0
         one, other = (self.open([messages[0], Message("user", text)], tools) for text in ("0", "x"))
-        return len(os.path.commonprefix([one, other, self.open(messages, tools)]))
+        return len(_common([one, other, self.open(messages, tools)]))
 
     def extend(
         self,
@@ -117,9 +117,8 @@ class TemplateRenderer:
             tools: Tools of the conversation.
             closed: Whether the sampled ids end with a stop id.
         """
-        whole = self._to_messages([*history, *new])
-        count = len(self._to_messages(history))
-        past, following = whole[:count], whole[count:]
+        whole = self._to_messages([*history, *new], tools)
+        past, following = whole[: len(history)], whole[len(history) :]
         other = [
             message | {"content": "1" if message["content"].startswith("0") else "0"}
             for message in following
@@ -127,7 +126,7 @@ class TemplateRenderer:
         masks = self._masks([*whole, *other], tools)
         after = self._render(whole, tools, masks, prompt=True)
         changed = self._render([*past, *other], tools, masks, prompt=True)
-        common = os.path.commonprefix([after, changed]) if following else after
+        common = _common([after, changed]) if following else after
         start, end = self._last_end(common)
         tail = masks.encode(after[end:])
         ids = tail if closed else [self._tokens.ids[after[start:end]], *tail]
@@ -135,27 +134,41 @@ class TemplateRenderer:
             return Extension(ids, why, masks.encode(after))
         return Extension(ids)
 
-    def answer_text(
+    def answer_ids(
         self, history: Sequence[Message], answer: ChatMessage, tools: Tools
-    ) -> tuple[str, Masks]:
-        """Return the rendering of an assistant turn without its end, as a demonstration.
+    ) -> list[int]:
+        """Return the ids of an assistant turn with its end, as a demonstration."""
+        past = self._to_messages(history, tools)
+        masks = self._masks([*past, answer], tools)
+        text, end = self._turn(past, answer, tools, masks)
+        return [*masks.encode(text), self._tokens.ids[end]]
+
+    def answer_text(self, history: Sequence[Message], answer: ChatMessage, tools: Tools) -> str:
+        """Return the rendering of an assistant turn without its end."""
+        past = self._to_messages(history, tools)
+        masks = self._masks([*past, answer], tools)
+        return masks.show(self._turn(past, answer, tools, masks)[0])
+
+    def _turn(
+        self, past: Sequence[ChatMessage], answer: ChatMessage, tools: Tools, masks: Masks
+    ) -> tuple[str, str]:
+        """Return the rendering of an assistant turn and the control token after it.
 
         Text that the generation prompt writes is left out. If the prompt opens reasoning and the
         answer has none, the turn begins with the end of the reasoning.
         """
-        past = self._to_messages(history)
-        messages = [*past, answer]
-        masks = self._masks(messages, tools)
         before = self._render(past, tools, masks, prompt=True)
-        after = self._render(messages, tools, masks)
-        common = len(os.path.commonprefix([before, after]))
-        rest = after[common:]
-        start, _ = self._last_end(rest)
+        after = self._render([*past, answer], tools, masks)
+        shared = _common([before, after])
+        if shared != before:  # do not cut inside of a mark
+            last = max(shared.rfind("<"), shared.rfind("["))
+            shared = shared if ">" in shared[last:] or "]" in shared[last:] else shared[:last]
+        rest = after[len(shared) :]
+        start, end = self._first_end(rest)
         closing = ""
-        if common < len(before) and self.opened:
-            mark = self.opened.strip()
-            closing = f"\n{_closing(mark)}\n\n"
-        return closing + rest[:start], masks
+        if shared != before and self.opened:
+            closing = f"\n{_CLOSING[self.opened.strip()]}\n\n"
+        return closing + rest[:start], rest[start:end]
 
     def render_as_is(
         self, messages: Sequence[ChatMessage], tools: Tools = (), *, prompt: bool = False
@@ -228,6 +241,13 @@ class TemplateRenderer:
             )
         return found[0], found[0] + len(found[1])
 
+    def _first_end(self, text: str) -> tuple[int, int]:
+        """Return start and end of the first control token in a text that ends a turn."""
+        found = [(text.index(end), end) for end in self.ends if end in text]
+        return (
+            (min(found)[0], min(found)[0] + len(min(found)[1])) if found else self._last_end(text)
+        )
+
     def _end_of_answer(self, stops: Sequence[str]) -> str:
         messages: list[ChatMessage] = [
             {"role": "user", "content": "x"},
@@ -257,12 +277,12 @@ class TemplateRenderer:
     def _opened_reasoning(self) -> str:
         user: ChatMessage = {"role": "user", "content": "x"}
         text = self.render_as_is([user], prompt=True)
-        found = re.search(rf"(?:{'|'.join(map(re.escape, OPENINGS))})\s*\Z", text)
+        found = _ENDS_OPEN.search(text)
         return found[0] if found else ""
 
 
-def _closing(mark: str) -> str:
-    """Return the mark that closes a reasoning."""
-    if mark.startswith("<|START"):
-        return mark.replace("START", "END")
-    return f"{mark[0]}/{mark[1:]}"
+def _common(sequences: Sequence[Any]) -> Any:
+    """Return the longest common beginning of texts or lists."""
+    low, high = min(sequences), max(sequences)
+    count = next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), None)
+    return low[: min(len(low), len(high)) if count is None else count]
