@@ -10,7 +10,7 @@ from envgym.errors import UsageError
 from envgym.messages import Message, ToolCall
 from envgym.policies import Completion, TokenTrace
 from envgym.tasks import Task
-from envgym_trainer.inference.dialogue import DialogueTokens
+from envgym_trainer.inference.token_session import DialogueTokens, joined_traces
 from envgym_trainer.model.chat import Chat
 
 
@@ -68,24 +68,27 @@ class DemoDialogue:
         self.tools = tools
         self.turns = turns
         self.history = list(messages)
-        self.tokens = DialogueTokens(chat.open(messages, tools), seed=0)
+        self.streams = [DialogueTokens(chat.open(messages, tools), seed=0)]
 
     def reply(self) -> Completion:
         text, call = self.turns.pop(0)
         ids = self.chat.answer(text, call, history=self.history, tools=self.tools)
-        self.tokens.take(ids)
+        self.streams[-1].take(ids)
         text = text or self.chat.decode(ids)
         self.history.append(Message("assistant", text))
         return Completion(text, tuple(ids))
 
     def observe(self, messages: Sequence[Message]) -> None:
         found = self.chat.extend(self.history, messages, self.tools, closed=True)
-        self.tokens.continue_with(found)
+        if found.rewritten:
+            self.streams.append(DialogueTokens(found.prompt, seed=0))
+        else:
+            self.streams[-1].extend(found.ids)
         self.history += messages
 
     def trace(self) -> TokenTrace:
         """Return the recorded tokens. Logprobs are 0, because the model did not sample them."""
-        return self.tokens.trace()
+        return joined_traces([tokens.trace() for tokens in self.streams])
 
     def close(self) -> None:
         """Do nothing, because no resource is held."""
