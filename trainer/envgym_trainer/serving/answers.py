@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from envgym.dialects import split_reasoning, without_reasoning
+from envgym.dialects import find_dialect, split_reasoning, without_reasoning
 from envgym.messages import ToolCall
 from envgym.text import to_json
 from envgym_trainer.model.chat import Chat
@@ -50,15 +50,15 @@ class AnswerReader:
     """Parser of the answers to one request."""
 
     chat: Chat
-    known: Sequence[str]
-    """Names of the tools that may be called. If there are none, nothing is parsed as a call."""
+    tools: Sequence[dict[str, Any]]
+    """Tools that may be called. If there are none, nothing is parsed as a call."""
     is_parallel: bool = True
     """Whether an answer may have several calls. If not, the first one is returned."""
 
     def read(self, text: str) -> AssistantMessage:
         """Return the message of a complete answer. A malformed call is returned as content."""
-        answer = self.chat.parse(text, self.known)
-        if not self.known or answer.problem:
+        answer = self.chat.parse(text, self.tools)
+        if not self.tools or answer.problem:
             return AssistantMessage(without_reasoning(text), answer.reasoning)
         calls = answer.calls if self.is_parallel else answer.calls[:1]
         return AssistantMessage(answer.content, answer.reasoning, [_call(call) for call in calls])
@@ -68,19 +68,27 @@ class AnswerReader:
         reasoning, content = split_reasoning(text)
         if not content:
             return _before_mark(reasoning), ""
-        return reasoning, self._before_call(content) if self.known else _before_mark(content)
+        return reasoning, self._before_call(content) if self.tools else _before_mark(content)
 
     def _before_call(self, content: str) -> str:
         """Return the text before the first place that may begin a call."""
         content = content.lstrip()
-        places = [place for mark in MARKS if (place := content.find(mark)) >= 0]
+        starts = [*MARKS, *self._dialect_marks()]
+        places = [place for mark in starts if (place := _find_start(content, mark)) >= 0]
+        names = [tool["function"]["name"] for tool in self.tools]
         start = 0
         for line in content.splitlines(keepends=True):
             word = line.lstrip()
-            if any(word.startswith(name) or name.startswith(word) for name in self.known):
+            is_open = bool(word) and word == word.rstrip("\r\n")
+            if any(word.startswith(name) or (is_open and name.startswith(word)) for name in names):
                 places.append(start)
             start += len(line)
         return content[: min(places, default=len(content))].rstrip()
+
+    def _dialect_marks(self) -> list[str]:
+        """Return the strings that announce a call in a dialect of the chat."""
+        dialects = map(find_dialect, self.chat.dialects)
+        return [mark for each in dialects for mark in getattr(each, "MARKS", ())]
 
 
 @dataclass(eq=False, slots=True)
@@ -125,6 +133,14 @@ class DeltaStream:
             return []
         self.sent[name] = text
         return [{name: text[len(sent) :]}]
+
+
+def _find_start(text: str, mark: str) -> int:
+    """Return the place of a mark, which may be incomplete at the end of the text, or -1."""
+    if (place := text.find(mark)) >= 0:
+        return place
+    lengths = range(min(len(mark) - 1, len(text)), 0, -1)
+    return next((len(text) - n for n in lengths if text.endswith(mark[:n])), -1)
 
 
 def _before_mark(text: str) -> str:

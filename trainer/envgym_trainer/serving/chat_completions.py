@@ -34,7 +34,7 @@ class ChatCompletion:
         self.request = read_chat_request(plain, model)
         self._plan = _plan(self.request, model)
         self._reader = AnswerReader(
-            model.chat, self.request.known, self.request.fields.parallel_tool_calls
+            model.chat, self.request.callable_tools, self.request.fields.parallel_tool_calls
         )
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())

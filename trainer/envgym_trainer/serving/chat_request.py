@@ -111,11 +111,9 @@ class ChatRequest:
     stops: tuple[str, ...]
 
     @property
-    def known(self) -> list[str]:
-        """Names of the tools that the answer may call."""
-        if self.choice == "none":
-            return []
-        return [tool["function"]["name"] for tool in self.tools]
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """Tools that the answer may call."""
+        return [] if self.choice == "none" else self.tools
 
 
 def read_chat_request(plain: Mapping[str, Any], model: ServedModel) -> ChatRequest:

@@ -11,7 +11,7 @@ from typing import Any
 
 from envgym.dialects import render_call
 from envgym.dialects.reasoning import PAIRS
-from envgym.messages import ToolCall
+from envgym.messages import Message, ToolCall
 from envgym_trainer.inference.token_session import AllowedTokens
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.serving.sessions import common_length
@@ -59,17 +59,21 @@ def _openings(chat: Chat, functions: Iterable[Mapping[str, Any]]) -> Iterable[li
     for function in functions:
         schema = function.get("parameters") or {}
         if schema.get("properties"):
-            first, *others = (_call_ids(chat, function["name"], sample) for sample in SAMPLES)
+            first, *others = (_call_ids(chat, function, sample) for sample in SAMPLES)
             yield first[: min(common_length(first, other) for other in others)]
         if not schema.get("required"):
-            yield _call_ids(chat, function["name"], {})
+            yield _call_ids(chat, function, {})
 
 
-def _call_ids(chat: Chat, name: str, arguments: dict[str, Any]) -> list[int]:
+def _call_ids(chat: Chat, function: Mapping[str, Any], arguments: dict[str, Any]) -> list[int]:
     """Return the ids of a call as the model would sample it, without its end token.
 
     If the prompt has opened the reasoning, the call begins with its end.
     """
-    closing = dict(PAIRS).get(chat.decode(()).strip())
-    text = render_call(ToolCall(name, arguments), chat.dialects[0])
-    return chat.answer(f"{closing}\n\n{text}" if closing else text)[:-1]
+    call = ToolCall(function["name"], arguments)
+    text = render_call(call, chat.dialects[0])
+    if closing := dict(PAIRS).get(chat.decode(()).strip()):
+        text = f"{closing}\n\n{text}"
+    history = [Message("user", "x")]
+    tools = [{"type": "function", "function": dict(function)}]
+    return chat.answer(text, call, history=history, tools=tools)[:-1]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envgym.dialects import DEFAULT_DIALECTS
 from envgym.errors import UsageError
 from envgym_trainer.inference import Engine
 from envgym_trainer.inference.in_process.engine import InProcessEngine
@@ -14,6 +16,8 @@ from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
 from envgym_trainer.serving.served_model import SamplingDefaults
 
+OLD_RENDERINGS = {"compact": "text", "template": "native"}
+"""Rendering in the manifests of earlier versions, which called it `tools`."""
 MODEL_CONTEXT = 4096
 """Context of a model without an adapter in tokens, if its own limit is not smaller."""
 
@@ -93,12 +97,36 @@ def _open_adapter(folder: Path, options: OpenOptions) -> tuple[Engine, SamplingD
     manifest = verified_manifest(folder)
     model, tokenizer = load_model(base, device=options.device)
     adapted = PeftModel.from_pretrained(model, folder)
-    chat = Chat(tokenizer, manifest.get("template", "auto"), model=adapted)
+    chat = _trained_chat(folder, manifest, tokenizer, adapted)
     sampling = manifest.get("sampling", {})
     context = int(sampling.get("max_context_tokens", MODEL_CONTEXT))
     engine = _engine(adapted, chat, context, options)
     engine.load_adapter(adapted)
     return engine, _defaults(sampling, options)
+
+
+def _trained_chat(folder: Path, manifest: Mapping[str, Any], tokenizer: Any, model: Any) -> Chat:
+    """Return the chat that the adapter was trained with.
+
+    With `native` rendering its own folder has the template, with the date and the variables of the
+    run. A dialect in a Python file is left out: a folder from somebody else may name any file.
+    """
+    from transformers import AutoTokenizer
+
+    prompt = manifest.get("prompt", {})
+    recorded = prompt.get("rendering") or OLD_RENDERINGS.get(str(prompt.get("tools")))
+    rendering = "native" if recorded == "native" else "text"
+    dialects = [str(name) for name in prompt.get("dialects", ()) if ":" not in str(name)]
+    own = AutoTokenizer.from_pretrained(folder) if rendering == "native" else tokenizer
+    return Chat(
+        own,
+        manifest.get("template", "auto"),
+        model=model,
+        rendering=rendering,
+        dialects=dialects or DEFAULT_DIALECTS,
+        keep_reasoning=bool(prompt.get("keep_reasoning")),
+        variables=prompt.get("chat_template_kwargs"),
+    )
 
 
 def _engine(model: Any, chat: Chat, context: int, options: OpenOptions) -> Engine:
