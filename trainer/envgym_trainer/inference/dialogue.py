@@ -34,7 +34,7 @@ class TokenDialogue:
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]],
     ):
-        self._session = session
+        self.session = session
         self._chat = chat
         self._tools = tools
         self._history = list(messages)
@@ -55,7 +55,7 @@ class TokenDialogue:
                 "this dialogue has already replied. Call observe() with the environment's answer "
                 "first."
             )
-        turn = self._session.sample(max_new_tokens=max_new_tokens)
+        turn = self.session.sample(max_new_tokens=max_new_tokens)
         if not turn.token_ids:
             return Completion("", stop_reason=turn.stop_reason)
         self._may_reply = False
@@ -65,9 +65,9 @@ class TokenDialogue:
 
     def observe(self, messages: Sequence[Message]) -> None:
         """Append the messages of the environment."""
-        tokens = self._session.tokens
-        closed = tokens.mask[-1] and tokens.ids[-1] in self._session.stop_ids
-        self._session.extend(
+        tokens = self.session.tokens
+        closed = tokens.mask[-1] and tokens.ids[-1] in self.session.stop_ids
+        self.session.extend(
             self._chat.observe(messages, closed=closed, history=self._history, tools=self._tools)
         )
         self._history += messages
@@ -75,8 +75,8 @@ class TokenDialogue:
 
     def trace(self) -> TokenTrace:
         """Return all tokens of the dialogue, as the model read or sampled them."""
-        return self._session.trace()
+        return self.session.trace()
 
     def close(self) -> None:
         """Release the resources of the dialogue. May be called twice."""
-        self._session.close()
+        self.session.close()
