@@ -230,9 +230,9 @@ def test_an_unknown_name_is_still_a_call():
 
 def test_a_known_call_after_prose_is_an_attempt_and_an_unknown_one_is_prose():
     text = 'I will look.\nlook_up(id="A1")'
-    assert (
-        parse(text, ["pythonic"], known=["look_up"]).problem
-        == "write the call alone, without any other text"
+    assert parse(text, ["pythonic"], known=["look_up"]).problem == (
+        "write the call alone, without any other text. "
+        'To call a tool, answer with nothing but: look_up(word="tree")'
     )
     assert parse(text, ["pythonic"], known=["other"]).mode == "none"
 

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+from envgym.dialects import DEFAULT_DIALECTS, parse, without_reasoning
 from envgym.errors import UsageError, did_you_mean
 from envgym.messages import Message
 from envgym_trainer.model.chatml import JINJA, ChatML
 from envgym_trainer.model.own_template import OwnTemplate
+from envgym_trainer.model.rendering import Answer
+from envgym_trainer.model.rendering.openai_form import text_messages
 
 TemplateName = Literal["auto", "chatml", "model"]
 
@@ -34,12 +37,21 @@ class Chat:
         template: `chatml` (ours), `model` (the tokenizer's template), or `auto`: ChatML if the
             tokenizer has both ChatML tokens.
         model: All end-of-sequence ids of its generation config also end a turn.
+        dialects: Syntaxes of tool calls. Calls are written in the first one.
 
     Raises:
         UsageError: If the tokenizer lacks tokens that the template needs.
     """
 
-    def __init__(self, tokenizer: Any, template: TemplateName = "auto", *, model: Any = None):
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: TemplateName = "auto",
+        *,
+        model: Any = None,
+        dialects: Sequence[str] = DEFAULT_DIALECTS,
+    ):
+        self.dialects = tuple(dialects)
         self.tokenizer = copy.deepcopy(tokenizer)
         self._lock = threading.Lock()
         self.template = _choose(template, tokenizer)
@@ -81,6 +93,36 @@ class Chat:
             UsageError: If the model's template rewrites an earlier turn.
         """
         return self._style.observe(messages, closed=closed, history=history, tools=tools)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Tools = ()) -> list[int]:
+        """Return the ids of a conversation in OpenAI's form, with the generation prompt.
+
+        Args:
+            messages: Messages with `role`, `content`, and, if any, `tool_calls`, `tool_call_id`
+                and `name`. Arguments of calls may be dicts or JSON text.
+            tools: Tools of the request.
+
+        Raises:
+            UsageError: If the model's template refuses the conversation.
+        """
+        return self.open(text_messages(messages, self.dialects[0]), tools)
+
+    def parse(self, text: str, known: Iterable[str] = ()) -> Answer:
+        """Return reasoning, content and tool calls of an answer.
+
+        Args:
+            text: Answer as `decode` returns it.
+            known: Names of the tools.
+        """
+        found = parse(text, self.dialects, known=known)
+        answer = without_reasoning(text)
+        reasoning = text.removesuffix(answer).strip().removeprefix("<think>")
+        return Answer(
+            reasoning.removesuffix("</think>").strip(),
+            answer if found.problem else found.content,
+            found.calls,
+            found.problem,
+        )
 
     def answer(self, text: str) -> list[int]:
         """Return the ids of an assistant turn, with its end token. Only for demonstrations."""
