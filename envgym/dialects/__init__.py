@@ -1,7 +1,7 @@
 """Parse tool calls from model output, and write them.
 
 This folder is the registry: a file `NAME.py` with `read`, `write` and `example` is the dialect
-`NAME`, used by `prompt.dialects` of the YAML; see `Dialect`. `file.py:name` and
+`NAME`, and a file with a table `DIALECTS` adds its rows; see `Dialect`. `file.py:name` and
 `package.module:name` name any other object with these members. Text is never repaired or evaluated:
 JSON is parsed strictly, Python by its syntax tree with literals only. Whether a tool exists and
 accepts the arguments is checked elsewhere.
@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +119,19 @@ class Parsed:
 @functools.cache
 def dialect_names() -> tuple[str, ...]:
     """Return the names of all dialects of this folder."""
-    files = [module.name for module in pkgutil.iter_modules(__path__)]
-    return tuple(name for name in files if all(hasattr(_module(name), each) for each in MEMBERS))
+    return tuple(sorted(_shipped()))
+
+
+@functools.cache
+def _shipped() -> dict[str, Dialect]:
+    """Return all dialects of this folder by name."""
+    found: dict[str, Dialect] = {}
+    for file in pkgutil.iter_modules(__path__):
+        module: Any = importlib.import_module(f"{__name__}.{file.name}")
+        if all(hasattr(module, each) for each in MEMBERS):
+            found[file.name] = module
+        found |= getattr(module, "DIALECTS", {})
+    return found
 
 
 @functools.cache
@@ -136,8 +148,8 @@ def find_dialect(name: str) -> Dialect:
         SpecError: If the file, the module or the name does not exist, or lacks a member of
             `Dialect`.
     """
-    if name in dialect_names():
-        return _module(name)
+    if name in _shipped():
+        return _shipped()[name]
     if ":" not in name:
         raise UsageError(
             f"unknown tool-call dialect '{name}'{did_you_mean(name, dialect_names())}; "
@@ -164,11 +176,6 @@ def with_absolute_paths(names: Any, root: Path) -> Any:
         f"{root.absolute() / name}" if isinstance(name, str) and ".py:" in name else name
         for name in names
     ]
-
-
-def _module(name: str) -> Dialect:
-    module: Any = importlib.import_module(f"{__name__}.{name}")
-    return module
 
 
 def parse(
@@ -254,38 +261,51 @@ def _explained(problem: MalformedCall, dialects: Sequence[str]) -> str:
     return str(problem)
 
 
-def render_call(call: ToolCall, dialect: str) -> str:
+def render_call(call: ToolCall, dialect: str, *, known: Tools | None = None) -> str:
     """Return the call as text in a dialect; `parse` returns the same call for it.
+
+    Args:
+        call: The call.
+        dialect: Name of the dialect.
+        known: See `write_calls`.
 
     Raises:
         UsageError: If the dialect is unknown or cannot express the call (NaN, or a name that is not
             valid in Python).
     """
-    return write_calls([call], dialect)
+    return write_calls([call], dialect, known=known)
 
 
-def write_calls(calls: Sequence[ToolCall], dialect: str) -> str:
+def write_calls(calls: Sequence[ToolCall], dialect: str, *, known: Tools | None = None) -> str:
     """Return the calls of one answer as text in a dialect; `parse` returns the same calls for it.
 
     Args:
         calls: The calls. None of them gives an empty text.
         dialect: Name of the dialect. If it has `write_all`, that function writes the wrapper of
             several calls; otherwise each call is written on a line of its own.
+        known: Tools with the schemas of their arguments. With them, dialects of tags write a text
+            such as "7" without quotes, as the chat templates of their families do. `parse` must
+            get the same tools.
 
     Raises:
         UsageError: If the dialect is unknown or cannot express a call.
     """
+    if not calls:
+        return ""
     writer = find_dialect(dialect)
     write_all = getattr(writer, "write_all", None)
-    if write_all and calls:
-        return write_all(calls)
-    return "\n".join(writer.write(call) for call in calls)
+    if write_all is None:
+        return "\n".join(writer.write(call) for call in calls)
+    if known is not None and len(inspect.signature(write_all).parameters) > 1:
+        return write_all(calls, known_tools(known))
+    return write_all(calls)
 
 
 def dialect_for_template(template: str) -> str | None:
     """Return the dialect of the tool calls that a chat template writes, or None.
 
-    The dialect with the longest of the `TEMPLATE_MARKS` that stand in the template is chosen.
+    The dialect with the longest of the `TEMPLATE_MARKS` in the template is chosen. A mark `a...b`
+    is in the template if `b` comes after `a`.
 
     Args:
         template: Jinja source of a chat template.
@@ -294,7 +314,7 @@ def dialect_for_template(template: str) -> str | None:
         (len(mark), name)
         for name in dialect_names()
         for mark in getattr(find_dialect(name), "TEMPLATE_MARKS", ())
-        if mark in template
+        if re.search(".*".join(map(re.escape, mark.split("..."))), template, re.DOTALL)
     ]
     return max(found)[1] if found else None
 

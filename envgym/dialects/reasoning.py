@@ -45,7 +45,8 @@ _AT_LINE_START = re.compile(r"(?:^|\n)[ \t]*\Z")
 
 # Harmony (gpt-oss): `<|channel|>analysis<|message|>...<|end|>`, calls have a recipient.
 _CHANNEL = re.compile(
-    r"(?:<\|start\|>[^<]*)?<\|channel\|>\s*(?P<channel>\w+)(?P<to>[^<]*)"
+    r"(?:<\|start\|>[^<]*|\A\s*(?:assistant)?\s*to=[^<]*)?"
+    r"<\|channel\|>\s*(?P<channel>\w+)[^<]*"
     r"(?:<\|constrain\|>[^<]*)?<\|message\|>"
 )
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>|(?=<\|start\|>)|(?=<\|channel\|>)|\Z")
