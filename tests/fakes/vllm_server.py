@@ -155,8 +155,14 @@ def events_of(choice):
 
 
 @contextmanager
-def serving(state):
-    """Run the server while in the block, and yield its address."""
+def serving(state, *, port=0, key=None):
+    """Run the server while in the block, and yield its address.
+
+    Args:
+        state: State of the server.
+        port: Port; 0 for a free one.
+        key: API key that requests must have, except for /health.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -166,7 +172,10 @@ def serving(state):
             self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def respond(self, body):
-            status, text = state.answer(self.path, body)
+            if key and self.path != "/health" and self.headers["Authorization"] != f"Bearer {key}":
+                status, text = 401, "unauthorized"
+            else:
+                status, text = state.answer(self.path, body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
@@ -175,7 +184,7 @@ def serving(state):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -106,7 +106,9 @@ class Connection:
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         try:
-            response = self._client.request(method, self.url + path, json=body)
+            response = self._client.request(
+                method, self.url + path, json={} if method == "POST" and body is None else body
+            )
         except httpx.TransportError as error:
             raise NoAnswer(_named(error)) from None
         self._check(response)
