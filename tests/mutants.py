@@ -21,16 +21,16 @@ MUTANTS = [
     Mutant(
         2,
         "a rewritten history is accepted as an appended one",
-        "T/model/own_template.py",
-        "        if not after.startswith(before):\n",
+        "T/model/rendering/template_renderer.py",
+        "        if not self._render(past, tools, masks).startswith(kept):\n",
         "        if False:\n",
     ),
     Mutant(
         2,
         "our own template omits the newline after a turn",
         "T/model/chatml.py",
-        '        return end + self._encode("\\n") + self._turns(messages)',
-        "        return end + self._turns(messages)",
+        '        return Extension(end + self._encode("\\n") + self._turns(new)',
+        "        return Extension(end + self._turns(new)",
     ),
     Mutant(
         3,

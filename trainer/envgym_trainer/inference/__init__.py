@@ -14,6 +14,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -115,8 +116,8 @@ class Engine(Protocol):
         """
         ids = self.chat.open(messages, tools)
         shared = self.chat.shared(messages, tools)
-        session = self.open_tokens(ids, seed=seed, sampling=sampling, shared=shared)
-        return TokenDialogue(session, self.chat, messages, tools)
+        open_session = partial(self.open_tokens, seed=seed, sampling=sampling, shared=shared)
+        return TokenDialogue(open_session(ids), open_session, self.chat, messages, tools)
 
     @abstractmethod
     def load_adapter(self, model: Any = None) -> None:

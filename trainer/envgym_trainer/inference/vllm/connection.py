@@ -90,13 +90,10 @@ class Connection:
         except httpx.TransportError as error:
             raise NoAnswer(_named(error)) from None
 
-    def health(self) -> bool | None:
-        """Return whether the server answers and its engine works; None if it accepts connections
-        but does not answer in time."""
+    def is_healthy(self) -> bool:
+        """Return whether the server answers in time and its engine works."""
         try:
             answer = self._client.get(f"{self.url}/health", timeout=HEALTH_TIMEOUT_SECONDS)
-        except httpx.ReadTimeout:
-            return None
         except httpx.TransportError:
             return False
         return answer.status_code < 500

@@ -213,7 +213,7 @@ class VllmEngine(Engine):
             if "already been loaded" not in error.words:  # the answer of an earlier attempt is lost
                 raise AdapterRefused(_remedy(server.url, name, str(error))) from None
         except NoAnswer as error:
-            if error.status == 500 and server.health():
+            if error.status == 500 and server.is_healthy():
                 raise AdapterRefused(_remedy(server.url, name, str(error))) from None
             raise
         self._loaded_at = generation

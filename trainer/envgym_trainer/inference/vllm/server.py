@@ -27,8 +27,9 @@ from envgym_trainer.inference.vllm.connection import Connection
 from envgym_trainer.inference.vllm.errors import ServerGone
 
 POLL_SECONDS = 0.5
-UNRESPONSIVE_POLLS = 12
-"""Health checks without any answer after which a live process counts as dead."""
+HEALTH_POLLS = 12
+"""Failed health checks in a row after which a live process counts as dead. Under load a check may
+fail by itself."""
 STOP_SECONDS = 15.0
 
 
@@ -80,7 +81,7 @@ class RemoteServer:
             patience = 0.0 if self._is_gone else self._wait_seconds
             deadline = time.monotonic() + patience
             was_away = False
-            while not self.connection.health():
+            while not self.connection.is_healthy():
                 was_away = True
                 if time.monotonic() >= deadline:
                     self._is_gone = True
@@ -177,11 +178,12 @@ class ManagedServer:
 
     def _is_working(self) -> bool:
         """Return whether the process runs and answers. A busy one gets time for its answer."""
-        for _ in range(UNRESPONSIVE_POLLS):
+        for _ in range(HEALTH_POLLS):
             if self.process_group is None:
                 return False
-            if (healthy := self.connection.health()) is not None:
-                return healthy
+            if self.connection.is_healthy():
+                return True
+            time.sleep(POLL_SECONDS)
         return False
 
     def _start(self) -> None:
@@ -210,7 +212,7 @@ class ManagedServer:
     def _wait_until_ready(self) -> None:
         started = time.monotonic()
         told = started
-        while not self.connection.health():
+        while not self.connection.is_healthy():
             now = time.monotonic()
             if self.process_group is None:
                 raise PrerequisiteError(
