@@ -13,7 +13,7 @@ MUTANTS = [
         "T/inference/dialogue.py",
         '        self._history.append(Message("assistant", text))\n',
         "        again = self._chat.answer(text)\n"
-        "        ids = self._session.tokens.ids\n"
+        "        ids = self.session.tokens.ids\n"
         "        start = len(ids) - len(turn.token_ids)\n"
         "        ids[start:] = (again + ids[start:])[: len(turn.token_ids)]\n"
         '        self._history.append(Message("assistant", text))\n',
@@ -21,16 +21,16 @@ MUTANTS = [
     Mutant(
         2,
         "a rewritten history is accepted as an appended one",
-        "T/model/own_template.py",
-        "        if not after.startswith(before):\n",
+        "T/model/rendering/template_renderer.py",
+        "        if not self._render(past, tools, masks).startswith(kept):\n",
         "        if False:\n",
     ),
     Mutant(
         2,
         "our own template omits the newline after a turn",
         "T/model/chatml.py",
-        '        return end + self._encode("\\n") + self._turns(messages)',
-        "        return end + self._turns(messages)",
+        '        return Extension(end + self._encode("\\n") + self._turns(new)',
+        "        return Extension(end + self._turns(new)",
     ),
     Mutant(
         3,

@@ -126,18 +126,19 @@ def test_a_held_out_prompt_with_another_truth_is_a_warning(tmp_path):
 def test_a_template_that_rewrites_history_is_found(anew):
     tokenizer = byte_tokenizer(("<|head|>", "<|eot|>"), eos="<|eot|>", template=FORGETFUL)
     result = conversation.template(anew(chat=Chat(tokenizer)))
-    assert not result.passed
+    assert (result.passed, result.warning) == (True, True)
     assert "rewrites earlier text" in result.detail
-    assert "train.model" in result.detail
+    assert "prompt.keep_reasoning=true" in result.detail
 
 
 def test_an_observation_that_is_rendered_otherwise_once_it_is_history_is_found(
     anew, guess, monkeypatch
 ):
+    observe = Chat.observe
     monkeypatch.setattr(
-        Chat, "observe", lambda self, *args, **kwargs: [*self._style.observe(*args, **kwargs), 7]
+        Chat, "observe", lambda self, *args, **kwargs: [*observe(self, *args, **kwargs), 7]
     )
-    found = conversation.rewritten_turn(guess.chat, guess.demos[0].messages, ())
+    found = conversation.changed_turn(guess.chat, guess.demos[0].messages, ())
     assert found == "the chat template renders turn 1 differently once it is history"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -70,9 +71,26 @@ class DialogueTokens:
         self.mask += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
+    def take(self, ids: Sequence[int], logprobs: Sequence[float] | None = None) -> None:
+        """Append sampled tokens; without log probabilities, they are 0."""
+        self.ids += ids
+        self.mask += [True] * len(ids)
+        self.logprobs += logprobs or [0.0] * len(ids)
+
     def trace(self) -> TokenTrace:
         """Return an unchangeable copy."""
         return TokenTrace(tuple(self.ids), tuple(self.mask), tuple(self.logprobs))
+
+
+def joined_traces(traces: Sequence[TokenTrace]) -> TokenTrace:
+    """Return one trace of the streams of a dialogue, in order."""
+    lengths = [len(trace.token_ids) for trace in traces]
+    return TokenTrace(
+        tuple(chain.from_iterable(trace.token_ids for trace in traces)),
+        tuple(chain.from_iterable(trace.loss_mask for trace in traces)),
+        tuple(chain.from_iterable(trace.logprobs for trace in traces)),
+        tuple(accumulate(lengths[:-1])),
+    )
 
 
 @dataclass(eq=False, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from envgym.messages import ToolCall
+from envgym.messages import Message, ToolCall
 
 ChatMessage = dict[str, Any]
 """Message in OpenAI's form, with the arguments of each call as a dict:
@@ -28,3 +28,43 @@ class Answer:
     calls: tuple[ToolCall, ...] = ()
     problem: str = ""
     """Error message for the model, if the text attempts a call that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """Ids that follow a sampled turn."""
+
+    ids: list[int]
+    """Missing end of the turn, new messages and generation prompt."""
+    rewritten: str = ""
+    """Place in which the template renders its past in another way than before; empty if it only
+    appends."""
+    prompt: list[int] = field(default_factory=list)
+    """Ids of the whole rewritten conversation, with the generation prompt, if it is rewritten."""
+
+
+class Renderer(Protocol):
+    """Converter of one family of chat templates. Not safe to share between threads."""
+
+    adapters: tuple[str, ...]
+    """Names of the adapters in force."""
+
+    def open(self, messages: Sequence[Message], tools: Tools) -> list[int]:
+        """Return the ids of a prompt, with the generation prompt."""
+        ...
+
+    def render_ids(
+        self, messages: Sequence[ChatMessage], tools: Tools, *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Return the ids of a conversation in OpenAI's form."""
+        ...
+
+    def shared(self, messages: Sequence[Message], tools: Tools) -> int:
+        """Return how many of the first `open` ids belong to the system message."""
+        ...
+
+    def extend(
+        self, history: Sequence[Message], new: Sequence[Message], tools: Tools, *, closed: bool
+    ) -> Extension:
+        """Return the ids that follow a sampled turn, which is the last message of `history`."""
+        ...
