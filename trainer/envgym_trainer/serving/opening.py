@@ -56,7 +56,8 @@ def name_of(target: str) -> str:
 def check_target(target: str) -> None:
     """Raise UsageError if a target is a folder without a run, an adapter or a model."""
     folder = Path(target).expanduser()
-    if not folder.exists() and (target.startswith((".", "/", "~")) or target.count("/") > 1):
+    is_path = target.startswith((".", "/", "~", "runs/")) or target.count("/") > 1
+    if not folder.exists() and (is_path or ("/" in target and folder.parent.is_dir())):
         raise UsageError(
             f"{target}: no such folder. Give a run (runs/NAME), an adapter (runs/NAME/adapter), "
             "or a model: a built-in name, a Hugging Face id (org/name) or a folder."
