@@ -13,7 +13,7 @@ MUTANTS = [
         "T/inference/dialogue.py",
         '        self._history.append(Message("assistant", text))\n',
         "        again = self._chat.answer(text)\n"
-        "        ids = self._session.tokens.ids\n"
+        "        ids = self.session.tokens.ids\n"
         "        start = len(ids) - len(turn.token_ids)\n"
         "        ids[start:] = (again + ids[start:])[: len(turn.token_ids)]\n"
         '        self._history.append(Message("assistant", text))\n',

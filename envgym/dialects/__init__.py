@@ -60,6 +60,13 @@ __all__ = [
 ]
 
 
+_STOPS = (
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "</s>"),
+    *("<|END_OF_TURN_TOKEN|>", "<end_of_turn>", "<turn|>", "<eos>", "<｜end▁of▁sentence｜>"),
+)
+"""Tokens of the end of a turn, which some servers leave in the text."""
+
+
 class Dialect(Protocol):
     """Contract of a dialect: of each file in this folder, and of a user's file or object.
 
@@ -201,7 +208,7 @@ def parse(
         if has_reasoning_mark(opened.answer) and (whole := _read_whole(opened, readers, tools)):
             return whole
         split = split_marks(text)
-        if found := _read(split.answer, readers, tools, split.reasoning):
+        if found := _read(_without_stop(split.answer), readers, tools, split.reasoning):
             return found
         if split.missing:
             raise MalformedCall(f"the reasoning was not closed with {split.missing}")
@@ -221,6 +228,12 @@ def _read(
             mode = name.rpartition("/")[2]
             return Parsed(tuple(calls), mode, content=content, reasoning=reasoning)
     return None
+
+
+def _without_stop(answer: str) -> str:
+    stripped = answer.rstrip()
+    stop = next((token for token in _STOPS if stripped.endswith(token)), None)
+    return stripped.removesuffix(stop) if stop else answer
 
 
 def _read_whole(

@@ -9,11 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from envgym.dialects.known import is_near
 from envgym.dialects.literals import MalformedCall, excerpt
 
 _NAME_KEYS = (
     "name|tool|tool_?name|toolName|function|function_?name|functionName|action|recipient_name"
 )
+_ARGUMENTS_KEYS = "arguments|parameters|args|kwargs|input|action_input|tool_input"
+OTHER_MARKS = (
+    *("<|recipient|>", "<|tools_prefix|>", "function call<|role_sep|>", "<steptml:invoke"),
+    *("<｜tool_calls_begin｜>", "<｜tool_call_begin｜>", "<use_mcp_tool>", "<tool_use>"),
+    *(
+        "<|function_call|>",
+        "<|tool_calls|>",
+        "<|tool_calls_begin|>",
+        "<|tool_call_argument_begin|>",
+    ),
+)
+"""Texts that announce a call in families without a dialect here: Functionary 2, Apertus, GigaChat,
+Step3, Cline and others."""
 _MOST_NAMES = 500
 """Number of tools whose names are searched for."""
 
@@ -30,9 +44,11 @@ def refuse_attempts(text: str, marks: Sequence[str], known: Iterable[str]) -> No
         marks: Texts that announce a call in some dialect.
         known: Names of the tools.
     """
-    if found := _first(marks, text):
+    if found := _first((*marks, *OTHER_MARKS), text):
         raise UnreadableCall(f"{excerpt(found)} starts a call in a form that is not read here")
     names = [name for name in list(known)[:_MOST_NAMES] if name]
+    if _has_json_call(text, names):
+        raise UnreadableCall("this looks like a call, but in a form that is not read here")
     if not names or not (present := [name for name in names if name in text]):
         return
     name = "|".join(re.escape(each) for each in sorted(present, key=len, reverse=True))
@@ -40,6 +56,14 @@ def refuse_attempts(text: str, marks: Sequence[str], known: Iterable[str]) -> No
     for pattern, problem in _patterns(tool):
         if re.search(pattern, text, re.MULTILINE):
             raise UnreadableCall(problem)
+
+
+def _has_json_call(text: str, names: Sequence[str]) -> bool:
+    """Return whether a text has JSON with arguments and a name that is nearly that of a tool."""
+    if not re.search(rf"""["'](?:{_ARGUMENTS_KEYS})["']\s*:""", text):
+        return False
+    named = re.findall(rf"""["'](?:{_NAME_KEYS})["']\s*:\s*["']([^"'\n]{{1,80}})["']""", text)
+    return any(is_near(each, names) for each in named[:_MOST_NAMES])
 
 
 def _first(marks: Sequence[str], text: str) -> str | None:

@@ -20,6 +20,8 @@ from envgym.dialects.known import Known
 from envgym.dialects.literals import MalformedCall, excerpt, read_json
 from envgym.messages import ToolCall
 
+FAMILIES = "SmolLM2 and small models"
+VLLM_PARSER = "llama3_json"
 _STARTS_LIKE_JSON = re.compile(r"\s*(?:\{|\[\s*\{)")
 
 

@@ -19,6 +19,7 @@ from envgym.dialects.known import Known
 from envgym.dialects.literals import MalformedCall, read_json
 from envgym.messages import ToolCall
 
+FAMILIES = "SmolLM2 and small models"
 MARKS = ("```tool_call", "```tool_code")
 _FENCE = re.compile(
     r"^[ \t]*```(?i:json|tool_calls?|tool)?[ \t]*\r?\n(?=\s*(?:\{|\[\s*\{))", re.MULTILINE

@@ -33,6 +33,7 @@ class Braces:
     closing: str
     quote: str
     """Mark before and after a text."""
+    FAMILIES: str = ""
     MARKS: tuple[str, ...] = ()
     TEMPLATE_MARKS: tuple[str, ...] = ()
     VLLM_PARSER: str | None = None
@@ -178,13 +179,14 @@ class _Reader:
 
 
 DIALECTS = {
+    # vLLM's functiongemma loses every argument that is no text.
     "functiongemma": Braces(
         "<start_function_call>",
         "<end_function_call>",
         "<escape>",
         MARKS=("<start_function_call>", "<end_function_call>"),
         TEMPLATE_MARKS=("<start_function_call>",),
-        VLLM_PARSER="functiongemma",
+        FAMILIES="FunctionGemma",
     ),
     "gemma4": Braces(
         "<|tool_call>",
@@ -193,6 +195,7 @@ DIALECTS = {
         MARKS=("<|tool_call>", "<tool_call|>"),
         TEMPLATE_MARKS=("<|tool_call>",),
         VLLM_PARSER="gemma4",
+        FAMILIES="Gemma 4",
     ),
 }
 """Dialects of this file by name."""

@@ -18,6 +18,7 @@ from envgym.dialects.literals import MalformedCall, check_value, excerpt
 from envgym.dialects.tagged_values import NAME, TaggedValue, tag_name, tool_name
 from envgym.messages import ToolCall
 
+FAMILIES = "GLM 4.5 and later"
 CLOSING = "</tool_call>"
 MARKS = ("<arg_key>", "<arg_value>", "</arg_value>")
 TEMPLATE_MARKS = ("</arg_value>",)

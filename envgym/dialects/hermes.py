@@ -12,6 +12,7 @@ from envgym.dialects.known import Known
 from envgym.dialects.literals import MalformedCall, excerpt, read_json
 from envgym.messages import ToolCall
 
+FAMILIES = "Hermes, Qwen2.5, Qwen3, SmolLM3, Granite 4"
 OPENING = "<tool_call>"
 CLOSING = "</tool_call>"
 MARKS = (OPENING, CLOSING)

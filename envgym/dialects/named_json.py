@@ -34,6 +34,7 @@ class NamedJson:
     """Marks around all calls."""
     between: str = ""
     """Text between two calls, as it is written."""
+    FAMILIES: str = ""
     MARKS: tuple[str, ...] = ()
     TEMPLATE_MARKS: tuple[str, ...] = ()
     VLLM_PARSER: str | None = None
@@ -111,6 +112,7 @@ DIALECTS = {
         between="\n",
         MARKS=("<function=", "</function>"),
         TEMPLATE_MARKS=("<function=example_function_name>{",),
+        FAMILIES="Llama 3.1 with own tools, Functionary 3.1",
     ),
     # Mistral Small 3.2, Devstral, Magistral and later.
     "mistral_args": NamedJson(
@@ -120,6 +122,7 @@ DIALECTS = {
         MARKS=("[TOOL_CALLS]", "[ARGS]"),
         TEMPLATE_MARKS=("[TOOL_CALLS]...[ARGS]",),
         VLLM_PARSER="mistral",
+        FAMILIES="Mistral Small 3.2, Devstral, Magistral, Ministral 3",
     ),
     # DeepSeek V3 and R1.
     "deepseek_v3": NamedJson(
@@ -131,6 +134,7 @@ DIALECTS = {
         MARKS=(*_DEEPSEEK, "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"),
         TEMPLATE_MARKS=("tool['type'] + '<｜tool▁sep｜>'", "function<｜tool▁sep｜>"),
         VLLM_PARSER="deepseek_v3",
+        FAMILIES="DeepSeek V3, R1",
     ),
     "deepseek_v31": NamedJson(
         rf"<｜tool▁call▁begin｜>(?!function<｜tool▁sep｜>){NAME}<｜tool▁sep｜>\s*(?=\{{)",
@@ -140,6 +144,7 @@ DIALECTS = {
         MARKS=(*_DEEPSEEK, "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"),
         TEMPLATE_MARKS=("<｜tool▁sep｜>",),
         VLLM_PARSER="deepseek_v31",
+        FAMILIES="DeepSeek V3.1",
     ),
     "kimi_k2": NamedJson(
         r"<\|tool_call_begin\|>\s*(?:functions\.)?(?P<name>[\w.\-]+?)(?::\d+)?\s*"
@@ -154,6 +159,7 @@ DIALECTS = {
         MARKS=("<|tool_calls_section_begin|>", "<|tool_call_begin|>"),
         TEMPLATE_MARKS=("<|tool_call_argument_begin|>",),
         VLLM_PARSER="kimi_k2",
+        FAMILIES="Kimi K2",
     ),
     # Functionary 3.2. The prompt opens the first block.
     "functionary": NamedJson(
@@ -162,6 +168,7 @@ DIALECTS = {
         (">>>", "\n", ""),
         between="\n",
         TEMPLATE_MARKS=(">>>all",),
+        FAMILIES="Functionary 3.2",
     ),
     # gpt-oss. The recipient may stand before or after the channel.
     "harmony": NamedJson(
@@ -177,8 +184,9 @@ DIALECTS = {
         ),
         between="<|start|>assistant",
         MARKS=("to=functions.", "<|constrain|>"),
-        TEMPLATE_MARKS=("to=functions.",),
+        TEMPLATE_MARKS=("to=functions.", "<|channel|>...functions."),
         VLLM_PARSER="openai",
+        FAMILIES="gpt-oss",
     ),
 }
 """Dialects of this file by name."""

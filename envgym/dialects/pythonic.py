@@ -21,6 +21,7 @@ from envgym.dialects.literals import (
 )
 from envgym.messages import ToolCall
 
+FAMILIES = "ours, short and easy to learn"
 _STARTS_LIKE_CALL = re.compile(rf"\[?\s*({DOTTED_NAME})\(")
 
 

@@ -29,6 +29,8 @@ PAIRS = (
 )
 """Opening and closing marks: Qwen3, DeepSeek-R1, GLM, Kimi and many more; Exaone; Seed-OSS;
 MiniMax; LongCat; Magistral; Kimi-VL; Command; Sky-T1; Apertus; Gemma 4; MedGemma; Apriel."""
+_WORDS = {"Here are my reasoning steps:"}
+"""Openings that are ordinary words. They open reasoning only if it is closed."""
 _CLOSING = dict(PAIRS)
 _OPENING = {closing: opening for opening, closing in PAIRS}
 
@@ -100,8 +102,8 @@ def split_opening(text: str) -> Split:
         closing = _CLOSING[opened.group(1)]
         end = rest.find(closing, opened.end())
         if end < 0:
-            if opened.group(1).startswith("Here "):
-                break  # plain words are reasoning only if their mark closes it
+            if opened.group(1) in _WORDS:
+                break
             return Split(_joined([*thoughts, rest[opened.end() :]]), "", closing)
         thoughts.append(rest[opened.end() : end])
         rest = rest[end + len(closing) :].lstrip()
@@ -149,7 +151,7 @@ def _split_inside(text: str) -> tuple[list[str], str, str]:
             around.append(text[at : opened.start()])
             thoughts.append(text[opened.end() : end])
             at = end + len(closing)
-        elif _AT_LINE_START.search(text[at : opened.start()]):
+        elif opened.group() not in _WORDS and _AT_LINE_START.search(text[at : opened.start()]):
             around.append(text[at : opened.start()])
             return [*thoughts, text[opened.end() :]], "".join(around).rstrip(), closing
     return thoughts, "".join([*around, text[at:]]), ""

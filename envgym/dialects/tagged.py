@@ -37,6 +37,7 @@ class Tagged:
     """Whether a value is written on lines of its own."""
     has_type: bool = False
     """Whether the tag of an argument has `string="true"` for a text and "false" for JSON."""
+    FAMILIES: str = ""
     MARKS: tuple[str, ...] = ()
     TEMPLATE_MARKS: tuple[str, ...] = ()
     VLLM_PARSER: str | None = None
@@ -171,6 +172,7 @@ DIALECTS = {
         MARKS=("<function=", "</function>", "<parameter=", "</parameter>"),
         TEMPLATE_MARKS=("</parameter>",),
         VLLM_PARSER="qwen3_coder",
+        FAMILIES="Qwen3-Coder, Qwen3.5 and later, Nemotron 3",
     ),
     "seed_oss": Tagged(
         ("<seed:tool_call>", "</seed:tool_call>"),
@@ -179,6 +181,7 @@ DIALECTS = {
         MARKS=("<seed:tool_call>",),
         TEMPLATE_MARKS=("<seed:tool_call>",),
         VLLM_PARSER="seed_oss",
+        FAMILIES="Seed-OSS",
     ),
     "minimax_m2": Tagged(
         ("<minimax:tool_call>", "</minimax:tool_call>"),
@@ -186,6 +189,7 @@ DIALECTS = {
         MARKS=("<minimax:tool_call>",),
         TEMPLATE_MARKS=("<minimax:tool_call>",),
         VLLM_PARSER="minimax_m2",
+        FAMILIES="MiniMax-M2",
     ),
     "invoke": Tagged(
         ("<function_calls>", "</function_calls>"),
@@ -193,6 +197,7 @@ DIALECTS = {
         needs_block=False,
         MARKS=("<function_calls>", "<invoke name=", "</invoke>"),
         TEMPLATE_MARKS=("<function_calls>...<invoke name=",),
+        FAMILIES="Claude, as many models have seen it",
     ),
     "atem": Tagged(
         ("<atem:function_calls>", "</atem:function_calls>"),
@@ -200,6 +205,7 @@ DIALECTS = {
         ('<atem:parameter name="{}">', "</atem:parameter>"),
         MARKS=("<atem:function_calls>", "<atem:invoke"),
         TEMPLATE_MARKS=("<atem:function_calls>",),
+        FAMILIES="Muse",
     ),
     # DeepSeek V3.2, and V4 with another name of the block.
     "dsml": Tagged(
@@ -209,6 +215,7 @@ DIALECTS = {
         MARKS=("<｜DSML｜", "｜DSML｜"),
         TEMPLATE_MARKS=("｜DSML｜", "DSML...function_calls"),
         VLLM_PARSER="deepseek_v32",
+        FAMILIES="DeepSeek V3.2",
     ),
     "dsml_v4": Tagged(
         ("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>"),
@@ -216,6 +223,7 @@ DIALECTS = {
         has_type=True,
         TEMPLATE_MARKS=("｜DSML｜tool_calls",),
         VLLM_PARSER="deepseek_v4",
+        FAMILIES="DeepSeek V4",
     ),
 }
 """Dialects of this file by name."""

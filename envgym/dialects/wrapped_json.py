@@ -45,6 +45,7 @@ class WrappedJson:
     needs_opening: bool = True
     """Whether the opening mark must be there. Otherwise it is not written, and without it the JSON
     must be the whole answer."""
+    FAMILIES: str = ""
     MARKS: tuple[str, ...] = ()
     TEMPLATE_MARKS: tuple[str, ...] = ()
     VLLM_PARSER: str | None = None
@@ -169,8 +170,13 @@ DIALECTS = {
         MARKS=("<|tool_call|>",),
         TEMPLATE_MARKS=("<|tool_call|>",),
         VLLM_PARSER="granite",
+        FAMILIES="Granite 3.2 and 3.3",
     ),
-    "granite_list": WrappedJson("<tool_call>", VLLM_PARSER="granite"),
+    "granite_list": WrappedJson(
+        "<tool_call>",
+        VLLM_PARSER="granite",
+        FAMILIES="Granite 3.1",
+    ),
     "granite_20b": WrappedJson(
         "<function_call> ",
         form="one",
@@ -178,12 +184,15 @@ DIALECTS = {
         MARKS=("<function_call>",),
         TEMPLATE_MARKS=("<function_call>",),
         VLLM_PARSER="granite-20b-fc",
+        FAMILIES="Granite 20B function calling",
     ),
     "phi4": WrappedJson(
         "<|tool_call|>",
         "<|/tool_call|>",
         MARKS=("<|tool_call|>", "<|/tool_call|>"),
         TEMPLATE_MARKS=("<|/tool_call|>",),
+        VLLM_PARSER="granite",
+        FAMILIES="Phi-4-mini",
     ),
     "phi4_object": WrappedJson(
         "<|tool_call|>",
@@ -191,15 +200,21 @@ DIALECTS = {
         form="one",
         between="",
         TEMPLATE_MARKS=("<|tool_call|>{",),
+        FAMILIES="Phi-4-mini with the template of llama.cpp",
     ),
+    # vLLM's phi4_mini_json loses a call with a list in its arguments.
     "functools": WrappedJson(
         "functools",
         MARKS=("functools[",),
         TEMPLATE_MARKS=("functools[",),
-        VLLM_PARSER="phi4_mini_json",
+        FAMILIES="Phi-4-mini and others with functools",
     ),
     "nemotron": WrappedJson(
-        "<TOOLCALL>", "</TOOLCALL>", MARKS=("<TOOLCALL>",), TEMPLATE_MARKS=("<TOOLCALL>",)
+        "<TOOLCALL>",
+        "</TOOLCALL>",
+        MARKS=("<TOOLCALL>",),
+        TEMPLATE_MARKS=("<TOOLCALL>",),
+        FAMILIES="Nemotron Nano v2, Llama-Nemotron",
     ),
     # Hunyuan A13B and Jamba.
     "hunyuan": WrappedJson(
@@ -208,6 +223,7 @@ DIALECTS = {
         MARKS=("<tool_calls>", "</tool_calls>"),
         TEMPLATE_MARKS=("<tool_calls>[",),
         VLLM_PARSER="hunyuan_a13b",
+        FAMILIES="Hunyuan A13B, Jamba",
     ),
     "minimax_m1": WrappedJson(
         "<tool_calls>",
@@ -218,7 +234,9 @@ DIALECTS = {
         end="\n",
         MARKS=("<tool_calls>", "</tool_calls>"),
         TEMPLATE_MARKS=("<tool_calls>",),
+        FAMILIES="MiniMax-M1",
     ),
+    # vLLM's parser reads one call an answer.
     "internlm": WrappedJson(
         "<|action_start|><|plugin|>",
         "<|action_end|>",
@@ -229,6 +247,7 @@ DIALECTS = {
         MARKS=("<|action_start|>", "<|plugin|>"),
         TEMPLATE_MARKS=("<|plugin|>",),
         VLLM_PARSER="internlm",
+        FAMILIES="InternLM 2.5",
     ),
     # Llama 3.1 and 3.2 write the object alone; <|python_tag|> is optional.
     "llama_json": WrappedJson(
@@ -241,8 +260,14 @@ DIALECTS = {
         MARKS=("<|python_tag|>",),
         TEMPLATE_MARKS=("<|python_tag|>", '"parameters": dictionary of argument name'),
         VLLM_PARSER="llama3_json",
+        FAMILIES="Llama 3.1 to 3.3",
     ),
-    "xlam": WrappedJson("", needs_opening=False, VLLM_PARSER="xlam"),
+    "xlam": WrappedJson(
+        "",
+        needs_opening=False,
+        VLLM_PARSER="xlam",
+        FAMILIES="xLAM",
+    ),
     # Command R7B and Command A.
     "command": WrappedJson(
         "<|START_ACTION|>",
@@ -256,6 +281,7 @@ DIALECTS = {
         MARKS=("<|START_ACTION|>", "<|END_ACTION|>"),
         TEMPLATE_MARKS=("<|START_ACTION|>",),
         VLLM_PARSER="cohere_command3",
+        FAMILIES="Command R7B, Command A",
     ),
     # Command R and R+.
     "command_r": WrappedJson(
@@ -268,13 +294,14 @@ DIALECTS = {
         end="\n",
         MARKS=("Action: ```json", "Action:```json"),
         TEMPLATE_MARKS=("Action: ```json", "Action:```json"),
+        FAMILIES="Command R, Command R+",
     ),
-    # Mistral up to version 7 of its tokenizer; later ones write `mistral_args`.
+    # Mistral up to version 7 of its tokenizer; later ones, and vLLM, use `mistral_args`.
     "mistral": WrappedJson(
         "[TOOL_CALLS]",
         MARKS=("[TOOL_CALLS]",),
         TEMPLATE_MARKS=("[TOOL_CALLS]",),
-        VLLM_PARSER="mistral",
+        FAMILIES="Mistral 7B v0.3, Nemo, Small 3.1",
     ),
     "longcat": WrappedJson(
         "<longcat_tool_call>",
@@ -286,6 +313,7 @@ DIALECTS = {
         MARKS=("<longcat_tool_call>",),
         TEMPLATE_MARKS=("<longcat_tool_call>",),
         VLLM_PARSER="longcat",
+        FAMILIES="LongCat Flash",
     ),
 }
 """Dialects of this file by name."""

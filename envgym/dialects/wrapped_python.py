@@ -35,6 +35,7 @@ class WrappedPython:
     """Whether the calls stand in a list; otherwise each stands on a line of its own."""
     needs_opening: bool = True
     """Whether the marks must be there. Without them a list must be the whole answer."""
+    FAMILIES: str = ""
     MARKS: tuple[str, ...] = ()
     TEMPLATE_MARKS: tuple[str, ...] = ()
     VLLM_PARSER: str | None = None
@@ -120,6 +121,7 @@ DIALECTS = {
         MARKS=("<|python_start|>",),
         TEMPLATE_MARKS=("<|python_start|>", "[func_name1(params_name1=params_value1"),
         VLLM_PARSER="llama4_pythonic",
+        FAMILIES="Llama 3.2, Llama 4",
     ),
     "lfm2": WrappedPython(
         "<|tool_call_start|>",
@@ -127,6 +129,7 @@ DIALECTS = {
         MARKS=("<|tool_call_start|>", "<|tool_call_end|>"),
         TEMPLATE_MARKS=("<|tool_call_start|>", "<|tool_list_start|>"),
         VLLM_PARSER="lfm2",
+        FAMILIES="LFM2, LFM2.5",
     ),
     "olmo3": WrappedPython(
         "<function_calls>",
@@ -135,6 +138,7 @@ DIALECTS = {
         MARKS=("<function_calls>",),
         TEMPLATE_MARKS=("<function_calls>",),
         VLLM_PARSER="olmo3",
+        FAMILIES="OLMo 3",
     ),
     # Gemma 3 and Gemini in code blocks.
     "tool_code": WrappedPython(
@@ -143,6 +147,7 @@ DIALECTS = {
         is_list=False,
         MARKS=("```tool_code",),
         TEMPLATE_MARKS=("tool_code",),
+        FAMILIES="Gemma 3, Gemini",
     ),
 }
 """Dialects of this file by name."""

@@ -1,7 +1,6 @@
 """Dialects: calls, plain text and malformed attempts are distinguished; parsing never raises."""
 
 import gc
-import json
 import threading
 import time
 import warnings

@@ -11,7 +11,7 @@ from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import Dialogue, Policy
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.config.rollout import engine_options, engines
+from envgym_trainer.config.engine import engines
 from envgym_trainer.inference import Engine, EngineStatistics, open_engine
 from envgym_trainer.inference.token_session import SamplingSettings
 from envgym_trainer.model.chat import Chat
@@ -31,10 +31,10 @@ CHAT = Chat(TOKENIZER, model=MODEL.get_base_model())
 @contextmanager
 def opened(name, folder, **rollout):
     """Open the engine as a run does, over its own server if it needs one."""
-    settings = {"engine": {"name": name}, "rollout": {"max_context_tokens": 600, **rollout}}
+    settings = {"engine": name, "rollout": {"max_context_tokens": 600, **rollout}}
     with serving(StandIn(small_llama(TOKENIZER))) as url:
-        if "url" in engine_options(name):
-            settings["engine"]["url"] = url
+        if name != "in_process":
+            settings["engine"] = {name: {"url": url}}
         config = TrainConfig.model_validate(settings)
         engine = open_engine(config, model=MODEL, chat=CHAT, folder=folder)
         try:
@@ -43,7 +43,11 @@ def opened(name, folder, **rollout):
             engine.close()
 
 
-@pytest.fixture(params=sorted(engines()))
+SAMPLERS = sorted({*engines()} - {"openai"})
+"""Engines that sample token ids."""
+
+
+@pytest.fixture(params=SAMPLERS)
 def engine(request, tmp_path):
     with opened(request.param, tmp_path) as engine:
         yield engine
@@ -55,7 +59,7 @@ def base_gap(trace) -> float:
 
 
 def test_the_folder_holds_these_engines():
-    assert sorted(engines()) == ["in_process", "vllm_server"]
+    assert sorted(engines()) == ["in_process", "openai", "vllm"]
 
 
 def test_it_is_an_engine_whose_policy_and_dialogues_keep_the_gyms_contract(engine):
@@ -195,7 +199,7 @@ def test_a_closed_engine_voids_the_episode(engine):
     assert (caught.value.kind, caught.value.stage) == ("policy_failed", "policy")
 
 
-@pytest.mark.parametrize("name", sorted(engines()))
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_deterministic_run_gets_an_engine_that_supports_lockstep_or_is_refused(name, tmp_path):
     with opened(name, tmp_path) as engine:
         supports_lockstep = engine.supports_lockstep
@@ -258,10 +262,18 @@ def test_a_name_that_is_no_engine_is_refused(name, error, message, tmp_path):
     [
         (
             {"name": "in_proces"},
-            "did you mean 'in_process'. Available: in_process, vllm_server, or",
+            "did you mean 'in_process'. Available: in_process, openai, vllm, or",
         ),
-        ({"name": "in_process", "url": "http://x"}, "name an engine that has it: vllm_server"),
-        ({"name": "vllm_server"}, "needs url"),
+        ({"name": "in_process", "url": "http://x"}, "engine.url is now train.engine.vllm.url"),
+        ({"name": "vllm_server"}, r"is now vllm. Write engine: \{vllm: \{url"),
+        ("vllm", "needs an address"),
+        ({"vllm": {}}, "needs either start: true, or url"),
+        ({"vllm": {"start": True, "url": "http://x"}}, "needs either start: true, or url"),
+        ({"vllm": {"url": "http://x", "sleep": True}}, "sleep has no effect with url"),
+        ({"vllm": {"start": True, "key": "x"}}, "key has no effect with start: true"),
+        ({"vllm": {"url": "http://x"}, "openai": {"url": "http://x"}}, "vllm, openai. Leave one"),
+        ({"name": "a.py:f", "vllm": {"url": "http://x"}}, "a.py:f, vllm. Leave one"),
+        ({"name": "in_process", "options": {"a": 1}}, "options belongs to an engine of your own"),
     ],
 )
 def test_the_block_refuses_unknown_engines_and_options(settings, message):

@@ -1,14 +1,15 @@
 """Inference engines: what samples the tokens of an episode.
 
-This folder is the registry: a file or a package `NAME` with a constant `OPTIONS` (the settings of
-`train.engine` that it uses) and a function `open_engine(inputs)` is the engine `NAME`. Any other
-function of `EngineInputs` is named as `file.py:name` or `package.module:name`. See
+This folder is the registry: a file or a package `NAME` with a function `open_engine(inputs)` is the
+engine `NAME`. Any other function of `EngineInputs` is named as `file.py:name` or
+`package.module:name`; `train.engine.options` are its keyword arguments. See
 `token_session.py` for the tokens of a dialogue. Importable without torch.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -212,7 +213,16 @@ def open_engine(
         SpecError: If the file, the module or the name in it does not exist.
     """
     name = config.engine.name
-    engine = _function(name, root)(EngineInputs(config, model, chat, folder, notify))
+    function = _function(name, root)
+    try:
+        inspect.signature(function).bind(None, **config.engine.options)
+    except TypeError as error:
+        raise UsageError(
+            f"train.engine.options do not fit {name}: {error}. They are keyword arguments of its "
+            "function."
+        ) from None
+    inputs = EngineInputs(config, model, chat, folder, notify)
+    engine = function(inputs, **config.engine.options)
     if not isinstance(engine, Engine):
         raise UsageError(
             f"train.engine.name={name} returned a {type(engine).__name__}, which is no engine. "
@@ -227,7 +237,7 @@ def open_engine(
     return engine
 
 
-def _function(name: str, root: Path) -> Callable[[EngineInputs], Engine]:
+def _function(name: str, root: Path) -> Callable[..., Engine]:
     if ":" in name:
         return load_object(name, root)
     return importlib.import_module(f"{__name__}.{name}").open_engine

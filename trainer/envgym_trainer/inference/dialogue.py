@@ -36,7 +36,7 @@ class TokenDialogue:
         messages: Sequence[Message],
         tools: Sequence[dict[str, Any]],
     ):
-        self._session = session
+        self.session = session
         self._open_session = open_session
         self._earlier: list[TokenTrace] = []
         self._chat = chat
@@ -59,7 +59,7 @@ class TokenDialogue:
                 "this dialogue has already replied. Call observe() with the environment's answer "
                 "first."
             )
-        turn = self._session.sample(max_new_tokens=max_new_tokens)
+        turn = self.session.sample(max_new_tokens=max_new_tokens)
         if not turn.token_ids:
             return Completion("", stop_reason=turn.stop_reason)
         self._may_reply = False
@@ -73,23 +73,23 @@ class TokenDialogue:
         If the chat template rewrites an earlier turn, such as by dropping its reasoning, the
         dialogue continues in a new session with the rewritten prompt.
         """
-        tokens = self._session.tokens
-        closed = tokens.mask[-1] and tokens.ids[-1] in self._session.stop_ids
+        tokens = self.session.tokens
+        closed = tokens.mask[-1] and tokens.ids[-1] in self.session.stop_ids
         found = self._chat.extend(self._history, messages, self._tools, closed=closed)
         if found.rewritten:
-            self._earlier.append(self._session.trace())
-            self._session.close()
-            self._session = self._open_session(found.prompt)
-            self._session.tokens.random = tokens.random
+            self._earlier.append(self.session.trace())
+            self.session.close()
+            self.session = self._open_session(found.prompt)
+            self.session.tokens.random = tokens.random
         else:
-            self._session.extend(found.ids)
+            self.session.extend(found.ids)
         self._history += messages
         self._may_reply = True
 
     def trace(self) -> TokenTrace:
         """Return all tokens of the dialogue, as the model read or sampled them."""
-        return joined_traces([*self._earlier, self._session.trace()])
+        return joined_traces([*self._earlier, self.session.trace()])
 
     def close(self) -> None:
         """Release the resources of the dialogue. May be called twice."""
-        self._session.close()
+        self.session.close()
