@@ -128,6 +128,7 @@ def test_overrides_may_refer_to_variables(yaml):
 
 LITERALS = """\
 id: test/secret-v0
+prompt: {}
 tools:
   - openapi: api.json
     base_url: https://ann:%s@example.com/api
@@ -166,7 +167,7 @@ def test_a_short_form_may_refer_to_a_variable(monkeypatch):
     spec = EnvSpec.model_validate(
         {
             "id": "a/b-v0",
-            "prompt": {"tools": "template"},
+            "tools": [],
             "tasks": {"from": "t.py"},
             "reward": {"extra": {"from": "state_match", "gate": "env:GATE"}},
         }
