@@ -96,3 +96,9 @@ def open_chat(
         variables=prompt.chat_template_kwargs,
         clock=spec.state.clock_start,
     )
+
+
+def chat_of_model(tokenizer: Any, model: Any) -> Chat:
+    """Return the converter for a model without an environment, as a server of it needs."""
+    choice = choose_rendering(tokenizer, PromptSpec())
+    return Chat(tokenizer, model=model, rendering=choice.rendering, dialects=choice.dialects)
