@@ -77,7 +77,7 @@ def _prepared(
     own_factory, db.text_factory = db.text_factory, text_factory
     attached = db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 10)
     try:
-        cursor = db.cursor()
+        cursor = sqlite3.Cursor(db)
         cursor.row_factory = None
         yield cursor
     finally:
