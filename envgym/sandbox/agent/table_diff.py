@@ -30,12 +30,17 @@ MOST_JOINED = 200
 """
 
 
-def diff_tables(db: sqlite3.Connection, image: bytes) -> RowChanges:
+def diff_tables(db: sqlite3.Connection, image: bytes, *, now: bytes | None = None) -> RowChanges:
     """Return the rows added to and removed from each changed table since `image`.
 
     A database that can no longer be read has one added row of `sqlite_schema`, with the error.
+
+    Args:
+        db: Connection whose database `main` is compared.
+        image: Database at the start.
+        now: Database of `db` as bytes, if the caller has them.
     """
-    now = db.serialize()
+    now = db.serialize() if now is None else now
     if all(now[part] == image[part] for part in COMPARED) and not db.in_transaction:
         return {}
     try:
