@@ -191,4 +191,4 @@ class Episode:
 def _trace(plain: Mapping[str, Any] | None) -> TokenTrace | None:
     if not plain:
         return None
-    return TokenTrace(*(tuple(plain[f.name]) for f in dataclasses.fields(TokenTrace)))
+    return TokenTrace(*(tuple(plain.get(f.name, ())) for f in dataclasses.fields(TokenTrace)))

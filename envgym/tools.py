@@ -151,6 +151,17 @@ def render_compact(tools: Iterable[Tool]) -> str:
     return "\n".join(_signature(tool) + _remark(tool.description) for tool in tools)
 
 
+def tools_section(tools: Iterable[Tool], usage: str) -> str:
+    """Return the end of a system message that lists tools and shows how to call one.
+
+    Args:
+        tools: Tools. Without any, the section is empty.
+        usage: Instruction of the dialect of calls.
+    """
+    listing = render_compact(tools)
+    return f"\n\nTools:\n{listing}\n\n{usage}" if listing else ""
+
+
 def _signature(tool: Tool) -> str:
     return (
         f"{tool.name}("

@@ -13,27 +13,29 @@ MUTANTS = [
         "T/inference/dialogue.py",
         '        self._history.append(Message("assistant", text))\n',
         "        again = self._chat.answer(text)\n"
-        "        tokens.ids[start:] = (again + tokens.ids[start:])[: len(tokens.ids) - start]\n"
+        "        ids = self.session.tokens.ids\n"
+        "        start = len(ids) - len(turn.token_ids)\n"
+        "        ids[start:] = (again + ids[start:])[: len(turn.token_ids)]\n"
         '        self._history.append(Message("assistant", text))\n',
     ),
     Mutant(
         2,
         "a rewritten history is accepted as an appended one",
-        "T/model/own_template.py",
-        "        if not after.startswith(before):\n",
+        "T/model/rendering/template_renderer.py",
+        "        if not self._render(past, tools, masks).startswith(kept):\n",
         "        if False:\n",
     ),
     Mutant(
         2,
         "our own template omits the newline after a turn",
         "T/model/chatml.py",
-        '        return end + self._encode("\\n") + self._turns(messages)',
-        "        return end + self._turns(messages)",
+        '        return Extension(end + self._encode("\\n") + self._turns(new)',
+        "        return Extension(end + self._turns(new)",
     ),
     Mutant(
         3,
         "the template tokens after a turn are trained",
-        "T/inference/dialogue.py",
+        "T/inference/token_session.py",
         "        self.mask += [False] * len(ids)\n",
         "        self.mask += [bool(n == 0) for n in range(len(ids))]\n",
     ),
@@ -138,7 +140,7 @@ MUTANTS = [
     Mutant(
         14,
         "the end token is not trained",
-        "T/inference/dialogue.py",
+        "T/inference/token_session.py",
         "        dialogue.mask.append(True)\n",
         "        dialogue.mask.append(token not in self.stop_ids)\n",
     ),

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from dialect_reference import dialects_page  # MkDocs puts this folder on sys.path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from yaml_reference import cell, flat, yaml_page  # MkDocs puts this folder on sys.path
+from yaml_reference import cell, flat, yaml_page
 
 ROOT = Path(__file__).parents[2]
 NOTE = "This page is generated from the code when the documentation is built.\n"
@@ -227,4 +228,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics": metrics_page,
     "records": records_page,
     "errors": errors_page,
+    "dialects": lambda: dialects_page(NOTE),
 }

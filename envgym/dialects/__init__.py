@@ -1,7 +1,7 @@
 """Parse tool calls from model output, and write them.
 
 This folder is the registry: a file `NAME.py` with `read`, `write` and `example` is the dialect
-`NAME`, used by `prompt.dialects` of the YAML; see `Dialect`. `file.py:name` and
+`NAME`, and a file with a table `DIALECTS` adds its rows; see `Dialect`. `file.py:name` and
 `package.module:name` name any other object with these members. Text is never repaired or evaluated:
 JSON is parsed strictly, Python by its syntax tree with literals only. Whether a tool exists and
 accepts the arguments is checked elsewhere.
@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any, Protocol
 
+from envgym.dialects.attempts import UnreadableCall, refuse_attempts
+from envgym.dialects.known import Known, Tools, known_tools
 from envgym.dialects.literals import MalformedCall
+from envgym.dialects.reasoning import (
+    Split,
+    has_reasoning_mark,
+    split_marks,
+    split_opening,
+    split_reasoning,
+    without_reasoning,
+)
 from envgym.errors import SpecError, UsageError, did_you_mean
 from envgym.messages import ToolCall
 from envgym.modules import load_module
@@ -28,19 +39,54 @@ DEFAULT_DIALECTS = ("hermes", "fenced", "bare", "pythonic")
 """Dialects that are tried if a YAML names none, in this order."""
 MEMBERS = ("read", "write", "example")
 """Members of `Dialect`."""
-_THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
+
+
+__all__ = [
+    "DEFAULT_DIALECTS",
+    "MEMBERS",
+    "Dialect",
+    "MalformedCall",
+    "Parsed",
+    "dialect_for_template",
+    "dialect_names",
+    "find_dialect",
+    "parse",
+    "render_call",
+    "split_reasoning",
+    "usage_example",
+    "with_absolute_paths",
+    "without_reasoning",
+    "write_calls",
+]
+
+
+_STOPS = (
+    *("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "</s>"),
+    *("<|END_OF_TURN_TOKEN|>", "<end_of_turn>", "<turn|>", "<eos>", "<｜end▁of▁sentence｜>"),
+)
+"""Tokens of the end of a turn, which some servers leave in the text."""
 
 
 class Dialect(Protocol):
     """Contract of a dialect: of each file in this folder, and of a user's file or object.
 
-    A dialect may also define `check_text(text, known)`. It is called with the text of an answer
-    without calls and the names of the tools, and raises `MalformedCall` if the text mentions a call
-    in a form that cannot be parsed.
+    Optional members:
+
+    - `write_all(calls) -> str`: several calls in one answer, if they have a wrapper of their own.
+    - `MARKS: tuple[str, ...]`: texts that announce a call in this syntax. An answer with a mark,
+      but without a call that can be parsed, is invalid.
+    - `TEMPLATE_MARKS: tuple[str, ...]`: texts in a chat template that choose this dialect.
+    - `VLLM_PARSER: str | None`: name of the parser in vLLM that reads this syntax.
     """
 
-    def read(self, text: str) -> tuple[list[ToolCall], str] | None:
+    def read(self, text: str, known: Known | None = None) -> tuple[list[ToolCall], str] | None:
         """Return the calls and the text around them, or None if the form is absent.
+
+        A dialect of a user may leave out `known`.
+
+        Args:
+            text: Answer without its reasoning.
+            known: Schemas of the arguments by tool and argument; None if the tools are not known.
 
         Raises:
             MalformedCall: If the text attempts a call that cannot be parsed. The message is for the
@@ -72,14 +118,27 @@ class Parsed:
     problem: str = ""
     """Error message for the model, if the answer is invalid."""
     content: str = ""
-    """Text outside the calls and thoughts; the whole text if there is no call."""
+    """Text outside the calls and the reasoning; the whole text if the answer is invalid."""
+    reasoning: str = ""
+    """Reasoning without its marks; empty if the answer is invalid."""
 
 
 @functools.cache
 def dialect_names() -> tuple[str, ...]:
     """Return the names of all dialects of this folder."""
-    files = [module.name for module in pkgutil.iter_modules(__path__)]
-    return tuple(name for name in files if all(hasattr(_module(name), each) for each in MEMBERS))
+    return tuple(sorted(_shipped()))
+
+
+@functools.cache
+def _shipped() -> dict[str, Dialect]:
+    """Return all dialects of this folder by name."""
+    found: dict[str, Dialect] = {}
+    for file in pkgutil.iter_modules(__path__):
+        module: Any = importlib.import_module(f"{__name__}.{file.name}")
+        if all(hasattr(module, each) for each in MEMBERS):
+            found[file.name] = module
+        found |= getattr(module, "DIALECTS", {})
+    return found
 
 
 @functools.cache
@@ -96,8 +155,8 @@ def find_dialect(name: str) -> Dialect:
         SpecError: If the file, the module or the name does not exist, or lacks a member of
             `Dialect`.
     """
-    if name in dialect_names():
-        return _module(name)
+    if name in _shipped():
+        return _shipped()[name]
     if ":" not in name:
         raise UsageError(
             f"unknown tool-call dialect '{name}'{did_you_mean(name, dialect_names())}; "
@@ -126,69 +185,151 @@ def with_absolute_paths(names: Any, root: Path) -> Any:
     ]
 
 
-def _module(name: str) -> Dialect:
-    module: Any = importlib.import_module(f"{__name__}.{name}")
-    return module
-
-
 def parse(
-    text: str, dialects: Sequence[str] = DEFAULT_DIALECTS, *, known: Iterable[str] = ()
+    text: str, dialects: Sequence[str] = DEFAULT_DIALECTS, *, known: Tools | None = None
 ) -> Parsed:
     """Parse an answer with the first dialect that it contains.
 
+    An answer without a call in these dialects is plain text. If it looks like a call, because it
+    holds a mark of any dialect of this folder or names a tool together with arguments, it is
+    invalid, so that a call is never taken for a final answer.
+
     Args:
-        text: Answer without special tokens. A leading `<think>...</think>` is removed and never
-            searched for calls.
+        text: Answer, with or without special tokens. Reasoning is removed and never searched for
+            calls.
         dialects: Dialects to try, in order.
-        known: Tool names. If a line starts with one of them and "(", the answer counts as an
-            attempted pythonic call: the model then gets a hint, and the text is not taken for a
-            final answer.
+        known: Tools that the model may call: names, tools, or OpenAI schemas. None if they are not
+            known; then only the form of a text decides whether it is an attempt.
     """
     readers = [(name, find_dialect(name)) for name in dialects]
+    tools = None if known is None else known_tools(known)
+    opened = split_opening(text)
     try:
-        answer = _without_thought(text)
-        for name, dialect in readers:
-            if (read := dialect.read(answer)) is not None:
-                calls, content = read
-                return Parsed(tuple(calls), name.rpartition("/")[2], content=content)
-        for _, dialect in readers:
-            if check := getattr(dialect, "check_text", None):
-                check(answer, known)
+        if has_reasoning_mark(opened.answer) and (whole := _read_whole(opened, readers, tools)):
+            return whole
+        split = split_marks(text)
+        if found := _read(_without_stop(split.answer), readers, tools, split.reasoning):
+            return found
+        if split.missing:
+            raise MalformedCall(f"the reasoning was not closed with {split.missing}")
+        refuse_attempts(split.answer, _all_marks(readers), tools or {})
     except MalformedCall as problem:
-        return Parsed((), "invalid", problem=str(problem), content=text)
-    return Parsed((), "none", content=answer)
+        return Parsed((), "invalid", problem=_explained(problem, dialects), content=text)
+    return Parsed((), "none", content=split.answer, reasoning=split.reasoning)
 
 
-def without_reasoning(text: str) -> str:
-    """Return an answer without its reasoning, for the parts of a reward.
-
-    Everything up to `</think>` is reasoning, also if the prompt has opened it. Reasoning that was
-    not closed has no answer: the result is empty.
-
-    >>> without_reasoning("<think>Is it 7?</think>No."), without_reasoning("<think>Is it 7?")
-    ('No.', '')
-    """
-    _, closed, answer = text.partition("</think>")
-    if closed:
-        return answer
-    return "" if text.lstrip().startswith("<think>") else text
+def _read(
+    answer: str, readers: Sequence[tuple[str, Dialect]], tools: Known | None, reasoning: str
+) -> Parsed | None:
+    """Return the calls in an answer, or None if no dialect finds one."""
+    for name, dialect in readers:
+        if (read := _read_with(dialect, answer, tools)) is not None:
+            calls, content = read
+            mode = name.rpartition("/")[2]
+            return Parsed(tuple(calls), mode, content=content, reasoning=reasoning)
+    return None
 
 
-def _without_thought(text: str) -> str:
-    thought = _THOUGHT.match(text)
-    if thought is None and text.lstrip().startswith("<think>"):
-        raise MalformedCall("the thought was not closed with </think>")
-    return text[thought.end() :] if thought else text
+def _without_stop(answer: str) -> str:
+    stripped = answer.rstrip()
+    stop = next((token for token in _STOPS if stripped.endswith(token)), None)
+    return stripped.removesuffix(stop) if stop else answer
 
 
-def render_call(call: ToolCall, dialect: str) -> str:
+def _read_whole(
+    opened: Split, readers: Sequence[tuple[str, Dialect]], tools: Known | None
+) -> Parsed | None:
+    """Return the calls of a text whose marks of reasoning all stand in values of arguments."""
+    try:
+        whole = _read(opened.answer, readers, tools, opened.reasoning)
+    except MalformedCall:
+        return None
+    return whole if whole and not has_reasoning_mark(whole.content) else None
+
+
+def _read_with(
+    dialect: Dialect, text: str, tools: Known | None
+) -> tuple[list[ToolCall], str] | None:
+    if len(inspect.signature(dialect.read).parameters) > 1:
+        return dialect.read(text, tools)
+    return dialect.read(text)
+
+
+def _all_marks(readers: Sequence[tuple[str, Dialect]]) -> tuple[str, ...]:
+    own = [mark for _, dialect in readers for mark in getattr(dialect, "MARKS", ())]
+    return tuple(dict.fromkeys([*own, *_marks_of_the_folder()]))
+
+
+@functools.cache
+def _marks_of_the_folder() -> tuple[str, ...]:
+    return tuple(
+        mark for name in dialect_names() for mark in getattr(find_dialect(name), "MARKS", ())
+    )
+
+
+def _explained(problem: MalformedCall, dialects: Sequence[str]) -> str:
+    """Return the message for the model, with the form that it should have used."""
+    if isinstance(problem, UnreadableCall) and dialects:
+        return f"{problem}. {usage_example(dialects[0])}"
+    return str(problem)
+
+
+def render_call(call: ToolCall, dialect: str, *, known: Tools | None = None) -> str:
     """Return the call as text in a dialect; `parse` returns the same call for it.
+
+    Args:
+        call: The call.
+        dialect: Name of the dialect.
+        known: See `write_calls`.
 
     Raises:
         UsageError: If the dialect is unknown or cannot express the call (NaN, or a name that is not
             valid in Python).
     """
-    return find_dialect(dialect).write(call)
+    return write_calls([call], dialect, known=known)
+
+
+def write_calls(calls: Sequence[ToolCall], dialect: str, *, known: Tools | None = None) -> str:
+    """Return the calls of one answer as text in a dialect; `parse` returns the same calls for it.
+
+    Args:
+        calls: The calls. None of them gives an empty text.
+        dialect: Name of the dialect. If it has `write_all`, that function writes the wrapper of
+            several calls; otherwise each call is written on a line of its own.
+        known: Tools with the schemas of their arguments. With them, dialects of tags write a text
+            such as "7" without quotes, as the chat templates of their families do. `parse` must
+            get the same tools.
+
+    Raises:
+        UsageError: If the dialect is unknown or cannot express a call.
+    """
+    if not calls:
+        return ""
+    writer = find_dialect(dialect)
+    write_all = getattr(writer, "write_all", None)
+    if write_all is None:
+        return "\n".join(writer.write(call) for call in calls)
+    if known is not None and len(inspect.signature(write_all).parameters) > 1:
+        return write_all(calls, known_tools(known))
+    return write_all(calls)
+
+
+def dialect_for_template(template: str) -> str | None:
+    """Return the dialect of the tool calls that a chat template writes, or None.
+
+    The dialect with the longest of the `TEMPLATE_MARKS` in the template is chosen. A mark `a...b`
+    is in the template if `b` comes after `a`.
+
+    Args:
+        template: Jinja source of a chat template.
+    """
+    found = [
+        (len(mark), name)
+        for name in dialect_names()
+        for mark in getattr(find_dialect(name), "TEMPLATE_MARKS", ())
+        if re.search(".*".join(map(re.escape, mark.split("..."))), template, re.DOTALL)
+    ]
+    return max(found)[1] if found else None
 
 
 def usage_example(dialect: str) -> str:

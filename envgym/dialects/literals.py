@@ -135,19 +135,35 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refu
 # -- Python ---------------------------------------------------------------------------------------
 
 
-def read_python_calls(text: str) -> list[ToolCall]:
+def read_python_calls(text: str, *, json_words: bool = False) -> list[ToolCall]:
     """Parse calls such as `f(a=1)`, one per line, or `[f(a=1), g()]`. No code is evaluated.
+
+    Args:
+        text: The calls and nothing else.
+        json_words: Also allow `true`, `false` and `null` as values.
 
     Raises:
         MalformedCall: If the text contains anything but calls with literal keyword arguments.
     """
     try:
-        calls = [_call(node) for node in _call_nodes(_parse(text))]
+        tree = _parse(text)
+        if json_words:
+            tree = _JsonWords().visit(tree)
+        calls = [_call(node) for node in _call_nodes(tree)]
     except (RecursionError, MemoryError):
         raise MalformedCall(f"the call is nested more than {MAX_DEPTH} levels deep") from None
     for call in calls:
         check_value(call.arguments)
     return calls
+
+
+def read_python_value(text: str) -> Any:
+    """Parse one Python literal, in which `true`, `false` and `null` are allowed.
+
+    Raises:
+        MalformedCall: If the text is anything else.
+    """
+    return read_python_calls(f"value(value=(\n{text}\n))", json_words=True)[0].arguments["value"]
 
 
 def write_python_call(call: ToolCall) -> str:
@@ -233,6 +249,14 @@ def _syntax_message(text: str, problem: SyntaxError) -> str:
         return "write only the call, without any other text"
     where = f" at line {problem.lineno}, column {problem.offset}" if problem.lineno else ""
     return f"the call is not valid Python: {excerpt(problem.msg, 80)}{where}"
+
+
+class _JsonWords(ast.NodeTransformer):
+    """Replace the names `true`, `false` and `null` by their values."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        words = {"true": True, "false": False, "null": None}
+        return ast.Constant(words[node.id]) if node.id in words else node
 
 
 def _call_nodes(module: ast.Module) -> Iterable[ast.Call]:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -55,7 +56,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class TokenTrace:
-    """Tokens of one whole dialogue in order: prompt, answers and observations."""
+    """Tokens of one whole dialogue in order: prompt, answers and observations.
+
+    If a chat template rewrites earlier turns, the dialogue continues on the rewritten prompt. Then
+    the tokens of that new stream follow those of the one before, and each sampled token is in the
+    stream in which it was sampled.
+    """
 
     token_ids: tuple[int, ...]
     """Token ids exactly as the model saw or sampled them, shape (T,)."""
@@ -64,6 +70,14 @@ class TokenTrace:
     logprobs: tuple[float, ...]
     """Log probability (natural) at the sampling temperature, shape (T,); 0.0 if `loss_mask` is
     False."""
+    starts: tuple[int, ...] = ()
+    """Positions at which further streams begin; empty if no turn was rewritten."""
+
+    @property
+    def longest_stream(self) -> int:
+        """Number of tokens of the longest stream, which had to fit into the context."""
+        bounds = (0, *self.starts, len(self.token_ids))
+        return max(stop - start for start, stop in itertools.pairwise(bounds))
 
 
 @runtime_checkable

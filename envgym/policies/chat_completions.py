@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,41 +12,12 @@ from envgym.policies import StopReason
 from envgym.text import content_text, read_json
 
 
-def action_text(content: Any, calls: Sequence[dict[str, Any]]) -> str:
-    """Return the action: the text, then each structured call in the hermes dialect.
-
-    Content that is a list of parts is the text of its parts. Arguments are copied unchanged, so
-    malformed JSON stays malformed. Only an empty string, which some servers send for a call without
-    arguments, becomes `{}`.
-    """
-    functions = [call["function"] for call in calls]
-    blocks = [
-        f'<tool_call>\n{{"name": {json.dumps(f.get("name"))}, '
-        f'"arguments": {f.get("arguments") or "{}"}}}\n</tool_call>'
-        for f in functions
-    ]
-    text = content_text(content)
-    return "\n".join([*([text] if text else []), *blocks])
+class ContextFull(Exception):
+    """The conversation exceeds the model's context."""
 
 
-def structured_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the tool calls of a message, each with an id and a function.
-
-    A call without a function gets one without a name, which the environment reports as malformed.
-    """
-    given = message.get("tool_calls") or []
-    calls = [
-        call if isinstance(call, dict) else {}
-        for call in (given if isinstance(given, list) else [given])
-    ]
-    return [
-        call
-        | {
-            "id": call.get("id") or f"call_{index}",
-            "function": function if isinstance(function := call.get("function"), dict) else {},
-        }
-        for index, call in enumerate(calls)
-    ]
+class RequestRejected(WorldFailure):
+    """The server answered that the request itself is wrong, so it was not retried."""
 
 
 def assistant_message(message: dict[str, Any], calls: Sequence[dict[str, Any]]) -> dict[str, Any]:

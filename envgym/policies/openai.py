@@ -1,8 +1,8 @@
 """Policy that uses an OpenAI-compatible chat server: vLLM, SGLang, llama.cpp, Ollama or OpenAI.
 
-Structured tool calls are written into the answer in the hermes dialect, malformed ones unchanged,
-so that the environment parses and counts them like other calls. Not supported: token ids and
-logprobs, so this policy is for evaluation only.
+Structured tool calls are written into the answer in a dialect that the environment reads, so that
+it parses and counts them like other calls. Not supported: token ids and logprobs, so this policy is
+for evaluation only.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ import httpx
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
 from envgym.http_client import Address, bearer, client_options
 from envgym.messages import Message
-from envgym.policies import Completion, SamplingOverrides
+from envgym.policies import SamplingOverrides
 from envgym.policies.chat_completions import (
-    action_text,
+    ContextFull,
+    RequestRejected,
     api_root,
-    assistant_message,
-    first_choice,
     is_context_full,
     read_object,
     retry_after_seconds,
-    stop_reason,
-    structured_calls,
 )
+from envgym.policies.openai_dialogue import ChatSettings, OpenAIDialogue, ToolRole
 from envgym.secrets.values import resolve
 from envgym.tasks import Task
 
@@ -62,6 +60,11 @@ class OpenAIPolicy:
             Retry-After takes precedence.
         extra_body: Further fields of the request, such as `{"chat_template_kwargs": {...}}`. None
             removes a field.
+        dialects: Dialects that the environment reads (`prompt.dialects`). Structured calls of the
+            server are written in the first one that can express them.
+        tool_role: Role of the result of a call that the model wrote as text. The chat template of
+            an adapter shows role `tool` as training did. If the server refuses it, the results are
+            sent as `<tool_response>` of the user.
     """
 
     def __init__(
@@ -76,16 +79,16 @@ class OpenAIPolicy:
         retries: int = 3,
         backoff_seconds: float = 0.5,
         extra_body: dict[str, Any] | None = None,
+        dialects: Sequence[str] = ("hermes",),
+        tool_role: ToolRole = "tool",
     ):
         address = Address.of(base_url, bearer(api_key))
         self.base_url = api_root(address.url)
         self._model = model
-        self.temperature = temperature
-        self.max_tokens = max_tokens
-        self.retries, self.backoff_seconds, self.extra_body = (
-            retries,
-            backoff_seconds,
-            dict(extra_body or {}),
+        self.retries = retries
+        self.backoff_seconds = backoff_seconds
+        self.settings = ChatSettings(
+            temperature, max_tokens, dict(extra_body or {}), tuple(dialects), tool_role
         )
         # Each episode in flight needs a connection; httpx's default limit is 100.
         self._client = httpx.Client(
@@ -125,10 +128,18 @@ class OpenAIPolicy:
         seed: int,
         task: Task | None = None,
     ) -> OpenAIDialogue:
-        return OpenAIDialogue(self, messages, tools, seed)
+        return OpenAIDialogue(self, self.settings, messages, tools, seed)
 
     def close(self) -> None:
         self._client.close()
+
+    @property
+    def temperature(self) -> float:
+        return self.settings.temperature
+
+    @property
+    def max_tokens(self) -> int:
+        return self.settings.max_tokens
 
     @property
     def model(self) -> str:
@@ -240,101 +251,13 @@ class OpenAIPolicy:
         return "The base URL usually ends with /v1, and the model must be available on the server."
 
 
-class RequestRejected(WorldFailure):
-    """The server answered that the request itself is wrong, so it was not retried."""
-
-
-class ContextFull(Exception):
-    """The conversation exceeds the model's context."""
-
-
-class OpenAIDialogue:
-    """One conversation, stored as the message list that each request sends."""
-
-    def __init__(
-        self,
-        policy: OpenAIPolicy,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        seed: int,
-    ):
-        self._policy, self._tools, self._seed = policy, list(tools), seed
-        self._messages: list[dict[str, Any]] = []
-        self._open_calls: list[str] = []
-        self.observe(messages)
-
-    def reply(self) -> Completion:
-        """Request the next answer.
-
-        Raises:
-            UsageError, PrerequisiteError, WorldFailure: See `OpenAIPolicy.send`.
-        """
-        try:
-            answer = self._policy.request(
-                "POST", "/chat/completions", self._body(), seed=self._seed
-            )
-        except ContextFull:
-            return Completion("", stop_reason="context")
-        choice = first_choice(answer)
-        message = choice["message"]
-        calls = structured_calls(message)
-        self._messages.append(assistant_message(message, calls))
-        self._open_calls = [call["id"] for call in calls]
-        return Completion(
-            action_text(message.get("content"), calls), stop_reason=stop_reason(choice)
-        )
-
-    def observe(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            self._messages.append(self._plain(message))
-        while self._open_calls:  # servers reject a conversation with an unanswered call
-            self._messages.append(
-                {
-                    "role": "tool",
-                    "tool_call_id": self._open_calls.pop(0),
-                    "content": "error: not called",
-                }
-            )
-
-    def trace(self) -> None:
-        return None
-
-    def close(self) -> None:
-        """Do nothing; the policy owns the connections."""
-
-    def _plain(self, message: Message) -> dict[str, Any]:
-        if message.role != "tool":
-            return {"role": message.role, "content": message.content}
-        if self._open_calls:
-            return {
-                "role": "tool",
-                "tool_call_id": self._open_calls.pop(0),
-                "content": message.content,
-            }
-        # The call was written as text and has no id. Hermes and Qwen are trained on this form.
-        return {"role": "user", "content": f"<tool_response>\n{message.content}\n</tool_response>"}
-
-    def _body(self) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            "model": self._policy.model,
-            "messages": self._messages,
-            "temperature": self._policy.temperature,
-            "max_tokens": self._policy.max_tokens,
-            "seed": self._seed,
-        }
-        if self._tools:
-            body["tools"] = self._tools
-        body |= self._policy.extra_body
-        return {key: value for key, value in body.items() if value is not None}
-
-
 def open_policy(
     argument: str,
     world: World,
     *,
     sampling: SamplingOverrides = SamplingOverrides(),  # noqa: B008 - immutable
 ) -> OpenAIPolicy:
-    """Return the policy for `URL` or `URL#MODEL`.
+    """Return the policy for `URL` or `URL#MODEL`, which writes calls as the world reads them.
 
     Raises:
         UsageError: If there is no URL, or `sampling` has a limit that the server sets.
@@ -343,4 +266,4 @@ def open_policy(
         raise UsageError("policy 'openai': the server limits the context. Leave out that setting")
     options = {"temperature": sampling.temperature, "max_tokens": sampling.max_turn_tokens}
     given = {name: value for name, value in options.items() if value is not None}
-    return OpenAIPolicy.from_argument(argument, **given)
+    return OpenAIPolicy.from_argument(argument, dialects=world.spec.prompt.dialects, **given)

@@ -9,6 +9,7 @@ import pytest
 import envgym
 from envgym import errors
 from envgym.commands import build_parser
+from envgym.dialects import dialect_names, find_dialect
 from envgym.episode import Episode
 from envgym.spec.environment import json_schema
 from envgym.world import ResetInfo, StepInfo
@@ -96,3 +97,12 @@ def test_every_error_and_exit_code_is_on_the_page_of_the_errors(reference):
         errors.EXIT_CODES
     )
     assert "| `timeout` | call, open |" in page
+
+
+def test_every_dialect_has_a_row_with_its_families_and_an_example(hooks):
+    page = hooks("dialect_reference").dialects_page("")
+    for name in dialect_names():
+        assert f"| `{name}`" in page
+        assert f"\n## {name}\n" in page
+        assert getattr(find_dialect(name), "FAMILIES", "") in page
+        assert getattr(find_dialect(name), "FAMILIES", ""), f"{name} has no FAMILIES"

@@ -125,7 +125,7 @@ def test_examples_use_public_names_only(file):
         "import envgym_trainer.config, envgym_trainer.learner.controllers",
         "import envgym_trainer.inference, envgym_trainer.inference.in_process",
         "from envgym_trainer.config import TrainConfig; TrainConfig.model_validate("
-        "{'engine': {'name': 'vllm_server', 'url': 'http://localhost'}})",
+        "{'engine': {'vllm': {'url': 'http://localhost'}}})",
     ],
 )
 def test_importing_loads_nothing_heavy(code):

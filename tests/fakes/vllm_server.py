@@ -35,12 +35,17 @@ class StandIn:
         """Function that changes each choice before it is sent."""
         self.unavailable = 0
         """Number of next requests that are answered with 503."""
+        self.is_healthy = True
+        self.ignores_adapters = False
+        """Whether all completions come from the base model."""
         self.reject = ""
         """Error of the next adapters, which are answered with 400."""
         self.lock = threading.Lock()
 
     def answer(self, path, body):
         """Return the status and the text for one request."""
+        if path == "/health":
+            return (200 if self.is_healthy else 503), ""
         self.requests.append((path, body))
         if self.unavailable:
             self.unavailable -= 1
@@ -49,13 +54,21 @@ class StandIn:
             return 200, json.dumps({"data": [{"id": name} for name in (self.name, *self.adapters)]})
         if path.endswith("_lora_adapter"):
             return self.adapt(path, body)
+        if path in ("/sleep?level=1", "/wake_up"):
+            return 200, "{}"
+        if refusal := salt_refusal(body.get("cache_salt")):
+            return 400, json.dumps({"error": {"message": refusal}})
         if body["model"] not in (self.name, *self.adapters):
             return 404, json.dumps(
                 {"error": {"message": f"The model `{body['model']}` does not exist."}}
             )
         with self.lock:
-            choice = self.sample(self.adapters.get(body["model"], self.base), body)
-        self.change(choice)
+            adapted = self.adapters.get(body["model"], self.base)
+            choice = self.sample(self.base if self.ignores_adapters else adapted, body)
+        if "prompt_logprobs" not in body:
+            self.change(choice)
+        if body.get("stream"):
+            return 200, events_of(choice)
         return 200, json.dumps({"choices": [choice]})
 
     def adapt(self, path, body):
@@ -85,11 +98,16 @@ class StandIn:
 
     @torch.no_grad()
     def sample(self, model, body):
-        generator = torch.Generator().manual_seed(body["seed"])
+        generator = torch.Generator().manual_seed(body.get("seed", 0))
         ids = list(body["prompt"])
+        scored = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        prompt = [
+            {str(token): {"logprob": float(row[token])}}
+            for token, row in zip(ids[1:], scored, strict=True)
+        ]
         sampled = []
         logprobs = []
-        stops = {*body["stop_token_ids"], *([] if body.get("ignore_eos") else [self.eos])}
+        stops = {*body.get("stop_token_ids", ()), *([] if body.get("ignore_eos") else [self.eos])}
         for _ in range(body["max_tokens"]):
             logits = model(torch.tensor([ids])).logits[0, -1]
             scores = (logits / (body["temperature"] or 1.0)).log_softmax(-1)
@@ -110,12 +128,41 @@ class StandIn:
             "finish_reason": reason,
             "token_ids": sampled,
             "logprobs": {"token_logprobs": logprobs},
+            "prompt_logprobs": [None, *prompt],
         }
 
 
+def salt_refusal(salt):
+    """Return why vLLM refuses a cache salt, or an empty string."""
+    if salt is None or (0 < len(salt) <= 128 and not set(salt) & set("@/\\\0")):
+        return ""
+    return "Parameter 'cache_salt' must be at most 128 characters and must not contain '@', '/'"
+
+
+def events_of(choice):
+    """Return a choice as server-sent events, one token each."""
+    pairs = list(zip(choice["token_ids"], choice["logprobs"]["token_logprobs"], strict=True))
+    lines = []
+    for index, (token, logprob) in enumerate(pairs):
+        is_last = index == len(pairs) - 1
+        part = {
+            "token_ids": [token],
+            "logprobs": {"token_logprobs": [logprob]},
+            "finish_reason": choice["finish_reason"] if is_last else None,
+        }
+        lines.append(f"data: {json.dumps({'choices': [part]})}\n\n")
+    return "".join([*lines, "data: [DONE]\n\n"])
+
+
 @contextmanager
-def serving(state):
-    """Run the server while in the block, and yield its address."""
+def serving(state, *, port=0, key=None):
+    """Run the server while in the block, and yield its address.
+
+    Args:
+        state: State of the server.
+        port: Port; 0 for a free one.
+        key: API key that requests must have, except for /health.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -125,7 +172,10 @@ def serving(state):
             self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def respond(self, body):
-            status, text = state.answer(self.path, body)
+            if key and self.path != "/health" and self.headers["Authorization"] != f"Bearer {key}":
+                status, text = 401, "unauthorized"
+            else:
+                status, text = state.answer(self.path, body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(text.encode())))
             self.end_headers()
@@ -134,7 +184,7 @@ def serving(state):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envgym.errors import UsageError
 from envgym.messages import Message
 from envgym.playing import play
 from envgym_trainer.batch import Sample, flat_batch
@@ -104,18 +103,18 @@ def test_the_tokens_of_a_turn_are_a_prefix_of_the_next_and_equal_a_fresh_renderi
 
 
 @pytest.mark.trap(2)
-def test_a_template_that_rewrites_what_was_sampled_ends_the_run_with_the_turn_and_the_remedy(
-    monkeypatch,
-):
+def test_a_template_that_rewrites_what_was_sampled_starts_a_new_stream(monkeypatch):
     chat = family("strips")
+    answer = chat.answer("<think>hm</think>42")
     with InProcessEngine(small_llama(chat.tokenizer), chat, max_context=600) as engine:
-        say(monkeypatch, chat.answer("<think>hm</think>42") * 2)
-        with pytest.raises(
-            UsageError,
-            match=r"rewrites earlier text at assistant turn 1, "
-            r"once a user follows.*template 'chatml'",
-        ):
-            play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
+        say(monkeypatch, answer * 2)
+        episode = play(NonceEnv(turns=2), engine.policy(), seed=0, task="x")
+    trace = episode.tokens
+    assert trace is not None
+    (start,) = trace.starts
+    assert trace.token_ids[start - len(answer) : start] == tuple(answer)
+    assert "hm" not in chat.tokenizer.decode(trace.token_ids[start : -len(answer)])
+    assert sum(trace.loss_mask) == 2 * len(answer)
 
 
 @pytest.mark.trap(3)

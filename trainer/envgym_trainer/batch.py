@@ -8,8 +8,9 @@ also be the end-of-turn id.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ class Sample:
     """Advantages by token, length T, used instead of `advantage` for credit by turns."""
     trainer_logprobs: tuple[float, ...] | None = None
     """Trainer's logprobs before the first update, length T; `None` without a correction."""
+    starts: tuple[int, ...] = ()
+    """Positions at which further streams of the episode begin; see `TokenTrace`. The model reads
+    each stream alone."""
 
     def __post_init__(self) -> None:
         lengths = len(self.token_ids), len(self.loss_mask), len(self.old_logprobs)
@@ -49,10 +53,10 @@ class Sample:
                 raise ValueError(
                     f"a sample of {lengths[0]} ids needs as many {name}, got {len(values)}."
                 )
-        if self.loss_mask and self.loss_mask[0]:
+        if any(self.loss_mask[start] for start in (0, *self.starts) if self.loss_mask):
             raise ValueError(
-                "the first token of a sample cannot be trained, because no token precedes it. "
-                "Set loss_mask[0] to False."
+                "the first token of a sample or stream cannot be trained, because no token "
+                "precedes it. Set loss_mask[0] to False."
             )
 
     @classmethod
@@ -60,7 +64,14 @@ class Sample:
         cls, trace: TokenTrace, *, advantage: float = 0.0, weight: float = 1.0
     ) -> Sample:
         """Return the sample of an episode's tokens."""
-        return cls(trace.token_ids, trace.loss_mask, trace.logprobs, advantage, weight)
+        return cls(
+            trace.token_ids,
+            trace.loss_mask,
+            trace.logprobs,
+            advantage,
+            weight,
+            starts=trace.starts,
+        )
 
     @property
     def num_actions(self) -> int:
@@ -81,6 +92,15 @@ class Sample:
     def input_length(self) -> int:
         """Number of tokens that the model must read: all before the last sampled one."""
         return max((t for t, sampled in enumerate(self.loss_mask) if sampled), default=0)
+
+    @property
+    def inputs(self) -> list[range]:
+        """Positions that the model must read, for each stream: all before its last sampled one."""
+        bounds = pairwise((0, *self.starts, len(self.token_ids)))
+        return [
+            range(start, max((t for t in range(start, stop) if self.loss_mask[t]), default=start))
+            for start, stop in bounds
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +165,20 @@ def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
         samples: Samples, each with at least one sampled token.
         pad_id: Any valid id. It has no effect, because masks use lengths.
     """
-    lengths = [sample.input_length for sample in samples]
+    streams = [(sample, places) for sample in samples for places in sample.inputs]
+    lengths = [len(places) for _, places in streams]
     width = max(lengths)
     rows = [
-        list(sample.token_ids[:length]) + [pad_id] * (width - length)
-        for sample, length in zip(samples, lengths, strict=True)
+        [sample.token_ids[place] for place in places] + [pad_id] * (width - len(places))
+        for sample, places in streams
     ]
+    paths: list[dict[int, tuple[int, int]]] = []
+    row = 0
+    for sample in samples:
+        paths.append({})
+        for places in sample.inputs:
+            paths[-1] |= {place: (row, column) for column, place in enumerate(places)}
+            row += 1
     positions = torch.arange(width)
     return Batch(
         input_ids=torch.tensor(rows),
@@ -159,20 +187,18 @@ def flat_batch(samples: Sequence[Sample], *, pad_id: int = 0) -> Batch:
         subtree_end=None,
         num_tokens=sum(lengths),
         num_flat_tokens=sum(lengths),
-        **entries(
-            samples, [[(row, t) for t in range(length)] for row, length in enumerate(lengths)]
-        ),
+        **entries(samples, paths),
     )
 
 
 def entries(
-    samples: Sequence[Sample], paths: Sequence[Sequence[tuple[int, int]]]
+    samples: Sequence[Sample], paths: Sequence[Mapping[int, tuple[int, int]]]
 ) -> dict[str, Any]:
     """Return the nodes and entries of a batch as a dict of `Batch` fields.
 
     Args:
         samples: Samples of the batch.
-        paths: Position (row, column) of each input token, for each sample.
+        paths: Place (row, column) of each input token by its position, for each sample.
     """
     nodes: dict[tuple[int, int, int], int] = {}  # (row, position, next id) -> node
     table: list[tuple[int, int, float, float, float]] = []

@@ -1,7 +1,6 @@
 """Dialects: calls, plain text and malformed attempts are distinguished; parsing never raises."""
 
 import gc
-import json
 import threading
 import time
 import warnings
@@ -52,58 +51,6 @@ tricky = st.sampled_from(
         "'''",
     ]
 )
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**30), 10**30)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | texts
-    | tricky
-)
-values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts | tricky, inner, max_size=3),
-    max_leaves=8,
-)
-names = st.from_regex(r"[a-z_][a-z0-9_]{0,12}", fullmatch=True).filter(
-    lambda name: name not in __import__("keyword").kwlist
-)
-calls = st.builds(
-    ToolCall,
-    names,
-    st.dictionaries(
-        names | st.sampled_from(["from", "class", "in", "e-mail"]) | texts, values, max_size=4
-    ),
-)
-
-
-@pytest.mark.parametrize("dialect", dialect_names())
-@given(call=calls)
-@settings(max_examples=150, deadline=None)
-def test_every_dialect_reads_back_what_it_writes(dialect, call):
-    parsed = parse(render_call(call, dialect), [dialect])
-    assert parsed.mode == dialect, parsed.problem
-    # As JSON text, True differs from 1 and 1 from 1.0; `==` treats them as equal.
-    assert [json.dumps(read.to_dict()) for read in parsed.calls] in (
-        [json.dumps(call.to_dict())],
-        [json.dumps(reordered(call))],
-    )
-
-
-def reordered(call: ToolCall) -> dict:
-    """Return the call as JSON, with arguments that are no Python identifiers moved to the end.
-
-    The pythonic dialect writes them in that order.
-    """
-    import keyword
-
-    plain = [
-        name
-        for name in call.arguments
-        if name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
-    ]
-    order = plain + [name for name in call.arguments if name not in plain]
-    return {"name": call.name, "arguments": {name: call.arguments[name] for name in order}}
 
 
 @given(
@@ -230,9 +177,9 @@ def test_an_unknown_name_is_still_a_call():
 
 def test_a_known_call_after_prose_is_an_attempt_and_an_unknown_one_is_prose():
     text = 'I will look.\nlook_up(id="A1")'
-    assert (
-        parse(text, ["pythonic"], known=["look_up"]).problem
-        == "write the call alone, without any other text"
+    assert parse(text, ["pythonic"], known=["look_up"]).problem == (
+        "write the call alone, without any other text. "
+        'To call a tool, answer with nothing but: look_up(word="tree")'
     )
     assert parse(text, ["pythonic"], known=["other"]).mode == "none"
 

@@ -94,6 +94,10 @@ class Row(NamedTuple):
 
 
 ADAPTER = ("output.adapter=last",)
+SERVER = ("engine.vllm.url=http://127.0.0.1:1",)
+MANAGED = ("engine.vllm.start=true",)
+NO_VLLM = ("engine.vllm.command=no-vllm", "rollout.deterministic=false")
+OPENAI = ("engine.openai.url=http://127.0.0.1:1",)
 MOVING = (
     "optimizer={learning_rate: 0.05, warmup_updates: 0, epochs_per_step: 2, updates_per_step: 2}",
 )
@@ -165,15 +169,24 @@ ROWS = {
     "rollout.deterministic": Row(
         "true", ("rollout.deterministic=false", "rollout.one_step_ahead=true"), shows="in turn"
     ),
-    "engine.name": Row("vllm_server", shows="needs url"),
-    "engine.url": Row(
-        "http://127.0.0.1:1",
-        ("engine.name=vllm_server", "rollout.deterministic=false"),
-        shows=NO_SERVER,
+    "engine.name": Row("vllm", shows="needs an address"),
+    "engine.options": Row("{a: 1}", shows="options belongs to an engine of your own"),
+    "engine.vllm.url": Row("http://127.0.0.1:1", ("rollout.deterministic=false",), shows=NO_SERVER),
+    "engine.vllm.start": Row("true", NO_VLLM, shows="no executable 'no-vllm'"),
+    "engine.vllm.command": Row(
+        "other-vllm", (*NO_VLLM, "engine.vllm.start=true"), shows="no executable 'other-vllm'"
     ),
-    "engine.model": Row("m", shows="has no option model.*vllm_server"),
-    "engine.key": Row("env:NAME", shows="has no option key.*vllm_server"),
-    "engine.adapter_folder": Row("/tmp", shows="has no option adapter_folder.*vllm_server"),
+    "engine.vllm.arguments": Row("[-x]", SERVER, shows="arguments has no effect with url"),
+    "engine.vllm.sleep": Row("true", SERVER, shows="sleep has no effect with url"),
+    "engine.vllm.start_timeout_seconds": Row("9", SERVER, shows="no effect with url"),
+    "engine.vllm.max_restarts": Row("9", SERVER, shows="no effect with url"),
+    "engine.vllm.wait_seconds": Row("9", MANAGED, shows="wait_seconds has no effect with start"),
+    "engine.vllm.model": Row("m", MANAGED, shows="model has no effect with start"),
+    "engine.vllm.key": Row("env:HOME", MANAGED, shows="key has no effect with start"),
+    "engine.vllm.adapter_folder": Row("/tmp", MANAGED, shows="folder has no effect with start"),
+    "engine.openai.url": Row("http://127.0.0.1:1", shows="nothing can be trained on it"),
+    "engine.openai.model": Row("m", OPENAI, shows="nothing can be trained on it"),
+    "engine.openai.key": Row("env:HOME", OPENAI, shows="nothing can be trained on it"),
     "warm_start.episodes": Row("4", WARM, env="quiz"),
     "warm_start.episodes_per_step": Row("1", WARM, env="quiz"),
     "warm_start.learning_rate": Row("0.01", WARM, env="quiz"),

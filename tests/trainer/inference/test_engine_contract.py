@@ -11,8 +11,9 @@ from envgym.errors import SpecError, UsageError, WorldFailure
 from envgym.messages import Message
 from envgym.policies import Dialogue, Policy
 from envgym_trainer.config import TrainConfig
-from envgym_trainer.config.rollout import engine_options, engines
+from envgym_trainer.config.engine import engines
 from envgym_trainer.inference import Engine, EngineStatistics, open_engine
+from envgym_trainer.inference.token_session import SamplingSettings
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import attach_lora
 from envgym_trainer.run.folder import RunFolder
@@ -30,10 +31,10 @@ CHAT = Chat(TOKENIZER, model=MODEL.get_base_model())
 @contextmanager
 def opened(name, folder, **rollout):
     """Open the engine as a run does, over its own server if it needs one."""
-    settings = {"engine": {"name": name}, "rollout": {"max_context_tokens": 600, **rollout}}
+    settings = {"engine": name, "rollout": {"max_context_tokens": 600, **rollout}}
     with serving(StandIn(small_llama(TOKENIZER))) as url:
-        if "url" in engine_options(name):
-            settings["engine"]["url"] = url
+        if name != "in_process":
+            settings["engine"] = {name: {"url": url}}
         config = TrainConfig.model_validate(settings)
         engine = open_engine(config, model=MODEL, chat=CHAT, folder=folder)
         try:
@@ -42,7 +43,11 @@ def opened(name, folder, **rollout):
             engine.close()
 
 
-@pytest.fixture(params=sorted(engines()))
+SAMPLERS = sorted({*engines()} - {"openai"})
+"""Engines that sample token ids."""
+
+
+@pytest.fixture(params=SAMPLERS)
 def engine(request, tmp_path):
     with opened(request.param, tmp_path) as engine:
         yield engine
@@ -54,7 +59,7 @@ def base_gap(trace) -> float:
 
 
 def test_the_folder_holds_these_engines():
-    assert sorted(engines()) == ["in_process", "vllm_server"]
+    assert sorted(engines()) == ["in_process", "openai", "vllm"]
 
 
 def test_it_is_an_engine_whose_policy_and_dialogues_keep_the_gyms_contract(engine):
@@ -108,6 +113,68 @@ def test_a_turn_ends_at_its_limit_at_a_stop_id_and_where_the_context_ends(engine
     assert long.reply().token_ids == ()
 
 
+def test_a_session_in_token_ids_is_the_dialogue_without_messages(engine):
+    opening = [SYSTEM, user("x")]
+    dialogue = engine.policy(max_new_tokens=5).open(opening, (), seed=5)
+    first = dialogue.reply()
+    dialogue.observe([Message("tool", "y")])
+    second = dialogue.reply()
+    ids = dialogue.trace().token_ids
+    start = len(CHAT.open(opening))
+    between = ids[start + len(first.token_ids) : len(ids) - len(second.token_ids)]
+    session = engine.open_tokens(ids[:start], seed=5, sampling=SamplingSettings(max_new_tokens=5))
+    turns = [session.sample()]
+    session.extend(between)
+    turns.append(session.sample())
+    assert [turn.token_ids for turn in turns] == [first.token_ids, second.token_ids]
+    assert session.trace().token_ids == ids
+    assert base_gap(session.trace()) < 1e-4
+    session.close()
+    session.close()
+
+
+def test_the_callback_gets_each_token_and_may_end_the_turn(engine):
+    ids = CHAT.open([user("x")])
+    settings = SamplingSettings(max_new_tokens=6, stop_ids=frozenset())
+    whole = engine.open_tokens(ids, seed=1, sampling=settings).sample()
+    seen = []
+
+    def watch(token, logprob):
+        seen.append((token, logprob))
+        return len(seen) == 4
+
+    session = engine.open_tokens(ids, seed=1, sampling=settings)
+    turn = session.sample(on_token=watch)
+    assert seen == list(zip(turn.token_ids, turn.logprobs, strict=True))
+    assert (turn.stop_reason, turn.token_ids) == ("stop", whole.token_ids[:4])
+    assert session.trace().token_ids == (*ids, *turn.token_ids)
+    session.extend([5])
+    assert len(session.sample(max_new_tokens=2).token_ids) == 2
+
+
+def test_a_callback_that_fails_ends_its_own_turn_only(engine):
+    def fail(token, logprob):
+        raise ValueError("gone")
+
+    ids = CHAT.open([user("x")])
+    settings = SamplingSettings(max_new_tokens=3, stop_ids=frozenset())
+    with pytest.raises(ValueError, match="gone"):
+        engine.open_tokens(ids, seed=1, sampling=settings).sample(on_token=fail)
+    assert len(engine.open_tokens(ids, seed=1, sampling=settings).sample().token_ids) == 3
+
+
+def test_a_seed_or_settings_of_one_turn_act_from_this_turn_on(engine):
+    ids = CHAT.open([user("x")])
+    session = engine.open_tokens(ids, seed=1, sampling=SamplingSettings(max_new_tokens=4))
+    again = engine.open_tokens(ids, seed=2, sampling=SamplingSettings(max_new_tokens=4))
+    assert again.sample(seed=1).token_ids == session.sample().token_ids
+    greedy = SamplingSettings(temperature=0.0, max_new_tokens=4)
+    for each, seed in ((session, 8), (again, 9)):
+        each.extend([7])
+        each.sample(sampling=greedy, seed=seed)
+    assert session.trace().token_ids == again.trace().token_ids
+
+
 def test_a_second_reply_without_an_observation_is_refused(engine):
     dialogue = engine.policy(max_new_tokens=2).open([user("x")], (), seed=0)
     dialogue.reply()
@@ -132,7 +199,7 @@ def test_a_closed_engine_voids_the_episode(engine):
     assert (caught.value.kind, caught.value.stage) == ("policy_failed", "policy")
 
 
-@pytest.mark.parametrize("name", sorted(engines()))
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_deterministic_run_gets_an_engine_that_supports_lockstep_or_is_refused(name, tmp_path):
     with opened(name, tmp_path) as engine:
         supports_lockstep = engine.supports_lockstep
@@ -195,10 +262,18 @@ def test_a_name_that_is_no_engine_is_refused(name, error, message, tmp_path):
     [
         (
             {"name": "in_proces"},
-            "did you mean 'in_process'. Available: in_process, vllm_server, or",
+            "did you mean 'in_process'. Available: in_process, openai, vllm, or",
         ),
-        ({"name": "in_process", "url": "http://x"}, "name an engine that has it: vllm_server"),
-        ({"name": "vllm_server"}, "needs url"),
+        ({"name": "in_process", "url": "http://x"}, "engine.url is now train.engine.vllm.url"),
+        ({"name": "vllm_server"}, r"is now vllm. Write engine: \{vllm: \{url"),
+        ("vllm", "needs an address"),
+        ({"vllm": {}}, "needs either start: true, or url"),
+        ({"vllm": {"start": True, "url": "http://x"}}, "needs either start: true, or url"),
+        ({"vllm": {"url": "http://x", "sleep": True}}, "sleep has no effect with url"),
+        ({"vllm": {"start": True, "key": "x"}}, "key has no effect with start: true"),
+        ({"vllm": {"url": "http://x"}, "openai": {"url": "http://x"}}, "vllm, openai. Leave one"),
+        ({"name": "a.py:f", "vllm": {"url": "http://x"}}, "a.py:f, vllm. Leave one"),
+        ({"name": "in_process", "options": {"a": 1}}, "options belongs to an engine of your own"),
     ],
 )
 def test_the_block_refuses_unknown_engines_and_options(settings, message):

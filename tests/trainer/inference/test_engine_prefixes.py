@@ -84,7 +84,7 @@ def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_o
     assert engine.statistics.prefill_tokens == shared + sum(
         length - shared for length in openings[:2]
     )
-    states = [dialogue._state for dialogue in dialogues]
+    states = [dialogue.session.tokens for dialogue in dialogues]
     assert len({state.segment.row for state in states[:4]}) == 1
     # only the last prompt token is in a row of its own
     assert all(state.cached <= 1 for state in states)
@@ -93,7 +93,7 @@ def test_a_groups_opening_is_stored_once_and_the_system_message_in_it_computed_o
 def test_short_tasks_after_a_long_system_message_share_its_segment(engine):
     policy = engine.policy(max_new_tokens=1, group_size=4)
     first, second = (
-        policy.open([Message("system", "rules " * 200), user(task)], (), seed=0)._state
+        policy.open([Message("system", "rules " * 200), user(task)], (), seed=0).session.tokens
         for task in "xy"
     )
     assert first.outer == second.outer == 0

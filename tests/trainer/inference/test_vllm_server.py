@@ -4,9 +4,10 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from envgym.errors import PrerequisiteError, UsageError, WorldFailure
-from envgym.policies.openai import RequestRejected
 from envgym_trainer.batch import Sample
-from envgym_trainer.inference.vllm_server import VllmServerEngine
+from envgym_trainer.inference.vllm.engine import VllmEngine
+from envgym_trainer.inference.vllm.errors import AdapterRefused, ServerGone
+from envgym_trainer.inference.vllm.server import RemoteServer
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.update_settings import UpdateSettings
 from envgym_trainer.model.chat import Chat
@@ -34,11 +35,11 @@ def engine(state, tmp_path):
         engine.close()
 
 
-def open_server(url, state, folder):
-    return VllmServerEngine(
-        url,
+def open_server(url, state, folder, *, model=None, wait_seconds=0.0):
+    return VllmEngine(
+        RemoteServer(url, wait_seconds=wait_seconds),
         Chat(TOKENIZER, model=state.base),
-        model=None,
+        model=model,
         adapters=folder,
         max_context=600,
         backoff_seconds=0.01,
@@ -128,11 +129,10 @@ def test_a_server_without_adapters_at_run_time_is_told_with_the_remedy(tmp_path)
     state = StandIn(small_llama(TOKENIZER), loads_adapters=False)
     adapted = get_peft_model(state.base, LoraConfig(r=8, target_modules=LINEARS))
     with serving(state) as url:
-        engine = VllmServerEngine(
-            url, Chat(TOKENIZER, model=state.base), model=None, adapters=tmp_path, max_context=600
-        )
+        engine = open_server(url, state, tmp_path)
         with pytest.raises(
-            UsageError, match=r"would not load the adapter.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+            AdapterRefused,
+            match=r"would not load the adapter.*VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
         ):
             engine.load_adapter(adapted)
         engine.close()
@@ -140,14 +140,12 @@ def test_a_server_without_adapters_at_run_time_is_told_with_the_remedy(tmp_path)
 
 def test_no_server_and_another_model_are_told_at_the_start(state, tmp_path):
     with pytest.raises(PrerequisiteError, match="no server answers"):
-        VllmServerEngine(
-            "http://127.0.0.1:9", Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600
-        )
+        open_server("http://127.0.0.1:9", state, tmp_path)
     with (
         serving(state) as url,
-        pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.engine.model"),
+        pytest.raises(UsageError, match=r"no model 'x', but tiny. Set train.engine.vllm.model"),
     ):
-        VllmServerEngine(url, Chat(TOKENIZER), model="x", adapters=tmp_path, max_context=600)
+        open_server(url, state, tmp_path, model="x")
 
 
 def test_a_server_that_is_busy_for_a_moment_is_asked_again(state, engine):
@@ -169,9 +167,8 @@ def test_a_server_that_is_gone_is_a_failure_of_the_world_not_of_the_user(state, 
         lambda: engine.load_adapter(model),
         lambda: talk(engine.policy(max_new_tokens=2), seed=0, turns=1),
     ):
-        with pytest.raises(WorldFailure) as caught:
+        with pytest.raises(ServerGone, match=rf"{url} does not answer.*--resume") as caught:
             use()
-        assert not isinstance(caught.value, RequestRejected)
         assert (caught.value.kind, caught.value.stage) == ("policy_failed", "policy")
     engine.close()
     assert "stays on the server" in caplog.text
@@ -179,7 +176,7 @@ def test_a_server_that_is_gone_is_a_failure_of_the_world_not_of_the_user(state, 
 
 def test_an_adapter_that_the_server_rejects_is_the_users_to_mend(state, engine):
     state.reject = "LoRA rank 8 is greater than max_lora_rank 4."
-    with pytest.raises(UsageError, match=r"would not load the adapter.*rank 8 is greater"):
+    with pytest.raises(AdapterRefused, match=r"would not load the adapter.*rank 8 is greater"):
         engine.load_adapter(adapted_model())
 
 
@@ -221,7 +218,7 @@ def server_run(url, folder):
         "train.evaluation.tasks=2",
         "train.evaluation.base_tasks=0",
         "train.checks.preflight=off",
-        f"train.engine={{name: vllm_server, url: {url}}}",
+        f"train.engine={{vllm: {{url: '{url}', wait_seconds: 0}}}}",
         "train.optimizer.learning_rate=1e-2",
         f"reward.brief={{from: {folder}/parts.py:brief, weight: 1.0}}",
     ]

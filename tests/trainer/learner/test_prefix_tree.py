@@ -144,3 +144,25 @@ def test_a_sample_longer_than_the_budget_gets_a_micro_batch_of_its_own():
     long = sample(range(30), 1)
     short = sample([50, 51, 52], 1)
     assert split_samples([long, short], max_tokens=10) == [[0], [1]]
+
+
+@pytest.mark.parametrize("layout", [tree_batch, flat_batch])
+def test_streams_of_one_sample_train_as_samples_of_their_own(layout):
+    model = tiny_model()
+    one = [sample(ids, first) for ids, first in (([1, 2, 3, 4], 2), ([1, 5, 6, 7, 8], 3))]
+    joined = Sample(
+        tuple(token for each in one for token in each.token_ids),
+        tuple(flag for each in one for flag in each.loss_mask),
+        (0.0,) * 9,
+        1.0,
+        starts=(4,),
+    )
+    apart, together = (layout(samples) for samples in (one, [joined]))
+    assert together.score_ids.tolist() == apart.score_ids.tolist() == [3, 4, 7, 8]
+    assert together.action_samples.tolist() == [0, 0, 0, 0]
+    assert largest_difference(gradients(model, [apart]), gradients(model, [together])) < 1e-6
+
+
+def test_a_stream_cannot_begin_with_a_sampled_token():
+    with pytest.raises(ValueError, match="first token of a sample or stream"):
+        Sample((1, 2, 3), (False, True, True), (0.0,) * 3, 1.0, starts=(2,))

@@ -53,11 +53,13 @@ def test_chatml_opens_with_system_user_and_the_generation_prompt():
     )
 
 
-def test_tools_stand_in_the_system_message_one_compact_line_each():
-    text = chatml().tokenizer.decode(chatml().open([SYSTEM, USER], TOOLS))
-    line = '{"name":"multiply","description":"a × b","parameters":{"type":"object"}}'
-    assert f"<tools>\n{line}\n</tools><|im_end|>\n<|im_start|>user" in text
-    assert text.startswith("<|im_start|>system\nBe brief.\n\n# Tools\n")
+def test_tools_of_a_client_stand_in_the_system_message_as_an_environment_lists_them():
+    chat = Chat(byte_tokenizer(), dialects=["pythonic"])
+    text = chat.tokenizer.decode(chat.open([SYSTEM, USER], TOOLS))
+    assert text.startswith(
+        "<|im_start|>system\nBe brief.\n\nTools:\nmultiply()  # a × b\n\n"
+        'To call a tool, answer with nothing but: look_up(word="tree")<|im_end|>\n'
+    )
 
 
 @pytest.mark.parametrize("opening", [[USER], [SYSTEM, USER], [Message("system", ""), USER]])
@@ -158,18 +160,9 @@ def test_a_template_that_rewrites_history_is_refused_by_naming_the_turn():
         chat.observe([USER], closed=True, history=history)
 
 
-def test_a_template_that_refuses_a_role_is_an_error_that_says_so():
-    chat = own(
-        LLAMA_LIKE.replace(
-            "<|head|>{{",
-            "{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}<|head|>{{",
-            1,
-        )
-    )
-    with pytest.raises(
-        UsageError, match="refuses a conversation of user, assistant, tool: no tools"
-    ):
-        chat.observe([Message("tool", "x")], closed=True, history=[USER, Message("assistant", "a")])
+def test_a_template_that_takes_no_plain_conversation_is_an_error_that_says_so():
+    with pytest.raises(UsageError, match="drops or refuses messages of a plain conversation"):
+        own(LLAMA_LIKE.replace("m.content | trim", "'' if m.role == 'user' else m.content"))
 
 
 def test_a_tokenizer_without_chat_is_refused():

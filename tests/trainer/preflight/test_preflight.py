@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from envgym_trainer.config import merged
-from envgym_trainer.inference.dialogue import TurnRequest
+from envgym_trainer.inference.token_session import TurnRequest
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.preflight import (
     conversation,
+    engine,
     environment,
     run_preflight,
 )
@@ -63,6 +64,7 @@ def test_a_sound_run_passes_every_check_and_no_random_state_moves(guess):
         "noop",
         "splits",
         "context",
+        "engine",
         "memory",
         "model",
         "rewards_differ",
@@ -126,18 +128,19 @@ def test_a_held_out_prompt_with_another_truth_is_a_warning(tmp_path):
 def test_a_template_that_rewrites_history_is_found(anew):
     tokenizer = byte_tokenizer(("<|head|>", "<|eot|>"), eos="<|eot|>", template=FORGETFUL)
     result = conversation.template(anew(chat=Chat(tokenizer)))
-    assert not result.passed
+    assert (result.passed, result.warning) == (True, True)
     assert "rewrites earlier text" in result.detail
-    assert "train.model" in result.detail
+    assert "prompt.keep_reasoning=true" in result.detail
 
 
 def test_an_observation_that_is_rendered_otherwise_once_it_is_history_is_found(
     anew, guess, monkeypatch
 ):
+    observe = Chat.observe
     monkeypatch.setattr(
-        Chat, "observe", lambda self, *args, **kwargs: [*self._style.observe(*args, **kwargs), 7]
+        Chat, "observe", lambda self, *args, **kwargs: [*observe(self, *args, **kwargs), 7]
     )
-    found = conversation.rewritten_turn(guess.chat, guess.demos[0].messages, ())
+    found = conversation.changed_turn(guess.chat, guess.demos[0].messages, ())
     assert found == "the chat template renders turn 1 differently once it is history"
 
 
@@ -197,3 +200,12 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
     assert not result.passed
     assert "and an answer of 8 exceed 64" in result.detail
     assert "Set train.rollout.max_context_tokens=7" in result.detail
+
+
+def test_a_managed_server_is_recommended_on_a_gpu_only():
+    assert engine.recommendation("in_process", "cpu").detail == "in_process on cpu"
+    assert not engine.recommendation("vllm", "cuda").warning
+    found = engine.recommendation("in_process", "cuda")
+    assert found.passed
+    assert found.warning
+    assert "Recommended: train.engine='{vllm: {start: true}}'" in found.detail

@@ -83,9 +83,9 @@ def test_an_average_goes_its_way_to_the_policy_and_the_model_gets_its_own_back()
         (
             [
                 "train.plan.teacher=average",
-                "train.engine={name: vllm_server, url: http://localhost:1}",
+                "train.engine={vllm: {url: 'http://localhost:1'}}",
             ],
-            "Leave out train.engine=vllm_server",
+            "Leave out train.engine=vllm",
         ),
     ],
 )

@@ -101,7 +101,9 @@ def _sample(episode: Episode, advantage: Tensor, algorithm: AlgorithmConfig) -> 
         return None
     is_cut = episode.truncated or episode.is_clipped
     weight = 0.0 if algorithm.mask_truncated and is_cut else 1.0
-    sample = Sample(trace.token_ids, trace.loss_mask, trace.logprobs, 0.0, weight)
+    sample = Sample(
+        trace.token_ids, trace.loss_mask, trace.logprobs, 0.0, weight, starts=trace.starts
+    )
     if not advantage.ndim:
         return dataclasses.replace(sample, advantage=float(advantage))
     by_turn = advantage[: len(episode.turn_rewards)]

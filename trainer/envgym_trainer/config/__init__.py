@@ -20,13 +20,14 @@ from envgym_trainer.config.algorithm import AlgorithmConfig
 from envgym_trainer.config.algorithm import with_absolute_paths as algorithm_paths
 from envgym_trainer.config.controllers import ControllersConfig
 from envgym_trainer.config.curriculum import TasksConfig
+from envgym_trainer.config.engine import EngineConfig
 from envgym_trainer.config.evaluation import ChecksConfig, EvaluationConfig, OutputConfig
 from envgym_trainer.config.model import LoraConfig, ModelConfig
 from envgym_trainer.config.old_keys import outdated
 from envgym_trainer.config.optimizer import OptimizerConfig, WarmStartConfig
 from envgym_trainer.config.plan import AnyPlanConfig, PlanConfig
 from envgym_trainer.config.reward_weights import RewardWeightsConfig
-from envgym_trainer.config.rollout import EngineConfig, RolloutConfig
+from envgym_trainer.config.rollout import RolloutConfig
 from envgym_trainer.config.server_limits import refusals
 
 __all__ = ["TrainConfig"]
@@ -56,7 +57,8 @@ class TrainConfig(Block):
     rollout: RolloutConfig = RolloutConfig()
     """Collection of episodes."""
     engine: EngineConfig = EngineConfig()
-    """Inference engine. `engine: NAME` is short for `engine.name`."""
+    """Inference engine: in_process, or a block `vllm` or `openai`. `engine: NAME` is short for
+    `engine.name`."""
     warm_start: WarmStartConfig = WarmStartConfig()
     """Supervised steps before GRPO."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -177,6 +179,13 @@ class TrainConfig(Block):
             raise UsageError(
                 "train.rollout.deterministic collects and learns in turn, "
                 "train.rollout.one_step_ahead at once. Leave one out."
+            )
+        if self.engine.name == "openai" and (self.steps or self.warm_start.episodes):
+            raise UsageError(
+                "train.engine.openai gives neither token ids nor log-probabilities, so nothing can "
+                "be trained on it. Use train.engine='{vllm: {url: ...}}' to train, or envgym eval "
+                "--policy openai:URL to evaluate a model. train.steps=0 and "
+                "train.warm_start.episodes=0 evaluate only."
             )
         self.plan.check(
             validates=validates,

@@ -1,18 +1,20 @@
 """Inference engines: what samples the tokens of an episode.
 
-This folder is the registry: a file or a package `NAME` with a constant `OPTIONS` (the settings of
-`train.engine` that it uses) and a function `open_engine(inputs)` is the engine `NAME`. Any other
-function of `EngineInputs` is named as `file.py:name` or `package.module:name`. See `dialogue.py`
-for the tokens of a dialogue. Importable without torch.
+This folder is the registry: a file or a package `NAME` with a function `open_engine(inputs)` is the
+engine `NAME`. Any other function of `EngineInputs` is named as `file.py:name` or
+`package.module:name`; `train.engine.options` are its keyword arguments. See
+`token_session.py` for the tokens of a dialogue. Importable without torch.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -22,6 +24,8 @@ from envgym.modules import load_object
 from envgym.policies import Completion, Dialogue
 from envgym.secrets import get_logger
 from envgym.tasks import Task
+from envgym_trainer.inference.dialogue import TokenDialogue
+from envgym_trainer.inference.token_session import SamplingSettings, TokenSession
 
 if TYPE_CHECKING:
     import torch
@@ -48,27 +52,6 @@ class EngineStatistics:
     """Wall seconds of forward passes and sampling."""
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """Settings of all dialogues of one policy."""
-
-    temperature: float = 1.0
-    """Sampling temperature, at least 0. 0 is greedy."""
-    max_new_tokens: int = 256
-    """Maximum tokens of one turn."""
-    group_size: int = 1
-    """Number of dialogues with the same opening that are open at once. It affects only speed."""
-    stop_ids: frozenset[int] | None = None
-    """Ids that end a turn; None for those of the chat template."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.max_new_tokens < 1:
-            raise UsageError(
-                "temperature must be at least 0 and max_new_tokens at least 1, got "
-                f"{self.temperature} and {self.max_new_tokens}."
-            )
-
-
 class EngineDialogue(Dialogue, Protocol):
     """Dialogue with an engine. Used by one episode and one thread."""
 
@@ -91,6 +74,8 @@ class Engine(Protocol):
     """Maximum tokens of a dialogue."""
     supports_lockstep: bool = False
     """Whether the engine can give the same bits in each run; see `rollout/lockstep.py`."""
+    supports_constraints: bool = False
+    """Whether the engine samples only the tokens that a turn allows; see `AllowedTokens`."""
     dtype: torch.dtype | None = None
     """Data type of the engine's computation; None if it computes as the trained model does."""
 
@@ -101,6 +86,20 @@ class Engine(Protocol):
         ...
 
     @abstractmethod
+    def open_tokens(
+        self, ids: Sequence[int], *, seed: int, sampling: SamplingSettings, shared: int = 0
+    ) -> TokenSession:
+        """Start a conversation in token ids.
+
+        Args:
+            ids: Ids of the opening, the generation prompt included. At least one.
+            seed: Seed of the conversation's sampling.
+            sampling: Settings of its turns.
+            shared: Number of first ids that other conversations begin with too, such as those of
+                a system message. It affects only speed.
+        """
+        ...
+
     def open_dialogue(
         self,
         messages: Sequence[Message],
@@ -117,7 +116,10 @@ class Engine(Protocol):
             seed: Seed of the dialogue's sampling.
             sampling: Settings of the policy.
         """
-        ...
+        ids = self.chat.open(messages, tools)
+        shared = self.chat.shared(messages, tools)
+        open_session = partial(self.open_tokens, seed=seed, sampling=sampling, shared=shared)
+        return TokenDialogue(open_session(ids), open_session, self.chat, messages, tools)
 
     @abstractmethod
     def load_adapter(self, model: Any = None) -> None:
@@ -213,7 +215,16 @@ def open_engine(
         SpecError: If the file, the module or the name in it does not exist.
     """
     name = config.engine.name
-    engine = _function(name, root)(EngineInputs(config, model, chat, folder, notify))
+    function = _function(name, root)
+    try:
+        inspect.signature(function).bind(None, **config.engine.options)
+    except TypeError as error:
+        raise UsageError(
+            f"train.engine.options do not fit {name}: {error}. They are keyword arguments of its "
+            "function."
+        ) from None
+    inputs = EngineInputs(config, model, chat, folder, notify)
+    engine = function(inputs, **config.engine.options)
     if not isinstance(engine, Engine):
         raise UsageError(
             f"train.engine.name={name} returned a {type(engine).__name__}, which is no engine. "
@@ -228,7 +239,7 @@ def open_engine(
     return engine
 
 
-def _function(name: str, root: Path) -> Callable[[EngineInputs], Engine]:
+def _function(name: str, root: Path) -> Callable[..., Engine]:
     if ":" in name:
         return load_object(name, root)
     return importlib.import_module(f"{__name__}.{name}").open_engine

@@ -22,24 +22,27 @@ def tree_batch(samples: Sequence[Sample]) -> Batch:
 
     Each sample needs at least one sampled token.
     """
-    inputs = [sample.token_ids[: sample.input_length] for sample in samples]
-    order = sorted(range(len(samples)), key=lambda index: inputs[index])
+    streams = [(index, places) for index, sample in enumerate(samples) for places in sample.inputs]
+    inputs = [samples[index].token_ids[places.start : places.stop] for index, places in streams]
+    order = sorted(range(len(streams)), key=lambda stream: inputs[stream])
     # paths[n][t] is the place in the row of input token t of sample n.
-    paths: list[list[int]] = [[] for _ in samples]
+    paths: list[dict[int, tuple[int, int]]] = [{} for _ in samples]
     token_ids: list[int] = []
     depths: list[int] = []
     subtree_end: list[int] = []
     path: list[int] = []
     previous: tuple[int, ...] = ()
-    for index in order:
-        shared = common_prefix(previous, inputs[index])
+    for stream in order:
+        shared = common_prefix(previous, inputs[stream])
         _close(path[shared:], subtree_end, end=len(token_ids))
-        fresh = range(len(token_ids), len(token_ids) + len(inputs[index]) - shared)
-        token_ids += inputs[index][shared:]
-        depths += range(shared, len(inputs[index]))
+        fresh = range(len(token_ids), len(token_ids) + len(inputs[stream]) - shared)
+        token_ids += inputs[stream][shared:]
+        depths += range(shared, len(inputs[stream]))
         subtree_end += [0] * len(fresh)
         path = path[:shared] + list(fresh)
-        paths[index], previous = path, inputs[index]
+        previous = inputs[stream]
+        index, places = streams[stream]
+        paths[index] |= {place: (0, row) for place, row in zip(places, path, strict=True)}
     _close(path, subtree_end, end=len(token_ids))
     return Batch(
         input_ids=torch.tensor([token_ids]),
@@ -48,7 +51,7 @@ def tree_batch(samples: Sequence[Sample]) -> Batch:
         subtree_end=torch.tensor(subtree_end),
         num_tokens=len(token_ids),
         num_flat_tokens=sum(map(len, inputs)),
-        **entries(samples, [[(0, position) for position in path] for path in paths]),
+        **entries(samples, paths),
     )
 
 

@@ -1,29 +1,49 @@
 """Convert messages to token ids and back. Sampled ids are never rendered again.
 
-A conversation is the `open` ids, then for each turn the sampled ids and the `observe` ids. ChatML
-models (SmolLM2, Qwen) use our ChatML with tools (`chatml.py`), other families their own template
-(`own_template.py`). Text of users and tools cannot forge a turn: the spelling of a special token
-in it becomes ordinary tokens. Not supported: images, and templates that rewrite earlier turns (the
-error names the turn).
+A conversation is the `open` ids, then for each turn the sampled ids and the `observe` ids. With
+`native` rendering the model's own chat template writes tools, calls and results. With `text` they
+are text of the messages, in our ChatML (`chatml.py`) if the tokenizer has its tokens, else in the
+model's template. Text of users and tools cannot forge a turn: the spelling of a control token in
+it becomes ordinary tokens. Not supported: images.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from envgym.dialects import (
+    DEFAULT_DIALECTS,
+    dialect_for_template,
+    parse,
+    split_reasoning,
+    usage_example,
+)
+from envgym.dialects.known import Tools as KnownTools
 from envgym.errors import UsageError, did_you_mean
-from envgym.messages import Message
-from envgym_trainer.model.chatml import JINJA, ChatML
-from envgym_trainer.model.own_template import OwnTemplate
+from envgym.messages import Message, ToolCall
+from envgym.tools import Tool, tools_section
+from envgym_trainer.model.chatml import END, START, ChatML
+from envgym_trainer.model.rendering import Answer, ChatMessage, Extension, Tools
+from envgym_trainer.model.rendering.adapters import PROBE_CALL, PROBE_TOOL
+from envgym_trainer.model.rendering.control_tokens import ControlTokens
+from envgym_trainer.model.rendering.openai_form import (
+    assistant_message,
+    normalized_messages,
+    plain_messages,
+    structured_messages,
+    text_messages,
+)
+from envgym_trainer.model.rendering.pinned import has_date, with_date, with_variables
+from envgym_trainer.model.rendering.served_template import text_template
+from envgym_trainer.model.rendering.template_renderer import TemplateRenderer
 
 TemplateName = Literal["auto", "chatml", "model"]
-
-Tools = Sequence[dict[str, Any]]
-"""Tool schemas in OpenAI's function format."""
+RenderingName = Literal["native", "text"]
 
 
 class Chat:
@@ -31,34 +51,100 @@ class Chat:
 
     Args:
         tokenizer: Hugging Face tokenizer. It is copied, so its settings are not changed.
-        template: `chatml` (ours), `model` (the tokenizer's template), or `auto`: ChatML if the
-            tokenizer has both ChatML tokens.
+        template: Template of `text` rendering: `chatml` (ours), `model` (the tokenizer's), or
+            `auto`: ChatML if the tokenizer has both ChatML tokens. `native` uses the tokenizer's.
         model: All end-of-sequence ids of its generation config also end a turn.
+        rendering: Whether the template writes tools and calls (`native`), or the messages hold
+            them as text (`text`).
+        dialects: Syntaxes of tool calls. Calls are written in the first one.
+        keep_reasoning: Append to a past that the template would write without its reasoning.
+        variables: Variables of the template, such as `{"enable_thinking": False}`.
+        clock: Date that the template writes, if it writes one. Default: today.
 
     Raises:
-        UsageError: If the tokenizer lacks tokens that the template needs.
+        UsageError: If the tokenizer lacks tokens that the template needs, or its template cannot
+            render such conversations.
     """
 
-    def __init__(self, tokenizer: Any, template: TemplateName = "auto", *, model: Any = None):
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: TemplateName = "auto",
+        *,
+        model: Any = None,
+        rendering: RenderingName = "text",
+        dialects: Sequence[str] = DEFAULT_DIALECTS,
+        keep_reasoning: bool = False,
+        variables: Mapping[str, Any] | None = None,
+        clock: datetime | None = None,
+    ):
         self.tokenizer = copy.deepcopy(tokenizer)
-        self._lock = threading.Lock()
-        self.template = _choose(template, tokenizer)
-        style = ChatML if self.template == "chatml" else OwnTemplate
-        self._style = style(self.tokenizer, self._encode)
-        self.stop_ids = frozenset(
-            {self._style.end_id}
-            | eos_ids(self.tokenizer)
-            | eos_ids(getattr(model, "generation_config", None))
+        self._lock = threading.RLock()
+        self.rendering: RenderingName = rendering
+        self.dialects = tuple(dialects)
+        self.keep_reasoning = keep_reasoning
+        self.variables = dict(variables or {})
+        self._clock = clock
+        self.template: Literal["chatml", "model"] = (
+            _own(tokenizer) if rendering == "native" else _choose(template, tokenizer)
         )
+        self.control_tokens = ControlTokens(self.tokenizer)
+        ends = eos_ids(self.tokenizer) | eos_ids(getattr(model, "generation_config", None))
+        self._style = self._renderer(ends)
+        self._end_id: int = self.control_tokens.ids[self._style.end]
+        self.stop_ids = frozenset(ends | {self.control_tokens.ids[end] for end in self._style.ends})
         """Ids that end a turn. They are sampled and trained."""
+        if rendering == "native":
+            self._check_dialects()
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters between the conversation and the template."""
+        names = list(self._style.adapters)
+        if self.template == "model" and self._clock and has_date(self.tokenizer.chat_template):
+            names.append("pinned_date")
+        names += [f"{name}={value}" for name, value in self.variables.items()]
+        return (*names, "keep_reasoning") if self.keep_reasoning else tuple(names)
 
     def open(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
-        """Return the ids of the prompt, up to and including the generation prompt."""
-        return self._style.open(messages, tools)
+        """Return the ids of the prompt, up to and including the generation prompt.
+
+        Args:
+            messages: Opening messages.
+            tools: Tools of the conversation. With `text` rendering they are listed in the system
+                message, as an environment does.
+        """
+        with self._lock:
+            return self._style.open(*self._as_text(messages, tools))
 
     def shared(self, messages: Sequence[Message], tools: Tools = ()) -> int:
         """Return how many of the first `open` ids belong to the system message."""
-        return self._style.shared(messages, tools)
+        with self._lock:
+            return self._style.shared(*self._as_text(messages, tools))
+
+    def extend(
+        self,
+        history: Sequence[Message],
+        new: Sequence[Message],
+        tools: Tools = (),
+        *,
+        closed: bool,
+    ) -> Extension:
+        """Return the ids after a sampled turn: missing end token, new messages, generation prompt.
+
+        Args:
+            history: All earlier messages; the last one is the sampled turn.
+            new: New messages of the environment.
+            tools: Tools of the conversation.
+            closed: Whether the sampled ids end with a stop id.
+
+        Returns:
+            The ids, and how the template rewrites an earlier turn, if it does.
+        """
+        past, offered = self._as_text(history, tools)
+        with self._lock:
+            found = self._style.extend(past, new, offered, closed=closed)
+        return Extension(found.ids) if self.keep_reasoning else found
 
     def observe(
         self,
@@ -68,43 +154,150 @@ class Chat:
         history: Sequence[Message] = (),
         tools: Tools = (),
     ) -> list[int]:
-        """Return the ids after a sampled turn: missing end token, new messages, generation prompt.
-
-        Args:
-            messages: New messages of the environment.
-            closed: Whether the sampled ids end with a stop id.
-            history: All messages before these. `template="model"` uses them to check that its
-                template only appends.
-            tools: Tools of the conversation.
+        """Return the ids after a sampled turn; see `extend`.
 
         Raises:
             UsageError: If the model's template rewrites an earlier turn.
         """
-        return self._style.observe(messages, closed=closed, history=history, tools=tools)
+        past = list(history) or [Message("user", "x"), Message("assistant", "x")]
+        found = self.extend(past, messages, tools, closed=closed)
+        if found.rewritten:
+            raise UsageError(
+                f"the model's chat template rewrites earlier text at {found.rewritten}, so tokens "
+                "already sampled would change. Set prompt.keep_reasoning=true, or take a model "
+                "whose template only appends."
+            )
+        return found.ids
 
-    def answer(self, text: str) -> list[int]:
-        """Return the ids of an assistant turn, with its end token. Only for demonstrations."""
-        return [*self._encode(text), self._style.end_id]
+    def render(self, messages: Sequence[Mapping[str, Any]], tools: Tools = ()) -> list[int]:
+        """Return the ids of a conversation in OpenAI's form, with the generation prompt.
+
+        Args:
+            messages: Messages with `role`, `content`, and, if any, `tool_calls`, `tool_call_id`,
+                `name` and `reasoning_content`. Arguments of calls may be dicts or JSON text.
+            tools: Tools of the request.
+
+        Raises:
+            UsageError: If the model's template refuses the conversation.
+        """
+        if self.rendering == "text":
+            return self.open(text_messages(messages, self.dialects[0]), tools)
+        with self._lock:
+            return self._style.render_ids(normalized_messages(messages), tools)
+
+    def parse(self, text: str, known: KnownTools = ()) -> Answer:
+        """Return reasoning, content and tool calls of an answer.
+
+        Args:
+            text: Answer as `decode` returns it.
+            known: Tools: names, or schemas in OpenAI's format.
+        """
+        found = parse(text, self.dialects, known=known)
+        if not found.problem:
+            return Answer(found.reasoning, found.content, found.calls)
+        return Answer(*split_reasoning(text), (), found.problem)
+
+    def answer(
+        self,
+        text: str,
+        call: ToolCall | None = None,
+        *,
+        history: Sequence[Message] = (),
+        tools: Tools = (),
+    ) -> list[int]:
+        """Return the ids of an assistant turn, with its end token. Only for demonstrations.
+
+        Args:
+            text: Text of the turn: an answer, or the call as text.
+            call: Call of the turn. With `native` rendering the template writes it.
+            history: All earlier messages.
+            tools: Tools of the conversation.
+        """
+        with self._lock:
+            if self.rendering == "text" or not history:
+                return [*self.control_tokens.encode_text(text), self._end_id]
+            assert isinstance(self._style, TemplateRenderer)
+            answer = Answer(content="" if call else text, calls=(call,) if call else ())
+            return self._style.answer_ids(history, assistant_message(answer), tools)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens and without a final stop id."""
-        ids = list(ids[:-1] if ids and ids[-1] in self.stop_ids else ids)
+        """Return the text of a turn, without stop, padding and start tokens around it.
+
+        Marks of calls and reasoning are kept, also if they are special tokens. If the generation
+        prompt opens reasoning, the text begins with the opening mark.
+        """
+        ids = list(ids)
+        around = self.stop_ids | {self.tokenizer.pad_token_id, self.tokenizer.bos_token_id}
+        while ids and ids[-1] in around:
+            ids.pop()
+        while ids and ids[0] in (self.tokenizer.bos_token_id, self.tokenizer.pad_token_id):
+            ids.pop(0)
         with self._lock:
-            return self.tokenizer.decode(
-                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            text = self.tokenizer.decode(
+                ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
+        opened = self._style.opened
+        return text if not opened or text.startswith(opened.strip()) else opened + text
 
     @cached_property
     def jinja(self) -> str:
         """Jinja template with which a server renders the same ids. It is saved with the adapter."""
-        return JINJA.read_text() if self.template == "chatml" else self.tokenizer.chat_template
+        template = with_variables(self._style.template, self.variables)
+        if self.rendering == "native":
+            return template
+        return text_template(template, dialect=self.dialects[0], adapters=self._style.adapters)
 
-    def _encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Return the ids of a text. If `special` is True, the text may contain special tokens."""
-        with self._lock:
-            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)[
-                "input_ids"
-            ]
+    def _renderer(self, ends: set[int]) -> ChatML | TemplateRenderer:
+        if self.template == "chatml":
+            return ChatML(self.tokenizer, self.control_tokens)
+        stops = [token for token, index in self.control_tokens.ids.items() if index in ends]
+        return TemplateRenderer(
+            self.tokenizer,
+            self.control_tokens,
+            with_date(self.tokenizer.chat_template, self._clock),
+            to_messages=self._to_messages,
+            is_native=self.rendering == "native",
+            variables=self.variables,
+            stops=stops,
+        )
+
+    def _to_messages(self, messages: Sequence[Message], tools: Tools) -> list[ChatMessage]:
+        if self.rendering == "text":
+            return plain_messages(messages)
+        return structured_messages(messages, lambda text: self.parse(text, tools))
+
+    def _as_text(
+        self, messages: Sequence[Message], tools: Tools
+    ) -> tuple[Sequence[Message], Tools]:
+        """Return messages and tools for the renderer: with `text`, tools are in the messages."""
+        if self.rendering == "native" or not tools:
+            return messages, tools
+        listed = tools_section(
+            [Tool.from_schema(tool) for tool in tools], usage_example(self.dialects[0])
+        )
+        has_system = bool(messages) and messages[0].role == "system"
+        system = messages[0].content if has_system else ""
+        return [Message("system", system + listed), *messages[has_system:]], ()
+
+    def _check_dialects(self) -> None:
+        """Check that a dialect reads the calls that the template writes."""
+        assert isinstance(self._style, TemplateRenderer)
+        if reads_calls(self._style, self.dialects):
+            return
+        family = dialect_for_template(self._style.template)
+        hint = f" Put {family} into prompt.dialects, or set" if family else " Set"
+        raise UsageError(
+            "no dialect of prompt.dialects reads the tool calls that the model's chat template "
+            f"writes ({', '.join(self.dialects)}).{hint} prompt.rendering=text."
+        )
+
+
+def reads_calls(renderer: TemplateRenderer, dialects: Sequence[str]) -> bool:
+    """Return whether a dialect reads the call that a template writes."""
+    text = renderer.answer_text([Message("user", "x")], PROBE_CALL, [PROBE_TOOL])
+    found = parse(renderer.opened + text, dialects, known=[PROBE_TOOL])
+    wanted = PROBE_CALL["tool_calls"][0]["function"]
+    return [call.to_dict() for call in found.calls] == [wanted]
 
 
 def eos_ids(source: Any) -> set[int]:
@@ -114,7 +307,7 @@ def eos_ids(source: Any) -> set[int]:
 
 
 def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
-    has_chatml = {"<|im_start|>", "<|im_end|>"} <= tokenizer.get_vocab().keys()
+    has_chatml = {START, END} <= tokenizer.get_vocab().keys()
     if template not in ("auto", "chatml", "model"):
         hint = did_you_mean(template, ("auto", "chatml", "model")) or "."
         raise UsageError(f"chat template '{template}' is unknown{hint} Use auto, chatml or model.")
@@ -125,6 +318,10 @@ def _choose(template: str, tokenizer: Any) -> Literal["chatml", "model"]:
         )
     if template == "chatml" or (template == "auto" and has_chatml):
         return "chatml"
+    return _own(tokenizer)
+
+
+def _own(tokenizer: Any) -> Literal["model"]:
     if not tokenizer.chat_template:
         raise UsageError(
             "this tokenizer has neither ChatML tokens nor a chat template. Use an instruct (chat) "

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from envgym.episode import Episode
-from envgym.errors import UsageError
 from envgym.evaluation.checks.fixture import CheckResult
 from envgym.messages import Message
 from envgym.policies import TokenTrace
 from envgym.tools import to_openai
 from envgym_trainer.batch import Sample
-from envgym_trainer.inference.dialogue import DialogueTokens, TurnRequest
+from envgym_trainer.inference.token_session import DialogueTokens, TurnRequest
 from envgym_trainer.learner.prefix_tree import tree_batch
 from envgym_trainer.model.chat import Chat, eos_ids
 from envgym_trainer.preflight.context import PreflightContext, preflight_result
@@ -26,7 +25,10 @@ EXCHANGE = [
     Message("user", "c"),
     Message("assistant", "d"),
 ]
-OTHER_MODEL = "Set train.model to one whose template only appends, such as a ChatML model"
+KEEP = (
+    "The dialogue then continues on the rewritten prompt, which is computed again. To keep the "
+    "past as it was sampled, set prompt.keep_reasoning=true"
+)
 
 
 def first_prompt(subject: PreflightContext) -> str:
@@ -73,7 +75,7 @@ def prompt(subject: PreflightContext) -> CheckResult:
 def template(subject: PreflightContext) -> CheckResult:
     """Check that history is a prefix of each later prompt, also with reasoning.
 
-    Otherwise sampled tokens would be rendered again.
+    If it is not, dialogues continue on rewritten prompts, which is a warning.
     """
     tools = {task.id: _tools(subject, task) for task in subject.tasks}
     longest = sorted(subject.demos, key=lambda episode: -episode.turns)[:4]
@@ -81,12 +83,13 @@ def template(subject: PreflightContext) -> CheckResult:
         (EXCHANGE, [])
     ]
     for messages, offered in played:
+        if found := changed_turn(subject.chat, messages, offered):
+            return CheckResult("template", False, found)
         if found := rewritten_turn(subject.chat, messages, offered):
-            return CheckResult("template", False, f"{found}. {OTHER_MODEL}")
+            return CheckResult("template", True, f"{found}. {KEEP}", warning=True)
         if found := rewritten_turn(subject.chat, _with_reasoning(messages), offered):
-            return CheckResult(
-                "template", False, f"if the model reasons in <think>: {found}. {OTHER_MODEL}"
-            )
+            told = f"if the model reasons in <think>: {found}. {KEEP}"
+            return CheckResult("template", True, told, warning=True)
     turns = max(sum(message.role == "assistant" for message in messages) for messages, _ in played)
     return CheckResult(
         "template", True, f"{len(played)} conversations of up to {turns} turns are append-only"
@@ -102,24 +105,35 @@ def _with_reasoning(messages: Sequence[Message]) -> list[Message]:
 
 
 def rewritten_turn(chat: Chat, messages: Sequence[Message], tools: Any) -> str:
-    """Return how a new rendering of a conversation differs from its tokens; empty if equal."""
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    ids = chat.open(messages[: answers[0]], tools)
-    for turn, (index, following) in enumerate(
-        zip(answers, [*answers[1:], len(messages)], strict=True), 1
-    ):
-        new = messages[index + 1 : following]
-        if not new:
-            break
+    """Return where the chat template rewrites an earlier turn; empty if it only appends."""
+    for index, new in _turns(messages):
+        found = chat.extend(messages[: index + 1], new, tools, closed=True)
+        if found.rewritten:
+            return f"the chat template rewrites earlier text at {found.rewritten}"
+    return ""
+
+
+def changed_turn(chat: Chat, messages: Sequence[Message], tools: Any) -> str:
+    """Return how a new rendering of a text conversation differs from its tokens; empty if equal."""
+    turns = list(_turns(messages))
+    if chat.rendering != "text" or rewritten_turn(chat, messages, tools) or not turns:
+        return ""
+    ids = chat.open(messages[: turns[0][0]], tools)
+    for turn, (index, new) in enumerate(turns, 1):
         ids = [*ids, *chat.answer(messages[index].content)]
-        try:
-            ids += chat.observe(new, closed=True, history=messages[: index + 1], tools=tools)
-        except UsageError as error:
-            return str(error).removesuffix(".")
-        whole = chat.open(messages[:following], tools)
+        ids += chat.observe(new, closed=True, history=messages[: index + 1], tools=tools)
+        whole = chat.open(messages[: index + 1 + len(new)], tools)
         if ids != whole and _text(chat, ids) != _text(chat, whole):
             return f"the chat template renders turn {turn} differently once it is history"
     return ""
+
+
+def _turns(messages: Sequence[Message]) -> Iterator[tuple[int, Sequence[Message]]]:
+    """Yield the place of each answer that messages follow, and these messages."""
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    for index, following in pairwise([*answers, len(messages)]):
+        if new := messages[index + 1 : following]:
+            yield index, new
 
 
 def end_of_turn(subject: PreflightContext) -> CheckResult:
@@ -194,7 +208,7 @@ def context(subject: PreflightContext) -> CheckResult:
             "context", True, "not checked, because no task has an oracle", warning=True
         )
     rollout = subject.config.rollout
-    whole = {task: len(trace.token_ids) for task, trace in traces.items()}
+    whole = {task: trace.longest_stream for task, trace in traces.items()}
     answer = {task: max(answer_lengths(trace), default=0) for task, trace in traces.items()}
     problems = [
         f"{task}: {whole[task]} tokens, its longest answer {answer[task]}"

@@ -89,6 +89,13 @@ EPISODES = (
         absent=WARM,
     ),
     Metric(
+        "episode/rewritten_turns",
+        "Times that the chat template rewrote an earlier turn, for each episode; see "
+        "prompt.keep_reasoning",
+        "turns",
+        absent="No turn was rewritten",
+    ),
+    Metric(
         "completions/{mean,min,max}_length",
         "Sampled tokens of an episode",
         "tokens",

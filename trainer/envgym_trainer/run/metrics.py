@@ -241,6 +241,9 @@ def behaviour_metrics(episodes: Sequence[Episode]) -> Metrics:
     if lengths:
         out |= {"completions/mean_length": _mean(lengths), "completions/min_length": min(lengths)}
         out |= {"completions/max_length": max(lengths)}
+    rewritten = [len(episode.tokens.starts) for episode in episodes if episode.tokens is not None]
+    if any(rewritten):
+        out["episode/rewritten_turns"] = _mean([float(count) for count in rewritten])
     for place in _names(episode.seconds for episode in episodes):
         out[f"episode/seconds_{place}"] = _mean(
             [episode.seconds.get(place, 0.0) for episode in episodes]

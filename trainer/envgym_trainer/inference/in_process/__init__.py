@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from envgym_trainer.inference import Engine, EngineInputs
 
-OPTIONS = ()
-
 
 def open_engine(inputs: EngineInputs) -> Engine:
     """Return the engine of a run. See `InProcessEngine`."""

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 
 from envgym.errors import UsageError, WorldFailure
-from envgym.messages import Message
 from envgym.secrets import get_logger
-from envgym_trainer.inference import Engine, EngineStatistics, SamplingSettings
+from envgym_trainer.inference import Engine, EngineStatistics
 from envgym_trainer.inference.in_process import token_sampling
-from envgym_trainer.inference.in_process.cached_dialogue import CachedDialogue
+from envgym_trainer.inference.in_process.cached_session import CachedSession
 from envgym_trainer.inference.in_process.native_threads import release_openmp_threads
 from envgym_trainer.inference.in_process.plain_forward import open_passes
 from envgym_trainer.inference.in_process.sampler_model import SamplerModel
@@ -33,6 +32,7 @@ from envgym_trainer.inference.in_process.scheduler import (
     PlannedRow,
     Scheduler,
 )
+from envgym_trainer.inference.token_session import SamplingSettings
 from envgym_trainer.model.chat import Chat
 
 log = get_logger(__name__)
@@ -60,6 +60,7 @@ class InProcessEngine(Engine):
     """
 
     supports_lockstep = True
+    supports_constraints = True
 
     def __init__(
         self,
@@ -98,16 +99,11 @@ class InProcessEngine(Engine):
             self._command(self._passes.tune)
         torch.set_num_threads(every)  # for later threads; the engine's thread keeps its number
 
-    def open_dialogue(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        *,
-        seed: int,
-        sampling: SamplingSettings,
-    ) -> CachedDialogue:
-        """Start a dialogue; see `Engine.open_dialogue`."""
-        return CachedDialogue(self, messages, tools, seed=seed, sampling=sampling)
+    def open_tokens(
+        self, ids: Sequence[int], *, seed: int, sampling: SamplingSettings, shared: int = 0
+    ) -> CachedSession:
+        """Start a conversation; see `Engine.open_tokens`. Its cache is kept between turns."""
+        return CachedSession(self, ids, seed=seed, sampling=sampling, shared=shared)
 
     def load_adapter(self, model: Any = None) -> None:
         """Sample with a copy of the adapter's current weights, or with the base model if `None`.
@@ -191,6 +187,11 @@ class InProcessEngine(Engine):
         with self._wake:
             self._scheduler.release(dialogue)
 
+    def rewind(self, dialogue: DialogueState, count: int) -> None:
+        """Drop the tokens of a dialogue after the first `count`. Used by sessions."""
+        with self._wake:
+            self._scheduler.rewind(dialogue, count)
+
     def _command(self, action: Callable[[], None]) -> None:
         """Run an action on the engine thread between two steps. Return or raise its result."""
         future: Future[None] = Future()
@@ -253,7 +254,13 @@ class InProcessEngine(Engine):
         with self._wake:
             self._scheduler.done(plan)
             for turn, token, logprob in zip(turns, *sampled, strict=True):
-                if reason := turn.request.take(token, logprob):
+                try:
+                    reason = turn.request.take(token, logprob)
+                except Exception as error:  # of the callback; the other turns go on
+                    self._scheduler.finish(turn)
+                    turn.future.set_exception(error)
+                    continue
+                if reason:
                     self._scheduler.finish(turn)
                     turn.future.set_result(reason)
 
@@ -262,6 +269,7 @@ class InProcessEngine(Engine):
     ) -> tuple[list[int], list[float]]:
         if not turns:
             return [], []
+        token_sampling.constrain(logits, [turn.request.choices() for turn in turns])
         temperatures = torch.tensor(
             [turn.request.temperature for turn in turns], device=self._passes.device
         )

@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from envgym.policies import StopReason
-from envgym_trainer.inference.dialogue import DialogueTokens, TurnRequest
 from envgym_trainer.inference.in_process.layout import RowInput
+from envgym_trainer.inference.token_session import DialogueTokens, TurnRequest
 from envgym_trainer.learner.prefix_tree import common_prefix
 
 
@@ -154,6 +154,14 @@ class Scheduler:
         # If a request is pending, `finish` calls this method again.
         if not any(turn.dialogue is dialogue for turn in self.turns):
             self._ended.append(dialogue)
+
+    def rewind(self, dialogue: DialogueState, count: int) -> None:
+        """Drop the tokens after the first `count`, of a dialogue without a pending request.
+
+        The last token that is kept is computed again, because its logits are needed.
+        """
+        dialogue.rewind(count)
+        dialogue.cached = min(dialogue.cached, max(0, count - 1 - dialogue.shared))
 
     def forget(self) -> None:
         """Mark all cached keys and values as invalid."""
