@@ -212,7 +212,8 @@ def parse(
             return found
         if split.missing:
             raise MalformedCall(f"the reasoning was not closed with {split.missing}")
-        refuse_attempts(split.answer, _all_marks(readers), tools or {})
+        if tools is None or tools:  # without tools, no text is a call
+            refuse_attempts(split.answer, _all_marks(readers), tools or {})
     except MalformedCall as problem:
         return Parsed((), "invalid", problem=_explained(problem, dialects), content=text)
     return Parsed((), "none", content=split.answer, reasoning=split.reasoning)

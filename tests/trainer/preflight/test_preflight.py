@@ -11,6 +11,7 @@ from envgym_trainer.inference.token_session import TurnRequest
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.preflight import (
     conversation,
+    engine,
     environment,
     run_preflight,
 )
@@ -63,6 +64,7 @@ def test_a_sound_run_passes_every_check_and_no_random_state_moves(guess):
         "noop",
         "splits",
         "context",
+        "engine",
         "memory",
         "model",
         "rewards_differ",
@@ -198,3 +200,12 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_found(anew):
     assert not result.passed
     assert "and an answer of 8 exceed 64" in result.detail
     assert "Set train.rollout.max_context_tokens=7" in result.detail
+
+
+def test_a_managed_server_is_recommended_on_a_gpu_only():
+    assert engine.recommendation("in_process", "cpu").detail == "in_process on cpu"
+    assert not engine.recommendation("vllm", "cuda").warning
+    found = engine.recommendation("in_process", "cuda")
+    assert found.passed
+    assert found.warning
+    assert "Recommended: train.engine='{vllm: {start: true}}'" in found.detail

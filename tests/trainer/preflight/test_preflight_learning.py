@@ -198,10 +198,10 @@ def test_a_sound_run_says_so_in_one_line_and_keeps_the_results(tmp_path, capsys)
         == 0
     )
     said = " ".join(capsys.readouterr().out.split())
-    assert "preflight: 11 checks passed in" in said
+    assert "preflight: 12 checks passed in" in said
     assert "warning: adapter:" in said
     kept = json.loads((RunFolder.open(tmp_path / "guess").path / "preflight.json").read_text())
-    assert len(kept) == 11
+    assert len(kept) == 12
     assert all(result["passed"] for result in kept)
 
 
@@ -225,7 +225,7 @@ def command(monkeypatch):
 def test_preflight_prints_a_table_and_exits_like_envgym_check(command, capsys):
     assert command("preflight", "guess", *TINY, "--fast", "--prompt") == 0
     said = capsys.readouterr().out
-    assert "11 of 11 checks passed" in said
+    assert "12 of 12 checks passed" in said
     assert "<|im_start|>assistant" in said
     assert (
         command("preflight", "guess", *TINY, "train.rollout.max_turn_tokens=3", "--fast", "--json")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from envgym.errors import EnvgymError, UsageError
 from envgym.evaluation.checks.fixture import CheckResult
-from envgym_trainer.preflight import conversation, environment, learning, memory
+from envgym_trainer.preflight import conversation, engine, environment, learning, memory
 from envgym_trainer.preflight.context import PreflightContext, open_preflight
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.metrics import drain_sandbox_metrics
@@ -34,6 +34,7 @@ CHECKS: dict[str, Callable[[PreflightContext], CheckResult]] = {
     "noop": environment.noop,
     "splits": environment.splits,
     "context": conversation.context,
+    "engine": engine.engine,
     "memory": memory.memory,
     "model": learning.model,
     "rewards_differ": learning.rewards_differ,
