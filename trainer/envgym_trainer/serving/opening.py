@@ -115,6 +115,8 @@ def _trained_chat(folder: Path, manifest: Mapping[str, Any], tokenizer: Any, mod
     """
     from transformers import AutoTokenizer
 
+    if not manifest:  # of another tool
+        return chat_of_model(tokenizer, model)
     prompt = manifest.get("prompt", {})
     recorded = prompt.get("rendering") or OLD_RENDERINGS.get(str(prompt.get("tools")))
     rendering = "native" if recorded == "native" else "text"
