@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import yaml
 from envgym import EnvSpec
 from envgym.commands import main
 from envgym_trainer.config import TrainConfig
+from tests.fakes.taught_model import served
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -165,6 +167,13 @@ def test_a_python_block_runs(block, folder_of):
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_a_command_runs(page, command, folder_of, tmp_path, monkeypatch):
     words = shlex.split(command)
+    if SERVER in command:
+        with served_run(folder_of(page)) as url:
+            run(shlex.split(command.replace(SERVER, url)), folder_of(page))
+        return
+    if words[:2] == ["envgym", "serve"]:
+        serve_until_terminated(words[2:], folder_of(page))
+        return
     if words[0] != "envgym":
         run(words, folder_of(page))
         return
@@ -177,6 +186,31 @@ def test_a_command_runs(page, command, folder_of, tmp_path, monkeypatch):
         if word.startswith("adapter:"):
             run_is_there(Path(word.removeprefix("adapter:")).parent)
     assert main(words[1:]) == 0
+
+
+SERVER = "http://127.0.0.1:8000"
+"""Address of the server that commands of the pages talk to. The tests use another port."""
+
+
+@contextmanager
+def served_run(folder: Path):
+    """Serve `runs/guess` of a folder; yield the URL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_is_there(Path("runs/guess"))
+        with served("runs/guess") as (_, url):
+            yield url
+
+
+def serve_until_terminated(words: list[str], folder: Path) -> None:
+    """Run `envgym serve` until it answers, and end it as an operator does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        if words[0].startswith("runs/"):
+            run_is_there(Path(words[0]))
+        with served(*words) as (process, _):
+            process.terminate()
+            assert process.wait(timeout=60) == 0
 
 
 def run_is_there(run: Path) -> None:

@@ -37,7 +37,7 @@ GYM = (
 
 TRAINER = (
     ("envgym_trainer.commands",),
-    ("envgym_trainer.training",),
+    ("envgym_trainer.serving", "envgym_trainer.training"),
     ("envgym_trainer.preflight",),
     ("envgym_trainer.rollout",),
     ("envgym_trainer.inference",),

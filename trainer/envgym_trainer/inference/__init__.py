@@ -74,6 +74,8 @@ class Engine(Protocol):
     """Maximum tokens of a dialogue."""
     supports_lockstep: bool = False
     """Whether the engine can give the same bits in each run; see `rollout/lockstep.py`."""
+    supports_constraints: bool = False
+    """Whether the engine samples only the tokens that a turn allows; see `AllowedTokens`."""
     dtype: torch.dtype | None = None
     """Data type of the engine's computation; None if it computes as the trained model does."""
 

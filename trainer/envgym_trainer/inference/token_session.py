@@ -7,7 +7,7 @@ unchanged and never encoded again from text. Importable without torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
@@ -19,6 +19,10 @@ from envgym.policies import StopReason, TokenTrace
 OnToken = Callable[[int, float], bool | None]
 """Callback for each sampled token: its id and its log probability. If it returns True, the turn
 ends after this token. It is called on a thread of the engine, so it must return at once."""
+
+AllowedTokens = Callable[[Sequence[int]], Collection[int] | None]
+"""Constraint of a turn: from the ids sampled so far to those that may come next, or None for any.
+Only engines with `supports_constraints` use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,10 @@ class DialogueTokens:
         self.mask += [False] * len(ids)
         self.logprobs += [0.0] * len(ids)
 
+    def rewind(self, count: int) -> None:
+        """Drop all tokens but the first `count`."""
+        del self.ids[count:], self.mask[count:], self.logprobs[count:]
+
     def take(self, ids: Sequence[int], logprobs: Sequence[float] | None = None) -> None:
         """Append sampled tokens; without log probabilities, they are 0."""
         self.ids += ids
@@ -105,8 +113,16 @@ class TurnRequest:
     max_context: int
     """Maximum tokens of the whole dialogue."""
     on_token: OnToken | None = None
+    allowed: AllowedTokens | None = None
     count: int = 0
     """Number of tokens sampled so far."""
+
+    def choices(self) -> Collection[int] | None:
+        """Return the ids that may be sampled next, or None for any."""
+        if self.allowed is None:
+            return None
+        ids = self.dialogue.ids
+        return self.allowed(ids[len(ids) - self.count :])
 
     def take(self, token: int, logprob: float) -> StopReason | None:
         """Append a sampled token. Return the stop reason, or None if the response goes on."""
@@ -178,6 +194,7 @@ class TokenSession(ABC):
         sampling: SamplingSettings | None = None,
         seed: int | None = None,
         on_token: OnToken | None = None,
+        allowed: AllowedTokens | None = None,
     ) -> SampledTurn:
         """Sample the next turn. Blocks until it is finished.
 
@@ -186,6 +203,7 @@ class TokenSession(ABC):
             sampling: Settings from this turn on. None keeps those of the session.
             seed: Seed from this turn on. None continues the generator of the session.
             on_token: Callback for each token.
+            allowed: Constraint of the tokens, for an engine with `supports_constraints`.
 
         Raises:
             WorldFailure: If the engine fails or is closed (`policy_failed`). The session cannot be
@@ -206,6 +224,7 @@ class TokenSession(ABC):
             self.stop_ids,
             self.max_context,
             on_token,
+            allowed,
         )
         stop_reason = self.complete(request)
         return SampledTurn(tuple(tokens.ids[start:]), tuple(tokens.logprobs[start:]), stop_reason)
@@ -213,6 +232,19 @@ class TokenSession(ABC):
     def extend(self, ids: Sequence[int]) -> None:
         """Append tokens that were not sampled, such as an observation and a generation prompt."""
         self.tokens.extend(ids)
+
+    @property
+    def shared(self) -> int:
+        """Number of first ids that cannot be rewound, because other sessions share them."""
+        return 0
+
+    def rewind(self, count: int) -> None:
+        """Drop all tokens but the first `count`, between two turns.
+
+        Args:
+            count: Number of ids to keep, more than `shared`.
+        """
+        self.tokens.rewind(count)
 
     def trace(self) -> TokenTrace:
         """Return all tokens, as the model read or sampled them."""

@@ -47,6 +47,14 @@ class CachedSession(TokenSession):
         self._engine.submit(turn)
         return turn.future.result()
 
+    @property
+    def shared(self) -> int:
+        return self._state.shared
+
+    def rewind(self, count: int) -> None:
+        """Drop all tokens but the first `count`, with their keys and values."""
+        self._engine.rewind(self._state, count)
+
     def close(self) -> None:
         """Release the session's cache. Safe to call twice."""
         if not self._state.closed:

@@ -60,6 +60,7 @@ class InProcessEngine(Engine):
     """
 
     supports_lockstep = True
+    supports_constraints = True
 
     def __init__(
         self,
@@ -186,6 +187,11 @@ class InProcessEngine(Engine):
         with self._wake:
             self._scheduler.release(dialogue)
 
+    def rewind(self, dialogue: DialogueState, count: int) -> None:
+        """Drop the tokens of a dialogue after the first `count`. Used by sessions."""
+        with self._wake:
+            self._scheduler.rewind(dialogue, count)
+
     def _command(self, action: Callable[[], None]) -> None:
         """Run an action on the engine thread between two steps. Return or raise its result."""
         future: Future[None] = Future()
@@ -263,6 +269,7 @@ class InProcessEngine(Engine):
     ) -> tuple[list[int], list[float]]:
         if not turns:
             return [], []
+        token_sampling.constrain(logits, [turn.request.choices() for turn in turns])
         temperatures = torch.tensor(
             [turn.request.temperature for turn in turns], device=self._passes.device
         )

@@ -155,6 +155,14 @@ class Scheduler:
         if not any(turn.dialogue is dialogue for turn in self.turns):
             self._ended.append(dialogue)
 
+    def rewind(self, dialogue: DialogueState, count: int) -> None:
+        """Drop the tokens after the first `count`, of a dialogue without a pending request.
+
+        The last token that is kept is computed again, because its logits are needed.
+        """
+        dialogue.rewind(count)
+        dialogue.cached = min(dialogue.cached, max(0, count - 1 - dialogue.shared))
+
     def forget(self) -> None:
         """Mark all cached keys and values as invalid."""
         for holder in (*self._placed.values(), *self._segments.values()):

@@ -6,6 +6,8 @@ supported: they would sample from another distribution than the trained one.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,21 @@ def sample(logits: Tensor, temperatures: Tensor, uniforms: Tensor) -> tuple[Tens
         ids = torch.where(greedy, logits.argmax(1), ids)
     chosen = weights.gather(1, ids.unsqueeze(1)).squeeze(1)
     return ids, chosen.log() - total.log().float()
+
+
+def constrain(logits: Tensor, choices: Sequence[Collection[int] | None]) -> None:
+    """Remove the tokens that a row does not allow.
+
+    Args:
+        logits: Logits, shape (B, V). They are changed in place.
+        choices: Allowed ids of each row. None allows any.
+    """
+    for row, allowed in enumerate(choices):
+        if allowed is not None:
+            ids = torch.tensor(sorted(allowed), device=logits.device)
+            kept = logits[row, ids]
+            logits[row] = -torch.inf
+            logits[row, ids] = kept
 
 
 def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ class AdapterOpener:
 
         folder = adapter_folder(argument)
         base = base_of(folder)
-        manifest = _verified_manifest(folder)
+        manifest = verified_manifest(folder)
         config = train_config(world.spec)
         model, tokenizer = load_model(base, device=config.model.device)
         adapted = PeftModel.from_pretrained(model, folder)
@@ -144,7 +144,7 @@ def base_of(folder: Path) -> str:
     return json.loads(path.read_text())["base_model_name_or_path"]
 
 
-def _verified_manifest(folder: Path) -> Mapping[str, Any]:
+def verified_manifest(folder: Path) -> Mapping[str, Any]:
     """Return the manifest after checking the files in it, except the model card.
 
     The card may be edited. Adapters of other tools have no manifest; then it is empty.
