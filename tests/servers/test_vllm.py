@@ -17,7 +17,7 @@ from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference import open_engine
 from envgym_trainer.inference.token_session import SamplingSettings
 from envgym_trainer.model.chat import Chat
-from envgym_trainer.model.load import load_model
+from envgym_trainer.model.load import load_model, resolve
 from envgym_trainer.model.lora import attach_lora
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import start
@@ -43,20 +43,33 @@ def servers_of(vllm):
     return found
 
 
-def test_the_engine_keeps_the_contract_on_a_real_server_also_when_it_is_killed(vllm, tmp_path):
+@pytest.fixture(scope="module")
+def adapted():
+    """Return the built-in `tiny` with a random adapter, and its chat."""
     base, tokenizer = load_model("tiny", device="cpu")
-    chat = Chat(tokenizer, model=base)
     model = attach_lora(base, rank=8, alpha=16, seed=0)
     scramble(model, 1)
+    return model, Chat(tokenizer, model=base)
+
+
+def opened(adapted, folder, **options):
+    model, chat = adapted
     config = TrainConfig.model_validate(
         {
             "model": "tiny",
             "lora": {"rank": 8},
             "rollout": {"max_context_tokens": 600},
-            "engine": {"vllm": {"start": True, "command": str(vllm)}},
+            "engine": {"vllm": options},
         }
     )
-    engine = open_engine(config, model=model, chat=chat, folder=tmp_path)
+    return open_engine(config, model=model, chat=chat, folder=folder)
+
+
+def test_the_engine_keeps_the_contract_on_a_real_server_also_when_it_is_killed(
+    vllm, adapted, tmp_path
+):
+    model, chat = adapted
+    engine = opened(adapted, tmp_path, start=True, command=str(vllm))
     try:
         base_trace = talk(engine.policy(max_new_tokens=6), seed=0).trace()
         engine.load_adapter(model)
@@ -94,6 +107,25 @@ def _largest_difference(traces, others):
     return max(
         (torch.tensor(a.logprobs) - torch.tensor(b.logprobs)).abs().max().item() for a, b in pairs
     )
+
+
+def test_the_command_of_the_guide_starts_a_server_to_train_on(vllm, adapted, serve, tmp_path):
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "engines.md"
+    section = guide.read_text().split("## A vLLM server of your own")[1]
+    command = re.findall(r"```bash[^\n]*\n(.*?)```", section, re.DOTALL)[0]
+    words = shlex.split(command.replace("\\\n", " "))
+    at = words.index("vllm")
+    words[at : at + 3] = [str(vllm), "serve", str(resolve("tiny").path)]
+    url = serve(["env", *words, *ON_A_CPU, "--max-model-len", "600", "--host", "127.0.0.1"])
+    model, _ = adapted
+    engine = opened(adapted, tmp_path / "served", url=url)
+    try:
+        engine.load_adapter(model)
+        assert gap(model, talk(engine.policy(max_new_tokens=6), seed=0).trace()) < 1e-4
+    finally:
+        engine.close()
+    models = httpx.get(f"{url}/v1/models").json()["data"]
+    assert len(models) == 1  # the adapter is gone
 
 
 @pytest.fixture(scope="module")
