@@ -28,7 +28,7 @@ from envgym.tasks import SPLITS, Split, Task
 from envgym.tasksets.templates import TemplateTaskSet
 from envgym.tool_episode import ToolEpisode
 from envgym.tool_sandbox import open_tool_sandbox, read_primary_keys
-from envgym.tools import Tool, render_compact, to_openai, tools_from, validate
+from envgym.tools import Tool, to_openai, tools_from, tools_section, validate
 from envgym.world import AbortReason, ResetInfo, StepResult
 
 RESET_OPTIONS = ("task", "split", "levels", "max_turns", "step")
@@ -105,9 +105,9 @@ class ToolWorld:
         system = prompt.system.strip().replace(
             "{now}", f"{self.spec.state.clock_start:%A, %Y-%m-%d %H:%M}"
         )
-        if prompt.tools == "compact":
-            listing = render_compact(list(self.tools_of(task).values()))
-            system = f"{system}\n\nTools:\n{listing}\n\n{usage_example(prompt.dialects[0])}"
+        if prompt.rendering != "native":
+            usage = usage_example(prompt.dialects[0])
+            system += tools_section(self.tools_of(task).values(), usage)
         return [Message("system", system), Message("user", task.prompt)]
 
     def env(
@@ -227,11 +227,11 @@ class ToolEnv(gymnasium.Env[str, str]):
         return task.prompt, cast(dict[str, Any], info)
 
     def _reset_info(self, episode: ToolEpisode) -> ResetInfo:
-        in_template = self.world.spec.prompt.tools == "template"
+        is_native = self.world.spec.prompt.rendering == "native"
         task = episode.task
         return {
             "messages": [message.to_dict() for message in episode.messages],
-            "tools": to_openai(list(episode.tools.values())) if in_template else [],
+            "tools": to_openai(list(episode.tools.values())) if is_native else [],
             "task": {
                 "id": task.id,
                 "split": task.split,

@@ -88,7 +88,7 @@ class ResetInfo(TypedDict):
     """Opening messages: system and user. A foreign environment has none; its observation is the
     user's message."""
     tools: NotRequired[list[dict[str, Any]]]
-    """Function schemas for the chat template; empty unless `prompt.tools` is `template`."""
+    """Function schemas for the chat template; empty unless `prompt.rendering` is `native`."""
     task: TaskInfo
     env_id: str
     state_hash: NotRequired[str]

@@ -33,7 +33,7 @@ class PolicyWorlds:
 
     def world_of(self, policy: str) -> World:
         """Return the world in which a policy plays, and print where its prompt differs."""
-        own = policy_settings(policy)
+        own = policy_settings(policy, self.spec)
         spec = load_spec(self.env, [*own, *self.settings]) if own else self.spec
         for line in self._differences(policy, own, spec):
             print(line, file=sys.stderr)
@@ -50,8 +50,12 @@ class PolicyWorlds:
 
     def _differences(self, policy: str, own: Sequence[str], spec: EnvSpec) -> Iterator[str]:
         alone = load_spec(self.env, own) if own else spec
+        is_resolved = self.spec.prompt.rendering == "auto"
         for setting in own:
             key = setting.partition("=")[0]
+            if key == "prompt.rendering" and is_resolved:
+                yield f"{policy}: {key}: {_text(_value(spec, key))}"
+                continue
             used = _value(spec, key)
             if used != _value(alone, key):
                 recorded = _text(_value(alone, key))

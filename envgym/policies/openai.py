@@ -34,6 +34,7 @@ from envgym.secrets.values import resolve
 from envgym.tasks import Task
 
 if TYPE_CHECKING:
+    from envgym.spec.environment import EnvSpec
     from envgym.world import World
 
 EXAMPLE = "openai:http://localhost:8000/v1#MODEL"
@@ -267,3 +268,9 @@ def open_policy(
     options = {"temperature": sampling.temperature, "max_tokens": sampling.max_turn_tokens}
     given = {name: value for name, value in options.items() if value is not None}
     return OpenAIPolicy.from_argument(argument, dialects=world.spec.prompt.dialects, **given)
+
+
+def settings(argument: str, spec: EnvSpec) -> list[str]:
+    """Return the form of the prompt for a server, which renders tools itself."""
+    is_open = spec.prompt.rendering == "auto" and spec.tools
+    return ["prompt.rendering=native"] if is_open else []

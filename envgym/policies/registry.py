@@ -23,6 +23,7 @@ from envgym.modules import load_object
 from envgym.policies import Policy, SamplingOverrides
 
 if TYPE_CHECKING:
+    from envgym.spec.environment import EnvSpec
     from envgym.world import World
 
 OpenPolicy = Callable[..., Policy]
@@ -68,29 +69,38 @@ def open_policy(text: str, world: World, *, sampling: SamplingOverrides = NO_OVE
 class HasSettings(Protocol):
     """Function that opens a policy which was made with settings of an environment."""
 
-    def settings(self, argument: str) -> list[str]:
-        """Return these settings as `key=value`, such as the form of the prompt."""
+    def settings(self, argument: str, spec: EnvSpec) -> list[str]:
+        """Return these settings as `key=value`, such as the form of the prompt.
+
+        Args:
+            argument: Argument of the policy.
+            spec: Definition of the environment, as the user gave it.
+        """
         ...
 
 
-def policy_settings(text: str) -> list[str]:
-    """Return the settings `key=value` of an environment that a policy was made with.
+def policy_settings(text: str, spec: EnvSpec) -> list[str]:
+    """Return the settings `key=value` of an environment that a policy needs.
 
     Args:
-        text: Name of the policy, as for `open_policy`. Most policies have no such settings.
+        text: Name of the policy, as for `open_policy`. Most policies have no such settings. A file
+            of this folder may have a function `settings(argument, spec)`.
+        spec: Definition of the environment, as the user gave it.
 
     Raises:
         UsageError: If the argument of the policy is wrong.
     """
     name, _, argument = text.partition(":")
     points = {point.name: point for point in entry_points(group="envgym.policies")}
-    if name not in points or not argument or _module(name):
+    if module := _module(name):
+        return module.settings(argument, spec) if isinstance(module, HasSettings) else []
+    if name not in points or not argument:
         return []
     try:
         opener = points[name].load()
     except ImportError:
         return []  # `open_policy` reports it.
-    return opener.settings(argument) if isinstance(opener, HasSettings) else []
+    return opener.settings(argument, spec) if isinstance(opener, HasSettings) else []
 
 
 def policy_names() -> list[str]:

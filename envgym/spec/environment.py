@@ -12,18 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, model_validator
 
 from envgym.block import Block
-from envgym.dialects import DEFAULT_DIALECTS, find_dialect, with_absolute_paths
 from envgym.errors import SpecError
 from envgym.sandbox.options import SandboxOptions
 from envgym.spec.catalog import find_env
 from envgym.spec.file_names import missing_files
 from envgym.spec.late_values import reference_places, refill, warn_of_literals
 from envgym.spec.old_keys import outdated
+from envgym.spec.prompt import PromptSpec
 from envgym.spec.reward import PartSpec, check_gates
 from envgym.spec.tool_sources import ToolSource
 from envgym.spec.yaml_file import (
@@ -36,31 +36,6 @@ from envgym.spec.yaml_file import (
     write_out_short_forms,
 )
 from envgym.values import FLOAT_TOLERANCE
-
-
-class PromptSpec(Block):
-    """System message, and the form of tools and calls."""
-
-    system: str = "You are a helpful assistant. Use the tools to do what the user asks."
-    """System message. `{now}` is replaced by the episode's start date and time."""
-    tools: Literal["compact", "template"] = "compact"
-    """Form of the tools in the prompt. `compact`: one line per tool in the system message.
-    `template`: JSON schemas passed to the model's chat template."""
-    dialects: tuple[str, ...] = Field(default=DEFAULT_DIALECTS, min_length=1)
-    """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic, or `file.py:name` for
-    your own. The prompt shows the first one."""
-
-    @classmethod
-    def with_absolute_paths(cls, data: Mapping[str, Any], root: Path) -> Mapping[str, Any]:
-        found = {key: with_absolute_paths(data[key], root) for key in data.keys() & {"dialects"}}
-        return {**data, **found}
-
-    @field_validator("dialects")
-    @classmethod
-    def _have_files(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            find_dialect(name)
-        return names
 
 
 class StateSpec(Block):
@@ -161,7 +136,7 @@ class EnvSpec(Block):
     """Sources of tools: Python files (`crm/tools.py` for every public function, `crm/tools.py:name`
     for one), OpenAPI documents in the same form, whose operations use simulated tables, live APIs
     (`{openapi: ..., base_url: ...}`) and MCP servers (`{mcp: ...}`). May be empty if tasks are
-    answered in words (with `prompt.tools: template`)."""
+    answered in words (write `tools: []`)."""
     state: StateSpec = StateSpec()
     sandbox: SandboxOptions = SandboxOptions()
     tasks: TasksSpec = TasksSpec()
@@ -214,9 +189,9 @@ class EnvSpec(Block):
     def _complete(self) -> EnvSpec:
         if self.gym:
             return self
-        if not self.tools and self.prompt.tools == "compact":
+        if not self.tools and "tools" not in self.model_fields_set:
             words = (
-                "for tasks that are answered in words set `prompt.tools: template`, "
+                "for tasks that are answered in words write `tools: []`, "
                 "for a foreign environment set `gym:`"
             )
             raise ValueError(f"tools: at least one file with tools is required; {words}")

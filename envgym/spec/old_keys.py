@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 RENAMED: Mapping[tuple[str, str], str] = {
+    ("prompt", "tools"): "rendering",
     ("episode", "max_void"): "max_void_fraction",
     ("episode", "closes_with"): "closing_tools",
     ("episode", "tool_seconds"): "tool_timeout_seconds",
@@ -17,6 +18,10 @@ RENAMED: Mapping[tuple[str, str], str] = {
     ("state", "step_seconds"): "clock_step_seconds",
 }
 """Block and old key -> new key of the same block."""
+NEW_VALUES: Mapping[tuple[str, str], str] = {
+    ("prompt", "tools"): "compact is text, template is native",
+}
+"""Block and old key -> its old values and the new ones, if they changed too."""
 
 
 def outdated(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -24,4 +29,5 @@ def outdated(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     for (block, old), new in RENAMED.items():
         inner = data.get(block)
         if isinstance(inner, Mapping) and old in inner:
-            yield (block, old), f"is now {block}.{new}"
+            values = NEW_VALUES.get((block, old))
+            yield (block, old), f"is now {block}.{new}" + (f" ({values})" if values else "")

@@ -34,9 +34,9 @@ assert said.stdout == "{CUBE}\\n", said.stdout[-99:] + said.stderr[-300:]
 """Hidden test of a program that prints the cube of its argument."""
 BOXES = [
     "local",
-    pytest.param("namespaces", marks=pytest.mark.slow),
-    pytest.param("bubblewrap", marks=pytest.mark.slow),
-    pytest.param("docker", marks=[pytest.mark.slow, pytest.mark.docker]),
+    pytest.param("namespaces", marks=pytest.mark.campaign),
+    pytest.param("bubblewrap", marks=pytest.mark.campaign),
+    pytest.param("docker", marks=[pytest.mark.campaign, pytest.mark.docker]),
 ]
 
 

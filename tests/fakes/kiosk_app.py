@@ -33,6 +33,16 @@ FORK = [LOCAL[1], BUBBLEWRAP[1], *DOCKER[1:]]
 EVERY = NONE + LOCAL + BUBBLEWRAP + DOCKER
 
 
+def in_campaign(kinds: list) -> list:
+    """Return the kinds, those with an engine marked to run in `make campaign` only."""
+    return [
+        pytest.param(*kind.values, id=kind.id, marks=[*kind.marks, pytest.mark.campaign])
+        if kind in DOCKER
+        else kind
+        for kind in kinds
+    ]
+
+
 def options(kind: tuple, **more) -> SandboxOptions:
     backend, isolation = kind
     if backend == "docker":

@@ -4,7 +4,8 @@ from pathlib import Path
 
 YAML = """\
 id: test/quiz-v0
-prompt: {system: "Answer in a box.", tools: template, dialects: [hermes]}
+prompt: {system: "Answer in a box.", dialects: [hermes]}
+tools: []
 sandbox: {backend: none}
 tasks: {from: quiz_tasks.py, val: 6, test: 6}
 reward:

@@ -72,11 +72,6 @@ class Database(sqlite3.Connection):
             self.execute("ROLLBACK TO envgym_call")
         self.execute("RELEASE envgym_call")
 
-    def remove_hooks(self) -> None:
-        """Remove what a tool, or code that it ran, has attached to the connection."""
-        self.set_authorizer(None)
-        self.set_progress_handler(None, 0)
-
     def commit(self) -> None:
         self.execute("RELEASE envgym_tool")
         self.execute("SAVEPOINT envgym_tool")
@@ -247,9 +242,11 @@ class Desk:
 
     def _remove_hooks(self) -> None:
         """Remove hooks that code of a tool has left on the connection, but not our own."""
-        self.db.remove_hooks()
+        self.db.set_progress_handler(None, 0)
         if self._watch:
-            self._watch.guard()
+            self._watch.guard_again()
+        else:
+            self.db.set_authorizer(None)
 
     def relay(self, name: str) -> Relay:
         """Return the session's process of an MCP server. It starts at the first request."""

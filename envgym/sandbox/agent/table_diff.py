@@ -30,12 +30,17 @@ MOST_JOINED = 200
 """
 
 
-def diff_tables(db: sqlite3.Connection, image: bytes) -> RowChanges:
+def diff_tables(db: sqlite3.Connection, image: bytes, *, now: bytes | None = None) -> RowChanges:
     """Return the rows added to and removed from each changed table since `image`.
 
     A database that can no longer be read has one added row of `sqlite_schema`, with the error.
+
+    Args:
+        db: Connection whose database `main` is compared.
+        image: Database at the start.
+        now: Database of `db` as bytes, if the caller has them.
     """
-    now = db.serialize()
+    now = db.serialize() if now is None else now
     if all(now[part] == image[part] for part in COMPARED) and not db.in_transaction:
         return {}
     try:
@@ -77,7 +82,7 @@ def _prepared(
     own_factory, db.text_factory = db.text_factory, text_factory
     attached = db.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 10)
     try:
-        cursor = db.cursor()
+        cursor = sqlite3.Cursor(db)
         cursor.row_factory = None
         yield cursor
     finally:

@@ -33,6 +33,7 @@ _WRITES = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
 _UNDOING = {sqlite3.SQLITE_SAVEPOINT, sqlite3.SQLITE_TRANSACTION}
 """Actions that may remove the triggers, if these were set up in the same transaction."""
 _TRIGGERED = "SELECT tbl_name FROM sqlite_schema WHERE type = 'trigger'"
+_NO_ACTIONS = "('NO ACTION', 'RESTRICT')"
 NEVER = (-1, -1)
 """Schema versions before the first ones."""
 _EVENTS = ("INSERT", "DELETE", "UPDATE")
@@ -81,9 +82,13 @@ class WriteWatch:
         self.is_needed = False
         """Whether a statement was denied because it needs the triggers."""
         self._is_set_up = False
+        self._was_set_up = False
+        """Whether the triggers were set up by any call, also if that was undone."""
         self._in_script = False
+        self._is_guarded = False
         self._patterns = tuple(patterns)
         self._busy = False
+        self._probes = 0
         self._seen: tuple[int, tuple[int, int]] = (0, NEVER)
         # A statement that SQLite keeps prepared is not authorized again, so a tool must not be able
         # to send the same text.
@@ -96,6 +101,19 @@ class WriteWatch:
         """Authorize the statements of tools, after another authorizer was set or removed."""
         self._db.set_authorizer(self._authorize)
 
+    def guard_again(self) -> None:
+        """Authorize the statements of tools, if a tool has set or removed an authorizer.
+
+        Setting it makes SQLite compile each statement anew, so a statement that SQLite has not
+        seen yet shows first whether it is still in force.
+        """
+        self._is_guarded = False
+        self._probes += 1
+        with contextlib.suppress(sqlite3.DatabaseError):  # denied by an authorizer of the tool
+            self._query(f"SELECT {self._probes}")
+        if not self._is_guarded:
+            self.guard()
+
     def set_up(self) -> None:
         """Set up the triggers, unless they exist."""
         self.is_needed = False
@@ -105,6 +123,7 @@ class WriteWatch:
                 self._seen = (0, NEVER)
                 self._start()
         self._is_set_up = True
+        self._was_set_up = True
 
     @contextlib.contextmanager
     def script(self) -> Iterator[None]:
@@ -122,6 +141,8 @@ class WriteWatch:
         Call it after the transaction of the call has ended.
         """
         self.is_needed = False
+        if not self._was_set_up:
+            return []
         with self._own_statements():
             # A refused call has removed what was set up in it.
             self._is_set_up = self._has_notes()
@@ -255,6 +276,7 @@ class WriteWatch:
             two: Second name.
             source: Trigger or view whose statement it is.
         """
+        self._is_guarded = True
         if action in _HARMLESS or self._busy:
             return sqlite3.SQLITE_OK
         if action in _UNDOING:
@@ -277,14 +299,16 @@ class WriteWatch:
 def referenced_tables(schema_sql: str, patterns: tuple[str, ...]) -> frozenset[str]:
     """Return the tables that lead to watched ones, directly or through others.
 
-    Watched tables refer to their rows, or they have a trigger. SQLite does not authorize what a
-    foreign key does. Forked sessions inherit the agent's result.
+    A foreign key of a watched table changes its rows with theirs (`ON DELETE CASCADE`), or they
+    have a trigger. SQLite does not authorize what a foreign key does. A foreign key without an
+    action changes nothing. Forked sessions inherit the agent's result.
     """
     with contextlib.closing(sqlite3.connect(":memory:")) as db:
         db.executescript(schema_sql)
         edges = db.execute(
             'SELECT s.name, f."table" FROM sqlite_schema s, pragma_foreign_key_list(s.name) f '
-            "WHERE s.type = 'table'"
+            "WHERE s.type = 'table' AND "
+            f"(f.on_update NOT IN {_NO_ACTIONS} OR f.on_delete NOT IN {_NO_ACTIONS})"
         ).fetchall()
         found = {table for (table,) in db.execute(_TRIGGERED)}
     while more := {

@@ -51,7 +51,8 @@ def test_check_env_has_nothing_to_say(tmp_path):
 
 WORDS = """\
 id: test/words-v0
-prompt: {system: Answer with a number., tools: template}
+prompt: {system: Answer with a number.}
+tools: []
 state: {schema: schema.sql, seed: world.py:build}
 tasks: {from: tasks.py, val: 6, test: 6}
 """

@@ -73,7 +73,7 @@ def test_the_key_of_the_shell_goes_to_the_server_of_the_command_line_only(server
 
 YAML = """\
 id: test/judged-v0
-prompt: {tools: template}
+tools: []
 tasks: {from: tasks.py, val: 1, test: 1}
 reward:
   solved: {from: judge, options: {url: "URL/v1", model: m, rubric: r KEY}}

@@ -175,7 +175,8 @@ def test_an_episode_is_solved_with_structured_calls_in_each_dialect(tmp_path, di
             write(tmp_path), ["prompt.rendering=native", f"prompt.dialects=[{dialect}]"]
         )
     except SpecError:
-        spec = load_spec(write(tmp_path), ["prompt.tools=template", f"prompt.dialects=[{dialect}]"])
+        settings = ["prompt.rendering=native", f"prompt.dialects=[{dialect}]"]
+        spec = load_spec(write(tmp_path), settings)
     world = make_world(spec)
     task = world.env()
     task.reset(seed=1)

@@ -12,7 +12,7 @@ import pytest
 from envgym.env import ToolWorld
 from envgym.playing import play
 from envgym.policies.scripted import ScriptedPolicy
-from tests.fakes.kiosk_app import EVERY, options
+from tests.fakes.kiosk_app import EVERY, in_campaign, options
 from tests.fakes.shop_env import FAILS_IN_BOXES, TOOLS, shop
 from tests.gym.sandbox.test_sandbox_lost import kill_boxes
 
@@ -92,7 +92,7 @@ ENDING = ["leave(code=3)", "kill_self()", "close_database()", "deaf()"]
 """Calls after which the session cannot go on."""
 
 
-@pytest.fixture(scope="module", params=EVERY)
+@pytest.fixture(scope="module", params=in_campaign(EVERY))
 def world(request, tmp_path_factory):
     backend, level = request.param
     options(request.param)  # skips a backend that is absent

@@ -14,7 +14,7 @@ from envgym.errors import WorldFailure
 from envgym.sandbox import App
 from envgym.sandbox.agent.fork.judge import TABLE
 from envgym.sandbox.backends import open_sandbox
-from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, LOCAL, call, options
+from tests.fakes.kiosk_app import BUBBLEWRAP, DOCKER, LOCAL, call, in_campaign, options
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NOT TESTED: attacks use /proc")
 CODER = App(
@@ -24,7 +24,7 @@ CODER = App(
     "coder/world.py:fill",
     "coder/world.py:lay_out",
 )
-KINDS = [LOCAL[1], BUBBLEWRAP[2], DOCKER[2]]
+KINDS = in_campaign([LOCAL[1], BUBBLEWRAP[2], DOCKER[2]])
 PAID = {"items": {"added": [{"id": 1, "price": 777}], "removed": [{"id": 1, "price": 10}]}}
 """Changes that the imagined task expects."""
 READ_RATES = "print(open('rates.txt').read(), end='')"

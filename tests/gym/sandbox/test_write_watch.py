@@ -185,6 +185,31 @@ def test_no_statement_of_a_tool_reaches_the_record(desk, sql):
     assert written(desk, "INSERT INTO grants VALUES ('eve', 'pay')") == ["grants"]
 
 
+def test_a_foreign_key_without_an_action_needs_no_triggers():
+    schema = SCHEMA.replace(" ON DELETE CASCADE", "")
+    tools = {"query": query}
+    app = LoadedApp(tools, schema, fill, watch=("right*",))
+    desk = Desk(app, prepare_image(schema, fill, 0), 0)
+    assert written(desk, "UPDATE grants SET what = 'nap'") == []
+    notes = "SELECT count(*) FROM temp.sqlite_schema"
+    assert sqlite3.Cursor(desk.db).execute(notes).fetchone()[0] == 0
+    assert written(desk, "UPDATE rights SET who = 'ann'") == ["rights"]
+    desk.close()
+
+
+@pytest.mark.parametrize("left_behind", [None, lambda *_: sqlite3.SQLITE_OK, lambda *_: "bad"])
+def test_an_authorizer_that_a_tool_leaves_behind_lasts_for_its_call_only(left_behind):
+    def disarm(db) -> str:
+        db.set_authorizer(left_behind)
+        return "ok"
+
+    app = LoadedApp({"query": query, "disarm": disarm}, SCHEMA, fill, watch=("grants",))
+    desk = Desk(app, IMAGE, 0)
+    desk.call("disarm", {}, "2026-01-01")
+    assert written(desk, "UPDATE grants SET what = 'all'") == ["grants"]
+    desk.close()
+
+
 def test_a_session_without_watched_tables_has_no_authorizer_and_no_temporary_table():
     desk = Desk(LoadedApp({"query": query}, SCHEMA, fill), IMAGE, 0)
     assert desk.db.execute("SELECT count(*) FROM temp.sqlite_schema").fetchone()[0] == 0

@@ -19,7 +19,7 @@ SECRET = 'p"w\n/+é-12345'
 YAML = """\
 id: test/secret-v0
 description: "of ${env:OWNER}, not ${env::OWNER}"
-prompt: {system: "env::OWNER", tools: template}
+prompt: {system: "env::OWNER"}
 tools:
   - mcp:
       command: [python, server.py, --name, "env:OWNER"]
@@ -128,7 +128,7 @@ def test_overrides_may_refer_to_variables(yaml):
 
 LITERALS = """\
 id: test/secret-v0
-prompt: {tools: template}
+prompt: {}
 tools:
   - openapi: api.json
     base_url: https://ann:%s@example.com/api
@@ -167,7 +167,7 @@ def test_a_short_form_may_refer_to_a_variable(monkeypatch):
     spec = EnvSpec.model_validate(
         {
             "id": "a/b-v0",
-            "prompt": {"tools": "template"},
+            "tools": [],
             "tasks": {"from": "t.py"},
             "reward": {"extra": {"from": "state_match", "gate": "env:GATE"}},
         }

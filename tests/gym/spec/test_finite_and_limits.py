@@ -11,7 +11,7 @@ from envgym.spec.environment import load_spec
 from envgym.spec.yaml_file import read_yaml
 from envgym.tasksets.readers.jsonl import read as read_rows
 
-HEAD = "id: test/limits-v0\nprompt: {tools: template}\ntasks: {from: tasks.py}\n"
+HEAD = "id: test/limits-v0\ntools: []\ntasks: {from: tasks.py}\n"
 
 
 @pytest.fixture
@@ -57,7 +57,8 @@ def test_a_number_must_be_finite(yaml, number, block, key):
     ],
 )
 def test_a_number_of_an_option_must_be_finite(yaml, block, key):
-    yaml.write_text(HEAD + block + "\n")
+    head = HEAD.replace("tools: []", "prompt: {}") if block.startswith("tools") else HEAD
+    yaml.write_text(head + block + "\n")
     with pytest.raises(SpecError, match="must be a finite number") as caught:
         load_spec(yaml)
     assert "env.yaml:4: " in str(caught.value)

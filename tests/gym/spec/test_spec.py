@@ -7,7 +7,7 @@ import pytest
 from envgym.errors import SpecError
 from envgym.spec.catalog import bundled_envs
 from envgym.spec.environment import json_schema, load_spec
-from envgym.spec.old_keys import RENAMED
+from envgym.spec.old_keys import NEW_VALUES, RENAMED
 
 GOOD = """\
 id: acme/shop-v0
@@ -48,7 +48,8 @@ def test_an_unknown_key_is_told_with_its_line_and_the_nearest_one(tmp_path):
 @pytest.mark.parametrize(("block", "old", "new"), [(*at, new) for at, new in RENAMED.items()])
 def test_an_old_key_is_answered_with_the_new_one(tmp_path, block, old, new):
     (said,) = mistakes(tmp_path, GOOD, [f"{block}.{old}=1"])
-    assert said == f"override '{block}.{old}=1': {block}.{old}: is now {block}.{new}"
+    values = f" ({NEW_VALUES[block, old]})" if (block, old) in NEW_VALUES else ""
+    assert said == f"override '{block}.{old}=1': {block}.{old}: is now {block}.{new}{values}"
     model = type(getattr(load_spec("guess"), block))
     assert new in model.model_fields
     assert old not in model.model_fields
@@ -92,7 +93,7 @@ def test_broken_yaml_is_told_with_its_line(tmp_path):
 def test_overrides_go_over_the_file_and_are_named_in_mistakes(tmp_path):
     assert (
         load_spec(
-            write(tmp_path), ["episode.max_turns=7", "prompt.tools=template"]
+            write(tmp_path), ["episode.max_turns=7", "prompt.rendering=native"]
         ).episode.max_turns
         == 7
     )
@@ -121,17 +122,9 @@ def test_a_mistake_in_a_profile_is_told(tmp_path):
 def test_tools_and_tasks_are_required_unless_the_world_is_foreign(tmp_path):
     (told,) = mistakes(tmp_path, "id: a/b-v0\ntasks: {from: tasks.py}\n")
     assert "tools: at least one file" in told
-    assert "answered in words set `prompt.tools: template`" in told
-    for none in ("", "tools: []\n"):
-        assert (
-            load_spec(
-                write(
-                    tmp_path,
-                    f"id: a/b-v0\ntasks: {{from: tasks.py}}\nprompt: {{tools: template}}\n{none}",
-                )
-            ).tools
-            == ()
-        )
+    assert "answered in words write `tools: []`" in told
+    text = "id: a/b-v0\ntasks: {from: tasks.py}\ntools: []\n"
+    assert load_spec(write(tmp_path, text)).tools == ()
     assert (
         load_spec(write(tmp_path, "id: a/b-v0\ngym: some_package:Thing-v0\n")).gym
         == "some_package:Thing-v0"

@@ -20,7 +20,8 @@ TICKETS = "text,label\n" + "".join(
 )
 YAML = """
 id: acme/tickets-v0
-prompt: {system: Answer with the label alone., tools: template}
+prompt: {system: Answer with the label alone.}
+tools: []
 sandbox: {backend: none}
 tasks: {from: tasks.py, val: 8, test: 20}
 reward: {solved: {from: label_right}}

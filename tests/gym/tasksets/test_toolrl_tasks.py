@@ -108,7 +108,7 @@ def test_a_task_is_a_row_of_its_split(tmp_path):
         encoding="utf-8",
     )
     env = (
-        "id: t/rows-v0\nprompt: {tools: template}\n"
+        "id: t/rows-v0\ntools: []\n"
         "tasks: {from: tasks.py, val: 2, test: 3}\nsandbox: {backend: none}\n"
         "reward: {solved: {from: toolrl_correctness}}\n"
     )

@@ -43,7 +43,7 @@ class Chat(gymnasium.Env):
 CHAT = "id: test/chat-v0\ngym: envgym-test/EveryKey-v0\ntasks: {val: 2, test: 2}\n"
 QUIZ = """\
 id: test/quiz-v0
-prompt: {tools: template}
+tools: []
 sandbox: {backend: none}
 tasks: {from: quiz_tasks.py, val: 6, test: 6}
 reward:

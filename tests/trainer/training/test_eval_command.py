@@ -9,11 +9,12 @@ import pytest
 from envgym.commands import main
 from envgym.errors import UsageError
 from envgym.spec.catalog import find_env
+from envgym.spec.environment import load_spec
 from envgym_trainer.inference.policies.local import open_adapter
 from envgym_trainer.run.folder import RunFolder
 
 SETTINGS = [
-    "prompt.tools=compact",
+    "prompt.rendering=text",
     "train.model=tiny",
     "train.seed=3",
     "train.warm_start.episodes=32",
@@ -30,6 +31,9 @@ SETTINGS = [
 ]
 
 
+GUESS = load_spec("guess")
+
+
 def by_task(records):
     """Return records in the order of their tasks; `--episodes` has the order of their ends."""
     return sorted(records, key=lambda record: record["task_id"])
@@ -41,7 +45,7 @@ def test_the_printed_command_measures_what_the_table_shows(tmp_path, capsys):
     (line,) = [line.strip() for line in printed.splitlines() if "envgym eval" in line]
     run = RunFolder.open(tmp_path / "r")
     assert line == (
-        f"envgym eval guess prompt.tools=compact --policy adapter:{run.adapter} "
+        f"envgym eval guess prompt.rendering=text --policy adapter:{run.adapter} "
         "--split val --tasks 12 --seed 3"
     )
     table = [line for line in run.metrics() if line["phase"] == "eval"][-1]
@@ -64,7 +68,7 @@ def test_the_printed_command_measures_what_the_table_shows(tmp_path, capsys):
 
 
 FORM = [
-    "prompt.tools=template",
+    "prompt.rendering=text",
     "prompt.dialects=[hermes, pythonic]",
     "train.model=tiny",
     "train.warm_start.episodes=8",
@@ -110,9 +114,7 @@ def test_an_adapter_plays_with_the_prompt_sampling_and_limits_of_its_run(formed,
         assert [each["messages"] for each in episodes] == [each["messages"] for each in trained]
         assert max(sum(each["tokens"]["loss_mask"]) / each["turns"] for each in episodes) <= 7
         told = capsys.readouterr()
-        assert (
-            f"{policy}: prompt.tools: run has template, {env} has compact; run's used" in told.err
-        )
+        assert f"{policy}: prompt.rendering: text" in told.err
         assert f"{policy}: prompt.dialects: run has [hermes, pythonic], {env} has" in told.err
         json.loads(told.out)
 
@@ -120,7 +122,6 @@ def test_an_adapter_plays_with_the_prompt_sampling_and_limits_of_its_run(formed,
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["prompt.tools=compact"], "prompt.tools: run has template, command line has compact"),
         (
             ["prompt.dialects=[bare]"],
             "prompt.dialects: run has [hermes, pythonic], command line has [bare]",
@@ -139,14 +140,12 @@ def test_an_explicit_setting_that_differs_from_the_runs_is_used_and_told(
     assert told in capsys.readouterr().err + caplog.text
     if more[0] == "--max-turn-tokens":
         assert max(sum(each["tokens"]["loss_mask"]) / each["turns"] for each in episodes) <= 3
-    if more[0] == "prompt.tools=compact":
-        assert "Tools:" in episodes[0]["messages"][0]["content"]
 
 
 def test_settings_that_agree_with_the_run_are_not_told(formed, tmp_path, capsys, caplog):
     run, env = formed
     capsys.readouterr()
-    more = ["prompt.tools=template", "prompt.dialects=[hermes, pythonic]", "--temperature", "0.5"]
+    more = ["prompt.rendering=text", "prompt.dialects=[hermes, pythonic]", "--temperature", "0.5"]
     evaluated(env, f"adapter:{run.path}", tmp_path, *more)
     assert "run has" not in capsys.readouterr().err + caplog.text
 
@@ -162,22 +161,32 @@ def adapter_with(folder, manifest):
 @pytest.mark.parametrize(
     ("prompt", "settings"),
     [
-        ({}, []),
-        ({"tools": "compact"}, ['prompt.tools="compact"']),
-        ({"dialects": ["bare"]}, ['prompt.dialects=["bare"]']),
-        ({"tools": "template", "dialects": ["hermes", "evil.py:Act"]}, ['prompt.tools="template"']),
-        ({"dialects": ["/runs/evil.py:Act"]}, []),
+        ({"tools": "compact"}, ['prompt.rendering="text"']),
+        ({"tools": "template"}, ['prompt.rendering="native"']),
+        ({"rendering": "text", "keep_reasoning": False}, ['prompt.rendering="text"']),
+        (
+            {"rendering": "native", "chat_template_kwargs": {"enable_thinking": False}},
+            [
+                'prompt.rendering="native"',
+                'prompt.chat_template_kwargs={"enable_thinking": false}',
+            ],
+        ),
+        (
+            {"rendering": "text", "dialects": ["bare"]},
+            ['prompt.rendering="text"', 'prompt.dialects=["bare"]'],
+        ),
+        ({"rendering": "text", "dialects": ["/runs/evil.py:Act"]}, ['prompt.rendering="text"']),
     ],
 )
 def test_the_form_of_the_prompt_names_no_file(tmp_path, prompt, settings):
     manifest = json.dumps({"files": {}, "prompt": prompt})
-    assert open_adapter.settings(adapter_with(tmp_path / "a", manifest)) == settings
+    assert open_adapter.settings(adapter_with(tmp_path / "a", manifest), GUESS) == settings
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', '{"files": ["a"]}', "\x00"])
 def test_a_damaged_manifest_is_told(tmp_path, text):
     with pytest.raises(UsageError, match=r"manifest\.json is no manifest of an adapter"):
-        open_adapter.settings(adapter_with(tmp_path / "a", text))
+        open_adapter.settings(adapter_with(tmp_path / "a", text), GUESS)
 
 
 def test_a_run_whose_adapter_is_a_link_out_of_it_is_refused(formed, tmp_path):
@@ -188,7 +197,7 @@ def test_a_run_whose_adapter_is_a_link_out_of_it_is_refused(formed, tmp_path):
     (copy / "adapter").symlink_to(run.adapter)
     assert main(["eval", str(env), "--policy", f"adapter:{copy}"]) == 2
     with pytest.raises(UsageError, match="outside of the run folder"):
-        open_adapter.settings(str(copy))
+        open_adapter.settings(str(copy), GUESS)
 
 
 def test_a_run_without_an_adapter_is_told(formed, tmp_path, capsys):

@@ -108,6 +108,18 @@ def load_model(
     ), AutoTokenizer.from_pretrained(path)
 
 
+def load_tokenizer(name: str, *, notify: Notify = log.info) -> Any:
+    """Load the tokenizer of a model, without its weights.
+
+    Args:
+        name: Name of the model. See `resolve`.
+        notify: Receives one line of text before each slow operation.
+    """
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve(name, notify=notify).path)
+
+
 def pick_device(device: str) -> str:
     """Return `cuda` or `cpu` for `auto`, and any other value unchanged."""
     import torch

@@ -137,6 +137,7 @@ def open_preflight(
     from envgym.registration import make_world
     from envgym_trainer.model.load import load_model, pick_device
     from envgym_trainer.model.lora import attach_lora
+    from envgym_trainer.model.rendering_choice import open_chat
 
     dtype = None if config.model.dtype == "auto" else getattr(torch, config.model.dtype)
     base, tokenizer = load_model(
@@ -146,7 +147,7 @@ def open_preflight(
         notify=notify,
         quantize=config.model.quantize,
     )
-    chat = Chat(tokenizer, model=base)
+    chat = open_chat(spec, tokenizer, model=base)
     model = attach_lora(base, **dict(config.lora), seed=config.seed)
     with ExitStack() as stack:
         world = make_world(spec)

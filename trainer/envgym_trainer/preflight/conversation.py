@@ -244,8 +244,8 @@ def answer_lengths(trace: TokenTrace) -> list[int]:
 
 def _tools(subject: PreflightContext, task: Any) -> list[dict[str, Any]]:
     """Return the tools that the chat template gets for a task, as in `ToolEnv.reset`."""
-    in_template = subject.spec.prompt.tools == "template"
-    return to_openai(list(subject.tool_world.tools_of(task).values())) if in_template else []
+    is_native = subject.spec.prompt.rendering == "native"
+    return to_openai(list(subject.tool_world.tools_of(task).values())) if is_native else []
 
 
 def _text(chat: Chat, ids: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.inference.policies.local import adapter_folder, base_of, verified_manifest
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model
+from envgym_trainer.model.rendering_choice import chat_of_model
 from envgym_trainer.serving.served_model import SamplingDefaults
 
 OLD_RENDERINGS = {"compact": "text", "template": "native"}
@@ -86,7 +87,7 @@ def open_target(target: str, options: OpenOptions) -> tuple[Engine, SamplingDefa
     if is_adapter(target):
         return _open_adapter(adapter_folder(target), options)
     model, tokenizer = load_model(target, device=options.device)
-    engine = _engine(model, Chat(tokenizer, model=model), MODEL_CONTEXT, options)
+    engine = _engine(model, chat_of_model(tokenizer, model), MODEL_CONTEXT, options)
     return engine, _defaults({}, options)
 
 

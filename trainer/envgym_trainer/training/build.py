@@ -24,9 +24,9 @@ from envgym_trainer.learner.controllers import Controllers
 from envgym_trainer.learner.learner import Learner
 from envgym_trainer.learner.off_policy import MismatchMonitor, SamplerMismatch
 from envgym_trainer.learner.update_settings import UpdateSettings
-from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model, pick_device
 from envgym_trainer.model.lora import attach_lora
+from envgym_trainer.model.rendering_choice import open_chat
 from envgym_trainer.rollout.collector import RolloutCollector
 from envgym_trainer.rollout.group_scorer import GroupScorer
 from envgym_trainer.rollout.plans import PlanContext, open_plan
@@ -87,7 +87,7 @@ class TrainingRun:
             notify=display.note,
             quantize=config.model.quantize,
         )
-        self.chat = Chat(self.tokenizer, model=base)
+        self.chat = open_chat(spec, self.tokenizer, model=base)
         self.model = attach_lora(base, **dict(config.lora), seed=config.seed)
         self.learner = self.new_learner()
         settings = UpdateSettings.from_config(config)

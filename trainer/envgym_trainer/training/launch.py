@@ -106,6 +106,7 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
 
     The profile is `cpu` or `gpu`.
     """
+    from envgym_trainer.model.rendering_choice import with_rendering
     from envgym_trainer.rollout.plans import find_plan
 
     settings = list(settings)
@@ -116,7 +117,7 @@ def resolve(env: str, settings: Iterable[str]) -> tuple[EnvSpec, TrainConfig, st
     spec = with_values(spec, spec.places)  # Both show references, not values, when written.
     config = TrainConfig.of(spec.train).checked()
     find_plan(config.plan.name, spec)  # An unknown plan is an error before the model is loaded.
-    return spec, config, profile
+    return with_rendering(spec, config.model.name), config, profile
 
 
 def profile_of(device: str) -> str:

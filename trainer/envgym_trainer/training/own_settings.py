@@ -13,6 +13,7 @@ from envgym.spec.catalog import find_env
 from envgym.spec.environment import EnvSpec, load_spec
 from envgym.spec.yaml_file import read_yaml
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.model.rendering_choice import with_rendering
 from envgym_trainer.rollout.plans import find_plan
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.run.settings import Difference, differences
@@ -123,7 +124,8 @@ def changes_of_file(
         return  # The run was not started from the command line.
     try:
         spec = load_spec(env, [*map(str, begun_with), *folder.changes()], profile=profile)
-        now = plain_settings(spec, TrainConfig.of(spec.train))
+        config = TrainConfig.of(spec.train)
+        now = plain_settings(with_rendering(spec, config.model.name), config)
     except EnvgymError as error:
         yield f"{env} cannot be read today ({error}); the run's own settings are used"
         return

@@ -9,6 +9,7 @@ from envgym.evaluation.report import Outcome
 from envgym.spec.environment import EnvSpec
 from envgym.text.terminal import Console
 from envgym_trainer.config import TrainConfig
+from envgym_trainer.model.rendering_choice import with_rendering
 from envgym_trainer.rollout.plans import find_plan
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.launch import resolve, resume_settings, run_training
@@ -69,6 +70,7 @@ def train(
         settings = config or settings
     settings.checked()
     find_plan(settings.plan.name, spec)  # An unknown plan is an error before the model is loaded.
+    spec = with_rendering(spec, settings.model.name)
     folder = folder or RunFolder.create(Path(out), name or spec.path.stem)
     outcomes = run_training(
         spec,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-RESERVE_BYTES = 256 * 1024
+RESERVE_BYTES = 64 * 1024
 """Space allocated in advance, so that small changes succeed if another session fills the disk."""
 MOST_BYTES = 64 * 2**20
 """Maximum size of a database in bytes that a judge reads, or `MOST_GROWTH` times the image."""

@@ -151,7 +151,7 @@ def table_changes(database: int, image: bytes) -> RowChanges:
         # The schema may be hostile: it may not call functions with side effects.
         db.execute("PRAGMA trusted_schema = OFF")
         db.execute("PRAGMA cell_size_check = ON")
-        return diff_tables(db, image)
+        return diff_tables(db, image, now=now)
 
 
 def _limit_memory() -> None:

@@ -24,8 +24,9 @@ from .processes import Processes
 MOST_JUDGES = 8
 IDLE_JUDGES = 1
 """Number of judges that remain when there is no request."""
-PATIENCE_SECONDS = 0.1
-"""Seconds after which a request that waits gets another judge."""
+PATIENCE_SECONDS = 0.5
+"""Seconds after which a request that waits gets another judge. A fork costs as much as several
+comparisons, and on a busy host ordinary requests wait for a tenth of a second."""
 CPU_SHARE = 0.5
 """Part of the time limit of a request that its judge may compute. A judge that needs more ends
 itself: the state is at fault.

@@ -70,8 +70,8 @@ def advice(config: TrainConfig, report: CostReport, *, evaluations: float) -> li
     if share > 0.5 and step.prompt_tokens > 4 * step.sampled_tokens:
         lines.append(
             f"prompts have {step.prompt_tokens:.0f} tokens for {step.sampled_tokens:.0f} sampled: "
-            "prompt.tools=compact, fewer tools, or a larger train.rollout.group_size, which shares "
-            "prompts"
+            "prompt.rendering=text, fewer tools, or a larger train.rollout.group_size, which "
+            "shares prompts"
         )
     if share < 0.5 and config.optimizer.updates_per_step > 1 and step.trained_share > 0.5:
         lines.append(

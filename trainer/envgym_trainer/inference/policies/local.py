@@ -22,6 +22,7 @@ from envgym_trainer.inference.in_process.engine import InProcessEngine
 from envgym_trainer.model.adapter_files import MANIFEST, verify_files
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import load_model, pick_device
+from envgym_trainer.model.rendering_choice import open_chat, with_rendering
 from envgym_trainer.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -29,21 +30,34 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 NO_OVERRIDES = SamplingOverrides()
+OLD_RENDERINGS = {"compact": "text", "template": "native"}
+"""Rendering in the manifests of earlier versions, which called it `tools`."""
 
 
-def open_model(
-    argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
-) -> EnginePolicy:
-    """Open a model as a policy.
+class ModelOpener:
+    """Opener of the policy `model:NAME`."""
 
-    Args:
-        argument: Name after `model:`: built-in name, Hugging Face id or local directory.
-        world: World in which the policy will play.
-        sampling: Settings that replace those of the `train:` block.
-    """
-    config = train_config(world.spec)
-    model, tokenizer = load_model(argument, device=config.model.device)
-    return _policy(model, Chat(tokenizer, model=model), evaluation_sampling(config), sampling)
+    def __call__(
+        self, argument: str, world: World, *, sampling: SamplingOverrides = NO_OVERRIDES
+    ) -> EnginePolicy:
+        """Open a model as a policy.
+
+        Args:
+            argument: Name after `model:`: built-in name, Hugging Face id or local directory.
+            world: World in which the policy will play.
+            sampling: Settings that replace those of the `train:` block.
+        """
+        config = train_config(world.spec)
+        model, tokenizer = load_model(argument, device=config.model.device)
+        chat = open_chat(world.spec, tokenizer, model=model)
+        return _policy(model, chat, evaluation_sampling(config), sampling)
+
+    def settings(self, argument: str, spec: EnvSpec) -> list[str]:
+        """Return the form of the prompt for the model, if the environment leaves it open."""
+        return _resolved(spec, argument)
+
+
+open_model = ModelOpener()
 
 
 class AdapterOpener:
@@ -70,7 +84,8 @@ class AdapterOpener:
         config = train_config(world.spec)
         model, tokenizer = load_model(base, device=config.model.device)
         adapted = PeftModel.from_pretrained(model, folder)
-        chat = Chat(tokenizer, manifest.get("template", "auto"), model=adapted)
+        template = manifest.get("template", "auto")
+        chat = open_chat(world.spec, tokenizer, model=adapted, template=template)
         recorded = manifest.get("sampling", {})
         for key, value in _given(sampling).items():
             if key in recorded and recorded[key] != value:
@@ -79,18 +94,23 @@ class AdapterOpener:
         policy.engine.load_adapter(adapted)
         return policy
 
-    def settings(self, argument: str) -> list[str]:
+    def settings(self, argument: str, spec: EnvSpec) -> list[str]:
         """Return the form of the prompt in the adapter's run, as `key=value` settings.
 
         A dialect in a Python file is left out: a folder from somebody else may name any file.
         """
-        manifest = _read_manifest(adapter_folder(argument))
-        prompt = manifest.get("prompt", {})
+        folder = adapter_folder(argument)
+        prompt = _read_manifest(folder).get("prompt", {})
         shipped = [name for name in prompt.get("dialects", ()) if ":" not in str(name)]
-        found = {"tools": prompt.get("tools")}
+        found = {
+            "rendering": prompt.get("rendering") or OLD_RENDERINGS.get(str(prompt.get("tools"))),
+            "keep_reasoning": prompt.get("keep_reasoning"),
+            "chat_template_kwargs": prompt.get("chat_template_kwargs"),
+        }
         if len(shipped) == len(prompt.get("dialects", ())):
             found["dialects"] = shipped
-        return [f"prompt.{key}={json.dumps(value)}" for key, value in found.items() if value]
+        known = [f"prompt.{key}={json.dumps(value)}" for key, value in found.items() if value]
+        return known if found["rendering"] else [*_resolved(spec, base_of(folder)), *known]
 
 
 open_adapter = AdapterOpener()
@@ -130,7 +150,24 @@ def evaluation_sampling(config: TrainConfig) -> dict[str, float]:
 
 def rendering(spec: EnvSpec) -> dict[str, Any]:
     """Return the form of an environment's prompt. It is saved in the adapter's manifest."""
-    return {"tools": spec.prompt.tools, "dialects": list(spec.prompt.dialects)}
+    prompt = spec.prompt
+    return {
+        "rendering": "native" if prompt.rendering == "native" else "text",
+        "dialects": list(prompt.dialects),
+        "keep_reasoning": prompt.keep_reasoning,
+        "chat_template_kwargs": dict(prompt.chat_template_kwargs),
+    }
+
+
+def _resolved(spec: EnvSpec, model: str) -> list[str]:
+    """Return the form of the prompt for a model as settings; none if the environment has one."""
+    if spec.prompt.rendering != "auto":
+        return []
+    prompt = with_rendering(spec, model).prompt
+    found = [f"prompt.rendering={prompt.rendering}"]
+    if prompt.dialects != spec.prompt.dialects:
+        found.append(f"prompt.dialects={json.dumps(prompt.dialects)}")
+    return found
 
 
 def base_of(folder: Path) -> str:
