@@ -8,7 +8,7 @@ MODEL ?= smollm2-135m-instruct
 WORKERS ?= 3
 RUNS ?= $(patsubst %/,%,$(wildcard runs/*/))
 
-.PHONY: help install model train test campaign mutants check docs bench clean
+.PHONY: help install model train test campaign servers mutants check docs bench clean
 
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,10 @@ test: model      ## run every test, by several workers: half of the time is wait
 
 campaign: install  ## minutes of faults and load: killed owners, hostile tools, an engine that restarts, a soak, podman
 	$(BIN)/python -m pytest -m campaign $(ARGS)
+
+servers: model   ## run the tests with real vLLM (CPU build) and llama.cpp, each in an environment of its own: 2 GB, once
+	$(BIN)/python -m tests.servers.environments
+	$(BIN)/python -m pytest -m servers tests/servers $(ARGS)
 
 mutants: install ## break each of the thirty traps on purpose and see its tests fail: make mutants TRAPS="9 15"
 	$(BIN)/python -m tests.mutants $(TRAPS)

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist's hook, which reads the groups
 def pytest_collection_modifyitems(config, items):
-    """Skip campaigns unless they are requested, and group the tests for parallel workers.
+    """Skip campaigns and real servers unless requested, and group the tests for several workers.
 
     With several workers (`make test`), one worker gets all tests that use the container engine,
     because they share its state. Other tests are grouped by file, except the commands in the
@@ -20,8 +20,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         alone = item.name if item.path.stem == "test_blocks" else item.path.stem
         item.add_marker(pytest.mark.xdist_group("engine" if "docker" in item.keywords else alone))
-        if "campaign" in item.keywords and "campaign" not in config.option.markexpr:
-            item.add_marker(pytest.mark.skip(reason="NOT RUN, takes minutes: make campaign"))
+        for mark in ("campaign", "servers"):
+            if mark in item.keywords and mark not in config.option.markexpr:
+                item.add_marker(pytest.mark.skip(reason=f"NOT RUN, takes minutes: make {mark}"))
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -251,9 +251,15 @@ def _read_whole(
 def _read_with(
     dialect: Dialect, text: str, tools: Known | None
 ) -> tuple[list[ToolCall], str] | None:
-    if len(inspect.signature(dialect.read).parameters) > 1:
+    if _takes_tools(dialect.read):
         return dialect.read(text, tools)
     return dialect.read(text)
+
+
+@functools.lru_cache(maxsize=1000)
+def _takes_tools(function: Callable[..., Any]) -> bool:
+    """Return whether a function of a dialect has a second parameter, for the tools."""
+    return len(inspect.signature(function).parameters) > 1
 
 
 def _all_marks(readers: Sequence[tuple[str, Dialect]]) -> tuple[str, ...]:
@@ -310,7 +316,7 @@ def write_calls(calls: Sequence[ToolCall], dialect: str, *, known: Tools | None 
     write_all = getattr(writer, "write_all", None)
     if write_all is None:
         return "\n".join(writer.write(call) for call in calls)
-    if known is not None and len(inspect.signature(write_all).parameters) > 1:
+    if known is not None and _takes_tools(write_all):
         return write_all(calls, known_tools(known))
     return write_all(calls)
 

@@ -28,6 +28,8 @@ OTHER_MARKS = (
 )
 """Texts that announce a call in families without a dialect here: Functionary 2, Apertus, GigaChat,
 Step3, Cline and others."""
+_SEARCHED = 20_000
+"""Number of characters at the start and at the end of a text that are searched for the tools."""
 _MOST_NAMES = 500
 """Number of tools whose names are searched for."""
 
@@ -46,6 +48,8 @@ def refuse_attempts(text: str, marks: Sequence[str], known: Iterable[str]) -> No
     """
     if found := _first((*marks, *OTHER_MARKS), text):
         raise UnreadableCall(f"{excerpt(found)} starts a call in a form that is not read here")
+    if len(text) > 2 * _SEARCHED:
+        text = f"{text[:_SEARCHED]}\n{text[-_SEARCHED:]}"
     names = [name for name in list(known)[:_MOST_NAMES] if name]
     if _has_json_call(text, names):
         raise UnreadableCall("this looks like a call, but in a form that is not read here")
@@ -79,10 +83,12 @@ def _patterns(tool: str) -> Iterable[tuple[str, str]]:
     """
     alone = "write the call alone, without any other text"
     other = "this looks like a call, but in a form that is not read here"
-    # Python: at the start of a line, after a colon, or with keyword arguments at the end of a line.
-    yield rf"^[ \t>*`\[-]*(?:print\()?{tool}\(", alone
-    yield rf":[ \t]*[`\[]?{tool}\(", alone
-    yield rf"(?<![\w.]){tool}\([ \t]*\w+[ \t]*=[^\n]*\)[\]`.!]*[ \t]*$", alone
+    # Python: at the start of a line, after a colon or a tag, or with keyword arguments.
+    start = r"^[ \t>*`\[\d.-]{0,20}(?:\w{1,40}[ \t]*=[ \t]*)?(?:await[ \t]+)?(?:print\()?"
+    yield rf"{start}{tool}\(", alone
+    yield rf"{start}{tool}[ \t]*\([ \t]*\w+[ \t]*=", alone
+    yield rf"[:>][ \t]*[`\[]?{tool}\(", alone
+    yield rf"(?<![\w.]){tool}\([ \t]*\w+[ \t]*=[^\n]{{0,2000}}\)[\]`.!]{{0,5}}[ \t]*$", alone
     # JSON, also with other keys or quotes.
     yield (
         rf"""["'](?:{_NAME_KEYS})["']\s*:\s*["']{tool}["']""",
@@ -96,13 +102,17 @@ def _patterns(tool: str) -> Iterable[tuple[str, str]]:
         rf"\{{\s*(?:[\"'}}]|\w+\s*:)",
         other,
     )
+    yield (
+        rf"(?<![\w.]){tool}[`'\"]*[ \t]+(?:with|using|on|for)\b[^\n{{}}]{{0,30}}\{{\s*[\"']",
+        alone,
+    )
+    yield rf"^[ \t-]*name:[ \t]*[\"']?{tool}[\"']?[ \t]*\n[ \t]*(?:{_ARGUMENTS_KEYS}):", other
     # XML: the name in a tag, in an attribute or alone in a tag.
     yield rf"<{tool}(?:\s[^<>]*)?/?>", other
     yield rf"""<[^<>]*[\w:]\s*=\s*["']?{tool}["']?[\s/>]""", other
     yield rf"<[\w:|]*(?:tool|function|name|invoke|call)[\w:|]*>\s*{tool}\s*<", other
+    yield rf"<\|[^<>|\n]+\|>\s*{tool}\b", other
     # Lines of agents: `Action: f`, `f id="a" value=7`.
-    yield (
-        rf"^[ \t*]*(?:Action|Tool|Function|Call|Tool call)[ \t*]*:[ \t*`]*{tool}\b[ \t*`]*$",
-        other,
-    )
-    yield rf"^[ \t`$>]*{tool}[ \t]+(?:--)?\w+=", other
+    words = "(?i:action|tool|function|call|tool call|tool name)"
+    yield rf"^[ \t*]*{words}[ \t*]*:[ \t*`]*{tool}\b[ \t*`]*(?:$|[\[({{])", other
+    yield rf"^[ \t`$>!/@]*{tool}[ \t]+(?:--)?\w+=", other

@@ -172,9 +172,9 @@ DIALECTS = {
     ),
     # gpt-oss. The recipient may stand before or after the channel.
     "harmony": NamedJson(
-        r"(?:<\|start\|>\s*assistant)?\s*"
+        r"(?:<\|start\|>\s*assistant)?\s{0,9}"
         r"(?:to=functions\.(?P<first>[\w.\-]+)\s*<\|channel\|>\s*\w+"
-        r"|(?:<\|channel\|>)?\s*\w*\s+to=functions\.(?P<name>[\w.\-]+))"
+        r"|(?:<\|channel\|>\s*)?(?:\b\w{1,20}\s{1,9})?to=functions\.(?P<name>[\w.\-]+))"
         r"\s*(?:(?:<\|constrain\|>)?\s*json)?\s*(?:<\|message\|>)?\s*(?=\{)",
         r"(?:<\|call\|>)?",
         (

@@ -42,7 +42,7 @@ def _one_of(marks: tuple[str, ...]) -> str:
 _STARTS_OPEN = re.compile(rf"\s*({_one_of(tuple(_CLOSING))})")
 _CLOSES = re.compile(_one_of(tuple(_OPENING)))
 _OPENS = re.compile(_one_of(tuple(_CLOSING)))
-_MARK = re.compile(_one_of((*_CLOSING, *_OPENING)))
+_ALL_MARKS = (*_CLOSING, *_OPENING)
 _AT_LINE_START = re.compile(r"(?:^|\n)[ \t]*\Z")
 
 # Harmony (gpt-oss): `<|channel|>analysis<|message|>...<|end|>`, calls have a recipient.
@@ -91,7 +91,15 @@ def without_reasoning(text: str) -> str:
 
 def has_reasoning_mark(text: str) -> bool:
     """Return whether a text holds an opening or closing mark of reasoning."""
-    return bool(_MARK.search(text) or _CHANNEL.search(text) or _BARE_CHANNEL.match(text))
+    return bool(_has_mark(text) or _has_channel(text) or _BARE_CHANNEL.match(text))
+
+
+def _has_mark(text: str) -> bool:
+    return any(mark in text for mark in _ALL_MARKS)
+
+
+def _has_channel(text: str) -> bool:
+    return "<|channel|>" in text and bool(_CHANNEL.search(text))
 
 
 def split_opening(text: str) -> Split:
@@ -112,12 +120,12 @@ def split_opening(text: str) -> Split:
 
 def split_marks(text: str) -> Split:
     """Split all reasoning of a text."""
-    if _CHANNEL.search(text):
+    if _has_channel(text):
         return _split_channels(text)
     if bare := _BARE_CHANNEL.match(text):
         return Split(bare.group(1).strip(), text[bare.end() :].lstrip())
     first = split_opening(text)
-    if first.missing or not _MARK.search(first.answer):
+    if first.missing or not _has_mark(first.answer):
         return first
     thoughts = [first.reasoning] if first.reasoning else []
     rest = first.answer

@@ -134,7 +134,7 @@ def folder_of(tmp_path_factory):
     def folder(page: str) -> Path:
         if page not in folders:
             folders[page] = tmp_path_factory.mktemp("page")
-            for name in ("envs", "benchmarks"):
+            for name in ("envs", "benchmarks", "examples"):
                 (folders[page] / name).symlink_to(ROOT / name)
             for title, text in files_of(page).items():
                 path = folders[page] / title

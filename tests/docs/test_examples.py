@@ -7,7 +7,9 @@ from types import ModuleType
 
 import pytest
 
+import envgym
 from tests.e2e.doors import ROOT
+from tests.fakes.taught_model import served
 
 FOLDER = ROOT / "examples"
 PROGRAMS = sorted(FOLDER.glob("[0-9]*.py"))
@@ -35,8 +37,8 @@ def program(number: int) -> ModuleType:
     return module
 
 
-def test_there_are_eight_programs():
-    assert [path.name[:2] for path in PROGRAMS] == [f"{number:02}" for number in range(1, 9)]
+def test_there_are_nine_programs():
+    assert [path.name[:2] for path in PROGRAMS] == [f"{number:02}" for number in range(1, 10)]
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
@@ -92,3 +94,16 @@ def test_08_a_foreign_environment_is_evaluated():
     fixed, random = program(8).main()
     assert fixed.total.rate == 1.0
     assert random.total.rate < 1.0
+
+
+def test_09_a_plain_client_plays_as_the_policy_does(trained):
+    with served(str(trained.adapter), "--name", "guess") as (_, url):
+        rate = program(9).main(f"{url}/v1", "guess", tasks=6)
+    world = envgym.make_world(envgym.load_spec("guess"))
+    policy = envgym.open_policy(f"adapter:{trained.adapter}", world)
+    try:
+        env = world.env(split="test")
+        found = [envgym.play(env, policy, seed=seed).success for seed in range(6)]
+    finally:
+        world.close()
+    assert rate == sum(map(bool, found)) / 6

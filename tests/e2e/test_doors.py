@@ -112,7 +112,7 @@ def test_environments_use_public_names_only(file):
 
 @pytest.mark.parametrize("file", files("examples"), ids=named)
 def test_examples_use_public_names_only(file):
-    foreign = {"envgym", "envgym_trainer", "gymnasium", "torch"}
+    foreign = {"envgym", "envgym_trainer", "gymnasium", "openai", "torch"}
     assert packages(file) <= sys.stdlib_module_names | foreign
     assert private_names(file) == set()
 

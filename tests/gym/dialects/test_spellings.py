@@ -66,3 +66,11 @@ def test_the_reason_is_followed_by_the_form_that_is_read():
     assert parsed.problem == (
         "[TOOL_CALLS] starts a call in a form that is not read here. " + usage_example("pythonic")
     )
+
+
+@pytest.mark.timeout(60)
+def test_repeated_pieces_are_parsed_quickly_by_all_dialects():
+    pieces = ["7", "f(a=", "<a", '"name": ', "a.", "f{", " ", "\n", "f:", "<|a|>", "f with ", "to="]
+    pieces += ["<tool_call>f", "<function=f>", "call:f{", ">>>f\n", "commentary  ", "name: f\n"]
+    for piece in pieces:
+        parse(piece * (60_000 // len(piece)) + "f", dialect_names(), known=["f"])

@@ -57,7 +57,8 @@ def name_of(target: str) -> str:
 def check_target(target: str) -> None:
     """Raise UsageError if a target is a folder without a run, an adapter or a model."""
     folder = Path(target).expanduser()
-    if not folder.exists() and (target.startswith((".", "/", "~")) or target.count("/") > 1):
+    is_path = target.startswith((".", "/", "~", "runs/")) or target.count("/") > 1
+    if not folder.exists() and (is_path or ("/" in target and folder.parent.is_dir())):
         raise UsageError(
             f"{target}: no such folder. Give a run (runs/NAME), an adapter (runs/NAME/adapter), "
             "or a model: a built-in name, a Hugging Face id (org/name) or a folder."
@@ -114,6 +115,8 @@ def _trained_chat(folder: Path, manifest: Mapping[str, Any], tokenizer: Any, mod
     """
     from transformers import AutoTokenizer
 
+    if not manifest:  # of another tool
+        return chat_of_model(tokenizer, model)
     prompt = manifest.get("prompt", {})
     recorded = prompt.get("rendering") or OLD_RENDERINGS.get(str(prompt.get("tools")))
     rendering = "native" if recorded == "native" else "text"

@@ -7,6 +7,7 @@ ends when none is left, or after `drain_seconds`. A second signal ends it at onc
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -116,7 +117,7 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start to drain at the first signal, and end at the second one."""
         if self._state.is_draining:
-            self.force_exit = self.should_exit = True
+            self._end_at_once()
             return
         self._state.is_draining = True
         self._deadline = time.monotonic() + self._drain_seconds
@@ -127,8 +128,13 @@ class DrainingServer(uvicorn.Server):
             if self._state.counters.in_flight == 0:
                 self.should_exit = True
             elif time.monotonic() > self._deadline:
-                self.force_exit = self.should_exit = True
+                self._end_at_once()
         return await super().on_tick(counter)
+
+    def _end_at_once(self) -> None:
+        """Cancel the requests in flight, without a traceback of each."""
+        logging.getLogger("uvicorn.error").disabled = True
+        self.force_exit = self.should_exit = True
 
 
 def _bind_problem(host: str, port: int, error: OSError) -> str:

@@ -39,6 +39,7 @@ class Connection:
     ):
         address = Address.of(url, bearer(key))
         self.url = address.url.rstrip("/").removesuffix("/v1")
+        self._timeout_seconds = timeout_seconds
         # Each episode in flight needs a connection; httpx's default limit is 100.
         self._client = httpx.Client(
             headers=dict(address.headers),
@@ -64,9 +65,15 @@ class Connection:
         """
         return self._object(self._send("POST", path, body))
 
-    def act(self, path: str, body: dict[str, Any] | None = None) -> None:
+    def act(
+        self,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> None:
         """Send one request whose answer is plain text. The errors are those of `post`."""
-        self._send("POST", path, body)
+        self._send("POST", path, body, timeout_seconds=timeout_seconds)
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Send one request and yield the objects of its event stream.
@@ -101,10 +108,20 @@ class Connection:
     def close(self) -> None:
         self._client.close()
 
-    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> httpx.Response:
         try:
             response = self._client.request(
-                method, self.url + path, json={} if method == "POST" and body is None else body
+                method,
+                self.url + path,
+                json={} if method == "POST" and body is None else body,
+                timeout=timeout_seconds or self._timeout_seconds,
             )
         except httpx.TransportError as error:
             raise NoAnswer(_named(error)) from None

@@ -47,6 +47,9 @@ from envgym_trainer.model.chat import Chat
 ATTEMPTS = 6
 """Number of times that one request is sent before its episode is void."""
 LONGEST_WAIT_SECONDS = 30.0
+UNLOAD_TIMEOUT_SECONDS = 30.0
+NOT_LOADED = -1
+"""Generation of the server if the version in force must be loaded before the next request."""
 _NEUTRAL = {
     "top_p": 1.0,
     "top_k": 0,
@@ -174,15 +177,14 @@ class VllmEngine(Engine):
             )
         except ContextFull:
             return "context"
-        except Refused as error:
-            raise WorldFailure("policy_failed", f"the server: {error}", stage="policy") from None
 
     def close(self) -> None:
         """Remove the adapter from the server, and close it. Can be called twice."""
         if self._closed:
             return
         self._closed = True
-        self._forget(self._serving)
+        if not self._server.is_ours:
+            self._forget(self._serving)
         shutil.rmtree(self._folder / self._name(self._serving), ignore_errors=True)
         self._server.close()
 
@@ -190,33 +192,33 @@ class VllmEngine(Engine):
 
     def _serving_version(self, version: int, model: Any) -> None:
         """Load a version, prove that it acts, and put it in force."""
+        before = self._serving
         name = self._name(version)
         folder = save_weights(model, self._folder / name, base_id=self._base)
+        self._serving, self._loaded_at = version, NOT_LOADED
         try:
-            self._attempt(lambda server: self._load(server, version))
             self._check_base()
+            self._attempt(lambda server: None)  # loads it
             if self._proof is not None:
                 self._proof.check_adapter(self._score(version), name)
         except BaseException:
+            self._serving, self._loaded_at = before, NOT_LOADED
             self._forget(version)
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        self._serving = version
 
     def _load(self, server: Connection, version: int) -> None:
         name = self._name(version)
-        generation = self._server.generation
         try:
             body = {"lora_name": name, "lora_path": str(self._folder / name)}
             server.act("/v1/load_lora_adapter", body)
         except Refused as error:
             if "already been loaded" not in error.words:  # the answer of an earlier attempt is lost
-                raise AdapterRefused(_remedy(server.url, name, str(error))) from None
+                raise AdapterRefused(server.url, name, str(error)) from None
         except NoAnswer as error:
             if error.status == 500 and server.is_healthy():
-                raise AdapterRefused(_remedy(server.url, name, str(error))) from None
+                raise AdapterRefused(server.url, name, str(error)) from None
             raise
-        self._loaded_at = generation
 
     def _drop(self, version: int) -> None:
         """Remove a version that is no longer in force."""
@@ -230,7 +232,11 @@ class VllmEngine(Engine):
             return
         name = self._name(version)
         try:
-            self._server.connection.act("/v1/unload_lora_adapter", {"lora_name": name})
+            self._server.connection.act(
+                "/v1/unload_lora_adapter",
+                {"lora_name": name},
+                timeout_seconds=UNLOAD_TIMEOUT_SECONDS,
+            )
         except (NoAnswer, Refused, EnvgymError) as error:
             log.warning("the adapter %s stays on the server: %s", name, error)
 
@@ -256,9 +262,10 @@ class VllmEngine(Engine):
                 wait = error.retry_after or wait
             except Refused as error:
                 if error.status != 404 or attempt + 1 == ATTEMPTS or not self._serving:
-                    raise
+                    problem = f"the vLLM server at {self._server.connection.url}: {error}"
+                    raise WorldFailure("policy_failed", problem, stage="policy") from None
                 problem = str(error)
-                self._loaded_at = -1  # it restarted without anybody noticing
+                self._loaded_at = NOT_LOADED  # the server restarted between two requests
                 continue
             self._server.recover(seen, problem)
             if attempt + 1 < ATTEMPTS and self._server.generation == seen:
@@ -336,12 +343,3 @@ def _chosen_model(names: Sequence[str], model: str | None, url: str) -> str:
             "Set train.engine.vllm.model to one of these."
         )
     return model
-
-
-def _remedy(url: str, name: str, problem: str) -> str:
-    return (
-        f"the server at {url} would not load the adapter {name}: {problem}. Start it with "
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at least "
-        "train.lora.rank, and room for two adapters (--max-cpu-loras 2). It must see the folder of "
-        "train.engine.vllm.adapter_folder."
-    )

@@ -16,6 +16,14 @@ class ServerGone(WorldFailure):
 class AdapterRefused(UsageError):
     """The server refuses to load the adapter, such as for its rank or for lack of room."""
 
+    def __init__(self, url: str, name: str, problem: str):
+        super().__init__(
+            f"the server at {url} would not load the adapter {name}: {problem}. Start it with "
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, --enable-lora, a --max-lora-rank of at least "
+            "train.lora.rank, and room for two adapters (--max-cpu-loras 2). It must see the "
+            "folder of train.engine.vllm.adapter_folder."
+        )
+
 
 class WrongModel(UsageError):
     """The server has another model than the one that is trained."""

@@ -36,6 +36,8 @@ STOP_SECONDS = 15.0
 class Server(Protocol):
     """Server of an engine. Thread-safe."""
 
+    is_ours: bool
+    """Whether the server ends when it is closed."""
     connection: Connection
     generation: int
     """Number of times that the server came back."""
@@ -66,6 +68,8 @@ class RemoteServer:
         wait_seconds: Maximum time to wait for a server that does not answer. After a wait in vain,
             later requests fail at once until the server answers again.
     """
+
+    is_ours = False
 
     def __init__(self, url: str, *, key: str | None = None, wait_seconds: float = 60.0):
         self.connection = Connection(url, key=key)
@@ -111,6 +115,8 @@ class ManagedServer:
     Raises:
         PrerequisiteError: If the executable does not exist, or the server does not start.
     """
+
+    is_ours = True
 
     def __init__(
         self,
