@@ -102,9 +102,7 @@ class ToolWorld:
     def opening(self, task: Task) -> list[Message]:
         """Return the system message and the user message of a task."""
         prompt = self.spec.prompt
-        system = prompt.system.strip().replace(
-            "{now}", f"{self.spec.state.clock_start:%A, %Y-%m-%d %H:%M}"
-        )
+        system = prompt.system_message(self.spec.state.clock_start)
         if prompt.rendering != "native":
             usage = usage_example(prompt.dialects[0])
             system += tools_section(self.tools_of(task).values(), usage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,10 @@ class PromptSpec(Block):
     dialects: tuple[str, ...] = Field(default=DEFAULT_DIALECTS, min_length=1)
     """Syntaxes of tool calls that are parsed: hermes, fenced, bare, pythonic, or `file.py:name` for
     your own. The prompt shows the first one."""
+
+    def system_message(self, clock: datetime) -> str:
+        """Return the system message without tools, at a date and time."""
+        return self.system.strip().replace("{now}", f"{clock:%A, %Y-%m-%d %H:%M}")
 
     @classmethod
     def with_absolute_paths(cls, data: Mapping[str, Any], root: Path) -> Mapping[str, Any]:

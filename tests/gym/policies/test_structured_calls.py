@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from envgym import SpecError, load_spec, make_world, play
+from envgym import load_spec, make_world, play
 from envgym.dialects import dialect_names, parse
 from envgym.errors import WorldFailure
 from envgym.messages import Message, ToolCall
@@ -170,13 +170,7 @@ def test_the_role_can_be_chosen():
 
 @pytest.mark.parametrize("dialect", ["pythonic", "bare", "fenced", "qwen_xml", "mistral"])
 def test_an_episode_is_solved_with_structured_calls_in_each_dialect(tmp_path, dialect):
-    try:
-        spec = load_spec(
-            write(tmp_path), ["prompt.rendering=native", f"prompt.dialects=[{dialect}]"]
-        )
-    except SpecError:
-        settings = ["prompt.rendering=native", f"prompt.dialects=[{dialect}]"]
-        spec = load_spec(write(tmp_path), settings)
+    spec = load_spec(write(tmp_path), ["prompt.rendering=native", f"prompt.dialects=[{dialect}]"])
     world = make_world(spec)
     task = world.env()
     task.reset(seed=1)

@@ -7,7 +7,7 @@ import yaml
 from envgym.evaluation.report import Count, Outcome
 from envgym.spec.reward import PartSpec
 from envgym_trainer.config.server_limits import max_lora_rank
-from envgym_trainer.run.model_card import CardFacts, model_card, serve_command
+from envgym_trainer.run.model_card import CardFacts, ServingFacts, model_card, serve_command
 
 FACTS = CardFacts(
     name="guess",
@@ -110,7 +110,31 @@ def test_the_serve_command_names_base_rank_and_adapter():
         "16",
         "--lora-modules",
         "guess=.",
+        "--chat-template",
+        "chat_template.jinja",
     ]
+
+
+def test_the_card_names_the_parser_and_the_system_message_of_clients():
+    serving = ServingFacts("text", "pythonic", parser="envgym", plugin="tool_parser.py")
+    card = model_card(replace(FACTS, system="Be ```brief```.", serving=serving))
+    command = shlex.split(code(card, "bash"))
+    assert command[-5:] == [
+        "--enable-auto-tool-choice",
+        "--tool-call-parser",
+        "envgym",
+        "--tool-parser-plugin",
+        "tool_parser.py",
+    ]
+    assert "````text\nBe ```brief```.\n````" in card
+    assert "arrive as text" not in card
+
+
+def test_the_card_tells_what_a_server_cannot_do():
+    serving = ServingFacts("text", "x", parser=None, writes_history=False)
+    card = model_card(replace(FACTS, serving=serving))
+    assert "vLLM has no parser for calls in the form `x`: they arrive as text" in card
+    assert "cannot write earlier calls" in card
 
 
 @pytest.mark.parametrize(
@@ -127,6 +151,6 @@ def test_a_rank_that_vllm_cannot_serve_is_refused_with_the_remedy():
 
 def test_a_path_with_spaces_survives_the_shell():
     assert (
-        shlex.split(serve_command("org/base", "crm", "runs/my crm/adapter", rank=8))[-1]
+        shlex.split(serve_command("org/base", "crm", "runs/my crm/adapter", rank=8))[-3]
         == "crm=runs/my crm/adapter"
     )

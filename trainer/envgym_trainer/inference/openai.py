@@ -23,7 +23,8 @@ class OpenAIEngine(Engine):
 
     Args:
         url: URL of the server.
-        chat: Converter of the local model. It is not used for prompts.
+        chat: Converter of the local model. It is not used for prompts; the calls of the server are
+            written in its dialects.
         max_context: Maximum length of a dialogue in tokens. The server has its own limit.
         model: Name of the model. None selects the server's only model.
         key: API key, sent to `url` only.
@@ -63,7 +64,10 @@ class OpenAIEngine(Engine):
         if settings not in self._policies:
             temperature, max_tokens = settings
             self._policies[settings] = OpenAIPolicy(
-                **self._address, temperature=temperature, max_tokens=max_tokens
+                **self._address,
+                temperature=temperature,
+                max_tokens=max_tokens,
+                dialects=self.chat.dialects,
             )
         dialogue = self._policies[settings].open(messages, tools, seed=seed)
         return cast(EngineDialogue, dialogue)

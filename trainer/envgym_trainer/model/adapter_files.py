@@ -2,6 +2,7 @@
 
     adapter_config.json  adapter_model.safetensors     adapter; the base is a public id, not a path
     tokenizer.json ...  chat_template.jinja            rendering used in training
+    tool_parser.py                                     parser for vLLM, if vLLM has none
     README.md  manifest.json                           model card; sha256 of every file
 
 Not supported: merged models and other formats (GGUF).
@@ -24,6 +25,7 @@ from envgym_trainer.files import apply_umask, file_sha256, hash_files
 from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.lora import lora_layers, lora_state
 from envgym_trainer.model.quantize import is_4bit
+from envgym_trainer.model.serving_form import PLUGIN, serving_form
 
 MANIFEST = "manifest.json"
 
@@ -39,6 +41,8 @@ def save_adapter(
     sampling: Mapping[str, float],
     card: Callable[[float], str],
     prompt: Mapping[str, Any] | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
+    base_name: str | None = None,
 ) -> Path:
     """Write an adapter with tokenizer, model card and manifest, and verify its weights.
 
@@ -48,10 +52,12 @@ def save_adapter(
         chat: Converter that was used in training.
         folder: Target folder.
         base: Base model without adapters, for `verify_adapter`.
-        base_id: Public id of the base model.
+        base_id: Public id or folder of the base model.
         sampling: Settings of the run's evaluations. A policy opened from the folder uses them.
         card: Function from the largest difference of a logit to the text of README.md.
-        prompt: Settings `tools` and `dialects` of the run's `prompt:` block.
+        prompt: Form of the prompt in the run: `rendering`, `dialects` and others.
+        tools: Schemas of the environment's tools.
+        base_name: Name of the base model for envgym. Default: `base_id`.
 
     Returns:
         The folder.
@@ -66,12 +72,18 @@ def save_adapter(
     own.chat_template = chat.jinja
     own.save_pretrained(folder)
     (folder / "README.md").write_text(card(gap), encoding="utf-8")
+    form = serving_form(chat)
+    if form.plugin is not None:
+        (folder / PLUGIN).write_text(form.plugin, encoding="utf-8")
     manifest = {
-        "base_model": base_id,
+        "base_model": base_name or base_id,
         "template": chat.template,
         "stop_ids": sorted(chat.stop_ids),
         "sampling": dict(sampling),
         "prompt": dict(prompt or {}),
+        "rendering": chat.describe(),
+        "tools": list(tools),
+        "parser": form.parser,
         "largest_logit_difference": gap,
         "files": hash_files(folder, skip=MANIFEST),
     }

@@ -10,6 +10,7 @@ it becomes ordinary tokens. Not supported: images.
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -94,8 +95,10 @@ class Chat:
         self._end_id: int = self.control_tokens.ids[self._style.end]
         self.stop_ids = frozenset(ends | {self.control_tokens.ids[end] for end in self._style.ends})
         """Ids that end a turn. They are sampled and trained."""
-        if rendering == "native":
-            self._check_dialects()
+        self.call_dialect = self.dialects[0]
+        """Dialect in which the model is to write calls."""
+        if isinstance(self._style, TemplateRenderer) and rendering == "native":
+            self.call_dialect = self._native_dialect(self._style)
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -105,6 +108,16 @@ class Chat:
             names.append("pinned_date")
         names += [f"{name}={value}" for name, value in self.variables.items()]
         return (*names, "keep_reasoning") if self.keep_reasoning else tuple(names)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the rendering for records: choice, template and its hash, adapters, dialects."""
+        return {
+            "rendering": self.rendering,
+            "template": self.template,
+            "template_sha256": hashlib.sha256(self.jinja.encode()).hexdigest(),
+            "adapters": list(self.adapters),
+            "dialects": list(self.dialects),
+        }
 
     def open(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
         """Return the ids of the prompt, up to and including the generation prompt.
@@ -279,12 +292,12 @@ class Chat:
         system = messages[0].content if has_system else ""
         return [Message("system", system + listed), *messages[has_system:]], ()
 
-    def _check_dialects(self) -> None:
-        """Check that a dialect reads the calls that the template writes."""
-        assert isinstance(self._style, TemplateRenderer)
-        if reads_calls(self._style, self.dialects):
-            return
-        family = dialect_for_template(self._style.template)
+    def _native_dialect(self, style: TemplateRenderer) -> str:
+        """Return the first dialect that reads the calls which the template writes."""
+        for name in self.dialects:
+            if reads_calls(style, name):
+                return name
+        family = dialect_for_template(style.template)
         hint = f" Put {family} into prompt.dialects, or set" if family else " Set"
         raise UsageError(
             "no dialect of prompt.dialects reads the tool calls that the model's chat template "
@@ -292,10 +305,10 @@ class Chat:
         )
 
 
-def reads_calls(renderer: TemplateRenderer, dialects: Sequence[str]) -> bool:
+def reads_calls(renderer: TemplateRenderer, dialect: str) -> bool:
     """Return whether a dialect reads the call that a template writes."""
     text = renderer.answer_text([Message("user", "x")], PROBE_CALL, [PROBE_TOOL])
-    found = parse(renderer.opened + text, dialects, known=[PROBE_TOOL])
+    found = parse(renderer.opened + text, [dialect], known=[PROBE_TOOL])
     wanted = PROBE_CALL["tool_calls"][0]["function"]
     return [call.to_dict() for call in found.calls] == [wanted]
 

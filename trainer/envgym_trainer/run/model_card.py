@@ -5,9 +5,11 @@ A pure function of facts; `export.py` writes the file. The card states measured 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import yaml
 
@@ -23,6 +25,22 @@ PER = {
     "potential": "at each turn, the change of the value",
 }
 """Per-turn rule of a reward part, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServingFacts:
+    """How a server renders prompts and parses calls for the adapter."""
+
+    rendering: str
+    """Rendering that was trained: `native` or `text`."""
+    dialect: str
+    """Syntax of tool calls."""
+    parser: str | None = None
+    """Name of vLLM's parser for it. None: vLLM has none."""
+    plugin: str | None = None
+    """File beside the adapter that defines the parser."""
+    writes_history: bool = True
+    """Whether the chat template writes earlier tool calls of a client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +68,9 @@ class CardFacts:
     base_license: str | None = None
     """SPDX id of the base model's licence, which the adapter inherits. None: unknown."""
     tags: Sequence[str] = ()
+    system: str = ""
+    """System message that was trained, without tools. Clients have to send it."""
+    serving: ServingFacts | None = None
 
 
 def model_card(facts: CardFacts, *, logit_gap: float | None = None) -> str:
@@ -77,15 +98,36 @@ def model_card(facts: CardFacts, *, logit_gap: float | None = None) -> str:
     return redact("\n\n".join(part for part in parts if part)) + "\n"
 
 
-def serve_command(base_model: str, name: str, path: str, *, rank: int) -> str:
+def serve_command(
+    base_model: str,
+    name: str,
+    path: str,
+    *,
+    rank: int,
+    parser: str | None = None,
+    plugin: str | None = None,
+) -> str:
     """Return the shell command that serves the adapter at `path` under `name` with vLLM.
+
+    Args:
+        base_model: Id or folder of the base model.
+        name: Name of the adapter on the server.
+        path: Folder of the adapter.
+        rank: Rank of the adapter.
+        parser: Name of the parser of tool calls. None: the server parses no calls.
+        plugin: File in the adapter's folder that defines the parser.
 
     Raises:
         ValueError: If vLLM does not support the rank.
     """
-    module = shlex.quote(f"{name}={path}")
-    options = f"--enable-lora --max-lora-rank {max_lora_rank(rank)} --lora-modules {module}"
-    return f"vllm serve {shlex.quote(base_model)} {options}"
+    words = ["vllm", "serve", base_model, "--enable-lora"]
+    words += ["--max-lora-rank", str(max_lora_rank(rank)), "--lora-modules", f"{name}={path}"]
+    words += ["--chat-template", str(Path(path, "chat_template.jinja"))]
+    if parser:
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    if plugin:
+        words += ["--tool-parser-plugin", str(Path(path, plugin))]
+    return shlex.join(words)
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -146,7 +188,15 @@ def _schedule(schedule: Schedule) -> str:
 
 
 def _use(facts: CardFacts) -> str:
-    command = serve_command(facts.base_model, facts.name, ".", rank=facts.rank)
+    form = facts.serving or ServingFacts("text", "")
+    command = serve_command(
+        facts.base_model,
+        facts.name,
+        ".",
+        rank=facts.rank,
+        parser=form.parser,
+        plugin=form.plugin,
+    )
     return f"""## How to use it
 
 With PEFT, from this folder (tokenizer and chat template lie beside the adapter):
@@ -163,7 +213,35 @@ Served with vLLM, as the model `{facts.name}`:
 
 ```bash
 {command}
-```"""
+```{_clients(facts)}"""
+
+
+def _clients(facts: CardFacts) -> str:
+    """Return the part for clients of a server: system message and limits of the rendering."""
+    if (form := facts.serving) is None:
+        return ""
+    parts = [
+        "Clients send the tools as `tools=`, earlier calls as `tool_calls`, and this system "
+        f"message:\n\n{_block(facts.system)}"
+    ]
+    if form.parser is None:
+        parts.append(
+            f"vLLM has no parser for calls in the form `{form.dialect}`: they arrive as text. Use "
+            "`envgym serve`, which parses them."
+        )
+    if not form.writes_history:
+        parts.append(
+            f"The chat template cannot write earlier calls in the form `{form.dialect}`. Send them "
+            "as text of the assistant's message."
+        )
+    return "\n\n" + "\n\n".join(parts)
+
+
+def _block(text: str) -> str:
+    """Return a text as a Markdown block that shows it unchanged."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _verified(logit_gap: float | None) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from envgym.evaluation.report import Outcome
+from envgym.tools import to_openai
 from envgym_trainer.config.evaluation import TRAINED
 from envgym_trainer.inference.in_process.sampler_model import SamplerModel
 from envgym_trainer.inference.policies.local import evaluation_sampling, rendering
 from envgym_trainer.model.adapter_files import save_adapter
+from envgym_trainer.model.chat import Chat
 from envgym_trainer.model.load import ResolvedModel, resolve
-from envgym_trainer.run.model_card import CardFacts, model_card
+from envgym_trainer.model.serving_form import PLUGIN, loadable_name, serving_form
+from envgym_trainer.run.model_card import CardFacts, ServingFacts, model_card
 from envgym_trainer.run.provenance import versions
 from envgym_trainer.training import best
 from envgym_trainer.training.build import TrainingRun
@@ -32,7 +35,9 @@ def export_adapter(run: TrainingRun, outcomes: Mapping[str, Outcome]) -> None:
                 run.chat,
                 folder,
                 base=SamplerModel(run.model).model,
-                base_id=base.public_id,
+                base_id=loadable_name(base),
+                base_name=base.public_id,
+                tools=to_openai(run.world.tools.values()),
                 sampling=evaluation_sampling(run.config),
                 prompt=rendering(run.spec),
                 card=lambda gap: model_card(facts, logit_gap=gap),
@@ -47,7 +52,7 @@ def card_facts(run: TrainingRun, base: ResolvedModel, outcomes: list[Outcome]) -
     levels = f", levels {', '.join(config.tasks.levels)}" if config.tasks.levels else ""
     return CardFacts(
         name=run.folder.path.name,
-        base_model=base.public_id,
+        base_model=loadable_name(base),
         env_id=spec.id,
         env_description=spec.description.strip(),
         outcomes=outcomes,
@@ -58,6 +63,20 @@ def card_facts(run: TrainingRun, base: ResolvedModel, outcomes: list[Outcome]) -
         rank=config.lora.rank,
         alpha=config.lora.alpha,
         versions=versions(),
+        system=spec.prompt.system_message(spec.state.clock_start),
+        serving=serving_facts(run.chat),
+    )
+
+
+def serving_facts(chat: Chat) -> ServingFacts:
+    """Return the facts of the model card about serving."""
+    form = serving_form(chat)
+    return ServingFacts(
+        rendering=form.rendering,
+        dialect=form.dialect,
+        parser=form.parser,
+        plugin=PLUGIN if form.plugin else None,
+        writes_history=form.writes_history,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import time
@@ -274,6 +275,8 @@ def print_summary(
     seconds: float,
 ) -> None:
     """Print the table of evaluations, the path of the adapter and the next commands."""
+    from envgym_trainer.model.adapter_files import MANIFEST
+    from envgym_trainer.model.serving_form import PLUGIN
     from envgym_trainer.run.model_card import serve_command
 
     console.print()
@@ -291,8 +294,15 @@ def print_summary(
     console.print(f"  tensorboard --logdir {folder.path.parent}", highlight=False)
     command = eval_command(env, settings, folder, config)
     console.print(f"  {redact(command)}", highlight=False, soft_wrap=True)
+    manifest = json.loads((folder.adapter / MANIFEST).read_text(encoding="utf-8"))
+    plugin = PLUGIN if (folder.adapter / PLUGIN).is_file() else None
     serve = serve_command(
-        base_id(folder), folder.path.name, str(folder.adapter), rank=config.lora.rank
+        base_id(folder),
+        folder.path.name,
+        str(folder.adapter),
+        rank=config.lora.rank,
+        parser=manifest.get("parser"),
+        plugin=plugin,
     )
     console.print(f"  {serve}", highlight=False, soft_wrap=True)
 
@@ -318,8 +328,6 @@ def eval_command(env: str, settings: Sequence[str], folder: RunFolder, config: T
 
 
 def base_id(folder: RunFolder) -> str:
-    import json
-
     return json.loads((folder.adapter / "adapter_config.json").read_text(encoding="utf-8"))[
         "base_model_name_or_path"
     ]

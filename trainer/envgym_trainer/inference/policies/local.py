@@ -178,7 +178,10 @@ def base_of(folder: Path) -> str:
             f"{folder}: no adapter_config.json in this folder. Give a finished run, such as "
             "runs/NAME, or its adapter, runs/NAME/adapter."
         )
-    return json.loads(path.read_text())["base_model_name_or_path"]
+    name = str(json.loads(path.read_text())["base_model_name_or_path"])
+    if Path(name).is_absolute() and not Path(name).is_dir():  # a folder of another machine
+        name = str(_read_manifest(folder).get("base_model", name))
+    return name
 
 
 def verified_manifest(folder: Path) -> Mapping[str, Any]:
