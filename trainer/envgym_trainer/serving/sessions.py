@@ -80,8 +80,9 @@ class SessionCache:
             most = 0
             for session in self._idle:
                 common = common_length(session.tokens.ids, ids)
-                is_same = common >= len(ids) - 1 or 2 * common > len(session.tokens.ids)
-                if is_same and common > most and common > session.shared:
+                own, kept = common - session.shared, len(session.tokens.ids) - session.shared
+                is_same = common >= len(ids) - 1 or 2 * own > kept
+                if is_same and own > 0 and common > most:
                     best, most = session, common
             if best is not None:
                 self._idle.remove(best)
