@@ -14,8 +14,8 @@ that an environment reads; see [Dialects](../guides/dialects.md).
 
 - **Template**: text in a chat template that chooses the dialect. The longest one decides.
 - **vLLM**: value of `--tool-call-parser` of a parser in vLLM that reads this syntax. Without one, a
-  parser plugin is needed. The entries were compared with vLLM 0.32.0 on generated calls, except
-  those of `command` and `harmony`.
+  parser plugin is needed. `make servers` compares them with vLLM, except those of `command`
+  and `harmony`.
 - llama.cpp finds the syntax by the chat template and needs no option.
 """
 

@@ -81,6 +81,23 @@ def test_several_results_stand_together_as_the_template_writes_them():
     )
 
 
+def test_calls_that_the_template_refuses_are_text_in_later_prompts():
+    family = BY_NAME["hermes"]
+    tokenizer = family.tokenizer()
+    tokenizer.chat_template = family.template.replace(
+        "{%- for tool_call in message.tool_calls or [] %}",
+        "{%- if message.tool_calls and message.tool_calls | length > 1 %}"
+        "{{- raise_exception('only one call at once') }}{%- endif %}"
+        "{%- for tool_call in message.tool_calls or [] %}",
+    )
+    chat = Chat(tokenizer, rendering="native", dialects=["hermes"])
+    calls = write_calls([ToolCall("find_contacts", {"query": name}) for name in "ab"], "hermes")
+    history = [Message("user", "u"), Message("assistant", calls)]
+    new = [Message("tool", "1"), Message("tool", "2")]
+    text = chat.tokenizer.decode(chat.observe(new, closed=True, history=history, tools=TOOLS))
+    assert text.startswith("\n<|im_start|>user\n<tool_response>\n1\n</tool_response>")
+
+
 def test_a_reply_to_an_invalid_call_is_in_the_ids():
     chat = native(BY_NAME["hermes"])
     history = [Message("user", "u"), Message("assistant", "<tool_call>{</tool_call>")]

@@ -9,7 +9,7 @@ from the rewritten prompt, or keep the past and only append.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from envgym.dialects.reasoning import PAIRS
@@ -22,6 +22,7 @@ from envgym_trainer.model.rendering.adapters import (
     PROBE_TOOL,
     adapt,
     native_adapters,
+    results_as_user_turns,
     text_adapters,
 )
 from envgym_trainer.model.rendering.control_tokens import ControlTokens, Masks
@@ -66,6 +67,7 @@ class TemplateRenderer:
         self.template = template
         self._to_messages = to_messages
         self._variables = dict(variables or {})
+        self._is_native = is_native
         if not is_native:
             adapters: tuple[str, ...] | None = text_adapters(self.render_as_is)
         elif (adapters := native_adapters(self.render_as_is)) is None:
@@ -117,8 +119,31 @@ class TemplateRenderer:
             tools: Tools of the conversation.
             closed: Whether the sampled ids end with a stop id.
         """
-        whole = self._to_messages([*history, *new], tools)
-        past, following = whole[: len(history)], whole[len(history) :]
+        refusal: UsageError | None = None
+        for whole in self._forms([*history, *new], tools):
+            try:
+                return self._extend(whole, len(history), tools, closed=closed)
+            except UsageError as error:
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+    def _forms(self, messages: Sequence[Message], tools: Tools) -> Iterator[Sequence[ChatMessage]]:
+        """Yield forms of a conversation, the usual one first.
+
+        A template may refuse what a model has sampled, such as two calls in one turn, or a result
+        without a call. Then calls are text, and results are messages of the user if necessary.
+        """
+        yield self._to_messages(messages, tools)
+        if self._is_native:
+            plain: list[ChatMessage] = [dict(message.to_dict()) for message in messages]
+            yield plain
+            yield results_as_user_turns(plain)
+
+    def _extend(
+        self, whole: Sequence[ChatMessage], count: int, tools: Tools, *, closed: bool
+    ) -> Extension:
+        past, following = whole[:count], whole[count:]
         other = [
             message | {"content": "1" if message["content"].startswith("0") else "0"}
             for message in following
