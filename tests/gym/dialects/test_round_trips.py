@@ -96,7 +96,7 @@ def test_a_dialect_reads_what_it_writes(dialect):
     round_trips(dialect, 200)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("dialect", dialect_names())
 def test_a_dialect_reads_two_thousand_calls(dialect):
     round_trips(dialect, 2000)
