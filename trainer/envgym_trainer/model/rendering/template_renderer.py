@@ -128,6 +128,21 @@ class TemplateRenderer:
         assert refusal is not None
         raise refusal
 
+    def check_kept(self) -> None:
+        """Check that reasoning of earlier turns stays in later prompts.
+
+        Raises:
+            UsageError: If the template still drops it.
+        """
+        user = Message("user", "x")
+        thought = Message("assistant", "<think>\nzqthought\n</think>\n\nzqanswer")
+        if self.extend([user, thought], [user], (), closed=True).rewritten:
+            raise UsageError(
+                "the model's chat template drops the reasoning of earlier turns in a way that "
+                "cannot be changed, so a server would not render the trained prompt. Set "
+                "prompt.keep_reasoning=false."
+            )
+
     def _forms(self, messages: Sequence[Message], tools: Tools) -> Iterator[Sequence[ChatMessage]]:
         """Yield forms of a conversation, the usual one first.
 
