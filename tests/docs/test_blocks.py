@@ -225,7 +225,7 @@ def test_a_yaml_block_is_valid(block, folder_of):
     data = yaml.safe_load(block.text)
     train = TrainConfig.with_absolute_paths(data.pop("train", {}), folder_of(block.page))
     TrainConfig.model_validate(train).checked()
-    base = {"id": "acme/page-v0", "prompt": {"tools": "template"}, "tasks": {"from": "tasks.py"}}
+    base = {"id": "acme/page-v0", "tools": [], "tasks": {"from": "tasks.py"}}
     EnvSpec.model_validate(base | data)
 
 

@@ -17,7 +17,7 @@ options = parser.parse_args()
 
 params = xllamacpp.CommonParams()
 params.model.path = options.model
-params.hostname = "127.0.0.1"
+params.hostnames = ["127.0.0.1"]
 params.port = options.port
 params.n_ctx = 2048
 params.n_parallel = 1
