@@ -30,6 +30,9 @@ from envgym_trainer.model.rendering.control_tokens import ControlTokens, Masks
 _CLOSING = dict(PAIRS)
 _ENDS_OPEN = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in PAIRS)})\s*\Z")
 
+CALL_ENDS = ("<|call|>", "<|eom_id|>", "<|observation|>", "<|tool_response>")
+"""Tokens that end a turn with calls only: gpt-oss, Llama 3, GLM, Gemma 4."""
+
 ToMessages = Callable[[Sequence[Message], Tools], list[ChatMessage]]
 """Function from envgym's messages, and the tools, to messages in OpenAI's form."""
 
@@ -312,7 +315,8 @@ class TemplateRenderer:
         between = text.rpartition("zqvalue")[2].partition("zqresult")[0]
         if text.find("zqvalue") > text.find("zqresult") or any(e in between for e in self.ends):
             return []
-        return self._tokens.pattern.findall(between)[:1]
+        found = self._tokens.pattern.findall(between)
+        return [token for token in found if token in CALL_ENDS][:1] or found[:1]
 
     def _opened_reasoning(self) -> str:
         user: ChatMessage = {"role": "user", "content": "x"}
