@@ -149,7 +149,7 @@ def answer_losses(model, rows: list[tuple[list[int], list[int]]]) -> torch.Tenso
 
 
 @contextmanager
-def served(*arguments: str, env: dict[str, str] | None = None, seconds: float = 60.0):
+def served(*arguments: str, env: dict[str, str] | None = None, seconds: float = 180.0):
     """Run `envgym serve` as a process; yield it with its URL. It is killed at the end."""
     command = [sys.executable, "-m", "envgym", "serve", *arguments, "--port", "0"]
     process = subprocess.Popen(

@@ -7,12 +7,16 @@ import shlex
 import signal
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
 
+from envgym.registration import make_world
+from envgym.spec.environment import load_spec
+from envgym.tools import to_openai
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.inference import open_engine
 from envgym_trainer.inference.token_session import SamplingSettings
@@ -166,9 +170,18 @@ def test_a_run_on_a_managed_server_agrees_with_the_trainer_and_loses_no_step(tra
     assert [path.name for path in (trained.path / "served").iterdir()] == ["vllm.log"]
 
 
-def card_command(trained, vllm):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Return the folder of a short run with the trainer's own engine, for its card."""
+    folder = tmp_path_factory.mktemp("exported")
+    settings = ["train.steps=0", "train.evaluation.tasks=8", "train.evaluation.base_tasks=0"]
+    assert start("guess", settings, out=folder, name="card", resume=None) == 0
+    return RunFolder.open(folder / "card")
+
+
+def card_command(run, vllm):
     """Return the vLLM command of the adapter's card, for this executable and a CPU."""
-    card = (trained.adapter / "README.md").read_text()
+    card = (run.adapter / "README.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", card, re.DOTALL)
     (command,) = (block for block in blocks if "vllm serve" in block)
     words = shlex.split(command.replace("\\\n", " "), comments=True)
@@ -176,23 +189,28 @@ def card_command(trained, vllm):
     return [*words, *ON_A_CPU, "--max-model-len", "2048", "--host", "127.0.0.1"]
 
 
-def test_the_command_of_the_card_serves_the_adapter_to_a_plain_client(
-    trained, vllm, serve, monkeypatch
+def test_the_command_of_the_card_gives_a_plain_client_the_trained_prompt_and_its_call(
+    exported, vllm, serve
 ):
-    """An OpenAI client with `tools=` gets the prompt that was trained, and a call."""
-    command = card_command(trained, vllm)
-    url = serve(["env", "-C", str(trained.adapter), *command])
+    url = serve(["env", "-C", str(exported.adapter), *card_command(exported, vllm)])
     models = [entry["id"] for entry in httpx.get(f"{url}/v1/models").json()["data"]]
-    assert trained.path.name in models
-    _, _, episode = next(
-        item for item in trained.episodes() if item[1] == "eval" and item[2].tokens is not None
-    )
-    opening = [m for m in episode.messages if m.role in ("system", "user")][:2]
-    request = {
-        "model": trained.path.name,
-        "messages": [{"role": m.role, "content": m.content} for m in opening],
-        "temperature": 0,
-        "max_tokens": 8,
-    }
-    answer = httpx.post(f"{url}/v1/chat/completions", json=request, timeout=120)
-    assert answer.status_code == 200, json.dumps(answer.json())
+    assert exported.path.name in models
+    spec = load_spec("guess")
+    episodes = [episode for _, phase, episode in exported.episodes() if phase == "eval"]
+    episode = next(each for each in episodes if each.tokens and each.success)
+    with closing(make_world(spec)) as world:
+        task = world.tasks.task(episode.task_id)
+        tools = to_openai(list(world.tools_of(task).values()))
+    user = next(m.content for m in episode.messages if m.role == "user")
+    system = spec.prompt.system
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
+    request = {"model": exported.path.name, "messages": messages, "tools": tools}
+    ids = httpx.post(f"{url}/tokenize", json=request, timeout=60).json()["tokens"]
+    sampled = episode.tokens.loss_mask.index(True)
+    assert tuple(ids) == episode.tokens.token_ids[:sampled]
+    body = request | {"temperature": 0, "max_tokens": 16, "tool_choice": "auto"}
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
+    assert answer.status_code == 200, answer.text
+    (call,) = answer.json()["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "guess"
+    assert json.loads(call["function"]["arguments"]).keys() == {"number"}
