@@ -207,10 +207,12 @@ class TemplateRenderer:
             last = max(shared.rfind("<"), shared.rfind("["))
             shared = shared if ">" in shared[last:] or "]" in shared[last:] else shared[:last]
         rest = after[len(shared) :]
-        start, end = self._first_end(rest)
         closing = ""
         if shared != before and self.opened:
             closing = f"\n{_CLOSING[self.opened.strip()]}\n\n"
+        if not any(each in rest for each in self.ends):  # the next turn would end it
+            return closing + rest, self.ends[-1] if answer.get("tool_calls") else self.end
+        start, end = self._first_end(rest)
         return closing + rest[:start], rest[start:end]
 
     def render_as_is(
