@@ -29,7 +29,7 @@ from envgym.errors import UsageError, did_you_mean
 from envgym.messages import Message, ToolCall
 from envgym.tools import Tool, tools_section
 from envgym_trainer.model.chatml import END, START, ChatML
-from envgym_trainer.model.rendering import Answer, ChatMessage, Extension, Tools
+from envgym_trainer.model.rendering import Answer, ChatMessage, Extension, Tools, pinned
 from envgym_trainer.model.rendering.adapters import PROBE_CALL, PROBE_TOOL
 from envgym_trainer.model.rendering.control_tokens import ControlTokens
 from envgym_trainer.model.rendering.openai_form import (
@@ -39,7 +39,6 @@ from envgym_trainer.model.rendering.openai_form import (
     structured_messages,
     text_messages,
 )
-from envgym_trainer.model.rendering.pinned import has_date, with_date, with_variables
 from envgym_trainer.model.rendering.served_template import text_template
 from envgym_trainer.model.rendering.template_renderer import TemplateRenderer
 
@@ -95,6 +94,8 @@ class Chat:
         self._end_id: int = self.control_tokens.ids[self._style.end]
         self.stop_ids = frozenset(ends | {self.control_tokens.ids[end] for end in self._style.ends})
         """Ids that end a turn. They are sampled and trained."""
+        if isinstance(self._style, TemplateRenderer) and keep_reasoning:
+            self._style.check_kept()
         self.call_dialect = self.dialects[0]
         """Dialect in which the model is to write calls."""
         if isinstance(self._style, TemplateRenderer) and rendering == "native":
@@ -104,7 +105,11 @@ class Chat:
     def adapters(self) -> tuple[str, ...]:
         """Names of the adapters between the conversation and the template."""
         names = list(self._style.adapters)
-        if self.template == "model" and self._clock and has_date(self.tokenizer.chat_template):
+        if (
+            self.template == "model"
+            and self._clock
+            and pinned.has_date(self.tokenizer.chat_template)
+        ):
             names.append("pinned_date")
         names += [f"{name}={value}" for name, value in self.variables.items()]
         return (*names, "keep_reasoning") if self.keep_reasoning else tuple(names)
@@ -255,7 +260,7 @@ class Chat:
     @cached_property
     def jinja(self) -> str:
         """Jinja template with which a server renders the same ids. It is saved with the adapter."""
-        template = with_variables(self._style.template, self.variables)
+        template = pinned.with_variables(self._style.template, self.variables)
         if self.rendering == "native":
             return template
         return text_template(template, dialect=self.dialects[0], adapters=self._style.adapters)
@@ -264,10 +269,11 @@ class Chat:
         if self.template == "chatml":
             return ChatML(self.tokenizer, self.control_tokens)
         stops = [token for token, index in self.control_tokens.ids.items() if index in ends]
+        own = pinned.with_date(self.tokenizer.chat_template, self._clock)
         return TemplateRenderer(
             self.tokenizer,
             self.control_tokens,
-            with_date(self.tokenizer.chat_template, self._clock),
+            pinned.with_reasoning(own) if self.keep_reasoning else own,
             to_messages=self._to_messages,
             is_native=self.rendering == "native",
             variables=self.variables,

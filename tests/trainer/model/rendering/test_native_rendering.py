@@ -116,6 +116,32 @@ def test_reasoning_that_a_template_drops_is_an_error_or_is_kept():
     assert kept.adapters == ("keep_reasoning",)
 
 
+def test_the_exported_template_keeps_the_reasoning_that_training_kept():
+    chat = native(BY_NAME["forgetful"], keep_reasoning=True)
+    history = [Message("user", "u")]
+    ids = chat.open(history, TOOLS)
+    sampled = chat.control_tokens.encode("<think>\nhm\n</think>\n\nSo.<|im_end|>")
+    history.append(Message("assistant", chat.decode(sampled)))
+    ids += sampled + chat.observe([Message("user", "v")], closed=True, history=history, tools=TOOLS)
+    messages = [
+        {"role": "user", "content": "u"},
+        {"role": "assistant", "content": "So.", "reasoning_content": "hm"},
+        {"role": "user", "content": "v"},
+    ]
+    chat.tokenizer.chat_template = chat.jinja
+    assert ids == plain(chat, messages)
+
+
+def test_a_template_whose_reasoning_cannot_be_kept_is_refused():
+    family = BY_NAME["forgetful"]
+    tokenizer = family.tokenizer()
+    tokenizer.chat_template = family.template.replace(
+        "loop.index0 > ns.last", "ns.last < loop.index0"
+    )
+    with pytest.raises(UsageError, match=r"prompt\.keep_reasoning=false"):
+        Chat(tokenizer, rendering="native", dialects=["hermes"], keep_reasoning=True)
+
+
 def test_a_template_without_tools_is_refused_with_the_way_out():
     with pytest.raises(UsageError, match=r"Set prompt\.rendering=text"):
         Chat(BY_NAME["phi3"].tokenizer(), rendering="native")

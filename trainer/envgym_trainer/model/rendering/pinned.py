@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+_AFTER_USER = re.compile(r"loop\.index0 > ns\.\w*(?:last|query)\w*")
+_ONLY_LAST = re.compile(r"loop\.last or \(not loop\.last and reasoning_content\)")
+_CUT = re.compile(r"\.split\((['\"])</think>\1\)\[-1\]")
 _NOW = re.compile(r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)")
 
 
@@ -21,6 +24,18 @@ def with_date(template: str, clock: datetime | None) -> str:
     if clock is None:
         return template
     return _NOW.sub(lambda found: json.dumps(clock.strftime(found["format"])), template)
+
+
+def with_reasoning(template: str) -> str:
+    """Return a template that keeps the reasoning of earlier turns, where it drops it.
+
+    Known are conditions on the last message of the user (Qwen3 and later) and texts cut after
+    `</think>`. Whether that was enough has to be probed.
+    """
+    kept = _AFTER_USER.sub("true", template)
+    if kept != template:
+        return _ONLY_LAST.sub("true", kept)
+    return _CUT.sub("", template)
 
 
 def has_date(template: str) -> bool:

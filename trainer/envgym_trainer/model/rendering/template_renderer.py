@@ -30,6 +30,9 @@ from envgym_trainer.model.rendering.control_tokens import ControlTokens, Masks
 _CLOSING = dict(PAIRS)
 _ENDS_OPEN = re.compile(rf"(?:{'|'.join(re.escape(opening) for opening, _ in PAIRS)})\s*\Z")
 
+CALL_ENDS = ("<|call|>", "<|eom_id|>", "<|observation|>", "<|tool_response>")
+"""Tokens that end a turn with calls only: gpt-oss, Llama 3, GLM, Gemma 4."""
+
 ToMessages = Callable[[Sequence[Message], Tools], list[ChatMessage]]
 """Function from envgym's messages, and the tools, to messages in OpenAI's form."""
 
@@ -128,6 +131,21 @@ class TemplateRenderer:
         assert refusal is not None
         raise refusal
 
+    def check_kept(self) -> None:
+        """Check that reasoning of earlier turns stays in later prompts.
+
+        Raises:
+            UsageError: If the template still drops it.
+        """
+        user = Message("user", "x")
+        thought = Message("assistant", "<think>\nzqthought\n</think>\n\nzqanswer")
+        if self.extend([user, thought], [user], (), closed=True).rewritten:
+            raise UsageError(
+                "the model's chat template drops the reasoning of earlier turns in a way that "
+                "cannot be changed, so a server would not render the trained prompt. Set "
+                "prompt.keep_reasoning=false."
+            )
+
     def _forms(self, messages: Sequence[Message], tools: Tools) -> Iterator[Sequence[ChatMessage]]:
         """Yield forms of a conversation, the usual one first.
 
@@ -189,10 +207,12 @@ class TemplateRenderer:
             last = max(shared.rfind("<"), shared.rfind("["))
             shared = shared if ">" in shared[last:] or "]" in shared[last:] else shared[:last]
         rest = after[len(shared) :]
-        start, end = self._first_end(rest)
         closing = ""
         if shared != before and self.opened:
             closing = f"\n{_CLOSING[self.opened.strip()]}\n\n"
+        if not any(each in rest for each in self.ends):  # the next turn would end it
+            return closing + rest, self.ends[-1] if answer.get("tool_calls") else self.end
+        start, end = self._first_end(rest)
         return closing + rest[:start], rest[start:end]
 
     def render_as_is(
@@ -297,7 +317,8 @@ class TemplateRenderer:
         between = text.rpartition("zqvalue")[2].partition("zqresult")[0]
         if text.find("zqvalue") > text.find("zqresult") or any(e in between for e in self.ends):
             return []
-        return self._tokens.pattern.findall(between)[:1]
+        found = self._tokens.pattern.findall(between)
+        return [token for token in found if token in CALL_ENDS][:1] or found[:1]
 
     def _opened_reasoning(self) -> str:
         user: ChatMessage = {"role": "user", "content": "x"}
