@@ -42,11 +42,7 @@ def is_adapter(target: str) -> bool:
 
 
 def name_of(target: str) -> str:
-    """Return the name under which a target is served: the run's name, or the model's.
-
-    >>> name_of("runs/crm/adapter"), name_of("runs/crm/"), name_of("HuggingFaceTB/SmolLM2-135M")
-    ('crm', 'crm', 'HuggingFaceTB/SmolLM2-135M')
-    """
+    """Return the name under which a target is served: that of the run, or of the model."""
     path = Path(target).expanduser()
     if not path.exists():
         return target
