@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from envgym.commands.arguments import add_env, add_seed, add_split, load_env
+from envgym.commands.arguments import add_env, add_seed, add_split, print_credentials
 
 EXAMPLE = "envgym play crm --split test"
 
@@ -25,15 +25,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Play one episode and print it."""
     from envgym.evaluation.episode_text import print_episode
+    from envgym.evaluation.policy_worlds import PolicyWorlds
     from envgym.playing import play
     from envgym.policies.registry import open_policy
-    from envgym.registration import make_world
 
-    world = make_world(load_env(arguments))
+    worlds = PolicyWorlds(arguments.env, arguments.settings)
+    print_credentials(worlds.spec)
     try:
+        world = worlds.world_of(arguments.policy)
         policy = open_policy(arguments.policy, world)
         env = world.env(split=arguments.split)
         episode = play(env, policy, seed=arguments.seed, task=arguments.task)
         print_episode(episode, conversation=arguments.policy != "human")
     finally:
-        world.close()
+        worlds.close()

@@ -119,6 +119,14 @@ def test_an_adapter_plays_with_the_prompt_sampling_and_limits_of_its_run(formed,
         json.loads(told.out)
 
 
+def test_play_shows_an_adapter_with_the_prompt_of_its_run(formed, capsys):
+    run, env = formed
+    assert main(["play", str(env), "--policy", f"adapter:{run.path}", "--split", "test"]) == 0
+    told = capsys.readouterr()
+    assert "prompt.dialects: run has [hermes, pythonic]" in told.err
+    assert "<tool_call>" in told.out  # the example of the run's first dialect
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
