@@ -119,6 +119,15 @@ def test_an_adapter_plays_with_the_prompt_sampling_and_limits_of_its_run(formed,
         json.loads(told.out)
 
 
+def test_the_run_and_its_adapter_record_the_same_rendering_and_tools(formed):
+    run, _ = formed
+    recorded = json.loads((run.path / "prompt.json").read_text())
+    manifest = json.loads((run.adapter / "manifest.json").read_text())
+    assert recorded["tools"][0]["function"]["name"]
+    assert len(recorded["template_sha256"]) == 64
+    assert recorded == manifest["rendering"] | {"tools": manifest["tools"]}
+
+
 def test_play_shows_an_adapter_with_the_prompt_of_its_run(formed, capsys):
     run, env = formed
     assert main(["play", str(env), "--policy", f"adapter:{run.path}", "--split", "test"]) == 0

@@ -38,6 +38,7 @@ class RunFolder:
     config.yaml               resolved settings at the start; never changed
     settings_changes.jsonl    {"after_step", "settings": ["key=value"], ...} a resume with others
     run.json                  code, versions, seeds, command line, device, start time
+    prompt.json               rendering, sha256 of the chat template, dialects, tool schemas
     run.lock                  process that trains in the folder; see `lock.py`
     metrics.jsonl             {"step", "phase", "seconds", name: number, ...} a logged step
     episodes.jsonl            {"step", "phase", ...the fields of Episode} an episode
@@ -142,6 +143,15 @@ class RunFolder:
         """
         text = to_json(redacted(dict(facts)), indent=2) + "\n"
         _write_once(self.facts_file, text)
+
+    def write_prompt(self, prompt: Mapping[str, Any]) -> None:
+        """Write `prompt.json` once: the rendering of conversations and the tools.
+
+        Raises:
+            FileExistsError: If it exists: the record of a run is never changed.
+        """
+        text = to_json(redacted(dict(prompt)), indent=2) + "\n"
+        _write_once(self.path / "prompt.json", text)
 
     def facts(self) -> dict[str, Any]:
         """Return the content of `run.json`; empty if it does not exist.

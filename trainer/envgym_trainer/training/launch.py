@@ -19,6 +19,7 @@ from envgym.spec.catalog import find_env
 from envgym.spec.environment import EnvSpec, load_spec
 from envgym.spec.late_values import credential_lines, with_values
 from envgym.text import terminal
+from envgym.tools import to_openai
 from envgym_trainer.config import TrainConfig
 from envgym_trainer.run.folder import RunFolder
 from envgym_trainer.training.own_settings import (
@@ -226,6 +227,8 @@ def _train(
                     display.note(f"after step {step}: {change.describe('this session')}")
             else:
                 _check_before_training(trainer)
+                tools = to_openai(trainer.world.tools.values())
+                folder.write_prompt(trainer.chat.describe() | {"tools": tools})
             outcomes = trainer.run()
             export_adapter(trainer, outcomes)
             return outcomes
