@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=4, help="conversations at once")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("settings", nargs="*", help="key=value settings of the environment")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     worlds = PolicyWorlds(given.env, given.settings)
     try:
         local = worlds.world_of(f"adapter:{given.run}")
@@ -191,3 +191,7 @@ def _described(calls: Sequence[ToolCall], content: str | None) -> str:
     if not calls:
         return (content or "").strip()
     return json.dumps([call.to_dict() for call in calls], sort_keys=True, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -169,8 +169,8 @@ MUTANTS = [
         18,
         "a branch counts its positions from its own start",
         "T/learner/prefix_tree.py",
-        "        depths += range(shared, len(inputs[index]))\n",
-        "        depths += range(len(inputs[index]) - shared)\n",
+        "        depths += range(shared, len(inputs[stream]))\n",
+        "        depths += range(len(inputs[stream]) - shared)\n",
     ),
     Mutant(
         18,

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "failures/stage/STAGE": "a failure of the world",
     "failures/KIND": "a failure of the world",
     "curriculum/unlocked": "levels to unlock",
+    "episode/rewritten_turns": "a chat template that drops earlier reasoning",
     "plan/{true_labels,disagreed}": "self-training",
     "plan/{parsed,majority_ratio,labelled,majority_voting_reward}": "self-training",
     "plan/{ground_truth_ratio,pass@n,labelled_right,label_accuracy,reward_accuracy}": "votes",
