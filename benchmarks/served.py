@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--levels", nargs="*", default=[])
     parser.add_argument("--tasks", type=int, default=100)
-    parser.add_argument("--clients", type=int, default=4, help="conversations at once")
+    parser.add_argument("--clients", type=int, default=8, help="conversations at once")
     parser.add_argument("--markdown", type=Path, help="write the table to this file")
     parser.add_argument("settings", nargs="*", help="key=value settings of the environment")
     given = parser.parse_intermixed_args(arguments)
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         local = worlds.world_of(f"adapter:{given.run}")
         tasks = list(local.tasks.ids("test", levels=tuple(given.levels), count=given.tasks))
-        here = in_process(local, given.run, tasks)
+        here = in_process(local, given.run, tasks, clients=given.clients)
         world = native_world(given)
         rows = [row("this process", here, here)]
         for server in given.servers:
@@ -98,14 +98,17 @@ def native_world(given: argparse.Namespace) -> World:
     return native.world_of("oracle")
 
 
-def in_process(world: World, run: str, tasks: Sequence[str]) -> list[Played]:
+def in_process(world: World, run: str, tasks: Sequence[str], *, clients: int) -> list[Played]:
     """Play the tasks with the in-process engine."""
     policy = open_policy(f"adapter:{run}", world, sampling=SamplingOverrides(temperature=0.0))
-    with world.env(split="test") as env:
-        return [
-            _record(play(env, policy, seed=0, task=task), world)
-            for task in track(tasks, "this process", console=CONSOLE)
-        ]
+
+    def one(task: str) -> Played:
+        with world.env(split="test") as env:
+            return _record(play(env, policy, seed=0, task=task), world)
+
+    with ThreadPoolExecutor(clients) as pool:
+        found = pool.map(one, tasks)
+        return list(track(found, "this process", total=len(tasks), console=CONSOLE))
 
 
 def by_clients(world: World, url: str, tasks: Sequence[str], *, clients: int) -> list[Played]:
