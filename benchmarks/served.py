@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--levels", nargs="*", default=[])
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--clients", type=int, default=8, help="conversations at once")
-    parser.add_argument("--markdown", type=Path, help="write the table to this file")
+    parser.add_argument("--markdown", type=Path, help="append the table to this file")
     parser.add_argument("settings", nargs="*", help="key=value settings of the environment")
     given = parser.parse_intermixed_args(arguments)
     worlds = PolicyWorlds(given.env, given.settings)
@@ -71,25 +71,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = list(local.tasks.ids("test", levels=tuple(given.levels), count=given.tasks))
         here = in_process(local, given.run, tasks, clients=given.clients)
         world = native_world(given)
-        rows = [row("this process", here, here)]
+        print_row(("", "solved", "difference, points (95 %)", "equal transcripts"), given.markdown)
+        print_row(("---",) * 4, given.markdown)
+        print_row(row("this process", here, here), given.markdown)
         for server in given.servers:
             label, _, url = server.partition("=")
             started = time.monotonic()
             played = by_clients(world, url, tasks, clients=given.clients)
             print(f"{label}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-            rows.append(row(label, played, here))
+            print_row(row(label, played, here), given.markdown)
         world.close()
     except EnvgymError as error:
         print(error, file=sys.stderr)
         return 2
     finally:
         worlds.close()
-    head = ("", "solved", "difference, points (95 %)", "equal transcripts")
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, ("---",) * 4, *rows)]
-    print("\n".join(lines))
-    if given.markdown:
-        given.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return 0
+
+
+def print_row(cells: Sequence[str], file: Path | None) -> None:
+    """Print a row of the table, and append it to the file, as soon as it is measured."""
+    line = f"| {' | '.join(cells)} |"
+    print(line, flush=True)
+    if file:
+        with file.open("a", encoding="utf-8") as table:
+            table.write(line + "\n")
 
 
 def native_world(given: argparse.Namespace) -> World:
