@@ -31,7 +31,7 @@ from tests.fakes.trap_worlds import scramble
 pytestmark = pytest.mark.servers
 
 ON_A_CPU = ["--dtype", "float32", "--no-enable-chunked-prefill", "--enforce-eager"]
-"""Flags that a server on a CPU needs, whatever command is tested."""
+"""Flags that each server on a CPU needs."""
 
 
 def servers_of(vllm):

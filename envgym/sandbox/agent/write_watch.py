@@ -300,7 +300,7 @@ def referenced_tables(schema_sql: str, patterns: tuple[str, ...]) -> frozenset[s
     """Return the tables that lead to watched ones, directly or through others.
 
     A foreign key of a watched table changes its rows with theirs (`ON DELETE CASCADE`), or they
-    have a trigger. SQLite does not authorize what a foreign key does. A foreign key without an
+    have a trigger. SQLite does not authorize actions of foreign keys. A foreign key without an
     action changes nothing. Forked sessions inherit the agent's result.
     """
     with contextlib.closing(sqlite3.connect(":memory:")) as db:

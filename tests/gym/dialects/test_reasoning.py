@@ -83,7 +83,7 @@ def test_a_mark_inside_an_argument_ends_no_reasoning(call):
 
 
 def test_a_mark_beside_a_call_is_not_inside_of_it():
-    parsed = parse(f"I could send {CALL}, but nobody asked.\n</think>\n\nNothing to do.")
+    parsed = parse(f"I could send {CALL}, but the user did not ask.\n</think>\n\nNothing to do.")
     assert (parsed.mode, parsed.content) == ("none", "Nothing to do.")
 
 

@@ -1,4 +1,4 @@
-"""Every dialect reads the calls that it wrote, whatever their arguments are."""
+"""Every dialect reads the calls that it wrote, with arguments of any kind."""
 
 import json
 import keyword

@@ -19,7 +19,7 @@ def tokenizer():
 
 
 def dialogue_of(engine: InProcessEngine, monkeypatch):
-    """Play two turns; the first answer reasons, whatever the random model samples."""
+    """Play two turns; the first answer is replaced by one with reasoning."""
     texts = ["<think>\nhm\n</think>\n\nSo.", "Yes."]
     monkeypatch.setattr(engine.chat, "decode", lambda ids: texts.pop(0))
     policy = engine.policy(temperature=1.0, max_new_tokens=5)

@@ -1,4 +1,4 @@
-"""Kept sessions give the model's logprobs, and compute only what is new."""
+"""Kept sessions give the model's logprobs, and compute only the new tokens."""
 
 import random
 

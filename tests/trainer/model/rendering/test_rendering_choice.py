@@ -1,4 +1,4 @@
-"""`prompt.rendering: auto` is resolved by what a model's template renders."""
+"""`prompt.rendering: auto` is resolved by a probe of the model's template."""
 
 import pytest
 

@@ -39,7 +39,7 @@ def open_engine(inputs: EngineInputs) -> Engine:
             adapters=Path(options.adapter_folder or inputs.folder),
             max_context=inputs.config.rollout.max_context_tokens,
             proof=proof,
-            # vLLM takes half precision for most models, whatever the local model has.
+            # vLLM takes half precision for most models, also if the local one has float32.
             dtype=None if options.start else torch.bfloat16,
             can_sleep=options.start and options.sleep,
         )

@@ -58,7 +58,7 @@ _NEUTRAL = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-"""Settings with which the server samples from the full softmax, whatever its defaults are."""
+"""Settings with which the server samples from the full softmax. They override its defaults."""
 
 T = TypeVar("T")
 log = get_logger(__name__)
