@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from envgym.dialects.known import Known, is_near
@@ -39,6 +40,31 @@ def refuse_long(text: str) -> None:
         raise MalformedCall(
             f"the call is too long: {len(text)} characters, at most {MAX_CHARACTERS}"
         )
+
+
+def read_blocks(
+    text: str, mark: str, read_block: Callable[[str, int], tuple[list[ToolCall], int]]
+) -> tuple[list[ToolCall], str]:
+    """Return the calls of all blocks that begin with a mark, and the text around them.
+
+    Args:
+        text: Answer.
+        mark: Mark of a block's begin.
+        read_block: Function of the text and the index after a mark. It returns the calls of the
+            block and the index after it.
+
+    Raises:
+        MalformedCall: If a block cannot be parsed, or the text is too long.
+    """
+    refuse_long(text)
+    calls: list[ToolCall] = []
+    around: list[str] = []
+    end = 0
+    while (start := text.find(mark, end)) >= 0:
+        around.append(text[end:start])
+        block, end = read_block(text, start + len(mark))
+        calls += block
+    return calls, "".join([*around, text[end:]]).strip()
 
 
 def is_call(value: Any, known: Known | None = None) -> bool:

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from envgym.dialects.json_calls import EXAMPLE, call_from, dump, is_broken_call, refuse_long
+from envgym.dialects.json_calls import (
+    EXAMPLE,
+    call_from,
+    dump,
+    is_broken_call,
+    read_blocks,
+    refuse_long,
+)
 from envgym.dialects.known import Known, is_near
 from envgym.dialects.literals import MalformedCall, excerpt, read_json
 from envgym.messages import ToolCall
@@ -64,15 +71,7 @@ class WrappedJson:
             return None
         if not _STARTS_LIKE_JSON.match(text, at + len(mark)):
             return None
-        refuse_long(text)
-        calls: list[ToolCall] = []
-        around: list[str] = []
-        end = 0
-        while (start := text.find(mark, end)) >= 0:
-            around.append(text[end:start])
-            block, end = self._read_block(text, start + len(mark))
-            calls += block
-        return calls, "".join([*around, text[end:]]).strip()
+        return read_blocks(text, mark, self._read_block)
 
     def _read_alone(self, text: str, known: Known | None) -> tuple[list[ToolCall], str] | None:
         """Read an answer that is nothing but the JSON."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envgym.dialects.json_calls import EXAMPLE, refuse_long
+from envgym.dialects.json_calls import EXAMPLE, read_blocks, refuse_long
 from envgym.dialects.known import Known, is_near
 from envgym.dialects.literals import (
     DOTTED_NAME,
@@ -54,15 +54,7 @@ class WrappedPython:
             return None
         if not _CALL.match(text, start + len(mark)):
             return None
-        refuse_long(text)
-        calls: list[ToolCall] = []
-        around: list[str] = []
-        at = 0
-        while (start := text.find(mark, at)) >= 0:
-            around.append(text[at:start])
-            block, at = self._read_block(text, start + len(mark))
-            calls += block
-        return calls, "".join([*around, text[at:]]).strip()
+        return read_blocks(text, mark, self._read_block)
 
     def _read_alone(self, text: str, known: Known | None) -> tuple[list[ToolCall], str] | None:
         if not (start := _LIST.match(text)):
